@@ -1,0 +1,1 @@
+"""The built-in world: procedural cartoon heads with known attributes, cameras and captions."""

@@ -1,0 +1,188 @@
+"""What a head can look like: attributes, their captions, and what a camera can see of them.
+
+*Left* and *right* are the head's own: its left side is on the right of a frontal picture. Every one-sided attribute
+(eye, ear, cheek) is drawn independently of its twin, so that the visible half of a face does not give the hidden half
+away.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+
+ATTRIBUTES: dict[str, tuple[str, ...]] = {
+    "person": ("man", "woman"),
+    "skin": ("pale", "tan", "brown", "green"),
+    "hair": ("bald", "short", "long", "bun", "mohawk", "afro"),
+    "hair_color": ("black", "brown", "blond", "red", "pink", "blue"),
+    "glasses": ("none", "round", "sun"),
+    "mouth": ("smile", "straight", "open"),
+    "beard": ("none", "full"),
+    "left_eye": ("open", "patch"),
+    "right_eye": ("open", "patch"),
+    "left_ear": ("plain", "ring"),
+    "right_ear": ("plain", "ring"),
+    "left_cheek": ("plain", "red", "blue"),
+    "right_cheek": ("plain", "red", "blue"),
+    "shirt": ("red", "green", "blue", "yellow", "white"),
+    "background": ("white", "gray", "blue", "peach"),
+}
+
+PROBABILITIES: dict[str, tuple[float, ...]] = {
+    "glasses": (0.5, 0.3, 0.2),
+    "beard": (0.65, 0.35),
+    "left_eye": (0.7, 0.3),
+    "right_eye": (0.7, 0.3),
+    "left_cheek": (0.5, 0.25, 0.25),
+    "right_cheek": (0.5, 0.25, 0.25),
+}
+
+VIEWS = ("front view", "side view", "back view")
+
+
+@dataclass(frozen=True)
+class Camera:
+    """A camera on a sphere around the head; angles in degrees.
+
+    ``azimuth`` 0 looks at the face, 90 at the head's left ear, 180 at the back; ``zoom`` 1 shows 3.2 head units.
+    """
+
+    azimuth: float = 0.0
+    elevation: float = 0.0
+    zoom: float = 1.0
+
+    @property
+    def direction(self) -> np.ndarray:
+        """Unit vector from the head to the camera, [3]."""
+        a, e = math.radians(self.azimuth), math.radians(self.elevation)
+        return np.array([math.sin(a) * math.cos(e), math.sin(e), math.cos(a) * math.cos(e)])
+
+    @property
+    def view(self) -> str:
+        """The view word: front within 45 degrees of the face, back within 45 degrees of the back, else side."""
+        a = abs((self.azimuth + 180) % 360 - 180)
+        return VIEWS[0] if a <= 45 else VIEWS[1] if a <= 135 else VIEWS[2]
+
+
+@dataclass(frozen=True)
+class Head:
+    """One head: a value for every attribute, and where the camera and the light stand."""
+
+    values: dict[str, str]
+    camera: Camera = Camera()
+    light: tuple[float, float] = (0.0, 0.5)
+
+    def __getitem__(self, attribute: str) -> str:
+        return self.values[attribute]
+
+    @property
+    def codes(self) -> np.ndarray:
+        """The values as indices into ATTRIBUTES, int64 [len(ATTRIBUTES)]."""
+        return np.array([ATTRIBUTES[a].index(self.values[a]) for a in ATTRIBUTES])
+
+
+def sample_values(rng: np.random.Generator) -> dict[str, str]:
+    """Draw every attribute independently, except that only men have beards."""
+    values = {a: str(rng.choice(options, p=PROBABILITIES.get(a))) for a, options in ATTRIBUTES.items()}
+    if values["beard"] == "full":
+        values["person"] = "man"
+    return values
+
+
+def sample_head(rng: np.random.Generator, view: str = "any") -> Head:
+    """Draw a head. ``view``: "frontal" (straight at the face), "any" (mostly faces) or "all" (all azimuths alike)."""
+    values = sample_values(rng)
+    if view == "frontal":
+        azimuth, elevation = 0.0, 0.0
+    elif view == "all":
+        azimuth, elevation = rng.uniform(-180, 180), rng.uniform(-10, 30)
+    elif view == "any":
+        spread = rng.choice([8.0, 45.0, 180.0], p=[0.5, 0.3, 0.2])
+        azimuth, elevation = rng.uniform(-spread, spread), rng.uniform(-8, 15)
+    else:
+        raise ValueError(f'Unknown view "{view}"; use "frontal", "any" or "all".')
+    zoom = rng.uniform(0.97, 1.03)
+    return Head(values, Camera(azimuth, elevation, zoom), (rng.uniform(-0.5, 0.5), rng.uniform(0.2, 0.7)))
+
+
+# Where on the head an attribute shows: outward normal there, and the least cosine to the camera at which it is seen.
+_SEEN_FROM: dict[str, tuple[tuple[float, float, float], float]] = {
+    "person": ((0, -0.2, 1), 0.4),
+    "mouth": ((0, -0.2, 1), 0.4),
+    "glasses": ((0, 0, 1), 0.25),
+    "beard": ((0, -0.2, 1), 0.1),
+    "left_eye": ((0.4, 0, 0.92), 0.4),
+    "right_eye": ((-0.4, 0, 0.92), 0.4),
+    "left_ear": ((0.97, 0, 0.2), -0.05),
+    "right_ear": ((-0.97, 0, 0.2), -0.05),
+    "left_cheek": ((0.55, -0.1, 0.82), 0.4),
+    "right_cheek": ((-0.55, -0.1, 0.82), 0.4),
+}
+
+
+def visible(values: dict[str, str], camera: Camera) -> dict[str, bool]:
+    """Which attributes a viewer can tell from this camera."""
+    seen = {a: True for a in ATTRIBUTES}
+    for attribute, (normal, least) in _SEEN_FROM.items():
+        n = np.array(normal) / np.linalg.norm(normal)
+        seen[attribute] = bool(n @ camera.direction > least)
+    if values["glasses"] == "sun":
+        seen["left_eye"] = seen["right_eye"] = False
+    if values["hair"] == "bald" and not (values["beard"] == "full" and seen["beard"]):
+        seen["hair_color"] = False
+    return seen
+
+
+def _hair_phrase(values: dict[str, str], told: set[str]) -> str | None:
+    color = f"{values['hair_color']} " if "hair_color" in told else ""
+    style = values["hair"] if "hair" in told else None
+    if style in ("mohawk", "bun", "afro"):
+        return f"a {color}{style}"
+    if style in ("short", "long"):
+        return f"{style} {color}hair"
+    return f"{color}hair" if color and values["hair"] != "bald" else None
+
+
+def _phrases(values: dict[str, str], told: set[str]) -> list[str]:
+    bald = values["hair"] == "bald"
+    texts = {
+        "glasses": {"none": "no glasses", "round": "round glasses", "sun": "sunglasses"},
+        "beard": {"none": "no beard", "full": "a beard"},
+        "mouth": {"smile": "a smile", "straight": "a straight mouth", "open": "an open mouth"},
+    }
+    for side in ("left", "right"):
+        texts[f"{side}_eye"] = {"open": f"an open {side} eye", "patch": f"a {side} eye patch"}
+        texts[f"{side}_ear"] = {"plain": f"no {side} earring", "ring": f"a {side} earring"}
+        texts[f"{side}_cheek"] = {c: f"a {c} {side} cheek" for c in ATTRIBUTES["left_cheek"]}
+    if bald and values["beard"] == "full" and {"hair_color", "beard"} <= told:
+        texts["beard"]["full"] = f"a {values['hair_color']} beard"
+    parts = [_hair_phrase(values, told)]
+    parts += [texts[a][values[a]] for a in texts if a in told]
+    return [p for p in parts if p]
+
+
+def caption(values: dict[str, str], told: set[str] | None = None, view: str | None = None) -> str:
+    """The sentence that tells the attributes in ``told`` (all if None), e.g.
+    "a woman with long red hair and round glasses, pale skin, blue shirt, white background, side view"."""
+    told = set(ATTRIBUTES) if told is None else told
+    person = values["person"] if "person" in told else "person"
+    noun = f"a bald {person}" if "hair" in told and values["hair"] == "bald" else f"a {person}"
+    phrases = _phrases(values, told)
+    if phrases:
+        noun += " with " + phrases[0]
+    if len(phrases) > 1:
+        noun += "".join(f", {p}" for p in phrases[1:-1]) + f" and {phrases[-1]}"
+    tail = [f"{values[a]} {a}" for a in ("skin", "shirt", "background") if a in told]
+    return ", ".join([noun, *tail, *([view] if view else [])])
+
+
+def sample_caption(head: Head, rng: np.random.Generator, empty: float = 0.15) -> str:
+    """A training caption: visible attributes, some dropped at random; empty with probability ``empty``."""
+    if rng.random() < empty:
+        return ""
+    seen = visible(head.values, head.camera)
+    keep = rng.uniform(0.3, 1.0)
+    told = {a for a in ATTRIBUTES if seen[a] and rng.random() < keep}
+    return caption(head.values, told, head.camera.view if rng.random() < keep else None)

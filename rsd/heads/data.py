@@ -1,0 +1,48 @@
+"""Numbered heads: (split, index) always gives the same head, so that no data set need be shipped."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+
+from rsd.heads.attributes import ATTRIBUTES, Camera, Head, sample_head
+from rsd.heads.render import render
+
+SPLITS = {"train": 0, "validation": 1, "test": 2}
+
+
+def head_at(split: str, index: int, view: str = "any") -> Head:
+    """Head number ``index`` of a split; ``view`` as in :func:`rsd.heads.attributes.sample_head`."""
+    return sample_head(np.random.default_rng([SPLITS[split], index]), view)
+
+
+def _row(head: Head) -> list[float]:
+    c = head.camera
+    return [*head.codes, c.azimuth, c.elevation, c.zoom, *head.light]
+
+
+def head_from_row(row: np.ndarray) -> Head:
+    """The head that a row of a shard's ``heads`` array describes."""
+    n = len(ATTRIBUTES)
+    values = {a: options[int(code)] for (a, options), code in zip(ATTRIBUTES.items(), row[:n], strict=True)}
+    azimuth, elevation, zoom, *light = (float(v) for v in row[n:])
+    return Head(values, Camera(azimuth, elevation, zoom), (light[0], light[1]))
+
+
+def make_shard(split: str, shard: int, count: int = 2000, view: str = "any", size: int = 64) -> dict[str, np.ndarray]:
+    """Heads ``shard*count ... (shard+1)*count - 1``: ``images`` uint8 [count, size, size, 3], ``heads`` float32."""
+    heads = [head_at(split, shard * count + k, view) for k in range(count)]
+    return {
+        "images": np.stack([render(h, size) for h in heads]),
+        "heads": np.array([_row(h) for h in heads], dtype=np.float32),
+    }
+
+
+def load_shards(folder: Path, split: str) -> dict[str, np.ndarray]:
+    """All the shards of a split that lie in ``folder``, one after another. Raises FileNotFoundError if none does."""
+    files = sorted(folder.glob(f"{split}-*.npz"))
+    if not files:
+        raise FileNotFoundError(f"No {split} shards in {folder}; make them with: python scripts/train_heads.py data")
+    parts = [np.load(f) for f in files]
+    return {key: np.concatenate([p[key] for p in parts]) for key in ("images", "heads")}

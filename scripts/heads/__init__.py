@@ -1,0 +1,1 @@
+"""Train the built-in "heads" models from nothing: ``python -m scripts.heads --help``."""

@@ -1,0 +1,94 @@
+"""One resumable training loop, shared by every built-in model."""
+
+from __future__ import annotations
+
+import math
+import os
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import torch
+from accelerate import Accelerator
+from diffusers.training_utils import EMAModel
+
+Loss = Callable[[torch.nn.Module, np.random.Generator, torch.device], dict[str, torch.Tensor]]
+
+
+def cosine(step: int, steps: int, warmup: int = 100) -> float:
+    """Learning-rate factor: linear warm-up, then half a cosine to 1% at the last step."""
+    if step < warmup:
+        return (step + 1) / warmup
+    return 0.01 + 0.99 * 0.5 * (1 + math.cos(math.pi * (step - warmup) / max(steps - warmup, 1)))
+
+
+def fit(
+    name: str,
+    model: torch.nn.Module,
+    loss: Loss,
+    *,
+    out: Path,
+    steps: int,
+    lr: float,
+    ema: float = 0.999,
+    weight_decay: float = 0.01,
+    precision: str = "bf16",
+    every: int = 100,
+    after_step: Callable[[torch.nn.Module, int], None] | None = None,
+) -> torch.nn.Module:
+    """Minimise ``sum(loss(model, rng, device).values())`` with AdamW; return the model with EMA weights, in eval mode.
+
+    Every random draw comes from (step, process), and ``out/name.pt`` is rewritten every ``every`` steps, so a run that
+    was killed goes on where it stopped.
+    """
+    accelerator = Accelerator(mixed_precision=precision)
+    trainable = [p for p in model.parameters() if p.requires_grad]
+    optimiser = torch.optim.AdamW(trainable, lr=lr, weight_decay=weight_decay, betas=(0.9, 0.99))
+    average = EMAModel(trainable, decay=ema)
+    checkpoint, start, spent = out / f"{name}.pt", 0, 0.0
+    model = model.to(accelerator.device, memory_format=torch.channels_last)
+    average.to(accelerator.device)
+    if checkpoint.exists():
+        state = torch.load(checkpoint, map_location=accelerator.device, weights_only=True)
+        model.load_state_dict(state["model"])
+        optimiser.load_state_dict(state["optimiser"])
+        average.load_state_dict(state["ema"])
+        start, spent = state["step"], state["seconds"]
+        accelerator.print(f"{name}: resuming at step {start} of {steps}", flush=True)
+    model, optimiser = accelerator.prepare(model, optimiser)
+    model.train()
+    clock, recent = time.monotonic(), []
+    for step in range(start, steps):
+        for group in optimiser.param_groups:
+            group["lr"] = lr * cosine(step, steps)
+        rng = np.random.default_rng([step, accelerator.process_index])
+        torch.manual_seed(step * 64 + accelerator.process_index)
+        parts = loss(model, rng, accelerator.device)
+        accelerator.backward(sum(parts.values()))
+        accelerator.clip_grad_norm_(trainable, 1.0)
+        optimiser.step()
+        optimiser.zero_grad()
+        average.step(trainable)
+        if after_step:
+            after_step(model, step)
+        recent.append({k: float(v.detach()) for k, v in parts.items()})
+        if (step + 1) % every == 0 or step + 1 == steps:
+            seconds = spent + time.monotonic() - clock
+            means = "  ".join(f"{k} {np.mean([r[k] for r in recent]):.5f}" for k in recent[0])
+            rate = (time.monotonic() - clock) / (step + 1 - start)
+            accelerator.print(f"{name} {step + 1}/{steps}  {means}  {rate:.2f} s/step  {seconds / 60:.1f} min", flush=True)
+            recent = []
+            if accelerator.is_main_process:
+                state = {
+                    "model": accelerator.unwrap_model(model).state_dict(),
+                    "optimiser": optimiser.state_dict(),
+                    "ema": average.state_dict(),
+                    "step": step + 1,
+                    "seconds": seconds,
+                }
+                torch.save(state, checkpoint.with_suffix(".tmp"))
+                os.replace(checkpoint.with_suffix(".tmp"), checkpoint)
+    model = accelerator.unwrap_model(model)
+    average.copy_to(trainable)
+    return model.eval()
