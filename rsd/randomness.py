@@ -1,0 +1,33 @@
+"""Random numbers that depend on what they are for, not on when they are drawn."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from zlib import crc32
+
+import numpy as np
+import torch
+
+
+def generator(*, seed: int, purpose: str, image: str = "", step: int = 0, particle: int = 0) -> torch.Generator:
+    """A CPU generator for one (seed, purpose, image, step, particle)."""
+    key = np.random.SeedSequence([seed, crc32(purpose.encode()), crc32(image.encode()), step, particle])
+    return torch.Generator().manual_seed(int(key.generate_state(1, np.uint64)[0]))
+
+
+def noise(
+    shape: Sequence[int], *, seed: int, purpose: str, particles: Sequence[int], image: str = "", step: int = 0
+) -> torch.Tensor:
+    """Standard normal numbers, float32 on the CPU, [len(particles), *shape].
+
+    Row k depends only on (seed, purpose, image, step, particles[k]): chunking, resuming, the device and the number of
+    processes change nothing, and noise drawn for one purpose never equals noise drawn for another.
+    """
+    return torch.stack(
+        [
+            torch.randn(
+                *shape, generator=generator(seed=seed, purpose=purpose, image=image, step=step, particle=particle)
+            )
+            for particle in particles
+        ]
+    )

@@ -1,0 +1,181 @@
+"""RLSD and its variants (Algorithm 1; Eq. 20, 21), each a setting of two small classes.
+
+Augmented (RLSD, NonRepuls, Hybrid), with images x beside latents z:
+    z-step: Adam on 1/2 mean((x - D(z))^2) + lambda sigma_t/alpha_t mean(r z)
+    x-step: Adam on 1/2 mean((y - f(x))^2) + rho 1/2 mean((x - D(z))^2), D(z) after the z-step, detached
+NonAugmented (NonAug, Latent RED-diff): z alone
+    z-step: Adam on 1/2 mean((y - f(D(z)))^2) + lambda sigma_t/alpha_t mean(r z)
+
+Means run over one particle's entries, so no particle depends on how many there are. The x-step's D(z) is the decode
+that the next z-step needs anyway, so it is done then: L + 1 decodes instead of 2 L, the same results.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from rsd.priors.base import Prior
+from rsd.randomness import noise
+
+from .operators import Operator, data_residual
+
+BETAS = (0.9, 0.99)
+EPS = 4e-8  # Adam's eps with per-particle means: the published behaviour at N = 4 (its mean ran over particles too)
+ENTRIES = 3 * 512 * 512  # the image entries at which EPS was published
+
+
+@dataclass(frozen=True)
+class Weights:
+    """lambda (prior), rho (coupling; none without augmentation), and the learning rates of z and x."""
+
+    lambda_: float
+    lr_z: float
+    rho: float = 0.0
+    lr_x: float = 0.0
+
+
+def start(prior: Prior, ids: Sequence[int], what: str, shape: Sequence[int], seed: int, image: str) -> list[Any]:
+    """One leaf tensor a particle, drawn from N(0, I)."""
+    drawn = noise(shape, seed=seed, purpose=f"initial {what}", image=image, particles=ids)
+    return [row.to(prior.device, prior.dtype).requires_grad_() for row in drawn]
+
+
+def particle_mean(x: torch.Tensor) -> torch.Tensor:
+    """Mean over each particle's entries: [N, ...] to [N]."""
+    return x.flatten(1).mean(1)
+
+
+def data_loss(operator: Operator, x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
+    """1/2 mean((y - f(x))^2) over the observed entries, [N]."""
+    difference, count = data_residual(operator, x, y)
+    return 0.5 * difference.abs().square().flatten(1).sum(1) / count
+
+
+class NonAugmented:
+    """Latents z_i that fit y through the decoder."""
+
+    def __init__(
+        self, prior: Prior, operator: Operator, y: torch.Tensor, weights: Weights,
+        *, ids: Sequence[int], seed: int, image: str = "", chunk: int | None = None,
+    ):  # fmt: skip
+        self.prior, self.operator, self.y, self.weights = prior, operator, y, weights
+        self.ids, self.chunk = list(ids), chunk or len(ids)
+        self.z = start(prior, ids, "z", prior.latent_shape, seed, image)
+        self.z_optimiser = torch.optim.Adam(self.z, lr=weights.lr_z, betas=BETAS, eps=EPS)
+
+    def render(self) -> torch.Tensor:
+        """z [N, *latent_shape], detached."""
+        return torch.stack([z.detach() for z in self.z])
+
+    def fit(self, decoded: torch.Tensor, rows: list[int]) -> dict[str, torch.Tensor]:
+        """The data term of the z-step, [n]."""
+        return {"data": data_loss(self.operator, decoded, self.y)}
+
+    def step(self, r: torch.Tensor, t: int) -> dict[str, float]:
+        """The z-step, chunk by chunk; returns each loss's mean over particles."""
+        weight = self.weights.lambda_ * self.prior.schedule.sigma(t) / self.prior.schedule.alpha(t)
+        totals: dict[str, float] = {}
+        for rows in self._chunks():
+            z = torch.stack([self.z[i] for i in rows])
+            losses = self.fit(self.prior.decode(z), rows)
+            losses["prior"] = weight * particle_mean(r[rows] * z)
+            torch.stack(list(losses.values())).sum().backward()
+            self.z_optimiser.step()  # steps only these rows: the others have no gradient
+            self.z_optimiser.zero_grad()
+            for name, loss in losses.items():
+                totals[name] = totals.get(name, 0.0) + float(loss.detach().sum()) / len(self.ids)
+        return totals
+
+    @torch.no_grad()
+    def images(self) -> torch.Tensor:
+        """D(z) [N, 3, H, W]."""
+        return torch.cat([self.prior.decode(torch.stack([self.z[i].detach() for i in rows])) for rows in self._chunks()])
+
+    def finish(self) -> torch.Tensor:
+        """The result D(z) [N, 3, H, W]."""
+        return self.images()
+
+    def state(self) -> dict[str, Any]:
+        """Everything a resumed run needs."""
+        return {"z": self.render(), "z_optimiser": self.z_optimiser.state_dict()["state"]}
+
+    def load_state(self, state: dict[str, Any]) -> None:
+        """Continue from :meth:`state`."""
+        _restore(self.z, state["z"], self.z_optimiser, state["z_optimiser"])
+
+    def _chunks(self) -> list[list[int]]:
+        every = list(range(len(self.ids)))
+        return [every[k : k + self.chunk] for k in range(0, len(every), self.chunk)]
+
+
+class Augmented(NonAugmented):
+    """Latents z_i coupled to images x_i, which fit y directly."""
+
+    def __init__(
+        self, prior: Prior, operator: Operator, y: torch.Tensor, weights: Weights,
+        *, ids: Sequence[int], seed: int, image: str = "", chunk: int | None = None,
+    ):  # fmt: skip
+        super().__init__(prior, operator, y, weights, ids=ids, seed=seed, image=image, chunk=chunk)
+        shape = (3, prior.image_size, prior.image_size)
+        self.x = start(prior, ids, "x", shape, seed, image)
+        eps = EPS * ENTRIES / self.x[0].numel()  # where x sees no data it follows D(z) as softly as at 512 px
+        self.x_optimiser = torch.optim.Adam(self.x, lr=weights.lr_x, betas=BETAS, eps=eps)
+        self.pending = False  # an x-step waits for the next decode of z
+
+    def fit(self, decoded: torch.Tensor, rows: list[int]) -> dict[str, torch.Tensor]:
+        """The x-step left over from the step before, then the coupling term of this z-step, [n]."""
+        losses = {"data": self.x_step(decoded.detach(), rows)} if self.pending else {}
+        x = torch.stack([self.x[i].detach() for i in rows])
+        coupling = 0.5 * particle_mean((x - decoded) ** 2)
+        return {"coupling": coupling, **{name: loss.detach() for name, loss in losses.items()}}
+
+    def x_step(self, decoded: torch.Tensor, rows: list[int]) -> torch.Tensor:
+        """One Adam step of x towards the measurement and D(z); returns the data loss before it, [n]."""
+        x = torch.stack([self.x[i] for i in rows])
+        data = data_loss(self.operator, x, self.y)
+        (data + self.weights.rho * 0.5 * particle_mean((x - decoded) ** 2)).sum().backward()
+        self.x_optimiser.step()
+        self.x_optimiser.zero_grad()
+        return data
+
+    def step(self, r: torch.Tensor, t: int) -> dict[str, float]:
+        """The pending x-step, then the z-step; returns each loss's mean over particles."""
+        losses = super().step(r, t)
+        self.pending = True
+        return losses
+
+    @torch.no_grad()
+    def images(self) -> torch.Tensor:
+        """x [N, 3, H, W] as it stands."""
+        return torch.stack([x.detach() for x in self.x])
+
+    def finish(self) -> torch.Tensor:
+        """The last x-step, on one more decode without gradient; the result x [N, 3, H, W]."""
+        for rows in self._chunks() if self.pending else []:
+            with torch.no_grad():
+                decoded = self.prior.decode(torch.stack([self.z[i].detach() for i in rows]))
+            self.x_step(decoded, rows)
+        self.pending = False
+        return self.images()
+
+    def state(self) -> dict[str, Any]:
+        """Everything a resumed run needs: z of this step, x of the step before, and whether its x-step is pending."""
+        x = {"x": self.images(), "x_optimiser": self.x_optimiser.state_dict()["state"], "pending": self.pending}
+        return {**super().state(), **x}
+
+    def load_state(self, state: dict[str, Any]) -> None:
+        """Continue from :meth:`state`."""
+        super().load_state(state)
+        _restore(self.x, state["x"], self.x_optimiser, state["x_optimiser"])
+        self.pending = bool(state["pending"])
+
+
+def _restore(leaves: list[Any], values: torch.Tensor, optimiser: torch.optim.Optimizer, state: dict[Any, Any]) -> None:
+    with torch.no_grad():
+        for leaf, value in zip(leaves, values, strict=True):
+            leaf.copy_(value)
+    optimiser.load_state_dict({**optimiser.state_dict(), "state": {int(k): v for k, v in state.items()}})
