@@ -1,0 +1,69 @@
+"""A forward operator of the user's own: a function x -> y, named ``module:function`` or given as an object."""
+
+from __future__ import annotations
+
+import importlib
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from .base import Operator
+from .deepinv_adapter import Physics, missing
+
+
+class Function(Operator):
+    """y = function(x), x [B, 3, H, W] in [-1, 1], y [B, ...]; must be differentiable by autograd; range and padding are
+    the function's own. It is taken for nonlinear. A module's parameters are frozen: they are not ours to train.
+    """
+
+    def __init__(self, function: Callable[[torch.Tensor], torch.Tensor], name: str = "operator"):
+        super().__init__(name, linear=False)
+        self.function = function  # registered as a submodule if it is one, and moved with the operator
+        self.requires_grad_(False)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """function(x); raises ValueError if that is not one measurement [...] for each image of the batch."""
+        y = self.function(x)
+        if not isinstance(y, torch.Tensor) or y.ndim < 2 or len(y) != len(x):
+            found = list(y.shape) if isinstance(y, torch.Tensor) else type(y).__name__
+            raise ValueError(f"{self.name} returned {found} for {len(x)} images; return a tensor [{len(x)}, ...].")
+        return y
+
+
+def load_operator(operator: str | Callable[[torch.Tensor], torch.Tensor]) -> Operator:
+    """An :class:`Operator` from ``module:function`` (a module of the current folder or an installed one), a function,
+    a physics of deepinv, or an Operator itself.
+
+    Naming it runs that module's code, so do it only on a user's explicit wish.
+    Raises ValueError for a malformed name or an object of another kind, ImportError for a module that does not import.
+    """
+    name, found = (operator, _find(operator)) if isinstance(operator, str) else ("operator", operator)
+    if isinstance(found, Operator):
+        return found
+    if callable(getattr(found, "A", None)) and not isinstance(found, type):
+        return Physics(found)
+    if isinstance(found, type) or not callable(found):
+        raise ValueError(f'The operator "{name}" is a {type(found).__name__}; give a function x -> y or a physics.')
+    return Function(found, name)
+
+
+def _find(spec: str) -> Any:
+    module_name, _, attribute = spec.partition(":")
+    if not module_name or not attribute:
+        raise ValueError(f'The operator "{spec}" is not of the form module:function, e.g. my_operators:blur.')
+    here = str(Path.cwd())
+    sys.path.append(here)
+    try:
+        module = importlib.import_module(module_name)
+    except ImportError as error:
+        if (error.name or "").startswith("deepinv"):
+            raise ImportError(missing(error)) from error
+        raise ImportError(f'The operator "{spec}" cannot be imported ({error}); is its file in {here}?') from error
+    finally:
+        sys.path.remove(here)
+    if not hasattr(module, attribute):
+        raise ValueError(f'The operator "{spec}" was not found: module {module_name} has no "{attribute}".')
+    return getattr(module, attribute)

@@ -1,0 +1,105 @@
+"""Blur kernels [height, width]: float32, both odd, non-negative sum brought to 1."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from rsd.randomness import generator
+
+PRESET_SIZE, PRESET_WIDTH, PRESET_SIGMA, PRESET_INTENSITY = 512, 61, 3.0, 0.3**2
+"""The paper's kernels: 61 x 61 at 512 px; the Gaussian's standard deviation in px; the motion's intensity."""
+
+
+def scaled_width(size: int) -> int:
+    """61 px at 512 px, and the nearest odd number to that share of another size (at least 3)."""
+    return max(3, 2 * math.floor(PRESET_WIDTH * size / PRESET_SIZE / 2) + 1)
+
+
+def gaussian_kernel(size: int) -> torch.Tensor:
+    """Standard deviation 3 px in a 61 x 61 window at 512 px; both scale with the image's size."""
+    width, sigma = scaled_width(size), PRESET_SIGMA * size / PRESET_SIZE
+    offsets = torch.arange(width, dtype=torch.float64) - width // 2
+    line = torch.exp(-0.5 * (offsets / sigma) ** 2)
+    return normalised(torch.outer(line, line), "Gaussian kernel")
+
+
+def motion_kernel(size: int, *, seed: int, intensity: float = PRESET_INTENSITY) -> torch.Tensor:
+    """The trace of a point that moves at constant speed along a random path, 61 x 61 at 512 px.
+
+    ``intensity`` 0 gives a straight line, 1 a very crooked one. The path, as long as 50 to 90% of the window, is drawn
+    free of scale, so a seed has the same path at every size; the middle of its bounding box is the kernel's centre.
+    """
+    if not 0 <= intensity <= 1:
+        raise ValueError(f"The intensity of the motion blur is {intensity}; give 0 (straight) to 1 (very crooked).")
+    width = scaled_width(size)
+    rng = np.random.default_rng(generator(seed=seed, purpose="motion kernel").initial_seed())
+    path = _path(rng, intensity) * (width - 1) + (width - 1) / 2
+    kernel = np.zeros((width + 1, width + 1))
+    corner = np.floor(path).astype(int)
+    rest = path - corner
+    for row in (0, 1):  # each point is shared among its four neighbours
+        for column in (0, 1):
+            share = np.abs(1 - row - rest[:, 0]) * np.abs(1 - column - rest[:, 1])
+            np.add.at(kernel, (corner[:, 0] + row, corner[:, 1] + column), share)
+    return normalised(torch.from_numpy(kernel[:width, :width]), "motion kernel")
+
+
+def _path(rng: np.random.Generator, intensity: float, points: int = 2000) -> np.ndarray:
+    """Points [points, 2] of a path of length 0.5 to 0.9, centred: the heading wanders and, now and then, jumps."""
+    start, length = rng.uniform(0, 2 * math.pi), rng.uniform(0.5, 0.9)
+    wander = rng.normal(0, 10 * intensity / math.sqrt(points), points)
+    jumps = (rng.random(points) < 5 * intensity / points) * rng.uniform(-math.pi, math.pi, points)
+    heading = start + np.cumsum(wander + jumps)
+    path = np.cumsum(np.stack([np.sin(heading), np.cos(heading)], axis=1), axis=0) * length / points
+    return path - (path.max(0) + path.min(0)) / 2
+
+
+def given_kernel(kernel: str | Path | torch.Tensor) -> torch.Tensor:
+    """The user's kernel: a tensor [height, width], or a file: .npy, .safetensors (one tensor), or an image whose
+    brightness is the weight. It is divided by its sum. Nothing is unpickled.
+
+    Raises ValueError for another kind of file, a kernel that is not two-dimensional with odd sides, has values that
+    are not finite, or a sum that is not positive; FileNotFoundError and OSError for a file that cannot be read.
+    """
+    if isinstance(kernel, torch.Tensor):
+        return normalised(kernel, "kernel")
+    return normalised(_read(Path(kernel)), f"kernel {kernel}")
+
+
+def _read(path: Path) -> torch.Tensor:
+    if not path.is_file():
+        raise FileNotFoundError(f"The kernel {path} does not exist; check the path.")
+    if path.suffix == ".npy":
+        try:
+            return torch.from_numpy(np.load(path, allow_pickle=False).astype(np.float64))
+        except (ValueError, EOFError, TypeError) as error:
+            raise ValueError(f"The kernel {path} is not an array of numbers saved by numpy ({error}).") from error
+    if path.suffix == ".safetensors":
+        from safetensors import SafetensorError
+        from safetensors.torch import load_file
+
+        try:
+            tensors = load_file(path)
+        except SafetensorError as error:
+            raise ValueError(f"The kernel {path} is not a readable safetensors file ({error}).") from error
+        if len(tensors) != 1:
+            raise ValueError(f"The kernel {path} holds {len(tensors)} tensors; give a file with one.")
+        return next(iter(tensors.values()))
+    if path.suffix.lower() == ".png":
+        from rsd.media import read_image
+
+        return (read_image(path)[0].double().mean(0) + 1) / 2
+    raise ValueError(f"The kernel {path} is no .png, .npy or .safetensors file; save it as one of these.")
+
+
+def normalised(kernel: torch.Tensor, what: str) -> torch.Tensor:
+    """``kernel`` divided by its sum, float32, after the checks of :func:`given_kernel`."""
+    if kernel.ndim != 2 or kernel.shape[0] % 2 == 0 or kernel.shape[1] % 2 == 0:
+        raise ValueError(f"The {what} has shape {list(kernel.shape)}; give [height, width], both odd.")
+    if kernel.is_complex() or not torch.isfinite(kernel).all() or kernel.double().sum() <= 0:
+        raise ValueError(f"The {what} must have finite real values with a positive sum.")
+    return (kernel.double() / kernel.double().sum()).float()

@@ -1,0 +1,31 @@
+"""The names of the tasks and methods. Imports nothing heavy, so that a typing mistake is told at once."""
+
+from __future__ import annotations
+
+import difflib
+import re
+from collections.abc import Sequence
+
+TASKS = (
+    "inpaint_half_face", "inpaint_full_face", "inpaint_box", "inpaint_random", "inpaint_freeform", "inpaint_mask",
+    "sr2", "sr4", "sr8", "sr16", "deblur_motion", "deblur_gaussian", "phase_retrieval", "hdr", "operator",
+)  # fmt: skip
+METHODS = ("rlsd", "nonrepuls", "nonaug", "hybrid", "latent-red-diff")
+
+
+def sr_factor(task: str) -> int | None:
+    """The factor K of a super-resolution task "srK", K = 2..16; None for any other name."""
+    match = re.fullmatch(r"sr([1-9]\d?)", task)
+    return int(match[1]) if match and 2 <= int(match[1]) <= 16 else None
+
+
+def is_task(name: str) -> bool:
+    """Whether ``name`` is one of TASKS, or srK with any K from 2 to 16."""
+    return name in TASKS or sr_factor(name) is not None
+
+
+def known(kind: str, name: str, names: Sequence[str]) -> ValueError:
+    """The error for an unknown name, with the nearest known one."""
+    near = difflib.get_close_matches(name, names, n=1, cutoff=0.4)
+    hint = f' Did you mean "{near[0]}"?' if near else ""
+    return ValueError(f'Unknown {kind} "{name}".{hint} There are: {", ".join(names)}.')
