@@ -35,8 +35,9 @@ class Operator(nn.Module):
             return torch.autograd.grad(self(x), x, y)[0]
 
     def picture(self, y: torch.Tensor) -> torch.Tensor:
-        """y as an image to look at, [B, 3, H', W'] in [-1, 1]; one that is no image becomes a grey square."""
-        y = y.detach().abs() if y.is_complex() else y.detach().float()
+        """y as an image to look at, [B, 3, H', W'] in [-1, 1], unobserved entries 0; if no image, a grey square."""
+        y = _only_observed(self, y.detach())
+        y = y.abs() if y.is_complex() else y.float()
         if y.ndim == 4 and y.shape[1] in (1, 3):
             return y.clamp(-1, 1).expand(-1, 3, -1, -1)
         flat = y.flatten(1)

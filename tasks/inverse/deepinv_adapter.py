@@ -14,14 +14,17 @@ class Physics(Operator):
     """A deepinv physics, or any object with ``A(x)``; range, padding and normalisation are the physics' own.
 
     Only A is used, never the physics' noise model. Images go in as they are, in [-1, 1]: a physics made for [0, 1]
-    must be wrapped by its user. It counts as linear if it has an ``A_adjoint``, which then serves as the adjoint.
+    must be wrapped by its user. A LinearPhysics is linear, and its ``A_adjoint`` serves as the adjoint (other physics
+    may have an ``A_adjoint`` that is none). Parameters are frozen: they are not ours to train.
     """
 
     def __init__(self, physics: Any):
         if not callable(getattr(physics, "A", None)):
             raise ValueError(f"{type(physics).__name__} has no method A(x); give a deepinv physics or a function.")
-        super().__init__(type(physics).__name__, linear=callable(getattr(physics, "A_adjoint", None)))
+        linear = any(kind.__name__ == "LinearPhysics" for kind in type(physics).__mro__)  # without importing deepinv
+        super().__init__(type(physics).__name__, linear=linear)
         self.physics = physics  # registered as a submodule if it is one, and moved with the operator
+        self.requires_grad_(False)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """physics.A(x); raises ValueError if that is not a tensor."""

@@ -15,7 +15,7 @@ from . import kernels, masks
 from .base import Operator, data_residual, measure, observed_count, stretch
 from .callables import Function, load_operator
 from .deepinv_adapter import Physics, deepinv_physics
-from .names import TASKS, known, sr_factor
+from .names import TASKS, is_task, known, sr_factor
 
 __all__ = [
     "BicubicDownsample", "BlockAverage", "Blur", "Function", "HDR", "Inpaint", "Operator", "PhaseRetrieval", "Physics",
@@ -166,9 +166,9 @@ def make_operator(
     ``intensity``: of deblur_motion.
     Raises ValueError for an unknown task, an option that the task needs or does not use, or a value that cannot work.
     """
+    if not is_task(task):
+        raise known("task", task, TASKS)
     _check_options(task, box=box, mask=mask, kernel=kernel, operator=operator)
-    if factor := sr_factor(task):
-        return _downsample(factor, size, downsample)
     match task:
         case "inpaint_half_face":
             return Inpaint(masks.box_mask(masks.scaled_box(masks.HALF_FACE, size), size), "half-face inpainting")
@@ -190,13 +190,15 @@ def make_operator(
             return HDR()
         case "operator" if operator is not None:
             return load_operator(operator)
-    raise known("task", task, TASKS)
+    factor = sr_factor(task)
+    assert factor, f"no operator for task {task}"
+    return _downsample(factor, size, downsample)
 
 
 def _check_options(task: str, **options: object) -> None:
     """Raise ValueError if the task lacks its option or has another's."""
-    owners = {"box": ("inpaint_box",), "mask": ("inpaint_mask",), "operator": ("operator",)}
-    owners["kernel"] = ("deblur_motion", "deblur_gaussian")
+    owners = {"box": ["inpaint_box"], "mask": ["inpaint_mask"], "operator": ["operator"]}
+    owners["kernel"] = ["deblur_motion", "deblur_gaussian"]
     for name, tasks in owners.items():
         given = options[name] is not None
         if given and task not in tasks:

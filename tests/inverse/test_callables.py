@@ -25,7 +25,11 @@ def broken(x):
 """
 
 
-class FakePhysics(torch.nn.Module):
+class LinearPhysics(torch.nn.Module):
+    """Stands for deepinv's base class of this name."""
+
+
+class FakePhysics(LinearPhysics):
     """The part of a deepinv LinearPhysics that the adapter uses; its forward adds noise and must not be called."""
 
     def __init__(self):
@@ -47,6 +51,9 @@ class FakePhysics(torch.nn.Module):
 class FakeNonlinear:
     def A(self, x):
         return x**3
+
+    def A_adjoint(self, y):  # as deepinv's PhaseRetrieval: no adjoint of A
+        return 7 * y
 
 
 def test_linear_physics():

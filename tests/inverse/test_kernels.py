@@ -67,7 +67,6 @@ def test_kernel_files(tmp_path):
 
 
 def test_kernel_from_a_png(tmp_path):
-    pytest.importorskip("rsd.media")
     from PIL import Image
 
     image = Image.new("L", (3, 3), 0)

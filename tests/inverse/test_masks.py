@@ -81,7 +81,6 @@ def test_given_mask_is_kept_where_white(tmp_path):
 
 
 def test_mask_from_a_png(tmp_path):
-    pytest.importorskip("rsd.media")
     from PIL import Image
 
     path = tmp_path / "mask.png"

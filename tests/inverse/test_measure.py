@@ -34,6 +34,7 @@ def test_residual_counts_only_what_was_observed():
     assert count == 3 * 16 * 32 and difference.shape == (4, 3, 32, 32)
     torch.testing.assert_close(difference[:, :, 16:], torch.full((4, 3, 16, 32), -0.25), rtol=0, atol=1e-6)
     assert (difference[:, :, :16] == 0).all()
+    assert (f.picture(y)[:, :, :16] == 0).all() and torch.equal(f.picture(y)[:, :, 16:], x[:, :, 16:])
 
 
 def test_residual_of_the_truth_is_the_noise():

@@ -2,6 +2,7 @@ import numpy as np
 import pytest
 import torch
 
+from rsd.tasks.inverse.names import TASKS
 from rsd.tasks.inverse.operators import (
     HDR,
     BicubicDownsample,
@@ -181,6 +182,7 @@ def test_seed_decides_the_operator(task):
     ("task", "options", "words"),
     [
         ("inpaint_half_fase", {}, 'Did you mean "inpaint_half_face"'),
+        ("inpaint_mas", {"mask": torch.ones(64, 64)}, 'Did you mean "inpaint_mask"'),
         ("sr1", {}, "Unknown task"),
         ("sr17", {}, "Unknown task"),
         ("sr5", {}, "sr5 needs a size that 5 divides, but the image is 64"),
@@ -197,6 +199,12 @@ def test_seed_decides_the_operator(task):
 def test_mistakes_are_named(task, options, words):
     with pytest.raises(ValueError, match=words):
         make_operator(task, size=64, **options)
+
+
+def test_every_task_has_an_operator():
+    options = {**LINEAR, **NONLINEAR}
+    assert set(options) == set(TASKS)
+    assert all(make_operator(task, size=32, **options[task]).name for task in TASKS)
 
 
 def test_any_factor_that_divides():
