@@ -1,0 +1,181 @@
+"""Feature maps for the repulsion: modules from images [B, 3, H, W] in [-1, 1] to features [B, d], differentiable."""
+
+from __future__ import annotations
+
+import importlib
+import inspect
+import json
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from rsd.hub import broken, built_in_folder, check_name, fetch, quietly
+
+BUILT_IN = ("pixels", "heads")
+IMAGENET = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+UNCHANGED = (0.5, 0.5, 0.5), (0.5, 0.5, 0.5)
+"""Mean and standard deviation in [0, 1] that hand [-1, 1] to the network as it is."""
+VITS = ("vit", "dinov2", "dinov2_with_registers")
+
+
+class Pixels(nn.Module):
+    """The image itself, [B, 3HW]: Euclidean distance between pictures."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return x.flatten(1)
+
+
+class ViT(nn.Module):
+    """CLS token of a transformers ViTModel or Dinov2Model, [B, d]; positions are interpolated for images of any size.
+
+    ``mean``, ``std``: the normalisation of images in [0, 1], per channel; 0.5 and 0.5 leave [-1, 1] as it is.
+    ``size``: images are first brought to size x size (antialiased bicubic); None leaves them as they are.
+    The model is frozen and in evaluation mode.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        *,
+        mean: tuple[float, ...] = UNCHANGED[0],
+        std: tuple[float, ...] = UNCHANGED[1],
+        size: int | None = None,
+    ):
+        super().__init__()
+        self.model = model
+        self.size = size
+        self.options = (
+            {"interpolate_pos_encoding": True}
+            if "interpolate_pos_encoding" in inspect.signature(model.forward).parameters
+            else {}
+        )
+        self.register_buffer("mean", torch.tensor(mean).view(3, 1, 1), persistent=False)
+        self.register_buffer("std", torch.tensor(std).view(3, 1, 1), persistent=False)
+        self.eval().requires_grad_(False)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """Features [B, d] of x [B, 3, H, W] in [-1, 1]; computed in the model's precision, returned in x's."""
+        pixels = x.to(self.mean.dtype)
+        if self.size is not None and pixels.shape[-2:] != (self.size, self.size):
+            pixels = F.interpolate(pixels, size=(self.size, self.size), mode="bicubic", antialias=True)
+        pixels = ((pixels + 1) / 2 - self.mean) / self.std
+        return self.model(pixel_values=pixels, **self.options).last_hidden_state[:, 0].to(x.dtype)
+
+
+class Function(nn.Module):
+    """A user's own map, x [B, 3, H, W] in [-1, 1] to [B, ...], flattened to [B, d]; a module is frozen."""
+
+    def __init__(self, function: Callable[[torch.Tensor], torch.Tensor], name: str):
+        super().__init__()
+        self.function, self.name = function, name
+        self.eval().requires_grad_(False)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """Raises ValueError if the function does not return one row for each image."""
+        phi = self.function(x)
+        if not isinstance(phi, torch.Tensor) or phi.ndim < 2 or len(phi) != len(x):
+            found = list(phi.shape) if isinstance(phi, torch.Tensor) else type(phi).__name__
+            raise ValueError(f"{self.name} returned {found} for {len(x)} images; return a tensor [{len(x)}, d].")
+        return phi.flatten(1)
+
+
+def check_features_name(name: str) -> None:
+    """Raise ValueError, in one sentence, if ``name`` cannot be a feature map. Loads nothing."""
+    if not _is_function(name):
+        check_name(name, what="feature map", built_in=BUILT_IN, marker="config.json", example="facebook/dino-vits16")
+
+
+def load_features(
+    name: str,
+    *,
+    device: str | torch.device = "cpu",
+    normalise: bool = True,
+    size: int | None = None,
+    revision: str | None = None,
+) -> nn.Module:
+    """A frozen feature map in float32.
+
+    ``name``: ``pixels``; ``heads`` (the built-in ViT, trained on images in [-1, 1]); a local folder or hub id of a
+    ViTModel or Dinov2Model such as ``facebook/dino-vits16`` (safetensors only); or ``module:function``, the user's own
+    (this runs that module's code). ``normalise``: as the model's preprocessor says (ImageNet's if it has none), which
+    is right; False hands [-1, 1] to it, as the paper's code did. ``size``: see :class:`ViT`.
+    Raises ValueError that says what to do, or ImportError for a user's module that does not import.
+    """
+    check_features_name(name)
+    if name == "pixels":
+        return Pixels()
+    if _is_function(name):
+        return Function(_find(name), name).to(device)
+    vit = _load_vit(name, normalise=normalise, size=size, revision=revision)
+    return vit.to(device)
+
+
+def _load_vit(name: str, *, normalise: bool, size: int | None, revision: str | None) -> ViT:
+    what = "feature map"
+    folder = built_in_folder("features", marker="config.json") if name == "heads" else Path(name).expanduser()
+    local = folder.is_dir()
+    config = folder / "config.json" if local else fetch(name, "config.json", revision=revision, what=what)
+    kind = json.loads(config.read_text()).get("model_type")
+    if kind not in VITS:
+        raise ValueError(f'The feature map "{name}" is a "{kind}"; give a ViT or a DINOv2 ({", ".join(VITS)}).')
+    commit = None if local else config.parent.name
+    pooling = {"add_pooling_layer": False} if kind == "vit" else {}
+    try:
+        with quietly():
+            from transformers import AutoModel
+
+            model = AutoModel.from_pretrained(
+                str(folder) if local else name, revision=commit or "main", dtype=torch.float32, use_safetensors=True,
+                trust_remote_code=False, local_files_only=local, **pooling,
+            )  # fmt: skip
+    except ImportError:
+        raise
+    except Exception as error:
+        raise ValueError(broken(error, name, what=what, revision=revision)) from error
+    if not normalise or name == "heads":
+        return ViT(model, size=size)
+    mean, std = _normalisation(name, folder if local else None, commit)
+    return ViT(model, mean=mean, std=std, size=size)
+
+
+def _normalisation(name: str, folder: Path | None, commit: str | None) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """Mean and standard deviation of the model's preprocessor; ImageNet's if it has none."""
+    if folder is not None:
+        path = folder / "preprocessor_config.json"
+        if not path.is_file():
+            return IMAGENET
+    else:
+        try:
+            path = fetch(name, "preprocessor_config.json", revision=commit, what="feature map")
+        except ValueError:
+            return IMAGENET
+    config = json.loads(path.read_text())
+    if "image_mean" not in config or "image_std" not in config:
+        return IMAGENET
+    return tuple(config["image_mean"]), tuple(config["image_std"])
+
+
+def _is_function(name: str) -> bool:
+    return ":" in name and not Path(name).expanduser().is_dir()
+
+
+def _find(spec: str) -> Callable[[torch.Tensor], torch.Tensor]:
+    """The object ``module:function`` names, from a module of the current folder or an installed one."""
+    module_name, _, attribute = spec.partition(":")
+    if not module_name or not attribute:
+        raise ValueError(f'The feature map "{spec}" is not of the form module:function, e.g. my_features:embed.')
+    here = str(Path.cwd())
+    sys.path.append(here)
+    try:
+        found = getattr(importlib.import_module(module_name), attribute, None)
+    except ImportError as error:
+        raise ImportError(f'The feature map "{spec}" does not import, from {here} or installed: {error}.') from error
+    finally:
+        sys.path.remove(here)
+    if isinstance(found, type) or not callable(found):
+        raise ValueError(f'The feature map "{spec}" is no function; it must map images to features.')
+    return found

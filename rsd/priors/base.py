@@ -1,0 +1,73 @@
+"""What the engine asks of a diffusion model."""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass
+from typing import Protocol
+
+import torch
+
+from rsd.schedule import Schedule
+
+
+@dataclass(frozen=True)
+class Condition:
+    """What a prior is conditioned on, its prompts embedded once.
+
+    ``guidance`` is s of diffusers' convention, uncond + s (text - uncond); 1 means none, and then ``negative`` is None.
+    ``embeddings`` and ``negative``: [1, L, d], or None for a prior without text.
+    """
+
+    prompt: str = ""
+    negative_prompt: str = ""
+    guidance: float = 1.0
+    embeddings: torch.Tensor | None = None
+    negative: torch.Tensor | None = None
+
+
+class Prior(Protocol):
+    """A frozen diffusion model in latent space; the networks inside are in evaluation mode."""
+
+    name: str
+    schedule: Schedule
+    latent_shape: tuple[int, ...]
+    """(C, h, w), or (d,) for a prior over points."""
+    image_size: int
+    """Pixels on a side; 0 for a prior over points."""
+    calls: Counter[str]
+    """Network passes so far, one per image: unet_forward (guidance takes two), decoder_forward, encoder_forward."""
+
+    @property
+    def device(self) -> torch.device: ...
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """That of particles and images: at least float32, whatever the precision of the UNet."""
+        ...
+
+    def condition(self, prompt: str = "", negative_prompt: str = "", guidance: float = 1.0) -> Condition:
+        """Embed the prompts, to be handed to ``epsilon`` at every step."""
+        ...
+
+    def epsilon(self, z_t: torch.Tensor, t: int | torch.Tensor, condition: Condition | None = None) -> torch.Tensor:
+        """Predicted noise in z_t [B, *latent_shape], of the same shape and dtype; t: one index 0..T-1, or [B] of them.
+
+        No condition means the empty prompt without guidance.
+        """
+        ...
+
+    def encode(self, x: torch.Tensor) -> torch.Tensor:
+        """Images [B, 3, H, W] in [-1, 1] to latents [B, *latent_shape] in the space of ``epsilon``."""
+        ...
+
+    def decode(self, z: torch.Tensor) -> torch.Tensor:
+        """Latents [B, *latent_shape] to images [B, 3, H, W], about [-1, 1] but not clamped; differentiable."""
+        ...
+
+
+def alpha_sigma(schedule: Schedule, t: int | torch.Tensor, z: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """alpha_t and sigma_t, t one index or [B] of them, shaped to multiply z [B, ...]."""
+    abar = schedule.alphas_cumprod[torch.as_tensor(t).cpu()]
+    abar = abar.reshape(-1, *[1] * (z.ndim - 1))
+    return abar.sqrt().to(z), (1 - abar).sqrt().to(z)

@@ -1,0 +1,214 @@
+"""Stable Diffusion pipelines as priors: 1.5, 2.1-base (epsilon), 2.1 (v, converted), and others of the same classes."""
+
+from __future__ import annotations
+
+import json
+import warnings
+from collections import Counter
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from rsd.hub import broken, fetch, quietly
+from rsd.priors.base import Condition, alpha_sigma
+from rsd.schedule import Schedule
+
+if TYPE_CHECKING:
+    from diffusers import StableDiffusionPipeline
+
+PIPELINES = ("StableDiffusionPipeline", "StableDiffusionImg2ImgPipeline")
+PARTS = {
+    "unet": ("UNet2DConditionModel",),
+    "vae": ("AutoencoderKL",),
+    "text_encoder": ("CLIPTextModel",),
+    "tokenizer": ("CLIPTokenizer", "CLIPTokenizerFast"),
+}
+"""The classes that a pipeline may consist of: nothing else is loaded, no code of a model's own is run."""
+
+
+class LatentPrior:
+    """A StableDiffusionPipeline that answers epsilon; its parts are frozen, in evaluation mode and on ``device``.
+
+    Latents are in the UNet's space (the autoencoder's times its scaling factor). The autoencoder stays in float32 where
+    the pipeline is in half precision: it is differentiated, and gradients of means (1e-7) underflow in float16.
+    ``revision``: the model's commit, for the record. Raises ValueError for pipelines of other classes or predictions.
+    """
+
+    def __init__(
+        self,
+        pipeline: StableDiffusionPipeline,
+        *,
+        name: str = "pipeline",
+        device: str | torch.device = "cpu",
+        revision: str | None = None,
+    ):
+        self.name, self.revision = name, revision
+        self.prediction_type = _check_parts(pipeline, name)
+        self.schedule = Schedule.from_scheduler(pipeline.scheduler)
+        self.tokenizer = pipeline.tokenizer
+        self.unet, self.text_encoder, self.vae = (
+            part.to(device).eval().requires_grad_(False)
+            for part in (pipeline.unet, pipeline.text_encoder, pipeline.vae)
+        )
+        if self.vae.dtype in (torch.float16, torch.bfloat16):
+            self.vae.float()
+        self.scaling_factor = float(self.vae.config.scaling_factor)
+        size = self.unet.config.sample_size
+        h, w = (size, size) if isinstance(size, int) else size
+        self.latent_shape: tuple[int, ...] = (self.unet.config.in_channels, h, w)
+        self.image_size = h * 2 ** (len(self.vae.config.block_out_channels) - 1)
+        self.calls: Counter[str] = Counter()
+        self._embeddings: dict[str, torch.Tensor] = {}
+
+    @property
+    def device(self) -> torch.device:
+        return self.unet.device
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """Of particles and images: float32, or float64 for a pipeline in float64."""
+        return self.vae.dtype
+
+    def condition(self, prompt: str = "", negative_prompt: str = "", guidance: float = 1.0) -> Condition:
+        """Embed the prompts. ``guidance``: s of uncond + s (text - uncond), where the negative prompt stands for the
+        unconditional one; 1 means none, at half the cost. Warns of a prompt that is too long or has no effect.
+
+        Raises ValueError for a new prompt after :meth:`release_text_encoder`.
+        """
+        guided = guidance != 1
+        if negative_prompt and not guided:
+            warnings.warn("The negative prompt has no effect without guidance (guidance is 1).", stacklevel=2)
+        negative = self._embed(negative_prompt) if guided else None
+        return Condition(prompt, negative_prompt, guidance, self._embed(prompt), negative)
+
+    def release_text_encoder(self) -> None:
+        """Free the text encoder's memory; prompts embedded before keep working."""
+        self._embed("")
+        self.text_encoder = None
+
+    def epsilon(self, z_t: torch.Tensor, t: int | torch.Tensor, condition: Condition | None = None) -> torch.Tensor:
+        """Predicted noise [B, C, h, w] in z_t's dtype; t: an index 0..T-1 or [B]. Guidance is one call on 2B images."""
+        c = condition or self.condition()
+        assert c.embeddings is not None, "this condition was made by another prior"
+        t = torch.as_tensor(t, device=self.device)
+        if c.negative is None:
+            guess = self._predict(z_t, t, [c.embeddings])
+        else:
+            uncond, text = self._predict(z_t, t, [c.negative, c.embeddings]).chunk(2)
+            guess = uncond + c.guidance * (text - uncond)
+        if self.prediction_type == "epsilon":
+            return guess
+        alpha, sigma = alpha_sigma(self.schedule, t, z_t)
+        return alpha * guess + sigma * z_t
+
+    def encode(self, x: torch.Tensor) -> torch.Tensor:
+        """Mode of the posterior, scaled: [B, 3, H, W] in [-1, 1] to [B, C, h, w]."""
+        self.calls["encoder_forward"] += len(x)
+        z = self.vae.encode(x.to(self.vae.dtype)).latent_dist.mode()
+        return (self.scaling_factor * z).to(x.dtype)
+
+    def decode(self, z: torch.Tensor) -> torch.Tensor:
+        """[B, C, h, w] to [B, 3, H, W], about [-1, 1], not clamped; differentiable with respect to z."""
+        self.calls["decoder_forward"] += len(z)
+        return self.vae.decode(z.to(self.vae.dtype) / self.scaling_factor).sample.to(z.dtype)
+
+    def _predict(self, z_t: torch.Tensor, t: torch.Tensor, texts: list[torch.Tensor]) -> torch.Tensor:
+        """The UNet's own prediction for z_t under each text embedding [1, L, d], [len(texts) * B, C, h, w]."""
+        n, B = len(texts), len(z_t)
+        self.calls["unet_forward"] += n * B
+        text = torch.cat([e.expand(B, -1, -1) for e in texts]).to(self.device, self.unet.dtype)
+        steps = t.repeat(n) if t.ndim else t
+        out = self.unet(torch.cat([z_t] * n).to(self.unet.dtype), steps, encoder_hidden_states=text).sample
+        return out.to(z_t.dtype)
+
+    def _embed(self, text: str) -> torch.Tensor:
+        """The text encoder's last hidden state, [1, L, d]; kept, so that a prompt is embedded once."""
+        if text not in self._embeddings:
+            if self.text_encoder is None:
+                raise ValueError(f'The text encoder was released before the prompt "{text}" was embedded.')
+            length = min(self.tokenizer.model_max_length, self.text_encoder.config.max_position_embeddings)
+            whole = self.tokenizer(text, truncation=False, verbose=False).input_ids
+            if len(whole) > length:
+                cut = self.tokenizer.decode(whole[length - 1 : -1]).strip()
+                warnings.warn(f'The prompt is longer than {length} tokens; this was cut off: "{cut}"', stacklevel=3)
+            tokens = self.tokenizer(
+                text, padding="max_length", max_length=length, truncation=True, return_tensors="pt"
+            ).input_ids
+            with torch.no_grad():
+                self._embeddings[text] = self.text_encoder(tokens.to(self.device))[0]
+        return self._embeddings[text]
+
+
+def load_latent(
+    name: str,
+    *,
+    folder: Path | None,
+    device: str | torch.device,
+    dtype: str | torch.dtype,
+    revision: str | None,
+) -> LatentPrior:
+    """The pipeline in ``folder``, in the local folder ``name``, or on the hub under ``name``: only safetensors, only
+    the classes of ``PARTS``, no safety checker. Raises ValueError that says what to do.
+    """
+    precision = getattr(torch, dtype) if isinstance(dtype, str) else dtype
+    if folder is None and Path(name).expanduser().is_dir():
+        folder = Path(name).expanduser()
+    commit = None
+    if folder is None:
+        index = fetch(name, "model_index.json", revision=revision, what="prior")
+        commit = index.parent.name
+    else:
+        index = folder / "model_index.json"
+    _check_index(json.loads(index.read_text()), name)
+    half = precision in (torch.float16, torch.bfloat16)
+    precisions = {"default": precision, "vae": torch.float32 if half else precision}
+    try:
+        with quietly():
+            from diffusers import StableDiffusionPipeline
+
+            pipeline = StableDiffusionPipeline.from_pretrained(
+                folder or name, revision=commit, dtype=precisions, use_safetensors=True,
+                local_files_only=folder is not None, safety_checker=None, feature_extractor=None, image_encoder=None,
+                requires_safety_checker=False,
+            )  # fmt: skip
+    except ImportError:
+        raise
+    except Exception as error:
+        raise ValueError(broken(error, name, what="prior", revision=revision)) from error
+    return LatentPrior(pipeline, name=name, device=device, revision=commit)
+
+
+def _check_index(index: dict[str, Any], name: str) -> None:
+    """Refuse a model_index.json of other classes, before anything of it is loaded."""
+    found = index.get("_class_name")
+    if found not in PIPELINES:
+        raise ValueError(f'The prior "{name}" is a {found}; it must be a StableDiffusionPipeline (1.x or 2.x).')
+    for part, classes in PARTS.items():
+        library, kind = index.get(part) or (None, None)
+        if kind not in classes or library not in ("diffusers", "transformers"):
+            raise ValueError(f'The {part} of the prior "{name}" is a {library}.{kind}; it must be a {classes[0]}.')
+    library, kind = index.get("scheduler") or (None, None)
+    if library != "diffusers":
+        raise ValueError(f'The scheduler of the prior "{name}" is a {library}.{kind}; it must be one of diffusers.')
+
+
+def _check_parts(pipeline: StableDiffusionPipeline, name: str) -> str:
+    """The prediction type of a pipeline we can use; ValueError for the others."""
+    for part, classes in PARTS.items():
+        kind = type(getattr(pipeline, part, None)).__name__
+        if kind not in classes:
+            raise ValueError(f'The {part} of the prior "{name}" is a {kind}; it must be a {classes[0]}.')
+    if getattr(pipeline.scheduler, "alphas_cumprod", None) is None:
+        kind = type(pipeline.scheduler).__name__
+        raise ValueError(f'The scheduler of the prior "{name}", {kind}, has no cumulative alphas; use a DDIMScheduler.')
+    prediction = pipeline.scheduler.config.get("prediction_type")
+    if prediction not in ("epsilon", "v_prediction"):
+        raise ValueError(f'The prior "{name}" predicts "{prediction}"; only epsilon and v_prediction are supported.')
+    channels, latent = pipeline.unet.config.in_channels, pipeline.vae.config.latent_channels
+    if channels != latent:
+        raise ValueError(
+            f'The UNet of the prior "{name}" takes {channels} channels for latents of {latent}: an inpainting or depth '
+            "model; use the plain text-to-image one."
+        )
+    return prediction

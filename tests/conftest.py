@@ -1,0 +1,118 @@
+"""Tests run on one thread, offline, with an empty model cache; tiny random models stand for the big ones."""
+
+from __future__ import annotations
+
+import functools
+import json
+import os
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+os.environ["HF_HUB_OFFLINE"] = "1"
+os.environ["HF_HOME"] = tempfile.mkdtemp(prefix="rsd-test-hub-")
+
+import torch  # noqa: E402
+
+torch.set_num_threads(1)
+
+LENGTH = 16
+"""Tokens in a tiny prompt."""
+
+
+def build_tokenizer(folder: Path):
+    """A CLIP tokenizer whose words are single letters, but for "re" and "red"."""
+    from tokenizers.pre_tokenizers import ByteLevel
+    from transformers import CLIPTokenizer
+
+    letters = sorted(ByteLevel.alphabet())
+    words = [*letters, *(c + "</w>" for c in letters), "re", "red</w>", "<|startoftext|>", "<|endoftext|>"]
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "vocab.json").write_text(json.dumps({w: k for k, w in enumerate(words)}, ensure_ascii=False))
+    (folder / "merges.txt").write_text("#version: 0.2\nr e\nre d</w>\n")
+    return CLIPTokenizer(str(folder / "vocab.json"), str(folder / "merges.txt"), model_max_length=LENGTH)
+
+
+def build_pipeline(folder: Path, prediction_type: str = "epsilon", **scheduler):
+    """A random StableDiffusionPipeline, 16 px to latents 4x8x8, of 0.2 M parameters."""
+    from diffusers import AutoencoderKL, DDIMScheduler, StableDiffusionPipeline, UNet2DConditionModel
+    from transformers import CLIPTextConfig, CLIPTextModel
+
+    torch.manual_seed(0)
+    tokenizer = build_tokenizer(folder)
+    text_encoder = CLIPTextModel(
+        CLIPTextConfig(
+            vocab_size=len(tokenizer), hidden_size=32, intermediate_size=37, num_hidden_layers=2, num_attention_heads=4,
+            max_position_embeddings=LENGTH, bos_token_id=tokenizer.bos_token_id, eos_token_id=tokenizer.eos_token_id,
+            pad_token_id=tokenizer.pad_token_id,
+        )
+    )  # fmt: skip
+    unet = UNet2DConditionModel(
+        sample_size=8, block_out_channels=(16, 32), layers_per_block=1, norm_num_groups=8, cross_attention_dim=32,
+        down_block_types=("DownBlock2D", "CrossAttnDownBlock2D"), up_block_types=("CrossAttnUpBlock2D", "UpBlock2D"),
+        attention_head_dim=4,
+    )  # fmt: skip
+    vae = AutoencoderKL(
+        block_out_channels=(16, 32), down_block_types=("DownEncoderBlock2D",) * 2,
+        up_block_types=("UpDecoderBlock2D",) * 2, norm_num_groups=8, sample_size=16, scaling_factor=0.5,
+    )  # fmt: skip
+    settings = {
+        "beta_start": 0.00085, "beta_end": 0.012, "beta_schedule": "scaled_linear", "clip_sample": False,
+        "set_alpha_to_one": False, "steps_offset": 1, "prediction_type": prediction_type, **scheduler,
+    }  # fmt: skip
+    return StableDiffusionPipeline(
+        vae=vae, text_encoder=text_encoder, tokenizer=tokenizer, unet=unet, scheduler=DDIMScheduler(**settings),
+        safety_checker=None, feature_extractor=None, requires_safety_checker=False,
+    )  # fmt: skip
+
+
+@pytest.fixture
+def tiny_pipeline(tmp_path: Path) -> Callable:
+    """``tiny_pipeline("v_prediction", **scheduler settings)``: a new random pipeline, always of the same weights."""
+    return functools.partial(build_pipeline, tmp_path / "tokenizer")
+
+
+@pytest.fixture(scope="session")
+def tiny_folder(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
+    """``tiny_folder("epsilon")``: the folder where such a pipeline is saved. Read it only: it is shared."""
+
+    @functools.cache
+    def folder(prediction_type: str = "epsilon") -> Path:
+        root = tmp_path_factory.mktemp(f"tiny-{prediction_type}")
+        build_pipeline(root / "tokenizer-source", prediction_type).save_pretrained(root / "model")
+        return root / "model"
+
+    return folder
+
+
+@pytest.fixture(scope="session")
+def tiny_vit(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a random ViTModel for 16 px images, patches of 4, 8 features."""
+    from transformers import ViTConfig, ViTModel
+
+    torch.manual_seed(0)
+    config = ViTConfig(
+        image_size=16, patch_size=4, hidden_size=8, intermediate_size=16, num_hidden_layers=2, num_attention_heads=2,
+        initializer_range=0.3,
+    )  # fmt: skip
+    folder = tmp_path_factory.mktemp("tiny-vit")
+    ViTModel(config, add_pooling_layer=False).save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture
+def hub_cache() -> Callable[[str, Path], str]:
+    """``hub_cache("owner/name", folder)`` copies the folder into the (offline) hub cache; returns its commit."""
+    import shutil
+
+    def put(name: str, folder: Path) -> str:
+        commit = "0123456789abcdef0123456789abcdef01234567"
+        root = Path(os.environ["HF_HOME"]) / "hub" / f"models--{name.replace('/', '--')}"
+        shutil.copytree(folder, root / "snapshots" / commit, dirs_exist_ok=True)
+        (root / "refs").mkdir(exist_ok=True)
+        (root / "refs" / "main").write_text(commit)
+        return commit
+
+    return put
