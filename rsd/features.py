@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import importlib
 import inspect
-import json
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -13,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from rsd.hub import broken, built_in_folder, check_name, fetch, quietly
+from rsd.hub import broken, built_in_folder, check_name, fetch, quietly, read_json
 
 BUILT_IN = ("pixels", "heads")
 IMAGENET = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
@@ -36,6 +35,9 @@ class ViT(nn.Module):
     ``size``: images are first brought to size x size (antialiased bicubic); None leaves them as they are.
     The model is frozen and in evaluation mode.
     """
+
+    mean: torch.Tensor
+    std: torch.Tensor
 
     def __init__(
         self,
@@ -119,7 +121,7 @@ def _load_vit(name: str, *, normalise: bool, size: int | None, revision: str | N
     folder = built_in_folder("features", marker="config.json") if name == "heads" else Path(name).expanduser()
     local = folder.is_dir()
     config = folder / "config.json" if local else fetch(name, "config.json", revision=revision, what=what)
-    kind = json.loads(config.read_text()).get("model_type")
+    kind = read_json(config).get("model_type")
     if kind not in VITS:
         raise ValueError(f'The feature map "{name}" is a "{kind}"; give a ViT or a DINOv2 ({", ".join(VITS)}).')
     commit = None if local else config.parent.name
@@ -153,7 +155,7 @@ def _normalisation(name: str, folder: Path | None, commit: str | None) -> tuple[
             path = fetch(name, "preprocessor_config.json", revision=commit, what="feature map")
         except ValueError:
             return IMAGENET
-    config = json.loads(path.read_text())
+    config = read_json(path)
     if "image_mean" not in config or "image_std" not in config:
         return IMAGENET
     return tuple(config["image_mean"]), tuple(config["image_std"])

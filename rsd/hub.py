@@ -7,9 +7,11 @@ from __future__ import annotations
 
 import contextlib
 import difflib
+import json
 import re
 from collections.abc import Iterable, Iterator
 from pathlib import Path
+from typing import Any
 
 BUILT_IN = Path(__file__).parent / "heads" / "weights"
 
@@ -75,6 +77,17 @@ def fetch(name: str, filename: str, *, revision: str | None, what: str) -> Path:
         return Path(hf_hub_download(name, filename, revision=revision))
     except (OSError, HTTPError, EntryNotFoundError, HFValidationError) as error:
         raise ValueError(explain(error, name, what=what, revision=revision)) from None
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """A model's JSON file; raises ValueError if it is none."""
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ValueError(f"{path} is not valid JSON: {_first_line(error)}") from None
+    if not isinstance(found, dict):
+        raise ValueError(f"{path} holds no JSON object, so it does not describe a model.")
+    return found
 
 
 def explain(error: BaseException, name: str, *, what: str, revision: str | None = None) -> str:

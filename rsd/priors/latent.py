@@ -2,20 +2,16 @@
 
 from __future__ import annotations
 
-import json
 import warnings
 from collections import Counter
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 
-from rsd.hub import broken, fetch, quietly
+from rsd.hub import broken, fetch, quietly, read_json
 from rsd.priors.base import Condition, alpha_sigma
 from rsd.schedule import Schedule
-
-if TYPE_CHECKING:
-    from diffusers import StableDiffusionPipeline
 
 PIPELINES = ("StableDiffusionPipeline", "StableDiffusionImg2ImgPipeline")
 PARTS = {
@@ -28,8 +24,9 @@ PARTS = {
 
 
 class LatentPrior:
-    """A StableDiffusionPipeline that answers epsilon; its parts are frozen, in evaluation mode and on ``device``.
+    """A diffusers StableDiffusionPipeline that answers epsilon.
 
+    Its parts are taken as they are, not copied: frozen, put in evaluation mode and moved to ``device``.
     Latents are in the UNet's space (the autoencoder's times its scaling factor). The autoencoder stays in float32 where
     the pipeline is in half precision: it is differentiated, and gradients of means (1e-7) underflow in float16.
     ``revision``: the model's commit, for the record. Raises ValueError for pipelines of other classes or predictions.
@@ -37,7 +34,7 @@ class LatentPrior:
 
     def __init__(
         self,
-        pipeline: StableDiffusionPipeline,
+        pipeline: Any,
         *,
         name: str = "pipeline",
         device: str | torch.device = "cpu",
@@ -151,7 +148,9 @@ def load_latent(
     """The pipeline in ``folder``, in the local folder ``name``, or on the hub under ``name``: only safetensors, only
     the classes of ``PARTS``, no safety checker. Raises ValueError that says what to do.
     """
-    precision = getattr(torch, dtype) if isinstance(dtype, str) else dtype
+    precision = getattr(torch, dtype, None) if isinstance(dtype, str) else dtype
+    if precision not in (torch.float16, torch.bfloat16, torch.float32, torch.float64):
+        raise ValueError(f"dtype is {dtype}; give float32, float16, bfloat16 or float64.")
     if folder is None and Path(name).expanduser().is_dir():
         folder = Path(name).expanduser()
     commit = None
@@ -160,7 +159,7 @@ def load_latent(
         commit = index.parent.name
     else:
         index = folder / "model_index.json"
-    _check_index(json.loads(index.read_text()), name)
+    _check_index(read_json(index), name)
     half = precision in (torch.float16, torch.bfloat16)
     precisions = {"default": precision, "vae": torch.float32 if half else precision}
     try:
@@ -193,7 +192,7 @@ def _check_index(index: dict[str, Any], name: str) -> None:
         raise ValueError(f'The scheduler of the prior "{name}" is a {library}.{kind}; it must be one of diffusers.')
 
 
-def _check_parts(pipeline: StableDiffusionPipeline, name: str) -> str:
+def _check_parts(pipeline: Any, name: str) -> str:
     """The prediction type of a pipeline we can use; ValueError for the others."""
     for part, classes in PARTS.items():
         kind = type(getattr(pipeline, part, None)).__name__

@@ -35,9 +35,9 @@ class GaussianMixture:
             raise ValueError(f"means must be a float tensor [K, d]; got {means.dtype} {list(means.shape)}.")
         K, d = means.shape
         self.means = means
-        like = {"dtype": means.dtype, "device": means.device}
-        self.variances, self.axes = _principal(torch.as_tensor(variances, **like), K, d)
-        w = torch.as_tensor([1.0] * K if weights is None else weights, **like)
+        dtype, device = means.dtype, means.device
+        self.variances, self.axes = _principal(torch.as_tensor(variances, dtype=dtype, device=device), K, d)
+        w = torch.as_tensor([1.0] * K if weights is None else weights, dtype=dtype, device=device)
         if w.shape != (K,) or not bool((w > 0).all()):
             raise ValueError(f"weights must be {K} positive numbers, one a component; got {w.tolist()}.")
         self.log_weights = (w / w.sum()).log()

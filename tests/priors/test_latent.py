@@ -131,6 +131,15 @@ def test_decode_is_differentiable_and_the_weights_are_frozen(tiny_pipeline):
 
 
 @torch.no_grad()
+def test_in_float64_a_latent_does_not_depend_on_its_neighbours(tiny_folder):
+    prior = load_prior(str(tiny_folder("v_prediction")), dtype="float64")
+    z, c = latents(3).double(), prior.condition("red", "", 4.0)
+    alone = torch.cat([prior.decode(prior.epsilon(z[k : k + 1], 600, c)) for k in range(3)])
+    torch.testing.assert_close(prior.decode(prior.epsilon(z, 600, c)), alone, rtol=0, atol=1e-12)
+    assert prior.dtype == alone.dtype == torch.float64
+
+
+@torch.no_grad()
 def test_half_precision_keeps_the_autoencoder_and_the_particles_in_float32(tiny_folder):
     full, half = (load_prior(str(tiny_folder("epsilon")), dtype=d) for d in ("float32", "bfloat16"))
     assert half.unet.dtype == half.text_encoder.dtype == torch.bfloat16
@@ -164,7 +173,7 @@ def test_prompt_embeddings_are_the_pipelines_and_survive_the_encoder(tiny_pipeli
 
 def test_a_long_prompt_warns_of_what_was_cut(tiny_pipeline):
     prior = LatentPrior(tiny_pipeline())
-    with pytest.warns(UserWarning, match="longer than 16 tokens; this was cut off: \"red y\""):
+    with pytest.warns(UserWarning, match='longer than 16 tokens; this was cut off: "red y"'):
         long = prior.condition("red " * 14 + "red y")
     with warnings.catch_warnings():
         warnings.simplefilter("error")

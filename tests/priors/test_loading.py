@@ -126,6 +126,15 @@ def test_other_classes_are_refused_before_anything_is_loaded(changes, says, tiny
         load_prior(edit_index(copy(tiny_folder("epsilon"), tmp_path / "m"), **changes))
 
 
+def test_a_broken_index_and_an_unknown_dtype(tiny_folder, tmp_path):
+    folder = copy(tiny_folder("epsilon"), tmp_path / "m")
+    with pytest.raises(ValueError, match="dtype is int8; give float32"):
+        load_prior(str(folder), dtype="int8")
+    (folder / "model_index.json").write_text("{")
+    with pytest.raises(ValueError, match="model_index.json is not valid JSON"):
+        load_prior(str(folder))
+
+
 @pytest.mark.parametrize("part", ["unet", "text_encoder"])
 def test_pickled_weights_are_not_loaded(part, tiny_folder, tmp_path):
     folder = copy(tiny_folder("epsilon"), tmp_path / "m")
