@@ -64,20 +64,21 @@ def sds(z_t: torch.Tensor, t: int, eps: torch.Tensor, eps_theta: torch.Tensor) -
     return eps
 
 
-def repulsion(embed: Embed, z_t: torch.Tensor, *, chunk: int, include_self: bool = False):
-    """R [N, ...] of Eq. 13 and its Force: one vector-Jacobian product through ``embed`` (z_t -> phi [N, d]).
+def repulsion(embed: Embed, z_t: torch.Tensor, groups: torch.Tensor, *, chunk: int, include_self: bool = False):
+    """R of Eq. 13 for the rows ``groups`` [G, n] of z_t, [G * n, ...], and its Force: one vector-Jacobian product
+    through ``embed`` (z_t -> phi [rows, d]).
 
     One chunk keeps its graph; several compute all features first without graphs, then recompute chunk by chunk, so that
     memory does not grow with N.
     """
-    parts = [part.detach().requires_grad_() for part in z_t.split(chunk)]
+    parts = [part.detach().requires_grad_() for part in z_t[groups.flatten()].split(chunk)]
     graphs = [embed(parts[0])] if len(parts) == 1 else []
     with torch.no_grad():
         phi = torch.cat(graphs or [embed(part) for part in parts])
-    force = feature_force(phi, include_self=include_self)
+    force = feature_force(phi.view(*groups.shape, -1), include_self=include_self)
     pulled = [
         torch.autograd.grad(graphs[k] if graphs else embed(part), part, direction)[0]
-        for k, (part, direction) in enumerate(zip(parts, force.direction.split(chunk), strict=True))
+        for k, (part, direction) in enumerate(zip(parts, force.direction.flatten(0, 1).split(chunk), strict=True))
     ]
     return torch.cat(pulled), force
 
@@ -103,7 +104,7 @@ def distill(
     """
     n = len(particles.ids)
     chunk = chunk or n
-    group = interaction.group(n)
+    groups = interaction.groups(n)
     for step in range(start, len(timesteps)):
         t = timesteps[step]
         sigma = prior.schedule.sigma(t)
@@ -116,8 +117,8 @@ def distill(
         residual, push, force = _rms(r), 0.0, None
         if interaction.active(t, prior.schedule.T, n):
             assert embed is not None, "repulsion needs a feature map"
-            R, force = repulsion(embed, z_t[:group], chunk=chunk, include_self=interaction.include_self)
-            r[:group] -= interaction.gamma * sigma * R
+            R, force = repulsion(embed, z_t, groups, chunk=chunk, include_self=interaction.include_self)
+            r[groups.flatten()] -= interaction.gamma * sigma * R
             push = abs(interaction.gamma) * sigma * _rms(R)
         losses = particles.step(r, t)
         yield Record(

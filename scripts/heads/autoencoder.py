@@ -6,7 +6,6 @@ from pathlib import Path
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from diffusers import AutoencoderKL
 
 from scripts.heads.fit import fit
@@ -97,6 +96,6 @@ def train_decoder(model: AutoencoderKL, images: np.ndarray, out: Path, steps: in
 
     def loss(wrapped, rng, device):
         x = to_tensor(images[rng.integers(len(images), size=batch)], device)
-        return reconstruction(x, F.hardtanh(wrapped(x).float(), -1.2, 1.2))
+        return reconstruction(x, wrapped(x).float())
 
     return fit("decoder", Wrapped(), loss, out=out, steps=steps, lr=lr).ae.requires_grad_(True)

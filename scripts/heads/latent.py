@@ -78,9 +78,10 @@ def encode(autoencoder: AutoencoderKL, images: np.ndarray) -> tuple[torch.Tensor
     """Means and standard deviations of the latents, each float32 [n, 4, 16, 16], unscaled."""
     means, deviations = [], []
     for part in np.array_split(images, max(len(images) // 100, 1)):
-        posterior = autoencoder.encode(to_tensor(part, autoencoder.device)).latent_dist
-        means.append(posterior.mean.cpu())
-        deviations.append(posterior.std.cpu())
+        with torch.autocast(autoencoder.device.type, torch.bfloat16):
+            posterior = autoencoder.encode(to_tensor(part, autoencoder.device)).latent_dist
+        means.append(posterior.mean.float().cpu())
+        deviations.append(posterior.std.float().cpu())
     return torch.cat(means), torch.cat(deviations)
 
 

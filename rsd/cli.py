@@ -1,0 +1,71 @@
+"""The ``rsd`` command: picks the subcommand, loads only what it needs, and turns errors into one sentence."""
+
+from __future__ import annotations
+
+import importlib
+import os
+import sys
+from collections.abc import Callable
+
+COMMANDS = {
+    "restore": ("rsd.tasks.inverse.command", "restore images: inpainting, super-resolution, deblurring, phase, HDR, yours"),
+    "toy": ("rsd.tasks.toy.command", "two Gaussians, two particles: how repulsion prevents collapse (paper, D.10.1)"),
+    "heads": ("rsd.heads.command", "write built-in test images: procedural heads with known attributes"),
+    "doctor": ("rsd.doctor", "what this machine can do, and why not"),
+}
+
+DONE, SOME_FAILED, WRONG_USAGE, INTERRUPTED = 0, 1, 2, 130
+
+
+def usage() -> str:
+    """The text of ``rsd --help``."""
+    lines = [f"  {name:<10}{what}" for name, (_, what) in COMMANDS.items()]
+    return "\n".join(
+        [
+            "rsd: repulsive score distillation. N particles denoise, repel one another and fit your data.",
+            "",
+            "usage: rsd COMMAND ... (rsd COMMAND --help tells its options)",
+            "",
+            *lines,
+            "",
+            "exit codes: 0 all done, 1 some images failed, 2 wrong usage or input, 130 interrupted (go on with --resume)",
+        ]
+    )
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run the command line; returns the exit code."""
+    argv = sys.argv[1:] if argv is None else argv
+    if not argv or argv[0] in ("-h", "--help"):
+        print(usage())
+        return DONE if argv else WRONG_USAGE
+    if argv[0] == "--version":
+        from rsd import __version__
+
+        print(f"rsd {__version__}")
+        return DONE
+    if argv[0] not in COMMANDS:
+        import difflib
+
+        near = difflib.get_close_matches(argv[0], COMMANDS, n=1)
+        hint = f' Did you mean "{near[0]}"?' if near else ""
+        return _complain(f'Unknown command "{argv[0]}".{hint} There are: {", ".join(COMMANDS)}.')
+    command: Callable[[list[str]], int] = importlib.import_module(COMMANDS[argv[0]][0]).main
+    try:
+        return command(argv[1:])
+    except KeyboardInterrupt:
+        print("\nrsd: interrupted; what was done is kept, go on with --resume", file=sys.stderr)
+        return INTERRUPTED
+    except (ValueError, OSError, ImportError) as error:
+        if os.environ.get("RSD_TRACEBACK"):
+            raise
+        return _complain(str(error))
+
+
+def _complain(message: str) -> int:
+    print(f"rsd: {message}", file=sys.stderr)
+    return WRONG_USAGE
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,76 @@
+"""``rsd heads``: held-out pictures of the built-in world, to restore and to look at."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import tyro
+
+from rsd.heads.attributes import ATTRIBUTES, Camera, Head, caption
+
+
+@dataclass(kw_only=True)
+class Heads:
+    """Write procedural heads as PNG files that carry their attributes and caption in their text chunks."""
+
+    out: Path
+    """The folder to write to."""
+    number: int = 8
+    """How many."""
+    first: int = 0
+    """The number of the first; the same number is always the same head."""
+    split: Literal["train", "validation", "test"] = "test"
+    """Which heads: the models saw only train."""
+    view: Literal["frontal", "any", "all"] = "frontal"
+    """frontal (straight at the face), any (mostly faces), all (every azimuth alike)."""
+    size: int = 64
+    """Width and height in pixels; the built-in prior works at 64."""
+
+    def __post_init__(self) -> None:
+        if self.number < 1 or self.size < 8 or self.first < 0:
+            raise ValueError(
+                f"number {self.number}, first {self.first}, size {self.size}: give number >= 1, first >= 0, size >= 8."
+            )
+
+
+def to_json(head: Head) -> str:
+    """What a head is, as the text of a PNG chunk."""
+    c = head.camera
+    return json.dumps({**head.values, "camera": [c.azimuth, c.elevation, c.zoom], "light": head.light})
+
+
+def from_json(text: str) -> Head:
+    """The head that :func:`to_json` described. Raises ValueError if the text describes none."""
+    try:
+        entry = json.loads(text)
+        values = {a: entry[a] for a in ATTRIBUTES}
+        for attribute, value in values.items():
+            ATTRIBUTES[attribute].index(value)
+        azimuth, elevation, zoom = entry["camera"]
+        light = entry["light"]
+        return Head(values, Camera(float(azimuth), float(elevation), float(zoom)), (float(light[0]), float(light[1])))
+    except (KeyError, TypeError, ValueError, IndexError) as error:
+        raise ValueError(f"this text describes no head: {text[:80]!r}") from error
+
+
+def main(argv: list[str]) -> int:
+    """Write the pictures; returns the exit code."""
+    from PIL import Image
+    from PIL.PngImagePlugin import PngInfo
+
+    from rsd.heads.data import head_at
+    from rsd.heads.render import render
+
+    options = tyro.cli(Heads, args=argv, prog="rsd heads")
+    options.out.mkdir(parents=True, exist_ok=True)
+    for index in range(options.first, options.first + options.number):
+        head = head_at(options.split, index, options.view)
+        info = PngInfo()
+        info.add_text("head", to_json(head))
+        info.add_text("caption", caption(head.values, view=head.camera.view))
+        Image.fromarray(render(head, options.size)).save(options.out / f"head-{index:04d}.png", pnginfo=info)
+    print(f"{options.number} heads in {options.out}")
+    return 0

@@ -1,0 +1,213 @@
+"""Pictures in and out. Inside, images are float32 tensors [B, 3, H, W] in [-1, 1]; conversion happens here alone."""
+
+from __future__ import annotations
+
+import io
+import warnings
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from PIL import Image, ImageDraw, ImageOps, UnidentifiedImageError
+from PIL.PngImagePlugin import PngInfo
+
+from rsd.runs import write_bytes
+
+MAX_PIXELS = 100_000_000
+MARGIN, CELL, LABEL = 6, 192, 16
+
+
+def read_image(path: str | Path) -> torch.Tensor:
+    """A picture as float32 [1, 3, H, W] in [-1, 1].
+
+    EXIF rotation is applied, transparency is laid on white, grey, palette and 16-bit pictures become RGB.
+    Raises FileNotFoundError, or ValueError for a file that is no picture, is damaged, or has over 100 million pixels.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise FileNotFoundError(f"{path} is not a file; check the path.")
+    try:
+        with warnings.catch_warnings(), Image.open(path) as opened:
+            warnings.simplefilter("ignore", Image.DecompressionBombWarning)
+            if opened.width * opened.height > MAX_PIXELS:
+                raise ValueError(f"{path} has {opened.width} x {opened.height} pixels, over {MAX_PIXELS:,}; make it smaller.")
+            values = _rgb(ImageOps.exif_transpose(opened), path)
+    except Image.DecompressionBombError as error:
+        raise ValueError(f"{path} has far over {MAX_PIXELS:,} pixels; make it smaller.") from error
+    except UnidentifiedImageError as error:
+        raise ValueError(f"{path} is not a picture; give a PNG, JPEG, WebP, TIFF or BMP file.") from error
+    except (OSError, SyntaxError, EOFError) as error:
+        raise ValueError(f"{path} is a damaged picture ({error}); make it anew.") from error
+    return torch.from_numpy(values).permute(2, 0, 1)[None] * 2 - 1
+
+
+def _rgb(image: Image.Image, path: Path) -> np.ndarray:
+    """float32 [H, W, 3] in [0, 1]."""
+    if image.mode.startswith("I") or image.mode == "F":
+        grey = np.asarray(image, dtype=np.float32)
+        if not np.isfinite(grey).all():
+            raise ValueError(f"{path} has pixels that are not finite numbers (NaN or infinite); repair it.")
+        top = 1.0 if image.mode == "F" else 65535.0
+        if grey.min() < 0 or grey.max() > top:
+            raise ValueError(f"{path} has values from {grey.min():g} to {grey.max():g}; they must lie in 0 to {top:g}.")
+        return np.repeat((grey / top)[..., None], 3, axis=2)
+    if image.has_transparency_data:
+        rgba = np.asarray(image.convert("RGBA"), dtype=np.float32) / 255
+        return rgba[..., :3] * rgba[..., 3:] + (1 - rgba[..., 3:])
+    return np.asarray(image.convert("RGB"), dtype=np.float32) / 255
+
+
+def read_text(path: str | Path) -> dict[str, str]:
+    """The text chunks of a PNG file; empty for other pictures."""
+    with Image.open(path) as image:
+        return {str(k): str(v) for k, v in getattr(image, "text", {}).items()}
+
+
+def to_uint8(x: torch.Tensor) -> np.ndarray:
+    """[3, H, W] or [1, 3, H, W] in [-1, 1], clamped, to uint8 [H, W, 3]."""
+    x = x.detach().float().cpu().reshape(3, *x.shape[-2:]).clamp(-1, 1)
+    return ((x + 1) * 127.5).round().byte().permute(1, 2, 0).numpy()
+
+
+def write_png(path: Path, x: torch.Tensor, text: dict[str, str] | None = None) -> None:
+    """Write [1, 3, H, W] in [-1, 1] (clamped) with text chunks, in one piece."""
+    info = PngInfo()
+    for key, value in (text or {}).items():
+        info.add_itxt(key, value)
+    save_png(path, Image.fromarray(to_uint8(x)), info)
+
+
+def save_png(path: Path, picture: Image.Image, info: PngInfo | None = None) -> None:
+    """Write a PIL picture as PNG, in one piece."""
+    buffer = io.BytesIO()
+    picture.save(buffer, "PNG", pnginfo=info)
+    write_bytes(path, buffer.getvalue())
+
+
+def fit_to(x: torch.Tensor, size: int, how: str) -> tuple[torch.Tensor, str | None]:
+    """Bring [1, 3, H, W] to size x size px; also one sentence about what was done, or None if nothing was.
+
+    ``how``: "crop" (the central square, then resized), "resize" (stretched) or "refuse". Resizing is bicubic and
+    antialiased. Raises ValueError with "refuse" if the size differs.
+    """
+    height, width = x.shape[-2:]
+    if height == width == size:
+        return x, None
+    if how == "refuse":
+        raise ValueError(f"The image is {width} x {height} px, needed are {size} x {size}; use --fit crop or --fit resize.")
+    done = []
+    if how == "crop" and height != width:
+        side = min(height, width)
+        top, left = (height - side) // 2, (width - side) // 2
+        x = x[..., top : top + side, left : left + side]
+        done.append(f"cropped from {width} x {height} px to its central {side} x {side}")
+    if x.shape[-2:] != (size, size):
+        done.append(f"resized from {x.shape[-1]} x {x.shape[-2]} px to {size} x {size}")
+        x = F.interpolate(x, size=(size, size), mode="bicubic", antialias=True).clamp(-1, 1)
+    return x, " and ".join(done)
+
+
+def enlarge(x: torch.Tensor, least: int = CELL) -> Image.Image:
+    """[1, 3, H, W] as a picture at least ``least`` px wide, each pixel a square."""
+    picture = Image.fromarray(to_uint8(x))
+    factor = -(-least // picture.width) if picture.width < least else 1
+    return picture.resize((picture.width * factor, picture.height * factor), Image.Resampling.NEAREST)
+
+
+def grid(images: Sequence[torch.Tensor | Image.Image], *, labels: Sequence[str] | None = None, columns: int = 0) -> Image.Image:
+    """Pictures side by side on white, each with its label above; small ones are enlarged. ``columns`` 0: one row."""
+    columns = columns or len(images)
+    cells = [x if isinstance(x, Image.Image) else enlarge(x) for x in images]
+    side = max(max(c.size) for c in cells)
+    cells = [c if max(c.size) == side else _contain(c, side) for c in cells]
+    head = LABEL if labels else 0
+    rows = -(-len(cells) // columns)
+    sheet = Image.new("RGB", (columns * (side + MARGIN) + MARGIN, rows * (side + head + MARGIN) + MARGIN), "white")
+    draw = ImageDraw.Draw(sheet)
+    for k, cell in enumerate(cells):
+        left, top = MARGIN + k % columns * (side + MARGIN), MARGIN + k // columns * (side + head + MARGIN)
+        if labels:
+            draw.text((left + 2, top), labels[k], fill="black")
+        sheet.paste(cell, (left + (side - cell.width) // 2, top + head))
+    return sheet
+
+
+def _contain(picture: Image.Image, side: int) -> Image.Image:
+    factor = side / max(picture.size)
+    return picture.resize((round(picture.width * factor), round(picture.height * factor)), Image.Resampling.NEAREST)
+
+
+# Anchors of a dark-to-bright perceptual ramp, 0 .. 255.
+_RAMP = np.array([(0, 0, 4), (59, 15, 112), (140, 41, 129), (222, 73, 104), (254, 159, 109), (252, 253, 191)], dtype=np.float32)
+
+
+def deviation(images: torch.Tensor) -> torch.Tensor:
+    """Per-pixel standard deviation over particles, mean over colours, [H, W], for images [N, 3, H, W] in [-1, 1]."""
+    return images.float().clamp(-1, 1).std(0, correction=0).mean(0)
+
+
+def spread(images: torch.Tensor) -> Image.Image:
+    """Where the particles disagree: :func:`deviation` from black (0) to yellow (the most), with a scale in units of
+    [-1, 1] intensities."""
+    values = deviation(images).cpu().numpy()
+    top = max(float(values.max()), 1e-6)
+    picture = Image.fromarray(_colour(values / top))
+    factor = max(-(-2 * CELL // picture.width), 1)
+    picture = picture.resize((picture.width * factor, picture.height * factor), Image.Resampling.NEAREST)
+    sheet = Image.new("RGB", (picture.width + 70, picture.height), "white")
+    sheet.paste(picture, (0, 0))
+    bar = np.linspace(1, 0, picture.height, dtype=np.float32)[:, None].repeat(16, 1)
+    sheet.paste(Image.fromarray(_colour(bar)), (picture.width + 8, 0))
+    draw = ImageDraw.Draw(sheet)
+    for value, at in ((top, 2), (top / 2, picture.height // 2 - 6), (0.0, picture.height - 14)):
+        draw.text((picture.width + 28, at), f"{value:.2f}", fill="black")
+    return sheet
+
+
+def _colour(values: np.ndarray) -> np.ndarray:
+    at = values.clip(0, 1) * (len(_RAMP) - 1)
+    low = np.minimum(at.astype(int), len(_RAMP) - 2)
+    part = (at - low)[..., None]
+    return (_RAMP[low] * (1 - part) + _RAMP[low + 1] * part).round().astype(np.uint8)
+
+
+def write_gif(path: Path, frames: Sequence[torch.Tensor], *, milliseconds: int = 90, hold: int = 2500) -> None:
+    """An animation of frames [N, 3, H, W], the N particles side by side; the last frame is held."""
+    pictures = [grid([x[None] for x in frame]) for frame in frames]
+    palette = pictures[-1].quantize(256)  # one palette for all: no flicker, small file
+    pictures = [p.quantize(palette=palette, dither=Image.Dither.NONE) for p in pictures]
+    buffer = io.BytesIO()
+    times = [milliseconds] * (len(pictures) - 1) + [hold]
+    pictures[0].save(buffer, "GIF", save_all=True, append_images=pictures[1:], duration=times, loop=0)
+    write_bytes(path, buffer.getvalue())
+
+
+def write_measurement(path: Path, y: torch.Tensor, about: dict[str, str] | None = None) -> None:
+    """Write a measurement [1, ...] as safetensors, key "y"."""
+    from safetensors.torch import save
+
+    write_bytes(path, save({"y": y.detach().cpu().contiguous()}, metadata=about))
+
+
+def read_measurement(path: str | Path) -> torch.Tensor:
+    """A measurement [1, ...] from a safetensors file that holds one tensor, or one called "y"; a missing batch
+    dimension is not added. Raises FileNotFoundError, or ValueError for another file, several tensors, or NaN.
+    """
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+
+    path = Path(path)
+    if not path.is_file():
+        raise FileNotFoundError(f"{path} is not a file; check the path.")
+    try:
+        tensors = load_file(path)
+    except (SafetensorError, ValueError, OSError) as error:
+        raise ValueError(f"{path} is not a safetensors file; write measurements with safetensors.torch.save_file.") from error
+    if "y" not in tensors and len(tensors) != 1:
+        raise ValueError(f'{path} holds {sorted(tensors)}; a measurement is one tensor, called "y".')
+    y = tensors["y"] if "y" in tensors else next(iter(tensors.values()))
+    if not torch.isfinite(torch.view_as_real(y) if y.is_complex() else y.float()).all():
+        raise ValueError(f"{path} has values that are not finite (NaN or infinite); repair it.")
+    return y if y.is_complex() else y.float()

@@ -1,0 +1,165 @@
+"""Run folders: everything in them is written whole or not at all, and nothing of another run is touched."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import platform
+import re
+import subprocess
+import sys
+from datetime import UTC, datetime
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+CONFIG, LOG, METRICS, CHECKPOINT = "config.yaml", "steps.jsonl", "metrics.json", "checkpoint.safetensors"
+
+
+def slug(text: str, limit: int = 60) -> str:
+    """A safe folder name: lower-case letters, digits, dots and dashes; a longer or changed text ends in a short hash."""
+    safe = re.sub(r"[^a-z0-9.]+", "-", text.lower()).strip("-.")
+    if safe == text and len(safe) <= limit:
+        return safe
+    mark = hashlib.sha256(text.encode()).hexdigest()[:6]
+    return f"{safe[: limit - 7].rstrip('-.')}-{mark}".lstrip("-")
+
+
+def write_bytes(path: Path, data: bytes) -> None:
+    """Write a file in one piece: a reader, or a killed run, never sees half of it."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    part = path.with_name(f".{path.name}.part")
+    part.write_bytes(data)
+    os.replace(part, path)
+
+
+def write_json(path: Path, value: Any) -> None:
+    """JSON with two spaces, NaN refused."""
+    write_bytes(path, (json.dumps(value, indent=2, allow_nan=False) + "\n").encode())
+
+
+class RunFolder:
+    """One run's folder. Nothing is created before :meth:`open`.
+
+    Raises ValueError if ``path`` is a file, holds another run (unless ``resume``) or files that are no run's, and
+    PermissionError if it cannot be written.
+    """
+
+    def __init__(self, path: Path, *, resume: bool = False):
+        self.path, self.resume = path, resume
+        if path.exists() and not path.is_dir():
+            raise ValueError(f"The output folder {path} is a file; choose another --out.")
+        held = {p.name for p in path.iterdir() if p.name != "frames"} if path.exists() else set()
+        if held and CONFIG not in held:
+            raise ValueError(f"The output folder {path} holds other files ({sorted(held)[0]}, ...); choose another --out.")
+        if held and not resume:
+            raise ValueError(f"The output folder {path} holds another run; choose another --out, or go on with --resume.")
+        there = path
+        while not there.exists():
+            there = there.parent
+        if not os.access(there, os.W_OK | os.X_OK) or not there.is_dir():
+            raise PermissionError(f"The output folder {path} is not writable; choose another --out.")
+
+    @property
+    def done(self) -> bool:
+        """Whether the run has finished."""
+        return (self.path / METRICS).exists()
+
+    def open(self, config: dict[str, Any]) -> None:
+        """Create the folder with its config.yaml. Raises ValueError if a run with other settings is to be resumed."""
+        file = self.path / CONFIG
+        if file.exists():
+            before = yaml.safe_load(file.read_text(encoding="utf-8"))
+            other = sorted(k for k in {*before, *config} if before.get(k) != config.get(k))
+            if other:
+                told = ", ".join(f"{k} {before.get(k)!r} is now {config.get(k)!r}" for k in other)
+                raise ValueError(f"Cannot resume {self.path} with other settings: {told}; choose another --out.")
+            return
+        write_bytes(file, yaml.safe_dump(config, sort_keys=False, allow_unicode=True).encode())
+
+    def write_json(self, name: str, value: Any) -> None:
+        """A JSON file in the folder."""
+        write_json(self.path / name, value)
+
+    def log(self, row: dict[str, Any]) -> None:
+        """Append a row to steps.jsonl."""
+        with open(self.path / LOG, "a", encoding="utf-8") as file:
+            file.write(json.dumps(row) + "\n")
+
+    def truncate_log(self, steps: int) -> None:
+        """Keep the first ``steps`` rows of steps.jsonl: those that a checkpoint covers."""
+        file = self.path / LOG
+        if file.exists():
+            lines = file.read_text(encoding="utf-8").splitlines(keepends=True)[:steps]
+            write_bytes(file, "".join(lines).encode())
+
+    def save_checkpoint(self, tensors: dict[str, Any], meta: dict[str, Any]) -> None:
+        """Tensors and plain values in one safetensors file."""
+        from safetensors.torch import save
+
+        plain = {k: v.detach().cpu().contiguous() for k, v in tensors.items()}
+        write_bytes(self.path / CHECKPOINT, save(plain, metadata={"meta": json.dumps(meta)}))
+
+    def load_checkpoint(self) -> tuple[dict[str, Any], dict[str, Any]] | None:
+        """What :meth:`save_checkpoint` saved, or None. Raises ValueError for a damaged file."""
+        from safetensors import SafetensorError, safe_open
+
+        file = self.path / CHECKPOINT
+        if not file.exists():
+            return None
+        try:
+            with safe_open(file, framework="pt") as f:
+                return {k: f.get_tensor(k) for k in f.keys()}, json.loads(f.metadata()["meta"])  # noqa: SIM118
+        except (SafetensorError, KeyError, TypeError) as error:
+            raise ValueError(f"The checkpoint {file} is damaged; delete it to start this run again.") from error
+
+    def finish(self, metrics: dict[str, Any]) -> None:
+        """Write metrics.json, which marks the run as done, and drop the checkpoint."""
+        self.write_json(METRICS, metrics)
+        (self.path / CHECKPOINT).unlink(missing_ok=True)
+
+    def metrics(self) -> dict[str, Any]:
+        """The metrics of a finished run."""
+        return json.loads((self.path / METRICS).read_text(encoding="utf-8"))
+
+
+def provenance(*, seed: int, model: str, revision: str | None = None, device: str = "cpu") -> dict[str, Any]:
+    """What made a run: versions, machine, device, model, seed, command and commit."""
+    packages = ("torch", "diffusers", "transformers", "accelerate", "numpy")
+    versions: dict[str, str | None] = {}
+    for name in packages:
+        try:
+            versions[name] = version(name)
+        except PackageNotFoundError:
+            versions[name] = None
+    from rsd import __version__
+
+    return {
+        "rsd": __version__,
+        "commit": _commit(),
+        "versions": {"python": platform.python_version(), **versions},
+        "platform": platform.platform(),
+        "device": device,
+        "model": model,
+        "revision": revision,
+        "seed": seed,
+        "command": ["rsd", *sys.argv[1:]],
+        "time": datetime.now(UTC).isoformat(timespec="seconds"),
+    }
+
+
+def _commit() -> str | None:
+    """The commit of the checkout this package runs from, "+" if it has changes; None outside a checkout."""
+    here = Path(__file__).parent
+    if not (here.parent / ".git").exists():
+        return None
+    ask = lambda *a: subprocess.run(  # noqa: E731
+        ["git", *a], cwd=here, capture_output=True, text=True, timeout=10, check=True
+    ).stdout.strip()
+    try:
+        return ask("rev-parse", "HEAD") + ("+" if ask("status", "--porcelain", "--untracked-files=no") else "")
+    except (OSError, subprocess.SubprocessError):
+        return None

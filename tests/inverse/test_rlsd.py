@@ -1,0 +1,189 @@
+"""RLSD against a plain transcription of the algorithm, and the properties that make its particles trustworthy."""
+
+import math
+from dataclasses import replace
+
+import pytest
+import torch
+
+from rsd.randomness import noise
+from rsd.repulsion import feature_force
+from rsd.schedule import Schedule
+from rsd.tasks.inverse.operators import make_operator, measure
+from rsd.tasks.inverse.restore import Run, Settings
+
+SIZE = 8
+BASE = Settings(particles=4, steps=20, gamma=0.0, lambda_=0.3, rho=0.2, lr_x=0.1, lr_z=0.1, seed=3)
+
+
+class Toy:
+    """A prior in float64 with a smooth nonlinear decoder from [4, 2, 2] to [3, 8, 8] and N(0, I) latents, all exact."""
+
+    name, latent_shape, image_size = "toy", (4, 2, 2), SIZE
+    device, dtype = torch.device("cpu"), torch.float64
+
+    def __init__(self):
+        self.schedule = Schedule.scaled_linear()
+        g = torch.Generator().manual_seed(0)
+        self.weight = torch.randn(16, 3 * SIZE * SIZE, generator=g, dtype=torch.float64) / 4
+        self.decodes = 0
+
+    def condition(self, prompt="", negative_prompt="", guidance=1.0):
+        return None
+
+    def epsilon(self, z_t, t, condition):
+        return self.schedule.sigma(t) * z_t + 0.1 * torch.sin(3 * z_t)
+
+    def decode(self, z):
+        self.decodes += len(z)
+        return torch.tanh(z.flatten(1) @ self.weight).view(-1, 3, SIZE, SIZE)
+
+
+def problem(task="inpaint_half_face"):
+    operator = make_operator(task, size=SIZE, seed=0)
+    x = torch.tanh(noise((3, SIZE, SIZE), seed=9, purpose="truth", particles=[0]).double())
+    return operator, measure(operator, x, 0.001, seed=0)
+
+
+def embed_of(prior):
+    g = torch.Generator().manual_seed(1)
+    weight = torch.randn(3 * SIZE * SIZE, 6, generator=g, dtype=torch.float64) / 10
+    return lambda z: torch.tanh(prior.decode(z).flatten(1) @ weight)
+
+
+def result(settings, task="inpaint_half_face", ids=None, state=None):
+    prior = Toy()
+    operator, y = problem(task)
+    run = Run(prior, operator, y, settings, embed=embed_of(prior), ids=ids)
+    if state:
+        run.load_state(state)
+    records = list(run.steps())
+    return run.finish(), records, prior
+
+
+def plain(settings, task="inpaint_half_face"):
+    """Algorithm 1 in one batch with three decodes a step, losses summed over particles: nothing shared, nothing saved."""
+    prior, (operator, y) = Toy(), problem(task)
+    embed, n, s = embed_of(prior), settings.particles, settings
+    augmented = s.method in ("rlsd", "nonrepuls", "hybrid")
+    draw = lambda shape, purpose, step=0: noise(  # noqa: E731
+        shape, seed=s.seed, purpose=purpose, step=step, particles=range(n)
+    ).double()
+    z = draw(prior.latent_shape, "initial z").requires_grad_()
+    x = draw((3, SIZE, SIZE), "initial x").requires_grad_()
+    z_adam = torch.optim.Adam([z], lr=s.lr_z, betas=(0.9, 0.99), eps=4e-8)
+    x_adam = torch.optim.Adam([x], lr=s.lr_x, betas=(0.9, 0.99), eps=4e-8 * 3 * 512 * 512 / (3 * SIZE * SIZE))
+    seen = torch.ones(1, 1, SIZE, SIZE, dtype=torch.bool) if operator.observed is None else operator.observed
+    seen = seen.expand(n, 3, SIZE, SIZE)
+    fit = lambda x: 0.5 * ((y - operator(x)) ** 2 * seen).flatten(1).sum(1) / seen[0].sum()  # noqa: E731
+    for step in range(s.steps):
+        t = round(1000 * (1 - step / s.steps)) - 1
+        alpha, sigma = prior.schedule.alpha(t), prior.schedule.sigma(t)
+        eps = draw(prior.latent_shape, "diffusion", step)
+        z_t = (alpha * z.detach() + sigma * eps).requires_grad_()
+        r = prior.epsilon(z_t, t, None).detach() - eps
+        if s.gamma and s.method not in ("nonrepuls", "latent-red-diff"):
+            phi = embed(z_t)
+            h = feature_force(phi).bandwidth
+            k = torch.exp(-((phi[:, None] - phi.detach()[None]) ** 2).sum(-1) / h)
+            others = (k * (1 - torch.eye(n, dtype=torch.float64))).sum(1)
+            (towards,) = torch.autograd.grad(others.log().sum(), z_t)
+            r = r + s.gamma * sigma * towards
+        weight = s.lambda_ * sigma / alpha
+        z_adam.zero_grad()
+        decoded = prior.decode(z)
+        data = 0.5 * ((x.detach() - decoded) ** 2).flatten(1).mean(1) if augmented else fit(decoded)
+        (data + weight * (r.detach() * z).flatten(1).mean(1)).sum().backward()
+        z_adam.step()
+        if augmented:
+            x_adam.zero_grad()
+            after = prior.decode(z).detach()
+            (fit(x) + s.rho * 0.5 * ((x - after) ** 2).flatten(1).mean(1)).sum().backward()
+            x_adam.step()
+    return (x if augmented else prior.decode(z)).detach()
+
+
+@pytest.mark.parametrize(("method", "gamma"), [("rlsd", 2.0), ("nonrepuls", 2.0), ("nonaug", 2.0), ("latent-red-diff", 0.0)])
+def test_decode_sharing_equals_the_plain_algorithm(method, gamma):
+    settings = replace(BASE, method=method, gamma=gamma)
+    images, _, prior = result(settings)
+    torch.testing.assert_close(images, plain(settings), rtol=0, atol=1e-10)
+    n, steps = settings.particles, settings.steps
+    repelling = n * steps if method in ("rlsd", "nonaug") else 0
+    assert prior.decodes == repelling + n * (steps + 1)
+
+
+def test_a_particle_alone_equals_itself_among_four():
+    together, _, _ = result(BASE)
+    for i in range(4):
+        alone, _, _ = result(replace(BASE, particles=1), ids=[i])
+        torch.testing.assert_close(alone[0], together[i], rtol=0, atol=1e-8)
+
+
+def test_permuting_the_particles_permutes_the_results():
+    settings, order = replace(BASE, gamma=3.0), [2, 0, 3, 1]
+    straight, _, _ = result(settings)
+    permuted, _, _ = result(settings, ids=order)
+    torch.testing.assert_close(permuted, straight[order], rtol=0, atol=1e-8)
+
+
+@pytest.mark.parametrize("method", ["rlsd", "nonaug", "hybrid"])
+def test_chunk_sizes_agree(method):
+    settings = replace(BASE, gamma=3.0, method=method)
+    whole, _, _ = result(settings)
+    for chunk in (1, 2, 3):
+        torch.testing.assert_close(result(replace(settings, chunk=chunk))[0], whole, rtol=0, atol=1e-8)
+
+
+@pytest.mark.parametrize("at", [1, 7, 19, 20])
+@pytest.mark.parametrize("method", ["rlsd", "nonaug"])
+def test_a_resumed_run_ends_with_the_same_pixels(method, at):
+    settings = replace(BASE, gamma=3.0, method=method)
+    whole, _, _ = result(settings)
+    prior, (operator, y) = Toy(), problem()
+    run = Run(prior, operator, y, settings, embed=embed_of(prior))
+    steps = run.steps()
+    for _ in range(at):
+        next(steps)
+    again = Run(prior, operator, y, settings, embed=embed_of(prior))
+    again.load_state(run.state())
+    assert len(list(again.steps())) == settings.steps - at
+    assert torch.equal(again.finish(), whole)
+
+
+def distance_after(gamma, steps=40):
+    """Mean feature distance of two particles under the residual alone (a weak prior, no data)."""
+    settings = replace(BASE, particles=2, steps=steps, gamma=gamma, lambda_=1.0, method="nonaug", lr_z=0.02)
+    images, _, prior = result(settings)
+    return float((images[0] - images[1]).norm())
+
+
+def test_positive_gamma_repels_and_negative_attracts():
+    free = distance_after(0.0)
+    assert distance_after(20.0) > 1.1 * free
+    assert distance_after(-20.0) < 0.9 * free
+
+
+def test_hybrid_leaves_the_last_particles_alone():
+    independent, _, _ = result(replace(BASE, gamma=0.0))
+    hybrid, _, _ = result(replace(BASE, gamma=5.0, method="hybrid", interacting=2))
+    torch.testing.assert_close(hybrid[2:], independent[2:], rtol=0, atol=1e-10)
+    assert (hybrid[:2] - independent[:2]).abs().max() > 1e-3
+
+
+def test_records_tell_what_happened():
+    _, records, _ = result(replace(BASE, gamma=2.0, window=(0.5, 1.0)))
+    assert [r.step for r in records] == list(range(20)) and records[0].t == 999
+    inside = [r for r in records if (r.t + 1) / 1000 >= 0.5]
+    assert all(r.repulsion > 0 and r.bandwidth > 0 and r.distance > 0 for r in inside)
+    assert all(r.repulsion == 0 and r.bandwidth is None for r in records if r not in inside)
+    for r in inside:
+        assert math.isclose(r.ratio, r.repulsion / r.residual, rel_tol=1e-12)
+    assert {"coupling", "prior"} <= set(records[0].losses) and "data" in records[1].losses
+    assert {"step", "t", "residual", "prior"} <= set(records[1].row())
+
+
+@pytest.mark.parametrize("n", [1, 2])
+def test_few_particles_with_repulsion_stay_finite(n):
+    images, _, _ = result(replace(BASE, particles=n, gamma=50.0))
+    assert torch.isfinite(images).all()
