@@ -36,7 +36,8 @@ class Prior(Protocol):
     image_size: int
     """Pixels on a side; 0 for a prior over points."""
     calls: Counter[str]
-    """Network passes so far, one per image: unet_forward (guidance takes two), decoder_forward, encoder_forward."""
+    """Network passes so far, one per image: unet_forward (guidance takes two), decoder_forward, decoder_backward,
+    encoder_forward."""
 
     @property
     def device(self) -> torch.device: ...

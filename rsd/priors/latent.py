@@ -108,7 +108,10 @@ class LatentPrior:
     def decode(self, z: torch.Tensor) -> torch.Tensor:
         """[B, C, h, w] to [B, 3, H, W], about [-1, 1], not clamped; differentiable with respect to z."""
         self.calls["decoder_forward"] += len(z)
-        return self.vae.decode(z.to(self.vae.dtype) / self.scaling_factor).sample.to(z.dtype)
+        x = self.vae.decode(z.to(self.vae.dtype) / self.scaling_factor).sample.to(z.dtype)
+        if x.requires_grad:
+            x.register_hook(lambda _: self.calls.update(decoder_backward=len(z)))
+        return x
 
     def _predict(self, z_t: torch.Tensor, t: torch.Tensor, texts: list[torch.Tensor]) -> torch.Tensor:
         """The UNet's own prediction for z_t under each text embedding [1, L, d], [len(texts) * B, C, h, w]."""

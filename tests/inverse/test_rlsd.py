@@ -151,19 +151,6 @@ def test_a_resumed_run_ends_with_the_same_pixels(method, at):
     assert torch.equal(again.finish(), whole)
 
 
-def distance_after(gamma, steps=40):
-    """Mean feature distance of two particles under the residual alone (a weak prior, no data)."""
-    settings = replace(BASE, particles=2, steps=steps, gamma=gamma, lambda_=1.0, method="nonaug", lr_z=0.02)
-    images, _, prior = result(settings)
-    return float((images[0] - images[1]).norm())
-
-
-def test_positive_gamma_repels_and_negative_attracts():
-    free = distance_after(0.0)
-    assert distance_after(20.0) > 1.1 * free
-    assert distance_after(-20.0) < 0.9 * free
-
-
 def test_hybrid_leaves_the_last_particles_alone():
     independent, _, _ = result(replace(BASE, gamma=0.0))
     hybrid, _, _ = result(replace(BASE, gamma=5.0, method="hybrid", interacting=2))

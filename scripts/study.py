@@ -1,0 +1,129 @@
+"""The paper's claims on held-out heads: one command, one table, paired confidence intervals. Kill it and go on at will.
+
+    python -m scripts.study half-face            32 frontal heads, every method, several gammas
+    python -m scripts.study tasks --heads 8      SR x4, random 80%, motion blur, HDR, phase retrieval
+"""
+
+from __future__ import annotations
+
+import csv
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import numpy as np
+import tyro
+
+from rsd.heads.command import main as write_heads
+from rsd.tasks.inverse.command import parse
+from rsd.tasks.inverse.job import run
+
+FIGURES = {
+    "PSNR mean [dB]": lambda m: m["psnr"]["mean"],
+    "PSNR best of N [dB]": lambda m: m["psnr"]["best"],
+    "SSIM mean": lambda m: m["ssim"]["mean"],
+    "Div": lambda m: m["div"],
+    "coverage": lambda m: (m["coverage"] or {}).get("mean"),
+    "agreement": lambda m: (m["coverage"] or {}).get("agreement"),
+    "residual mean": lambda m: m["residual"]["mean"],
+}
+
+
+@dataclass
+class Study:
+    """Restore held-out heads with several methods and compare them, head by head."""
+
+    name: Annotated[Literal["half-face", "tasks"], tyro.conf.Positional]
+    """Which comparison."""
+    out: Path = Path("runs/study")
+    """Where runs and tables go."""
+    heads: int = 32
+    """How many held-out frontal heads."""
+    gammas: tuple[float, ...] = (2, 5, 10, 20, 100)
+    """half-face: the weights of the repulsion besides 0."""
+    split: Literal["test", "validation"] = "test"
+    """validation: for tuning; test: for reporting."""
+    steps: int | None = None
+    """Steps instead of the configuration's."""
+
+
+def variants(o: Study) -> dict[str, list[str]]:
+    """Name of each row of the table and the flags that make it; the first is what the others are compared with."""
+    if o.name == "tasks":
+        tasks = ("sr4", "inpaint_random", "deblur_motion", "hdr")
+        pairs = {f"{t} {m}": ["--task", t, "--method", m, "--gamma", "0"] for t in tasks for m in ("rlsd", "latent-red-diff")}
+        phase = ["--task", "phase_retrieval", "--method", "nonaug", "--window", "0.4", "1"]
+        return {**pairs, "phase_retrieval nonaug": phase}
+    rows = {"nonrepuls": ["--method", "nonrepuls"]}
+    rows |= {f"rlsd gamma {g:g}": ["--method", "rlsd", "--gamma", f"{g:g}"] for g in o.gammas}
+    middle = f"{o.gammas[len(o.gammas) // 2]:g}"
+    rows[f"hybrid gamma {middle}"] = ["--method", "hybrid", "--gamma", middle]
+    rows[f"nonaug gamma {middle}"] = ["--method", "nonaug", "--gamma", middle]
+    rows["latent-red-diff"] = ["--method", "latent-red-diff"]
+    return rows
+
+
+def interval(differences: np.ndarray) -> tuple[float, float]:
+    """Mean difference and the half-width of its 95% interval (normal, paired over heads)."""
+    return float(differences.mean()), float(1.96 * differences.std(ddof=1) / np.sqrt(len(differences)))
+
+
+def table(results: dict[str, dict[str, dict[str, Any]]]) -> list[dict[str, Any]]:
+    """A row a variant: means over heads, and differences from the first variant with their intervals."""
+    base = next(iter(results.values()))
+    rows = []
+    for name, found in results.items():
+        row: dict[str, Any] = {"variant": name, "heads": len(found)}
+        for figure, get in FIGURES.items():
+            values = {k: get(m) for k, m in found.items()}
+            known = [k for k, v in values.items() if v is not None]
+            row[figure] = float(np.mean([values[k] for k in known])) if known else None
+            both = [k for k in known if k in base and get(base[k]) is not None]
+            if found is not base and len(both) > 1:
+                row[f"{figure} difference"] = interval(np.array([values[k] - get(base[k]) for k in both]))
+        rows.append(row)
+    return rows
+
+
+def markdown(rows: list[dict[str, Any]], paired: bool) -> str:
+    """The table for people; with ``paired``, differences from the first row in brackets."""
+    lines = ["| variant | " + " | ".join(FIGURES) + " |", "|---" * (len(FIGURES) + 1) + "|"]
+    for row in rows:
+        cells = []
+        for figure in FIGURES:
+            text = "-" if row[figure] is None else f"{row[figure]:.3g}"
+            if paired and f"{figure} difference" in row:
+                mean, half = row[f"{figure} difference"]
+                text += f" ({mean:+.2f} ± {half:.2f})"
+            cells.append(text)
+        lines.append(f"| {row['variant']} | " + " | ".join(cells) + " |")
+    return "\n".join(lines) + "\n"
+
+
+def main() -> None:
+    """Run what is missing, then write the table."""
+    o = tyro.cli(Study, prog="python -m scripts.study")
+    folder = o.out / f"heads-{o.split}-{o.heads}"
+    write_heads(["--out", str(folder), "--number", str(o.heads), "--split", o.split])
+    results: dict[str, dict[str, dict[str, Any]]] = {}
+    for name, flags in variants(o).items():
+        out = o.out / o.name / name.replace(" ", "-")
+        extra = ["--steps", str(o.steps)] if o.steps else []
+        options, _ = parse([str(folder), "--clean", "--resume", "--out", str(out), *flags, *extra])
+        print(f"== {name}", flush=True)
+        run(options)
+        results[name] = {f.parent.name: json.loads(f.read_text()) for f in sorted(out.glob("*/metrics.json"))}
+    rows = table(results)
+    (o.out / f"{o.name}.json").write_text(json.dumps(rows, indent=1) + "\n")
+    text = markdown(rows, paired=o.name == "half-face")
+    (o.out / f"{o.name}.md").write_text(text)
+    with open(o.out / f"{o.name}.csv", "w", newline="") as file:
+        writer = csv.DictWriter(file, ["variant", "heads", *FIGURES], extrasaction="ignore")
+        writer.writeheader()
+        writer.writerows(rows)
+    print(text)
+
+
+if __name__ == "__main__":
+    main()
