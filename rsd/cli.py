@@ -8,7 +8,10 @@ import sys
 from collections.abc import Callable
 
 COMMANDS = {
-    "restore": ("rsd.tasks.inverse.command", "restore images: inpainting, super-resolution, deblurring, phase, HDR, yours"),
+    "restore": (
+        "rsd.tasks.inverse.command",
+        "restore images: inpainting, super-resolution, deblurring, phase, HDR, yours",
+    ),
     "toy": ("rsd.tasks.toy.command", "two Gaussians, two particles: how repulsion prevents collapse (paper, D.10.1)"),
     "heads": ("rsd.heads.command", "write built-in test images: procedural heads with known attributes"),
     "doctor": ("rsd.doctor", "what this machine can do, and why not"),
@@ -28,7 +31,7 @@ def usage() -> str:
             "",
             *lines,
             "",
-            "exit codes: 0 all done, 1 some images failed, 2 wrong usage or input, 130 interrupted (go on with --resume)",
+            "exit codes: 0 all done, 1 some images failed, 2 wrong usage or input, 130 interrupted (see --resume)",
         ]
     )
 

@@ -27,8 +27,10 @@ Reference = Callable[[torch.Tensor, int, torch.Tensor, torch.Tensor], torch.Tens
 class Particles(Protocol):
     """What a head brings to the engine."""
 
-    ids: Sequence[int]
-    """The particles' numbers in the whole ensemble, [N]: their noise depends on them."""
+    @property
+    def ids(self) -> Sequence[int]:
+        """The particles' numbers in the whole ensemble, [N]: their noise depends on them."""
+        ...
 
     def render(self) -> torch.Tensor:
         """The present z_i, without gradient, [N, *latent_shape]."""

@@ -32,7 +32,9 @@ def read_image(path: str | Path) -> torch.Tensor:
         with warnings.catch_warnings(), Image.open(path) as opened:
             warnings.simplefilter("ignore", Image.DecompressionBombWarning)
             if opened.width * opened.height > MAX_PIXELS:
-                raise ValueError(f"{path} has {opened.width} x {opened.height} pixels, over {MAX_PIXELS:,}; make it smaller.")
+                raise ValueError(
+                    f"{path} has {opened.width} x {opened.height} pixels, over {MAX_PIXELS:,}; make it smaller."
+                )
             values = _rgb(ImageOps.exif_transpose(opened), path)
     except Image.DecompressionBombError as error:
         raise ValueError(f"{path} has far over {MAX_PIXELS:,} pixels; make it smaller.") from error
@@ -96,7 +98,9 @@ def fit_to(x: torch.Tensor, size: int, how: str) -> tuple[torch.Tensor, str | No
     if height == width == size:
         return x, None
     if how == "refuse":
-        raise ValueError(f"The image is {width} x {height} px, needed are {size} x {size}; use --fit crop or --fit resize.")
+        raise ValueError(
+            f"The image is {width} x {height} px, needed are {size} x {size}; use --fit crop or --fit resize."
+        )
     done = []
     if how == "crop" and height != width:
         side = min(height, width)
@@ -116,7 +120,9 @@ def enlarge(x: torch.Tensor, least: int = CELL) -> Image.Image:
     return picture.resize((picture.width * factor, picture.height * factor), Image.Resampling.NEAREST)
 
 
-def grid(images: Sequence[torch.Tensor | Image.Image], *, labels: Sequence[str] | None = None, columns: int = 0) -> Image.Image:
+def grid(
+    images: Sequence[torch.Tensor | Image.Image], *, labels: Sequence[str] | None = None, columns: int = 0
+) -> Image.Image:
     """Pictures side by side on white, each with its label above; small ones are enlarged. ``columns`` 0: one row."""
     columns = columns or len(images)
     cells = [x if isinstance(x, Image.Image) else enlarge(x) for x in images]
@@ -140,7 +146,9 @@ def _contain(picture: Image.Image, side: int) -> Image.Image:
 
 
 # Anchors of a dark-to-bright perceptual ramp, 0 .. 255.
-_RAMP = np.array([(0, 0, 4), (59, 15, 112), (140, 41, 129), (222, 73, 104), (254, 159, 109), (252, 253, 191)], dtype=np.float32)
+_RAMP = np.array(
+    [(0, 0, 4), (59, 15, 112), (140, 41, 129), (222, 73, 104), (254, 159, 109), (252, 253, 191)], dtype=np.float32
+)
 
 
 def deviation(images: torch.Tensor) -> torch.Tensor:
@@ -204,7 +212,9 @@ def read_measurement(path: str | Path) -> torch.Tensor:
     try:
         tensors = load_file(path)
     except (SafetensorError, ValueError, OSError) as error:
-        raise ValueError(f"{path} is not a safetensors file; write measurements with safetensors.torch.save_file.") from error
+        raise ValueError(
+            f"{path} is not a safetensors file; write measurements with safetensors.torch.save_file."
+        ) from error
     if "y" not in tensors and len(tensors) != 1:
         raise ValueError(f'{path} holds {sorted(tensors)}; a measurement is one tensor, called "y".')
     y = tensors["y"] if "y" in tensors else next(iter(tensors.values()))

@@ -56,7 +56,7 @@ def summary(values: torch.Tensor, *, best: Literal["max", "min"]) -> dict[str, f
 def coverage(probabilities: dict[str, torch.Tensor], hidden: list[str], visible: dict[str, str]) -> dict[str, Any]:
     """How the particles fill what the measurement hides, and whether they keep what it shows.
 
-    probabilities: for each attribute [N, K] (see HeadsClassifier). ``distinct``: for each hidden attribute the number of
+    probabilities: for each attribute [N, K] (see HeadsClassifier). ``distinct``: for each hidden attribute how many
     different values over the particles, confident classifications (0.8) only; ``mean``: over hidden attributes;
     ``agreement``: share of (particle, visible attribute) pairs classified as the truth. Null where there is none.
     """

@@ -9,6 +9,7 @@ import platform
 import re
 import subprocess
 import sys
+import tempfile
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -20,7 +21,7 @@ CONFIG, LOG, METRICS, CHECKPOINT = "config.yaml", "steps.jsonl", "metrics.json",
 
 
 def slug(text: str, limit: int = 60) -> str:
-    """A safe folder name: lower-case letters, digits, dots and dashes; a longer or changed text ends in a short hash."""
+    """A safe folder name: lower-case letters, digits, dots and dashes; a long or changed text ends in a short hash."""
     safe = re.sub(r"[^a-z0-9.]+", "-", text.lower()).strip("-.")
     if safe == text and len(safe) <= limit:
         return safe
@@ -54,14 +55,23 @@ class RunFolder:
             raise ValueError(f"The output folder {path} is a file; choose another --out.")
         held = {p.name for p in path.iterdir() if p.name != "frames"} if path.exists() else set()
         if held and CONFIG not in held:
-            raise ValueError(f"The output folder {path} holds other files ({sorted(held)[0]}, ...); choose another --out.")
+            raise ValueError(
+                f"The output folder {path} holds other files ({sorted(held)[0]}, ...); choose another --out."
+            )
         if held and not resume:
-            raise ValueError(f"The output folder {path} holds another run; choose another --out, or go on with --resume.")
+            raise ValueError(
+                f"The output folder {path} holds another run; choose another --out, or go on with --resume."
+            )
         there = path
         while not there.exists():
             there = there.parent
-        if not os.access(there, os.W_OK | os.X_OK) or not there.is_dir():
-            raise PermissionError(f"The output folder {path} is not writable; choose another --out.")
+        try:
+            with tempfile.TemporaryFile(
+                dir=there
+            ):  # asking for permission is not enough: root may always, except where not
+                pass
+        except OSError as error:
+            raise PermissionError(f"The output folder {path} is not writable; choose another --out.") from error
 
     @property
     def done(self) -> bool:

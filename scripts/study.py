@@ -1,7 +1,7 @@
 """The paper's claims on held-out heads: one command, one table, paired confidence intervals. Kill it and go on at will.
 
-    python -m scripts.study half-face            32 frontal heads, every method, several gammas
-    python -m scripts.study tasks --heads 8      SR x4, random 80%, motion blur, HDR, phase retrieval
+python -m scripts.study half-face            32 frontal heads, every method, several gammas
+python -m scripts.study tasks --heads 8      SR x4, random 80%, motion blur, HDR, phase retrieval
 """
 
 from __future__ import annotations
@@ -52,7 +52,9 @@ def variants(o: Study) -> dict[str, list[str]]:
     """Name of each row of the table and the flags that make it; the first is what the others are compared with."""
     if o.name == "tasks":
         tasks = ("sr4", "inpaint_random", "deblur_motion", "hdr")
-        pairs = {f"{t} {m}": ["--task", t, "--method", m, "--gamma", "0"] for t in tasks for m in ("rlsd", "latent-red-diff")}
+        pairs = {
+            f"{t} {m}": ["--task", t, "--method", m, "--gamma", "0"] for t in tasks for m in ("rlsd", "latent-red-diff")
+        }
         phase = ["--task", "phase_retrieval", "--method", "nonaug", "--window", "0.4", "1"]
         return {**pairs, "phase_retrieval nonaug": phase}
     rows = {"nonrepuls": ["--method", "nonrepuls"]}

@@ -41,7 +41,17 @@ def distance_after(prior, gamma):
     points = Points(START[:2])
     timesteps = [50] * 60
     interaction = Interaction(gamma)
-    list(distill(points, prior, timesteps=timesteps, seed=0, reference=force_alone, interaction=interaction, embed=lambda z: z))
+    list(
+        distill(
+            points,
+            prior,
+            timesteps=timesteps,
+            seed=0,
+            reference=force_alone,
+            interaction=interaction,
+            embed=lambda z: z,
+        )
+    )
     return float((points.z[0] - points.z[1]).norm())
 
 
@@ -86,7 +96,9 @@ def test_golden_trajectory(prior):
     torch.testing.assert_close(points.z, GOLDEN, rtol=0, atol=1e-6)
 
 
-GOLDEN = torch.tensor([[0.353214486, -0.101554995], [-0.176827256, 0.266373987], [-0.324493088, 0.036248329]], dtype=torch.float64)
+GOLDEN = torch.tensor(
+    [[0.353214486, -0.101554995], [-0.176827256, 0.266373987], [-0.324493088, 0.036248329]], dtype=torch.float64
+)
 
 
 def test_resuming_in_the_middle_changes_nothing(prior):

@@ -5,7 +5,9 @@ from rsd.schedule import Schedule
 
 
 def draw(**changes):
-    return noise((3, 4), **{"seed": 1, "purpose": "diffusion", "image": "a", "step": 2, "particles": [0, 1, 2], **changes})
+    return noise(
+        (3, 4), **{"seed": 1, "purpose": "diffusion", "image": "a", "step": 2, "particles": [0, 1, 2], **changes}
+    )
 
 
 def test_a_particle_keeps_its_noise_whoever_runs_beside_it():

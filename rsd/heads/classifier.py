@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -16,17 +17,24 @@ SIZES = [len(options) for options in ATTRIBUTES.values()]
 class HeadsClassifier:
     """A small ResNet with one softmax for each attribute; images [B, 3, 64, 64] in [-1, 1]."""
 
-    def __init__(self, network: torch.nn.Module):
+    def __init__(self, network: Any):
         self.network = network.float().eval().requires_grad_(False)
 
     @classmethod
     def load(cls, folder: Path = FOLDER) -> HeadsClassifier:
         """The built-in weights. Raises FileNotFoundError if they are missing."""
         if not (folder / "config.json").exists():
-            raise FileNotFoundError(f"The heads classifier is not in {folder}; train it with `python -m scripts.heads all`.")
+            raise FileNotFoundError(
+                f"The heads classifier is not in {folder}; train it with `python -m scripts.heads all`."
+            )
         from transformers import ResNetForImageClassification
 
-        return cls(ResNetForImageClassification.from_pretrained(folder, use_safetensors=True, local_files_only=True))
+        from rsd.hub import quietly
+
+        with quietly():
+            return cls(
+                ResNetForImageClassification.from_pretrained(folder, use_safetensors=True, local_files_only=True)
+            )
 
     @torch.no_grad()
     def probabilities(self, images: torch.Tensor) -> dict[str, torch.Tensor]:

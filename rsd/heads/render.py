@@ -5,7 +5,8 @@ World units: the head is about 2 high, its face looks along +z, its left is +x, 
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -20,7 +21,12 @@ SHIRT = {
     "red": (0.82, 0.12, 0.14), "green": (0.13, 0.60, 0.26), "blue": (0.14, 0.27, 0.78),
     "yellow": (0.95, 0.80, 0.18), "white": (0.94, 0.94, 0.94),
 }  # fmt: skip
-BACKGROUND = {"white": (0.95, 0.95, 0.95), "gray": (0.55, 0.55, 0.58), "blue": (0.55, 0.75, 0.95), "peach": (0.98, 0.82, 0.70)}
+BACKGROUND = {
+    "white": (0.95, 0.95, 0.95),
+    "gray": (0.55, 0.55, 0.58),
+    "blue": (0.55, 0.75, 0.95),
+    "peach": (0.98, 0.82, 0.70),
+}
 CHEEK = {"red": (0.90, 0.12, 0.20), "blue": (0.15, 0.35, 0.95)}
 LIPS = {"man": (0.62, 0.25, 0.30), "woman": (0.95, 0.05, 0.28)}
 BLACK, WHITE, GOLD, DARK = (0.05, 0.05, 0.06), (0.97, 0.97, 0.97), (1.0, 0.78, 0.05), (0.20, 0.04, 0.05)
@@ -33,7 +39,7 @@ class Ellipsoid:
     center: tuple[float, float, float]
     radii: tuple[float, float, float]
     color: tuple[float, float, float]
-    keep: list[tuple[tuple[float, float, float], float]] = field(default_factory=list)
+    keep: Sequence[tuple[tuple[float, float, float], float]] = ()
     hole: tuple[float, float] | None = None
 
 
@@ -47,7 +53,10 @@ def _hair(head: Head) -> list[Ellipsoid]:
         curls = [Ellipsoid((0, 0.45, -0.2), (1.12, 1.02, 0.95), color, [((0, -0.5, 1), 0.15)])]
         return [*curls, Ellipsoid((0, 0.72, 0.1), (0.95, 0.66, 0.82), color, [((0, -1, 0), -0.52)])]
     shell = ((0, 0.16, -0.05), (0.88, 1.06, 0.93), color)
-    parts = [Ellipsoid(*shell, keep=[((0, -1, 0.25), -0.36)]), Ellipsoid(*shell, keep=[((0, 0, 1), -0.12), ((0, -1, 0), 0.4)])]
+    parts = [
+        Ellipsoid(*shell, keep=[((0, -1, 0.25), -0.36)]),
+        Ellipsoid(*shell, keep=[((0, 0, 1), -0.12), ((0, -1, 0), 0.4)]),
+    ]
     if style == "long":
         parts.append(Ellipsoid((0, -0.25, -0.30), (1.08, 1.35, 0.72), color, [((0, 0, 1), -0.12)]))
     if style == "bun":
@@ -69,7 +78,10 @@ def _glasses(kind: str) -> list[Ellipsoid]:
 def _eye(side: int, state: str) -> list[Ellipsoid]:
     x = side * 0.35
     if state == "open":
-        return [Ellipsoid((x, 0.12, 0.72), (0.22, 0.19, 0.13), WHITE), Ellipsoid((x, 0.12, 0.82), (0.11, 0.12, 0.08), BLACK)]
+        return [
+            Ellipsoid((x, 0.12, 0.72), (0.22, 0.19, 0.13), WHITE),
+            Ellipsoid((x, 0.12, 0.82), (0.11, 0.12, 0.08), BLACK),
+        ]
     strap = [((0.5 * side, 1, 0), 0.385), ((-0.5 * side, -1, 0), -0.295), ((0, 0, -1), -0.05)]
     return [
         Ellipsoid((x, 0.12, 0.76), (0.27, 0.25, 0.12), BLACK),
@@ -81,7 +93,10 @@ def _mouth(kind: str, lips: tuple[float, float, float]) -> list[Ellipsoid]:
     if kind == "straight":
         return [Ellipsoid((0, -0.58, 0.74), (0.27, 0.085, 0.10), lips)]
     if kind == "open":
-        return [Ellipsoid((0, -0.60, 0.72), (0.20, 0.23, 0.12), lips), Ellipsoid((0, -0.60, 0.78), (0.12, 0.15, 0.09), DARK)]
+        return [
+            Ellipsoid((0, -0.60, 0.72), (0.20, 0.23, 0.12), lips),
+            Ellipsoid((0, -0.60, 0.78), (0.12, 0.15, 0.09), DARK),
+        ]
     top = [((0.0, 1.0, 0.0), -0.48)]
     return [
         Ellipsoid((0, -0.46, 0.70), (0.38, 0.31, 0.16), lips, top),
@@ -181,7 +196,9 @@ def render(head: Head, size: int = 64, supersample: int = 3) -> np.ndarray:
         t, p = _hit(part, origin, directions[rows, cols])
         normal = (p - np.array(part.center, dtype=np.float32)) / np.array(part.radii, dtype=np.float32) ** 2
         normal /= np.linalg.norm(normal, axis=-1, keepdims=True) + 1e-9
-        facing = np.sign(-(normal * directions[rows, cols]).sum(-1))  # inner walls of clipped shells face the camera too
+        facing = np.sign(
+            -(normal * directions[rows, cols]).sum(-1)
+        )  # inner walls of clipped shells face the camera too
         shade = 0.52 + 0.50 * np.maximum((normal @ light) * facing, 0)
         nearer = t < depth[rows, cols]
         depth[rows, cols][nearer] = t[nearer]

@@ -31,7 +31,10 @@ STAGES = ("data", "autoencoder", "latent", "decoder", "classifier", "features", 
 class Heads:
     """Train the built-in models, stage by stage."""
 
-    stage: Annotated[Literal["all", "data", "autoencoder", "latent", "decoder", "classifier", "features", "evaluate"], tyro.conf.Positional]
+    stage: Annotated[
+        Literal["all", "data", "autoencoder", "latent", "decoder", "classifier", "features", "evaluate"],
+        tyro.conf.Positional,
+    ]
     """What to run; "all" runs everything in order."""
     work: Path = Path("runs/heads")
     """Data and checkpoints (about 2 GB)."""
@@ -55,7 +58,8 @@ def data(o: Heads) -> None:
         for shard in range(count):
             file = o.work / "data" / f"{split}-{shard:04d}.npz"
             if not file.exists():
-                np.savez(file.with_suffix(".tmp.npz"), **make_shard(split, shard))
+                shard_data = make_shard(split, shard)
+                np.savez(file.with_suffix(".tmp.npz"), images=shard_data["images"], heads=shard_data["heads"])
                 os.replace(file.with_suffix(".tmp.npz"), file)
 
 

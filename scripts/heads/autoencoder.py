@@ -39,7 +39,7 @@ def reconstruction(x: torch.Tensor, y: torch.Tensor) -> dict[str, torch.Tensor]:
     weight = torch.ones_like(x[:, :1])
     weight[..., FACE[0], FACE[1]] = 2.0
     error = (x - y) * weight
-    edges = sum((a - b).abs().mean() for a, b in zip(_differences(x), _differences(y), strict=True))
+    edges = torch.stack([(a - b).abs().mean() for a, b in zip(_differences(x), _differences(y), strict=True)]).sum()
     return {"l1": error.abs().mean(), "l2": 2 * (error * (x - y)).mean(), "edges": 0.5 * edges}
 
 

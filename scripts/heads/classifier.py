@@ -43,7 +43,9 @@ def augment(x: torch.Tensor, rng: np.random.Generator) -> torch.Tensor:
     return x + rng.uniform(0, 0.1) * torch.randn_like(x)
 
 
-def train(data: dict[str, np.ndarray], out: Path, steps: int, batch: int = 64, lr: float = 2e-3) -> ResNetForImageClassification:
+def train(
+    data: dict[str, np.ndarray], out: Path, steps: int, batch: int = 64, lr: float = 2e-3
+) -> ResNetForImageClassification:
     """Cross-entropy over the values of each visible attribute."""
     codes, seen = targets(data)
 

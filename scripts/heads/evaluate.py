@@ -25,14 +25,24 @@ def prompts(count: int, split: str = "test") -> list[tuple[str, dict[str, str]]]
 
 
 @torch.no_grad()
-def sample(pipe: StableDiffusionPipeline, texts: list[str], guidance: float = 3.0, steps: int = 50, seed: int = 0) -> np.ndarray:
+def sample(
+    pipe: StableDiffusionPipeline, texts: list[str], guidance: float = 3.0, steps: int = 50, seed: int = 0
+) -> np.ndarray:
     """DDIM samples, uint8 [n, 64, 64, 3]."""
     pipe.set_progress_bar_config(disable=True)
     images = []
     for k in range(0, len(texts), 32):
         part = texts[k : k + 32]
         generators = [torch.Generator().manual_seed(seed * 100_000 + k + j) for j in range(len(part))]
-        out = pipe(part, num_inference_steps=steps, guidance_scale=guidance, generator=generators, output_type="np", height=64, width=64)
+        out = pipe(
+            part,
+            num_inference_steps=steps,
+            guidance_scale=guidance,
+            generator=generators,
+            output_type="np",
+            height=64,
+            width=64,
+        )
         images.append((out.images * 255).round().astype(np.uint8))
     return np.concatenate(images)
 

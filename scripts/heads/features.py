@@ -61,6 +61,7 @@ class Dino(nn.Module):
         super().__init__()
         self.student = Branch()
         self.teacher = copy.deepcopy(self.student).requires_grad_(False)
+        self.center: torch.Tensor
         self.register_buffer("center", torch.zeros(PROTOTYPES))
 
     def forward(self, large: list[torch.Tensor], small: list[torch.Tensor]) -> torch.Tensor:

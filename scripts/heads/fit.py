@@ -7,13 +7,14 @@ import os
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 from accelerate import Accelerator
 from diffusers.training_utils import EMAModel
 
-Loss = Callable[[torch.nn.Module, np.random.Generator, torch.device], dict[str, torch.Tensor]]
+Loss = Callable[[Any, np.random.Generator, torch.device], dict[str, torch.Tensor]]
 
 
 def cosine(step: int, steps: int, warmup: int = 100) -> float:
@@ -25,7 +26,7 @@ def cosine(step: int, steps: int, warmup: int = 100) -> float:
 
 def fit(
     name: str,
-    model: torch.nn.Module,
+    model: Any,
     loss: Loss,
     *,
     out: Path,
@@ -35,8 +36,8 @@ def fit(
     weight_decay: float = 0.01,
     precision: str = "bf16",
     every: int = 100,
-    after_step: Callable[[torch.nn.Module, int], None] | None = None,
-) -> torch.nn.Module:
+    after_step: Callable[[Any, int], None] | None = None,
+) -> Any:
     """Minimise ``sum(loss(model, rng, device).values())`` with AdamW; return the model with EMA weights, in eval mode.
 
     Every random draw comes from (step, process), and ``out/name.pt`` is rewritten every ``every`` steps, so a run that
@@ -77,7 +78,9 @@ def fit(
             seconds = spent + time.monotonic() - clock
             means = "  ".join(f"{k} {np.mean([r[k] for r in recent]):.5f}" for k in recent[0])
             rate = (time.monotonic() - clock) / (step + 1 - start)
-            accelerator.print(f"{name} {step + 1}/{steps}  {means}  {rate:.2f} s/step  {seconds / 60:.1f} min", flush=True)
+            accelerator.print(
+                f"{name} {step + 1}/{steps}  {means}  {rate:.2f} s/step  {seconds / 60:.1f} min", flush=True
+            )
             recent = []
             if accelerator.is_main_process:
                 state = {

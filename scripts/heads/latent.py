@@ -28,14 +28,22 @@ def build_tokenizer(folder: Path) -> CLIPTokenizer:
     captions = [sample_caption(head_at("train", k), rng, empty=0) for k in range(4000)]
     bpe = Tokenizer(models.BPE(end_of_word_suffix="</w>", unk_token="<|endoftext|>"))
     bpe.normalizer = normalizers.Lowercase()
-    bpe.pre_tokenizer = pre_tokenizers.Sequence([pre_tokenizers.Whitespace(), pre_tokenizers.ByteLevel(False, use_regex=False)])
+    bpe.pre_tokenizer = pre_tokenizers.Sequence(
+        [pre_tokenizers.Whitespace(), pre_tokenizers.ByteLevel(False, use_regex=False)]
+    )
     alphabet = pre_tokenizers.ByteLevel.alphabet()
     trainer = trainers.BpeTrainer(vocab_size=900, initial_alphabet=alphabet, end_of_word_suffix="</w>")
     bpe.train_from_iterator(captions, trainer)
     learnt = json.loads(bpe.to_str())["model"]
     merges = [tuple(m) if isinstance(m, list) else tuple(m.split(" ")) for m in learnt["merges"]]
     letters = sorted(alphabet)
-    words = [*letters, *(c + "</w>" for c in letters), *("".join(m) for m in merges), "<|startoftext|>", "<|endoftext|>"]
+    words = [
+        *letters,
+        *(c + "</w>" for c in letters),
+        *("".join(m) for m in merges),
+        "<|startoftext|>",
+        "<|endoftext|>",
+    ]
     vocab = {word: k for k, word in enumerate(dict.fromkeys(words))}
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "vocab.json").write_text(json.dumps(vocab, ensure_ascii=False))
@@ -48,7 +56,8 @@ def build_text_encoder(tokenizer: CLIPTokenizer) -> CLIPTextModel:
         CLIPTextConfig(
             vocab_size=len(tokenizer), hidden_size=WIDTH, intermediate_size=2 * WIDTH, projection_dim=WIDTH,
             num_hidden_layers=2, num_attention_heads=4, max_position_embeddings=LENGTH,
-            bos_token_id=tokenizer.bos_token_id, eos_token_id=tokenizer.eos_token_id, pad_token_id=tokenizer.pad_token_id,
+            bos_token_id=tokenizer.bos_token_id, eos_token_id=tokenizer.eos_token_id,
+            pad_token_id=tokenizer.pad_token_id,
         )
     )  # fmt: skip
 
@@ -123,7 +132,9 @@ def train(
     def loss(model, rng, device):
         rows = rng.integers(len(means), size=batch)
         captions = [sample_caption(heads[k], rng) for k in rows]
-        tokens = tokenizer(captions, padding="max_length", max_length=LENGTH, truncation=True, return_tensors="pt").input_ids
+        tokens = tokenizer(
+            captions, padding="max_length", max_length=LENGTH, truncation=True, return_tensors="pt"
+        ).input_ids
         z = scale * (means[rows] + deviations[rows] * torch.randn(batch, *means.shape[1:]))
         t, eps = torch.randint(1000, (batch,)), torch.randn_like(z)
         a = abar[t][:, None, None, None]

@@ -17,9 +17,14 @@ NON_AUGMENTED = ("nonaug", "latent-red-diff")
 
 
 def tokens(settings: dict[str, Any]) -> list[str]:
-    """A YAML file's fields as the flags that say the same, so that mistakes in it get the same messages."""
-    flags = []
+    """A YAML file's fields as the flags that say the same, so that mistakes in it get the same messages.
+
+    A run's own config.yaml is such a file: fields without a value, and the images, say nothing here.
+    """
+    flags: list[str] = []
     for key, value in settings.items():
+        if value is None or key == "images":
+            continue
         name = str(key).rstrip("_").replace("_", "-")
         if isinstance(value, bool) and key != "keep_known":
             flags.append(f"--{name}" if value else f"--no-{name}")
@@ -32,6 +37,8 @@ def tokens(settings: dict[str, Any]) -> list[str]:
 
 def read_yaml(path: Path) -> dict[str, Any]:
     """A settings file. Raises ValueError if it is not a mapping of fields."""
+    if not path.is_file():
+        raise FileNotFoundError(f"{path} is not a file; check the path.")
     try:
         settings = yaml.safe_load(path.read_text(encoding="utf-8"))
     except (yaml.YAMLError, UnicodeDecodeError) as error:
@@ -44,8 +51,8 @@ def read_yaml(path: Path) -> dict[str, Any]:
 def packaged(task: str, method: str, prior: str) -> str | None:
     """The name of the packaged configuration for a task, or None: heads are tuned apart, all else is the paper's.
 
-    Tasks without their own borrow from the nearest: any srK from sr4 (heads) or sr8 (Stable Diffusion), other masks from
-    the half face.
+    Tasks without their own borrow from the nearest: any srK from sr4 (heads) or sr8 (Stable Diffusion), masks from the
+    half face.
     """
     family = "heads" if prior == "heads" else "sd"
     own = [task]
@@ -71,6 +78,7 @@ def parse(argv: list[str]) -> tuple[Restore, str | None]:
     options = _parse(argv)
     own = tokens(read_yaml(options.config)) if options.config else []
     options = _parse(own + argv)
+    options.check()
     name = packaged(options.task, options.method, options.prior)
     if not name:
         return options, None
@@ -78,7 +86,9 @@ def parse(argv: list[str]) -> tuple[Restore, str | None]:
         defaults = read_yaml(path)
     for key in ("task", "method", "prior", "revision"):  # already decided
         defaults.pop(key, None)
-    return _parse(tokens(defaults) + own + argv), name
+    options = _parse(tokens(defaults) + own + argv)
+    options.check()
+    return options, name
 
 
 def resolved(options: Restore) -> dict[str, Any]:

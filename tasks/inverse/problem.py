@@ -37,7 +37,9 @@ def check(path: Path, options: Restore) -> None:
         read_measurement(path)
         return
     if options.task == "phase_retrieval" and not options.clean:
-        raise ValueError(f"{path}: a phase measurement is no picture; give it as .safetensors, or a clean image with --clean.")
+        raise ValueError(
+            f"{path}: a phase measurement is no picture; give it as .safetensors, or a clean image with --clean."
+        )
     image = read_image(path)
     if options.mask:
         _read_mask(options.mask, image, path)

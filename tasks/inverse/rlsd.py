@@ -93,7 +93,9 @@ class NonAugmented:
     @torch.no_grad()
     def images(self) -> torch.Tensor:
         """D(z) [N, 3, H, W]."""
-        return torch.cat([self.prior.decode(torch.stack([self.z[i].detach() for i in rows])) for rows in self._chunks()])
+        return torch.cat(
+            [self.prior.decode(torch.stack([self.z[i].detach() for i in rows])) for rows in self._chunks()]
+        )
 
     def finish(self) -> torch.Tensor:
         """The result D(z) [N, 3, H, W]."""

@@ -43,8 +43,9 @@ def main(argv: list[str]) -> int:
     options.out.mkdir(parents=True, exist_ok=True)
     outcomes = []
     for gamma in options.gammas:
-        settings = {"realisations": options.realisations, "steps": options.steps, "lr": options.lr, "seed": options.seed}
-        outcomes.append(run(gamma, **settings))
+        outcomes.append(
+            run(gamma, realisations=options.realisations, steps=options.steps, lr=options.lr, seed=options.seed)
+        )
         last = outcomes[-1]
         print(f"gamma {gamma:g}: {last.collapsed} of {options.realisations} collapsed, misfit {last.misfit:.3f}")
     rows = [outcome.summary() for outcome in outcomes]

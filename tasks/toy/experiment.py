@@ -67,7 +67,8 @@ class Outcome:
 
 
 def run(gamma: float, *, realisations: int = 200, steps: int = 300, lr: float = 0.1, seed: int = 0) -> Outcome:
-    """Move ``realisations`` independent pairs at once: pair k is particles 2k and 2k+1, the same start for every gamma."""
+    """Move ``realisations`` independent pairs at once: pair k is particles 2k and 2k+1, and
+    starts at the same points for every gamma."""
     prior = GaussianMixture(MODES.double(), VARIANCE)
     start = noise((2,), seed=seed, purpose="initial z", particles=range(2 * realisations)).double()
     points = Points(start, lr)

@@ -62,7 +62,7 @@ def result(settings, task="inpaint_half_face", ids=None, state=None):
 
 
 def plain(settings, task="inpaint_half_face"):
-    """Algorithm 1 in one batch with three decodes a step, losses summed over particles: nothing shared, nothing saved."""
+    """Algorithm 1 in one batch with three decodes a step, losses summed over particles; nothing shared or saved."""
     prior, (operator, y) = Toy(), problem(task)
     embed, n, s = embed_of(prior), settings.particles, settings
     augmented = s.method in ("rlsd", "nonrepuls", "hybrid")
@@ -103,7 +103,9 @@ def plain(settings, task="inpaint_half_face"):
     return (x if augmented else prior.decode(z)).detach()
 
 
-@pytest.mark.parametrize(("method", "gamma"), [("rlsd", 2.0), ("nonrepuls", 2.0), ("nonaug", 2.0), ("latent-red-diff", 0.0)])
+@pytest.mark.parametrize(
+    ("method", "gamma"), [("rlsd", 2.0), ("nonrepuls", 2.0), ("nonaug", 2.0), ("latent-red-diff", 0.0)]
+)
 def test_decode_sharing_equals_the_plain_algorithm(method, gamma):
     settings = replace(BASE, method=method, gamma=gamma)
     images, _, prior = result(settings)
