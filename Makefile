@@ -1,0 +1,38 @@
+# Everything from a fresh clone: only Python >= 3.11 is needed. `make demo` restores a half-hidden face, `make test` tests.
+# PyTorch: elsewhere than on the machines this is tested on, choose its build, for example
+#   make demo TORCH_ARGS="--index-url https://download.pytorch.org/whl/cpu"
+
+PYTHON ?= python3
+VENV ?= .venv
+TORCH_ARGS ?=
+BIN := $(VENV)/bin
+DEMO := runs/demo
+
+.PHONY: demo test lint wheel clean
+
+$(VENV)/ready: pyproject.toml constraints.txt
+	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "rsd needs Python 3.11 or newer; make PYTHON=python3.11")'
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install -q torch==2.13.0 $(TORCH_ARGS)
+	$(BIN)/pip install -q -e '.[dev]' -c constraints.txt
+	touch $@
+
+demo: $(VENV)/ready  ## four completions of a half-hidden face, in runs/demo
+	rm -rf $(DEMO)
+	$(BIN)/rsd heads --out $(DEMO)/heads --number 1 --first 3
+	$(BIN)/rsd restore $(DEMO)/heads/head-0003.png --clean --task inpaint_half_face --out $(DEMO)/restored
+	@echo "look at $(DEMO)/restored/grid.png, spread.png and evolution.gif"
+
+test: $(VENV)/ready  ## the default suite, with coverage
+	$(BIN)/python -m pytest --cov --cov-report=term
+
+lint: $(VENV)/ready  ## style and types
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+wheel: $(VENV)/ready  ## a wheel in dist/
+	$(BIN)/python -m build --wheel
+
+clean:  ## remove what the targets made
+	rm -rf $(VENV) build dist runs/demo *.egg-info
