@@ -1,54 +1,39 @@
-# Everything happens in .venv, which is made when first needed and again when pyproject.toml or constraints.txt change.
-#
-#   make demo                 set up, then complete a half-hidden face in four ways: pictures in runs/demo
-#   make test                 set up, then run the tests       (the minutes-long ones: make test ARGS="-m slow")
-#   make lint                 set up, then ruff and mypy       (make format writes what ruff can mend)
-#   make clean                remove .venv, caches and the demo's pictures; your other runs stay
-#
-# Another Python:             make demo PYTHON=python3.12
-# Another build of PyTorch:   make demo TORCH_ARGS="--index-url https://download.pytorch.org/whl/cpu"
-#                             (the first time; after a change of mind, make clean)
+# Everything from a fresh clone: only Python >= 3.11 is needed. `make demo` restores a half-hidden face, `make test` tests.
+# PyTorch: elsewhere than on the machines this is tested on, choose its build, for example
+#   make demo TORCH_ARGS="--index-url https://download.pytorch.org/whl/cpu"
 
 PYTHON ?= python3
+VENV ?= .venv
 TORCH_ARGS ?=
-ARGS ?=
+BIN := $(VENV)/bin
+DEMO := runs/demo
 
-BIN := .venv/bin
-INSTALLED := .venv/installed
-TORCH := $(shell sed -n 's/^torch==/&/p' constraints.txt)
+.DEFAULT_GOAL := demo
+.PHONY: demo test lint wheel clean
 
-.PHONY: help demo test lint format clean
+$(VENV)/ready: pyproject.toml constraints.txt
+	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "rsd needs Python 3.11 or newer; make PYTHON=python3.11")'
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install -q torch==2.13.0 $(TORCH_ARGS)
+	$(BIN)/pip install -q -e '.[dev]' -c constraints.txt
+	touch $@
 
-help:
-	@sed -n -e '/^$$/q' -e 's/^# \{0,1\}//p' Makefile
+demo: $(VENV)/ready  ## four completions of a half-hidden face, in runs/demo
+	rm -rf $(DEMO)
+	$(BIN)/rsd heads --out $(DEMO)/heads --number 1 --first 3
+	$(BIN)/rsd restore $(DEMO)/heads/head-0003.png --clean --task inpaint_half_face --out $(DEMO)/restored
+	@echo "look at $(DEMO)/restored/grid.png, spread.png and evolution.gif"
 
-demo: $(INSTALLED)
-	rm -rf runs/demo
-	$(BIN)/rsd heads --out runs/demo/heads --number 1
-	$(BIN)/rsd restore runs/demo/heads/head-0000.png --clean --task inpaint_half_face --out runs/demo/half-face
-	@echo
-	@echo "Look at runs/demo/half-face: grid.png (the answers), spread.png (where they differ), evolution.gif"
+test: $(VENV)/ready  ## the default suite, with coverage
+	$(BIN)/python -m pytest --cov --cov-report=term
 
-test: $(INSTALLED)
-	$(BIN)/python -m pytest --cov --cov-report=term $(ARGS)
-
-lint: $(INSTALLED)
+lint: $(VENV)/ready  ## style and types
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
-format: $(INSTALLED)
-	$(BIN)/ruff check --fix .
-	$(BIN)/ruff format .
+wheel: $(VENV)/ready  ## a wheel in dist/
+	$(BIN)/python -m build --wheel
 
-clean:
-	rm -rf .venv .pytest_cache .mypy_cache .ruff_cache .coverage build dist *.egg-info runs/demo
-	find . -name __pycache__ -type d -prune -exec rm -rf {} +
-
-# PyTorch comes first and alone, so that TORCH_ARGS can name another index for it and for nothing else.
-$(INSTALLED): pyproject.toml constraints.txt
-	@$(PYTHON) -c 'import sys; v = sys.version.split()[0]; sys.version_info >= (3, 11) or sys.exit("rsd needs Python 3.11 or newer, but $(PYTHON) is " + v + "; name another: make PYTHON=python3.11")'
-	$(PYTHON) -m venv .venv
-	$(BIN)/python -m pip install $(TORCH_ARGS) $(TORCH)
-	$(BIN)/python -m pip install -c constraints.txt -e ".[dev]"
-	@touch $@
+clean:  ## remove what the targets made
+	rm -rf $(VENV) build dist $(DEMO) *.egg-info .coverage .pytest_cache .mypy_cache .ruff_cache
