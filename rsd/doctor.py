@@ -83,7 +83,8 @@ def _backend(name: str, remedy: str) -> str:
     except ModuleNotFoundError:
         return f"{name}: missing; {remedy}"
     except Exception as error:  # tinycudann raises OSError without CUDA, others whatever they like
-        return f"{name} {_version(name)}: does not import ({str(error).splitlines()[0] if str(error) else error!r}); {remedy}"
+        why = (str(error) or repr(error)).splitlines()[0]
+        return f"{name} {_version(name)}: does not import ({why}); {remedy}"
     return f"{name} {_version(name)}"
 
 
