@@ -27,7 +27,7 @@ from .command import resolved
 from .options import Restore
 from .problem import MEASUREMENT, Problem, check, load
 from .report import score
-from .restore import Run, Settings, decoded
+from .solve import Run, Settings, decoded
 
 IMAGES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff", MEASUREMENT)
 FRAMES = 40
