@@ -55,7 +55,7 @@ def test_the_paper_s_rows():
         "hdr_sd": (0.008, 0.2, 0.2, 1000, 0),
         "ablation_gamma_sd": (0.15, 0.1, 1.0, 200, 100),
         "ablation_window_sd": (0.15, 0.1, 1.0, 200, 150),
-        "ablation_interacting_sd": (0.15, 0.15, 0.8, 200, 100),
+        "ablation_interacting_sd": (0.15, 0.15, 0.8, 200, 150),
         "ablation_coupling_sd": (0.14, 0.07, 0.8, 1000, 0),
         "phase_retrieval_nonaug_sd": (0.02, None, 0.6, 1000, 30),
     }
