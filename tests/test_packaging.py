@@ -24,7 +24,7 @@ def test_every_package_is_listed():
 
 
 def test_versions_agree():
-    """The pinned torch names no build (a "+cpu" would exist on one index only); the citation has the package's version."""
+    """The pinned torch names no build: a "+cpu" exists on one index only."""
     pinned = re.search(r"^torch==(\S+)$", (ROOT / "constraints.txt").read_text(), re.MULTILINE)
     assert pinned and "+" not in pinned[1]
     assert f"torch=={pinned[1]} " in (ROOT / "Makefile").read_text()
