@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import os
 import platform
 import re
@@ -21,20 +22,25 @@ CONFIG, LOG, METRICS, CHECKPOINT = "config.yaml", "steps.jsonl", "metrics.json",
 
 
 def slug(text: str, limit: int = 60) -> str:
-    """A safe folder name: lower-case letters, digits, dots and dashes; a long or changed text ends in a short hash."""
+    """A safe folder name: lower-case letters, digits, dots and dashes, never empty; a long or changed text ends in a
+    short hash, so different texts keep different names, also where "A" and "a" are the same file."""
     safe = re.sub(r"[^a-z0-9.]+", "-", text.lower()).strip("-.")
-    if safe == text and len(safe) <= limit:
+    if safe and safe == text and len(safe) <= limit:
         return safe
-    mark = hashlib.sha256(text.encode()).hexdigest()[:6]
-    return f"{safe[: limit - 7].rstrip('-.')}-{mark}".lstrip("-")
+    mark = hashlib.sha256(text.encode(errors="surrogateescape")).hexdigest()[:8]
+    return f"{safe[: limit - 9].rstrip('-.')}-{mark}".lstrip("-")
 
 
 def write_bytes(path: Path, data: bytes) -> None:
     """Write a file in one piece: a reader, or a killed run, never sees half of it."""
     path.parent.mkdir(parents=True, exist_ok=True)
     part = path.with_name(f".{path.name}.part")
-    part.write_bytes(data)
-    os.replace(part, path)
+    try:
+        part.write_bytes(data)
+        os.replace(part, path)
+    except OSError:  # a full disk, say: what was there before stays, and no half is left beside it
+        part.unlink(missing_ok=True)
+        raise
 
 
 def write_json(path: Path, value: Any) -> None:
@@ -51,9 +57,15 @@ class RunFolder:
 
     def __init__(self, path: Path, *, resume: bool = False):
         self.path, self.resume = path, resume
-        if path.exists() and not path.is_dir():
-            raise ValueError(f"The output folder {path} is a file; choose another --out.")
-        held = {p.name for p in path.iterdir() if p.name != "frames"} if path.exists() else set()
+        try:
+            if path.exists() and not path.is_dir():
+                raise ValueError(f"The output folder {path} is a file; choose another --out.")
+            held = {p.name for p in path.iterdir()} if path.exists() else set()
+            _try_to_write(path)
+        except OSError as error:
+            why = error.strerror or str(error)
+            raise PermissionError(f"The output folder {path} is not writable ({why}); choose another --out.") from error
+        held -= {"frames", f".{CONFIG}.part"}  # what a run that was killed at its start leaves
         if held and CONFIG not in held:
             raise ValueError(
                 f"The output folder {path} holds other files ({sorted(held)[0]}, ...); choose another --out."
@@ -62,16 +74,6 @@ class RunFolder:
             raise ValueError(
                 f"The output folder {path} holds another run; choose another --out, or go on with --resume."
             )
-        there = path
-        while not there.exists():
-            there = there.parent
-        try:
-            with tempfile.TemporaryFile(
-                dir=there
-            ):  # asking for permission is not enough: root may always, except where not
-                pass
-        except OSError as error:
-            raise PermissionError(f"The output folder {path} is not writable; choose another --out.") from error
 
     @property
     def done(self) -> bool:
@@ -82,7 +84,8 @@ class RunFolder:
         """Create the folder with its config.yaml. Raises ValueError if a run with other settings is to be resumed."""
         file = self.path / CONFIG
         if file.exists():
-            before = yaml.safe_load(file.read_text(encoding="utf-8"))
+            before = _settings(file)
+            config = yaml.safe_load(yaml.safe_dump(config))  # tuples become lists, as they did in the file
             other = sorted(k for k in {*before, *config} if before.get(k) != config.get(k))
             if other:
                 told = ", ".join(f"{k} {before.get(k)!r} is now {config.get(k)!r}" for k in other)
@@ -95,9 +98,9 @@ class RunFolder:
         write_json(self.path / name, value)
 
     def log(self, row: dict[str, Any]) -> None:
-        """Append a row to steps.jsonl."""
+        """Append a row to steps.jsonl; numbers that are not finite become null, since JSON has none."""
         with open(self.path / LOG, "a", encoding="utf-8") as file:
-            file.write(json.dumps(row) + "\n")
+            file.write(json.dumps(_finite(row), allow_nan=False) + "\n")
 
     def truncate_log(self, steps: int) -> None:
         """Keep the first ``steps`` rows of steps.jsonl: those that a checkpoint covers."""
@@ -110,7 +113,7 @@ class RunFolder:
         """Tensors and plain values in one safetensors file."""
         from safetensors.torch import save
 
-        plain = {k: v.detach().cpu().contiguous() for k, v in tensors.items()}
+        plain = {k: v.detach().cpu().contiguous().clone() for k, v in tensors.items()}
         write_bytes(self.path / CHECKPOINT, save(plain, metadata={"meta": json.dumps(meta)}))
 
     def load_checkpoint(self) -> tuple[dict[str, Any], dict[str, Any]] | None:
@@ -123,7 +126,7 @@ class RunFolder:
         try:
             with safe_open(file, framework="pt") as f:
                 return {k: f.get_tensor(k) for k in f.keys()}, json.loads(f.metadata()["meta"])  # noqa: SIM118
-        except (SafetensorError, KeyError, TypeError) as error:
+        except (SafetensorError, KeyError, TypeError, json.JSONDecodeError) as error:
             raise ValueError(f"The checkpoint {file} is damaged; delete it to start this run again.") from error
 
     def finish(self, metrics: dict[str, Any]) -> None:
@@ -134,6 +137,43 @@ class RunFolder:
     def metrics(self) -> dict[str, Any]:
         """The metrics of a finished run."""
         return json.loads((self.path / METRICS).read_text(encoding="utf-8"))
+
+
+def _try_to_write(path: Path) -> None:
+    """Raise OSError unless files can be made in ``path``, or in the nearest folder above it that exists.
+
+    Asking for permission is not enough: root may always, except where not (/proc, read-only disks).
+    """
+    try:
+        os.lstat(path)
+    except FileNotFoundError:
+        pass
+    except ValueError as error:  # a null byte
+        raise OSError(str(error)) from error
+    there = path
+    while not there.exists():
+        there = there.parent
+    with tempfile.TemporaryFile(dir=there):
+        pass
+
+
+def _settings(file: Path) -> dict[str, Any]:
+    """A run's config.yaml; raises ValueError if it is damaged."""
+    try:
+        found = yaml.safe_load(file.read_text(encoding="utf-8"))
+    except (yaml.YAMLError, UnicodeDecodeError):
+        found = None
+    if not isinstance(found, dict):
+        raise ValueError(f"{file} is damaged or no run's settings; choose another --out.")
+    return found
+
+
+def _finite(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {k: _finite(v) for k, v in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_finite(v) for v in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def provenance(*, seed: int, model: str, revision: str | None = None, device: str = "cpu") -> dict[str, Any]:
