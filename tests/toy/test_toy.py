@@ -1,0 +1,51 @@
+"""D.10.1 in small: fewer realisations, the same claims."""
+
+import json
+
+import pytest
+import torch
+
+from rsd.cli import main
+from rsd.tasks.toy.experiment import MODES, Outcome, run
+
+
+@pytest.fixture(scope="module")
+def outcomes():
+    return {gamma: run(gamma, realisations=30, steps=200) for gamma in (0.0, 1.0, 2000.0)}
+
+
+def test_independent_particles_share_a_mode_half_of_the_time(outcomes):
+    assert 8 <= outcomes[0.0].collapsed <= 22  # binomial(30, 1/2): these bounds miss once in 150
+
+
+def test_repulsion_prevents_collapse_and_keeps_the_fit(outcomes):
+    assert outcomes[1.0].collapsed <= 2
+    assert outcomes[1.0].misfit < 0.15
+
+
+def test_too_much_repulsion_ruins_the_fit(outcomes):
+    assert outcomes[2000.0].misfit > 20 * outcomes[1.0].misfit
+
+
+def test_an_outcome_counts_what_it_says():
+    points = torch.stack([MODES, MODES[[0, 0]] + 0.1, torch.tensor([[-1.0, 3.0], [-2.0, 0.0]])])
+    outcome = Outcome(1.0, points)
+    assert outcome.collapsed == 2
+    assert outcome.misfit == pytest.approx((0 + 0 + 2 * 0.02**0.5 + 3 + 1) / 6, rel=1e-5)
+
+
+def test_the_command_leaves_what_the_contract_says(tmp_path):
+    out = tmp_path / "toy"
+    assert main(["toy", "--out", str(out), "--gammas", "0", "1", "--realisations", "6", "--steps", "20"]) == 0
+    report = json.loads((out / "toy.json").read_text())
+    assert report["gamma"] == [0, 1] and report["realisations"] == 6
+    assert len(report["collapsed"]) == 2 and all(0 <= c <= 6 for c in report["collapsed"])
+    assert (out / "collapse.png").stat().st_size > 5000 and (out / "scatter.png").stat().st_size > 5000
+
+
+def test_bad_values_are_told(tmp_path, capsys):
+    with pytest.raises(SystemExit) as stopped:
+        main(["toy", "--out", str(tmp_path), "--realisations", "0"])
+    assert stopped.value.code == 2
+    printed = capsys.readouterr()
+    assert "realisations is 0" in printed.out + printed.err
