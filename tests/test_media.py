@@ -1,0 +1,297 @@
+"""Pictures in and out: values, geometry and refusals."""
+
+from __future__ import annotations
+
+import struct
+import warnings
+import zlib
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from safetensors.torch import save_file
+
+from rsd import media
+
+WHITE, RED = [1.0, 1.0, 1.0], [1.0, -1.0, -1.0]
+
+
+def pixel(x: torch.Tensor, row: int, column: int) -> list[float]:
+    return x[0, :, row, column].tolist()
+
+
+def read(image: Image.Image, path: Path, **options) -> torch.Tensor:
+    image.save(path, **options)
+    return media.read_image(path)
+
+
+def of(values, dtype) -> Image.Image:
+    return Image.fromarray(np.array(values, dtype=dtype))
+
+
+def test_values(tmp_path):
+    x = read(of([[[0, 51, 255], [255, 0, 102]]], np.uint8), tmp_path / "a.png")
+    assert x.shape == (1, 3, 1, 2) and x.dtype == torch.float32
+    assert torch.allclose(x[0, :, 0, 0], torch.tensor([-1.0, -0.6, 1.0]), atol=1e-6)
+    assert torch.allclose(x[0, :, 0, 1], torch.tensor([1.0, -1.0, -0.2]), atol=1e-6)
+
+
+def test_exif_rotation_is_applied(tmp_path):
+    exif = Image.Exif()
+    exif[0x0112] = 6  # the camera was turned: the first row is the right column
+    stored = np.full((2, 3, 3), 255, np.uint8)
+    stored[0, 0] = [255, 0, 0]
+    x = read(Image.fromarray(stored), tmp_path / "a.png", exif=exif)
+    assert x.shape == (1, 3, 3, 2)
+    assert pixel(x, 0, 1) == RED and pixel(x, 0, 0) == WHITE
+
+
+@pytest.mark.parametrize(
+    ("image", "options"),
+    [
+        (of([[[0, 0, 0, 0], [255, 0, 0, 255]]], np.uint8), {}),
+        (of([[[9, 9, 9], [255, 0, 0]]], np.uint8), {"transparency": (9, 9, 9)}),
+    ],
+)
+def test_transparency_is_laid_on_white(tmp_path, image, options):
+    x = read(image, tmp_path / "a.png", **options)
+    assert pixel(x, 0, 0) == WHITE and pixel(x, 0, 1) == RED
+
+
+def test_half_transparent_black_is_grey_and_white_stays_in_range(tmp_path):
+    x = read(of([[[0, 0, 0, 51], [255, 255, 255, 77]]], np.uint8), tmp_path / "a.png")
+    assert pixel(x, 0, 0) == pytest.approx([0.6] * 3, abs=1e-6)
+    assert pixel(x, 0, 1) == WHITE
+
+
+def test_grey_with_alpha(tmp_path):
+    x = read(of([[[100, 0], [0, 255]]], np.uint8), tmp_path / "a.png")
+    assert pixel(x, 0, 0) == WHITE and pixel(x, 0, 1) == [-1.0] * 3
+
+
+@pytest.mark.parametrize(("options", "first"), [({}, RED), ({"transparency": 0}, WHITE)])
+def test_palette(tmp_path, options, first):
+    image = Image.new("P", (2, 1))
+    image.putpalette([255, 0, 0, 0, 0, 255])
+    image.putdata([0, 1])
+    x = read(image, tmp_path / "a.png", **options)
+    assert pixel(x, 0, 0) == first and pixel(x, 0, 1) == [-1.0, -1.0, 1.0]
+
+
+@pytest.mark.parametrize(("dtype", "suffix"), [("<u2", "png"), ("<u2", "tif"), (">u2", "tif"), (np.int32, "tif")])
+def test_sixteen_bit_grey_is_read_exactly(tmp_path, dtype, suffix):
+    values = np.array([[0, 256, 32768], [1, 40000, 65535]])
+    x = read(of(values, dtype), tmp_path / f"a.{suffix}")
+    expected = torch.from_numpy(values / 65535 * 2 - 1).float()
+    assert torch.allclose(x, expected.expand(1, 3, 2, 3), atol=1e-6)
+
+
+def test_sixteen_bit_colours(tmp_path):
+    row = b"\0" + struct.pack(">3H", 0, 0x8080, 0xFFFF)
+    chunk = lambda k, d: struct.pack(">I", len(d)) + k + d + struct.pack(">I", zlib.crc32(k + d))  # noqa: E731
+    head = struct.pack(">IIBBBBB", 1, 1, 16, 2, 0, 0, 0)
+    data = chunk(b"IHDR", head) + chunk(b"IDAT", zlib.compress(row)) + chunk(b"IEND", b"")
+    (tmp_path / "a.png").write_bytes(b"\x89PNG\r\n\x1a\n" + data)
+    assert pixel(media.read_image(tmp_path / "a.png"), 0, 0) == pytest.approx([-1, 0x80 / 127.5 - 1, 1], abs=1e-6)
+
+
+def test_cmyk_jpeg_and_bilevel(tmp_path):
+    x = read(Image.new("CMYK", (16, 16), (0, 255, 255, 0)), tmp_path / "a.jpg", quality=95)
+    assert pixel(x, 8, 8) == pytest.approx(RED, abs=0.05)
+    assert pixel(read(of([[0, 1]], bool), tmp_path / "b.png"), 0, 1) == WHITE
+
+
+def test_float_tiff_and_values_out_of_range(tmp_path):
+    assert pixel(read(of([[0.25, 1]], np.float32), tmp_path / "a.tif"), 0, 0) == [-0.5] * 3
+    for values, dtype in (([[0, 70000]], np.int32), ([[-1, 5]], np.int32), ([[0, 1.5]], "f4"), ([[0, np.nan]], "f4")):
+        with pytest.raises(ValueError, match=r"b\.tif has pixels that are not finite or not in 0 to (1|65535);"):
+            read(of(values, dtype), tmp_path / "b.tif")
+
+
+def test_first_frame_of_an_animation(tmp_path):
+    frames = [Image.new("RGB", (2, 2), c) for c in ("red", "blue")]
+    assert pixel(read(frames[0], tmp_path / "a.gif", save_all=True, append_images=frames[1:]), 0, 0) == RED
+
+
+def test_too_many_pixels(tmp_path, monkeypatch):
+    path = tmp_path / "a.png"
+    Image.new("1", (20000, 10000)).save(path)  # 200 million: Pillow itself would only warn
+    with pytest.raises(ValueError, match=r"a\.png has over 100,000,000 pixels; make it smaller"):
+        media.read_image(path)
+    monkeypatch.setattr(media, "MAX_PIXELS", 10**10)
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 1000)
+    with pytest.raises(ValueError, match="make it smaller"):
+        media.read_image(path)
+
+
+@pytest.mark.parametrize("name", ["a.png", "a.jpg", "a.webp", "a.tif"])
+def test_truncated(tmp_path, name):
+    path = tmp_path / name
+    noise = np.random.default_rng(0).integers(0, 256, (32, 32, 3), dtype=np.uint8)
+    Image.fromarray(noise).save(path)
+    path.write_bytes(path.read_bytes()[: path.stat().st_size * 2 // 3])
+    with warnings.catch_warnings(), pytest.raises(ValueError, match=rf"{name} is (a damaged|not a) picture"):
+        warnings.simplefilter("error")
+        media.read_image(path)
+
+
+@pytest.mark.parametrize("data", [b"", b"hello", b"\x89PNG\r\n\x1a\n", b"P6 x 4 255\n", b"qoif" + bytes(9)])
+def test_no_picture(tmp_path, data):
+    (tmp_path / "a.png").write_bytes(data)
+    with pytest.raises(ValueError, match=r"a\.png is (a damaged|not a) picture"):
+        media.read_image(tmp_path / "a.png")
+
+
+def test_no_file(tmp_path):
+    for path in (tmp_path / "none.png", tmp_path):
+        for reader in (media.read_image, media.read_measurement):
+            with pytest.raises(FileNotFoundError, match="is not a file; check the path"):
+                reader(path)
+
+
+def test_png_round_trip(tmp_path):
+    x = torch.rand(1, 3, 7, 5) * 2 - 1
+    x[0, 0, 0] = torch.tensor([-1, 1, 0, -1.5, 1.5])
+    media.write_png(tmp_path / "a.png", x)
+    back = media.read_image(tmp_path / "a.png")
+    assert (back - x.clamp(-1, 1)).abs().max() <= 1 / 255 + 1e-6
+    media.write_png(tmp_path / "b.png", back)
+    assert torch.equal(media.read_image(tmp_path / "b.png"), back)
+    assert {p.name for p in tmp_path.iterdir()} == {"a.png", "b.png"}
+
+
+def test_text_round_trip(tmp_path):
+    text = {"prompt": "Ein Porträt, 日本, 🙂\nzweite Zeile", "seed": "0", "empty": ""}
+    media.write_png(tmp_path / "a.png", torch.zeros(1, 3, 2, 2), text=text)
+    assert media.read_text(tmp_path / "a.png") == text
+    Image.new("RGB", (2, 2)).save(tmp_path / "a.jpg")
+    assert media.read_text(tmp_path / "a.jpg") == {}
+
+
+def test_to_uint8_of_half_precision_and_gradients():
+    x = torch.tensor([-2.0, -1.0, 0.5, 1.0]).repeat(3, 1)[:, None]
+    for given in (x.bfloat16(), x.requires_grad_()):
+        assert media.to_uint8(given)[0, :, 0].tolist() == [0, 0, 191, 255]
+
+
+def ramp(height: int, width: int) -> torch.Tensor:
+    """The column's number over the width, in [-1, 1]."""
+    return (torch.arange(width) / (width - 1) * 2 - 1).expand(1, 3, height, width)
+
+
+def test_fit_leaves_what_fits():
+    x = ramp(8, 8)
+    for how in ("crop", "resize", "refuse"):
+        fitted, note = media.fit_to(x, 8, how)
+        assert fitted is x and note is None
+
+
+def test_fit_crop():
+    x = ramp(8, 20)
+    fitted, note = media.fit_to(x, 8, "crop")
+    assert torch.equal(fitted, x[..., 6:14])
+    assert note == "cropped from 20 x 8 px to its central 8 x 8"
+    fitted, note = media.fit_to(x, 4, "crop")
+    assert fitted.shape == (1, 3, 4, 4)
+    assert note == "cropped from 20 x 8 px to its central 8 x 8 and resized from 8 x 8 px to 4 x 4"
+    assert torch.allclose(fitted.mean(), torch.tensor(0.0), atol=1e-5)  # the centre stays the centre
+
+
+def test_fit_resize():
+    x = ramp(8, 20)
+    fitted, note = media.fit_to(x, 8, "resize")
+    assert fitted.shape == (1, 3, 8, 8) and note == "resized from 20 x 8 px to 8 x 8"
+    centres = ((torch.arange(8) + 0.5) * 20 / 8 - 0.5) / 19 * 2 - 1
+    assert torch.allclose(fitted[0, 0, 0, 2:6], centres[2:6], atol=2e-3)  # half a pixel is 0.05
+    edge = (torch.arange(16) > 7).float().expand(1, 3, 16, 16) * 2 - 1
+    up, _ = media.fit_to(edge, 64, "resize")
+    assert up.min() == -1 and up.max() == 1  # no bicubic overshoot
+
+
+def test_fit_refuses():
+    with pytest.raises(ValueError, match=r"The image is 20 x 8 px, needed are 8 x 8; use --fit crop or --fit resize"):
+        media.fit_to(ramp(8, 20), 8, "refuse")
+
+
+def test_grid_geometry():
+    red = torch.tensor(RED)[None, :, None, None].expand(1, 3, 64, 64)
+    sheet = media.grid([red] * 3, labels=["a", "b", "c"], columns=2)
+    side, gap, head = media.CELL, media.MARGIN, media.LABEL
+    assert sheet.size == (2 * side + 3 * gap, 2 * (side + head) + 3 * gap)
+    assert sheet.getpixel((gap, gap + head)) == (255, 0, 0)
+    assert sheet.getpixel((gap + side + gap, gap + head)) == (255, 0, 0)
+    assert sheet.getpixel((gap + side + gap, gap + head + side + gap + head)) == (255, 255, 255)  # an empty cell
+    assert media.grid([red]).size == (side + 2 * gap, side + 2 * gap)
+
+
+def test_deviation():
+    images = torch.zeros(2, 3, 2, 2)
+    images[0, :, 0, 0], images[1, :, 0, 0] = -1, 1  # deviation 1 in all colours
+    images[1, 0, 1, 1] = 3  # clamped to 1: deviation 0.5 in one of three colours
+    values = media.deviation(images)
+    assert torch.allclose(values, torch.tensor([[1, 0], [0, 0.5 / 3]]), atol=1e-6)
+    assert torch.equal(media.deviation(images[:1]), torch.zeros(2, 2))
+
+
+def test_spread_is_dark_where_particles_agree():
+    images = torch.zeros(2, 3, 2, 2)
+    images[0, :, 0, 0], images[1, :, 0, 0] = -1, 1
+    sheet = media.spread(images)
+    assert sheet.size == (2 * media.CELL + 70, 2 * media.CELL)
+    assert sheet.getpixel((0, 0)) == (252, 253, 191)
+    assert sheet.getpixel((2 * media.CELL - 1, 0)) == (0, 0, 4)
+    assert media.spread(images[:1]).getpixel((0, 0)) == (0, 0, 4)  # one particle: nothing to disagree with
+
+
+@pytest.mark.parametrize("count", [1, 4])
+def test_gif(tmp_path, count):
+    frames = [torch.full((2, 3, 8, 8), k / 2 - 1) for k in range(count)]
+    media.write_gif(tmp_path / "a.gif", frames, milliseconds=90, hold=2500)
+    with Image.open(tmp_path / "a.gif") as gif:
+        assert getattr(gif, "n_frames", 1) == count
+        assert gif.size == (2 * media.CELL + 3 * media.MARGIN, media.CELL + 2 * media.MARGIN)
+        for k in range(count):  # every frame has its own colours, not the last frame's
+            gif.seek(k)
+            assert gif.convert("RGB").getpixel((50, 50)) == pytest.approx((127.5 * k / 2,) * 3, abs=4)
+        assert gif.info["duration"] == 2500
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.complex64])
+def test_measurement_round_trip(tmp_path, dtype):
+    y = torch.randn(1, 3, 4, 5, dtype=dtype).transpose(2, 3)
+    media.write_measurement(tmp_path / "y.safetensors", y, {"task": "hdr"})
+    back = media.read_measurement(tmp_path / "y.safetensors")
+    assert back.dtype == dtype and torch.equal(back, y)
+
+
+def test_measurement_of_other_kinds(tmp_path):
+    path = tmp_path / "y.safetensors"
+    save_file({"whatever": torch.tensor([[1, 2]], dtype=torch.int32)}, path)
+    y = media.read_measurement(path)
+    assert y.dtype == torch.float32 and y.tolist() == [[1.0, 2.0]]
+    save_file({"y": torch.ones(1), "other": torch.zeros(1)}, path)
+    assert media.read_measurement(path).tolist() == [1.0]
+
+
+@pytest.mark.parametrize(
+    ("tensors", "message"),
+    [
+        ({"y": torch.tensor([1, float("nan")])}, "not finite"),
+        ({"y": torch.tensor([1, float("inf")], dtype=torch.complex64)}, "not finite"),
+        ({"a": torch.ones(1), "b": torch.zeros(1)}, r"holds \['a', 'b'\]; a measurement is one tensor"),
+        ({}, "a measurement is one tensor"),
+    ],
+)
+def test_measurement_refused(tmp_path, tensors, message):
+    save_file(tensors, tmp_path / "y.safetensors")
+    with pytest.raises(ValueError, match=message):
+        media.read_measurement(tmp_path / "y.safetensors")
+
+
+def test_measurement_damaged(tmp_path):
+    for data in (b"", b"hello", bytes(20)):
+        (tmp_path / "y.safetensors").write_bytes(data)
+        with pytest.raises(ValueError, match="is not a safetensors file"):
+            media.read_measurement(tmp_path / "y.safetensors")
