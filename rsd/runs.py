@@ -38,7 +38,7 @@ def write_bytes(path: Path, data: bytes) -> None:
     try:
         part.write_bytes(data)
         os.replace(part, path)
-    except OSError:  # a full disk, say: what was there before stays, and no half is left beside it
+    except BaseException:  # a full disk, an interruption: what was there before stays, and no half is left beside it
         part.unlink(missing_ok=True)
         raise
 
@@ -63,8 +63,7 @@ class RunFolder:
             held = {p.name for p in path.iterdir()} if path.exists() else set()
             _try_to_write(path)
         except OSError as error:
-            why = error.strerror or str(error)
-            raise PermissionError(f"The output folder {path} is not writable ({why}); choose another --out.") from error
+            raise _unwritable(path, error) from error
         held -= {"frames", f".{CONFIG}.part"}  # what a run that was killed at its start leaves
         if held and CONFIG not in held:
             raise ValueError(
@@ -81,7 +80,8 @@ class RunFolder:
         return (self.path / METRICS).exists()
 
     def open(self, config: dict[str, Any]) -> None:
-        """Create the folder with its config.yaml. Raises ValueError if a run with other settings is to be resumed."""
+        """Create the folder with its config.yaml. Raises ValueError if a run with other settings is to be resumed,
+        PermissionError if the folder cannot be made."""
         file = self.path / CONFIG
         if file.exists():
             before = _settings(file)
@@ -91,7 +91,10 @@ class RunFolder:
                 told = ", ".join(f"{k} {before.get(k)!r} is now {config.get(k)!r}" for k in other)
                 raise ValueError(f"Cannot resume {self.path} with other settings: {told}; choose another --out.")
             return
-        write_bytes(file, yaml.safe_dump(config, sort_keys=False, allow_unicode=True).encode())
+        try:
+            write_bytes(file, yaml.safe_dump(config, sort_keys=False, allow_unicode=True).encode())
+        except OSError as error:
+            raise _unwritable(self.path, error) from error
 
     def write_json(self, name: str, value: Any) -> None:
         """A JSON file in the folder."""
@@ -137,6 +140,11 @@ class RunFolder:
     def metrics(self) -> dict[str, Any]:
         """The metrics of a finished run."""
         return json.loads((self.path / METRICS).read_text(encoding="utf-8"))
+
+
+def _unwritable(path: Path, error: OSError) -> PermissionError:
+    why = error.strerror or str(error)
+    return PermissionError(f"The output folder {path} is not writable ({why}); choose another --out.")
 
 
 def _try_to_write(path: Path) -> None:

@@ -1,0 +1,228 @@
+"""Run folders: names, refusals, whole files, resuming."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+
+from rsd import runs
+from rsd.runs import RunFolder, slug, write_bytes, write_json
+
+SETTINGS = {"seed": 0, "gamma": 50.0, "prompt": "", "box": [1, 2], "steps": 100}
+
+
+def opened(path: Path, **changes) -> RunFolder:
+    folder = RunFolder(path)
+    folder.open({**SETTINGS, **changes})
+    return folder
+
+
+def test_slug_keeps_safe_names():
+    for name in ("photo", "photo.png", "a-b.c", "7"):
+        assert slug(name) == name
+
+
+ODD = [
+    "Photo.PNG",
+    "photo .png",
+    "../photo",
+    "a/b",
+    "a\\b",
+    "",
+    ".",
+    "..",
+    "-x",
+    "été",
+    "日本",
+    "日木",
+    "x" * 61,
+    "y" * 400,
+]
+
+
+@pytest.mark.parametrize("name", ODD)
+def test_slug_is_safe(name):
+    found = slug(name)
+    assert 0 < len(found) <= 60
+    assert set(found) <= set("abcdefghijklmnopqrstuvwxyz0123456789.-")
+    assert found[0] not in ".-" and found[-1] not in ".-"
+
+
+def test_slugs_differ_also_where_case_does_not_count():
+    names = [*ODD, "photo.png", "PHOTO.png", "x" * 62, "x" * 60, "a-b", "ete"]
+    assert len({slug(n).lower() for n in names}) == len(names)
+
+
+def test_slugs_of_many_names_without_latin_letters_differ():
+    names = [chr(0x4E00 + a) + chr(0x4E00 + b) for a in range(100) for b in range(200)]
+    assert len({slug(n) for n in names}) == len(names)  # 20 000 names: 24 bits of hash would collide
+
+
+def test_nothing_is_created_before_open(tmp_path):
+    folder = RunFolder(tmp_path / "a" / "b")
+    assert list(tmp_path.iterdir()) == [] and not folder.done
+    folder.open(SETTINGS)
+    assert yaml.safe_load((tmp_path / "a" / "b" / "config.yaml").read_text()) == SETTINGS
+
+
+def test_config_keeps_unicode_and_the_order(tmp_path):
+    opened(tmp_path, prompt="Porträt 日本")
+    text = (tmp_path / "config.yaml").read_text(encoding="utf-8")
+    assert "prompt: Porträt 日本" in text and text.index("seed") < text.index("gamma")
+
+
+def test_empty_folder_is_taken(tmp_path):
+    RunFolder(tmp_path)
+    (tmp_path / ".config.yaml.part").touch()  # a run that was killed while it wrote its first file
+    RunFolder(tmp_path)
+
+
+@pytest.mark.parametrize("resume", [False, True])
+def test_foreign_files_are_refused(tmp_path, resume):
+    (tmp_path / "thesis.tex").touch()
+    with pytest.raises(ValueError, match=r"holds other files \(thesis\.tex, \.\.\.\); choose another --out"):
+        RunFolder(tmp_path, resume=resume)
+    with pytest.raises(ValueError, match="is a file"):
+        RunFolder(tmp_path / "thesis.tex", resume=resume)
+
+
+def test_another_run_is_refused(tmp_path):
+    opened(tmp_path)
+    with pytest.raises(ValueError, match="holds another run; choose another --out, or go on with --resume"):
+        RunFolder(tmp_path)
+    RunFolder(tmp_path, resume=True)
+
+
+UNWRITABLE = ["/proc/nothing/here", "/dev/null/x", "/proc", "x" * 300, "a/" + "x" * 300, "a\0b"]
+
+
+@pytest.mark.skipif(not Path("/proc/self").exists(), reason="needs Linux")
+@pytest.mark.parametrize("path", UNWRITABLE)
+def test_unwritable_folders_are_refused_also_for_root(path, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(PermissionError, match=r"^The output folder .* is not writable \(.+\);") as info:
+        RunFolder(Path(path)).open(SETTINGS)
+    assert str(info.value).endswith("choose another --out.") and "\n" not in str(info.value)
+
+
+def test_folder_without_permission(tmp_path):
+    if os.geteuid() == 0:
+        pytest.skip("root may write anywhere")
+    tmp_path.chmod(0o500)
+    with pytest.raises(PermissionError, match="is not writable"):
+        RunFolder(tmp_path / "run")
+    tmp_path.chmod(0o700)
+
+
+def test_resume_with_other_settings_names_them(tmp_path):
+    opened(tmp_path)
+    again = RunFolder(tmp_path, resume=True)
+    again.open(SETTINGS)
+    again.open({**SETTINGS, "box": (1, 2)})  # YAML has no tuples
+    with pytest.raises(ValueError, match="Cannot resume") as info:
+        again.open({**SETTINGS, "gamma": 0.0, "steps": 200, "new": 1})
+    told = str(info.value)
+    assert "gamma 50.0 is now 0.0" in told and "steps 100 is now 200" in told and "new None is now 1" in told
+    assert "seed" not in told and told.endswith("choose another --out.")
+    assert yaml.safe_load((tmp_path / "config.yaml").read_text()) == SETTINGS
+
+
+@pytest.mark.parametrize("text", ["", "a: [", "[1]", "words", "\x00", "a: !!python/object:os.system x"])
+def test_damaged_settings(tmp_path, text):
+    (tmp_path / "config.yaml").write_text(text)
+    with pytest.raises(ValueError, match=r"config\.yaml is damaged or no run's settings"):
+        RunFolder(tmp_path, resume=True).open(SETTINGS)
+
+
+@pytest.mark.parametrize("method", ["replace", "write"])
+def test_a_failed_write_leaves_what_was_there(tmp_path, monkeypatch, method):
+    path = tmp_path / "a.json"
+    write_bytes(path, b"before")
+
+    def full(*_args):
+        raise OSError(28, "No space left on device")
+
+    if method == "replace":
+        monkeypatch.setattr(runs.os, "replace", full)
+    else:
+        monkeypatch.setattr(Path, "write_bytes", full)
+    with pytest.raises(OSError, match="No space left"):
+        write_bytes(path, b"after")
+    monkeypatch.undo()
+    assert path.read_bytes() == b"before"
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_json_is_strict(tmp_path):
+    write_json(tmp_path / "deep" / "a.json", {"a": [1, None]})
+    with pytest.raises(ValueError, match="not JSON compliant"):
+        write_json(tmp_path / "deep" / "a.json", {"a": math.nan})
+    assert json.loads((tmp_path / "deep" / "a.json").read_text()) == {"a": [1, None]}
+
+
+def test_log(tmp_path):
+    folder = opened(tmp_path)
+    folder.truncate_log(3)  # no log yet
+    for k in range(5):
+        folder.log({"step": k, "note": "line\u2028separator"})
+    folder.log({"step": 5, "losses": {"data": math.nan}, "more": (math.inf, 1)})
+    rows = [json.loads(line) for line in (tmp_path / "steps.jsonl").read_text().split("\n")[:-1]]
+    assert [r["step"] for r in rows] == [0, 1, 2, 3, 4, 5]
+    assert rows[5] == {"step": 5, "losses": {"data": None}, "more": [None, 1]}
+    folder.truncate_log(2)
+    folder.log({"step": 2})
+    rows = [json.loads(line) for line in (tmp_path / "steps.jsonl").read_text().split("\n")[:-1]]
+    assert [r["step"] for r in rows] == [0, 1, 2]
+    folder.truncate_log(0)
+    assert (tmp_path / "steps.jsonl").read_text() == ""
+
+
+def test_checkpoint_round_trip(tmp_path):
+    folder = opened(tmp_path)
+    assert folder.load_checkpoint() is None
+    base = torch.randn(2, 6)
+    tensors = {
+        "x": base.requires_grad_(), "turned": base.detach().T, "view": base.detach()[0], "step": torch.tensor(7),
+        "half": torch.randn(3).bfloat16(), "complex": torch.randn(2, dtype=torch.complex64), "empty": torch.zeros(0),
+    }  # fmt: skip
+    folder.save_checkpoint(tensors, {"step": 7, "seconds": 1.5, "network_calls": {"unet": 3}})
+    found = folder.load_checkpoint()
+    assert found is not None
+    back, meta = found
+    assert meta == {"step": 7, "seconds": 1.5, "network_calls": {"unet": 3}}
+    assert back.keys() == tensors.keys()
+    for name, tensor in tensors.items():
+        assert back[name].dtype == tensor.dtype and torch.equal(back[name], tensor), name
+
+
+@pytest.mark.parametrize("damage", [b"", b"hello", bytes(64), None])
+def test_damaged_checkpoint(tmp_path, damage):
+    folder = opened(tmp_path)
+    folder.save_checkpoint({"x": torch.ones(100)}, {})
+    file = tmp_path / "checkpoint.safetensors"
+    file.write_bytes(file.read_bytes()[:-50] if damage is None else damage)
+    with pytest.raises(ValueError, match=r"checkpoint\.safetensors is damaged; delete it"):
+        folder.load_checkpoint()
+
+
+def test_finish(tmp_path):
+    folder = opened(tmp_path)
+    folder.save_checkpoint({"x": torch.ones(1)}, {})
+    folder.finish({"psnr": None, "div": 0.25})
+    assert {p.name for p in tmp_path.iterdir()} == {"config.yaml", "metrics.json"}
+    again = RunFolder(tmp_path, resume=True)
+    assert again.done and again.metrics() == {"psnr": None, "div": 0.25}
+
+
+def test_provenance_is_plain_json():
+    made = runs.provenance(seed=3, model="heads", device="cpu")
+    assert json.loads(json.dumps(made)) == made
+    assert made["seed"] == 3 and made["model"] == "heads" and made["revision"] is None
+    assert made["versions"]["torch"].split("+")[0] == torch.__version__.split("+")[0]
+    assert made["commit"] is None or len(made["commit"].rstrip("+")) == 40
