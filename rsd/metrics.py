@@ -22,12 +22,15 @@ def psnr(x: torch.Tensor, truth: torch.Tensor) -> torch.Tensor:
 
 
 def ssim(x: torch.Tensor, truth: torch.Tensor) -> torch.Tensor:
-    """Structural similarity of each image, [N] in [-1, 1]: scikit-image's, 7 x 7 windows, mean over colours."""
+    """Structural similarity of each image, [N] in [-1, 1]: scikit-image's, 7 x 7 windows, mean over colours.
+
+    Measured on intensities in [0, 1]: unlike PSNR it compares means, so it changes if black is -1 instead of 0.
+    """
     from skimage.metrics import structural_similarity
 
-    truth = truth.expand_as(x)
-    pairs = zip(x.clamp(-1, 1).cpu().double().numpy(), truth.cpu().double().numpy(), strict=True)
-    return torch.tensor([structural_similarity(a, b, data_range=2.0, channel_axis=0) for a, b in pairs])
+    intensities = [((v.cpu().double() + 1) / 2).numpy() for v in (x.clamp(-1, 1), truth.expand_as(x))]
+    pairs = zip(*intensities, strict=True)
+    return torch.tensor([structural_similarity(a, b, data_range=1.0, channel_axis=0) for a, b in pairs])
 
 
 def residual(difference: torch.Tensor, count: int, sigma_v: float) -> torch.Tensor:

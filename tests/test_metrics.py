@@ -1,0 +1,115 @@
+"""Figures against closed forms."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+
+from rsd import metrics
+from rsd.heads.attributes import ATTRIBUTES
+
+
+def test_psnr_of_a_constant_error():
+    truth = torch.zeros(1, 3, 8, 8)
+    x = torch.stack([truth[0] + 0.2, truth[0] - 0.02, truth[0]])  # 0.1, 0.01 and 0 in units of [0, 1]
+    found = metrics.psnr(x, truth)
+    assert found[:2].tolist() == pytest.approx([20, 40], abs=1e-3)
+    assert found[2] == math.inf
+
+
+def test_psnr_clamps_and_takes_each_image_alone():
+    truth = torch.ones(2, 3, 4, 4)
+    x = torch.stack([torch.full((3, 4, 4), 5.0), -torch.ones(3, 4, 4)])
+    assert metrics.psnr(x, truth).tolist() == pytest.approx([math.inf, 0], abs=1e-5)
+    truth = torch.zeros(1, 3, 4, 4)
+    x = truth.clone()
+    x[0, 0, 0, 0] = 1  # one of 48 values is half the range off
+    assert metrics.psnr(x, truth).item() == pytest.approx(-10 * math.log10(0.25 / 48), abs=1e-4)
+
+
+def test_ssim_of_equal_and_of_constant_images():
+    x = torch.rand(2, 3, 16, 16) * 2 - 1
+    assert metrics.ssim(x, x).tolist() == pytest.approx([1, 1])
+    a, b = 0.75, 0.25  # intensities; without variance only the luminance term is left: (2ab + c1) / (a^2 + b^2 + c1)
+    c1 = 0.01**2
+    images = [torch.full((1, 3, 16, 16), 2 * v - 1) for v in (a, b)]
+    assert metrics.ssim(*images).item() == pytest.approx((2 * a * b + c1) / (a * a + b * b + c1), abs=1e-6)
+
+
+def test_ssim_is_negative_for_a_negative_and_clamps():
+    x = torch.rand(1, 3, 16, 16, generator=torch.Generator().manual_seed(0)) * 2 - 1
+    assert metrics.ssim(-x, x).item() < -0.5  # on [-1, 1] it would be positive: the means change sign as well
+    bright = torch.ones(1, 3, 16, 16)
+    assert metrics.ssim(bright * 9, bright).item() == pytest.approx(1)
+    assert metrics.ssim(torch.cat([x, -x]), x).shape == (2,)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.complex64])
+def test_residual_of_noise_is_one(dtype):
+    generator = torch.Generator().manual_seed(0)
+    noise = torch.randn(3, 3, 64, 64, generator=generator, dtype=dtype)  # a complex number has unit variance in all
+    found = metrics.residual(0.05 * noise, 3 * 64 * 64, 0.05)
+    assert found.tolist() == pytest.approx([1, 1, 1], abs=0.03)
+
+
+def test_residual_counts_observed_entries_only():
+    difference = torch.zeros(2, 1, 2, 4)
+    difference[0, 0, 0, :] = 0.3
+    difference[1, 0, 0, 0] = -0.6
+    assert metrics.residual(difference, 4, 0.1).tolist() == pytest.approx([3, 3])
+
+
+def test_diversity_closed_forms():
+    assert metrics.diversity(torch.ones(4, 7)) == pytest.approx(0, abs=1e-12)
+    assert metrics.diversity(torch.eye(5)) == pytest.approx(1)
+    assert metrics.diversity(torch.tensor([[1.0, 0], [-1.0, 0]])) == pytest.approx(2)
+    assert metrics.diversity(torch.tensor([[1.0, 0], [100.0, 100.0]])) == pytest.approx(1 - math.sqrt(0.5))
+    # two equal, one orthogonal: the pairs' cosines are 1, 0, 0
+    assert metrics.diversity(torch.tensor([[1.0, 0], [2.0, 0], [0, 1.0]])) == pytest.approx(2 / 3)
+
+
+def test_diversity_needs_two():
+    with pytest.raises(AssertionError, match="one particle"):
+        metrics.diversity(torch.ones(1, 3))
+
+
+def test_summary():
+    values = torch.tensor([1.0, 2.0, 6.0])
+    assert metrics.summary(values, best="max") == pytest.approx({"mean": 3, "best": 6, "std": math.sqrt(14 / 3)})
+    assert metrics.summary(values, best="min")["best"] == 1
+    assert metrics.summary(values[:1], best="max") == {"mean": 1, "best": 1, "std": 0}
+    assert metrics.summary(torch.tensor([20.0, math.inf]), best="max") == {"mean": None, "best": None, "std": None}
+    assert metrics.summary(torch.tensor([20.0, math.inf]), best="min")["best"] == 20
+
+
+def probabilities(attribute: str, *rows: tuple[str, float]) -> torch.Tensor:
+    """[N, K]: each particle's value and its probability, the rest spread evenly."""
+    options = ATTRIBUTES[attribute]
+    out = torch.stack([torch.full((len(options),), (1 - p) / (len(options) - 1)) for _, p in rows])
+    for k, (value, p) in enumerate(rows):
+        out[k, options.index(value)] = p
+    return out
+
+
+def test_coverage():
+    first, second, third = list(ATTRIBUTES)[:3]
+    a, b = ATTRIBUTES[first][:2]
+    c, d = ATTRIBUTES[second][:2]
+    e, f = ATTRIBUTES[third][:2]
+    given = {
+        first: probabilities(first, (a, 0.9), (b, 0.99), (a, 0.81), (b, 0.9)),  # two values
+        second: probabilities(second, (c, 0.9), (d, 0.79), (c, 0.9), (c, 0.95)),  # the other one is not confident
+        third: probabilities(third, (e, 0.6), (e, 0.9), (f, 0.9), (e, 0.9)),  # visible: 3 of 4 right, unsure or not
+    }
+    found = metrics.coverage(given, [first, second], {third: e})
+    assert found == {"mean": 1.5, "distinct": {first: 2, second: 1}, "agreement": 0.75}
+
+
+def test_coverage_of_nothing():
+    first, second = list(ATTRIBUTES)[:2]
+    value = ATTRIBUTES[first][0]
+    given = {first: probabilities(first, (value, 0.5), (value, 0.5))}
+    assert metrics.coverage(given, [first], {}) == {"mean": 0.0, "distinct": {first: 0}, "agreement": None}
+    assert metrics.coverage(given, [], {first: value}) == {"mean": None, "distinct": {}, "agreement": 1.0}
