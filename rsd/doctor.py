@@ -6,6 +6,8 @@ import argparse
 import importlib
 import os
 import platform
+import shutil
+import warnings
 from collections.abc import Iterator
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -17,6 +19,8 @@ VERSIONS = ("torch", "diffusers", "transformers", "accelerate", "numpy", "safete
 BACKENDS = {
     "deepinv": "its physics as operators: pip install 'rsd[deepinv]' (another build of torch)",
     "lpips": "the LPIPS metric: pip install 'rsd[lpips]'",
+    "torchvision": "needed by deepinv and lpips: the build that matches torch, from pytorch.org",
+    "imageio_ffmpeg": "MP4 files: pip install imageio-ffmpeg",
     "peft": "LoRA scores: pip install peft",
     "nerfacc": "occupancy grids on CUDA: pip install nerfacc==0.5.3",
     "tinycudann": "hash grids on CUDA: build it from NVIDIA's repository with nvcc",
@@ -32,13 +36,23 @@ def main(argv: list[str]) -> int:
     return 0
 
 
-def report() -> Iterator[str]:
+def report() -> list[str]:
     """The lines of the report, section by section; never raises."""
+    lines: list[str] = []
+    for section in (_versions, _devices, _backends, _built_in, _cache):
+        try:
+            lines += section()
+        except Exception as error:  # a broken installation is what a doctor is asked about
+            lines.append(f"{section.__name__.strip('_')}: cannot be told ({_why(error)})")
+    return lines
+
+
+def _versions() -> Iterator[str]:
     yield f"rsd {__version__} on Python {platform.python_version()}, {platform.platform()}"
     yield "versions: " + ", ".join(f"{name} {_version(name)}" for name in VERSIONS)
-    yield from _devices()
-    yield "optional backends:"
-    yield from (f"  {_backend(name, remedy)}" for name, remedy in BACKENDS.items())
+
+
+def _built_in() -> Iterator[str]:
     yield "built-in models:"
     for folder, what in MODELS.items():
         size = sum(f.stat().st_size for f in (BUILT_IN / folder).rglob("*") if f.is_file())
@@ -46,7 +60,6 @@ def report() -> Iterator[str]:
             f"{size / 1e6:.1f} MB" if size else "missing; train them with python -m scripts.heads all (in a checkout)"
         )
         yield f"  heads/{folder}, {what}: {state}"
-    yield from _cache()
 
 
 def _version(name: str) -> str:
@@ -56,13 +69,18 @@ def _version(name: str) -> str:
         return "missing"
 
 
+def _why(error: BaseException) -> str:
+    return (str(error).strip() or repr(error)).splitlines()[0]
+
+
 def _devices() -> Iterator[str]:
+    cores = f"cpu: {os.cpu_count()} cores"
     try:
         import torch
-    except Exception as error:  # a broken torch is what a doctor is asked about
-        yield f"torch does not import: {error}"
+    except Exception as error:
+        yield f"{cores}; torch does not import ({_why(error)}); reinstall it from pytorch.org"
         return
-    yield f"cpu: {os.cpu_count()} cores, {torch.get_num_threads()} torch threads"
+    yield f"{cores}, {torch.get_num_threads()} torch threads"
     if torch.cuda.is_available():
         for k in range(torch.cuda.device_count()):
             about = torch.cuda.get_device_properties(k)
@@ -70,36 +88,42 @@ def _devices() -> Iterator[str]:
     else:
         built = torch.version.cuda
         why = (
-            f"this torch is built for CUDA {built}, but no driver or device answers"
+            f"this torch is built for CUDA {built}, but no driver or device answers: see nvidia-smi"
             if built
-            else "a CPU build of torch"
+            else "a CPU build of torch; for a GPU install the CUDA build from pytorch.org"
         )
         yield f"cuda: none ({why})"
+    yield f"mps: {'available' if torch.backends.mps.is_available() else 'none (Apple silicon only)'}"
+
+
+def _backends() -> Iterator[str]:
+    yield "optional backends:"
+    yield from (f"  {_backend(name, remedy)}" for name, remedy in BACKENDS.items())
 
 
 def _backend(name: str, remedy: str) -> str:
     try:
-        importlib.import_module(name)
-    except ModuleNotFoundError:
-        return f"{name}: missing; {remedy}"
+        with warnings.catch_warnings(action="ignore"):
+            importlib.import_module(name)
     except Exception as error:  # tinycudann raises OSError without CUDA, others whatever they like
-        why = (str(error) or repr(error)).splitlines()[0]
-        return f"{name} {_version(name)}: does not import ({why}); {remedy}"
+        if isinstance(error, ModuleNotFoundError) and error.name == name:
+            return f"{name}: missing; {remedy}"
+        return f"{name} {_version(name)}: does not import ({_why(error)}); {remedy}"
     return f"{name} {_version(name)}"
 
 
 def _cache() -> Iterator[str]:
-    """The Stable Diffusion class and feature models in the Hugging Face cache."""
-    try:
-        from huggingface_hub import scan_cache_dir
-        from huggingface_hub.constants import HF_HUB_CACHE
+    """The Stable Diffusion class and feature models in the Hugging Face cache, and the room for more."""
+    from huggingface_hub import scan_cache_dir
+    from huggingface_hub.constants import HF_HUB_CACHE
 
-        if not Path(HF_HUB_CACHE).exists():
-            yield f"Hugging Face cache: none yet at {HF_HUB_CACHE}"
-            return
-        repos = sorted(scan_cache_dir().repos, key=lambda r: r.repo_id)
-        yield f"Hugging Face cache at {HF_HUB_CACHE}: {len(repos)} models"
-        for repo in repos:
-            yield f"  {repo.repo_id}: {repo.size_on_disk / 1e9:.2f} GB"
-    except Exception as error:
-        yield f"Hugging Face cache: cannot be read ({error})"
+    folder = Path(HF_HUB_CACHE)
+    there = next(p for p in (folder, *folder.absolute().parents) if p.exists())
+    room = f"{shutil.disk_usage(there).free / 1e9:.1f} GB free"
+    if not folder.exists():
+        yield f"Hugging Face cache: none yet at {folder}, {room}"
+        return
+    repos = sorted(scan_cache_dir(folder).repos, key=lambda r: r.repo_id)
+    yield f"Hugging Face cache at {folder}: {len(repos)} models, {room}"
+    for repo in repos:
+        yield f"  {repo.repo_id}: {repo.size_on_disk / 1e9:.2f} GB"

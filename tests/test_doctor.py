@@ -1,0 +1,107 @@
+"""The doctor tells what is there, what is not, and never crashes."""
+
+from __future__ import annotations
+
+import importlib
+import sys
+
+import pytest
+import torch
+
+from rsd import __version__, doctor
+
+
+@pytest.fixture(autouse=True)
+def nothing_optional(monkeypatch):
+    """Without the optional packages of this machine: they are slow to import."""
+    monkeypatch.setattr(doctor, "BACKENDS", {})
+
+
+def line(start: str) -> str:
+    found = [text for text in doctor.report() if text.strip().startswith(start)]
+    assert len(found) == 1, found
+    return found[0]
+
+
+def test_report():
+    text = "\n".join(doctor.report())
+    assert text.startswith(f"rsd {__version__} on Python {sys.version.split()[0]}")
+    assert f"torch {torch.__version__}" in text and f"{torch.get_num_threads()} torch threads" in text
+    for name in ("diffusers", "transformers", "accelerate", "numpy"):
+        assert f"{name} {doctor._version(name)}" in text and f"{name} missing" not in text
+    assert "GB free" in line("Hugging Face cache")
+
+
+def test_main_prints_and_help(capsys):
+    assert doctor.main([]) == 0
+    assert capsys.readouterr().out.splitlines()[0] == doctor.report()[0]
+    for argv, code in ((["--help"], 0), (["--nonsense"], 2)):
+        with pytest.raises(SystemExit) as info:
+            doctor.main(argv)
+        assert info.value.code == code
+
+
+def test_cuda(monkeypatch):
+    class Card:
+        name, total_memory = "Some GPU", 80 * 2**30
+
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
+    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda k: Card)
+    assert line("cuda") == "cuda:0: Some GPU, 80 GiB"
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    monkeypatch.setattr(torch.version, "cuda", "12.8")
+    assert "built for CUDA 12.8, but no driver or device answers" in line("cuda")
+    monkeypatch.setattr(torch.version, "cuda", None)
+    assert "a CPU build of torch" in line("cuda")
+
+
+def test_backends(monkeypatch, tmp_path):
+    (tmp_path / "breaks.py").write_text("raise OSError('no CUDA here\\nand more')")
+    (tmp_path / "silent.py").write_text("raise RuntimeError")
+    (tmp_path / "needs.py").write_text("import absent_dependency")
+    monkeypatch.syspath_prepend(tmp_path)
+    importlib.invalidate_caches()
+    names = ("numpy", "absent_package", "breaks", "silent", "needs")
+    monkeypatch.setattr(doctor, "BACKENDS", dict.fromkeys(names, "what it is for: how to get it"))
+    assert line("numpy") == f"  numpy {doctor._version('numpy')}"
+    assert line("absent_package") == "  absent_package: missing; what it is for: how to get it"
+    assert "does not import (no CUDA here); what it is for" in line("breaks")
+    assert "does not import (RuntimeError()); what it is for" in line("silent")
+    assert "does not import (No module named 'absent_dependency')" in line("needs")
+
+
+def test_built_in_models(monkeypatch, tmp_path):
+    (tmp_path / "latent" / "unet").mkdir(parents=True)
+    (tmp_path / "latent" / "unet" / "weights").write_bytes(bytes(1_500_000))
+    monkeypatch.setattr(doctor, "BUILT_IN", tmp_path)
+    assert line("heads/latent").endswith("1.5 MB")
+    assert "missing; train them with" in line("heads/features")
+
+
+def test_models_in_the_cache(monkeypatch, tmp_path):
+    from huggingface_hub import constants
+
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "a" / "b"))
+    assert "none yet at" in line("Hugging Face cache") and "GB free" in line("Hugging Face cache")
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path))
+    commit = "0" * 40
+    repo = tmp_path / "models--someone--something"
+    for folder in ("blobs", "refs", f"snapshots/{commit}"):
+        (repo / folder).mkdir(parents=True)
+    (repo / "refs" / "main").write_text(commit)
+    (repo / "blobs" / "x").write_bytes(bytes(20_000_000))
+    (repo / "snapshots" / commit / "weights").symlink_to(repo / "blobs" / "x")
+    assert "1 models" in line("Hugging Face cache")
+    assert line("someone/something").endswith("0.02 GB")
+
+
+def test_a_broken_section_does_not_stop_the_others(monkeypatch):
+    def broken():
+        raise RuntimeError("driver mismatch\nlong story")
+
+    monkeypatch.setattr(torch.cuda, "is_available", broken)
+    assert line("devices") == "devices: cannot be told (driver mismatch)"
+    assert line("heads/latent")
+    monkeypatch.setitem(sys.modules, "torch", None)
+    assert "torch does not import" in line("cpu")
