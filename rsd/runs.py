@@ -64,7 +64,7 @@ class RunFolder:
             _try_to_write(path)
         except OSError as error:
             raise _unwritable(path, error) from error
-        held -= {"frames", f".{CONFIG}.part"}  # what a run that was killed at its start leaves
+        held.discard(f".{CONFIG}.part")  # what a run that was killed at its start leaves: the config comes first
         if held and CONFIG not in held:
             raise ValueError(
                 f"The output folder {path} holds other files ({sorted(held)[0]}, ...); choose another --out."

@@ -83,6 +83,13 @@ def test_empty_folder_is_taken(tmp_path):
     RunFolder(tmp_path)
 
 
+def test_somebody_s_own_frames_are_foreign(tmp_path):
+    """A run empties its folder "frames" at the end, so it must be the run's."""
+    (tmp_path / "frames").mkdir()
+    with pytest.raises(ValueError, match=r"holds other files \(frames, "):
+        RunFolder(tmp_path)
+
+
 @pytest.mark.parametrize("resume", [False, True])
 def test_foreign_files_are_refused(tmp_path, resume):
     (tmp_path / "thesis.tex").touch()
