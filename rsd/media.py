@@ -16,6 +16,8 @@ from PIL.PngImagePlugin import PngInfo
 from rsd.runs import write_bytes
 
 MAX_PIXELS = 100_000_000
+FORMATS = ("PNG", "JPEG", "WEBP", "TIFF", "BMP", "GIF", "PPM")  # no others: Pillow hands EPS to Ghostscript
+FITS = ("crop", "resize", "refuse")
 MARGIN, CELL, LABEL = 6, 192, 16
 
 
@@ -31,14 +33,16 @@ def read_image(path: str | Path) -> torch.Tensor:
     if not path.is_file():
         raise FileNotFoundError(f"{path} is not a file; check the path.")
     try:
-        with warnings.catch_warnings(action="ignore"), Image.open(path) as opened:
+        with warnings.catch_warnings(action="ignore"), Image.open(path, formats=FORMATS) as opened:
             if opened.width * opened.height > MAX_PIXELS:
                 raise Image.DecompressionBombError
             mode, values = opened.mode, _rgb(ImageOps.exif_transpose(opened))
     except Image.DecompressionBombError as error:
         raise ValueError(f"{path} has over {MAX_PIXELS:,} pixels; make it smaller.") from error
     except UnidentifiedImageError as error:
-        raise ValueError(f"{path} is not a picture; give a PNG, JPEG, WebP, TIFF or BMP file.") from error
+        raise ValueError(
+            f"{path} is not a picture of a kind that is read; give a PNG, JPEG, WebP, TIFF or BMP file."
+        ) from error
     except PermissionError as error:
         raise PermissionError(f"{path} cannot be read; check its permissions.") from error
     except Exception as error:  # Pillow's decoders raise many kinds for damaged files
@@ -93,8 +97,10 @@ def fit_to(x: torch.Tensor, size: int, how: str) -> tuple[torch.Tensor, str | No
     """Bring [1, 3, H, W] to size x size px; also one sentence about what was done, or None if nothing was.
 
     ``how``: "crop" (the central square, then resized), "resize" (stretched) or "refuse". Resizing is bicubic and
-    antialiased. Raises ValueError with "refuse" if the size differs.
+    antialiased. Raises ValueError with "refuse" if the size differs, and for another word.
     """
+    if how not in FITS:
+        raise ValueError(f'Unknown fit "{how}"; use {", ".join(FITS)}.')
     height, width = x.shape[-2:]
     if height == width == size:
         return x, None

@@ -144,6 +144,35 @@ def test_no_picture(tmp_path, data):
         media.read_image(tmp_path / "a.png")
 
 
+def test_only_raster_formats_are_opened(tmp_path, monkeypatch):
+    """Pillow would start Ghostscript on an EPS file, whatever it is called."""
+    from PIL import EpsImagePlugin
+
+    monkeypatch.setattr(EpsImagePlugin, "Ghostscript", lambda *_, **__: pytest.fail("Ghostscript was started"))
+    (tmp_path / "a.png").write_bytes(b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 8 8\n%%EndComments\n%%EOF\n")
+    assert Image.open(tmp_path / "a.png").format == "EPS"
+    with pytest.raises(ValueError, match=r"a\.png is not a picture of a kind that is read"):
+        media.read_image(tmp_path / "a.png")
+
+
+@pytest.mark.parametrize(("suffix", "format_"), [("jpg", "MPO"), ("webp", "WEBP"), ("bmp", "BMP"), ("ppm", "PPM")])
+def test_other_raster_formats_are_opened(tmp_path, suffix, format_):
+    images = [Image.new("RGB", (16, 16), "red")] * 2
+    more = {"save_all": True, "append_images": images[1:]} if format_ == "MPO" else {}  # some cameras' JPEG
+    images[0].save(tmp_path / f"a.{suffix}", format=format_, **more)
+    assert pixel(media.read_image(tmp_path / f"a.{suffix}"), 8, 8) == pytest.approx(RED, abs=0.05)
+
+
+def test_a_text_chunk_that_unpacks_without_end(tmp_path):
+    chunk = lambda k, d: struct.pack(">I", len(d)) + k + d + struct.pack(">I", zlib.crc32(k + d))  # noqa: E731
+    bomb = chunk(b"zTXt", b"a\0\0" + zlib.compress(bytes(10_000_000)))
+    media.write_png(tmp_path / "a.png", torch.zeros(1, 3, 1, 1))
+    data = (tmp_path / "a.png").read_bytes()
+    (tmp_path / "a.png").write_bytes(data[:33] + bomb + data[33:])
+    with pytest.raises(ValueError, match=r"a\.png is a damaged picture \(Decompressed data too large"):
+        media.read_image(tmp_path / "a.png")
+
+
 def test_no_file(tmp_path):
     for path in (tmp_path / "none.png", tmp_path):
         for reader in (media.read_image, media.read_measurement):
@@ -213,6 +242,12 @@ def test_fit_resize():
 def test_fit_refuses():
     with pytest.raises(ValueError, match=r"The image is 20 x 8 px, needed are 8 x 8; use --fit crop or --fit resize"):
         media.fit_to(ramp(8, 20), 8, "refuse")
+
+
+def test_fit_knows_three_words():
+    for size in (8, 20):  # also where nothing would be done
+        with pytest.raises(ValueError, match='Unknown fit "stretch"; use crop, resize, refuse'):
+            media.fit_to(ramp(8, 8), size, "stretch")
 
 
 def test_grid_geometry():
