@@ -12,6 +12,7 @@ from rsd.heads.attributes import ATTRIBUTES
 
 FOLDER = Path(__file__).parent / "weights" / "classifier"
 SIZES = [len(options) for options in ATTRIBUTES.values()]
+LABELS = [f"{attribute}={value}" for attribute, options in ATTRIBUTES.items() for value in options]
 
 
 class HeadsClassifier:
@@ -22,7 +23,7 @@ class HeadsClassifier:
 
     @classmethod
     def load(cls, folder: Path = FOLDER) -> HeadsClassifier:
-        """The built-in weights. Raises FileNotFoundError if they are missing."""
+        """The built-in weights. Raises FileNotFoundError if they are missing, ValueError if their labels are others."""
         if not (folder / "config.json").exists():
             raise FileNotFoundError(
                 f"The heads classifier is not in {folder}; train it with `python -m scripts.heads all`."
@@ -32,9 +33,14 @@ class HeadsClassifier:
         from rsd.hub import quietly
 
         with quietly():
-            return cls(
-                ResNetForImageClassification.from_pretrained(folder, use_safetensors=True, local_files_only=True)
+            network = ResNetForImageClassification.from_pretrained(folder, use_safetensors=True, local_files_only=True)
+        labels = [network.config.id2label[k] for k in sorted(network.config.id2label)]
+        if labels != LABELS:
+            raise ValueError(
+                f"The heads classifier in {folder} tells other attributes than this version draws; train it with "
+                "`python -m scripts.heads all`."
             )
+        return cls(network)
 
     @torch.no_grad()
     def probabilities(self, images: torch.Tensor) -> dict[str, torch.Tensor]:
