@@ -1,8 +1,14 @@
-"""Figures, with what they are of: mean over particles, best of N and spread are never mixed up."""
+"""Figures, with what they are of: mean over particles, best of N and spread are never mixed up.
+
+LPIPS and CLIP need networks that do not ship: ``load_lpips`` and ``load_clip_score`` fetch them or say how to.
+"""
 
 from __future__ import annotations
 
 import math
+import pickle
+from collections.abc import Callable
+from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
@@ -12,6 +18,11 @@ import torch.nn.functional as F
 from rsd.heads.attributes import ATTRIBUTES
 
 CONFIDENT = 0.8
+ALEXNET = "https://download.pytorch.org/models/alexnet-owt-7be5be79.pth"
+CLIP_MEAN, CLIP_STD = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)
+
+Compare = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
+Match = Callable[[torch.Tensor, str], torch.Tensor]
 
 
 def psnr(x: torch.Tensor, truth: torch.Tensor) -> torch.Tensor:
@@ -62,14 +73,106 @@ def coverage(probabilities: dict[str, torch.Tensor], hidden: list[str], visible:
     probabilities: for each attribute [N, K] (see HeadsClassifier). ``distinct``: for each hidden attribute how many
     different values over the particles, confident classifications (0.8) only; ``mean``: over hidden attributes;
     ``agreement``: share of (particle, visible attribute) pairs classified as the truth. Null where there is none.
+    A particle that is not finite has no value and agrees with nothing.
     """
     distinct = {}
     for attribute in hidden:
         confidence, value = probabilities[attribute].max(1)
         distinct[attribute] = len(set(value[confidence >= CONFIDENT].tolist()))
-    right = [probabilities[a].argmax(1) == ATTRIBUTES[a].index(value) for a, value in visible.items()]
+    right = []
+    for attribute, truth in visible.items():
+        confidence, value = probabilities[attribute].max(1)
+        right.append((value == ATTRIBUTES[attribute].index(truth)) & confidence.isfinite())
     return {
         "mean": float(np.mean(list(distinct.values()))) if distinct else None,
         "distinct": distinct,
         "agreement": float(torch.stack(right).double().mean()) if right else None,
     }
+
+
+def frechet(a: torch.Tensor, b: torch.Tensor) -> float:
+    """Squared Frechet distance between Gaussians fitted to features a [N, d] and b [M, d], N and M >= 2.
+
+    With features of the Inception network of Heusel et al. (2017) this is FID; that network is not fetched here, since
+    its published loaders unpickle without weights_only. It is biased upwards for few images.
+    """
+    assert len(a) > 1 and len(b) > 1, "a covariance needs two rows"
+    a, b = a.double(), b.double()
+    of_a, of_b = torch.cov(a.T).reshape(a.shape[1], -1), torch.cov(b.T).reshape(b.shape[1], -1)
+    values, vectors = torch.linalg.eigh(of_a)
+    root = vectors * values.clamp(min=0).sqrt() @ vectors.T
+    overlap = torch.linalg.eigvalsh(root @ of_b @ root).clamp(min=0).sqrt().sum()
+    return float((a.mean(0) - b.mean(0)).square().sum() + of_a.trace() + of_b.trace() - 2 * overlap)
+
+
+def load_lpips(*, device: str | torch.device = "cpu") -> Compare:
+    """LPIPS (Zhang et al. 2018, AlexNet) as a function of x [N, 3, H, W] and truth [1 or N, 3, H, W], both in [-1, 1]
+    (x is clamped), to [N]; 32 px at least.
+
+    Raises ImportError if the package is missing or broken, FileNotFoundError if AlexNet's weights cannot be had.
+    """
+    try:
+        import lpips
+    except Exception as error:  # a torchvision made for another torch raises RuntimeError
+        raise ImportError(
+            f"LPIPS needs the package lpips, and a torchvision made for this torch: pip install 'rsd[lpips]' ({error})."
+        ) from error
+    try:
+        weights = torch.hub.load_state_dict_from_url(
+            ALEXNET, map_location="cpu", progress=False, check_hash=True, weights_only=True
+        )
+    except (OSError, RuntimeError, pickle.UnpicklingError) as error:
+        folder = Path(torch.hub.get_dir()) / "checkpoints"
+        raise FileNotFoundError(
+            f"LPIPS needs AlexNet's weights, which cannot be had: put {ALEXNET} into {folder} ({error})."
+        ) from error
+    network = lpips.LPIPS(net="alex", pnet_rand=True, verbose=False)
+    for part in network.net.children():
+        for name, layer in part.named_children():
+            layer.load_state_dict({k: weights[f"features.{name}.{k}"] for k in layer.state_dict()})
+    network = network.eval().requires_grad_(False).to(device)
+
+    def distance(x: torch.Tensor, truth: torch.Tensor) -> torch.Tensor:
+        x = x.float().clamp(-1, 1)
+        return network(x.to(device), truth.float().expand_as(x).to(device)).flatten().cpu()
+
+    return distance
+
+
+def load_clip_score(
+    name: str = "openai/clip-vit-large-patch14", *, device: str | torch.device = "cpu", revision: str | None = None
+) -> Match:
+    """Cosine similarity of CLIP's embeddings, a function of images [N, 3, H, W] in [-1, 1] (clamped) and a prompt, to
+    [N]. ``name``: hub id or folder of a CLIPModel with its tokenizer (safetensors only). Images are resized to CLIP's
+    square.
+
+    Raises ValueError that says what to do if the model cannot be had.
+    """
+    from rsd.hub import broken, check_name, fetch, quietly
+
+    what = "CLIP model"
+    check_name(name, what=what, built_in=(), marker="config.json", example="openai/clip-vit-large-patch14")
+    local = Path(name).expanduser().is_dir()
+    where = str(Path(name).expanduser()) if local else name
+    commit = None if local else fetch(name, "config.json", revision=revision, what=what).parent.name
+    try:
+        with quietly():
+            from transformers import CLIPModel, CLIPTokenizer
+
+            model = CLIPModel.from_pretrained(where, revision=commit or "main", use_safetensors=True)
+            tokenizer = CLIPTokenizer.from_pretrained(where, revision=commit or "main")
+    except Exception as error:
+        raise ValueError(broken(error, name, what=what, revision=revision)) from error
+    model = model.float().eval().requires_grad_(False).to(device)
+    size = model.config.vision_config.image_size
+    mean, std = (torch.tensor(v, device=device).view(1, 3, 1, 1) for v in (CLIP_MEAN, CLIP_STD))
+
+    def match(images: torch.Tensor, prompt: str) -> torch.Tensor:
+        pixels = images.to(device, torch.float32).clamp(-1, 1)
+        if pixels.shape[-2:] != (size, size):
+            pixels = F.interpolate(pixels, size=(size, size), mode="bicubic", antialias=True).clamp(-1, 1)
+        words = tokenizer(prompt, truncation=True, return_tensors="pt").to(device)
+        found = model(**words, pixel_values=((pixels + 1) / 2 - mean) / std)
+        return F.cosine_similarity(found.image_embeds, found.text_embeds).cpu()
+
+    return match

@@ -107,6 +107,13 @@ def test_coverage():
     assert found == {"mean": 1.5, "distinct": {first: 2, second: 1}, "agreement": 0.75}
 
 
+def test_particles_that_are_not_finite_cover_nothing_and_agree_with_nothing():
+    given = {a: torch.full((2, len(options)), math.nan) for a, options in ATTRIBUTES.items()}
+    first, second = list(ATTRIBUTES)[:2]
+    found = metrics.coverage(given, [first], {second: ATTRIBUTES[second][0]})  # NaN's argmax is the first value
+    assert found == {"mean": 0.0, "distinct": {first: 0}, "agreement": 0.0}
+
+
 def test_coverage_of_nothing():
     first, second = list(ATTRIBUTES)[:2]
     value = ATTRIBUTES[first][0]
