@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import math
 import signal
 import sys
 import time
@@ -57,7 +58,8 @@ def run(options: Restore) -> int:
     models = load_models(options, device) if any(not f.done for f in folders.values()) else None
     for path, folder in folders.items():
         if folder.done:
-            print(f"{path}: already done in {folder.path}")
+            if _survives(path, failures, partial(folder.open, config(path, options)), several):
+                print(f"{path}: already done in {folder.path}")
             continue
         assert models is not None
         _survives(path, failures, partial(restore_one, path, options, models, folder), several)
@@ -134,6 +136,11 @@ def settings(options: Restore) -> Settings:
     return Settings(**{name: getattr(options, name) for name in fields})
 
 
+def config(path: Path, options: Restore) -> dict[str, Any]:
+    """One run's config.yaml."""
+    return {**resolved(options), "images": [str(path.resolve())]}
+
+
 def restore_one(path: Path, options: Restore, models: Models, folder: RunFolder) -> None:
     """Restore one file into its run folder, going on from its checkpoint if there is one."""
     image = path.stem
@@ -141,7 +148,7 @@ def restore_one(path: Path, options: Restore, models: Models, folder: RunFolder)
     for note in problem.notes:
         print(note)
     problem.operator.to(models.prior.device)
-    folder.open({**resolved(options), "images": [str(path.resolve())]})
+    folder.open(config(path, options))
     run = Run(
         models.prior, problem.operator, problem.y.to(models.prior.dtype), settings(options),
         embed=decoded(models.prior, models.features), image=image,
@@ -162,6 +169,11 @@ def restore_one(path: Path, options: Restore, models: Models, folder: RunFolder)
     ):
         for record in run.steps():
             folder.log(record.row())
+            if not all(map(math.isfinite, (record.residual, record.repulsion, *record.losses.values()))):
+                raise ValueError(
+                    f"{path.name}: the run diverged at step {record.step}; lower lr_x ({options.lr_x:g}), "
+                    f"lr_z ({options.lr_z:g}), lambda ({options.lambda_:g}) or gamma ({options.gamma:g})."
+                )
             if record.step in frames:
                 media.write_png(folder.path / "frames" / f"{record.step:05d}.png", _strip(run.particles.images()))
             bar.set_postfix(data=record.losses.get("data"), repulsion=f"{record.ratio:.2f}", refresh=False)
@@ -176,7 +188,9 @@ def restore_one(path: Path, options: Restore, models: Models, folder: RunFolder)
         images = torch.where(problem.operator.observed.cpu(), problem.y.cpu().float(), images)
     figures = score(images, problem, options.sigma_v, features=models.scoring, judge=models.judge)
     write_results(images, problem, folder, options)
-    folder.write_json("provenance.json", {**provenance(seed=options.seed, model=options.prior), "cite": CITATION})
+    revision = getattr(models.prior, "revision", None)
+    made = provenance(seed=options.seed, model=options.prior, revision=revision, device=str(models.prior.device))
+    folder.write_json("provenance.json", {**made, "cite": CITATION})
     folder.finish({**figures, **spent()})
     print(f"{path.name}: {_headline(figures)}; {folder.path}")
 
@@ -197,14 +211,13 @@ def write_results(images: torch.Tensor, problem: Problem, folder: RunFolder, opt
     picture = problem.operator.cpu().picture(problem.y.cpu().float())
     media.write_png(folder.path / "measurement.png", picture)
     media.write_measurement(folder.path / "measurement.safetensors", problem.y.cpu(), {"task": options.task})
-    spread = media.spread(images)
-    spread.save(folder.path / "spread.png")
+    media.save_png(folder.path / "spread.png", media.spread(images))
     cells, labels = [picture], ["measurement"]
     if problem.clean is not None:
         cells, labels = [*cells, problem.clean], [*labels, "truth"]
     cells += [image[None] for image in images]
     labels += [f"particle {k}" for k in range(len(images))]
-    media.grid(cells, labels=labels).save(folder.path / "grid.png")
+    media.save_png(folder.path / "grid.png", media.grid(cells, labels=labels))
     files = sorted((folder.path / "frames").glob("*.png"))
     media.write_gif(folder.path / "evolution.gif", [_unstrip(media.read_image(f)) for f in files] + [images])
     for file in files:

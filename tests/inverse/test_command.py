@@ -108,6 +108,20 @@ def test_resuming_with_other_settings_is_refused(restore, photo, capsys):
     assert code == 2 and "gamma" in capsys.readouterr().err
 
 
+def test_a_finished_run_with_other_settings_is_not_called_done(restore, photo, capsys):
+    assert restore(photo, "--clean", "--particles", "1", steps=2)[0] == 0
+    assert restore(photo, "--clean", "--particles", "1", "--resume", steps=2)[0] == 0
+    assert "already done" in capsys.readouterr().out
+    assert restore(photo, "--clean", "--particles", "1", "--gamma", "9", "--resume", steps=2)[0] == 2
+    assert "gamma" in capsys.readouterr().err
+
+
+def test_a_run_that_diverges_says_so(restore, photo, capsys):
+    code, out = restore(photo, "--clean", "--lr-z", "1e30", "--lr-x", "1e30", "--particles", "2")
+    assert code == 2 and "diverged at step" in capsys.readouterr().err
+    assert not (out / "metrics.json").exists()
+
+
 def test_a_folder_goes_on_after_a_bad_image(restore, photo, tmp_path, capsys):
     folder = tmp_path / "many"
     folder.mkdir()
