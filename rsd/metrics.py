@@ -97,12 +97,16 @@ def frechet(a: torch.Tensor, b: torch.Tensor) -> float:
     its published loaders unpickle without weights_only. It is biased upwards for few images.
     """
     assert len(a) > 1 and len(b) > 1, "a covariance needs two rows"
-    a, b = a.double(), b.double()
-    of_a, of_b = torch.cov(a.T).reshape(a.shape[1], -1), torch.cov(b.T).reshape(b.shape[1], -1)
-    values, vectors = torch.linalg.eigh(of_a)
-    root = vectors * values.clamp(min=0).sqrt() @ vectors.T
-    overlap = torch.linalg.eigvalsh(root @ of_b @ root).clamp(min=0).sqrt().sum()
-    return float((a.mean(0) - b.mean(0)).square().sum() + of_a.trace() + of_b.trace() - 2 * overlap)
+    means = (a.double().mean(0), b.double().mean(0))
+    a, b = ((x.double() - m) / math.sqrt(len(x) - 1) for x, m in zip((a, b), means, strict=True))  # x^T x: covariance
+    if min(len(a), len(b)) < a.shape[1]:  # the same number from a matrix N x M instead of d x d
+        overlap = torch.linalg.svdvals(a @ b.T).sum()
+    else:
+        values, vectors = torch.linalg.eigh(a.T @ a)
+        root = vectors * values.clamp(min=0).sqrt() @ vectors.T
+        overlap = torch.linalg.eigvalsh(root @ (b.T @ b) @ root).clamp(min=0).sqrt().sum()
+    apart = (means[0] - means[1]).square().sum()
+    return float((apart + a.square().sum() + b.square().sum() - 2 * overlap).clamp(min=0))
 
 
 def load_lpips(*, device: str | torch.device = "cpu") -> Compare:

@@ -43,6 +43,17 @@ def test_frechet_where_covariances_do_not_commute():
     )
 
 
+def test_frechet_of_fewer_rows_than_features_is_the_same_number():
+    rng = np.random.default_rng(2)
+    a, b = torch.from_numpy(rng.normal(size=(6, 3))), torch.from_numpy(rng.normal(size=(9, 3)))
+    wide = lambda x: torch.cat([x, torch.zeros(len(x), 40)], dim=1)  # noqa: E731
+    assert metrics.frechet(wide(a), wide(b)) == pytest.approx(metrics.frechet(a, b), rel=1e-9)
+    assert metrics.frechet(wide(a), wide(a)) == pytest.approx(0, abs=1e-9)
+    picture_sized = torch.zeros(2, 100_000)  # d x d would be 80 GB
+    picture_sized[1] = 1
+    assert metrics.frechet(picture_sized, picture_sized + 2) == pytest.approx(400_000)
+
+
 class FakeLPIPS(nn.Module):
     """The parts of lpips.LPIPS that are used: a backbone in slices, whose layers keep torchvision's numbers."""
 

@@ -13,6 +13,10 @@ import yaml
 
 from .options import Restore
 
+NO_PIXEL = (
+    "resume", "config", "out", "checkpoint_every", "device", "chunk", "metrics", "clip_model", "fid_features",
+)  # fmt: skip
+"""Options that change no pixel: a run may be resumed with others, and config.yaml leaves them out."""
 NON_AUGMENTED = ("nonaug", "latent-red-diff")
 
 
@@ -77,6 +81,8 @@ def parse(argv: list[str]) -> tuple[Restore, str | None]:
     """Options from the packaged configuration, then --config, then the flags; and that configuration's name."""
     options = _parse(argv)
     own = tokens(read_yaml(options.config)) if options.config else []
+    if own:  # ends in a flag of one value, lest a list take the images that follow for its own
+        own += ["--config", str(options.config)]
     options = _parse(own + argv)
     options.check()
     name = packaged(options.task, options.method, options.prior)
@@ -94,7 +100,7 @@ def parse(argv: list[str]) -> tuple[Restore, str | None]:
 def resolved(options: Restore) -> dict[str, Any]:
     """The options as plain values, as config.yaml holds them."""
     plain = dataclasses.asdict(options)
-    for name in ("resume", "config", "out", "checkpoint_every", "device", "chunk"):  # they change no pixel
+    for name in NO_PIXEL:
         plain.pop(name)
     return {k: _plain(v) for k, v in plain.items()}
 

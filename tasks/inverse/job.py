@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import math
 import signal
 import sys
@@ -19,16 +18,17 @@ from tqdm import tqdm
 
 from rsd import media
 from rsd.features import load_features
-from rsd.heads.classifier import HeadsClassifier
 from rsd.priors import check_prior_name, load_prior
 from rsd.priors.base import Prior
-from rsd.runs import RunFolder, provenance, slug, write_json
+from rsd.runs import RunFolder, provenance, slug
 
 from .command import resolved
+from .networks import Features, Scorers, check_size, features_name, lacking, load_scorers, pick_device
 from .options import Restore
 from .problem import MEASUREMENT, Problem, check, load
-from .report import score
+from .report import compared, score
 from .solve import Run, Settings, decoded
+from .summary import particles, summarise
 
 IMAGES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff", MEASUREMENT)
 FRAMES = 40
@@ -36,13 +36,12 @@ CITATION = "Repulsive Latent Score Distillation for Solving Inverse Problems, IC
 
 
 @dataclass(frozen=True)
-class Models:
-    """What is loaded once for all images."""
+class Networks:
+    """What is loaded once for all images; no prior if every run is finished."""
 
-    prior: Prior
-    features: Any
-    scoring: Any
-    judge: HeadsClassifier | None
+    prior: Prior | None
+    features: Features
+    scorers: Scorers
 
 
 def run(options: Restore) -> int:
@@ -55,16 +54,17 @@ def run(options: Restore) -> int:
     failures: dict[str, str] = {}
     good = [path for path in paths if _survives(path, failures, partial(check, path, options), several)]
     folders = {path: RunFolder(out / slug(path.name) if several else out, resume=options.resume) for path in good}
-    models = load_models(options, device) if any(not f.done for f in folders.values()) else None
+    todo = any(not folder.done for folder in folders.values())
+    networks = load_networks(options, device, several, todo) if todo or options.metrics else None
     for path, folder in folders.items():
         if folder.done:
-            if _survives(path, failures, partial(folder.open, config(path, options)), several):
-                print(f"{path}: already done in {folder.path}")
-            continue
-        assert models is not None
-        _survives(path, failures, partial(restore_one, path, options, models, folder), several)
+            work = partial(look_again, path, options, networks.scorers if networks else None, folder)
+        else:
+            assert networks is not None
+            work = partial(restore_one, path, options, networks, folder)
+        _survives(path, failures, work, several)
     if several:
-        summarise(out, folders, failures)
+        summarise(out, folders, failures, options, networks.scorers if networks else None)
     for name, why in failures.items():
         print(f"failed: {name}: {why}", file=sys.stderr)
     return 1 if failures else 0
@@ -99,35 +99,17 @@ def collect(inputs: tuple[Path, ...]) -> list[Path]:
     return paths
 
 
-def pick_device(name: str) -> torch.device:
-    """The device of that name; "auto" is what Accelerate picks. Raises ValueError if it is not there."""
-    if name == "auto":
-        from accelerate import Accelerator
-
-        return Accelerator().device
-    try:
-        device = torch.device(name)
-    except RuntimeError as error:
-        raise ValueError(f'Unknown device "{name}"; use auto, cpu, cuda or cuda:N.') from error
-    if device.type == "cuda" and not torch.cuda.is_available():
-        raise ValueError(
-            f"Device {name} was asked for, but torch sees no CUDA here; use --device cpu or see `rsd doctor`."
-        )
-    return device
-
-
-def load_models(options: Restore, device: torch.device) -> Models:
-    """The prior, the repulsion's features and the networks that score. Prints what it loads and where."""
-    dtype = getattr(torch, options.dtype)
+def load_networks(options: Restore, device: torch.device, several: bool, todo: bool) -> Networks:
+    """The networks that score, then the prior if anything is to do. Prints what it loads and where."""
+    features = load_features(features_name(options), device=device)
+    scorers = load_scorers(options, device, features, several)
+    if not todo:
+        return Networks(None, features, scorers)
     print(f"prior: {options.prior} on {device}, {options.dtype}", flush=True)
+    dtype = getattr(torch, options.dtype)
     prior = load_prior(options.prior, device=device, dtype=dtype, revision=options.revision)
-    heads = options.prior == "heads"
-    name = options.features
-    if name == "auto":
-        name = "heads" if heads else "facebook/dino-vits16"
-    features = load_features(name, device=device)
-    judge = HeadsClassifier.load() if heads else None
-    return Models(prior, features, judge.features if judge else features, judge)
+    check_size(options, scorers, prior.image_size)
+    return Networks(prior, features, scorers)
 
 
 def settings(options: Restore) -> Settings:
@@ -141,23 +123,40 @@ def config(path: Path, options: Restore) -> dict[str, Any]:
     return {**resolved(options), "images": [str(path.resolve())]}
 
 
-def restore_one(path: Path, options: Restore, models: Models, folder: RunFolder) -> None:
+def look_again(path: Path, options: Restore, scorers: Scorers | None, folder: RunFolder) -> None:
+    """A finished run: compare its settings; what --metrics asks for and it lacks is measured on its pictures."""
+    folder.open(config(path, options))
+    held = folder.metrics()
+    measured = ""
+    if scorers and (names := lacking(held, options, scorers)):
+        images = particles(folder)
+        check_size(options, scorers, images.shape[-1])
+        problem = load(path, options, images.shape[-1], path.stem)
+        found, why = compared(images, problem, options, scorers)
+        why = {k: v for k, v in {**held["reasons"], **why}.items() if not found.get(k)}
+        folder.finish({**held, **{k: v for k, v in found.items() if v}, "reasons": why})
+        measured = f"; now measured: {', '.join(names)}"
+    print(f"{path}: already done in {folder.path}{measured}")
+
+
+def restore_one(path: Path, options: Restore, networks: Networks, folder: RunFolder) -> None:
     """Restore one file into its run folder, going on from its checkpoint if there is one."""
-    image = path.stem
-    problem = load(path, options, models.prior.image_size, image)
+    image, prior = path.stem, networks.prior
+    assert prior is not None
+    problem = load(path, options, prior.image_size, image)
     for note in problem.notes:
         print(note)
-    problem.operator.to(models.prior.device)
+    problem.operator.to(prior.device)
     folder.open(config(path, options))
     run = Run(
-        models.prior, problem.operator, problem.y.to(models.prior.dtype), settings(options),
-        embed=decoded(models.prior, models.features), image=image,
+        prior, problem.operator, problem.y.to(prior.dtype), settings(options),
+        embed=decoded(prior, networks.features), image=image,
     )  # fmt: skip
     costs = _resume(run, folder)
-    calls_before, clock = models.prior.calls.copy(), time.monotonic()
+    calls_before, clock = prior.calls.copy(), time.monotonic()
 
     def spent() -> dict[str, Any]:
-        calls = models.prior.calls.copy()
+        calls = prior.calls.copy()
         calls.subtract(calls_before)
         calls.update(costs["network_calls"])
         return {"seconds": costs["seconds"] + time.monotonic() - clock, "network_calls": dict(calls)}
@@ -186,10 +185,10 @@ def restore_one(path: Path, options: Restore, models: Models, folder: RunFolder)
     if keep_known(options, problem):
         assert problem.operator.observed is not None
         images = torch.where(problem.operator.observed.cpu(), problem.y.cpu().float(), images)
-    figures = score(images, problem, options.sigma_v, features=models.scoring, judge=models.judge)
+    figures = score(images, problem, options, networks.scorers)
     write_results(images, problem, folder, options)
-    revision = getattr(models.prior, "revision", None)
-    made = provenance(seed=options.seed, model=options.prior, revision=revision, device=str(models.prior.device))
+    revision = getattr(prior, "revision", None)
+    made = provenance(seed=options.seed, model=options.prior, revision=revision, device=str(prior.device))
     folder.write_json("provenance.json", {**made, "cite": CITATION})
     folder.finish({**figures, **spent()})
     print(f"{path.name}: {_headline(figures)}; {folder.path}")
@@ -223,34 +222,6 @@ def write_results(images: torch.Tensor, problem: Problem, folder: RunFolder, opt
     for file in files:
         file.unlink()
     (folder.path / "frames").rmdir()
-
-
-def summarise(out: Path, folders: dict[Path, RunFolder], failures: dict[str, str]) -> None:
-    """summary.json and summary.csv: a row an image, and the means over images."""
-    rows = []
-    for path, folder in folders.items():
-        if str(path) not in failures and folder.done:
-            m = folder.metrics()
-            row: dict[str, Any] = {"image": path.name}
-            for name in ("psnr", "ssim", "residual"):
-                row |= {f"{name}_{k}": (m[name] or {}).get(k) for k in ("mean", "best", "std")}
-            cover = m["coverage"] or {}
-            row |= {"div": m["div"], "coverage": cover.get("mean"), "agreement": cover.get("agreement")}
-            rows.append({**row, "seconds": m["seconds"]})
-    names = [k for k in (rows[0] if rows else {}) if k != "image"]
-    means = {k: _mean([row[k] for row in rows]) for k in names}
-    write_json(out / "summary.json", {"images": rows, "mean": means, "failed": failures})
-    with open(out / "summary.csv", "w", newline="", encoding="utf-8") as file:
-        writer = csv.DictWriter(file, ["image", *names])
-        writer.writeheader()
-        writer.writerows(rows)
-    shown = "  ".join(f"{k} {v:.3g}" for k, v in means.items() if v is not None and not k.endswith("std"))
-    print(f"{len(rows)} done, {len(failures)} failed; means over images: {shown}; {out / 'summary.json'}")
-
-
-def _mean(values: list[float | None]) -> float | None:
-    known = [v for v in values if v is not None]
-    return sum(known) / len(known) if known else None
 
 
 def _headline(figures: dict[str, Any]) -> str:

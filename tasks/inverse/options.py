@@ -88,6 +88,13 @@ class Restore:
     keep_known: bool | None = None
     """Inpainting: put the known pixels back exactly (default: yes without --clean if --sigma-v is 0)."""
 
+    metrics: tuple[Literal["lpips", "clip", "fid"], ...] = ()
+    """Figures that need networks of their own: lpips and fid with --clean, clip with --prompt."""
+    clip_model: str = "openai/clip-vit-large-patch14"
+    """clip: a hub id or a folder of a CLIPModel (safetensors)."""
+    fid_features: str = "auto"
+    """fid: what it compares; auto (what Div is measured on), or as --features. FID proper compares Inception's."""
+
     device: str = "auto"
     """auto, cpu, cuda, cuda:1 ..."""
     dtype: Literal["float32", "float16", "bfloat16", "float64"] = "float32"

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -11,10 +10,10 @@ from rsd import metrics
 from rsd.heads.classifier import HeadsClassifier
 from rsd.heads.hidden import open_values
 
+from .networks import Scorers, why_not
 from .operators import PhaseRetrieval, best_rotation, data_residual
+from .options import Restore
 from .problem import Problem
-
-Features = Callable[[torch.Tensor], torch.Tensor]
 
 
 def coverage(images: torch.Tensor, problem: Problem, judge: HeadsClassifier | None) -> dict[str, Any]:
@@ -28,35 +27,52 @@ def coverage(images: torch.Tensor, problem: Problem, judge: HeadsClassifier | No
     return {"coverage": metrics.coverage(judge.probabilities(images.float()), sorted(hidden), visible)}
 
 
-def score(
-    images: torch.Tensor, problem: Problem, sigma_v: float, *, features: Features, judge: HeadsClassifier | None
-) -> dict[str, Any]:
-    """metrics.json without the run's costs: psnr, ssim, residual, div, coverage, and the reasons for those missing.
+def compared(
+    images: torch.Tensor, problem: Problem, options: Restore, scorers: Scorers
+) -> tuple[dict[str, Any], dict[str, str]]:
+    """LPIPS to the truth and 100 x CLIP's cosine to the prompt (0 where negative), or None, and why."""
+    found: dict[str, Any] = {"lpips": None, "clip": None}
+    if scorers.lpips and problem.clean is not None:
+        found["lpips"] = metrics.summary(scorers.lpips(turned(images, problem), problem.clean), best="min")
+    if scorers.clip:
+        values = 100 * scorers.clip(images, options.prompt).clamp(min=0)
+        found["clip"] = {**metrics.summary(values, best="max"), "model": options.clip_model}
+    why = why_not(options, several=True)
+    return found, {name: why[name] for name in found if name in why}
 
-    images: [N, 3, H, W] in [-1, 1]; ``features``: the map that Div is measured on.
+
+def turned(images: torch.Tensor, problem: Problem) -> torch.Tensor:
+    """Images as they are compared with the truth: phases leave a rotation by 180 degrees open."""
+    if problem.clean is None or not isinstance(problem.operator, PhaseRetrieval):
+        return images
+    return best_rotation(images, problem.clean)
+
+
+def score(images: torch.Tensor, problem: Problem, options: Restore, scorers: Scorers) -> dict[str, Any]:
+    """metrics.json without the run's costs: psnr, ssim, lpips, clip, residual, div, coverage, and the reasons for those
+    missing. images: [N, 3, H, W] in [-1, 1].
     """
     images = images.cpu().float()
     found: dict[str, Any] = {"psnr": None, "ssim": None, "residual": None, "div": None}
-    reasons: dict[str, str] = {}
     operator = problem.operator.cpu()
+    others, reasons = compared(images, problem, options, scorers)
     if problem.clean is not None:
-        turned = best_rotation(images, problem.clean) if isinstance(operator, PhaseRetrieval) else images
-        found["psnr"] = metrics.summary(metrics.psnr(turned, problem.clean), best="max")
-        found["ssim"] = metrics.summary(metrics.ssim(turned, problem.clean), best="max")
+        candidates = turned(images, problem)
+        found["psnr"] = metrics.summary(metrics.psnr(candidates, problem.clean), best="max")
+        found["ssim"] = metrics.summary(metrics.ssim(candidates, problem.clean), best="max")
     else:
         reasons["psnr"] = reasons["ssim"] = "no clean image to compare with (see --clean)"
-    if sigma_v > 0:
+    if options.sigma_v > 0:
         difference, count = data_residual(operator, images, problem.y.cpu())
-        found["residual"] = metrics.summary(metrics.residual(difference, count, sigma_v), best="min")
+        found["residual"] = metrics.summary(metrics.residual(difference, count, options.sigma_v), best="min")
     else:
         reasons["residual"] = "sigma_v is 0, and the residual is measured in units of it"
     if len(images) > 1:
-        with torch.no_grad():
-            found["div"] = metrics.diversity(features(images))
+        found["div"] = metrics.diversity(scorers.features(images))
     else:
         reasons["div"] = "one particle has no diversity"
-    covered = coverage(images, problem, judge)
+    covered = coverage(images, problem, scorers.judge)
     found["coverage"] = covered["coverage"]
     if "reason" in covered:
         reasons["coverage"] = covered["reason"]
-    return {**found, "reasons": reasons}
+    return {**found, **others, "reasons": reasons}

@@ -1,0 +1,119 @@
+"""The networks of a run beside its prior: what the repulsion compares with, and what scores the answers."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from rsd import metrics
+from rsd.features import load_features
+from rsd.heads.classifier import HeadsClassifier
+
+from .options import Restore
+
+Features = Callable[[torch.Tensor], torch.Tensor]
+OPTIONAL = ("lpips", "clip", "fid")
+"""What --metrics adds: the first two for each image, the last over all images."""
+
+SMALLEST = 32
+"""Pixels that LPIPS needs: AlexNet pools what is smaller away."""
+
+
+@dataclass(frozen=True)
+class Scorers:
+    """What scores: Div on ``features``, heads by ``judge``, and what --metrics asks for (None: not asked for, or not
+    possible here). All take images [N, 3, H, W] in [-1, 1] on the CPU; ``fid_name`` tells what ``fid`` is."""
+
+    features: Features
+    judge: HeadsClassifier | None = None
+    lpips: metrics.Compare | None = None
+    clip: metrics.Match | None = None
+    fid: Features | None = None
+    fid_name: str = ""
+
+
+def pick_device(name: str) -> torch.device:
+    """The device of that name; "auto" is what Accelerate picks. Raises ValueError if it is not there."""
+    if name == "auto":
+        from accelerate import Accelerator
+
+        return Accelerator().device
+    try:
+        device = torch.device(name)
+    except RuntimeError as error:
+        raise ValueError(f'Unknown device "{name}"; use auto, cpu, cuda or cuda:N.') from error
+    if device.type == "cuda" and not torch.cuda.is_available():
+        raise ValueError(
+            f"Device {name} was asked for, but torch sees no CUDA here; use --device cpu or see `rsd doctor`."
+        )
+    return device
+
+
+def features_name(options: Restore) -> str:
+    """The repulsion's feature map, "auto" resolved."""
+    if options.features != "auto":
+        return options.features
+    return "heads" if options.prior == "heads" else "facebook/dino-vits16"
+
+
+def why_not(options: Restore, several: bool) -> dict[str, str]:
+    """Why an optional metric will be null, for those that will."""
+    why = {name: f"not asked for (see --metrics {name})" for name in OPTIONAL if name not in options.metrics}
+    if not options.clean:
+        for name in ("lpips", "fid"):
+            why.setdefault(name, "no clean image to compare with (see --clean)")
+    if not options.prompt:
+        why.setdefault("clip", "no prompt to compare with (see --prompt)")
+    if not several:
+        why.setdefault("fid", "it compares many images with many; give several or a folder")
+    return why
+
+
+def load_scorers(options: Restore, device: torch.device, features: Any, several: bool) -> Scorers:
+    """The networks that score, the optional ones first. ``features``: the repulsion's, on ``device``.
+
+    Raises ImportError, FileNotFoundError or ValueError, in one sentence, for one that was asked for and cannot be had.
+    """
+    why = why_not(options, several)
+    for name in options.metrics:
+        if name in why:
+            print(f"{name} will be null: {why[name]}", flush=True)
+    lpips = metrics.load_lpips(device=device) if "lpips" not in why else None
+    clip = metrics.load_clip_score(options.clip_model, device=device) if "clip" not in why else None
+    judge = HeadsClassifier.load() if options.prior == "heads" else None
+    own = judge.features if judge else from_cpu(features, device)
+    compare, label = None, ""
+    if "fid" not in why and options.fid_features == "auto":
+        compare, label = own, "heads classifier" if judge else features_name(options)
+    elif "fid" not in why:
+        compare = from_cpu(load_features(options.fid_features, device=device), device)
+        label = options.fid_features
+    return Scorers(own, judge, lpips, clip, compare, label)
+
+
+def check_size(options: Restore, scorers: Scorers, size: int) -> None:
+    """Raise ValueError if the prior's pictures, size x size px, are too small for LPIPS."""
+    if scorers.lpips and size < SMALLEST:
+        raise ValueError(
+            f"LPIPS needs {SMALLEST} px or more, {options.prior} makes {size} px; leave it out of --metrics."
+        )
+
+
+def lacking(held: dict[str, Any], options: Restore, scorers: Scorers) -> list[str]:
+    """The metrics asked for that a finished run's metrics.json does not hold, or holds by another CLIP model."""
+    names = ["lpips"] if scorers.lpips and not held.get("lpips") else []
+    model = (held.get("clip") or {}).get("model")
+    return [*names, "clip"] if scorers.clip and model != options.clip_model else names
+
+
+def from_cpu(features: Features, device: torch.device) -> Features:
+    """``features`` for images on the CPU, to the CPU, computed without gradients on ``device``."""
+
+    @torch.no_grad()
+    def embed(images: torch.Tensor) -> torch.Tensor:
+        return features(images.to(device)).cpu()
+
+    return embed

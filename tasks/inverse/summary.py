@@ -1,0 +1,77 @@
+"""What several restorations leave together: a row an image, the means over images, and the distance of the two sets."""
+
+from __future__ import annotations
+
+import csv
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from rsd.media import fit_to, read_image
+from rsd.metrics import frechet
+from rsd.runs import RunFolder, write_json
+
+from .networks import Scorers, why_not
+from .options import Restore
+
+
+def summarise(
+    out: Path, folders: dict[Path, RunFolder], failures: dict[str, str], options: Restore, scorers: Scorers | None
+) -> None:
+    """summary.json and summary.csv."""
+    done = {path: folder for path, folder in folders.items() if str(path) not in failures and folder.done}
+    asked = [name for name in ("lpips", "clip") if name in options.metrics]
+    rows = []
+    for path, folder in done.items():
+        m = folder.metrics()
+        row: dict[str, Any] = {"image": path.name}
+        for name in ("psnr", "ssim", *asked, "residual"):
+            row |= {f"{name}_{k}": (m.get(name) or {}).get(k) for k in ("mean", "best", "std")}
+        cover = m["coverage"] or {}
+        row |= {"div": m["div"], "coverage": cover.get("mean"), "agreement": cover.get("agreement")}
+        rows.append({**row, "seconds": m["seconds"]})
+    names = [k for k in (rows[0] if rows else {}) if k != "image"]
+    means = {k: _mean([row[k] for row in rows]) for k in names}
+    distance, why = fid(done, options, scorers)
+    write_json(
+        out / "summary.json", {"images": rows, "mean": means, "fid": distance, "failed": failures, "reasons": why}
+    )
+    with open(out / "summary.csv", "w", newline="", encoding="utf-8") as file:
+        writer = csv.DictWriter(file, ["image", *names])
+        writer.writeheader()
+        writer.writerows(rows)
+    known = {**means, "frechet": distance["value"] if distance else None}
+    shown = "  ".join(f"{k} {v:.3g}" for k, v in known.items() if v is not None and not k.endswith("std"))
+    print(f"{len(rows)} done, {len(failures)} failed; means over images: {shown}; {out / 'summary.json'}")
+
+
+def fid(
+    done: dict[Path, RunFolder], options: Restore, scorers: Scorers | None
+) -> tuple[dict[str, Any] | None, dict[str, str]]:
+    """The Frechet distance between all particles and all clean images, with what it is of; else None and its reason.
+
+    Both sets are read from their pictures (8 bits), the clean ones fitted to the prior as for the run.
+    """
+    why = why_not(options, several=True).get("fid")
+    if why is None and len(done) < 2:
+        why = f"it needs 2 restored images or more, here are {len(done)}"
+    if why is not None or scorers is None or scorers.fid is None:
+        return None, {"fid": why or "its network was not loaded"}
+    answers, truths = [], []
+    for path, folder in done.items():
+        images = particles(folder)
+        answers.append(scorers.fid(images))
+        truths.append(scorers.fid(fit_to(read_image(path), images.shape[-1], options.fit)[0]))
+    a, b = torch.cat(answers), torch.cat(truths)
+    return {"value": frechet(a, b), "features": scorers.fid_name, "images": len(b), "particles": len(a)}, {}
+
+
+def particles(folder: RunFolder) -> torch.Tensor:
+    """The answers of a finished run, [N, 3, H, W] in [-1, 1], as its pictures hold them."""
+    return torch.cat([read_image(p) for p in sorted((folder.path / "particles").glob("*.png"))])
+
+
+def _mean(values: list[float | None]) -> float | None:
+    known = [v for v in values if v is not None]
+    return sum(known) / len(known) if known else None
