@@ -41,8 +41,9 @@ def summarise(
         writer = csv.DictWriter(file, ["image", *names])
         writer.writeheader()
         writer.writerows(rows)
-    known = {**means, "frechet": distance["value"] if distance else None}
-    shown = "  ".join(f"{k} {v:.3g}" for k, v in known.items() if v is not None and not k.endswith("std"))
+    shown = "  ".join(f"{k} {v:.3g}" for k, v in means.items() if v is not None and not k.endswith("std"))
+    if distance:
+        shown += f"; Frechet distance on {distance['features']} {distance['value']:.3g}"
     print(f"{len(rows)} done, {len(failures)} failed; means over images: {shown}; {out / 'summary.json'}")
 
 
