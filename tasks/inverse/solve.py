@@ -28,10 +28,10 @@ class Settings:
     gamma: float = 10.0
     window: tuple[float, float] = (0.0, 1.0)
     interacting: int | None = None
-    lambda_: float = 0.56
+    lambda_: float = 0.4
     rho: float = 0.075
-    lr_x: float = 0.1
-    lr_z: float = 0.2
+    lr_x: float = 0.2
+    lr_z: float = 0.8
     prompt: str = ""
     negative_prompt: str = ""
     guidance: float = 1.0
