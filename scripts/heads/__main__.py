@@ -45,10 +45,10 @@ class Heads:
     shards: int = 40
     """Training shards of 2,000 heads each."""
     autoencoder_steps: int = 3600
-    latent_steps: int = 8000
-    decoder_steps: int = 8000
+    latent_steps: int = 4800
+    decoder_steps: int = 5000
     classifier_steps: int = 2000
-    features_steps: int = 2500
+    features_steps: int = 2000
 
 
 def data(o: Heads) -> None:
@@ -111,7 +111,7 @@ def assemble(o: Heads) -> None:
 
 
 def run_evaluation(o: Heads, count: int = 256) -> None:
-    """Held-out figures of the half-precision models in ``out``: figures.json, samples.png."""
+    """Held-out figures of the half-precision models in ``out``: figures.json there, samples.png in ``work``."""
     if (o.work / "decoder").exists() and (o.work / "latent").exists():
         assemble(o)
     held = _load(o, "validation")
@@ -130,7 +130,7 @@ def run_evaluation(o: Heads, count: int = 256) -> None:
     }
     (o.out / "figures.json").write_text(json.dumps(figures, indent=1) + "\n")
     print(json.dumps(figures, indent=1))
-    evaluate.contact_sheet(np.concatenate([images[:32], free]), 8).save(o.out / "samples.png")
+    evaluate.contact_sheet(np.concatenate([images[:32], free]), 8).save(o.work / "samples.png")
 
 
 RUN = {
