@@ -28,7 +28,7 @@ class Settings:
     gamma: float = 10.0
     window: tuple[float, float] = (0.0, 1.0)
     interacting: int | None = None
-    lambda_: float = 0.4
+    lambda_: float = 0.2
     rho: float = 0.075
     lr_x: float = 0.2
     lr_z: float = 0.8
