@@ -67,8 +67,9 @@ def load(path: Path, options: Restore, size: int, image: str) -> Problem:
     picture, mask, notes = read_image(path), options.mask, []
     known: torch.Tensor | None = None
     if mask:
-        fitted, _ = fit_to(_read_mask(mask, picture, path), size, options.fit)
-        known = fitted.mean(1) > 0
+        white = _read_mask(mask, picture, path).mean(1, keepdim=True) > 0
+        fitted, _ = fit_to(white.float().expand(-1, 3, -1, -1), size, options.fit)
+        known = fitted.mean(1) > 0.99  # of pixels that fitting merged, only those that were known altogether
     operator = _operator(options, size, known)
     aim = size if options.clean or isinstance(operator, Inpaint) else _picture_size(operator, size, path)
     picture, note = fit_to(picture, aim, options.fit)

@@ -14,6 +14,7 @@ from rsd.cli import main
 from rsd.media import read_image, write_measurement
 from rsd.runs import RunFolder
 from rsd.tasks.inverse.command import packaged, parse, tokens
+from rsd.tasks.inverse.problem import load
 
 
 @pytest.fixture
@@ -73,6 +74,22 @@ def test_a_restoration_takes_the_image_as_the_measurement_and_keeps_known_pixels
     for x in particles(out):
         assert torch.equal(x[..., known], read_image(photo)[..., known])
         assert not torch.equal(x[..., ~known], read_image(photo)[..., ~known])
+
+
+def test_a_large_picture_and_its_mask_are_fitted_alike_and_half_hidden_pixels_are_hidden(photo, tmp_path, capsys):
+    Image.open(photo).resize((40, 32)).save(tmp_path / "large.png")
+    mask = np.full((32, 40), 255, dtype=np.uint8)
+    mask[:, :21] = (
+        0  # the picture loses 4 columns on each side and halves: 17 hidden columns become 9, the last in part
+    )
+    Image.fromarray(mask).save(tmp_path / "large-mask.png")
+    options, _ = parse(
+        [str(tmp_path / "large.png"), "--task", "inpaint_mask", "--mask", str(tmp_path / "large-mask.png")]
+    )
+    problem = load(tmp_path / "large.png", options, 16, "large")
+    assert "40 x 32" in problem.notes[0] and "16 x 16" in problem.notes[0]
+    known = problem.operator.observed[0, 0]
+    assert not known[:, :9].any() and known[:, 10:].all()
 
 
 def test_a_killed_run_resumes_to_the_same_pixels(restore, photo, monkeypatch):
@@ -212,7 +229,7 @@ def test_flags_win_over_config_and_config_over_the_packaged_one(photo, tmp_path)
     assert name == "inpaint_half_face_heads.yaml"
     assert (options.gamma, options.lambda_, options.window, options.clean) == (8, 0.3, (0.2, 0.9), True)
     plain, _ = parse([str(photo)])
-    assert plain.lr_z == options.lr_z != 0.8
+    assert plain.lr_x == options.lr_x != 0.4  # the dataclass says 0.4, the packaged file something else
 
 
 def test_the_paper_s_half_face_row(photo):
