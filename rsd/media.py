@@ -191,21 +191,11 @@ def _colour(values: np.ndarray) -> np.ndarray:
 def write_gif(path: Path, frames: Sequence[torch.Tensor], *, milliseconds: int = 90, hold: int = 2500) -> None:
     """An animation of frames [N, 3, H, W], the N particles side by side; the last frame is held."""
     pictures = [grid([x[None] for x in frame]) for frame in frames]
-    palette = _column([pictures[-1], *pictures[:: -(-len(pictures) // 5)]]).quantize(256)  # one for all: no flicker
-    pictures = [p.quantize(palette=palette, dither=Image.Dither.NONE) for p in pictures]
+    pictures = [p.quantize(256, dither=Image.Dither.NONE) for p in pictures]  # early noise would spoil a common palette
     buffer = io.BytesIO()
     times = [milliseconds] * (len(pictures) - 1) + [hold]
     pictures[0].save(buffer, "GIF", save_all=True, append_images=pictures[1:], duration=times, loop=0)
     write_bytes(path, buffer.getvalue())
-
-
-def _column(pictures: list[Image.Image]) -> Image.Image:
-    """Pictures of one size below one another."""
-    width, height = pictures[0].size
-    sheet = Image.new("RGB", (width, height * len(pictures)))
-    for k, picture in enumerate(pictures):
-        sheet.paste(picture, (0, k * height))
-    return sheet
 
 
 def write_measurement(path: Path, y: torch.Tensor, about: dict[str, str] | None = None) -> None:
