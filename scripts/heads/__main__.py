@@ -108,6 +108,10 @@ def assemble(o: Heads) -> None:
     vae.register_to_config(scaling_factor=pipe.vae.config.scaling_factor)
     pipe.register_modules(vae=vae)
     pipe.to(dtype=torch.float16).save_pretrained(o.out / "latent", safe_serialization=True)
+    for file in (o.out / "latent").rglob("*.json"):  # diffusers notes where a model was loaded from
+        entry = json.loads(file.read_text())
+        if isinstance(entry, dict) and entry.pop("_name_or_path", None):
+            file.write_text(json.dumps(entry, indent=2) + "\n")
 
 
 def run_evaluation(o: Heads, count: int = 256) -> None:
