@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import importlib
 import inspect
-import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -13,6 +11,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from rsd.hub import broken, built_in_folder, check_name, fetch, quietly, read_json
+from rsd.plugin import find
 
 BUILT_IN = ("pixels", "heads")
 IMAGENET = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
@@ -111,7 +110,10 @@ def load_features(
     if name == "pixels":
         return Pixels()
     if _is_function(name):
-        return Function(_find(name), name).to(device)
+        found = find(name, what="feature map", example="my_features:embed")
+        if isinstance(found, type) or not callable(found):
+            raise ValueError(f'The feature map "{name}" is no function; it must map images to features.')
+        return Function(found, name).to(device)
     vit = _load_vit(name, normalise=normalise, size=size, revision=revision)
     return vit.to(device)
 
@@ -163,21 +165,3 @@ def _normalisation(name: str, folder: Path | None, commit: str | None) -> tuple[
 
 def _is_function(name: str) -> bool:
     return ":" in name and not Path(name).expanduser().is_dir()
-
-
-def _find(spec: str) -> Callable[[torch.Tensor], torch.Tensor]:
-    """The object ``module:function`` names, from a module of the current folder or an installed one."""
-    module_name, _, attribute = spec.partition(":")
-    if not module_name or not attribute:
-        raise ValueError(f'The feature map "{spec}" is not of the form module:function, e.g. my_features:embed.')
-    here = str(Path.cwd())
-    sys.path.append(here)
-    try:
-        found = getattr(importlib.import_module(module_name), attribute, None)
-    except ImportError as error:
-        raise ImportError(f'The feature map "{spec}" does not import, from {here} or installed: {error}.') from error
-    finally:
-        sys.path.remove(here)
-    if isinstance(found, type) or not callable(found):
-        raise ValueError(f'The feature map "{spec}" is no function; it must map images to features.')
-    return found

@@ -26,15 +26,33 @@ def build() -> ViTModel:
     return ViTModel(config, add_pooling_layer=False)
 
 
+def recolour(x: torch.Tensor, rng: np.random.Generator) -> torch.Tensor:
+    """Each image's own hue (+-36 degrees), saturation, contrast and brightness; one in five goes grey."""
+    n = len(x)
+    luma = torch.tensor([0.299, 0.587, 0.114])
+    grey = luma.expand(3, 3)
+    axis = torch.ones(3) / 3**0.5
+    cross = torch.linalg.cross(axis.expand(3, 3), torch.eye(3)).T
+    angle = torch.tensor(rng.uniform(-0.63, 0.63, n), dtype=torch.float32)[:, None, None]
+    turn = angle.cos() * torch.eye(3) + angle.sin() * cross + (1 - angle.cos()) * torch.outer(axis, axis)
+    saturation = torch.tensor(rng.uniform(0.5, 1.5, n) * (rng.random(n) > 0.2), dtype=torch.float32)[:, None, None]
+    contrast = torch.tensor(rng.uniform(0.6, 1.4, n), dtype=torch.float32)[:, None, None]
+    matrix = contrast * (saturation * turn + (1 - saturation) * grey)
+    shift = torch.tensor(rng.uniform(-0.3, 0.3, n), dtype=torch.float32)[:, None, None, None]
+    return torch.einsum("nij,njhw->nihw", matrix.to(x), x) + shift.to(x)
+
+
 def crops(images: torch.Tensor, rng: np.random.Generator, size: int, area: tuple[float, float]) -> torch.Tensor:
-    """One random square crop a batch, resized to ``size``; its own brightness, noise and blur for each image."""
-    edge = int(round(64 * float(rng.uniform(*area)) ** 0.5))
-    top, left = rng.integers(0, 64 - edge + 1, size=2)
-    x = images[..., top : top + edge, left : left + edge]
-    x = F.interpolate(x, size=(size, size), mode="bilinear", antialias=True)
-    strength = torch.rand(len(x), 3, 1, 1, device=x.device)
-    x = x * (0.8 + 0.4 * strength[:, :1]) + 0.2 * (strength[:, 1:2] - 0.5)
-    return x + 0.5 * strength[:, 2:] ** 2 * torch.randn_like(x)
+    """Each image's own square crop, colours and noise: [B, 3, 64, 64] to [B, 3, size, size]."""
+    n = len(images)
+    edge = rng.uniform(*area, n) ** 0.5
+    middle = rng.uniform(-1, 1, (n, 2)) * (1 - edge)[:, None]
+    zoom = torch.zeros(n, 2, 3)
+    zoom[:, 0, 0] = zoom[:, 1, 1] = torch.tensor(edge, dtype=torch.float32)
+    zoom[:, :, 2] = torch.tensor(middle, dtype=torch.float32)
+    grid = F.affine_grid(zoom.to(images), [n, 3, size, size], align_corners=False)
+    x = recolour(F.grid_sample(images, grid, padding_mode="reflection", align_corners=False), rng)
+    return x + torch.rand(n, 1, 1, 1, device=x.device) ** 2 * 0.4 * torch.randn_like(x)
 
 
 class Branch(nn.Module):

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import importlib
-import sys
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import torch
+
+from rsd.plugin import find
 
 from .base import Operator
 from .deepinv_adapter import Physics, missing
@@ -40,7 +39,7 @@ def load_operator(operator: str | Callable[[torch.Tensor], torch.Tensor]) -> Ope
     Naming it runs that module's code, so do it only on a user's explicit wish.
     Raises ValueError for a malformed name or an object of another kind, ImportError for a module that does not import.
     """
-    name, found = (operator, _find(operator)) if isinstance(operator, str) else ("operator", operator)
+    name, found = (operator, _imported(operator)) if isinstance(operator, str) else ("operator", operator)
     if isinstance(found, Operator):
         return found
     if callable(getattr(found, "A", None)) and not isinstance(found, type):
@@ -50,20 +49,11 @@ def load_operator(operator: str | Callable[[torch.Tensor], torch.Tensor]) -> Ope
     return Function(found, name)
 
 
-def _find(spec: str) -> Any:
-    module_name, _, attribute = spec.partition(":")
-    if not module_name or not attribute:
-        raise ValueError(f'The operator "{spec}" is not of the form module:function, e.g. my_operators:blur.')
-    here = str(Path.cwd())
-    sys.path.append(here)
+def _imported(spec: str) -> Any:
     try:
-        module = importlib.import_module(module_name)
+        return find(spec, what="operator", example="my_operators:blur")
     except ImportError as error:
-        if (error.name or "").startswith("deepinv"):
-            raise ImportError(missing(error)) from error
-        raise ImportError(f'The operator "{spec}" cannot be imported ({error}); is its file in {here}?') from error
-    finally:
-        sys.path.remove(here)
-    if not hasattr(module, attribute):
-        raise ValueError(f'The operator "{spec}" was not found: module {module_name} has no "{attribute}".')
-    return getattr(module, attribute)
+        cause = error.__cause__
+        if isinstance(cause, ImportError) and (cause.name or "").startswith("deepinv"):
+            raise ImportError(missing(cause)) from error
+        raise

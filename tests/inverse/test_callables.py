@@ -115,8 +115,8 @@ def test_parameters_of_a_module_are_frozen(here):
 @pytest.mark.parametrize(
     ("spec", "error", "words"),
     [
-        ("square", ValueError, "module:function"),
-        (":square", ValueError, "module:function"),
+        ("square", ValueError, "module:name"),
+        (":square", ValueError, "module:name"),
         ("my_operators_for_rsd:cube", ValueError, 'has no "cube"'),
         ("my_operators_for_rsd:scale", ValueError, "is a int"),
         ("my_operators_for_rsd:Half", ValueError, "is a type"),
