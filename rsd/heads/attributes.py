@@ -178,11 +178,9 @@ def caption(values: dict[str, str], told: set[str] | None = None, view: str | No
     return ", ".join([noun, *tail, *([view] if view else [])])
 
 
-def sample_caption(head: Head, rng: np.random.Generator, empty: float = 0.15) -> str:
-    """A training caption: visible attributes, some dropped at random; empty with probability ``empty``."""
-    if rng.random() < empty:
-        return ""
+def sample_told(head: Head, rng: np.random.Generator) -> tuple[set[str], str | None]:
+    """What a training caption tells: a random part of the visible attributes, and perhaps the view."""
     seen = visible(head.values, head.camera)
     keep = rng.uniform(0.3, 1.0)
     told = {a for a in ATTRIBUTES if seen[a] and rng.random() < keep}
-    return caption(head.values, told, head.camera.view if rng.random() < keep else None)
+    return told, head.camera.view if rng.random() < keep else None

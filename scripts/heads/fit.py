@@ -24,6 +24,11 @@ def cosine(step: int, steps: int, warmup: int = 100) -> float:
     return 0.01 + 0.99 * 0.5 * (1 + math.cos(math.pi * (step - warmup) / max(steps - warmup, 1)))
 
 
+def _save(path: Path, state: dict[str, Any]) -> None:
+    torch.save(state, path.with_suffix(".tmp"))
+    os.replace(path.with_suffix(".tmp"), path)
+
+
 def fit(
     name: str,
     model: Any,
@@ -50,48 +55,38 @@ def fit(
     checkpoint, start, spent = out / f"{name}.pt", 0, 0.0
     model = model.to(accelerator.device, memory_format=torch.channels_last)
     average.to(accelerator.device)
+    parts = {"model": model, "optimiser": optimiser, "ema": average}
     if checkpoint.exists():
         state = torch.load(checkpoint, map_location=accelerator.device, weights_only=True)
-        model.load_state_dict(state["model"])
-        optimiser.load_state_dict(state["optimiser"])
-        average.load_state_dict(state["ema"])
+        for key, part in parts.items():
+            part.load_state_dict(state[key])
         start, spent = state["step"], state["seconds"]
         accelerator.print(f"{name}: resuming at step {start} of {steps}", flush=True)
-    model, optimiser = accelerator.prepare(model, optimiser)
-    model.train()
+    prepared, optimiser = accelerator.prepare(model, optimiser)
+    prepared.train()
     clock, recent = time.monotonic(), []
     for step in range(start, steps):
         for group in optimiser.param_groups:
             group["lr"] = lr * cosine(step, steps)
         rng = np.random.default_rng([step, accelerator.process_index])
         torch.manual_seed(step * 64 + accelerator.process_index)
-        parts = loss(model, rng, accelerator.device)
-        accelerator.backward(sum(parts.values()))
+        terms = loss(prepared, rng, accelerator.device)
+        accelerator.backward(sum(terms.values()))
         accelerator.clip_grad_norm_(trainable, 1.0)
         optimiser.step()
         optimiser.zero_grad()
         average.step(trainable)
         if after_step:
             after_step(model, step)
-        recent.append({k: float(v.detach()) for k, v in parts.items()})
+        recent.append({k: float(v.detach()) for k, v in terms.items()})
         if (step + 1) % every == 0 or step + 1 == steps:
-            seconds = spent + time.monotonic() - clock
+            elapsed = time.monotonic() - clock
             means = "  ".join(f"{k} {np.mean([r[k] for r in recent]):.5f}" for k in recent[0])
-            rate = (time.monotonic() - clock) / (step + 1 - start)
-            accelerator.print(
-                f"{name} {step + 1}/{steps}  {means}  {rate:.2f} s/step  {seconds / 60:.1f} min", flush=True
-            )
+            rate, minutes = elapsed / (step + 1 - start), (spent + elapsed) / 60
+            accelerator.print(f"{name} {step + 1}/{steps}  {means}  {rate:.2f} s/step  {minutes:.1f} min", flush=True)
             recent = []
             if accelerator.is_main_process:
-                state = {
-                    "model": accelerator.unwrap_model(model).state_dict(),
-                    "optimiser": optimiser.state_dict(),
-                    "ema": average.state_dict(),
-                    "step": step + 1,
-                    "seconds": seconds,
-                }
-                torch.save(state, checkpoint.with_suffix(".tmp"))
-                os.replace(checkpoint.with_suffix(".tmp"), checkpoint)
-    model = accelerator.unwrap_model(model)
+                states = {key: part.state_dict() for key, part in parts.items()}
+                _save(checkpoint, {**states, "step": step + 1, "seconds": spent + elapsed})
     average.copy_to(trainable)
     return model.eval()

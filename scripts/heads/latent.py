@@ -1,4 +1,9 @@
-"""The latent diffusion pipeline: a Stable Diffusion UNet and a CLIP text encoder, trained together from nothing."""
+"""The latent diffusion pipeline: a Stable Diffusion UNet and a CLIP text encoder, trained together from nothing.
+
+Two things make it obey. The text encoder is also asked what each caption tells (a linear *reader* of its pooled state,
+thrown away afterwards): from the noise loss alone it was slow to learn which colour belongs to which word. And the loss
+leans to the noisy end, where a picture's colours are decided and where the plain one hardly feels the caption.
+"""
 
 from __future__ import annotations
 
@@ -12,12 +17,15 @@ from diffusers import AutoencoderKL, DDIMScheduler, StableDiffusionPipeline, UNe
 from diffusers.models.attention_processor import AttnProcessor, AttnProcessor2_0
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
-from rsd.heads.attributes import sample_caption
+from rsd.heads.attributes import ATTRIBUTES, Head, caption, sample_told
 from rsd.heads.data import head_at, head_from_row
 from scripts.heads.autoencoder import to_tensor
 from scripts.heads.fit import fit
 
 WIDTH, LENGTH = 128, 64
+READING = 0.003  # weight of the reader's loss
+NOISE_WEIGHT = 20.0  # the epsilon loss is weighted by 1 / alpha^2, which is v's, up to here
+ANSWERS = [len(options) + 1 for options in ATTRIBUTES.values()]  # an attribute's values, or "not told"
 
 
 def build_tokenizer(folder: Path) -> CLIPTokenizer:
@@ -25,7 +33,7 @@ def build_tokenizer(folder: Path) -> CLIPTokenizer:
     from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, trainers
 
     rng = np.random.default_rng(0)
-    captions = [sample_caption(head_at("train", k), rng, empty=0) for k in range(4000)]
+    captions = [sample_caption(head_at("train", k), rng, empty=0)[0] for k in range(4000)]
     bpe = Tokenizer(models.BPE(end_of_word_suffix="</w>", unk_token="<|endoftext|>"))
     bpe.normalizer = normalizers.Lowercase()
     bpe.pre_tokenizer = pre_tokenizers.Sequence(
@@ -94,16 +102,29 @@ def encode(autoencoder: AutoencoderKL, images: np.ndarray) -> tuple[torch.Tensor
     return torch.cat(means), torch.cat(deviations)
 
 
+def sample_caption(head: Head, rng: np.random.Generator, empty: float = 0.1) -> tuple[str, np.ndarray]:
+    """A training caption and what it tells: 0 for an attribute left out, else 1 + its code, int64 [attributes]."""
+    if rng.random() < empty:
+        return "", np.zeros(len(ATTRIBUTES), dtype=np.int64)
+    told, view = sample_told(head, rng)
+    answers = np.where([a in told for a in ATTRIBUTES], 1 + head.codes, 0)
+    return caption(head.values, told, view), answers
+
+
 class Denoiser(torch.nn.Module):
-    """Text encoder and UNet as one trainable module."""
+    """Text encoder, its reader and the UNet as one trainable module."""
 
     def __init__(self, tokenizer: CLIPTokenizer):
         super().__init__()
         self.text_encoder, self.unet = build_text_encoder(tokenizer), build_unet()
+        self.reader = torch.nn.Linear(WIDTH, sum(ANSWERS))
         self.unet.set_attn_processor(AttnProcessor())  # on CPUs faster in bf16 than the fused kernel
 
     def forward(self, z_t, t, tokens):
-        return self.unet(z_t, t, self.text_encoder(tokens)[0]).sample
+        """Noise [B, 4, 16, 16], and for each attribute the logits of what the caption told."""
+        text = self.text_encoder(tokens)
+        guess = self.unet(z_t, t, text.last_hidden_state).sample
+        return guess, self.reader(text.pooler_output).split(ANSWERS, dim=1)
 
 
 def assemble(autoencoder: AutoencoderKL, model: Denoiser, tokenizer: CLIPTokenizer) -> StableDiffusionPipeline:
@@ -128,19 +149,24 @@ def train(
     autoencoder.register_to_config(scaling_factor=scale)
     heads = [head_from_row(row) for row in data["heads"][: len(means)]]
     abar = build_scheduler().alphas_cumprod
+    weight = (1 / abar).clamp(max=NOISE_WEIGHT)
+    weight = weight / weight.mean()
 
     def loss(model, rng, device):
         rows = rng.integers(len(means), size=batch)
-        captions = [sample_caption(heads[k], rng) for k in rows]
+        captions, answers = zip(*(sample_caption(heads[k], rng) for k in rows), strict=True)
         tokens = tokenizer(
-            captions, padding="max_length", max_length=LENGTH, truncation=True, return_tensors="pt"
+            list(captions), padding="max_length", max_length=LENGTH, truncation=True, return_tensors="pt"
         ).input_ids
         z = scale * (means[rows] + deviations[rows] * torch.randn(batch, *means.shape[1:]))
         t, eps = torch.randint(1000, (batch,)), torch.randn_like(z)
         a = abar[t][:, None, None, None]
         z_t = (a.sqrt() * z + (1 - a).sqrt() * eps).to(device)
-        guess = model(z_t, t.to(device), tokens.to(device))
-        return {"eps": F.mse_loss(guess.float(), eps.to(device))}
+        guess, read = model(z_t, t.to(device), tokens.to(device))
+        error = ((guess.float() - eps.to(device)) ** 2).mean((1, 2, 3))
+        told = torch.tensor(np.array(answers), device=device).unbind(1)
+        reading = sum(F.cross_entropy(r.float(), a) for r, a in zip(read, told, strict=True))
+        return {"eps": (weight.to(device)[t] * error).mean(), "reading": READING * reading}
 
     model = fit("latent", Denoiser(tokenizer), loss, out=out, steps=steps, lr=lr, ema=0.9995)
     return assemble(autoencoder, model, tokenizer)

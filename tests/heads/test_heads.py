@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 import torch
 
-from rsd.heads.attributes import ATTRIBUTES, Camera, Head, caption, sample_caption, sample_values, visible
+from rsd.heads.attributes import ATTRIBUTES, Camera, Head, caption, sample_told, sample_values, visible
 from rsd.heads.command import from_json, to_json
 from rsd.heads.data import head_at, head_from_row, make_shard
 from rsd.heads.hidden import open_values
@@ -63,11 +63,15 @@ def test_caption_tells_what_it_is_asked_to_tell():
     assert caption({**values, "hair": "bald"}, {"hair"}) == "a bald person"
 
 
-def test_captions_drop_attributes_and_are_sometimes_empty():
+def test_captions_tell_a_random_part_of_what_can_be_seen():
     head, rng = head_at("train", 3), np.random.default_rng(0)
-    texts = [sample_caption(head, rng) for _ in range(400)]
-    assert 0.09 < np.mean([t == "" for t in texts]) < 0.21
-    assert len(set(texts)) > 200
+    drawn = [sample_told(head, rng) for _ in range(400)]
+    seen = {a for a, s in visible(head.values, head.camera).items() if s}
+    assert all(told <= seen for told, _ in drawn)
+    shares = [len(told) / len(seen) for told, _ in drawn]
+    assert 0.6 < np.mean(shares) < 0.7 and min(shares) < 0.3 and max(shares) == 1
+    assert len({frozenset(told) for told, _ in drawn}) > 200
+    assert {view for _, view in drawn} == {None, head.camera.view}
 
 
 def test_numbered_heads_are_always_the_same_and_splits_differ():

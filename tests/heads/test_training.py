@@ -1,0 +1,91 @@
+"""The training scripts, for a few steps on a few heads: they learn, stop, resume and hand over ordinary models."""
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from diffusers import AutoencoderKL
+
+from rsd.heads.attributes import ATTRIBUTES
+from rsd.heads.data import head_at, make_shard
+from scripts.heads import features, latent
+from scripts.heads.fit import cosine, fit
+
+
+class Power(Exception):
+    """The machine goes off."""
+
+
+def run(out, off_at=None):
+    """Fit a layer to the weight 3 for 300 steps, checkpointing every 20."""
+    taken = 0
+
+    def loss(model, rng, device):
+        nonlocal taken
+        taken += 1
+        if taken == off_at:
+            raise Power
+        return {"error": ((model.weight - 3 + 0.1 * torch.randn(4, 2) * rng.normal()) ** 2).mean()}
+
+    torch.manual_seed(0)
+    return fit("toy", torch.nn.Linear(2, 4), loss, out=out, steps=300, lr=0.1, every=20).weight.detach()
+
+
+def test_a_run_that_was_stopped_ends_as_one_that_was_not(tmp_path):
+    whole, pieces = tmp_path / "whole", tmp_path / "pieces"
+    whole.mkdir()
+    pieces.mkdir()
+    once = run(whole)
+    with pytest.raises(Power):
+        run(pieces, off_at=150)
+    assert torch.load(pieces / "toy.pt", weights_only=True)["step"] == 140
+    assert torch.equal(once, run(pieces))
+    torch.testing.assert_close(once, torch.full((4, 2), 3.0), atol=0.2, rtol=0)
+
+
+def test_the_learning_rate_warms_up_and_falls():
+    assert cosine(0, 1000) == 0.01
+    assert cosine(99, 1000) == 1.0
+    assert cosine(550, 1000) == pytest.approx(0.505, abs=1e-3)
+    assert cosine(1000, 1000) == pytest.approx(0.01)
+
+
+def test_a_caption_answers_for_what_it_tells_and_nothing_else():
+    head, rng = head_at("train", 3), np.random.default_rng(0)
+    drawn = [latent.sample_caption(head, rng, empty=0.2) for _ in range(300)]
+    assert 0.13 < np.mean([text == "" for text, _ in drawn]) < 0.27
+    for text, answers in drawn:
+        assert text or not answers.any()
+        for attribute, options, answer in zip(ATTRIBUTES, ATTRIBUTES.values(), answers, strict=True):
+            assert answer == 0 or options[answer - 1] == head[attribute]
+        if answers[list(ATTRIBUTES).index("shirt")]:
+            assert f"{head['shirt']} shirt" in text
+
+
+def test_the_latent_pipeline_trains_and_is_an_ordinary_one(tmp_path):
+    vae = AutoencoderKL(
+        down_block_types=("DownEncoderBlock2D",) * 3, up_block_types=("UpDecoderBlock2D",) * 3,
+        block_out_channels=(4, 4, 4), norm_num_groups=2, latent_channels=4,
+    )  # fmt: skip
+    pipe = latent.train(vae.eval(), make_shard("train", 0, count=6), tmp_path, steps=2, batch=4)
+    assert pipe.vae.config.scaling_factor > 0
+    assert not hasattr(pipe.text_encoder, "reader")
+    image = pipe("a bald man", num_inference_steps=2, height=64, width=64, output_type="np").images
+    assert image.shape == (1, 64, 64, 3) and np.isfinite(image).all()
+
+
+def test_the_views_of_dino_keep_the_shape_and_change_every_image_by_itself():
+    images = torch.full((8, 3, 64, 64), 0.2)
+    views = features.crops(images, np.random.default_rng(0), 32, (0.2, 0.5))
+    assert views.shape == (8, 3, 32, 32)
+    means = views.mean((2, 3))
+    assert means.std(0).min() > 0.05
+
+
+def test_recolouring_turns_the_hue_and_keeps_grey_grey():
+    grey = torch.full((64, 3, 2, 2), 0.5)
+    out = features.recolour(grey, np.random.default_rng(0))
+    torch.testing.assert_close(out, out.mean(1, keepdim=True).expand_as(out), atol=1e-5, rtol=0)
+    red = F.pad(torch.full((64, 1, 2, 2), 0.5), (0, 0, 0, 0, 0, 2))
+    spread = features.recolour(red, np.random.default_rng(0)).std(1).mean((1, 2))
+    assert 4 <= int((spread < 1e-5).sum()) <= 24  # one in five grey
