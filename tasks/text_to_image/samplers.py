@@ -1,0 +1,178 @@
+"""Samplers to compare distillation with, on the same prior: ancestral Euler, and Particle Guidance on top of it.
+
+Ancestral Euler (Karras et al. 2022's sigma = sigma_t / alpha_t, k-diffusion's ancestral step; the numbers of diffusers'
+``EulerAncestralDiscreteScheduler``) on x = z_t / alpha_t, from sigma to sigma':
+
+    up   = sigma' sqrt(sigma^2 - sigma'^2) / sigma,   down = sqrt(sigma'^2 - up^2)
+    x'   = x + (down - sigma) eps + up noise
+
+Particle Guidance (Corso et al. 2024, "Particle Guidance: non-I.I.D. Diverse Sampling with Diffusion Models", ICLR) adds
+the gradient of a joint log potential to every particle's score in the reverse SDE; where eps = -sigma_t score, that is
+
+    eps_i  <-  eps_i - gamma sigma_t grad_{z_i} log Phi,    log Phi = - 1/2 sum_{i != j} k_ij    (their fixed potential)
+
+with the RBF kernel and median bandwidth of :mod:`rsd.repulsion`. Their potential is a sum of kernels, where repulsive
+distillation has the log of the sum: the same direction, times sum_{j != i} k_ij. As in their experiments with DINO, the
+features are those of the *predicted clean* latent (z_t - sigma_t eps) / alpha_t, the prediction eps taken as constant.
+Where those predictions all but agree (pure noise, a weak prior) the kernel is narrow and the force large; a window of
+the interaction, as (0, 0.9), leaves those steps out.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import torch
+
+from rsd.engine import Embed, Record
+from rsd.priors.base import Condition, Prior
+from rsd.randomness import noise
+from rsd.repulsion import Force, Interaction, feature_force
+from rsd.schedule import Schedule
+
+STEPS, GUIDANCE = 30, 7.5
+"""The paper's "Ancestral" (D.10.2); guidance as in uncond + s (text - uncond)."""
+
+
+def ancestral_timesteps(schedule: Schedule, steps: int = STEPS) -> list[int]:
+    """``steps`` timesteps evenly from T-1 down to 0 (diffusers' default spacing "linspace"), rounded to whole ones.
+
+    The same as diffusers' where steps - 1 divides T - 1 (28 at T = 1000), else within half a timestep of them. A
+    schedule with zero terminal SNR starts below T-1, where sigma/alpha is finite; one step is taken from there.
+    Raises ValueError if ``steps`` is not in 1..T.
+    """
+    if not 1 <= steps <= schedule.T:
+        raise ValueError(f"steps is {steps}; give 1 to {schedule.T}, the number of timesteps of this prior.")
+    first = schedule.descending(1)[0]
+    spaced = np.linspace(schedule.T - 1, 0, steps).round().astype(int).tolist()
+    return [min(t, first) for t in spaced]
+
+
+class Samples:
+    """Latents on their way from noise to images: ``x`` = z_t / alpha_t, and ``clean``, the prior's guess of where they
+    go, both [N, *latent_shape].
+
+    ``ids``: the particles' numbers in the whole ensemble; their noise depends on (seed, image, number, step) alone.
+    ``first``: the timestep that the run starts at.
+    """
+
+    def __init__(
+        self, prior: Prior, *, ids: Sequence[int], first: int, seed: int, image: str = "", chunk: int | None = None
+    ):
+        self.prior, self.ids, self.chunk = prior, list(ids), chunk or len(ids)
+        drawn = noise(prior.latent_shape, seed=seed, purpose="initial z", image=image, particles=self.ids)
+        self.clean = drawn.to(prior.device, prior.dtype)
+        self.x = self.clean * noise_level(prior.schedule, first)
+
+    @torch.no_grad()
+    def images(self) -> torch.Tensor:
+        """D of the guess, [N, 3, H, W]; after the last step it is the result, before the first it is noise."""
+        return torch.cat([self.prior.decode(part) for part in self.clean.split(self.chunk)])
+
+    def finish(self) -> torch.Tensor:
+        """The result [N, 3, H, W]."""
+        return self.images()
+
+    def state(self) -> dict[str, Any]:
+        """Everything a resumed run needs."""
+        return {"x": self.x, "clean": self.clean}
+
+    def load_state(self, state: dict[str, Any]) -> None:
+        """Continue from :meth:`state`."""
+        self.x, self.clean = (state[name].to(self.x) for name in ("x", "clean"))
+
+
+def noise_level(schedule: Schedule, t: int) -> float:
+    """sigma_t / alpha_t, the standard deviation of the noise in x = z_t / alpha_t."""
+    return schedule.sigma(t) / schedule.alpha(t)
+
+
+def sample(
+    samples: Samples,
+    prior: Prior,
+    *,
+    timesteps: Sequence[int],
+    seed: int,
+    image: str = "",
+    condition: Condition | None = None,
+    interaction: Interaction = Interaction(),
+    embed: Embed | None = None,
+    chunk: int | None = None,
+    start: int = 0,
+) -> Iterator[Record]:
+    """Run steps ``start`` .. len(timesteps)-1, yielding a Record after each, as :func:`rsd.engine.distill` does.
+
+    No interaction (gamma = 0) is ancestral sampling; with one it is Particle Guidance. ``embed``: latents [n, C, h, w]
+    to features [n, d], given predicted clean latents. ``chunk``: how many particles a network sees at once (None: all);
+    results do not depend on it. In the records ``residual`` is the size of the prior's guided eps, ``repulsion`` that
+    of what the potential takes from it.
+    """
+    n, schedule = len(samples.ids), prior.schedule
+    chunk = chunk or n
+    rows = interaction.groups(n).flatten()
+    for step in range(start, len(timesteps)):
+        t = timesteps[step]
+        alpha, sigma, level = schedule.alpha(t), schedule.sigma(t), noise_level(schedule, t)
+        target = noise_level(schedule, timesteps[step + 1]) if step + 1 < len(timesteps) else 0.0
+        with torch.no_grad():
+            eps = torch.cat([prior.epsilon(part, t, condition) for part in (alpha * samples.x).split(chunk)])
+        residual, push, force = _rms(eps), 0.0, None
+        if interaction.active(t, schedule.T, n):
+            assert embed is not None, "particle guidance needs a feature map"
+            guess = (samples.x - level * eps)[rows]
+            pulled, force = potential_gradient(embed, guess, interaction.ensembles, chunk=chunk)
+            change = interaction.gamma * sigma / alpha * pulled  # d guess / d z_t = 1 / alpha
+            eps[rows] -= change
+            push = _rms(change)
+        up = target * max(level**2 - target**2, 0.0) ** 0.5 / level
+        down = max(target**2 - up**2, 0.0) ** 0.5
+        samples.clean = samples.x - level * eps
+        samples.x = samples.x + (down - level) * eps
+        if up > 0:
+            fresh = noise(
+                prior.latent_shape, seed=seed, purpose="ancestral", image=image, step=step, particles=samples.ids
+            )
+            samples.x = samples.x + up * fresh.to(samples.x)
+        yield Record(
+            step=step, t=t, losses={}, residual=residual, repulsion=push, ratio=push / max(residual, 1e-12),
+            bandwidth=force.bandwidth if force else None, distance=force.distance if force else None,
+        )  # fmt: skip
+
+
+def potential_gradient(
+    embed: Embed, z: torch.Tensor, ensembles: int = 1, *, chunk: int | None = None
+) -> tuple[torch.Tensor, Force]:
+    """grad_{z_i} log Phi for latents z [ensembles * n, C, h, w] that interact within each ensemble, and its Force.
+
+    One vector-Jacobian product through ``embed``; several chunks compute features first without graphs, then again
+    chunk by chunk, so that memory does not grow with N.
+    """
+    parts = [part.detach().requires_grad_() for part in z.split(chunk or len(z))]
+    graphs = [embed(parts[0])] if len(parts) == 1 else []
+    with torch.no_grad():
+        phi = torch.cat(graphs or [embed(part) for part in parts])
+    forces = [kernel_force(group) for group in phi.chunk(ensembles)]
+    directions = torch.cat([force.direction for force in forces]).split(chunk or len(z))
+    pulled = [
+        torch.autograd.grad(graphs[k] if graphs else embed(part), part, direction)[0]
+        for k, (part, direction) in enumerate(zip(parts, directions, strict=True))
+    ]
+    mean = [sum(getattr(force, name) for force in forces) / ensembles for name in ("bandwidth", "distance")]
+    return torch.cat(pulled), Force(torch.cat(directions), mean[0], mean[1])
+
+
+def kernel_force(features: torch.Tensor) -> Force:
+    """- sum_{j != i} d k_ij / d phi_i for features [n, d], the others taken as constant: what
+    :func:`rsd.repulsion.feature_force` says of the log of that sum, times the sum."""
+    force = feature_force(features)
+    phi = features.detach()
+    squared = torch.cdist(phi, phi, compute_mode="donot_use_mm_for_euclid_dist") ** 2
+    kernels = (-squared / (force.bandwidth or 1.0)).exp()
+    return replace(force, direction=force.direction * kernels.fill_diagonal_(0).sum(1, keepdim=True))
+
+
+def _rms(x: torch.Tensor) -> float:
+    return float(x.float().square().mean().sqrt())

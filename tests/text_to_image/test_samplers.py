@@ -1,0 +1,207 @@
+"""The samplers that distillation is compared with."""
+
+from __future__ import annotations
+
+from itertools import islice
+
+import pytest
+import torch
+
+from rsd.priors.latent import LatentPrior
+from rsd.priors.mixture import GaussianMixture
+from rsd.randomness import noise
+from rsd.repulsion import Interaction
+from rsd.schedule import Schedule
+from rsd.tasks.text_to_image.samplers import (
+    Samples,
+    ancestral_timesteps,
+    kernel_force,
+    noise_level,
+    potential_gradient,
+    sample,
+)
+
+PUSH, NUDGES = Interaction(0.3), (-1e-5, 0.0, 1e-5)
+
+
+def flat(z):
+    return z.flatten(1)
+
+
+@pytest.fixture(scope="module")
+def mixture():
+    return GaussianMixture(torch.tensor([[2.0, 0.0], [-2.0, 0.0]]), [0.01, 0.01])
+
+
+def draw(prior, *, ids=range(4), steps=10, stop=None, start=0, state=None, chunk=None, seed=1, **options):
+    """A run up to step ``stop``: the samples and the records."""
+    times = ancestral_timesteps(prior.schedule, steps)
+    samples = Samples(prior, ids=list(ids), first=times[0], seed=seed, image="a")
+    if state:
+        samples.load_state(state)
+    run = sample(samples, prior, timesteps=times, seed=seed, image="a", embed=flat, chunk=chunk, start=start, **options)
+    return samples, list(islice(run, (stop or steps) - start))
+
+
+def diffusers_run(pipeline, prior, steps, ids, monkeypatch, rounded=False):
+    """What diffusers' pipeline with its ancestral scheduler makes of our noise: latents [N, C, h, w]."""
+    from diffusers import EulerAncestralDiscreteScheduler
+    from diffusers.schedulers import scheduling_euler_ancestral_discrete as module
+
+    scheduler = EulerAncestralDiscreteScheduler.from_config(dict(pipeline.scheduler.config))
+    if rounded:  # the whole timesteps that our prior knows, and the noise levels there
+        original = scheduler.set_timesteps
+
+        def at_whole_timesteps(count, device=None):
+            original(count, device)
+            scheduler.timesteps = scheduler.timesteps.round()
+            levels = [noise_level(prior.schedule, int(t)) for t in scheduler.timesteps]
+            scheduler.sigmas = torch.tensor([*levels, 0.0])
+
+        scheduler.set_timesteps = at_whole_timesteps
+    drawn = iter(range(steps))
+    ours = lambda purpose, step=0: noise(  # noqa: E731
+        prior.latent_shape, seed=1, purpose=purpose, image="a", step=step, particles=ids
+    )
+    monkeypatch.setattr(module, "randn_tensor", lambda *a, **k: ours("ancestral", next(drawn)))
+    pipeline.scheduler = scheduler
+    pipeline.set_progress_bar_config(disable=True)
+    return pipeline(
+        ["red"] * len(ids), num_inference_steps=steps, guidance_scale=7.5, latents=ours("initial z"),
+        output_type="latent",
+    ).images  # fmt: skip
+
+
+@pytest.mark.parametrize(("steps", "rounded"), [(10, False), (30, True)])
+@pytest.mark.parametrize("prediction", ["epsilon", "v_prediction"])
+def test_ancestral_is_the_diffusers_pipeline_fed_the_same_noise(tiny_pipeline, monkeypatch, steps, rounded, prediction):
+    pipeline, ids = tiny_pipeline(prediction), [0, 3]
+    prior = LatentPrior(pipeline)
+    condition = prior.condition("red", guidance=7.5)
+    samples, records = draw(prior, ids=ids, steps=steps, condition=condition)
+    expected = diffusers_run(pipeline, prior, steps, ids, monkeypatch, rounded)
+    assert torch.allclose(samples.x, expected, atol=2e-4 * float(expected.abs().max()))
+    assert torch.equal(samples.x, samples.clean)  # no noise is left after the last step
+    assert [record.step for record in records] == list(range(steps))
+    assert samples.finish().shape == (2, 3, 16, 16)
+
+
+def test_timesteps_are_diffusers_default():
+    from diffusers import EulerAncestralDiscreteScheduler
+
+    scheduler, schedule = EulerAncestralDiscreteScheduler(beta_schedule="scaled_linear"), Schedule.scaled_linear()
+    for steps in (2, 10, 28):
+        scheduler.set_timesteps(steps)
+        assert ancestral_timesteps(schedule, steps) == scheduler.timesteps.tolist()
+    scheduler.set_timesteps(30)
+    assert (torch.tensor(ancestral_timesteps(schedule)) - scheduler.timesteps).abs().max() <= 0.5
+    assert ancestral_timesteps(schedule, 1) == [999] and len(set(ancestral_timesteps(schedule, 1000))) == 1000
+    for steps in (0, 1001):
+        with pytest.raises(ValueError, match=f"steps is {steps}; give 1 to 1000"):
+            ancestral_timesteps(schedule, steps)
+
+
+def test_a_zero_terminal_snr_starts_below_its_end():
+    abar = Schedule.scaled_linear().alphas_cumprod
+    abar[-1] = 0
+    times = ancestral_timesteps(Schedule(abar), 10)
+    assert times[0] == 998 and times[1:] == ancestral_timesteps(Schedule.scaled_linear(), 10)[1:]
+
+
+def test_ancestral_draws_from_the_mixture():
+    prior = GaussianMixture(torch.tensor([[4.0, 0.0], [-4.0, 0.0]]), [0.25, 0.25])
+    z = draw(prior, ids=range(400), steps=100)[0].x
+    assert float(z[:, 0].abs().mean()) == pytest.approx(4, abs=0.1)
+    assert 0.42 < float((z[:, 0] > 0).double().mean()) < 0.58
+    assert float(z[:, 0].abs().std()) == pytest.approx(0.5, abs=0.06)
+    assert float(z[:, 1].std()) == pytest.approx(0.5, abs=0.06)
+
+
+def test_no_weight_is_ancestral_to_the_bit(mixture):
+    plain = draw(mixture)[0].x
+    assert torch.equal(draw(mixture, interaction=Interaction(0.0))[0].x, plain)
+    assert torch.equal(draw(mixture, interaction=Interaction(0.3, (0.0, 0.0)))[0].x, plain)  # an empty window
+    assert torch.equal(draw(mixture, ids=[2], interaction=PUSH)[0].x, draw(mixture, ids=[2])[0].x)  # one alone
+    assert not torch.allclose(draw(mixture, interaction=PUSH)[0].x, plain, atol=0.01)
+
+
+def test_particles_depend_on_nothing_but_their_numbers(mixture):
+    whole = draw(mixture)[0].x
+    assert torch.equal(draw(mixture, ids=[2])[0].x, whole[2:3])
+    assert torch.equal(draw(mixture, chunk=1)[0].x, whole)
+    assert not torch.allclose(draw(mixture, seed=2)[0].x, whole, atol=0.01)
+    pushed = draw(mixture, interaction=PUSH)[0].x
+    assert torch.allclose(draw(mixture, interaction=PUSH, chunk=3)[0].x, pushed, atol=1e-6)
+    order = [3, 0, 2, 1]
+    assert torch.allclose(draw(mixture, ids=order, interaction=PUSH)[0].x, pushed[order], atol=1e-5)
+
+
+def test_a_resumed_run_goes_on_with_the_same_numbers(mixture):
+    whole, records = draw(mixture, interaction=PUSH)
+    half, first = draw(mixture, interaction=PUSH, stop=4)
+    state = {k: v.clone() for k, v in half.state().items()}
+    rest, second = draw(mixture, interaction=PUSH, state=state, start=4)
+    assert torch.equal(rest.x, whole.x) and first + second == records
+    assert not torch.equal(half.x, whole.x)
+
+
+def test_guidance_spreads_and_a_negative_weight_gathers(mixture):
+    def uneven(gamma):
+        """How far from two particles on either side, over 16 runs of four."""
+        ends = [draw(mixture, seed=seed, interaction=Interaction(gamma))[0].x[:, 0] for seed in range(16)]
+        return sum(abs(int((x > 0).sum()) - 2) for x in ends)
+
+    assert uneven(0.3) < uneven(0.0) / 2
+    # a little: the guesses of pure noise all but agree, and the force among so near particles is large
+    apart = [float(torch.pdist(draw(mixture, stop=1, interaction=Interaction(g))[0].clean).mean()) for g in NUDGES]
+    assert apart == sorted(apart) and apart[0] < 0.99 * apart[1] and apart[2] > 1.01 * apart[1]
+    record = draw(mixture, interaction=PUSH)[1][5]
+    assert record.repulsion > 0 and record.bandwidth > 0 and record.ratio == record.repulsion / record.residual
+    assert draw(mixture)[1][5].bandwidth is None and draw(mixture)[1][5].repulsion == 0
+
+
+def test_only_those_who_interact_are_pushed(mixture):
+    plain, part = draw(mixture)[0].x, draw(mixture, interaction=Interaction(0.3, interacting=3))[0].x
+    assert torch.equal(part[3], plain[3]) and not torch.allclose(part[:3], plain[:3], atol=0.01)
+    two = draw(mixture, interaction=Interaction(0.3, ensembles=2))[0].x
+    alone = draw(mixture, ids=[2, 3], interaction=PUSH)[0].x
+    assert torch.allclose(two[2:], alone, atol=1e-6)
+
+
+def test_the_force_is_the_gradient_of_the_sum_of_kernels():
+    torch.manual_seed(0)
+    phi = torch.randn(5, 3, dtype=torch.float64)
+    force = kernel_force(phi)
+    leaf = phi.clone().requires_grad_()
+    kernels = (-((leaf[:, None] - leaf[None]) ** 2).sum(-1) / force.bandwidth).exp()
+    (-0.5 * kernels.sum()).backward()  # log Phi; the diagonal has no gradient
+    assert torch.allclose(force.direction, leaf.grad, atol=1e-10)
+    same = kernel_force(torch.ones(3, 2))
+    assert torch.equal(same.direction, torch.zeros(3, 2))
+
+
+def test_the_gradient_goes_through_the_features():
+    torch.manual_seed(0)
+    matrix, z = torch.randn(6, 4, dtype=torch.float64), torch.randn(4, 6, dtype=torch.float64)
+    pulled, force = potential_gradient(lambda v: v @ matrix, z)
+    assert torch.allclose(pulled, kernel_force(z @ matrix).direction @ matrix.T)
+    chunked, _ = potential_gradient(lambda v: v @ matrix, z, chunk=3)
+    assert torch.allclose(chunked, pulled) and force.distance > 0
+
+
+def test_the_first_guided_step_subtracts_gamma_sigma_grad_log_phi():
+    """By hand: eps - gamma sigma_t grad_{z_t} log Phi, and the gradient of the clean guess is 1 / alpha_t."""
+    mixture = GaussianMixture(torch.tensor([[2.0, 0.0], [-2.0, 0.0]], dtype=torch.float64), 0.01)
+    start = Samples(mixture, ids=range(4), first=999, seed=1, image="a")
+    alpha, sigma, level = (f(999) for f in (
+        mixture.schedule.alpha, mixture.schedule.sigma, lambda t: noise_level(mixture.schedule, t)
+    ))  # fmt: skip
+    leaf = (alpha * start.x).requires_grad_()
+    eps = mixture.epsilon(leaf.detach(), 999)
+    guess = (leaf - sigma * eps) / alpha
+    h = kernel_force(guess).bandwidth
+    log_phi = -0.5 * (-((guess[:, None] - guess[None]) ** 2).sum(-1) / h).exp().sum()
+    (gradient,) = torch.autograd.grad(log_phi, leaf)
+    expected = start.x - level * (eps - 0.3 * sigma * gradient)
+    found = draw(mixture, steps=10, stop=1, interaction=PUSH)[0].clean
+    assert torch.allclose(found, expected, rtol=1e-7)
