@@ -1,0 +1,119 @@
+"""What a prompt says about a head: the inverse of :func:`rsd.heads.attributes.caption`, and the words heads know."""
+
+from __future__ import annotations
+
+import functools
+import re
+from dataclasses import dataclass, field
+
+from rsd.heads.attributes import ATTRIBUTES, VIEWS, Camera, caption, visible
+
+AZIMUTHS = {"front view": (0.0,), "side view": (90.0, -90.0), "back view": (180.0,)}
+"""The cameras that a view word stands for: a side view may be of either side."""
+
+
+@dataclass(frozen=True)
+class Told:
+    """What a prompt tells: ``values`` of attributes, the ``view`` word or None, and the attributes that it tells in two
+    ways (``contradicted``), which are in neither ``values`` nor :attr:`open`."""
+
+    values: dict[str, str]
+    view: str | None = None
+    contradicted: frozenset[str] = field(default_factory=frozenset)
+
+    @property
+    def seen(self) -> list[str]:
+        """The told attributes that a picture can show from the view (the front if none is told)."""
+        return [a for a in ATTRIBUTES if a in self.values and self.shows(self.values, a)]
+
+    @property
+    def open(self) -> list[str]:
+        """The attributes left open that a picture can show from the view, whatever the other open ones are."""
+        return [
+            a for a in ATTRIBUTES
+            if a not in self.values and a not in self.contradicted and self.shows(self.values, a)
+        ]  # fmt: skip
+
+    def shows(self, values: dict[str, str], attribute: str) -> bool:
+        """Whether every camera of the view shows the attribute on a head of these values (the others: unremarkable)."""
+        whole = {**{a: options[0] for a, options in ATTRIBUTES.items()}, "hair": "short", **values}
+        cameras = [Camera(azimuth=azimuth) for azimuth in AZIMUTHS[self.view or VIEWS[0]]]
+        return all(visible(whole, camera)[attribute] for camera in cameras)
+
+
+def _any(attribute: str) -> str:
+    return "|".join(ATTRIBUTES[attribute])
+
+
+def _rules() -> tuple[list[tuple[str, str, str]], list[tuple[str, str, str]]]:
+    """(attribute, value, pattern): first what a prompt denies, then what it says; "" where a denial tells no value."""
+    color, styles = _any("hair_color"), "hair|bun|mohawk|afro"
+    denied = [
+        ("glasses", "none", r"no glasses"),
+        ("glasses", "", r"no (?:round glasses|sunglasses)"),
+        ("beard", "none", rf"no (?:(?:{color}) )?beard"),
+        ("mouth", "", r"no smile"),
+    ]
+    said = [("person", value, value) for value in ATTRIBUTES["person"]]
+    said += [(a, value, f"{value} {a}") for a in ("skin", "shirt", "background") for value in ATTRIBUTES[a]]
+    said += [("hair", "bald", "bald"), *(("hair", style, style) for style in ("bun", "mohawk", "afro"))]
+    said += [("hair", length, rf"{length}(?: (?:{color}))? hair") for length in ("short", "long")]
+    said += [("hair_color", c, rf"{c} (?:(?:short|long) )?(?:{styles}|beard)") for c in ATTRIBUTES["hair_color"]]
+    said += [("glasses", "round", "round glasses"), ("glasses", "sun", "sunglasses"), ("beard", "full", "beard")]
+    said += [("mouth", "smile", "smile"), *(("mouth", m, f"{m} mouth") for m in ("straight", "open"))]
+    for side in ("left", "right"):
+        denied += [(f"{side}_eye", "open", f"no {side} eye patch"), (f"{side}_ear", "plain", f"no {side} earring")]
+        said += [(f"{side}_eye", "open", f"open {side} eye"), (f"{side}_eye", "patch", f"{side} eye patch")]
+        said += [(f"{side}_ear", "ring", f"{side} earring")]
+        said += [(f"{side}_cheek", c, f"{c} {side} cheek") for c in ATTRIBUTES[f"{side}_cheek"]]
+    return denied, said
+
+
+def read(prompt: str) -> Told:
+    """What a prompt tells, in the words of the captions, in any order and case; other words tell nothing.
+
+    The inverse of ``caption``: ``read(caption(values, told, view))`` has the values of ``told`` and the view, except
+    for the hair colour of a bald head, which only a beard's phrase can tell.
+    """
+    text = " ".join(re.findall(r"[a-z]+|[^a-z\s]", prompt.lower()))
+    denied, said = _rules()
+    found: dict[str, set[str]] = {}
+    for attribute, value, pattern in denied:
+        text, count = re.subn(rf"\b{pattern}\b", "-", text)
+        if count and value:
+            found.setdefault(attribute, set()).add(value)
+    for attribute, value, pattern in said:
+        if re.search(rf"\b{pattern}\b", text):
+            found.setdefault(attribute, set()).add(value)
+    views = {view for view in VIEWS if view in text}
+    return Told(
+        {a: next(iter(found[a])) for a in ATTRIBUTES if len(found.get(a, ())) == 1},
+        next(iter(views)) if len(views) == 1 else None,
+        frozenset(a for a, values in found.items() if len(values) > 1),
+    )
+
+
+@functools.cache
+def known_words() -> frozenset[str]:
+    """The words of all captions: those that the built-in prior was trained on."""
+    plain = {a: options[-1] for a, options in ATTRIBUTES.items()}
+    heads = [{**plain, attribute: value} for attribute, options in ATTRIBUTES.items() for value in options]
+    texts = [caption(values, view=view) for values in heads for view in VIEWS] + [caption(plain, set())]
+    return frozenset(word for text in texts for word in re.findall(r"[a-z]+", text))
+
+
+def unknown_words(prompt: str) -> list[str]:
+    """The words of a prompt that no caption has, in order, each once; digits and signs of other scripts are words."""
+    words = re.findall(r"[^\W_]+", prompt.lower())
+    return [word for word in dict.fromkeys(words) if word not in known_words()]
+
+
+def vocabulary() -> str:
+    """What a prompt can tell the built-in prior, in one sentence."""
+    hair = f"{'/'.join(ATTRIBUTES['hair'][1:3])} {'/'.join(ATTRIBUTES['hair_color'])} hair"
+    sides = "a left/right eye patch, a left/right earring, a red/blue left/right cheek"
+    others = [f"{'/'.join(ATTRIBUTES[a])} {a}" for a in ("skin", "shirt", "background")]
+    return ", ".join([
+        "man/woman/person", "bald", hair, "a bun/mohawk/afro", "no/round glasses", "sunglasses", "a/no beard",
+        "a smile", "a straight/open mouth", sides, *others, "/".join(view.split()[0] for view in VIEWS) + " view",
+    ])  # fmt: skip
