@@ -19,10 +19,12 @@ from rsd.heads.attributes import ATTRIBUTES
 
 CONFIDENT = 0.8
 ALEXNET = "https://download.pytorch.org/models/alexnet-owt-7be5be79.pth"
+CLIP = "openai/clip-vit-large-patch14"
 CLIP_MEAN, CLIP_STD = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)
 
 Compare = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
 Match = Callable[[torch.Tensor, str], torch.Tensor]
+Pixels = Callable[[torch.Tensor], torch.Tensor]
 
 
 def psnr(x: torch.Tensor, truth: torch.Tensor) -> torch.Tensor:
@@ -143,12 +145,9 @@ def load_lpips(*, device: str | torch.device = "cpu") -> Compare:
     return distance
 
 
-def load_clip_score(
-    name: str = "openai/clip-vit-large-patch14", *, device: str | torch.device = "cpu", revision: str | None = None
-) -> Match:
-    """Cosine similarity of CLIP's embeddings, a function of images [N, 3, H, W] in [-1, 1] (clamped) and a prompt, to
-    [N]. ``name``: hub id or folder of a CLIPModel with its tokenizer (safetensors only). Images are resized to CLIP's
-    square.
+def load_clip(name: str, *, device: str | torch.device = "cpu", revision: str | None = None) -> tuple[Any, Any, Pixels]:
+    """A frozen CLIPModel in float32, its tokenizer, and the function from images [N, 3, H, W] in [-1, 1] (clamped) to
+    what its vision model takes, in CLIP's square. ``name``: hub id or folder (safetensors only).
 
     Raises ValueError that says what to do if the model cannot be had.
     """
@@ -171,12 +170,24 @@ def load_clip_score(
     size = model.config.vision_config.image_size
     mean, std = (torch.tensor(v, device=device).view(1, 3, 1, 1) for v in (CLIP_MEAN, CLIP_STD))
 
+    def pixels(images: torch.Tensor) -> torch.Tensor:
+        x = images.to(device, torch.float32).clamp(-1, 1)
+        if x.shape[-2:] != (size, size):
+            x = F.interpolate(x, size=(size, size), mode="bicubic", antialias=True).clamp(-1, 1)
+        return ((x + 1) / 2 - mean) / std
+
+    return model, tokenizer, pixels
+
+
+def load_clip_score(name: str = CLIP, *, device: str | torch.device = "cpu", revision: str | None = None) -> Match:
+    """Cosine similarity of CLIP's embeddings, a function of images [N, 3, H, W] in [-1, 1] (clamped) and a prompt, to
+    [N]. ``name`` and what is raised: see :func:`load_clip`.
+    """
+    model, tokenizer, pixels = load_clip(name, device=device, revision=revision)
+
     def match(images: torch.Tensor, prompt: str) -> torch.Tensor:
-        pixels = images.to(device, torch.float32).clamp(-1, 1)
-        if pixels.shape[-2:] != (size, size):
-            pixels = F.interpolate(pixels, size=(size, size), mode="bicubic", antialias=True).clamp(-1, 1)
         words = tokenizer(prompt, truncation=True, return_tensors="pt").to(device)
-        found = model(**words, pixel_values=((pixels + 1) / 2 - mean) / std)
+        found = model(**words, pixel_values=pixels(images))
         return F.cosine_similarity(found.image_embeds, found.text_embeds).cpu()
 
     return match

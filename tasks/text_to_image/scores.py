@@ -1,0 +1,230 @@
+"""Figures of a set of particles: how different they are, and how well they show what the prompt says.
+
+What was not asked for, or cannot be had, is null, with a reason.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from rsd import metrics
+from rsd.aesthetic import load_aesthetic
+from rsd.features import load_features
+from rsd.heads.attributes import ATTRIBUTES
+from rsd.heads.classifier import HeadsClassifier
+from rsd.heads.reading import Told, read
+from rsd.media import fit_to, read_image
+
+Features = Callable[[torch.Tensor], torch.Tensor]
+OPTIONAL = ("clip", "aesthetic", "fid")
+"""What --metrics adds."""
+
+DIV = "facebook/dinov2-small"
+"""What Div is measured on for priors other than heads: not the repulsion's default, facebook/dino-vits16."""
+
+NOT_FINITE = "particles are not finite; the run diverged"
+
+PICTURES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff")
+
+
+@dataclass(frozen=True)
+class Scorers:
+    """What scores; all take images [N, 3, H, W] in [-1, 1] and answer on the CPU. None: not asked for, or not to be had
+    (``reasons`` says why). ``references``: features [M, d] of the folder that FID compares with."""
+
+    features: Features | None = None
+    features_name: str | None = None
+    judge: HeadsClassifier | None = None
+    clip: metrics.Match | None = None
+    clip_name: str = ""
+    aesthetic: Features | None = None
+    aesthetic_name: str = ""
+    fid: Features | None = None
+    fid_name: str = ""
+    references: torch.Tensor | None = None
+    reasons: Mapping[str, str] = field(default_factory=dict)
+
+
+def load_scorers(
+    prior: str, *, repulsion: str | None = None, div_features: str = "auto", wanted: tuple[str, ...] = (),
+    clip_model: str = metrics.CLIP, aesthetic_weights: str | None = None, fid_folder: Path | None = None,
+    fid_features: str = "auto", size: int = 64, device: str | torch.device = "cpu",
+) -> Scorers:  # fmt: skip
+    """The networks that score the pictures, ``size`` px, of a prior.
+
+    ``repulsion``: the repulsion's feature map, to warn if Div is measured on the same. ``div_features``, "auto": the
+    attribute classifier for heads, else DINOv2, or null where that cannot be had. ``wanted``: of ``OPTIONAL``.
+    ``fid_features``: what FID compares, "auto": what Div is measured on; FID proper compares Inception's.
+    Raises ImportError, FileNotFoundError or ValueError, in one sentence, for what was asked for and cannot be had.
+    """
+    unknown = sorted(set(wanted) - set(OPTIONAL))
+    if unknown:
+        raise ValueError(f'Unknown metric "{unknown[0]}"; use {", ".join(OPTIONAL)}.')
+    reasons = {name: f"not asked for (see --metrics {name})" for name in OPTIONAL if name not in wanted}
+    judge = HeadsClassifier.load() if prior == "heads" else None
+    if judge is None:
+        reasons["agreement"] = reasons["coverage"] = "needs the heads prior, whose attributes are known"
+    own, own_name = _div(judge, div_features, device, reasons)
+    if own_name == repulsion:
+        warnings.warn(f"Div is measured on {repulsion}, which the repulsion used: it says too much.", stacklevel=2)
+    clip = metrics.load_clip_score(clip_model, device=device) if "clip" in wanted else None
+    rate = load_aesthetic(aesthetic_weights, clip=clip_model, device=device) if "aesthetic" in wanted else None
+    compare, compare_name, references = None, "", None
+    if "fid" in wanted:
+        if fid_folder is None:
+            raise ValueError("The metric fid compares with a folder of images; give --fid-folder DIR.")
+        files = pictures(fid_folder)
+        compare, compare_name = own, own_name or ""
+        if fid_features != "auto":
+            compare, compare_name = on_cpu(load_features(fid_features, device=device), device), fid_features
+        if compare is None:
+            raise ValueError(f"The metric fid has no features to compare; give --fid-features ({reasons['div']})")
+        references = reference_features(files, size, compare)
+    return Scorers(
+        own, own_name, judge, clip, clip_model, rate, aesthetic_weights or "", compare, compare_name, references,
+        reasons,
+    )  # fmt: skip
+
+
+def score(images: torch.Tensor, prompt: str, scorers: Scorers) -> dict[str, Any]:
+    """The figures of one prompt's particles, images [N, 3, H, W] in [-1, 1]: ``div``, ``agreement``, ``coverage``,
+    ``clip``, ``aesthetic``, ``fid``, and ``reasons`` for those that are null."""
+    images = images.detach().cpu().float()
+    reasons = dict(scorers.reasons)
+    found: dict[str, Any] = {"div": None, "div_features": scorers.features_name}
+    finite = bool(images.isfinite().all())
+    if scorers.features and len(images) < 2:
+        reasons["div"] = "one particle has no diversity"
+    elif scorers.features and not finite:
+        reasons["div"] = NOT_FINITE
+    elif scorers.features:
+        found["div"] = metrics.diversity(scorers.features(images))
+    if scorers.judge:
+        found |= heads_figures(scorers.judge.probabilities(images), read(prompt), reasons)
+    else:
+        found |= {"agreement": None, "coverage": None}
+    found |= {"clip": None, "aesthetic": None}
+    if scorers.clip and prompt:
+        values = 100 * scorers.clip(images, prompt).clamp(min=0)
+        found["clip"] = {**metrics.summary(values, best="max"), "model": scorers.clip_name}
+    elif scorers.clip:
+        reasons["clip"] = "the prompt is empty"
+    if scorers.aesthetic:
+        rated = metrics.summary(scorers.aesthetic(images), best="max")
+        found["aesthetic"] = {**rated, "weights": scorers.aesthetic_name}
+    found["fid"] = fid(images, scorers)
+    if scorers.fid and found["fid"] is None:
+        reasons["fid"] = "one image has no covariance" if finite else NOT_FINITE
+    return {**found, "reasons": reasons}
+
+
+def heads_figures(probabilities: dict[str, torch.Tensor], told: Told, reasons: dict[str, str]) -> dict[str, Any]:
+    """How a head's particles follow a prompt, and what they make of what it leaves open.
+
+    ``probabilities``: for each attribute [N, K] (see HeadsClassifier). ``agreement``: share of (particle, told
+    attribute that the view shows) pairs classified as told; ``agreement_particles``: mean, best and std of the
+    particles' own shares; ``agreement_attributes``: each attribute's share. ``coverage``: for each attribute that is
+    open and shows from the view, how many values the particles have (``distinct``) ``of`` how many there are, confident
+    classifications (0.8) only; ``mean`` over these attributes. An attribute that a particle's own sunglasses or bald
+    head hide has no value there. Missing ones are None, with an entry in ``reasons``.
+    """
+    agreement, particles, attributes = None, None, {}
+    if told.seen:
+        right = torch.stack([_is(probabilities[a], ATTRIBUTES[a].index(told.values[a])) for a in told.seen], dim=1)
+        agreement = float(right.mean())
+        particles = metrics.summary(right.mean(1), best="max")
+        attributes = dict(zip(told.seen, right.mean(0).tolist(), strict=True))
+    else:
+        reasons["agreement"] = "the prompt tells nothing that the view shows"
+    covered = None
+    if told.open:
+        counted = metrics.coverage(_shown(probabilities, told), told.open, {})
+        of = {a: len(ATTRIBUTES[a]) for a in told.open}
+        covered = {"mean": counted["mean"], "distinct": counted["distinct"], "of": of}
+    else:
+        reasons["coverage"] = "the prompt leaves nothing open that the view shows"
+    return {
+        "agreement": agreement, "agreement_particles": particles, "agreement_attributes": attributes,
+        "coverage": covered,
+    }  # fmt: skip
+
+
+def _is(probabilities: torch.Tensor, value: int) -> torch.Tensor:
+    """Whether each particle [N, K] is classified as ``value``, [N] of 0 and 1; one that is not finite never is."""
+    confidence, found = probabilities.max(1)
+    return ((found == value) & confidence.isfinite()).double()
+
+
+def _shown(probabilities: dict[str, torch.Tensor], told: Told) -> dict[str, torch.Tensor]:
+    """The probabilities of the open attributes, nan where the particle itself, as classified, hides the attribute."""
+    found = {a: p.argmax(1).tolist() for a, p in probabilities.items()}
+    shown = {a: probabilities[a].clone() for a in told.open}
+    for k in range(len(next(iter(probabilities.values())))):
+        values = {a: ATTRIBUTES[a][codes[k]] for a, codes in found.items()}
+        for a in told.open:
+            if not told.shows(values, a):
+                shown[a][k] = torch.nan
+    return shown
+
+
+def fid(images: torch.Tensor, scorers: Scorers) -> dict[str, Any] | None:
+    """The Frechet distance of images [N, 3, H, W] (of one prompt, or better of many) to the reference folder, and what
+    it compares; None without a folder, for one image or for images that are not finite."""
+    if scorers.fid is None or scorers.references is None or len(images) < 2 or not images.isfinite().all():
+        return None
+    found = torch.cat([scorers.fid(part) for part in images.cpu().float().split(16)])
+    return {
+        "value": metrics.frechet(found, scorers.references), "features": scorers.fid_name, "images": len(images),
+        "references": len(scorers.references),
+    }  # fmt: skip
+
+
+def pictures(folder: Path) -> list[Path]:
+    """The pictures of a folder, sorted. Raises FileNotFoundError or ValueError unless there are two or more."""
+    if not folder.is_dir():
+        raise FileNotFoundError(f"{folder} is no folder; give one of images to --fid-folder.")
+    files = sorted(path for path in folder.iterdir() if path.suffix.lower() in PICTURES)
+    if len(files) < 2:
+        raise ValueError(f"{folder} holds {len(files)} pictures; --fid-folder needs two or more.")
+    return files
+
+
+def reference_features(files: list[Path], size: int, features: Features) -> torch.Tensor:
+    """Features [M, d] of pictures, cropped to their central square and resized to ``size`` px."""
+    found = []
+    for k in range(0, len(files), 16):
+        images = torch.cat([fit_to(read_image(path), size, "crop")[0] for path in files[k : k + 16]])
+        found.append(features(images))
+    return torch.cat(found)
+
+
+def on_cpu(features: Features, device: str | torch.device) -> Features:
+    """``features`` for images on the CPU, to the CPU, computed without gradients on ``device``."""
+
+    @torch.no_grad()
+    def embed(images: torch.Tensor) -> torch.Tensor:
+        return features(images.to(device)).cpu()
+
+    return embed
+
+
+def _div(
+    judge: HeadsClassifier | None, name: str, device: str | torch.device, reasons: dict[str, str]
+) -> tuple[Features | None, str | None]:
+    """What Div is measured on, and its name; a default that cannot be had is None, with a reason."""
+    if name == "auto" and judge:
+        return judge.features, "heads classifier"
+    try:
+        found = load_features(DIV if name == "auto" else name, device=device)
+    except ValueError as error:
+        if name != "auto":
+            raise
+        reasons["div"] = f"{error} Or give --div-features."
+        return None, None
+    return on_cpu(found, device), DIV if name == "auto" else name
