@@ -31,3 +31,11 @@ def noise(
             for particle in particles
         ]
     )
+
+
+def integers(
+    low: int, high: int, *, seed: int, purpose: str, particles: Sequence[int], image: str = "", step: int = 0
+) -> torch.Tensor:
+    """Uniform integers low .. high, both included, int64 [len(particles)]; what they depend on: see :func:`noise`."""
+    keys = [generator(seed=seed, purpose=purpose, image=image, step=step, particle=particle) for particle in particles]
+    return torch.cat([torch.randint(low, high + 1, (1,), generator=key) for key in keys])

@@ -5,14 +5,22 @@
 
 The gradient treats the other particles' features as constants. It is analytic in feature space, so that a single
 vector-Jacobian product through the feature map gives every R_i.
+
+Beside it, Stein variational gradient descent (Liu & Wang 2016, Eq. 8; the update of CSD, Kim et al. 2023), whose
+particles also average their scores. With eps = -sigma_t score, its ascent direction times -sigma_t is
+
+    r_i  <-  1/n sum_j [k_ij r_j - sigma_t grad_{z_j} k(z_j, z_i)]      the sums include j = i
 """
 
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
+
+Embed = Callable[[torch.Tensor], torch.Tensor]
 
 
 @dataclass(frozen=True)
@@ -24,6 +32,8 @@ class Interaction:
     ``interacting``: in each ensemble the first so many repel one another, the others are alone (Hybrid); None: all.
     ``ensembles``: the particles are this many independent ensembles of equal size, one after another.
     ``include_self``: keep the term j = i in the sum (as Eq. 13 prints it); it weakens the force between far particles.
+    ``kind``: "repulsion", or "svgd", where gamma weighs the kernel's gradient: 1 is Liu & Wang's update, and 0 still
+    averages the scores.
     """
 
     gamma: float = 0.0
@@ -31,26 +41,56 @@ class Interaction:
     interacting: int | None = None
     ensembles: int = 1
     include_self: bool = False
+    kind: str = "repulsion"
 
     def groups(self, particles: int) -> torch.Tensor:
         """The rows that repel one another, int64 [ensembles, n]."""
         assert particles % self.ensembles == 0, "ensembles must be of equal size"
         return torch.arange(particles).view(self.ensembles, -1)[:, : self.interacting]
 
-    def active(self, t: int, T: int, particles: int) -> bool:
-        """Whether there is a force at timestep t among that many particles."""
+    def inside(self, t: int | torch.Tensor, T: int) -> torch.Tensor:
+        """Whether t is in the window; bool, [] or, for a t a particle, [N]."""
         lo, hi = self.window
-        return self.gamma != 0 and lo <= (t + 1) / T <= hi and self.groups(particles).shape[1] > 1
+        at = (torch.as_tensor(t).double() + 1) / T
+        return (lo <= at) & (at <= hi)
+
+    def active(self, t: int | torch.Tensor, T: int, particles: int) -> bool:
+        """Whether any of that many particles feels another at timestep t."""
+        acts = (self.gamma != 0 or self.kind == "svgd") and self.groups(particles).shape[1] > 1
+        return acts and bool(self.inside(t, T).any())
+
+    def force(self, embed: Embed, z_t: torch.Tensor, *, chunk: int) -> tuple[torch.Tensor, Force]:
+        """R [N, ...] of particles z_t, zero for those that are alone, and its Force; ``embed`` maps z_t to features
+        [N, d]."""
+        assert self.kind in ("repulsion", "svgd")
+        groups = self.groups(len(z_t))
+        R = torch.zeros_like(z_t)
+        if self.kind == "svgd":
+            R[groups.flatten()], force = stein(embed, z_t, groups, chunk=chunk)
+        else:
+            R[groups.flatten()], force = repulsion(embed, z_t, groups, chunk=chunk, include_self=self.include_self)
+        return R, force
 
 
 @dataclass(frozen=True)
 class Force:
-    """``direction``: -d log sum_j k_ij / d phi_i, [..., n, d]; ``bandwidth`` h and ``distance``, the mean over pairs
-    i < j, each averaged over groups."""
+    """``direction``: -d log sum_j k_ij / d phi_i, [..., n, d] (SVGD: d k_ij / d phi_j / n, [..., i, j, d]);
+    ``bandwidth`` h and ``distance``, the mean over pairs i < j, each averaged over groups. ``weights``: k_ij / n, with
+    which SVGD averages, [..., n, n]."""
 
     direction: torch.Tensor
     bandwidth: float
     distance: float
+    weights: torch.Tensor | None = None
+
+    def average(self, r: torch.Tensor, groups: torch.Tensor) -> torch.Tensor:
+        """r [N, ...] averaged over the groups' particles with ``weights``; without them r itself."""
+        if self.weights is None:
+            return r
+        rows = r[groups]  # [G, n, ...]
+        averaged = r.clone()
+        averaged[groups.flatten()] = (self.weights @ rows.flatten(2)).view_as(rows).flatten(0, 1)
+        return averaged
 
 
 def median_bandwidth(distances: torch.Tensor) -> torch.Tensor:
@@ -73,12 +113,77 @@ def feature_force(features: torch.Tensor, *, include_self: bool = False) -> Forc
     n = phi.shape[-2]
     if n < 2:
         return Force(torch.zeros_like(phi), 0.0, 0.0)
-    distances = torch.cdist(phi, phi, compute_mode="donot_use_mm_for_euclid_dist")
-    h = median_bandwidth(distances)[..., None, None]
-    safe = torch.where(h > 0, h, torch.ones_like(h))
+    distances, h, safe = _distances(phi)
     logits = -(distances**2) / safe
     if not include_self:
         logits = logits.masked_fill(torch.eye(n, dtype=torch.bool, device=phi.device), -torch.inf)
     w = logits.softmax(-1)  # k_ij / sum_j k_ij
     direction = torch.where(h > 0, 2 / safe * (phi - w @ phi), torch.zeros_like(phi))
     return Force(direction, float(h.mean()), float(distances.mean()) * n / (n - 1))
+
+
+def stein_force(features: torch.Tensor) -> Force:
+    """What each group of n >= 2 particles needs for SVGD, in feature space; ``features`` [..., n, d].
+
+    Where most particles are identical the kernel is 1 among identical ones, 0 elsewhere, without a gradient.
+    """
+    phi = features.detach()
+    n = phi.shape[-2]
+    distances, h, safe = _distances(phi)
+    k = torch.where(h > 0, (-(distances**2) / safe).exp(), (distances == 0).to(phi)) / n
+    pairs = torch.where(h > 0, 2 / safe * k, torch.zeros_like(k))[..., None] * (
+        phi[..., :, None, :] - phi[..., None, :, :]
+    )
+    return Force(pairs, float(h.mean()), float(distances.mean()) * n / (n - 1), k)
+
+
+def repulsion(
+    embed: Embed, z_t: torch.Tensor, groups: torch.Tensor, *, chunk: int, include_self: bool = False
+) -> tuple[torch.Tensor, Force]:
+    """R of Eq. 13 for the rows ``groups`` [G, n] of z_t, [G * n, ...], and its Force: one vector-Jacobian product
+    through ``embed`` (z_t -> phi [rows, d])."""
+    phi, pull = linearise(embed, z_t[groups.flatten()], chunk=chunk)
+    force = feature_force(phi.view(*groups.shape, -1), include_self=include_self)
+    return pull(force.direction.flatten(0, 1)), force
+
+
+def stein(embed: Embed, z_t: torch.Tensor, groups: torch.Tensor, *, chunk: int) -> tuple[torch.Tensor, Force]:
+    """1/n sum_j grad_{z_j} k(phi_j, phi_i) for the rows ``groups`` [G, n] of z_t, [G * n, ...], and its Force.
+
+    The gradient is taken where particle j is, as the theory wants: n vector-Jacobian products, not one.
+    """
+    phi, pull = linearise(embed, z_t[groups.flatten()], chunk=chunk)
+    force = stein_force(phi.view(*groups.shape, -1))
+    pulled = [pull(towards.flatten(0, 1)) for towards in force.direction.unbind(1)]  # for each i: [G * n (of j), ...]
+    R = [pulled_i.view(*groups.shape, *z_t.shape[1:]).sum(1) for pulled_i in pulled]
+    return torch.stack(R, 1).flatten(0, 1), force
+
+
+def linearise(
+    embed: Embed, z: torch.Tensor, *, chunk: int
+) -> tuple[torch.Tensor, Callable[[torch.Tensor], torch.Tensor]]:
+    """Features phi [rows, d] of z [rows, ...], and the map from a [rows, d] to its vector-Jacobian product [rows, ...].
+
+    One chunk keeps its graph; several compute all features first without graphs, then recompute chunk by chunk, so that
+    memory does not grow with N.
+    """
+    parts = [part.detach().requires_grad_() for part in z.split(chunk)]
+    graphs = [embed(parts[0])] if len(parts) == 1 else []
+    with torch.no_grad():
+        phi = torch.cat(graphs or [embed(part) for part in parts])
+
+    def pull(vectors: torch.Tensor) -> torch.Tensor:
+        pulled = [
+            torch.autograd.grad(graphs[k] if graphs else embed(part), part, vector, retain_graph=bool(graphs))[0]
+            for k, (part, vector) in enumerate(zip(parts, vectors.split(chunk), strict=True))
+        ]
+        return torch.cat(pulled)
+
+    return phi, pull
+
+
+def _distances(phi: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Distances [..., n, n], the bandwidth h [..., 1, 1], and h with 1 in the place of 0."""
+    distances = torch.cdist(phi, phi, compute_mode="donot_use_mm_for_euclid_dist")
+    h = median_bandwidth(distances)[..., None, None]
+    return distances, h, torch.where(h > 0, h, torch.ones_like(h))

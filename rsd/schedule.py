@@ -35,6 +35,13 @@ class Schedule:
     def sigma(self, t: int) -> float:
         return float((1 - self.alphas_cumprod[t]) ** 0.5)
 
+    def coefficients(self, t: int | torch.Tensor, z: torch.Tensor) -> tuple[float | torch.Tensor, float | torch.Tensor]:
+        """alpha_t and sigma_t to multiply z [N, ...] with: floats, or for t [N] tensors [N, 1, ...] of z's dtype."""
+        if isinstance(t, int):
+            return self.alpha(t), self.sigma(t)
+        abar = self.alphas_cumprod[t.cpu()].view(-1, *[1] * (z.ndim - 1))
+        return (abar**0.5).to(z), ((1 - abar) ** 0.5).to(z)
+
     def descending(self, steps: int) -> list[int]:
         """Timesteps of Algorithm 1: index_l = round(T (1 - (l-1)/L)) - 1, l = 1..L, from T-1 down.
 

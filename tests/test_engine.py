@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from rsd.engine import distill, sds
+from rsd.engine import Reference, distill, sds
 from rsd.priors.mixture import GaussianMixture
 from rsd.repulsion import Interaction
 
@@ -32,9 +32,11 @@ def prior():
     return GaussianMixture(torch.tensor([[1.0, 0.0], [-1.0, 0.0]], dtype=torch.float64), 0.05)
 
 
-def force_alone(z_t, t, eps, eps_theta):
+class ForceAlone(Reference):
     """A reference that cancels the score: what is left of r is the force."""
-    return eps_theta
+
+    def __call__(self, z_t, t, eps, eps_theta):
+        return eps_theta
 
 
 def distance_after(prior, gamma):
@@ -47,7 +49,7 @@ def distance_after(prior, gamma):
             prior,
             timesteps=timesteps,
             seed=0,
-            reference=force_alone,
+            reference=ForceAlone(),
             interaction=interaction,
             embed=lambda z: z,
         )

@@ -1,0 +1,291 @@
+"""The reference score eps_ref: what the prior's score is compared with.
+
+SDS    the noise eps that was added (Poole et al. 2023)
+NFSD   what remains of the guided score that is noise, not image (Katzir et al. 2024)
+VSD    eps_phi(z_t, t, c), a network that learns the particles' own score (Wang et al. 2023): low-rank adapters on
+       the prior's UNet (LoraScore), or a small UNet from scratch (UNetScore)
+"""
+
+from __future__ import annotations
+
+import itertools
+import weakref
+from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from typing import Any, Protocol
+
+import torch
+
+from rsd.hub import quietly
+from rsd.priors.base import Condition, Prior
+from rsd.randomness import generator, integers, noise
+
+Timestep = int | torch.Tensor
+
+
+class Reference(Protocol):
+    """What the engine asks of a reference score. One that does not learn needs only ``__call__``."""
+
+    def __call__(self, z_t: torch.Tensor, t: Timestep, eps: torch.Tensor, eps_theta: torch.Tensor) -> torch.Tensor:
+        """eps_ref for the noisy particles z_t = alpha_t z + sigma_t eps, all [N, *latent_shape]; t: an int or [N]."""
+        ...
+
+    def learn(self, z: torch.Tensor, step: int) -> dict[str, float]:
+        """Take one optimiser step on the particles z [N, *latent_shape], just moved; return the losses."""
+        return {}
+
+    def state(self) -> dict[str, Any]:
+        """Everything a resumed run needs."""
+        return {}
+
+    def load_state(self, state: dict[str, Any]) -> None:
+        """Continue from :meth:`state`."""
+        return None
+
+
+class SDS(Reference):
+    """The noise itself."""
+
+    def __call__(self, z_t: torch.Tensor, t: Timestep, eps: torch.Tensor, eps_theta: torch.Tensor) -> torch.Tensor:
+        return eps
+
+
+sds = SDS()
+
+
+class NFSD(Reference):
+    """Noise-free score distillation (Katzir, Patashnik, Cohen-Or, Lischinski, ICLR 2024, Sec. 4), whose direction is
+
+        delta_D + s delta_C,   delta_C = eps(z_t; text) - eps(z_t; empty)
+        delta_D = eps(z_t; empty)                           for t < 200, where a trained prior predicts no noise
+                  eps(z_t; empty) - eps(z_t; negative)      for the others
+
+    As eps_theta = eps(empty) + s delta_C already (guidance with the *empty* prompt as the unconditional one), the
+    reference is 0 for t < 200 and eps(z_t; negative) for the others.
+
+    ``negative``: a condition without guidance for the negative prompt, by default the paper's :data:`NEGATIVE`; for a
+    prior without text, None. The bound is 0.2 T for a prior with T other than 1000.
+    """
+
+    NEGATIVE = "unrealistic, blurry, low quality, out of focus, ugly, low contrast, dull, dark, low-resolution, gloomy"
+
+    def __init__(self, prior: Prior, negative: Condition | None, *, chunk: int | None = None):
+        self.prior, self.negative, self.chunk = prior, negative, chunk
+
+    @torch.no_grad()
+    def __call__(self, z_t: torch.Tensor, t: Timestep, eps: torch.Tensor, eps_theta: torch.Tensor) -> torch.Tensor:
+        low = (torch.as_tensor(t) < 0.2 * self.prior.schedule.T).to(z_t.device).view(-1, *[1] * (z_t.ndim - 1))
+        if bool(low.all()):
+            return torch.zeros_like(z_t)
+        parts = chunks(z_t, t, self.chunk or len(z_t))
+        residual = torch.cat([self.prior.epsilon(part, at, self.negative) for part, at in parts])
+        return torch.where(low, torch.zeros_like(residual), residual)
+
+
+class Learned(Reference):
+    """A network eps_phi(z_t, t, c) that learns the score of the particles as they move, one step of AdamW a time:
+
+        mean over particles and entries of |eps_phi(z_t, t, c) - eps|^2,    t uniform in 0 .. T-1 for each particle
+
+    conditional, without guidance. Its noise and timesteps are its own, from (seed, image, step, particle).
+    """
+
+    def __init__(
+        self, prior: Prior, condition: Condition | None, parameters: Sequence[torch.nn.Parameter],
+        *, ids: Sequence[int], seed: int, image: str = "", chunk: int | None = None, lr: float = 1e-4,
+    ):  # fmt: skip
+        assert condition is None or condition.negative is None, "the variational score has no guidance"
+        self.prior, self.condition, self.parameters = prior, condition, list(parameters)
+        self.ids, self.chunk = list(ids), chunk or len(ids)
+        self.seed, self.image = seed, image
+        self.optimiser = torch.optim.AdamW(self.parameters, lr=lr)
+
+    def epsilon(self, z_t: torch.Tensor, t: Timestep) -> torch.Tensor:
+        """eps_phi, inside :meth:`active`."""
+        raise NotImplementedError
+
+    def active(self, row: int) -> AbstractContextManager[None]:
+        """Where :meth:`epsilon` and its gradients may be asked for, for the rows of a chunk that begins at ``row``."""
+        return nullcontext()
+
+    @torch.no_grad()
+    def __call__(self, z_t: torch.Tensor, t: Timestep, eps: torch.Tensor, eps_theta: torch.Tensor) -> torch.Tensor:
+        guesses = []
+        for k, (part, at) in enumerate(chunks(z_t, t, self.chunk)):
+            with self.active(k * self.chunk):
+                guesses.append(self.epsilon(part, at))
+        return torch.cat(guesses)
+
+    @torch.enable_grad()
+    def learn(self, z: torch.Tensor, step: int) -> dict[str, float]:
+        """One step of AdamW; returns the eps-MSE before it as "reference"."""
+        key: dict[str, Any] = {"seed": self.seed, "image": self.image, "step": step, "particles": self.ids}
+        t = integers(0, self.prior.schedule.T - 1, purpose="reference timestep", **key)
+        eps = noise(z.shape[1:], purpose="reference diffusion", **key).to(z)
+        alpha, sigma = self.prior.schedule.coefficients(t, z)
+        total = 0.0
+        for k, (part, at) in enumerate(chunks(alpha * z + sigma * eps, t, self.chunk)):
+            row = k * self.chunk
+            with self.active(row):
+                error = self.epsilon(part, at) - eps[row : row + len(part)]
+                loss = error.square().flatten(1).mean(1).sum() / len(z)
+                (loss * self.loss_scale).backward()
+            total += float(loss.detach())
+        gradients = [p.grad.div_(self.loss_scale) for p in self.parameters if p.grad is not None]
+        if all(bool(gradient.isfinite().all()) for gradient in gradients):  # in half precision one may overflow
+            self.optimiser.step()
+        self.optimiser.zero_grad()
+        return {"reference": total}
+
+    @property
+    def loss_scale(self) -> float:
+        """Keeps gradients of means above float16's smallest number."""
+        return 1.0
+
+    def state(self) -> dict[str, Any]:
+        """The network's learned tensors and their optimiser."""
+        return {
+            "parameters": [p.detach().clone() for p in self.parameters],
+            "optimiser": self.optimiser.state_dict()["state"],
+        }
+
+    def load_state(self, state: dict[str, Any]) -> None:
+        """Continue from :meth:`state`."""
+        with torch.no_grad():
+            for parameter, value in zip(self.parameters, state["parameters"], strict=True):
+                parameter.copy_(value)
+        moments = {int(k): v for k, v in state["optimiser"].items()}
+        self.optimiser.load_state_dict({**self.optimiser.state_dict(), "state": moments})
+
+
+class LoraScore(Learned):
+    """The prior with low-rank adapters on its UNet's attention, learned; they are on only inside :meth:`active`, so
+    that the prior itself answers to the bit as before. Starts as the prior without guidance; a prediction of v is
+    converted as the prior's own is. Adapters go with the object; several objects may share a prior.
+
+    ``rank``: of the adapters, whose scale is 1. ``per_particle``: a set of adapters for each particle (N UNet calls).
+    Raises ValueError for a prior without a UNet, ImportError without peft.
+    """
+
+    TARGETS = ("to_q", "to_k", "to_v", "to_out.0")
+    _numbers = itertools.count()
+
+    def __init__(
+        self, prior: Any, condition: Condition, *, ids: Sequence[int], seed: int, image: str = "",
+        chunk: int | None = None, lr: float = 1e-4, rank: int = 4, per_particle: bool = False,
+    ):  # fmt: skip
+        if not hasattr(prior, "unet"):
+            raise ValueError(f"The prior {prior.name} has no UNet for adapters; take another method than vsd.")
+        if rank < 1:
+            raise ValueError(f"lora_rank is {rank}; it must be at least 1.")
+        unet = prior.unet
+        self.names = [f"phi{next(self._numbers)}" for _ in (ids if per_particle else [0])]
+        parameters: list[torch.nn.Parameter] = []
+        for k, name in enumerate(self.names):
+            add_adapter(
+                unet,
+                name,
+                rank,
+                generator(seed=seed, purpose="reference weights", particle=ids[k] if per_particle else 0),
+            )
+            parameters += [p for path, p in unet.named_parameters() if f".{name}." in path]
+        self.unet, self.layers = unet, adapted_layers(unet)
+        self._switch(False)
+        weakref.finalize(self, _remove, unet, self.names).atexit = False
+        chunk = 1 if per_particle else chunk
+        super().__init__(prior, condition, parameters, ids=ids, seed=seed, image=image, chunk=chunk, lr=lr)
+
+    def epsilon(self, z_t: torch.Tensor, t: Timestep) -> torch.Tensor:
+        return self.prior.epsilon(z_t, t, self.condition)
+
+    @contextmanager
+    def active(self, row: int) -> Iterator[None]:
+        """The UNet with its adapters on."""
+        try:
+            self._switch(True, self.names[row if len(self.names) > 1 else 0])
+            yield
+        finally:
+            self._switch(False)
+
+    @property
+    def loss_scale(self) -> float:
+        return 2.0**14 if self.unet.dtype == torch.float16 else 1.0
+
+    def _switch(self, on: bool, name: str | None = None) -> None:
+        for layer in self.layers:
+            if name is not None:
+                layer.set_adapter(name)
+            layer.enable_adapters(on)
+
+
+class UNetScore(Learned):
+    """A small UNet that predicts eps from scratch, given the prior's text embeddings: the paper's other eps_phi.
+
+    ``channels``: of its resolutions. Raises ValueError for a prior without latent images or text.
+    """
+
+    def __init__(
+        self, prior: Prior, condition: Condition, *, ids: Sequence[int], seed: int, image: str = "",
+        chunk: int | None = None, lr: float = 1e-4, channels: Sequence[int] = (64, 128, 256),
+    ):  # fmt: skip
+        if condition.embeddings is None or len(prior.latent_shape) != 3:
+            raise ValueError(f"The prior {prior.name} has no latent images and text for a UNet; take another method.")
+        with quietly():
+            from diffusers import UNet2DConditionModel
+        C, h, w = prior.latent_shape
+        crossed = len(channels) - 1
+        with seeded(generator(seed=seed, purpose="reference weights")):
+            unet = UNet2DConditionModel(
+                sample_size=(h, w), in_channels=C, out_channels=C, block_out_channels=tuple(channels),
+                layers_per_block=1, cross_attention_dim=condition.embeddings.shape[-1],
+                down_block_types=("DownBlock2D", *["CrossAttnDownBlock2D"] * crossed),
+                up_block_types=(*["CrossAttnUpBlock2D"] * crossed, "UpBlock2D"),
+            )  # fmt: skip
+        self.unet = unet.to(prior.device, prior.dtype).eval()
+        self.text = condition.embeddings.to(prior.device, prior.dtype)
+        parameters = list(self.unet.parameters())
+        super().__init__(prior, condition, parameters, ids=ids, seed=seed, image=image, chunk=chunk, lr=lr)
+
+    def epsilon(self, z_t: torch.Tensor, t: Timestep) -> torch.Tensor:
+        t = torch.as_tensor(t, device=z_t.device)
+        return self.unet(z_t, t, encoder_hidden_states=self.text.expand(len(z_t), -1, -1)).sample
+
+
+def chunks(z: torch.Tensor, t: Timestep, size: int) -> Iterator[tuple[torch.Tensor, Timestep]]:
+    """z [N, ...] with its t (an int or [N]), ``size`` rows at a time."""
+    parts = z.split(size)
+    return zip(parts, [t] * len(parts) if isinstance(t, int) else t.split(size), strict=True)
+
+
+def add_adapter(unet: Any, name: str, rank: int, random: torch.Generator) -> None:
+    """Put LoRA of that rank on every attention projection of ``unet``: B is 0, A from ``random``; float32 where the
+    UNet is in half precision. Raises ImportError without peft."""
+    try:
+        from peft import LoraConfig
+    except ImportError as error:
+        raise ImportError("VSD with LoRA needs peft: pip install peft.") from error
+    config = LoraConfig(r=rank, lora_alpha=rank, target_modules=list(LoraScore.TARGETS))
+    with quietly(), seeded(random):
+        unet.add_adapter(config, adapter_name=name)
+    for path, parameter in unet.named_parameters():
+        if f".{name}." in path and parameter.dtype in (torch.float16, torch.bfloat16):
+            parameter.data = parameter.data.float()
+
+
+def adapted_layers(unet: Any) -> list[Any]:
+    """The layers of ``unet`` that have adapters."""
+    from peft.tuners.tuners_utils import BaseTunerLayer
+
+    return [module for module in unet.modules() if isinstance(module, BaseTunerLayer)]
+
+
+@contextmanager
+def seeded(random: torch.Generator) -> Iterator[None]:
+    """Draw from torch's global CPU generator as ``random`` would, and leave it as it was."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(random.initial_seed())
+        yield
+
+
+def _remove(unet: Any, names: list[str]) -> None:
+    unet.delete_adapters(names)
