@@ -1,0 +1,1 @@
+"""Text to image: particles that score distillation moves until they are pictures of a prompt, and different ones."""

@@ -1,0 +1,205 @@
+"""Text to image by score distillation (the paper's D.10.2): latents z_i ~ N(0, I) that descend
+
+    w(t) [eps_theta(z_t^i, t, text) - eps_ref - gamma sigma_t R_i],   w(t) = 1 - abar_t
+
+with Adam, where eps_ref makes the method: the noise (SDS), a score learned along the way (VSD), NFSD's, or the noise
+with scores averaged over the particles (SVGD, the update of collaborative score distillation).
+
+No particle depends on how many there are, but for what couples them on purpose: the force, and VSD's shared adapters.
+Gradients are not means over entries, so that Adam's eps of 1e-8 plays no part.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from rsd.engine import Embed, Record, distill
+from rsd.priors.base import Condition, Prior
+from rsd.randomness import integers, noise
+from rsd.reference import NFSD, LoraScore, Reference, UNetScore, sds
+from rsd.repulsion import Interaction
+
+GAMMA = {"sds": 0.0, "vsd": 10.0, "nfsd": 0.0, "svgd": 1.0}
+"""The methods, and the gamma each runs with unless told otherwise; for SVGD 1 is Liu & Wang's update."""
+SCORES = ("lora", "lora-each", "unet")
+TIMESTEPS = ("uniform", "annealed")
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What one prompt runs with; the defaults are the paper's.
+
+    ``guidance``: s of uncond + s (text - uncond), the convention of diffusers; the negative prompt is the unconditional
+    one, but NFSD's own term (by default the words of its paper).
+    ``gamma``: weight of the repulsion, or of SVGD's kernel gradient; None: see :data:`GAMMA`.
+    ``window``: it acts where lo <= (t+1)/T <= hi.
+    ``t_range``: lowest and highest timestep, both included. ``timesteps``: "uniform", drawn for each step, or
+    "annealed", straight down from the highest to the lowest. ``t_per_particle``: draw one for each particle.
+    ``score``: VSD's eps_phi, "lora", "lora-each" (one a particle) or "unet" (from scratch). ``lr_phi``: its AdamW's.
+    ``chunk``: particles in a network at once; None: all.
+    """
+
+    method: str = "vsd"
+    particles: int = 4
+    steps: int = 500
+    gamma: float | None = None
+    window: tuple[float, float] = (0.0, 1.0)
+    guidance: float = 7.5
+    negative_prompt: str = ""
+    lr: float = 0.03
+    t_range: tuple[int, int] = (20, 979)
+    timesteps: str = "uniform"
+    t_per_particle: bool = False
+    score: str = "lora"
+    lora_rank: int = 4
+    lr_phi: float = 1e-4
+    seed: int = 0
+    chunk: int | None = None
+
+    def __post_init__(self) -> None:
+        """Raise ValueError for values that cannot run."""
+        choices = {"method": tuple(GAMMA), "score": SCORES, "timesteps": TIMESTEPS}
+        for name, known in choices.items():
+            value = getattr(self, name)
+            if value not in known:
+                raise ValueError(f'There is no {name} "{value}"; there are {", ".join(known)}.')
+        for name in ("particles", "steps", "lora_rank"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} is {getattr(self, name)}; it must be at least 1.")
+        if self.t_per_particle and self.timesteps == "annealed":
+            raise ValueError("Annealed timesteps are shared; a timestep for each particle needs uniform ones.")
+
+    @property
+    def interaction(self) -> Interaction:
+        """The repulsion, or SVGD's."""
+        gamma = GAMMA[self.method] if self.gamma is None else self.gamma
+        return Interaction(gamma, self.window, kind="svgd" if self.method == "svgd" else "repulsion")
+
+
+def draw_timesteps(
+    settings: Settings, T: int, *, ids: Sequence[int], image: str = ""
+) -> list[int] | list[torch.Tensor]:
+    """The run's timesteps, one int a step or int64 [N]; raises ValueError for a range outside 0 .. T-1."""
+    low, high = settings.t_range
+    if not 0 <= low <= high < T:
+        raise ValueError(f"t_range is {low} to {high}; it must lie in 0 to {T - 1}, the timesteps of this prior.")
+    steps = settings.steps
+    if settings.timesteps == "annealed":
+        return [round(high + (low - high) * step / max(steps - 1, 1)) for step in range(steps)]
+    particles = list(ids) if settings.t_per_particle else [0]
+    drawn = [
+        integers(low, high, seed=settings.seed, purpose="timestep", image=image, step=step, particles=particles)
+        for step in range(steps)
+    ]
+    return drawn if settings.t_per_particle else [int(t) for t in drawn]
+
+
+class Latents:
+    """The particles z_i, with Adam (0.9, 0.999)."""
+
+    def __init__(
+        self, prior: Prior, *, ids: Sequence[int], lr: float, seed: int, image: str = "", chunk: int | None = None
+    ):
+        self.prior, self.ids, self.chunk = prior, list(ids), chunk or len(ids)
+        drawn = noise(prior.latent_shape, seed=seed, purpose="initial z", image=image, particles=self.ids)
+        self.z = drawn.to(prior.device, prior.dtype).requires_grad_()
+        self.optimiser = torch.optim.Adam([self.z], lr=lr, betas=(0.9, 0.999))
+
+    def render(self) -> torch.Tensor:
+        """z [N, *latent_shape], a copy without gradient."""
+        return self.z.detach().clone()
+
+    def step(self, r: torch.Tensor, t: int | torch.Tensor) -> dict[str, float]:
+        """Descend w(t) r; t is an int or [N]."""
+        _, sigma = self.prior.schedule.coefficients(t, r)
+        self.z.grad = sigma**2 * r
+        self.optimiser.step()
+        return {}
+
+    @torch.no_grad()
+    def images(self) -> torch.Tensor:
+        """D(z) [N, 3, H, W]."""
+        return torch.cat([self.prior.decode(part) for part in self.z.detach().split(self.chunk)])
+
+    def finish(self) -> torch.Tensor:
+        """The result [N, 3, H, W]."""
+        return self.images()
+
+    def state(self) -> dict[str, Any]:
+        """Everything a resumed run needs."""
+        return {"z": self.render(), "z_optimiser": self.optimiser.state_dict()["state"]}
+
+    def load_state(self, state: dict[str, Any]) -> None:
+        """Continue from :meth:`state`."""
+        with torch.no_grad():
+            self.z.copy_(state["z"])
+        moments = {int(k): v for k, v in state["z_optimiser"].items()}
+        self.optimiser.load_state_dict({**self.optimiser.state_dict(), "state": moments})
+
+
+def make_reference(prior: Prior, prompt: str, settings: Settings, *, ids: Sequence[int], image: str = "") -> Reference:
+    """The method's eps_ref."""
+    s = settings
+    if s.method == "nfsd":
+        textless = prior.condition().embeddings is None
+        negative = None if textless else prior.condition(s.negative_prompt or NFSD.NEGATIVE)
+        return NFSD(prior, negative, chunk=s.chunk)
+    if s.method != "vsd":
+        return sds
+    text = prior.condition(prompt)
+    common: dict[str, Any] = {"ids": ids, "seed": s.seed, "image": image, "chunk": s.chunk, "lr": s.lr_phi}
+    if s.score == "unet":
+        return UNetScore(prior, text, **common)
+    return LoraScore(prior, text, rank=s.lora_rank, per_particle=s.score == "lora-each", **common)
+
+
+class Run:
+    """One prompt in progress: iterate over :meth:`steps`, look at :attr:`particles`, then :meth:`finish`.
+
+    ``embed``: features of a latent, [N, d], for the interaction. ``ids``: the particles' numbers in the ensemble.
+    ``image``: names the run in the random numbers. All prompts are embedded here: the prior's text encoder may be
+    released afterwards.
+    """
+
+    def __init__(
+        self, prior: Prior, prompt: str, settings: Settings,
+        *, embed: Embed | None = None, image: str = "", ids: Sequence[int] | None = None,
+    ):  # fmt: skip
+        self.prior, self.settings, self.embed, self.image = prior, settings, embed, image
+        s = settings
+        ids = list(range(s.particles)) if ids is None else list(ids)
+        self.timesteps = draw_timesteps(s, prior.schedule.T, ids=ids, image=image)
+        self.condition: Condition = prior.condition(prompt, "" if s.method == "nfsd" else s.negative_prompt, s.guidance)
+        self.reference = make_reference(prior, prompt, s, ids=ids, image=image)
+        self.particles = Latents(prior, ids=ids, lr=s.lr, seed=s.seed, image=image, chunk=s.chunk)
+        self.step = 0
+
+    def steps(self) -> Iterator[Record]:
+        """The steps still to do, one Record each."""
+        s = self.settings
+        records = distill(
+            self.particles, self.prior, timesteps=self.timesteps, seed=s.seed, image=self.image,
+            condition=self.condition, reference=self.reference, interaction=s.interaction, embed=self.embed,
+            chunk=s.chunk, start=self.step,
+        )  # fmt: skip
+        for record in records:
+            self.step = record.step + 1
+            yield record
+
+    def finish(self) -> torch.Tensor:
+        """The result, [N, 3, H, W]."""
+        return self.particles.finish()
+
+    def state(self) -> dict[str, Any]:
+        """All that :meth:`load_state` needs to go on with the same pixels."""
+        return {"step": self.step, **self.particles.state(), "reference": self.reference.state()}
+
+    def load_state(self, state: dict[str, Any]) -> None:
+        """Go on where ``state`` was taken."""
+        self.step = int(state["step"])
+        self.particles.load_state(state)
+        self.reference.load_state(state["reference"])
