@@ -28,11 +28,16 @@ class Told:
 
     @property
     def open(self) -> list[str]:
-        """The attributes left open that a picture can show from the view, whatever the other open ones are."""
-        return [
-            a for a in ATTRIBUTES
-            if a not in self.values and a not in self.contradicted and self.shows(self.values, a)
-        ]  # fmt: skip
+        """The attributes left open that a picture can show from the view, whatever the other open ones are.
+
+        That a woman has no beard, and that who has one is a man, is not open.
+        """
+        closed = {*self.values, *self.contradicted}
+        if self.values.get("person") == "woman":
+            closed.add("beard")
+        if self.values.get("beard") == "full":
+            closed.add("person")
+        return [a for a in ATTRIBUTES if a not in closed and self.shows(self.values, a)]
 
     def shows(self, values: dict[str, str], attribute: str) -> bool:
         """Whether every camera of the view shows the attribute on a head of these values (the others: unremarkable)."""

@@ -21,7 +21,7 @@ the interaction, as (0, 0.9), leaves those steps out.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -33,8 +33,90 @@ from rsd.randomness import noise
 from rsd.repulsion import Force, Interaction, feature_force
 from rsd.schedule import Schedule
 
-STEPS, GUIDANCE = 30, 7.5
-"""The paper's "Ancestral" (D.10.2); guidance as in uncond + s (text - uncond)."""
+GAMMA = {"ancestral": 0.0, "particle-guidance": 10.0}
+"""The samplers, and the gamma each runs with unless told otherwise (10 suits the built-in prior)."""
+
+STEPS = 30
+"""Steps of the paper's "Ancestral" (D.10.2)."""
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What one prompt is sampled with; the defaults are the paper's.
+
+    ``guidance``: s of uncond + s (text - uncond). ``gamma``: weight of particle guidance; None: see :data:`GAMMA`.
+    ``window``: it acts where lo <= (t+1)/T <= hi. ``chunk``: particles in a network at once; None: all.
+    """
+
+    method: str = "ancestral"
+    particles: int = 4
+    steps: int = STEPS
+    gamma: float | None = None
+    window: tuple[float, float] = (0.0, 1.0)
+    guidance: float = 7.5
+    negative_prompt: str = ""
+    seed: int = 0
+    chunk: int | None = None
+
+    def __post_init__(self) -> None:
+        """Raise ValueError for values that cannot run."""
+        if self.method not in GAMMA:
+            raise ValueError(f'There is no sampler "{self.method}"; there are {", ".join(GAMMA)}.')
+        if self.method == "ancestral" and self.gamma:
+            raise ValueError(f"Ancestral sampling has no gamma, but {self.gamma} is given; use particle-guidance.")
+        if self.particles < 1:
+            raise ValueError(f"particles is {self.particles}; it must be at least 1.")
+
+    @property
+    def interaction(self) -> Interaction:
+        """The potential: none for ancestral sampling."""
+        return Interaction(GAMMA[self.method] if self.gamma is None else self.gamma, self.window)
+
+
+class Run:
+    """One prompt in progress, used as the distillation's: iterate over :meth:`steps`, look at :attr:`particles`, then
+    :meth:`finish`.
+
+    ``embed``: features of a latent, [N, d], for particle guidance. ``ids``: the particles' numbers in the ensemble.
+    ``image``: names the run in the random numbers. The prompts are embedded here: the prior's text encoder may be
+    released afterwards.
+    """
+
+    def __init__(
+        self, prior: Prior, prompt: str, settings: Settings,
+        *, embed: Embed | None = None, image: str = "", ids: Sequence[int] | None = None,
+    ):  # fmt: skip
+        self.prior, self.settings, self.embed, self.image = prior, settings, embed, image
+        s = settings
+        ids = list(range(s.particles)) if ids is None else list(ids)
+        self.timesteps = ancestral_timesteps(prior.schedule, s.steps)
+        self.condition = prior.condition(prompt, s.negative_prompt, s.guidance)
+        self.particles = Samples(prior, ids=ids, first=self.timesteps[0], seed=s.seed, image=image, chunk=s.chunk)
+        self.step = 0
+
+    def steps(self) -> Iterator[Record]:
+        """The steps still to do, one Record each."""
+        s = self.settings
+        records = sample(
+            self.particles, self.prior, timesteps=self.timesteps, seed=s.seed, image=self.image,
+            condition=self.condition, interaction=s.interaction, embed=self.embed, chunk=s.chunk, start=self.step,
+        )  # fmt: skip
+        for record in records:
+            self.step = record.step + 1
+            yield record
+
+    def finish(self) -> torch.Tensor:
+        """The result, [N, 3, H, W]."""
+        return self.particles.finish()
+
+    def state(self) -> dict[str, Any]:
+        """All that :meth:`load_state` needs to go on with the same pixels."""
+        return {"step": self.step, **self.particles.state()}
+
+    def load_state(self, state: dict[str, Any]) -> None:
+        """Go on where ``state`` was taken."""
+        self.step = int(state["step"])
+        self.particles.load_state(state)
 
 
 def ancestral_timesteps(schedule: Schedule, steps: int = STEPS) -> list[int]:

