@@ -30,7 +30,7 @@ import torch
 from rsd.engine import Embed, Record
 from rsd.priors.base import Condition, Prior
 from rsd.randomness import noise
-from rsd.repulsion import Force, Interaction, feature_force
+from rsd.repulsion import Force, Interaction, feature_force, linearise
 from rsd.schedule import Schedule
 
 GAMMA = {"ancestral": 0.0, "particle-guidance": 10.0}
@@ -227,23 +227,13 @@ def sample(
 def potential_gradient(
     embed: Embed, z: torch.Tensor, ensembles: int = 1, *, chunk: int | None = None
 ) -> tuple[torch.Tensor, Force]:
-    """grad_{z_i} log Phi for latents z [ensembles * n, C, h, w] that interact within each ensemble, and its Force.
-
-    One vector-Jacobian product through ``embed``; several chunks compute features first without graphs, then again
-    chunk by chunk, so that memory does not grow with N.
-    """
-    parts = [part.detach().requires_grad_() for part in z.split(chunk or len(z))]
-    graphs = [embed(parts[0])] if len(parts) == 1 else []
-    with torch.no_grad():
-        phi = torch.cat(graphs or [embed(part) for part in parts])
+    """grad_{z_i} log Phi for latents z [ensembles * n, C, h, w] that interact within each ensemble, and its Force: one
+    vector-Jacobian product through ``embed``."""
+    phi, pull = linearise(embed, z, chunk=chunk or len(z))
     forces = [kernel_force(group) for group in phi.chunk(ensembles)]
-    directions = torch.cat([force.direction for force in forces]).split(chunk or len(z))
-    pulled = [
-        torch.autograd.grad(graphs[k] if graphs else embed(part), part, direction)[0]
-        for k, (part, direction) in enumerate(zip(parts, directions, strict=True))
-    ]
-    mean = [sum(getattr(force, name) for force in forces) / ensembles for name in ("bandwidth", "distance")]
-    return torch.cat(pulled), Force(torch.cat(directions), mean[0], mean[1])
+    direction = torch.cat([force.direction for force in forces])
+    bandwidth, distance = (sum(getattr(f, name) for f in forces) / ensembles for name in ("bandwidth", "distance"))
+    return pull(direction), Force(direction, bandwidth, distance)
 
 
 def kernel_force(features: torch.Tensor) -> Force:
