@@ -9,6 +9,7 @@ VSD    eps_phi(z_t, t, c), a network that learns the particles' own score (Wang 
 from __future__ import annotations
 
 import itertools
+import warnings
 import weakref
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
@@ -85,7 +86,7 @@ class NFSD(Reference):
 class Learned(Reference):
     """A network eps_phi(z_t, t, c) that learns the score of the particles as they move, one step of AdamW a time:
 
-        mean over particles and entries of |eps_phi(z_t, t, c) - eps|^2,    t uniform in 0 .. T-1 for each particle
+        sum over particles of mean |eps_phi(z_t, t, c) - eps|^2,    t uniform in 0 .. T-1 for each particle
 
     conditional, without guidance. Its noise and timesteps are its own, from (seed, image, step, particle).
     """
@@ -118,7 +119,7 @@ class Learned(Reference):
 
     @torch.enable_grad()
     def learn(self, z: torch.Tensor, step: int) -> dict[str, float]:
-        """One step of AdamW; returns the eps-MSE before it as "reference"."""
+        """One step of AdamW; returns the eps-MSE before it, a mean over particles, as "reference"."""
         key: dict[str, Any] = {"seed": self.seed, "image": self.image, "step": step, "particles": self.ids}
         t = integers(0, self.prior.schedule.T - 1, purpose="reference timestep", **key)
         eps = noise(z.shape[1:], purpose="reference diffusion", **key).to(z)
@@ -128,9 +129,9 @@ class Learned(Reference):
             row = k * self.chunk
             with self.active(row):
                 error = self.epsilon(part, at) - eps[row : row + len(part)]
-                loss = error.square().flatten(1).mean(1).sum() / len(z)
+                loss = error.square().flatten(1).mean(1).sum()  # no mean over particles: none depends on N
                 (loss * self.loss_scale).backward()
-            total += float(loss.detach())
+            total += float(loss.detach()) / len(z)
         gradients = [p.grad.div_(self.loss_scale) for p in self.parameters if p.grad is not None]
         if all(bool(gradient.isfinite().all()) for gradient in gradients):  # in half precision one may overflow
             self.optimiser.step()
@@ -265,7 +266,8 @@ def add_adapter(unet: Any, name: str, rank: int, random: torch.Generator) -> Non
     except ImportError as error:
         raise ImportError("VSD with LoRA needs peft: pip install peft.") from error
     config = LoraConfig(r=rank, lora_alpha=rank, target_modules=list(LoraScore.TARGETS))
-    with quietly(), seeded(random):
+    with quietly(), seeded(random), warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # several adapters: as intended
         unet.add_adapter(config, adapter_name=name)
     for path, parameter in unet.named_parameters():
         if f".{name}." in path and parameter.dtype in (torch.float16, torch.bfloat16):
@@ -288,4 +290,6 @@ def seeded(random: torch.Generator) -> Iterator[None]:
 
 
 def _remove(unet: Any, names: list[str]) -> None:
-    unet.delete_adapters(names)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        unet.delete_adapters(names)

@@ -1,0 +1,201 @@
+"""Reference scores: NFSD's formula, and the scores that learn, on tiny random networks."""
+
+from __future__ import annotations
+
+import builtins
+import gc
+
+import pytest
+import torch
+
+from rsd.priors.latent import LatentPrior
+from rsd.priors.mixture import GaussianMixture
+from rsd.randomness import noise
+from rsd.reference import NFSD, LoraScore, UNetScore, sds
+
+IDS = [0, 1, 2]
+GUIDANCE = 7.5
+
+
+def latents(seed: int, n: int = 3) -> torch.Tensor:
+    return torch.randn(n, 4, 8, 8, generator=torch.Generator().manual_seed(seed))
+
+
+@pytest.fixture(params=["epsilon", "v_prediction"])
+def prior(request, tiny_pipeline):
+    return LatentPrior(tiny_pipeline(request.param))
+
+
+def lora(prior, **settings):
+    return LoraScore(prior, prior.condition("red"), **{"ids": IDS, "seed": 0, **settings})
+
+
+def unet(prior, **settings):
+    return UNetScore(prior, prior.condition("red"), **{"ids": IDS, "seed": 0, "channels": (32, 64), **settings})
+
+
+@torch.no_grad()
+def base_score(prior):
+    return prior.epsilon(latents(1), 400, prior.condition("red", "dog", GUIDANCE))
+
+
+def mse(score, z, *, draws: int = 10) -> float:
+    """The eps-MSE on z, with noise that training never sees; ``score``: (z_t, t) -> eps."""
+    schedule, total = score.prior.schedule if hasattr(score, "prior") else score.schedule, 0.0
+    ask = (lambda z_t, t: score(z_t, t, z_t, z_t)) if hasattr(score, "prior") else lambda z_t, t: score.epsilon(z_t, t)
+    for draw in range(draws):
+        t = 100 * draw + 50
+        eps = noise(z.shape[1:], seed=99, purpose="test", step=draw, particles=range(len(z)))
+        with torch.no_grad():
+            total += float((ask(schedule.alpha(t) * z + schedule.sigma(t) * eps, t) - eps).square().mean()) / draws
+    return total
+
+
+def test_sds_is_the_noise_and_learns_nothing():
+    eps = latents(0)
+    assert sds(latents(1), 10, eps, latents(2)) is eps
+    assert sds.learn(latents(1), 0) == {} and sds.state() == {}
+
+
+@pytest.mark.parametrize("t", [150, 199, 200, 700, torch.tensor([150, 200, 700])])
+@torch.no_grad()
+def test_nfsd_is_delta_d_plus_s_delta_c(prior, t):
+    z = latents(1)
+    text, empty, negative = (prior.epsilon(z, t, prior.condition(p)) for p in ("red", "", "ugly"))
+    small = (torch.as_tensor(t) < 200).view(-1, 1, 1, 1)
+    delta_d = torch.where(small, empty, empty - negative)
+    guided = prior.epsilon(z, t, prior.condition("red", guidance=GUIDANCE))
+    for chunk in (None, 2):
+        direction = guided - NFSD(prior, prior.condition("ugly"), chunk=chunk)(z, t, latents(2), guided)
+        torch.testing.assert_close(direction, delta_d + GUIDANCE * (text - empty), rtol=0, atol=2e-5)
+
+
+@pytest.mark.parametrize("per_particle", [False, True])
+def test_the_prior_is_untouched_to_the_bit_before_and_after_training(prior, per_particle):
+    before = base_score(prior)
+    weights = {name: p.clone() for name, p in prior.unet.named_parameters()}
+    score = lora(prior, lr=0.01, per_particle=per_particle)
+    assert torch.equal(base_score(prior), before)
+    for step in range(3):
+        score.learn(latents(2), step)
+        assert torch.equal(base_score(prior), before)
+    assert not torch.equal(score(latents(1), 400, latents(0), before), base_score(prior))
+    after = {name.replace(".base_layer", ""): p for name, p in prior.unet.named_parameters() if ".lora_" not in name}
+    assert after.keys() == weights.keys() and all(torch.equal(after[name], p) for name, p in weights.items())
+
+
+@torch.no_grad()
+def test_untrained_adapters_are_the_prior_without_guidance(prior):
+    t = torch.tensor([5, 500, 999])
+    own = lora(prior)(latents(1), t, latents(0), latents(0))
+    assert torch.equal(own, prior.epsilon(latents(1), t, prior.condition("red")))
+
+
+def test_adapters_are_off_after_an_error(prior):
+    before, score = base_score(prior), lora(prior, lr=0.01)
+    score.learn(latents(2), 0)
+    with pytest.raises(RuntimeError), score.active(0):
+        raise RuntimeError
+    assert torch.equal(base_score(prior), before)
+
+
+@pytest.mark.parametrize(("make", "lr", "fall"), [(lora, 0.01, 0.95), (unet, 0.003, 0.6)])
+def test_it_learns_the_particles(prior, make, lr, fall):
+    """The frozen network is random, so adapters can do little more than quieten it; the UNet learns z by heart."""
+    z = 0.1 * latents(3)
+    score = make(prior, lr=lr)
+    base, start = mse(prior, z), mse(score, z)
+    losses = [score.learn(z, step)["reference"] for step in range(40)]
+    assert sum(losses[-10:]) < sum(losses[:10])
+    assert mse(score, z) < fall * start
+    assert make is unet or mse(score, z) < fall * base
+
+
+@pytest.mark.parametrize("make", [lora, unet])
+def test_chunks_and_the_state_of_the_global_generator_change_nothing(tiny_pipeline, make):
+    states = []
+    for chunk in (None, 2):
+        torch.manual_seed(chunk or 0)
+        score = make(LatentPrior(tiny_pipeline().to(torch.float64)), chunk=chunk, lr=1e-3)
+        for step in range(3):
+            score.learn(latents(2).double(), step)
+        states.append(score(latents(1).double(), torch.tensor([1, 500, 900]), latents(0), latents(0)))
+    torch.testing.assert_close(states[0], states[1], rtol=0, atol=1e-8)
+
+
+@pytest.mark.parametrize("make", [lora, unet])
+def test_particles_in_another_order_give_the_same_score(tiny_pipeline, make):
+    order, z, z_t = [2, 0, 1], latents(2).double(), latents(1).double()
+    scores = []
+    for ids in ([0, 1, 2], order):
+        score = make(LatentPrior(tiny_pipeline().to(torch.float64)), ids=ids, lr=1e-3)
+        for step in range(3):
+            score.learn(z[ids], step)
+        scores.append(score(z_t, 300, z_t, z_t))
+    torch.testing.assert_close(scores[0], scores[1], rtol=0, atol=1e-8)
+
+
+@pytest.mark.parametrize("make", [lora, unet])
+def test_resumed_training_gives_the_same_numbers(tiny_pipeline, make):
+    whole = make(LatentPrior(tiny_pipeline()), lr=1e-3)
+    losses = [whole.learn(latents(2), step) for step in range(4)]
+    first = make(LatentPrior(tiny_pipeline()), lr=1e-3)
+    for step in range(2):
+        first.learn(latents(2), step)
+    rest = make(LatentPrior(tiny_pipeline()), lr=1e-3)
+    rest.load_state(first.state())
+    assert [rest.learn(latents(2), step) for step in (2, 3)] == losses[2:]
+
+
+def test_one_set_of_adapters_a_particle_learns_each_alone(tiny_pipeline):
+    score = lora(LatentPrior(tiny_pipeline()), per_particle=True, lr=0.01)
+    alone = lora(LatentPrior(tiny_pipeline()), per_particle=True, lr=0.01, ids=[1])
+    for step in range(2):
+        score.learn(latents(2), step)
+        alone.learn(latents(2)[1:2], step)
+    z_t = latents(1)
+    own = score(z_t, 400, z_t, z_t)
+    torch.testing.assert_close(own[1:2], alone(z_t[1:2], 400, z_t[1:2], z_t[1:2]), rtol=0, atol=1e-5)
+
+
+def test_scores_share_a_prior_and_leave_with_their_objects(prior):
+    before = base_score(prior)
+    one, two = lora(prior, lr=0.01), lora(prior, lr=0.01)
+    z = latents(1)
+    for step in range(2):
+        two.learn(z, step)
+    assert torch.equal(one(z, 400, z, z), prior.epsilon(z, 400, prior.condition("red")))
+    del one, two
+    gc.collect()
+    assert not [name for name, _ in prior.unet.named_parameters() if ".lora_" in name]
+    assert torch.equal(base_score(prior), before)
+    fresh = lora(prior)
+    assert torch.equal(fresh(z, 400, z, z), prior.epsilon(z, 400, prior.condition("red")))
+
+
+def test_a_prior_in_half_precision_has_adapters_in_float32(tiny_pipeline):
+    prior = LatentPrior(tiny_pipeline().to(torch.bfloat16))
+    before, score = base_score(prior), lora(prior, lr=0.01)
+    assert {p.dtype for p in score.parameters} == {torch.float32}
+    assert score.learn(latents(2), 0)["reference"] > 0
+    assert torch.equal(base_score(prior), before)
+
+
+def test_what_cannot_be_is_told(prior, monkeypatch):
+    points = GaussianMixture(torch.zeros(1, 2), 1.0)
+    with pytest.raises(ValueError, match="gaussian mixture has no UNet"):
+        LoraScore(points, points.condition(), ids=IDS, seed=0)
+    with pytest.raises(ValueError, match="gaussian mixture has no latent images"):
+        UNetScore(points, points.condition(), ids=IDS, seed=0)
+    with pytest.raises(ValueError, match="lora_rank is 0"):
+        lora(prior, rank=0)
+    original = builtins.__import__
+
+    def without_peft(name, *args, **kwargs):
+        if name == "peft":
+            raise ImportError
+        return original(name, *args, **kwargs)
+
+    monkeypatch.setattr(builtins, "__import__", without_peft)
+    with pytest.raises(ImportError, match="pip install peft"):
+        lora(prior)
