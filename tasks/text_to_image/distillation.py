@@ -11,6 +11,7 @@ Gradients are not means over entries, so that Adam's eps of 1e-8 plays no part.
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -145,9 +146,12 @@ def make_reference(prior: Prior, prompt: str, settings: Settings, *, ids: Sequen
     """The method's eps_ref."""
     s = settings
     if s.method == "nfsd":
-        textless = prior.condition().embeddings is None
-        negative = None if textless else prior.condition(s.negative_prompt or NFSD.NEGATIVE)
-        return NFSD(prior, negative, chunk=s.chunk)
+        if prior.condition().embeddings is None:
+            return NFSD(prior, None, chunk=s.chunk)
+        with warnings.catch_warnings():
+            if not s.negative_prompt:  # the default is long for some priors, which is not the user's doing
+                warnings.simplefilter("ignore")
+            return NFSD(prior, prior.condition(s.negative_prompt or NFSD.NEGATIVE), chunk=s.chunk)
     if s.method != "vsd":
         return sds
     text = prior.condition(prompt)

@@ -1,0 +1,214 @@
+"""Latents distilled from noise: on a prior known in closed form, and on tiny random pipelines."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from rsd.engine import distill
+from rsd.priors.latent import LatentPrior
+from rsd.priors.mixture import GaussianMixture
+from rsd.tasks.text_to_image.distillation import GAMMA, Latents, Run, Settings, draw_timesteps
+
+MODES = torch.tensor([[1.0, 0.0], [-1.0, 0.0]], dtype=torch.float64)
+
+
+def pixels(prior):
+    return lambda z: prior.decode(z).flatten(1)
+
+
+def run(prior, *, ids=None, prompt="red dog", **settings):
+    settings = {"steps": 4, "particles": 3, "lora_rank": 2, "lr_phi": 1e-3, **settings}
+    return Run(prior, prompt, Settings(**settings), embed=pixels(prior), ids=ids)
+
+
+def finished(prior, **settings):
+    one = run(prior, **settings)
+    list(one.steps())
+    return one.particles.render()
+
+
+@pytest.fixture
+def tiny(tiny_pipeline):
+    """The same tiny prior afresh at each call."""
+    return lambda kind="epsilon", dtype=torch.float32: LatentPrior(tiny_pipeline(kind).to(dtype))
+
+
+# --- on two Gaussians -------------------------------------------------------------------------------------------------
+
+
+def two_modes(*, start=None, **settings) -> torch.Tensor:
+    """Where points in R^2 end under two Gaussians, [N, 2]; they begin at N(0, I), or close around ``start``."""
+    prior = GaussianMixture(MODES, 0.05)
+    settings = {"method": "sds", "steps": 300, "lr": 0.05, "timesteps": "annealed", **settings}
+    one = Run(prior, "", Settings(**settings), embed=lambda z: z)
+    if start is not None:
+        with torch.no_grad():
+            one.particles.z.mul_(0.05).add_(start)
+    list(one.steps())
+    return one.particles.render()
+
+
+def test_sds_contracts_the_particles_to_the_modes():
+    after = two_modes(particles=64, t_range=(20, 300))
+    distance, nearest = torch.cdist(after, MODES).min(1)
+    assert distance.max() < 0.3 and 10 < nearest.sum() < 54
+    spread = torch.cat([after[nearest == k] - after[nearest == k].mean(0) for k in (0, 1)]).var()
+    assert spread < 0.3 * 0.05  # far less than the prior's own variance: SDS seeks the mode
+
+
+@pytest.mark.parametrize("seed", [0, 1, 2])
+def test_repulsion_spreads_particles_that_begin_at_one_mode_over_both(seed):
+    crossed = {}
+    for gamma in (0.0, 2.0):
+        settings = dict(particles=8, seed=seed, t_range=(20, 200), steps=200, gamma=gamma)
+        crossed[gamma] = int(torch.cdist(two_modes(start=MODES[0], **settings), MODES).argmin(1).sum())
+    assert crossed[0.0] == 0 and 2 <= crossed[2.0] <= 6
+
+
+# --- on tiny pipelines ------------------------------------------------------------------------------------------------
+
+
+def test_the_first_step_is_the_paper_s(tiny):
+    """Adam's first step is lr times the sign; what it is the sign of is w(t) (eps_guided - eps), w = 1 - abar."""
+    prior, seen = tiny(), []
+    one = run(prior, method="sds", steps=1, negative_prompt="ugly", guidance=7.5, lr=0.03)
+    z, step = one.particles.render(), one.particles.step
+    one.particles.step = lambda r, t: (seen.append((r, t)), step(r, t))[1]
+    list(one.steps())
+    r, t = seen[0]
+    from rsd.randomness import noise
+
+    eps = noise((4, 8, 8), seed=0, purpose="diffusion", step=0, particles=range(3))
+    z_t = prior.schedule.alpha(t) * z + prior.schedule.sigma(t) * eps
+    with torch.no_grad():
+        text, negative = (prior.epsilon(z_t, t, prior.condition(p)) for p in ("red dog", "ugly"))
+    torch.testing.assert_close(r, negative + 7.5 * (text - negative) - eps, rtol=0, atol=2e-5)
+    torch.testing.assert_close(one.particles.z.grad, (1 - float(prior.schedule.alphas_cumprod[t])) * r)
+    sure = r.abs() > 1e-3
+    torch.testing.assert_close((one.particles.render() - z)[sure], -0.03 * r.sign()[sure], rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize("t_per_particle", [False, True])
+@pytest.mark.parametrize("method", ["sds", "nfsd"])
+def test_without_a_force_no_particle_depends_on_how_many_there_are(tiny, method, t_per_particle):
+    prior = tiny(dtype=torch.float64)
+    settings = dict(method=method, gamma=0.0, t_per_particle=t_per_particle, steps=6)
+    together = finished(prior, **settings)
+    for i in (0, 2):
+        torch.testing.assert_close(finished(prior, ids=[i], **settings)[0], together[i], rtol=0, atol=1e-8)
+
+
+@pytest.mark.parametrize("method", ["vsd", "svgd"])
+def test_particles_in_another_order_are_the_same_particles(tiny, method):
+    order = [2, 0, 1]
+    one, other = (finished(tiny(dtype=torch.float64), method=method, gamma=1.0, ids=ids) for ids in (None, order))
+    torch.testing.assert_close(other, one[order], rtol=0, atol=1e-7)
+
+
+SCORES = [("vsd", "lora"), ("vsd", "lora-each"), ("vsd", "unet"), ("sds", "lora"), ("nfsd", "lora"), ("svgd", "lora")]
+
+
+@pytest.mark.parametrize(("method", "score"), SCORES)
+def test_resuming_gives_the_same_numbers(tiny, method, score):
+    settings = dict(method=method, score=score, gamma=1.0)
+    whole = run(tiny(), **settings)
+    records = list(whole.steps())
+    half = run(tiny(), **settings)
+    for record in half.steps():
+        if record.step == 1:
+            break
+    rest = run(tiny(), **settings)
+    rest.load_state(half.state())
+    assert [record.row() for record in rest.steps()] == [record.row() for record in records[2:]]
+    assert torch.equal(rest.finish(), whole.finish())
+    assert ("reference" in records[0].losses) == (method == "vsd")
+
+
+@pytest.mark.parametrize(("method", "score"), SCORES)
+def test_chunks_change_nothing(tiny, method, score):
+    settings = dict(method=method, score=score, gamma=1.0, t_per_particle=True)
+    whole, parts = (finished(tiny(dtype=torch.float64), chunk=chunk, **settings) for chunk in (None, 2))
+    torch.testing.assert_close(parts, whole, rtol=0, atol=1e-7)
+
+
+@pytest.mark.parametrize("score", ["lora", "lora-each", "unet"])
+def test_the_prior_is_the_same_to_the_bit_after_a_run_of_vsd(tiny, score):
+    prior, z = tiny("v_prediction"), torch.ones(1, 4, 8, 8)
+    condition = prior.condition("red dog", guidance=7.5)
+    with torch.no_grad():
+        before = prior.epsilon(z, 300, condition)
+    one = run(prior, score=score)
+    prior.release_text_encoder()  # the run has what it needs
+    list(one.steps())
+    with torch.no_grad():
+        assert torch.equal(prior.epsilon(z, 300, condition), before)
+
+
+def test_a_larger_gamma_leaves_the_particles_further_apart(tiny):
+    apart = []
+    for gamma in (0.0, 40.0):
+        prior = tiny()
+        apart.append(float(torch.pdist(pixels(prior)(finished(prior, gamma=gamma, steps=8))).mean()))
+    assert apart[1] > apart[0]
+
+
+# --- timesteps and settings -------------------------------------------------------------------------------------------
+
+
+def test_uniform_timesteps_fill_the_range_both_ends_included():
+    settings = Settings(t_range=(20, 24), steps=200, t_per_particle=True)
+    drawn = torch.stack(draw_timesteps(settings, 1000, ids=[0, 5]))
+    assert drawn.shape == (200, 2) and not torch.equal(drawn[:, 0], drawn[:, 1])
+    assert drawn.unique().tolist() == [20, 21, 22, 23, 24]
+    assert torch.equal(torch.stack(draw_timesteps(settings, 1000, ids=[5]))[:, 0], drawn[:, 1])
+
+
+def test_shared_timesteps_do_not_depend_on_the_particles_but_on_seed_and_image():
+    settings = Settings(steps=20)
+    one = draw_timesteps(settings, 1000, ids=range(4))
+    assert one == draw_timesteps(settings, 1000, ids=[7]) and all(isinstance(t, int) for t in one)
+    assert one != draw_timesteps(settings, 1000, ids=range(4), image="other")
+    assert one != draw_timesteps(Settings(steps=20, seed=1), 1000, ids=range(4))
+
+
+def test_annealed_timesteps_go_straight_down():
+    assert draw_timesteps(Settings(steps=4, timesteps="annealed", t_range=(20, 950)), 1000, ids=[0]) == [
+        950,
+        640,
+        330,
+        20,
+    ]
+    assert draw_timesteps(Settings(steps=1, timesteps="annealed"), 1000, ids=[0]) == [979]
+
+
+@pytest.mark.parametrize(
+    ("changes", "told"),
+    [
+        ({"method": "sdss"}, 'no method "sdss"; there are sds, vsd'),
+        ({"score": "big"}, 'no score "big"'),
+        ({"timesteps": "up"}, 'no timesteps "up"'),
+        ({"particles": 0}, "particles is 0"),
+        ({"timesteps": "annealed", "t_per_particle": True}, "Annealed timesteps are shared"),
+    ],
+)
+def test_settings_that_cannot_run_are_told(changes, told):
+    with pytest.raises(ValueError, match=told):
+        Settings(**changes)
+
+
+def test_a_range_outside_the_schedule_is_told():
+    with pytest.raises(ValueError, match="t_range is 20 to 1000; it must lie in 0 to 999"):
+        draw_timesteps(Settings(t_range=(20, 1000)), 1000, ids=[0])
+
+
+def test_each_method_has_its_own_gamma_unless_told():
+    assert {method: Settings(method=method).interaction.gamma for method in GAMMA} == GAMMA
+    assert Settings(gamma=0.0).interaction.gamma == 0 and Settings(method="svgd").interaction.kind == "svgd"
+
+
+def test_the_particles_work_by_themselves_in_the_loop():
+    prior = GaussianMixture(MODES, 0.05)
+    latents = Latents(prior, ids=[3, 4], lr=0.01, seed=0)
+    list(distill(latents, prior, timesteps=[500], seed=0))
+    assert latents.finish().shape == (2, 2)
