@@ -183,12 +183,8 @@ class LoraScore(Learned):
         self.names = [f"phi{next(self._numbers)}" for _ in (ids if per_particle else [0])]
         parameters: list[torch.nn.Parameter] = []
         for k, name in enumerate(self.names):
-            add_adapter(
-                unet,
-                name,
-                rank,
-                generator(seed=seed, purpose="reference weights", particle=ids[k] if per_particle else 0),
-            )
+            random = generator(seed=seed, purpose="reference weights", particle=ids[k] if per_particle else 0)
+            add_adapter(unet, name, rank, random)
             parameters += [p for path, p in unet.named_parameters() if f".{name}." in path]
         self.unet, self.layers = unet, adapted_layers(unet)
         self._switch(False)
@@ -197,6 +193,7 @@ class LoraScore(Learned):
         super().__init__(prior, condition, parameters, ids=ids, seed=seed, image=image, chunk=chunk, lr=lr)
 
     def epsilon(self, z_t: torch.Tensor, t: Timestep) -> torch.Tensor:
+        """The prior's, which is eps_phi inside :meth:`active`."""
         return self.prior.epsilon(z_t, t, self.condition)
 
     @contextmanager
@@ -242,7 +239,8 @@ class UNetScore(Learned):
                 down_block_types=("DownBlock2D", *["CrossAttnDownBlock2D"] * crossed),
                 up_block_types=(*["CrossAttnUpBlock2D"] * crossed, "UpBlock2D"),
             )  # fmt: skip
-        self.unet = unet.to(prior.device, prior.dtype).eval()
+        with quietly():  # diffusers warns of every change of dtype
+            self.unet = unet.to(prior.device, prior.dtype).eval()
         self.text = condition.embeddings.to(prior.device, prior.dtype)
         parameters = list(self.unet.parameters())
         super().__init__(prior, condition, parameters, ids=ids, seed=seed, image=image, chunk=chunk, lr=lr)
