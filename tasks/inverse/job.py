@@ -17,10 +17,11 @@ import torch
 from tqdm import tqdm
 
 from rsd import media
+from rsd.citations import bibtex
 from rsd.features import load_features
 from rsd.priors import check_prior_name, load_prior
 from rsd.priors.base import Prior
-from rsd.runs import RunFolder, provenance, slug
+from rsd.runs import RunFolder, provenance, slug, write_bytes
 
 from .command import resolved
 from .networks import Features, Scorers, check_size, features_name, lacking, load_scorers, pick_device
@@ -32,7 +33,6 @@ from .summary import particles, summarise
 
 IMAGES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff", MEASUREMENT)
 FRAMES = 40
-CITATION = "Repulsive Latent Score Distillation for Solving Inverse Problems, ICLR 2025"
 
 
 @dataclass(frozen=True)
@@ -189,9 +189,17 @@ def restore_one(path: Path, options: Restore, networks: Networks, folder: RunFol
     write_results(images, problem, folder, options)
     revision = getattr(prior, "revision", None)
     made = provenance(seed=options.seed, model=options.prior, revision=revision, device=str(prior.device))
-    folder.write_json("provenance.json", {**made, "cite": CITATION})
+    folder.write_json("provenance.json", made)
+    write_bytes(folder.path / "citations.bib", bibtex(cited(options)).encode())
     folder.finish({**figures, **spent()})
     print(f"{path.name}: {_headline(figures)}; {folder.path}")
+
+
+def cited(options: Restore) -> list[str]:
+    """The works a run with these options rests on, as keys of rsd.citations."""
+    method = ["red-diff"] if options.method == "latent-red-diff" else ["rlsd"]
+    name = features_name(options) if settings(options).interaction.gamma else ""
+    return [*method, "latent-diffusion", *(["dino"] if name == "heads" or "dino" in name else [])]
 
 
 def keep_known(options: Restore, problem: Problem) -> bool:

@@ -45,7 +45,7 @@ def test_a_benchmark_run_leaves_what_the_contract_says(restore, photo):
     names = {p.name for p in out.iterdir()}
     assert names >= {
         "particles", "measurement.png", "grid.png", "spread.png", "evolution.gif", "config.yaml", "provenance.json",
-        "steps.jsonl", "metrics.json",
+        "citations.bib", "steps.jsonl", "metrics.json",
     }  # fmt: skip
     assert not names & {"frames", "checkpoint.safetensors"}
     metrics = json.loads((out / "metrics.json").read_text())
