@@ -13,6 +13,8 @@ from torch import nn
 from rsd.hub import broken, built_in_folder, check_name, fetch, quietly, read_json
 from rsd.plugin import find
 
+Embedding = Callable[[torch.Tensor], torch.Tensor]
+
 BUILT_IN = ("pixels", "heads")
 IMAGENET = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 UNCHANGED = (0.5, 0.5, 0.5), (0.5, 0.5, 0.5)
@@ -165,3 +167,13 @@ def _normalisation(name: str, folder: Path | None, commit: str | None) -> tuple[
 
 def _is_function(name: str) -> bool:
     return ":" in name and not Path(name).expanduser().is_dir()
+
+
+def on_cpu(features: Embedding, device: str | torch.device) -> Embedding:
+    """``features`` for images on the CPU, to the CPU, computed without gradients on ``device``."""
+
+    @torch.no_grad()
+    def embed(images: torch.Tensor) -> torch.Tensor:
+        return features(images.to(device)).cpu()
+
+    return embed

@@ -5,11 +5,12 @@ from __future__ import annotations
 import dataclasses
 import sys
 from importlib.resources import as_file, files
-from pathlib import Path
 from typing import Any
 
 import tyro
-import yaml
+
+from rsd.settings import plain, read_yaml
+from rsd.settings import tokens as settings_tokens
 
 from .options import Restore
 
@@ -21,35 +22,8 @@ NON_AUGMENTED = ("nonaug", "latent-red-diff")
 
 
 def tokens(settings: dict[str, Any]) -> list[str]:
-    """A YAML file's fields as the flags that say the same, so that mistakes in it get the same messages.
-
-    A run's own config.yaml is such a file: fields without a value, and the images, say nothing here.
-    """
-    flags: list[str] = []
-    for key, value in settings.items():
-        if value is None or key == "images":
-            continue
-        name = str(key).rstrip("_").replace("_", "-")
-        if isinstance(value, bool) and key != "keep_known":
-            flags.append(f"--{name}" if value else f"--no-{name}")
-        elif isinstance(value, list):
-            flags += [f"--{name}", *map(str, value)]
-        else:
-            flags += [f"--{name}", str(value)]
-    return flags
-
-
-def read_yaml(path: Path) -> dict[str, Any]:
-    """A settings file. Raises ValueError if it is not a mapping of fields."""
-    if not path.is_file():
-        raise FileNotFoundError(f"{path} is not a file; check the path.")
-    try:
-        settings = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise ValueError(f"{path} is not a YAML file: {str(error).splitlines()[0]}") from error
-    if not isinstance(settings, dict):
-        raise ValueError(f"{path} holds no settings; write one `field: value` a line, for example `gamma: 20`.")
-    return settings
+    """A YAML file's fields as flags; the images of a run's own config.yaml say nothing here."""
+    return settings_tokens(settings, skip=("images",), valued=("keep_known",))
 
 
 def packaged(task: str, method: str, prior: str) -> str | None:
@@ -99,16 +73,7 @@ def parse(argv: list[str]) -> tuple[Restore, str | None]:
 
 def resolved(options: Restore) -> dict[str, Any]:
     """The options as plain values, as config.yaml holds them."""
-    plain = dataclasses.asdict(options)
-    for name in NO_PIXEL:
-        plain.pop(name)
-    return {k: _plain(v) for k, v in plain.items()}
-
-
-def _plain(value: Any) -> Any:
-    if isinstance(value, Path):
-        return str(value.resolve())
-    return [_plain(v) for v in value] if isinstance(value, tuple) else value
+    return {k: plain(v) for k, v in dataclasses.asdict(options).items() if k not in NO_PIXEL}
 
 
 def main(argv: list[str]) -> int:

@@ -2,19 +2,13 @@
 
 from __future__ import annotations
 
-import math
-import signal
 import sys
-import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
-from tqdm import tqdm
 
 from rsd import media
 from rsd.citations import bibtex
@@ -22,9 +16,10 @@ from rsd.features import load_features
 from rsd.priors import check_prior_name, load_prior
 from rsd.priors.base import Prior
 from rsd.runs import RunFolder, provenance, slug, write_bytes
+from rsd.session import Session, pick_device, survives
 
 from .command import resolved
-from .networks import Features, Scorers, check_size, features_name, lacking, load_scorers, pick_device
+from .networks import Features, Scorers, check_size, features_name, lacking, load_scorers
 from .options import Restore
 from .problem import MEASUREMENT, Problem, check, load
 from .report import compared, score
@@ -32,7 +27,6 @@ from .solve import Run, Settings, decoded
 from .summary import particles, summarise
 
 IMAGES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff", MEASUREMENT)
-FRAMES = 40
 
 
 @dataclass(frozen=True)
@@ -52,7 +46,7 @@ def run(options: Restore) -> int:
     device = pick_device(options.device)
     out = options.out or Path("runs") / "restore" / slug(options.images[0].stem)
     failures: dict[str, str] = {}
-    good = [path for path in paths if _survives(path, failures, partial(check, path, options), several)]
+    good = [path for path in paths if survives(str(path), failures, partial(check, path, options), several)]
     folders = {path: RunFolder(out / slug(path.name) if several else out, resume=options.resume) for path in good}
     todo = any(not folder.done for folder in folders.values())
     networks = load_networks(options, device, several, todo) if todo or options.metrics else None
@@ -62,24 +56,12 @@ def run(options: Restore) -> int:
         else:
             assert networks is not None
             work = partial(restore_one, path, options, networks, folder)
-        _survives(path, failures, work, several)
+        survives(str(path), failures, work, several)
     if several:
         summarise(out, folders, failures, options, networks.scorers if networks else None)
     for name, why in failures.items():
         print(f"failed: {name}: {why}", file=sys.stderr)
     return 1 if failures else 0
-
-
-def _survives(path: Path, failures: dict[str, str], work: Any, several: bool) -> bool:
-    """Run ``work``; among several images an error is kept for the end, for a single one it is raised."""
-    try:
-        work()
-        return True
-    except (ValueError, OSError, RuntimeError) as error:
-        if not several:
-            raise
-        failures[str(path)] = str(error)
-        return False
 
 
 def collect(inputs: tuple[Path, ...]) -> list[Path]:
@@ -152,46 +134,24 @@ def restore_one(path: Path, options: Restore, networks: Networks, folder: RunFol
         prior, problem.operator, problem.y.to(prior.dtype), settings(options),
         embed=decoded(prior, networks.features), image=image,
     )  # fmt: skip
-    costs = _resume(run, folder)
-    calls_before, clock = prior.calls.copy(), time.monotonic()
-
-    def spent() -> dict[str, Any]:
-        calls = prior.calls.copy()
-        calls.subtract(calls_before)
-        calls.update(costs["network_calls"])
-        return {"seconds": costs["seconds"] + time.monotonic() - clock, "network_calls": dict(calls)}
-
-    frames = {round(k * (options.steps - 1) / FRAMES) for k in range(FRAMES + 1)}
-    with (
-        _interruptible() as interrupted,
-        tqdm(total=options.steps, initial=run.step, desc=path.name, leave=False, disable=None) as bar,
-    ):
-        for record in run.steps():
-            folder.log(record.row())
-            if not all(map(math.isfinite, (record.residual, record.repulsion, *record.losses.values()))):
-                raise ValueError(
-                    f"{path.name}: the run diverged at step {record.step}; lower lr_x ({options.lr_x:g}), "
-                    f"lr_z ({options.lr_z:g}), lambda ({options.lambda_:g}) or gamma ({options.gamma:g})."
-                )
-            if record.step in frames:
-                media.write_png(folder.path / "frames" / f"{record.step:05d}.png", _strip(run.particles.images()))
-            bar.set_postfix(data=record.losses.get("data"), repulsion=f"{record.ratio:.2f}", refresh=False)
-            bar.update()
-            if run.step % options.checkpoint_every == 0 or interrupted:
-                folder.save_checkpoint(_flat(run.state()), {"step": run.step, **spent()})
-            if interrupted:
-                raise KeyboardInterrupt
+    session = Session(run, folder, prior)
+    remedy = (
+        f"lower lr_x ({options.lr_x:g}), lr_z ({options.lr_z:g}), lambda ({options.lambda_:g}) or gamma "
+        f"({options.gamma:g})"
+    )
+    session.drive(steps=options.steps, name=path.name, checkpoint_every=options.checkpoint_every, remedy=remedy)
     images = run.finish().detach().cpu().float()
     if keep_known(options, problem):
         assert problem.operator.observed is not None
         images = torch.where(problem.operator.observed.cpu(), problem.y.cpu().float(), images)
     figures = score(images, problem, options, networks.scorers)
     write_results(images, problem, folder, options)
+    session.film(images)
     revision = getattr(prior, "revision", None)
     made = provenance(seed=options.seed, model=options.prior, revision=revision, device=str(prior.device))
     folder.write_json("provenance.json", made)
     write_bytes(folder.path / "citations.bib", bibtex(cited(options)).encode())
-    folder.finish({**figures, **spent()})
+    folder.finish({**figures, **session.spent()})
     print(f"{path.name}: {_headline(figures)}; {folder.path}")
 
 
@@ -210,7 +170,7 @@ def keep_known(options: Restore, problem: Problem) -> bool:
 
 
 def write_results(images: torch.Tensor, problem: Problem, folder: RunFolder, options: Restore) -> None:
-    """particles/, measurement, grid, spread and the evolution."""
+    """particles/, measurement, grid and spread."""
     about = {"seed": str(options.seed), "gamma": str(options.gamma), "method": options.method, "task": options.task}
     about["prompt"] = options.prompt
     for k, image in enumerate(images):
@@ -225,11 +185,6 @@ def write_results(images: torch.Tensor, problem: Problem, folder: RunFolder, opt
     cells += [image[None] for image in images]
     labels += [f"particle {k}" for k in range(len(images))]
     media.save_png(folder.path / "grid.png", media.grid(cells, labels=labels))
-    files = sorted((folder.path / "frames").glob("*.png"))
-    media.write_gif(folder.path / "evolution.gif", [_unstrip(media.read_image(f)) for f in files] + [images])
-    for file in files:
-        file.unlink()
-    (folder.path / "frames").rmdir()
 
 
 def _headline(figures: dict[str, Any]) -> str:
@@ -241,62 +196,3 @@ def _headline(figures: dict[str, Any]) -> str:
     if figures["div"] is not None:
         parts.append(f"Div {figures['div']:.3f}")
     return ", ".join(parts) or "done"
-
-
-def _resume(run: Run, folder: RunFolder) -> dict[str, Any]:
-    """Load the checkpoint if there is one, drop the log beyond it; what the run has cost so far."""
-    saved = folder.load_checkpoint()
-    if saved is None:
-        folder.truncate_log(0)
-        return {"seconds": 0.0, "network_calls": {}}
-    tensors, meta = saved
-    run.load_state(_nested(tensors))
-    folder.truncate_log(run.step)
-    return meta
-
-
-def _flat(state: dict[str, Any], prefix: str = "") -> dict[str, torch.Tensor]:
-    """Nested dicts of tensors and numbers as one dict, "a/b" for a["b"]."""
-    out: dict[str, torch.Tensor] = {}
-    for key, value in state.items():
-        name = f"{prefix}{key}"
-        if isinstance(value, dict):
-            out |= _flat(value, f"{name}/")
-        else:
-            out[name] = value if isinstance(value, torch.Tensor) else torch.tensor(value)
-    return out
-
-
-def _nested(flat: dict[str, torch.Tensor]) -> dict[str, Any]:
-    out: dict[str, Any] = {}
-    for name, value in flat.items():
-        *path, last = name.split("/")
-        at = out
-        for key in path:
-            at = at.setdefault(key, {})
-        at[last] = value
-    return out
-
-
-def _strip(images: torch.Tensor) -> torch.Tensor:
-    """[N, 3, H, W] as one picture [1, 3, H, N W], clamped."""
-    return torch.cat(list(images.detach().cpu().float().clamp(-1, 1)), dim=-1)[None]
-
-
-def _unstrip(picture: torch.Tensor) -> torch.Tensor:
-    return torch.cat(picture.split(picture.shape[-2], dim=-1))
-
-
-@contextmanager
-def _interruptible() -> Iterator[list[int]]:
-    """A list that Ctrl-C makes true: the step in progress is finished first, so that nothing is left half done."""
-    flag: list[int] = []
-    try:
-        before = signal.signal(signal.SIGINT, lambda *_: flag.append(1))
-    except ValueError:  # not the main thread: leave Ctrl-C to whoever owns it
-        yield flag
-        return
-    try:
-        yield flag
-    finally:
-        signal.signal(signal.SIGINT, before)

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import difflib
 import re
-from collections.abc import Sequence
 
 TASKS = (
     "inpaint_half_face", "inpaint_full_face", "inpaint_box", "inpaint_random", "inpaint_freeform", "inpaint_mask",
@@ -22,10 +20,3 @@ def sr_factor(task: str) -> int | None:
 def is_task(name: str) -> bool:
     """Whether ``name`` is one of TASKS, or srK with any K from 2 to 16."""
     return name in TASKS or sr_factor(name) is not None
-
-
-def known(kind: str, name: str, names: Sequence[str]) -> ValueError:
-    """The error for an unknown name, with the nearest known one."""
-    near = difflib.get_close_matches(name, names, n=1, cutoff=0.4)
-    hint = f' Did you mean "{near[0]}"?' if near else ""
-    return ValueError(f'Unknown {kind} "{name}".{hint} There are: {", ".join(names)}.')

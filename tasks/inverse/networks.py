@@ -9,7 +9,7 @@ from typing import Any
 import torch
 
 from rsd import metrics
-from rsd.features import load_features
+from rsd.features import load_features, on_cpu
 from rsd.heads.classifier import HeadsClassifier
 
 from .options import Restore
@@ -33,23 +33,6 @@ class Scorers:
     clip: metrics.Match | None = None
     fid: Features | None = None
     fid_name: str = ""
-
-
-def pick_device(name: str) -> torch.device:
-    """The device of that name; "auto" is what Accelerate picks. Raises ValueError if it is not there."""
-    if name == "auto":
-        from accelerate import Accelerator
-
-        return Accelerator().device
-    try:
-        device = torch.device(name)
-    except RuntimeError as error:
-        raise ValueError(f'Unknown device "{name}"; use auto, cpu, cuda or cuda:N.') from error
-    if device.type == "cuda" and not torch.cuda.is_available():
-        raise ValueError(
-            f"Device {name} was asked for, but torch sees no CUDA here; use --device cpu or see `rsd doctor`."
-        )
-    return device
 
 
 def features_name(options: Restore) -> str:
@@ -84,12 +67,12 @@ def load_scorers(options: Restore, device: torch.device, features: Any, several:
     lpips = metrics.load_lpips(device=device) if "lpips" not in why else None
     clip = metrics.load_clip_score(options.clip_model, device=device) if "clip" not in why else None
     judge = HeadsClassifier.load() if options.prior == "heads" else None
-    own = judge.features if judge else from_cpu(features, device)
+    own = judge.features if judge else on_cpu(features, device)
     compare, label = None, ""
     if "fid" not in why and options.fid_features == "auto":
         compare, label = own, "heads classifier" if judge else features_name(options)
     elif "fid" not in why:
-        compare = from_cpu(load_features(options.fid_features, device=device), device)
+        compare = on_cpu(load_features(options.fid_features, device=device), device)
         label = options.fid_features
     return Scorers(own, judge, lpips, clip, compare, label)
 
@@ -107,13 +90,3 @@ def lacking(held: dict[str, Any], options: Restore, scorers: Scorers) -> list[st
     names = ["lpips"] if scorers.lpips and not held.get("lpips") else []
     model = (held.get("clip") or {}).get("model")
     return [*names, "clip"] if scorers.clip and model != options.clip_model else names
-
-
-def from_cpu(features: Features, device: torch.device) -> Features:
-    """``features`` for images on the CPU, to the CPU, computed without gradients on ``device``."""
-
-    @torch.no_grad()
-    def embed(images: torch.Tensor) -> torch.Tensor:
-        return features(images.to(device)).cpu()
-
-    return embed

@@ -11,11 +11,13 @@ from pathlib import Path
 import torch
 import torch.nn.functional as F
 
+from rsd.settings import known
+
 from . import kernels, masks
 from .base import Operator, data_residual, measure, observed_count, stretch
 from .callables import Function, load_operator
 from .deepinv_adapter import Physics, deepinv_physics
-from .names import TASKS, is_task, known, sr_factor
+from .names import TASKS, is_task, sr_factor
 
 __all__ = [
     "BicubicDownsample", "BlockAverage", "Blur", "Function", "HDR", "Inpaint", "Operator", "PhaseRetrieval", "Physics",

@@ -9,7 +9,9 @@ from typing import Annotated, Literal
 
 import tyro
 
-from .names import METHODS, TASKS, is_task, known
+from rsd.settings import known
+
+from .names import METHODS, TASKS, is_task
 
 
 @dataclass(kw_only=True)

@@ -12,8 +12,9 @@ from rsd.engine import Embed, Record, distill
 from rsd.priors import load_prior
 from rsd.priors.base import Prior
 from rsd.repulsion import Interaction
+from rsd.settings import known
 
-from .names import METHODS, known
+from .names import METHODS
 from .operators import Operator
 from .rlsd import Augmented, NonAugmented, Weights
 

@@ -15,7 +15,7 @@ import torch
 
 from rsd import metrics
 from rsd.aesthetic import load_aesthetic
-from rsd.features import load_features
+from rsd.features import load_features, on_cpu
 from rsd.heads.attributes import ATTRIBUTES
 from rsd.heads.classifier import HeadsClassifier
 from rsd.heads.reading import Told, read
@@ -202,16 +202,6 @@ def reference_features(files: list[Path], size: int, features: Features) -> torc
         images = torch.cat([fit_to(read_image(path), size, "crop")[0] for path in files[k : k + 16]])
         found.append(features(images))
     return torch.cat(found)
-
-
-def on_cpu(features: Features, device: str | torch.device) -> Features:
-    """``features`` for images on the CPU, to the CPU, computed without gradients on ``device``."""
-
-    @torch.no_grad()
-    def embed(images: torch.Tensor) -> torch.Tensor:
-        return features(images.to(device)).cpu()
-
-    return embed
 
 
 def _div(

@@ -1,0 +1,196 @@
+"""A run in its folder: the progress bar, the log, frames of a film, checkpoints, Ctrl-C, and what it has cost.
+
+Any head's run works that is an iterator of records with a state (see :class:`Run`).
+"""
+
+from __future__ import annotations
+
+import math
+import signal
+import sys
+import time
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any, Protocol
+
+import torch
+from tqdm import tqdm
+
+from rsd import media
+from rsd.engine import Record
+from rsd.priors.base import Prior
+from rsd.runs import RunFolder
+
+FRAMES = 40
+
+
+class Run(Protocol):
+    """What a head brings: ``step`` counts the steps done, ``particles.images()`` is [N, 3, H, W] in [-1, 1]."""
+
+    particles: Any
+    step: int
+
+    def steps(self) -> Iterator[Record]: ...
+
+    def state(self) -> dict[str, Any]: ...
+
+    def load_state(self, state: dict[str, Any]) -> None: ...
+
+
+class Session:
+    """A run that goes on from its folder's checkpoint, if there is one: :meth:`drive` it, then :meth:`film` it."""
+
+    def __init__(self, run: Run, folder: RunFolder, prior: Prior):
+        """Load the checkpoint and drop the log beyond it."""
+        self.run, self.folder, self.prior = run, folder, prior
+        self.before: dict[str, Any] = {"seconds": 0.0, "network_calls": {}}
+        saved = folder.load_checkpoint()
+        if saved is None:
+            folder.truncate_log(0)
+        else:
+            tensors, self.before = saved
+            run.load_state(nested(tensors))
+            folder.truncate_log(run.step)
+        self.calls_before, self.clock = prior.calls.copy(), time.monotonic()
+
+    def spent(self) -> dict[str, Any]:
+        """``seconds`` and ``network_calls`` of the run so far, those before an interruption included."""
+        calls = self.prior.calls.copy()
+        calls.subtract(self.calls_before)
+        calls.update(self.before["network_calls"])
+        return {"seconds": self.before["seconds"] + time.monotonic() - self.clock, "network_calls": dict(calls)}
+
+    def drive(self, *, steps: int, name: str, checkpoint_every: int, remedy: str) -> None:
+        """Run to the end. Ctrl-C finishes the step in progress, saves a checkpoint and raises KeyboardInterrupt.
+
+        Raises ValueError, which ends in ``remedy``, if a record is not finite.
+        """
+        frames = {round(k * (steps - 1) / FRAMES) for k in range(FRAMES + 1)}
+        run, folder = self.run, self.folder
+        with (
+            interruptible() as interrupted,
+            tqdm(total=steps, initial=run.step, desc=name, leave=False, disable=None) as bar,
+        ):
+            for record in run.steps():
+                folder.log(record.row())
+                if not all(map(math.isfinite, (record.residual, record.repulsion, *record.losses.values()))):
+                    raise ValueError(f"{name}: the run diverged at step {record.step}; {remedy}.")
+                if record.step in frames:
+                    picture = strip(run.particles.images())
+                    media.write_png(folder.path / "frames" / f"{record.step:05d}.png", picture)
+                bar.set_postfix(**_told(record), refresh=False)
+                bar.update()
+                if run.step % checkpoint_every == 0 or interrupted:
+                    folder.save_checkpoint(flat(run.state()), {"step": run.step, **self.spent()})
+                if interrupted:
+                    raise KeyboardInterrupt
+
+    def film(self, images: torch.Tensor) -> None:
+        """evolution.gif from the frames, which are removed, and the result ``images`` [N, 3, H, W]."""
+        folder = self.folder.path
+        files = sorted((folder / "frames").glob("*.png"))
+        media.write_gif(folder / "evolution.gif", [_unstrip(media.read_image(f)) for f in files] + [images])
+        for file in files:
+            file.unlink()
+        (folder / "frames").rmdir()
+
+
+def _told(record: Record) -> dict[str, Any]:
+    """What the progress bar says: the first loss, if any, and the repulsion beside the score."""
+    first = dict(list(record.losses.items())[:1])
+    return {**first, "repulsion": f"{record.ratio:.2f}"}
+
+
+def survives(name: str, failures: dict[str, str], work: Callable[[], Any], several: bool) -> bool:
+    """Run ``work``; among several an error is kept in ``failures`` for the end, that of a single one is raised."""
+    try:
+        work()
+        return True
+    except (ValueError, OSError, RuntimeError) as error:
+        if not several:
+            raise
+        failures[name] = str(error)
+        return False
+
+
+def pick_device(name: str) -> torch.device:
+    """The device of that name; "auto" is what Accelerate picks. Raises ValueError if it is not there."""
+    if name == "auto":
+        from accelerate import Accelerator
+
+        return Accelerator().device
+    try:
+        device = torch.device(name)
+    except RuntimeError as error:
+        raise ValueError(f'Unknown device "{name}"; use auto, cpu, cuda or cuda:N.') from error
+    if device.type == "cuda" and not torch.cuda.is_available():
+        raise ValueError(
+            f"Device {name} was asked for, but torch sees no CUDA here; use --device cpu or see `rsd doctor`."
+        )
+    return device
+
+
+def flat(state: Any, prefix: str = "") -> dict[str, torch.Tensor]:
+    """Nested dicts and lists of tensors and numbers as one dict, "a/b" for a["b"], "a/[0]" for a[0]; empty ones are
+    left out."""
+    if not isinstance(state, (dict, list)):
+        return {prefix: state if isinstance(state, torch.Tensor) else torch.tensor(state)}
+    items = state.items() if isinstance(state, dict) else ((f"[{k}]", value) for k, value in enumerate(state))
+    out: dict[str, torch.Tensor] = {}
+    for key, value in items:
+        out |= flat(value, f"{prefix}/{key}" if prefix else str(key))
+    return out
+
+
+def nested(tensors: dict[str, torch.Tensor]) -> dict[str, Any]:
+    """The inverse of :func:`flat`."""
+    out: dict[str, Any] = {}
+    for name, value in tensors.items():
+        *path, last = name.split("/")
+        at = out
+        for key in path:
+            at = at.setdefault(key, {})
+        at[last] = value
+    return {key: _with_lists(value) for key, value in out.items()}
+
+
+def _with_lists(value: Any) -> Any:
+    if not isinstance(value, dict):
+        return value
+    inside = {key: _with_lists(v) for key, v in value.items()}
+    if not all(key.startswith("[") for key in inside):
+        return inside
+    return [inside[f"[{k}]"] for k in range(len(inside))]
+
+
+def strip(images: torch.Tensor) -> torch.Tensor:
+    """[N, 3, H, W] as one picture [1, 3, H, N W], clamped."""
+    return torch.cat(list(images.detach().cpu().float().clamp(-1, 1)), dim=-1)[None]
+
+
+def _unstrip(picture: torch.Tensor) -> torch.Tensor:
+    return torch.cat(picture.split(picture.shape[-2], dim=-1))
+
+
+@contextmanager
+def interruptible() -> Iterator[list[int]]:
+    """A list that Ctrl-C makes true: the step in progress is finished first, so that nothing is left half done."""
+    flag: list[int] = []
+    try:
+        before = signal.signal(signal.SIGINT, lambda *_: flag.append(1))
+    except ValueError:  # not the main thread: leave Ctrl-C to whoever owns it
+        yield flag
+        return
+    try:
+        yield flag
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
+@contextmanager
+def plain_warnings() -> Iterator[None]:
+    """Warnings as one line for the user, each once, without the place in the code."""
+    with warnings.catch_warnings():
+        warnings.showwarning = lambda message, *_, **__: print(f"rsd: note: {message}", file=sys.stderr, flush=True)
+        yield
