@@ -12,6 +12,8 @@ COMMANDS = {
         "rsd.tasks.inverse.command",
         "restore images: inpainting, super-resolution, deblurring, phase, HDR, yours",
     ),
+    "text-to-image": ("rsd.tasks.text_to_image.command", "draw several different pictures of a prompt"),
+    "sweep": ("rsd.tasks.text_to_image.sweep", "quality against diversity: methods x gammas x prompts, as a plot"),
     "toy": ("rsd.tasks.toy.command", "two Gaussians, two particles: how repulsion prevents collapse (paper, D.10.1)"),
     "heads": ("rsd.heads.command", "write built-in test images: procedural heads with known attributes"),
     "doctor": ("rsd.doctor", "what this machine can do, and why not"),
@@ -22,7 +24,7 @@ DONE, SOME_FAILED, WRONG_USAGE, INTERRUPTED = 0, 1, 2, 130
 
 def usage() -> str:
     """The text of ``rsd --help``."""
-    lines = [f"  {name:<10}{what}" for name, (_, what) in COMMANDS.items()]
+    lines = [f"  {name:<15}{what}" for name, (_, what) in COMMANDS.items()]
     return "\n".join(
         [
             "rsd: repulsive score distillation. N particles denoise, repel one another and fit your data.",
@@ -31,7 +33,7 @@ def usage() -> str:
             "",
             *lines,
             "",
-            "exit codes: 0 all done, 1 some images failed, 2 wrong usage or input, 130 interrupted (see --resume)",
+            "exit codes: 0 all done, 1 some failed, 2 wrong usage or input, 130 interrupted (see --resume)",
         ]
     )
 

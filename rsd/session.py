@@ -37,6 +37,8 @@ class Run(Protocol):
 
     def load_state(self, state: dict[str, Any]) -> None: ...
 
+    def finish(self) -> torch.Tensor: ...
+
 
 class Session:
     """A run that goes on from its folder's checkpoint, if there is one: :meth:`drive` it, then :meth:`film` it."""

@@ -24,10 +24,9 @@ from rsd.randomness import integers, noise
 from rsd.reference import NFSD, LoraScore, Reference, UNetScore, sds
 from rsd.repulsion import Interaction
 
-GAMMA = {"sds": 0.0, "vsd": 10.0, "nfsd": 0.0, "svgd": 1.0}
-"""The methods, and the gamma each runs with unless told otherwise; for SVGD 1 is Liu & Wang's update."""
-SCORES = ("lora", "lora-each", "unet")
-TIMESTEPS = ("uniform", "annealed")
+from .names import DISTILLATION, SCORES, TIMESTEPS
+
+GAMMA = DISTILLATION
 
 
 @dataclass(frozen=True)
@@ -142,16 +141,21 @@ class Latents:
         self.optimiser.load_state_dict({**self.optimiser.state_dict(), "state": moments})
 
 
+def nfsd_negative(prior: Prior, negative_prompt: str) -> Condition | None:
+    """The condition of NFSD's own term, by default its paper's words; None for a prior without text."""
+    if prior.condition().embeddings is None:
+        return None
+    with warnings.catch_warnings():
+        if not negative_prompt:  # the default is long for some priors, which is not the user's doing
+            warnings.simplefilter("ignore")
+        return prior.condition(negative_prompt or NFSD.NEGATIVE)
+
+
 def make_reference(prior: Prior, prompt: str, settings: Settings, *, ids: Sequence[int], image: str = "") -> Reference:
     """The method's eps_ref."""
     s = settings
     if s.method == "nfsd":
-        if prior.condition().embeddings is None:
-            return NFSD(prior, None, chunk=s.chunk)
-        with warnings.catch_warnings():
-            if not s.negative_prompt:  # the default is long for some priors, which is not the user's doing
-                warnings.simplefilter("ignore")
-            return NFSD(prior, prior.condition(s.negative_prompt or NFSD.NEGATIVE), chunk=s.chunk)
+        return NFSD(prior, nfsd_negative(prior, s.negative_prompt), chunk=s.chunk)
     if s.method != "vsd":
         return sds
     text = prior.condition(prompt)
@@ -206,4 +210,4 @@ class Run:
         """Go on where ``state`` was taken."""
         self.step = int(state["step"])
         self.particles.load_state(state)
-        self.reference.load_state(state["reference"])
+        self.reference.load_state(state.get("reference", {}))

@@ -33,8 +33,9 @@ from rsd.randomness import noise
 from rsd.repulsion import Force, Interaction, feature_force, linearise
 from rsd.schedule import Schedule
 
-GAMMA = {"ancestral": 0.0, "particle-guidance": 10.0}
-"""The samplers, and the gamma each runs with unless told otherwise (10 suits the built-in prior)."""
+from .names import SAMPLERS
+
+GAMMA = SAMPLERS
 
 STEPS = 30
 """Steps of the paper's "Ancestral" (D.10.2)."""

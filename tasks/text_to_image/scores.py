@@ -21,10 +21,9 @@ from rsd.heads.classifier import HeadsClassifier
 from rsd.heads.reading import Told, read
 from rsd.media import fit_to, read_image
 
-Features = Callable[[torch.Tensor], torch.Tensor]
-OPTIONAL = ("clip", "aesthetic", "fid")
-"""What --metrics adds."""
+from .names import OPTIONAL
 
+Features = Callable[[torch.Tensor], torch.Tensor]
 DIV = "facebook/dinov2-small"
 """What Div is measured on for priors other than heads: not the repulsion's default, facebook/dino-vits16."""
 

@@ -1,0 +1,198 @@
+"""One prompt after another: load the models once, embed every prompt, draw, score, write the run folder."""
+
+from __future__ import annotations
+
+import math
+import sys
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from rsd import media
+from rsd.citations import bibtex
+from rsd.engine import Embed
+from rsd.features import check_features_name, load_features
+from rsd.metrics import CLIP
+from rsd.priors import check_prior_name, load_prior
+from rsd.priors.base import Prior
+from rsd.runs import RunFolder, provenance, slug, write_bytes
+from rsd.session import Session, pick_device, plain_warnings, survives
+
+from . import distillation, samplers
+from .command import resolved
+from .names import SAMPLERS
+from .options import TextToImage
+from .prompts import embed_all, folder_name, folder_names, gather
+from .scores import Scorers, load_scorers, score
+from .summary import summarise
+
+Run = distillation.Run | samplers.Run
+
+
+@dataclass(frozen=True)
+class Networks:
+    """What is loaded once for all prompts. ``features``: the feature maps of the repulsion by name."""
+
+    prior: Prior
+    features: dict[str, torch.nn.Module]
+    scorers: Scorers
+
+    def embed(self, options: TextToImage) -> Embed | None:
+        """What the particles are compared by, phi = features(D(z)); None if they do not interact."""
+        if not options.interacts:
+            return None
+        features, prior = self.features[options.features_name], self.prior
+        return lambda z: features(prior.decode(z))
+
+
+def run(options: TextToImage) -> int:
+    """Draw every prompt; the exit code: 0 all done, 1 some failed. Raises for what stops all of them."""
+    with plain_warnings():
+        prompts = gather(options.prompt, options.prompts, allow_empty=options.allow_empty)
+        several = len(prompts) > 1 or options.prompts is not None
+        device = check([options])
+        out = options.out or default_folder(prompts, options)
+        names = folder_names(prompts)
+        folders = {p: RunFolder(out / names[p] if several else out, resume=options.resume) for p in prompts}
+        networks = None
+        if todo := [prompt for prompt, folder in folders.items() if not folder.done]:
+            networks = load_networks([options], todo, device)
+        failures: dict[str, str] = {}
+        for prompt, folder in folders.items():
+            survives(prompt, failures, partial(draw, prompt, options, networks, folder), several)
+    if several:
+        done = {p: folder for p, folder in folders.items() if p not in failures}
+        summarise(out, done, failures, networks.scorers if networks else None)
+    for name, why in failures.items():
+        print(f"failed: {name}: {why}", file=sys.stderr)
+    return 1 if failures else 0
+
+
+def default_folder(prompts: list[str], options: TextToImage) -> Path:
+    """Where a run goes without --out."""
+    name = slug(options.prompts.stem) if options.prompts else folder_name(prompts[0])
+    return Path("runs") / "text-to-image" / name
+
+
+def check(settings: Iterable[TextToImage]) -> torch.device:
+    """The device of runs with these settings; raises ValueError for names and devices that cannot be. Loads nothing."""
+    for options in settings:
+        check_prior_name(options.prior)
+        check_features_name(options.features_name)
+        for name in (options.div_features, options.fid_features):
+            if name != "auto":
+                check_features_name(name)
+        device = pick_device(options.device)
+    return device
+
+
+def load_networks(settings: list[TextToImage], prompts: list[str], device: torch.device) -> Networks:
+    """The networks of runs that differ in method, gamma and features; those that score come first. All prompts are
+    embedded and the text encoder is released. Prints what it loads and where."""
+    one = settings[0]
+    names = list(dict.fromkeys(o.features_name for o in settings if o.interacts))
+    features = {name: load_features(name, device=device) for name in names}
+    print(f"prior: {one.prior} on {device}, {one.dtype}", flush=True)
+    prior = load_prior(one.prior, device=device, dtype=getattr(torch, one.dtype), revision=one.revision)
+    scorers = load_scorers(
+        one.prior, repulsion=names[0] if names else None, div_features=one.div_features, wanted=one.metrics,
+        clip_model=one.clip_model or CLIP, aesthetic_weights=one.aesthetic_weights, fid_folder=one.fid_folder,
+        fid_features=one.fid_features, size=prior.image_size, device=device,
+    )  # fmt: skip
+    embed_texts(settings, prompts, prior)
+    return Networks(prior, features, scorers)
+
+
+def embed_texts(settings: Iterable[TextToImage], prompts: list[str], prior: Prior) -> None:
+    """Embed all that the runs will ask for, then release the text encoder; warns of what is wrong with a prompt."""
+    seen: set[tuple[str, float]] = set()
+    for options in settings:
+        negative = "" if options.method == "nfsd" else options.negative_prompt
+        if (negative, options.guidance) not in seen:
+            embed_all(prompts, prior, negative_prompt=negative, guidance=options.guidance)
+        seen.add((negative, options.guidance))
+        if options.method == "nfsd":
+            distillation.nfsd_negative(prior, options.negative_prompt)
+    release: Callable[[], None] | None = getattr(prior, "release_text_encoder", None)
+    if release:
+        release()
+
+
+def make_run(prompt: str, options: TextToImage, networks: Networks) -> Run:
+    """The distillation or the sampling of a prompt, which names it in the random numbers."""
+    module: Any = samplers if options.method in SAMPLERS else distillation
+    settings = module.Settings(**{name: getattr(options, name) for name in module.Settings.__dataclass_fields__})
+    return module.Run(networks.prior, prompt, settings, embed=networks.embed(options), image=prompt)
+
+
+def draw(prompt: str, options: TextToImage, networks: Networks | None, folder: RunFolder) -> dict[str, Any]:
+    """Draw one prompt into its run folder, going on from its checkpoint if there is one; its metrics."""
+    folder.open({**resolved(options), "prompt": prompt})
+    if folder.done:
+        print(f"{prompt}: already done in {folder.path}")
+        return folder.metrics()
+    assert networks is not None
+    prior = networks.prior
+    session = Session(make_run(prompt, options, networks), folder, prior)
+    rates = "" if options.method in SAMPLERS else f"lr ({options.lr:g}), "
+    remedy = f"lower {rates}guidance ({options.guidance:g}) or gamma ({options.strength:g})"
+    session.drive(steps=options.steps, name=_short(prompt), checkpoint_every=options.checkpoint_every, remedy=remedy)
+    images = session.run.finish().detach().cpu().float()
+    if not images.isfinite().all():
+        raise ValueError(f"{_short(prompt)}: the run diverged; {remedy}.")
+    figures = score(images, prompt, networks.scorers)
+    write_results(images, prompt, folder, options)
+    session.film(images)
+    revision = getattr(prior, "revision", None)
+    made = provenance(seed=options.seed, model=options.prior, revision=revision, device=str(prior.device))
+    folder.write_json("provenance.json", made)
+    write_bytes(folder.path / "citations.bib", bibtex(cited(options)).encode())
+    folder.finish({**figures, **session.spent()})
+    print(f"{_short(prompt)}: {headline(figures)}; {folder.path}", flush=True)
+    return folder.metrics()
+
+
+def write_results(images: torch.Tensor, prompt: str, folder: RunFolder, options: TextToImage) -> None:
+    """particles/ and grid.png."""
+    about = {"seed": str(options.seed), "gamma": str(options.strength), "method": options.method, "prompt": prompt}
+    for k, image in enumerate(images):
+        media.write_png(folder.path / "particles" / f"{k:02d}.png", image[None], text={**about, "particle": str(k)})
+    n = len(images)
+    labels = [f"particle {k}" for k in range(n)]
+    columns = n if n <= 5 else math.ceil(math.sqrt(n))
+    media.save_png(folder.path / "grid.png", media.grid([x[None] for x in images], labels=labels, columns=columns))
+
+
+def cited(options: TextToImage) -> list[str]:
+    """The works a run with these options rests on, as keys of rsd.citations."""
+    method = {
+        "vsd": ["vsd", *([] if options.score == "unet" else ["lora"])], "sds": ["sds"], "nfsd": ["nfsd"],
+        "svgd": ["svgd", "csd"], "ancestral": ["edm"], "particle-guidance": ["particle-guidance", "edm"],
+    }[options.method]  # fmt: skip
+    repels = options.interacts and options.method not in ("svgd", "particle-guidance")
+    name = options.features_name if options.interacts else ""
+    dino = ["dino"] if name == "heads" or "dino" in name else []
+    return [*method, *(["rlsd"] if repels else []), "latent-diffusion", *dino]
+
+
+def headline(figures: dict[str, Any]) -> str:
+    """The figures of one prompt in a line."""
+    parts = []
+    if figures["div"] is not None:
+        parts.append(f"Div {figures['div']:.3f}")
+    if figures["agreement"] is not None:
+        parts.append(f"agreement {figures['agreement']:.2f}")
+    if figures["coverage"]:
+        parts.append(f"coverage {figures['coverage']['mean']:.2f}")
+    if figures["clip"]:
+        parts.append(f"CLIP mean {figures['clip']['mean']:.1f}")
+    return ", ".join(parts) or "done"
+
+
+def _short(prompt: str, limit: int = 60) -> str:
+    """A prompt as messages name it."""
+    return prompt if 0 < len(prompt) <= limit else prompt[: limit - 3] + "..." if prompt else '""'

@@ -1,0 +1,59 @@
+"""What several prompts leave together: a row each, the means over prompts, and the distance to a folder of pictures."""
+
+from __future__ import annotations
+
+import csv
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from rsd.media import read_image
+from rsd.runs import RunFolder, write_json
+
+from .scores import Scorers, fid
+
+FIGURES = ("div", "agreement", "coverage", "clip", "aesthetic", "seconds")
+
+
+def figures(metrics: dict[str, Any]) -> dict[str, float | None]:
+    """metrics.json as one number a figure: means over particles, or over open attributes for the coverage."""
+    found = {name: metrics[name] for name in FIGURES}
+    return {k: v.get("mean") if isinstance(v, dict) else v for k, v in found.items()}
+
+
+def summarise(
+    out: Path, folders: dict[str, RunFolder], failures: dict[str, str], scorers: Scorers | None
+) -> dict[str, float | None]:
+    """summary.json and summary.csv; the means over prompts."""
+    rows: list[dict[str, Any]] = []
+    for prompt, folder in folders.items():
+        rows.append({"prompt": prompt, "folder": folder.path.name, **figures(folder.metrics())})
+    means = {name: mean([row[name] for row in rows]) for name in FIGURES}
+    distance = None
+    if scorers and scorers.fid and rows:
+        distance = fid(torch.cat([particles(folder) for folder in folders.values()]), scorers)
+    write_json(out / "summary.json", {"prompts": rows, "mean": means, "fid": distance, "failed": failures})
+    write_csv(out / "summary.csv", rows, ["prompt", "folder", *FIGURES])
+    shown = ", ".join(f"{k} {v:.3g}" for k, v in means.items() if v is not None)
+    print(f"{len(rows)} done, {len(failures)} failed; means over prompts: {shown}; {out / 'summary.json'}")
+    return means
+
+
+def write_csv(path: Path, rows: list[dict[str, Any]], names: list[str]) -> None:
+    """A table; None is an empty cell."""
+    with open(path, "w", newline="", encoding="utf-8") as file:
+        writer = csv.DictWriter(file, names)
+        writer.writeheader()
+        writer.writerows(rows)
+
+
+def particles(folder: RunFolder) -> torch.Tensor:
+    """The pictures of a finished run, [N, 3, H, W] in [-1, 1]."""
+    return torch.cat([read_image(p) for p in sorted((folder.path / "particles").glob("*.png"))])
+
+
+def mean(values: list[float | None]) -> float | None:
+    """Over the values that are known."""
+    numbers = [v for v in values if v is not None]
+    return sum(numbers) / len(numbers) if numbers else None
