@@ -129,11 +129,15 @@ def make_run(prompt: str, options: TextToImage, networks: Networks) -> Run:
     return module.Run(networks.prior, prompt, settings, embed=networks.embed(options), image=prompt)
 
 
-def draw(prompt: str, options: TextToImage, networks: Networks | None, folder: RunFolder) -> dict[str, Any]:
-    """Draw one prompt into its run folder, going on from its checkpoint if there is one; its metrics."""
+def draw(
+    prompt: str, options: TextToImage, networks: Networks | None, folder: RunFolder, *, quiet: bool = False
+) -> dict[str, Any]:
+    """Draw one prompt into its run folder, going on from its checkpoint if there is one; its metrics. ``quiet``: say
+    nothing of a run that is done."""
     folder.open({**resolved(options), "prompt": prompt})
     if folder.done:
-        print(f"{prompt}: already done in {folder.path}")
+        if not quiet:
+            print(f"{_short(prompt)}: already done in {folder.path}")
         return folder.metrics()
     assert networks is not None
     prior = networks.prior

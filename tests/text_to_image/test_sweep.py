@@ -1,0 +1,143 @@
+"""`rsd sweep` as a user types it, on a tiny random prior at 16 px."""
+
+import csv
+import json
+
+import pytest
+from PIL import Image
+
+from rsd.cli import main
+from rsd.runs import RunFolder
+from rsd.tasks.text_to_image.plots import curves, means
+from rsd.tasks.text_to_image.sweep import Sweep, prompts_of, settings
+
+
+@pytest.fixture
+def sweep(tiny_folder, tmp_path):
+    def go(*arguments):
+        fixed = ["--prior", str(tiny_folder("epsilon")), "--div-features", "pixels", "-n", "2", "--steps", "2"]
+        out = tmp_path / "out"
+        return main(["sweep", *fixed, "--out", str(out), *map(str, arguments)]), out
+
+    return go
+
+
+FLAGS = ("--methods", "sds", "--gammas", "0", "5", "--features", "pixels", "--prompts")
+
+
+@pytest.fixture
+def prompts(tmp_path):
+    (tmp_path / "prompts.txt").write_text("red dog\nred cat\n")
+    return tmp_path / "prompts.txt"
+
+
+def test_a_sweep_leaves_what_the_contract_says_and_does_nothing_twice(sweep, prompts, monkeypatch, capsys):
+    code, out = sweep(*FLAGS, prompts)
+    assert code == 0
+    rows = json.loads((out / "sweep.json").read_text())
+    assert [(r["method"], r["gamma"], r["features"], r["prompt"]) for r in rows] == [
+        (method, gamma, features, prompt)
+        for prompt in ("red dog", "red cat")
+        for method, gamma, features in (("ancestral", 0, None), ("sds", 0, None), ("sds", 5, "pixels"))
+    ]
+    for row in rows:
+        assert row["metrics"] == json.loads((out / row["folder"] / "metrics.json").read_text())
+        assert row["metrics"]["div"] > 0
+        steps = (out / row["folder"] / "steps.jsonl").read_text().count("\n")
+        assert steps == (30 if row["method"] == "ancestral" else 2)
+    with open(out / "sweep.csv", newline="", encoding="utf-8") as file:
+        table = list(csv.DictReader(file))
+    assert [float(row["div"]) for row in table] == [row["metrics"]["div"] for row in rows]
+    assert table[0]["agreement"] == ""
+    assert Image.open(out / "tradeoff.png").size == (896, 616)
+    assert len(list((out / "grids").iterdir())) == 2
+    grid = Image.open(next((out / "grids").iterdir()))
+    assert grid.width == 2 * 198 + 6 and grid.height == 3 * (192 + 16 + 6) + 6
+    assert "no quality was measured" not in capsys.readouterr().err
+
+    monkeypatch.setattr("rsd.tasks.text_to_image.job.load_networks", lambda *a, **k: pytest.fail("a model was loaded"))
+    before = (out / "sweep.json").read_text()
+    assert sweep(*FLAGS, prompts)[0] == 0
+    assert (out / "sweep.json").read_text() == before and "0 to do" in capsys.readouterr().out
+
+
+def test_an_interrupted_sweep_goes_on_and_grows(sweep, prompts, monkeypatch):
+    finish = RunFolder.finish
+
+    def killed(self, metrics):
+        finish(self, metrics)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(RunFolder, "finish", killed)
+    code, out = sweep(*FLAGS, prompts)
+    assert code == 130 and not (out / "sweep.json").exists()
+    monkeypatch.undo()
+    first = next(out.rglob("metrics.json"))
+    before = first.stat().st_mtime_ns
+    assert sweep(*FLAGS, prompts)[0] == 0 and first.stat().st_mtime_ns == before
+    more = (
+        "--methods",
+        "sds",
+        "--gammas",
+        "0",
+        "5",
+        "9",
+        "--features",
+        "pixels",
+        "tests.text_to_image.test_sweep:dark",
+    )
+    assert sweep(*more, "--prompts", prompts)[0] == 0
+    rows = json.loads((out / "sweep.json").read_text())
+    assert len(rows) == 2 * 6 and first.stat().st_mtime_ns == before
+    assert {row["features"] for row in rows if row["gamma"]} == {"pixels", own}
+
+
+def dark(x):
+    """A user's feature map."""
+    return -(x.flatten(1).mean(1, keepdim=True) ** 2)
+
+
+def test_one_bad_setting_does_not_stop_the_others(sweep, capsys):
+    code, out = sweep("red dog", "--methods", "sds", "--gammas", "0", "1e38", "--features", "pixels")
+    assert code == 1 and "failed: sds, gamma 1e+38, pixels: red dog" in capsys.readouterr().err
+    assert len(json.loads((out / "sweep.json").read_text())) == 2
+
+
+@pytest.mark.parametrize(
+    ("flags", "told"),
+    [
+        (["--methods", "vds"], 'Did you mean "vsd"'),
+        (["--gammas", "0", "0"], "one is given twice"),
+        (["--gammas", "nan"], "finite"),
+        (["--features", "pixel"], 'Did you mean "pixels"'),
+        (["--prompts", "nowhere.txt"], "nowhere.txt"),
+        (["--prior", "some/model"], "held-out prompts are for the prior heads"),
+        (["--particles", "0"], "particles is 0"),
+    ],
+)
+def test_bad_input_is_told_before_any_model_is_loaded(flags, told, monkeypatch, capsys, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("rsd.tasks.text_to_image.job.load_networks", lambda *a, **k: pytest.fail("a model was loaded"))
+    assert main(["sweep", *flags]) == 2
+    assert told in capsys.readouterr().err and not (tmp_path / "runs").exists()
+
+
+def test_the_paper_s_sweep_is_the_default():
+    sweep = Sweep()
+    assert len(prompts_of(sweep)) == 16
+    points = settings(sweep)
+    assert [(p.method, p.gamma) for p in points] == [("ancestral", 0), *(("vsd", g) for g in (0, 10, 20, 30, 40))]
+    assert {p.options.features_name for p in points} == {"heads"} and points[0].options.steps == 30
+
+
+def test_a_curve_starts_at_its_method_s_gamma_zero():
+    def row(method, gamma, features, div, prompt):
+        figures = dict.fromkeys(("agreement", "coverage", "clip", "aesthetic", "seconds"))
+        return {"method": method, "gamma": gamma, "features": features, "prompt": prompt, "div": div, **figures}
+
+    table = [row("vsd", 0, None, 0.1, "a"), row("vsd", 0, None, 0.3, "b"), row("ancestral", 0, None, 1.0, "a")]
+    table += [row("vsd", 9, "pixels", 0.5, "a"), row("vsd", 9, "heads", 0.6, "a")]
+    assert means(table)["vsd", None, 0]["div"] == pytest.approx(0.2)
+    found = {label: [(g, f["div"]) for g, f in points] for label, points in curves(table).items()}
+    expected = pytest.approx(0.2)
+    assert found == {"vsd, pixels": [(0, expected), (9, 0.5)], "vsd, heads": [(0, expected), (9, 0.6)]}
