@@ -61,7 +61,7 @@ def test_a_sweep_leaves_what_the_contract_says_and_does_nothing_twice(sweep, pro
     assert (out / "sweep.json").read_text() == before and "0 to do" in capsys.readouterr().out
 
 
-def test_an_interrupted_sweep_goes_on_and_grows(sweep, prompts, monkeypatch):
+def test_an_interrupted_sweep_goes_on_and_grows(sweep, monkeypatch):
     finish = RunFolder.finish
 
     def killed(self, metrics):
@@ -69,26 +69,17 @@ def test_an_interrupted_sweep_goes_on_and_grows(sweep, prompts, monkeypatch):
         raise KeyboardInterrupt
 
     monkeypatch.setattr(RunFolder, "finish", killed)
-    code, out = sweep(*FLAGS, prompts)
+    code, out = sweep("red dog", *FLAGS[:-1])
     assert code == 130 and not (out / "sweep.json").exists()
     monkeypatch.undo()
     first = next(out.rglob("metrics.json"))
     before = first.stat().st_mtime_ns
-    assert sweep(*FLAGS, prompts)[0] == 0 and first.stat().st_mtime_ns == before
-    more = (
-        "--methods",
-        "sds",
-        "--gammas",
-        "0",
-        "5",
-        "9",
-        "--features",
-        "pixels",
-        "tests.text_to_image.test_sweep:dark",
-    )
-    assert sweep(*more, "--prompts", prompts)[0] == 0
+    assert sweep("red dog", *FLAGS[:-1])[0] == 0 and first.stat().st_mtime_ns == before
+    own = "tests.text_to_image.test_sweep:dark"
+    more = ("red dog", "--methods", "sds", "--gammas", "0", "5", "9", "--features", "pixels", own)
+    assert sweep(*more)[0] == 0
     rows = json.loads((out / "sweep.json").read_text())
-    assert len(rows) == 2 * 6 and first.stat().st_mtime_ns == before
+    assert len(rows) == 6 and first.stat().st_mtime_ns == before
     assert {row["features"] for row in rows if row["gamma"]} == {"pixels", own}
 
 
