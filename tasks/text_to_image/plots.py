@@ -33,7 +33,8 @@ def curves(table: list[dict[str, Any]]) -> dict[str, list[tuple[float, dict[str,
     points = {key: figures for key, figures in means(table).items() if key[0] != "ancestral"}
     found: dict[str, list[tuple[float, dict[str, float | None]]]] = {}
     for method in dict.fromkeys(key[0] for key in points):
-        names = [f for f in dict.fromkeys(key[1] for key in points if key[0] == method) if f] or [None]
+        used = dict.fromkeys(key[1] for key in points if key[0] == method)
+        names: list[str | None] = [name for name in used if name] or [None]
         for name in names:
             label = method if len(names) == 1 else f"{method}, {name}"
             mine = [(k[2], v) for k, v in points.items() if k[0] == method and k[1] in (None, name)]
@@ -52,9 +53,12 @@ def tradeoff(table: list[dict[str, Any]], path: Path) -> None:
     figure, axis = plt.subplots(figsize=(6.4, 4.4), layout="constrained")
     height = quality(table)
     for (label, points), marker in zip(curves(table).items(), "osD^vP*Xph" * 9, strict=False):
-        known = [(g, f["div"], f[height] if height else f["div"]) for g, f in points]
-        known = [(g, x, y) for g, x, y in known if x is not None and y is not None]
-        across = [x if height else g for g, x, _ in known]
+        known: list[tuple[float, float, float]] = []
+        for gamma, f in points:
+            x, y = f["div"], f[height] if height else f["div"]
+            if x is not None and y is not None:
+                known.append((gamma, x, y))
+        across = [x if height else gamma for gamma, x, _ in known]
         (line,) = axis.plot(across, [y for *_, y in known], f"{marker}-", label=label, linewidth=1.2, markersize=5)
         for at, (gamma, _, y) in zip(across, known, strict=True):
             text = f"$\\gamma$={gamma:g}" if gamma == known[0][0] else f"{gamma:g}"

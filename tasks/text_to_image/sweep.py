@@ -176,7 +176,11 @@ def main(argv: list[str]) -> int:
     from rsd.session import plain_warnings
 
     with plain_warnings():
-        return run(sweep, points, prompts_of(sweep))
+        try:
+            return run(sweep, points, prompts_of(sweep))
+        except KeyboardInterrupt:
+            print("\nrsd: interrupted; what was done is kept, the same command goes on", file=sys.stderr)
+            return 130
 
 
 def run(sweep: Sweep, points: list[Setting], prompts: list[str]) -> int:

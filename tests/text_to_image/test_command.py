@@ -55,6 +55,8 @@ def test_a_run_leaves_what_the_contract_says(draw):
     assert (text["gamma"], text["prompt"], text["method"]) == ("5.0", "red dog", "vsd")
     config = yaml.safe_load((out / "config.yaml").read_text())
     assert (config["gamma"], config["prompt"], config["method"]) == (5.0, "red dog", "vsd")
+    again, _ = parse(["--config", str(out / "config.yaml"), "red dog"])  # what a run leaves says how to run it again
+    assert (again.gamma, again.features, again.particles, again.prompt) == (5.0, "pixels", 3, ("red dog",))
     bib = (out / "citations.bib").read_text()
     assert "wang2023prolificdreamer" in bib and "hu2022lora" in bib and "caron2021" not in bib
 

@@ -61,7 +61,7 @@ def test_a_sweep_leaves_what_the_contract_says_and_does_nothing_twice(sweep, pro
     assert (out / "sweep.json").read_text() == before and "0 to do" in capsys.readouterr().out
 
 
-def test_an_interrupted_sweep_goes_on_and_grows(sweep, monkeypatch):
+def test_an_interrupted_sweep_goes_on_and_grows(sweep, monkeypatch, capsys):
     finish = RunFolder.finish
 
     def killed(self, metrics):
@@ -71,6 +71,7 @@ def test_an_interrupted_sweep_goes_on_and_grows(sweep, monkeypatch):
     monkeypatch.setattr(RunFolder, "finish", killed)
     code, out = sweep("red dog", *FLAGS[:-1])
     assert code == 130 and not (out / "sweep.json").exists()
+    assert "the same command goes on" in capsys.readouterr().err
     monkeypatch.undo()
     first = next(out.rglob("metrics.json"))
     before = first.stat().st_mtime_ns
