@@ -6,6 +6,7 @@ Any head's run works that is an iterator of records with a state (see :class:`Ru
 from __future__ import annotations
 
 import math
+import shutil
 import signal
 import sys
 import time
@@ -89,13 +90,15 @@ class Session:
                     raise KeyboardInterrupt
 
     def film(self, images: torch.Tensor) -> None:
-        """evolution.gif from the frames, which are removed, and the result ``images`` [N, 3, H, W]."""
+        """evolution.gif from the frames, which are removed, and the result ``images`` [N, 3, H, W].
+
+        A run killed after this and resumed has no frames: the film it has stays.
+        """
         folder = self.folder.path
-        files = sorted((folder / "frames").glob("*.png"))
-        media.write_gif(folder / "evolution.gif", [_unstrip(media.read_image(f)) for f in files] + [images])
-        for file in files:
-            file.unlink()
-        (folder / "frames").rmdir()
+        film, files = folder / "evolution.gif", sorted((folder / "frames").glob("*.png"))
+        if files or not film.exists():
+            media.write_gif(film, [_unstrip(media.read_image(f)) for f in files] + [images])
+        shutil.rmtree(folder / "frames", ignore_errors=True)
 
 
 def _told(record: Record) -> dict[str, Any]:

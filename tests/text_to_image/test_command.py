@@ -96,6 +96,16 @@ def test_a_killed_run_resumes_to_the_same_pixels(draw, flags, monkeypatch):
     assert draw(*flags, "--resume", "--seed", "9", out="cut", steps=6)[0] == 2
 
 
+def test_a_run_killed_at_its_very_end_keeps_its_film(draw, monkeypatch):
+    flags = ("red dog", "--method", "sds", "--checkpoint-every", "2")
+    monkeypatch.setattr(RunFolder, "finish", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+    code, out = draw(*flags)
+    film = (out / "evolution.gif").read_bytes()
+    assert code == 130 and not (out / "frames").exists()
+    monkeypatch.undo()
+    assert draw(*flags, "--resume")[0] == 0 and (out / "evolution.gif").read_bytes() == film
+
+
 def test_several_prompts_are_one_run_each_and_a_prompt_is_the_same_alone(draw, tmp_path, capsys):
     file = tmp_path / "prompts.txt"
     file.write_text("# two\nred dog\nred cat\n")
