@@ -14,7 +14,8 @@ from transformers import ViTConfig, ViTModel
 from scripts.heads.autoencoder import to_tensor
 from scripts.heads.fit import fit
 
-PROTOTYPES, WIDTH, VIEWS = 512, 128, 2
+PROTOTYPES, WIDTH = 256, 128
+SPREAD = 0.1  # weight of the KoLeo regulariser
 STUDENT_TEMPERATURE, TEACHER_TEMPERATURE = 0.1, 0.05
 
 
@@ -27,17 +28,13 @@ def build() -> ViTModel:
 
 
 def recolour(x: torch.Tensor, rng: np.random.Generator) -> torch.Tensor:
-    """Each image's own hue (any), saturation, contrast and brightness; one in five goes grey.
-
-    Two views of a head then share its shapes and which parts have one colour, but no colour by itself: with milder
-    changes the background alone tells heads apart and nothing else is learnt.
-    """
+    """Each image's own hue (+-36 degrees), saturation, contrast and brightness; one in five goes grey."""
     n = len(x)
     luma = torch.tensor([0.299, 0.587, 0.114])
     grey = luma.expand(3, 3)
     axis = torch.ones(3) / 3**0.5
     cross = torch.linalg.cross(axis.expand(3, 3), torch.eye(3)).T
-    angle = torch.tensor(rng.uniform(-np.pi, np.pi, n), dtype=torch.float32)[:, None, None]
+    angle = torch.tensor(rng.uniform(-0.63, 0.63, n), dtype=torch.float32)[:, None, None]
     turn = angle.cos() * torch.eye(3) + angle.sin() * cross + (1 - angle.cos()) * torch.outer(axis, axis)
     saturation = torch.tensor(rng.uniform(0.5, 1.5, n) * (rng.random(n) > 0.2), dtype=torch.float32)[:, None, None]
     contrast = torch.tensor(rng.uniform(0.6, 1.4, n), dtype=torch.float32)[:, None, None]
@@ -60,7 +57,7 @@ def crops(images: torch.Tensor, rng: np.random.Generator, size: int, area: tuple
 
 
 class Branch(nn.Module):
-    """Backbone and DINO head: images [B, 3, h, w] to logits over prototypes [B, K]."""
+    """Backbone and DINO head: images [B, 3, 64, 64] to logits over prototypes [B, K] and class tokens [B, d]."""
 
     def __init__(self):
         super().__init__()
@@ -73,27 +70,45 @@ class Branch(nn.Module):
 
     def forward(self, x):
         token = self.backbone(x).last_hidden_state[:, 0]
-        return self.last(F.normalize(self.mlp(token), dim=-1))
+        return self.last(F.normalize(self.mlp(token), dim=-1)), token
+
+
+def sinkhorn(logits: torch.Tensor, rounds: int = 3) -> torch.Tensor:
+    """Soft assignment of images to prototypes, [B, K] to [B, K], rows of sum 1, that uses every prototype alike.
+
+    DINO's running centre does this in the long run; a short training collapses to a few prototypes without it.
+    """
+    q = (logits / TEACHER_TEMPERATURE).exp()
+    for _ in range(rounds):
+        q = q / q.sum(0, keepdim=True)
+        q = q / q.sum(1, keepdim=True)
+    return q
+
+
+def koleo(tokens: torch.Tensor) -> torch.Tensor:
+    """-mean log distance to the nearest other image of the batch, on the unit sphere; tokens [B, d]."""
+    phi = F.normalize(tokens.float(), dim=-1)
+    nearest = (phi @ phi.T).fill_diagonal_(-2).detach().argmax(1)
+    return -((phi - phi[nearest]).norm(dim=-1) + 1e-4).log().mean()
 
 
 class Dino(nn.Module):
-    """Student and its moving-average teacher, whose outputs are centred and sharpened."""
+    """Student and its moving-average teacher, with DINOv2's Sinkhorn assignments and KoLeo regulariser (Oquab et al.
+    2023)."""
 
     def __init__(self):
         super().__init__()
         self.student = Branch()
         self.teacher = copy.deepcopy(self.student).requires_grad_(False)
-        self.center: torch.Tensor
-        self.register_buffer("center", torch.zeros(PROTOTYPES))
 
-    def forward(self, views: list[torch.Tensor]) -> torch.Tensor:
+    def forward(self, views: list[torch.Tensor]) -> dict[str, torch.Tensor]:
+        """Losses of two views, each [B, 3, 64, 64]: every view's student guesses the other view's teacher."""
         with torch.no_grad():
-            raw = [self.teacher(x).float() for x in views]
-            aims = [((r - self.center) / TEACHER_TEMPERATURE).softmax(-1) for r in raw]
-            self.center.mul_(0.9).add_(0.1 * torch.cat(raw).mean(0))
-        guesses = [(self.student(x).float() / STUDENT_TEMPERATURE).log_softmax(-1) for x in views]
-        pairs = [-(a * g).sum(-1).mean() for i, a in enumerate(aims) for j, g in enumerate(guesses) if i != j]
-        return torch.stack(pairs).mean()
+            aims = [sinkhorn(self.teacher(x)[0].float()) for x in views]
+        guesses, tokens = zip(*(self.student(x) for x in views), strict=True)
+        logs = [(g.float() / STUDENT_TEMPERATURE).log_softmax(-1) for g in guesses]
+        cross = [-(aims[1 - i] * log).sum(-1).mean() for i, log in enumerate(logs)]
+        return {"dino": sum(cross) / 2, "koleo": SPREAD * sum(koleo(t) for t in tokens) / 2}
 
 
 def train(images: np.ndarray, out: Path, steps: int, batch: int = 48, lr: float = 1e-3) -> ViTModel:
@@ -105,7 +120,7 @@ def train(images: np.ndarray, out: Path, steps: int, batch: int = 48, lr: float 
 
     def loss(model, rng, device):
         x = to_tensor(images[rng.integers(len(images), size=batch)], device)
-        return {"dino": model([crops(x, rng, 64, (0.6, 1.0)) for _ in range(VIEWS)])}
+        return model([crops(x, rng, 64, (0.5, 1.0)) for _ in range(2)])
 
     @torch.no_grad()
     def follow(model, step):
