@@ -14,8 +14,7 @@ from transformers import ViTConfig, ViTModel
 from scripts.heads.autoencoder import to_tensor
 from scripts.heads.fit import fit
 
-PROTOTYPES, WIDTH = 256, 128
-SPREAD = 0.1  # weight of the KoLeo regulariser
+PROTOTYPES, WIDTH, LOCAL_CROPS = 512, 128, 3
 STUDENT_TEMPERATURE, TEACHER_TEMPERATURE = 0.1, 0.05
 
 
@@ -27,37 +26,19 @@ def build() -> ViTModel:
     return ViTModel(config, add_pooling_layer=False)
 
 
-def recolour(x: torch.Tensor, rng: np.random.Generator) -> torch.Tensor:
-    """Each image's own hue (+-36 degrees), saturation, contrast and brightness; one in five goes grey."""
-    n = len(x)
-    luma = torch.tensor([0.299, 0.587, 0.114])
-    grey = luma.expand(3, 3)
-    axis = torch.ones(3) / 3**0.5
-    cross = torch.linalg.cross(axis.expand(3, 3), torch.eye(3)).T
-    angle = torch.tensor(rng.uniform(-0.63, 0.63, n), dtype=torch.float32)[:, None, None]
-    turn = angle.cos() * torch.eye(3) + angle.sin() * cross + (1 - angle.cos()) * torch.outer(axis, axis)
-    saturation = torch.tensor(rng.uniform(0.5, 1.5, n) * (rng.random(n) > 0.2), dtype=torch.float32)[:, None, None]
-    contrast = torch.tensor(rng.uniform(0.6, 1.4, n), dtype=torch.float32)[:, None, None]
-    matrix = contrast * (saturation * turn + (1 - saturation) * grey)
-    shift = torch.tensor(rng.uniform(-0.3, 0.3, n), dtype=torch.float32)[:, None, None, None]
-    return torch.einsum("nij,njhw->nihw", matrix.to(x), x) + shift.to(x)
-
-
 def crops(images: torch.Tensor, rng: np.random.Generator, size: int, area: tuple[float, float]) -> torch.Tensor:
-    """Each image's own square crop, colours and noise: [B, 3, 64, 64] to [B, 3, size, size]."""
-    n = len(images)
-    edge = rng.uniform(*area, n) ** 0.5
-    middle = rng.uniform(-1, 1, (n, 2)) * (1 - edge)[:, None]
-    zoom = torch.zeros(n, 2, 3)
-    zoom[:, 0, 0] = zoom[:, 1, 1] = torch.tensor(edge, dtype=torch.float32)
-    zoom[:, :, 2] = torch.tensor(middle, dtype=torch.float32)
-    grid = F.affine_grid(zoom.to(images), [n, 3, size, size], align_corners=False)
-    x = recolour(F.grid_sample(images, grid, padding_mode="reflection", align_corners=False), rng)
-    return x + torch.rand(n, 1, 1, 1, device=x.device) ** 2 * 0.4 * torch.randn_like(x)
+    """One random square crop a batch, resized to ``size``; its own brightness, noise and blur for each image."""
+    edge = int(round(64 * float(rng.uniform(*area)) ** 0.5))
+    top, left = rng.integers(0, 64 - edge + 1, size=2)
+    x = images[..., top : top + edge, left : left + edge]
+    x = F.interpolate(x, size=(size, size), mode="bilinear", antialias=True)
+    strength = torch.rand(len(x), 3, 1, 1, device=x.device)
+    x = x * (0.8 + 0.4 * strength[:, :1]) + 0.2 * (strength[:, 1:2] - 0.5)
+    return x + 0.5 * strength[:, 2:] ** 2 * torch.randn_like(x)
 
 
 class Branch(nn.Module):
-    """Backbone and DINO head: images [B, 3, 64, 64] to logits over prototypes [B, K] and class tokens [B, d]."""
+    """Backbone and DINO head: images [B, 3, h, w] to logits over prototypes [B, K]."""
 
     def __init__(self):
         super().__init__()
@@ -69,58 +50,38 @@ class Branch(nn.Module):
         self.last.parametrizations.weight.original0.requires_grad_(False)
 
     def forward(self, x):
-        token = self.backbone(x).last_hidden_state[:, 0]
-        return self.last(F.normalize(self.mlp(token), dim=-1)), token
-
-
-def sinkhorn(logits: torch.Tensor, rounds: int = 3) -> torch.Tensor:
-    """Soft assignment of images to prototypes, [B, K] to [B, K], rows of sum 1, that uses every prototype alike.
-
-    DINO's running centre does this in the long run; a short training collapses to a few prototypes without it.
-    """
-    q = (logits / TEACHER_TEMPERATURE).exp()
-    for _ in range(rounds):
-        q = q / q.sum(0, keepdim=True)
-        q = q / q.sum(1, keepdim=True)
-    return q
-
-
-def koleo(tokens: torch.Tensor) -> torch.Tensor:
-    """-mean log distance to the nearest other image of the batch, on the unit sphere; tokens [B, d]."""
-    phi = F.normalize(tokens.float(), dim=-1)
-    nearest = (phi @ phi.T).fill_diagonal_(-2).detach().argmax(1)
-    return -((phi - phi[nearest]).norm(dim=-1) + 1e-4).log().mean()
+        token = self.backbone(x, interpolate_pos_encoding=x.shape[-1] != 64).last_hidden_state[:, 0]
+        return self.last(F.normalize(self.mlp(token), dim=-1))
 
 
 class Dino(nn.Module):
-    """Student and its moving-average teacher, with DINOv2's Sinkhorn assignments and KoLeo regulariser (Oquab et al.
-    2023)."""
+    """Student and its moving-average teacher, whose outputs are centred and sharpened."""
 
     def __init__(self):
         super().__init__()
         self.student = Branch()
         self.teacher = copy.deepcopy(self.student).requires_grad_(False)
+        self.center: torch.Tensor
+        self.register_buffer("center", torch.zeros(PROTOTYPES))
 
-    def forward(self, views: list[torch.Tensor]) -> dict[str, torch.Tensor]:
-        """Losses of two views, each [B, 3, 64, 64]: every view's student guesses the other view's teacher."""
+    def forward(self, large: list[torch.Tensor], small: list[torch.Tensor]) -> torch.Tensor:
         with torch.no_grad():
-            aims = [sinkhorn(self.teacher(x)[0].float()) for x in views]
-        guesses, tokens = zip(*(self.student(x) for x in views), strict=True)
-        logs = [(g.float() / STUDENT_TEMPERATURE).log_softmax(-1) for g in guesses]
-        cross = [-(aims[1 - i] * log).sum(-1).mean() for i, log in enumerate(logs)]
-        return {"dino": sum(cross) / 2, "koleo": SPREAD * sum(koleo(t) for t in tokens) / 2}
+            raw = [self.teacher(x).float() for x in large]
+            aims = [((r - self.center) / TEACHER_TEMPERATURE).softmax(-1) for r in raw]
+            self.center.mul_(0.9).add_(0.1 * torch.cat(raw).mean(0))
+        guesses = [(self.student(x).float() / STUDENT_TEMPERATURE).log_softmax(-1) for x in [*large, *small]]
+        pairs = [-(a * g).sum(-1).mean() for i, a in enumerate(aims) for j, g in enumerate(guesses) if i != j]
+        return torch.stack(pairs).mean()
 
 
 def train(images: np.ndarray, out: Path, steps: int, batch: int = 48, lr: float = 1e-3) -> ViTModel:
-    """The teacher's backbone after ``steps``.
-
-    Only large views: what tells heads apart (glasses, a mouth, an ear-ring) is small, and a small crop shares none of
-    it with the whole.
-    """
+    """The teacher's backbone after ``steps``."""
 
     def loss(model, rng, device):
         x = to_tensor(images[rng.integers(len(images), size=batch)], device)
-        return model([crops(x, rng, 64, (0.5, 1.0)) for _ in range(2)])
+        large = [crops(x, rng, 64, (0.5, 1.0)) for _ in range(2)]
+        small = [crops(x, rng, 32, (0.15, 0.5)) for _ in range(LOCAL_CROPS)]
+        return {"dino": model(large, small)}
 
     @torch.no_grad()
     def follow(model, step):
