@@ -14,7 +14,7 @@ from transformers import ViTConfig, ViTModel
 from scripts.heads.autoencoder import to_tensor
 from scripts.heads.fit import fit
 
-PROTOTYPES, WIDTH, VIEWS = 512, 128, 2
+PROTOTYPES, WIDTH, LOCAL_CROPS = 512, 128, 3
 STUDENT_TEMPERATURE, TEACHER_TEMPERATURE = 0.1, 0.05
 
 
@@ -26,37 +26,15 @@ def build() -> ViTModel:
     return ViTModel(config, add_pooling_layer=False)
 
 
-def recolour(x: torch.Tensor, rng: np.random.Generator) -> torch.Tensor:
-    """Each image's own hue (any), saturation, contrast and brightness; one in five goes grey.
-
-    Two views of a head then share its shapes and which parts have one colour, but no colour by itself: with milder
-    changes the background alone tells heads apart and nothing else is learnt.
-    """
-    n = len(x)
-    luma = torch.tensor([0.299, 0.587, 0.114])
-    grey = luma.expand(3, 3)
-    axis = torch.ones(3) / 3**0.5
-    cross = torch.linalg.cross(axis.expand(3, 3), torch.eye(3)).T
-    angle = torch.tensor(rng.uniform(-np.pi, np.pi, n), dtype=torch.float32)[:, None, None]
-    turn = angle.cos() * torch.eye(3) + angle.sin() * cross + (1 - angle.cos()) * torch.outer(axis, axis)
-    saturation = torch.tensor(rng.uniform(0.5, 1.5, n) * (rng.random(n) > 0.2), dtype=torch.float32)[:, None, None]
-    contrast = torch.tensor(rng.uniform(0.6, 1.4, n), dtype=torch.float32)[:, None, None]
-    matrix = contrast * (saturation * turn + (1 - saturation) * grey)
-    shift = torch.tensor(rng.uniform(-0.3, 0.3, n), dtype=torch.float32)[:, None, None, None]
-    return torch.einsum("nij,njhw->nihw", matrix.to(x), x) + shift.to(x)
-
-
 def crops(images: torch.Tensor, rng: np.random.Generator, size: int, area: tuple[float, float]) -> torch.Tensor:
-    """Each image's own square crop, colours and noise: [B, 3, 64, 64] to [B, 3, size, size]."""
-    n = len(images)
-    edge = rng.uniform(*area, n) ** 0.5
-    middle = rng.uniform(-1, 1, (n, 2)) * (1 - edge)[:, None]
-    zoom = torch.zeros(n, 2, 3)
-    zoom[:, 0, 0] = zoom[:, 1, 1] = torch.tensor(edge, dtype=torch.float32)
-    zoom[:, :, 2] = torch.tensor(middle, dtype=torch.float32)
-    grid = F.affine_grid(zoom.to(images), [n, 3, size, size], align_corners=False)
-    x = recolour(F.grid_sample(images, grid, padding_mode="reflection", align_corners=False), rng)
-    return x + torch.rand(n, 1, 1, 1, device=x.device) ** 2 * 0.4 * torch.randn_like(x)
+    """One random square crop a batch, resized to ``size``; its own brightness, noise and blur for each image."""
+    edge = int(round(64 * float(rng.uniform(*area)) ** 0.5))
+    top, left = rng.integers(0, 64 - edge + 1, size=2)
+    x = images[..., top : top + edge, left : left + edge]
+    x = F.interpolate(x, size=(size, size), mode="bilinear", antialias=True)
+    strength = torch.rand(len(x), 3, 1, 1, device=x.device)
+    x = x * (0.8 + 0.4 * strength[:, :1]) + 0.2 * (strength[:, 1:2] - 0.5)
+    return x + 0.5 * strength[:, 2:] ** 2 * torch.randn_like(x)
 
 
 class Branch(nn.Module):
@@ -72,7 +50,7 @@ class Branch(nn.Module):
         self.last.parametrizations.weight.original0.requires_grad_(False)
 
     def forward(self, x):
-        token = self.backbone(x).last_hidden_state[:, 0]
+        token = self.backbone(x, interpolate_pos_encoding=x.shape[-1] != 64).last_hidden_state[:, 0]
         return self.last(F.normalize(self.mlp(token), dim=-1))
 
 
@@ -86,26 +64,24 @@ class Dino(nn.Module):
         self.center: torch.Tensor
         self.register_buffer("center", torch.zeros(PROTOTYPES))
 
-    def forward(self, views: list[torch.Tensor]) -> torch.Tensor:
+    def forward(self, large: list[torch.Tensor], small: list[torch.Tensor]) -> torch.Tensor:
         with torch.no_grad():
-            raw = [self.teacher(x).float() for x in views]
+            raw = [self.teacher(x).float() for x in large]
             aims = [((r - self.center) / TEACHER_TEMPERATURE).softmax(-1) for r in raw]
             self.center.mul_(0.9).add_(0.1 * torch.cat(raw).mean(0))
-        guesses = [(self.student(x).float() / STUDENT_TEMPERATURE).log_softmax(-1) for x in views]
+        guesses = [(self.student(x).float() / STUDENT_TEMPERATURE).log_softmax(-1) for x in [*large, *small]]
         pairs = [-(a * g).sum(-1).mean() for i, a in enumerate(aims) for j, g in enumerate(guesses) if i != j]
         return torch.stack(pairs).mean()
 
 
 def train(images: np.ndarray, out: Path, steps: int, batch: int = 48, lr: float = 1e-3) -> ViTModel:
-    """The teacher's backbone after ``steps``.
-
-    Only large views: what tells heads apart (glasses, a mouth, an ear-ring) is small, and a small crop shares none of
-    it with the whole.
-    """
+    """The teacher's backbone after ``steps``."""
 
     def loss(model, rng, device):
         x = to_tensor(images[rng.integers(len(images), size=batch)], device)
-        return {"dino": model([crops(x, rng, 64, (0.6, 1.0)) for _ in range(VIEWS)])}
+        large = [crops(x, rng, 64, (0.5, 1.0)) for _ in range(2)]
+        small = [crops(x, rng, 32, (0.15, 0.5)) for _ in range(LOCAL_CROPS)]
+        return {"dino": model(large, small)}
 
     @torch.no_grad()
     def follow(model, step):

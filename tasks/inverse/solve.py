@@ -32,7 +32,7 @@ class Settings:
     lambda_: float = 0.2
     rho: float = 0.075
     lr_x: float = 0.2
-    lr_z: float = 0.8
+    lr_z: float = 0.4
     prompt: str = ""
     negative_prompt: str = ""
     guidance: float = 1.0
