@@ -45,7 +45,7 @@ class Study:
     """Where runs and tables go."""
     heads: int = 32
     """How many held-out frontal heads."""
-    gammas: tuple[float, ...] = (5, 10, 100)
+    gammas: tuple[float, ...] = (6, 10, 100)
     """half-face: the weights of the repulsion besides 0."""
     split: Literal["test", "validation"] = "test"
     """validation: for tuning; test: for reporting."""
