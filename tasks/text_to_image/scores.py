@@ -70,7 +70,7 @@ def load_scorers(
     if judge is None:
         reasons["agreement"] = reasons["coverage"] = "needs the heads prior, whose attributes are known"
     own, own_name = _div(judge, div_features, device, reasons)
-    if own_name == repulsion:
+    if repulsion and own_name == repulsion:
         warnings.warn(f"Div is measured on {repulsion}, which the repulsion used: it says too much.", stacklevel=2)
     clip = metrics.load_clip_score(clip_model, device=device) if "clip" in wanted else None
     rate = load_aesthetic(aesthetic_weights, clip=clip_model, device=device) if "aesthetic" in wanted else None
