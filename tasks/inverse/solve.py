@@ -26,7 +26,7 @@ class Settings:
     method: str = "rlsd"
     particles: int = 4
     steps: int = 100
-    gamma: float = 10.0
+    gamma: float = 6.0
     window: tuple[float, float] = (0.0, 1.0)
     interacting: int | None = None
     lambda_: float = 0.2
