@@ -20,8 +20,8 @@ $(VENV)/ready: pyproject.toml constraints.txt
 
 demo: $(VENV)/ready  ## four completions of a half-hidden face, in runs/demo
 	rm -rf $(DEMO)
-	$(BIN)/rsd heads --out $(DEMO)/heads --number 1 --first 4
-	$(BIN)/rsd restore $(DEMO)/heads/head-0004.png --clean --task inpaint_half_face --out $(DEMO)/restored
+	$(BIN)/rsd heads --out $(DEMO)/heads --number 1 --first 9
+	$(BIN)/rsd restore $(DEMO)/heads/head-0009.png --clean --task inpaint_half_face --out $(DEMO)/restored
 	@echo "look at $(DEMO)/restored/grid.png, spread.png and evolution.gif"
 
 test: $(VENV)/ready  ## the default suite, with coverage
