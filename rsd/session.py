@@ -1,6 +1,6 @@
 """A run in its folder: the progress bar, the log, frames of a film, checkpoints, Ctrl-C, and what it has cost.
 
-Any head's run works that is an iterator of records with a state (see :class:`Run`).
+Any head's :class:`rsd.run.Run` works.
 """
 
 from __future__ import annotations
@@ -13,36 +13,23 @@ import time
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 from tqdm import tqdm
 
 from rsd import media
+from rsd.citations import bibtex
 from rsd.engine import Record
 from rsd.priors.base import Prior
-from rsd.runs import RunFolder
+from rsd.run import Run
+from rsd.runs import RunFolder, provenance, write_bytes
 
 FRAMES = 40
 
 
-class Run(Protocol):
-    """What a head brings: ``step`` counts the steps done, ``particles.images()`` is [N, 3, H, W] in [-1, 1]."""
-
-    particles: Any
-    step: int
-
-    def steps(self) -> Iterator[Record]: ...
-
-    def state(self) -> dict[str, Any]: ...
-
-    def load_state(self, state: dict[str, Any]) -> None: ...
-
-    def finish(self) -> torch.Tensor: ...
-
-
 class Session:
-    """A run that goes on from its folder's checkpoint, if there is one: :meth:`drive` it, then :meth:`film` it."""
+    """A run that goes on from its folder's checkpoint, if there is one: :meth:`drive` it, then :meth:`finish` it."""
 
     def __init__(self, run: Run, folder: RunFolder, prior: Prior):
         """Load the checkpoint and drop the log beyond it."""
@@ -99,6 +86,15 @@ class Session:
         if files or not film.exists():
             media.write_gif(film, [_unstrip(media.read_image(f)) for f in files] + [images])
         shutil.rmtree(folder / "frames", ignore_errors=True)
+
+    def finish(self, images: torch.Tensor, figures: dict[str, Any], *, seed: int, model: str, cited: list[str]) -> None:
+        """The film of a run that ends in ``images``, provenance.json, citations.bib (``cited``: keys of rsd.citations)
+        and, last, metrics.json: ``figures`` and what the run has cost."""
+        self.film(images)
+        revision, device = getattr(self.prior, "revision", None), str(self.prior.device)
+        self.folder.write_json("provenance.json", provenance(seed=seed, model=model, revision=revision, device=device))
+        write_bytes(self.folder.path / "citations.bib", bibtex(cited).encode())
+        self.folder.finish({**figures, **self.spent()})
 
 
 def _told(record: Record) -> dict[str, Any]:

@@ -11,11 +11,10 @@ from typing import Any
 import torch
 
 from rsd import media
-from rsd.citations import bibtex
 from rsd.features import load_features
 from rsd.priors import check_prior_name, load_prior
 from rsd.priors.base import Prior
-from rsd.runs import RunFolder, provenance, slug, write_bytes
+from rsd.runs import RunFolder, slug
 from rsd.session import Session, pick_device, survives
 
 from .command import resolved
@@ -146,12 +145,7 @@ def restore_one(path: Path, options: Restore, networks: Networks, folder: RunFol
         images = torch.where(problem.operator.observed.cpu(), problem.y.cpu().float(), images)
     figures = score(images, problem, options, networks.scorers)
     write_results(images, problem, folder, options)
-    session.film(images)
-    revision = getattr(prior, "revision", None)
-    made = provenance(seed=options.seed, model=options.prior, revision=revision, device=str(prior.device))
-    folder.write_json("provenance.json", made)
-    write_bytes(folder.path / "citations.bib", bibtex(cited(options)).encode())
-    folder.finish({**figures, **session.spent()})
+    session.finish(images, figures, seed=options.seed, model=options.prior, cited=cited(options))
     print(f"{path.name}: {_headline(figures)}; {folder.path}")
 
 

@@ -12,6 +12,7 @@ from rsd.engine import Embed, Record, distill
 from rsd.priors import load_prior
 from rsd.priors.base import Prior
 from rsd.repulsion import Interaction
+from rsd.run import Run as BaseRun
 from rsd.settings import known
 
 from .names import METHODS
@@ -60,7 +61,7 @@ class Restoration:
     records: list[Record]
 
 
-class Run:
+class Run(BaseRun):
     """One restoration in progress: iterate over :meth:`steps`, look at :attr:`particles`, then :meth:`finish`.
 
     ``y``: the measurement, [1, ...], the shape of ``operator(x)``. ``embed``: features of a latent, [N, d], for the
@@ -80,31 +81,13 @@ class Run:
         self.particles = kind(prior, operator, y, weights, ids=ids, seed=s.seed, image=image, chunk=s.chunk)
         self.timesteps = prior.schedule.descending(s.steps)
         self.condition = prior.condition(s.prompt, s.negative_prompt, s.guidance)
-        self.step = 0
 
-    def steps(self) -> Iterator[Record]:
-        """The steps still to do, one Record each."""
+    def records(self) -> Iterator[Record]:
         s = self.settings
-        records = distill(
+        return distill(
             self.particles, self.prior, timesteps=self.timesteps, seed=s.seed, image=self.image,
             condition=self.condition, interaction=s.interaction, embed=self.embed, chunk=s.chunk, start=self.step,
         )  # fmt: skip
-        for record in records:
-            self.step = record.step + 1
-            yield record
-
-    def finish(self) -> torch.Tensor:
-        """The result, [N, 3, H, W]."""
-        return self.particles.finish()
-
-    def state(self) -> dict[str, Any]:
-        """All that :meth:`load_state` needs to go on with the same pixels."""
-        return {"step": self.step, **self.particles.state()}
-
-    def load_state(self, state: dict[str, Any]) -> None:
-        """Go on where ``state`` was taken."""
-        self.step = int(state["step"])
-        self.particles.load_state(state)
 
 
 def decoded(prior: Prior, features: Callable[[torch.Tensor], torch.Tensor]) -> Embed:

@@ -23,10 +23,9 @@ from rsd.priors.base import Condition, Prior
 from rsd.randomness import integers, noise
 from rsd.reference import NFSD, LoraScore, Reference, UNetScore, sds
 from rsd.repulsion import Interaction
+from rsd.run import Run as BaseRun
 
 from .names import DISTILLATION, SCORES, TIMESTEPS
-
-GAMMA = DISTILLATION
 
 
 @dataclass(frozen=True)
@@ -35,7 +34,7 @@ class Settings:
 
     ``guidance``: s of uncond + s (text - uncond), the convention of diffusers; the negative prompt is the unconditional
     one, but NFSD's own term (by default the words of its paper).
-    ``gamma``: weight of the repulsion, or of SVGD's kernel gradient; None: see :data:`GAMMA`.
+    ``gamma``: weight of the repulsion, or of SVGD's kernel gradient; None: see :data:`names.DISTILLATION`.
     ``window``: it acts where lo <= (t+1)/T <= hi.
     ``t_range``: lowest and highest timestep, both included. ``timesteps``: "uniform", drawn for each step, or
     "annealed", straight down from the highest to the lowest. ``t_per_particle``: draw one for each particle.
@@ -62,7 +61,7 @@ class Settings:
 
     def __post_init__(self) -> None:
         """Raise ValueError for values that cannot run."""
-        choices = {"method": tuple(GAMMA), "score": SCORES, "timesteps": TIMESTEPS}
+        choices = {"method": tuple(DISTILLATION), "score": SCORES, "timesteps": TIMESTEPS}
         for name, known in choices.items():
             value = getattr(self, name)
             if value not in known:
@@ -76,7 +75,7 @@ class Settings:
     @property
     def interaction(self) -> Interaction:
         """The repulsion, or SVGD's."""
-        gamma = GAMMA[self.method] if self.gamma is None else self.gamma
+        gamma = DISTILLATION[self.method] if self.gamma is None else self.gamma
         return Interaction(gamma, self.window, kind="svgd" if self.method == "svgd" else "repulsion")
 
 
@@ -165,7 +164,7 @@ def make_reference(prior: Prior, prompt: str, settings: Settings, *, ids: Sequen
     return LoraScore(prior, text, rank=s.lora_rank, per_particle=s.score == "lora-each", **common)
 
 
-class Run:
+class Run(BaseRun):
     """One prompt in progress: iterate over :meth:`steps`, look at :attr:`particles`, then :meth:`finish`.
 
     ``embed``: features of a latent, [N, d], for the interaction. ``ids``: the particles' numbers in the ensemble.
@@ -184,30 +183,20 @@ class Run:
         self.condition: Condition = prior.condition(prompt, "" if s.method == "nfsd" else s.negative_prompt, s.guidance)
         self.reference = make_reference(prior, prompt, s, ids=ids, image=image)
         self.particles = Latents(prior, ids=ids, lr=s.lr, seed=s.seed, image=image, chunk=s.chunk)
-        self.step = 0
 
-    def steps(self) -> Iterator[Record]:
-        """The steps still to do, one Record each."""
+    def records(self) -> Iterator[Record]:
         s = self.settings
-        records = distill(
+        return distill(
             self.particles, self.prior, timesteps=self.timesteps, seed=s.seed, image=self.image,
             condition=self.condition, reference=self.reference, interaction=s.interaction, embed=self.embed,
             chunk=s.chunk, start=self.step,
         )  # fmt: skip
-        for record in records:
-            self.step = record.step + 1
-            yield record
-
-    def finish(self) -> torch.Tensor:
-        """The result, [N, 3, H, W]."""
-        return self.particles.finish()
 
     def state(self) -> dict[str, Any]:
-        """All that :meth:`load_state` needs to go on with the same pixels."""
-        return {"step": self.step, **self.particles.state(), "reference": self.reference.state()}
+        """All that :meth:`load_state` needs to go on with the same pixels, the reference's included."""
+        return {**super().state(), "reference": self.reference.state()}
 
     def load_state(self, state: dict[str, Any]) -> None:
         """Go on where ``state`` was taken."""
-        self.step = int(state["step"])
-        self.particles.load_state(state)
+        super().load_state(state)
         self.reference.load_state(state.get("reference", {}))

@@ -13,13 +13,12 @@ from typing import Any
 import torch
 
 from rsd import media
-from rsd.citations import bibtex
 from rsd.engine import Embed
 from rsd.features import check_features_name, load_features
 from rsd.metrics import CLIP
 from rsd.priors import check_prior_name, load_prior
 from rsd.priors.base import Prior
-from rsd.runs import RunFolder, provenance, slug, write_bytes
+from rsd.runs import RunFolder, slug
 from rsd.session import Session, pick_device, plain_warnings, survives
 
 from . import distillation, samplers
@@ -150,12 +149,7 @@ def draw(
         raise ValueError(f"{_short(prompt)}: the run diverged; {remedy}.")
     figures = score(images, prompt, networks.scorers)
     write_results(images, prompt, folder, options)
-    session.film(images)
-    revision = getattr(prior, "revision", None)
-    made = provenance(seed=options.seed, model=options.prior, revision=revision, device=str(prior.device))
-    folder.write_json("provenance.json", made)
-    write_bytes(folder.path / "citations.bib", bibtex(cited(options)).encode())
-    folder.finish({**figures, **session.spent()})
+    session.finish(images, figures, seed=options.seed, model=options.prior, cited=cited(options))
     print(f"{_short(prompt)}: {headline(figures)}; {folder.path}", flush=True)
     return folder.metrics()
 

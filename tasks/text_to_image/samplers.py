@@ -31,11 +31,10 @@ from rsd.engine import Embed, Record
 from rsd.priors.base import Condition, Prior
 from rsd.randomness import noise
 from rsd.repulsion import Force, Interaction, feature_force, linearise
+from rsd.run import Run as BaseRun
 from rsd.schedule import Schedule
 
 from .names import SAMPLERS
-
-GAMMA = SAMPLERS
 
 STEPS = 30
 """Steps of the paper's "Ancestral" (D.10.2)."""
@@ -45,7 +44,7 @@ STEPS = 30
 class Settings:
     """What one prompt is sampled with; the defaults are the paper's.
 
-    ``guidance``: s of uncond + s (text - uncond). ``gamma``: weight of particle guidance; None: see :data:`GAMMA`.
+    ``guidance``: s of uncond + s (text - uncond). ``gamma``: weight of particle guidance; None: the method's own.
     ``window``: it acts where lo <= (t+1)/T <= hi. ``chunk``: particles in a network at once; None: all.
     """
 
@@ -61,8 +60,8 @@ class Settings:
 
     def __post_init__(self) -> None:
         """Raise ValueError for values that cannot run."""
-        if self.method not in GAMMA:
-            raise ValueError(f'There is no sampler "{self.method}"; there are {", ".join(GAMMA)}.')
+        if self.method not in SAMPLERS:
+            raise ValueError(f'There is no sampler "{self.method}"; there are {", ".join(SAMPLERS)}.')
         if self.method == "ancestral" and self.gamma:
             raise ValueError(f"Ancestral sampling has no gamma, but {self.gamma} is given; use particle-guidance.")
         if self.particles < 1:
@@ -71,10 +70,10 @@ class Settings:
     @property
     def interaction(self) -> Interaction:
         """The potential: none for ancestral sampling."""
-        return Interaction(GAMMA[self.method] if self.gamma is None else self.gamma, self.window)
+        return Interaction(SAMPLERS[self.method] if self.gamma is None else self.gamma, self.window)
 
 
-class Run:
+class Run(BaseRun):
     """One prompt in progress, used as the distillation's: iterate over :meth:`steps`, look at :attr:`particles`, then
     :meth:`finish`.
 
@@ -93,31 +92,13 @@ class Run:
         self.timesteps = ancestral_timesteps(prior.schedule, s.steps)
         self.condition = prior.condition(prompt, s.negative_prompt, s.guidance)
         self.particles = Samples(prior, ids=ids, first=self.timesteps[0], seed=s.seed, image=image, chunk=s.chunk)
-        self.step = 0
 
-    def steps(self) -> Iterator[Record]:
-        """The steps still to do, one Record each."""
+    def records(self) -> Iterator[Record]:
         s = self.settings
-        records = sample(
+        return sample(
             self.particles, self.prior, timesteps=self.timesteps, seed=s.seed, image=self.image,
             condition=self.condition, interaction=s.interaction, embed=self.embed, chunk=s.chunk, start=self.step,
         )  # fmt: skip
-        for record in records:
-            self.step = record.step + 1
-            yield record
-
-    def finish(self) -> torch.Tensor:
-        """The result, [N, 3, H, W]."""
-        return self.particles.finish()
-
-    def state(self) -> dict[str, Any]:
-        """All that :meth:`load_state` needs to go on with the same pixels."""
-        return {"step": self.step, **self.particles.state()}
-
-    def load_state(self, state: dict[str, Any]) -> None:
-        """Go on where ``state`` was taken."""
-        self.step = int(state["step"])
-        self.particles.load_state(state)
 
 
 def ancestral_timesteps(schedule: Schedule, steps: int = STEPS) -> list[int]:

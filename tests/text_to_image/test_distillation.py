@@ -8,7 +8,8 @@ import torch
 from rsd.engine import distill
 from rsd.priors.latent import LatentPrior
 from rsd.priors.mixture import GaussianMixture
-from rsd.tasks.text_to_image.distillation import GAMMA, Latents, Run, Settings, draw_timesteps
+from rsd.tasks.text_to_image.distillation import Latents, Run, Settings, draw_timesteps
+from rsd.tasks.text_to_image.names import DISTILLATION
 
 MODES = torch.tensor([[1.0, 0.0], [-1.0, 0.0]], dtype=torch.float64)
 
@@ -203,7 +204,7 @@ def test_a_range_outside_the_schedule_is_told():
 
 
 def test_each_method_has_its_own_gamma_unless_told():
-    assert {method: Settings(method=method).interaction.gamma for method in GAMMA} == GAMMA
+    assert {method: Settings(method=method).interaction.gamma for method in DISTILLATION} == DISTILLATION
     assert Settings(gamma=0.0).interaction.gamma == 0 and Settings(method="svgd").interaction.kind == "svgd"
 
 

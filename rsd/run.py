@@ -1,0 +1,44 @@
+"""What every head's run is: particles that an iterator of records moves, and that can stop and go on."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+
+from rsd.engine import Record
+
+
+class Run:
+    """A run in progress: iterate over :meth:`steps`, look at :attr:`particles`, then :meth:`finish`.
+
+    A head sets ``particles`` (with ``images``, ``finish``, ``state``, ``load_state``) and says in :meth:`records` what
+    moves them. ``step`` counts the steps done.
+    """
+
+    particles: Any
+    step: int = 0
+
+    def records(self) -> Iterator[Record]:
+        """Move the particles from step ``self.step`` to the end, a Record each."""
+        raise NotImplementedError
+
+    def steps(self) -> Iterator[Record]:
+        """The steps still to do, one Record each."""
+        for record in self.records():
+            self.step = record.step + 1
+            yield record
+
+    def finish(self) -> torch.Tensor:
+        """The result, [N, 3, H, W]."""
+        return self.particles.finish()
+
+    def state(self) -> dict[str, Any]:
+        """All that :meth:`load_state` needs to go on with the same pixels."""
+        return {"step": self.step, **self.particles.state()}
+
+    def load_state(self, state: dict[str, Any]) -> None:
+        """Go on where ``state`` was taken."""
+        self.step = int(state["step"])
+        self.particles.load_state(state)
