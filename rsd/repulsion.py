@@ -43,6 +43,11 @@ class Interaction:
     include_self: bool = False
     kind: str = "repulsion"
 
+    def __post_init__(self) -> None:
+        """Raise ValueError for a weight that is no finite number."""
+        if not math.isfinite(self.gamma):
+            raise ValueError(f"gamma is {self.gamma}; give a finite number (a negative one attracts).")
+
     def groups(self, particles: int) -> torch.Tensor:
         """The rows that repel one another, int64 [ensembles, n]."""
         assert particles % self.ensembles == 0, "ensembles must be of equal size"

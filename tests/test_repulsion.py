@@ -92,3 +92,9 @@ def test_ensembles_do_not_feel_one_another():
     both = feature_force(phi.view(2, 3, -1)).direction
     torch.testing.assert_close(both[0], feature_force(phi[:3]).direction)
     torch.testing.assert_close(both[1], feature_force(phi[3:]).direction)
+
+
+@pytest.mark.parametrize("gamma", [math.nan, math.inf, -math.inf])
+def test_a_weight_that_is_no_number_is_told(gamma):
+    with pytest.raises(ValueError, match="give a finite number"):
+        Interaction(gamma=gamma)

@@ -128,12 +128,17 @@ def make_run(prompt: str, options: TextToImage, networks: Networks) -> Run:
     return module.Run(networks.prior, prompt, settings, embed=networks.embed(options), image=prompt)
 
 
+def config(prompt: str, options: TextToImage) -> dict[str, Any]:
+    """One run's config.yaml."""
+    return {**resolved(options), "prompt": prompt}
+
+
 def draw(
     prompt: str, options: TextToImage, networks: Networks | None, folder: RunFolder, *, quiet: bool = False
 ) -> dict[str, Any]:
     """Draw one prompt into its run folder, going on from its checkpoint if there is one; its metrics. ``quiet``: say
     nothing of a run that is done."""
-    folder.open({**resolved(options), "prompt": prompt})
+    folder.open(config(prompt, options))
     if folder.done:
         if not quiet:
             print(f"{_short(prompt)}: already done in {folder.path}")

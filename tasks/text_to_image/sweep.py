@@ -195,6 +195,8 @@ def run(sweep: Sweep, points: list[Setting], prompts: list[str]) -> int:
     names = folder_names(prompts)
     cells = [(point, prompt) for prompt in prompts for point in points]
     folders = [RunFolder(sweep.out / "runs" / p.folder / names[prompt], resume=True) for p, prompt in cells]
+    for (point, prompt), folder in zip(cells, folders, strict=True):
+        folder.check(job.config(prompt, point.options))  # before anything is written: no half sweep of each setting
     todo = [cell for cell, folder in zip(cells, folders, strict=True) if not folder.done]
     print(f"{len(cells)} runs: {len(points)} settings of {len(prompts)} prompts; {len(todo)} to do", flush=True)
     networks = None

@@ -84,6 +84,16 @@ def test_an_interrupted_sweep_goes_on_and_grows(sweep, monkeypatch, capsys):
     assert {row["features"] for row in rows if row["gamma"]} == {"pixels", own}
 
 
+def test_other_settings_change_nothing_that_was_swept(sweep, monkeypatch, capsys):
+    code, out = sweep("red dog", *FLAGS[:-1])
+    assert code == 0
+    before = {path: path.read_bytes() for path in out.rglob("*") if path.is_file()}
+    monkeypatch.setattr("rsd.tasks.text_to_image.job.load_networks", lambda *a, **k: pytest.fail("a model was loaded"))
+    assert sweep("a red dog", "red dog", *FLAGS[:-1], "--seed", "7")[0] == 2
+    assert "seed 0 is now 7; choose another --out" in capsys.readouterr().err
+    assert before == {path: path.read_bytes() for path in out.rglob("*") if path.is_file()}
+
+
 def dark(x):
     """A user's feature map."""
     return -(x.flatten(1).mean(1, keepdim=True) ** 2)
