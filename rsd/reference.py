@@ -89,7 +89,10 @@ class Learned(Reference):
         sum over particles of mean |eps_phi(z_t, t, c) - eps|^2,    t uniform in 0 .. T-1 for each particle
 
     conditional, without guidance. Its noise and timesteps are its own, from (seed, image, step, particle).
+    ``loss_scale`` keeps the gradients of means above float16's smallest number.
     """
+
+    loss_scale = 1.0
 
     def __init__(
         self, prior: Prior, condition: Condition | None, parameters: Sequence[torch.nn.Parameter],
@@ -138,11 +141,6 @@ class Learned(Reference):
         self.optimiser.zero_grad()
         return {"reference": total}
 
-    @property
-    def loss_scale(self) -> float:
-        """Keeps gradients of means above float16's smallest number."""
-        return 1.0
-
     def state(self) -> dict[str, Any]:
         """The network's learned tensors and their optimiser."""
         return {
@@ -187,6 +185,7 @@ class LoraScore(Learned):
             add_adapter(unet, name, rank, random)
             parameters += [p for path, p in unet.named_parameters() if f".{name}." in path]
         self.unet, self.layers = unet, adapted_layers(unet)
+        self.loss_scale = 2.0**14 if unet.dtype == torch.float16 else 1.0
         self._switch(False)
         weakref.finalize(self, _remove, unet, self.names).atexit = False
         chunk = 1 if per_particle else chunk
@@ -204,10 +203,6 @@ class LoraScore(Learned):
             yield
         finally:
             self._switch(False)
-
-    @property
-    def loss_scale(self) -> float:
-        return 2.0**14 if self.unet.dtype == torch.float16 else 1.0
 
     def _switch(self, on: bool, name: str | None = None) -> None:
         for layer in self.layers:

@@ -29,6 +29,7 @@ class LatentPrior:
     Its parts are taken as they are, not copied: frozen, put in evaluation mode and moved to ``device``.
     Latents are in the UNet's space (the autoencoder's times its scaling factor). The autoencoder stays in float32 where
     the pipeline is in half precision: it is differentiated, and gradients of means (1e-7) underflow in float16.
+    ``dtype``: of particles and images, float32, or float64 for a pipeline in float64.
     ``revision``: the model's commit, for the record. Raises ValueError for pipelines of other classes or predictions.
     """
 
@@ -50,6 +51,9 @@ class LatentPrior:
         )
         if self.vae.dtype in (torch.float16, torch.bfloat16):
             self.vae.float()
+        self.device: torch.device = self.unet.device
+        self.dtype: torch.dtype = self.vae.dtype
+        self._unet_dtype = self.unet.dtype  # kept, since diffusers walks through all modules to find it
         self.scaling_factor = float(self.vae.config.scaling_factor)
         size = self.unet.config.sample_size
         h, w = (size, size) if isinstance(size, int) else size
@@ -57,15 +61,6 @@ class LatentPrior:
         self.image_size = h * 2 ** (len(self.vae.config.block_out_channels) - 1)
         self.calls: Counter[str] = Counter()
         self._embeddings: dict[str, torch.Tensor] = {}
-
-    @property
-    def device(self) -> torch.device:
-        return self.unet.device
-
-    @property
-    def dtype(self) -> torch.dtype:
-        """Of particles and images: float32, or float64 for a pipeline in float64."""
-        return self.vae.dtype
 
     def condition(self, prompt: str = "", negative_prompt: str = "", guidance: float = 1.0) -> Condition:
         """Embed the prompts. ``guidance``: s of uncond + s (text - uncond), where the negative prompt stands for the
@@ -102,13 +97,13 @@ class LatentPrior:
     def encode(self, x: torch.Tensor) -> torch.Tensor:
         """Mode of the posterior, scaled: [B, 3, H, W] in [-1, 1] to [B, C, h, w]."""
         self.calls["encoder_forward"] += len(x)
-        z = self.vae.encode(x.to(self.vae.dtype)).latent_dist.mode()
+        z = self.vae.encode(x.to(self.dtype)).latent_dist.mode()
         return (self.scaling_factor * z).to(x.dtype)
 
     def decode(self, z: torch.Tensor) -> torch.Tensor:
         """[B, C, h, w] to [B, 3, H, W], about [-1, 1], not clamped; differentiable with respect to z."""
         self.calls["decoder_forward"] += len(z)
-        x = self.vae.decode(z.to(self.vae.dtype) / self.scaling_factor).sample.to(z.dtype)
+        x = self.vae.decode(z.to(self.dtype) / self.scaling_factor).sample.to(z.dtype)
         if x.requires_grad:
             x.register_hook(lambda _: self.calls.update(decoder_backward=len(z)))
         return x
@@ -117,9 +112,9 @@ class LatentPrior:
         """The UNet's own prediction for z_t under each text embedding [1, L, d], [len(texts) * B, C, h, w]."""
         n, B = len(texts), len(z_t)
         self.calls["unet_forward"] += n * B
-        text = torch.cat([e.expand(B, -1, -1) for e in texts]).to(self.device, self.unet.dtype)
+        text = torch.cat([e.expand(B, -1, -1) for e in texts]).to(self.device, self._unet_dtype)
         steps = t.repeat(n) if t.ndim else t
-        out = self.unet(torch.cat([z_t] * n).to(self.unet.dtype), steps, encoder_hidden_states=text).sample
+        out = self.unet(torch.cat([z_t] * n).to(self._unet_dtype), steps, encoder_hidden_states=text).sample
         return out.to(z_t.dtype)
 
     def _embed(self, text: str) -> torch.Tensor:
