@@ -5,17 +5,19 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import nn
 
+from rsd import perceptual
 from rsd.hub import broken, built_in_folder, check_name, fetch, quietly, read_json
 from rsd.plugin import find
 
 Embedding = Callable[[torch.Tensor], torch.Tensor]
 
-BUILT_IN = ("pixels", "heads")
+BUILT_IN = ("pixels", "heads", "heads-layers", "lpips")
 IMAGENET = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 UNCHANGED = (0.5, 0.5, 0.5), (0.5, 0.5, 0.5)
 """Mean and standard deviation in [0, 1] that hand [-1, 1] to the network as it is."""
@@ -62,11 +64,18 @@ class ViT(nn.Module):
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """Features [B, d] of x [B, 3, H, W] in [-1, 1]; computed in the model's precision, returned in x's."""
+        return self._run(x).last_hidden_state[:, 0].to(x.dtype)
+
+    def hidden(self, x: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        """The tokens [B, 1 + P, D] after each block, the class token first; x as in :meth:`forward`."""
+        return self._run(x, output_hidden_states=True).hidden_states[1:]
+
+    def _run(self, x: torch.Tensor, **options: bool) -> Any:
         pixels = x.to(self.mean.dtype)
         if self.size is not None and pixels.shape[-2:] != (self.size, self.size):
             pixels = F.interpolate(pixels, size=(self.size, self.size), mode="bicubic", antialias=True)
         pixels = ((pixels + 1) / 2 - self.mean) / self.std
-        return self.model(pixel_values=pixels, **self.options).last_hidden_state[:, 0].to(x.dtype)
+        return self.model(pixel_values=pixels, **self.options, **options)
 
 
 class Function(nn.Module):
@@ -102,15 +111,21 @@ def load_features(
 ) -> nn.Module:
     """A frozen feature map in float32.
 
-    ``name``: ``pixels``; ``heads`` (the built-in ViT, trained on images in [-1, 1]); a local folder or hub id of a
-    ViTModel or Dinov2Model such as ``facebook/dino-vits16`` (safetensors only); or ``module:function``, the user's own
+    ``name``: ``pixels``; ``heads`` (the built-in ViT, trained on images in [-1, 1]); ``heads-layers`` (all its layers,
+    compared as LPIPS does); ``lpips`` (32 px at least); a local folder or hub id of a ViTModel or Dinov2Model such as
+    ``facebook/dino-vits16`` (safetensors only); or ``module:function``, the user's own
     (this runs that module's code). ``normalise``: as the model's preprocessor says (ImageNet's if it has none), which
     is right; False hands [-1, 1] to it, as the paper's code did. ``size``: see :class:`ViT`.
-    Raises ValueError that says what to do, or ImportError for a user's module that does not import.
+    Raises ValueError or FileNotFoundError that says what to do, or ImportError for a package that is missing or a
+    user's module that does not import.
     """
     check_features_name(name)
     if name == "pixels":
         return Pixels()
+    if name == "lpips":
+        return perceptual.of_lpips(perceptual.lpips_network(device=device)).to(device)
+    if name == "heads-layers":
+        return perceptual.of_vit(_load_vit("heads", normalise=normalise, size=size, revision=None)).to(device)
     if _is_function(name):
         found = find(name, what="feature map", example="my_features:embed")
         if isinstance(found, type) or not callable(found):

@@ -6,7 +6,6 @@ LPIPS and CLIP need networks that do not ship: ``load_lpips`` and ``load_clip_sc
 from __future__ import annotations
 
 import math
-import pickle
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Literal
@@ -16,9 +15,9 @@ import torch
 import torch.nn.functional as F
 
 from rsd.heads.attributes import ATTRIBUTES
+from rsd.perceptual import lpips_network
 
 CONFIDENT = 0.8
-ALEXNET = "https://download.pytorch.org/models/alexnet-owt-7be5be79.pth"
 CLIP = "openai/clip-vit-large-patch14"
 CLIP_MEAN, CLIP_STD = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)
 
@@ -117,26 +116,7 @@ def load_lpips(*, device: str | torch.device = "cpu") -> Compare:
 
     Raises ImportError if the package is missing or broken, FileNotFoundError if AlexNet's weights cannot be had.
     """
-    try:
-        import lpips
-    except Exception as error:  # a torchvision made for another torch raises RuntimeError
-        raise ImportError(
-            f"LPIPS needs the package lpips, and a torchvision made for this torch: pip install 'rsd[lpips]' ({error})."
-        ) from error
-    try:
-        weights = torch.hub.load_state_dict_from_url(
-            ALEXNET, map_location="cpu", progress=False, check_hash=True, weights_only=True
-        )
-    except (OSError, RuntimeError, pickle.UnpicklingError) as error:
-        folder = Path(torch.hub.get_dir()) / "checkpoints"
-        raise FileNotFoundError(
-            f"LPIPS needs AlexNet's weights, which cannot be had: put {ALEXNET} into {folder} ({error})."
-        ) from error
-    network = lpips.LPIPS(net="alex", pnet_rand=True, verbose=False)
-    for part in network.net.children():
-        for name, layer in part.named_children():
-            layer.load_state_dict({k: weights[f"features.{name}.{k}"] for k in layer.state_dict()})
-    network = network.eval().requires_grad_(False).to(device)
+    network = lpips_network(device=device)
 
     def distance(x: torch.Tensor, truth: torch.Tensor) -> torch.Tensor:
         x = x.float().clamp(-1, 1)

@@ -52,10 +52,13 @@ def dino() -> Any:
 
 def main(folder: Path) -> None:
     """Write both below ``folder``."""
-    from rsd.priors import load_prior
+    from transformers import CLIPTokenizer
+
+    from rsd.hub import built_in_folder
 
     torch.manual_seed(0)
-    pipeline = stable_diffusion(load_prior("heads").tokenizer)
+    words = built_in_folder("latent", marker="model_index.json") / "tokenizer"
+    pipeline = stable_diffusion(CLIPTokenizer.from_pretrained(str(words)))
     pipeline.to(dtype=torch.float16).save_pretrained(folder / "sd21", safe_serialization=True)
     dino().save_pretrained(folder / "dino", safe_serialization=True)
 

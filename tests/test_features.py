@@ -117,7 +117,7 @@ def test_a_function_of_the_users_own(tmp_path, monkeypatch):
 @pytest.mark.parametrize(
     ("name", "says"),
     [
-        ("pixel", 'Unknown feature map "pixel". Did you mean "pixels"? Built in: pixels, heads;'),
+        ("pixel", 'Unknown feature map "pixel". Did you mean "pixels"? Built in: pixels, heads, heads-layers, lpips;'),
         ("./nowhere", 'There is no folder "./nowhere"'),
         ("facebook/dino-vits16", 'The feature map "facebook/dino-vits16" is not in the local cache'),
     ],

@@ -64,8 +64,8 @@ class Restore:
     lr_z: float = 0.8
     """Adam's learning rate for z."""
     features: str = "auto"
-    """What the repulsion compares: auto (the prior's own), pixels, heads, a hub id such as facebook/dino-vits16, a
-    folder, or module:function."""
+    """What the repulsion compares: auto (the prior's own), pixels, heads, heads-layers, lpips, a hub id such as
+    facebook/dino-vits16, a folder, or module:function."""
     prompt: str = ""
     """What the image shows; the paper leaves it empty."""
     negative_prompt: str = ""

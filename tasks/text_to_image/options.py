@@ -55,8 +55,8 @@ class TextToImage:
     window: tuple[float, float] = (0.0, 1.0)
     """Repel only while (t+1)/T lies in it; 1 is pure noise."""
     features: str = "auto"
-    """What the repulsion compares: auto (the prior's own), pixels, heads, a hub id such as facebook/dino-vits16, a
-    folder, or module:function."""
+    """What the repulsion compares: auto (the prior's own), pixels, heads, heads-layers, lpips, a hub id such as
+    facebook/dino-vits16, a folder, or module:function."""
     guidance: float = 7.5
     """Classifier-free guidance s in uncond + s (text - uncond); 1: none."""
     negative_prompt: str = ""

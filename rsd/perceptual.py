@@ -1,0 +1,79 @@
+"""LPIPS (Zhang et al. 2018) as a feature map: the squared distance of two rows is the perceptual distance."""
+
+from __future__ import annotations
+
+import pickle
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+Layers = Callable[[torch.Tensor], Sequence[torch.Tensor]]
+
+ALEXNET = "https://download.pytorch.org/models/alexnet-owt-7be5be79.pth"
+
+
+class Perceptual(nn.Module):
+    """Images [B, 3, H, W] in [-1, 1] to [B, sum_l C_l P_l]: the activations a_l [B, C_l, P_l] of several layers, of
+    unit length over channels at each of the P_l places, times sqrt(w_l / P_l), so that (LPIPS, Eq. 1)
+
+        |phi(x) - phi(y)|^2 = sum_l 1/P_l sum_p |sqrt(w_l) (a_l(x)_p - a_l(y)_p)|^2
+
+    ``layers``: images to the activations, [B, C_l, ...]. ``weights``: w_l >= 0 [C_l]; None: 1 for all channels.
+    """
+
+    def __init__(self, network: nn.Module, layers: Layers, weights: Sequence[torch.Tensor] | None = None):
+        super().__init__()
+        self.network, self.layers = network.eval().requires_grad_(False), layers
+        for k, w in enumerate(weights or []):
+            self.register_buffer(f"root{k}", w.flatten().sqrt()[:, None], persistent=False)
+        self.weighted = weights is not None
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        parts = []
+        for k, a in enumerate(self.layers(x)):
+            unit = F.normalize(a.flatten(2), dim=1)
+            unit = unit * getattr(self, f"root{k}") if self.weighted else unit
+            parts.append(unit.flatten(1) / unit.shape[2] ** 0.5)
+        return torch.cat(parts, dim=1).to(x.dtype)
+
+
+def of_vit(vit: Any) -> Perceptual:
+    """The layers of a :class:`rsd.features.ViT`: the tokens of its patches after each block."""
+    return Perceptual(vit, lambda x: [h[:, 1:].transpose(1, 2) for h in vit.hidden(x)])
+
+
+def of_lpips(network: Any) -> Perceptual:
+    """LPIPS itself, of :func:`lpips_network`."""
+    weights = [lin.model[-1].weight.detach() for lin in network.lins]
+    return Perceptual(network, lambda x: list(network.net(network.scaling_layer(x.float()))), weights)
+
+
+def lpips_network(*, device: str | torch.device = "cpu") -> Any:
+    """The package's network on AlexNet, frozen; 32 px at least.
+
+    Raises ImportError if the package is missing or broken, FileNotFoundError if AlexNet's weights cannot be had.
+    """
+    try:
+        import lpips
+    except Exception as error:  # a torchvision made for another torch raises RuntimeError
+        raise ImportError(
+            f"LPIPS needs the package lpips, and a torchvision made for this torch: pip install 'rsd[lpips]' ({error})."
+        ) from error
+    try:
+        weights = torch.hub.load_state_dict_from_url(
+            ALEXNET, map_location="cpu", progress=False, check_hash=True, weights_only=True
+        )
+    except (OSError, RuntimeError, pickle.UnpicklingError) as error:
+        folder = Path(torch.hub.get_dir()) / "checkpoints"
+        raise FileNotFoundError(
+            f"LPIPS needs AlexNet's weights, which cannot be had: put {ALEXNET} into {folder} ({error})."
+        ) from error
+    network = lpips.LPIPS(net="alex", pnet_rand=True, verbose=False)
+    for part in network.net.children():
+        for name, layer in part.named_children():
+            layer.load_state_dict({k: weights[f"features.{name}.{k}"] for k in layer.state_dict()})
+    return network.eval().requires_grad_(False).to(device)
