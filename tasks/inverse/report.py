@@ -75,4 +75,8 @@ def score(images: torch.Tensor, problem: Problem, options: Restore, scorers: Sco
     found["coverage"] = covered["coverage"]
     if "reason" in covered:
         reasons["coverage"] = covered["reason"]
+    elif found["coverage"]["mean"] is None:
+        reasons["coverage.mean"] = "the measurement leaves no attribute open"
+    if found["coverage"] and found["coverage"]["agreement"] is None:
+        reasons["coverage.agreement"] = "the measurement shows no attribute for certain"
     return {**found, **others, "reasons": reasons}

@@ -153,7 +153,7 @@ def test_a_run_that_diverges_says_so(draw, capsys):
         (["dog", "--method", "ancestral", "--gamma", "3"], "use particle-guidance"),
         (["dog", "--method", "ancestral", "--steps", "2000"], "steps is 2000"),
         (["dog", "--metrics", "fid"], "--fid-folder"),
-        (["dog", "--config", "bad.yaml"], "--gamma"),
+        (["dog", "--config", "bad.yaml"], 'bad.yaml: unknown field "gama". Did you mean "gamma"?'),
         (["dog", "--prompts", "nowhere.txt"], "nowhere.txt does not exist"),
         (["dog", "--out", "full"], "holds other files"),
         (["dog", "--device", "gpu"], "Unknown device"),

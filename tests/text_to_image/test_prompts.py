@@ -92,7 +92,7 @@ def test_unknown_words_are_named_with_what_is_known():
     with pytest.warns(UserWarning) as caught:
         found = embed_all(["a Wizard with blue hair, 4k", "a bald man"], prior, negative_prompt="x", guidance=7.5)
     (text,) = (str(w.message) for w in caught)
-    assert '"wizard", "4k"' in text and '"hair"' not in text and "sunglasses" in text and "mohawk" in text
+    assert '"wizard", "4k"' in text and '"hair"' not in text and "rsd heads --help" in text and len(text) < 120
     assert prior.asked == [("a Wizard with blue hair, 4k", "x", 7.5), ("a bald man", "x", 7.5)]
     assert list(found) == ["a Wizard with blue hair, 4k", "a bald man"]
     assert found["a bald man"].prompt == "a bald man"
