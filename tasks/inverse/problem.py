@@ -43,7 +43,7 @@ def check_task(options: Restore, size: int) -> None:
         raise
     except Exception as error:  # the user's own code runs here
         why = f"{type(error).__name__}: {error}".splitlines()[0]
-        raise ValueError(f"{operator.name} failed on an image [1, 3, {size}, {size}] in [-1, 1] ({why}).") from error
+        raise ValueError(f"{operator.name} failed on an image [1, 3, {size}, {size}] ({why}); mend it.") from error
 
 
 def load(path: Path, options: Restore, size: int, image: str) -> Problem:

@@ -26,7 +26,7 @@ from .command import resolved
 from .names import SAMPLERS
 from .options import TextToImage
 from .prompts import embed_all, folder_name, folder_names, gather
-from .scores import Scorers, load_scorers, score
+from .scores import Scorers, load_scorers, pictures, score
 from .summary import summarise
 
 Run = distillation.Run | samplers.Run
@@ -78,13 +78,16 @@ def default_folder(prompts: list[str], options: TextToImage) -> Path:
 
 
 def check(settings: Iterable[TextToImage]) -> torch.device:
-    """The device of runs with these settings; raises ValueError for names and devices that cannot be. Loads nothing."""
+    """The device of runs with these settings; raises ValueError for names, folders and devices that cannot be. Loads
+    nothing."""
     for options in settings:
         check_prior_name(options.prior)
         check_features_name(options.features_name)
         for name in (options.div_features, options.fid_features):
             if name != "auto":
                 check_features_name(name)
+        if options.fid_folder:
+            pictures(options.fid_folder)
         device = pick_device(options.device)
     return device
 

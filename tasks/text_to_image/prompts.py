@@ -90,7 +90,8 @@ def notes(prompt: str) -> list[str]:
     found = []
     unknown = unknown_words(prompt)
     if unknown:
-        told = ", ".join(f'"{word}"' for word in unknown)
+        more = f" and {len(unknown) - 5} more" if len(unknown) > 5 else ""
+        told = ", ".join(f'"{word}"' for word in unknown[:5]) + more
         found.append(f"The prior heads was never told of {told}; `rsd heads --help` lists its words.")
     twice = sorted(read(prompt).contradicted)
     if twice:

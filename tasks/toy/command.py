@@ -35,6 +35,8 @@ class Toy:
             value = getattr(self, name)
             if not (math.isfinite(value) and value > 0):
                 raise ValueError(f"{name} is {value}; give a finite number above 0.")
+        if self.seed < 0:
+            raise ValueError(f"seed is {self.seed}; give 0 or more.")
         if not self.gammas:
             raise ValueError("gammas is empty; give at least one, for example --gammas 0 1 2000.")
         for gamma in self.gammas:

@@ -254,6 +254,13 @@ def test_tokens_say_what_the_yaml_says():
     ]  # fmt: skip
 
 
+def test_help_tells_where_its_defaults_hold(capsys):
+    with pytest.raises(SystemExit):
+        main(["restore", "--help"])
+    told = " ".join(capsys.readouterr().out.split())
+    assert "the defaults below hold only where none of them says anything" in told and "-n INT" in told
+
+
 def test_help_answers_without_loading_torch():
     code = "import sys; from rsd.cli import main; main(['--help']); assert 'torch' not in sys.modules"
     subprocess.run([sys.executable, "-c", code], check=True, capture_output=True)

@@ -50,10 +50,8 @@ def test_the_command_leaves_what_the_contract_says(tmp_path):
         (["--lr", "nan"], "lr is nan; give a finite number above 0."),
         (["--gammas", "0", "nan"], "gammas holds nan; give finite numbers, for example --gammas 0 1 2000."),
         (["--out", "taken"], "The output folder taken is a file; choose another --out."),
-        (
-            ["--out", "taken/toy"],
-            "The output folder taken/toy is not writable (Not a directory); choose another --out.",
-        ),
+        (["--seed", "-1"], "seed is -1; give 0 or more."),
+        (["--out", "taken/x"], "The output folder taken/x is not writable (Not a directory); choose another --out."),
     ],
 )
 def test_bad_values_are_told_in_one_sentence(tmp_path, flags, told, monkeypatch, capsys):
