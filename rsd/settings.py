@@ -82,6 +82,8 @@ def file_tokens(kind: type, path: Path, positional: str, *, skip: Collection[str
         plain_key = str(key).replace("-", "_").rstrip("_")
         if plain_key not in fields:
             raise ValueError(f'{path}: unknown field "{key}".{nearest(plain_key, fields)}')
+        if plain_key == "config":
+            raise ValueError(f"{path}: config has no meaning in a file; write the fields of {value} here.")
         if plain_key in given:
             raise ValueError(f'{path}: the field "{plain_key}" is given twice; leave one of them out.')
         given[plain_key] = value

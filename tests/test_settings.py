@@ -49,6 +49,7 @@ def test_a_mistaken_field_is_named_with_its_file_and_what_it_takes(file, command
         (b"- 1\n- 2\n", "own.yaml holds no settings; write one `field: value` a line"),
         (b"", "own.yaml holds no settings"),
         (b"prompt: caf\xe9\n", "own.yaml is not UTF-8 text; save it as UTF-8."),
+        (b"config: more.yaml\n", "own.yaml: config has no meaning in a file; write the fields of more.yaml here."),
         (b"lambda: 1\nlambda_: 2\n", 'own.yaml: the field "lambda" is given twice; leave one of them out.'),
     ],
 )

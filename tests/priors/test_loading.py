@@ -131,6 +131,8 @@ def test_a_hub_that_does_not_answer_is_asked_once(monkeypatch, hub_cache, tiny_f
     commit = hub_cache("owner/cached", tiny_folder("epsilon"))
     path = fetch("owner/cached", "model_index.json", revision=None, what="prior")
     assert path.parent.name == commit and len(hub.asked) == 2
+    assert fetch("owner/cached", "model_index.json", revision=commit, what="prior") == path and len(hub.asked) == 2
+    assert image_size("owner/cached") == 16 and len(hub.asked) == 3  # one question for its three files
 
 
 def test_the_size_of_pictures_is_read_without_loading_anything(hub_cache, tiny_folder, tmp_path):
