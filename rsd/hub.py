@@ -68,14 +68,28 @@ def built_in_folder(folder: str, *, marker: str) -> Path:
 def fetch(name: str, filename: str, *, revision: str | None, what: str) -> Path:
     """One small file of a hub model, from the cache or the network; its folder's name is the commit.
 
+    The hub is asked once, without retries (HF_HUB_ETAG_TIMEOUT: for how many seconds), and not for a commit's file that
+    the cache holds; where it does not answer, what the cache holds is good enough.
     Raises ValueError with the remedy when it cannot be had.
     """
-    from huggingface_hub import hf_hub_download
+    import huggingface_hub
     from huggingface_hub.errors import EntryNotFoundError, HFValidationError, HTTPError
 
+    refusals = (OSError, HTTPError, EntryNotFoundError, HFValidationError)
+
+    def download(cached: bool) -> Path:
+        return Path(huggingface_hub.hf_hub_download(name, filename, revision=revision, local_files_only=cached))
+
+    if re.fullmatch("[0-9a-f]{40}", revision or ""):
+        with contextlib.suppress(*refusals):
+            return download(cached=True)
     try:
-        return Path(hf_hub_download(name, filename, revision=revision))
-    except (OSError, HTTPError, EntryNotFoundError, HFValidationError) as error:
+        url = huggingface_hub.hf_hub_url(name, filename, revision=revision)
+        huggingface_hub.get_hf_file_metadata(url, timeout=huggingface_hub.constants.HF_HUB_ETAG_TIMEOUT)
+        return download(cached=False)
+    except refusals as error:
+        with contextlib.suppress(*refusals):
+            return download(cached=True)
         raise ValueError(explain(error, name, what=what, revision=revision)) from None
 
 

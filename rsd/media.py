@@ -66,6 +66,12 @@ def _rgb(image: Image.Image) -> np.ndarray:
     return rgb
 
 
+def transparent(path: str | Path) -> bool:
+    """Whether any pixel of a picture that :func:`read_image` reads is not opaque."""
+    with Image.open(path, formats=FORMATS) as image:
+        return image.has_transparency_data and bool(np.asarray(image.convert("RGBA"))[..., 3].min() < 255)
+
+
 def read_text(path: str | Path) -> dict[str, str]:
     """The text chunks of a PNG file; empty for other pictures."""
     with Image.open(path) as image:

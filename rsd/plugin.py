@@ -8,6 +8,10 @@ from pathlib import Path
 from typing import Any
 
 
+def _told(error: Exception) -> str:
+    return f"{type(error).__name__}: {error}".splitlines()[0]
+
+
 def find(spec: str, *, what: str, example: str) -> Any:
     """The object that ``spec`` (``module:name``) names, from a module of the current folder or an installed one.
 
@@ -23,6 +27,8 @@ def find(spec: str, *, what: str, example: str) -> Any:
         module = importlib.import_module(module_name)
     except ImportError as error:
         raise ImportError(f'The {what} "{spec}" cannot be imported ({error}); is its file in {here}?') from error
+    except Exception as error:  # the user's own code runs here
+        raise ImportError(f'The {what} "{spec}" cannot be imported ({_told(error)}); mend its module.') from error
     finally:
         sys.path.remove(here)
     if not hasattr(module, attribute):

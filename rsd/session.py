@@ -65,7 +65,7 @@ class Session:
             for record in run.steps():
                 folder.log(record.row())
                 if not all(map(math.isfinite, (record.residual, record.repulsion, *record.losses.values()))):
-                    raise ValueError(f"{name}: the run diverged at step {record.step}; {remedy}.")
+                    raise ValueError(f"The run diverged at step {record.step}; {remedy}.")
                 if record.step in frames:
                     picture = strip(run.particles.images())
                     media.write_png(folder.path / "frames" / f"{record.step:05d}.png", picture)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import json
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,6 +11,8 @@ from typing import Literal
 import tyro
 
 from rsd.heads.attributes import ATTRIBUTES, Camera, Head, caption
+from rsd.heads.reading import vocabulary
+from rsd.settings import make_folder
 
 
 @dataclass(kw_only=True)
@@ -29,11 +32,11 @@ class Heads:
     size: int = 64
     """Width and height in pixels; the built-in prior works at 64."""
 
-    def __post_init__(self) -> None:
-        if self.number < 1 or self.size < 8 or self.first < 0:
-            raise ValueError(
-                f"number {self.number}, first {self.first}, size {self.size}: give number >= 1, first >= 0, size >= 8."
-            )
+    def check(self) -> None:
+        """Raise ValueError, in one sentence, for a value that cannot work."""
+        for name, least in (("number", 1), ("first", 0), ("size", 8)):
+            if getattr(self, name) < least:
+                raise ValueError(f"{name} is {getattr(self, name)}; give {least} or more.")
 
 
 def to_json(head: Head) -> str:
@@ -58,14 +61,16 @@ def from_json(text: str) -> Head:
 
 def main(argv: list[str]) -> int:
     """Write the pictures; returns the exit code."""
+    words = f"{inspect.getdoc(Heads)} What a prompt can tell the prior heads: {vocabulary()}."
+    options = tyro.cli(Heads, args=argv, prog="rsd heads", description=words)
+    options.check()
+    make_folder(options.out)
     from PIL import Image
     from PIL.PngImagePlugin import PngInfo
 
     from rsd.heads.data import head_at
     from rsd.heads.render import render
 
-    options = tyro.cli(Heads, args=argv, prog="rsd heads")
-    options.out.mkdir(parents=True, exist_ok=True)
     for index in range(options.first, options.first + options.number):
         head = head_at(options.split, index, options.view)
         info = PngInfo()

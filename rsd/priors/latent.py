@@ -4,23 +4,14 @@ from __future__ import annotations
 
 import warnings
 from collections import Counter
-from pathlib import Path
 from typing import Any
 
 import torch
 
-from rsd.hub import broken, fetch, quietly, read_json
+from rsd.hub import broken, quietly
 from rsd.priors.base import Condition, alpha_sigma
+from rsd.priors.index import PARTS, find
 from rsd.schedule import Schedule
-
-PIPELINES = ("StableDiffusionPipeline", "StableDiffusionImg2ImgPipeline")
-PARTS = {
-    "unet": ("UNet2DConditionModel",),
-    "vae": ("AutoencoderKL",),
-    "text_encoder": ("CLIPTextModel",),
-    "tokenizer": ("CLIPTokenizer", "CLIPTokenizerFast"),
-}
-"""The classes that a pipeline may consist of: nothing else is loaded, no code of a model's own is run."""
 
 
 class LatentPrior:
@@ -126,6 +117,7 @@ class LatentPrior:
             whole = self.tokenizer(text, truncation=False, verbose=False).input_ids
             if len(whole) > length:
                 cut = self.tokenizer.decode(whole[length - 1 : -1]).strip()
+                cut = cut if len(cut) <= 60 else f"{cut[:57]}..."
                 warnings.warn(f'The prompt is longer than {length} tokens; this was cut off: "{cut}"', stacklevel=3)
             tokens = self.tokenizer(
                 text, padding="max_length", max_length=length, truncation=True, return_tensors="pt"
@@ -138,26 +130,17 @@ class LatentPrior:
 def load_latent(
     name: str,
     *,
-    folder: Path | None,
     device: str | torch.device,
     dtype: str | torch.dtype,
     revision: str | None,
 ) -> LatentPrior:
-    """The pipeline in ``folder``, in the local folder ``name``, or on the hub under ``name``: only safetensors, only
-    the classes of ``PARTS``, no safety checker. Raises ValueError that says what to do.
+    """The pipeline ``name``, built in, a local folder or on the hub: only safetensors, only the classes of ``PARTS``,
+    no safety checker. Raises ValueError that says what to do.
     """
     precision = getattr(torch, dtype, None) if isinstance(dtype, str) else dtype
     if precision not in (torch.float16, torch.bfloat16, torch.float32, torch.float64):
         raise ValueError(f"dtype is {dtype}; give float32, float16, bfloat16 or float64.")
-    if folder is None and Path(name).expanduser().is_dir():
-        folder = Path(name).expanduser()
-    commit = None
-    if folder is None:
-        index = fetch(name, "model_index.json", revision=revision, what="prior")
-        commit = index.parent.name
-    else:
-        index = folder / "model_index.json"
-    _check_index(read_json(index), name)
+    found = find(name, revision)
     half = precision in (torch.float16, torch.bfloat16)
     precisions = {"default": precision, "vae": torch.float32 if half else precision}
     try:
@@ -165,29 +148,15 @@ def load_latent(
             from diffusers import StableDiffusionPipeline
 
             pipeline = StableDiffusionPipeline.from_pretrained(
-                folder or name, revision=commit, dtype=precisions, use_safetensors=True,
-                local_files_only=folder is not None, safety_checker=None, feature_extractor=None, image_encoder=None,
-                requires_safety_checker=False,
+                found.folder or name, revision=found.commit, dtype=precisions, use_safetensors=True,
+                local_files_only=found.folder is not None, safety_checker=None, feature_extractor=None,
+                image_encoder=None, requires_safety_checker=False,
             )  # fmt: skip
     except ImportError:
         raise
     except Exception as error:
         raise ValueError(broken(error, name, what="prior", revision=revision)) from error
-    return LatentPrior(pipeline, name=name, device=device, revision=commit)
-
-
-def _check_index(index: dict[str, Any], name: str) -> None:
-    """Refuse a model_index.json of other classes, before anything of it is loaded."""
-    found = index.get("_class_name")
-    if found not in PIPELINES:
-        raise ValueError(f'The prior "{name}" is a {found}; it must be a StableDiffusionPipeline (1.x or 2.x).')
-    for part, classes in PARTS.items():
-        library, kind = index.get(part) or (None, None)
-        if kind not in classes or library not in ("diffusers", "transformers"):
-            raise ValueError(f'The {part} of the prior "{name}" is a {library}.{kind}; it must be a {classes[0]}.')
-    library, kind = index.get("scheduler") or (None, None)
-    if library != "diffusers":
-        raise ValueError(f'The scheduler of the prior "{name}" is a {library}.{kind}; it must be one of diffusers.')
+    return LatentPrior(pipeline, name=name, device=device, revision=found.commit)
 
 
 def _check_parts(pipeline: Any, name: str) -> str:

@@ -4,13 +4,10 @@ from __future__ import annotations
 
 import dataclasses
 import sys
-from importlib.resources import as_file, files
+from importlib.resources import files
 from typing import Any
 
-import tyro
-
-from rsd.settings import plain, read_yaml
-from rsd.settings import tokens as settings_tokens
+from rsd.settings import layered, plain
 
 from .options import Restore
 
@@ -19,11 +16,6 @@ NO_PIXEL = (
 )  # fmt: skip
 """Options that change no pixel: a run may be resumed with others, and config.yaml leaves them out."""
 NON_AUGMENTED = ("nonaug", "latent-red-diff")
-
-
-def tokens(settings: dict[str, Any]) -> list[str]:
-    """A YAML file's fields as flags; the images of a run's own config.yaml say nothing here."""
-    return settings_tokens(settings, skip=("images",), valued=("keep_known",))
 
 
 def packaged(task: str, method: str, prior: str) -> str | None:
@@ -47,28 +39,14 @@ def packaged(task: str, method: str, prior: str) -> str | None:
     return next((name for name in names if (folder / name).is_file()), None)
 
 
-def _parse(arguments: list[str]) -> Restore:
-    return tyro.cli(Restore, args=arguments, prog="rsd restore")
-
-
 def parse(argv: list[str]) -> tuple[Restore, str | None]:
     """Options from the packaged configuration, then --config, then the flags; and that configuration's name."""
-    options = _parse(argv)
-    own = tokens(read_yaml(options.config)) if options.config else []
-    if own:  # ends in a flag of one value, lest a list take the images that follow for its own
-        own += ["--config", str(options.config)]
-    options = _parse(own + argv)
-    options.check()
-    name = packaged(options.task, options.method, options.prior)
-    if not name:
-        return options, None
-    with as_file(files("rsd.configs") / "inverse" / name) as path:
-        defaults = read_yaml(path)
-    for key in ("task", "method", "prior", "revision"):  # already decided
-        defaults.pop(key, None)
-    options = _parse(tokens(defaults) + own + argv)
-    options.check()
-    return options, name
+
+    def choose(options: Restore) -> tuple[str | None, tuple[str, ...]]:
+        name = packaged(options.task, options.method, options.prior)
+        return name, ("task", "method", "prior", "revision")
+
+    return layered(Restore, argv, prog="rsd restore", positional="images", folder="inverse", packaged=choose)
 
 
 def resolved(options: Restore) -> dict[str, Any]:

@@ -11,16 +11,16 @@ from typing import Any
 import torch
 
 from rsd import media
-from rsd.features import load_features
-from rsd.priors import check_prior_name, load_prior
+from rsd.features import check_features_name, load_features
+from rsd.priors import check_prior_name, image_size, load_prior
 from rsd.priors.base import Prior
 from rsd.runs import RunFolder, slug
 from rsd.session import Session, pick_device, survives
 
 from .command import resolved
-from .networks import Features, Scorers, check_size, features_name, lacking, load_scorers
+from .networks import Features, Scorers, check_metrics, features_name, lacking, load_scorers
 from .options import Restore
-from .problem import MEASUREMENT, Problem, check, load
+from .problem import MEASUREMENT, Problem, check_task, load
 from .report import compared, score
 from .solve import Run, Settings, decoded
 from .summary import particles, summarise
@@ -42,13 +42,14 @@ def run(options: Restore) -> int:
     paths = collect(options.images)
     several = len(paths) > 1 or options.images[0].is_dir()
     check_prior_name(options.prior)
+    check_features_name(features_name(options))
     device = pick_device(options.device)
     out = options.out or Path("runs") / "restore" / slug(options.images[0].stem)
-    failures: dict[str, str] = {}
-    good = [path for path in paths if survives(str(path), failures, partial(check, path, options), several)]
-    folders = {path: RunFolder(out / slug(path.name) if several else out, resume=options.resume) for path in good}
+    folders = {path: RunFolder(out / slug(path.name) if several else out, resume=options.resume) for path in paths}
+    failures = check([path for path, folder in folders.items() if not folder.done], options, several)
+    folders = {path: folder for path, folder in folders.items() if str(path) not in failures}
     todo = any(not folder.done for folder in folders.values())
-    networks = load_networks(options, device, several, todo) if todo or options.metrics else None
+    networks = load_networks(options, device, several, todo) if todo or (options.metrics and folders) else None
     for path, folder in folders.items():
         if folder.done:
             work = partial(look_again, path, options, networks.scorers if networks else None, folder)
@@ -59,8 +60,21 @@ def run(options: Restore) -> int:
     if several:
         summarise(out, folders, failures, options, networks.scorers if networks else None)
     for name, why in failures.items():
-        print(f"failed: {name}: {why}", file=sys.stderr)
+        print(f"failed: {why}" if name in why else f"failed: {name}: {why}", file=sys.stderr)
     return 1 if failures else 0
+
+
+def check(paths: list[Path], options: Restore, several: bool) -> dict[str, str]:
+    """What is wrong with the files that are to be restored, by name, before any model is loaded; the prior is looked
+    for first. Raises ValueError, OSError or ImportError for what is wrong with all of them, or with a single one."""
+    failures: dict[str, str] = {}
+    if paths:
+        size = image_size(options.prior, options.revision)
+        check_task(options, size)
+        check_metrics(options, size)
+        for path in paths:
+            survives(str(path), failures, partial(load, path, options, size, path.stem), several)
+    return failures
 
 
 def collect(inputs: tuple[Path, ...]) -> list[Path]:
@@ -89,7 +103,6 @@ def load_networks(options: Restore, device: torch.device, several: bool, todo: b
     print(f"prior: {options.prior} on {device}, {options.dtype}", flush=True)
     dtype = getattr(torch, options.dtype)
     prior = load_prior(options.prior, device=device, dtype=dtype, revision=options.revision)
-    check_size(options, scorers, prior.image_size)
     return Networks(prior, features, scorers)
 
 
@@ -111,7 +124,7 @@ def look_again(path: Path, options: Restore, scorers: Scorers | None, folder: Ru
     measured = ""
     if scorers and (names := lacking(held, options, scorers)):
         images = particles(folder)
-        check_size(options, scorers, images.shape[-1])
+        check_metrics(options, images.shape[-1])
         problem = load(path, options, images.shape[-1], path.stem)
         found, why = compared(images, problem, options, scorers)
         why = {k: v for k, v in {**held["reasons"], **why}.items() if not found.get(k)}

@@ -72,6 +72,25 @@ def freeform_mask(size: int, *, seed: int, low: float = 0.10, high: float = 0.20
             x, y = (x + math.cos(angle) * radius / 2) % 1, (y + math.sin(angle) * radius / 2) % 1
 
 
+def read_mask(path: str | Path) -> torch.Tensor:
+    """A mask image of any size, bool [1, 1, H, W]: white (brighter than mid-grey) is True, KNOWN, black is hidden.
+
+    Raises ValueError for a mask that hides everything or has transparent pixels, which are neither white nor black;
+    file errors as rsd.media.read_image.
+    """
+    from rsd.media import read_image, transparent
+
+    known = read_image(path).mean(1, keepdim=True) > 0
+    if transparent(path):
+        raise ValueError(
+            f"The mask {path} has transparent pixels; save it without transparency, white where pixels are known and "
+            "black where they are hidden."
+        )
+    if not known.any():
+        raise ValueError(f"The mask {path} hides every pixel; white is known, black is hidden.")
+    return known
+
+
 def given_mask(mask: str | Path | torch.Tensor, size: int) -> torch.Tensor:
     """The user's mask: an image file, white (brighter than mid-grey) where pixels are KNOWN, black where hidden; or a
     tensor [size, size] or [1, 1, size, size], 1 or True where known (above 0.5 counts as 1).
@@ -82,9 +101,7 @@ def given_mask(mask: str | Path | torch.Tensor, size: int) -> torch.Tensor:
     if isinstance(mask, torch.Tensor):
         what, values = "mask", mask
     else:
-        from rsd.media import read_image
-
-        what, values = f"mask {mask}", (read_image(mask)[0].mean(0) + 1) / 2
+        what, values = f"mask {mask}", read_mask(mask)[0, 0]
     if values.shape[-2:] != (size, size) or values.numel() != size * size:
         raise ValueError(f"The {what} has shape {list(values.shape)}, the image [{size}, {size}]; they must be equal.")
     if not torch.isfinite(values.float()).all():

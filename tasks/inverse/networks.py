@@ -9,7 +9,7 @@ from typing import Any
 import torch
 
 from rsd import metrics
-from rsd.features import load_features, on_cpu
+from rsd.features import check_features_name, load_features, on_cpu
 from rsd.heads.classifier import HeadsClassifier
 
 from .options import Restore
@@ -77,9 +77,11 @@ def load_scorers(options: Restore, device: torch.device, features: Any, several:
     return Scorers(own, judge, lpips, clip, compare, label)
 
 
-def check_size(options: Restore, scorers: Scorers, size: int) -> None:
-    """Raise ValueError if the prior's pictures, size x size px, are too small for LPIPS."""
-    if scorers.lpips and size < SMALLEST:
+def check_metrics(options: Restore, size: int) -> None:
+    """Raise ValueError for a metric that pictures of size x size px cannot have. Loads nothing."""
+    if options.fid_features != "auto":
+        check_features_name(options.fid_features)
+    if "lpips" in options.metrics and options.clean and size < SMALLEST:
         raise ValueError(
             f"LPIPS needs {SMALLEST} px or more, {options.prior} makes {size} px; leave it out of --metrics."
         )

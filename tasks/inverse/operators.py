@@ -211,7 +211,9 @@ def _check_options(task: str, **options: object) -> None:
 
 def _downsample(factor: int, size: int, how: str) -> Operator:
     if size % factor:
-        raise ValueError(f"Task sr{factor} needs a size that {factor} divides, but the image is {size} px.")
+        others = ", ".join(f"sr{k}" for k in range(2, 17) if size % k == 0)
+        remedy = f"; take one of {others}" if others else ""
+        raise ValueError(f"Task sr{factor} needs a size that {factor} divides, but the image is {size} px{remedy}.")
     if how not in ("block", "bicubic"):
         raise known("downsample", how, ("block", "bicubic"))
     return BlockAverage(factor) if how == "block" else BicubicDownsample(factor)

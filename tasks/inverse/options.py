@@ -19,7 +19,8 @@ class Restore:
     """Restore degraded images: N different, plausible answers for each, and where they disagree.
 
     Without --clean an image is the measurement itself; with --clean it is degraded first, then restored and scored.
-    Settings come from the packaged configuration of the task and prior, then --config FILE, then the flags.
+    Settings come from the packaged configuration of the task and prior, then --config FILE, then the flags; the
+    defaults below hold only where none of them says anything (a run's config.yaml tells what it used).
     """
 
     images: Annotated[tuple[Path, ...], tyro.conf.Positional]
@@ -43,7 +44,7 @@ class Restore:
     resume: bool = False
     """Go on with an interrupted run, or add to a folder of runs; what is done is skipped."""
 
-    particles: int = 4
+    particles: Annotated[int, tyro.conf.arg(aliases=("-n",))] = 4
     """N, how many answers."""
     steps: int = 100
     """L, steps of the algorithm."""
@@ -119,7 +120,8 @@ class Restore:
         for name in ("sigma_v", "lambda_", "rho", "lr_x", "lr_z", "gamma", "guidance"):
             value = getattr(self, name)
             if not math.isfinite(value) or (value < 0 and name != "gamma"):
-                raise ValueError(f"{name} is {value}; give a finite number, 0 or more.")
+                least = " (below 0 attracts)" if name == "gamma" else ", 0 or more"
+                raise ValueError(f"{name.rstrip('_')} is {value}; give a finite number{least}.")
         if not 0 <= self.window[0] < self.window[1] <= 1:
             raise ValueError(f"window is {self.window}; give LO HI with 0 <= LO < HI <= 1.")
         if self.steps > 1000:

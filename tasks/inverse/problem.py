@@ -10,6 +10,7 @@ import torch
 from rsd.heads.attributes import Head
 from rsd.media import fit_to, read_image, read_measurement, read_text
 
+from .masks import read_mask
 from .operators import Inpaint, Operator, make_operator, measure
 from .options import Restore
 
@@ -29,31 +30,20 @@ class Problem:
     notes: tuple[str, ...] = ()
 
 
-def check(path: Path, options: Restore) -> None:
-    """Raise ValueError or OSError for a file that cannot be restored with these options, before any model is loaded."""
-    if path.suffix == MEASUREMENT:
-        if options.clean:
-            raise ValueError(f"{path} is a measurement; --clean takes images, leave it out.")
-        read_measurement(path)
-        return
-    if options.task == "phase_retrieval" and not options.clean:
-        raise ValueError(
-            f"{path}: a phase measurement is no picture; give it as .safetensors, or a clean image with --clean."
-        )
-    image = read_image(path)
+def check_task(options: Restore, size: int) -> None:
+    """Raise ValueError, OSError or ImportError, in one sentence, for a task that no file could have with a prior of
+    size x size px: its mask, box, kernel, factor or function."""
     if options.mask:
-        _read_mask(options.mask, image, path)
-
-
-def _read_mask(mask: Path, image: torch.Tensor, path: Path) -> torch.Tensor:
-    """The mask [1, 3, H, W] of an image [1, 3, H, W], +1 where known."""
-    known = read_image(mask)
-    if known.shape != image.shape:
-        sizes = [f"{x.shape[-1]} x {x.shape[-2]}" for x in (known, image)]
-        raise ValueError(f"The mask {mask} is {sizes[0]} px, the image {path} {sizes[1]} px; make them equal.")
-    if not (known.mean(1) > 0).any():
-        raise ValueError(f"The mask {mask} hides every pixel; white is known, black is hidden.")
-    return known
+        read_mask(options.mask)
+        return
+    operator = _operator(options, size, None)
+    try:
+        _shape(operator, size)
+    except ValueError:
+        raise
+    except Exception as error:  # the user's own code runs here
+        why = f"{type(error).__name__}: {error}".splitlines()[0]
+        raise ValueError(f"{operator.name} failed on an image [1, 3, {size}, {size}] ({why}); mend it.") from error
 
 
 def load(path: Path, options: Restore, size: int, image: str) -> Problem:
@@ -62,24 +52,48 @@ def load(path: Path, options: Restore, size: int, image: str) -> Problem:
     Raises ValueError or OSError, in one sentence that names the file.
     """
     if path.suffix == MEASUREMENT:
+        if options.clean:
+            raise ValueError(f"{path} is a measurement; --clean takes images, leave it out.")
         operator = _operator(options, size, options.mask)
-        return Problem(image, operator, _checked(path, read_measurement(path), operator, size))
-    picture, mask, notes = read_image(path), options.mask, []
-    known: torch.Tensor | None = None
-    if mask:
-        white = _read_mask(mask, picture, path).mean(1, keepdim=True) > 0
-        fitted, _ = fit_to(white.float().expand(-1, 3, -1, -1), size, options.fit)
-        known = fitted.mean(1) > 0.99  # of pixels that fitting merged, only those that were known altogether
-    operator = _operator(options, size, known)
-    aim = size if options.clean or isinstance(operator, Inpaint) else _picture_size(operator, size, path)
-    picture, note = fit_to(picture, aim, options.fit)
-    if note:
-        notes.append(f"{path.name}: {note}")
+        return Problem(
+            image, operator, _checked(path, read_measurement(path), operator, size), notes=_hidden(operator, options)
+        )
+    if options.task == "phase_retrieval" and not options.clean:
+        raise ValueError(
+            f"{path}: a phase measurement is no picture; give it as .safetensors, or a clean image with --clean."
+        )
+    picture = read_image(path)
+    try:
+        operator = _operator(options, size, _fitted_mask(options, picture, size))
+        aim = size if options.clean or isinstance(operator, Inpaint) else _picture_size(operator, size)
+        picture, note = fit_to(picture, aim, options.fit)
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}") from error
+    notes = (*([f"{path.name}: {note}"] if note else []), *_hidden(operator, options))
     if not options.clean:
         y = operator(picture) if isinstance(operator, Inpaint) else picture
-        return Problem(image, operator, y, notes=tuple(notes))
+        return Problem(image, operator, y, notes=notes)
     y = measure(operator, picture, options.sigma_v, options.seed, image)
-    return Problem(image, operator, y, picture, None if note else _head(path), tuple(notes))
+    return Problem(image, operator, y, picture, None if note else _head(path), notes)
+
+
+def _fitted_mask(options: Restore, picture: torch.Tensor, size: int) -> torch.Tensor | None:
+    """The mask of a picture, fitted as it is: of pixels that fitting merged, only those known altogether are known."""
+    if not options.mask:
+        return None
+    white = read_mask(options.mask)
+    if white.shape[-2:] != picture.shape[-2:]:
+        sizes = [f"{x.shape[-1]} x {x.shape[-2]}" for x in (white, picture)]
+        raise ValueError(f"the mask {options.mask} is {sizes[0]} px, the image {sizes[1]} px; make them equal.")
+    fitted, _ = fit_to(white.float().expand(-1, 3, -1, -1), size, options.fit)
+    return fitted.mean(1) > 0.99
+
+
+def _hidden(operator: Operator, options: Restore) -> tuple[str, ...]:
+    """A note about a mask that hides nothing."""
+    if options.mask and operator.observed is not None and operator.observed.all():
+        return (f"note: the mask {options.mask} hides nothing: black is what is to be filled in",)
+    return ()
 
 
 def _operator(options: Restore, size: int, mask: Path | torch.Tensor | None) -> Operator:
@@ -94,11 +108,11 @@ def _shape(operator: Operator, size: int) -> list[int]:
         return list(operator(torch.zeros(1, 3, size, size)).shape[1:])
 
 
-def _picture_size(operator: Operator, size: int, path: Path) -> int:
+def _picture_size(operator: Operator, size: int) -> int:
     """The size of the square picture that this operator measures."""
     shape = _shape(operator, size)
     if len(shape) != 3 or shape[0] != 3 or shape[1] != shape[2]:
-        raise ValueError(f"{path}: {operator.name} measures {shape}, which is no picture; give it as .safetensors.")
+        raise ValueError(f"{operator.name} measures {shape}, which is no picture; give it as .safetensors.")
     return shape[1]
 
 

@@ -15,6 +15,11 @@ from .operators import PhaseRetrieval, best_rotation, data_residual
 from .options import Restore
 from .problem import Problem
 
+NOTHING = {
+    "mean": "the measurement leaves no attribute open", "agreement": "the measurement shows no attribute for certain",
+}  # fmt: skip
+"""Why a part of the coverage is null."""
+
 
 def coverage(images: torch.Tensor, problem: Problem, judge: HeadsClassifier | None) -> dict[str, Any]:
     """For a known head: distinct confident values of each hidden attribute over the particles, and the share of
@@ -75,4 +80,7 @@ def score(images: torch.Tensor, problem: Problem, options: Restore, scorers: Sco
     found["coverage"] = covered["coverage"]
     if "reason" in covered:
         reasons["coverage"] = covered["reason"]
+    for part, why in NOTHING.items():
+        if found["coverage"] and found["coverage"][part] is None:
+            reasons[f"coverage.{part}"] = why
     return {**found, **others, "reasons": reasons}

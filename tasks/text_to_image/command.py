@@ -4,13 +4,10 @@ from __future__ import annotations
 
 import dataclasses
 import sys
-from importlib.resources import as_file, files
+from importlib.resources import files
 from typing import Any
 
-import tyro
-
-from rsd.settings import plain, read_yaml
-from rsd.settings import tokens as settings_tokens
+from rsd.settings import layered, plain
 
 from .names import SAMPLERS
 from .options import TextToImage
@@ -20,11 +17,6 @@ NO_PIXEL = (
     "aesthetic_weights", "fid_folder", "fid_features", "div_features",
 )  # fmt: skip
 """Options that change no pixel: a run may be resumed with others, and config.yaml leaves them out."""
-
-
-def tokens(settings: dict[str, Any]) -> list[str]:
-    """A YAML file's fields as flags; the prompt of a run's own config.yaml says nothing here."""
-    return settings_tokens(settings, skip=("prompt",))
 
 
 def packaged(method: str, prior: str) -> str:
@@ -38,27 +30,19 @@ def packaged(method: str, prior: str) -> str:
     return next(name for name in names if (folder / name).is_file())
 
 
-def _parse(arguments: list[str]) -> TextToImage:
-    return tyro.cli(TextToImage, args=arguments, prog="rsd text-to-image")
-
-
 def parse(argv: list[str]) -> tuple[TextToImage, str]:
     """Options from the packaged configuration, then --config, then the flags; and that configuration's name."""
-    options = _parse(argv)
-    own = tokens(read_yaml(options.config)) if options.config else []
-    if own:  # ends in a flag of one value, lest a list take the prompts that follow for its own
-        own += ["--config", str(options.config)]
-    options = _parse(own + argv)
-    options.check()
-    name = packaged(options.method, options.prior)
-    with as_file(files("rsd.configs") / "text_to_image" / name) as path:
-        defaults = read_yaml(path)
-    for key in ("method", "prior", "revision"):  # already decided
-        defaults.pop(key, None)
-    if not name.startswith(options.method.replace("-", "_")):  # another method's gamma
-        defaults.pop("gamma", None)
-    options = _parse([*tokens(defaults), "--method", options.method, *own, *argv])
-    options.check()
+
+    def choose(options: TextToImage) -> tuple[str, tuple[str, ...]]:
+        name = packaged(options.method, options.prior)
+        # another method's gamma would not do
+        borrowed = not name.startswith(options.method.replace("-", "_"))
+        return name, ("method", "prior", "revision", *(["gamma"] if borrowed else []))
+
+    options, name = layered(
+        TextToImage, argv, prog="rsd text-to-image", positional="prompt", folder="text_to_image", packaged=choose
+    )
+    assert name, "every method has one"
     return options, name
 
 

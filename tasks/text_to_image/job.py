@@ -16,7 +16,7 @@ from rsd import media
 from rsd.engine import Embed
 from rsd.features import check_features_name, load_features
 from rsd.metrics import CLIP
-from rsd.priors import check_prior_name, load_prior
+from rsd.priors import check_prior_name, image_size, load_prior
 from rsd.priors.base import Prior
 from rsd.runs import RunFolder, slug
 from rsd.session import Session, pick_device, plain_warnings, survives
@@ -26,7 +26,7 @@ from .command import resolved
 from .names import SAMPLERS
 from .options import TextToImage
 from .prompts import embed_all, folder_name, folder_names, gather
-from .scores import Scorers, load_scorers, score
+from .scores import Scorers, load_scorers, pictures, score
 from .summary import summarise
 
 Run = distillation.Run | samplers.Run
@@ -78,13 +78,16 @@ def default_folder(prompts: list[str], options: TextToImage) -> Path:
 
 
 def check(settings: Iterable[TextToImage]) -> torch.device:
-    """The device of runs with these settings; raises ValueError for names and devices that cannot be. Loads nothing."""
+    """The device of runs with these settings; raises ValueError for names, folders and devices that cannot be. Loads
+    nothing."""
     for options in settings:
         check_prior_name(options.prior)
         check_features_name(options.features_name)
         for name in (options.div_features, options.fid_features):
             if name != "auto":
                 check_features_name(name)
+        if options.fid_folder:
+            pictures(options.fid_folder)
         device = pick_device(options.device)
     return device
 
@@ -93,15 +96,16 @@ def load_networks(settings: list[TextToImage], prompts: list[str], device: torch
     """The networks of runs that differ in method, gamma and features; those that score come first. All prompts are
     embedded and the text encoder is released. Prints what it loads and where."""
     one = settings[0]
+    size = image_size(one.prior, one.revision)  # what is missing is told before anything is loaded, the prior first
     names = list(dict.fromkeys(o.features_name for o in settings if o.interacts))
     features = {name: load_features(name, device=device) for name in names}
-    print(f"prior: {one.prior} on {device}, {one.dtype}", flush=True)
-    prior = load_prior(one.prior, device=device, dtype=getattr(torch, one.dtype), revision=one.revision)
     scorers = load_scorers(
         one.prior, repulsion=names[0] if names else None, div_features=one.div_features, wanted=one.metrics,
         clip_model=one.clip_model or CLIP, aesthetic_weights=one.aesthetic_weights, fid_folder=one.fid_folder,
-        fid_features=one.fid_features, size=prior.image_size, device=device,
+        fid_features=one.fid_features, size=size, device=device,
     )  # fmt: skip
+    print(f"prior: {one.prior} on {device}, {one.dtype}", flush=True)
+    prior = load_prior(one.prior, device=device, dtype=getattr(torch, one.dtype), revision=one.revision)
     embed_texts(settings, prompts, prior)
     return Networks(prior, features, scorers)
 
@@ -151,7 +155,7 @@ def draw(
     session.drive(steps=options.steps, name=_short(prompt), checkpoint_every=options.checkpoint_every, remedy=remedy)
     images = session.run.finish().detach().cpu().float()
     if not images.isfinite().all():
-        raise ValueError(f"{_short(prompt)}: the run diverged; {remedy}.")
+        raise ValueError(f"The run diverged; {remedy}.")
     figures = score(images, prompt, networks.scorers)
     write_results(images, prompt, folder, options)
     session.finish(images, figures, seed=options.seed, model=options.prior, cited=cited(options))

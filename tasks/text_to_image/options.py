@@ -21,7 +21,8 @@ T = 1000
 class TextToImage:
     """Draw N different pictures of each prompt, by score distillation with repulsion or by sampling.
 
-    Settings come from the packaged configuration of the method and prior, then --config FILE, then the flags.
+    Settings come from the packaged configuration of the method and prior, then --config FILE, then the flags; the
+    defaults below hold only where none of them says anything (a run's config.yaml tells what it used).
     """
 
     prompt: Annotated[tuple[str, ...], tyro.conf.Positional] = ()
@@ -128,7 +129,8 @@ class TextToImage:
         for name in ("lr", "lr_phi", "gamma", "guidance"):
             value = getattr(self, name)
             if value is not None and (not math.isfinite(value) or (value < 0 and name != "gamma")):
-                raise ValueError(f"{name} is {value}; give a finite number, 0 or more.")
+                least = " (below 0 attracts)" if name == "gamma" else ", 0 or more"
+                raise ValueError(f"{name} is {value}; give a finite number{least}.")
         if not 0 <= self.window[0] < self.window[1] <= 1:
             raise ValueError(f"window is {self.window}; give LO HI with 0 <= LO < HI <= 1.")
         if not 0 <= self.t_range[0] <= self.t_range[1] < T:
@@ -147,6 +149,13 @@ class TextToImage:
             raise ValueError("Annealed timesteps are shared; a timestep for each particle needs --timesteps uniform.")
         if "fid" in self.metrics and self.fid_folder is None:
             raise ValueError("The metric fid compares with a folder of images; give --fid-folder DIR.")
+        if self.fid_folder and "fid" not in self.metrics:
+            raise ValueError(f"--fid-folder {self.fid_folder} goes with --metrics fid; add it.")
+        if "aesthetic" in self.metrics and not self.aesthetic_weights:
+            raise ValueError(
+                "The metric aesthetic needs weights that do not ship; give --aesthetic-weights FILE, for example "
+                "sac+logos+ava1-l14-linearMSE.pth of github.com/christophschuhmann/improved-aesthetic-predictor."
+            )
         for path in (self.config, self.prompts, self.fid_folder):
             if path and not path.exists():
                 raise FileNotFoundError(f"{path} does not exist; check the path.")

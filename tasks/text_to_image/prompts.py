@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import hashlib
+import os
 import warnings
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
-from rsd.heads.reading import read, unknown_words, vocabulary
+from rsd.heads.reading import read, unknown_words
 from rsd.priors.base import Condition, Prior
 from rsd.runs import slug
 
@@ -26,10 +27,13 @@ def gather(prompts: Sequence[str] = (), file: Path | None = None, *, allow_empty
     double quotes is the empty prompt. On the command line an empty prompt is more often a slip (an unset variable) than
     meant, so it needs ``allow_empty``. A prompt given twice is run once, with a warning.
 
-    Raises ValueError or FileNotFoundError, in one sentence: for an empty prompt, no prompts at all, and a file that is
-    missing, holds none, or is not UTF-8.
+    Raises ValueError or FileNotFoundError, in one sentence: for an empty prompt, one that is the name of a file, no
+    prompts at all, and a file that is missing, holds none, or is not UTF-8.
     """
     given = [_tidy(prompt) for prompt in prompts]
+    for prompt in given:
+        if ("." in prompt or "/" in prompt) and os.path.isfile(prompt):
+            raise ValueError(f"The prompt {prompt} is a file; draw what its lines say with --prompts {prompt}.")
     if "" in given and not allow_empty:
         raise ValueError("The prompt is empty; say what to draw, or --allow-empty to draw without a prompt.")
     if file is not None:
@@ -86,8 +90,9 @@ def notes(prompt: str) -> list[str]:
     found = []
     unknown = unknown_words(prompt)
     if unknown:
-        told = ", ".join(f'"{word}"' for word in unknown)
-        found.append(f"The prior heads was never told of {told}; it knows: {vocabulary()}.")
+        more = f" and {len(unknown) - 5} more" if len(unknown) > 5 else ""
+        told = ", ".join(f'"{word}"' for word in unknown[:5]) + more
+        found.append(f"The prior heads was never told of {told}; `rsd heads --help` lists its words.")
     twice = sorted(read(prompt).contradicted)
     if twice:
         found.append(f'The prompt "{prompt}" tells {", ".join(twice)} in two ways; no score counts that.')

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import json
+import math
 from dataclasses import dataclass
 from pathlib import Path
 
 import tyro
+
+from rsd.settings import make_folder
 
 
 @dataclass(kw_only=True)
@@ -26,21 +29,29 @@ class Toy:
     seed: int = 0
     """Every random number follows from it."""
 
-    def __post_init__(self) -> None:
+    def check(self) -> None:
+        """Raise ValueError, in one sentence, for a value that cannot work."""
         for name in ("realisations", "steps", "lr"):
-            if getattr(self, name) <= 0:
-                raise ValueError(f"{name} is {getattr(self, name)}; give a number above 0.")
+            value = getattr(self, name)
+            if not (math.isfinite(value) and value > 0):
+                raise ValueError(f"{name} is {value}; give a finite number above 0.")
+        if self.seed < 0:
+            raise ValueError(f"seed is {self.seed}; give 0 or more.")
         if not self.gammas:
             raise ValueError("gammas is empty; give at least one, for example --gammas 0 1 2000.")
+        for gamma in self.gammas:
+            if not math.isfinite(gamma):
+                raise ValueError(f"gammas holds {gamma}; give finite numbers, for example --gammas 0 1 2000.")
 
 
 def main(argv: list[str]) -> int:
     """Run the toy; returns the exit code."""
     options = tyro.cli(Toy, args=argv, prog="rsd toy")
+    options.check()
+    make_folder(options.out)
     from .experiment import run
     from .plots import collapse_plot, scatter_plot
 
-    options.out.mkdir(parents=True, exist_ok=True)
     outcomes = []
     for gamma in options.gammas:
         outcomes.append(

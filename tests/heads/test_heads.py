@@ -2,10 +2,12 @@ import numpy as np
 import pytest
 import torch
 
+from rsd.cli import main
 from rsd.heads.attributes import ATTRIBUTES, Camera, Head, caption, sample_told, sample_values, visible
 from rsd.heads.command import from_json, to_json
 from rsd.heads.data import head_at, head_from_row, make_shard
 from rsd.heads.hidden import open_values
+from rsd.heads.reading import vocabulary
 from rsd.heads.render import BACKGROUND, SHIRT, render
 
 PLAIN = {
@@ -115,3 +117,25 @@ def test_the_half_face_box_hides_exactly_the_left_side():
     assert hidden >= {"left_cheek", "left_ear"} and not hidden & {"right_cheek", "right_ear", "hair", "shirt", "skin"}
     assert left_open["left_cheek"] == set(ATTRIBUTES["left_cheek"])
     assert all(len(v) == 1 for v in open_values(plain(), lambda x: x).values())
+
+
+@pytest.mark.parametrize(
+    ("flags", "told"),
+    [
+        (["--out", "taken"], "The output folder taken is a file; choose another --out."),
+        (["--out", "new", "--number", "0"], "number is 0; give 1 or more."),
+        (["--out", "new", "--size", "7"], "size is 7; give 8 or more."),
+        (["--out", "new", "--first", "-1"], "first is -1; give 0 or more."),
+    ],
+)
+def test_bad_values_are_told_in_one_sentence(tmp_path, flags, told, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "taken").touch()
+    assert main(["heads", *flags]) == 2
+    assert capsys.readouterr().err == f"rsd: {told}\n" and not (tmp_path / "new").exists()
+
+
+def test_help_lists_the_words_that_notes_about_prompts_send_people_to(capsys):
+    with pytest.raises(SystemExit):
+        main(["heads", "--help"])
+    assert vocabulary() in " ".join(capsys.readouterr().out.split())

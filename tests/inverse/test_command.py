@@ -13,7 +13,8 @@ from PIL import Image
 from rsd.cli import main
 from rsd.media import read_image, write_measurement
 from rsd.runs import RunFolder
-from rsd.tasks.inverse.command import packaged, parse, tokens
+from rsd.settings import tokens
+from rsd.tasks.inverse.command import packaged, parse
 from rsd.tasks.inverse.problem import load
 
 
@@ -189,7 +190,7 @@ MASK, BLACK = "mask.png", "black.png"
         (["photo.png", "--task", "inpaint_mask", "--mask", BLACK], "hides every pixel"),
         (["photo.png", "--task", "phase_retrieval"], "no picture"),
         (["nan.tiff"], "not finite"),
-        (["photo.png", "--config", "bad.yaml"], "--gamma"),
+        (["photo.png", "--config", "bad.yaml"], 'bad.yaml: unknown field "gama". Did you mean "gamma"?'),
         (["photo.png", "--out", "full"], "holds other files"),
         (["photo.png", "--out", "/proc/nothing/here"], "/proc/nothing/here"),
         (["photo.png", "--device", "gpu"], "Unknown device"),
@@ -247,10 +248,17 @@ def test_tasks_borrow_settings_from_the_nearest():
 
 
 def test_tokens_say_what_the_yaml_says():
-    settings = {"lambda_": 1, "clean": True, "resume": False, "window": [0, 1], "mask": None, "keep_known": True}
-    assert tokens(settings) == [
-        "--lambda", "1", "--clean", "--no-resume", "--window", "0", "1", "--keep-known", "True",
+    settings = {"lambda": 1, "clean": True, "resume": False, "window": [0, 1], "mask": None, "keep_known": True}
+    assert tokens(settings, valued=["keep_known"]) == [
+        "--lambda=1", "--clean", "--no-resume", "--window", "0", "1", "--keep-known=True",
     ]  # fmt: skip
+
+
+def test_help_tells_where_its_defaults_hold(capsys):
+    with pytest.raises(SystemExit):
+        main(["restore", "--help"])
+    told = " ".join(capsys.readouterr().out.split())
+    assert "the defaults below hold only where none of them says anything" in told and "-n INT" in told
 
 
 def test_help_answers_without_loading_torch():

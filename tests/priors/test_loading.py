@@ -7,12 +7,13 @@ import sys
 from pathlib import Path
 from types import SimpleNamespace
 
+import huggingface_hub
 import pytest
 import torch
 from huggingface_hub import errors
 
-from rsd.hub import BUILT_IN, explain
-from rsd.priors import check_prior_name, load_prior
+from rsd.hub import BUILT_IN, explain, fetch
+from rsd.priors import check_prior_name, image_size, load_prior
 
 
 def copy(folder: Path, to: Path) -> Path:
@@ -106,6 +107,55 @@ def test_a_hub_model_loads_from_the_cache_and_knows_its_commit(hub_cache, tiny_f
         load_prior("owner/tiny", revision="another")
 
 
+class Hub:
+    """A hub that does not answer, and how often it was asked."""
+
+    def __init__(self, monkeypatch):
+        self.asked, self.fetched = [], []
+        real = huggingface_hub.hf_hub_download
+        monkeypatch.setattr(huggingface_hub, "get_hf_file_metadata", self.ask)
+        monkeypatch.setattr(huggingface_hub, "hf_hub_download", lambda *a, **k: self.fetched.append(k) or real(*a, **k))
+
+    def ask(self, url, **options):
+        self.asked.append((url, options))
+        raise ConnectionError("no route")
+
+
+def test_a_hub_that_does_not_answer_is_asked_once(monkeypatch, hub_cache, tiny_folder):
+    hub = Hub(monkeypatch)
+    with pytest.raises(ValueError, match='"owner/absent" is not in the local cache and the hub cannot be reached'):
+        fetch("owner/absent", "model_index.json", revision=None, what="prior")
+    (url, options), *more = hub.asked
+    assert "owner/absent" in url and options["timeout"] <= 10 and not more
+    assert [k["local_files_only"] for k in hub.fetched] == [True]  # nothing that would ask again, and again
+    commit = hub_cache("owner/cached", tiny_folder("epsilon"))
+    path = fetch("owner/cached", "model_index.json", revision=None, what="prior")
+    assert path.parent.name == commit and len(hub.asked) == 2
+    assert fetch("owner/cached", "model_index.json", revision=commit, what="prior") == path and len(hub.asked) == 2
+    assert image_size("owner/cached") == 16 and len(hub.asked) == 3  # one question for its three files
+
+
+def test_the_size_of_pictures_is_read_without_loading_anything(hub_cache, tiny_folder, tmp_path):
+    folder = tiny_folder("epsilon")
+    hub_cache("owner/small", folder)
+    assert image_size(str(folder)) == image_size("owner/small") == load_prior(str(folder)).image_size == 16
+    code = "import sys; from rsd.priors import image_size; print(image_size('heads'), 'torch' in sys.modules)"
+    ran = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert ran.stdout == "64 False\n"
+    other = copy(folder, tmp_path / "m")
+    config = json.loads((other / "unet/config.json").read_text())
+    (other / "unet/config.json").write_text(json.dumps({**config, "sample_size": [6, 6]}))
+    assert image_size(str(other)) == 12
+    (other / "unet/config.json").write_text(json.dumps({**config, "sample_size": None}))
+    with pytest.raises(ValueError, match="does not tell the size of its pictures: unet/config.json needs sample_size"):
+        image_size(str(other))
+    (other / "unet/config.json").unlink()
+    with pytest.raises(ValueError, match="unet/config.json is missing; write it again with save_pretrained"):
+        image_size(str(other))
+    with pytest.raises(ValueError, match="the hub cannot be reached"):
+        image_size("owner/absent")
+
+
 def edit_index(folder: Path, **changes) -> str:
     path = folder / "model_index.json"
     path.write_text(json.dumps({**json.loads(path.read_text()), **changes}))
@@ -124,6 +174,8 @@ def edit_index(folder: Path, **changes) -> str:
 def test_other_classes_are_refused_before_anything_is_loaded(changes, says, tiny_folder, tmp_path):
     with pytest.raises(ValueError, match=says):
         load_prior(edit_index(copy(tiny_folder("epsilon"), tmp_path / "m"), **changes))
+    with pytest.raises(ValueError, match=says):
+        image_size(str(tmp_path / "m"))
 
 
 def test_a_broken_index_and_an_unknown_dtype(tiny_folder, tmp_path):

@@ -12,6 +12,7 @@ from PIL import Image
 from rsd.cli import main
 from rsd.media import read_image
 from rsd.runs import RunFolder
+from rsd.tasks.text_to_image import job
 from rsd.tasks.text_to_image.command import packaged, parse
 from rsd.tasks.text_to_image.job import cited
 from rsd.tasks.text_to_image.options import TextToImage
@@ -153,7 +154,12 @@ def test_a_run_that_diverges_says_so(draw, capsys):
         (["dog", "--method", "ancestral", "--gamma", "3"], "use particle-guidance"),
         (["dog", "--method", "ancestral", "--steps", "2000"], "steps is 2000"),
         (["dog", "--metrics", "fid"], "--fid-folder"),
-        (["dog", "--config", "bad.yaml"], "--gamma"),
+        (["dog", "--gamma", "nan"], "gamma is nan; give a finite number (below 0 attracts)."),
+        (["prompts.txt"], "The prompt prompts.txt is a file; draw what its lines say with --prompts prompts.txt."),
+        (["dog", "--fid-folder", "full"], "--fid-folder full goes with --metrics fid; add it."),
+        (["dog", "--metrics", "fid", "--fid-folder", "full"], "full holds 0 pictures; --fid-folder needs two or more"),
+        (["dog", "--metrics", "aesthetic"], "needs weights that do not ship; give --aesthetic-weights FILE"),
+        (["dog", "--config", "bad.yaml"], 'bad.yaml: unknown field "gama". Did you mean "gamma"?'),
         (["dog", "--prompts", "nowhere.txt"], "nowhere.txt does not exist"),
         (["dog", "--out", "full"], "holds other files"),
         (["dog", "--device", "gpu"], "Unknown device"),
@@ -162,6 +168,7 @@ def test_a_run_that_diverges_says_so(draw, capsys):
 def test_bad_input_is_told_in_one_sentence_before_any_model_is_loaded(tmp_path, flags, told, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "bad.yaml").write_text("gama: 3\n")
+    (tmp_path / "prompts.txt").write_text("a man\n")
     (tmp_path / "full").mkdir()
     (tmp_path / "full" / "thesis.tex").write_text("x")
     monkeypatch.setattr("rsd.tasks.text_to_image.job.load_networks", lambda *a, **k: pytest.fail("a model was loaded"))
@@ -170,6 +177,29 @@ def test_bad_input_is_told_in_one_sentence_before_any_model_is_loaded(tmp_path, 
     captured = capsys.readouterr()
     assert stopped.value.code == 2
     assert told in captured.err + captured.out and "Traceback" not in captured.err
+
+
+@pytest.mark.parametrize(
+    ("flags", "told"),
+    [
+        (
+            ["--prior", "owner/absent", "--features", "owner/no-map"],
+            'The prior "owner/absent" is not in the local cache',
+        ),
+        (["--features", "owner/no-map"], 'The feature map "owner/no-map" is not in the local cache'),
+        (["--features", "nowhere:f"], 'The feature map "nowhere:f" cannot be imported'),
+        (["--metrics", "clip"], "The CLIP model"),
+        (["--metrics", "aesthetic", "--aesthetic-weights", "no.pth"], 'There is no file "no.pth" of aesthetic weights'),
+    ],
+)
+def test_what_is_missing_is_told_before_the_prior_is_loaded_and_the_prior_first(
+    tmp_path, flags, told, monkeypatch, capsys
+):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(job, "load_prior", lambda *a, **k: pytest.fail("the prior was loaded"))
+    assert main(["text-to-image", "a man", *flags]) == 2
+    error = capsys.readouterr().err
+    assert told in error and error.count("\n") == 1 and not (tmp_path / "runs").exists()
 
 
 def test_flags_win_over_config_and_config_over_the_packaged_one(tmp_path):

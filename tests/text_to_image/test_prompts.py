@@ -87,12 +87,28 @@ def test_files_that_are_not_there(tmp_path):
         read_prompts(tmp_path)
 
 
+def test_the_name_of_a_file_is_no_prompt(write, monkeypatch):
+    file = write("a man\n")
+    monkeypatch.chdir(file.parent)
+    for name in (file.name, f"./{file.name}", str(file)):
+        with pytest.raises(ValueError, match=f"is a file; draw what its lines say with --prompts .*{file.name}"):
+            gather([name])
+    (file.parent / "castle").touch()
+    assert gather(["castle", "a man.", "x" * 500 + "."]) == ["castle", "a man.", "x" * 500 + "."]
+
+
+def test_many_unknown_words_are_counted():
+    (text,) = notes("a man with " + " ".join(f"w{k}" for k in range(9)))
+    assert '"w4" and 4 more; ' in text and "w5" not in text
+    assert "more" not in notes("a man with w0 w1")[0]
+
+
 def test_unknown_words_are_named_with_what_is_known():
     prior = Words()
     with pytest.warns(UserWarning) as caught:
         found = embed_all(["a Wizard with blue hair, 4k", "a bald man"], prior, negative_prompt="x", guidance=7.5)
     (text,) = (str(w.message) for w in caught)
-    assert '"wizard", "4k"' in text and '"hair"' not in text and "sunglasses" in text and "mohawk" in text
+    assert '"wizard", "4k"' in text and '"hair"' not in text and "rsd heads --help" in text and len(text) < 120
     assert prior.asked == [("a Wizard with blue hair, 4k", "x", 7.5), ("a bald man", "x", 7.5)]
     assert list(found) == ["a Wizard with blue hair, 4k", "a bald man"]
     assert found["a bald man"].prompt == "a bald man"
@@ -113,6 +129,8 @@ def test_other_priors_know_any_word_and_tell_what_they_cut(tiny_pipeline):
         assert set(embed_all(["dragon", ""], prior)) == {"dragon", ""}
     with pytest.warns(UserWarning, match='longer than 16 tokens; this was cut off: "o p q"'):
         found = embed_all(["a b c d e f g h i j k l m n o p q"], prior, guidance=7.5)
+    with pytest.warns(UserWarning, match=r"was cut off: \"[a-z ]{57}\.\.\.\"$"):
+        prior.condition(" ".join("abcdefghijklmno" * 5))
     prior.release_text_encoder()
     again = prior.condition("a b c d e f g h i j k l m n o p q", guidance=7.5)
     assert again.embeddings.equal(next(iter(found.values())).embeddings)

@@ -43,9 +43,19 @@ def test_the_command_leaves_what_the_contract_says(tmp_path):
     assert (out / "collapse.png").stat().st_size > 5000 and (out / "scatter.png").stat().st_size > 5000
 
 
-def test_bad_values_are_told(tmp_path, capsys):
-    with pytest.raises(SystemExit) as stopped:
-        main(["toy", "--out", str(tmp_path), "--realisations", "0"])
-    assert stopped.value.code == 2
-    printed = capsys.readouterr()
-    assert "realisations is 0" in printed.out + printed.err
+@pytest.mark.parametrize(
+    ("flags", "told"),
+    [
+        (["--realisations", "0"], "realisations is 0; give a finite number above 0."),
+        (["--lr", "nan"], "lr is nan; give a finite number above 0."),
+        (["--gammas", "0", "nan"], "gammas holds nan; give finite numbers, for example --gammas 0 1 2000."),
+        (["--out", "taken"], "The output folder taken is a file; choose another --out."),
+        (["--seed", "-1"], "seed is -1; give 0 or more."),
+        (["--out", "taken/x"], "The output folder taken/x is not writable (Not a directory); choose another --out."),
+    ],
+)
+def test_bad_values_are_told_in_one_sentence(tmp_path, flags, told, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "taken").touch()
+    assert main(["toy", *flags]) == 2
+    assert capsys.readouterr().err == f"rsd: {told}\n"

@@ -1,0 +1,82 @@
+"""What the small JSON files of a Stable Diffusion pipeline tell before anything heavy is imported or loaded."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from rsd.hub import built_in_folder, fetch, read_json
+
+BUILT_IN = {"heads": "latent"}
+"""Built-in priors: name and folder inside the package's weights."""
+
+MARKER = "model_index.json"
+
+PIPELINES = ("StableDiffusionPipeline", "StableDiffusionImg2ImgPipeline")
+PARTS = {
+    "unet": ("UNet2DConditionModel",),
+    "vae": ("AutoencoderKL",),
+    "text_encoder": ("CLIPTextModel",),
+    "tokenizer": ("CLIPTokenizer", "CLIPTokenizerFast"),
+}
+"""The classes that a pipeline may consist of: nothing else is loaded, no code of a model's own is run."""
+
+
+@dataclass(frozen=True)
+class Index:
+    """Where a pipeline of known classes is: its ``folder``, or on the hub at ``commit``."""
+
+    name: str
+    folder: Path | None
+    commit: str | None = None
+
+    def json(self, path: str) -> dict[str, Any]:
+        """One of its JSON files. Raises ValueError that says what to do if it cannot be had."""
+        if self.folder is None:
+            return read_json(fetch(self.name, path, revision=self.commit, what="prior"))
+        if not (self.folder / path).is_file():
+            raise ValueError(
+                f'The prior "{self.name}" is not whole: {self.folder / path} is missing; write it again with '
+                "save_pretrained."
+            )
+        return read_json(self.folder / path)
+
+
+def find(name: str, revision: str | None = None) -> Index:
+    """The prior called ``name``, checked to be of classes that can be used. Raises ValueError that says what to do."""
+    if name in BUILT_IN:
+        found = Index(name, built_in_folder(BUILT_IN[name], marker=MARKER))
+    elif Path(name).expanduser().is_dir():
+        found = Index(name, Path(name).expanduser())
+    else:
+        found = Index(name, None, fetch(name, MARKER, revision=revision, what="prior").parent.name)
+    _check_classes(found.json(MARKER), name)
+    return found
+
+
+def image_size(found: Index) -> int:
+    """Pixels of the pictures it makes, which are square. Raises ValueError if its files do not tell."""
+    try:
+        size = found.json("unet/config.json")["sample_size"]
+        levels = len(found.json("vae/config.json")["block_out_channels"])
+        return int(size if isinstance(size, int) else size[0]) * 2 ** (levels - 1)
+    except (KeyError, TypeError, IndexError) as error:
+        raise ValueError(
+            f'The prior "{found.name}" does not tell the size of its pictures: unet/config.json needs sample_size, '
+            "vae/config.json block_out_channels."
+        ) from error
+
+
+def _check_classes(index: dict[str, Any], name: str) -> None:
+    """Refuse a model_index.json of other classes, before anything of it is loaded."""
+    found = index.get("_class_name")
+    if found not in PIPELINES:
+        raise ValueError(f'The prior "{name}" is a {found}; it must be a StableDiffusionPipeline (1.x or 2.x).')
+    for part, classes in PARTS.items():
+        library, kind = index.get(part) or (None, None)
+        if kind not in classes or library not in ("diffusers", "transformers"):
+            raise ValueError(f'The {part} of the prior "{name}" is a {library}.{kind}; it must be a {classes[0]}.')
+    library, kind = index.get("scheduler") or (None, None)
+    if library != "diffusers":
+        raise ValueError(f'The scheduler of the prior "{name}" is a {library}.{kind}; it must be one of diffusers.')

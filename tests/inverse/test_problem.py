@@ -1,0 +1,130 @@
+"""What `rsd restore` says of files and tasks that cannot work, before any model is loaded."""
+
+import shutil
+
+import numpy as np
+import pytest
+import torch
+import yaml
+from PIL import Image
+
+from rsd.cli import main
+from rsd.hub import BUILT_IN
+from rsd.media import write_measurement
+from rsd.tasks.inverse import job
+from rsd.tasks.inverse.command import parse
+from rsd.tasks.inverse.problem import load
+
+OPERATORS = """
+number = 3
+def fails(x): raise RuntimeError("mine")
+def flat(x): return x.flatten(1)
+"""
+
+
+@pytest.fixture
+def here(tmp_path, monkeypatch):
+    """The working folder, with a picture of 16 px and the files that the tests name."""
+    monkeypatch.chdir(tmp_path)
+    pixels = np.random.default_rng(0).integers(0, 256, (16, 16, 3), dtype=np.uint8)
+    Image.fromarray(pixels).save("photo.png")
+    (tmp_path / "text.png").write_text("hello")
+    np.save("even.npy", np.ones((4, 4)))
+    (tmp_path / "unclosed.py").write_text("def f(x:\n")
+    (tmp_path / "my_ops.py").write_text(OPERATORS)
+    for name, alpha in (("clear.png", 200), ("opaque.png", 255)):
+        Image.merge("LA", [Image.new("L", (16, 16), value) for value in (255, alpha)]).save(name)
+    Image.new("L", (16, 16), 255).save("white.png")
+    write_measurement(tmp_path / "y.safetensors", torch.zeros(1, 3, 16, 16))
+    shutil.copytree(BUILT_IN / "latent", "part", ignore=shutil.ignore_patterns("unet"))
+    return tmp_path
+
+
+@pytest.fixture
+def restore(tiny_folder, here):
+    fixed = ["--prior", str(tiny_folder("epsilon")), "--features", "pixels", "-n", "1", "--out"]
+
+    def go(*arguments, out="out", steps=1):
+        return main(["restore", *map(str, arguments), "--steps", str(steps), *fixed, str(here / out)])
+
+    return go
+
+
+@pytest.mark.parametrize(
+    ("flags", "told"),
+    [
+        (["--task", "sr3"], "Task sr3 needs a size that 3 divides, but the image is 64 px; take one of sr2, sr4,"),
+        (["--task", "inpaint_box", "--box", "0", "64", "0", "9"], "first <= last must lie in 0-63"),
+        (["--task", "inpaint_box", "--box", "0", "63", "0", "63"], "The box hides every pixel"),
+        (["--task", "deblur_motion", "--kernel", "even.npy"], "even.npy has shape [4, 4]; give [height, width]"),
+        (["--task", "deblur_motion", "--kernel", "text.png"], "text.png is not a picture"),
+        (["--task", "operator", "--operator", "nowhere:f"], '"nowhere:f" cannot be imported (No module named'),
+        (["--task", "operator", "--operator", "unclosed:f"], '"unclosed:f" cannot be imported (SyntaxError'),
+        (["--task", "operator", "--operator", "my_ops:number"], '"my_ops:number" is a int; give a function'),
+        (["--task", "operator", "--operator", "my_ops:fails"], "my_ops:fails failed on an image [1, 3, 64, 64] (Runt"),
+        (["--task", "operator", "--operator", "my_ops:flat"], "photo.png: my_ops:flat measures [12288], which is no"),
+        (["--fit", "refuse"], "photo.png: The image is 16 x 16 px, needed are 64 x 64; use --fit crop"),
+        (["--task", "inpaint_mask", "--mask", "clear.png"], "The mask clear.png has transparent pixels; save it"),
+        (["--task", "inpaint_mask", "--mask", "text.png"], "text.png is not a picture"),
+        (["--prior", "owner/absent"], 'The prior "owner/absent" is not in the local cache'),
+        (["--prior", "owner/absent", "--features", "owner/no-map"], 'The prior "owner/absent" is not in the local'),
+        (["--prior", "part"], "part/unet/config.json is missing; write it again with save_pretrained"),
+        (["--features", "pixel"], 'Did you mean "pixels"'),
+        (["--clean", "--metrics", "fid", "--fid-features", "x"], 'Unknown feature map "x"'),
+        (["--gamma", "nan"], "gamma is nan; give a finite number (below 0 attracts)."),
+        (["--lambda", "inf"], "lambda is inf; give a finite number, 0 or more."),
+        (["--window", "0.5", "nan"], "give LO HI with 0 <= LO < HI <= 1"),
+    ],
+)
+def test_what_cannot_work_is_told_in_one_sentence_before_any_model_is_loaded(here, flags, told, monkeypatch, capsys):
+    monkeypatch.setattr(job, "load_networks", lambda *a, **k: pytest.fail("a model was loaded"))
+    assert main(["restore", "photo.png", *flags]) == 2
+    error = capsys.readouterr().err
+    assert told in error and error.startswith("rsd: ") and error.count("\n") == 1
+    assert not (here / "runs").exists()
+
+
+@pytest.mark.parametrize(
+    ("flags", "told"),
+    [
+        (["--clean"], "y.safetensors is a measurement; --clean takes images"),
+        (["--task", "sr2"], "y.safetensors has shape [1, 3, 16, 16], but"),
+    ],
+)
+def test_measurements_are_checked_first_too(here, flags, told, monkeypatch, capsys):
+    monkeypatch.setattr(job, "load_networks", lambda *a, **k: pytest.fail("a model was loaded"))
+    assert main(["restore", "y.safetensors", *flags]) == 2 and told in capsys.readouterr().err
+
+
+def test_what_is_wrong_with_every_image_is_told_once(restore, here, capsys):
+    (here / "many").mkdir()
+    for name in ("a.png", "b.png"):
+        shutil.copy("photo.png", here / "many" / name)
+    assert restore("many", "--task", "sr3") == 2 and capsys.readouterr().err.count("Task sr3") == 1
+
+
+def test_a_failed_image_is_named_once(restore, here, capsys):
+    (here / "many").mkdir()
+    shutil.copy("photo.png", here / "many" / "a.png")
+    shutil.copy("text.png", here / "many" / "c.png")
+    assert restore("many", "--clean", "--lr-z", "1e30", "--lr-x", "1e30", steps=4) == 1
+    failed = [line for line in capsys.readouterr().err.splitlines() if line.startswith("failed: ")]
+    assert failed[0].startswith("failed: many/c.png is not a picture")
+    assert failed[1].startswith("failed: many/a.png: The run diverged at step")
+    assert [line.count(".png") for line in failed] == [1, 1]
+
+
+def test_a_finished_run_needs_no_prior(restore, here):
+    assert restore("photo.png") == 0
+    file = here / "out" / "config.yaml"
+    file.write_text(yaml.safe_dump({**yaml.safe_load(file.read_text()), "prior": "owner/gone"}))
+    flags = ["--prior", "owner/gone", "--features", "pixels", "--steps", "1", "-n", "1", "--out", "out"]
+    assert main(["restore", "photo.png", *flags, "--resume"]) == 0
+
+
+@pytest.mark.parametrize("mask", ["white.png", "opaque.png"])
+@pytest.mark.parametrize("file", ["photo.png", "y.safetensors"])
+def test_a_mask_that_hides_nothing_is_noted(here, file, mask):
+    options, _ = parse([file, "--task", "inpaint_mask", "--mask", mask])
+    (note,) = load(options.images[0], options, 16, "photo").notes
+    assert note.startswith(f"note: the mask {mask} hides nothing")
