@@ -31,6 +31,7 @@ PASSED = (
     "chunk",
     "div_features",
     "clip_model",
+    "aesthetic_weights",
 )
 """Options that every run gets, the reference too; --config, --steps and --lr are for the methods alone."""
 
@@ -75,6 +76,8 @@ class Sweep:
     """Figures that need networks of their own."""
     clip_model: str | None = None
     """clip, aesthetic: a hub id or a folder of a CLIPModel."""
+    aesthetic_weights: str | None = None
+    """aesthetic: the head's weights, a file."""
     div_features: str | None = None
     """What Div is measured on."""
     device: str | None = None
