@@ -21,6 +21,8 @@ class Background(nn.Module):
     small network of the ray's direction, grey at first, a network a scene (DreamFusion). Raises ValueError for others.
     """
 
+    network: Any
+
     def __init__(self, kind: str, *, seed: int, particle: int = 0, image: str = "", octaves: int = 2, width: int = 16):
         super().__init__()
         if kind not in BACKGROUNDS:
@@ -29,7 +31,7 @@ class Background(nn.Module):
         if kind == "learned":
             self.encoding = Frequency(octaves)
             random = generator(seed=seed, purpose="initial background", image=image, particle=particle)
-            self.network: Any = network([self.encoding.outputs, width, 3], generator=random)
+            self.network = network([self.encoding.outputs, width, 3], generator=random)
             with torch.no_grad():
                 self.network[-1].weight.mul_(0.01)
 

@@ -92,16 +92,15 @@ class Field(nn.Module):
         blob = s.blob_height * (1 - x.square().sum(-1).clamp(min=1e-12).sqrt() / (s.blob_radius * s.bound))
         return F.softplus(raw[:, 0] + blob), raw[:, 1:].sigmoid()
 
-    def with_normals(self, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-        """Density, colour, and the unit normals -grad sigma / |grad sigma| [M, 3], which are differentiable in the
-        parameters where gradients are on; zero where the density is flat."""
+    def normals(self, x: torch.Tensor) -> torch.Tensor:
+        """Unit normals -grad sigma / |grad sigma| at x [M, 3], [M, 3]; differentiable in the parameters where gradients
+        are on; zero where the density is flat."""
         differentiable = torch.is_grad_enabled()
         with torch.enable_grad():
             x = x.detach().requires_grad_()
-            density, colour = self(x)
+            density, _ = self(x)
             (gradient,) = torch.autograd.grad(density.sum(), x, create_graph=differentiable)
-        normals = -gradient / gradient.square().sum(-1, keepdim=True).clamp(min=1e-20).sqrt()
-        return (density, colour, normals) if differentiable else (density.detach(), colour.detach(), normals)
+        return -gradient / gradient.square().sum(-1, keepdim=True).clamp(min=1e-20).sqrt()
 
 
 def network(sizes: list[int], *, generator: torch.Generator) -> nn.Sequential:

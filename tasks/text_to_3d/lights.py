@@ -60,12 +60,10 @@ class Light:
     def __getitem__(self, views: slice) -> Light:
         return Light(self.kind, self.position[views], self.ambient, self.diffuse)
 
-    def shade(self, albedo: torch.Tensor, normals: torch.Tensor, x: torch.Tensor) -> torch.Tensor:
-        """The colours [V, M, 3] at points x with ``albedo`` and ``normals``, all [V, M, 3]."""
-        assert self.kind in KINDS
-        if self.kind == "ambient":
-            return albedo
-        towards = F.normalize(self.position.to(x)[:, None] - x, dim=-1)
+    def shade(self, albedo: torch.Tensor, normals: torch.Tensor, x: torch.Tensor, views: torch.Tensor) -> torch.Tensor:
+        """The colours [M, 3] at points x with ``albedo`` and ``normals``, [M, 3], each in view ``views`` [M]."""
+        assert self.shaded and self.kind in KINDS
+        towards = F.normalize(self.position.to(x)[views] - x, dim=-1)
         strength = self.ambient + self.diffuse * (normals * towards).sum(-1, keepdim=True).clamp(min=0)
         return strength.expand_as(albedo) if self.kind == "textureless" else strength * albedo
 

@@ -33,15 +33,16 @@ def rand(*shape, seed=0):
 class Ball:
     """Density ``sigma`` within ``radius`` of the origin, of one colour."""
 
-    def __init__(self, sigma, radius=1.0, bound=1.5):
-        self.sigma, self.radius, self.settings = sigma, radius, types.SimpleNamespace(bound=bound)
+    def __init__(self, sigma, radius=1.0, bound=1.5, turned=1):
+        self.sigma, self.radius, self.turned = sigma, radius, turned
+        self.settings = types.SimpleNamespace(bound=bound)
 
     def __call__(self, x):
         inside = (x.norm(dim=-1) < self.radius).to(x)
         return self.sigma * inside, torch.tensor([0.9, 0.2, 0.4], dtype=x.dtype).expand(*x.shape)
 
-    def with_normals(self, x):
-        return *self(x), torch.nn.functional.normalize(x, dim=-1)
+    def normals(self, x):
+        return self.turned * torch.nn.functional.normalize(x, dim=-1)
 
 
 def white(directions):
@@ -180,11 +181,22 @@ def test_shading_and_normals_of_a_ball():
     rim = torch.nonzero(shown.opacity[0] > 0.99)[0]
     assert float(shown.colour[0, rim].mean()) < 0.65
     assert float(shown.orientation.max()) < 0.02
-    turned = types.SimpleNamespace(
-        settings=Ball(1).settings, with_normals=lambda x: (*Ball(300.0)(x), -torch.nn.functional.normalize(x, dim=-1))
+    away = render(
+        Ball(300.0, turned=-1), origins, directions, settings=settings, light=light, backdrop=torch.zeros_like
     )
-    away = render(turned, origins, directions, settings=settings, light=light, backdrop=torch.zeros_like)
     assert float(away.orientation[0, middle]) == pytest.approx(1, abs=0.02)
+
+
+def test_samples_too_faint_to_shade_are_left_out():
+    """The picture hardly changes, and its gradient reaches every parameter."""
+    field = Field(FieldSettings(resolutions=(4, 8)), seed=0).double()
+    light = Light("lambertian", orbit(CameraSettings(), 2).position, 0.1, 0.9)
+    every, most = (look(field, samples=24, light=light, shade_above=least)[0] for least in (0.0, 1e-3))
+    torch.testing.assert_close(most.colour, every.colour, rtol=0, atol=5e-3)
+    torch.testing.assert_close(most.orientation, every.orientation, rtol=0, atol=5e-3)
+    assert not torch.equal(most.colour, every.colour)
+    loss = most.colour.square().sum() + most.orientation.sum()
+    assert all(float(g.abs().max()) > 0 for g in torch.autograd.grad(loss, list(field.parameters())))
 
 
 def test_images_have_their_first_row_on_top():
