@@ -48,11 +48,6 @@ class Rendering:
     normals: torch.Tensor | None = None
     orientation: torch.Tensor | None = None
 
-    def images(self) -> torch.Tensor:
-        """The colours as square images [V, 3, H, W] in [-1, 1]."""
-        side = round(self.colour.shape[1] ** 0.5)
-        return 2 * self.colour.transpose(1, 2).unflatten(2, (side, side)) - 1
-
 
 def render(
     field: Field, origins: torch.Tensor, directions: torch.Tensor, *, settings: RenderSettings, light: Light,
@@ -95,6 +90,27 @@ def _shade(
     found = field.normals(x[where])
     shaded = light.shade(albedo[where], found, x[where], where[0])
     return albedo.index_put(where, shaded), torch.zeros_like(x).index_put(where, found)
+
+
+@torch.no_grad()
+def photograph(
+    field: Field, origins: torch.Tensor, directions: torch.Tensor, *, settings: RenderSettings, light: Light,
+    backdrop: Backdrop, rays: int = 4096,
+) -> torch.Tensor:  # fmt: skip
+    """Square images [V, 3, H, W] in [-1, 1] along rays [V, R, 3], without gradient or jitter, ``rays`` at a time."""
+    images = []
+    for view in range(len(origins)):
+        one = slice(view, view + 1)
+        parts = zip(origins[one].split(rays, 1), directions[one].split(rays, 1), strict=True)
+        shown = [render(field, o, d, settings=settings, light=light[one], backdrop=backdrop).colour for o, d in parts]
+        images.append(as_images(torch.cat(shown, 1)))
+    return torch.cat(images)
+
+
+def as_images(colour: torch.Tensor) -> torch.Tensor:
+    """Colours [V, R, 3] in [0, 1], rows from the top, as square images [V, 3, H, W] in [-1, 1]."""
+    side = round(colour.shape[1] ** 0.5)
+    return 2 * colour.transpose(1, 2).unflatten(2, (side, side)) - 1
 
 
 def jitter_width(settings: RenderSettings) -> int:

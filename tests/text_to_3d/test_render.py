@@ -16,6 +16,7 @@ from rsd.tasks.text_to_3d.regularisers import RegulariserSettings, entropy, regu
 from rsd.tasks.text_to_3d.render import (
     Rendering,
     RenderSettings,
+    as_images,
     composite,
     jitter_width,
     points,
@@ -202,8 +203,7 @@ def test_samples_too_faint_to_shade_are_left_out():
 def test_images_have_their_first_row_on_top():
     colour = torch.zeros(1, 4, 3)
     colour[0, 1] = torch.tensor([1.0, 0.5, 0.25])  # top right
-    empty = torch.zeros(1, 4)
-    image = Rendering(colour, empty, empty, empty).images()
+    image = as_images(colour)
     assert image.shape == (1, 3, 2, 2) and image[0, :, 0, 1].tolist() == [1, 0, -0.5]
     assert image[0, :, 1].unique().tolist() == [-1]
 
