@@ -17,7 +17,7 @@ from typing import Any, Protocol
 
 import torch
 
-from rsd.priors.base import Condition, Prior
+from rsd.priors.base import Conditioning, Prior, conditions
 from rsd.randomness import noise
 from rsd.reference import Reference, chunks, sds
 from rsd.repulsion import Embed, Interaction, repulsion
@@ -70,7 +70,7 @@ def distill(
     timesteps: Sequence[int] | Sequence[torch.Tensor],
     seed: int,
     image: str = "",
-    condition: Condition | None = None,
+    condition: Conditioning = None,
     reference: Reference = sds,
     interaction: Interaction = Interaction(),
     embed: Embed | None = None,
@@ -79,9 +79,9 @@ def distill(
 ) -> Iterator[Record]:
     """Run steps ``start`` .. len(timesteps)-1 of the algorithm, yielding a Record after each.
 
-    ``timesteps``: for each step one int, or int64 [N], one a particle. ``embed`` maps z_t to features [N, d] (needed
-    when particles interact); ``chunk`` is how many particles a network sees at once (None: all); results do not depend
-    on it.
+    ``timesteps``: for each step one int, or int64 [N], one a particle. ``condition``: one for all steps, or what gives
+    each step's. ``embed`` maps z_t to features [N, d] (needed when particles interact); ``chunk`` is how many particles
+    a network sees at once (None: all); results do not depend on it.
     """
     n = len(particles.ids)
     chunk = chunk or n
@@ -93,7 +93,9 @@ def distill(
         eps = noise(z.shape[1:], seed=seed, purpose="diffusion", image=image, step=step, particles=particles.ids).to(z)
         z_t = alpha * z + sigma * eps
         with torch.no_grad():
-            eps_theta = torch.cat([prior.epsilon(part, at, condition) for part, at in chunks(z_t, t, chunk)])
+            given = conditions(condition, n, chunk)
+            parts = zip(chunks(z_t, t, chunk), given, strict=True)
+            eps_theta = torch.cat([prior.epsilon(part, at, text) for (part, at), text in parts])
             r = eps_theta - reference(z_t, t, eps, eps_theta)
         residual, push, force = _rms(r), 0.0, None
         if interaction.active(t, prior.schedule.T, n):
