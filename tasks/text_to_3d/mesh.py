@@ -43,39 +43,42 @@ def extract(field: Field, *, resolution: int = 96, threshold: float | None = Non
     samples a side. The cube's faces close it. Raises ValueError for a scene without a surface."""
     from skimage.measure import marching_cubes
 
-    density = sample_density(field, resolution)
-    check_not_empty(density, field.settings.bound)
+    density, bound = sample_density(field, resolution), field.settings.bound
+    spacing = 2 * bound / (resolution - 1)
+    found_by_itself = automatic_threshold(density, spacing)
     if threshold is None:
-        threshold = automatic_threshold(density)
+        threshold = found_by_itself
         logger.info("mesh: surface at density %.3g (chosen by itself)", threshold)
     if not 0 < threshold < float(density.max()):
         raise ValueError(
             f"There is no surface at density {threshold:.3g}; give a threshold between 0 and the scene's highest, "
             f"{density.max():.3g}."
         )
-    bound = field.settings.bound
-    spacing = 2 * bound / (resolution - 1)
     found = marching_cubes(np.pad(density, 1), threshold, gradient_direction="ascent")
     vertices = ((found[0] - 1) * spacing - bound).clip(-bound, bound)
     colours = _colours(field, vertices)
     return Mesh(vertices.astype(np.float32), found[1].astype(np.int64), colours, threshold)
 
 
-def automatic_threshold(density: np.ndarray) -> float:
-    """Otsu's threshold of log(1 + density): it parts what is there from what is fog, whatever the scale."""
-    from skimage.filters import threshold_otsu
+def automatic_threshold(density: np.ndarray, spacing: float) -> float:
+    """Half of the median density that rays along the axes meet where they have lost half of their light: the surface is
+    where one sees it, on the scene's own scale. ``density``: samples [x, y, z], ``spacing`` apart.
 
-    return float(np.expm1(threshold_otsu(np.log1p(density.astype(np.float64)))))
-
-
-def check_not_empty(density: np.ndarray, bound: float) -> None:
-    """Raise ValueError if a ray through the whole cube at the highest density would not stop half of its light."""
-    most = float(density.max())
-    if 1 - math.exp(-most * 2 * bound) < 0.5:
+    Raises ValueError if no ray loses half of its light.
+    """
+    met = []
+    for axis in range(3):
+        for along in (density, np.flip(density, axis)):
+            rows = np.moveaxis(along, axis, -1).reshape(-1, along.shape[axis])
+            passed = (rows.cumsum(1) * spacing >= math.log(2)).argmax(1)  # 0 if never
+            met.append(rows[np.arange(len(rows)), passed][rows.sum(1) * spacing >= math.log(2)])
+    seen = np.concatenate(met)
+    if not len(seen):
         raise ValueError(
-            f"The scene is empty: its density is at most {most:.2g}, too thin to see; run it for more steps, or with "
-            "less sparsity."
+            f"The scene is empty: its density is at most {density.max():.2g}, too thin to see; run it for more steps, "
+            "or with less sparsity."
         )
+    return float(np.median(seen) / 2)
 
 
 @torch.no_grad()

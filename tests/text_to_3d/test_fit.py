@@ -69,13 +69,18 @@ def test_a_head_at_16_px():
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("encoding", ["grid", "hash"])
-def test_a_head_at_32_px(encoding):
-    """28 dB; and its mesh is the head, which fills 0.8 to 1.7 in each direction."""
-    small = dict(levels=6, log2_hashmap_size=14, base_resolution=8, per_level_scale=1.5)
-    field, psnr = fit(FieldSettings(encoding, **small), size=32, steps=450, views=36)
-    print(f"\n{encoding}: {[round(v, 1) for v in psnr.tolist()]} dB")
+def test_a_head_at_32_px():
+    """28 dB; and its mesh is the head: the afro is 1.12 to either side and 1.39 high, the rest within it."""
+    field, psnr = fit(FieldSettings(), size=32, steps=450, views=36)
+    print(f"\n{[round(v, 1) for v in psnr.tolist()]} dB")
     assert psnr.mean() >= 28
     mesh = extract(field)
     head = mesh.vertices[mesh.vertices[:, 1] > -0.4]
-    assert 0.8 < np.abs(head[:, 0]).max() < 1.3 and 1.2 < head[:, 1].max() < 1.7
+    assert 1.0 < np.abs(head[:, 0]).max() < 1.3 and 1.25 < head[:, 1].max() < 1.55
+
+
+@pytest.mark.slow
+def test_a_small_hash_grid_learns_the_head_too():
+    small = dict(levels=5, log2_hashmap_size=14, base_resolution=8, per_level_scale=1.6)
+    _, psnr = fit(FieldSettings("hash", **small), size=32, steps=250, views=36)
+    assert psnr.min() > 21
