@@ -74,14 +74,16 @@ def distill(
     reference: Reference = sds,
     interaction: Interaction = Interaction(),
     embed: Embed | None = None,
+    clean: bool = False,
     chunk: int | None = None,
     start: int = 0,
 ) -> Iterator[Record]:
     """Run steps ``start`` .. len(timesteps)-1 of the algorithm, yielding a Record after each.
 
     ``timesteps``: for each step one int, or int64 [N], one a particle. ``condition``: one for all steps, or what gives
-    each step's. ``embed`` maps z_t to features [N, d] (needed when particles interact); ``chunk`` is how many particles
-    a network sees at once (None: all); results do not depend on it.
+    each step's. ``embed`` maps z_t to features [N, d] (needed when particles interact); ``clean``: it is given z_i, and
+    R_i is a gradient there. ``chunk`` is how many particles a network sees at once (None: all); results do not depend
+    on it.
     """
     n = len(particles.ids)
     chunk = chunk or n
@@ -100,7 +102,7 @@ def distill(
         residual, push, force = _rms(r), 0.0, None
         if interaction.active(t, prior.schedule.T, n):
             assert embed is not None, "interaction needs a feature map"
-            R, force = interaction.force(embed, z_t, chunk=chunk)
+            R, force = interaction.force(embed, z if clean else z_t, chunk=chunk)
             change = interaction.gamma * sigma * R
             inside = interaction.inside(t, prior.schedule.T).to(z.device).view(-1, *[1] * (z.ndim - 1))
             r = torch.where(inside, force.average(r, groups) - change, r)

@@ -29,7 +29,8 @@ METHODS = ("sds", "vsd")
 class Settings:
     """What one prompt runs with; the defaults are the paper's, but for ``steps`` and what ``scenes`` is made of.
 
-    ``particles``: scenes. ``gamma``: weight of the repulsion, in ``window`` of (t+1)/T. ``t_range``: in units of T.
+    ``particles``: scenes. ``gamma``: weight of the repulsion, in ``window`` of (t+1)/T; ``clean``: on
+    features of the pictures themselves, not of the noisy ones. ``t_range``: in units of T.
     ``lora_rank``, ``lr_phi``: of VSD's score. ``chunk``: pictures in a network at once; None: all.
     """
 
@@ -38,6 +39,7 @@ class Settings:
     steps: int = 1000
     gamma: float = 200.0
     window: tuple[float, float] = (0.0, 1.0)
+    clean: bool = False
     t_range: tuple[float, float] = (0.02, 0.98)
     prompts: PromptSettings = PromptSettings()
     scenes: SceneSettings = SceneSettings()
@@ -98,7 +100,8 @@ class Run(BaseRun):
         s = self.settings
         return distill(
             self.particles, self.prior, timesteps=self.timesteps, seed=s.seed, image=self.image,
-            condition=self.condition, reference=self.reference, embed=self.embed, chunk=s.chunk, start=self.step,
+            condition=self.condition, reference=self.reference, embed=self.embed, clean=s.clean,
+            chunk=s.chunk, start=self.step,
             interaction=Interaction(s.gamma, s.window, ensembles=self.particles.ensembles),
         )  # fmt: skip
 

@@ -17,7 +17,7 @@ from torch import nn
 
 from rsd.randomness import generator
 
-from .encodings import DenseGrid, Frequency, hash_grid
+from .encodings import DenseGrid, Frequency, TinyCudaGrid, hash_grid
 
 ENCODINGS = ("grid", "hash", "frequency")
 
@@ -84,6 +84,11 @@ class Field(nn.Module):
             self.encoding, width, depth = Frequency(s.octaves), s.frequency_width, s.frequency_depth
         self.network = network([self.encoding.outputs, *[width] * depth, 4], generator=random)
         self.to(device)
+
+    @property
+    def backend(self) -> str:
+        """What computes the encoding, "torch" or "tinycudann": for the run's provenance."""
+        return "tinycudann" if isinstance(self.encoding, TinyCudaGrid) else "torch"
 
     def forward(self, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Density [M] per unit of length and colour [M, 3] in [0, 1] at points x [M, 3] of the cube."""

@@ -86,6 +86,18 @@ def test_resuming_gives_the_same_numbers(tiny, method, interaction):
     assert whole.finish().isfinite().all() and all(record["repulsion"] > 0 for record in records)
 
 
+@pytest.mark.parametrize("clean", [False, True])
+def test_features_are_of_the_noisy_picture_or_of_the_clean_one(tiny, clean):
+    one, seen = run(tiny(), steps=1, clean=clean), []
+    z = one.particles.render()
+    one.embed = lambda z: (seen.append(z.detach().clone()), z.flatten(1))[1]
+    (record,) = one.steps()
+    assert torch.equal(seen[0], z) == clean
+    pairs = [torch.cdist(seen[0][g].flatten(1), seen[0][g].flatten(1))[0, 1:] for g in ([0, 1, 2], [3, 4, 5])]
+    other = [torch.dist(seen[0][g[1]], seen[0][g[2]]) for g in ([0, 1, 2], [3, 4, 5])]
+    assert record.distance == pytest.approx(float(torch.cat([*pairs, torch.stack(other)]).mean()), rel=1e-4)
+
+
 def test_chunks_change_nothing(tiny):
     one, other = (run(tiny(), chunk=chunk) for chunk in (None, 2))
     for particles in (one, other):

@@ -106,6 +106,10 @@ def test_initial_parameters_come_from_seed_image_and_particle():
         assert not torch.equal(one, flat(**other))
 
 
+def test_the_backend_is_told():
+    assert [small(encoding).backend for encoding in ENCODINGS] == ["torch"] * 3
+
+
 def test_unknown_encoding_and_other_mistakes():
     with pytest.raises(ValueError, match='no encoding "voxels"; there are grid, hash, frequency'):
         FieldSettings("voxels")
