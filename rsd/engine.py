@@ -17,7 +17,7 @@ from typing import Any, Protocol
 
 import torch
 
-from rsd.priors.base import Condition, Prior
+from rsd.priors.base import Conditioning, Prior, conditions
 from rsd.randomness import noise
 from rsd.reference import Reference, chunks, sds
 from rsd.repulsion import Embed, Interaction, repulsion
@@ -70,17 +70,19 @@ def distill(
     timesteps: Sequence[int] | Sequence[torch.Tensor],
     seed: int,
     image: str = "",
-    condition: Condition | None = None,
+    condition: Conditioning = None,
     reference: Reference = sds,
     interaction: Interaction = Interaction(),
     embed: Embed | None = None,
+    clean: bool = False,
     chunk: int | None = None,
     start: int = 0,
 ) -> Iterator[Record]:
     """Run steps ``start`` .. len(timesteps)-1 of the algorithm, yielding a Record after each.
 
-    ``timesteps``: for each step one int, or int64 [N], one a particle. ``embed`` maps z_t to features [N, d] (needed
-    when particles interact); ``chunk`` is how many particles a network sees at once (None: all); results do not depend
+    ``timesteps``: for each step one int, or int64 [N], one a particle. ``condition``: one for all steps, or what gives
+    each step's. ``embed`` maps z_t to features [N, d] (needed when particles interact); ``clean``: it is given z_i, and
+    R_i is a gradient there. ``chunk`` is how many particles a network sees at once (None: all); results do not depend
     on it.
     """
     n = len(particles.ids)
@@ -93,12 +95,14 @@ def distill(
         eps = noise(z.shape[1:], seed=seed, purpose="diffusion", image=image, step=step, particles=particles.ids).to(z)
         z_t = alpha * z + sigma * eps
         with torch.no_grad():
-            eps_theta = torch.cat([prior.epsilon(part, at, condition) for part, at in chunks(z_t, t, chunk)])
+            given = conditions(condition, n, chunk)
+            parts = zip(chunks(z_t, t, chunk), given, strict=True)
+            eps_theta = torch.cat([prior.epsilon(part, at, text) for (part, at), text in parts])
             r = eps_theta - reference(z_t, t, eps, eps_theta)
         residual, push, force = _rms(r), 0.0, None
         if interaction.active(t, prior.schedule.T, n):
             assert embed is not None, "interaction needs a feature map"
-            R, force = interaction.force(embed, z_t, chunk=chunk)
+            R, force = interaction.force(embed, z if clean else z_t, chunk=chunk)
             change = interaction.gamma * sigma * R
             inside = interaction.inside(t, prior.schedule.T).to(z.device).view(-1, *[1] * (z.ndim - 1))
             r = torch.where(inside, force.average(r, groups) - change, r)

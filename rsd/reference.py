@@ -18,7 +18,7 @@ from typing import Any, Protocol
 import torch
 
 from rsd.hub import quietly
-from rsd.priors.base import Condition, Prior
+from rsd.priors.base import Condition, Conditioning, Prior, conditions
 from rsd.randomness import generator, integers, noise
 
 Timestep = int | torch.Tensor
@@ -95,18 +95,23 @@ class Learned(Reference):
     loss_scale = 1.0
 
     def __init__(
-        self, prior: Prior, condition: Condition | None, parameters: Sequence[torch.nn.Parameter],
+        self, prior: Prior, condition: Conditioning, parameters: Sequence[torch.nn.Parameter],
         *, ids: Sequence[int], seed: int, image: str = "", chunk: int | None = None, lr: float = 1e-4,
     ):  # fmt: skip
-        assert condition is None or condition.negative is None, "the variational score has no guidance"
         self.prior, self.condition, self.parameters = prior, condition, list(parameters)
         self.ids, self.chunk = list(ids), chunk or len(ids)
         self.seed, self.image = seed, image
         self.optimiser = torch.optim.AdamW(self.parameters, lr=lr)
 
-    def epsilon(self, z_t: torch.Tensor, t: Timestep) -> torch.Tensor:
-        """eps_phi, inside :meth:`active`."""
+    def epsilon(self, z_t: torch.Tensor, t: Timestep, condition: Condition | None) -> torch.Tensor:
+        """eps_phi of a chunk under its condition, inside :meth:`active`."""
         raise NotImplementedError
+
+    def given(self) -> list[Condition | None]:
+        """The present condition of each chunk."""
+        given = conditions(self.condition, len(self.ids), self.chunk)
+        assert all(c is None or c.negative is None for c in given), "the variational score has no guidance"
+        return given
 
     def active(self, row: int) -> AbstractContextManager[None]:
         """Where :meth:`epsilon` and its gradients may be asked for, for the rows of a chunk that begins at ``row``."""
@@ -114,10 +119,10 @@ class Learned(Reference):
 
     @torch.no_grad()
     def __call__(self, z_t: torch.Tensor, t: Timestep, eps: torch.Tensor, eps_theta: torch.Tensor) -> torch.Tensor:
-        guesses = []
+        guesses, given = [], self.given()
         for k, (part, at) in enumerate(chunks(z_t, t, self.chunk)):
             with self.active(k * self.chunk):
-                guesses.append(self.epsilon(part, at))
+                guesses.append(self.epsilon(part, at, given[k]))
         return torch.cat(guesses)
 
     @torch.enable_grad()
@@ -127,11 +132,11 @@ class Learned(Reference):
         t = integers(0, self.prior.schedule.T - 1, purpose="reference timestep", **key)
         eps = noise(z.shape[1:], purpose="reference diffusion", **key).to(z)
         alpha, sigma = self.prior.schedule.coefficients(t, z)
-        total = 0.0
+        total, given = 0.0, self.given()
         for k, (part, at) in enumerate(chunks(alpha * z + sigma * eps, t, self.chunk)):
             row = k * self.chunk
             with self.active(row):
-                error = self.epsilon(part, at) - eps[row : row + len(part)]
+                error = self.epsilon(part, at, given[k]) - eps[row : row + len(part)]
                 loss = error.square().flatten(1).mean(1).sum()  # no mean over particles: none depends on N
                 (loss * self.loss_scale).backward()
             total += float(loss.detach()) / len(z)
@@ -170,7 +175,7 @@ class LoraScore(Learned):
     _numbers = itertools.count()
 
     def __init__(
-        self, prior: Any, condition: Condition, *, ids: Sequence[int], seed: int, image: str = "",
+        self, prior: Any, condition: Conditioning, *, ids: Sequence[int], seed: int, image: str = "",
         chunk: int | None = None, lr: float = 1e-4, rank: int = 4, per_particle: bool = False,
     ):  # fmt: skip
         if not hasattr(prior, "unet"):
@@ -191,9 +196,9 @@ class LoraScore(Learned):
         chunk = 1 if per_particle else chunk
         super().__init__(prior, condition, parameters, ids=ids, seed=seed, image=image, chunk=chunk, lr=lr)
 
-    def epsilon(self, z_t: torch.Tensor, t: Timestep) -> torch.Tensor:
+    def epsilon(self, z_t: torch.Tensor, t: Timestep, condition: Condition | None) -> torch.Tensor:
         """The prior's, which is eps_phi inside :meth:`active`."""
-        return self.prior.epsilon(z_t, t, self.condition)
+        return self.prior.epsilon(z_t, t, condition)
 
     @contextmanager
     def active(self, row: int) -> Iterator[None]:
@@ -218,10 +223,11 @@ class UNetScore(Learned):
     """
 
     def __init__(
-        self, prior: Prior, condition: Condition, *, ids: Sequence[int], seed: int, image: str = "",
+        self, prior: Prior, condition: Conditioning, *, ids: Sequence[int], seed: int, image: str = "",
         chunk: int | None = None, lr: float = 1e-4, channels: Sequence[int] = (64, 128, 256),
     ):  # fmt: skip
-        if condition.embeddings is None or len(prior.latent_shape) != 3:
+        (text,) = conditions(condition, 1, 1)
+        if text is None or text.embeddings is None or len(prior.latent_shape) != 3:
             raise ValueError(f"The prior {prior.name} has no latent images and text for a UNet; take another method.")
         with quietly():
             from diffusers import UNet2DConditionModel
@@ -230,19 +236,19 @@ class UNetScore(Learned):
         with seeded(generator(seed=seed, purpose="reference weights")):
             unet = UNet2DConditionModel(
                 sample_size=(h, w), in_channels=C, out_channels=C, block_out_channels=tuple(channels),
-                layers_per_block=1, cross_attention_dim=condition.embeddings.shape[-1],
+                layers_per_block=1, cross_attention_dim=text.embeddings.shape[-1],
                 down_block_types=("DownBlock2D", *["CrossAttnDownBlock2D"] * crossed),
                 up_block_types=(*["CrossAttnUpBlock2D"] * crossed, "UpBlock2D"),
             )  # fmt: skip
         with quietly():  # diffusers warns of every change of dtype
             self.unet = unet.to(prior.device, prior.dtype).eval()
-        self.text = condition.embeddings.to(prior.device, prior.dtype)
         parameters = list(self.unet.parameters())
         super().__init__(prior, condition, parameters, ids=ids, seed=seed, image=image, chunk=chunk, lr=lr)
 
-    def epsilon(self, z_t: torch.Tensor, t: Timestep) -> torch.Tensor:
-        t = torch.as_tensor(t, device=z_t.device)
-        return self.unet(z_t, t, encoder_hidden_states=self.text.expand(len(z_t), -1, -1)).sample
+    def epsilon(self, z_t: torch.Tensor, t: Timestep, condition: Condition | None) -> torch.Tensor:
+        assert condition is not None and condition.embeddings is not None
+        text = condition.embeddings.to(z_t.device, z_t.dtype).expand(len(z_t), -1, -1)
+        return self.unet(z_t, torch.as_tensor(t, device=z_t.device), encoder_hidden_states=text).sample
 
 
 def chunks(z: torch.Tensor, t: Timestep, size: int) -> Iterator[tuple[torch.Tensor, Timestep]]:

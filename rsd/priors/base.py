@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections import Counter
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 from typing import Protocol
 
 import torch
@@ -16,7 +17,8 @@ class Condition:
     """What a prior is conditioned on, its prompts embedded once.
 
     ``guidance`` is s of diffusers' convention, uncond + s (text - uncond); 1 means none, and then ``negative`` is None.
-    ``embeddings`` and ``negative``: [1, L, d], or None for a prior without text.
+    ``embeddings`` and ``negative``: [1, L, d], or [N, L, d] where each particle has its own; None for a prior without
+    text.
     """
 
     prompt: str = ""
@@ -24,6 +26,21 @@ class Condition:
     guidance: float = 1.0
     embeddings: torch.Tensor | None = None
     negative: torch.Tensor | None = None
+
+    def rows(self, start: int, stop: int) -> Condition:
+        """The condition of particles start .. stop-1: itself, or their rows where each particle has its own."""
+        cut = [e if e is None or len(e) == 1 else e[start:stop] for e in (self.embeddings, self.negative)]
+        return replace(self, embeddings=cut[0], negative=cut[1])
+
+
+Conditioning = Condition | None | Callable[[], Condition | None]
+"""A condition, or what gives the one that fits the particles as they are rendered now (a view's words, say)."""
+
+
+def conditions(conditioning: Conditioning, rows: int, chunk: int) -> list[Condition | None]:
+    """The present condition of each chunk of that many ``rows``."""
+    present = conditioning() if callable(conditioning) else conditioning
+    return [present and present.rows(k, min(k + chunk, rows)) for k in range(0, rows, chunk)]
 
 
 class Prior(Protocol):

@@ -1,0 +1,111 @@
+"""Pinhole cameras around the origin, drawn for a step and shared by all scenes.
+
+The world is that of the built-in heads: y is up, azimuth 0 looks at the face from +z, 90 at the left ear from +x; the
+camera looks at the origin. Angles are in degrees.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import torch
+
+from rsd.randomness import generator
+
+
+@dataclass(frozen=True)
+class CameraSettings:
+    """Ranges from which cameras are drawn uniformly; the defaults see what the built-in heads are drawn with (distance
+    8, a picture 3.2 high at the origin).
+
+    DreamFusion's differ: closer cameras with wider lenses, elevation -10 to 90.
+    """
+
+    azimuth: tuple[float, float] = (-180.0, 180.0)
+    elevation: tuple[float, float] = (-10.0, 30.0)
+    distance: tuple[float, float] = (8.0, 8.0)
+    fov: tuple[float, float] = (22.0, 23.3)
+
+    def __post_init__(self) -> None:
+        """Raise ValueError for ranges without cameras."""
+        for name in ("azimuth", "elevation", "distance", "fov"):
+            low, high = getattr(self, name)
+            if low > high:
+                raise ValueError(f"{name} is {low} to {high}; the first must not be the larger.")
+        if self.distance[0] <= 0 or not 0 < self.fov[0] <= self.fov[1] < 180:
+            raise ValueError(f"distance is {self.distance} and fov {self.fov}; give positive ones, fov below 180.")
+        if not -90 < self.elevation[0] <= self.elevation[1] < 90:
+            raise ValueError(f"elevation is {self.elevation}; it must lie between -90 and 90.")
+
+
+@dataclass(frozen=True)
+class Cameras:
+    """V cameras: ``azimuth``, ``elevation``, ``distance`` to the origin and ``fov``, the picture's angle, each float64
+    [V] on the CPU."""
+
+    azimuth: torch.Tensor
+    elevation: torch.Tensor
+    distance: torch.Tensor
+    fov: torch.Tensor
+
+    def __len__(self) -> int:
+        return len(self.azimuth)
+
+    def __getitem__(self, views: slice) -> Cameras:
+        return Cameras(self.azimuth[views], self.elevation[views], self.distance[views], self.fov[views])
+
+    @property
+    def back(self) -> torch.Tensor:
+        """Unit vectors from the origin to the cameras, [V, 3]."""
+        a, e = self.azimuth.deg2rad(), self.elevation.deg2rad()
+        return torch.stack([a.sin() * e.cos(), e.sin(), a.cos() * e.cos()], -1)
+
+    @property
+    def position(self) -> torch.Tensor:
+        """[V, 3]."""
+        return self.distance[:, None] * self.back
+
+    @property
+    def axes(self) -> torch.Tensor:
+        """Right, up and back in the world, orthonormal, [V, 3 (which), 3]."""
+        a = self.azimuth.deg2rad()
+        right = torch.stack([a.cos(), torch.zeros_like(a), -a.sin()], -1)
+        return torch.stack([right, torch.linalg.cross(self.back, right), self.back], 1)
+
+    def rays(self, size: int) -> tuple[torch.Tensor, torch.Tensor]:
+        """Origins and unit directions [V, size * size, 3] of the rays through the pixels' centres, rows from the top;
+        float64 on the CPU."""
+        half = (self.fov.deg2rad() / 2).tan()[:, None]
+        u = (torch.arange(size, dtype=torch.float64) + 0.5) / size * 2 - 1
+        down, right = torch.meshgrid(u, u, indexing="ij")
+        local = torch.stack([half * right.flatten(), -half * down.flatten(), -torch.ones_like(half * u[0])
+                             .expand(-1, size * size)], -1)  # fmt: skip
+        directions = torch.nn.functional.normalize(local @ self.axes, dim=-1)
+        return self.position[:, None].expand_as(directions), directions
+
+
+def draw_cameras(settings: CameraSettings, views: int, *, seed: int, image: str = "", step: int = 0) -> Cameras:
+    """The cameras of a step, which depend on nothing else: not on the scenes. View v's azimuth is drawn from the v-th
+    of ``views`` equal parts of the range. Raises ValueError for no views."""
+    if views < 1:
+        raise ValueError(f"views is {views}; a scene needs at least 1 camera.")
+    keys = [generator(seed=seed, purpose="camera", image=image, step=step, particle=view) for view in range(views)]
+    u = torch.stack([torch.rand(4, generator=key, dtype=torch.float64) for key in keys])
+    u[:, 0] = (u[:, 0] + torch.arange(views)) / views
+    ranges = (settings.azimuth, settings.elevation, settings.distance, settings.fov)
+    return Cameras(*(low + (high - low) * u[:, k] for k, (low, high) in enumerate(ranges)))
+
+
+def orbit(settings: CameraSettings, views: int, *, elevation: float = 10.0) -> Cameras:
+    """``views`` cameras evenly around, the first at the face, at mean distance and angle; ValueError for no views."""
+    if views < 1:
+        raise ValueError(f"views is {views}; a turntable needs at least 1.")
+    full = [torch.full((views,), sum(r) / 2, dtype=torch.float64) for r in (settings.distance, settings.fov)]
+    azimuth = torch.arange(views, dtype=torch.float64) * 360 / views
+    return Cameras(azimuth, torch.full_like(azimuth, elevation), *full)
+
+
+def fov_of(half: float, distance: float) -> float:
+    """The angle in degrees of a picture that shows ``half`` above and below the origin from ``distance``."""
+    return 2 * math.degrees(math.atan(half / distance))

@@ -1,0 +1,115 @@
+"""Text to 3D by score distillation (the paper's 3-D experiments, after DreamFusion): scenes that descend, at a timestep
+shared by all,
+
+    w(t) [eps_theta(z_t, t, text of the view) - eps_ref - gamma sigma_t R],   w(t) = 1 - abar_t
+
+through their renderer, where eps_ref is the noise (SDS) or a score learned along the way (VSD).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from rsd.engine import Embed, Record, distill
+from rsd.priors.base import Condition, Prior
+from rsd.randomness import integers
+from rsd.reference import LoraScore, Reference, sds
+from rsd.repulsion import Interaction
+from rsd.run import Run as BaseRun
+
+from .prompts import PromptSettings, ViewPrompts
+from .scenes import Scenes, SceneSettings
+
+METHODS = ("sds", "vsd")
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What one prompt runs with; the defaults are the paper's, but for ``steps`` and what ``scenes`` is made of.
+
+    ``particles``: scenes. ``gamma``: weight of the repulsion, in ``window`` of (t+1)/T; ``clean``: on
+    features of the pictures themselves, not of the noisy ones. ``t_range``: in units of T.
+    ``lora_rank``, ``lr_phi``: of VSD's score. ``chunk``: pictures in a network at once; None: all.
+    """
+
+    method: str = "sds"
+    particles: int = 4
+    steps: int = 1000
+    gamma: float = 200.0
+    window: tuple[float, float] = (0.0, 1.0)
+    clean: bool = False
+    t_range: tuple[float, float] = (0.02, 0.98)
+    prompts: PromptSettings = PromptSettings()
+    scenes: SceneSettings = SceneSettings()
+    lora_rank: int = 4
+    lr_phi: float = 1e-4
+    seed: int = 0
+    chunk: int | None = None
+
+    def __post_init__(self) -> None:
+        """Raise ValueError for values that cannot run."""
+        if self.method not in METHODS:
+            raise ValueError(f'There is no method "{self.method}"; there are {", ".join(METHODS)}.')
+        for name in ("particles", "steps", "lora_rank"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} is {getattr(self, name)}; it must be at least 1.")
+        if not 0 <= self.t_range[0] < self.t_range[1] <= 1:
+            raise ValueError(f"t_range is {self.t_range}; it must rise within 0 to 1.")
+
+
+def draw_timesteps(settings: Settings, T: int, *, image: str = "") -> list[int]:
+    """A timestep a step, uniform in the range, the same for all scenes and views."""
+    low, high = (min(round(edge * T), T - 1) for edge in settings.t_range)
+    key: dict[str, Any] = {"seed": settings.seed, "purpose": "timestep", "image": image, "particles": [0]}
+    return [int(integers(low, high, step=step, **key)) for step in range(settings.steps)]
+
+
+class Run(BaseRun):
+    """One prompt in progress. ``embed``: features of a noisy picture in the prior's space, [N V, d], for the repulsion.
+    ``numbers``: the scenes' numbers in the ensemble. ``image``: names the run in the random numbers.
+
+    All prompts are embedded here: the prior's text encoder may be released afterwards.
+    """
+
+    particles: Scenes
+
+    def __init__(
+        self, prior: Prior, prompt: str, settings: Settings,
+        *, embed: Embed | None = None, image: str = "", numbers: Sequence[int] | None = None,
+    ):  # fmt: skip
+        self.prior, self.settings, self.embed, self.image = prior, settings, embed, image
+        s = settings
+        self.timesteps = draw_timesteps(s, prior.schedule.T, image=image)
+        self.prompts = ViewPrompts(prior, prompt, s.prompts)
+        numbers = range(s.particles) if numbers is None else numbers
+        self.particles = Scenes(prior, s.scenes, numbers=numbers, steps=s.steps, seed=s.seed, image=image)
+        self.reference: Reference = sds
+        if s.method == "vsd":
+            self.reference = LoraScore(
+                prior, lambda: self.condition(guided=False), ids=self.particles.ids, seed=s.seed, image=image,
+                chunk=s.chunk, lr=s.lr_phi, rank=s.lora_rank,
+            )  # fmt: skip
+
+    def condition(self, *, guided: bool = True) -> Condition:
+        """What fits the pictures that the scenes show now."""
+        return self.prompts.condition(self.particles.shot.cameras, self.particles.rows, guided=guided)
+
+    def records(self) -> Iterator[Record]:
+        s = self.settings
+        return distill(
+            self.particles, self.prior, timesteps=self.timesteps, seed=s.seed, image=self.image,
+            condition=self.condition, reference=self.reference, embed=self.embed, clean=s.clean,
+            chunk=s.chunk, start=self.step,
+            interaction=Interaction(s.gamma, s.window, ensembles=self.particles.ensembles),
+        )  # fmt: skip
+
+    def state(self) -> dict[str, Any]:
+        """All that :meth:`load_state` needs to go on with the same pixels, the reference's included."""
+        return {**super().state(), "reference": self.reference.state()}
+
+    def load_state(self, state: dict[str, Any]) -> None:
+        """Go on where ``state`` was taken."""
+        super().load_state(state)
+        self.reference.load_state(state.get("reference", {}))

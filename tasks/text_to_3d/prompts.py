@@ -1,0 +1,87 @@
+"""Prompts that say from where a scene is seen ("..., back view"), without which every side grows a face (Janus)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+
+import torch
+
+from rsd.priors.base import Condition, Prior
+
+from .cameras import Cameras
+
+VIEWS = ("front", "side", "back", "overhead")
+CONVENTIONS = ("diffusers", "dreamfusion")
+
+
+@dataclass(frozen=True)
+class PromptSettings:
+    """``view_words``: append ", front view" and so on to the prompt. ``front``, ``back``: half widths of these sectors
+    in degrees of azimuth; ``overhead``: from this elevation on. ``own``: a whole prompt for a view, instead.
+
+    ``guidance``: s, of uncond + s (text - uncond) in ``convention`` "diffusers", of text + s (text - uncond) in
+    "dreamfusion", whose 20 is 21 of diffusers'.
+    """
+
+    view_words: bool = True
+    front: float = 45.0
+    back: float = 45.0
+    overhead: float = 60.0
+    negative_prompt: str = ""
+    guidance: float = 20.0
+    convention: str = "dreamfusion"
+    own: Mapping[str, str] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        """Raise ValueError for unknown views and conventions, and for sectors that overlap."""
+        for view in self.own:
+            if view not in VIEWS:
+                raise ValueError(f'There is no view "{view}"; there are {", ".join(VIEWS)}.')
+        if self.convention not in CONVENTIONS:
+            raise ValueError(f'There is no guidance convention "{self.convention}"; use {" or ".join(CONVENTIONS)}.')
+        if self.front < 0 or self.back < 0 or self.front + self.back > 180:
+            raise ValueError(f"front is {self.front} and back {self.back}; together they must not exceed 180 degrees.")
+
+    def view(self, azimuth: float, elevation: float) -> str:
+        """Which of :data:`VIEWS` a camera has; angles in degrees."""
+        away = abs((azimuth + 180) % 360 - 180)
+        if elevation >= self.overhead:
+            return "overhead"
+        return "front" if away <= self.front else "back" if away >= 180 - self.back else "side"
+
+
+class ViewPrompts:
+    """A prompt, embedded once for every view: the prior's text encoder may be released afterwards."""
+
+    def __init__(self, prior: Prior, prompt: str, settings: PromptSettings):
+        self.settings = settings
+        self.texts = {view: self._text(prompt, view) for view in VIEWS}
+        scale = settings.guidance + (settings.convention == "dreamfusion")
+        self.conditions = {
+            view: prior.condition(text, settings.negative_prompt if scale != 1 else "", scale)
+            for view, text in self.texts.items()
+        }
+
+    def _text(self, prompt: str, view: str) -> str:
+        s = self.settings
+        if view in s.own:
+            return s.own[view]
+        return f"{prompt}, {view} view" if s.view_words else prompt
+
+    def views(self, cameras: Cameras) -> list[str]:
+        """The view of each camera, [V]."""
+        at = zip(cameras.azimuth.tolist(), cameras.elevation.tolist(), strict=True)
+        return [self.settings.view(azimuth, elevation) for azimuth, elevation in at]
+
+    def condition(self, cameras: Cameras, rows: torch.Tensor, *, guided: bool = True) -> Condition:
+        """The condition of pictures from ``cameras``, one embedding a row; ``rows`` [N, V]: each scene's and view's.
+        ``guided``: False for a learned reference, which takes no guidance."""
+        own = [self.conditions[view] for view in self.views(cameras)]
+        first = own[0] if guided else replace(own[0], guidance=1.0, negative=None, negative_prompt="")
+        view_of = torch.empty(rows.numel(), dtype=torch.int64)
+        view_of[rows.flatten()] = torch.arange(rows.shape[1]).repeat(rows.shape[0])
+        chosen = [own[view] for view in view_of.tolist()]
+        if first.embeddings is None:
+            return first
+        return replace(first, embeddings=torch.cat([c.embeddings for c in chosen if c.embeddings is not None]))

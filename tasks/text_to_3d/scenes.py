@@ -1,0 +1,254 @@
+"""N scenes as particles of the engine: what it sees are their pictures from V cameras, N V rows.
+
+At a step all scenes share the cameras, the light and the timestep, so that what differs between pictures is what they
+show. Two ways to interact:
+
+    scenes   pictures of the N scenes from one camera repel one another: V groups of N rows, one after another
+    views    pictures of one scene from its V cameras repel one another, as in the authors' released program: N groups
+             of V rows
+
+Memory does not grow with N: the engine gets pictures without gradient; its answer is pulled back scene by scene, each
+rendered once more with the same random numbers.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import torch
+from torch import nn
+
+from rsd.priors.base import Prior
+from rsd.randomness import generator
+
+from .backgrounds import BACKGROUNDS, Background, draw_colours
+from .cameras import Cameras, CameraSettings, draw_cameras, orbit
+from .field import Field, FieldSettings
+from .lights import Light, LightSettings, draw_light, no_shade
+from .regularisers import RegulariserSettings, regularisers
+from .render import Rendering, RenderSettings, as_images, jitter_width, photograph, render
+
+INTERACTIONS = ("scenes", "views")
+ENTRIES = 3 * 64 * 64
+"""Entries of DreamFusion's picture: score gradients are scaled to its number, so that the regularisers' weights mean
+the same at any size."""
+
+
+@dataclass(frozen=True)
+class SceneSettings:
+    """What scenes are made of and seen with. ``views``: cameras a step, V. ``views_at_once``: with gradient; None: all.
+
+    ``lr`` and ``lr_background``: Adam's (0.9, 0.99), eps 1e-15.
+    """
+
+    field: FieldSettings = FieldSettings()
+    background: str = "learned"
+    render: RenderSettings = RenderSettings()
+    cameras: CameraSettings = CameraSettings()
+    lights: LightSettings = LightSettings()
+    regularisers: RegulariserSettings = RegulariserSettings()
+    views: int = 1
+    views_at_once: int | None = None
+    interaction: str = "scenes"
+    lr: float = 0.01
+    lr_background: float = 0.001
+
+    def __post_init__(self) -> None:
+        """Raise ValueError for values that cannot run."""
+        if self.views < 1:
+            raise ValueError(f"views is {self.views}; a scene needs at least 1 camera.")
+        if self.views_at_once is not None and self.views_at_once < 1:
+            raise ValueError(f"views_at_once is {self.views_at_once}; it must be at least 1.")
+        if self.interaction not in INTERACTIONS:
+            raise ValueError(f'There is no interaction "{self.interaction}"; there are {", ".join(INTERACTIONS)}.')
+        if self.background not in BACKGROUNDS:
+            raise ValueError(f'There is no background "{self.background}"; there are {", ".join(BACKGROUNDS)}.')
+
+
+@dataclass(frozen=True)
+class Shot:
+    """What all scenes share at a step: V ``cameras``, their ``light``, and ``colours`` [V, 3] for backgrounds."""
+
+    cameras: Cameras
+    light: Light
+    colours: torch.Tensor
+
+    def __getitem__(self, views: slice) -> Shot:
+        return Shot(self.cameras[views], self.light[views], self.colours[views])
+
+
+def draw_shot(settings: SceneSettings, *, seed: int, steps: int, image: str = "", step: int = 0) -> Shot:
+    """The shot of step ``step`` of ``steps``; it depends on nothing else."""
+    key: dict[str, Any] = {"seed": seed, "image": image, "step": step}
+    cameras = draw_cameras(settings.cameras, settings.views, **key)
+    light = draw_light(settings.lights, cameras, steps=steps, **key)
+    return Shot(cameras, light, draw_colours(settings.views, **key))
+
+
+class Scene(nn.Module):
+    """A field and what is behind it."""
+
+    def __init__(self, settings: SceneSettings, *, seed: int, particle: int, image: str, device: torch.device):
+        super().__init__()
+        key: dict[str, Any] = {"seed": seed, "particle": particle, "image": image}
+        self.field = Field(settings.field, device=device, **key)
+        self.background = Background(settings.background, **key).to(device)
+
+
+class Scenes:
+    """The particles: scene ``numbers[s]`` for each s, seen by ``prior`` at its size.
+
+    ``steps``: of the whole run, for the schedules. ``image`` names the run in the random numbers. A scene depends
+    neither on how many there are nor on where it stands among them.
+    """
+
+    def __init__(
+        self, prior: Prior, settings: SceneSettings, *, numbers: Sequence[int], steps: int, seed: int, image: str = ""
+    ):
+        if prior.image_size < 1:
+            raise ValueError(f"The prior {prior.name} is over points, not pictures; a scene needs a prior of pictures.")
+        self.prior, self.settings, self.numbers = prior, settings, list(numbers)
+        self.total, self.seed, self.image, self.done = steps, seed, image, 0
+        key: dict[str, Any] = {"seed": seed, "image": image, "device": prior.device}
+        self.scenes = [Scene(settings, particle=n, **key).to(prior.dtype) for n in self.numbers]
+        fields = [p for scene in self.scenes for p in scene.field.parameters()]
+        backgrounds = [p for scene in self.scenes for p in scene.background.parameters()]
+        groups = [{"params": fields, "lr": settings.lr}, {"params": backgrounds, "lr": settings.lr_background}]
+        self.optimiser = torch.optim.Adam([g for g in groups if g["params"]], betas=(0.9, 0.99), eps=1e-15)
+        self._z: torch.Tensor | None = None
+
+    @property
+    def rows(self) -> torch.Tensor:
+        """The engine's row of each scene and view, int64 [N, V]."""
+        N, V = len(self.scenes), self.settings.views
+        if self.settings.interaction == "scenes":
+            return torch.arange(N * V).view(V, N).T
+        return torch.arange(N * V).view(N, V)
+
+    @property
+    def ensembles(self) -> int:
+        """How many groups the rows are for :class:`rsd.repulsion.Interaction`: V of N rows, or N of V."""
+        return self.settings.views if self.settings.interaction == "scenes" else len(self.scenes)
+
+    @property
+    def ids(self) -> list[int]:
+        """Each row's number for its noise, which depends on the scene's number and the view alone."""
+        V = self.settings.views
+        ids = [0] * (len(self.scenes) * V)
+        for number, rows in zip(self.numbers, self.rows.tolist(), strict=True):
+            for view, row in enumerate(rows):
+                ids[row] = number * V + view
+        return ids
+
+    @property
+    def shot(self) -> Shot:
+        """The shot of the step to come; after the last step, that of the last again."""
+        step = min(self.done, self.total - 1)
+        return draw_shot(self.settings, seed=self.seed, steps=self.total, image=self.image, step=step)
+
+    def render(self) -> torch.Tensor:
+        """z [N V, *latent_shape] of the step to come, without gradient; kept until :meth:`step`."""
+        if self._z is None:
+            with torch.no_grad():
+                shot = self.shot
+                parts = [[z for _, _, z in self._look(s, shot)] for s in range(len(self.scenes))]
+            z = torch.stack([torch.cat(views) for views in parts])  # [N, V, ...]
+            self._z = torch.empty_like(z.flatten(0, 1))
+            self._z[self.rows.flatten().to(z.device)] = z.flatten(0, 1)
+        return self._z.clone()
+
+    def step(self, r: torch.Tensor, t: int | torch.Tensor) -> dict[str, float]:
+        """Descend w(t) r, w = 1 - abar, with r [N V, *latent_shape], and the regularisers, whose values, means over
+        scenes, are returned; t is an int or [N V]."""
+        _, sigma = self.prior.schedule.coefficients(t, r)
+        V, shot = self.settings.views, self.shot
+        pull = sigma**2 * r * (ENTRIES / r[0].numel() / V)
+        losses: dict[str, float] = {}
+        progress = self.done / max(self.total - 1, 1)
+        self.optimiser.zero_grad()
+        for s, rows in enumerate(self.rows.to(r.device)):
+            for views, shown, z in self._look(s, shot):
+                terms = regularisers(shown, self.settings.regularisers, progress=progress)
+                share = len(z) / V
+                outputs = [z, *(share * term for term in terms.values())]
+                torch.autograd.backward(outputs, [pull[rows[views]], *(torch.ones_like(o) for o in outputs[1:])])
+                for name, term in terms.items():
+                    losses[name] = losses.get(name, 0.0) + share * float(term.detach()) / len(self.scenes)
+        self.optimiser.step()
+        self.optimiser.zero_grad()
+        self.done, self._z = self.done + 1, None
+        return losses
+
+    def _look(self, s: int, shot: Shot) -> Iterator[tuple[slice, Rendering, torch.Tensor]]:
+        """Scene s from ``views_at_once`` cameras at a time: which, its rendering, and z."""
+        V, scene = self.settings.views, self.scenes[s]
+        size = self.settings.views_at_once or V
+        for first in range(0, V, size):
+            views = slice(first, min(first + size, V))
+            part, origins, directions = shot[views], *self._rays(shot.cameras[views])
+            jitter = self._jitter(self.numbers[s], views)
+            shown = render(
+                scene.field, origins, directions, settings=self.settings.render, light=part.light, jitter=jitter,
+                backdrop=partial(scene.background, drawn=part.colours),
+            )  # fmt: skip
+            yield views, shown, self.prior.encode(as_images(shown.colour))
+
+    def _rays(self, cameras: Cameras, size: int | None = None) -> tuple[torch.Tensor, torch.Tensor]:
+        origins, directions = cameras.rays(size or self.prior.image_size)
+        return origins.to(self.prior.device, self.prior.dtype), directions.to(self.prior.device, self.prior.dtype)
+
+    def _jitter(self, number: int, views: slice) -> torch.Tensor:
+        """Where a scene's samples lie at this step, [views, R, ...]."""
+        shape = (self.prior.image_size**2, jitter_width(self.settings.render))
+        keys = [
+            generator(
+                seed=self.seed, purpose="ray samples", image=self.image, step=self.done,
+                particle=number * self.settings.views + view,
+            )
+            for view in range(views.start, views.stop)
+        ]  # fmt: skip
+        drawn = torch.stack([torch.rand(*shape, generator=key) for key in keys])
+        return drawn.to(self.prior.device, self.prior.dtype)
+
+    def photographs(
+        self, cameras: Cameras, *, size: int | None = None, scenes: Sequence[int] | None = None
+    ) -> torch.Tensor:
+        """Scenes (by place; None: all) in ambient light from ``cameras``, [N, V, 3, size, size] in [-1, 1]. In front of
+        a "random" background, which has no colour of its own, they stand on grey."""
+        origins, directions = self._rays(cameras, size)
+        grey = torch.full((1, 3), 0.5, dtype=torch.float64)
+        chosen = [self.scenes[s] for s in (range(len(self.scenes)) if scenes is None else scenes)]
+        return torch.stack([
+            photograph(
+                scene.field, origins, directions, settings=self.settings.render, light=no_shade(len(cameras)),
+                backdrop=partial(scene.background, drawn=grey),
+            )
+            for scene in chosen
+        ])  # fmt: skip
+
+    def images(self) -> torch.Tensor:
+        """The scenes from the front, [N, 3, H, W]."""
+        return self.photographs(orbit(self.settings.cameras, 1))[:, 0]
+
+    def finish(self) -> torch.Tensor:
+        """The result as pictures [N, 3, H, W]."""
+        return self.images()
+
+    def state(self) -> dict[str, Any]:
+        """Everything a resumed run needs."""
+        return {
+            "done": self.done,
+            "scenes": [{k: v.clone() for k, v in scene.state_dict().items()} for scene in self.scenes],
+            "scenes_optimiser": self.optimiser.state_dict()["state"],
+        }
+
+    def load_state(self, state: dict[str, Any]) -> None:
+        """Continue from :meth:`state`."""
+        self.done, self._z = int(state["done"]), None
+        for scene, values in zip(self.scenes, state["scenes"], strict=True):
+            scene.load_state_dict(values)
+        moments = {int(k): v for k, v in state["scenes_optimiser"].items()}
+        self.optimiser.load_state_dict({**self.optimiser.state_dict(), "state": moments})

@@ -1,0 +1,114 @@
+"""Whole runs with a tiny latent prior: what is asked at each step, and that they can stop and go on."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from rsd.priors.latent import LatentPrior
+from rsd.session import flat, nested
+from rsd.tasks.text_to_3d.distillation import Run, Settings, draw_timesteps
+from rsd.tasks.text_to_3d.field import FieldSettings
+from rsd.tasks.text_to_3d.lights import LightSettings
+from rsd.tasks.text_to_3d.render import RenderSettings
+from rsd.tasks.text_to_3d.scenes import SceneSettings
+
+SCENES = SceneSettings(
+    field=FieldSettings(resolutions=(3, 6), grid_features=2, width=8), render=RenderSettings(6), views=2,
+    lights=LightSettings(ambient_until=0.3),
+)  # fmt: skip
+
+
+@pytest.fixture
+def tiny(tiny_pipeline):
+    return lambda: LatentPrior(tiny_pipeline())
+
+
+def run(prior, *, numbers=None, **settings):
+    settings = {"steps": 4, "particles": 3, "gamma": 1.0, "lora_rank": 2, "lr_phi": 1e-3, "scenes": SCENES, **settings}
+    return Run(prior, "red", Settings(**settings), embed=lambda z: z.flatten(1), numbers=numbers)
+
+
+def test_timesteps_are_the_dreamfusion_ones():
+    t = draw_timesteps(Settings(steps=3000), 1000)
+    assert min(t) == 20 and max(t) == 980 and sum(t) / 3000 == pytest.approx(500, abs=20)
+    assert t[:5] == draw_timesteps(Settings(steps=5), 1000)
+
+
+@pytest.mark.parametrize("method", ["sds", "vsd"])
+def test_each_picture_is_compared_with_its_own_view_s_prompt(tiny, method):
+    """The prior is asked at the step's cameras; VSD's score learns on the pictures to come, at theirs."""
+    prior, asked = tiny(), []
+    one = run(prior, method=method, steps=2)
+    words = {view: condition.embeddings for view, condition in one.prompts.conditions.items()}
+    epsilon = prior.epsilon
+
+    def spy(z_t, t, condition):
+        asked.append(condition)
+        return epsilon(z_t, t, condition)
+
+    prior.epsilon = spy
+    cameras = []
+    for _ in one.steps():
+        cameras.append(one.particles.shot.cameras)
+    expected = [run(prior, steps=2).particles.shot.cameras, cameras[0]]
+    per_step = {"sds": 1, "vsd": 3}[method]  # prior; prior, score, score learning
+    assert len(asked) == 2 * per_step
+    for step in range(2):
+        views = one.prompts.views(expected[step])
+        rows = torch.cat([words[view].expand(3, -1, -1) for view in views])  # a group of scenes a view
+        first = asked[step * per_step]
+        assert torch.equal(first.embeddings, rows) and first.guidance == 21
+        if method == "vsd":
+            own, learning = asked[step * per_step + 1 : step * per_step + 3]
+            assert torch.equal(own.embeddings, rows) and own.negative is None
+            after = one.prompts.views(cameras[step])
+            assert torch.equal(learning.embeddings, torch.cat([words[v].expand(3, -1, -1) for v in after]))
+
+
+@pytest.mark.parametrize(("method", "interaction"), [("sds", "scenes"), ("sds", "views"), ("vsd", "scenes")])
+def test_resuming_gives_the_same_numbers(tiny, method, interaction):
+    from dataclasses import replace
+
+    settings = dict(method=method, scenes=replace(SCENES, interaction=interaction))
+    whole = run(tiny(), **settings)
+    records = [record.row() for record in whole.steps()]
+    half = run(tiny(), **settings)
+    for record in half.steps():
+        if record.step == 1:
+            break
+    saved = nested({key: value.clone() for key, value in flat(half.state()).items()})
+    again = run(tiny(), **settings)
+    again.load_state(saved)
+    assert again.step == again.particles.done == 2
+    assert [record.row() for record in again.steps()] == records[2:]
+    assert torch.equal(again.finish(), whole.finish()) and whole.finish().shape == (3, 3, 16, 16)
+    assert whole.finish().isfinite().all() and all(record["repulsion"] > 0 for record in records)
+
+
+@pytest.mark.parametrize("clean", [False, True])
+def test_features_are_of_the_noisy_picture_or_of_the_clean_one(tiny, clean):
+    one, seen = run(tiny(), steps=1, clean=clean), []
+    z = one.particles.render()
+    one.embed = lambda z: (seen.append(z.detach().clone()), z.flatten(1))[1]
+    (record,) = one.steps()
+    assert torch.equal(seen[0], z) == clean
+    pairs = [torch.cdist(seen[0][g].flatten(1), seen[0][g].flatten(1))[0, 1:] for g in ([0, 1, 2], [3, 4, 5])]
+    other = [torch.dist(seen[0][g[1]], seen[0][g[2]]) for g in ([0, 1, 2], [3, 4, 5])]
+    assert record.distance == pytest.approx(float(torch.cat([*pairs, torch.stack(other)]).mean()), rel=1e-4)
+
+
+def test_chunks_change_nothing(tiny):
+    one, other = (run(tiny(), chunk=chunk) for chunk in (None, 2))
+    for particles in (one, other):
+        list(particles.steps())
+    torch.testing.assert_close(other.finish(), one.finish(), rtol=0, atol=2e-3)
+
+
+def test_mistakes():
+    with pytest.raises(ValueError, match='no method "svgd"; there are sds, vsd'):
+        Settings(method="svgd")
+    with pytest.raises(ValueError, match="t_range is"):
+        Settings(t_range=(0.9, 0.2))
+    with pytest.raises(ValueError, match="particles is 0"):
+        Settings(particles=0)

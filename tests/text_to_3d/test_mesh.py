@@ -1,0 +1,138 @@
+"""Meshes of a ball whose radius and colour are known, their files, and pictures from around."""
+
+from __future__ import annotations
+
+import math
+import types
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from rsd.tasks.text_to_3d.cameras import CameraSettings, orbit
+from rsd.tasks.text_to_3d.field import Field, FieldSettings
+from rsd.tasks.text_to_3d.mesh import automatic_threshold, extract, write_mesh
+from rsd.tasks.text_to_3d.pictures import contact_sheet, write_turntable
+
+
+class Ball(torch.nn.Module):
+    """Density that falls from ``height`` to ``fog`` around ``radius`` about ``centre``; red above, blue below."""
+
+    def __init__(self, height=60.0, radius=0.8, centre=(0.2, -0.1, 0.3), fog=0.05):
+        super().__init__()
+        self.height, self.radius, self.fog = height, radius, fog
+        self.centre = torch.nn.Parameter(torch.tensor(centre))
+        self.settings = types.SimpleNamespace(bound=1.5)
+
+    def forward(self, x):
+        density = self.fog + self.height * (40 * (self.radius - (x - self.centre).norm(dim=-1))).sigmoid()
+        above = (x[:, 1:2] > -0.1).to(x)
+        return density, torch.cat([above, torch.full_like(above, 0.5), 1 - above], 1)
+
+
+def test_a_ball():
+    """Volume, radius and orientation; the threshold is chosen between fog and ball."""
+    mesh = extract(Ball(), resolution=64)
+    assert 5 < mesh.threshold < 35
+    radius = np.linalg.norm(mesh.vertices - [0.2, -0.1, 0.3], axis=1)
+    there = mesh.threshold - 0.05
+    assert radius.mean() == pytest.approx(0.8 - math.log(there / (60 - there)) / 40, abs=3e-3) and radius.std() < 3e-3
+    assert mesh.volume == pytest.approx(4 / 3 * math.pi * radius.mean() ** 3, rel=0.01)  # positive: faces look outwards
+    top = mesh.vertices[:, 1] > -0.1
+    assert np.allclose(mesh.colours[top], [1, 0.5, 0]) and np.allclose(mesh.colours[~top], [0, 0.5, 1])
+
+
+def test_a_given_threshold_moves_the_surface_where_the_density_is():
+    for threshold in (6.0, 54.0):
+        mesh = extract(Ball(fog=0.0), resolution=80, threshold=threshold)
+        expected = 0.8 - math.log(threshold / (60 - threshold)) / 40
+        assert np.linalg.norm(mesh.vertices - [0.2, -0.1, 0.3], axis=1).mean() == pytest.approx(expected, abs=3e-3)
+
+
+def test_the_automatic_threshold_is_told(caplog):
+    with caplog.at_level("INFO"):
+        mesh = extract(Ball(), resolution=32)
+    assert f"surface at density {mesh.threshold:.3g}" in caplog.text
+
+
+def test_the_automatic_threshold_is_half_of_what_rays_meet():
+    """A slab of density 12 in fog; along the slab rays meet it too. Fog alone is empty where it is thin."""
+    density = np.full((20, 20, 20), 0.01)
+    density[8:14] = 12.0
+    assert automatic_threshold(density, 0.1) == 6.0
+    assert automatic_threshold(np.full((20, 20, 20), 0.5), 0.1) == 0.25
+    with pytest.raises(ValueError, match="The scene is empty"):
+        automatic_threshold(np.full((20, 20, 20), 0.3), 0.1)
+
+
+def test_what_reaches_the_cube_s_faces_is_closed():
+    """A density that is high everywhere is the cube."""
+    mesh = extract(Ball(radius=9.0), resolution=24, threshold=30.0)
+    assert mesh.volume == pytest.approx(27, rel=1e-3)
+    edges = np.sort(np.concatenate([mesh.faces[:, [0, 1]], mesh.faces[:, [1, 2]], mesh.faces[:, [2, 0]]]), axis=1)
+    assert (np.unique(edges, axis=0, return_counts=True)[1] == 2).all()
+
+
+def test_an_empty_scene_and_other_mistakes(tmp_path):
+    with pytest.raises(ValueError, match="The scene is empty: its density is at most 0.0"):
+        extract(Ball(height=0.01, fog=0.0), resolution=16)
+    with pytest.raises(ValueError, match="no surface at density 99; give a threshold between 0 and the scene's"):
+        extract(Ball(), resolution=16, threshold=99.0)
+    with pytest.raises(ValueError, match='"mesh.stl" is no name for a mesh; end it in .glb, .obj, .ply'):
+        write_mesh(tmp_path / "mesh.stl", extract(Ball(), resolution=16))
+
+
+@pytest.mark.parametrize("suffix", ["glb", "obj", "ply"])
+def test_files_come_back_with_shape_and_colours(tmp_path, suffix):
+    trimesh = pytest.importorskip("trimesh", reason="trimesh is not installed")
+    mesh = extract(Ball(), resolution=24)
+    write_mesh(tmp_path / f"mesh.{suffix}", mesh)
+    read = trimesh.load(tmp_path / f"mesh.{suffix}", process=False)
+    if suffix == "glb":
+        (read,) = read.geometry.values()
+    assert read.faces.shape == mesh.faces.shape
+    np.testing.assert_allclose(read.vertices, mesh.vertices, atol=1e-5)
+    assert read.volume == pytest.approx(mesh.volume, rel=1e-3)
+    visual = read.visual  # with a material, trimesh keeps the vertices' colours beside it
+    colours = visual.vertex_attributes["color"] if suffix == "glb" else visual.vertex_colors
+    colours = np.asarray(colours)[:, :3] / 255
+    expected = mesh.colours.copy()
+    if suffix == "glb":
+        expected[expected == 0.5] = 0.2140  # linear
+    np.testing.assert_allclose(colours, expected, atol=3e-3)
+
+
+def test_a_glb_has_a_material(tmp_path):
+    """Viewers that show no vertex colours without one show them."""
+    import json
+
+    pytest.importorskip("trimesh", reason="trimesh is not installed")
+    write_mesh(tmp_path / "mesh.glb", extract(Ball(), resolution=16))
+    data = (tmp_path / "mesh.glb").read_bytes()
+    tree = json.loads(data[20 : 20 + int.from_bytes(data[12:16], "little")])
+    primitive = tree["meshes"][0]["primitives"][0]
+    assert "COLOR_0" in primitive["attributes"]
+    assert tree["materials"][primitive["material"]]["pbrMetallicRoughness"]["metallicFactor"] == 0
+
+
+def test_the_blob_of_a_new_scene_is_a_mesh():
+    """A ball about where the density falls off."""
+    mesh = extract(Field(FieldSettings(resolutions=(4,)), seed=0), resolution=40)
+    radius = np.linalg.norm(mesh.vertices, axis=1)
+    assert 0.3 < radius.mean() < 0.9 and radius.std() < 0.01
+
+
+def test_turntable_and_contact_sheet(tmp_path):
+    frames = torch.linspace(-1, 1, 8).view(8, 1, 1, 1).expand(8, 3, 16, 16)
+    write_turntable(tmp_path / "turntable.gif", frames, seconds=2)
+    with Image.open(tmp_path / "turntable.gif") as gif:
+        assert gif.n_frames == 8 and gif.info["loop"] == 0
+        pauses = []
+        for k in range(8):
+            gif.seek(k)
+            pauses.append(gif.info["duration"])
+    assert pauses == [250] * 8
+    sheet = contact_sheet(frames.view(2, 4, 3, 16, 16), orbit(CameraSettings(), 4).azimuth)
+    width, height = sheet.size
+    assert 1.5 < width / height < 2.1

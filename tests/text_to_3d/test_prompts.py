@@ -1,0 +1,62 @@
+"""Prompts by view: sectors, words, and one embedding a row."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from rsd.heads.attributes import Camera
+from rsd.priors.latent import LatentPrior
+from rsd.tasks.text_to_3d.cameras import Cameras
+from rsd.tasks.text_to_3d.prompts import PromptSettings, ViewPrompts
+
+
+def cameras(azimuth, elevation=None):
+    a = torch.tensor(azimuth, dtype=torch.float64)
+    e = torch.zeros_like(a) if elevation is None else torch.tensor(elevation, dtype=torch.float64)
+    return Cameras(a, e, torch.full_like(a, 8), torch.full_like(a, 22))
+
+
+def test_the_sectors_are_those_of_the_heads_captions():
+    settings = PromptSettings()
+    for azimuth in range(-360, 361, 7):
+        assert f"{settings.view(azimuth, 20)} view" == Camera(azimuth, 20).view
+    assert settings.view(0, 60) == "overhead"
+    narrow = PromptSettings(front=30, back=10)
+    assert [narrow.view(a, 0) for a in (0, 30, 31, 169, -170, 180)] == ["front", "front", "side", "side"] + ["back"] * 2
+
+
+def test_prompts_and_guidance(tiny_pipeline):
+    prior = LatentPrior(tiny_pipeline())
+    own = ViewPrompts(prior, "red", PromptSettings(own={"back": "no dog"}, negative_prompt="ugly"))
+    assert own.texts == {"front": "red, front view", "side": "red, side view", "back": "no dog",
+                         "overhead": "red, overhead view"}  # fmt: skip
+    assert own.conditions["side"].guidance == 21 and own.conditions["side"].negative_prompt == "ugly"
+    plain = ViewPrompts(prior, "red", PromptSettings(view_words=False, guidance=7.5, convention="diffusers"))
+    assert set(plain.texts.values()) == {"red"} and plain.conditions["back"].guidance == 7.5
+    unguided = ViewPrompts(prior, "red", PromptSettings(guidance=0, negative_prompt="ugly"))
+    assert unguided.conditions["front"].guidance == 1 and unguided.conditions["front"].negative is None
+
+
+@pytest.mark.parametrize("rows", [[[0, 2], [1, 3]], [[0, 1], [2, 3]]])  # scenes, and views
+def test_each_row_has_its_camera_s_words(tiny_pipeline, rows):
+    prior = LatentPrior(tiny_pipeline())
+    prompts = ViewPrompts(prior, "red", PromptSettings())
+    assert prompts.views(cameras([170, 10])) == ["back", "front"]
+    condition = prompts.condition(cameras([170, 10]), torch.tensor(rows))
+    for view, word in enumerate(("back", "front")):
+        for scene in range(2):
+            row = condition.embeddings[rows[scene][view]]
+            assert torch.equal(row, prior.condition(f"red, {word} view").embeddings[0])
+    assert condition.guidance == 21 and len(condition.negative) == 1
+    bare = prompts.condition(cameras([170, 10]), torch.tensor(rows), guided=False)
+    assert bare.guidance == 1 and bare.negative is None and torch.equal(bare.embeddings, condition.embeddings)
+
+
+def test_mistakes():
+    with pytest.raises(ValueError, match='no view "top"; there are front, side, back, overhead'):
+        PromptSettings(own={"top": "x"})
+    with pytest.raises(ValueError, match='no guidance convention "mine"; use diffusers or dreamfusion'):
+        PromptSettings(convention="mine")
+    with pytest.raises(ValueError, match="must not exceed 180"):
+        PromptSettings(front=100, back=90)

@@ -1,0 +1,267 @@
+"""Scenes as the engine's particles: layout, random numbers, gradients, memory, resuming."""
+
+from __future__ import annotations
+
+import copy
+from collections import Counter
+
+import pytest
+import torch
+
+from rsd.engine import distill
+from rsd.repulsion import Interaction
+from rsd.schedule import Schedule
+from rsd.session import flat, nested
+from rsd.tasks.text_to_3d.cameras import CameraSettings, orbit
+from rsd.tasks.text_to_3d.field import FieldSettings
+from rsd.tasks.text_to_3d.lights import LightSettings
+from rsd.tasks.text_to_3d.regularisers import RegulariserSettings, regularisers
+from rsd.tasks.text_to_3d.render import RenderSettings
+from rsd.tasks.text_to_3d.scenes import Scenes, SceneSettings, draw_shot
+
+SIZE, STEPS = 8, 6
+
+
+class Wish:
+    """A prior of pixels all of whose pictures are one: the noise that it sees in z_t is (z_t - alpha wish) / sigma."""
+
+    name, image_size, latent_shape = "wish", SIZE, (3, SIZE, SIZE)
+
+    def __init__(self, colour=(0.8, -0.6, -0.6), *, dtype=torch.float64):
+        self.schedule = Schedule(torch.linspace(0.9999, 0.01, 1000, dtype=torch.float64))
+        self.device, self.dtype, self.calls = torch.device("cpu"), dtype, Counter()
+        self.colour = torch.tensor(colour, dtype=dtype)
+
+    def epsilon(self, z_t, t, condition=None):
+        alpha, sigma = self.schedule.coefficients(t, z_t)
+        return (z_t - alpha * self.colour.view(3, 1, 1)) / sigma
+
+    def encode(self, x):
+        return x
+
+    decode = encode
+
+
+def settings(**changes) -> SceneSettings:
+    changes = {
+        "field": FieldSettings(resolutions=(3, 6), grid_features=2, width=8), "render": RenderSettings(8, 4),
+        "lights": LightSettings(ambient_until=0.3), "views": 2, **changes,
+    }  # fmt: skip
+    return SceneSettings(**changes)
+
+
+def scenes(numbers=(0, 1, 2), *, prior=None, steps=STEPS, **changes) -> Scenes:
+    return Scenes(prior or Wish(), settings(**changes), numbers=numbers, steps=steps, seed=0, image="a ball")
+
+
+def pixels(z):
+    return z.flatten(1)
+
+
+def mean_colour(z):
+    return z.mean((2, 3))
+
+
+def run(particles: Scenes, *, gamma=0.0, start=0, steps=STEPS, embed=pixels):
+    interaction = Interaction(gamma, ensembles=particles.ensembles)
+    timesteps = [(200 + 131 * k) % 900 for k in range(steps)]
+    return distill(
+        particles, particles.prior, timesteps=timesteps, seed=0, image="a ball", interaction=interaction,
+        embed=embed, start=start,
+    )  # fmt: skip
+
+
+def parameters(particles: Scenes, s: int) -> torch.Tensor:
+    return torch.cat([p.detach().flatten() for p in particles.scenes[s].parameters()])
+
+
+# --- layout -----------------------------------------------------------------------------------------------------------
+
+
+def test_scenes_seen_by_one_camera_are_a_group():
+    one = scenes((5, 7, 9))
+    groups = Interaction(1.0, ensembles=one.ensembles).groups(len(one.ids))
+    assert groups.tolist() == [[0, 1, 2], [3, 4, 5]] == one.rows.T.tolist()
+    assert one.ids == [10, 14, 18, 11, 15, 19]  # number * V + view
+
+
+def test_views_of_one_scene_are_a_group():
+    one = scenes((5, 7, 9), interaction="views")
+    groups = Interaction(1.0, ensembles=one.ensembles).groups(len(one.ids))
+    assert groups.tolist() == [[0, 1], [2, 3], [4, 5]] == one.rows.tolist()
+    assert one.ids == [10, 11, 14, 15, 18, 19]
+
+
+def test_both_layouts_hold_the_same_pictures():
+    one, other = scenes(), scenes(interaction="views")
+    assert torch.equal(one.render()[one.rows], other.render()[other.rows])
+    assert one.render().shape == (6, 3, SIZE, SIZE)
+
+
+def test_a_step_has_one_shot_which_no_scene_changes():
+    chosen = settings()
+    shot = scenes((3,)).shot
+    assert torch.equal(shot.cameras.azimuth, draw_shot(chosen, seed=0, steps=STEPS, image="a ball").cameras.azimuth)
+    later = draw_shot(chosen, seed=0, steps=STEPS, image="a ball", step=4)
+    assert not torch.equal(shot.cameras.azimuth, later.cameras.azimuth)
+    assert len(later[1:2].light.position) == 1 and torch.equal(later[1:2].colours[0], later.colours[1])
+
+
+# --- gradients --------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("views_at_once", [None, 1])
+@pytest.mark.parametrize("step", [0, 3])  # ambient, and shaded
+def test_the_gradient_is_that_of_one_graph_over_everything(step, views_at_once):
+    """sum_rows w(t) r z, scaled to 64 px and one view, plus each scene's regularisers."""
+    terms = RegulariserSettings(orientation=50, sparsity=3, opacity=2, z_variance=1)
+    one = scenes(regularisers=terms, views_at_once=views_at_once)
+    one.done = step
+    assert one.shot.light.shaded == (step == 3)
+    r = torch.randn(6, 3, SIZE, SIZE, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
+    loss, progress = torch.zeros((), dtype=torch.float64), step / (STEPS - 1)
+    sigma = one.prior.schedule.sigma(400)
+    for s, rows in enumerate(one.rows):
+        for views, shown, z in one._look(s, one.shot):
+            weight = sigma**2 * (64 / SIZE) ** 2 / 2
+            loss = loss + weight * (r[rows[views]] * z).sum()
+            share = len(z) / 2
+            loss = loss + share * sum(regularisers(shown, terms, progress=progress).values())
+    wanted = [p for scene in one.scenes for p in scene.parameters()]
+    expected, found = torch.autograd.grad(loss, wanted), []
+    one.optimiser.step = lambda: found.extend(p.grad.clone() for p in wanted)
+    losses = one.step(r, 400)
+    for a, b in zip(found, expected, strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-9, atol=1e-12)
+    assert set(losses) == {"sparsity", "opacity", "z_variance"} | ({"orientation"} if step == 3 else set())
+    assert one.done == step + 1
+
+
+def test_what_is_pulled_back_is_what_the_engine_saw():
+    one = scenes()
+    z = one.render()
+    again = torch.stack([torch.cat([z for _, _, z in one._look(s, one.shot)]) for s in range(3)])
+    assert torch.equal(z[one.rows], again.detach())
+
+
+@pytest.mark.parametrize("background", ["random", "learned"])
+def test_no_scene_depends_on_the_others_without_a_force(background):
+    together = scenes(background=background)
+    list(run(together))
+    for number in (0, 2):
+        alone = scenes((number,), background=background)
+        list(run(alone))
+        torch.testing.assert_close(parameters(alone, 0), parameters(together, number), rtol=0, atol=1e-9)
+
+
+def test_order_and_chunks_of_views_change_nothing():
+    one, other = scenes(), scenes((2, 0, 1), views_at_once=1)
+    for particles in (one, other):
+        list(run(particles, gamma=3.0))
+    for s, number in enumerate((2, 0, 1)):
+        torch.testing.assert_close(parameters(other, s), parameters(one, number), rtol=0, atol=1e-7)
+
+
+def test_scenes_differ_from_the_start_and_by_seed():
+    one = scenes()
+    z = one.render()[one.rows]
+    assert (z[0] - z[1]).abs().max() > 1e-6
+    other = Scenes(Wish(), settings(), numbers=(0, 1, 2), steps=STEPS, seed=1, image="a ball")
+    assert not torch.equal(one.render(), other.render())
+
+
+# --- towards a wish ---------------------------------------------------------------------------------------------------
+
+
+def towards_red(*, gamma, steps=100):
+    calm = dict(
+        regularisers=RegulariserSettings(orientation=0, sparsity=0), lights=LightSettings(ambient_until=1), views=1,
+        background="gray", cameras=CameraSettings(azimuth=(-180, 180)),
+    )  # fmt: skip
+    particles = scenes((0, 1), prior=Wish(dtype=torch.float32), steps=steps, **calm)
+    start = particles.photographs(orbit(CameraSettings(), 4))
+    records = list(run(particles, gamma=gamma, steps=steps, embed=mean_colour))
+    return start, particles.photographs(orbit(CameraSettings(), 4)), records
+
+
+def test_distillation_paints_the_scene_and_repulsion_parts_two():
+    start, calm, _ = towards_red(gamma=0.0)
+    wish = torch.tensor([0.8, -0.6, -0.6]).view(3, 1, 1)
+    middle = (..., slice(3, 5), slice(3, 5))
+    before, after = ((x[middle] - wish).abs().mean() for x in (start, calm))
+    assert after < 0.3 * before
+    _, pushed, records = towards_red(gamma=10.0)
+    near, far = ((x[0] - x[1]).square().mean().sqrt() for x in (calm, pushed))
+    assert far > 2 * near
+    assert all(record.repulsion > 0 and record.distance > 0 for record in records[1:])
+
+
+# --- running ----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("interaction", ["scenes", "views"])
+def test_resuming_gives_the_same_numbers(interaction):
+    whole = scenes(interaction=interaction)
+    records = list(run(whole, gamma=1.0))
+    half = scenes(interaction=interaction)
+    for record in run(half, gamma=1.0):
+        if record.step == 2:
+            break
+    saved = nested({k: v.clone() for k, v in flat(copy.deepcopy(half.state())).items()})
+    again = scenes(interaction=interaction)
+    again.load_state(saved)
+    assert again.done == 3
+    later = list(run(again, gamma=1.0, start=3))
+    assert [r.row() for r in later] == [r.row() for r in records[3:]]
+    for s in range(3):
+        assert torch.equal(parameters(again, s), parameters(whole, s))
+    assert torch.equal(again.finish(), whole.finish()) and whole.finish().shape == (3, 3, SIZE, SIZE)
+
+
+def saved_bytes(numbers) -> int:
+    """The most that autograd keeps at a time, over two steps."""
+    live = peak = 0
+
+    class Kept:
+        def __init__(self, tensor):
+            nonlocal live, peak
+            self.tensor, self.bytes = tensor.detach(), tensor.nbytes  # no cycle with the node that keeps it
+            live += self.bytes
+            peak = max(peak, live)
+
+        def __del__(self):
+            nonlocal live
+            live -= self.bytes
+
+    particles = scenes(numbers)
+    with torch.autograd.graph.saved_tensors_hooks(Kept, lambda kept: kept.tensor):
+        list(run(particles, steps=2))
+    return peak
+
+
+def test_graphs_do_not_grow_with_the_number_of_scenes():
+    assert 1e5 < saved_bytes(range(2)) == saved_bytes(range(7))
+
+
+def test_the_picture_is_kept_between_two_steps(monkeypatch):
+    """The engine renders once before and once after a step (for a reference that learns): N scenes, not 2 N."""
+    one, looks = scenes(), []
+    look = one._look
+    monkeypatch.setattr(one, "_look", lambda s, shot: (looks.append(s), look(s, shot))[1])
+    list(run(one, steps=3))
+    assert len(looks) == 3 * (3 + 1 + 3)  # with gradient at each of 3 steps; without, before each and at the end
+
+
+def test_mistakes():
+    with pytest.raises(ValueError, match="views is 0"):
+        settings(views=0)
+    with pytest.raises(ValueError, match='no interaction "all"; there are scenes, views'):
+        settings(interaction="all")
+    with pytest.raises(ValueError, match='no background "sky"'):
+        settings(background="sky")
+    with pytest.raises(ValueError, match="views_at_once is 0"):
+        settings(views_at_once=0)
+    points = Wish()
+    points.image_size = 0
+    with pytest.raises(ValueError, match="over points, not pictures"):
+        scenes(prior=points)
