@@ -113,7 +113,7 @@ def write_mesh(path: str | Path, mesh: Mesh) -> None:
         mesh.vertices, mesh.faces, vertex_colors=(colours * 255).round().astype(np.uint8), process=False
     )
     options: dict[str, Any] = {"tree_postprocessor": _add_material} if glb else {}
-    data = made.export(file_type=path.suffix[1:], **options)
+    data: Any = made.export(file_type=path.suffix[1:], **options)
     write_bytes(path, data.encode() if isinstance(data, str) else data)
 
 
