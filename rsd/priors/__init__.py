@@ -38,9 +38,9 @@ def load_prior(
     """Load a pipeline as a prior, frozen: of Stable Diffusion's class (latents), DeepFloyd IF's (pixels) or DDPM's
     (pixels, without text).
 
-    ``name``: a built-in name (``heads``, ``heads-pixels``), a local folder written by ``save_pretrained`` (write ``./heads`` for a folder
-    that has a built-in name), or a hub id, whose ``revision`` is a commit, tag or branch. ``dtype`` is the precision of
-    the UNet and the text encoder.
+    ``name``: a built-in name (``heads``, ``heads-pixels``), a local folder written by ``save_pretrained`` (write
+    ``./heads`` for a folder that has a built-in name), or a hub id, whose ``revision`` is a commit, tag or branch.
+    ``dtype`` is the precision of the UNet and the text encoder.
     Raises ValueError that says what to do if the model is unknown, missing, gated, removed, offline or of another kind.
     """
     check_prior_name(name)

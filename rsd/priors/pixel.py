@@ -181,8 +181,8 @@ def _check_parts(unet: Any, scheduler: Any, text: bool, name: str) -> str:
     taken, given = unet.config.in_channels, unet.config.out_channels
     if taken != 3:
         raise ValueError(
-            f'The UNet of the prior "{name}" takes {taken} channels; it must take 3, a colour picture (of IF, the first '
-            "stage)."
+            f'The UNet of the prior "{name}" takes {taken} channels; it must take 3, a colour picture (of IF, the '
+            "first stage)."
         )
     if given not in (3, 6):
         raise ValueError(

@@ -38,7 +38,7 @@ def test_good_names_pass(name):
     [
         (
             "head",
-            'Unknown prior "head". Did you mean "heads"? Built in: heads, heads-pixels; or give a local folder, or a hub id',
+            'Unknown prior "head". Did you mean "heads"? Built in: heads, heads-pixels; or give a local folder, or',
         ),
         ("stable", 'Unknown prior "stable". Built in: heads, heads-pixels;'),
         ("./nowhere", 'There is no folder "./nowhere"'),
