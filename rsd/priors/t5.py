@@ -53,7 +53,7 @@ class T5Embedder:
 
     def release(self) -> None:
         """Free the encoder's memory. Prompts seen before keep working; a new one loads it again."""
-        self._loaded = None
+        self._loaded: tuple[Any, Any] | None = None
         if self.device.type == "cuda":
             torch.cuda.empty_cache()
 
