@@ -20,8 +20,14 @@ from rsd.heads.render import render
 from rsd.media import write_png
 from rsd.tasks.text_to_image.options import TextToImage
 from rsd.tasks.text_to_image.scores import (
-    Scorers, fid, heads_figures, lacking, load_scorers, measure_again, score,
-)  # fmt: skip
+    Scorers,
+    fid,
+    heads_figures,
+    lacking,
+    load_scorers,
+    measure_again,
+    score,
+)
 
 PLAIN = {
     "person": "woman", "skin": "pale", "hair": "long", "hair_color": "red", "glasses": "round", "mouth": "smile",
