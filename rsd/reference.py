@@ -93,11 +93,11 @@ class Learned(Reference):
 
     conditional, without guidance. Its noise and timesteps are its own, from (seed, image, step, particle).
     ``loss_scale`` keeps the gradients of means above float16's smallest number; where they overflow the step is
-    skipped and the scale halved. ``skipped``: how many steps were, and how many of them the last ones in a row.
+    skipped and the scale halved. ``skipped``: how many steps in a row, up to now, were.
     """
 
     loss_scale = 1.0
-    skipped = (0, 0)
+    skipped = 0
 
     def __init__(
         self, prior: Prior, condition: Condition | None, parameters: Sequence[torch.nn.Parameter],
@@ -127,8 +127,8 @@ class Learned(Reference):
 
     @torch.enable_grad()
     def learn(self, z: torch.Tensor, step: int) -> dict[str, float]:
-        """One step of AdamW; returns the eps-MSE before it, a mean over particles, as "reference", and how many steps
-        were skipped so far. Raises ValueError once it has skipped too many in a row to ever learn."""
+        """One step of AdamW; returns the eps-MSE before it, a mean over particles, as "reference", and 1 as
+        "reference_skipped" if it was skipped, else 0. Raises ValueError after PATIENCE of those in a row."""
         key: dict[str, Any] = {"seed": self.seed, "image": self.image, "step": step, "particles": self.ids}
         t = integers(0, self.prior.schedule.T - 1, purpose="reference timestep", **key)
         eps = noise(z.shape[1:], purpose="reference diffusion", **key).to(z)
@@ -142,22 +142,18 @@ class Learned(Reference):
                 (loss * self.loss_scale).backward()
             total += float(loss.detach()) / len(z)
         gradients = [p.grad.div_(self.loss_scale) for p in self.parameters if p.grad is not None]
-        self._descend(all(bool(gradient.isfinite().all()) for gradient in gradients))
-        return {"reference": total, "reference_skipped": self.skipped[0]}
-
-    def _descend(self, finite: bool) -> None:
-        """AdamW's step if the gradients are finite (in half precision they may overflow), else a smaller scale."""
-        if finite:
+        if all(bool(gradient.isfinite().all()) for gradient in gradients):  # in half precision one may overflow
             self.optimiser.step()
+            self.skipped = 0
         else:
-            self.loss_scale /= 2
-        self.skipped = (self.skipped[0], 0) if finite else (self.skipped[0] + 1, self.skipped[1] + 1)
+            self.loss_scale, self.skipped = self.loss_scale / 2, self.skipped + 1
         self.optimiser.zero_grad()
-        if self.skipped[1] == PATIENCE:
+        if self.skipped == PATIENCE:
             raise ValueError(
                 f"The learned score cannot learn: its gradients were not finite in {PATIENCE} steps in a row; use "
                 "--dtype float32 or bfloat16, or a lower --lr-phi."
             )
+        return {"reference": total, "reference_skipped": float(self.skipped > 0)}
 
     def state(self) -> dict[str, Any]:
         """The network's learned tensors and their optimiser."""
@@ -165,7 +161,7 @@ class Learned(Reference):
             "parameters": [p.detach().clone() for p in self.parameters],
             "optimiser": self.optimiser.state_dict()["state"],
             "loss_scale": self.loss_scale,
-            "skipped": list(self.skipped),
+            "skipped": self.skipped,
         }
 
     def load_state(self, state: dict[str, Any]) -> None:
@@ -175,8 +171,7 @@ class Learned(Reference):
                 parameter.copy_(value)
         moments = {int(k): v for k, v in state["optimiser"].items()}
         self.optimiser.load_state_dict({**self.optimiser.state_dict(), "state": moments})
-        self.loss_scale = float(state["loss_scale"])
-        self.skipped = (int(state["skipped"][0]), int(state["skipped"][1]))
+        self.loss_scale, self.skipped = float(state["loss_scale"]), int(state["skipped"])
 
 
 class LoraScore(Learned):

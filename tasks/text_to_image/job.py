@@ -63,6 +63,8 @@ def run(options: TextToImage) -> int:
             check_folder_of_runs(out, resume=options.resume)
         folders = {p: RunFolder(out / names[p] if several else out, resume=options.resume) for p in prompts}
         jobs = [(prompt, options, folder) for prompt, folder in folders.items()]
+        for prompt, folder in folders.items():
+            folder.check(config(prompt, options))  # other settings are told before anything is loaded or written
         networks = needed(jobs, device, together=several and "fid" in options.metrics)
         failures: dict[str, str] = {}
         for prompt, folder in folders.items():

@@ -95,7 +95,9 @@ def test_a_killed_run_resumes_to_the_same_pixels(draw, flags, monkeypatch):
     assert (out / "evolution.gif").read_bytes() == (whole / "evolution.gif").read_bytes()
     calls = [json.loads((f / "metrics.json").read_text())["network_calls"] for f in (whole, out)]
     assert calls[0] == calls[1]
+    monkeypatch.setattr(job, "load_networks", lambda *a, **k: pytest.fail("a model was loaded"))
     assert draw(*flags, "--resume", "--seed", "9", out="cut", steps=6)[0] == 2
+    assert draw(*flags[1:], "red dog", "red cat", "--resume", out="cut", steps=6)[0] == 2
 
 
 def test_a_run_killed_between_checkpoints_and_at_its_very_end_has_its_whole_film(draw, monkeypatch):
