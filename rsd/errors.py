@@ -48,6 +48,10 @@ def _line(error: BaseException) -> str:
 def _place(error: BaseException) -> str:
     """Where it was raised, or where a library was called that raised it."""
     frames = traceback.extract_tb(error.__traceback__)
-    own = [frame for frame in frames if not {"site-packages", "dist-packages"} & {*Path(frame.filename).parts}]
-    last = (own or frames)[-1:]
+    last = ([frame for frame in frames if not _is_library(Path(frame.filename))] or frames)[-1:]
     return f" in {Path(last[0].filename).name}, line {last[0].lineno}" if last else ""
+
+
+def _is_library(file: Path) -> bool:
+    installed = {"site-packages", "dist-packages"} & {*file.parts}
+    return bool(installed) and Path(__file__).parent not in file.parents  # this package may be installed itself

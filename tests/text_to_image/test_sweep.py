@@ -1,18 +1,21 @@
 """`rsd sweep` as a user types it, on a tiny random prior at 16 px."""
 
+import contextlib
 import csv
 import itertools
 import json
+from pathlib import Path
 
 import matplotlib.pyplot as plt
 import numpy as np
 import pytest
+from matplotlib.figure import Figure
 from PIL import Image
 
 from rsd.cli import main
 from rsd.runs import RunFolder
 from rsd.tasks.text_to_image.plots import curves, means, tradeoff
-from rsd.tasks.text_to_image.summary import FIGURES
+from rsd.tasks.text_to_image.summary import FIGURES, write_csv
 from rsd.tasks.text_to_image.sweep import Sweep, prompts_of, settings
 
 
@@ -152,6 +155,25 @@ def test_the_paper_s_sweep_is_the_default():
 def swept(method, gamma, **figures):
     row = {"method": method, "gamma": gamma, "features": "heads" if gamma else None, "prompt": "a"}
     return {**row, **dict.fromkeys(FIGURES), **figures}
+
+
+def test_what_a_sweep_left_stays_if_its_new_files_cannot_be_made(tmp_path, monkeypatch):
+    write_csv(tmp_path / "sweep.csv", [{"a": 1}], ["a"])
+    tradeoff([swept("vsd", 0, div=0.1)], tmp_path / "tradeoff.png")
+    before = {path: path.read_bytes() for path in tmp_path.iterdir()}
+    with pytest.raises(ValueError):
+        write_csv(tmp_path / "sweep.csv", [{"a": 2}, {"b": 3}], ["a"])
+
+    def half(self, file, **options):
+        with open(file, "wb") if isinstance(file, Path) else contextlib.nullcontext(file) as at:
+            at.write(b"half")
+        raise OSError("No space left on device")
+
+    monkeypatch.setattr(Figure, "savefig", half)
+    with pytest.raises(OSError, match="No space"):
+        tradeoff([swept("vsd", 0, div=0.2)], tmp_path / "tradeoff.png")
+    plt.close("all")
+    assert before == {path: path.read_bytes() for path in tmp_path.iterdir()}
 
 
 @pytest.mark.parametrize(
