@@ -16,11 +16,10 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from rsd.hub import fetch
+from rsd.hub import HUB_ID, fetch
 from rsd.metrics import CLIP, load_clip
 
 WEIGHTS = "model.safetensors"
-_HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
 _KEY = re.compile(r"(?:(?:layers|predictor|mlp)\.)?(?:(\d+)\.)?(weight|bias)")
 
 Rate = Callable[[torch.Tensor], torch.Tensor]
@@ -65,7 +64,7 @@ def _read(weights: str, revision: str | None) -> dict[str, Any]:
         if not path.is_file():
             raise FileNotFoundError(f'The folder "{weights}" holds no {WEIGHTS}; give the file of the weights.')
     elif not path.is_file():
-        if path.suffix in (".pth", ".pt", ".bin", ".safetensors") or not _HUB_ID.fullmatch(weights):
+        if path.suffix in (".pth", ".pt", ".bin", ".safetensors") or not HUB_ID.fullmatch(weights):
             raise FileNotFoundError(f'There is no file "{weights}" of aesthetic weights; check the path.')
         path = fetch(weights, WEIGHTS, revision=revision, what="aesthetic predictor")
     try:

@@ -7,6 +7,8 @@ import os
 import sys
 from collections.abc import Callable
 
+from rsd.errors import TRACEBACK, is_mistake, told
+
 COMMANDS = {
     "restore": (
         "rsd.tasks.inverse.command",
@@ -19,7 +21,14 @@ COMMANDS = {
     "doctor": ("rsd.doctor", "what this machine can do, and why not"),
 }
 
-DONE, SOME_FAILED, WRONG_USAGE, INTERRUPTED = 0, 1, 2, 130
+GO_ON = {
+    "restore": "; what was done is kept, go on with --resume",
+    "text-to-image": "; what was done is kept, go on with --resume",
+    "sweep": "; what was done is kept, the same command goes on",
+}
+"""What an interrupted user is told; the other commands keep nothing."""
+
+DONE, FAILED, WRONG_USAGE, INTERRUPTED = 0, 1, 2, 130
 
 
 def usage() -> str:
@@ -34,6 +43,7 @@ def usage() -> str:
             *lines,
             "",
             "exit codes: 0 all done, 1 some failed, 2 wrong usage or input, 130 interrupted (see --resume)",
+            f"{TRACEBACK}=1 shows where an error comes from",
         ]
     )
 
@@ -59,17 +69,17 @@ def main(argv: list[str] | None = None) -> int:
     try:
         return command(argv[1:])
     except KeyboardInterrupt:
-        print("\nrsd: interrupted; what was done is kept, go on with --resume", file=sys.stderr)
+        print(f"\nrsd: interrupted{GO_ON.get(argv[0], '')}", file=sys.stderr)
         return INTERRUPTED
-    except (ValueError, OSError, ImportError) as error:
-        if os.environ.get("RSD_TRACEBACK"):
+    except Exception as error:
+        if os.environ.get(TRACEBACK):
             raise
-        return _complain(str(error))
+        return _complain(told(error), WRONG_USAGE if is_mistake(error) else FAILED)
 
 
-def _complain(message: str) -> int:
+def _complain(message: str, code: int = WRONG_USAGE) -> int:
     print(f"rsd: {message}", file=sys.stderr)
-    return WRONG_USAGE
+    return code
 
 
 if __name__ == "__main__":

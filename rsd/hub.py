@@ -22,7 +22,7 @@ MOVED = {
 }
 """Models that their owners removed, and where copies are."""
 
-_HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
+HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
 
 
 def check_name(name: str, *, what: str, built_in: Iterable[str], marker: str, example: str) -> None:
@@ -42,7 +42,7 @@ def check_name(name: str, *, what: str, built_in: Iterable[str], marker: str, ex
         return
     if path.is_file():
         raise ValueError(f'The {what} "{name}" is a single file; give the folder that save_pretrained writes.')
-    if _HUB_ID.fullmatch(name):
+    if HUB_ID.fullmatch(name):
         return
     if name.startswith(("/", ".", "~")) or "/" in name or "\\" in name:
         raise ValueError(f'There is no folder "{name}" to load a {what} from, and it is no hub id (owner/name).')

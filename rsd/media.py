@@ -17,6 +17,8 @@ from rsd.runs import write_bytes
 
 MAX_PIXELS = 100_000_000
 FORMATS = ("PNG", "JPEG", "WEBP", "TIFF", "BMP", "GIF", "PPM")  # no others: Pillow hands EPS to Ghostscript
+PICTURES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff")
+"""Suffixes of what counts as a picture in a folder."""
 FITS = ("crop", "resize", "refuse")
 MARGIN, CELL, LABEL = 6, 192, 16
 

@@ -23,6 +23,9 @@ from rsd.randomness import generator, integers, noise
 
 Timestep = int | torch.Tensor
 
+PATIENCE = 20
+"""Steps in a row whose gradients may overflow: enough to halve the scale of float16, 2^14, to less than 1."""
+
 
 class Reference(Protocol):
     """What the engine asks of a reference score. One that does not learn needs only ``__call__``."""
@@ -89,10 +92,12 @@ class Learned(Reference):
         sum over particles of mean |eps_phi(z_t, t, c) - eps|^2,    t uniform in 0 .. T-1 for each particle
 
     conditional, without guidance. Its noise and timesteps are its own, from (seed, image, step, particle).
-    ``loss_scale`` keeps the gradients of means above float16's smallest number.
+    ``loss_scale`` keeps the gradients of means above float16's smallest number; where they overflow the step is
+    skipped and the scale halved. ``skipped``: how many steps in a row, up to now, were.
     """
 
     loss_scale = 1.0
+    skipped = 0
 
     def __init__(
         self, prior: Prior, condition: Conditioning, parameters: Sequence[torch.nn.Parameter],
@@ -127,7 +132,8 @@ class Learned(Reference):
 
     @torch.enable_grad()
     def learn(self, z: torch.Tensor, step: int) -> dict[str, float]:
-        """One step of AdamW; returns the eps-MSE before it, a mean over particles, as "reference"."""
+        """One step of AdamW; returns the eps-MSE before it, a mean over particles, as "reference", and 1 as
+        "reference_skipped" if it was skipped, else 0. Raises ValueError after PATIENCE of those in a row."""
         key: dict[str, Any] = {"seed": self.seed, "image": self.image, "step": step, "particles": self.ids}
         t = integers(0, self.prior.schedule.T - 1, purpose="reference timestep", **key)
         eps = noise(z.shape[1:], purpose="reference diffusion", **key).to(z)
@@ -143,14 +149,24 @@ class Learned(Reference):
         gradients = [p.grad.div_(self.loss_scale) for p in self.parameters if p.grad is not None]
         if all(bool(gradient.isfinite().all()) for gradient in gradients):  # in half precision one may overflow
             self.optimiser.step()
+            self.skipped = 0
+        else:
+            self.loss_scale, self.skipped = self.loss_scale / 2, self.skipped + 1
         self.optimiser.zero_grad()
-        return {"reference": total}
+        if self.skipped == PATIENCE:
+            raise ValueError(
+                f"The learned score cannot learn: its gradients were not finite in {PATIENCE} steps in a row; use "
+                "--dtype float32 or bfloat16, or a lower --lr-phi."
+            )
+        return {"reference": total, "reference_skipped": float(self.skipped > 0)}
 
     def state(self) -> dict[str, Any]:
         """The network's learned tensors and their optimiser."""
         return {
             "parameters": [p.detach().clone() for p in self.parameters],
             "optimiser": self.optimiser.state_dict()["state"],
+            "loss_scale": self.loss_scale,
+            "skipped": self.skipped,
         }
 
     def load_state(self, state: dict[str, Any]) -> None:
@@ -160,6 +176,7 @@ class Learned(Reference):
                 parameter.copy_(value)
         moments = {int(k): v for k, v in state["optimiser"].items()}
         self.optimiser.load_state_dict({**self.optimiser.state_dict(), "state": moments})
+        self.loss_scale, self.skipped = float(state["loss_scale"]), int(state["skipped"])
 
 
 class LoraScore(Learned):
@@ -282,9 +299,9 @@ def adapted_layers(unet: Any) -> list[Any]:
 
 @contextmanager
 def seeded(random: torch.Generator) -> Iterator[None]:
-    """Draw from torch's global CPU generator as ``random`` would, and leave it as it was."""
+    """Draw from torch's global CPU generator as ``random`` would, and leave it as it was; other devices' stay."""
     with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(random.initial_seed())
+        torch.default_generator.manual_seed(random.initial_seed())  # torch.manual_seed would seed the GPUs too
         yield
 
 

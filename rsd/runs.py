@@ -48,6 +48,25 @@ def write_json(path: Path, value: Any) -> None:
     write_bytes(path, (json.dumps(value, indent=2, allow_nan=False) + "\n").encode())
 
 
+def check_folder_of_runs(path: Path, *, resume: bool, runs: str = "*", summary: str = "summary.json") -> None:
+    """Check the folder of several runs, as :class:`RunFolder` does that of one, before anything is written into it.
+
+    ``runs``: where its runs are, a pattern relative to ``path``; ``summary``: the file that it ends with. One of them
+    marks a folder of runs. Raises ValueError if ``path`` is a file, holds a single run, other runs (unless ``resume``),
+    or files that are no runs', and PermissionError if it cannot be written.
+    """
+    held = _held(path)
+    if CONFIG in held:
+        raise ValueError(f"The output folder {path} holds a single run; choose another --out.")
+    marked = summary in held or any(path.glob(f"{runs}/{CONFIG}"))
+    if marked and not resume:
+        raise ValueError(
+            f"The output folder {path} holds other runs; choose another --out, or add to it with --resume."
+        )
+    if not marked and any(p.is_file() and p.name != f".{CONFIG}.part" for p in path.rglob("*")):
+        raise _foreign(path, held)  # empty folders are what a run leaves that was killed at its start
+
+
 class RunFolder:
     """One run's folder. Nothing is created before :meth:`open`.
 
@@ -57,18 +76,10 @@ class RunFolder:
 
     def __init__(self, path: Path, *, resume: bool = False):
         self.path, self.resume = path, resume
-        try:
-            if path.exists() and not path.is_dir():
-                raise ValueError(f"The output folder {path} is a file; choose another --out.")
-            held = {p.name for p in path.iterdir()} if path.exists() else set()
-            _try_to_write(path)
-        except OSError as error:
-            raise _unwritable(path, error) from error
+        held = _held(path)
         held.discard(f".{CONFIG}.part")  # what a run that was killed at its start leaves: the config comes first
         if held and CONFIG not in held:
-            raise ValueError(
-                f"The output folder {path} holds other files ({sorted(held)[0]}, ...); choose another --out."
-            )
+            raise _foreign(path, held)
         if held and not resume:
             raise ValueError(
                 f"The output folder {path} holds another run; choose another --out, or go on with --resume."
@@ -147,6 +158,22 @@ class RunFolder:
     def metrics(self) -> dict[str, Any]:
         """The metrics of a finished run."""
         return json.loads((self.path / METRICS).read_text(encoding="utf-8"))
+
+
+def _held(path: Path) -> set[str]:
+    """The names in an output folder; raises ValueError if it is a file, PermissionError if it cannot be written."""
+    try:
+        if path.exists() and not path.is_dir():
+            raise ValueError(f"The output folder {path} is a file; choose another --out.")
+        held = {p.name for p in path.iterdir()} if path.exists() else set()
+        _try_to_write(path)
+    except OSError as error:
+        raise _unwritable(path, error) from error
+    return held
+
+
+def _foreign(path: Path, held: set[str]) -> ValueError:
+    return ValueError(f"The output folder {path} holds other files ({sorted(held)[0]}, ...); choose another --out.")
 
 
 def _unwritable(path: Path, error: OSError) -> PermissionError:

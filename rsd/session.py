@@ -6,10 +6,12 @@ Any head's :class:`rsd.run.Run` works.
 from __future__ import annotations
 
 import math
+import os
 import shutil
 import signal
 import sys
 import time
+import traceback
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -21,18 +23,21 @@ from tqdm import tqdm
 from rsd import media
 from rsd.citations import bibtex
 from rsd.engine import Record
+from rsd.errors import TRACEBACK, told
 from rsd.priors.base import Prior
 from rsd.run import Run
-from rsd.runs import RunFolder, provenance, write_bytes
+from rsd.runs import CHECKPOINT, RunFolder, provenance, write_bytes
 
 FRAMES = 40
+EMPTY = ("[]", "{}")
+"""The last part of the name, in a checkpoint, of an empty list and an empty dict."""
 
 
 class Session:
     """A run that goes on from its folder's checkpoint, if there is one: :meth:`drive` it, then :meth:`finish` it."""
 
     def __init__(self, run: Run, folder: RunFolder, prior: Prior):
-        """Load the checkpoint and drop the log beyond it."""
+        """Load the checkpoint and drop the log beyond it. Raises ValueError for a checkpoint that does not fit."""
         self.run, self.folder, self.prior = run, folder, prior
         self.before: dict[str, Any] = {"seconds": 0.0, "network_calls": {}}
         saved = folder.load_checkpoint()
@@ -40,7 +45,13 @@ class Session:
             folder.truncate_log(0)
         else:
             tensors, self.before = saved
-            run.load_state(nested(tensors))
+            try:
+                run.load_state(nested(tensors))
+            except KeyError as error:
+                raise ValueError(
+                    f"The checkpoint in {folder.path} lacks {error}: another version of rsd wrote it; delete "
+                    f"{CHECKPOINT} there to start this run again."
+                ) from error
             folder.truncate_log(run.step)
         self.calls_before, self.clock = prior.calls.copy(), time.monotonic()
 
@@ -77,24 +88,21 @@ class Session:
                     raise KeyboardInterrupt
 
     def film(self, images: torch.Tensor) -> None:
-        """evolution.gif from the frames, which are removed, and the result ``images`` [N, 3, H, W].
-
-        A run killed after this and resumed has no frames: the film it has stays.
-        """
+        """evolution.gif from the frames and the result ``images`` [N, 3, H, W]."""
         folder = self.folder.path
-        film, files = folder / "evolution.gif", sorted((folder / "frames").glob("*.png"))
-        if files or not film.exists():
-            media.write_gif(film, [_unstrip(media.read_image(f)) for f in files] + [images])
-        shutil.rmtree(folder / "frames", ignore_errors=True)
+        files = sorted((folder / "frames").glob("*.png"))
+        media.write_gif(folder / "evolution.gif", [_unstrip(media.read_image(f)) for f in files] + [images])
 
     def finish(self, images: torch.Tensor, figures: dict[str, Any], *, seed: int, model: str, cited: list[str]) -> None:
         """The film of a run that ends in ``images``, provenance.json, citations.bib (``cited``: keys of rsd.citations)
-        and, last, metrics.json: ``figures`` and what the run has cost."""
+        and, last, metrics.json: ``figures`` and what the run has cost. Only then, when nothing can be resumed any more,
+        the frames go: a run killed before and resumed makes the whole film again."""
         self.film(images)
         revision, device = getattr(self.prior, "revision", None), str(self.prior.device)
         self.folder.write_json("provenance.json", provenance(seed=seed, model=model, revision=revision, device=device))
         write_bytes(self.folder.path / "citations.bib", bibtex(cited).encode())
         self.folder.finish({**figures, **self.spent()})
+        shutil.rmtree(self.folder.path / "frames", ignore_errors=True)
 
 
 def _told(record: Record) -> dict[str, Any]:
@@ -103,20 +111,21 @@ def _told(record: Record) -> dict[str, Any]:
     return {**first, "repulsion": f"{record.ratio:.2f}"}
 
 
-def survives(name: str, failures: dict[str, str], work: Callable[[], Any], several: bool) -> bool:
-    """Run ``work``; among several an error is kept in ``failures`` for the end, that of a single one is raised."""
+def survives(name: str, failures: dict[str, str], work: Callable[[], Any], several: bool) -> None:
+    """Run ``work``; among several any error is kept, as a sentence, in ``failures`` for the end, that of a single one
+    is raised."""
     try:
         work()
-        return True
-    except (ValueError, OSError, RuntimeError) as error:
+    except Exception as error:
         if not several:
             raise
-        failures[name] = str(error)
-        return False
+        if os.environ.get(TRACEBACK):
+            traceback.print_exc()
+        failures[name] = told(error)
 
 
 def pick_device(name: str) -> torch.device:
-    """The device of that name; "auto" is what Accelerate picks. Raises ValueError if it is not there."""
+    """The device of that name; "auto" is what Accelerate picks. Raises ValueError if nothing can be computed on it."""
     if name == "auto":
         from accelerate import Accelerator
 
@@ -129,14 +138,20 @@ def pick_device(name: str) -> torch.device:
         raise ValueError(
             f"Device {name} was asked for, but torch sees no CUDA here; use --device cpu or see `rsd doctor`."
         )
+    try:
+        torch.zeros(1, device=device).cpu()
+    except Exception as error:  # torch has many ways to say that there is no cuda:7, no mps, no numbers on meta
+        raise ValueError(f"Device {name} cannot be used here; use --device cpu or see `rsd doctor`.") from error
     return device
 
 
 def flat(state: Any, prefix: str = "") -> dict[str, torch.Tensor]:
     """Nested dicts and lists of tensors and numbers as one dict, "a/b" for a["b"], "a/[0]" for a[0]; empty ones are
-    left out."""
+    the empty tensors "a/{}" and "a/[]"."""
     if not isinstance(state, (dict, list)):
         return {prefix: state if isinstance(state, torch.Tensor) else torch.tensor(state)}
+    if not state:
+        return {f"{prefix}/{EMPTY[isinstance(state, dict)]}".lstrip("/"): torch.zeros(0)}
     items = state.items() if isinstance(state, dict) else ((f"[{k}]", value) for k, value in enumerate(state))
     out: dict[str, torch.Tensor] = {}
     for key, value in items:
@@ -152,15 +167,18 @@ def nested(tensors: dict[str, torch.Tensor]) -> dict[str, Any]:
         at = out
         for key in path:
             at = at.setdefault(key, {})
-        at[last] = value
+        if last != EMPTY[True]:
+            at[last] = value
     return {key: _with_lists(value) for key, value in out.items()}
 
 
 def _with_lists(value: Any) -> Any:
     if not isinstance(value, dict):
         return value
+    if EMPTY[False] in value:
+        return []
     inside = {key: _with_lists(v) for key, v in value.items()}
-    if not all(key.startswith("[") for key in inside):
+    if not inside or not all(key.startswith("[") for key in inside):
         return inside
     return [inside[f"[{k}]"] for k in range(len(inside))]
 

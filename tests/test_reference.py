@@ -11,7 +11,8 @@ import torch
 from rsd.priors.latent import LatentPrior
 from rsd.priors.mixture import GaussianMixture
 from rsd.randomness import noise
-from rsd.reference import NFSD, LoraScore, UNetScore, sds
+from rsd.reference import NFSD, PATIENCE, LoraScore, UNetScore, sds
+from rsd.session import flat, nested
 
 IDS = [0, 1, 2]
 GUIDANCE = 7.5
@@ -179,6 +180,51 @@ def test_a_prior_in_half_precision_has_adapters_in_float32(tiny_pipeline):
     assert {p.dtype for p in score.parameters} == {torch.float32}
     assert score.learn(latents(2), 0)["reference"] > 0
     assert torch.equal(base_score(prior), before)
+
+
+def in_float16(tiny_pipeline, **settings):
+    return lora(LatentPrior(tiny_pipeline().to(torch.float16)), lr=0.01, **settings)
+
+
+def test_float16_learns_from_the_first_step(tiny_pipeline):
+    score = in_float16(tiny_pipeline)
+    assert score.loss_scale == 2**14 and {p.dtype for p in score.parameters} == {torch.float32}
+    before = [p.detach().clone() for p in score.parameters]
+    losses = [score.learn(latents(2).half(), step) for step in range(3)]
+    assert all(row["reference"] > 0 and row["reference_skipped"] == 0 for row in losses)
+    assert all(not torch.equal(a, b) for a, b in zip(before, score.parameters, strict=True))
+
+
+def test_a_scale_that_is_too_large_for_float16_is_halved_until_it_learns(tiny_pipeline):
+    score = in_float16(tiny_pipeline)
+    score.loss_scale = 2.0**30
+    before = [p.detach().clone() for p in score.parameters]
+    assert score.learn(latents(2).half(), 0)["reference_skipped"] == 1 and score.loss_scale == 2**29
+    assert all(torch.equal(a, b) for a, b in zip(before, score.parameters, strict=True))
+    again = in_float16(tiny_pipeline)
+    again.load_state(nested(flat(score.state())))  # no step of AdamW was taken: its state is empty
+    assert (again.loss_scale, again.skipped) == (2**29, 1)
+    skipped = [again.learn(latents(2).half(), step)["reference_skipped"] for step in range(1, 18)]
+    assert skipped == sorted(skipped, reverse=True) and skipped[0] == 1 and skipped[-1] == again.skipped == 0
+    assert any(not torch.equal(a, b) for a, b in zip(before, again.parameters, strict=True))
+
+
+def test_a_score_that_never_learns_says_so(tiny_pipeline):
+    score = lora(LatentPrior(tiny_pipeline()))
+    score.loss_scale = float("inf")
+    for step in range(PATIENCE - 1):
+        score.learn(latents(2), step)
+    with pytest.raises(ValueError, match="cannot learn: .* in 20 steps in a row; use --dtype float32"):
+        score.learn(latents(2), PATIENCE)
+
+
+def test_initial_weights_leave_every_global_generator_alone(tiny_pipeline, monkeypatch):
+    prior = LatentPrior(tiny_pipeline())
+    monkeypatch.setattr(torch.cuda, "manual_seed_all", lambda seed: pytest.fail("the GPUs' generators were seeded"))
+    before = torch.get_rng_state()
+    for make in (lora, unet):
+        make(prior)
+    assert torch.equal(torch.get_rng_state(), before)
 
 
 def test_what_cannot_be_is_told(prior, monkeypatch):

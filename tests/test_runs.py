@@ -12,7 +12,7 @@ import torch
 import yaml
 
 from rsd import runs
-from rsd.runs import RunFolder, slug, write_bytes, write_json
+from rsd.runs import RunFolder, check_folder_of_runs, slug, write_bytes, write_json
 
 SETTINGS = {"seed": 0, "gamma": 50.0, "prompt": "", "box": [1, 2], "steps": 100}
 
@@ -106,6 +106,46 @@ def test_another_run_is_refused(tmp_path):
     RunFolder(tmp_path, resume=True)
 
 
+def test_a_folder_of_runs_is_new_or_holds_runs(tmp_path):
+    for resume in (False, True):
+        check_folder_of_runs(tmp_path / "new", resume=resume)
+        check_folder_of_runs(tmp_path, resume=resume)
+    (tmp_path / "photo").mkdir()
+    (tmp_path / "photo" / ".config.yaml.part").touch()  # a run that was killed while it wrote its first file
+    check_folder_of_runs(tmp_path, resume=False)
+    opened(tmp_path / "photo")
+    with pytest.raises(ValueError, match="holds other runs; choose another --out, or add to it with --resume"):
+        check_folder_of_runs(tmp_path, resume=False)
+    check_folder_of_runs(tmp_path, resume=True)
+    (tmp_path / "notes.txt").touch()  # somebody's beside the runs, as beside a single one
+    check_folder_of_runs(tmp_path, resume=True)
+    (tmp_path / "photo" / "config.yaml").unlink()
+    with pytest.raises(ValueError, match=r"holds other files \(notes.txt, "):
+        check_folder_of_runs(tmp_path, resume=True)
+    (tmp_path / "summary.json").touch()
+    check_folder_of_runs(tmp_path, resume=True)
+
+
+def test_a_folder_of_runs_where_its_runs_lie_deeper(tmp_path):
+    opened(tmp_path / "runs" / "a" / "photo")
+    with pytest.raises(ValueError, match=r"holds other files \(runs, "):
+        check_folder_of_runs(tmp_path, resume=True)
+    check_folder_of_runs(tmp_path, resume=True, runs="runs/*/*", summary="sweep.json")
+
+
+@pytest.mark.parametrize("resume", [False, True])
+def test_what_is_no_folder_of_runs(tmp_path, resume):
+    opened(tmp_path / "one")
+    with pytest.raises(ValueError, match="holds a single run; choose another --out"):
+        check_folder_of_runs(tmp_path / "one", resume=resume)
+    with pytest.raises(ValueError, match=r"config.yaml is a file; choose another --out"):
+        check_folder_of_runs(tmp_path / "one" / "config.yaml", resume=resume)
+    (tmp_path / "deep" / "er").mkdir(parents=True)
+    (tmp_path / "deep" / "er" / "thesis.tex").touch()
+    with pytest.raises(ValueError, match=r"holds other files \(er, ...\); choose another --out"):
+        check_folder_of_runs(tmp_path / "deep", resume=resume)
+
+
 UNWRITABLE = ["/proc/nothing/here", "/dev/null/x", "/proc", "x" * 300, "a/" + "x" * 300, "a\0b"]
 
 
@@ -115,6 +155,9 @@ def test_unwritable_folders_are_refused_also_for_root(path, tmp_path, monkeypatc
     monkeypatch.chdir(tmp_path)
     with pytest.raises(PermissionError, match=r"^The output folder .* is not writable \(.+\);") as info:
         RunFolder(Path(path)).open(SETTINGS)
+    if path != "/proc":  # which is seen to be others' first where it can be read
+        with pytest.raises(PermissionError, match=r"^The output folder .* is not writable \(.+\);"):
+            check_folder_of_runs(Path(path), resume=False)
     assert str(info.value).endswith("choose another --out.") and "\n" not in str(info.value)
 
 

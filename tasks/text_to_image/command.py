@@ -16,7 +16,8 @@ NO_PIXEL = (
     "resume", "config", "out", "prompts", "allow_empty", "checkpoint_every", "device", "chunk", "metrics", "clip_model",
     "aesthetic_weights", "fid_folder", "fid_features", "div_features",
 )  # fmt: skip
-"""Options that change no pixel: a run may be resumed with others, and config.yaml leaves them out."""
+"""Options that change no pixel, but for rounding (device, chunk): a run may be resumed with others, and config.yaml
+leaves them out."""
 
 
 def packaged(method: str, prior: str) -> str:
@@ -52,9 +53,18 @@ def resolved(options: TextToImage) -> dict[str, Any]:
     return {**found, "gamma": options.strength, "features": options.features_name}
 
 
+def check_use(argv: list[str], options: TextToImage) -> None:
+    """Raise ValueError for a flag that does nothing with the method; a settings file may hold such fields."""
+    typed = {token[2:].split("=")[0].replace("-", "_").removeprefix("no_") for token in argv if token[:2] == "--"}
+    if idle := sorted(typed.intersection(options.idle)):
+        score = " --score unet" if options.method == "vsd" else ""
+        raise ValueError(f"--{idle[0].replace('_', '-')} does nothing with {options.method}{score}; leave it out.")
+
+
 def main(argv: list[str]) -> int:
     """Draw; returns the exit code."""
     options, name = parse(argv)
+    check_use(argv, options)
     print(f"settings: {name}" + (f" and {options.config}" if options.config else "") + ", then your flags")
     from .job import run
 

@@ -15,10 +15,9 @@ import torch
 from rsd import media
 from rsd.engine import Embed
 from rsd.features import check_features_name, load_features
-from rsd.metrics import CLIP
 from rsd.priors import check_prior_name, image_size, load_prior
 from rsd.priors.base import Prior
-from rsd.runs import RunFolder, slug
+from rsd.runs import RunFolder, check_folder_of_runs, slug
 from rsd.session import Session, pick_device, plain_warnings, survives
 
 from . import distillation, samplers
@@ -26,17 +25,20 @@ from .command import resolved
 from .names import SAMPLERS
 from .options import TextToImage
 from .prompts import embed_all, folder_name, folder_names, gather
-from .scores import Scorers, load_scorers, pictures, score
-from .summary import summarise
+from .scores import Scorers, lacking, load_scorers, measure_again, pictures, score
+from .summary import particles, summarise
 
 Run = distillation.Run | samplers.Run
+Job = tuple[str, TextToImage, RunFolder]
+"""A prompt, what it is drawn with, and where to."""
 
 
 @dataclass(frozen=True)
 class Networks:
-    """What is loaded once for all prompts. ``features``: the feature maps of the repulsion by name."""
+    """What is loaded once for all prompts; no prior if all runs are finished. ``features``: the feature maps of the
+    repulsion by name."""
 
-    prior: Prior
+    prior: Prior | None
     features: dict[str, torch.nn.Module]
     scorers: Scorers
 
@@ -45,6 +47,7 @@ class Networks:
         if not options.interacts:
             return None
         features, prior = self.features[options.features_name], self.prior
+        assert prior is not None
         return lambda z: features(prior.decode(z))
 
 
@@ -56,10 +59,13 @@ def run(options: TextToImage) -> int:
         device = check([options])
         out = options.out or default_folder(prompts, options)
         names = folder_names(prompts)
+        if several:
+            check_folder_of_runs(out, resume=options.resume)
         folders = {p: RunFolder(out / names[p] if several else out, resume=options.resume) for p in prompts}
-        networks = None
-        if todo := [prompt for prompt, folder in folders.items() if not folder.done]:
-            networks = load_networks([options], todo, device)
+        jobs = [(prompt, options, folder) for prompt, folder in folders.items()]
+        for prompt, folder in folders.items():
+            folder.check(config(prompt, options))  # other settings are told before anything is loaded or written
+        networks = needed(jobs, device, together=several and "fid" in options.metrics)
         failures: dict[str, str] = {}
         for prompt, folder in folders.items():
             survives(prompt, failures, partial(draw, prompt, options, networks, folder), several)
@@ -92,18 +98,34 @@ def check(settings: Iterable[TextToImage]) -> torch.device:
     return device
 
 
-def load_networks(settings: list[TextToImage], prompts: list[str], device: torch.device) -> Networks:
-    """The networks of runs that differ in method, gamma and features; those that score come first. All prompts are
-    embedded and the text encoder is released. Prints what it loads and where."""
+def asked(options: TextToImage) -> dict[str, Any]:
+    """Which figures are wanted, and what they are measured with."""
+    same = ("prior", "div_features", "clip_model", "aesthetic_weights", "fid_folder", "fid_features")
+    return {"wanted": options.metrics, **{name: getattr(options, name) for name in same}}
+
+
+def needed(jobs: list[Job], device: torch.device, *, together: bool = False) -> Networks | None:
+    """The networks for these jobs, which differ in method, gamma and features: all of them if one is to be drawn; those
+    that score if finished ones lack figures that are asked for, or the distance of all ``together`` is; else None."""
+    todo = [job for job in jobs if not job[2].done]
+    again = [job for job in jobs if job[2].done and lacking(job[2].metrics(), **asked(job[1]))]
+    if not (todo or again or together):
+        return None
+    settings = list({id(options): options for _, options, _ in todo or jobs}.values())
+    # what is missing is told before anything is loaded, the prior first
+    size = image_size(settings[0].prior, settings[0].revision) if todo else particles(jobs[0][2]).shape[-1]
+    return load_networks(settings, list(dict.fromkeys(prompt for prompt, *_ in todo)), device, size)
+
+
+def load_networks(settings: list[TextToImage], prompts: list[str], device: torch.device, size: int) -> Networks:
+    """The networks of runs of pictures of ``size`` px, those that score first; the others if there are ``prompts``, all
+    of which are embedded before the text encoder is released. Prints what it loads and where."""
     one = settings[0]
-    size = image_size(one.prior, one.revision)  # what is missing is told before anything is loaded, the prior first
     names = list(dict.fromkeys(o.features_name for o in settings if o.interacts))
-    features = {name: load_features(name, device=device) for name in names}
-    scorers = load_scorers(
-        one.prior, repulsion=names[0] if names else None, div_features=one.div_features, wanted=one.metrics,
-        clip_model=one.clip_model or CLIP, aesthetic_weights=one.aesthetic_weights, fid_folder=one.fid_folder,
-        fid_features=one.fid_features, size=size, device=device,
-    )  # fmt: skip
+    features = {name: load_features(name, device=device) for name in names if prompts}
+    scorers = load_scorers(**asked(one), repulsion=names, size=size, device=device)
+    if not prompts:
+        return Networks(None, features, scorers)
     print(f"prior: {one.prior} on {device}, {one.dtype}", flush=True)
     prior = load_prior(one.prior, device=device, dtype=getattr(torch, one.dtype), revision=one.revision)
     embed_texts(settings, prompts, prior)
@@ -128,6 +150,7 @@ def embed_texts(settings: Iterable[TextToImage], prompts: list[str], prior: Prio
 def make_run(prompt: str, options: TextToImage, networks: Networks) -> Run:
     """The distillation or the sampling of a prompt, which names it in the random numbers."""
     module: Any = samplers if options.method in SAMPLERS else distillation
+    assert networks.prior is not None
     settings = module.Settings(**{name: getattr(options, name) for name in module.Settings.__dataclass_fields__})
     return module.Run(networks.prior, prompt, settings, embed=networks.embed(options), image=prompt)
 
@@ -140,14 +163,16 @@ def config(prompt: str, options: TextToImage) -> dict[str, Any]:
 def draw(
     prompt: str, options: TextToImage, networks: Networks | None, folder: RunFolder, *, quiet: bool = False
 ) -> dict[str, Any]:
-    """Draw one prompt into its run folder, going on from its checkpoint if there is one; its metrics. ``quiet``: say
-    nothing of a run that is done."""
+    """Draw one prompt into its run folder, going on from its checkpoint if there is one; its metrics. Of a finished run
+    the figures are measured that are asked for and that it lacks; ``quiet``: say nothing if there are none."""
     folder.open(config(prompt, options))
     if folder.done:
-        if not quiet:
-            print(f"{_short(prompt)}: already done in {folder.path}")
+        names = look_again(prompt, options, networks, folder)
+        if names or not quiet:
+            measured = f"; now measured: {', '.join(names)}" if names else ""
+            print(f"{_short(prompt)}: already done in {folder.path}{measured}")
         return folder.metrics()
-    assert networks is not None
+    assert networks is not None and networks.prior is not None
     prior = networks.prior
     session = Session(make_run(prompt, options, networks), folder, prior)
     rates = "" if options.method in SAMPLERS else f"lr ({options.lr:g}), "
@@ -161,6 +186,17 @@ def draw(
     session.finish(images, figures, seed=options.seed, model=options.prior, cited=cited(options))
     print(f"{_short(prompt)}: {headline(figures)}; {folder.path}", flush=True)
     return folder.metrics()
+
+
+def look_again(prompt: str, options: TextToImage, networks: Networks | None, folder: RunFolder) -> list[str]:
+    """Measure what a finished run lacks on its pictures; what was measured."""
+    held = folder.metrics()
+    names = lacking(held, **asked(options))
+    if not names or networks is None:
+        return []
+    found, done = measure_again(particles(folder), prompt, held, names, networks.scorers)
+    folder.finish(found)
+    return done
 
 
 def write_results(images: torch.Tensor, prompt: str, folder: RunFolder, options: TextToImage) -> None:

@@ -95,9 +95,19 @@ class TextToImage:
     dtype: Literal["float32", "float16", "bfloat16", "float64"] = "float32"
     """Precision of the networks."""
     chunk: int | None = None
-    """Particles a network sees at once (default: all); fewer need less memory, the results are the same."""
+    """Particles a network sees at once (default: all); fewer need less memory; pictures differ by rounding."""
     checkpoint_every: int = 25
     """Steps between checkpoints."""
+
+    @property
+    def idle(self) -> tuple[str, ...]:
+        """The fields that the method has no use for."""
+        learned = ("score", "lora_rank", "lr_phi")
+        if self.method in SAMPLERS:
+            return ("lr", "t_range", "timesteps", "t_per_particle", *learned)
+        if self.method != "vsd":
+            return learned
+        return ("lora_rank",) if self.score == "unet" else ()
 
     @property
     def strength(self) -> float:

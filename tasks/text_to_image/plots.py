@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import io
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -9,13 +11,24 @@ import matplotlib
 
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt  # noqa: E402
+import numpy as np  # noqa: E402
+from matplotlib.axes import Axes  # noqa: E402
+from matplotlib.figure import Figure  # noqa: E402
+from matplotlib.text import Annotation  # noqa: E402
+from matplotlib.transforms import Bbox  # noqa: E402
 
 from rsd import media  # noqa: E402
-from rsd.runs import RunFolder  # noqa: E402
+from rsd.runs import RunFolder, write_bytes  # noqa: E402
 
 from .summary import FIGURES, mean, particles  # noqa: E402
 
 Key = tuple[str, str | None, float]
+OFFSETS = [
+    (radius * x, radius * y)
+    for radius in (5, 9, 14, 20, 28, 38)
+    for x, y in ((1, 1), (1, -2), (-3, 1), (-3, -2), (0, 1), (0, -2.4), (1.4, -0.6), (-4, -0.6))
+]
+"""Where a label may stand, in points from its point."""
 QUALITIES = {"agreement": "agreement with the prompt", "clip": "CLIP score (100 x cosine)"}
 
 
@@ -50,8 +63,9 @@ def quality(table: list[dict[str, Any]]) -> str | None:
 def tradeoff(table: list[dict[str, Any]], path: Path) -> None:
     """Quality against Div, a curve a method with its gammas beside the points, Ancestral's point. Without a quality:
     Div against gamma."""
-    figure, axis = plt.subplots(figsize=(6.4, 4.4), layout="constrained")
+    figure, axis = plt.subplots(figsize=(6.4, 4.4), layout="constrained", dpi=140)
     height = quality(table)
+    labels: list[Annotation] = []
     for (label, points), marker in zip(curves(table).items(), "osD^vP*Xph" * 9, strict=False):
         known: list[tuple[float, float, float]] = []
         for gamma, f in points:
@@ -62,7 +76,8 @@ def tradeoff(table: list[dict[str, Any]], path: Path) -> None:
         (line,) = axis.plot(across, [y for *_, y in known], f"{marker}-", label=label, linewidth=1.2, markersize=5)
         for at, (gamma, _, y) in zip(across, known, strict=True):
             text = f"$\\gamma$={gamma:g}" if gamma == known[0][0] else f"{gamma:g}"
-            axis.annotate(text, (at, y), xytext=(5, 5), textcoords="offset points", fontsize=8, color=line.get_color())
+            where: dict[str, Any] = {"xytext": (5, 5), "textcoords": "offset points", "fontsize": 8}
+            labels.append(axis.annotate(text, (at, y), color=line.get_color(), **where))
     for (method, *_), found in means(table).items():
         x, y = found["div"], found[height] if height else found["div"]
         if method == "ancestral" and x is not None and y is not None:
@@ -72,14 +87,65 @@ def tradeoff(table: list[dict[str, Any]], path: Path) -> None:
                 axis.axhline(y, color="black", linestyle="--", linewidth=1, label="ancestral sampling")
     axis.set_xlabel("diversity: Div = 1 - mean cosine similarity" if height else "repulsion $\\gamma$")
     axis.set_ylabel(QUALITIES[height] if height else "diversity: Div (no quality was measured)")
-    axis.margins(0.1)
+    axis.margins(0.12)
     axis.grid(alpha=0.3)
     if axis.get_legend_handles_labels()[0]:
         axis.legend(fontsize=9)
     prompts = len({row["prompt"] for row in table})
     axis.set_title(f"means over {prompts} prompt{'s' * (prompts != 1)}", fontsize=10)
-    figure.savefig(path, dpi=140)
+    spread_out(figure, axis, labels)
+    picture = io.BytesIO()
+    figure.savefig(picture, dpi=figure.dpi, format="png")
     plt.close(figure)
+    write_bytes(path, picture.getvalue())
+
+
+def spread_out(figure: Figure, axis: Axes, labels: Sequence[Annotation]) -> None:
+    """Move the labels of the axis's points, one after the other, to where they cover the least: of other labels, of
+    points and lines, of the legend; far places only if near ones are taken."""
+    if not labels:
+        return
+    for label in labels:
+        label.set_in_layout(False)
+    figure.draw_without_rendering()
+    figure.set_layout_engine("none")  # nothing moves any more
+    inside, legend = axis.get_window_extent(), axis.get_legend()
+    taken = [legend.get_window_extent()] if legend else []
+    lines = [np.column_stack(line.get_data()) for line in axis.lines]
+    drawn = [axis.transData.transform(points) for points in lines if len(points)]
+    spots = np.concatenate([_along(points) for points in drawn])
+    corners = np.concatenate(drawn)
+
+    def cost(label: Annotation, offset: tuple[float, float]) -> float:
+        label.set_position(offset)
+        box = label.get_window_extent()
+        overlap = sum(_area(box, other) for other in taken) / (box.width * box.height)
+        within = sum(_within(box, points).sum() * weight for points, weight in ((corners, 1.0), (spots, 0.05)))
+        outside = 1 - _area(box, inside) / (box.width * box.height)
+        return 10 * (overlap + outside) + within + 0.02 * float(np.hypot(*offset))
+
+    for label in labels:
+        best = min(OFFSETS, key=lambda offset: cost(label, offset))
+        label.set_position(best)
+        taken.append(label.get_window_extent())
+
+
+def _along(points: np.ndarray) -> np.ndarray:
+    """Points [M, 2], two pixels apart or less, on the way through points [n, 2]."""
+    steps = [np.linspace(a, b, 2 + int(np.hypot(*(b - a)) / 2)) for a, b in zip(points, points[1:], strict=False)]
+    return np.concatenate([points, *steps])
+
+
+def _area(a: Bbox, b: Bbox) -> float:
+    """Of what two boxes share."""
+    shared = Bbox.intersection(a, b)
+    return shared.width * shared.height if shared else 0.0
+
+
+def _within(box: Bbox, points: np.ndarray) -> np.ndarray:
+    """Which points [M, 2] a box covers, with a margin of 3 pixels."""
+    low, high = np.array([box.x0, box.y0]) - 3, np.array([box.x1, box.y1]) + 3
+    return np.all((points > low) & (points < high), axis=1)
 
 
 def grids(out: Path, table: list[dict[str, Any]], names: dict[str, str]) -> None:

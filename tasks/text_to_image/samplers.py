@@ -171,8 +171,8 @@ def sample(
 
     No interaction (gamma = 0) is ancestral sampling; with one it is Particle Guidance. ``embed``: latents [n, C, h, w]
     to features [n, d], given predicted clean latents. ``chunk``: how many particles a network sees at once (None: all);
-    results do not depend on it. In the records ``residual`` is the size of the prior's guided eps, ``repulsion`` that
-    of what the potential takes from it.
+    results differ by rounding alone. In the records ``residual`` is the size of the prior's guided eps, ``repulsion``
+    that of what the potential takes from it.
     """
     n, schedule = len(samples.ids), prior.schedule
     chunk = chunk or n

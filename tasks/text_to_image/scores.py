@@ -6,8 +6,8 @@ What was not asked for, or cannot be had, is null, with a reason.
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable, Collection, Mapping
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +19,7 @@ from rsd.features import load_features, on_cpu
 from rsd.heads.attributes import ATTRIBUTES
 from rsd.heads.classifier import HeadsClassifier
 from rsd.heads.reading import Told, read
-from rsd.media import fit_to, read_image
+from rsd.media import PICTURES, fit_to, read_image
 
 from .names import OPTIONAL
 
@@ -27,15 +27,22 @@ Features = Callable[[torch.Tensor], torch.Tensor]
 DIV = "facebook/dinov2-small"
 """What Div is measured on for priors other than heads: not the repulsion's default, facebook/dino-vits16."""
 
-NOT_FINITE = "particles are not finite; the run diverged"
+HEADS = "heads classifier"
+"""How metrics.json names what Div is measured on for heads."""
 
-PICTURES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff")
+NOT_FINITE = "particles are not finite; the run diverged"
+NO_PROMPT, ALONE, ONE_IMAGE = "the prompt is empty", "one particle has no diversity", "one image has no covariance"
+NEVER = (NO_PROMPT, ALONE, ONE_IMAGE)
+"""Reasons for which no network helps."""
+
+NETWORKS = {"div": "features", "clip": "clip", "aesthetic": "aesthetic", "fid": "fid"}
+"""Figures and the field of Scorers that measures each."""
 
 
 @dataclass(frozen=True)
 class Scorers:
     """What scores; all take images [N, 3, H, W] in [-1, 1] and answer on the CPU. None: not asked for, or not to be had
-    (``reasons`` says why). ``references``: features [M, d] of the folder that FID compares with."""
+    (``reasons`` says why). ``references``: features [M, d] of ``fid_folder``, which FID compares with."""
 
     features: Features | None = None
     features_name: str | None = None
@@ -46,19 +53,20 @@ class Scorers:
     aesthetic_name: str = ""
     fid: Features | None = None
     fid_name: str = ""
+    fid_folder: str = ""
     references: torch.Tensor | None = None
     reasons: Mapping[str, str] = field(default_factory=dict)
 
 
 def load_scorers(
-    prior: str, *, repulsion: str | None = None, div_features: str = "auto", wanted: tuple[str, ...] = (),
+    prior: str, *, repulsion: Collection[str] = (), div_features: str = "auto", wanted: tuple[str, ...] = (),
     clip_model: str = metrics.CLIP, aesthetic_weights: str | None = None, fid_folder: Path | None = None,
     fid_features: str = "auto", size: int = 64, device: str | torch.device = "cpu",
 ) -> Scorers:  # fmt: skip
     """The networks that score the pictures, ``size`` px, of a prior.
 
-    ``repulsion``: the repulsion's feature map, to warn if Div is measured on the same. ``div_features``, "auto": the
-    attribute classifier for heads, else DINOv2, or null where that cannot be had. ``wanted``: of ``OPTIONAL``.
+    ``repulsion``: the repulsion's feature maps, to warn if Div is measured on one of them. ``div_features``, "auto":
+    the attribute classifier for heads, else DINOv2, or null where that cannot be had. ``wanted``: of ``OPTIONAL``.
     ``fid_features``: what FID compares, "auto": what Div is measured on; FID proper compares Inception's.
     Raises ImportError, FileNotFoundError or ValueError, in one sentence, for what was asked for and cannot be had.
     """
@@ -70,8 +78,8 @@ def load_scorers(
     if judge is None:
         reasons["agreement"] = reasons["coverage"] = "needs the heads prior, whose attributes are known"
     own, own_name = _div(judge, div_features, device, reasons)
-    if repulsion and own_name == repulsion:
-        warnings.warn(f"Div is measured on {repulsion}, which the repulsion used: it says too much.", stacklevel=2)
+    if own_name in repulsion:
+        warnings.warn(f"Div is measured on {own_name}, which the repulsion used: it says too much.", stacklevel=2)
     clip = metrics.load_clip_score(clip_model, device=device) if "clip" in wanted else None
     rate = load_aesthetic(aesthetic_weights, clip=clip_model, device=device) if "aesthetic" in wanted else None
     compare, compare_name, references = None, "", None
@@ -83,12 +91,52 @@ def load_scorers(
         if fid_features != "auto":
             compare, compare_name = on_cpu(load_features(fid_features, device=device), device), fid_features
         if compare is None:
-            raise ValueError(f"The metric fid has no features to compare; give --fid-features ({reasons['div']})")
+            raise ValueError(f"The metric fid compares {DIV}, which cannot be had here; give other --fid-features.")
         references = reference_features(files, size, compare)
     return Scorers(
-        own, own_name, judge, clip, clip_model, rate, aesthetic_weights or "", compare, compare_name, references,
-        reasons,
+        features=own, features_name=own_name, judge=judge, clip=clip, clip_name=clip_model, aesthetic=rate,
+        aesthetic_name=aesthetic_weights or "", fid=compare, fid_name=compare_name, references=references,
+        fid_folder=str(fid_folder.resolve()) if fid_folder else "", reasons=reasons,
     )  # fmt: skip
+
+
+def lacking(
+    held: Mapping[str, Any], prior: str, *, div_features: str = "auto", wanted: tuple[str, ...] = (),
+    clip_model: str = metrics.CLIP, aesthetic_weights: str | None = None, fid_folder: Path | None = None,
+    fid_features: str = "auto",
+) -> list[str]:  # fmt: skip
+    """The figures asked for that a finished run's metrics.json does not hold, or holds as another network measured
+    them; not those that it can never have. The arguments are :func:`load_scorers`'. Loads nothing."""
+    own = div_features if div_features != "auto" else HEADS if prior == "heads" else DIV
+    asked: dict[str, dict[str, Any]] = {"div": {"div_features": own}}
+    if "clip" in wanted:
+        asked["clip"] = {"model": clip_model}
+    if "aesthetic" in wanted:
+        asked["aesthetic"] = {"weights": aesthetic_weights, "model": clip_model}
+    if "fid" in wanted and fid_folder:
+        features = own if fid_features == "auto" else fid_features
+        count = len(pictures(fid_folder))
+        asked["fid"] = {"features": features, "folder": str(fid_folder.resolve()), "references": count}
+
+    def missing(name: str, by: dict[str, Any]) -> bool:
+        found = held if name == "div" else held[name] or {}
+        return held["reasons"].get(name) not in NEVER and any(found.get(k) != v for k, v in by.items())
+
+    return [name for name, by in asked.items() if missing(name, by)]
+
+
+def measure_again(
+    images: torch.Tensor, prompt: str, held: dict[str, Any], names: Collection[str], scorers: Scorers
+) -> tuple[dict[str, Any], list[str]]:
+    """metrics.json of a finished run with the figures ``names`` measured on its pictures, and which of them could be;
+    what cannot be measured stays as it was."""
+    others: dict[str, Any] = {where: None for name, where in NETWORKS.items() if name not in names}
+    found = score(images, prompt, replace(scorers, judge=None, **others))
+    done = [name for name in names if found[name] is not None]
+    new = {name: found[name] for name in done} | ({"div_features": found["div_features"]} if "div" in done else {})
+    why = {name: found["reasons"][name] for name in names if held[name] is None and name not in done}
+    kept = {k: v for k, v in {**held["reasons"], **why}.items() if k not in done}
+    return {**held, **new, "reasons": kept}, done
 
 
 def score(images: torch.Tensor, prompt: str, scorers: Scorers) -> dict[str, Any]:
@@ -99,7 +147,7 @@ def score(images: torch.Tensor, prompt: str, scorers: Scorers) -> dict[str, Any]
     found: dict[str, Any] = {"div": None, "div_features": scorers.features_name}
     finite = bool(images.isfinite().all())
     if scorers.features and len(images) < 2:
-        reasons["div"] = "one particle has no diversity"
+        reasons["div"] = ALONE
     elif scorers.features and not finite:
         reasons["div"] = NOT_FINITE
     elif scorers.features:
@@ -113,13 +161,13 @@ def score(images: torch.Tensor, prompt: str, scorers: Scorers) -> dict[str, Any]
         values = 100 * scorers.clip(images, prompt).clamp(min=0)
         found["clip"] = {**metrics.summary(values, best="max"), "model": scorers.clip_name}
     elif scorers.clip:
-        reasons["clip"] = "the prompt is empty"
+        reasons["clip"] = NO_PROMPT
     if scorers.aesthetic:
         rated = metrics.summary(scorers.aesthetic(images), best="max")
-        found["aesthetic"] = {**rated, "weights": scorers.aesthetic_name}
+        found["aesthetic"] = {**rated, "weights": scorers.aesthetic_name, "model": scorers.clip_name}
     found["fid"] = fid(images, scorers)
     if scorers.fid and found["fid"] is None:
-        reasons["fid"] = "one image has no covariance" if finite else NOT_FINITE
+        reasons["fid"] = ONE_IMAGE if finite else NOT_FINITE
     return {**found, "reasons": reasons}
 
 
@@ -179,8 +227,8 @@ def fid(images: torch.Tensor, scorers: Scorers) -> dict[str, Any] | None:
         return None
     found = torch.cat([scorers.fid(part) for part in images.cpu().float().split(16)])
     return {
-        "value": metrics.frechet(found, scorers.references), "features": scorers.fid_name, "images": len(images),
-        "references": len(scorers.references),
+        "value": metrics.frechet(found, scorers.references), "features": scorers.fid_name,
+        "folder": scorers.fid_folder, "images": len(images), "references": len(scorers.references),
     }  # fmt: skip
 
 
@@ -208,7 +256,7 @@ def _div(
 ) -> tuple[Features | None, str | None]:
     """What Div is measured on, and its name; a default that cannot be had is None, with a reason."""
     if name == "auto" and judge:
-        return judge.features, "heads classifier"
+        return judge.features, HEADS
     try:
         found = load_features(DIV if name == "auto" else name, device=device)
     except ValueError as error:

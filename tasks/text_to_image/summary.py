@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import csv
+import io
+import json
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from rsd.media import read_image
-from rsd.runs import RunFolder, write_json
+from rsd.runs import RunFolder, write_bytes, write_json
 
 from .scores import Scorers, fid
 
+SUMMARY = "summary.json"
 FIGURES = ("div", "agreement", "coverage", "clip", "aesthetic", "seconds")
 
 
@@ -30,22 +33,37 @@ def summarise(
     for prompt, folder in folders.items():
         rows.append({"prompt": prompt, "folder": folder.path.name, **figures(folder.metrics())})
     means = {name: mean([row[name] for row in rows]) for name in FIGURES}
-    distance = None
-    if scorers and scorers.fid and rows:
-        distance = fid(torch.cat([particles(folder) for folder in folders.values()]), scorers)
-    write_json(out / "summary.json", {"prompts": rows, "mean": means, "fid": distance, "failed": failures})
+    distance, reasons = together(out / SUMMARY, list(folders.values()), scorers)
+    whole = {"prompts": rows, "mean": means, "fid": distance, "failed": failures, "reasons": reasons}
+    write_json(out / SUMMARY, whole)
     write_csv(out / "summary.csv", rows, ["prompt", "folder", *FIGURES])
     shown = ", ".join(f"{k} {v:.3g}" for k, v in means.items() if v is not None)
-    print(f"{len(rows)} done, {len(failures)} failed; means over prompts: {shown}; {out / 'summary.json'}")
+    print(f"{len(rows)} done, {len(failures)} failed; means over prompts: {shown}; {out / SUMMARY}")
     return means
 
 
+def together(
+    file: Path, folders: list[RunFolder], scorers: Scorers | None
+) -> tuple[dict[str, Any] | None, dict[str, str]]:
+    """The distance of all runs' pictures to the folder of FID, or None and why. Where it is not asked for, what the
+    summary ``file`` already holds of the same runs stays."""
+    if scorers and scorers.fid:
+        found = fid(torch.cat([particles(folder) for folder in folders]), scorers) if folders else None
+        return found, {} if found else {"fid": "it needs two pictures or more"}
+    before = json.loads(file.read_text(encoding="utf-8")) if file.exists() else {"prompts": [], "fid": None}
+    same = {row["folder"] for row in before["prompts"]} == {folder.path.name for folder in folders}
+    if before["fid"] and same:
+        return before["fid"], {}
+    return None, {"fid": "not asked for (see --metrics fid)"}
+
+
 def write_csv(path: Path, rows: list[dict[str, Any]], names: list[str]) -> None:
-    """A table; None is an empty cell."""
-    with open(path, "w", newline="", encoding="utf-8") as file:
-        writer = csv.DictWriter(file, names)
-        writer.writeheader()
-        writer.writerows(rows)
+    """A table, in one piece; None is an empty cell."""
+    text = io.StringIO(newline="")
+    writer = csv.DictWriter(text, names)
+    writer.writeheader()
+    writer.writerows(rows)
+    write_bytes(path, text.getvalue().encode())
 
 
 def particles(folder: RunFolder) -> torch.Tensor:

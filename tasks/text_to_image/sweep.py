@@ -179,16 +179,12 @@ def main(argv: list[str]) -> int:
     from rsd.session import plain_warnings
 
     with plain_warnings():
-        try:
-            return run(sweep, points, prompts_of(sweep))
-        except KeyboardInterrupt:
-            print("\nrsd: interrupted; what was done is kept, the same command goes on", file=sys.stderr)
-            return 130
+        return run(sweep, points, prompts_of(sweep))
 
 
 def run(sweep: Sweep, points: list[Setting], prompts: list[str]) -> int:
     """Draw what is not done, then write what the sweep leaves; the exit code."""
-    from rsd.runs import RunFolder
+    from rsd.runs import RunFolder, check_folder_of_runs
     from rsd.session import survives
 
     from . import job
@@ -196,15 +192,15 @@ def run(sweep: Sweep, points: list[Setting], prompts: list[str]) -> int:
 
     device = job.check(point.options for point in points)
     names = folder_names(prompts)
+    check_folder_of_runs(sweep.out, resume=True, runs="runs/ancestral/*", summary="sweep.json")
     cells = [(point, prompt) for prompt in prompts for point in points]
     folders = [RunFolder(sweep.out / "runs" / p.folder / names[prompt], resume=True) for p, prompt in cells]
     for (point, prompt), folder in zip(cells, folders, strict=True):
         folder.check(job.config(prompt, point.options))  # before anything is written: no half sweep of each setting
-    todo = [cell for cell, folder in zip(cells, folders, strict=True) if not folder.done]
-    print(f"{len(cells)} runs: {len(points)} settings of {len(prompts)} prompts; {len(todo)} to do", flush=True)
-    networks = None
-    if todo:
-        networks = job.load_networks(points_of(todo), list(dict.fromkeys(prompt for _, prompt in todo)), device)
+    todo = sum(not folder.done for folder in folders)
+    print(f"{len(cells)} runs: {len(points)} settings of {len(prompts)} prompts; {todo} to do", flush=True)
+    jobs = [(prompt, point.options, folder) for (point, prompt), folder in zip(cells, folders, strict=True)]
+    networks = job.needed(jobs, device)
     failures: dict[str, str] = {}
     rows = []
     for (point, prompt), folder in zip(cells, folders, strict=True):
@@ -221,11 +217,6 @@ def run(sweep: Sweep, points: list[Setting], prompts: list[str]) -> int:
     for name, why in failures.items():
         print(f"failed: {name}: {why}", file=sys.stderr)
     return 1 if failures else 0
-
-
-def points_of(cells: list[tuple[Setting, str]]) -> list[TextToImage]:
-    """The different options among runs."""
-    return [point.options for point in {point.folder: point for point, _ in cells}.values()]
 
 
 def write(out: Path, rows: list[dict[str, Any]], names: dict[str, str]) -> None:

@@ -10,7 +10,7 @@ import yaml
 from PIL import Image
 
 from rsd.cli import main
-from rsd.media import read_image
+from rsd.media import read_image, write_png
 from rsd.runs import RunFolder
 from rsd.tasks.text_to_image import job
 from rsd.tasks.text_to_image.command import packaged, parse
@@ -26,7 +26,8 @@ def draw(tiny_folder, tmp_path):
 
     def go(*arguments, out="out", steps=4):
         fixed = ["--prior", prior, "--features", "pixels", "--div-features", "pixels", "--particles", "2"]
-        fixed += ["--steps", str(steps), "--out", str(tmp_path / out), "--score", "lora"]
+        fixed += ["--steps", str(steps), "--out", str(tmp_path / out)]
+        fixed += [] if "--method" in arguments else ["--score", "lora"]
         return main(["text-to-image", *fixed, *map(str, arguments)]), tmp_path / out
 
     return go
@@ -94,17 +95,129 @@ def test_a_killed_run_resumes_to_the_same_pixels(draw, flags, monkeypatch):
     assert (out / "evolution.gif").read_bytes() == (whole / "evolution.gif").read_bytes()
     calls = [json.loads((f / "metrics.json").read_text())["network_calls"] for f in (whole, out)]
     assert calls[0] == calls[1]
+    monkeypatch.setattr(job, "load_networks", lambda *a, **k: pytest.fail("a model was loaded"))
     assert draw(*flags, "--resume", "--seed", "9", out="cut", steps=6)[0] == 2
+    assert draw(*flags[1:], "red dog", "red cat", "--resume", out="cut", steps=6)[0] == 2
 
 
-def test_a_run_killed_at_its_very_end_keeps_its_film(draw, monkeypatch):
-    flags = ("red dog", "--method", "sds", "--checkpoint-every", "2")
+def test_a_run_killed_between_checkpoints_and_at_its_very_end_has_its_whole_film(draw, monkeypatch):
+    flags = ("red dog", "--method", "sds", "--checkpoint-every", "3")
+    _, whole = draw(*flags, out="whole", steps=5)
     monkeypatch.setattr(RunFolder, "finish", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
-    code, out = draw(*flags)
-    film = (out / "evolution.gif").read_bytes()
-    assert code == 130 and not (out / "frames").exists()
+    assert draw(*flags, steps=5)[0] == 130
     monkeypatch.undo()
-    assert draw(*flags, "--resume")[0] == 0 and (out / "evolution.gif").read_bytes() == film
+    code, out = draw(*flags, "--resume", steps=5)  # from step 3, whose frame and the next are drawn again
+    assert code == 0 and (out / "evolution.gif").read_bytes() == (whole / "evolution.gif").read_bytes()
+    assert Image.open(out / "evolution.gif").n_frames == 5 and not (out / "frames").exists()
+
+
+@pytest.fixture
+def faces(tmp_path):
+    folder = tmp_path / "faces"
+    folder.mkdir()
+    for k in range(3):
+        random = torch.Generator().manual_seed(k)
+        write_png(folder / f"{k}.png", torch.rand(1, 3, 16, 16, generator=random) * 2 - 1)
+    return folder
+
+
+def figures(folder):
+    return json.loads((folder / "metrics.json").read_text())
+
+
+def test_the_same_command_with_resume_loses_no_figure(draw, faces):
+    command = ("red dog", "red cat", "--method", "ancestral", "--metrics", "fid", "--fid-folder", faces)
+    code, out = draw(*command)
+    first = json.loads((out / "summary.json").read_text())
+    assert code == 0 and first["fid"]["value"] > 0 and first["fid"]["images"] == 4 and first["reasons"] == {}
+    assert draw(*command, "--resume")[0] == 0
+    again = json.loads((out / "summary.json").read_text())
+    assert again["fid"]["value"] == pytest.approx(first["fid"]["value"], rel=1e-6) and again["reasons"] == {}
+    assert draw(*command[:4], "--resume")[0] == 0  # nobody asks for it now: what is known stays
+    assert json.loads((out / "summary.json").read_text())["fid"] == again["fid"]
+    assert draw("red pig", *command[:4], "--resume")[0] == 0  # it was of other pictures
+    more = json.loads((out / "summary.json").read_text())
+    assert more["fid"] is None and "--metrics fid" in more["reasons"]["fid"]
+
+
+def test_metrics_asked_for_later_are_measured_on_the_pictures(draw, faces, monkeypatch, capsys):
+    flags = ("red dog", "--method", "ancestral")
+    _, out = draw(*flags)
+    before, pixels = figures(out), [p.read_bytes() for p in sorted((out / "particles").iterdir())]
+    assert before["fid"] is None and "--metrics fid" in before["reasons"]["fid"]
+    monkeypatch.setattr(job, "load_prior", lambda *a, **k: pytest.fail("the prior was loaded"))
+    later = (*flags, "--resume", "--metrics", "fid", "--fid-folder", faces)
+    assert draw(*later)[0] == 0 and "now measured: fid" in capsys.readouterr().out
+    after = figures(out)
+    assert after["fid"]["value"] > 0 and "fid" not in after["reasons"]
+    assert {k: v for k, v in after.items() if k not in ("fid", "reasons")} == {
+        k: v for k, v in before.items() if k not in ("fid", "reasons")
+    }
+    assert pixels == [p.read_bytes() for p in sorted((out / "particles").iterdir())]
+    monkeypatch.setattr(job, "load_networks", lambda *a, **k: pytest.fail("a model was loaded"))
+    assert draw(*later)[0] == 0 and figures(out) == after  # nothing twice
+    (faces / "2.png").unlink()
+    monkeypatch.undo()
+    assert draw(*later)[0] == 0 and figures(out)["fid"]["references"] == 2
+
+
+def inverted(x):
+    """A user's feature map."""
+    return -x.flatten(1) + 0.5
+
+
+def test_div_of_one_folder_is_of_one_network(draw):
+    """What was measured on another network than is asked for now is measured anew, not averaged with the new."""
+    command = ("--method", "ancestral", "--resume")
+    _, out = draw("red dog", "red cat", *command[:2])
+    own = "tests.text_to_image.test_command:inverted"
+    assert draw("red dog", "red cat", "red pig", *command, "--div-features", own)[0] == 0
+    summary = json.loads((out / "summary.json").read_text())
+    found = [figures(out / row["folder"]) for row in summary["prompts"]]
+    assert [f["div_features"] for f in found] == [own] * 3
+    features = torch.stack([inverted(x)[0] for x in particles(out / summary["prompts"][0]["folder"])])
+    cosine = torch.nn.functional.cosine_similarity(features[0], features[1], dim=0)
+    assert found[0]["div"] == pytest.approx(1 - float(cosine), abs=1e-5)
+    assert summary["mean"]["div"] == pytest.approx(sum(f["div"] for f in found) / 3)
+
+
+def test_several_runs_go_only_into_a_folder_of_runs(draw, tmp_path, capsys):
+    (tmp_path / "full").mkdir()
+    (tmp_path / "full" / "thesis.tex").write_text("x")
+    both = ("red dog", "red cat", "--method", "ancestral")
+    assert draw(*both, out="full")[0] == 2 and "holds other files (thesis.tex, ...)" in capsys.readouterr().err
+    assert draw("red dog", *both[2:], out="one")[0] == 0
+    assert draw(*both, "--resume", out="one")[0] == 2 and "holds a single run" in capsys.readouterr().err
+    assert draw(*both, out="both")[0] == 0
+    assert draw("red pig", "red ox", *both[2:], out="both")[0] == 2
+    assert "holds other runs; choose another --out, or add to it with --resume" in capsys.readouterr().err
+    assert draw("red pig", *both[2:], out="both")[0] == 2  # nor a single run into a folder of runs
+
+
+def test_one_bad_prompt_of_several_is_told_and_the_others_are_drawn(draw, monkeypatch, capsys):
+    make = job.make_run
+
+    def fails(prompt, *rest):
+        if prompt == "red cat":
+            return 1 / 0
+        if prompt == "red pig":
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB.\nMore.")
+        return make(prompt, *rest)
+
+    monkeypatch.setattr(job, "make_run", fails)
+    code, out = draw("red cat", "red pig", "red dog", "--method", "ancestral")
+    failed = json.loads((out / "summary.json").read_text())["failed"]
+    assert code == 1 and set(failed) == {"red cat", "red pig"} and len(list(out.rglob("metrics.json"))) == 1
+    assert failed["red cat"].startswith("ZeroDivisionError in test_command.py, line ")
+    assert "Tried to allocate 2 GiB); " in failed["red pig"] and "--chunk" in failed["red pig"]
+    assert "Traceback" not in capsys.readouterr().err
+    code, _ = draw("red pig", "--method", "ancestral", out="alone")
+    error = capsys.readouterr().err
+    assert code == 1 and error.startswith("rsd: Out of memory") and "--dtype bfloat16" in error
+    assert error.count("\n") == 1
+    monkeypatch.setenv("RSD_TRACEBACK", "1")
+    draw("red cat", "red pig", "red dog", "--method", "ancestral", out="debug")
+    assert capsys.readouterr().err.count("Traceback") == 2
 
 
 def test_several_prompts_are_one_run_each_and_a_prompt_is_the_same_alone(draw, tmp_path, capsys):
@@ -163,6 +276,14 @@ def test_a_run_that_diverges_says_so(draw, capsys):
         (["dog", "--prompts", "nowhere.txt"], "nowhere.txt does not exist"),
         (["dog", "--out", "full"], "holds other files"),
         (["dog", "--device", "gpu"], "Unknown device"),
+        (["dog", "--device", "mps"], "Device mps cannot be used here; use --device cpu"),
+        (["dog", "--device", "meta"], "Device meta cannot be used here"),
+        (["dog", "--device", "cuda:7"], "use --device cpu or see `rsd doctor`"),
+        (["dog", "--method", "ancestral", "--lr=0.1"], "--lr does nothing with ancestral; leave it out."),
+        (["dog", "--method", "particle-guidance", "--t-range", "9", "99"], "--t-range does nothing with particle-"),
+        (["dog", "--method", "sds", "--lora_rank", "2"], "--lora-rank does nothing with sds; leave it out."),
+        (["dog", "--score", "unet", "--lora-rank", "2"], "--lora-rank does nothing with vsd --score unet"),
+        (["dog", "cat", "--out", "full"], "holds other files"),
     ],
 )
 def test_bad_input_is_told_in_one_sentence_before_any_model_is_loaded(tmp_path, flags, told, monkeypatch, capsys):

@@ -18,8 +18,16 @@ from rsd.heads.classifier import HeadsClassifier
 from rsd.heads.reading import read
 from rsd.heads.render import render
 from rsd.media import write_png
-from rsd.tasks.text_to_image import scores
-from rsd.tasks.text_to_image.scores import Scorers, fid, heads_figures, load_scorers, score
+from rsd.tasks.text_to_image.options import TextToImage
+from rsd.tasks.text_to_image.scores import (
+    Scorers,
+    fid,
+    heads_figures,
+    lacking,
+    load_scorers,
+    measure_again,
+    score,
+)
 
 PLAIN = {
     "person": "woman", "skin": "pale", "hair": "long", "hair_color": "red", "glasses": "round", "mouth": "smile",
@@ -140,7 +148,7 @@ def test_clip_and_aesthetic_are_summed_up_over_particles():
     images[0, 0, 0, 0], images[1, 0, 0, 0] = 0.1, -0.1
     result = score(images, "red", scorers)
     assert result["clip"] == pytest.approx({"mean": 15, "best": 30, "std": 15, "model": "c"})  # negative cosines are 0
-    assert result["aesthetic"] == pytest.approx({"mean": 5, "best": 5.1, "std": 0.1, "weights": "a"})
+    assert result["aesthetic"] == pytest.approx({"mean": 5, "best": 5.1, "std": 0.1, "weights": "a", "model": "c"})
     empty = score(images, "", scorers)
     assert empty["clip"] is None and empty["reasons"]["clip"] == "the prompt is empty"
 
@@ -160,7 +168,8 @@ def test_fid_compares_with_the_folder(folder):
     images = pictures(4, seed=9)
     result = score(images, PROMPT, scorers)["fid"]
     expected = metrics.frechet(images.flatten(1), scorers.references)
-    assert result == {"value": pytest.approx(expected), "features": "pixels", "images": 4, "references": 3}
+    about = {"features": "pixels", "folder": str(folder), "images": 4, "references": 3}
+    assert result == {"value": pytest.approx(expected), **about}
     same = scorers.references.view(3, 3, 16, 16)
     assert fid(same, scorers)["value"] == pytest.approx(0, abs=1e-6)
     one = score(images[:1], PROMPT, scorers)
@@ -178,7 +187,7 @@ def test_what_fid_cannot_compare_with(folder, tmp_path):
         load_scorers("other", wanted=("fid",), div_features="pixels", fid_folder=folder)
 
 
-def test_networks_that_cannot_be_had():
+def test_networks_that_cannot_be_had(folder):
     scorers = load_scorers("other")
     assert scorers.features is None and "dinov2-small" in scorers.reasons["div"]
     assert "--div-features" in scorers.reasons["div"] and "heads prior" in scorers.reasons["coverage"]
@@ -187,17 +196,19 @@ def test_networks_that_cannot_be_had():
         load_scorers("other", div_features="facebook/dinov2-small")
     with pytest.raises(ValueError, match="go online once"):
         load_scorers("other", wanted=("clip",))
+    with pytest.raises(ValueError, match=r"^The metric fid compares facebook/dinov2-small, .*; give other --fid-feat"):
+        load_scorers("other", wanted=("fid",), fid_folder=folder)
     with pytest.raises(ValueError, match='Unknown metric "lpips"; use clip, aesthetic, fid'):
         load_scorers("other", wanted=("lpips",))
 
 
 def test_div_on_the_repulsion_s_own_features_is_said():
     with pytest.warns(UserWarning, match="Div is measured on pixels"):
-        load_scorers("other", div_features="pixels", repulsion="pixels")
+        load_scorers("other", div_features="pixels", repulsion=["heads", "pixels"])
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        load_scorers("other", div_features="pixels", repulsion="heads")
-        load_scorers("other", repulsion="auto")
+        load_scorers("other", div_features="pixels", repulsion=["heads"])
+        load_scorers("other", repulsion=["auto"])
 
 
 @pytest.fixture
@@ -287,5 +298,46 @@ def test_a_pickle_of_code_is_refused(tmp_path):
     assert not (tmp_path / "ran").exists()
 
 
-def test_the_default_div_network_is_not_the_repulsion_s():
-    assert scores.DIV != "facebook/dino-vits16"
+@pytest.mark.parametrize("prior", ["heads", "some/model"])
+def test_the_default_div_network_is_not_the_repulsion_s(prior):
+    used = TextToImage(prior=prior, gamma=1.0).features_name
+    assert lacking({"div_features": used, "reasons": {}}, prior) == ["div"]
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert load_scorers(prior, repulsion=[used]).features_name != used
+
+
+def held(**changes):
+    nothing = {"div": 0.5, "div_features": "pixels", "clip": None, "aesthetic": None, "fid": None, "reasons": {}}
+    return {**nothing, **changes}
+
+
+def test_what_a_finished_run_lacks(folder):
+    def names(**asked):
+        return lacking(run, "other", **{"div_features": "pixels", **asked})
+
+    run = held()
+    assert names() == [] and names(div_features="auto") == ["div"]
+    assert names(wanted=("clip", "fid"), fid_folder=folder, clip_model="c") == ["clip", "fid"]
+    fid = {"features": "pixels", "folder": str(folder), "references": 3}
+    run = held(clip={"model": "c"}, aesthetic={"weights": "w", "model": "c"}, fid=fid)
+    everything = {"wanted": ("clip", "aesthetic", "fid"), "aesthetic_weights": "w", "fid_folder": folder}
+    assert names(**everything, clip_model="c") == []
+    assert names(**everything, clip_model="other") == ["clip", "aesthetic"]
+    assert names(**everything, clip_model="c", fid_features="heads") == ["fid"]
+    assert names(**everything, clip_model="c", div_features="heads") == ["div", "fid"]
+    run = held(reasons={"clip": "the prompt is empty", "fid": "one image has no covariance"})
+    assert names(wanted=("clip", "fid"), fid_folder=folder) == []
+
+
+def test_measuring_again_touches_nothing_else():
+    before = held(reasons={"clip": "not asked for", "aesthetic": "not asked for"}, coverage={"mean": 2})
+    scorers = Scorers(
+        features=lambda x: pytest.fail("not asked for"), clip=lambda x, prompt: x[:, 0, 0, 0], clip_name="c",
+        reasons={"aesthetic": "no weights"},
+    )  # fmt: skip
+    after, done = measure_again(torch.full((2, 3, 2, 2), 0.5), "red", before, ["clip", "aesthetic"], scorers)
+    assert done == ["clip"] and after["clip"]["mean"] == 50 and after["reasons"] == {"aesthetic": "no weights"}
+    assert {**after, "clip": None, "reasons": before["reasons"]} == before
+    unmeasured, done = measure_again(torch.zeros(2, 3, 2, 2), "red", before, ["div"], Scorers(reasons={"div": "no"}))
+    assert done == [] and unmeasured == before  # a figure that is known is not lost to one that cannot be had

@@ -1,14 +1,21 @@
 """`rsd sweep` as a user types it, on a tiny random prior at 16 px."""
 
+import contextlib
 import csv
+import itertools
 import json
+from pathlib import Path
 
+import matplotlib.pyplot as plt
+import numpy as np
 import pytest
+from matplotlib.figure import Figure
 from PIL import Image
 
 from rsd.cli import main
 from rsd.runs import RunFolder
-from rsd.tasks.text_to_image.plots import curves, means
+from rsd.tasks.text_to_image.plots import curves, means, tradeoff
+from rsd.tasks.text_to_image.summary import FIGURES, write_csv
 from rsd.tasks.text_to_image.sweep import Sweep, prompts_of, settings
 
 
@@ -53,7 +60,7 @@ def test_a_sweep_leaves_what_the_contract_says_and_does_nothing_twice(sweep, pro
     assert len(list((out / "grids").iterdir())) == 2
     grid = Image.open(next((out / "grids").iterdir()))
     assert grid.width == 2 * 198 + 6 and grid.height == 3 * (192 + 16 + 6) + 6
-    assert "no quality was measured" not in capsys.readouterr().err
+    capsys.readouterr()
 
     monkeypatch.setattr("rsd.tasks.text_to_image.job.load_networks", lambda *a, **k: pytest.fail("a model was loaded"))
     before = (out / "sweep.json").read_text()
@@ -94,6 +101,19 @@ def test_other_settings_change_nothing_that_was_swept(sweep, monkeypatch, capsys
     assert before == {path: path.read_bytes() for path in out.rglob("*") if path.is_file()}
 
 
+def test_a_sweep_measures_what_is_asked_for_later_and_goes_into_no_other_folder(sweep, tmp_path, capsys):
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "thesis.tex").write_text("x")
+    assert sweep("red dog", *FLAGS[:-1])[0] == 2 and "holds other files" in capsys.readouterr().err
+    (tmp_path / "out" / "thesis.tex").unlink()
+    assert sweep("red dog", *FLAGS[:-1])[0] == 0
+    own = "tests.text_to_image.test_sweep:dark"
+    code, out = sweep("red dog", *FLAGS[:-1], "--div-features", own)
+    rows = json.loads((out / "sweep.json").read_text())
+    assert code == 0 and {row["metrics"]["div_features"] for row in rows} == {own}
+    assert capsys.readouterr().out.count("now measured: div") == 3
+
+
 def dark(x):
     """A user's feature map."""
     return -(x.flatten(1).mean(1, keepdim=True) ** 2)
@@ -130,6 +150,64 @@ def test_the_paper_s_sweep_is_the_default():
     points = settings(sweep)
     assert [(p.method, p.gamma) for p in points] == [("ancestral", 0), *(("vsd", g) for g in (0, 10, 20, 30, 40))]
     assert {p.options.features_name for p in points} == {"heads"} and points[0].options.steps == 30
+
+
+def swept(method, gamma, **figures):
+    row = {"method": method, "gamma": gamma, "features": "heads" if gamma else None, "prompt": "a"}
+    return {**row, **dict.fromkeys(FIGURES), **figures}
+
+
+def test_what_a_sweep_left_stays_if_its_new_files_cannot_be_made(tmp_path, monkeypatch):
+    write_csv(tmp_path / "sweep.csv", [{"a": 1}], ["a"])
+    tradeoff([swept("vsd", 0, div=0.1)], tmp_path / "tradeoff.png")
+    before = {path: path.read_bytes() for path in tmp_path.iterdir()}
+    with pytest.raises(ValueError):
+        write_csv(tmp_path / "sweep.csv", [{"a": 2}, {"b": 3}], ["a"])
+
+    def half(self, file, **options):
+        with open(file, "wb") if isinstance(file, Path) else contextlib.nullcontext(file) as at:
+            at.write(b"half")
+        raise OSError("No space left on device")
+
+    monkeypatch.setattr(Figure, "savefig", half)
+    with pytest.raises(OSError, match="No space"):
+        tradeoff([swept("vsd", 0, div=0.2)], tmp_path / "tradeoff.png")
+    plt.close("all")
+    assert before == {path: path.read_bytes() for path in tmp_path.iterdir()}
+
+
+@pytest.mark.parametrize(
+    ("figures", "label"),
+    [
+        ({}, "diversity: Div (no quality was measured)"),
+        ({"clip": 20.0}, "CLIP score (100 x cosine)"),
+        ({"agreement": 0.5, "clip": 20.0}, "agreement with the prompt"),
+    ],
+)
+def test_the_plot_says_what_its_height_is(figures, label, tmp_path, monkeypatch):
+    monkeypatch.setattr(plt, "close", lambda figure: None)
+    tradeoff([swept("vsd", gamma, div=0.1 + gamma, **figures) for gamma in (0, 1)], tmp_path / "a.png")
+    assert plt.gcf().axes[0].get_ylabel() == label
+    monkeypatch.undo()
+    plt.close("all")
+
+
+def test_the_labels_of_near_points_do_not_overlap(tmp_path, monkeypatch):
+    monkeypatch.setattr(plt, "close", lambda figure: None)
+    table = [swept("ancestral", 0, div=0.5, agreement=0.95)]
+    for k, method in enumerate(("vsd", "sds", "svgd")):
+        for j, gamma in enumerate((0, 10, 20, 30, 40)):
+            bent = 0.002 * ((7 * j + 3 * k) % 5) - 0.004 * k
+            table.append(swept(method, gamma, div=0.3 + 0.015 * j + 0.01 * k, agreement=0.9 + bent))
+    tradeoff(table, tmp_path / "a.png")
+    axis = plt.gcf().axes[0]
+    boxes = [text.get_window_extent() for text in axis.texts]
+    points = [axis.transData.transform(list(zip(*line.get_data(), strict=True))) for line in axis.lines]
+    monkeypatch.undo()
+    plt.close("all")
+    assert len(boxes) == 15
+    assert not [1 for a, b in itertools.combinations(boxes, 2) if a.overlaps(b)]
+    assert not [1 for box in boxes for x, y in np.concatenate(points) if box.contains(x, y)]
 
 
 def test_a_curve_starts_at_its_method_s_gamma_zero():
