@@ -28,6 +28,7 @@ def photos(tmp_path):
 @pytest.fixture
 def restore(tiny_folder, tmp_path):
     fixed = ["--prior", str(tiny_folder("epsilon")), "--features", "pixels", "--steps", "2", "--particles", "2"]
+    fixed += ["--div-features", "pixels"]
 
     def go(*arguments, out="out"):
         return main(["restore", *map(str, arguments), *fixed, "--out", str(tmp_path / out)]), tmp_path / out
