@@ -21,8 +21,8 @@ from rsd.summary import check_collection, particles
 
 from .command import resolved
 from .networks import Scorers, check_metrics, features_name, interacts, lacking, load_scorers, why_not
-from .options import Restore
 from .operators import Inpaint
+from .options import Restore
 from .problem import MEASUREMENT, Problem, check_task, load, on
 from .report import compared, diversity, score
 from .solve import Run, Settings, alike, decoded
@@ -187,7 +187,9 @@ def cited(options: Restore) -> list[str]:
 def keep_known(options: Restore, problem: Problem) -> bool:
     """Whether the known pixels are put back: as asked, else when restoring a measurement said to be exact."""
     asked = options.keep_known
-    return isinstance(problem.operator, Inpaint) and (asked if asked is not None else not options.clean and options.sigma_v == 0)
+    return isinstance(problem.operator, Inpaint) and (
+        asked if asked is not None else not options.clean and options.sigma_v == 0
+    )
 
 
 def write_results(images: torch.Tensor, problem: Problem, folder: RunFolder, options: Restore) -> None:
@@ -211,9 +213,14 @@ def write_results(images: torch.Tensor, problem: Problem, folder: RunFolder, opt
 def _headline(figures: dict[str, Any]) -> str:
     parts = []
     if figures["psnr"]:
-        parts.append(f"PSNR mean {figures['psnr']['mean']:.2f} dB, best {figures['psnr']['best']:.2f} dB")
+        mean, best = (figures["psnr"][part] for part in ("mean", "best"))
+        parts.append(f"PSNR mean {_number(mean)} dB, best {_number(best)} dB")
     if figures["residual"]:
         parts.append(f"residual {figures['residual']['mean']:.2f} sigma_v")
     if figures["div"] is not None:
         parts.append(f"Div {figures['div']:.3f}")
     return ", ".join(parts) or "done"
+
+
+def _number(value: float | None) -> str:
+    return "infinite" if value is None else f"{value:.2f}"

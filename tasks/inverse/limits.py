@@ -14,7 +14,7 @@ NUMBERS = ("lambda_", "rho", "lr_x", "lr_z", "gamma", "guidance")
 
 
 def check(settings: Any) -> None:
-    """Raise ValueError, in one sentence, for a value that cannot work: of Settings, or of Restore, which has them all."""
+    """Raise ValueError, in one sentence, for a value that cannot work: of Settings, or of Restore, which has them."""
     if settings.method not in METHODS:
         raise known("method", settings.method, METHODS)
     for name in COUNTS:
@@ -40,7 +40,7 @@ def finite(name: str, value: float, *, signed: bool = False) -> None:
 
 def _hybrid(particles: int, interacting: int | None) -> None:
     if particles < (3 if interacting is None else 2):
-        raise ValueError(f"Method hybrid has particles that repel and one that does not; give 3 or more, not {particles}.")
+        raise ValueError(f"Method hybrid needs 3 particles or more, or --interacting 2, not {particles}.")
     if interacting is not None and not 2 <= interacting <= particles:
         raise ValueError(
             f"interacting is {interacting} of {particles} particles; give 2 to {particles} (nobody repels: nonrepuls)."

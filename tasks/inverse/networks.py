@@ -26,8 +26,8 @@ SMALLEST = 32
 
 @dataclass(frozen=True)
 class Scorers:
-    """What scores: Div on the network ``div``, heads by ``judge``, and what --metrics asks for (None: not asked for, or not
-    possible here). All take images [N, 3, H, W] in [-1, 1] on the CPU; ``fid_name`` tells what ``fid`` is."""
+    """What scores: Div on the network ``div``, heads by ``judge``, and what --metrics asks for (None: not asked for, or
+    not possible here). All take images [N, 3, H, W] in [-1, 1] on the CPU; ``fid_name`` tells what ``fid`` is."""
 
     div: DivNetwork = DivNetwork()
     judge: HeadsClassifier | None = None

@@ -76,8 +76,8 @@ def score(images: torch.Tensor, problem: Problem, options: Restore, scorers: Sco
         found["residual"] = metrics.summary(metrics.residual(difference, count, options.sigma_v), best="min")
     else:
         reasons["residual"] = "sigma_v is 0, and the residual is measured in units of it"
-    apart, why = diversity(images, scorers)
-    found, reasons = {**found, **apart}, {**reasons, **why}
+    apart, no_div = diversity(images, scorers)
+    found, reasons = {**found, **apart}, {**reasons, **no_div}
     covered = coverage(images, problem, scorers.judge)
     found["coverage"] = covered["coverage"]
     if "reason" in covered:

@@ -70,8 +70,9 @@ class Run(BaseRun):
     """One restoration in progress: iterate over :meth:`steps`, look at :attr:`particles`, then :meth:`finish`.
 
     ``operator``: an Operator, or whatever ``load_operator`` makes one of: a differentiable function or module, a
-    physics. ``y``: the measurement, [1, ...], real or complex, the shape of ``operator(x)``. ``embed``: features of a latent, [N, d], for the
-    repulsion. ``ids``: the particles' numbers in the ensemble. ``image``: names the image in the random numbers.
+    physics. ``y``: the measurement, [1, ...], real or complex, the shape of ``operator(x)``. ``embed``: features of a
+    latent, [N, d], for the repulsion. ``ids``: the particles' numbers in the ensemble. ``image``: names the image in
+    the random numbers.
     """
 
     def __init__(

@@ -29,7 +29,12 @@ def summarise(
         for name in ("psnr", "ssim", *asked, "residual"):
             row |= {f"{name}_{k}": (m.get(name) or {}).get(k) for k in ("mean", "best", "std")}
         cover = m["coverage"] or {}
-        row |= {"div": m["div"], "div_features": m.get("div_features"), "coverage": cover.get("mean"), "agreement": cover.get("agreement")}
+        row |= {
+            "div": m["div"],
+            "div_features": m.get("div_features"),
+            "coverage": cover.get("mean"),
+            "agreement": cover.get("agreement"),
+        }
         rows.append({**row, "seconds": m["seconds"]})
     names = list(rows[0]) if rows else ["image"]
     means = {k: mean([row[k] for row in rows]) for k in names if k not in ("image", "div_features")}
@@ -65,5 +70,3 @@ def fid(
         truths.append(scorers.fid(fit_to(read_image(path), images.shape[-1], options.fit)[0]))
     a, b = torch.cat(answers), torch.cat(truths)
     return {"value": frechet(a, b), "features": scorers.fid_name, "images": len(b), "particles": len(a)}, {}
-
-
