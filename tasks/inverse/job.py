@@ -101,10 +101,13 @@ def collect(inputs: tuple[Path, ...]) -> list[Path]:
         if not found:
             raise ValueError(f"The folder {path} holds no images ({', '.join(IMAGES)}).")
         paths += found
-    names = [path.stem for path in paths]
-    twice = [str(path) for path in paths if names.count(path.stem) > 1]
-    if twice:
-        raise ValueError(f"Two inputs have one name, {twice[0]} and {twice[1]}; rename one: random numbers go by it.")
+    first: dict[str, Path] = {}
+    for path in paths:
+        if path.stem in first:
+            raise ValueError(
+                f"Two inputs have one name, {first[path.stem]} and {path}; rename one: random numbers go by it."
+            )
+        first[path.stem] = path
     if not paths:
         raise ValueError("No images given; type: rsd restore photo.png --task inpaint_half_face")
     return paths

@@ -193,7 +193,8 @@ def test_a_folder_of_runs_is_added_to_when_asked(restore, here, capsys):
 
 def test_two_inputs_of_one_name_are_refused(restore, here, capsys):
     shutil.copy("photo.png", "photo.bmp")
-    assert restore("photo.png", "photo.bmp", "--clean") == 2
+    shutil.copy("other.png", "other.bmp")
+    assert restore("other.png", "photo.png", "photo.bmp", "other.bmp", "--clean") == 2
     assert "Two inputs have one name, photo.png and photo.bmp" in capsys.readouterr().err
 
 
