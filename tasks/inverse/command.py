@@ -7,12 +7,15 @@ import sys
 from importlib.resources import files
 from typing import Any
 
+import tyro
+
 from rsd.settings import layered, plain
 
 from .options import Restore
 
 NO_PIXEL = (
     "resume", "config", "out", "checkpoint_every", "device", "chunk", "metrics", "clip_model", "fid_features",
+    "div_features",
 )  # fmt: skip
 """Options that change no pixel: a run may be resumed with others, and config.yaml leaves them out."""
 NON_AUGMENTED = ("nonaug", "latent-red-diff")
@@ -46,7 +49,22 @@ def parse(argv: list[str]) -> tuple[Restore, str | None]:
         name = packaged(options.task, options.method, options.prior)
         return name, ("task", "method", "prior", "revision")
 
-    return layered(Restore, argv, prog="rsd restore", positional="images", folder="inverse", packaged=choose)
+    options, name = layered(Restore, argv, prog="rsd restore", positional="images", folder="inverse", packaged=choose)
+    check_used(tyro.cli(Restore, args=argv), options)
+    return options, name
+
+
+def check_used(flags: Restore, options: Restore) -> None:
+    """Raise ValueError, in one sentence, for a flag that the options make no use of. ``flags``: what the flags alone
+    say; a file may say more than its task needs, since it may be one for several."""
+    needs = {
+        "interacting": ("method hybrid", options.method == "hybrid", f"the method is {options.method}"),
+        "downsample": ("the tasks sr2 ... sr16", options.task.startswith("sr"), f"the task is {options.task}"),
+        "keep_known": ("the inpaint tasks", options.task.startswith("inpaint"), f"the task is {options.task}"),
+    }
+    for name, (what, used, but) in needs.items():
+        if not used and getattr(flags, name) != Restore.__dataclass_fields__[name].default:
+            raise ValueError(f"--{name.replace('_', '-')} goes with {what}, but {but}; change one of them.")
 
 
 def resolved(options: Restore) -> dict[str, Any]:
@@ -57,8 +75,8 @@ def resolved(options: Restore) -> dict[str, Any]:
 def main(argv: list[str]) -> int:
     """Restore; returns the exit code."""
     options, name = parse(argv)
-    if name:
-        print(f"settings: {name}" + (f" and {options.config}" if options.config else "") + ", then your flags")
+    chosen = name or f"none packaged for {options.task} by {options.method} (rsd restore --help tells the defaults)"
+    print(f"settings: {chosen}" + (f" and {options.config}" if options.config else "") + ", then your flags")
     from .job import run
 
     sys.stdout.flush()

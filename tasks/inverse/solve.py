@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -11,12 +12,12 @@ import torch
 from rsd.engine import Embed, Record, distill
 from rsd.priors import load_prior
 from rsd.priors.base import Prior
+from rsd.randomness import noise
 from rsd.repulsion import Interaction
 from rsd.run import Run as BaseRun
-from rsd.settings import known
 
-from .names import METHODS
-from .operators import Operator
+from . import limits
+from .operators import load_operator
 from .rlsd import Augmented, NonAugmented, Weights
 
 
@@ -41,15 +42,19 @@ class Settings:
     chunk: int | None = None
 
     def __post_init__(self) -> None:
-        """Raise ValueError for an unknown method."""
-        if self.method not in METHODS:
-            raise known("method", self.method, METHODS)
+        """Raise ValueError, in one sentence, for a value that cannot work."""
+        limits.check(self)
+
+    @classmethod
+    def of(cls, options: Any) -> Settings:
+        """The fields of the same names of other options."""
+        return cls(**{name: getattr(options, name) for name in cls.__dataclass_fields__})
 
     @property
     def interaction(self) -> Interaction:
         """The method's repulsion: none for nonrepuls and latent-red-diff, among a part of the particles for hybrid."""
         gamma = 0.0 if self.method in ("nonrepuls", "latent-red-diff") else self.gamma
-        part = self.interacting or max(self.particles - 1, 1)
+        part = self.interacting or self.particles - 1
         return Interaction(gamma, self.window, part if self.method == "hybrid" else None)
 
 
@@ -64,12 +69,15 @@ class Restoration:
 class Run(BaseRun):
     """One restoration in progress: iterate over :meth:`steps`, look at :attr:`particles`, then :meth:`finish`.
 
-    ``y``: the measurement, [1, ...], the shape of ``operator(x)``. ``embed``: features of a latent, [N, d], for the
-    repulsion. ``ids``: the particles' numbers in the ensemble. ``image``: names the image in the random numbers.
+    ``operator``: an Operator, or whatever ``load_operator`` makes one of: a differentiable function or module, a
+    physics. ``y``: the measurement, [1, ...], real or complex, the shape of ``operator(x)``. ``embed``: features of a
+    latent, [N, d], for the repulsion. ``ids``: the particles' numbers in the ensemble. ``image``: names the image in
+    the random numbers.
     """
 
     def __init__(
-        self, prior: Prior, operator: Operator, y: torch.Tensor, settings: Settings,
+        self, prior: Prior, operator: Callable[[torch.Tensor], torch.Tensor] | str, y: torch.Tensor,
+        settings: Settings,
         *, embed: Embed | None = None, image: str = "", ids: Sequence[int] | None = None,
     ):  # fmt: skip
         self.prior, self.settings, self.embed, self.image = prior, settings, embed, image
@@ -77,10 +85,34 @@ class Run(BaseRun):
         weights = Weights(lambda_=s.lambda_, lr_z=s.lr_z, rho=s.rho, lr_x=s.lr_x)
         kind = NonAugmented if s.method in ("nonaug", "latent-red-diff") else Augmented
         ids = list(range(s.particles)) if ids is None else ids
-        y = y.to(prior.device)
-        self.particles = kind(prior, operator, y, weights, ids=ids, seed=s.seed, image=image, chunk=s.chunk)
+        self.operator, self.y = load_operator(operator).to(prior.device), y.to(prior.device)
+        self.particles = kind(prior, self.operator, self.y, weights, ids=ids, seed=s.seed, image=image, chunk=s.chunk)
         self.timesteps = prior.schedule.descending(s.steps)
         self.condition = prior.condition(s.prompt, s.negative_prompt, s.guidance)
+
+    @cached_property
+    def given(self) -> dict[str, torch.Tensor]:
+        """What the run is to explain: y, and how the operator measures a fixed picture, which tells its mask, kernel or
+        code from another's."""
+        prior = self.prior
+        x = noise((3, prior.image_size, prior.image_size), seed=0, purpose="probe", particles=[0])
+        with torch.no_grad():
+            return {"y": self.y, "probe": self.operator(x.tanh().to(prior.device, prior.dtype))}
+
+    def state(self) -> dict[str, Any]:
+        """All that :meth:`load_state` needs to go on with the same pixels."""
+        return {**super().state(), "given": self.given}
+
+    def load_state(self, state: dict[str, Any]) -> None:
+        """Go on where ``state`` was taken. Raises ValueError if that was with another measurement or operator."""
+        before = state.get("given", self.given)
+        rough = max(1e-4, 4 * torch.finfo(self.prior.dtype).eps)
+        for name, what, share in (("y", "measurement", 1e-4), ("probe", "operator (mask, kernel, function)", rough)):
+            if not alike(before[name], self.given[name], share):
+                raise ValueError(
+                    f"The {what} is not the one that this run began with; bring that back, or choose another --out."
+                )
+        super().load_state(state)
 
     def records(self) -> Iterator[Record]:
         s = self.settings
@@ -91,13 +123,37 @@ class Run(BaseRun):
 
 
 def decoded(prior: Prior, features: Callable[[torch.Tensor], torch.Tensor]) -> Embed:
-    """Features of the decoded latent, phi = features(D(z_t)): the map the paper repels in."""
-    return lambda z: features(prior.decode(z))
+    """Features of the decoded latent, phi = features(D(z_t)): the map the paper repels in.
+
+    The map raises ValueError if features of finite images are not finite.
+    """
+
+    def embed(z: torch.Tensor) -> torch.Tensor:
+        x = prior.decode(z)
+        phi = features(x)
+        if not phi.isfinite().all() and x.isfinite().all():
+            raise ValueError(
+                "The feature map made values that are not finite of finite images; mend it, or choose another "
+                "--features."
+            )
+        return phi
+
+    return embed
+
+
+def alike(a: torch.Tensor, b: torch.Tensor, share: float = 1e-4) -> bool:
+    """Whether two measurements are the same but for the rounding of another device or number of threads: entries differ
+    by no more than that share of the largest."""
+    if a.shape != b.shape or a.is_complex() != b.is_complex():
+        return False
+    a, b = (x.cpu().to(torch.complex128 if x.is_complex() else torch.float64) for x in (a, b))
+    most = float(a.abs().nan_to_num(0, 0, 0).max()) if a.numel() else 0.0
+    return torch.allclose(a, b, rtol=0, atol=share * most, equal_nan=True)
 
 
 def restore(
     y: torch.Tensor,
-    operator: Operator,
+    operator: Callable[[torch.Tensor], torch.Tensor] | str,
     *,
     prior: Prior | str = "heads",
     features: Callable[[torch.Tensor], torch.Tensor] | str = "heads",
@@ -107,7 +163,8 @@ def restore(
 ) -> Restoration:
     """Draw ``settings.particles`` restorations of a measurement ``y = operator(x) + noise`` by RLSD (Algorithm 1).
 
-    y: [1, ...]. operator: see ``rsd.tasks.inverse.operators.make_operator``. prior and features: objects, or names for
+    y: [1, ...]. operator: of ``rsd.tasks.inverse.operators.make_operator``, or any differentiable function or module,
+    images [B, 3, H, W] in [-1, 1] to measurements [B, ...]. prior and features: objects, or names for
     ``load_prior`` and ``load_features``. ``changes``: fields of Settings, e.g. ``gamma=20``.
     Raises ValueError for unknown names and values, and what ``load_prior`` raises for a model it cannot get.
     """
@@ -116,7 +173,7 @@ def restore(
     settings = replace(settings, **changes)
     prior = load_prior(prior) if isinstance(prior, str) else prior
     features = load_features(features, device=prior.device) if isinstance(features, str) else features
-    run = Run(prior, operator.to(prior.device), y, settings, embed=decoded(prior, features))
+    run = Run(prior, operator, y, settings, embed=decoded(prior, features))
     records = []
     for record in run.steps():
         records.append(record)

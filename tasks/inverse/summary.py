@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +10,7 @@ import torch
 from rsd.media import fit_to, read_image
 from rsd.metrics import frechet
 from rsd.runs import RunFolder, write_json
+from rsd.summary import mean, one_network, particles, write_csv
 
 from .networks import Scorers, why_not
 from .options import Restore
@@ -29,18 +29,22 @@ def summarise(
         for name in ("psnr", "ssim", *asked, "residual"):
             row |= {f"{name}_{k}": (m.get(name) or {}).get(k) for k in ("mean", "best", "std")}
         cover = m["coverage"] or {}
-        row |= {"div": m["div"], "coverage": cover.get("mean"), "agreement": cover.get("agreement")}
+        row |= {
+            "div": m["div"],
+            "div_features": m.get("div_features"),
+            "coverage": cover.get("mean"),
+            "agreement": cover.get("agreement"),
+        }
         rows.append({**row, "seconds": m["seconds"]})
-    names = [k for k in (rows[0] if rows else {}) if k != "image"]
-    means = {k: _mean([row[k] for row in rows]) for k in names}
+    names = list(rows[0]) if rows else ["image"]
+    means = {k: mean([row[k] for row in rows]) for k in names if k not in ("image", "div_features")}
     distance, why = fid(done, options, scorers)
+    if mixed := one_network([row["div_features"] for row in rows if row["div"] is not None]):
+        means["div"], why["div"] = None, mixed
     write_json(
         out / "summary.json", {"images": rows, "mean": means, "fid": distance, "failed": failures, "reasons": why}
     )
-    with open(out / "summary.csv", "w", newline="", encoding="utf-8") as file:
-        writer = csv.DictWriter(file, ["image", *names])
-        writer.writeheader()
-        writer.writerows(rows)
+    write_csv(out / "summary.csv", rows, names)
     shown = "  ".join(f"{k} {v:.3g}" for k, v in means.items() if v is not None and not k.endswith("std"))
     if distance:
         shown += f"; Frechet distance on {distance['features']} {distance['value']:.3g}"
@@ -66,13 +70,3 @@ def fid(
         truths.append(scorers.fid(fit_to(read_image(path), images.shape[-1], options.fit)[0]))
     a, b = torch.cat(answers), torch.cat(truths)
     return {"value": frechet(a, b), "features": scorers.fid_name, "images": len(b), "particles": len(a)}, {}
-
-
-def particles(folder: RunFolder) -> torch.Tensor:
-    """The answers of a finished run, [N, 3, H, W] in [-1, 1], as its pictures hold them."""
-    return torch.cat([read_image(p) for p in sorted((folder.path / "particles").glob("*.png"))])
-
-
-def _mean(values: list[float | None]) -> float | None:
-    known = [v for v in values if v is not None]
-    return sum(known) / len(known) if known else None

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
-import json
 import math
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 
 import tyro
 
 from rsd.settings import make_folder
+
+FILES = ("toy.json", "collapse.png", "scatter.png")
+INTERRUPTED = 130
 
 
 @dataclass(kw_only=True)
@@ -49,6 +52,22 @@ def main(argv: list[str]) -> int:
     options = tyro.cli(Toy, args=argv, prog="rsd toy")
     options.check()
     make_folder(options.out)
+    from rsd.summary import check_own
+
+    check_own(options.out, FILES)
+    try:
+        compute(options)
+    except KeyboardInterrupt:
+        print("\nrsd: interrupted; the toy does not go on where it was, start it again", file=sys.stderr)
+        return INTERRUPTED
+    print(f"{', '.join(FILES)} in {options.out}")
+    return 0
+
+
+def compute(options: Toy) -> None:
+    """Move the particles for each gamma, then write the three files."""
+    from rsd.runs import write_json
+
     from .experiment import run
     from .plots import collapse_plot, scatter_plot
 
@@ -69,8 +88,6 @@ def main(argv: list[str]) -> int:
         "lr": options.lr,
         "seed": options.seed,
     }
-    (options.out / "toy.json").write_text(json.dumps(report, indent=2) + "\n")
+    write_json(options.out / "toy.json", report)
     collapse_plot(outcomes, options.out / "collapse.png")
     scatter_plot(outcomes, options.out / "scatter.png")
-    print(f"toy.json, collapse.png, scatter.png in {options.out}")
-    return 0

@@ -9,7 +9,6 @@ sigma_t/alpha_t, which nearly vanishes at the end, the particles stop before the
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -77,8 +76,3 @@ def run(gamma: float, *, realisations: int = 200, steps: int = 300, lr: float = 
     for _ in distill(points, prior, timesteps=timesteps, seed=seed, interaction=interaction, embed=lambda z: z):
         pass
     return Outcome(gamma, points.render().view(realisations, 2, 2))
-
-
-def sweep(gammas: Sequence[float], **settings: Any) -> list[Outcome]:
-    """:func:`run` for each gamma."""
-    return [run(gamma, **settings) for gamma in gammas]

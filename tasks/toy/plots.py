@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -9,6 +10,9 @@ import matplotlib
 
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt  # noqa: E402
+from matplotlib.figure import Figure  # noqa: E402
+
+from rsd.runs import write_bytes  # noqa: E402
 
 from .experiment import MODES, VARIANCE, Outcome  # noqa: E402
 
@@ -27,8 +31,7 @@ def collapse_plot(outcomes: Sequence[Outcome], path: Path) -> None:
     right.set_ylabel("mean distance from the nearest mode", color="tab:red")
     right.axhline(VARIANCE**0.5, color="tab:red", linewidth=0.6, linestyle=":")
     figure.suptitle(f"{len(outcomes[0].points)} realisations (dotted: a mode's standard deviation)", fontsize=10)
-    figure.savefig(path, dpi=130)
-    plt.close(figure)
+    _save(figure, path)
 
 
 def scatter_plot(outcomes: Sequence[Outcome], path: Path) -> None:
@@ -46,5 +49,12 @@ def scatter_plot(outcomes: Sequence[Outcome], path: Path) -> None:
         axis.set(ylim=(-reach, reach), aspect="equal")
     axes[0][0].legend(loc="upper left", fontsize=8)
     figure.suptitle("Circles: the two modes at two standard deviations", fontsize=10)
-    figure.savefig(path, dpi=130)
+    _save(figure, path)
+
+
+def _save(figure: Figure, path: Path) -> None:
+    """As PNG, in one piece."""
+    picture = io.BytesIO()
+    figure.savefig(picture, format="png", dpi=130)
     plt.close(figure)
+    write_bytes(path, picture.getvalue())

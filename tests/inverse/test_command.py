@@ -41,7 +41,7 @@ def particles(folder):
 
 
 def test_a_benchmark_run_leaves_what_the_contract_says(restore, photo):
-    code, out = restore(photo, "--clean", "--particles", "3", "--gamma", "5")
+    code, out = restore(photo, "--clean", "--particles", "3", "--gamma", "5", "--div-features", "pixels")
     assert code == 0
     names = {p.name for p in out.iterdir()}
     assert names >= {
@@ -52,7 +52,8 @@ def test_a_benchmark_run_leaves_what_the_contract_says(restore, photo):
     metrics = json.loads((out / "metrics.json").read_text())
     for name in ("psnr", "ssim", "residual"):
         assert set(metrics[name]) == {"mean", "best", "std"}
-    assert metrics["psnr"]["best"] >= metrics["psnr"]["mean"] and metrics["div"] >= 0
+    assert metrics["psnr"]["best"] >= metrics["psnr"]["mean"] and metrics["div"] > 0
+    assert metrics["div_features"] == "pixels"
     assert metrics["coverage"] is None and "coverage" in metrics["reasons"]
     # 6 steps: an epsilon each; a decode for the force and one for the z-step, one more at the end
     calls = metrics["network_calls"]
@@ -167,7 +168,7 @@ def test_a_safetensors_measurement_is_restored(restore, tmp_path):
 @pytest.mark.parametrize("method", ["nonrepuls", "nonaug", "hybrid", "latent-red-diff"])
 @pytest.mark.parametrize("task", ["sr2", "phase_retrieval"])
 def test_every_method_runs(restore, photo, method, task):
-    assert restore(photo, "--clean", "--task", task, "--method", method, "--particles", "2", steps=2)[0] == 0
+    assert restore(photo, "--clean", "--task", task, "--method", method, "--particles", "3", steps=2)[0] == 0
 
 
 MASK, BLACK = "mask.png", "black.png"

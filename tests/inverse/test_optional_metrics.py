@@ -8,7 +8,7 @@ import pytest
 import torch
 from PIL import Image
 
-from rsd import metrics
+from rsd import diversity, metrics
 from rsd.cli import main
 from rsd.media import read_image
 from rsd.tasks.inverse import job, networks
@@ -28,6 +28,7 @@ def photos(tmp_path):
 @pytest.fixture
 def restore(tiny_folder, tmp_path):
     fixed = ["--prior", str(tiny_folder("epsilon")), "--features", "pixels", "--steps", "2", "--particles", "2"]
+    fixed += ["--div-features", "pixels"]
 
     def go(*arguments, out="out"):
         return main(["restore", *map(str, arguments), *fixed, "--out", str(tmp_path / out)]), tmp_path / out
@@ -179,3 +180,54 @@ def test_metrics_in_a_yaml_file_do_not_swallow_the_images(photos, tmp_path):
     assert options.metrics == ("lpips", "fid") and options.images == (photos,)
     assert parse([str(photos), "--config", str(own), "--metrics", "clip"])[0].metrics == ("clip",)
     assert not {"metrics", "clip_model", "fid_features"} & set(resolved(options))
+
+
+@pytest.fixture
+def plain_restore(restore, tiny_folder, tmp_path):
+    """Without --div-features."""
+
+    def go(*arguments, out="out"):
+        fixed = ["--prior", str(tiny_folder("epsilon")), "--features", "pixels", "--steps", "2", "--particles", "2"]
+        return main(["restore", *fixed, *map(str, arguments), "--out", str(tmp_path / out)]), tmp_path / out
+
+    return go
+
+
+def test_div_is_not_measured_on_what_the_repulsion_used(plain_restore, photos, tiny_vit, monkeypatch, capsys):
+    code, out = plain_restore(photos / "0.png")
+    found = read(out / "metrics.json")
+    assert code == 0 and found["div"] is found["div_features"] is None and "--div-features" in found["reasons"]["div"]
+    monkeypatch.setattr(diversity, "DIV", str(tiny_vit))
+    _, out = plain_restore(photos / "0.png", out="two")
+    found = read(out / "metrics.json")
+    assert found["div_features"] == str(tiny_vit) and found["div"] > 0 and "div" not in found["reasons"]
+    assert "says too much" not in capsys.readouterr().err
+    plain_restore(photos / "0.png", "--div-features", "pixels", out="three")
+    assert "rsd: note: Div is measured on pixels, which the repulsion used" in capsys.readouterr().err
+
+
+def test_div_of_different_networks_has_no_mean(plain_restore, photos, tiny_vit):
+    (photos / "1.png").rename(photos.parent / "1.png")
+    flags = ["--clean", "--resume", "--div-features"]
+    assert plain_restore(photos, *flags, "pixels")[0] == 0
+    (photos.parent / "1.png").rename(photos / "1.png")
+    _, out = plain_restore(photos, *flags[:2])
+    file = out / "1.png" / "metrics.json"
+    file.write_text(json.dumps({**read(file), "div": 0.5, "div_features": "another"}))
+    plain_restore(photos, *flags[:2])
+    summary = read(out / "summary.json")
+    assert summary["mean"]["div"] is None and "different networks (another, pixels)" in summary["reasons"]["div"]
+    before = read(out / "0.png" / "metrics.json")
+    assert plain_restore(photos, *flags, "pixels")[0] == 0
+    summary = read(out / "summary.json")
+    apart = [metrics.diversity(pictures(out / f"{k}.png").flatten(1)) for k in range(2)]
+    assert [row["div_features"] for row in summary["images"]] == ["pixels", "pixels"]
+    assert summary["images"][1]["div"] == pytest.approx(apart[1]) and "div" not in summary["reasons"]
+    assert summary["mean"]["div"] == pytest.approx(sum(apart) / 2, abs=0.01)
+    assert read(out / "0.png" / "metrics.json") == before
+
+
+def test_the_distance_needs_features_that_can_be_had(plain_restore, photos, monkeypatch, capsys):
+    monkeypatch.setattr(job, "load_prior", lambda *a, **k: pytest.fail("the prior was loaded"))
+    assert plain_restore(photos, "--clean", "--metrics", "fid")[0] == 2
+    assert "give --fid-features" in capsys.readouterr().err

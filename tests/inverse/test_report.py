@@ -32,9 +32,9 @@ class Judge:
 def test_a_coverage_of_nothing_has_its_reason(scale, null, reason):
     clean = torch.zeros(1, 3, 64, 64)
     operator = make_operator("operator", size=64, operator=lambda x: scale * x)
-    problem = Problem("head", operator, operator(clean), clean, head_at("test", 0))
+    problem = Problem(operator, operator(clean), clean, head_at("test", 0))
     options = Restore(images=(), clean=True)
-    found = score(torch.rand(2, 3, 64, 64), problem, options, Scorers(lambda x: x.flatten(1), Judge()))
+    found = score(torch.rand(2, 3, 64, 64), problem, options, Scorers(judge=Judge()))
     assert found["coverage"][null] is None and found["reasons"][f"coverage.{null}"] == reason
     other = {"mean": "agreement", "agreement": "mean"}[null]
     assert found["coverage"][other] is not None and f"coverage.{other}" not in found["reasons"]

@@ -71,3 +71,44 @@ def test_guidance_reaches_the_prior(prior):
 
 def test_features_can_be_loaded_by_name(prior):
     assert load_features("pixels", device=prior.device)(torch.zeros(2, 3, 16, 16)).shape == (2, 768)
+
+
+@pytest.mark.parametrize("operator", [torch.nn.AvgPool2d(2), lambda x: torch.nn.functional.avg_pool2d(x, 2)])
+def test_any_differentiable_function_or_module_is_an_operator(prior, operator):
+    f, y = problem()
+    settings = dict(prior=prior, features="pixels", particles=1, steps=3)
+    assert torch.equal(rsd.restore(y, operator, **settings).images, rsd.restore(y, f, **settings).images)
+
+
+@pytest.mark.parametrize(
+    ("values", "told"),
+    [
+        ({"particles": 0}, "particles is 0; give 1 or more."),
+        ({"seed": -1}, "seed is -1; give 0 or more."),
+        ({"chunk": -1}, "chunk is -1; give 1 or more."),
+        ({"steps": 1001}, "steps is 1001; give 1 to 1000"),
+        ({"lr_x": float("nan")}, "lr_x is nan; give a finite number, 0 or more."),
+        ({"lambda_": -1.0}, "lambda is -1.0; give a finite number, 0 or more."),
+        ({"gamma": float("inf")}, r"gamma is inf; give a finite number \(below 0 attracts\)."),
+        ({"window": (0.5, 0.2)}, "give LO HI with 0 <= LO < HI <= 1."),
+        ({"method": "hybrid", "particles": 2}, "Method hybrid needs 3 particles or more"),
+    ],
+)
+def test_values_that_cannot_work_are_told(prior, values, told):
+    f, y = problem()
+    with pytest.raises(ValueError, match=told):
+        rsd.restore(y, f, prior=prior, features="pixels", **values)
+
+
+def test_a_run_goes_on_with_its_own_measurement_and_operator_only(prior):
+    f, y = problem()
+    settings = Settings(particles=1, steps=4, gamma=0.0)
+    run = Run(prior, f, y, settings)
+    next(run.steps())
+    state = run.state()
+    rounded = y * (1 + 1e-6 * torch.randn(y.shape))
+    Run(prior, f, rounded, settings).load_state(state)
+    with pytest.raises(ValueError, match="The measurement is not the one"):
+        Run(prior, f, y + 0.01, settings).load_state(state)
+    with pytest.raises(ValueError, match="The operator .* is not the one"):
+        Run(prior, make_operator("sr2", size=16, downsample="bicubic"), y, settings).load_state(state)

@@ -1,11 +1,14 @@
 """D.10.1 in small: fewer realisations, the same claims."""
 
 import json
+import os
+from pathlib import Path
 
 import pytest
 import torch
 
 from rsd.cli import main
+from rsd.tasks.toy import experiment
 from rsd.tasks.toy.experiment import MODES, Outcome, run
 
 
@@ -59,3 +62,34 @@ def test_bad_values_are_told_in_one_sentence(tmp_path, flags, told, monkeypatch,
     (tmp_path / "taken").touch()
     assert main(["toy", *flags]) == 2
     assert capsys.readouterr().err == f"rsd: {told}\n"
+
+
+def test_a_folder_of_other_files_is_left_alone(tmp_path, capsys):
+    (tmp_path / "thesis.tex").touch()
+    assert main(["toy", "--out", str(tmp_path), "--realisations", "2", "--steps", "2"]) == 2
+    assert "holds other files (thesis.tex, ...)" in capsys.readouterr().err
+    assert [p.name for p in tmp_path.iterdir()] == ["thesis.tex"]
+
+
+def test_an_interruption_promises_no_resume(tmp_path, monkeypatch, capsys):
+    def interrupt(*a, **k):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(experiment, "run", interrupt)
+    assert main(["toy", "--out", str(tmp_path)]) == 130
+    assert "--resume" not in (told := capsys.readouterr().err) and "start it again" in told
+
+
+@pytest.mark.parametrize("name", ["toy.json", "collapse.png", "scatter.png"])
+def test_a_killed_run_leaves_no_half_file(tmp_path, monkeypatch, name):
+    flags = ["toy", "--out", str(tmp_path), "--realisations", "2", "--steps", "2", "--gammas", "0"]
+    assert main(flags) == 0
+    before, replace = (tmp_path / name).read_bytes(), os.replace
+
+    def full(source, target):
+        if Path(target).name == name:
+            raise OSError("no space left")
+        replace(source, target)
+
+    monkeypatch.setattr(os, "replace", full)
+    assert main([*flags, "--seed", "5"]) == 2 and (tmp_path / name).read_bytes() == before

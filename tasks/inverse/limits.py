@@ -1,0 +1,47 @@
+"""What the algorithm's settings must be, from the command line and from Python alike. Imports nothing heavy."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+from rsd.settings import known
+
+from .names import METHODS
+
+COUNTS = ("particles", "steps", "chunk", "interacting")
+NUMBERS = ("lambda_", "rho", "lr_x", "lr_z", "gamma", "guidance")
+
+
+def check(settings: Any) -> None:
+    """Raise ValueError, in one sentence, for a value that cannot work: of Settings, or of Restore, which has them."""
+    if settings.method not in METHODS:
+        raise known("method", settings.method, METHODS)
+    for name in COUNTS:
+        value = getattr(settings, name)
+        if value is not None and value < 1:
+            raise ValueError(f"{name} is {value}; give 1 or more.")
+    for name in NUMBERS:
+        finite(name, getattr(settings, name), signed=name == "gamma")
+    if not 0 <= settings.window[0] < settings.window[1] <= 1:
+        raise ValueError(f"window is {settings.window}; give LO HI with 0 <= LO < HI <= 1.")
+    if settings.seed < 0:
+        raise ValueError(f"seed is {settings.seed}; give 0 or more.")
+    if settings.method == "hybrid":
+        _hybrid(settings.particles, settings.interacting)
+
+
+def finite(name: str, value: float, *, signed: bool = False) -> None:
+    """Raise ValueError unless ``value`` is a finite number, and not below 0 unless ``signed``."""
+    if not math.isfinite(value) or (value < 0 and not signed):
+        least = " (below 0 attracts)" if signed else ", 0 or more"
+        raise ValueError(f"{name.rstrip('_')} is {value}; give a finite number{least}.")
+
+
+def _hybrid(particles: int, interacting: int | None) -> None:
+    if particles < (3 if interacting is None else 2):
+        raise ValueError(f"Method hybrid needs 3 particles or more, or --interacting 2, not {particles}.")
+    if interacting is not None and not 2 <= interacting <= particles:
+        raise ValueError(
+            f"interacting is {interacting} of {particles} particles; give 2 to {particles} (nobody repels: nonrepuls)."
+        )
