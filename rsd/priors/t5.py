@@ -28,7 +28,8 @@ class T5Embedder:
 
     def __init__(self, load: Load, *, device: str | torch.device = "cpu", cache: Path | None = None):
         self.device, self.cache = torch.device(device), cache
-        self._load, self._loaded = load, None
+        self._load = load
+        self._loaded: tuple[Any, Any] | None = None
         self._known: dict[str, torch.Tensor] = {}
 
     @property
@@ -53,7 +54,7 @@ class T5Embedder:
 
     def release(self) -> None:
         """Free the encoder's memory. Prompts seen before keep working; a new one loads it again."""
-        self._loaded: tuple[Any, Any] | None = None
+        self._loaded = None
         if self.device.type == "cuda":
             torch.cuda.empty_cache()
 
