@@ -5,6 +5,7 @@ import functools
 import numpy as np
 import pytest
 import torch
+from accelerate.state import AcceleratorState
 from diffusers import AutoencoderKL, IFPipeline
 
 from rsd.heads.attributes import ATTRIBUTES, VIEWS, caption
@@ -12,6 +13,14 @@ from rsd.heads.data import head_at, make_shard
 from rsd.priors import load_prior
 from scripts.heads import evaluate, features, latent, pixel
 from scripts.heads.fit import cosine, fit
+
+
+@pytest.fixture(autouse=True)
+def fresh_accelerate():
+    """Accelerate keeps one precision a process; another test may have asked for the device with another."""
+    AcceleratorState._reset_state(True)
+    yield
+    AcceleratorState._reset_state(True)
 
 
 class Power(Exception):
