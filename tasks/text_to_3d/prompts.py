@@ -10,9 +10,7 @@ import torch
 from rsd.priors.base import Condition, Prior
 
 from .cameras import Cameras
-
-VIEWS = ("front", "side", "back", "overhead")
-CONVENTIONS = ("diffusers", "dreamfusion")
+from .names import CONVENTIONS, VIEWS
 
 
 @dataclass(frozen=True)
@@ -67,7 +65,7 @@ class ViewPrompts:
         s = self.settings
         if view in s.own:
             return s.own[view]
-        return f"{prompt}, {view} view" if s.view_words else prompt
+        return f"{prompt}, {view} view".removeprefix(", ") if s.view_words else prompt
 
     def views(self, cameras: Cameras) -> list[str]:
         """The view of each camera, [V]."""
