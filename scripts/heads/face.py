@@ -37,7 +37,7 @@ def seen_from(split: str, side: str, count: int) -> torch.Tensor:
 
 
 def shown(images: torch.Tensor, how: str) -> torch.Tensor:
-    """"sharp", or as a picture of "32 px" is shown to the classifier, by either way of enlarging it."""
+    """As they are (``how`` is "sharp"), or as pictures of 32 px are shown to the classifier, enlarged in either way."""
     if how == "sharp":
         return images
     small = F.interpolate(images, size=(32, 32), mode="area")

@@ -202,13 +202,14 @@ def make(prompt: str, options: TextTo3D, networks: Networks | None, folder: RunF
     if why:
         figures["reasons"]["meshes"] = why
     figures |= {"meshes": meshes, "encoding_backend": scenes.scenes[0].field.backend}
-    session.finish(front, figures, seed=options.seed, model=options.prior, cited=cited(options, latent=hasattr(networks.prior, "vae")))
+    works = cited(options, latent=hasattr(networks.prior, "vae"))
+    session.finish(front, figures, seed=options.seed, model=options.prior, cited=works)
     print(f"{_short(prompt)}: {headline(figures)}; {folder.path}", flush=True)
     return folder.metrics()
 
 
 def cited(options: TextTo3D, *, latent: bool) -> list[str]:
-    """The works a run with these options rests on, as keys of rsd.citations; ``latent``: the prior is one of latents."""
+    """The works a run with these options rests on, as keys of rsd.citations; ``latent``: the prior is."""
     works = ["sds"]
     works += ["vsd", "lora"] if options.method == "vsd" else []
     works += ["rlsd"] if options.interacts else []

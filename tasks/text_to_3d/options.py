@@ -18,8 +18,8 @@ COUNTS = (
     "particles", "steps", "views", "checkpoint_every", "turntable", "samples", "lora_rank", "chunk", "views_at_once",
 )  # fmt: skip
 WEIGHTS = (
-    "guidance", "lr", "lr_background", "lr_phi", "orientation", "sparsity", "opacity", "z_variance", "ambient", "diffuse",
-    "light_spread",
+    "guidance", "lr", "lr_background", "lr_phi", "orientation", "sparsity", "opacity", "z_variance", "ambient",
+    "diffuse", "light_spread",
 )  # fmt: skip
 SHARES = ("ambient_until", "shaded", "textureless")
 SMALLEST_MESH, SMALLEST_PICTURE = 8, 16

@@ -25,8 +25,8 @@ from rsd.tasks.text_to_3d.options import TextTo3D
 
 IF = "DeepFloyd/IF-I-XL-v1.0"
 SMALL = [
-    "--features", "pixels", "--div-features", "pixels", "-n", "2", "--views", "1", "--encoding", "grid", "--grid", "3", "6",
-    "--bound", "1.8", "--distance", "8", "8", "--fov", "22", "23", "--elevation", "-10", "30", "--samples", "6",
+    "--features", "pixels", "--div-features", "pixels", "-n", "2", "--views", "1", "--encoding", "grid", "--grid", "3",
+    "6", "--bound", "1.8", "--distance", "8", "8", "--fov", "22", "23", "--elevation", "-10", "30", "--samples", "6",
     "--fine", "0", "--gamma", "2", "--guidance", "3", "--ambient-until", "0.3", "--size", "16", "--turntable", "3",
     "--mesh-resolution", "12", "--device", "cpu",
 ]  # fmt: skip
