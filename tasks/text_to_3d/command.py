@@ -21,7 +21,7 @@ NO_SCENE = (
 
 
 def packaged(method: str, prior: str) -> str:
-    """The name of the packaged configuration: heads are tuned apart, all else is the paper's, where VSD shares SDS's."""
+    """The name of the packaged configuration: heads are tuned apart, all else is the paper's (VSD as SDS)."""
     family = "heads" if prior in HEADS else "if"
     folder = files("rsd.configs") / "text_to_3d"
     names = [f"{method}_{family}.yaml", f"sds_{family}.yaml"]

@@ -91,7 +91,7 @@ def run(options: TextTo3D) -> int:
 
 def without_view(prompt: str) -> str:
     """A prompt without a view word at its end, of which it warns: a scene is seen from all sides."""
-    found = re.fullmatch(rf"(.*?)(?:, ?| |^)({'|'.join(VIEWS)}) view", prompt)
+    found = re.fullmatch(rf"(.*?)(?:, ?|^)({'|'.join(VIEWS)}) view", prompt)
     if not found:
         return prompt
     warnings.warn(

@@ -162,6 +162,21 @@ def test_several_prompts_are_one_run_each_and_a_prompt_is_the_same_alone(make, t
     assert (folder / "metrics.json").stat().st_mtime_ns == before and "already done" in capsys.readouterr().out
 
 
+def test_a_prompt_that_fails_leaves_the_others(make, monkeypatch, capsys):
+    write = job.results.write_scenes
+
+    def fails(folder, *rest, prompt, **size):
+        if prompt == "red cat":
+            raise OSError("the disk is full")
+        return write(folder, *rest, prompt=prompt, **size)
+
+    monkeypatch.setattr(job.results, "write_scenes", fails)
+    code, out = make("red cat", "red dog", "-n", "1", steps=1)
+    assert code == 1 and "failed: red cat: the disk is full" in capsys.readouterr().err
+    summary = json.loads((out / "summary.json").read_text())
+    assert [row["prompt"] for row in summary["prompts"]] == ["red dog"] and list(summary["failed"]) == ["red cat"]
+
+
 def test_an_empty_scene_has_no_mesh_and_keeps_the_rest(make, monkeypatch, capsys):
     monkeypatch.setattr(job, "FieldSettings", functools.partial(FieldSettings, blob_radius=0.001))
     code, out = make("red dog", steps=1)
@@ -315,7 +330,7 @@ def test_the_paper_s_settings(method):
         ("a man, front view", "a man"),
         ("a man with a beard, pale skin,back view", "a man with a beard, pale skin"),
         ("side view", ""),
-        ("a front view", "a"),
+        ("a house with a side view", "a house with a side view"),
         ("a man", "a man"),
         ("a man with a view", "a man with a view"),
     ],
