@@ -35,14 +35,22 @@ def load_prior(
     dtype: str | torch.dtype = "float32",
     revision: str | None = None,
 ) -> Prior:
-    """Load a Stable Diffusion pipeline as a prior, frozen.
+    """Load a pipeline as a prior, frozen: of Stable Diffusion's class (latents), DeepFloyd IF's (pixels) or DDPM's
+    (pixels, without text).
 
-    ``name``: a built-in name (``heads``), a local folder written by ``save_pretrained`` (write ``./heads`` for a folder
-    that has a built-in name), or a hub id, whose ``revision`` is a commit, tag or branch. ``dtype`` is the precision of
-    the UNet and the text encoder.
+    ``name``: a built-in name (``heads``, ``heads-pixels``), a local folder written by ``save_pretrained`` (write
+    ``./heads`` for a folder that has a built-in name), or a hub id, whose ``revision`` is a commit, tag or branch.
+    ``dtype`` is the precision of the UNet and the text encoder.
     Raises ValueError that says what to do if the model is unknown, missing, gated, removed, offline or of another kind.
     """
     check_prior_name(name)
-    from rsd.priors.latent import load_latent
+    from rsd.priors.base import check_dtype
 
-    return load_latent(name, device=device, dtype=dtype, revision=revision)
+    precision, found = check_dtype(dtype), index.find(name, revision)
+    if "vae" in found.parts:
+        from rsd.priors.latent import load_latent
+
+        return load_latent(found, device=device, dtype=precision)
+    from rsd.priors.pixel import load_pixel
+
+    return load_pixel(found, device=device, dtype=precision)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import Protocol
+from typing import Any, Protocol
 
 import torch
 
@@ -89,3 +89,32 @@ def alpha_sigma(schedule: Schedule, t: int | torch.Tensor, z: torch.Tensor) -> t
     abar = schedule.alphas_cumprod[torch.as_tensor(t).cpu()]
     abar = abar.reshape(-1, *[1] * (z.ndim - 1))
     return abar.sqrt().to(z), (1 - abar).sqrt().to(z)
+
+
+def as_epsilon(
+    guess: torch.Tensor, z_t: torch.Tensor, t: int | torch.Tensor, prediction_type: str, schedule: Schedule
+) -> torch.Tensor:
+    """The noise that a network's ``guess`` at z_t means; v = alpha eps - sigma z (Salimans & Ho 2022) is converted."""
+    if prediction_type == "epsilon":
+        return guess
+    alpha, sigma = alpha_sigma(schedule, t, z_t)
+    return alpha * guess + sigma * z_t
+
+
+def check_scheduler(scheduler: Any, name: str) -> str:
+    """The prediction type of a scheduler we can use; ValueError for the others."""
+    if getattr(scheduler, "alphas_cumprod", None) is None:
+        kind = type(scheduler).__name__
+        raise ValueError(f'The scheduler of the prior "{name}", {kind}, has no cumulative alphas; use a DDIMScheduler.')
+    prediction = scheduler.config.get("prediction_type")
+    if prediction not in ("epsilon", "v_prediction"):
+        raise ValueError(f'The prior "{name}" predicts "{prediction}"; only epsilon and v_prediction are supported.')
+    return prediction
+
+
+def check_dtype(dtype: str | torch.dtype) -> torch.dtype:
+    """The precision called ``dtype``; raises ValueError if it is none that priors run in."""
+    found = getattr(torch, dtype, None) if isinstance(dtype, str) else dtype
+    if found not in (torch.float16, torch.bfloat16, torch.float32, torch.float64):
+        raise ValueError(f"dtype is {dtype}; give float32, float16, bfloat16 or float64.")
+    return found

@@ -1,4 +1,4 @@
-"""What the small JSON files of a Stable Diffusion pipeline tell before anything heavy is imported or loaded."""
+"""What the small JSON files of a pipeline tell before anything heavy is imported or loaded."""
 
 from __future__ import annotations
 
@@ -8,19 +8,33 @@ from typing import Any
 
 from rsd.hub import built_in_folder, fetch, read_json
 
-BUILT_IN = {"heads": "latent"}
+BUILT_IN = {"heads": "latent", "heads-pixels": "pixel"}
 """Built-in priors: name and folder inside the package's weights."""
 
 MARKER = "model_index.json"
 
-PIPELINES = ("StableDiffusionPipeline", "StableDiffusionImg2ImgPipeline")
-PARTS = {
+Parts = dict[str, tuple[str, ...]]
+LATENT: Parts = {
     "unet": ("UNet2DConditionModel",),
     "vae": ("AutoencoderKL",),
     "text_encoder": ("CLIPTextModel",),
     "tokenizer": ("CLIPTokenizer", "CLIPTokenizerFast"),
 }
-"""The classes that a pipeline may consist of: nothing else is loaded, no code of a model's own is run."""
+PIXEL: Parts = {
+    "unet": ("UNet2DConditionModel",),
+    "text_encoder": ("T5EncoderModel",),
+    "tokenizer": ("T5Tokenizer", "T5TokenizerFast"),
+}
+PLAIN_PIXEL: Parts = {"unet": ("UNet2DModel",)}
+PIPELINES = {
+    "StableDiffusionPipeline": LATENT,
+    "StableDiffusionImg2ImgPipeline": LATENT,
+    "IFPipeline": PIXEL,
+    "DDPMPipeline": PLAIN_PIXEL,
+    "DDIMPipeline": PLAIN_PIXEL,
+}
+"""The classes of pipelines, and the classes that each may consist of: nothing else is loaded, no code of a model's own
+is run."""
 
 
 @dataclass(frozen=True)
@@ -29,7 +43,13 @@ class Index:
 
     name: str
     folder: Path | None
+    parts: Parts
     commit: str | None = None
+
+    @property
+    def source(self) -> str | Path:
+        """What ``from_pretrained`` is asked for."""
+        return self.folder or self.name
 
     def json(self, path: str) -> dict[str, Any]:
         """One of its JSON files. Raises ValueError that says what to do if it cannot be had."""
@@ -45,22 +65,25 @@ class Index:
 
 def find(name: str, revision: str | None = None) -> Index:
     """The prior called ``name``, checked to be of classes that can be used. Raises ValueError that says what to do."""
+    folder, commit = None, None
     if name in BUILT_IN:
-        found = Index(name, built_in_folder(BUILT_IN[name], marker=MARKER))
+        folder = built_in_folder(BUILT_IN[name], marker=MARKER)
     elif Path(name).expanduser().is_dir():
-        found = Index(name, Path(name).expanduser())
+        folder = Path(name).expanduser()
     else:
-        found = Index(name, None, fetch(name, MARKER, revision=revision, what="prior").parent.name)
-    _check_classes(found.json(MARKER), name)
-    return found
+        commit = fetch(name, MARKER, revision=revision, what="prior").parent.name
+    listed = Index(name, folder, {}, commit).json(MARKER)
+    return Index(name, folder, _check_classes(listed, name), commit)
 
 
 def image_size(found: Index) -> int:
     """Pixels of the pictures it makes, which are square. Raises ValueError if its files do not tell."""
     try:
         size = found.json("unet/config.json")["sample_size"]
-        levels = len(found.json("vae/config.json")["block_out_channels"])
-        return int(size if isinstance(size, int) else size[0]) * 2 ** (levels - 1)
+        side = int(size if isinstance(size, int) else size[0])
+        if "vae" not in found.parts:
+            return side
+        return side * 2 ** (len(found.json("vae/config.json")["block_out_channels"]) - 1)
     except (KeyError, TypeError, IndexError) as error:
         raise ValueError(
             f'The prior "{found.name}" does not tell the size of its pictures: unet/config.json needs sample_size, '
@@ -68,15 +91,19 @@ def image_size(found: Index) -> int:
         ) from error
 
 
-def _check_classes(index: dict[str, Any], name: str) -> None:
-    """Refuse a model_index.json of other classes, before anything of it is loaded."""
+def _check_classes(index: dict[str, Any], name: str) -> Parts:
+    """The parts of a model_index.json of known classes; the others are refused before anything of them is loaded."""
     found = index.get("_class_name")
     if found not in PIPELINES:
-        raise ValueError(f'The prior "{name}" is a {found}; it must be a StableDiffusionPipeline (1.x or 2.x).')
-    for part, classes in PARTS.items():
+        raise ValueError(
+            f'The prior "{name}" is a {found}; it must be a StableDiffusionPipeline (1.x or 2.x), an IFPipeline (stage '
+            "I) or a DDPMPipeline."
+        )
+    for part, classes in PIPELINES[found].items():
         library, kind = index.get(part) or (None, None)
         if kind not in classes or library not in ("diffusers", "transformers"):
             raise ValueError(f'The {part} of the prior "{name}" is a {library}.{kind}; it must be a {classes[0]}.')
     library, kind = index.get("scheduler") or (None, None)
     if library != "diffusers":
         raise ValueError(f'The scheduler of the prior "{name}" is a {library}.{kind}; it must be one of diffusers.')
+    return PIPELINES[found]

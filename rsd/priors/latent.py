@@ -9,8 +9,8 @@ from typing import Any
 import torch
 
 from rsd.hub import broken, quietly
-from rsd.priors.base import Condition, alpha_sigma
-from rsd.priors.index import PARTS, find
+from rsd.priors.base import Condition, as_epsilon, check_scheduler
+from rsd.priors.index import LATENT, Index
 from rsd.schedule import Schedule
 
 
@@ -80,10 +80,7 @@ class LatentPrior:
         else:
             uncond, text = self._predict(z_t, t, [c.negative, c.embeddings]).chunk(2)
             guess = uncond + c.guidance * (text - uncond)
-        if self.prediction_type == "epsilon":
-            return guess
-        alpha, sigma = alpha_sigma(self.schedule, t, z_t)
-        return alpha * guess + sigma * z_t
+        return as_epsilon(guess, z_t, t, self.prediction_type, self.schedule)
 
     def encode(self, x: torch.Tensor) -> torch.Tensor:
         """Mode of the posterior, scaled: [B, 3, H, W] in [-1, 1] to [B, C, h, w]."""
@@ -127,50 +124,35 @@ class LatentPrior:
         return self._embeddings[text]
 
 
-def load_latent(
-    name: str,
-    *,
-    device: str | torch.device,
-    dtype: str | torch.dtype,
-    revision: str | None,
-) -> LatentPrior:
-    """The pipeline ``name``, built in, a local folder or on the hub: only safetensors, only the classes of ``PARTS``,
+def load_latent(found: Index, *, device: str | torch.device, dtype: torch.dtype) -> LatentPrior:
+    """The pipeline ``found``, built in, a local folder or on the hub: only safetensors, only the classes of ``LATENT``,
     no safety checker. Raises ValueError that says what to do.
     """
-    precision = getattr(torch, dtype, None) if isinstance(dtype, str) else dtype
-    if precision not in (torch.float16, torch.bfloat16, torch.float32, torch.float64):
-        raise ValueError(f"dtype is {dtype}; give float32, float16, bfloat16 or float64.")
-    found = find(name, revision)
-    half = precision in (torch.float16, torch.bfloat16)
-    precisions = {"default": precision, "vae": torch.float32 if half else precision}
+    half = dtype in (torch.float16, torch.bfloat16)
+    precisions = {"default": dtype, "vae": torch.float32 if half else dtype}
     try:
         with quietly():
             from diffusers import StableDiffusionPipeline
 
             pipeline = StableDiffusionPipeline.from_pretrained(
-                found.folder or name, revision=found.commit, dtype=precisions, use_safetensors=True,
+                found.source, revision=found.commit, dtype=precisions, use_safetensors=True,
                 local_files_only=found.folder is not None, safety_checker=None, feature_extractor=None,
                 image_encoder=None, requires_safety_checker=False,
             )  # fmt: skip
     except ImportError:
         raise
     except Exception as error:
-        raise ValueError(broken(error, name, what="prior", revision=revision)) from error
-    return LatentPrior(pipeline, name=name, device=device, revision=found.commit)
+        raise ValueError(broken(error, found.name, what="prior", revision=found.commit)) from error
+    return LatentPrior(pipeline, name=found.name, device=device, revision=found.commit)
 
 
 def _check_parts(pipeline: Any, name: str) -> str:
     """The prediction type of a pipeline we can use; ValueError for the others."""
-    for part, classes in PARTS.items():
+    for part, classes in LATENT.items():
         kind = type(getattr(pipeline, part, None)).__name__
         if kind not in classes:
             raise ValueError(f'The {part} of the prior "{name}" is a {kind}; it must be a {classes[0]}.')
-    if getattr(pipeline.scheduler, "alphas_cumprod", None) is None:
-        kind = type(pipeline.scheduler).__name__
-        raise ValueError(f'The scheduler of the prior "{name}", {kind}, has no cumulative alphas; use a DDIMScheduler.')
-    prediction = pipeline.scheduler.config.get("prediction_type")
-    if prediction not in ("epsilon", "v_prediction"):
-        raise ValueError(f'The prior "{name}" predicts "{prediction}"; only epsilon and v_prediction are supported.')
+    prediction = check_scheduler(pipeline.scheduler, name)
     channels, latent = pipeline.unet.config.in_channels, pipeline.vae.config.latent_channels
     if channels != latent:
         raise ValueError(

@@ -8,23 +8,27 @@ from __future__ import annotations
 
 import json
 import os
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import numpy as np
 import torch
 import tyro
-from diffusers import AutoencoderKL, StableDiffusionPipeline
+from diffusers import AutoencoderKL, DDIMScheduler, DiffusionPipeline, IFPipeline, StableDiffusionPipeline
 from transformers import ResNetForImageClassification, ViTModel
 
 import rsd.heads
-from rsd.heads.attributes import ATTRIBUTES
-from rsd.heads.data import load_shards, make_shard
-from scripts.heads import autoencoder, classifier, evaluate, features, latent
+from rsd.heads.attributes import ATTRIBUTES, VIEWS
+from rsd.heads.data import head_from_row, load_shards, make_shard
+from scripts.heads import autoencoder, classifier, evaluate, features, latent, pixel
 
 WEIGHTS = Path(rsd.heads.__file__).parent / "weights"
-STAGES = ("data", "autoencoder", "latent", "decoder", "classifier", "features", "evaluate")
+STAGES = (
+    "data", "autoencoder", "latent", "decoder", "classifier", "features", "evaluate", "pixel-data", "pixel",
+    "pixel-evaluate",
+)  # fmt: skip
 
 
 @dataclass
@@ -32,7 +36,19 @@ class Heads:
     """Train the built-in models, stage by stage."""
 
     stage: Annotated[
-        Literal["all", "data", "autoencoder", "latent", "decoder", "classifier", "features", "evaluate"],
+        Literal[
+            "all",
+            "data",
+            "autoencoder",
+            "latent",
+            "decoder",
+            "classifier",
+            "features",
+            "evaluate",
+            "pixel-data",
+            "pixel",
+            "pixel-evaluate",
+        ],  # fmt: skip
         tyro.conf.Positional,
     ]
     """What to run; "all" runs everything in order."""
@@ -49,22 +65,32 @@ class Heads:
     decoder_steps: int = 5000
     classifier_steps: int = 2000
     features_steps: int = 2000
+    pixel_steps: int = 4500
 
 
 def data(o: Heads) -> None:
     """Render the shards that are missing."""
-    (o.work / "data").mkdir(parents=True, exist_ok=True)
-    for split, count in (("train", o.shards), ("validation", 1)):
+    _render(o.work / "data", o.shards, make_shard)
+
+
+def pixel_data(o: Heads) -> None:
+    """Render the pixel model's shards that are missing: 32 px, views from everywhere."""
+    _render(o.work / "pixel-data", o.shards, pixel.make_pixel_shard)
+
+
+def _render(folder: Path, shards: int, make: Callable[[str, int], dict[str, np.ndarray]]) -> None:
+    folder.mkdir(parents=True, exist_ok=True)
+    for split, count in (("train", shards), ("validation", 1)):
         for shard in range(count):
-            file = o.work / "data" / f"{split}-{shard:04d}.npz"
+            file = folder / f"{split}-{shard:04d}.npz"
             if not file.exists():
-                shard_data = make_shard(split, shard)
-                np.savez(file.with_suffix(".tmp.npz"), images=shard_data["images"], heads=shard_data["heads"])
+                made = make(split, shard)
+                np.savez(file.with_suffix(".tmp.npz"), images=made["images"], heads=made["heads"])
                 os.replace(file.with_suffix(".tmp.npz"), file)
 
 
-def _load(o: Heads, split: str) -> dict[str, np.ndarray]:
-    return load_shards(o.work / "data", split)
+def _load(o: Heads, split: str, folder: str = "data") -> dict[str, np.ndarray]:
+    return load_shards(o.work / folder, split)
 
 
 def train_autoencoder(o: Heads) -> None:
@@ -101,17 +127,28 @@ def train_features(o: Heads) -> None:
     model.half().save_pretrained(o.out / "features")
 
 
+def train_pixel(o: Heads) -> None:
+    """The diffusion model of 32 px pictures from all sides."""
+    pipe = pixel.train(_load(o, "train", "pixel-data"), o.work, o.pixel_steps)
+    _ship(pipe, o.out / "pixel")
+
+
+def _ship(pipe: DiffusionPipeline, folder: Path) -> None:
+    """In half precision, and without the paths of where it was made."""
+    pipe.to(dtype=torch.float16).save_pretrained(folder, safe_serialization=True)
+    for file in folder.rglob("*.json"):  # diffusers notes where a model was loaded from
+        entry = json.loads(file.read_text())
+        if isinstance(entry, dict) and entry.pop("_name_or_path", None):
+            file.write_text(json.dumps(entry, indent=2) + "\n")
+
+
 def assemble(o: Heads) -> None:
     """Pipeline with the longer-trained decoder, in half precision, into ``out``."""
     pipe = StableDiffusionPipeline.from_pretrained(o.work / "latent", safety_checker=None)
     vae = AutoencoderKL.from_pretrained(o.work / "decoder")
     vae.register_to_config(scaling_factor=pipe.vae.config.scaling_factor)
     pipe.register_modules(vae=vae)
-    pipe.to(dtype=torch.float16).save_pretrained(o.out / "latent", safe_serialization=True)
-    for file in (o.out / "latent").rglob("*.json"):  # diffusers notes where a model was loaded from
-        entry = json.loads(file.read_text())
-        if isinstance(entry, dict) and entry.pop("_name_or_path", None):
-            file.write_text(json.dumps(entry, indent=2) + "\n")
+    _ship(pipe, o.out / "latent")
 
 
 def run_evaluation(o: Heads, count: int = 256) -> None:
@@ -123,8 +160,8 @@ def run_evaluation(o: Heads, count: int = 256) -> None:
     judge = ResNetForImageClassification.from_pretrained(o.out / "classifier", dtype=torch.float32).eval()
     vit = ViTModel.from_pretrained(o.out / "features", add_pooling_layer=False, dtype=torch.float32).eval()
     pairs = evaluate.prompts(count)
-    images = evaluate.sample(pipe, [text for text, _ in pairs])
-    free = evaluate.sample(pipe, [""] * 32, guidance=1.0, seed=1)
+    images = evaluate.sample(pipe, [text for text, _ in pairs], height=64, width=64)
+    free = evaluate.sample(pipe, [""] * 32, guidance=1.0, seed=1, height=64, width=64)
     neighbours = features.nearest_neighbour(vit, held["images"], held["heads"][:, : len(ATTRIBUTES)].astype(int))
     figures = {
         "autoencoder": autoencoder.psnr(pipe.vae, held["images"]),
@@ -132,14 +169,51 @@ def run_evaluation(o: Heads, count: int = 256) -> None:
         "obedience": evaluate.obedience(judge, images, [told for _, told in pairs]),
         "features_1nn": dict(zip(ATTRIBUTES, map(float, neighbours), strict=True)),
     }
-    (o.out / "figures.json").write_text(json.dumps(figures, indent=1) + "\n")
-    print(json.dumps(figures, indent=1))
+    _note(o, figures)
     evaluate.contact_sheet(np.concatenate([images[:32], free]), 8).save(o.work / "samples.png")
+
+
+def run_pixel_evaluation(o: Heads, count: int = 256) -> None:
+    """Obedience of the half-precision pixel model in ``out``, to attributes and view words, beside what the judges make
+    of true pictures: "pixels" in figures.json, pixel-samples.png in ``work``."""
+    judge = ResNetForImageClassification.from_pretrained(o.out / "classifier", dtype=torch.float32).eval()
+    train, held = _load(o, "train", "pixel-data"), _load(o, "validation", "pixel-data")
+    views = {
+        name: [head_from_row(row).camera.view for row in d["heads"]] for name, d in (("train", train), ("held", held))
+    }
+    reader = evaluate.ViewReader(judge, train["images"][:4000], views["train"][:4000])
+    pipe = IFPipeline.from_pretrained(o.out / "pixel", dtype=torch.float32)
+    pipe.scheduler = DDIMScheduler.from_config(pipe.scheduler.config)
+    pairs = evaluate.prompts(count, view="all")
+    images = evaluate.sample(pipe, [text for text, _ in pairs], clean_caption=False)
+    codes, seen = classifier.targets(held)
+    right = torch.from_numpy(evaluate.classify(judge, held["images"])) == codes
+    wanted = [next(view for view in VIEWS if text.endswith(view)) for text, _ in pairs]
+    found = reader(images)
+    figures = {
+        "judge_of_attributes": float(right[seen].float().mean()),
+        "judge_of_views": float(np.mean(np.array(reader(held["images"])) == views["held"])),
+        "obedience": evaluate.obedience(judge, images, [told for _, told in pairs]),
+        "views": {v: float(np.mean([f == v for f, w in zip(found, wanted, strict=True) if w == v])) for v in VIEWS},
+        "view": float(np.mean(np.array(found) == wanted)),
+    }
+    _note(o, {"pixels": figures})
+    free = evaluate.sample(pipe, [""] * 32, guidance=1.0, seed=1, clean_caption=False)
+    evaluate.contact_sheet(np.concatenate([images[:32], free]), 8, 4).save(o.work / "pixel-samples.png")
+
+
+def _note(o: Heads, figures: dict[str, Any]) -> None:
+    """Print figures, and put them into figures.json in place of older ones."""
+    print(json.dumps(figures, indent=1))
+    file = o.out / "figures.json"
+    older = json.loads(file.read_text()) if file.exists() else {}
+    file.write_text(json.dumps({**older, **figures}, indent=1) + "\n")
 
 
 RUN = {
     "data": data, "autoencoder": train_autoencoder, "latent": train_latent, "decoder": train_decoder,
     "classifier": train_classifier, "features": train_features, "evaluate": run_evaluation,
+    "pixel-data": pixel_data, "pixel": train_pixel, "pixel-evaluate": run_pixel_evaluation,
 }  # fmt: skip
 
 

@@ -2,22 +2,25 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import torch
 import torch.nn.functional as F
-from diffusers import StableDiffusionPipeline
+from diffusers import DiffusionPipeline
 from PIL import Image
 
-from rsd.heads.attributes import ATTRIBUTES, caption, visible
+from rsd.heads.attributes import ATTRIBUTES, VIEWS, caption, visible
 from rsd.heads.data import head_at
 from scripts.heads.classifier import SIZES
 
 
-def prompts(count: int, split: str = "test") -> list[tuple[str, dict[str, str]]]:
-    """(prompt, the visible attributes it tells) of held-out heads; about two thirds of the attributes are told."""
+def prompts(count: int, split: str = "test", view: str = "any") -> list[tuple[str, dict[str, str]]]:
+    """(prompt, the visible attributes it tells) of held-out heads; about two thirds of the attributes are told, the
+    view always."""
     pairs = []
     for k in range(count):
-        head, rng = head_at(split, k), np.random.default_rng([7, k])
+        head, rng = head_at(split, k, view), np.random.default_rng([7, k])
         seen = visible(head.values, head.camera)
         told = {a for a in ATTRIBUTES if seen[a] and rng.random() < 0.65}
         pairs.append((caption(head.values, told, head.camera.view), {a: head[a] for a in told}))
@@ -26,33 +29,60 @@ def prompts(count: int, split: str = "test") -> list[tuple[str, dict[str, str]]]
 
 @torch.no_grad()
 def sample(
-    pipe: StableDiffusionPipeline, texts: list[str], guidance: float = 3.0, steps: int = 50, seed: int = 0
+    pipe: DiffusionPipeline, texts: list[str], guidance: float = 3.0, steps: int = 50, seed: int = 0, **options: Any
 ) -> np.ndarray:
-    """DDIM samples, uint8 [n, 64, 64, 3]."""
+    """DDIM samples, uint8 [n, H, W, 3]; ``options`` as the pipeline takes them."""
     pipe.set_progress_bar_config(disable=True)
     images = []
     for k in range(0, len(texts), 32):
         part = texts[k : k + 32]
         generators = [torch.Generator().manual_seed(seed * 100_000 + k + j) for j in range(len(part))]
         out = pipe(
-            part,
-            num_inference_steps=steps,
-            guidance_scale=guidance,
-            generator=generators,
-            output_type="np",
-            height=64,
-            width=64,
+            part, num_inference_steps=steps, guidance_scale=guidance, generator=generators, output_type="np", **options
         )
         images.append((out.images * 255).round().astype(np.uint8))
     return np.concatenate(images)
 
 
+def judged(images: np.ndarray) -> torch.Tensor:
+    """Pictures uint8 [n, H, W, 3] as the classifier sees them, [n, 3, 128, 128]; those of 32 px are first made 64 px,
+    bicubically: it was trained on 64 px, doubled because its stem halves twice."""
+    x = torch.from_numpy(images).permute(0, 3, 1, 2).float() / 127.5 - 1
+    if images.shape[1] != 64:
+        x = F.interpolate(x, size=64, mode="bicubic").clamp(-1, 1)
+    return F.interpolate(x, scale_factor=2, mode="bilinear")
+
+
 @torch.no_grad()
 def classify(classifier, images: np.ndarray) -> np.ndarray:
     """The classifier's value of every attribute, int64 [n, attributes]."""
-    x = torch.from_numpy(images).permute(0, 3, 1, 2).float() / 127.5 - 1
-    logits = torch.cat([classifier(F.interpolate(p, scale_factor=2, mode="bilinear")).logits for p in x.split(100)])
+    parts = np.array_split(images, max(len(images) // 100, 1))
+    logits = torch.cat([classifier(judged(part)).logits for part in parts])
     return torch.stack([p.argmax(1) for p in logits.split(SIZES, dim=1)], dim=1).numpy()
+
+
+class ViewReader:
+    """Tells the view word of a picture by the classifier's last features: a ridge regression on renders."""
+
+    def __init__(self, classifier, images: np.ndarray, views: list[str]):
+        self.classifier = classifier
+        asked = torch.tensor([[float(view == v) for v in VIEWS] for view in views])
+        x = self._features(images)
+        self.weights = torch.linalg.solve(x.T @ x + torch.eye(x.shape[1]), x.T @ asked)
+
+    def __call__(self, images: np.ndarray) -> list[str]:
+        """One of ``VIEWS`` for each picture, uint8 [n, H, W, 3]."""
+        return [VIEWS[k] for k in (self._features(images) @ self.weights).argmax(1)]
+
+    @torch.no_grad()
+    def _features(self, images: np.ndarray) -> torch.Tensor:
+        """The last feature map's means over its four quarters, and a constant, [n, d]."""
+        rows = []
+        for part in np.array_split(images, max(len(images) // 100, 1)):
+            last = self.classifier.resnet(judged(part)).last_hidden_state
+            rows.append(F.adaptive_avg_pool2d(last, 2).flatten(1))
+        x = torch.cat(rows)
+        return torch.cat([x, torch.ones(len(x), 1)], dim=1)
 
 
 def obedience(classifier, images: np.ndarray, told: list[dict[str, str]]) -> dict[str, float]:

@@ -107,8 +107,18 @@ def sample_caption(head: Head, rng: np.random.Generator, empty: float = 0.1) -> 
     if rng.random() < empty:
         return "", np.zeros(len(ATTRIBUTES), dtype=np.int64)
     told, view = sample_told(head, rng)
-    answers = np.where([a in told for a in ATTRIBUTES], 1 + head.codes, 0)
-    return caption(head.values, told, view), answers
+    return caption(head.values, told, view), answers_to(head, told)
+
+
+def answers_to(head: Head, told: set[str]) -> np.ndarray:
+    """What a caption that tells ``told`` says of each attribute: 0 for nothing, else 1 + its code, int64."""
+    return np.where([a in told for a in ATTRIBUTES], 1 + head.codes, 0)
+
+
+def noise_weights(abar: torch.Tensor) -> torch.Tensor:
+    """Of the squared error in epsilon at each timestep, mean 1: 1 / alpha^2 up to ``NOISE_WEIGHT``."""
+    weight = (1 / abar).clamp(max=NOISE_WEIGHT)
+    return weight / weight.mean()
 
 
 class Denoiser(torch.nn.Module):
@@ -149,8 +159,7 @@ def train(
     autoencoder.register_to_config(scaling_factor=scale)
     heads = [head_from_row(row) for row in data["heads"][: len(means)]]
     abar = build_scheduler().alphas_cumprod
-    weight = (1 / abar).clamp(max=NOISE_WEIGHT)
-    weight = weight / weight.mean()
+    weight = noise_weights(abar)
 
     def loss(model, rng, device):
         rows = rng.integers(len(means), size=batch)

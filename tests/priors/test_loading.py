@@ -36,8 +36,11 @@ def test_good_names_pass(name):
 @pytest.mark.parametrize(
     ("name", "says"),
     [
-        ("head", 'Unknown prior "head". Did you mean "heads"? Built in: heads; or give a local folder, or a hub id'),
-        ("stable", 'Unknown prior "stable". Built in: heads;'),
+        (
+            "head",
+            'Unknown prior "head". Did you mean "heads"? Built in: heads, heads-pixels; or give a local folder, or',
+        ),
+        ("stable", 'Unknown prior "stable". Built in: heads, heads-pixels;'),
         ("./nowhere", 'There is no folder "./nowhere"'),
         ("/no/such/folder", 'There is no folder "/no/such/folder"'),
         ("a/b/c", 'There is no folder "a/b/c"'),

@@ -1,0 +1,191 @@
+"""Diffusion models of pixels as priors: DeepFloyd IF's first stage, and unconditional DDPM pipelines."""
+
+from __future__ import annotations
+
+import warnings
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from rsd.hub import broken, quietly
+from rsd.priors.base import Condition, as_epsilon, check_scheduler
+from rsd.priors.index import PIXEL, PLAIN_PIXEL, Index
+from rsd.priors.t5 import T5Embedder
+from rsd.schedule import Schedule
+
+
+class PixelPrior:
+    """A UNet over pixels that answers epsilon; latents are the images themselves, [B, 3, s, s] in [-1, 1].
+
+    The UNet is taken as it is, not copied: frozen, put in evaluation mode and moved to ``device``. A variance that it
+    predicts besides is dropped, and thresholding is left to whoever samples. ``text``: embeds prompts; None for a model
+    without text. ``dtype``: of particles and images, float32, or float64 for a UNet in float64.
+    ``revision``: the model's commit, for the record. Raises ValueError for UNets and schedulers of other kinds.
+    """
+
+    def __init__(
+        self,
+        unet: Any,
+        scheduler: Any,
+        text: T5Embedder | None = None,
+        *,
+        name: str = "pipeline",
+        device: str | torch.device = "cpu",
+        revision: str | None = None,
+    ):
+        self.name, self.revision, self.text = name, revision, text
+        self.prediction_type = _check_parts(unet, scheduler, text is not None, name)
+        self.schedule = Schedule.from_scheduler(scheduler)
+        self.unet = unet.to(device).eval().requires_grad_(False)
+        self.device: torch.device = self.unet.device
+        self._unet_dtype = self.unet.dtype
+        self.dtype: torch.dtype = torch.float64 if self._unet_dtype == torch.float64 else torch.float32
+        self.image_size = int(unet.config.sample_size)
+        self.latent_shape: tuple[int, ...] = (3, self.image_size, self.image_size)
+        self.calls: Counter[str] = Counter()
+
+    @classmethod
+    def from_pipeline(cls, pipeline: Any, *, device: str | torch.device = "cpu", **options: Any) -> PixelPrior:
+        """The prior of an IFPipeline or a DDPMPipeline in memory; ``options``: ``name`` and ``revision``."""
+        text = None
+        if getattr(pipeline, "text_encoder", None) is not None:
+            parts = pipeline.tokenizer, pipeline.text_encoder
+            text = T5Embedder(lambda: parts, device=device)
+        return cls(pipeline.unet, pipeline.scheduler, text, device=device, **options)
+
+    def condition(self, prompt: str = "", negative_prompt: str = "", guidance: float = 1.0) -> Condition:
+        """Embed the prompts. ``guidance``: s of uncond + s (text - uncond), where the negative prompt stands for the
+        unconditional one; 1 means none, at half the cost. Warns of a prompt that is too long or has no effect.
+        """
+        if self.text is None:
+            if prompt or negative_prompt:
+                told = prompt or negative_prompt
+                warnings.warn(f'The prior "{self.name}" has no text: "{told}" has no effect.', stacklevel=2)
+            return Condition(prompt, negative_prompt, guidance)
+        guided = guidance != 1
+        if negative_prompt and not guided:
+            warnings.warn("The negative prompt has no effect without guidance (guidance is 1).", stacklevel=2)
+        negative = self.text(negative_prompt) if guided else None
+        return Condition(prompt, negative_prompt, guidance, self.text(prompt), negative)
+
+    def release_text_encoder(self) -> None:
+        """Free the text encoder's memory; prompts embedded before keep working, a new one loads it again."""
+        if self.text is not None:
+            if self.text.loaded:
+                self.text("")  # what no condition means
+            self.text.release()
+
+    def epsilon(self, z_t: torch.Tensor, t: int | torch.Tensor, condition: Condition | None = None) -> torch.Tensor:
+        """Predicted noise [B, 3, s, s] in z_t's dtype; t: an index 0..T-1 or [B]. Guidance is one call on 2B images."""
+        c = condition or self.condition()
+        t = torch.as_tensor(t, device=self.device)
+        if c.negative is None:
+            guess = self._predict(z_t, t, [c.embeddings])
+        else:
+            uncond, text = self._predict(z_t, t, [c.negative, c.embeddings]).chunk(2)
+            guess = uncond + c.guidance * (text - uncond)
+        return as_epsilon(guess, z_t, t, self.prediction_type, self.schedule)
+
+    def encode(self, x: torch.Tensor) -> torch.Tensor:
+        """The images themselves."""
+        return x
+
+    def decode(self, z: torch.Tensor) -> torch.Tensor:
+        """The images themselves, not clamped."""
+        return z
+
+    def _predict(self, z_t: torch.Tensor, t: torch.Tensor, texts: list[torch.Tensor | None]) -> torch.Tensor:
+        """The UNet's own prediction for z_t under each text embedding [1, L, d], [len(texts) * B, 3, s, s]."""
+        n, B = len(texts), len(z_t)
+        self.calls["unet_forward"] += n * B
+        z, steps = torch.cat([z_t] * n).to(self._unet_dtype), t.repeat(n) if t.ndim else t
+        given = {}
+        if self.text is not None:
+            rows = [e.expand(B, -1, -1) for e in texts if e is not None]
+            assert len(rows) == n, "this condition was made by another prior"
+            given["encoder_hidden_states"] = torch.cat(rows).to(self.device, self._unet_dtype)
+        return self.unet(z, steps, **given).sample[:, :3].to(z_t.dtype)
+
+
+def load_pixel(found: Index, *, device: str | torch.device, dtype: torch.dtype) -> PixelPrior:
+    """The pipeline ``found``, built in, a local folder or on the hub: only safetensors, only the classes of ``PIXEL``
+    or ``PLAIN_PIXEL``; no safety checker, no watermark. The text encoder is loaded when a prompt needs it, and a hub
+    model's embeddings are kept in :func:`cache_folder`. Raises ValueError that says what to do.
+    """
+    import diffusers
+
+    listed = found.json("model_index.json")
+    kind = getattr(diffusers, listed["scheduler"][1], None)
+    if kind is None:
+        raise ValueError(f'The scheduler of the prior "{found.name}", {listed["scheduler"][1]}, is not in diffusers.')
+    scheduler = kind.from_config(found.json("scheduler/scheduler_config.json"))
+    unet = _part(getattr(diffusers, found.parts["unet"][0]), found, "unet", dtype)
+    text = None
+    if "text_encoder" in found.parts:
+        text = T5Embedder(lambda: _load_text(found, dtype), device=device, cache=cache_folder(found, dtype))
+    return PixelPrior(unet, scheduler, text, name=found.name, device=device, revision=found.commit)
+
+
+def cache_folder(found: Index, dtype: torch.dtype) -> Path | None:
+    """Where a hub model's prompt embeddings are kept: a folder for each commit and precision, inside HF_HOME."""
+    if found.commit is None:
+        return None
+    from huggingface_hub.constants import HF_HOME
+
+    model = found.name.replace("/", "--")
+    return Path(HF_HOME) / "rsd" / "embeddings" / model / found.commit / str(dtype).removeprefix("torch.")
+
+
+def _load_text(found: Index, dtype: torch.dtype) -> tuple[Any, Any]:
+    """Tokenizer and T5 encoder."""
+    from transformers import T5EncoderModel, T5Tokenizer
+
+    return _part(T5Tokenizer, found, "tokenizer", None), _part(T5EncoderModel, found, "text_encoder", dtype)
+
+
+def _part(kind: Any, found: Index, part: str, dtype: torch.dtype | None) -> Any:
+    """One part of the pipeline; in half precision its smaller fp16 files are taken where there are any."""
+    options: dict[str, Any] = {"revision": found.commit, "local_files_only": found.folder is not None}
+    if dtype is not None:
+        options |= {"dtype": dtype, "use_safetensors": True}
+    variants = [{"variant": "fp16"}, {}] if dtype in (torch.float16, torch.bfloat16) else [{}]
+    from diffusers.utils import logging
+
+    try:
+        with quietly():
+            for variant in variants:
+                logging.set_verbosity(logging.ERROR if variant is variants[-1] else logging.CRITICAL)
+                try:
+                    return kind.from_pretrained(found.source, subfolder=part, **variant, **options)
+                except (OSError, ValueError):
+                    if variant is variants[-1]:
+                        raise
+    except ImportError:
+        raise
+    except Exception as error:
+        raise ValueError(broken(error, found.name, what="prior", revision=found.commit)) from error
+
+
+def _check_parts(unet: Any, scheduler: Any, text: bool, name: str) -> str:
+    """The prediction type of a model we can use; ValueError for the others."""
+    kind, classes = type(unet).__name__, (PIXEL if text else PLAIN_PIXEL)["unet"]
+    if kind not in classes:
+        raise ValueError(f'The unet of the prior "{name}" is a {kind}; it must be a {classes[0]}.')
+    size = unet.config.sample_size
+    if not isinstance(size, int):
+        raise ValueError(
+            f'The prior "{name}" makes pictures of {size} pixels; only square ones (an int) are supported.'
+        )
+    taken, given = unet.config.in_channels, unet.config.out_channels
+    if taken != 3:
+        raise ValueError(
+            f'The UNet of the prior "{name}" takes {taken} channels; it must take 3, a colour picture (of IF, the '
+            "first stage)."
+        )
+    if given not in (3, 6):
+        raise ValueError(
+            f'The UNet of the prior "{name}" gives {given} channels; it must give 3, or 6 with a variance.'
+        )
+    return check_scheduler(scheduler, name)
