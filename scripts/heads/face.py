@@ -1,7 +1,7 @@
 """Fit what tells fronts from backs (rsd/heads/face.py): ``python -m scripts.heads.face``, about two minutes.
 
 Fronts are seen from within 45 degrees of the face, backs from within 45 degrees of the opposite side, as the view words
-have it. Both are shown sharp and as a picture of 32 px is, since scenes are made at either size.
+have it. Both are shown sharp, and as pictures of fewer pixels are: scenes are made at 32 px and may be blurred.
 """
 
 from __future__ import annotations
@@ -19,7 +19,8 @@ from rsd.heads.face import FILE, FaceReader, fingerprint
 from rsd.heads.render import render
 from rsd.runs import write_bytes
 
-COUNT = {"train": 400, "validation": 200}
+COUNT = {"train": 600, "validation": 200}
+SIZES = (64, 32, 24, 18)
 RIDGE = 0.01
 """Of the features' mean variance, added to each."""
 
@@ -36,12 +37,12 @@ def seen_from(split: str, side: str, count: int) -> torch.Tensor:
     return torch.stack(out).permute(0, 3, 1, 2).float() / 127.5 - 1
 
 
-def shown(images: torch.Tensor, how: str) -> torch.Tensor:
-    """As they are (``how`` is "sharp"), or as pictures of 32 px are shown to the classifier, enlarged in either way."""
-    if how == "sharp":
+def shown(images: torch.Tensor, size: int) -> torch.Tensor:
+    """As a picture of ``size`` px is shown to the classifier."""
+    if images.shape[-1] == size:
         return images
-    small = F.interpolate(images, size=(32, 32), mode="area")
-    return F.interpolate(small, size=(64, 64), mode="bicubic" if how == "32 px, smooth" else "bilinear").clamp(-1, 1)
+    small = F.interpolate(images, size=(size, size), mode="area")
+    return F.interpolate(small, size=images.shape[-2:], mode="bicubic").clamp(-1, 1)
 
 
 def discriminant(fronts: torch.Tensor, backs: torch.Tensor) -> tuple[torch.Tensor, float]:
@@ -57,17 +58,17 @@ def discriminant(fronts: torch.Tensor, backs: torch.Tensor) -> tuple[torch.Tenso
 def main() -> None:
     """Fit on heads of the training split, print what it tells of the validation split, write the file."""
     torch.set_num_threads(1)
-    classifier, ways = HeadsClassifier.load(), ("sharp", "32 px", "32 px, smooth")
+    classifier = HeadsClassifier.load()
     train = {side: seen_from("train", side, COUNT["train"]) for side in ("front", "back")}
     found = {
-        side: torch.cat([classifier.features(shown(images, how)) for how in ways]) for side, images in train.items()
+        side: torch.cat([classifier.features(shown(images, size)) for size in SIZES]) for side, images in train.items()
     }
     weights, bias = discriminant(found["front"].double(), found["back"].double())
     reader = FaceReader(weights.float(), bias, fingerprint())
     held = {side: seen_from("validation", side, COUNT["validation"]) for side in ("front", "back")}
     figures = {
-        how: {side: float(reader.sees(classifier, shown(x, how)).float().mean()) for side, x in held.items()}
-        for how in ways
+        f"{size} px": {side: float(reader.sees(classifier, shown(x, size)).float().mean()) for side, x in held.items()}
+        for size in SIZES
     }
     print(json.dumps({"faces seen": figures}, indent=1))
     values = {"classifier": reader.classifier, "bias": bias, "weights": [round(v, 6) for v in weights.tolist()]}
