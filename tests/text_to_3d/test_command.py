@@ -86,6 +86,19 @@ def test_a_run_leaves_what_the_contract_says(make, capsys):
     assert (again.gamma, again.grid, again.fov, again.prompt) == (2.0, (3, 6), (22, 23), ("red dog",))
 
 
+def test_a_prior_of_pixels_without_text(make, tmp_path, capsys):
+    from diffusers import DDPMPipeline, DDPMScheduler, UNet2DModel
+
+    blocks = dict(down_block_types=("DownBlock2D",) * 2, up_block_types=("UpBlock2D",) * 2, layers_per_block=1)
+    unet = UNet2DModel(sample_size=16, block_out_channels=(8, 16), norm_num_groups=4, attention_head_dim=4, **blocks)
+    DDPMPipeline(unet, DDPMScheduler()).save_pretrained(tmp_path / "ddpm")
+    code, out = make("red dog", "--prior", tmp_path / "ddpm", "-n", "1", steps=1)
+    error = capsys.readouterr().err
+    assert code == 0 and error.count("has no text") == 1 and '"red dog, front view" has no effect' in error
+    assert "rombach2022" not in (out / "citations.bib").read_text()
+    assert "encoder_forward" not in metrics(out)["network_calls"]
+
+
 def test_vsd_on_a_hash_grid_whose_views_repel(make):
     code, out = make(
         "red dog", "--method", "vsd", "--encoding", "hash", "--interaction", "views", "--views", "2", "-n", "1",
