@@ -84,6 +84,15 @@ BIBTEX = {
   year      = {2022},
   url       = {https://arxiv.org/abs/2112.10752}
 }""",
+    "instant-ngp": """@article{mueller2022instant,
+  title     = {Instant Neural Graphics Primitives with a Multiresolution Hash Encoding},
+  author    = {M{\\"u}ller, Thomas and Evans, Alex and Schied, Christoph and Keller, Alexander},
+  journal   = {ACM Transactions on Graphics},
+  volume    = {41},
+  number    = {4},
+  year      = {2022},
+  url       = {https://arxiv.org/abs/2201.05989}
+}""",
     "dino": """@inproceedings{caron2021emerging,
   title     = {Emerging Properties in Self-Supervised Vision Transformers},
   author    = {Caron, Mathilde and Touvron, Hugo and Misra, Ishan and J{\\'e}gou, Herv{\\'e} and Mairal, Julien

@@ -11,9 +11,9 @@ from rsd.randomness import generator
 
 from .encodings import Frequency
 from .field import network
+from .names import BACKGROUNDS
 
 COLOURS = {"white": 1.0, "gray": 0.5, "black": 0.0}
-BACKGROUNDS = (*COLOURS, "random", "learned")
 
 
 class Background(nn.Module):

@@ -19,10 +19,9 @@ from rsd.reference import LoraScore, Reference, sds
 from rsd.repulsion import Interaction
 from rsd.run import Run as BaseRun
 
+from .names import METHODS
 from .prompts import PromptSettings, ViewPrompts
 from .scenes import Scenes, SceneSettings
-
-METHODS = ("sds", "vsd")
 
 
 @dataclass(frozen=True)

@@ -18,8 +18,7 @@ from torch import nn
 from rsd.randomness import generator
 
 from .encodings import DenseGrid, Frequency, TinyCudaGrid, hash_grid
-
-ENCODINGS = ("grid", "hash", "frequency")
+from .names import ENCODINGS
 
 
 @dataclass(frozen=True)

@@ -10,9 +10,7 @@ import torch
 from rsd.priors.base import Condition, Prior
 
 from .cameras import Cameras
-
-VIEWS = ("front", "side", "back", "overhead")
-CONVENTIONS = ("diffusers", "dreamfusion")
+from .names import CONVENTIONS, VIEWS
 
 
 @dataclass(frozen=True)
@@ -58,16 +56,18 @@ class ViewPrompts:
         self.settings = settings
         self.texts = {view: self._text(prompt, view) for view in VIEWS}
         scale = settings.guidance + (settings.convention == "dreamfusion")
-        self.conditions = {
-            view: prior.condition(text, settings.negative_prompt if scale != 1 else "", scale)
-            for view, text in self.texts.items()
-        }
+        negative = settings.negative_prompt if scale != 1 else ""
+        self.conditions: dict[str, Condition] = {}
+        for view, text in self.texts.items():
+            told = self.conditions.get(VIEWS[0])
+            without_text = told is not None and told.embeddings is None  # then one will do, and one warning
+            self.conditions[view] = told if told and without_text else prior.condition(text, negative, scale)
 
     def _text(self, prompt: str, view: str) -> str:
         s = self.settings
         if view in s.own:
             return s.own[view]
-        return f"{prompt}, {view} view" if s.view_words else prompt
+        return f"{prompt}, {view} view".removeprefix(", ") if s.view_words else prompt
 
     def views(self, cameras: Cameras) -> list[str]:
         """The view of each camera, [V]."""

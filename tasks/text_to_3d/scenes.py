@@ -24,14 +24,14 @@ from torch import nn
 from rsd.priors.base import Prior
 from rsd.randomness import generator
 
-from .backgrounds import BACKGROUNDS, Background, draw_colours
+from .backgrounds import Background, draw_colours
 from .cameras import Cameras, CameraSettings, draw_cameras, orbit
 from .field import Field, FieldSettings
 from .lights import Light, LightSettings, draw_light, no_shade
+from .names import BACKGROUNDS, INTERACTIONS
 from .regularisers import RegulariserSettings, regularisers
 from .render import Rendering, RenderSettings, as_images, jitter_width, photograph, render
 
-INTERACTIONS = ("scenes", "views")
 ENTRIES = 3 * 64 * 64
 """Entries of DreamFusion's picture: score gradients are scaled to its number, so that the regularisers' weights mean
 the same at any size."""

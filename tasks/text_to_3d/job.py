@@ -1,0 +1,230 @@
+"""One prompt after another: load the models once, embed every prompt, distil, score, write the run folder."""
+
+from __future__ import annotations
+
+import re
+import sys
+import warnings
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from rsd.engine import Embed, Record
+from rsd.features import check_features_name, load_features
+from rsd.priors import check_prior_name, image_size, load_prior
+from rsd.priors.base import Prior
+from rsd.runs import RunFolder, slug
+from rsd.session import Session, pick_device, plain_warnings, survives
+
+from ..text_to_image.prompts import folder_name, folder_names, gather, notes
+from . import results
+from .cameras import CameraSettings, orbit
+from .command import resolved
+from .distillation import Run, Settings
+from .field import FieldSettings
+from .lights import LightSettings
+from .names import HEADS, VIEWS
+from .options import TextTo3D
+from .prompts import PromptSettings, ViewPrompts
+from .regularisers import RegulariserSettings
+from .render import RenderSettings
+from .scenes import SceneSettings
+from .scores import SIZE, Scorers, load_scorers, score
+from .summary import summarise
+
+
+@dataclass(frozen=True)
+class Networks:
+    """What is loaded once for all prompts. ``features``: the repulsion's feature map; None if nothing interacts."""
+
+    prior: Prior
+    features: torch.nn.Module | None
+    scorers: Scorers
+
+    @property
+    def embed(self) -> Embed | None:
+        """What pictures in the prior's space are compared by."""
+        features, prior = self.features, self.prior
+        return None if features is None else lambda z: features(prior.decode(z))
+
+
+class Previewed(Run):
+    """A run that shows itself every so many steps: ``look`` is called then."""
+
+    every: int
+    look: Callable[[], None]
+
+    def steps(self) -> Iterator[Record]:
+        """The steps still to do, one Record each."""
+        for record in super().steps():
+            if self.step % self.every == 0:
+                self.look()
+            yield record
+
+
+def run(options: TextTo3D) -> int:
+    """Make every prompt's scenes; the exit code: 0 all done, 1 some failed. Raises for what stops all of them."""
+    with plain_warnings():
+        given = gather(options.prompt, options.prompts, allow_empty=options.allow_empty)
+        prompts = list(dict.fromkeys(map(without_view, given)))
+        several = len(prompts) > 1 or options.prompts is not None
+        device = check(options)
+        out = options.out or default_folder(prompts, options)
+        names = folder_names(prompts)
+        folders = {p: RunFolder(out / names[p] if several else out, resume=options.resume) for p in prompts}
+        networks = None
+        if todo := [prompt for prompt, folder in folders.items() if not folder.done]:
+            networks = load_networks(options, todo, device)
+        failures: dict[str, str] = {}
+        for prompt, folder in folders.items():
+            survives(prompt, failures, partial(make, prompt, options, networks, folder), several)
+    if several:
+        summarise(out, {p: folder for p, folder in folders.items() if p not in failures}, failures)
+    for name, why in failures.items():
+        print(f"failed: {name}: {why}", file=sys.stderr)
+    return 1 if failures else 0
+
+
+def without_view(prompt: str) -> str:
+    """A prompt without a view word at its end, of which it warns: a scene is seen from all sides."""
+    found = re.fullmatch(rf"(.*?)(?:, ?|^)({'|'.join(VIEWS)}) view", prompt)
+    if not found:
+        return prompt
+    warnings.warn(
+        f'A scene is seen from all sides: "{found[2]} view" is left out of the prompt; each camera adds its own.',
+        stacklevel=2,
+    )
+    return found[1]
+
+
+def default_folder(prompts: list[str], options: TextTo3D) -> Path:
+    """Where a run goes without --out."""
+    name = slug(options.prompts.stem) if options.prompts else folder_name(prompts[0])
+    return Path("runs") / "text-to-3d" / name
+
+
+def check(options: TextTo3D) -> torch.device:
+    """The device of a run; raises ValueError for names and devices that cannot be. Loads nothing."""
+    check_prior_name(options.prior)
+    check_features_name(options.features_name)
+    if options.div_features != "auto":
+        check_features_name(options.div_features)
+    return pick_device(options.device)
+
+
+def load_networks(options: TextTo3D, prompts: list[str], device: torch.device) -> Networks:
+    """The networks; those that score come first. All prompts are embedded for all views, and the text encoder is
+    released. Prints what it loads and where. Raises ValueError for a resolution that is not the prior's."""
+    size = image_size(options.prior, options.revision)  # what is missing is told before anything is loaded
+    if options.resolution not in (None, size):
+        raise ValueError(
+            f'The prior "{options.prior}" sees pictures of {size} px, not of {options.resolution}; leave --resolution '
+            "out, or take another --prior (--size is that of the written pictures)."
+        )
+    features = load_map(options.features_name, device) if options.interacts else None
+    scorers = load_scorers(
+        options.prior, repulsion=options.features_name if features is not None else None,
+        div_features=options.div_features, device=device,
+    )  # fmt: skip
+    print(f"prior: {options.prior} at {size} px on {device}, {options.dtype}", flush=True)
+    prior = load_prior(options.prior, device=device, dtype=getattr(torch, options.dtype), revision=options.revision)
+    for prompt in prompts:
+        for text in notes(prompt) if options.prior in HEADS else []:
+            warnings.warn(text, stacklevel=2)
+        ViewPrompts(prior, prompt, prompt_settings(options))
+    release: Callable[[], None] | None = getattr(prior, "release_text_encoder", None)
+    if release:
+        release()
+    return Networks(prior, features, scorers)
+
+
+def load_map(name: str, device: torch.device) -> torch.nn.Module:
+    """The repulsion's feature map; the built-in one sees pictures at the size it was trained at."""
+    return load_features(name, device=device, size=SIZE if name in ("heads", "heads-layers") else None)
+
+
+def prompt_settings(options: TextTo3D) -> PromptSettings:
+    """How a prompt becomes each view's."""
+    o = options
+    return PromptSettings(
+        view_words=o.view_words, front=o.front, back=o.back, overhead=o.overhead, negative_prompt=o.negative_prompt,
+        guidance=o.guidance, convention=o.guidance_convention, own=o.own_prompts,
+    )  # fmt: skip
+
+
+def settings(options: TextTo3D) -> Settings:
+    """What each prompt runs with."""
+    o = options
+    scenes = SceneSettings(
+        field=FieldSettings(o.encoding, bound=o.bound, resolutions=o.grid),
+        background=o.background,
+        render=RenderSettings(o.samples, o.fine),
+        cameras=CameraSettings(o.azimuth, o.elevation, o.distance, o.fov),
+        lights=LightSettings(o.ambient_until, o.shaded, o.textureless, o.ambient, o.diffuse, o.light_spread),
+        regularisers=RegulariserSettings(o.orientation, o.sparsity, o.opacity, o.z_variance),
+        views=o.views, views_at_once=o.views_at_once, interaction=o.interaction, lr=o.lr,
+        lr_background=o.lr_background,
+    )  # fmt: skip
+    return Settings(
+        method=o.method, particles=o.particles, steps=o.steps, gamma=o.gamma if o.interacts else 0.0, window=o.window,
+        clean=o.clean, t_range=o.t_range, prompts=prompt_settings(o), scenes=scenes, lora_rank=o.lora_rank,
+        lr_phi=o.lr_phi, seed=o.seed, chunk=o.chunk,
+    )  # fmt: skip
+
+
+def make(prompt: str, options: TextTo3D, networks: Networks | None, folder: RunFolder) -> dict[str, Any]:
+    """Make one prompt's scenes in its run folder, going on from its checkpoint if there is one; its metrics."""
+    folder.open({**resolved(options), "prompt": prompt})
+    if folder.done:
+        print(f"{_short(prompt)}: already done in {folder.path}")
+        return folder.metrics()
+    assert networks is not None
+    # the prompt names the run in the random numbers
+    one = Previewed(networks.prior, prompt, settings(options), embed=networks.embed, image=prompt)
+    scenes = one.particles
+    one.every, one.look = options.checkpoint_every, partial(results.preview, folder.path, scenes)
+    session = Session(one, folder, networks.prior)
+    remedy = f"lower lr ({options.lr:g}), guidance ({options.guidance:g}) or gamma ({options.gamma:g})"
+    session.drive(steps=options.steps, name=_short(prompt), checkpoint_every=options.checkpoint_every, remedy=remedy)
+    front = one.finish().detach().cpu().float()
+    if not front.isfinite().all():
+        raise ValueError(f"The run diverged; {remedy}.")
+    size = options.size or max(networks.prior.image_size, SIZE)
+    images = results.write_scenes(folder.path, scenes, options, prompt=prompt, size=size)
+    meshes, why = results.write_meshes(folder.path, scenes, options)
+    around = orbit(scenes.settings.cameras, results.VIEWS)
+    scored = images if size == SIZE else scenes.photographs(around, size=SIZE)
+    figures = score(scored, around, one.prompts.views(around), prompt, networks.scorers)
+    if why:
+        figures["reasons"]["meshes"] = why
+    figures |= {"meshes": meshes, "encoding_backend": scenes.scenes[0].field.backend}
+    works = cited(options, latent=hasattr(networks.prior, "vae"))
+    session.finish(front, figures, seed=options.seed, model=options.prior, cited=works)
+    print(f"{_short(prompt)}: {headline(figures)}; {folder.path}", flush=True)
+    return folder.metrics()
+
+
+def cited(options: TextTo3D, *, latent: bool) -> list[str]:
+    """The works a run with these options rests on, as keys of rsd.citations; ``latent``: the prior is."""
+    works = ["sds"]
+    works += ["vsd", "lora"] if options.method == "vsd" else []
+    works += ["rlsd"] if options.interacts else []
+    works += ["latent-diffusion"] if latent else []
+    works += ["instant-ngp"] if options.encoding == "hash" else []
+    name = options.features_name if options.interacts else ""
+    return works + (["dino"] if name == "heads" or "dino" in name else [])
+
+
+def headline(figures: dict[str, Any]) -> str:
+    """The figures of one prompt in a line."""
+    told = {"Div": figures["div"], "agreement in front": figures["agreement"], "Janus": figures["janus"]}
+    return ", ".join(f"{name} {value:.2f}" for name, value in told.items() if value is not None) or "done"
+
+
+def _short(prompt: str, limit: int = 60) -> str:
+    """A prompt as messages name it."""
+    return prompt if 0 < len(prompt) <= limit else prompt[: limit - 3] + "..." if prompt else '""'

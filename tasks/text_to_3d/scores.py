@@ -1,0 +1,149 @@
+"""Figures of a prompt's scenes: how different they are, how well they show what it says, and whether backs have faces.
+
+What cannot be had is null, with a reason.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+
+from rsd import metrics
+from rsd.features import load_features, on_cpu
+from rsd.heads.attributes import ATTRIBUTES, Camera, visible
+from rsd.heads.classifier import HeadsClassifier
+from rsd.heads.face import FaceReader
+from rsd.heads.reading import read
+
+from .cameras import Cameras
+from .names import HEADS
+
+Features = Callable[[torch.Tensor], torch.Tensor]
+DIV = "facebook/dinov2-small"
+"""What Div is measured on for priors other than heads: not the repulsion's default, facebook/dino-vits16."""
+SIZE = 64
+"""Pixels of the pictures that are scored."""
+
+
+@dataclass(frozen=True)
+class Scorers:
+    """What scores; all take images [B, 3, H, W] in [-1, 1] and answer on the CPU. None: not to be had (``reasons`` says
+    why)."""
+
+    features: Features | None = None
+    features_name: str | None = None
+    judge: HeadsClassifier | None = None
+    face: FaceReader | None = None
+    reasons: Mapping[str, str] = field(default_factory=dict)
+
+
+def load_scorers(
+    prior: str, *, repulsion: str | None = None, div_features: str = "auto", device: str | torch.device = "cpu"
+) -> Scorers:
+    """The networks that score the scenes of a prior. ``repulsion``: its feature map, to warn if Div is measured on it.
+    ``div_features``, "auto": the attribute classifier for heads, else DINOv2, or null where that cannot be had.
+
+    Raises ValueError, in one sentence, for features that were asked for and cannot be had.
+    """
+    reasons: dict[str, str] = {}
+    judge, face = None, None
+    if prior in HEADS:
+        judge = HeadsClassifier.load()
+        try:
+            face = FaceReader.load()
+        except ValueError as error:
+            reasons["janus"] = str(error)
+    else:
+        reasons["agreement"] = "needs a prior over heads, whose attributes are known"
+        reasons["janus"] = "needs a prior over heads, whose faces the attribute classifier knows"
+    features: Features | None = judge.features if judge else None
+    name: str | None = "heads classifier"
+    if judge is None or div_features != "auto":
+        name = DIV if div_features == "auto" else div_features
+        try:
+            features = on_cpu(load_features(name, device=device), device)
+        except ValueError as error:
+            if div_features != "auto":
+                raise
+            reasons["div"], name = f"{error} Or give --div-features.", None
+    if repulsion and name == repulsion:
+        warnings.warn(f"Div is measured on {repulsion}, which the repulsion used: it says too much.", stacklevel=2)
+    return Scorers(features, name, judge, face, reasons)
+
+
+def score(
+    images: torch.Tensor, cameras: Cameras, views: Sequence[str], prompt: str, scorers: Scorers
+) -> dict[str, Any]:
+    """The figures of one prompt's N scenes from V cameras, images [N, V, 3, H, W] in [-1, 1]; ``views``: which of
+    front, side and back each camera is.
+
+    ``div``: mean over cameras of Div across scenes (Eq. 26, 27). ``agreement``: share of (scene, front camera, told
+    attribute that it shows) classified as told; ``agreement_scenes``: mean, best and std of the scenes' own shares;
+    ``agreement_attributes``: each attribute's; ``agreement_views``: each camera's, by azimuth, on what it shows, or
+    None. ``janus``: share of (scene, back camera) in which a face is seen; ``faces``: each camera's share, by azimuth.
+    """
+    images = images.detach().cpu().float()
+    N, V = images.shape[:2]
+    reasons = dict(scorers.reasons)
+    found: dict[str, Any] = {"div": None, "div_features": scorers.features_name}
+    if scorers.features and N < 2:
+        reasons["div"] = "one scene has no diversity"
+    elif scorers.features:
+        each = [metrics.diversity(scorers.features(images[:, v])) for v in range(V)]
+        found["div"] = sum(each) / V
+    found |= dict.fromkeys(("agreement", "agreement_scenes", "agreement_attributes", "agreement_views"))
+    found |= {"janus": None, "faces": None}
+    if scorers.judge:
+        found |= agreements(images, cameras, views, prompt, scorers.judge, reasons)
+    if scorers.judge and scorers.face:
+        seen = scorers.face.sees(scorers.judge, images.flatten(0, 1)).view(N, V).double()
+        found["faces"] = _by_azimuth(cameras, seen.mean(0).tolist())
+        behind = [v for v, view in enumerate(views) if view == "back"]
+        if behind:
+            found["janus"] = float(seen[:, behind].mean())
+        else:
+            reasons["janus"] = "no camera sees the back"
+    return {**found, "reasons": reasons}
+
+
+def agreements(
+    images: torch.Tensor, cameras: Cameras, views: Sequence[str], prompt: str, judge: HeadsClassifier,
+    reasons: dict[str, str],
+) -> dict[str, Any]:  # fmt: skip
+    """The figures of agreement (see :func:`score`), or what is missing of them in ``reasons``."""
+    told = read(prompt).values
+    N, V = images.shape[:2]
+    if not told:
+        reasons["agreement"] = "the prompt tells nothing that heads have"
+        return {}
+    answers = {a: p.view(N, V, -1).argmax(-1) for a, p in judge.probabilities(images.flatten(0, 1)).items()}
+    right = torch.stack([answers[a] == ATTRIBUTES[a].index(value) for a, value in told.items()], -1).double().cpu()
+    seen = torch.tensor([shown(told, *at) for at in zip(cameras.azimuth, cameras.elevation, strict=True)])  # [V, A]
+    own = [float(right[:, v, seen[v]].mean()) if seen[v].any() else None for v in range(V)]
+    figures: dict[str, Any] = {"agreement_views": _by_azimuth(cameras, own)}
+    front = torch.tensor([view == "front" for view in views])
+    counted = seen & front[:, None]
+    if not counted.any():
+        reasons["agreement"] = "the prompt tells nothing that a front view shows"
+        return figures
+    each = right[:, counted].mean(1)
+    columns = [a for a, any_ in zip(range(len(told)), counted.any(0).tolist(), strict=True) if any_]
+    return figures | {
+        "agreement": float(each.mean()), "agreement_scenes": metrics.summary(each, best="max"),
+        "agreement_attributes": {list(told)[a]: float(right[:, counted[:, a], a].mean()) for a in columns},
+    }  # fmt: skip
+
+
+def shown(told: Mapping[str, str], azimuth: float, elevation: float) -> list[bool]:
+    """Whether each told attribute can be seen from a camera on a head of these values (the others: unremarkable)."""
+    whole = {**{a: options[0] for a, options in ATTRIBUTES.items()}, "hair": "short", **told}
+    seen = visible(whole, Camera(float(azimuth), float(elevation)))
+    return [seen[a] for a in told]
+
+
+def _by_azimuth(cameras: Cameras, values: Sequence[float | None]) -> dict[str, float | None]:
+    return {f"{angle:.0f}": value for angle, value in zip(cameras.azimuth.tolist(), values, strict=True)}

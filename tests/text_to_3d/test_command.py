@@ -1,0 +1,372 @@
+"""`rsd text-to-3d` as a user types it, on a tiny random prior at 16 px."""
+
+from __future__ import annotations
+
+import functools
+import importlib.util
+import io
+import json
+import re
+import subprocess
+import sys
+from types import SimpleNamespace
+
+import pytest
+import yaml
+from PIL import Image
+
+from rsd.cli import main
+from rsd.runs import RunFolder
+from rsd.tasks.text_to_3d import job
+from rsd.tasks.text_to_3d.command import packaged, parse
+from rsd.tasks.text_to_3d.field import FieldSettings
+from rsd.tasks.text_to_3d.job import cited
+from rsd.tasks.text_to_3d.options import TextTo3D
+
+IF = "DeepFloyd/IF-I-XL-v1.0"
+SMALL = [
+    "--features", "pixels", "--div-features", "pixels", "-n", "2", "--views", "1", "--encoding", "grid", "--grid", "3",
+    "6", "--bound", "1.8", "--distance", "8", "8", "--fov", "22", "23", "--elevation", "-10", "30", "--samples", "6",
+    "--fine", "0", "--gamma", "2", "--guidance", "3", "--ambient-until", "0.3", "--size", "16", "--turntable", "3",
+    "--mesh-resolution", "12", "--device", "cpu",
+]  # fmt: skip
+
+
+@pytest.fixture
+def make(tiny_folder, tmp_path):
+    prior = str(tiny_folder("epsilon"))
+
+    def go(*arguments, out="out", steps=3):
+        fixed = [*SMALL, "--prior", prior, "--steps", str(steps), "--out", str(tmp_path / out)]
+        return main(["text-to-3d", *fixed, *map(str, arguments)]), tmp_path / out
+
+    return go
+
+
+def written(folder):
+    """What a run made of its scenes: each file's bytes, by name."""
+    files = [*folder.glob("scenes/**/*.*"), folder / "contact.png", folder / "grid.png", folder / "evolution.gif"]
+    return {str(f.relative_to(folder)): f.read_bytes() for f in files}
+
+
+def metrics(folder):
+    return json.loads((folder / "metrics.json").read_text())
+
+
+def test_a_run_leaves_what_the_contract_says(make, capsys):
+    code, out = make("red dog")
+    assert code == 0
+    assert {p.name for p in out.iterdir()} == {
+        "scenes", "contact.png", "grid.png", "evolution.gif", "config.yaml", "provenance.json", "citations.bib",
+        "steps.jsonl", "metrics.json",
+    }  # fmt: skip
+    for scene in ("00", "01"):
+        folder = out / "scenes" / scene
+        assert {p.name for p in folder.iterdir()} == {"views", "turntable.gif", "mesh.glb"}
+        assert [p.stem for p in sorted((folder / "views").iterdir())] == [f"{k:03d}" for k in range(0, 360, 30)]
+        assert Image.open(folder / "turntable.gif").n_frames == 3
+    picture = Image.open(out / "scenes" / "01" / "views" / "150.png")
+    assert picture.size == (16, 16)
+    assert (picture.text["prompt"], picture.text["scene"], picture.text["azimuth"]) == ("red dog", "1", "150")
+    found = metrics(out)
+    assert found["div"] > 0 and found["agreement"] is None and found["janus"] is None
+    assert set(found["reasons"]) == {"agreement", "janus"} and found["encoding_backend"] == "torch"
+    told = re.findall(r"mesh of scene (\d): surface at density (\S+) \(chosen by itself\)", capsys.readouterr().out)
+    assert [(s, float(d)) for s, d in told] == [
+        (str(k), pytest.approx(mesh["threshold"], rel=1e-2)) for k, mesh in enumerate(found["meshes"])
+    ]
+    # each step: two pictures, guidance takes two passes each; a decode for the force
+    assert found["network_calls"]["unet_forward"] == 3 * 2 * 2
+    assert found["network_calls"]["decoder_backward"] == 3 * 2
+    rows = [json.loads(line) for line in (out / "steps.jsonl").read_text().splitlines()]
+    assert [row["step"] for row in rows] == [0, 1, 2] and all(row["repulsion"] > 0 for row in rows)
+    config = yaml.safe_load((out / "config.yaml").read_text())
+    assert (config["gamma"], config["prompt"], config["grid"]) == (2.0, "red dog", [3, 6])
+    again, _ = parse(["--config", str(out / "config.yaml"), "red dog"])  # what a run leaves says how to run it again
+    assert (again.gamma, again.grid, again.fov, again.prompt) == (2.0, (3, 6), (22, 23), ("red dog",))
+
+
+def test_a_prior_of_pixels_without_text(make, tmp_path, capsys):
+    from diffusers import DDPMPipeline, DDPMScheduler, UNet2DModel
+
+    blocks = dict(down_block_types=("DownBlock2D",) * 2, up_block_types=("UpBlock2D",) * 2, layers_per_block=1)
+    unet = UNet2DModel(sample_size=16, block_out_channels=(8, 16), norm_num_groups=4, attention_head_dim=4, **blocks)
+    DDPMPipeline(unet, DDPMScheduler()).save_pretrained(tmp_path / "ddpm")
+    code, out = make("red dog", "--prior", tmp_path / "ddpm", "-n", "1", steps=1)
+    error = capsys.readouterr().err
+    assert code == 0 and error.count("has no text") == 1 and '"red dog, front view" has no effect' in error
+    assert "rombach2022" not in (out / "citations.bib").read_text()
+    assert "encoder_forward" not in metrics(out)["network_calls"]
+
+
+def test_vsd_on_a_hash_grid_whose_views_repel(make):
+    code, out = make(
+        "red dog", "--method", "vsd", "--encoding", "hash", "--interaction", "views", "--views", "2", "-n", "1",
+        "--views-at-once", "1", "--background", "random", steps=1,
+    )  # fmt: skip
+    (row,) = [json.loads(line) for line in (out / "steps.jsonl").read_text().splitlines()]
+    assert code == 0 and row["repulsion"] > 0 and row["reference"] > 0
+    assert metrics(out)["div"] is None and "one scene" in metrics(out)["reasons"]["div"]
+    bib = (out / "citations.bib").read_text()
+    assert all(key in bib for key in ("poole2023", "wang2023prolific", "mueller2022", "zilberstein2025", "rombach2022"))
+
+
+def test_the_mesh_s_format_and_surface_and_no_repulsion(make):
+    code, out = make("red dog", "--mesh", "obj", "--mesh-threshold", "0.5", "--gamma", "0", steps=1)
+    assert code == 0 and (out / "scenes" / "00" / "mesh.obj").read_text().count("\nf ") > 50
+    assert metrics(out)["meshes"][0]["threshold"] == 0.5
+    assert json.loads((out / "steps.jsonl").read_text())["repulsion"] == 0
+    assert "zilberstein2025" not in (out / "citations.bib").read_text()
+
+
+@pytest.mark.parametrize("flags", [(), ("--method", "vsd", "--views", "2", "--lr-phi", "0.01")])
+def test_a_killed_run_resumes_to_the_same_bits(make, flags, monkeypatch):
+    flags = ("red dog", "--checkpoint-every", "2", *flags)
+    _, whole = make(*flags, out="whole", steps=5)
+    log = RunFolder.log
+
+    def killed(self, row):
+        log(self, row)
+        if row["step"] == 3:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(RunFolder, "log", killed)
+    code, out = make(*flags, out="cut", steps=5)
+    assert code == 130 and not (out / "metrics.json").exists()
+    assert Image.open(out / "contact.png").width > 4 * 192  # the preview: four views a scene
+    monkeypatch.undo()
+    assert make(*flags, out="cut", steps=5)[0] == 2  # the folder holds another run
+    assert make(*flags, "--resume", out="cut", steps=5)[0] == 0
+    assert written(out) == written(whole) and len(written(out)) == 2 * 14 + 3
+    assert (out / "steps.jsonl").read_text() == (whole / "steps.jsonl").read_text()
+    found = metrics(out), metrics(whole)
+    assert found[0]["div"] == found[1]["div"]
+    assert found[0]["network_calls"]["unet_forward"] == found[1]["network_calls"]["unet_forward"]
+    assert make(*flags, "--resume", "--seed", "9", out="cut", steps=5)[0] == 2
+
+
+def test_a_seed_makes_other_scenes_and_one_scene_is_the_same_alone(make):
+    few = ("--gamma", "0")
+    two, other, one = (
+        written(make("red dog", *few, *flags, out=name, steps=2)[1])
+        for name, flags in (("two", ()), ("other", ("--seed", "1")), ("one", ("-n", "1")))
+    )
+    view = "scenes/00/views/030.png"
+    assert two[view] != other[view] and two[view] != two["scenes/01/views/030.png"]
+    pixels = [Image.open(io.BytesIO(x[view])).tobytes() for x in (two, one)]
+    assert max(abs(a - b) for a, b in zip(*pixels, strict=True)) <= 1
+
+
+def test_several_prompts_are_one_run_each_and_a_prompt_is_the_same_alone(make, tmp_path, capsys):
+    file = tmp_path / "prompts.txt"
+    file.write_text("# two\nred dog, front view\nred cat\nred dog\n")
+    code, out = make("--prompts", file, out="many", steps=1)
+    captured = capsys.readouterr()
+    assert code == 0 and '"front view" is left out of the prompt' in captured.err
+    summary = json.loads((out / "summary.json").read_text())
+    assert [row["prompt"] for row in summary["prompts"]] == ["red dog", "red cat"] and summary["failed"] == {}
+    assert summary["mean"]["div"] == pytest.approx(sum(row["div"] for row in summary["prompts"]) / 2)
+    assert (out / "summary.csv").read_text().count("\n") == 3
+    _, alone = make("red cat", out="alone", steps=1)
+    folder = out / summary["prompts"][1]["folder"]
+    assert written(folder) == written(alone)
+    before = (folder / "metrics.json").stat().st_mtime_ns
+    assert make("--prompts", file, "--resume", out="many", steps=1)[0] == 0
+    assert (folder / "metrics.json").stat().st_mtime_ns == before and "already done" in capsys.readouterr().out
+
+
+def test_a_prompt_that_fails_leaves_the_others(make, monkeypatch, capsys):
+    write = job.results.write_scenes
+
+    def fails(folder, *rest, prompt, **size):
+        if prompt == "red cat":
+            raise OSError("the disk is full")
+        return write(folder, *rest, prompt=prompt, **size)
+
+    monkeypatch.setattr(job.results, "write_scenes", fails)
+    code, out = make("red cat", "red dog", "-n", "1", steps=1)
+    assert code == 1 and "failed: red cat: the disk is full" in capsys.readouterr().err
+    summary = json.loads((out / "summary.json").read_text())
+    assert [row["prompt"] for row in summary["prompts"]] == ["red dog"] and list(summary["failed"]) == ["red cat"]
+
+
+def test_an_empty_scene_has_no_mesh_and_keeps_the_rest(make, monkeypatch, capsys):
+    monkeypatch.setattr(job, "FieldSettings", functools.partial(FieldSettings, blob_radius=0.001))
+    code, out = make("red dog", steps=1)
+    error = capsys.readouterr().err
+    assert code == 0 and error.count("rsd: no mesh of scene") == 2 and "The scene is empty" in error
+    found = metrics(out)
+    assert found["meshes"] == [None, None] and "scene 1: The scene is empty" in found["reasons"]["meshes"]
+    assert {p.name for p in (out / "scenes" / "00").iterdir()} == {"views", "turntable.gif"}
+
+
+def test_a_run_that_diverges_says_so(make, capsys):
+    code, out = make("red dog", "--lr", "1e30", "--background", "white")
+    assert code == 2 and "diverged" in capsys.readouterr().err and not (out / "metrics.json").exists()
+
+
+def test_a_film_where_the_extra_is_installed(make):
+    pytest.importorskip("imageio_ffmpeg")
+    _, out = make("red dog", "--mp4", "-n", "1", steps=1)
+    film = (out / "scenes" / "00" / "turntable.mp4").read_bytes()
+    assert film[4:8] == b"ftyp" and {p.name for p in (out / "scenes" / "00").iterdir()} == {
+        "views", "turntable.gif", "turntable.mp4", "mesh.glb",
+    }  # fmt: skip
+
+
+def test_a_film_without_the_extra_is_refused_at_once(monkeypatch, capsys):
+    found = importlib.util.find_spec
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name == "imageio_ffmpeg" else found(name))
+    assert main(["text-to-3d", "a man", "--mp4"]) == 2
+    assert capsys.readouterr().err == "rsd: --mp4 needs imageio-ffmpeg: pip install '.[video]'.\n"
+
+
+@pytest.mark.parametrize(
+    ("flags", "told"),
+    [
+        ([], "no prompt"),
+        ([""], "--allow-empty"),
+        (["dog", "--views", "0"], "views is 0; give 1 or more."),
+        (["dog", "--encoding", "hsah"], 'Unknown encoding "hsah". Did you mean "hash"?'),
+        (["dog", "--method", "vds"], 'Did you mean "vsd"'),
+        (["dog", "--interaction", "view"], 'Did you mean "views"'),
+        (["dog", "--background", "wihte"], 'Did you mean "white"'),
+        (["dog", "--guidance-convention", "diffuser"], 'Unknown guidance convention "diffuser". Did you mean'),
+        (["dog", "--prior", "head"], 'Did you mean "heads"'),
+        (["dog", "--features", "pixel"], 'Did you mean "pixels"'),
+        (["dog", "--gama", "3"], "--gamma"),
+        (["dog", "--particles", "0"], "particles is 0"),
+        (["dog", "--gamma", "nan"], "gamma is nan; give a finite number (below 0 attracts)."),
+        (["dog", "--sparsity", "-1"], "sparsity is -1.0; give a finite number, 0 or more."),
+        (["dog", "--shaded", "1.5"], "shaded is 1.5; give a number from 0 to 1."),
+        (["dog", "--bound", "0"], "bound is 0.0; give a finite number above 0."),
+        (["dog", "--grid", "1", "8"], "each 2 or more"),
+        (["dog", "--t-range", "0.9", "0.1"], "t_range is (0.9, 0.1); give LO HI with 0 <= LO < HI <= 1."),
+        (["dog", "--elevation", "0", "90"], "elevation is (0.0, 90.0); give LO HI with -89 <= LO <= HI <= 89."),
+        (["dog", "--distance", "0", "1"], "distance is (0.0, 1.0); give LO HI with 0.001 <= LO <= HI."),
+        (["dog", "--front", "100", "--back", "90"], "together they must not exceed 180 degrees"),
+        (["dog", "--view-prompts", "a dog's back"], "is not VIEW=TEXT"),
+        (["dog", "--view-prompts", "bakc=a tail"], 'Unknown view "bakc". Did you mean "back"?'),
+        (["dog", "--view-prompts", "back=a tail", "back=tails"], "tells the back twice"),
+        (["dog", "--guidance", "1", "--negative-prompt", "cat"], "has no effect without guidance (guidance is 1)"),
+        (["dog", "--mesh-threshold", "0"], "mesh_threshold is 0.0"),
+        (["dog", "--size", "4"], "size is 4; give 16 or more."),
+        (["dog", "--config", "bad.yaml"], 'bad.yaml: unknown field "gama". Did you mean "gamma"?'),
+        (["dog", "--prompts", "nowhere.txt"], "nowhere.txt does not exist"),
+        (["dog", "--prompts", "empty.txt"], "empty.txt holds no prompt"),
+        (["empty.txt"], "--prompts empty.txt"),
+        (["dog", "--out", "full"], "holds other files"),
+        (["dog", "--device", "gpu"], "Unknown device"),
+    ],
+)
+def test_bad_input_is_told_in_one_sentence_before_any_model_is_loaded(tmp_path, flags, told, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "bad.yaml").write_text("gama: 3\n")
+    (tmp_path / "empty.txt").write_text("# nothing\n")
+    (tmp_path / "full").mkdir()
+    (tmp_path / "full" / "thesis.tex").write_text("x")
+    monkeypatch.setattr(job, "load_networks", lambda *a, **k: pytest.fail("a model was loaded"))
+    with pytest.raises(SystemExit) as stopped:
+        sys.exit(main(["text-to-3d", *flags]))
+    captured = capsys.readouterr()
+    assert stopped.value.code == 2
+    assert told in captured.err + captured.out and "Traceback" not in captured.err
+
+
+@pytest.mark.parametrize(
+    ("flags", "told"),
+    [
+        (["--resolution", "48"], 'The prior "heads" sees pictures of 64 px, not of 48; leave --resolution out'),
+        (["--prior", "owner/absent", "--features", "owner/no-map"], 'The prior "owner/absent" is not in the local'),
+        (["--features", "owner/no-map"], 'The feature map "owner/no-map" is not in the local cache'),
+        (["--div-features", "nowhere:f"], 'The feature map "nowhere:f" cannot be imported'),
+    ],
+)
+def test_what_cannot_be_is_told_before_the_prior_is_loaded(tmp_path, flags, told, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(job, "load_prior", lambda *a, **k: pytest.fail("the prior was loaded"))
+    assert main(["text-to-3d", "a man", *flags]) == 2
+    error = capsys.readouterr().err
+    assert told in error and error.count("\n") == 1 and not (tmp_path / "runs").exists()
+
+
+def test_gated_weights_are_told_with_the_way_to_them(tmp_path, monkeypatch, capsys):
+    import huggingface_hub
+    from huggingface_hub.errors import GatedRepoError
+
+    def refuse(*_, **__):
+        raise GatedRepoError("no", response=SimpleNamespace(status_code=403, headers={}, request=None))
+
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(huggingface_hub, "get_hf_file_metadata", refuse)
+    assert main(["text-to-3d", "a man", "--prior", IF]) == 2
+    error = capsys.readouterr().err
+    assert f'"{IF}" is gated: accept its licence at https://huggingface.co/{IF}, then run "hf auth login"' in error
+    assert error.count("\n") == 1
+
+
+def test_flags_win_over_config_and_config_over_the_packaged_one(tmp_path):
+    own = tmp_path / "own.yaml"
+    own.write_text("gamma: 7\nt_range: [0.1, 0.9]\nview_prompts: [back=hair]\nprompt: of another run\n")
+    options, name = parse(["--config", str(own), "a man", "--gamma", "8"])
+    assert name == "sds_heads.yaml" and options.prompt == ("a man",)
+    assert (options.gamma, options.t_range, options.own_prompts) == (8, (0.1, 0.9), {"back": "hair"})
+    assert options.ambient == 0.52  # the dataclass says 0.1, the packaged file the heads' light
+
+
+@pytest.mark.parametrize("method", ["sds", "vsd"])
+@pytest.mark.parametrize("prior", ["heads", "heads-pixels"])
+def test_the_settings_for_heads_are_the_light_and_cameras_of_the_training_pictures(method, prior):
+    assert packaged(method, prior) == f"{method}_heads.yaml"
+    options, _ = parse(["a man", "--method", method])
+    chosen = job.settings(options)
+    light, cameras = chosen.scenes.lights, chosen.scenes.cameras
+    assert (light.ambient, light.diffuse, light.textureless, light.spread) == (0.52, 0.5, 0, 0.4)
+    assert (cameras.elevation, cameras.distance) == ((-10, 30), (8, 8))
+    assert 10 <= chosen.gamma <= 30 and chosen.method == method
+
+
+@pytest.mark.parametrize("method", ["sds", "vsd"])
+def test_the_paper_s_settings(method):
+    options, name = parse(["dog", "--prior", IF, "--method", method])
+    chosen = job.settings(options)
+    assert name == "sds_if.yaml" and options.features_name == "facebook/dino-vits16"
+    assert (chosen.method, chosen.steps, chosen.gamma, chosen.t_range) == (method, 10000, 200, (0.02, 0.98))
+    assert (chosen.prompts.guidance, chosen.prompts.convention) == (20, "dreamfusion")
+    assert (chosen.scenes.lr, chosen.scenes.lr_background) == (0.01, 0.001)
+    assert chosen.particles * chosen.scenes.views == 20
+
+
+@pytest.mark.parametrize(
+    ("prompt", "cut"),
+    [
+        ("a man, front view", "a man"),
+        ("a man with a beard, pale skin,back view", "a man with a beard, pale skin"),
+        ("side view", ""),
+        ("a house with a side view", "a house with a side view"),
+        ("a man", "a man"),
+        ("a man with a view", "a man with a view"),
+    ],
+)
+@pytest.mark.filterwarnings("ignore:A scene is seen from all sides")
+def test_a_view_at_the_end_is_no_part_of_the_prompt(prompt, cut):
+    assert job.without_view(prompt) == cut
+
+
+@pytest.mark.parametrize(
+    ("options", "latent", "keys"),
+    [
+        ({}, True, ["sds", "rlsd", "latent-diffusion", "dino"]),
+        ({"gamma": 0.0, "method": "vsd"}, False, ["sds", "vsd", "lora"]),
+        ({"features": "pixels", "encoding": "hash"}, False, ["sds", "rlsd", "instant-ngp"]),
+        ({"particles": 1, "prior": IF}, False, ["sds"]),
+        ({"particles": 1, "interaction": "views", "views": 2, "prior": IF}, False, ["sds", "rlsd", "dino"]),
+    ],
+)
+def test_a_run_cites_what_it_uses(options, latent, keys):
+    assert cited(TextTo3D(**options), latent=latent) == keys
+
+
+def test_help_and_mistakes_come_without_loading_torch():
+    code = "import sys; from rsd.tasks.text_to_3d.command import parse; parse(['x']); assert 'torch' not in sys.modules"
+    subprocess.run([sys.executable, "-c", code], check=True, capture_output=True)
