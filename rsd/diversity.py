@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 
 import torch
@@ -29,10 +29,10 @@ class DivNetwork:
 
 
 def load_div(
-    name: str, *, judge: HeadsClassifier | None, repulsion: str | None, device: str | torch.device
+    name: str, *, judge: HeadsClassifier | None, repulsion: Collection[str], device: str | torch.device
 ) -> DivNetwork:
     """The network of that name (see ``load_features``). "auto": the attribute classifier ``judge``, else DINOv2, or
-    none where that cannot be had. ``repulsion``: the repulsion's own, None without one: using it again is warned of.
+    none where that cannot be had. ``repulsion``: the repulsion's own, if any: using one of them again is warned of.
 
     Raises ImportError, FileNotFoundError or ValueError, in one sentence, if a network asked for by name cannot be had.
     """
@@ -45,6 +45,6 @@ def load_div(
         if name != "auto":
             raise
         return DivNetwork(reason=f"{error} Or give --div-features.")
-    if chosen == repulsion:
+    if chosen in repulsion:
         warnings.warn(f"Div is measured on {chosen}, which the repulsion used: it says too much.", stacklevel=2)
     return DivNetwork(on_cpu(found, device), chosen)

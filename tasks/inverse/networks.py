@@ -75,7 +75,7 @@ def load_scorers(options: Restore, device: torch.device, several: bool) -> Score
     lpips = metrics.load_lpips(device=device) if "lpips" not in why else None
     clip = metrics.load_clip_score(options.clip_model, device=device) if "clip" not in why else None
     judge = HeadsClassifier.load() if options.prior == "heads" else None
-    repulsion = features_name(options) if interacts(options) else None
+    repulsion = [features_name(options)] if interacts(options) else []
     div = load_div(options.div_features, judge=judge, repulsion=repulsion, device=device)
     compare, label = None, ""
     if "fid" not in why and options.fid_features == "auto":

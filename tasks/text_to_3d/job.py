@@ -17,7 +17,7 @@ from rsd.engine import Embed, Record
 from rsd.features import check_features_name, load_features
 from rsd.priors import check_prior_name, image_size, load_prior
 from rsd.priors.base import Prior
-from rsd.runs import RunFolder, slug
+from rsd.runs import RunFolder, check_folder_of_runs, slug
 from rsd.session import Session, pick_device, plain_warnings, survives
 
 from ..text_to_image.prompts import folder_name, folder_names, gather, notes
@@ -74,6 +74,8 @@ def run(options: TextTo3D) -> int:
         several = len(prompts) > 1 or options.prompts is not None
         device = check(options)
         out = options.out or default_folder(prompts, options)
+        if several:
+            check_folder_of_runs(out, resume=options.resume)
         names = folder_names(prompts)
         folders = {p: RunFolder(out / names[p] if several else out, resume=options.resume) for p in prompts}
         networks = None

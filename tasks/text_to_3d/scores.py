@@ -5,15 +5,14 @@ What cannot be had is null, with a reason.
 
 from __future__ import annotations
 
-import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 
 from rsd import metrics
-from rsd.features import load_features, on_cpu
+from rsd.diversity import Features, load_div
 from rsd.heads.attributes import ATTRIBUTES, Camera, visible
 from rsd.heads.classifier import HeadsClassifier
 from rsd.heads.face import FaceReader
@@ -22,9 +21,6 @@ from rsd.heads.reading import read
 from .cameras import Cameras
 from .names import HEADS
 
-Features = Callable[[torch.Tensor], torch.Tensor]
-DIV = "facebook/dinov2-small"
-"""What Div is measured on for priors other than heads: not the repulsion's default, facebook/dino-vits16."""
 SIZE = 64
 """Pixels of the pictures that are scored."""
 
@@ -60,19 +56,10 @@ def load_scorers(
     else:
         reasons["agreement"] = "needs a prior over heads, whose attributes are known"
         reasons["janus"] = "needs a prior over heads, whose faces the attribute classifier knows"
-    features: Features | None = judge.features if judge else None
-    name: str | None = "heads classifier"
-    if judge is None or div_features != "auto":
-        name = DIV if div_features == "auto" else div_features
-        try:
-            features = on_cpu(load_features(name, device=device), device)
-        except ValueError as error:
-            if div_features != "auto":
-                raise
-            reasons["div"], name = f"{error} Or give --div-features.", None
-    if repulsion and name == repulsion:
-        warnings.warn(f"Div is measured on {repulsion}, which the repulsion used: it says too much.", stacklevel=2)
-    return Scorers(features, name, judge, face, reasons)
+    div = load_div(div_features, judge=judge, repulsion=[repulsion] if repulsion else [], device=device)
+    if div.reason:
+        reasons["div"] = div.reason
+    return Scorers(div.features, div.name, judge, face, reasons)
 
 
 def score(

@@ -6,8 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from rsd.runs import RunFolder, write_json
-
-from ..text_to_image.summary import mean, write_csv
+from rsd.summary import mean, write_csv
 
 FIGURES = ("div", "agreement", "janus", "seconds")
 

@@ -19,6 +19,7 @@ from rsd.priors import check_prior_name, image_size, load_prior
 from rsd.priors.base import Prior
 from rsd.runs import RunFolder, check_folder_of_runs, slug
 from rsd.session import Session, pick_device, plain_warnings, survives
+from rsd.summary import particles
 
 from . import distillation, samplers
 from .command import resolved
@@ -26,7 +27,7 @@ from .names import SAMPLERS
 from .options import TextToImage
 from .prompts import embed_all, folder_name, folder_names, gather
 from .scores import Scorers, lacking, load_scorers, measure_again, pictures, score
-from .summary import particles, summarise
+from .summary import summarise
 
 Run = distillation.Run | samplers.Run
 Job = tuple[str, TextToImage, RunFolder]

@@ -19,8 +19,9 @@ from matplotlib.transforms import Bbox  # noqa: E402
 
 from rsd import media  # noqa: E402
 from rsd.runs import RunFolder, write_bytes  # noqa: E402
+from rsd.summary import mean, particles  # noqa: E402
 
-from .summary import FIGURES, mean, particles  # noqa: E402
+from .summary import FIGURES  # noqa: E402
 
 Key = tuple[str, str | None, float]
 OFFSETS = [

@@ -5,8 +5,7 @@ What was not asked for, or cannot be had, is null, with a reason.
 
 from __future__ import annotations
 
-import warnings
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -15,6 +14,7 @@ import torch
 
 from rsd import metrics
 from rsd.aesthetic import load_aesthetic
+from rsd.diversity import CLASSIFIER, DIV, Features, load_div
 from rsd.features import load_features, on_cpu
 from rsd.heads.attributes import ATTRIBUTES
 from rsd.heads.classifier import HeadsClassifier
@@ -22,13 +22,6 @@ from rsd.heads.reading import Told, read
 from rsd.media import PICTURES, fit_to, read_image
 
 from .names import OPTIONAL
-
-Features = Callable[[torch.Tensor], torch.Tensor]
-DIV = "facebook/dinov2-small"
-"""What Div is measured on for priors other than heads: not the repulsion's default, facebook/dino-vits16."""
-
-HEADS = "heads classifier"
-"""How metrics.json names what Div is measured on for heads."""
 
 NOT_FINITE = "particles are not finite; the run diverged"
 NO_PROMPT, ALONE, ONE_IMAGE = "the prompt is empty", "one particle has no diversity", "one image has no covariance"
@@ -77,9 +70,9 @@ def load_scorers(
     judge = HeadsClassifier.load() if prior == "heads" else None
     if judge is None:
         reasons["agreement"] = reasons["coverage"] = "needs the heads prior, whose attributes are known"
-    own, own_name = _div(judge, div_features, device, reasons)
-    if own_name in repulsion:
-        warnings.warn(f"Div is measured on {own_name}, which the repulsion used: it says too much.", stacklevel=2)
+    div = load_div(div_features, judge=judge, repulsion=repulsion, device=device)
+    if div.reason:
+        reasons["div"] = div.reason
     clip = metrics.load_clip_score(clip_model, device=device) if "clip" in wanted else None
     rate = load_aesthetic(aesthetic_weights, clip=clip_model, device=device) if "aesthetic" in wanted else None
     compare, compare_name, references = None, "", None
@@ -87,14 +80,14 @@ def load_scorers(
         if fid_folder is None:
             raise ValueError("The metric fid compares with a folder of images; give --fid-folder DIR.")
         files = pictures(fid_folder)
-        compare, compare_name = own, own_name or ""
+        compare, compare_name = div.features, div.name or ""
         if fid_features != "auto":
             compare, compare_name = on_cpu(load_features(fid_features, device=device), device), fid_features
         if compare is None:
             raise ValueError(f"The metric fid compares {DIV}, which cannot be had here; give other --fid-features.")
         references = reference_features(files, size, compare)
     return Scorers(
-        features=own, features_name=own_name, judge=judge, clip=clip, clip_name=clip_model, aesthetic=rate,
+        features=div.features, features_name=div.name, judge=judge, clip=clip, clip_name=clip_model, aesthetic=rate,
         aesthetic_name=aesthetic_weights or "", fid=compare, fid_name=compare_name, references=references,
         fid_folder=str(fid_folder.resolve()) if fid_folder else "", reasons=reasons,
     )  # fmt: skip
@@ -107,7 +100,7 @@ def lacking(
 ) -> list[str]:  # fmt: skip
     """The figures asked for that a finished run's metrics.json does not hold, or holds as another network measured
     them; not those that it can never have. The arguments are :func:`load_scorers`'. Loads nothing."""
-    own = div_features if div_features != "auto" else HEADS if prior == "heads" else DIV
+    own = div_features if div_features != "auto" else CLASSIFIER if prior == "heads" else DIV
     asked: dict[str, dict[str, Any]] = {"div": {"div_features": own}}
     if "clip" in wanted:
         asked["clip"] = {"model": clip_model}
@@ -249,19 +242,3 @@ def reference_features(files: list[Path], size: int, features: Features) -> torc
         images = torch.cat([fit_to(read_image(path), size, "crop")[0] for path in files[k : k + 16]])
         found.append(features(images))
     return torch.cat(found)
-
-
-def _div(
-    judge: HeadsClassifier | None, name: str, device: str | torch.device, reasons: dict[str, str]
-) -> tuple[Features | None, str | None]:
-    """What Div is measured on, and its name; a default that cannot be had is None, with a reason."""
-    if name == "auto" and judge:
-        return judge.features, HEADS
-    try:
-        found = load_features(DIV if name == "auto" else name, device=device)
-    except ValueError as error:
-        if name != "auto":
-            raise
-        reasons["div"] = f"{error} Or give --div-features."
-        return None, None
-    return on_cpu(found, device), DIV if name == "auto" else name

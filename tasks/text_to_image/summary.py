@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import csv
-import io
 import json
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from rsd.media import read_image
-from rsd.runs import RunFolder, write_bytes, write_json
+from rsd.runs import RunFolder, write_json
+from rsd.summary import mean, particles, write_csv
 
 from .scores import Scorers, fid
 
@@ -55,23 +53,3 @@ def together(
     if before["fid"] and same:
         return before["fid"], {}
     return None, {"fid": "not asked for (see --metrics fid)"}
-
-
-def write_csv(path: Path, rows: list[dict[str, Any]], names: list[str]) -> None:
-    """A table, in one piece; None is an empty cell."""
-    text = io.StringIO(newline="")
-    writer = csv.DictWriter(text, names)
-    writer.writeheader()
-    writer.writerows(rows)
-    write_bytes(path, text.getvalue().encode())
-
-
-def particles(folder: RunFolder) -> torch.Tensor:
-    """The pictures of a finished run, [N, 3, H, W] in [-1, 1]."""
-    return torch.cat([read_image(p) for p in sorted((folder.path / "particles").glob("*.png"))])
-
-
-def mean(values: list[float | None]) -> float | None:
-    """Over the values that are known."""
-    numbers = [v for v in values if v is not None]
-    return sum(numbers) / len(numbers) if numbers else None

@@ -222,9 +222,10 @@ def run(sweep: Sweep, points: list[Setting], prompts: list[str]) -> int:
 def write(out: Path, rows: list[dict[str, Any]], names: dict[str, str]) -> None:
     """sweep.json, sweep.csv, tradeoff.png and grids/, from the runs that are done."""
     from rsd.runs import write_json
+    from rsd.summary import write_csv
 
     from .plots import grids, tradeoff
-    from .summary import FIGURES, figures, write_csv
+    from .summary import FIGURES, figures
 
     write_json(out / "sweep.json", rows)
     about = ("method", "gamma", "features", "prompt", "folder")
