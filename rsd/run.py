@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 
-from rsd.engine import Record
+from rsd.engine import Record, Reference
 
 
 class Run:
@@ -42,3 +42,18 @@ class Run:
         """Go on where ``state`` was taken."""
         self.step = int(state["step"])
         self.particles.load_state(state)
+
+
+class Distillation(Run):
+    """A run against a reference score, which may learn: it stops and goes on with the particles."""
+
+    reference: Reference
+
+    def state(self) -> dict[str, Any]:
+        """All that :meth:`load_state` needs to go on with the same pixels, the reference's included."""
+        return {**super().state(), "reference": self.reference.state()}
+
+    def load_state(self, state: dict[str, Any]) -> None:
+        """Go on where ``state`` was taken."""
+        super().load_state(state)
+        self.reference.load_state(state.get("reference", {}))

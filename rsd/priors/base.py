@@ -91,6 +91,15 @@ def alpha_sigma(schedule: Schedule, t: int | torch.Tensor, z: torch.Tensor) -> t
     return abar.sqrt().to(z), (1 - abar).sqrt().to(z)
 
 
+def guided(predict: Callable[[list[Any]], torch.Tensor], condition: Condition) -> torch.Tensor:
+    """uncond + s (text - uncond), by one call of ``predict``, which answers a list of n embeddings with [n B, ...];
+    without guidance, the text's prediction [B, ...]."""
+    if condition.negative is None:
+        return predict([condition.embeddings])
+    uncond, text = predict([condition.negative, condition.embeddings]).chunk(2)
+    return uncond + condition.guidance * (text - uncond)
+
+
 def as_epsilon(
     guess: torch.Tensor, z_t: torch.Tensor, t: int | torch.Tensor, prediction_type: str, schedule: Schedule
 ) -> torch.Tensor:

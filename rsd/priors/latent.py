@@ -9,7 +9,7 @@ from typing import Any
 import torch
 
 from rsd.hub import broken, quietly
-from rsd.priors.base import Condition, as_epsilon, check_scheduler
+from rsd.priors.base import Condition, as_epsilon, check_scheduler, guided
 from rsd.priors.index import LATENT, Index
 from rsd.schedule import Schedule
 
@@ -75,11 +75,7 @@ class LatentPrior:
         c = condition or self.condition()
         assert c.embeddings is not None, "this condition was made by another prior"
         t = torch.as_tensor(t, device=self.device)
-        if c.negative is None:
-            guess = self._predict(z_t, t, [c.embeddings])
-        else:
-            uncond, text = self._predict(z_t, t, [c.negative, c.embeddings]).chunk(2)
-            guess = uncond + c.guidance * (text - uncond)
+        guess = guided(lambda texts: self._predict(z_t, t, texts), c)
         return as_epsilon(guess, z_t, t, self.prediction_type, self.schedule)
 
     def encode(self, x: torch.Tensor) -> torch.Tensor:

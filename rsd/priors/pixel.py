@@ -10,7 +10,7 @@ from typing import Any
 import torch
 
 from rsd.hub import broken, quietly
-from rsd.priors.base import Condition, as_epsilon, check_scheduler
+from rsd.priors.base import Condition, as_epsilon, check_scheduler, guided
 from rsd.priors.index import PIXEL, PLAIN_PIXEL, Index
 from rsd.priors.t5 import T5Embedder
 from rsd.schedule import Schedule
@@ -81,11 +81,7 @@ class PixelPrior:
         """Predicted noise [B, 3, s, s] in z_t's dtype; t: an index 0..T-1 or [B]. Guidance is one call on 2B images."""
         c = condition or self.condition()
         t = torch.as_tensor(t, device=self.device)
-        if c.negative is None:
-            guess = self._predict(z_t, t, [c.embeddings])
-        else:
-            uncond, text = self._predict(z_t, t, [c.negative, c.embeddings]).chunk(2)
-            guess = uncond + c.guidance * (text - uncond)
+        guess = guided(lambda texts: self._predict(z_t, t, texts), c)
         return as_epsilon(guess, z_t, t, self.prediction_type, self.schedule)
 
     def encode(self, x: torch.Tensor) -> torch.Tensor:

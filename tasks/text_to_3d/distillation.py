@@ -17,7 +17,7 @@ from rsd.priors.base import Condition, Prior
 from rsd.randomness import integers
 from rsd.reference import LoraScore, Reference, sds
 from rsd.repulsion import Interaction
-from rsd.run import Run as BaseRun
+from rsd.run import Distillation
 
 from .names import METHODS
 from .prompts import PromptSettings, ViewPrompts
@@ -65,7 +65,7 @@ def draw_timesteps(settings: Settings, T: int, *, image: str = "") -> list[int]:
     return [int(integers(low, high, step=step, **key)) for step in range(settings.steps)]
 
 
-class Run(BaseRun):
+class Run(Distillation):
     """One prompt in progress. ``embed``: features of a noisy picture in the prior's space, [N V, d], for the repulsion.
     ``numbers``: the scenes' numbers in the ensemble. ``image``: names the run in the random numbers.
 
@@ -103,12 +103,3 @@ class Run(BaseRun):
             chunk=s.chunk, start=self.step,
             interaction=Interaction(s.gamma, s.window, ensembles=self.particles.ensembles),
         )  # fmt: skip
-
-    def state(self) -> dict[str, Any]:
-        """All that :meth:`load_state` needs to go on with the same pixels, the reference's included."""
-        return {**super().state(), "reference": self.reference.state()}
-
-    def load_state(self, state: dict[str, Any]) -> None:
-        """Go on where ``state`` was taken."""
-        super().load_state(state)
-        self.reference.load_state(state.get("reference", {}))

@@ -23,7 +23,7 @@ from rsd.priors.base import Condition, Prior
 from rsd.randomness import integers, noise
 from rsd.reference import NFSD, LoraScore, Reference, UNetScore, sds
 from rsd.repulsion import Interaction
-from rsd.run import Run as BaseRun
+from rsd.run import Distillation
 
 from .names import DISTILLATION, SCORES, TIMESTEPS
 
@@ -164,7 +164,7 @@ def make_reference(prior: Prior, prompt: str, settings: Settings, *, ids: Sequen
     return LoraScore(prior, text, rank=s.lora_rank, per_particle=s.score == "lora-each", **common)
 
 
-class Run(BaseRun):
+class Run(Distillation):
     """One prompt in progress: iterate over :meth:`steps`, look at :attr:`particles`, then :meth:`finish`.
 
     ``embed``: features of a latent, [N, d], for the interaction. ``ids``: the particles' numbers in the ensemble.
@@ -191,12 +191,3 @@ class Run(BaseRun):
             condition=self.condition, reference=self.reference, interaction=s.interaction, embed=self.embed,
             chunk=s.chunk, start=self.step,
         )  # fmt: skip
-
-    def state(self) -> dict[str, Any]:
-        """All that :meth:`load_state` needs to go on with the same pixels, the reference's included."""
-        return {**super().state(), "reference": self.reference.state()}
-
-    def load_state(self, state: dict[str, Any]) -> None:
-        """Go on where ``state`` was taken."""
-        super().load_state(state)
-        self.reference.load_state(state.get("reference", {}))
