@@ -41,6 +41,7 @@ def fit(
     weight_decay: float = 0.01,
     precision: str = "bf16",
     every: int = 100,
+    layout: torch.memory_format = torch.channels_last,
     after_step: Callable[[Any, int], None] | None = None,
 ) -> Any:
     """Minimise ``sum(loss(model, rng, device).values())`` with AdamW; return the model with EMA weights, in eval mode.
@@ -53,7 +54,7 @@ def fit(
     optimiser = torch.optim.AdamW(trainable, lr=lr, weight_decay=weight_decay, betas=(0.9, 0.99))
     average = EMAModel(trainable, decay=ema)
     checkpoint, start, spent = out / f"{name}.pt", 0, 0.0
-    model = model.to(accelerator.device, memory_format=torch.channels_last)
+    model = model.to(accelerator.device, memory_format=layout)
     average.to(accelerator.device)
     parts = {"model": model, "optimiser": optimiser, "ema": average}
     if checkpoint.exists():

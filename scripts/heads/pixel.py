@@ -14,6 +14,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from diffusers import DDPMScheduler, IFPipeline, UNet2DConditionModel
+from diffusers.models.attention_processor import AttnAddedKVProcessor
 from transformers import T5Config, T5EncoderModel, T5Tokenizer
 
 from rsd.heads.attributes import VIEWS, Head, caption, sample_told
@@ -124,12 +125,15 @@ def train(data: dict[str, np.ndarray], out: Path, steps: int, batch: int = 64, l
         x, t = to_tensor(data["images"][rows], torch.device("cpu")), torch.randint(len(abar), (batch,))
         eps = torch.randn_like(x)
         a = abar[t][:, None, None, None]
-        z_t = (a.sqrt() * x + (1 - a).sqrt() * eps).to(device, memory_format=torch.channels_last)
+        z_t = (a.sqrt() * x + (1 - a).sqrt() * eps).to(device)
         guess, read = model(z_t, t.to(device), tokens.input_ids, tokens.attention_mask)
         error = ((guess.float() - eps.to(device)) ** 2).mean((1, 2, 3))
         told = torch.tensor(np.array(answers), device=device).unbind(1)
         reading = sum(F.cross_entropy(r.float(), a) for r, a in zip(read, told, strict=True))
         return {"eps": (weight[t].to(device) * error).mean(), "reading": READING * reading}
 
-    model = fit("pixel", Denoiser(tokenizer), loss, out=out, steps=steps, lr=lr, ema=0.9995)
+    model = Denoiser(tokenizer)
+    model.unet.set_attn_processor(AttnAddedKVProcessor())  # the fused one is slow in bfloat16 on a CPU
+    # Rows of channels would make group norm's backward in bfloat16 seven times slower: it has no such kernel on a CPU.
+    model = fit("pixel", model, loss, out=out, steps=steps, lr=lr, ema=0.9995, layout=torch.contiguous_format)
     return assemble(model, tokenizer)
