@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+from importlib.resources import files
+from pathlib import Path
+
 import pytest
 import torch
 
 from rsd.heads.attributes import Camera
+from rsd.heads.reading import read, unknown_words
 from rsd.priors.latent import LatentPrior
 from rsd.tasks.text_to_3d.cameras import Cameras
 from rsd.tasks.text_to_3d.prompts import PromptSettings, ViewPrompts
+from rsd.tasks.text_to_image.prompts import read_prompts
 
 
 def cameras(azimuth, elevation=None):
@@ -60,3 +65,12 @@ def test_mistakes():
         PromptSettings(convention="mine")
     with pytest.raises(ValueError, match="must not exceed 180"):
         PromptSettings(front=100, back=90)
+
+
+def test_the_held_out_prompts_tell_no_view():
+    prompts = read_prompts(Path(str(files("rsd.configs") / "text_to_3d" / "heads_prompts.txt")))
+    assert len(set(prompts)) == 8
+    for prompt in prompts:
+        found = read(prompt)
+        assert unknown_words(prompt) == [] and not found.contradicted and found.view is None, prompt
+        assert 4 <= len(found.values) <= 5, prompt
