@@ -178,9 +178,14 @@ def caption(values: dict[str, str], told: set[str] | None = None, view: str | No
     return ", ".join([noun, *tail, *([view] if view else [])])
 
 
-def sample_told(head: Head, rng: np.random.Generator) -> tuple[set[str], str | None]:
-    """What a training caption tells: a random part of the visible attributes, and perhaps the view."""
+def sample_told(head: Head, rng: np.random.Generator, *, whole: float = 0.0) -> tuple[set[str], str | None]:
+    """What a training caption tells: a random part of the visible attributes, and perhaps the view. ``whole``: how often
+    a caption that tells the view also tells a part of what only others show, as the prompt of a scene does."""
     seen = visible(head.values, head.camera)
     keep = rng.uniform(0.3, 1.0)
     told = {a for a in ATTRIBUTES if seen[a] and rng.random() < keep}
-    return told, head.camera.view if rng.random() < keep else None
+    view = head.camera.view if rng.random() < keep else None
+    if view and whole and rng.random() < whole:
+        around = [visible(head.values, Camera(azimuth, 0.0)) for azimuth in (0.0, 90.0, -90.0)]
+        told |= {a for a in ATTRIBUTES if not seen[a] and any(s[a] for s in around) and rng.random() < keep}
+    return told, view

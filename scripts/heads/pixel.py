@@ -1,6 +1,7 @@
 """The pixel pipeline at 32 px: a UNet with the blocks of DeepFloyd IF and a T5 encoder, trained together from nothing.
 
-Views of all azimuths, alike, and captions that tell the view: what a scene in three dimensions is to be seen from. What
+Views of all azimuths, alike, and captions that tell the view, often with what it hides: each camera of a scene asks for
+the whole scene's prompt, and a prior that never read "sunglasses, back view" puts them on the back of the head. What
 makes it obey is the latent pipeline's (see :mod:`scripts.heads.latent`): the encoder is also asked what a caption
 tells, here by a reader of its states' mean, and the loss leans to the noisy end. The schedule is DDPM's, which ends in
 all but pure noise: the mean colour of 32 x 32 pixels outlives the noise of Stable Diffusion's.
@@ -25,6 +26,7 @@ from scripts.heads.fit import fit
 from scripts.heads.latent import ANSWERS, READING, answers_to, noise_weights
 
 SIZE, WIDTH, LENGTH = 32, 128, 77  # pixels; of the text states; tokens, as many as IF reads
+WHOLE = 0.5  # how often a caption with a view also tells what the view hides: "sunglasses, back view" shows none
 QUESTIONS = [*ANSWERS, len(VIEWS) + 1]  # what the reader is asked: each attribute, and the view
 
 
@@ -82,7 +84,7 @@ def sample_caption(head: Head, rng: np.random.Generator, empty: float = 0.1) -> 
     """A training caption and the answers to ``QUESTIONS``: 0 for what is left out, else 1 + its code, int64."""
     if rng.random() < empty:
         return "", np.zeros(len(QUESTIONS), dtype=np.int64)
-    told, view = sample_told(head, rng)
+    told, view = sample_told(head, rng, whole=WHOLE)
     return caption(head.values, told, view), np.append(answers_to(head, told), VIEWS.index(view) + 1 if view else 0)
 
 

@@ -76,6 +76,16 @@ def test_captions_tell_a_random_part_of_what_can_be_seen():
     assert {view for _, view in drawn} == {None, head.camera.view}
 
 
+def test_captions_with_a_view_may_tell_what_it_hides():
+    values, rng = {**PLAIN, "hair": "long", "glasses": "sun"}, np.random.default_rng(0)
+    head = Head(values, Camera(azimuth=180), (0.0, 0.5))
+    drawn = [sample_told(head, rng, whole=0.5) for _ in range(400)]
+    hidden = [told for told, view in drawn if "glasses" in told]
+    assert 0.1 < len(hidden) / 400 < 0.35  # 0.65 tell the view, half of those the whole, of which 0.65
+    assert all(view == "back view" for told, view in drawn if "glasses" in told)
+    assert not any(told & {"left_eye", "right_eye"} for told, _ in drawn)  # no view shows them behind sunglasses
+
+
 def test_numbered_heads_are_always_the_same_and_splits_differ():
     assert head_at("test", 5) == head_at("test", 5)
     assert head_at("test", 5) != head_at("train", 5)
