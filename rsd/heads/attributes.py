@@ -179,8 +179,8 @@ def caption(values: dict[str, str], told: set[str] | None = None, view: str | No
 
 
 def sample_told(head: Head, rng: np.random.Generator, *, whole: float = 0.0) -> tuple[set[str], str | None]:
-    """What a training caption tells: a random part of the visible attributes, and perhaps the view. ``whole``: how often
-    a caption that tells the view also tells a part of what only others show, as the prompt of a scene does."""
+    """What a training caption tells: a random part of the visible attributes, and perhaps the view. ``whole``: how
+    often a caption with a view also tells a part of what only other views show, as the prompt of a scene does."""
     seen = visible(head.values, head.camera)
     keep = rng.uniform(0.3, 1.0)
     told = {a for a in ATTRIBUTES if seen[a] and rng.random() < keep}
