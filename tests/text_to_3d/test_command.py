@@ -277,7 +277,6 @@ def test_bad_input_is_told_in_one_sentence_before_any_model_is_loaded(tmp_path, 
 @pytest.mark.parametrize(
     ("flags", "told"),
     [
-        (["--resolution", "48"], 'The prior "heads" sees pictures of 64 px, not of 48; leave --resolution out'),
         (["--prior", "owner/absent", "--features", "owner/no-map"], 'The prior "owner/absent" is not in the local'),
         (["--features", "owner/no-map"], 'The feature map "owner/no-map" is not in the local cache'),
         (["--div-features", "nowhere:f"], 'The feature map "nowhere:f" cannot be imported'),
@@ -289,6 +288,17 @@ def test_what_cannot_be_is_told_before_the_prior_is_loaded(tmp_path, flags, told
     assert main(["text-to-3d", "a man", *flags]) == 2
     error = capsys.readouterr().err
     assert told in error and error.count("\n") == 1 and not (tmp_path / "runs").exists()
+
+
+def test_a_resolution_that_does_not_fit_is_told_before_any_network_is_loaded(tmp_path, tiny_folder, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    for name in ("load_prior", "load_scorers", "load_features"):
+        monkeypatch.setattr(job, name, lambda *a, **k: pytest.fail("a network was loaded"))
+    for prior, own in (("heads", 64), (str(tiny_folder("epsilon")), 16)):
+        assert main(["text-to-3d", "a man", "--resolution", "48", "--prior", prior]) == 2
+        told = f'rsd: The prior "{prior}" sees pictures of {own} px, not of 48; leave --resolution out, or take another '
+        error = capsys.readouterr().err
+        assert error.startswith(told) and error.count("\n") == 1 and not (tmp_path / "runs").exists()
 
 
 def test_gated_weights_are_told_with_the_way_to_them(tmp_path, monkeypatch, capsys):
