@@ -9,7 +9,7 @@ from typing import Any
 from rsd.hub import built_in_folder, fetch, read_json
 
 BUILT_IN = {"heads": "latent", "heads-pixels": "pixel"}
-"""Built-in priors: name and folder inside the package's weights."""
+"""Built-in priors, all of heads: name and folder inside the package's weights."""
 
 MARKER = "model_index.json"
 

@@ -27,7 +27,7 @@ from .command import resolved
 from .distillation import Run, Settings
 from .field import FieldSettings
 from .lights import LightSettings
-from .names import HEADS, VIEWS
+from .names import VIEWS
 from .options import TextTo3D
 from .prompts import PromptSettings, ViewPrompts
 from .regularisers import RegulariserSettings
@@ -127,7 +127,7 @@ def load_networks(options: TextTo3D, prompts: list[str], device: torch.device) -
             f'The prior "{options.prior}" sees pictures of {size} px, not of {options.resolution}; leave --resolution '
             "out, or take another --prior (--size is that of the written pictures)."
         )
-    features = load_map(options.features_name, device) if options.interacts else None
+    features = load_features(options.features_name, device=device) if options.interacts else None
     scorers = load_scorers(
         options.prior, repulsion=options.features_name if features is not None else None,
         div_features=options.div_features, device=device,
@@ -135,18 +135,13 @@ def load_networks(options: TextTo3D, prompts: list[str], device: torch.device) -
     print(f"prior: {options.prior} at {size} px on {device}, {options.dtype}", flush=True)
     prior = load_prior(options.prior, device=device, dtype=getattr(torch, options.dtype), revision=options.revision)
     for prompt in prompts:
-        for text in notes(prompt) if options.prior in HEADS else []:
+        for text in notes(prompt, options.prior):
             warnings.warn(text, stacklevel=2)
         ViewPrompts(prior, prompt, prompt_settings(options))
     release: Callable[[], None] | None = getattr(prior, "release_text_encoder", None)
     if release:
         release()
     return Networks(prior, features, scorers)
-
-
-def load_map(name: str, device: torch.device) -> torch.nn.Module:
-    """The repulsion's feature map; the built-in one sees pictures at the size it was trained at."""
-    return load_features(name, device=device, size=SIZE if name in ("heads", "heads-layers") else None)
 
 
 def prompt_settings(options: TextTo3D) -> PromptSettings:

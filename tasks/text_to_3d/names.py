@@ -9,6 +9,3 @@ BACKGROUNDS = ("white", "gray", "black", "random", "learned")
 VIEWS = ("front", "side", "back", "overhead")
 CONVENTIONS = ("diffusers", "dreamfusion")
 MESHES = ("glb", "obj", "ply")
-
-HEADS = ("heads", "heads-pixels")
-"""The priors over heads, whose attributes are known."""

@@ -10,9 +10,10 @@ from typing import Annotated, Any, Literal
 
 import tyro
 
+from rsd.priors import over_heads
 from rsd.settings import known
 
-from .names import BACKGROUNDS, CONVENTIONS, ENCODINGS, HEADS, INTERACTIONS, MESHES, METHODS, VIEWS
+from .names import BACKGROUNDS, CONVENTIONS, ENCODINGS, INTERACTIONS, MESHES, METHODS, VIEWS
 
 COUNTS = (
     "particles", "steps", "views", "checkpoint_every", "turntable", "samples", "lora_rank", "chunk", "views_at_once",
@@ -180,7 +181,7 @@ class TextTo3D:
         """The repulsion's feature map, "auto" resolved."""
         if self.features != "auto":
             return self.features
-        return "heads" if self.prior in HEADS else "facebook/dino-vits16"
+        return "heads" if over_heads(self.prior) else "facebook/dino-vits16"
 
     @property
     def own_prompts(self) -> Mapping[str, str]:

@@ -290,13 +290,17 @@ def test_what_cannot_be_is_told_before_the_prior_is_loaded(tmp_path, flags, told
     assert told in error and error.count("\n") == 1 and not (tmp_path / "runs").exists()
 
 
-def test_a_resolution_that_does_not_fit_is_told_before_any_network_is_loaded(tmp_path, tiny_folder, monkeypatch, capsys):
+def test_a_resolution_that_does_not_fit_is_told_before_any_network_is_loaded(
+    tmp_path, tiny_folder, monkeypatch, capsys
+):
     monkeypatch.chdir(tmp_path)
     for name in ("load_prior", "load_scorers", "load_features"):
         monkeypatch.setattr(job, name, lambda *a, **k: pytest.fail("a network was loaded"))
     for prior, own in (("heads", 64), (str(tiny_folder("epsilon")), 16)):
         assert main(["text-to-3d", "a man", "--resolution", "48", "--prior", prior]) == 2
-        told = f'rsd: The prior "{prior}" sees pictures of {own} px, not of 48; leave --resolution out, or take another '
+        told = (
+            f'rsd: The prior "{prior}" sees pictures of {own} px, not of 48; leave --resolution out, or take another '
+        )
         error = capsys.readouterr().err
         assert error.startswith(told) and error.count("\n") == 1 and not (tmp_path / "runs").exists()
 
