@@ -1,4 +1,4 @@
-"""The built-in prior of pixels in every command: the settings, words, features and scores of heads; and without weights.
+"""The built-in prior of pixels in every command: settings, words, features and scores of heads; and without weights.
 
 A random pipeline of its class stands for it: what is tested is how it is treated, not what it knows.
 """
@@ -64,10 +64,24 @@ def test_text_to_image(heads_pixels, tmp_path, capsys):
     assert 0 <= metrics["agreement"] <= 1 and metrics["coverage"]["mean"] >= 0
 
 
-def test_text_to_3d(heads_pixels, tmp_path, capsys):
-    small = ["--steps", "2", "--samples", "4", "--turntable", "2", "--mesh-resolution", "8", "--grid", "4"]
+@pytest.mark.parametrize("method", ["sds", "vsd"])
+def test_text_to_3d(method, heads_pixels, tmp_path, capsys):
+    small = [
+        "--method",
+        method,
+        "--steps",
+        "2",
+        "--samples",
+        "4",
+        "--turntable",
+        "2",
+        "--mesh-resolution",
+        "8",
+        "--grid",
+        "4",
+    ]
     told, metrics, config = run("text-to-3d", [*COMMANDS["text-to-3d"], *small], tmp_path, capsys)
-    assert "settings: sds_heads.yaml" in told.out and "at 32 px" in told.out and config["ambient"] == 0.52
+    assert f"settings: {method}_heads.yaml" in told.out and "at 32 px" in told.out and config["ambient"] == 0.52
     assert told.err.count('The prior heads-pixels was never told of "wizard"; ') == 1
     assert 0 <= metrics["agreement"] <= 1 and 0 <= metrics["janus"] <= 1
 
