@@ -22,7 +22,7 @@ BACKENDS = {
     "torchvision": "needed by deepinv and lpips: the build that matches torch, from pytorch.org",
     "imageio_ffmpeg": "MP4 files: pip install imageio-ffmpeg",
     "peft": "LoRA scores: pip install peft",
-    "nerfacc": "occupancy grids on CUDA: pip install nerfacc==0.5.3",
+    "nerfacc": "the packed renderer on CUDA: pip install 'rsd[nerfacc]' (it compiles its kernels when first used)",
     "tinycudann": "hash grids on CUDA: build it from NVIDIA's repository with nvcc",
 }
 MODELS = {

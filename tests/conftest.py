@@ -18,6 +18,12 @@ import torch  # noqa: E402
 
 torch.set_num_threads(1)
 
+
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    if item.get_closest_marker("cuda") and not torch.cuda.is_available():
+        pytest.skip("there is no CUDA device")
+
+
 LENGTH = 16
 """Tokens in a tiny prompt."""
 

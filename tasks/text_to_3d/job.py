@@ -158,7 +158,7 @@ def settings(options: TextTo3D) -> Settings:
     o = options
     scenes = SceneSettings(
         field=FieldSettings(o.encoding, bound=o.bound, resolutions=o.grid),
-        background=o.background,
+        background=o.background, renderer=o.renderer,
         render=RenderSettings(o.samples, o.fine),
         cameras=CameraSettings(o.azimuth, o.elevation, o.distance, o.fov),
         lights=LightSettings(o.ambient_until, o.shaded, o.textureless, o.ambient, o.diffuse, o.light_spread),
@@ -185,6 +185,11 @@ def make(prompt: str, options: TextTo3D, networks: Networks | None, folder: RunF
     scenes = one.particles
     one.every, one.look = options.checkpoint_every, partial(results.preview, folder.path, scenes)
     session = Session(one, folder, networks.prior)
+    print(
+        f"{_short(prompt)}: {options.encoding} encoding by {{encoding_backend}}, {options.renderer} renderer by "
+        "{renderer_backend}".format(**scenes.backends),
+        flush=True,
+    )
     remedy = f"lower lr ({options.lr:g}), guidance ({options.guidance:g}) or gamma ({options.gamma:g})"
     session.drive(steps=options.steps, name=_short(prompt), checkpoint_every=options.checkpoint_every, remedy=remedy)
     front = one.finish().detach().cpu().float()
@@ -198,7 +203,7 @@ def make(prompt: str, options: TextTo3D, networks: Networks | None, folder: RunF
     figures = score(scored, around, one.prompts.views(around), prompt, networks.scorers)
     if why:
         figures["reasons"]["meshes"] = why
-    figures |= {"meshes": meshes, "encoding_backend": scenes.scenes[0].field.backend}
+    figures |= {"meshes": meshes, **scenes.backends}
     works = cited(options, latent=hasattr(networks.prior, "vae"))
     session.finish(front, figures, seed=options.seed, model=options.prior, cited=works)
     print(f"{_short(prompt)}: {headline(figures)}; {folder.path}", flush=True)
@@ -211,7 +216,7 @@ def cited(options: TextTo3D, *, latent: bool) -> list[str]:
     works += ["vsd", "lora"] if options.method == "vsd" else []
     works += ["rlsd"] if options.interacts else []
     works += ["latent-diffusion"] if latent else []
-    works += ["instant-ngp"] if options.encoding == "hash" else []
+    works += ["instant-ngp"] if options.encoding == "hash" or options.renderer == "packed" else []
     name = options.features_name if options.interacts else ""
     return works + (["dino"] if name == "heads" or "dino" in name else [])
 

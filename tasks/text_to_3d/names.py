@@ -4,6 +4,7 @@ from __future__ import annotations
 
 METHODS = ("sds", "vsd")
 ENCODINGS = ("grid", "hash", "frequency")
+RENDERERS = ("dense", "packed")
 INTERACTIONS = ("scenes", "views")
 BACKGROUNDS = ("white", "gray", "black", "random", "learned")
 VIEWS = ("front", "side", "back", "overhead")

@@ -71,6 +71,7 @@ def test_a_run_leaves_what_the_contract_says(make, capsys):
     found = metrics(out)
     assert found["div"] > 0 and found["agreement"] is None and found["janus"] is None
     assert set(found["reasons"]) == {"agreement", "janus"} and found["encoding_backend"] == "torch"
+    assert found["renderer_backend"] == "torch"
     told = re.findall(r"mesh of scene (\d): surface at density (\S+) \(chosen by itself\)", capsys.readouterr().out)
     assert [(s, float(d)) for s, d in told] == [
         (str(k), pytest.approx(mesh["threshold"], rel=1e-2)) for k, mesh in enumerate(found["meshes"])
@@ -119,7 +120,7 @@ def test_the_mesh_s_format_and_surface_and_no_repulsion(make):
     assert "zilberstein2025" not in (out / "citations.bib").read_text()
 
 
-@pytest.mark.parametrize("flags", [(), ("--method", "vsd", "--views", "2", "--lr-phi", "0.01")])
+@pytest.mark.parametrize("flags", [(), ("--method", "vsd", "--views", "2", "--lr-phi", "0.01", "--renderer", "packed")])
 def test_a_killed_run_resumes_to_the_same_bits(make, flags, monkeypatch):
     flags = ("red dog", "--checkpoint-every", "2", *flags)
     _, whole = make(*flags, out="whole", steps=5)
@@ -228,6 +229,7 @@ def test_a_film_without_the_extra_is_refused_at_once(monkeypatch, capsys):
         ([""], "--allow-empty"),
         (["dog", "--views", "0"], "views is 0; give 1 or more."),
         (["dog", "--encoding", "hsah"], 'Unknown encoding "hsah". Did you mean "hash"?'),
+        (["dog", "--renderer", "pakced"], 'Unknown renderer "pakced". Did you mean "packed"?'),
         (["dog", "--method", "vds"], 'Did you mean "vsd"'),
         (["dog", "--interaction", "view"], 'Did you mean "views"'),
         (["dog", "--background", "wihte"], 'Did you mean "white"'),
@@ -374,6 +376,7 @@ def test_a_view_at_the_end_is_no_part_of_the_prompt(prompt, cut):
         ({}, True, ["sds", "rlsd", "latent-diffusion", "dino"]),
         ({"gamma": 0.0, "method": "vsd"}, False, ["sds", "vsd", "lora"]),
         ({"features": "pixels", "encoding": "hash"}, False, ["sds", "rlsd", "instant-ngp"]),
+        ({"features": "pixels", "renderer": "packed"}, False, ["sds", "rlsd", "instant-ngp"]),
         ({"particles": 1, "prior": IF}, False, ["sds"]),
         ({"particles": 1, "interaction": "views", "views": 2, "prior": IF}, False, ["sds", "rlsd", "dino"]),
     ],
