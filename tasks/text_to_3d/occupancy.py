@@ -9,6 +9,7 @@ from __future__ import annotations
 import functools
 import logging
 import math
+from typing import Any
 
 import torch
 from torch import nn
@@ -83,14 +84,20 @@ def _nerfacc_march(
     far: torch.Tensor, step: float,
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:  # fmt: skip
     """The same by nerfacc."""
-    from nerfacc import OccGridEstimator
-
-    grid = OccGridEstimator([-bound] * 3 + [bound] * 3, resolution=len(occupied)).to(origins.device)
+    grid = nerfacc_grid(bound, len(occupied), origins.device)
     grid.binaries = occupied[None]
     return grid.sampling(
         origins.contiguous(), directions.contiguous(), t_min=near.contiguous(), t_max=far.contiguous(),
         render_step_size=step,
     )  # fmt: skip
+
+
+@functools.lru_cache(1)
+def nerfacc_grid(bound: float, cells: int, device: torch.device) -> Any:
+    """nerfacc's grid of that many cells a side; one serves all scenes, since only what is occupied differs."""
+    from nerfacc import OccGridEstimator
+
+    return OccGridEstimator([-bound] * 3 + [bound] * 3, resolution=cells).to(device)
 
 
 @functools.cache

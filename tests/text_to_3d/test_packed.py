@@ -129,6 +129,21 @@ def test_a_grid_knows_what_is_there_and_forgets_what_has_gone():
     assert float(grid.density.max()) < 0.1 / grid.step and grid.density.max() > 0
 
 
+def test_its_cells_are_nerfacc_s():
+    """Their order and which are occupied, but where a cell's drawn point decides."""
+    pytest.importorskip("nerfacc")
+
+    def slab(x):  # something in x > 0.5, more of it for larger y
+        return torch.where(x[:, 0] > 0.5, (x[:, 1] + 2) * 5, torch.zeros(())), None
+
+    ours, theirs = Occupancy(2.0, step=0.1, cells=16), module.nerfacc_grid(2.0, 16, torch.device("cpu"))
+    ours.update(slab, random())
+    torch.manual_seed(0)
+    theirs.update_every_n_steps(0, lambda x: -torch.expm1(-slab(x)[0] * 0.1)[:, None])
+    assert torch.equal(ours.occupied, theirs.binaries[0])
+    assert ours.occupied[10:].float().mean() > 0.95 and not ours.occupied[:10].any()
+
+
 @pytest.mark.parametrize("kind", ["ambient", "lambertian"])
 def test_pictures_and_gradients_are_the_dense_renderer_s(kind):
     light = no_shade(2) if kind == "ambient" else Light(kind, orbit(CameraSettings(), 2).position, 0.1, 0.9)
