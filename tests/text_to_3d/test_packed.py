@@ -120,17 +120,17 @@ def test_a_grid_knows_what_is_there_and_forgets_what_has_gone():
     grid.update(ball, random())
     line = (torch.arange(32) + 0.5) / 8 - 2
     radius = torch.stack(torch.meshgrid(line, line, line, indexing="ij"), -1).norm(dim=-1)
-    assert grid.occupied[radius < 0.85].all() and not grid.occupied[radius > 1.15].any()
+    assert grid.occupied[radius < 0.85].all() and not grid.occupied[radius > 1.35].any()
     for _ in range(20):
         grid.update(nothing, random())
     assert grid.occupied[radius < 0.85].all()  # 50 * 0.95^20 = 18 is not yet nothing
     for _ in range(150):
         grid.update(nothing, random())
-    assert float(grid.density.max()) < 0.1 / grid.step and grid.density.max() > 0
+    assert 0 < float(grid.density.max()) < 0.1 and grid.occupied.float().mean() < 0.5
 
 
 def test_its_cells_are_nerfacc_s():
-    """Their order and which are occupied, but where a cell's drawn point decides."""
+    """Their order and which are occupied, beside the neighbours."""
     pytest.importorskip("nerfacc")
 
     def slab(x):  # something in x > 0.5, more of it for larger y
@@ -139,9 +139,10 @@ def test_its_cells_are_nerfacc_s():
     ours, theirs = Occupancy(2.0, step=0.1, cells=16), module.nerfacc_grid(2.0, 16, torch.device("cpu"))
     ours.update(slab, random())
     torch.manual_seed(0)
-    theirs.update_every_n_steps(0, lambda x: -torch.expm1(-slab(x)[0] * 0.1)[:, None])
-    assert torch.equal(ours.occupied, theirs.binaries[0])
-    assert ours.occupied[10:].float().mean() > 0.95 and not ours.occupied[:10].any()
+    theirs.update_every_n_steps(0, lambda x: -torch.expm1(-slab(x)[0] * 0.1)[:, None], occ_thre=module.ENOUGH)
+    grown = torch.nn.functional.max_pool3d(theirs.binaries.float(), 3, stride=1, padding=1)[0] > 0
+    assert torch.equal(ours.occupied, grown)
+    assert ours.occupied[10:].float().mean() > 0.95 and not ours.occupied[:9].any()
 
 
 @pytest.mark.parametrize("kind", ["ambient", "lambertian"])
@@ -172,8 +173,8 @@ def test_a_grid_saves_most_samples_and_leaves_out_only_the_faint():
     for grid in (everywhere, occupied_by):
         shown.append(look(field, grid=grid, samples=300).opacity.detach())
     change = shown[0] - shown[1]
-    assert asked[-1] < 0.3 * asked[1] and asked[1] > 10_000  # each grid asks first, at its cells
-    assert float(change.min()) > -1e-4 and float(change.max()) < 0.15 and float(change.mean()) < 0.01
+    assert asked[-1] < 0.5 * asked[1] and asked[1] > 10_000  # each grid asks first, at its cells
+    assert float(change.min()) > -1e-4 and float(change.max()) < 0.02 and float(change.mean()) < 0.002
 
 
 def test_jitter_moves_the_samples_and_nothing_else_is_random():
