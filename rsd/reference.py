@@ -9,14 +9,14 @@ VSD    eps_phi(z_t, t, c), a network that learns the particles' own score (Wang 
 from __future__ import annotations
 
 import itertools
-import warnings
 import weakref
 from collections.abc import Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from typing import Any, Protocol
 
 import torch
 
+from rsd.adapters import Told, adapted_layers, add_adapter, remove_adapters, seeded
 from rsd.hub import quietly
 from rsd.priors.base import Condition, Conditioning, Prior, conditions
 from rsd.randomness import generator, integers, noise
@@ -182,13 +182,13 @@ class Learned(Reference):
 class LoraScore(Learned):
     """The prior with low-rank adapters on its UNet's attention, learned; they are on only inside :meth:`active`, so
     that the prior itself answers to the bit as before. Starts as the prior without guidance; a prediction of v is
-    converted as the prior's own is. Adapters go with the object; several objects may share a prior.
+    converted as the prior's own is. Adapters go with the object; several objects may share a prior. What the condition
+    tells besides text (``extra``: a camera) is added to the UNet's time embedding, by a network that learns too.
 
     ``rank``: of the adapters, whose scale is 1. ``per_particle``: a set of adapters for each particle (N UNet calls).
     Raises ValueError for a prior without a UNet, ImportError without peft.
     """
 
-    TARGETS = ("to_q", "to_k", "to_v", "to_out.0")
     _numbers = itertools.count()
 
     def __init__(
@@ -206,16 +206,25 @@ class LoraScore(Learned):
             random = generator(seed=seed, purpose="reference weights", particle=ids[k] if per_particle else 0)
             add_adapter(unet, name, rank, random)
             parameters += [p for path, p in unet.named_parameters() if f".{name}." in path]
+        (first,) = conditions(condition, 1, 1)
+        self.told: Told | None = None
+        if first is not None and first.extra is not None:
+            self.told = Told(unet, first.extra.shape[-1], generator(seed=seed, purpose="reference told", particle=0))
+            parameters += self.told.parameters()
         self.unet, self.layers = unet, adapted_layers(unet)
         self.loss_scale = 2.0**14 if unet.dtype == torch.float16 else 1.0
         self._switch(False)
-        weakref.finalize(self, _remove, unet, self.names).atexit = False
+        weakref.finalize(self, remove_adapters, unet, self.names).atexit = False
         chunk = 1 if per_particle else chunk
         super().__init__(prior, condition, parameters, ids=ids, seed=seed, image=image, chunk=chunk, lr=lr)
 
     def epsilon(self, z_t: torch.Tensor, t: Timestep, condition: Condition | None) -> torch.Tensor:
         """The prior's, which is eps_phi inside :meth:`active`."""
-        return self.prior.epsilon(z_t, t, condition)
+        with ExitStack() as stack:
+            if self.told is not None:
+                assert condition is not None and condition.extra is not None
+                stack.enter_context(self.told.telling(self.unet, condition.extra))
+            return self.prior.epsilon(z_t, t, condition)
 
     @contextmanager
     def active(self, row: int) -> Iterator[None]:
@@ -272,40 +281,3 @@ def chunks(z: torch.Tensor, t: Timestep, size: int) -> Iterator[tuple[torch.Tens
     """z [N, ...] with its t (an int or [N]), ``size`` rows at a time."""
     parts = z.split(size)
     return zip(parts, [t] * len(parts) if isinstance(t, int) else t.split(size), strict=True)
-
-
-def add_adapter(unet: Any, name: str, rank: int, random: torch.Generator) -> None:
-    """Put LoRA of that rank on every attention projection of ``unet``: B is 0, A from ``random``; float32 where the
-    UNet is in half precision. Raises ImportError without peft."""
-    try:
-        from peft import LoraConfig
-    except ImportError as error:
-        raise ImportError("VSD with LoRA needs peft: pip install peft.") from error
-    config = LoraConfig(r=rank, lora_alpha=rank, target_modules=list(LoraScore.TARGETS))
-    with quietly(), seeded(random), warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # several adapters: as intended
-        unet.add_adapter(config, adapter_name=name)
-    for path, parameter in unet.named_parameters():
-        if f".{name}." in path and parameter.dtype in (torch.float16, torch.bfloat16):
-            parameter.data = parameter.data.float()
-
-
-def adapted_layers(unet: Any) -> list[Any]:
-    """The layers of ``unet`` that have adapters."""
-    from peft.tuners.tuners_utils import BaseTunerLayer
-
-    return [module for module in unet.modules() if isinstance(module, BaseTunerLayer)]
-
-
-@contextmanager
-def seeded(random: torch.Generator) -> Iterator[None]:
-    """Draw from torch's global CPU generator as ``random`` would, and leave it as it was; other devices' stay."""
-    with torch.random.fork_rng(devices=[]):
-        torch.default_generator.manual_seed(random.initial_seed())  # torch.manual_seed would seed the GPUs too
-        yield
-
-
-def _remove(unet: Any, names: list[str]) -> None:
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        unet.delete_adapters(names)

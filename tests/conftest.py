@@ -18,6 +18,12 @@ import torch  # noqa: E402
 
 torch.set_num_threads(1)
 
+
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    if item.get_closest_marker("cuda") and not torch.cuda.is_available():
+        pytest.skip("there is no CUDA device")
+
+
 LENGTH = 16
 """Tokens in a tiny prompt."""
 
@@ -99,6 +105,36 @@ def tiny_vit(tmp_path_factory: pytest.TempPathFactory) -> Path:
     )  # fmt: skip
     folder = tmp_path_factory.mktemp("tiny-vit")
     ViTModel(config, add_pooling_layer=False).save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def tiny_heads_pixels(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a random pipeline of the built-in pixel prior's class and words, 32 px. Read it only."""
+    from diffusers import IFPipeline
+
+    from scripts.heads import pixel
+
+    torch.manual_seed(0)
+    tokenizer, unet = pixel.build_tokenizer(), pixel.build_unet((16, 16, 32))
+    parts = tokenizer, pixel.build_text_encoder(tokenizer), unet, pixel.build_scheduler()
+    folder = tmp_path_factory.mktemp("heads") / "pixel"
+    IFPipeline(*parts, None, None, None, requires_safety_checker=False).save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture
+def heads_pixels(tiny_heads_pixels: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The built-in models with that pipeline for heads-pixels; the folder that they are in."""
+    from rsd import hub
+
+    folder = tmp_path / "weights"
+    folder.mkdir()
+    for part in hub.BUILT_IN.iterdir():
+        if part.name != "pixel":
+            (folder / part.name).symlink_to(part)
+    (folder / "pixel").symlink_to(tiny_heads_pixels)
+    monkeypatch.setattr(hub, "BUILT_IN", folder)
     return folder
 
 

@@ -24,6 +24,7 @@ def test_each_is_listed_once():
 @pytest.mark.parametrize(
     ("options", "keys"),
     [
+        ({"gamma": 10, "prior": "heads-pixels"}, ["rlsd", "dino"]),
         ({"gamma": 10}, ["rlsd", "latent-diffusion", "dino"]),
         ({"gamma": 10, "features": "pixels"}, ["rlsd", "latent-diffusion"]),
         ({"gamma": 10, "method": "nonrepuls"}, ["rlsd", "latent-diffusion"]),
@@ -32,4 +33,5 @@ def test_each_is_listed_once():
     ],
 )
 def test_a_run_cites_what_it_uses(options, keys):
-    assert cited(Restore(images=(), **options)) == keys
+    latent = "latent-diffusion" in keys
+    assert cited(Restore(images=(), **options), latent=latent) == keys

@@ -76,7 +76,9 @@ def test_built_in_models(monkeypatch, tmp_path):
     (tmp_path / "latent" / "unet" / "weights").write_bytes(bytes(1_500_000))
     monkeypatch.setattr(doctor, "BUILT_IN", tmp_path)
     assert line("heads/latent").endswith("1.5 MB")
-    assert "missing; train them with" in line("heads/features")
+    assert 'missing; train it with "python -m scripts.heads all" in a clone' in line("heads/features")
+    assert '"python -m scripts.heads pixel" in a clone' in line("heads/pixel")
+    assert '"python -m scripts.heads.face" in a clone' in line("heads/face")
 
 
 def test_models_in_the_cache(monkeypatch, tmp_path):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import builtins
 import gc
+from dataclasses import replace
 
 import pytest
 import torch
@@ -136,7 +137,7 @@ def test_particles_in_another_order_give_the_same_score(tiny_pipeline, make):
     torch.testing.assert_close(scores[0], scores[1], rtol=0, atol=1e-8)
 
 
-@pytest.mark.parametrize("make", [lora, unet])
+@pytest.mark.parametrize("make", [lora, unet, lambda *a, **k: told(*a, **k)])
 def test_resumed_training_gives_the_same_numbers(tiny_pipeline, make):
     whole = make(LatentPrior(tiny_pipeline()), lr=1e-3)
     losses = [whole.learn(latents(2), step) for step in range(4)]
@@ -157,6 +158,55 @@ def test_one_set_of_adapters_a_particle_learns_each_alone(tiny_pipeline):
     z_t = latents(1)
     own = score(z_t, 400, z_t, z_t)
     torch.testing.assert_close(own[1:2], alone(z_t[1:2], 400, z_t[1:2], z_t[1:2]), rtol=0, atol=1e-5)
+
+
+def told(prior, **settings):
+    """Adapters that are told two numbers a particle."""
+    numbers = torch.tensor([[1.0, 0.0], [0.0, 1.0], [-1.0, -1.0]])
+    return LoraScore(prior, replace(prior.condition("red"), extra=numbers), **{"ids": IDS, "seed": 0, **settings})
+
+
+@torch.no_grad()
+def test_what_it_is_told_besides_text_adds_nothing_at_first(prior):
+    z, t = latents(1), torch.tensor([5, 500, 999])
+    assert torch.equal(told(prior)(z, t, z, z), prior.epsilon(z, t, prior.condition("red")))
+
+
+def test_it_learns_from_what_it_is_told_and_the_prior_hears_none_of_it(prior):
+    before, z, t = base_score(prior), latents(1)[:1].expand(3, -1, -1, -1), 500
+    score, bare = told(prior, lr=0.01), lora(prior, lr=0.01)
+    start = [p.detach().clone() for p in score.told.parameters()]
+    for step in range(3):
+        score.learn(latents(2), step)
+        bare.learn(latents(2), step)
+    assert all(not torch.equal(a, b) for a, b in zip(start, score.told.parameters(), strict=True))
+    own, untold = score(z, t, z, z), bare(z, t, z, z)
+    for other in (1, 2):  # the same picture, told differently
+        assert not torch.allclose(own[other], own[0], atol=1e-4)
+        torch.testing.assert_close(untold[other], untold[0], rtol=0, atol=1e-5)
+    assert torch.equal(base_score(prior), before)
+    with pytest.raises(RuntimeError), score.told.telling(prior.unet, torch.ones(1, 2)):
+        raise RuntimeError
+    assert torch.equal(base_score(prior), before) and not prior.unet.time_embedding._forward_hooks
+
+
+def test_chunks_are_told_their_own_numbers(tiny_pipeline):
+    scores = []
+    for chunk in (None, 2):
+        score = told(LatentPrior(tiny_pipeline().to(torch.float64)), chunk=chunk, lr=1e-2)
+        for step in range(3):
+            score.learn(latents(2).double(), step)
+        scores.append(score(latents(1).double(), 300, latents(0), latents(0)))
+    torch.testing.assert_close(scores[0], scores[1], rtol=0, atol=1e-8)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_in_half_precision_it_is_told_in_float32(tiny_pipeline, dtype):
+    score = told(LatentPrior(tiny_pipeline().to(dtype)), lr=0.01)
+    assert {p.dtype for p in score.parameters} == {torch.float32}
+    for step in range(2):
+        assert score.learn(latents(2), step)["reference_skipped"] == 0
+    assert all(float(p.detach().abs().max()) > 0 for p in score.told.parameters())
 
 
 def test_scores_share_a_prior_and_leave_with_their_objects(prior):

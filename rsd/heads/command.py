@@ -61,7 +61,7 @@ def from_json(text: str) -> Head:
 
 def main(argv: list[str]) -> int:
     """Write the pictures; returns the exit code."""
-    words = f"{inspect.getdoc(Heads)} What a prompt can tell the prior heads: {vocabulary()}."
+    words = f"{inspect.getdoc(Heads)} What a prompt can tell the priors over heads: {vocabulary()}."
     options = tyro.cli(Heads, args=argv, prog="rsd heads", description=words)
     options.check()
     make_folder(options.out)

@@ -19,6 +19,11 @@ def check_prior_name(name: str) -> None:
     check_name(name, what="prior", built_in=index.BUILT_IN, marker=index.MARKER, example=example)
 
 
+def over_heads(name: str) -> bool:
+    """Whether a prior's pictures are the built-in heads, whose words and attributes are known: the built-in ones'."""
+    return name in index.BUILT_IN
+
+
 def image_size(name: str, revision: str | None = None) -> int:
     """Pixels of the square pictures that a prior makes, from its small JSON files: no model is loaded.
 

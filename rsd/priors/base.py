@@ -18,7 +18,7 @@ class Condition:
 
     ``guidance`` is s of diffusers' convention, uncond + s (text - uncond); 1 means none, and then ``negative`` is None.
     ``embeddings`` and ``negative``: [1, L, d], or [N, L, d] where each particle has its own; None for a prior without
-    text.
+    text. ``extra``: numbers [N, k] that a learned score is told besides, of which priors know nothing.
     """
 
     prompt: str = ""
@@ -26,11 +26,13 @@ class Condition:
     guidance: float = 1.0
     embeddings: torch.Tensor | None = None
     negative: torch.Tensor | None = None
+    extra: torch.Tensor | None = None
 
     def rows(self, start: int, stop: int) -> Condition:
         """The condition of particles start .. stop-1: itself, or their rows where each particle has its own."""
-        cut = [e if e is None or len(e) == 1 else e[start:stop] for e in (self.embeddings, self.negative)]
-        return replace(self, embeddings=cut[0], negative=cut[1])
+        own = (self.embeddings, self.negative, self.extra)
+        cut = [e if e is None or len(e) == 1 else e[start:stop] for e in own]
+        return replace(self, embeddings=cut[0], negative=cut[1], extra=cut[2])
 
 
 Conditioning = Condition | None | Callable[[], Condition | None]

@@ -9,7 +9,7 @@ from typing import Any
 from rsd.hub import built_in_folder, fetch, read_json
 
 BUILT_IN = {"heads": "latent", "heads-pixels": "pixel"}
-"""Built-in priors: name and folder inside the package's weights."""
+"""Built-in priors, all of heads: name and folder inside the package's weights."""
 
 MARKER = "model_index.json"
 
@@ -77,10 +77,9 @@ def find(name: str, revision: str | None = None) -> Index:
 
 
 def image_size(found: Index) -> int:
-    """Pixels of the pictures it makes, which are square. Raises ValueError if its files do not tell."""
+    """Pixels of the pictures it makes. Raises ValueError if its files do not tell, or tell that they are not square."""
     try:
-        size = found.json("unet/config.json")["sample_size"]
-        side = int(size if isinstance(size, int) else size[0])
+        side = square_side(found.json("unet/config.json")["sample_size"], found.name)
         if "vae" not in found.parts:
             return side
         return side * 2 ** (len(found.json("vae/config.json")["block_out_channels"]) - 1)
@@ -89,6 +88,17 @@ def image_size(found: Index) -> int:
             f'The prior "{found.name}" does not tell the size of its pictures: unet/config.json needs sample_size, '
             "vae/config.json block_out_channels."
         ) from error
+
+
+def square_side(sample_size: Any, name: str) -> int:
+    """The side that a UNet's ``sample_size`` tells, an int or two alike. Raises ValueError for others."""
+    sides = {sample_size} if isinstance(sample_size, int) else set(sample_size)
+    if len(sides) != 1:
+        raise ValueError(
+            f'The prior "{name}" works on {" x ".join(map(str, sample_size))}, but only square pictures are supported; '
+            "take another --prior."
+        )
+    return int(sides.pop())
 
 
 def _check_classes(index: dict[str, Any], name: str) -> Parts:

@@ -10,7 +10,7 @@ import torch
 
 from rsd.hub import broken, quietly
 from rsd.priors.base import Condition, as_epsilon, check_scheduler, guided
-from rsd.priors.index import LATENT, Index
+from rsd.priors.index import LATENT, Index, square_side
 from rsd.schedule import Schedule
 
 
@@ -46,10 +46,9 @@ class LatentPrior:
         self.dtype: torch.dtype = self.vae.dtype
         self._unet_dtype = self.unet.dtype  # kept, since diffusers walks through all modules to find it
         self.scaling_factor = float(self.vae.config.scaling_factor)
-        size = self.unet.config.sample_size
-        h, w = (size, size) if isinstance(size, int) else size
-        self.latent_shape: tuple[int, ...] = (self.unet.config.in_channels, h, w)
-        self.image_size = h * 2 ** (len(self.vae.config.block_out_channels) - 1)
+        side = square_side(self.unet.config.sample_size, name)
+        self.latent_shape: tuple[int, ...] = (self.unet.config.in_channels, side, side)
+        self.image_size = side * 2 ** (len(self.vae.config.block_out_channels) - 1)
         self.calls: Counter[str] = Counter()
         self._embeddings: dict[str, torch.Tensor] = {}
 

@@ -11,7 +11,7 @@ import torch
 
 from rsd.hub import broken, quietly
 from rsd.priors.base import Condition, as_epsilon, check_scheduler, guided
-from rsd.priors.index import PIXEL, PLAIN_PIXEL, Index
+from rsd.priors.index import PIXEL, PLAIN_PIXEL, Index, square_side
 from rsd.priors.t5 import T5Embedder
 from rsd.schedule import Schedule
 
@@ -42,7 +42,7 @@ class PixelPrior:
         self.device: torch.device = self.unet.device
         self._unet_dtype = self.unet.dtype
         self.dtype: torch.dtype = torch.float64 if self._unet_dtype == torch.float64 else torch.float32
-        self.image_size = int(unet.config.sample_size)
+        self.image_size = square_side(unet.config.sample_size, name)
         self.latent_shape: tuple[int, ...] = (3, self.image_size, self.image_size)
         self.calls: Counter[str] = Counter()
 
@@ -169,11 +169,6 @@ def _check_parts(unet: Any, scheduler: Any, text: bool, name: str) -> str:
     kind, classes = type(unet).__name__, (PIXEL if text else PLAIN_PIXEL)["unet"]
     if kind not in classes:
         raise ValueError(f'The unet of the prior "{name}" is a {kind}; it must be a {classes[0]}.')
-    size = unet.config.sample_size
-    if not isinstance(size, int):
-        raise ValueError(
-            f'The prior "{name}" makes pictures of {size} pixels; only square ones (an int) are supported.'
-        )
     taken, given = unet.config.in_channels, unet.config.out_channels
     if taken != 3:
         raise ValueError(

@@ -9,6 +9,7 @@ from typing import Any
 
 import tyro
 
+from rsd.priors import over_heads
 from rsd.settings import layered, plain
 
 from .options import Restore
@@ -27,7 +28,7 @@ def packaged(task: str, method: str, prior: str) -> str | None:
     Tasks without their own borrow from the nearest: any srK from sr4 (heads) or sr8 (Stable Diffusion), masks from the
     half face.
     """
-    family = "heads" if prior == "heads" else "sd"
+    family = "heads" if over_heads(prior) else "sd"
     own = [task]
     if task.startswith("sr"):
         own.append("sr4" if family == "heads" else "sr8")

@@ -176,15 +176,17 @@ def restore_one(path: Path, options: Restore, networks: Networks, folder: RunFol
     images = problem.aligned(last)
     figures = score(images, problem, options, networks.scorers)
     write_results(images, problem, folder, options)
-    session.finish(last, figures, seed=options.seed, model=options.prior, cited=cited(options))
+    works = cited(options, latent=hasattr(prior, "vae"))
+    session.finish(last, figures, seed=options.seed, model=options.prior, cited=works)
     print(f"{path.name}: {_headline(figures)}; {folder.path}")
 
 
-def cited(options: Restore) -> list[str]:
-    """The works a run with these options rests on, as keys of rsd.citations."""
+def cited(options: Restore, *, latent: bool) -> list[str]:
+    """The works a run with these options rests on, as keys of rsd.citations; ``latent``: the prior is."""
     method = ["red-diff"] if options.method == "latent-red-diff" else ["rlsd"]
     name = features_name(options) if interacts(options) else ""
-    return [*method, "latent-diffusion", *(["dino"] if name == "heads" or "dino" in name else [])]
+    works = [*method, "latent-diffusion"] if latent else method
+    return works + (["dino"] if name == "heads" or "dino" in name else [])
 
 
 def keep_known(options: Restore, problem: Problem) -> bool:

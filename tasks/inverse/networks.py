@@ -12,6 +12,7 @@ from rsd import metrics
 from rsd.diversity import DivNetwork, load_div
 from rsd.features import check_features_name, load_features, on_cpu
 from rsd.heads.classifier import HeadsClassifier
+from rsd.priors import over_heads
 
 from .options import Restore
 from .solve import Settings
@@ -41,7 +42,7 @@ def features_name(options: Restore) -> str:
     """The repulsion's feature map, "auto" resolved."""
     if options.features != "auto":
         return options.features
-    return "heads" if options.prior == "heads" else "facebook/dino-vits16"
+    return "heads" if over_heads(options.prior) else "facebook/dino-vits16"
 
 
 def interacts(options: Restore) -> bool:
@@ -74,7 +75,7 @@ def load_scorers(options: Restore, device: torch.device, several: bool) -> Score
             print(f"{name} will be null: {why[name]}", flush=True)
     lpips = metrics.load_lpips(device=device) if "lpips" not in why else None
     clip = metrics.load_clip_score(options.clip_model, device=device) if "clip" not in why else None
-    judge = HeadsClassifier.load() if options.prior == "heads" else None
+    judge = HeadsClassifier.load() if over_heads(options.prior) else None
     repulsion = [features_name(options)] if interacts(options) else []
     div = load_div(options.div_features, judge=judge, repulsion=repulsion, device=device)
     compare, label = None, ""

@@ -26,7 +26,7 @@ def coverage(images: torch.Tensor, problem: Problem, judge: HeadsClassifier | No
     """For a known head: distinct confident values of each hidden attribute over the particles, and the share of
     visible attributes that the particles got right."""
     if judge is None or problem.head is None:
-        return {"coverage": None, "reason": "needs --clean, the heads prior and a picture from `rsd heads`"}
+        return {"coverage": None, "reason": "needs --clean, a prior over heads and a picture from `rsd heads`"}
     left_open = open_values(problem.head, problem.operator, images.shape[-1])
     hidden = {a: len(values) for a, values in left_open.items() if len(values) > 1}
     visible = {a: problem.head[a] for a, values in left_open.items() if len(values) == 1}

@@ -27,6 +27,11 @@ class CameraSettings:
     distance: tuple[float, float] = (8.0, 8.0)
     fov: tuple[float, float] = (22.0, 23.3)
 
+    @property
+    def middle(self) -> float:
+        """The middle distance."""
+        return sum(self.distance) / 2
+
     def __post_init__(self) -> None:
         """Raise ValueError for ranges without cameras."""
         for name in ("azimuth", "elevation", "distance", "fov"):
@@ -72,6 +77,13 @@ class Cameras:
         a = self.azimuth.deg2rad()
         right = torch.stack([a.cos(), torch.zeros_like(a), -a.sin()], -1)
         return torch.stack([right, torch.linalg.cross(self.back, right), self.back], 1)
+
+    def pose(self, unit: float = 1.0) -> torch.Tensor:
+        """Camera to world, [V, 4, 4]: its columns are right, up, back and the position, in ``unit``s of length."""
+        pose = torch.eye(4, dtype=torch.float64).repeat(len(self), 1, 1)
+        pose[:, :3, :3] = self.axes.transpose(1, 2)
+        pose[:, :3, 3] = self.position / unit
+        return pose
 
     def rays(self, size: int) -> tuple[torch.Tensor, torch.Tensor]:
         """Origins and unit directions [V, size * size, 3] of the rays through the pixels' centres, rows from the top;

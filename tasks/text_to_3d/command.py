@@ -8,9 +8,9 @@ import sys
 from importlib.resources import files
 from typing import Any
 
+from rsd.priors import over_heads
 from rsd.settings import layered, plain
 
-from .names import HEADS
 from .options import TextTo3D
 
 NO_SCENE = (
@@ -22,7 +22,7 @@ NO_SCENE = (
 
 def packaged(method: str, prior: str) -> str:
     """The name of the packaged configuration: heads are tuned apart, all else is the paper's (VSD as SDS)."""
-    family = "heads" if prior in HEADS else "if"
+    family = "heads" if over_heads(prior) else "if"
     folder = files("rsd.configs") / "text_to_3d"
     names = [f"{method}_{family}.yaml", f"sds_{family}.yaml"]
     return next(name for name in names if (folder / name).is_file())

@@ -3,7 +3,8 @@ shared by all,
 
     w(t) [eps_theta(z_t, t, text of the view) - eps_ref - gamma sigma_t R],   w(t) = 1 - abar_t
 
-through their renderer, where eps_ref is the noise (SDS) or a score learned along the way (VSD).
+through their renderer, where eps_ref is the noise (SDS) or a score learned along the way (VSD), which is told where the
+camera is, as in ProlificDreamer (Wang et al. 2023).
 """
 
 from __future__ import annotations
@@ -93,7 +94,8 @@ class Run(Distillation):
 
     def condition(self, *, guided: bool = True) -> Condition:
         """What fits the pictures that the scenes show now."""
-        return self.prompts.condition(self.particles.shot.cameras, self.particles.rows, guided=guided)
+        unit = self.settings.scenes.cameras.middle  # so that the poses' entries are about 1 in any world
+        return self.prompts.condition(self.particles.shot.cameras, self.particles.rows, guided=guided, unit=unit)
 
     def records(self) -> Iterator[Record]:
         s = self.settings

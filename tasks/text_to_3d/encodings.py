@@ -10,6 +10,7 @@ All are differentiable twice in the point and in the parameters, as normals that
 
 from __future__ import annotations
 
+import functools
 import logging
 import math
 from collections.abc import Sequence
@@ -125,17 +126,25 @@ def hash_grid(
     grid = HashGrid(levels=levels, features=features, per_level_scale=per_level_scale, generator=generator, **sizes)
     if torch.device(device).type != "cuda":
         return grid
-    try:
-        import tinycudann
-    except Exception as error:  # ImportError, and OSError where its library does not fit this machine
-        logger.info("hash grid: torch (tinycudann does not import: %s)", str(error).splitlines()[0])
+    tinycudann = _tinycudann()
+    if tinycudann is None:
         return grid.to(device)
-    logger.info("hash grid: tinycudann")
     config = {
         "otype": "HashGrid", "n_levels": levels, "n_features_per_level": features,
         "per_level_scale": per_level_scale, **sizes,
     }  # fmt: skip
     return TinyCudaGrid(tinycudann, grid, config).to(device)
+
+
+@functools.cache
+def _tinycudann() -> Any:
+    """The module, or None; says once why."""
+    try:
+        import tinycudann
+    except Exception as error:  # ImportError, and OSError where its library does not fit this machine
+        logger.warning("hash grid: computed by torch (tinycudann: %s)", (str(error) or repr(error)).splitlines()[0])
+        return None
+    return tinycudann
 
 
 def grid_rows(corners: torch.Tensor, resolution: int, rows: int) -> torch.Tensor:

@@ -27,7 +27,7 @@ from .command import resolved
 from .distillation import Run, Settings
 from .field import FieldSettings
 from .lights import LightSettings
-from .names import HEADS, VIEWS
+from .names import VIEWS
 from .options import TextTo3D
 from .prompts import PromptSettings, ViewPrompts
 from .regularisers import RegulariserSettings
@@ -127,7 +127,7 @@ def load_networks(options: TextTo3D, prompts: list[str], device: torch.device) -
             f'The prior "{options.prior}" sees pictures of {size} px, not of {options.resolution}; leave --resolution '
             "out, or take another --prior (--size is that of the written pictures)."
         )
-    features = load_map(options.features_name, device) if options.interacts else None
+    features = load_features(options.features_name, device=device) if options.interacts else None
     scorers = load_scorers(
         options.prior, repulsion=options.features_name if features is not None else None,
         div_features=options.div_features, device=device,
@@ -135,18 +135,13 @@ def load_networks(options: TextTo3D, prompts: list[str], device: torch.device) -
     print(f"prior: {options.prior} at {size} px on {device}, {options.dtype}", flush=True)
     prior = load_prior(options.prior, device=device, dtype=getattr(torch, options.dtype), revision=options.revision)
     for prompt in prompts:
-        for text in notes(prompt) if options.prior in HEADS else []:
+        for text in notes(prompt, options.prior):
             warnings.warn(text, stacklevel=2)
         ViewPrompts(prior, prompt, prompt_settings(options))
     release: Callable[[], None] | None = getattr(prior, "release_text_encoder", None)
     if release:
         release()
     return Networks(prior, features, scorers)
-
-
-def load_map(name: str, device: torch.device) -> torch.nn.Module:
-    """The repulsion's feature map; the built-in one sees pictures at the size it was trained at."""
-    return load_features(name, device=device, size=SIZE if name in ("heads", "heads-layers") else None)
 
 
 def prompt_settings(options: TextTo3D) -> PromptSettings:
@@ -163,7 +158,7 @@ def settings(options: TextTo3D) -> Settings:
     o = options
     scenes = SceneSettings(
         field=FieldSettings(o.encoding, bound=o.bound, resolutions=o.grid),
-        background=o.background,
+        background=o.background, renderer=o.renderer,
         render=RenderSettings(o.samples, o.fine),
         cameras=CameraSettings(o.azimuth, o.elevation, o.distance, o.fov),
         lights=LightSettings(o.ambient_until, o.shaded, o.textureless, o.ambient, o.diffuse, o.light_spread),
@@ -190,6 +185,11 @@ def make(prompt: str, options: TextTo3D, networks: Networks | None, folder: RunF
     scenes = one.particles
     one.every, one.look = options.checkpoint_every, partial(results.preview, folder.path, scenes)
     session = Session(one, folder, networks.prior)
+    print(
+        f"{_short(prompt)}: {options.encoding} encoding by {{encoding_backend}}, {options.renderer} renderer by "
+        "{renderer_backend}".format(**scenes.backends),
+        flush=True,
+    )
     remedy = f"lower lr ({options.lr:g}), guidance ({options.guidance:g}) or gamma ({options.gamma:g})"
     session.drive(steps=options.steps, name=_short(prompt), checkpoint_every=options.checkpoint_every, remedy=remedy)
     front = one.finish().detach().cpu().float()
@@ -203,7 +203,7 @@ def make(prompt: str, options: TextTo3D, networks: Networks | None, folder: RunF
     figures = score(scored, around, one.prompts.views(around), prompt, networks.scorers)
     if why:
         figures["reasons"]["meshes"] = why
-    figures |= {"meshes": meshes, "encoding_backend": scenes.scenes[0].field.backend}
+    figures |= {"meshes": meshes, **scenes.backends}
     works = cited(options, latent=hasattr(networks.prior, "vae"))
     session.finish(front, figures, seed=options.seed, model=options.prior, cited=works)
     print(f"{_short(prompt)}: {headline(figures)}; {folder.path}", flush=True)
@@ -216,7 +216,7 @@ def cited(options: TextTo3D, *, latent: bool) -> list[str]:
     works += ["vsd", "lora"] if options.method == "vsd" else []
     works += ["rlsd"] if options.interacts else []
     works += ["latent-diffusion"] if latent else []
-    works += ["instant-ngp"] if options.encoding == "hash" else []
+    works += ["instant-ngp"] if options.encoding == "hash" or options.renderer == "packed" else []
     name = options.features_name if options.interacts else ""
     return works + (["dino"] if name == "heads" or "dino" in name else [])
 

@@ -10,9 +10,10 @@ from typing import Annotated, Any, Literal
 
 import tyro
 
+from rsd.priors import over_heads
 from rsd.settings import known
 
-from .names import BACKGROUNDS, CONVENTIONS, ENCODINGS, HEADS, INTERACTIONS, MESHES, METHODS, VIEWS
+from .names import BACKGROUNDS, CONVENTIONS, ENCODINGS, INTERACTIONS, MESHES, METHODS, RENDERERS, VIEWS
 
 COUNTS = (
     "particles", "steps", "views", "checkpoint_every", "turntable", "samples", "lora_rank", "chunk", "views_at_once",
@@ -103,7 +104,11 @@ class TextTo3D:
     samples: int = 32
     """Samples on a ray."""
     fine: int = 0
-    """More samples on a ray where the first found something."""
+    """More samples on a ray where the first found something; the packed renderer's steps are as short as if it took
+    both."""
+    renderer: str = "dense"
+    """dense (the same number of samples on each ray), or packed (samples only where a scene has something: for scenes
+    of many samples; on CUDA by nerfacc if it works there)."""
     background: str = "learned"
     """What is behind a scene: white, gray, black, random (another colour each step) or learned (a small network)."""
     lr: float = 0.01
@@ -180,7 +185,7 @@ class TextTo3D:
         """The repulsion's feature map, "auto" resolved."""
         if self.features != "auto":
             return self.features
-        return "heads" if self.prior in HEADS else "facebook/dino-vits16"
+        return "heads" if over_heads(self.prior) else "facebook/dino-vits16"
 
     @property
     def own_prompts(self) -> Mapping[str, str]:
@@ -200,7 +205,8 @@ class TextTo3D:
     def check(self) -> None:
         """Raise ValueError or FileNotFoundError, in one sentence, for a value that cannot work."""
         choices: dict[str, Any] = {
-            "method": METHODS, "interaction": INTERACTIONS, "encoding": ENCODINGS, "background": BACKGROUNDS,
+            "method": METHODS, "interaction": INTERACTIONS, "encoding": ENCODINGS, "renderer": RENDERERS,
+            "background": BACKGROUNDS,
             "guidance_convention": CONVENTIONS, "mesh": MESHES,
         }  # fmt: skip
         for name, names in choices.items():

@@ -74,14 +74,17 @@ class ViewPrompts:
         at = zip(cameras.azimuth.tolist(), cameras.elevation.tolist(), strict=True)
         return [self.settings.view(azimuth, elevation) for azimuth, elevation in at]
 
-    def condition(self, cameras: Cameras, rows: torch.Tensor, *, guided: bool = True) -> Condition:
+    def condition(self, cameras: Cameras, rows: torch.Tensor, *, guided: bool = True, unit: float = 1.0) -> Condition:
         """The condition of pictures from ``cameras``, one embedding a row; ``rows`` [N, V]: each scene's and view's.
-        ``guided``: False for a learned reference, which takes no guidance."""
+        ``guided``: False for a learned reference, which takes no guidance but is told the cameras' poses, in
+        ``unit``s of length."""
         own = [self.conditions[view] for view in self.views(cameras)]
         first = own[0] if guided else replace(own[0], guidance=1.0, negative=None, negative_prompt="")
         view_of = torch.empty(rows.numel(), dtype=torch.int64)
         view_of[rows.flatten()] = torch.arange(rows.shape[1]).repeat(rows.shape[0])
         chosen = [own[view] for view in view_of.tolist()]
+        if not guided:
+            first = replace(first, extra=cameras.pose(unit).flatten(1)[view_of].float())
         if first.embeddings is None:
             return first
         return replace(first, embeddings=torch.cat([c.embeddings for c in chosen if c.embeddings is not None]))

@@ -13,6 +13,7 @@ rendered once more with the same random numbers.
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -28,13 +29,18 @@ from .backgrounds import Background, draw_colours
 from .cameras import Cameras, CameraSettings, draw_cameras, orbit
 from .field import Field, FieldSettings
 from .lights import Light, LightSettings, draw_light, no_shade
-from .names import BACKGROUNDS, INTERACTIONS
+from .names import BACKGROUNDS, INTERACTIONS, RENDERERS
+from .occupancy import EVERY, Occupancy, backend
 from .regularisers import RegulariserSettings, regularisers
 from .render import Rendering, RenderSettings, as_images, jitter_width, photograph, render
 
 ENTRIES = 3 * 64 * 64
 """Entries of DreamFusion's picture: score gradients are scaled to its number, so that the regularisers' weights mean
 the same at any size."""
+
+
+BACKENDS = ("torch", "tinycudann", "nerfacc")
+"""What may compute a scene, as checkpoints count it."""
 
 
 @dataclass(frozen=True)
@@ -46,6 +52,7 @@ class SceneSettings:
 
     field: FieldSettings = FieldSettings()
     background: str = "learned"
+    renderer: str = "dense"
     render: RenderSettings = RenderSettings()
     cameras: CameraSettings = CameraSettings()
     lights: LightSettings = LightSettings()
@@ -66,6 +73,8 @@ class SceneSettings:
             raise ValueError(f'There is no interaction "{self.interaction}"; there are {", ".join(INTERACTIONS)}.')
         if self.background not in BACKGROUNDS:
             raise ValueError(f'There is no background "{self.background}"; there are {", ".join(BACKGROUNDS)}.')
+        if self.renderer not in RENDERERS:
+            raise ValueError(f'There is no renderer "{self.renderer}"; there are {", ".join(RENDERERS)}.')
 
 
 @dataclass(frozen=True)
@@ -89,13 +98,17 @@ def draw_shot(settings: SceneSettings, *, seed: int, steps: int, image: str = ""
 
 
 class Scene(nn.Module):
-    """A field and what is behind it."""
+    """A field, what is behind it, and for the packed renderer where it has something."""
 
     def __init__(self, settings: SceneSettings, *, seed: int, particle: int, image: str, device: torch.device):
         super().__init__()
         key: dict[str, Any] = {"seed": seed, "particle": particle, "image": image}
         self.field = Field(settings.field, device=device, **key)
         self.background = Background(settings.background, **key).to(device)
+        self.occupancy: Occupancy | None = None
+        if settings.renderer == "packed":
+            bound, each = settings.field.bound, settings.render
+            self.occupancy = Occupancy(bound, step=2 * bound / (each.samples + each.fine)).to(device)
 
 
 class Scenes:
@@ -117,8 +130,15 @@ class Scenes:
         fields = [p for scene in self.scenes for p in scene.field.parameters()]
         backgrounds = [p for scene in self.scenes for p in scene.background.parameters()]
         groups = [{"params": fields, "lr": settings.lr}, {"params": backgrounds, "lr": settings.lr_background}]
-        self.optimiser = torch.optim.Adam([g for g in groups if g["params"]], betas=(0.9, 0.99), eps=1e-15)
+        self.optimiser = torch.optim.Adam([g for g in groups if g["params"]], betas=(0.9, 0.99), eps=1e-15, fused=True)
         self._z: torch.Tensor | None = None
+        self._look_for_something()
+
+    @property
+    def backends(self) -> dict[str, str]:
+        """What computes the encoding and the rendering, "torch" or a library's name."""
+        packed = backend(self.prior.device, self.prior.dtype) if self.settings.renderer == "packed" else "torch"
+        return {"encoding_backend": self.scenes[0].field.backend, "renderer_backend": packed}
 
     @property
     def rows(self) -> torch.Tensor:
@@ -180,7 +200,16 @@ class Scenes:
         self.optimiser.step()
         self.optimiser.zero_grad()
         self.done, self._z = self.done + 1, None
+        if self.done % EVERY == 0:
+            self._look_for_something()
         return losses
+
+    def _look_for_something(self) -> None:
+        """Update the packed renderer's grids; what they become depends on the steps done and their scenes alone."""
+        for number, scene in zip(self.numbers, self.scenes, strict=True):
+            key: dict[str, Any] = {"seed": self.seed, "image": self.image, "step": self.done, "particle": number}
+            if scene.occupancy is not None:
+                scene.occupancy.update(scene.field, generator(purpose="occupancy", **key))
 
     def _look(self, s: int, shot: Shot) -> Iterator[tuple[slice, Rendering, torch.Tensor]]:
         """Scene s from ``views_at_once`` cameras at a time: which, its rendering, and z."""
@@ -192,7 +221,7 @@ class Scenes:
             jitter = self._jitter(self.numbers[s], views)
             shown = render(
                 scene.field, origins, directions, settings=self.settings.render, light=part.light, jitter=jitter,
-                backdrop=partial(scene.background, drawn=part.colours),
+                backdrop=partial(scene.background, drawn=part.colours), occupancy=scene.occupancy,
             )  # fmt: skip
             yield views, shown, self.prior.encode(as_images(shown.colour))
 
@@ -224,7 +253,7 @@ class Scenes:
         return torch.stack([
             photograph(
                 scene.field, origins, directions, settings=self.settings.render, light=no_shade(len(cameras)),
-                backdrop=partial(scene.background, drawn=grey),
+                backdrop=partial(scene.background, drawn=grey), occupancy=scene.occupancy,
             )
             for scene in chosen
         ])  # fmt: skip
@@ -243,6 +272,7 @@ class Scenes:
             "done": self.done,
             "scenes": [{k: v.clone() for k, v in scene.state_dict().items()} for scene in self.scenes],
             "scenes_optimiser": self.optimiser.state_dict()["state"],
+            "backends": {name: BACKENDS.index(by) for name, by in self.backends.items()},
         }
 
     def load_state(self, state: dict[str, Any]) -> None:
@@ -252,3 +282,7 @@ class Scenes:
             scene.load_state_dict(values)
         moments = {int(k): v for k, v in state["scenes_optimiser"].items()}
         self.optimiser.load_state_dict({**self.optimiser.state_dict(), "state": moments})
+        for name, by in self.backends.items():
+            if int(state["backends"][name]) != BACKENDS.index(by):
+                before = BACKENDS[int(state["backends"][name])]
+                warnings.warn(f"{before} began this run, {by} goes on: the same but for rounding.", stacklevel=2)

@@ -17,9 +17,9 @@ from rsd.heads.attributes import ATTRIBUTES, Camera, visible
 from rsd.heads.classifier import HeadsClassifier
 from rsd.heads.face import FaceReader
 from rsd.heads.reading import read
+from rsd.priors import over_heads
 
 from .cameras import Cameras
-from .names import HEADS
 
 SIZE = 64
 """Pixels of the pictures that are scored."""
@@ -47,7 +47,7 @@ def load_scorers(
     """
     reasons: dict[str, str] = {}
     judge, face = None, None
-    if prior in HEADS:
+    if over_heads(prior):
         judge = HeadsClassifier.load()
         try:
             face = FaceReader.load()

@@ -7,6 +7,7 @@ import sys
 from importlib.resources import files
 from typing import Any
 
+from rsd.priors import over_heads
 from rsd.settings import layered, plain
 
 from .names import SAMPLERS
@@ -24,7 +25,7 @@ def packaged(method: str, prior: str) -> str:
     """The name of the packaged configuration: heads are tuned apart, all else is the paper's, where the distillations
     share VSD's and the samplers Ancestral's."""
     own = method.replace("-", "_")
-    family = "heads" if prior == "heads" else "sd"
+    family = "heads" if over_heads(prior) else "sd"
     nearest = "ancestral" if method in SAMPLERS else "vsd"
     folder = files("rsd.configs") / "text_to_image"
     names = [f"{own}_{family}.yaml", f"{nearest}_{family}.yaml"]

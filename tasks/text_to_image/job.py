@@ -184,7 +184,8 @@ def draw(
         raise ValueError(f"The run diverged; {remedy}.")
     figures = score(images, prompt, networks.scorers)
     write_results(images, prompt, folder, options)
-    session.finish(images, figures, seed=options.seed, model=options.prior, cited=cited(options))
+    works = cited(options, latent=hasattr(prior, "vae"))
+    session.finish(images, figures, seed=options.seed, model=options.prior, cited=works)
     print(f"{_short(prompt)}: {headline(figures)}; {folder.path}", flush=True)
     return folder.metrics()
 
@@ -211,8 +212,8 @@ def write_results(images: torch.Tensor, prompt: str, folder: RunFolder, options:
     media.save_png(folder.path / "grid.png", media.grid([x[None] for x in images], labels=labels, columns=columns))
 
 
-def cited(options: TextToImage) -> list[str]:
-    """The works a run with these options rests on, as keys of rsd.citations."""
+def cited(options: TextToImage, *, latent: bool) -> list[str]:
+    """The works a run with these options rests on, as keys of rsd.citations; ``latent``: the prior is."""
     method = {
         "vsd": ["vsd", *([] if options.score == "unet" else ["lora"])], "sds": ["sds"], "nfsd": ["nfsd"],
         "svgd": ["svgd", "csd"], "ancestral": ["edm"], "particle-guidance": ["particle-guidance", "edm"],
@@ -220,7 +221,7 @@ def cited(options: TextToImage) -> list[str]:
     repels = options.interacts and options.method not in ("svgd", "particle-guidance")
     name = options.features_name if options.interacts else ""
     dino = ["dino"] if name == "heads" or "dino" in name else []
-    return [*method, *(["rlsd"] if repels else []), "latent-diffusion", *dino]
+    return [*method, *(["rlsd"] if repels else []), *(["latent-diffusion"] if latent else []), *dino]
 
 
 def headline(figures: dict[str, Any]) -> str:

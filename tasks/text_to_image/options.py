@@ -9,6 +9,7 @@ from typing import Annotated, Any, Literal
 
 import tyro
 
+from rsd.priors import over_heads
 from rsd.settings import known
 
 from .names import DISTILLATION, METHODS, SAMPLERS, SCORES, TIMESTEPS
@@ -124,7 +125,7 @@ class TextToImage:
         """The repulsion's feature map, "auto" resolved."""
         if self.features != "auto":
             return self.features
-        return "heads" if self.prior == "heads" else "facebook/dino-vits16"
+        return "heads" if over_heads(self.prior) else "facebook/dino-vits16"
 
     def check(self) -> None:
         """Raise ValueError or FileNotFoundError, in one sentence, for a value that cannot work."""

@@ -9,6 +9,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from rsd.heads.reading import read, unknown_words
+from rsd.priors import over_heads
 from rsd.priors.base import Condition, Prior
 from rsd.runs import slug
 
@@ -74,25 +75,28 @@ def embed_all(
     """Every prompt's condition, so that what is wrong with any of them is told before the first is drawn, and the text
     encoder can be released.
 
-    Warns of words that the built-in prior does not know and of a prompt told in two ways (heads); the prior itself
+    Warns of words that a prior over heads does not know and of a prompt told in two ways (heads); the prior itself
     warns of a prompt that is too long, with what it cut off.
     """
     found = {}
     for prompt in prompts:
-        for text in notes(prompt) if prior.name == "heads" else []:
+        for text in notes(prompt, prior.name):
             warnings.warn(text, stacklevel=2)
         found[prompt] = prior.condition(prompt, negative_prompt, guidance)
     return found
 
 
-def notes(prompt: str) -> list[str]:
-    """What someone should know who gives this prompt to the heads prior, one sentence each."""
+def notes(prompt: str, prior: str) -> list[str]:
+    """What someone should know who gives this prompt to a prior of this name, one sentence each; only those over heads
+    know few words."""
+    if not over_heads(prior):
+        return []
     found = []
     unknown = unknown_words(prompt)
     if unknown:
         more = f" and {len(unknown) - 5} more" if len(unknown) > 5 else ""
         told = ", ".join(f'"{word}"' for word in unknown[:5]) + more
-        found.append(f"The prior heads was never told of {told}; `rsd heads --help` lists its words.")
+        found.append(f"The prior {prior} was never told of {told}; `rsd heads --help` lists its words.")
     twice = sorted(read(prompt).contradicted)
     if twice:
         found.append(f'The prompt "{prompt}" tells {", ".join(twice)} in two ways; no score counts that.')

@@ -20,6 +20,7 @@ from rsd.heads.attributes import ATTRIBUTES
 from rsd.heads.classifier import HeadsClassifier
 from rsd.heads.reading import Told, read
 from rsd.media import PICTURES, fit_to, read_image
+from rsd.priors import over_heads
 
 from .names import OPTIONAL
 
@@ -67,9 +68,9 @@ def load_scorers(
     if unknown:
         raise ValueError(f'Unknown metric "{unknown[0]}"; use {", ".join(OPTIONAL)}.')
     reasons = {name: f"not asked for (see --metrics {name})" for name in OPTIONAL if name not in wanted}
-    judge = HeadsClassifier.load() if prior == "heads" else None
+    judge = HeadsClassifier.load() if over_heads(prior) else None
     if judge is None:
-        reasons["agreement"] = reasons["coverage"] = "needs the heads prior, whose attributes are known"
+        reasons["agreement"] = reasons["coverage"] = "needs a prior over heads, whose attributes are known"
     div = load_div(div_features, judge=judge, repulsion=repulsion, device=device)
     if div.reason:
         reasons["div"] = div.reason
@@ -100,7 +101,7 @@ def lacking(
 ) -> list[str]:  # fmt: skip
     """The figures asked for that a finished run's metrics.json does not hold, or holds as another network measured
     them; not those that it can never have. The arguments are :func:`load_scorers`'. Loads nothing."""
-    own = div_features if div_features != "auto" else CLASSIFIER if prior == "heads" else DIV
+    own = div_features if div_features != "auto" else CLASSIFIER if over_heads(prior) else DIV
     asked: dict[str, dict[str, Any]] = {"div": {"div_features": own}}
     if "clip" in wanted:
         asked["clip"] = {"model": clip_model}

@@ -13,6 +13,7 @@ from typing import Annotated, Any, Literal
 
 import tyro
 
+from rsd.priors import over_heads
 from rsd.settings import known
 
 from .command import parse
@@ -45,7 +46,7 @@ class Sweep:
     """
 
     prompt: Annotated[tuple[str, ...], tyro.conf.Positional] = ()
-    """The prompts; by default the 16 held-out ones of the heads prior."""
+    """The prompts; by default the 16 held-out ones of the priors over heads."""
     prompts: Path | None = None
     """A text file of prompts, one a line."""
     out: Path = Path("runs/sweep")
@@ -160,13 +161,13 @@ def _options(method: str, gamma: float, flags: list[str]) -> TextToImage:
 
 
 def prompts_of(sweep: Sweep) -> list[str]:
-    """The prompts; those held out if none is given (they are words that the heads prior knows)."""
+    """The prompts; those held out if none is given (they are words that priors over heads know)."""
     from .prompts import gather
 
     if sweep.prompt or sweep.prompts:
         return gather(sweep.prompt, sweep.prompts)
-    if sweep.prior != "heads":
-        raise ValueError(f"The held-out prompts are for the prior heads; give prompts for {sweep.prior}.")
+    if not over_heads(sweep.prior):
+        raise ValueError(f"The held-out prompts are for priors over heads; give prompts for {sweep.prior}.")
     with as_file(files("rsd.configs") / "text_to_image" / HELD_OUT) as path:
         return gather((), path)
 

@@ -1,37 +1,23 @@
-"""Stable Diffusion 2.1-base at its real size, without its weights."""
+"""Stable Diffusion 2.1-base and DeepFloyd IF's first stage at their real sizes, without their weights."""
 
 from __future__ import annotations
+
+import json
 
 import pytest
 import torch
 
+from rsd.priors import image_size, load_prior
+from rsd.priors.base import Condition
 from rsd.priors.latent import LatentPrior
-
-
-def full_size(pipe, device: str):
-    """``pipe`` with random UNet, autoencoder and text encoder of SD 2.1-base's configuration."""
-    from diffusers import AutoencoderKL, UNet2DConditionModel
-    from transformers import CLIPTextConfig, CLIPTextModel
-
-    with torch.device(device):
-        pipe.unet = UNet2DConditionModel(
-            sample_size=64, attention_head_dim=(5, 10, 20, 20), cross_attention_dim=1024, use_linear_projection=True
-        )
-        pipe.vae = AutoencoderKL(
-            block_out_channels=(128, 256, 512, 512), layers_per_block=2, sample_size=768,
-            down_block_types=("DownEncoderBlock2D",) * 4, up_block_types=("UpDecoderBlock2D",) * 4,
-        )  # fmt: skip
-        pipe.text_encoder = CLIPTextModel(
-            CLIPTextConfig(
-                vocab_size=49408, hidden_size=1024, intermediate_size=4096, num_hidden_layers=23,
-                num_attention_heads=16, hidden_act="gelu", projection_dim=512,
-            )
-        )  # fmt: skip
-    return pipe
+from rsd.priors.pixel import PixelPrior
+from rsd.priors.t5 import T5Embedder
+from scripts import full_size_if
+from scripts.full_size import stable_diffusion
 
 
 def test_shapes_on_the_meta_device(tiny_pipeline):
-    prior = LatentPrior(full_size(tiny_pipeline(), "meta"), device="meta")
+    prior = LatentPrior(stable_diffusion(tiny_pipeline().tokenizer, device="meta"), device="meta")
     assert sum(p.numel() for p in prior.unet.parameters()) == 865_910_724  # as published
     assert sum(p.numel() for p in prior.vae.parameters()) == 83_653_863
     assert (prior.latent_shape, prior.image_size) == ((4, 64, 64), 512)
@@ -47,7 +33,7 @@ def test_shapes_on_the_meta_device(tiny_pipeline):
 def test_a_step_with_random_weights(tiny_pipeline):
     """One epsilon and one decode with gradient, on CUDA in half precision where there is one (about 8 GB)."""
     device = "cuda" if torch.cuda.is_available() else "cpu"
-    pipe = full_size(tiny_pipeline(), device)
+    pipe = stable_diffusion(tiny_pipeline().tokenizer, device=device)
     if device == "cuda":
         pipe.to(dtype=torch.float16)
     prior = LatentPrior(pipe, device=device)
@@ -58,3 +44,39 @@ def test_a_step_with_random_weights(tiny_pipeline):
     assert eps.dtype == gradient.dtype == torch.float32
     assert torch.isfinite(eps).all() and torch.isfinite(gradient).all()
     assert gradient.abs().max() > 0
+
+
+@pytest.mark.parametrize(
+    ("size", "count", "published"), [("XL", 4_304_695_110, 4.3e9), ("L", 935_365_830, 0.9e9), ("M", 371_605_830, 0.4e9)]
+)
+def test_if_on_the_meta_device(size, count, published):
+    with torch.device("meta"):
+        unet = full_size_if.unet(full_size_if.WIDTHS[size])
+    assert sum(p.numel() for p in unet.parameters()) == count == pytest.approx(published, rel=0.08)
+    text = T5Embedder(lambda: pytest.fail("no text is embedded here"), device="meta")
+    prior = PixelPrior(unet, full_size_if.scheduler(), text, device="meta")
+    assert prior.latent_shape == (3, 64, 64)
+    state = torch.empty(1, 77, 4096, device="meta")
+    z = torch.empty(2, 3, 64, 64, device="meta")
+    assert prior.epsilon(z, 999, Condition("red", "", 21.0, state, state)).shape == z.shape
+
+
+def test_a_narrow_if_is_written_in_half_precision(tmp_path):
+    count = full_size_if.write(tmp_path / "prior", 32, text=64, head=32)
+    assert image_size(str(tmp_path / "prior")) == 64
+    files = list((tmp_path / "prior" / "unet").glob("*.safetensors"))
+    assert sum(f.stat().st_size for f in files) == pytest.approx(2 * count, rel=0.05)
+    prior = load_prior(str(tmp_path / "prior"), dtype="bfloat16")
+    assert prior.unet.dtype == torch.bfloat16 and prior.condition("a red dog").embeddings.shape == (1, 77, 64)
+
+
+@pytest.mark.slow
+def test_a_narrow_if_takes_a_step_at_64_px_in_a_process_of_its_own(tmp_path, capfd):
+    full_size_if.write(tmp_path / "prior", 32, text=64, head=32)
+    small = [*full_size_if.STEP, "--samples", "8", "--grid", "8", "--mesh-resolution", "12", "--turntable", "1"]
+    peak = full_size_if.step(tmp_path / "prior", tmp_path / "run", small)
+    told = capfd.readouterr().out
+    assert "settings: sds_if.yaml" in told and "at 64 px on cpu, bfloat16" in told
+    assert 0.2 < peak < 4  # GiB, most of it torch itself
+    metrics = json.loads((tmp_path / "run" / "metrics.json").read_text())
+    assert metrics["network_calls"]["unet_forward"] == 4  # two pictures, with and without text

@@ -37,6 +37,17 @@ def test_the_middle_ray_meets_the_origin_and_the_corner_ray_has_the_fov():
     assert math.acos(cosine) == pytest.approx(2 * math.atan(2 / 3 * math.tan(math.radians(20))))
 
 
+def test_poses_take_the_camera_s_points_to_the_world():
+    some = cameras((30, 20, 5, 40), (-100, 5, 3, 20))
+    origins, directions = some.rays(3)
+    for pose, start, ray in zip(some.pose(), origins[:, 4], directions[:, 4], strict=True):
+        ahead = pose @ torch.tensor([0.0, 0, -2, 1], dtype=torch.float64)  # two units in front of the lens
+        torch.testing.assert_close(ahead[:3], start + 2 * ray)
+        torch.testing.assert_close(pose[:3, :3] @ pose[:3, :3].T, torch.eye(3, dtype=torch.float64))
+        assert pose[3].tolist() == [0, 0, 0, 1] and float(pose[:3, :3].det()) == pytest.approx(1)
+    assert float(some.pose(unit=5)[0, :3, 3].norm()) == pytest.approx(1)
+
+
 def test_drawn_cameras_fill_their_ranges_and_their_parts():
     settings = CameraSettings((-90, 90), (0, 20), (3, 4), (30, 50))
     drawn = [draw_cameras(settings, 3, seed=0, step=step) for step in range(200)]

@@ -71,6 +71,7 @@ def test_a_run_leaves_what_the_contract_says(make, capsys):
     found = metrics(out)
     assert found["div"] > 0 and found["agreement"] is None and found["janus"] is None
     assert set(found["reasons"]) == {"agreement", "janus"} and found["encoding_backend"] == "torch"
+    assert found["renderer_backend"] == "torch"
     told = re.findall(r"mesh of scene (\d): surface at density (\S+) \(chosen by itself\)", capsys.readouterr().out)
     assert [(s, float(d)) for s, d in told] == [
         (str(k), pytest.approx(mesh["threshold"], rel=1e-2)) for k, mesh in enumerate(found["meshes"])
@@ -119,7 +120,7 @@ def test_the_mesh_s_format_and_surface_and_no_repulsion(make):
     assert "zilberstein2025" not in (out / "citations.bib").read_text()
 
 
-@pytest.mark.parametrize("flags", [(), ("--method", "vsd", "--views", "2", "--lr-phi", "0.01")])
+@pytest.mark.parametrize("flags", [(), ("--method", "vsd", "--views", "2", "--lr-phi", "0.01", "--renderer", "packed")])
 def test_a_killed_run_resumes_to_the_same_bits(make, flags, monkeypatch):
     flags = ("red dog", "--checkpoint-every", "2", *flags)
     _, whole = make(*flags, out="whole", steps=5)
@@ -228,6 +229,7 @@ def test_a_film_without_the_extra_is_refused_at_once(monkeypatch, capsys):
         ([""], "--allow-empty"),
         (["dog", "--views", "0"], "views is 0; give 1 or more."),
         (["dog", "--encoding", "hsah"], 'Unknown encoding "hsah". Did you mean "hash"?'),
+        (["dog", "--renderer", "pakced"], 'Unknown renderer "pakced". Did you mean "packed"?'),
         (["dog", "--method", "vds"], 'Did you mean "vsd"'),
         (["dog", "--interaction", "view"], 'Did you mean "views"'),
         (["dog", "--background", "wihte"], 'Did you mean "white"'),
@@ -277,7 +279,6 @@ def test_bad_input_is_told_in_one_sentence_before_any_model_is_loaded(tmp_path, 
 @pytest.mark.parametrize(
     ("flags", "told"),
     [
-        (["--resolution", "48"], 'The prior "heads" sees pictures of 64 px, not of 48; leave --resolution out'),
         (["--prior", "owner/absent", "--features", "owner/no-map"], 'The prior "owner/absent" is not in the local'),
         (["--features", "owner/no-map"], 'The feature map "owner/no-map" is not in the local cache'),
         (["--div-features", "nowhere:f"], 'The feature map "nowhere:f" cannot be imported'),
@@ -289,6 +290,21 @@ def test_what_cannot_be_is_told_before_the_prior_is_loaded(tmp_path, flags, told
     assert main(["text-to-3d", "a man", *flags]) == 2
     error = capsys.readouterr().err
     assert told in error and error.count("\n") == 1 and not (tmp_path / "runs").exists()
+
+
+def test_a_resolution_that_does_not_fit_is_told_before_any_network_is_loaded(
+    tmp_path, tiny_folder, monkeypatch, capsys
+):
+    monkeypatch.chdir(tmp_path)
+    for name in ("load_prior", "load_scorers", "load_features"):
+        monkeypatch.setattr(job, name, lambda *a, **k: pytest.fail("a network was loaded"))
+    for prior, own in (("heads", 64), (str(tiny_folder("epsilon")), 16)):
+        assert main(["text-to-3d", "a man", "--resolution", "48", "--prior", prior]) == 2
+        told = (
+            f'rsd: The prior "{prior}" sees pictures of {own} px, not of 48; leave --resolution out, or take another '
+        )
+        error = capsys.readouterr().err
+        assert error.startswith(told) and error.count("\n") == 1 and not (tmp_path / "runs").exists()
 
 
 def test_gated_weights_are_told_with_the_way_to_them(tmp_path, monkeypatch, capsys):
@@ -360,6 +376,7 @@ def test_a_view_at_the_end_is_no_part_of_the_prompt(prompt, cut):
         ({}, True, ["sds", "rlsd", "latent-diffusion", "dino"]),
         ({"gamma": 0.0, "method": "vsd"}, False, ["sds", "vsd", "lora"]),
         ({"features": "pixels", "encoding": "hash"}, False, ["sds", "rlsd", "instant-ngp"]),
+        ({"features": "pixels", "renderer": "packed"}, False, ["sds", "rlsd", "instant-ngp"]),
         ({"particles": 1, "prior": IF}, False, ["sds"]),
         ({"particles": 1, "interaction": "views", "views": 2, "prior": IF}, False, ["sds", "rlsd", "dino"]),
     ],

@@ -64,6 +64,29 @@ def test_each_picture_is_compared_with_its_own_view_s_prompt(tiny, method):
             assert torch.equal(own.embeddings, rows) and own.negative is None
             after = one.prompts.views(cameras[step])
             assert torch.equal(learning.embeddings, torch.cat([words[v].expand(3, -1, -1) for v in after]))
+            for told, at in ((own, expected[step]), (learning, cameras[step])):
+                poses = at.pose(unit=8).flatten(1).float()
+                assert torch.equal(told.extra, poses.repeat_interleave(3, 0)) and told.extra.abs().max() <= 1.001
+
+
+def test_a_learned_score_begins_as_the_prior_and_ends_knowing_the_camera(tiny):
+    prior = tiny()
+    one = run(prior, method="vsd", steps=3, lr_phi=0.01)
+    z = one.particles.render()
+    bare = one.prompts.condition(one.particles.shot.cameras, one.particles.rows, guided=False)
+    with torch.no_grad():
+        assert torch.equal(one.reference(z, 300, z, z), prior.epsilon(z, 300, bare))
+    start = [p.detach().clone() for p in one.reference.told.parameters()]
+    list(one.steps())
+    assert all(not torch.equal(a, b) for a, b in zip(start, one.reference.told.parameters(), strict=True))
+    same = z[:1].expand(6, -1, -1, -1)
+    apart = []
+    for _ in range(2):  # the first rows of two views, as it learned it and without what it learned of cameras
+        own = one.reference(same, 300, same, same)
+        apart.append(float((own[3] - own[0]).abs().max()))
+        for parameter in one.reference.told.layers[2].parameters():
+            parameter.data.zero_()
+    assert apart[0] > 1e-3 and abs(apart[0] - apart[1]) > 1e-4
 
 
 @pytest.mark.parametrize(("method", "interaction"), [("sds", "scenes"), ("sds", "views"), ("vsd", "scenes")])

@@ -13,18 +13,8 @@ from rsd.tasks.text_to_3d.cameras import CameraSettings, orbit
 from rsd.tasks.text_to_3d.field import Field, FieldSettings
 from rsd.tasks.text_to_3d.lights import Light, no_shade
 from rsd.tasks.text_to_3d.regularisers import RegulariserSettings, entropy, regularisers, sparsity, thickness
-from rsd.tasks.text_to_3d.render import (
-    Rendering,
-    RenderSettings,
-    as_images,
-    composite,
-    jitter_width,
-    points,
-    refine,
-    render,
-    span,
-    stratified,
-)  # fmt: skip
+from rsd.tasks.text_to_3d.render import Rendering, RenderSettings, as_images, jitter_width, render
+from rsd.tasks.text_to_3d.samples import DenseSamples, composite, refine, span, stratified
 
 
 def rand(*shape, seed=0):
@@ -158,7 +148,8 @@ def test_renderings_are_nerfacc_s():
 
     def look_up(starts, ends, rays):
         assert rays is None
-        x = points(origins[0], directions[0], edges).flatten(0, 1)
+        samples = DenseSamples(edges[None])
+        x = samples.spread(origins) + samples.t[:, None] * samples.spread(directions)
         density, colour = field(x)
         return colour.view(64, 24, 3), density.view(64, 24)
 

@@ -12,6 +12,7 @@ from rsd.engine import distill
 from rsd.repulsion import Interaction
 from rsd.schedule import Schedule
 from rsd.session import flat, nested
+from rsd.tasks.text_to_3d import scenes as scenes_module
 from rsd.tasks.text_to_3d.cameras import CameraSettings, orbit
 from rsd.tasks.text_to_3d.field import FieldSettings
 from rsd.tasks.text_to_3d.lights import LightSettings
@@ -196,19 +197,28 @@ def test_distillation_paints_the_scene_and_repulsion_parts_two():
     assert all(record.repulsion > 0 and record.distance > 0 for record in records[1:])
 
 
+def test_another_backend_than_the_checkpoint_s_is_told():
+    state = scenes().state()
+    assert state["backends"] == {"encoding_backend": 0, "renderer_backend": 0}  # torch
+    state["backends"]["encoding_backend"] = 1
+    with pytest.warns(UserWarning, match="tinycudann began this run, torch goes on: the same but for rounding"):
+        scenes().load_state(state)
+
+
 # --- running ----------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("interaction", ["scenes", "views"])
-def test_resuming_gives_the_same_numbers(interaction):
-    whole = scenes(interaction=interaction)
+@pytest.mark.parametrize(("interaction", "renderer"), [("scenes", "dense"), ("views", "dense"), ("scenes", "packed")])
+def test_resuming_gives_the_same_numbers(interaction, renderer, monkeypatch):
+    monkeypatch.setattr(scenes_module, "EVERY", 2)
+    whole = scenes(interaction=interaction, renderer=renderer)
     records = list(run(whole, gamma=1.0))
-    half = scenes(interaction=interaction)
+    half = scenes(interaction=interaction, renderer=renderer)
     for record in run(half, gamma=1.0):
         if record.step == 2:
             break
     saved = nested({k: v.clone() for k, v in flat(copy.deepcopy(half.state())).items()})
-    again = scenes(interaction=interaction)
+    again = scenes(interaction=interaction, renderer=renderer)
     again.load_state(saved)
     assert again.done == 3
     later = list(run(again, gamma=1.0, start=3))

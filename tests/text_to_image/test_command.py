@@ -353,6 +353,7 @@ def test_every_method_has_settings_for_heads(method):
     ("options", "keys"),
     [
         ({}, ["vsd", "lora", "rlsd", "latent-diffusion", "dino"]),
+        ({"prior": "heads-pixels"}, ["vsd", "lora", "rlsd", "dino"]),
         ({"gamma": 0.0, "score": "unet"}, ["vsd", "latent-diffusion"]),
         ({"method": "sds"}, ["sds", "latent-diffusion"]),
         ({"method": "svgd", "features": "pixels"}, ["svgd", "csd", "latent-diffusion"]),
@@ -360,7 +361,8 @@ def test_every_method_has_settings_for_heads(method):
     ],
 )
 def test_a_run_cites_what_it_uses(options, keys):
-    assert cited(TextToImage(**options)) == keys
+    latent = "latent-diffusion" in keys
+    assert cited(TextToImage(**options), latent=latent) == keys
 
 
 def test_help_and_mistakes_come_without_loading_torch():

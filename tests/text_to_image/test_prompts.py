@@ -98,9 +98,9 @@ def test_the_name_of_a_file_is_no_prompt(write, monkeypatch):
 
 
 def test_many_unknown_words_are_counted():
-    (text,) = notes("a man with " + " ".join(f"w{k}" for k in range(9)))
+    (text,) = notes("a man with " + " ".join(f"w{k}" for k in range(9)), "heads")
     assert '"w4" and 4 more; ' in text and "w5" not in text
-    assert "more" not in notes("a man with w0 w1")[0]
+    assert "more" not in notes("a man with w0 w1", "heads")[0]
 
 
 def test_unknown_words_are_named_with_what_is_known():
@@ -115,11 +115,11 @@ def test_unknown_words_are_named_with_what_is_known():
 
 
 def test_contradictions_are_named_and_captions_raise_no_note():
-    assert notes("a bald man with long hair") == [
+    assert notes("a bald man with long hair", "heads-pixels") == [
         'The prompt "a bald man with long hair" tells hair in two ways; no score counts that.'
     ]
-    assert notes(caption({a: options[-1] for a, options in ATTRIBUTES.items()}, view="side view")) == []
-    assert notes("") == []
+    assert notes(caption({a: options[-1] for a, options in ATTRIBUTES.items()}, view="side view"), "heads") == []
+    assert notes("", "heads") == []
 
 
 def test_other_priors_know_any_word_and_tell_what_they_cut(tiny_pipeline):

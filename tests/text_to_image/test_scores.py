@@ -190,7 +190,7 @@ def test_what_fid_cannot_compare_with(folder, tmp_path):
 def test_networks_that_cannot_be_had(folder):
     scorers = load_scorers("other")
     assert scorers.features is None and "dinov2-small" in scorers.reasons["div"]
-    assert "--div-features" in scorers.reasons["div"] and "heads prior" in scorers.reasons["coverage"]
+    assert "--div-features" in scorers.reasons["div"] and "a prior over heads" in scorers.reasons["coverage"]
     assert score(pictures(2), PROMPT, scorers)["div"] is None
     with pytest.raises(ValueError, match="go online once"):
         load_scorers("other", div_features="facebook/dinov2-small")

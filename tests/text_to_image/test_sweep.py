@@ -133,7 +133,7 @@ def test_one_bad_setting_does_not_stop_the_others(sweep, capsys):
         (["--gammas", "nan"], "finite"),
         (["--features", "pixel"], 'Did you mean "pixels"'),
         (["--prompts", "nowhere.txt"], "nowhere.txt"),
-        (["--prior", "some/model"], "held-out prompts are for the prior heads"),
+        (["--prior", "some/model"], "held-out prompts are for priors over heads"),
         (["--particles", "0"], "particles is 0"),
     ],
 )

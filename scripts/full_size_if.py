@@ -1,0 +1,101 @@
+"""DeepFloyd IF's first stage at its real size without its weights: one step of text to 3D, and the memory that takes.
+
+    python -m scripts.full_size_if DIR                # IF-I-XL in bfloat16 (8.6 GB) in DIR/prior, one step in DIR/run
+    python -m scripts.full_size_if DIR --size L       # IF-I-L (1.9 GB), or M (0.7 GB)
+    python -m scripts.full_size_if DIR --no-run       # write the folder alone, for `rsd text-to-3d --prior DIR/prior`
+
+The networks' kinds and widths are those of the published models (4.3, 0.9 and 0.4 billion parameters); the T5 encoder,
+11 GB there and released before the first step, is one small layer of its width, and knows the words of the heads.
+"""
+
+from __future__ import annotations
+
+import resource
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+import tyro
+
+WIDTHS = {"XL": 704, "L": 320, "M": 192}
+"""Channels at 64 px; lower resolutions have 2, 3 and 4 times as many."""
+TEXT = 4096
+"""Width of the text states, of google/t5-v1_1-xxl."""
+STEP = [
+    "a red dog", "-n", "2", "--steps", "1", "--views", "1", "--chunk", "1", "--features", "pixels", "--div-features",
+    "pixels", "--encoding", "grid", "--grid", "16", "32", "--samples", "32", "--fine", "0", "--turntable", "4",
+    "--mesh-resolution", "32", "--dtype", "bfloat16", "--device", "cpu",
+]  # fmt: skip
+"""One step of two scenes that repel: what a picture costs, not what the paper's 20 a step cost."""
+
+
+def unet(width: int, *, text: int = TEXT, head: int = 64) -> Any:
+    """IF-I's UNet for 64 px."""
+    from diffusers import UNet2DConditionModel
+
+    return UNet2DConditionModel(
+        sample_size=64, in_channels=3, out_channels=6, block_out_channels=tuple(width * k for k in (1, 2, 3, 4)),
+        layers_per_block=3, down_block_types=("ResnetDownsampleBlock2D", *["SimpleCrossAttnDownBlock2D"] * 3),
+        mid_block_type="UNetMidBlock2DSimpleCrossAttn",
+        up_block_types=(*["SimpleCrossAttnUpBlock2D"] * 3, "ResnetUpsampleBlock2D"), attention_head_dim=head,
+        cross_attention_dim=4 * width, cross_attention_norm="group_norm", encoder_hid_dim=text,
+        encoder_hid_dim_type="text_proj", addition_embed_type="text", addition_embed_type_num_heads=64, act_fn="gelu",
+        resnet_time_scale_shift="scale_shift",
+    )  # fmt: skip
+
+
+def scheduler() -> Any:
+    """IF-I's."""
+    from diffusers import DDPMScheduler
+
+    return DDPMScheduler(
+        beta_schedule="squaredcos_cap_v2", variance_type="learned_range", thresholding=True,
+        dynamic_thresholding_ratio=0.95, sample_max_value=1.5,
+    )  # fmt: skip
+
+
+def write(folder: Path, width: int, **narrow: int) -> int:
+    """An IFPipeline of that width in ``folder``, random, in bfloat16; how many parameters its UNet has. A gigabyte a
+    file, so that writing and reading take little memory beside it. ``narrow``: other settings of :func:`unet`."""
+    from diffusers import IFPipeline
+    from transformers import T5Config, T5EncoderModel
+
+    from scripts.heads.pixel import build_tokenizer
+
+    torch.manual_seed(0)
+    before = torch.get_default_dtype()
+    torch.set_default_dtype(torch.bfloat16)  # never in float32, which would take twice the memory
+    try:
+        network = unet(width, **narrow)
+    finally:
+        torch.set_default_dtype(before)
+    tokenizer = build_tokenizer()
+    width = network.config.encoder_hid_dim
+    small = T5Config(vocab_size=len(tokenizer), d_model=width, d_kv=64, d_ff=64, num_layers=1, num_heads=1)
+    encoder = T5EncoderModel(small).to(torch.bfloat16)
+    pipeline = IFPipeline(tokenizer, encoder, network, scheduler(), None, None, None, requires_safety_checker=False)
+    pipeline.save_pretrained(folder, safe_serialization=True, max_shard_size="1GB")
+    return sum(p.numel() for p in network.parameters())
+
+
+def step(prior: Path, out: Path, flags: list[str] = STEP) -> float:
+    """One step of text to 3D with the prior in that folder, in a process of its own; its peak memory in GiB. Raises
+    CalledProcessError if it fails."""
+    command = [sys.executable, "-m", "rsd.cli", "text-to-3d", *flags, "--prior", str(prior), "--out", str(out)]
+    subprocess.run(command, check=True)
+    return resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss / 2**20  # Linux counts KiB
+
+
+def main(folder: tyro.conf.Positional[Path], size: Literal["XL", "L", "M"] = "XL", run: bool = True) -> None:
+    """Write IF-I at its real size, random, below ``folder``, and take a step with it."""
+    prior = folder / "prior"
+    count = write(prior, WIDTHS[size])
+    print(f"IF-I-{size}: {count:,} parameters, in {prior}", flush=True)
+    if run:
+        print(f"one step of two scenes at 64 px: peak memory {step(prior, folder / 'run'):.1f} GiB")
+
+
+if __name__ == "__main__":
+    tyro.cli(main)
