@@ -29,6 +29,9 @@ GO_ON = {
 }
 """What an interrupted user is told; the other commands keep nothing."""
 
+SHARED = ("restore", "text-to-image", "text-to-3d", "doctor")
+"""What several processes may run; the others would all write the same files."""
+
 DONE, FAILED, WRONG_USAGE, INTERRUPTED = 0, 1, 2, 130
 
 
@@ -66,6 +69,8 @@ def main(argv: list[str] | None = None) -> int:
         near = difflib.get_close_matches(argv[0], COMMANDS, n=1)
         hint = f' Did you mean "{near[0]}"?' if near else ""
         return _complain(f'Unknown command "{argv[0]}".{hint} There are: {", ".join(COMMANDS)}.')
+    if int(os.environ.get("WORLD_SIZE", 1)) > 1 and argv[0] not in SHARED:
+        return _complain(f"rsd {argv[0]} runs in one process; start it without a launcher.")
     command: Callable[[list[str]], int] = importlib.import_module(COMMANDS[argv[0]][0]).main
     try:
         return command(argv[1:])
@@ -79,7 +84,9 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def _complain(message: str, code: int = WRONG_USAGE) -> int:
-    print(f"rsd: {message}", file=sys.stderr)
+    rank, size = (int(os.environ.get(name, k)) for k, name in enumerate(("RANK", "WORLD_SIZE")))
+    who = f" (process {rank} of {size})" if size > 1 else ""
+    print(f"rsd{who}: {message}", file=sys.stderr, flush=True)
     return code
 
 

@@ -7,16 +7,21 @@
 
 and then the head pulls r_i back to theta_i beside its own data term, and steps its optimiser; where eps_ref is learned
 (VSD), it takes a step on the new particles. With SVGD, eps_theta - eps_ref is averaged over the particles first.
+
+The particles may be a part of an ensemble that several processes share (rsd.distributed): all above is then local, but
+for the features phi of all, which R_i needs, and the means in the records.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any, Protocol
 
 import torch
 
+from rsd.distributed import Ensemble
 from rsd.priors.base import Conditioning, Prior, conditions
 from rsd.randomness import noise
 from rsd.reference import Reference, chunks, sds
@@ -30,7 +35,7 @@ class Particles(Protocol):
 
     @property
     def ids(self) -> Sequence[int]:
-        """The particles' numbers in the whole ensemble, [N]: their noise depends on them."""
+        """The numbers in the whole ensemble of the particles here, [n]: their noise depends on them."""
         ...
 
     def render(self) -> torch.Tensor:
@@ -77,19 +82,22 @@ def distill(
     clean: bool = False,
     chunk: int | None = None,
     start: int = 0,
+    ensemble: Ensemble | None = None,
 ) -> Iterator[Record]:
     """Run steps ``start`` .. len(timesteps)-1 of the algorithm, yielding a Record after each.
 
-    ``timesteps``: for each step one int, or int64 [N], one a particle. ``condition``: one for all steps, or what gives
-    each step's. ``embed`` maps z_t to features [N, d] (needed when particles interact); ``clean``: it is given z_i, and
-    R_i is a gradient there. ``chunk`` is how many particles a network sees at once (None: all); results do not depend
-    on it.
+    ``timesteps``: for each step one int, or int64 [N], one a particle of the whole ``ensemble`` (None: all are here).
+    ``condition``: one for all steps, or what gives each step's. ``embed`` maps z_t to features [N, d] (needed when
+    particles interact); ``clean``: it is given z_i, and R_i is a gradient there. ``chunk`` is how many particles a
+    network sees at once (None: all); results do not depend on it.
     """
     n = len(particles.ids)
     chunk = chunk or n
-    groups = interaction.groups(n)
+    ensemble = ensemble or Ensemble.of(n)
+    groups = interaction.groups(ensemble.total)
     for step in range(start, len(timesteps)):
-        t = timesteps[step]
+        every_t = timesteps[step]
+        t = ensemble.own(every_t)
         z = particles.render()
         alpha, sigma = prior.schedule.coefficients(t, z)
         eps = noise(z.shape[1:], seed=seed, purpose="diffusion", image=image, step=step, particles=particles.ids).to(z)
@@ -99,22 +107,26 @@ def distill(
             parts = zip(chunks(z_t, t, chunk), given, strict=True)
             eps_theta = torch.cat([prior.epsilon(part, at, text) for (part, at), text in parts])
             r = eps_theta - reference(z_t, t, eps, eps_theta)
-        residual, push, force = _rms(r), 0.0, None
-        if interaction.active(t, prior.schedule.T, n):
+        squares, force = {"residual": (mean_square(r), n), "repulsion": (0.0, n)}, None
+        if interaction.active(every_t, prior.schedule.T, ensemble.total):
             assert embed is not None, "interaction needs a feature map"
-            R, force = interaction.force(embed, z if clean else z_t, chunk=chunk)
+            R, force = interaction.force(embed, z if clean else z_t, chunk=chunk, ensemble=ensemble)
             change = interaction.gamma * sigma * R
             inside = interaction.inside(t, prior.schedule.T).to(z.device).view(-1, *[1] * (z.ndim - 1))
             r = torch.where(inside, force.average(r, groups) - change, r)
-            push = _rms(change[groups.flatten()])
+            pushed = change[ensemble.among(groups.flatten())[0]]
+            squares["repulsion"] = mean_square(pushed), len(pushed)
         losses = particles.step(r, t)
         losses = {**losses, **reference.learn(particles.render(), step)}
+        means = ensemble.means({**squares, **{name: (loss, n) for name, loss in losses.items()}})
+        residual, push = (math.sqrt(means.pop(name)) for name in squares)
         yield Record(
-            step=step, t=t if isinstance(t, int) else t.tolist(), losses=losses,
+            step=step, t=every_t if isinstance(every_t, int) else every_t.tolist(), losses=means,
             residual=residual, repulsion=push, ratio=push / max(residual, 1e-12),
             bandwidth=force.bandwidth if force else None, distance=force.distance if force else None,
         )  # fmt: skip
 
 
-def _rms(x: torch.Tensor) -> float:
-    return float(x.float().square().mean().sqrt())
+def mean_square(x: torch.Tensor) -> float:
+    """Over all entries; 0 of none."""
+    return float(x.float().square().mean()) if len(x) else 0.0

@@ -15,6 +15,10 @@ FULL = ("out of memory", "allocate memory", "not enough memory", "alloc_failed")
 """How torch, CUDA and cuBLAS say, in a RuntimeError, that memory is full."""
 
 
+class ProcessLost(RuntimeError):
+    """Another process of the same run does not answer; its text is a sentence for the user."""
+
+
 def is_mistake(error: BaseException) -> bool:
     """Whether an error tells of wrong usage or input; else it is the machine's, the user's own code's, or a bug."""
     return isinstance(error, MISTAKES) and not is_out_of_memory(error)
@@ -35,7 +39,7 @@ def told(error: BaseException) -> str:
             f"Out of memory ({_line(error)}); let networks see fewer particles at once (--chunk 1 needs least; with "
             "--resume the run goes on), or start anew with --dtype bfloat16 or fewer --particles."
         )
-    if isinstance(error, MISTAKES) and str(error):
+    if isinstance(error, (*MISTAKES, ProcessLost)) and str(error):
         return str(error)
     return f"{type(error).__name__}{_place(error)}: {_line(error)} ({TRACEBACK}=1 shows the way there)"
 

@@ -17,6 +17,7 @@ from typing import Any, Protocol
 import torch
 
 from rsd.adapters import Told, adapted_layers, add_adapter, remove_adapters, seeded
+from rsd.distributed import ALONE, Ensemble
 from rsd.hub import quietly
 from rsd.priors.base import Condition, Conditioning, Prior, conditions
 from rsd.randomness import generator, integers, noise
@@ -91,21 +92,25 @@ class Learned(Reference):
 
         sum over particles of mean |eps_phi(z_t, t, c) - eps|^2,    t uniform in 0 .. T-1 for each particle
 
-    conditional, without guidance. Its noise and timesteps are its own, from (seed, image, step, particle).
+    conditional, without guidance. Where several processes share the ``ensemble`` the sum runs over all of it: gradients
+    are added up, so that all have the same network (but for ``own`` ones, one a particle). Its noise and timesteps are
+    its own, from (seed, image, step, particle).
     ``loss_scale`` keeps the gradients of means above float16's smallest number; where they overflow the step is
     skipped and the scale halved. ``skipped``: how many steps in a row, up to now, were.
     """
 
     loss_scale = 1.0
     skipped = 0
+    own = False
 
     def __init__(
         self, prior: Prior, condition: Conditioning, parameters: Sequence[torch.nn.Parameter],
         *, ids: Sequence[int], seed: int, image: str = "", chunk: int | None = None, lr: float = 1e-4,
+        ensemble: Ensemble = ALONE,
     ):  # fmt: skip
         self.prior, self.condition, self.parameters = prior, condition, list(parameters)
         self.ids, self.chunk = list(ids), chunk or len(ids)
-        self.seed, self.image = seed, image
+        self.seed, self.image, self.ensemble = seed, image, ensemble
         self.optimiser = torch.optim.AdamW(self.parameters, lr=lr)
 
     def epsilon(self, z_t: torch.Tensor, t: Timestep, condition: Condition | None) -> torch.Tensor:
@@ -147,7 +152,10 @@ class Learned(Reference):
                 (loss * self.loss_scale).backward()
             total += float(loss.detach()) / len(z)
         gradients = [p.grad.div_(self.loss_scale) for p in self.parameters if p.grad is not None]
-        if all(bool(gradient.isfinite().all()) for gradient in gradients):  # in half precision one may overflow
+        if not self.own:
+            self.ensemble.add(gradients)
+        finite = all(bool(gradient.isfinite().all()) for gradient in gradients)  # in half precision one may overflow
+        if not self.ensemble.agree(not finite):
             self.optimiser.step()
             self.skipped = 0
         else:
@@ -194,6 +202,7 @@ class LoraScore(Learned):
     def __init__(
         self, prior: Any, condition: Conditioning, *, ids: Sequence[int], seed: int, image: str = "",
         chunk: int | None = None, lr: float = 1e-4, rank: int = 4, per_particle: bool = False,
+        ensemble: Ensemble = ALONE,
     ):  # fmt: skip
         if not hasattr(prior, "unet"):
             raise ValueError(f"The prior {prior.name} has no UNet for adapters; take another method than vsd.")
@@ -215,8 +224,9 @@ class LoraScore(Learned):
         self.loss_scale = 2.0**14 if unet.dtype == torch.float16 else 1.0
         self._switch(False)
         weakref.finalize(self, remove_adapters, unet, self.names).atexit = False
-        chunk = 1 if per_particle else chunk
-        super().__init__(prior, condition, parameters, ids=ids, seed=seed, image=image, chunk=chunk, lr=lr)
+        chunk, self.own = 1 if per_particle else chunk, per_particle
+        shared: dict[str, Any] = {"ids": ids, "seed": seed, "image": image, "ensemble": ensemble}
+        super().__init__(prior, condition, parameters, chunk=chunk, lr=lr, **shared)
 
     def epsilon(self, z_t: torch.Tensor, t: Timestep, condition: Condition | None) -> torch.Tensor:
         """The prior's, which is eps_phi inside :meth:`active`."""
@@ -251,6 +261,7 @@ class UNetScore(Learned):
     def __init__(
         self, prior: Prior, condition: Conditioning, *, ids: Sequence[int], seed: int, image: str = "",
         chunk: int | None = None, lr: float = 1e-4, channels: Sequence[int] = (64, 128, 256),
+        ensemble: Ensemble = ALONE,
     ):  # fmt: skip
         (text,) = conditions(condition, 1, 1)
         if text is None or text.embeddings is None or len(prior.latent_shape) != 3:
@@ -269,7 +280,8 @@ class UNetScore(Learned):
         with quietly():  # diffusers warns of every change of dtype
             self.unet = unet.to(prior.device, prior.dtype).eval()
         parameters = list(self.unet.parameters())
-        super().__init__(prior, condition, parameters, ids=ids, seed=seed, image=image, chunk=chunk, lr=lr)
+        shared: dict[str, Any] = {"ids": ids, "seed": seed, "image": image, "ensemble": ensemble}
+        super().__init__(prior, condition, parameters, chunk=chunk, lr=lr, **shared)
 
     def epsilon(self, z_t: torch.Tensor, t: Timestep, condition: Condition | None) -> torch.Tensor:
         assert condition is not None and condition.embeddings is not None

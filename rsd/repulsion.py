@@ -20,6 +20,8 @@ from dataclasses import dataclass
 
 import torch
 
+from rsd.distributed import Ensemble
+
 Embed = Callable[[torch.Tensor], torch.Tensor]
 
 
@@ -64,16 +66,23 @@ class Interaction:
         acts = (self.gamma != 0 or self.kind == "svgd") and self.groups(particles).shape[1] > 1
         return acts and bool(self.inside(t, T).any())
 
-    def force(self, embed: Embed, z_t: torch.Tensor, *, chunk: int) -> tuple[torch.Tensor, Force]:
+    def force(
+        self, embed: Embed, z_t: torch.Tensor, *, chunk: int, ensemble: Ensemble | None = None
+    ) -> tuple[torch.Tensor, Force]:
         """R [N, ...] of particles z_t, zero for those that are alone, and its Force; ``embed`` maps z_t to features
-        [N, d]."""
+        [N, d]. Of an ``ensemble`` in several processes z_t and R are the particles here."""
         assert self.kind in ("repulsion", "svgd")
-        groups = self.groups(len(z_t))
+        ensemble = ensemble or Ensemble.of(len(z_t))
+        groups = self.groups(ensemble.total)
         R = torch.zeros_like(z_t)
         if self.kind == "svgd":
+            assert ensemble.alone, "SVGD's averages would need every particle's latents"
             R[groups.flatten()], force = stein(embed, z_t, groups, chunk=chunk)
         else:
-            R[groups.flatten()], force = repulsion(embed, z_t, groups, chunk=chunk, include_self=self.include_self)
+            rows, _ = ensemble.among(groups.flatten())
+            R[rows], force = repulsion(
+                embed, z_t, groups, chunk=chunk, include_self=self.include_self, ensemble=ensemble
+            )
         return R, force
 
 
@@ -143,13 +152,18 @@ def stein_force(features: torch.Tensor) -> Force:
 
 
 def repulsion(
-    embed: Embed, z_t: torch.Tensor, groups: torch.Tensor, *, chunk: int, include_self: bool = False
-) -> tuple[torch.Tensor, Force]:
+    embed: Embed, z_t: torch.Tensor, groups: torch.Tensor,
+    *, chunk: int, include_self: bool = False, ensemble: Ensemble | None = None,
+) -> tuple[torch.Tensor, Force]:  # fmt: skip
     """R of Eq. 13 for the rows ``groups`` [G, n] of z_t, [G * n, ...], and its Force: one vector-Jacobian product
-    through ``embed`` (z_t -> phi [rows, d])."""
-    phi, pull = linearise(embed, z_t[groups.flatten()], chunk=chunk)
+    through ``embed`` (z_t -> phi [rows, d]). Of an ``ensemble`` in several processes ``groups`` are rows of the whole,
+    z_t and R those that are here."""
+    ensemble = ensemble or Ensemble.of(len(z_t))
+    rows, places = ensemble.among(groups.flatten())
+    phi, pull = linearise(embed, z_t[rows], chunk=chunk)
+    phi = ensemble.gather(phi, groups.flatten())
     force = feature_force(phi.view(*groups.shape, -1), include_self=include_self)
-    return pull(force.direction.flatten(0, 1)), force
+    return pull(force.direction.flatten(0, 1)[places]), force
 
 
 def stein(embed: Embed, z_t: torch.Tensor, groups: torch.Tensor, *, chunk: int) -> tuple[torch.Tensor, Force]:
@@ -172,6 +186,8 @@ def linearise(
     One chunk keeps its graph; several compute all features first without graphs, then recompute chunk by chunk, so that
     memory does not grow with N.
     """
+    if not len(z):  # of an ensemble's interacting particles none is in this process
+        return z.new_empty(0), lambda vectors: z
     parts = [part.detach().requires_grad_() for part in z.split(chunk)]
     graphs = [embed(parts[0])] if len(parts) == 1 else []
     with torch.no_grad():

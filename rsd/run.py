@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 
+from rsd.distributed import ALONE, Ensemble
 from rsd.engine import Record, Reference
 
 
@@ -14,11 +15,12 @@ class Run:
     """A run in progress: iterate over :meth:`steps`, look at :attr:`particles`, then :meth:`finish`.
 
     A head sets ``particles`` (with ``images``, ``finish``, ``state``, ``load_state``) and says in :meth:`records` what
-    moves them. ``step`` counts the steps done.
+    moves them. ``step`` counts the steps done. ``ensemble``: the whole that the particles are of.
     """
 
     particles: Any
     step: int = 0
+    ensemble: Ensemble = ALONE
 
     def records(self) -> Iterator[Record]:
         """Move the particles from step ``self.step`` to the end, a Record each."""
@@ -31,8 +33,12 @@ class Run:
             yield record
 
     def finish(self) -> torch.Tensor:
-        """The result, [N, 3, H, W]."""
-        return self.particles.finish()
+        """The result of all particles, [N, 3, H, W]."""
+        return self.ensemble.gather(self.particles.finish(), what="pictures")
+
+    def images(self) -> torch.Tensor:
+        """All particles as they stand, [N, 3, H, W]."""
+        return self.ensemble.gather(self.particles.images(), what="pictures")
 
     def state(self) -> dict[str, Any]:
         """All that :meth:`load_state` needs to go on with the same pixels."""

@@ -11,6 +11,7 @@ import re
 import subprocess
 import sys
 import tempfile
+from collections.abc import Collection
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -18,6 +19,7 @@ from typing import Any
 
 import yaml
 
+SUMMARIES = ("summary.json", "summary.csv")
 CONFIG, LOG, METRICS, CHECKPOINT = "config.yaml", "steps.jsonl", "metrics.json", "checkpoint.safetensors"
 
 
@@ -48,23 +50,41 @@ def write_json(path: Path, value: Any) -> None:
     write_bytes(path, (json.dumps(value, indent=2, allow_nan=False) + "\n").encode())
 
 
-def check_folder_of_runs(path: Path, *, resume: bool, runs: str = "*", summary: str = "summary.json") -> None:
+def check_own(path: Path, names: Collection[str]) -> None:
+    """Raise ValueError, in one sentence, if a folder holds what is not in ``names`` (or a half-written one of them);
+    OSError if it cannot be read."""
+    if path.is_dir() and (others := _others({p.name for p in path.iterdir()}, names)):
+        raise _foreign(path, others)
+
+
+def _others(held: set[str], names: Collection[str]) -> set[str]:
+    return held - {*names, *(f".{name}.part" for name in names)}
+
+
+def check_folder_of_runs(path: Path, *, resume: bool, own: Collection[str] = SUMMARIES, runs: str = "*") -> None:
     """Check the folder of several runs, as :class:`RunFolder` does that of one, before anything is written into it.
 
-    ``runs``: where its runs are, a pattern relative to ``path``; ``summary``: the file that it ends with. One of them
-    marks a folder of runs. Raises ValueError if ``path`` is a file, holds a single run, other runs (unless ``resume``),
-    or files that are no runs', and PermissionError if it cannot be written.
+    ``own``: what it holds beside its runs; ``runs``: where they are, a pattern relative to ``path``. Raises ValueError
+    if ``path`` is a file, holds a single run, anything that is neither a run nor its own, or (unless ``resume``) runs;
+    PermissionError if it cannot be written.
     """
     held = _held(path)
     if CONFIG in held:
         raise ValueError(f"The output folder {path} holds a single run; choose another --out.")
-    marked = summary in held or any(path.glob(f"{runs}/{CONFIG}"))
-    if marked and not resume:
+    found = [p for p in path.glob(runs) if p.is_dir() and _is_run(p)] if held else []
+    places = [p.relative_to(path).parts for p in found]
+    if others := _others(held, {*own, *(parts[0] for parts in places)}):  # runs may begin meanwhile, in other processes
+        raise _foreign(path, others)
+    if not resume and (held.intersection(own) or any((p / CONFIG).exists() for p in found)):
         raise ValueError(
             f"The output folder {path} holds other runs; choose another --out, or add to it with --resume."
         )
-    if not marked and any(p.is_file() and p.name != f".{CONFIG}.part" for p in path.rglob("*")):
-        raise _foreign(path, held)  # empty folders are what a run leaves that was killed at its start
+
+
+def _is_run(path: Path) -> bool:
+    """Whether a folder is a run's, or what is left of one that was killed at its start."""
+    held = {p.name for p in path.iterdir()}
+    return not held - {f".{CONFIG}.part"} or CONFIG in held
 
 
 class RunFolder:

@@ -1,6 +1,6 @@
 """A run in its folder: the progress bar, the log, frames of a film, checkpoints, Ctrl-C, and what it has cost.
 
-Any head's :class:`rsd.run.Run` works.
+Any head's :class:`rsd.run.Run` works. Where several processes share its particles, the main one writes all files.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ import sys
 import time
 import traceback
 import warnings
+from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -22,6 +23,7 @@ from tqdm import tqdm
 
 from rsd import media
 from rsd.citations import bibtex
+from rsd.distributed import ALONE, Ensemble, processes
 from rsd.engine import Record
 from rsd.errors import TRACEBACK, told
 from rsd.priors.base import Prior
@@ -39,51 +41,79 @@ class Session:
     def __init__(self, run: Run, folder: RunFolder, prior: Prior):
         """Load the checkpoint and drop the log beyond it. Raises ValueError for a checkpoint that does not fit."""
         self.run, self.folder, self.prior = run, folder, prior
+        self.ensemble: Ensemble = getattr(run, "ensemble", ALONE)
         self.before: dict[str, Any] = {"seconds": 0.0, "network_calls": {}}
         saved = folder.load_checkpoint()
-        if saved is None:
-            folder.truncate_log(0)
-        else:
+        if saved is not None:
             tensors, self.before = saved
             try:
-                run.load_state(nested(tensors))
+                run.load_state(self._mine(nested(tensors)))
             except KeyError as error:
                 raise ValueError(
                     f"The checkpoint in {folder.path} lacks {error}: another version of rsd wrote it; delete "
                     f"{CHECKPOINT} there to start this run again."
                 ) from error
-            folder.truncate_log(run.step)
+        if self.ensemble.main:
+            folder.truncate_log(0 if saved is None else run.step)
         self.calls_before, self.clock = prior.calls.copy(), time.monotonic()
 
+    def _mine(self, state: dict[str, Any]) -> dict[str, Any]:
+        """This process's part of a checkpoint. Raises ValueError if there were more processes or fewer."""
+        parts, now = state.get("processes", [state]), len(self.ensemble.parts)
+        if len(parts) != now:
+            raise ValueError(
+                f"The particles in {self.folder.path} were shared by {len(parts)} process(es), here are {now}; start "
+                f"{len(parts)} to go on, or delete {CHECKPOINT} there to start this run again."
+            )
+        return parts[self.ensemble.rank]
+
+    def save(self) -> None:
+        """The checkpoint, of all processes' particles."""
+        state = {k: v.detach().cpu() for k, v in flat(self.run.state()).items()}
+        parts, spent = self.ensemble.collect(state), self.spent()
+        if parts is None:
+            return
+        if len(parts) > 1:
+            state = {f"processes/[{k}]/{name}": v for k, part in enumerate(parts) for name, v in part.items()}
+        self.folder.save_checkpoint(state, {"step": self.run.step, **spent})
+
     def spent(self) -> dict[str, Any]:
-        """``seconds`` and ``network_calls`` of the run so far, those before an interruption included."""
+        """``seconds`` and ``network_calls`` of the run so far, those before an interruption and of all processes
+        included (in what the main one is told)."""
         calls = self.prior.calls.copy()
         calls.subtract(self.calls_before)
+        calls = sum(self.ensemble.collect(calls) or [], Counter())
         calls.update(self.before["network_calls"])
         return {"seconds": self.before["seconds"] + time.monotonic() - self.clock, "network_calls": dict(calls)}
 
     def drive(self, *, steps: int, name: str, checkpoint_every: int, remedy: str) -> None:
-        """Run to the end. Ctrl-C finishes the step in progress, saves a checkpoint and raises KeyboardInterrupt.
+        """Run to the end. Ctrl-C, or a launcher's SIGTERM, finishes the step in progress, saves a checkpoint and raises
+        KeyboardInterrupt.
 
         Raises ValueError, which ends in ``remedy``, if a record is not finite.
         """
         frames = {round(k * (steps - 1) / FRAMES) for k in range(FRAMES + 1)}
-        run, folder = self.run, self.folder
+        run, folder, main = self.run, self.folder, self.ensemble.main
         with (
-            interruptible() as interrupted,
-            tqdm(total=steps, initial=run.step, desc=name, leave=False, disable=None) as bar,
+            interruptible() as signals,
+            tqdm(
+                total=steps, initial=run.step, desc=name, leave=False, disable=None if processes().main else True
+            ) as bar,
         ):
             for record in run.steps():
-                folder.log(record.row())
+                if main:
+                    folder.log(record.row())
                 if not all(map(math.isfinite, (record.residual, record.repulsion, *record.losses.values()))):
                     raise ValueError(f"The run diverged at step {record.step}; {remedy}.")
                 if record.step in frames:
-                    picture = strip(run.particles.images())
-                    media.write_png(folder.path / "frames" / f"{record.step:05d}.png", picture)
+                    images = run.images()
+                    if main:
+                        media.write_png(folder.path / "frames" / f"{record.step:05d}.png", strip(images))
                 bar.set_postfix(**_told(record), refresh=False)
                 bar.update()
+                interrupted = self.ensemble.agree(bool(signals))
                 if run.step % checkpoint_every == 0 or interrupted:
-                    folder.save_checkpoint(flat(run.state()), {"step": run.step, **self.spent()})
+                    self.save()
                 if interrupted:
                     raise KeyboardInterrupt
 
@@ -96,12 +126,18 @@ class Session:
     def finish(self, images: torch.Tensor, figures: dict[str, Any], *, seed: int, model: str, cited: list[str]) -> None:
         """The film of a run that ends in ``images``, provenance.json, citations.bib (``cited``: keys of rsd.citations)
         and, last, metrics.json: ``figures`` and what the run has cost. Only then, when nothing can be resumed any more,
-        the frames go: a run killed before and resumed makes the whole film again."""
+        the frames go: a run killed before and resumed makes the whole film again. All processes come here."""
+        spent = self.spent()
+        if not self.ensemble.main:
+            return
         self.film(images)
         revision, device = getattr(self.prior, "revision", None), str(self.prior.device)
-        self.folder.write_json("provenance.json", provenance(seed=seed, model=model, revision=revision, device=device))
+        about = provenance(seed=seed, model=model, revision=revision, device=device)
+        if not self.ensemble.alone:
+            about["processes"] = {"number": len(self.ensemble.parts), "bytes_gathered": dict(self.ensemble.bytes)}
+        self.folder.write_json("provenance.json", about)
         write_bytes(self.folder.path / "citations.bib", bibtex(cited).encode())
-        self.folder.finish({**figures, **self.spent()})
+        self.folder.finish({**figures, **spent})
         shutil.rmtree(self.folder.path / "frames", ignore_errors=True)
 
 
@@ -125,11 +161,17 @@ def survives(name: str, failures: dict[str, str], work: Callable[[], Any], sever
 
 
 def pick_device(name: str) -> torch.device:
-    """The device of that name; "auto" is what Accelerate picks. Raises ValueError if nothing can be computed on it."""
+    """The device of that name; "auto" is what Accelerate picks. Of several processes on a machine each has its own GPU.
+    Raises ValueError if nothing can be computed on it."""
+    here = processes()
+    if name == "auto" and here.size > 1 and not torch.cuda.is_available():
+        name = "cpu"
     if name == "auto":
         from accelerate import Accelerator
 
         return Accelerator().device
+    if name == "cuda" and here.size > 1:
+        name = f"cuda:{here.local}"
     try:
         device = torch.device(name)
     except RuntimeError as error:
@@ -194,17 +236,21 @@ def _unstrip(picture: torch.Tensor) -> torch.Tensor:
 
 @contextmanager
 def interruptible() -> Iterator[list[int]]:
-    """A list that Ctrl-C makes true: the step in progress is finished first, so that nothing is left half done."""
+    """A list that Ctrl-C and SIGTERM make true: the step in progress is finished first, so that nothing is left half
+    done."""
     flag: list[int] = []
+    before: dict[signal.Signals, Any] = {}
     try:
-        before = signal.signal(signal.SIGINT, lambda *_: flag.append(1))
-    except ValueError:  # not the main thread: leave Ctrl-C to whoever owns it
+        for kind in (signal.SIGINT, signal.SIGTERM):
+            before[kind] = signal.signal(kind, lambda *_: flag.append(1))
+    except ValueError:  # not the main thread: leave signals to whoever owns it
         yield flag
         return
     try:
         yield flag
     finally:
-        signal.signal(signal.SIGINT, before)
+        for kind, handler in before.items():
+            signal.signal(kind, handler)
 
 
 @contextmanager

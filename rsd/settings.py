@@ -7,6 +7,7 @@ import dataclasses
 import difflib
 import io
 import json
+import re
 import types
 import typing
 from collections.abc import Callable, Collection, Sequence
@@ -155,6 +156,16 @@ def read_yaml(path: Path) -> dict[str, Any]:
     if not isinstance(settings, dict):
         raise ValueError(f"{path} holds no settings; {example}.")
     return settings
+
+
+def shard(text: str | None) -> tuple[int, int]:
+    """K and N of "K/N", K = 0 .. N-1; 0 and 1 of None. Raises ValueError, in one sentence, for anything else."""
+    if text is None:
+        return 0, 1
+    found = re.fullmatch(r"(\d+)/(\d+)", text)
+    if not found or int(found[1]) >= int(found[2]):
+        raise ValueError(f'shard is "{text}"; give K/N with K from 0 to N-1, for example 0/8 ... 7/8.')
+    return int(found[1]), int(found[2])
 
 
 def plain(value: Any) -> Any:

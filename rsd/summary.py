@@ -11,38 +11,7 @@ from typing import Any
 import torch
 
 from rsd.media import read_image
-from rsd.runs import CONFIG, RunFolder, write_bytes
-
-SUMMARIES = ("summary.json", "summary.csv")
-
-
-def check_own(path: Path, names: Collection[str]) -> None:
-    """Raise ValueError, in one sentence, if a folder holds what is not in ``names`` (or a half-written one of them);
-    OSError if it cannot be read."""
-    if not path.is_dir():
-        return
-    known = {*names, *(f".{name}.part" for name in names)}
-    others = sorted(p.name for p in path.iterdir() if p.name not in known)
-    if others:
-        raise ValueError(f"The output folder {path} holds other files ({others[0]}, ...); choose another --out.")
-
-
-def check_collection(path: Path, *, resume: bool) -> None:
-    """Raise ValueError, in one sentence, unless a folder can hold several runs: it is not there, is empty, or holds
-    runs and their summary, and ``resume`` is given. Whether it can be written is the runs' affair."""
-    if not path.is_dir():
-        return
-    if (path / CONFIG).exists():
-        raise ValueError(f"The output folder {path} is that of a single run; choose another --out.")
-    runs = [p.name for p in path.iterdir() if p.is_dir() and _is_run(p)]
-    check_own(path, {*SUMMARIES, *runs})
-    if runs and not resume:
-        raise ValueError(f"The output folder {path} holds other runs; choose another --out, or go on with --resume.")
-
-
-def _is_run(path: Path) -> bool:
-    held = {p.name for p in path.iterdir()}
-    return not held - {f".{CONFIG}.part"} or CONFIG in held
+from rsd.runs import RunFolder, write_bytes
 
 
 def particles(folder: RunFolder) -> torch.Tensor:

@@ -12,7 +12,7 @@ import torch
 import yaml
 
 from rsd import runs
-from rsd.runs import RunFolder, check_folder_of_runs, slug, write_bytes, write_json
+from rsd.runs import RunFolder, check_folder_of_runs, check_own, slug, write_bytes, write_json
 
 SETTINGS = {"seed": 0, "gamma": 50.0, "prompt": "", "box": [1, 2], "steps": 100}
 
@@ -117,12 +117,37 @@ def test_a_folder_of_runs_is_new_or_holds_runs(tmp_path):
     with pytest.raises(ValueError, match="holds other runs; choose another --out, or add to it with --resume"):
         check_folder_of_runs(tmp_path, resume=False)
     check_folder_of_runs(tmp_path, resume=True)
-    (tmp_path / "notes.txt").touch()  # somebody's beside the runs, as beside a single one
+    (tmp_path / ".summary.json.part").touch()
     check_folder_of_runs(tmp_path, resume=True)
-    (tmp_path / "photo" / "config.yaml").unlink()
-    with pytest.raises(ValueError, match=r"holds other files \(notes.txt, "):
+    (tmp_path / "notes.txt").touch()
+    with pytest.raises(ValueError, match=r"holds other files \(notes.txt, ...\)"):
         check_folder_of_runs(tmp_path, resume=True)
-    (tmp_path / "summary.json").touch()
+    check_own(tmp_path, ["summary.json", "photo", "notes.txt"])
+    (tmp_path / "notes.txt").unlink()
+    (tmp_path / "photo" / "config.yaml").unlink()
+    (tmp_path / "photo" / "thesis.tex").touch()
+    with pytest.raises(ValueError, match=r"holds other files \(photo, ...\)"):
+        check_folder_of_runs(tmp_path, resume=True)
+
+
+def test_a_run_that_another_process_begins_meanwhile_is_no_foreign_file(tmp_path, monkeypatch):
+    opened(tmp_path / "one")
+    whole = Path.glob
+
+    def slow(self, pattern):
+        found = list(whole(self, pattern))
+        (tmp_path / "two").mkdir(exist_ok=True)
+        return found
+
+    monkeypatch.setattr(Path, "glob", slow)
+    check_folder_of_runs(tmp_path, resume=True)
+    assert (tmp_path / "two").is_dir()
+
+
+def test_a_summary_alone_is_not_written_over(tmp_path):
+    (tmp_path / "summary.csv").touch()
+    with pytest.raises(ValueError, match="holds other runs"):
+        check_folder_of_runs(tmp_path, resume=False)
     check_folder_of_runs(tmp_path, resume=True)
 
 
@@ -130,7 +155,12 @@ def test_a_folder_of_runs_where_its_runs_lie_deeper(tmp_path):
     opened(tmp_path / "runs" / "a" / "photo")
     with pytest.raises(ValueError, match=r"holds other files \(runs, "):
         check_folder_of_runs(tmp_path, resume=True)
-    check_folder_of_runs(tmp_path, resume=True, runs="runs/*/*", summary="sweep.json")
+    own = ("sweep.json", "grids")
+    (tmp_path / "grids").mkdir()
+    check_folder_of_runs(tmp_path, resume=True, runs="runs/*/*", own=own)
+    (tmp_path / "thesis.tex").touch()
+    with pytest.raises(ValueError, match=r"holds other files \(thesis.tex, "):
+        check_folder_of_runs(tmp_path, resume=True, runs="runs/*/*", own=own)
 
 
 @pytest.mark.parametrize("resume", [False, True])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import os
 import sys
 from importlib.resources import files
 from typing import Any
@@ -10,12 +11,13 @@ from typing import Any
 import tyro
 
 from rsd.priors import over_heads
-from rsd.settings import layered, plain
+from rsd.settings import layered, plain, tokens
 
+from .jobs import list_jobs
 from .options import Restore
 
 NO_PIXEL = (
-    "resume", "config", "out", "checkpoint_every", "device", "chunk", "metrics", "clip_model", "fid_features",
+    "resume", "shard", "config", "out", "checkpoint_every", "device", "chunk", "metrics", "clip_model", "fid_features",
     "div_features",
 )  # fmt: skip
 """Options that change no pixel: a run may be resumed with others, and config.yaml leaves them out."""
@@ -77,8 +79,10 @@ def main(argv: list[str]) -> int:
     """Restore; returns the exit code."""
     options, name = parse(argv)
     chosen = name or f"none packaged for {options.task} by {options.method} (rsd restore --help tells the defaults)"
-    print(f"settings: {chosen}" + (f" and {options.config}" if options.config else "") + ", then your flags")
+    if int(os.environ.get("RANK", 0)) == 0:
+        print(f"settings: {chosen}" + (f" and {options.config}" if options.config else "") + ", then your flags")
+    jobs = list_jobs(options, lambda choice: parse([*argv, *tokens(choice)])[0])
     from .job import run
 
     sys.stdout.flush()
-    return run(options)
+    return run(options, jobs)

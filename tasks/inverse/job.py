@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -11,24 +11,25 @@ from typing import Any
 import torch
 
 from rsd import media
+from rsd.distributed import Ensemble, Processes, collect, connect, share, shares_told, speaking, wait
 from rsd.engine import Embed
 from rsd.features import check_features_name, load_features
 from rsd.priors import check_prior_name, image_size, load_prior
 from rsd.priors.base import Prior
-from rsd.runs import RunFolder, slug
+from rsd.runs import RunFolder, check_folder_of_runs, slug
 from rsd.session import Session, pick_device, plain_warnings, survives
-from rsd.summary import check_collection, particles
+from rsd.settings import shard
+from rsd.summary import particles
 
 from .command import resolved
+from .jobs import Job, are_several, list_jobs
 from .networks import Scorers, check_metrics, features_name, interacts, lacking, load_scorers, why_not
 from .operators import Inpaint
 from .options import Restore
-from .problem import MEASUREMENT, Problem, check_task, load, on
+from .problem import Problem, check_task, load, on
 from .report import compared, diversity, score
 from .solve import Run, Settings, alike, decoded
 from .summary import summarise
-
-IMAGES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff", MEASUREMENT)
 
 
 @dataclass(frozen=True)
@@ -41,84 +42,115 @@ class Networks:
     scorers: Scorers
 
 
-def run(options: Restore) -> int:
-    """Restore every image; the exit code: 0 all done, 1 some failed. Raises for what stops all of them."""
-    with plain_warnings():
-        failures = restore_all(options)
+def run(options: Restore, jobs: list[Job] | None = None) -> int:
+    """Restore every image; the exit code: 0 all done, 1 some failed. Raises for what stops all of them.
+
+    Where several processes were started, each restores its share of several images; of a single one they share the
+    particles. The main one writes the summary of all, and its exit code tells of all.
+    """
+    jobs = jobs or list_jobs(options)
+    several = are_several(options, jobs)
+    if options.shard and not several:
+        raise ValueError(f"--shard {options.shard} goes with several images, but there is one; leave it out.")
+    with plain_warnings(), speaking(all_of_them=several):
+        failures = restore_all(options, jobs, several)
     for name, why in failures.items():
         print(f"failed: {why}" if name in why else f"failed: {name}: {why}", file=sys.stderr)
     return 1 if failures else 0
 
 
-def restore_all(options: Restore) -> dict[str, str]:
+def restore_all(options: Restore, jobs: list[Job], several: bool) -> dict[str, str]:
     """Restore every image; what failed, by name."""
-    paths = collect(options.images)
-    several = len(paths) > 1 or options.images[0].is_dir()
     check_prior_name(options.prior)
     check_features_name(features_name(options))
     device = pick_device(options.device)
+    here, resume = connect(device), options.resume or options.shard is not None
+    k, n = shard(options.shard)
+    jobs = jobs[k::n]
+    if here.size > 1 and here.main:
+        number = len(jobs) if several else options.particles
+        print(shares_told(here, "images", number, several=several), flush=True)
+    ensemble = Ensemble.of(options.particles, Processes() if several else here)
+    mine = share(jobs, here) if several else jobs
     out = options.out or Path("runs") / "restore" / slug(options.images[0].stem)
     if several:
-        check_collection(out, resume=options.resume)
-    folders = {path: RunFolder(out / slug(path.name) if several else out, resume=options.resume) for path in paths}
-    failures = check([path for path, folder in folders.items() if not folder.done], options, several, device)
-    folders = {path: folder for path, folder in folders.items() if str(path) not in failures}
-    todo = any(not folder.done for folder in folders.values())
-    wanted = several and bool(folders) and "fid" not in why_not(options, several)
-    wanted = wanted or any(folder.done and lacking(folder.metrics(), options) for folder in folders.values())
-    networks = load_networks(options, device, several, todo) if todo or wanted else None
-    for path, folder in folders.items():
+        check_folder_of_runs(out, resume=resume)
+    folders = {job: RunFolder(out / slug(job.title) if several else out, resume=resume) for job in mine}
+    todo = [job for job, folder in folders.items() if not folder.done]
+    failures = check(todo, options, several, device)
+    wait()  # all have looked at the folder before any writes into it
+    networks = needed(folders, failures, options, several, device, main=ensemble.main)
+    for job, folder in folders.items():
+        if job.label in failures or (folder.done and not ensemble.main):
+            continue
         if folder.done:
-            work = partial(look_again, path, options, networks.scorers if networks else None, folder)
+            work = partial(look_again, job, networks.scorers if networks else None, folder)
         else:
             assert networks is not None
-            work = partial(restore_one, path, options, networks, folder)
-        survives(str(path), failures, work, several)
+            work = partial(restore_one, job, networks, folder, ensemble)
+        survives(job.label, failures, work, several)
     if several:
-        summarise(out, folders, failures, options, networks.scorers if networks else None)
+        failures = together(out, jobs, failures, options, networks.scorers if networks else None)
     return failures
 
 
-def check(paths: list[Path], options: Restore, several: bool, device: torch.device) -> dict[str, str]:
+def needed(
+    folders: dict[Job, RunFolder], failures: dict[str, str], options: Restore, several: bool, device: torch.device,
+    *, main: bool,
+) -> Networks | None:  # fmt: skip
+    """The networks for what is to do, or None. ``main``: of one run's processes the one that scores."""
+    left = {job: folder for job, folder in folders.items() if job.label not in failures}
+    todo = [job for job, folder in left.items() if not folder.done]
+    wanted = several and bool(left) and "fid" not in why_not(options, several)
+    wanted = wanted or any(folder.done and lacking(folder.metrics(), job.options) for job, folder in left.items())
+    return load_networks(options, [job.options for job in todo], device, several, main=main) if todo or wanted else None
+
+
+def together(
+    out: Path, jobs: list[Job], failures: dict[str, str], options: Restore, scorers: Scorers | None
+) -> dict[str, str]:
+    """Wait for all processes; the main one writes the summary, but not of a shard. What failed, on the main one
+    anywhere."""
+    parts = collect(failures)
+    if parts is not None:
+        failures = {name: why for part in parts for name, why in part.items()}
+        if options.shard:
+            done = len(jobs) - len(failures)
+            print(f"shard {options.shard}: {done} of {len(jobs)} images done, {len(failures)} failed", flush=True)
+        else:
+            folders = {job: RunFolder(out / slug(job.title), resume=True) for job in jobs}
+            summarise(out, folders, failures, options, scorers)
+    wait()  # a launcher ends all as soon as one ends with an exit code
+    return failures if parts is not None else {}
+
+
+def check(jobs: list[Job], options: Restore, several: bool, device: torch.device) -> dict[str, str]:
     """What is wrong with the files that are to be restored, by name, before any model is loaded; the prior is looked
     for first. Raises ValueError, OSError or ImportError for what is wrong with all of them, or with a single one."""
     failures: dict[str, str] = {}
-    if paths:
+    if jobs:
         size = image_size(options.prior, options.revision)
-        check_task(options, size, device)
         check_metrics(options, size)
-        for path in paths:
-            survives(str(path), failures, partial(load, path, options, size, path.stem), several)
+        if all(job.options is options for job in jobs):
+            check_task(options, size, device)
+        for job in jobs:
+            survives(job.label, failures, partial(load, job.path, job.options, size, job.name), several)
     return failures
 
 
-def collect(inputs: tuple[Path, ...]) -> list[Path]:
-    """The files named, and the images in the folders named. Raises ValueError if there is none, or two of one name
-    but for its ending, since the random numbers go by that name."""
-    paths: list[Path] = []
-    for path in inputs:
-        found = sorted(p for p in path.iterdir() if p.suffix.lower() in IMAGES) if path.is_dir() else [path]
-        if not found:
-            raise ValueError(f"The folder {path} holds no images ({', '.join(IMAGES)}).")
-        paths += found
-    first: dict[str, Path] = {}
-    for path in paths:
-        if path.stem in first:
-            raise ValueError(
-                f"Two inputs have one name, {first[path.stem]} and {path}; rename one: random numbers go by it."
-            )
-        first[path.stem] = path
-    if not paths:
-        raise ValueError("No images given; type: rsd restore photo.png --task inpaint_half_face")
-    return paths
-
-
-def load_networks(options: Restore, device: torch.device, several: bool, todo: bool) -> Networks:
-    """The networks that score, then the prior if anything is to do. Prints what it loads and where."""
-    scorers = load_scorers(options, device, several)
+def load_networks(
+    options: Restore, todo: list[Restore], device: torch.device, several: bool, *, main: bool = True
+) -> Networks:
+    """The networks that score (on the ``main`` process), then the prior and the features if anything is ``todo``.
+    Prints what it loads and where."""
+    prompt = next((one.prompt for one in todo if one.prompt), options.prompt)  # lines of a manifest have their own
+    clean = options.clean or any(one.clean for one in todo)
+    repelling = next((one for one in todo if interacts(one)), None)
+    scored = replace(repelling or options, prompt=prompt, clean=clean)
+    scorers = load_scorers(scored, device, several) if main else Scorers()
     if not todo:
         return Networks(None, None, scorers)
-    features = load_features(features_name(options), device=device) if interacts(options) else None
+    features = load_features(features_name(options), device=device) if repelling else None
     print(f"prior: {options.prior} on {device}, {options.dtype}", flush=True)
     dtype = getattr(torch, options.dtype)
     prior = load_prior(options.prior, device=device, dtype=dtype, revision=options.revision)
@@ -130,15 +162,16 @@ def config(path: Path, options: Restore) -> dict[str, Any]:
     return {**resolved(options), "images": [str(path.resolve())]}
 
 
-def look_again(path: Path, options: Restore, scorers: Scorers | None, folder: RunFolder) -> None:
+def look_again(job: Job, scorers: Scorers | None, folder: RunFolder) -> None:
     """A finished run: compare its settings; what --metrics asks for and it lacks is measured on its pictures."""
+    path, options = job.path, job.options
     folder.open(config(path, options))
     held = folder.metrics()
     measured = ""
     if scorers and (names := lacking(held, options)):
         images = particles(folder)
         check_metrics(options, images.shape[-1])
-        problem = load(path, options, images.shape[-1], path.stem)
+        problem = load(path, options, images.shape[-1], job.name)
         if not alike(problem.y, media.read_measurement(folder.path / "measurement.safetensors")):
             raise ValueError(f"{path} is not what {folder.path} restored; bring that back, or choose another --out.")
         found, why = compared(images, problem, options, scorers)
@@ -148,37 +181,43 @@ def look_again(path: Path, options: Restore, scorers: Scorers | None, folder: Ru
         why = {k: v for k, v in {**held["reasons"], **why}.items() if found.get(k) is None}
         folder.finish({**held, **{k: v for k, v in found.items() if v is not None}, "reasons": why})
         measured = f"; now measured: {', '.join(names)}"
-    print(f"{path}: already done in {folder.path}{measured}")
+    print(f"{job.label}: already done in {folder.path}{measured}")
 
 
-def restore_one(path: Path, options: Restore, networks: Networks, folder: RunFolder) -> None:
-    """Restore one file into its run folder, going on from its checkpoint if there is one."""
-    image, prior = path.stem, networks.prior
+def restore_one(job: Job, networks: Networks, folder: RunFolder, ensemble: Ensemble) -> None:
+    """Restore one file into its run folder, going on from its checkpoint if there is one. Processes that share the
+    ``ensemble`` all come here, one of them writes."""
+    path, options, prior = job.path, job.options, networks.prior
     assert prior is not None
-    problem = load(path, options, prior.image_size, image)
+    problem = load(path, options, prior.image_size, job.name)
     for note in problem.notes:
         print(note)
-    folder.open(config(path, options))
+    if ensemble.main:
+        folder.open(config(path, options))
     remedy = (
         f"lower lr_x ({options.lr_x:g}), lr_z ({options.lr_z:g}), lambda ({options.lambda_:g}) or gamma "
         f"({options.gamma:g})"
     )
+    own = Ensemble.of(options.particles) if ensemble.alone else ensemble
     with on(prior.device, problem.operator) as operator:
-        run = Run(prior, operator, problem.y, Settings.of(options), embed=networks.embed, image=image)
+        run = Run(prior, operator, problem.y, Settings.of(options), embed=networks.embed, image=job.name, ensemble=own)
         session = Session(run, folder, prior)
-        session.drive(steps=options.steps, name=path.name, checkpoint_every=options.checkpoint_every, remedy=remedy)
+        session.drive(steps=options.steps, name=job.title, checkpoint_every=options.checkpoint_every, remedy=remedy)
         last = run.finish().detach().cpu().float()
     if not last.isfinite().all():  # the last steps of z and x are in no record
         raise ValueError(f"The run diverged at its last step; {remedy}.")
     if keep_known(options, problem):
         assert problem.operator.observed is not None
         last = torch.where(problem.operator.observed, problem.y.float(), last)
-    images = problem.aligned(last)
-    figures = score(images, problem, options, networks.scorers)
-    write_results(images, problem, folder, options)
+    figures: dict[str, Any] = {}
+    if ensemble.main:
+        images = problem.aligned(last)
+        figures = score(images, problem, options, networks.scorers)
+        write_results(images, problem, folder, options)
     works = cited(options, latent=hasattr(prior, "vae"))
     session.finish(last, figures, seed=options.seed, model=options.prior, cited=works)
-    print(f"{path.name}: {_headline(figures)}; {folder.path}")
+    if ensemble.main:
+        print(f"{job.title}: {_headline(figures)}; {folder.path}", flush=True)
 
 
 def cited(options: Restore, *, latent: bool) -> list[str]:

@@ -8,7 +8,7 @@ from typing import Annotated, Literal
 
 import tyro
 
-from rsd.settings import known
+from rsd.settings import known, shard
 
 from . import limits
 from .names import TASKS, is_task
@@ -24,7 +24,8 @@ class Restore:
     """
 
     images: Annotated[tuple[Path, ...], tyro.conf.Positional]
-    """Images (PNG, JPEG, ...), measurements (.safetensors) or folders of them."""
+    """Images (PNG, JPEG, ...), measurements (.safetensors), folders of them, or a manifest (.jsonl): a JSON object a
+    line with "image" and any of task, mask, prompt, seed ... (docs/scale.md)."""
     out: Path | None = None
     """The run folder; by default runs/restore/<name of the image>."""
     task: str = "inpaint_half_face"
@@ -43,6 +44,9 @@ class Restore:
     """The images are clean: degrade them, restore them, score the result."""
     resume: bool = False
     """Go on with an interrupted run, or add to a folder of runs; what is done is skipped."""
+    shard: str | None = None
+    """K/N: of many images only every N-th, from the K-th (0 ... N-1), for a cluster's job arrays; resumes what it
+    finds. The same command without it, afterwards, writes the summary."""
 
     particles: Annotated[int, tyro.conf.arg(aliases=("-n",))] = 4
     """N, how many answers."""
@@ -119,6 +123,7 @@ class Restore:
         if not is_task(self.task):
             raise known("task", self.task, TASKS)
         limits.check(self)
+        shard(self.shard)
         limits.finite("sigma_v", self.sigma_v)
         if self.checkpoint_every < 1:
             raise ValueError(f"checkpoint_every is {self.checkpoint_every}; give 1 or more.")

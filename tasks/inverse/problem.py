@@ -13,11 +13,10 @@ import torch.nn.functional as F
 from rsd.heads.attributes import Head
 from rsd.media import fit_to, read_image, read_measurement, read_text
 
+from .jobs import MEASUREMENT
 from .masks import read_mask
 from .operators import Inpaint, Operator, PhaseRetrieval, best_rotation, make_operator, measure
 from .options import Restore
-
-MEASUREMENT = ".safetensors"
 
 
 @dataclass(frozen=True)

@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 
+from rsd.distributed import Ensemble
 from rsd.engine import Embed, Record, distill
 from rsd.priors import load_prior
 from rsd.priors.base import Prior
@@ -71,20 +72,23 @@ class Run(BaseRun):
 
     ``operator``: an Operator, or whatever ``load_operator`` makes one of: a differentiable function or module, a
     physics. ``y``: the measurement, [1, ...], real or complex, the shape of ``operator(x)``. ``embed``: features of a
-    latent, [N, d], for the repulsion. ``ids``: the particles' numbers in the ensemble. ``image``: names the image in
-    the random numbers.
+    latent, [N, d], for the repulsion. ``ids``: the particles' numbers in the ensemble; ``ensemble``: which of them are
+    here, where several processes share them. ``image``: names the image in the random numbers.
     """
 
     def __init__(
         self, prior: Prior, operator: Callable[[torch.Tensor], torch.Tensor] | str, y: torch.Tensor,
         settings: Settings,
         *, embed: Embed | None = None, image: str = "", ids: Sequence[int] | None = None,
+        ensemble: Ensemble | None = None,
     ):  # fmt: skip
         self.prior, self.settings, self.embed, self.image = prior, settings, embed, image
         s = settings
         weights = Weights(lambda_=s.lambda_, lr_z=s.lr_z, rho=s.rho, lr_x=s.lr_x)
         kind = NonAugmented if s.method in ("nonaug", "latent-red-diff") else Augmented
         ids = list(range(s.particles)) if ids is None else ids
+        self.ensemble = ensemble or Ensemble.of(len(ids))
+        ids = [ids[row] for row in self.ensemble.mine]
         self.operator, self.y = load_operator(operator).to(prior.device), y.to(prior.device)
         self.particles = kind(prior, self.operator, self.y, weights, ids=ids, seed=s.seed, image=image, chunk=s.chunk)
         self.timesteps = prior.schedule.descending(s.steps)
@@ -119,6 +123,7 @@ class Run(BaseRun):
         return distill(
             self.particles, self.prior, timesteps=self.timesteps, seed=s.seed, image=self.image,
             condition=self.condition, interaction=s.interaction, embed=self.embed, chunk=s.chunk, start=self.step,
+            ensemble=self.ensemble,
         )  # fmt: skip
 
 

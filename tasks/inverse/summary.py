@@ -12,20 +12,21 @@ from rsd.metrics import frechet
 from rsd.runs import RunFolder, write_json
 from rsd.summary import mean, one_network, particles, write_csv
 
+from .jobs import Job
 from .networks import Scorers, why_not
 from .options import Restore
 
 
 def summarise(
-    out: Path, folders: dict[Path, RunFolder], failures: dict[str, str], options: Restore, scorers: Scorers | None
+    out: Path, folders: dict[Job, RunFolder], failures: dict[str, str], options: Restore, scorers: Scorers | None
 ) -> None:
     """summary.json and summary.csv."""
-    done = {path: folder for path, folder in folders.items() if str(path) not in failures and folder.done}
+    done = {job: folder for job, folder in folders.items() if job.label not in failures and folder.done}
     asked = [name for name in ("lpips", "clip") if name in options.metrics]
     rows = []
-    for path, folder in done.items():
+    for job, folder in done.items():
         m = folder.metrics()
-        row: dict[str, Any] = {"image": path.name}
+        row: dict[str, Any] = {"image": job.title}
         for name in ("psnr", "ssim", *asked, "residual"):
             row |= {f"{name}_{k}": (m.get(name) or {}).get(k) for k in ("mean", "best", "std")}
         cover = m["coverage"] or {}
@@ -52,7 +53,7 @@ def summarise(
 
 
 def fid(
-    done: dict[Path, RunFolder], options: Restore, scorers: Scorers | None
+    done: dict[Job, RunFolder], options: Restore, scorers: Scorers | None
 ) -> tuple[dict[str, Any] | None, dict[str, str]]:
     """The Frechet distance between all particles and all clean images, with what it is of; else None and its reason.
 
@@ -64,9 +65,9 @@ def fid(
     if why is not None or scorers is None or scorers.fid is None:
         return None, {"fid": why or "its network was not loaded"}
     answers, truths = [], []
-    for path, folder in done.items():
+    for job, folder in done.items():
         images = particles(folder)
         answers.append(scorers.fid(images))
-        truths.append(scorers.fid(fit_to(read_image(path), images.shape[-1], options.fit)[0]))
+        truths.append(scorers.fid(fit_to(read_image(job.path), images.shape[-1], job.options.fit)[0]))
     a, b = torch.cat(answers), torch.cat(truths)
     return {"value": frechet(a, b), "features": scorers.fid_name, "images": len(b), "particles": len(a)}, {}

@@ -9,10 +9,12 @@ camera is, as in ProlificDreamer (Wang et al. 2023).
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from rsd.distributed import Ensemble
 from rsd.engine import Embed, Record, distill
 from rsd.priors.base import Condition, Prior
 from rsd.randomness import integers
@@ -66,9 +68,25 @@ def draw_timesteps(settings: Settings, T: int, *, image: str = "") -> list[int]:
     return [int(integers(low, high, step=step, **key)) for step in range(settings.steps)]
 
 
+def in_rows(scenes: Ensemble, settings: SceneSettings) -> Ensemble:
+    """The engine's rows, pictures, of scenes: see :attr:`Scenes.rows`."""
+    N, V = scenes.total, settings.views
+    if settings.interaction == "scenes":
+        parts = tuple(tuple(v * N + s for v in range(V) for s in part) for part in scenes.parts)
+    else:
+        parts = tuple(tuple(s * V + v for s in part for v in range(V)) for part in scenes.parts)
+    return Ensemble(parts, scenes.rank, scenes.bytes)
+
+
+def groups_of(scenes: Ensemble, settings: SceneSettings) -> int:
+    """How many groups interact: V of N pictures, or N of V."""
+    return settings.views if settings.interaction == "scenes" else scenes.total
+
+
 class Run(Distillation):
     """One prompt in progress. ``embed``: features of a noisy picture in the prior's space, [N V, d], for the repulsion.
-    ``numbers``: the scenes' numbers in the ensemble. ``image``: names the run in the random numbers.
+    ``numbers``: the scenes' numbers in the ensemble; ``ensemble``: which of them are here, where several processes
+    share them. ``image``: names the run in the random numbers.
 
     All prompts are embedded here: the prior's text encoder may be released afterwards.
     """
@@ -78,19 +96,39 @@ class Run(Distillation):
     def __init__(
         self, prior: Prior, prompt: str, settings: Settings,
         *, embed: Embed | None = None, image: str = "", numbers: Sequence[int] | None = None,
+        ensemble: Ensemble | None = None,
     ):  # fmt: skip
         self.prior, self.settings, self.embed, self.image = prior, settings, embed, image
         s = settings
         self.timesteps = draw_timesteps(s, prior.schedule.T, image=image)
         self.prompts = ViewPrompts(prior, prompt, s.prompts)
-        numbers = range(s.particles) if numbers is None else numbers
-        self.particles = Scenes(prior, s.scenes, numbers=numbers, steps=s.steps, seed=s.seed, image=image)
+        self.numbers = list(range(s.particles) if numbers is None else numbers)
+        self.ensemble = ensemble or Ensemble.of(len(self.numbers))
+        self.pictures = in_rows(self.ensemble, s.scenes)
+        self.particles = self._scenes([self.numbers[k] for k in self.ensemble.mine])
         self.reference: Reference = sds
         if s.method == "vsd":
             self.reference = LoraScore(
                 prior, lambda: self.condition(guided=False), ids=self.particles.ids, seed=s.seed, image=image,
-                chunk=s.chunk, lr=s.lr_phi, rank=s.lora_rank,
+                chunk=s.chunk, lr=s.lr_phi, rank=s.lora_rank, ensemble=self.pictures,
             )  # fmt: skip
+
+    def _scenes(self, numbers: Sequence[int]) -> Scenes:
+        s = self.settings
+        return Scenes(self.prior, s.scenes, numbers=numbers, steps=s.steps, seed=s.seed, image=self.image)
+
+    def whole(self) -> Scenes | None:
+        """All processes' scenes, on the one that writes; None on the others. All come here."""
+        if self.ensemble.alone:
+            return self.particles
+        here = [{k: v.detach().cpu() for k, v in scene.state_dict().items()} for scene in self.particles.scenes]
+        parts = self.ensemble.collect(here)
+        if parts is None:
+            return None
+        scenes = self._scenes(self.numbers)
+        for scene, state in zip(scenes.scenes, itertools.chain(*parts), strict=True):
+            scene.load_state_dict(state)
+        return scenes
 
     def condition(self, *, guided: bool = True) -> Condition:
         """What fits the pictures that the scenes show now."""
@@ -102,6 +140,6 @@ class Run(Distillation):
         return distill(
             self.particles, self.prior, timesteps=self.timesteps, seed=s.seed, image=self.image,
             condition=self.condition, reference=self.reference, embed=self.embed, clean=s.clean,
-            chunk=s.chunk, start=self.step,
-            interaction=Interaction(s.gamma, s.window, ensembles=self.particles.ensembles),
+            chunk=s.chunk, start=self.step, ensemble=self.pictures,
+            interaction=Interaction(s.gamma, s.window, ensembles=groups_of(self.ensemble, s.scenes)),
         )  # fmt: skip

@@ -13,6 +13,7 @@ from typing import Any
 
 import torch
 
+from rsd.distributed import ALONE, Ensemble, Processes, collect, connect, share, shares_told, speaking, wait
 from rsd.engine import Embed, Record
 from rsd.features import check_features_name, load_features
 from rsd.priors import check_prior_name, image_size, load_prior
@@ -67,28 +68,49 @@ class Previewed(Run):
 
 
 def run(options: TextTo3D) -> int:
-    """Make every prompt's scenes; the exit code: 0 all done, 1 some failed. Raises for what stops all of them."""
+    """Make every prompt's scenes; the exit code: 0 all done, 1 some failed. Raises for what stops all of them.
+
+    Where several processes were started, each makes its share of several prompts; of a single one they share the
+    scenes. The main one writes the summary of all, and its exit code tells of all.
+    """
     with plain_warnings():
         given = gather(options.prompt, options.prompts, allow_empty=options.allow_empty)
         prompts = list(dict.fromkeys(map(without_view, given)))
         several = len(prompts) > 1 or options.prompts is not None
-        device = check(options)
-        out = options.out or default_folder(prompts, options)
-        if several:
-            check_folder_of_runs(out, resume=options.resume)
-        names = folder_names(prompts)
-        folders = {p: RunFolder(out / names[p] if several else out, resume=options.resume) for p in prompts}
-        networks = None
-        if todo := [prompt for prompt, folder in folders.items() if not folder.done]:
-            networks = load_networks(options, todo, device)
-        failures: dict[str, str] = {}
-        for prompt, folder in folders.items():
-            survives(prompt, failures, partial(make, prompt, options, networks, folder), several)
-    if several:
-        summarise(out, {p: folder for p, folder in folders.items() if p not in failures}, failures)
+        here = connect(check(options))
+        with speaking(all_of_them=several):
+            failures = make_all(prompts, options, several, here)
     for name, why in failures.items():
         print(f"failed: {name}: {why}", file=sys.stderr)
     return 1 if failures else 0
+
+
+def make_all(prompts: list[str], options: TextTo3D, several: bool, here: Processes) -> dict[str, str]:
+    """Make this process's share, and write the summary of all; what failed, on the main process anywhere."""
+    if here.size > 1 and here.main:
+        number = len(prompts) if several else options.particles
+        print(shares_told(here, "prompts", number, several=several), flush=True)
+    ensemble = Ensemble.of(options.particles, Processes() if several else here)
+    out, names = options.out or default_folder(prompts, options), folder_names(prompts)
+    if several:
+        check_folder_of_runs(out, resume=options.resume)
+    mine = share(prompts, here) if several else prompts
+    folders = {p: RunFolder(out / names[p] if several else out, resume=options.resume) for p in mine}
+    todo = [prompt for prompt, folder in folders.items() if not folder.done]
+    wait()  # all have looked at the folder before any writes into it
+    networks = load_networks(options, todo, pick_device(options.device)) if todo else None
+    failures: dict[str, str] = {}
+    for prompt, folder in folders.items():
+        if prompt in todo or ensemble.main:
+            survives(prompt, failures, partial(make, prompt, options, networks, folder, ensemble=ensemble), several)
+    if several:
+        parts = collect(failures)
+        failures = {name: why for part in parts or [] for name, why in part.items()}
+        if parts is not None:
+            done = {p: RunFolder(out / names[p], resume=True) for p in prompts if p not in failures}
+            summarise(out, done, failures)
+        wait()  # a launcher ends all as soon as one ends with an exit code
+    return failures
 
 
 def without_view(prompt: str) -> str:
@@ -173,17 +195,23 @@ def settings(options: TextTo3D) -> Settings:
     )  # fmt: skip
 
 
-def make(prompt: str, options: TextTo3D, networks: Networks | None, folder: RunFolder) -> dict[str, Any]:
-    """Make one prompt's scenes in its run folder, going on from its checkpoint if there is one; its metrics."""
-    folder.open({**resolved(options), "prompt": prompt})
+def make(
+    prompt: str, options: TextTo3D, networks: Networks | None, folder: RunFolder, *, ensemble: Ensemble = ALONE
+) -> dict[str, Any]:
+    """Make one prompt's scenes in its run folder, going on from its checkpoint if there is one; its metrics. Processes
+    that share the ``ensemble`` all come here, one of them writes, and shows its own scenes as they stand."""
+    if ensemble.main:
+        folder.open({**resolved(options), "prompt": prompt})
     if folder.done:
         print(f"{_short(prompt)}: already done in {folder.path}")
         return folder.metrics()
     assert networks is not None
     # the prompt names the run in the random numbers
-    one = Previewed(networks.prior, prompt, settings(options), embed=networks.embed, image=prompt)
+    shared = None if ensemble.alone else ensemble
+    one = Previewed(networks.prior, prompt, settings(options), embed=networks.embed, image=prompt, ensemble=shared)
     scenes = one.particles
-    one.every, one.look = options.checkpoint_every, partial(results.preview, folder.path, scenes)
+    one.every = options.checkpoint_every if ensemble.main else options.steps + 1
+    one.look = partial(results.preview, folder.path, scenes)
     session = Session(one, folder, networks.prior)
     print(
         f"{_short(prompt)}: {options.encoding} encoding by {{encoding_backend}}, {options.renderer} renderer by "
@@ -195,6 +223,13 @@ def make(prompt: str, options: TextTo3D, networks: Networks | None, folder: RunF
     front = one.finish().detach().cpu().float()
     if not front.isfinite().all():
         raise ValueError(f"The run diverged; {remedy}.")
+    works = cited(options, latent=hasattr(networks.prior, "vae"))
+    finish = partial(session.finish, front, seed=options.seed, model=options.prior, cited=works)
+    whole = one.whole()
+    if whole is None:
+        finish(figures={})
+        return {}
+    scenes = whole
     size = options.size or max(networks.prior.image_size, SIZE)
     images = results.write_scenes(folder.path, scenes, options, prompt=prompt, size=size)
     meshes, why = results.write_meshes(folder.path, scenes, options)
@@ -204,8 +239,7 @@ def make(prompt: str, options: TextTo3D, networks: Networks | None, folder: RunF
     if why:
         figures["reasons"]["meshes"] = why
     figures |= {"meshes": meshes, **scenes.backends}
-    works = cited(options, latent=hasattr(networks.prior, "vae"))
-    session.finish(front, figures, seed=options.seed, model=options.prior, cited=works)
+    finish(figures=figures)
     print(f"{_short(prompt)}: {headline(figures)}; {folder.path}", flush=True)
     return folder.metrics()
 

@@ -18,6 +18,7 @@ from typing import Any
 
 import torch
 
+from rsd.distributed import ALONE, Ensemble
 from rsd.engine import Embed, Record, distill
 from rsd.priors.base import Condition, Prior
 from rsd.randomness import integers, noise
@@ -150,7 +151,10 @@ def nfsd_negative(prior: Prior, negative_prompt: str) -> Condition | None:
         return prior.condition(negative_prompt or NFSD.NEGATIVE)
 
 
-def make_reference(prior: Prior, prompt: str, settings: Settings, *, ids: Sequence[int], image: str = "") -> Reference:
+def make_reference(
+    prior: Prior, prompt: str, settings: Settings,
+    *, ids: Sequence[int], image: str = "", ensemble: Ensemble = ALONE,
+) -> Reference:  # fmt: skip
     """The method's eps_ref."""
     s = settings
     if s.method == "nfsd":
@@ -159,6 +163,7 @@ def make_reference(prior: Prior, prompt: str, settings: Settings, *, ids: Sequen
         return sds
     text = prior.condition(prompt)
     common: dict[str, Any] = {"ids": ids, "seed": s.seed, "image": image, "chunk": s.chunk, "lr": s.lr_phi}
+    common["ensemble"] = ensemble
     if s.score == "unet":
         return UNetScore(prior, text, **common)
     return LoraScore(prior, text, rank=s.lora_rank, per_particle=s.score == "lora-each", **common)
@@ -167,21 +172,24 @@ def make_reference(prior: Prior, prompt: str, settings: Settings, *, ids: Sequen
 class Run(Distillation):
     """One prompt in progress: iterate over :meth:`steps`, look at :attr:`particles`, then :meth:`finish`.
 
-    ``embed``: features of a latent, [N, d], for the interaction. ``ids``: the particles' numbers in the ensemble.
-    ``image``: names the run in the random numbers. All prompts are embedded here: the prior's text encoder may be
-    released afterwards.
+    ``embed``: features of a latent, [N, d], for the interaction. ``ids``: the particles' numbers in the ensemble;
+    ``ensemble``: which of them are here, where several processes share them. ``image``: names the run in the random
+    numbers. All prompts are embedded here: the prior's text encoder may be released afterwards.
     """
 
     def __init__(
         self, prior: Prior, prompt: str, settings: Settings,
         *, embed: Embed | None = None, image: str = "", ids: Sequence[int] | None = None,
+        ensemble: Ensemble | None = None,
     ):  # fmt: skip
         self.prior, self.settings, self.embed, self.image = prior, settings, embed, image
         s = settings
         ids = list(range(s.particles)) if ids is None else list(ids)
+        self.ensemble = ensemble or Ensemble.of(len(ids))
         self.timesteps = draw_timesteps(s, prior.schedule.T, ids=ids, image=image)
+        ids = [ids[row] for row in self.ensemble.mine]
         self.condition: Condition = prior.condition(prompt, "" if s.method == "nfsd" else s.negative_prompt, s.guidance)
-        self.reference = make_reference(prior, prompt, s, ids=ids, image=image)
+        self.reference = make_reference(prior, prompt, s, ids=ids, image=image, ensemble=self.ensemble)
         self.particles = Latents(prior, ids=ids, lr=s.lr, seed=s.seed, image=image, chunk=s.chunk)
 
     def records(self) -> Iterator[Record]:
@@ -189,5 +197,5 @@ class Run(Distillation):
         return distill(
             self.particles, self.prior, timesteps=self.timesteps, seed=s.seed, image=self.image,
             condition=self.condition, reference=self.reference, interaction=s.interaction, embed=self.embed,
-            chunk=s.chunk, start=self.step,
+            chunk=s.chunk, start=self.step, ensemble=self.ensemble,
         )  # fmt: skip

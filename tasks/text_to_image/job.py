@@ -13,6 +13,7 @@ from typing import Any
 import torch
 
 from rsd import media
+from rsd.distributed import ALONE, Ensemble, Processes, collect, connect, share, shares_told, speaking, wait
 from rsd.engine import Embed
 from rsd.features import check_features_name, load_features
 from rsd.priors import check_prior_name, image_size, load_prior
@@ -53,29 +54,62 @@ class Networks:
 
 
 def run(options: TextToImage) -> int:
-    """Draw every prompt; the exit code: 0 all done, 1 some failed. Raises for what stops all of them."""
+    """Draw every prompt; the exit code: 0 all done, 1 some failed. Raises for what stops all of them.
+
+    Where several processes were started, each draws its share of several prompts; of a single one they share the
+    particles. The main one writes the summary of all, and its exit code tells of all.
+    """
     with plain_warnings():
         prompts = gather(options.prompt, options.prompts, allow_empty=options.allow_empty)
         several = len(prompts) > 1 or options.prompts is not None
         device = check([options])
+        here = connect(device)
+        ensemble = Ensemble.of(options.particles, Processes() if several else here)
+        if options.method == "svgd" and not ensemble.alone:
+            raise ValueError(
+                "svgd averages the scores of all particles, which cannot be shared; start one process, or draw several "
+                "prompts at once."
+            )
         out = options.out or default_folder(prompts, options)
-        names = folder_names(prompts)
-        if several:
-            check_folder_of_runs(out, resume=options.resume)
-        folders = {p: RunFolder(out / names[p] if several else out, resume=options.resume) for p in prompts}
-        jobs = [(prompt, options, folder) for prompt, folder in folders.items()]
-        for prompt, folder in folders.items():
-            folder.check(config(prompt, options))  # other settings are told before anything is loaded or written
-        networks = needed(jobs, device, together=several and "fid" in options.metrics)
-        failures: dict[str, str] = {}
-        for prompt, folder in folders.items():
-            survives(prompt, failures, partial(draw, prompt, options, networks, folder), several)
-    if several:
-        done = {p: folder for p, folder in folders.items() if p not in failures}
-        summarise(out, done, failures, networks.scorers if networks else None)
+        with speaking(all_of_them=several):
+            failures = draw_all(prompts, options, out, several, device, here, ensemble)
     for name, why in failures.items():
         print(f"failed: {name}: {why}", file=sys.stderr)
     return 1 if failures else 0
+
+
+def draw_all(
+    prompts: list[str], options: TextToImage, out: Path, several: bool, device: torch.device, here: Processes,
+    ensemble: Ensemble,
+) -> dict[str, str]:  # fmt: skip
+    """Draw this process's share, and write the summary of all; what failed, on the main process anywhere."""
+    if here.size > 1 and here.main:
+        number = len(prompts) if several else options.particles
+        print(shares_told(here, "prompts", number, several=several), flush=True)
+    names = folder_names(prompts)
+    if several:
+        check_folder_of_runs(out, resume=options.resume)
+    mine = share(prompts, here) if several else prompts
+    folders = {p: RunFolder(out / names[p] if several else out, resume=options.resume) for p in mine}
+    jobs = [(prompt, options, folder) for prompt, folder in folders.items()]
+    for prompt, folder in folders.items():
+        folder.check(config(prompt, options))  # other settings are told before anything is loaded or written
+    done = {prompt for prompt, folder in folders.items() if folder.done}
+    wait()  # all have looked at the folder before any writes into it
+    networks = needed(jobs, device, together=several and "fid" in options.metrics) if jobs else None
+    failures: dict[str, str] = {}
+    for prompt, folder in folders.items():
+        if prompt in done and not ensemble.main:
+            continue
+        survives(prompt, failures, partial(draw, prompt, options, networks, folder, ensemble=ensemble), several)
+    if several:
+        parts = collect(failures)
+        failures = {name: why for part in parts or [] for name, why in part.items()}
+        if parts is not None:
+            finished = {p: RunFolder(out / names[p], resume=True) for p in prompts if p not in failures}
+            summarise(out, finished, failures, networks.scorers if networks else None)
+        wait()  # a launcher ends all as soon as one ends with an exit code
+    return failures
 
 
 def default_folder(prompts: list[str], options: TextToImage) -> Path:
@@ -148,12 +182,12 @@ def embed_texts(settings: Iterable[TextToImage], prompts: list[str], prior: Prio
         release()
 
 
-def make_run(prompt: str, options: TextToImage, networks: Networks) -> Run:
+def make_run(prompt: str, options: TextToImage, networks: Networks, ensemble: Ensemble | None = None) -> Run:
     """The distillation or the sampling of a prompt, which names it in the random numbers."""
     module: Any = samplers if options.method in SAMPLERS else distillation
     assert networks.prior is not None
     settings = module.Settings(**{name: getattr(options, name) for name in module.Settings.__dataclass_fields__})
-    return module.Run(networks.prior, prompt, settings, embed=networks.embed(options), image=prompt)
+    return module.Run(networks.prior, prompt, settings, embed=networks.embed(options), image=prompt, ensemble=ensemble)
 
 
 def config(prompt: str, options: TextToImage) -> dict[str, Any]:
@@ -162,11 +196,14 @@ def config(prompt: str, options: TextToImage) -> dict[str, Any]:
 
 
 def draw(
-    prompt: str, options: TextToImage, networks: Networks | None, folder: RunFolder, *, quiet: bool = False
-) -> dict[str, Any]:
+    prompt: str, options: TextToImage, networks: Networks | None, folder: RunFolder,
+    *, quiet: bool = False, ensemble: Ensemble = ALONE,
+) -> dict[str, Any]:  # fmt: skip
     """Draw one prompt into its run folder, going on from its checkpoint if there is one; its metrics. Of a finished run
-    the figures are measured that are asked for and that it lacks; ``quiet``: say nothing if there are none."""
-    folder.open(config(prompt, options))
+    the figures are measured that are asked for and that it lacks; ``quiet``: say nothing if there are none. Processes
+    that share the ``ensemble`` all come here, one of them writes."""
+    if ensemble.main:
+        folder.open(config(prompt, options))
     if folder.done:
         names = look_again(prompt, options, networks, folder)
         if names or not quiet:
@@ -175,17 +212,21 @@ def draw(
         return folder.metrics()
     assert networks is not None and networks.prior is not None
     prior = networks.prior
-    session = Session(make_run(prompt, options, networks), folder, prior)
+    session = Session(make_run(prompt, options, networks, None if ensemble.alone else ensemble), folder, prior)
     rates = "" if options.method in SAMPLERS else f"lr ({options.lr:g}), "
     remedy = f"lower {rates}guidance ({options.guidance:g}) or gamma ({options.strength:g})"
     session.drive(steps=options.steps, name=_short(prompt), checkpoint_every=options.checkpoint_every, remedy=remedy)
     images = session.run.finish().detach().cpu().float()
     if not images.isfinite().all():
         raise ValueError(f"The run diverged; {remedy}.")
-    figures = score(images, prompt, networks.scorers)
-    write_results(images, prompt, folder, options)
+    figures: dict[str, Any] = {}
+    if ensemble.main:
+        figures = score(images, prompt, networks.scorers)
+        write_results(images, prompt, folder, options)
     works = cited(options, latent=hasattr(prior, "vae"))
     session.finish(images, figures, seed=options.seed, model=options.prior, cited=works)
+    if not ensemble.main:
+        return {}
     print(f"{_short(prompt)}: {headline(figures)}; {folder.path}", flush=True)
     return folder.metrics()
 

@@ -20,6 +20,7 @@ the interaction, as (0, 0.9), leaves those steps out.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -27,7 +28,8 @@ from typing import Any
 import numpy as np
 import torch
 
-from rsd.engine import Embed, Record
+from rsd.distributed import Ensemble
+from rsd.engine import Embed, Record, mean_square
 from rsd.priors.base import Condition, Prior
 from rsd.randomness import noise
 from rsd.repulsion import Force, Interaction, feature_force, linearise
@@ -77,18 +79,21 @@ class Run(BaseRun):
     """One prompt in progress, used as the distillation's: iterate over :meth:`steps`, look at :attr:`particles`, then
     :meth:`finish`.
 
-    ``embed``: features of a latent, [N, d], for particle guidance. ``ids``: the particles' numbers in the ensemble.
-    ``image``: names the run in the random numbers. The prompts are embedded here: the prior's text encoder may be
-    released afterwards.
+    ``embed``: features of a latent, [N, d], for particle guidance. ``ids``: the particles' numbers in the ensemble;
+    ``ensemble``: which of them are here, where several processes share them. ``image``: names the run in the random
+    numbers. The prompts are embedded here: the prior's text encoder may be released afterwards.
     """
 
     def __init__(
         self, prior: Prior, prompt: str, settings: Settings,
         *, embed: Embed | None = None, image: str = "", ids: Sequence[int] | None = None,
+        ensemble: Ensemble | None = None,
     ):  # fmt: skip
         self.prior, self.settings, self.embed, self.image = prior, settings, embed, image
         s = settings
         ids = list(range(s.particles)) if ids is None else list(ids)
+        self.ensemble = ensemble or Ensemble.of(len(ids))
+        ids = [ids[row] for row in self.ensemble.mine]
         self.timesteps = ancestral_timesteps(prior.schedule, s.steps)
         self.condition = prior.condition(prompt, s.negative_prompt, s.guidance)
         self.particles = Samples(prior, ids=ids, first=self.timesteps[0], seed=s.seed, image=image, chunk=s.chunk)
@@ -98,6 +103,7 @@ class Run(BaseRun):
         return sample(
             self.particles, self.prior, timesteps=self.timesteps, seed=s.seed, image=self.image,
             condition=self.condition, interaction=s.interaction, embed=self.embed, chunk=s.chunk, start=self.step,
+            ensemble=self.ensemble,
         )  # fmt: skip
 
 
@@ -166,6 +172,7 @@ def sample(
     embed: Embed | None = None,
     chunk: int | None = None,
     start: int = 0,
+    ensemble: Ensemble | None = None,
 ) -> Iterator[Record]:
     """Run steps ``start`` .. len(timesteps)-1, yielding a Record after each, as :func:`rsd.engine.distill` does.
 
@@ -176,21 +183,25 @@ def sample(
     """
     n, schedule = len(samples.ids), prior.schedule
     chunk = chunk or n
-    rows = interaction.groups(n).flatten()
+    ensemble = ensemble or Ensemble.of(n)
+    members = interaction.groups(ensemble.total).flatten()
+    rows, _ = ensemble.among(members)
     for step in range(start, len(timesteps)):
         t = timesteps[step]
         alpha, sigma, level = schedule.alpha(t), schedule.sigma(t), noise_level(schedule, t)
         target = noise_level(schedule, timesteps[step + 1]) if step + 1 < len(timesteps) else 0.0
         with torch.no_grad():
             eps = torch.cat([prior.epsilon(part, t, condition) for part in (alpha * samples.x).split(chunk)])
-        residual, push, force = _rms(eps), 0.0, None
-        if interaction.active(t, schedule.T, n):
+        squares, force = {"residual": (mean_square(eps), n), "repulsion": (0.0, n)}, None
+        if interaction.active(t, schedule.T, ensemble.total):
             assert embed is not None, "particle guidance needs a feature map"
             guess = (samples.x - level * eps)[rows]
-            pulled, force = potential_gradient(embed, guess, interaction.ensembles, chunk=chunk)
+            pulled, force = potential_gradient(
+                embed, guess, interaction.ensembles, chunk=chunk, members=members, ensemble=ensemble
+            )
             change = interaction.gamma * sigma / alpha * pulled  # d guess / d z_t = 1 / alpha
             eps[rows] -= change
-            push = _rms(change)
+            squares["repulsion"] = mean_square(change), len(change)
         up = target * max(level**2 - target**2, 0.0) ** 0.5 / level
         down = max(target**2 - up**2, 0.0) ** 0.5
         samples.clean = samples.x - level * eps
@@ -200,6 +211,7 @@ def sample(
                 prior.latent_shape, seed=seed, purpose="ancestral", image=image, step=step, particles=samples.ids
             )
             samples.x = samples.x + up * fresh.to(samples.x)
+        residual, push = map(math.sqrt, ensemble.means(squares).values())
         yield Record(
             step=step, t=t, losses={}, residual=residual, repulsion=push, ratio=push / max(residual, 1e-12),
             bandwidth=force.bandwidth if force else None, distance=force.distance if force else None,
@@ -207,15 +219,25 @@ def sample(
 
 
 def potential_gradient(
-    embed: Embed, z: torch.Tensor, ensembles: int = 1, *, chunk: int | None = None
+    embed: Embed,
+    z: torch.Tensor,
+    ensembles: int = 1,
+    *,
+    chunk: int | None = None,
+    members: torch.Tensor | None = None,
+    ensemble: Ensemble | None = None,
 ) -> tuple[torch.Tensor, Force]:
     """grad_{z_i} log Phi for latents z [ensembles * n, C, h, w] that interact within each ensemble, and its Force: one
-    vector-Jacobian product through ``embed``."""
+    vector-Jacobian product through ``embed``. Of an ``ensemble`` in several processes z are those of its rows
+    ``members`` that are here."""
+    ensemble = ensemble or Ensemble.of(len(z))
+    members = torch.arange(len(z)) if members is None else members
     phi, pull = linearise(embed, z, chunk=chunk or len(z))
+    phi = ensemble.gather(phi, members)
     forces = [kernel_force(group) for group in phi.chunk(ensembles)]
     direction = torch.cat([force.direction for force in forces])
     bandwidth, distance = (sum(getattr(f, name) for f in forces) / ensembles for name in ("bandwidth", "distance"))
-    return pull(direction), Force(direction, bandwidth, distance)
+    return pull(direction[ensemble.among(members)[1]]), Force(direction, bandwidth, distance)
 
 
 def kernel_force(features: torch.Tensor) -> Force:
@@ -226,7 +248,3 @@ def kernel_force(features: torch.Tensor) -> Force:
     squared = torch.cdist(phi, phi, compute_mode="donot_use_mm_for_euclid_dist") ** 2
     kernels = (-squared / (force.bandwidth or 1.0)).exp()
     return replace(force, direction=force.direction * kernels.fill_diagonal_(0).sum(1, keepdim=True))
-
-
-def _rms(x: torch.Tensor) -> float:
-    return float(x.float().square().mean().sqrt())

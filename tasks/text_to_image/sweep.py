@@ -20,6 +20,8 @@ from .command import parse
 from .names import METHODS
 from .options import TextToImage
 
+OWN = ("sweep.json", "sweep.csv", "tradeoff.png", "grids")
+"""What its folder holds beside its runs."""
 HELD_OUT = "heads_prompts.txt"
 PASSED = (
     "seed",
@@ -193,7 +195,7 @@ def run(sweep: Sweep, points: list[Setting], prompts: list[str]) -> int:
 
     device = job.check(point.options for point in points)
     names = folder_names(prompts)
-    check_folder_of_runs(sweep.out, resume=True, runs="runs/ancestral/*", summary="sweep.json")
+    check_folder_of_runs(sweep.out, resume=True, own=OWN, runs="runs/*/*")
     cells = [(point, prompt) for prompt in prompts for point in points]
     folders = [RunFolder(sweep.out / "runs" / p.folder / names[prompt], resume=True) for p, prompt in cells]
     for (point, prompt), folder in zip(cells, folders, strict=True):

@@ -52,7 +52,7 @@ def main(argv: list[str]) -> int:
     options = tyro.cli(Toy, args=argv, prog="rsd toy")
     options.check()
     make_folder(options.out)
-    from rsd.summary import check_own
+    from rsd.runs import check_own
 
     check_own(options.out, FILES)
     try:

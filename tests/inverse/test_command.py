@@ -1,6 +1,8 @@
 """`rsd restore` as a user types it, on a tiny random prior at 16 px."""
 
 import json
+import os
+import signal
 import subprocess
 import sys
 
@@ -118,6 +120,24 @@ def test_a_killed_run_resumes_to_the_same_pixels(restore, photo, monkeypatch):
     calls = [json.loads((f / "metrics.json").read_text())["network_calls"] for f in (whole, out)]
     assert calls[0] == calls[1]
     assert restore(*flags, "--resume", "--seed", "1", out="cut2")[0] == 0
+
+
+@pytest.mark.parametrize("kind", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_lets_the_step_finish_and_keeps_it(restore, photo, monkeypatch, kind, capsys):
+    log = RunFolder.log
+
+    def signalled(self, row):
+        log(self, row)
+        if row["step"] == 2:
+            os.kill(os.getpid(), kind)
+
+    monkeypatch.setattr(RunFolder, "log", signalled)
+    before = signal.getsignal(kind)
+    code, out = restore(photo, "--clean", "--particles", "1")  # a checkpoint would be due after 25 steps
+    assert code == 130 and "go on with --resume" in capsys.readouterr().err and signal.getsignal(kind) is before
+    assert RunFolder(out, resume=True).load_checkpoint()[1]["step"] == 3
+    monkeypatch.undo()
+    assert restore(photo, "--clean", "--particles", "1", "--resume")[0] == 0
 
 
 def test_resuming_with_other_settings_is_refused(restore, photo, capsys):

@@ -179,7 +179,7 @@ def test_a_folder_of_other_files_takes_no_runs(restore, here, held, capsys):
         (here / name).mkdir()
     (here / "full" / held).write_text("x: 1\n")
     assert restore("photo.png", "other.png", "--clean", "--resume", out="full") == 2
-    told = "that of a single run" if held == "config.yaml" else "holds other files"
+    told = "a single run" if held == "config.yaml" else "holds other files"
     assert told in capsys.readouterr().err and not (here / "full" / "summary.json").exists()
 
 

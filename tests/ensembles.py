@@ -1,0 +1,164 @@
+"""What ``tests/test_distributed.py`` runs in one process and in several: ``python -m torch.distributed.run``
+``--module tests.ensembles RANKS OUT MODEL``, or ``... killed ARGUMENTS`` for ``rsd ARGUMENTS`` whose second process
+dies."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import torch
+
+from rsd.distributed import Ensemble, connect
+from rsd.engine import distill
+from rsd.features import Pixels
+from rsd.priors import load_prior
+from rsd.priors.mixture import GaussianMixture
+from rsd.repulsion import Interaction
+
+N = 5
+
+
+class Points:
+    """Particles in R^2, as many as are here."""
+
+    def __init__(self, ensemble: Ensemble):
+        self.ids = ensemble.mine
+        self.z = torch.tensor([[0.3, 0.0], [-0.3, 0.1], [0.0, 0.4], [0.2, -0.2], [-0.1, -0.4]])[self.ids].double()
+
+    def render(self):
+        return self.z.clone()
+
+    def step(self, r, t):
+        self.z = self.z - 0.05 * r
+        return {"norm": float(r.square().sum(1).mean())}
+
+
+def moved(ensemble: Ensemble, interaction: Interaction) -> dict[str, torch.Tensor]:
+    """Points under two Gaussians, each with its own timesteps."""
+    prior = GaussianMixture(torch.tensor([[1.0, 0.0], [-1.0, 0.0]], dtype=torch.float64), 0.05)
+    points, random = Points(ensemble), torch.Generator().manual_seed(0)
+    timesteps = [torch.randint(20, 980, (N,), generator=random) for _ in range(10)]
+    settings = dict(seed=7, interaction=interaction, embed=lambda z: torch.cat([z, z.sin()], 1), ensemble=ensemble)
+    records = list(distill(points, prior, timesteps=timesteps, **settings))
+    told = [[r.residual, r.repulsion, r.bandwidth or 0, r.distance or 0, *r.losses.values()] for r in records]
+    return {"z": ensemble.gather(points.z, what="result"), "records": torch.tensor(told, dtype=torch.float64)}
+
+
+def all_repel(ensemble: Ensemble, model: Path) -> dict[str, torch.Tensor]:
+    return moved(ensemble, Interaction(1.5, window=(0.3, 1.0)))
+
+
+def hybrid(ensemble: Ensemble, model: Path) -> dict[str, torch.Tensor]:
+    """Only the first two interact: of three processes one has none of them."""
+    return moved(ensemble, Interaction(1.5, interacting=2))
+
+
+def restored(ensemble: Ensemble, model: Path) -> dict[str, torch.Tensor]:
+    from rsd.tasks.inverse.operators import make_operator
+    from rsd.tasks.inverse.solve import Run, Settings, decoded
+
+    prior, settings = load_prior(str(model)), Settings(particles=N, steps=4, gamma=6.0)
+    y = torch.linspace(-1, 1, 3 * 64).view(1, 3, 8, 8)
+    run = Run(
+        prior, make_operator("sr2", size=16), y, settings, embed=decoded(prior, Pixels()), ensemble=ensemble, image="a"
+    )
+    return finished(run)
+
+
+def drawn(method: str, **settings: object) -> Callable[[Ensemble, Path], dict[str, torch.Tensor]]:
+    """A prompt by a method."""
+
+    def case(ensemble: Ensemble, model: Path) -> dict[str, torch.Tensor]:
+        from rsd.tasks.text_to_image import distillation, samplers
+
+        module = samplers if method == "particle-guidance" else distillation
+        prior = load_prior(str(model))
+        chosen = module.Settings(method=method, particles=N, steps=4, gamma=2.0, guidance=2.0, **settings)
+        run = module.Run(prior, "red", chosen, embed=lambda z: prior.decode(z).flatten(1), ensemble=ensemble)
+        found = finished(run)
+        learned = getattr(getattr(run, "reference", None), "parameters", [])
+        if learned and settings["score"] != "lora-each":
+            found["learned"] = torch.cat([p.detach().flatten() for p in learned])
+        return found
+
+    return case
+
+
+def scenes(interaction: str) -> Callable[[Ensemble, Path], dict[str, torch.Tensor]]:
+    """Scenes of a prompt by VSD from two cameras."""
+
+    def case(ensemble: Ensemble, model: Path) -> dict[str, torch.Tensor]:
+        from rsd.tasks.text_to_3d.distillation import Run, Settings
+        from rsd.tasks.text_to_3d.field import FieldSettings
+        from rsd.tasks.text_to_3d.render import RenderSettings
+        from rsd.tasks.text_to_3d.scenes import SceneSettings
+
+        made = SceneSettings(FieldSettings(resolutions=(4, 8)), render=RenderSettings(8, 0), views=2, lr=0.05)
+        settings = Settings("vsd", N, 3, gamma=5.0, scenes=replace(made, interaction=interaction), lr_phi=1e-2)
+        prior = load_prior(str(model))
+        run = Run(prior, "red", settings, embed=lambda z: prior.decode(z).flatten(1), ensemble=ensemble)
+        found, whole = finished(run), run.whole()
+        if whole is not None:
+            torch.testing.assert_close(whole.images(), found["images"])
+        return found
+
+    return case
+
+
+def finished(run) -> dict[str, torch.Tensor]:
+    records = list(run.steps())
+    told = [[r.residual, r.repulsion, r.bandwidth or 0, *r.losses.values()][:4] for r in records]
+    return {"images": run.finish(), "records": torch.tensor(told)}
+
+
+CASES = {
+    "all repel": all_repel,
+    "hybrid": hybrid,
+    "restored": restored,
+    "vsd": drawn("vsd", score="lora", lr_phi=1e-2, t_per_particle=True),
+    "vsd, own adapters": drawn("vsd", score="lora-each", lr_phi=1e-2),
+    "particle guidance": drawn("particle-guidance"),
+    "scenes": scenes("scenes"),
+    "views": scenes("views"),
+}
+
+
+def die_in_the_middle(arguments: list[str]) -> int:
+    """``rsd`` of which the second process is killed after a checkpoint."""
+    from rsd.cli import main
+    from rsd.run import Run
+
+    whole = Run.steps
+
+    def steps(self):
+        for record in whole(self):
+            if record.step == 3 and os.environ["RANK"] == "1":
+                os.kill(os.getpid(), signal.SIGKILL)
+            yield record
+
+    Run.steps = steps
+    return main(arguments)
+
+
+def main() -> int:
+    torch.set_num_threads(1)
+    if sys.argv[1] == "killed":
+        return die_in_the_middle(sys.argv[2:])
+    here = connect("cpu")
+    assert here.size == torch.distributed.get_world_size() == int(sys.argv[1])
+    assert here.rank == torch.distributed.get_rank()
+    found = {}
+    for name, case in CASES.items():
+        ensemble = Ensemble.of(N, here)
+        found[name] = {**case(ensemble, Path(sys.argv[3])), "bytes": dict(ensemble.bytes)}
+    torch.save(found, f"{sys.argv[2]}.{here.rank}")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,146 @@
+"""Many images: folders and manifests, what a line may say, shards, and one summary."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from rsd.cli import main
+from rsd.tasks.inverse.command import parse
+from rsd.tasks.inverse.jobs import list_jobs
+
+
+@pytest.fixture
+def photos(tmp_path, monkeypatch):
+    """Three photos and a mask, where the command is typed."""
+    for k, name in enumerate("abc"):
+        pixels = np.random.default_rng(k).integers(0, 256, (16, 16, 3), dtype=np.uint8)
+        Image.fromarray(pixels).save(tmp_path / f"{name}.png")
+    Image.fromarray(np.tile(np.array([255, 0], dtype=np.uint8), (16, 8))).save(tmp_path / "mask.png")
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def manifest(folder, *lines):
+    file = folder / "jobs.jsonl"
+    file.write_text("\n".join(line if isinstance(line, str) else json.dumps(line) for line in lines))
+    return file
+
+
+def jobs(*argv):
+    options, _ = parse([*map(str, argv)])
+    from rsd.settings import tokens
+
+    return list_jobs(options, lambda choice: parse([*map(str, argv), *tokens(choice)])[0])
+
+
+def test_a_line_has_its_task_s_packaged_settings_then_the_flags_then_its_own(photos):
+    file = manifest(
+        photos,
+        {"image": "a.png"},
+        "",
+        {"image": "b.png", "task": "sr4", "seed": 3, "prompt": "a man", "window": [0.2, 1]},
+        {
+            "image": "b.png",
+            "name": "b again",
+            "task": "inpaint_mask",
+            "mask": "mask.png",
+            "gamma": 2,
+            "keep_known": True,
+        },
+        {"image": "c.png", "task": "phase_retrieval", "clean": True, "lambda": 0.5},
+    )
+    a, b, again, c = jobs(file, "--particles", 2, "--gamma", 9)
+    assert [job.name for job in (a, b, again, c)] == ["a", "b", "b again", "c"]
+    assert [job.title for job in (a, b, again, c)] == ["a.png", "b.png", "b again", "c.png"]
+    assert all(job.options.particles == 2 for job in (a, b, again, c))
+    assert [job.options.gamma for job in (a, b, again, c)] == [9, 9, 2, 9]
+    rates = [(o.rho, o.lr_x, o.lr_z) for o in (b.options, parse(["b.png", "--task", "sr4"])[0], a.options)]
+    assert rates[0] == rates[1] != rates[2]
+    assert (b.options.seed, b.options.prompt, b.options.window) == (3, "a man", (0.2, 1.0))
+    assert again.options.mask == photos / "mask.png" and again.options.keep_known is True
+    assert (c.options.method, c.options.clean, c.options.lambda_) == ("nonaug", True, 0.5)
+    assert again.label == f"{photos / 'b.png'} (b again)" and a.label == str(photos / "a.png")
+
+
+@pytest.mark.parametrize(
+    ("line", "told"),
+    [
+        ({"image": "a.png", "gama": 1}, 'jobs.jsonl, line 2: unknown key "gama". Did you mean "gamma"?'),
+        ({"image": "a.png", "device": "cpu"}, 'unknown key "device"'),
+        ({"image": "a.png", "gamma": "much"}, 'line 2: gamma is "much"; give a number.'),
+        ({"image": "a.png", "seed": 1.5}, "seed is 1.5; give a whole number."),
+        ({"image": "a.png", "clean": 1}, "clean is 1; give true or false."),
+        ({"image": "a.png", "seed": True}, "seed is true; give a whole number."),
+        ({"image": "a.png", "window": [1]}, "window is [1]; give a list of 2, each a number."),
+        ({"image": "a.png", "fit": "crush"}, 'fit is "crush"; give one of crop, resize, refuse.'),
+        ({"image": "a.png", "particles": 0}, "line 2: particles is 0"),
+        ({"image": "a.png", "task": "sr44"}, 'line 2: Unknown task "sr44"'),
+        ({"image": "a.png", "task": "inpaint_mask"}, "line 2: Task inpaint_mask needs --mask."),
+        ({"image": "a.png", "mask": "mask.png"}, "--mask goes with task inpaint_mask"),
+        ({"image": "z.png"}, "Two inputs have one name"),
+        ({"prompt": "x"}, 'line 2: give an object with "image"'),
+        ({"image": "a.png", "name": 3}, "name is 3; give text."),
+        ('{"image": ', "line 2: this is no JSON (Expecting value at column 11)"),
+    ],
+)
+def test_a_mistake_in_a_manifest_names_its_line_and_stops_all(photos, line, told, capsys):
+    file = manifest(photos, {"image": "z.png"}, line)
+    assert main(["restore", str(file), "--out", "out"]) == 2
+    assert told in capsys.readouterr().err and not (photos / "out").exists()
+
+
+@pytest.fixture
+def restore(tiny_folder):
+    fixed = ["--prior", str(tiny_folder("epsilon")), "--features", "pixels", "--steps", "2", "-n", "2", "--out", "out"]
+    return lambda *arguments: main(["restore", *map(str, arguments), *fixed])
+
+
+def test_a_manifest_is_restored_and_goes_on_after_what_fails(photos, restore, capsys):
+    lines = [
+        {"image": "a.png", "clean": True, "gamma": 5},
+        {"image": "absent.png"},
+        {"image": "a.png", "name": "other", "task": "inpaint_mask", "mask": "mask.png"},
+        {"image": "b.png", "task": "inpaint_mask", "mask": "nowhere.png"},
+    ]
+    assert restore(manifest(photos, *lines)) == 1
+    told = capsys.readouterr()
+    assert "absent.png" in told.err and "nowhere.png" in told.err and "2 done, 2 failed" in told.out
+    summary = json.loads((photos / "out" / "summary.json").read_text())
+    assert [row["image"] for row in summary["images"]] == ["a.png", "other"] and len(summary["failed"]) == 2
+    assert summary["images"][0]["psnr_mean"] is not None and summary["images"][1]["psnr_mean"] is None
+    for name in ("absent.png", "nowhere.png"):
+        (photos / name).write_bytes((photos / "mask.png").read_bytes())
+    before = (photos / "out" / "a.png" / "metrics.json").stat().st_mtime_ns
+    assert restore(photos / "jobs.jsonl", "--resume") == 0
+    assert "4 done, 0 failed" in capsys.readouterr().out
+    assert (photos / "out" / "a.png" / "metrics.json").stat().st_mtime_ns == before
+
+
+def test_shards_leave_what_one_command_leaves(photos, restore, capsys):
+    (photos / "mask.png").unlink()
+    for shard in ("1/2", "0/2"):  # at any time, in any order, twice
+        assert restore(photos, "--shard", shard) == 0
+    assert "shard 1/2: 1 of 1 images done, 0 failed" in capsys.readouterr().out
+    assert restore(photos, "--shard", "4/5") == 0 and "0 of 0 images done" in capsys.readouterr().out
+    assert sorted(p.name for p in (photos / "out").iterdir()) == ["a.png", "b.png", "c.png"]
+    assert restore(photos, "--shard", "0/2") == 0
+    assert capsys.readouterr().out.count("already done") == 2
+    assert restore(photos, "--resume") == 0 and "3 done, 0 failed" in capsys.readouterr().out
+    assert len(json.loads((photos / "out" / "summary.json").read_text())["images"]) == 3
+    (photos / "out").rename(photos / "sharded")
+    assert restore(photos) == 0
+    for name in ("a.png", "b.png", "c.png"):
+        both = [(photos / out / name / "particles" / "01.png").read_bytes() for out in ("out", "sharded")]
+        assert both[0] == both[1]
+
+
+@pytest.mark.parametrize("shard", ["2/2", "1", "-1/2", "a/b", "0/0"])
+def test_a_shard_that_is_none(photos, shard, capsys):
+    assert main(["restore", ".", f"--shard={shard}"]) == 2
+    assert f'shard is "{shard}"; give K/N with K from 0 to N-1' in capsys.readouterr().err
+    assert main(["restore", "a.png", "--shard", "0/2", "--out", "out"]) == 2
+    assert "--shard 0/2 goes with several images" in capsys.readouterr().err
