@@ -21,14 +21,16 @@ from rsd.session import Session, pick_device, plain_warnings, survives
 from rsd.settings import shard
 from rsd.summary import particles
 
+from .begin import run_class
 from .command import resolved
 from .jobs import Job, are_several, list_jobs
+from .methods import FIELD
 from .networks import Scorers, check_metrics, features_name, interacts, lacking, load_scorers, why_not
 from .operators import Inpaint
 from .options import Restore
 from .problem import Problem, check_task, load, on
 from .report import compared, diversity, score
-from .solve import Run, Settings, alike, decoded
+from .solve import Settings, alike, decoded
 from .summary import summarise
 
 
@@ -194,13 +196,12 @@ def restore_one(job: Job, networks: Networks, folder: RunFolder, ensemble: Ensem
         print(note)
     if ensemble.main:
         folder.open(config(path, options))
-    remedy = (
-        f"lower lr_x ({options.lr_x:g}), lr_z ({options.lr_z:g}), lambda ({options.lambda_:g}) or gamma "
-        f"({options.gamma:g})"
-    )
+    remedy = remedy_of(options)
     own = Ensemble.of(options.particles) if ensemble.alone else ensemble
     with on(prior.device, problem.operator) as operator:
-        run = Run(prior, operator, problem.y, Settings.of(options), embed=networks.embed, image=job.name, ensemble=own)
+        run = run_class(options.method)(
+            prior, operator, problem.y, Settings.of(options), embed=networks.embed, image=job.name, ensemble=own
+        )
         session = Session(run, folder, prior)
         session.drive(steps=options.steps, name=job.title, checkpoint_every=options.checkpoint_every, remedy=remedy)
         last = run.finish().detach().cpu().float()
@@ -220,9 +221,18 @@ def restore_one(job: Job, networks: Networks, folder: RunFolder, ensemble: Ensem
         print(f"{job.title}: {_headline(figures)}; {folder.path}", flush=True)
 
 
+def remedy_of(options: Restore) -> str:
+    """What to do about a run that diverged: its method's settings, to be lowered."""
+    used = [name for name in ("lr_x", "lr_z", "lambda_", "gamma") if name in FIELD[options.method].uses]
+    told = [f"{name.rstrip('_')} ({getattr(options, name):g})" for name in used]
+    if FIELD[options.method].made:
+        told.append(f"a step size among its --hyper ({' '.join(options.hyper) or 'its defaults'})")
+    return f"lower {', '.join(told[:-1])} or {told[-1]}" if len(told) > 1 else f"lower {told[0]}"
+
+
 def cited(options: Restore, *, latent: bool) -> list[str]:
     """The works a run with these options rests on, as keys of rsd.citations; ``latent``: the prior is."""
-    method = ["red-diff"] if options.method == "latent-red-diff" else ["rlsd"]
+    method = list(FIELD[options.method].works)
     name = features_name(options) if interacts(options) else ""
     works = [*method, "latent-diffusion"] if latent else method
     return works + (["dino"] if name == "heads" or "dino" in name else [])

@@ -5,9 +5,7 @@ from __future__ import annotations
 import math
 from typing import Any
 
-from rsd.settings import known
-
-from .names import METHODS
+from .methods import FIELD, check_method, load_method
 
 COUNTS = ("particles", "steps", "chunk", "interacting")
 NUMBERS = ("lambda_", "rho", "lr_x", "lr_z", "gamma", "guidance")
@@ -15,8 +13,7 @@ NUMBERS = ("lambda_", "rho", "lr_x", "lr_z", "gamma", "guidance")
 
 def check(settings: Any) -> None:
     """Raise ValueError, in one sentence, for a value that cannot work: of Settings, or of Restore, which has them."""
-    if settings.method not in METHODS:
-        raise known("method", settings.method, METHODS)
+    check_method(settings.method)
     for name in COUNTS:
         value = getattr(settings, name)
         if value is not None and value < 1:
@@ -27,6 +24,8 @@ def check(settings: Any) -> None:
         raise ValueError(f"window is {settings.window}; give LO HI with 0 <= LO < HI <= 1.")
     if settings.seed < 0:
         raise ValueError(f"seed is {settings.seed}; give 0 or more.")
+    if settings.hyper or FIELD[settings.method].made:
+        load_method(settings.method, settings.hyper)
     if settings.method == "hybrid":
         _hybrid(settings.particles, settings.interacting)
 

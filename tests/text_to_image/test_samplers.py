@@ -10,16 +10,14 @@ import torch
 from rsd.priors.latent import LatentPrior
 from rsd.priors.mixture import GaussianMixture
 from rsd.randomness import noise
-from rsd.repulsion import Interaction
+from rsd.repulsion import Interaction, kernel_force, potential_gradient
 from rsd.schedule import Schedule
 from rsd.tasks.text_to_image.samplers import (
     Run,
     Samples,
     Settings,
     ancestral_timesteps,
-    kernel_force,
     noise_level,
-    potential_gradient,
     sample,
 )
 
