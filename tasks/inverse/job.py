@@ -14,7 +14,7 @@ from rsd import media
 from rsd.distributed import Ensemble, Processes, collect, connect, share, shares_told, speaking, wait
 from rsd.engine import Embed
 from rsd.features import check_features_name, load_features
-from rsd.priors import check_prior_name, image_size, load_prior
+from rsd.priors import check_prior_name, image_size, is_latent, load_prior
 from rsd.priors.base import Prior
 from rsd.runs import RunFolder, check_folder_of_runs, slug
 from rsd.session import Session, pick_device, plain_warnings, survives
@@ -24,11 +24,11 @@ from rsd.summary import particles
 from .begin import run_class
 from .command import resolved
 from .jobs import Job, are_several, list_jobs
-from .methods import FIELD
+from .methods import FIELD, check_fits
 from .networks import Scorers, check_metrics, features_name, interacts, lacking, load_scorers, why_not
-from .operators import Inpaint
+from .operators import Inpaint, Operator
 from .options import Restore
-from .problem import Problem, check_task, load, on
+from .problem import Problem, check_task, load, make, on
 from .report import compared, diversity, score
 from .solve import Settings, alike, decoded
 from .summary import summarise
@@ -135,9 +135,26 @@ def check(jobs: list[Job], options: Restore, several: bool, device: torch.device
         check_metrics(options, size)
         if all(job.options is options for job in jobs):
             check_task(options, size, device)
+            check_method(options, size)
         for job in jobs:
-            survives(job.label, failures, partial(load, job.path, job.options, size, job.name), several)
+            survives(job.label, failures, partial(look, job, options, size), several)
     return failures
+
+
+def look(job: Job, shared: Restore, size: int) -> None:
+    """Raise ValueError or OSError for what is wrong with a file, or with what the manifest says of it."""
+    problem = load(job.path, job.options, size, job.name)
+    if job.options is not shared:
+        check_method(job.options, size, problem.operator)
+
+
+def check_method(options: Restore, size: int, operator: Operator | None = None) -> None:
+    """Raise ValueError for a method that does not work on the prior or the operator (of the task, if not given)."""
+    operator = operator or make(options, size)
+    check_fits(
+        options.method, prior=options.prior, latent=is_latent(options.prior, options.revision), operator=operator.name,
+        linear=operator.linear,
+    )  # fmt: skip
 
 
 def load_networks(
