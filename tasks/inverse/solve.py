@@ -20,7 +20,7 @@ from rsd.run import Run as BaseRun
 from . import limits
 from .methods import FIELD
 from .operators import load_operator
-from .rlsd import Augmented, NonAugmented, Weights
+from .rlsd import Augmented, NonAugmented, Weights, image_shape
 
 
 @dataclass(frozen=True)
@@ -107,8 +107,7 @@ class Run(BaseRun):
         """What the run is to explain: y, and how the operator measures a fixed picture, which tells its mask, kernel or
         code from another's."""
         prior = self.prior
-        shape = (3, prior.image_size, prior.image_size) if prior.image_size else prior.latent_shape
-        x = noise(shape, seed=0, purpose="probe", particles=[0])
+        x = noise(image_shape(prior), seed=0, purpose="probe", particles=[0])
         with torch.no_grad():
             return {"y": self.y, "probe": self.operator(x.tanh().to(prior.device, prior.dtype))}
 
