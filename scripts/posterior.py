@@ -42,9 +42,7 @@ ROWS = (
     Row("pigdm", "exact: guidance and weight are the score's", ("adaptive=false",)),
     Row("fps-smc", "the filter without resampling: approximate", ("M=1",)),
     Row("fps-smc", "exact for many particles (sigma_v to 0: see text)", ("M=10",)),
-    Row(
-        "daps", "p(z_0 \\| z_t) taken for N(guess, r_t^2): approximate", ("ode=5", "langevin=50", "lr_end=1")
-    ),
+    Row("daps", "p(z_0 \\| z_t) taken for N(guess, r_t^2): approximate", ("ode=5", "langevin=50", "lr_end=1")),
     Row("psld", "recovers the truth for linear models without noise", ("omega=0.3",)),
     Row("resample", "consistent with y (a fit, no sample)", ("gamma=40", "lr_z=0.02")),
     Row("red-diff", "seeks a mode", (), DISTILLED),

@@ -5,7 +5,10 @@ from __future__ import annotations
 import math
 from typing import Any
 
+from rsd.settings import known
+
 from .methods import FIELD, check_method, load_method
+from .names import MEMORY
 
 COUNTS = ("particles", "steps", "chunk", "interacting")
 NUMBERS = ("lambda_", "rho", "lr_x", "lr_z", "gamma", "guidance")
@@ -14,6 +17,8 @@ NUMBERS = ("lambda_", "rho", "lr_x", "lr_z", "gamma", "guidance")
 def check(settings: Any) -> None:
     """Raise ValueError, in one sentence, for a value that cannot work: of Settings, or of Restore, which has them."""
     check_method(settings.method)
+    if settings.memory not in MEMORY:
+        raise known("memory", settings.memory, MEMORY)
     for name in COUNTS:
         value = getattr(settings, name)
         if value is not None and value < 1:

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 import torch
 
 from rsd.distributed import Ensemble
+from rsd.memory import Memory
 from rsd.repulsion import Force, Interaction, potential_gradient
 
 from .diffusion import Move, Moved, fresh_noise
@@ -25,7 +26,7 @@ class ParticleGuidance(DPS):
     """DPS's ``zeta`` and ``eta``; the potential's weight gamma and its window are the run's."""
 
     def couple(
-        self, move: Move, moved: Moved, interaction: Interaction, *, chunk: int, ensemble: Ensemble
+        self, move: Move, moved: Moved, interaction: Interaction, *, memory: Memory, ensemble: Ensemble
     ) -> tuple[torch.Tensor, Force | None]:
         """What the potential adds to z_s of all particles here [n, ...] (empty where it does not act), and its
         Force."""
@@ -34,7 +35,7 @@ class ParticleGuidance(DPS):
             return torch.zeros(0), None
         assert embed is not None, "particle guidance needs a feature map"
         members = interaction.groups(ensemble.total).flatten()
-        pulled, force = potential_gradient(embed, moved.clean, chunk=chunk, members=members, ensemble=ensemble)
+        pulled, force = potential_gradient(embed, moved.clean, memory=memory, members=members, ensemble=ensemble)
         change = -interaction.gamma * now.sigma / now.alpha * pulled
         keep = math.sqrt(max(0.0, then.sigma**2 - fresh_noise(now, then, self.eta) ** 2))
         return (keep - then.alpha * now.sigma / now.alpha) * change, force

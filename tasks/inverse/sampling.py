@@ -14,6 +14,7 @@ from typing import Any, Protocol
 import torch
 
 from rsd.engine import Record, mean_square
+from rsd.memory import Memory
 from rsd.priors.base import Prior
 from rsd.randomness import noise
 from rsd.repulsion import Force
@@ -35,21 +36,17 @@ class Chain:
     """Particles on their way from noise to answers: ``z`` at the present level and ``clean``, the guess of z_0, both
     [N, *latent_shape]; ``extra``: what else the method keeps, each [N, ...]."""
 
-    def __init__(self, prior: Prior, *, ids: Sequence[int], seed: int, image: str = "", chunk: int | None = None):
-        self.prior, self.ids, self.chunk = prior, list(ids), chunk or len(ids)
+    def __init__(self, prior: Prior, *, ids: Sequence[int], seed: int, memory: Memory, image: str = ""):
+        self.prior, self.ids, self.memory = prior, list(ids), memory
         drawn = noise(prior.latent_shape, seed=seed, purpose="initial z", image=image, particles=self.ids)
         self.z = drawn.to(prior.device, prior.dtype)
         self.clean = self.z
         self.extra: dict[str, torch.Tensor] = {}
 
-    def rows(self) -> list[slice]:
-        """The chunks."""
-        return [slice(k, k + self.chunk) for k in range(0, len(self.ids), self.chunk)]
-
     @torch.no_grad()
     def images(self) -> torch.Tensor:
         """D of the guess, [N, 3, H, W]; after the last step it is the answer, before the first it is noise."""
-        return torch.cat([self.prior.decode(self.clean[part]) for part in self.rows()])
+        return torch.cat(self.memory.each(len(self.ids), lambda rows: self.prior.decode(self.clean[rows])))
 
     def finish(self) -> torch.Tensor:
         """The answers [N, 3, H, W]."""
@@ -73,7 +70,7 @@ class Sampling(Run):
     def begin(self, ids: Sequence[int]) -> Chain:
         s = self.settings
         self.method: Method = load_method(s.method, s.hyper)
-        return Chain(self.prior, ids=ids, seed=s.seed, image=self.image, chunk=s.chunk)
+        return Chain(self.prior, ids=ids, seed=s.seed, memory=self.memory, image=self.image)
 
     def records(self) -> Iterator[Record]:
         s, chain, grid = self.settings, self.particles, levels(self.prior.schedule, self.settings.steps)
@@ -81,19 +78,12 @@ class Sampling(Run):
             self.prior, self.operator, self.y, s.sigma_v, self.condition, s.seed, self.image, embed=self.embed
         )
         for step in range(self.step, s.steps):
-            moves = [
-                Move(
-                    given, step, s.steps, grid[step], grid[step + 1], chain.ids[part], chain.z[part],
-                    {name: value[part] for name, value in chain.extra.items()},
-                )
-                for part in chain.rows()
-            ]  # fmt: skip
+            whole = Move(given, step, s.steps, grid[step], grid[step + 1], chain.ids, chain.z, chain.extra)
             with torch.no_grad():
-                moved = gathered([self.method.step(move) for move in moves])
-            push, force = torch.zeros(0), None
+                parts = self.memory.each(len(chain.ids), lambda rows: self.method.step(whole.of(rows)))  # noqa: B023
+            moved, push, force = gathered(parts), torch.zeros(0), None
             if couple := getattr(self.method, "couple", None):
-                whole = Move(given, step, s.steps, grid[step], grid[step + 1], chain.ids, chain.z)
-                push, force = couple(whole, moved, s.interaction, chunk=chain.chunk, ensemble=self.ensemble)
+                push, force = couple(whole, moved, s.interaction, memory=self.memory, ensemble=self.ensemble)
             drift = (grid[step].alpha * moved.clean - chain.z) / grid[step].sigma
             chain.z = moved.z + push if len(push) else moved.z
             last = step + 1 == s.steps

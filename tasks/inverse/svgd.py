@@ -35,7 +35,7 @@ class Stein(Run):
             raise ValueError("Method svgd averages over all particles, so they must be in one process; start just one.")
         weights = Weights(lambda_=s.lambda_, lr_z=s.lr_z)
         return NonAugmented(
-            self.prior, self.operator, self.y, weights, ids=ids, seed=s.seed, image=self.image, chunk=s.chunk
+            self.prior, self.operator, self.y, weights, ids=ids, seed=s.seed, image=self.image, memory=self.memory
         )
 
     def records(self) -> Iterator[Record]:
@@ -47,10 +47,8 @@ class Stein(Run):
             eps = noise(z.shape[1:], seed=s.seed, purpose="diffusion", image=self.image, step=step, particles=p.ids)
             eps = eps.to(z)
             z_t = alpha * z + sigma * eps
-            with torch.no_grad():
-                parts = [self.prior.epsilon(part, t, self.condition) for part in z_t.split(p.chunk)]
-            r = torch.cat(parts) - eps
-            data, losses = self._data_gradients(z)
+            data, r, losses = self._gradients(z, z_t, t)
+            r = r - eps
             c = s.lambda_ * sigma / alpha / z[0].numel()
             R, force, average = self._kernel(z_t, t)
             gradient = average(data + c * r) - c * s.gamma * sigma * R
@@ -73,15 +71,17 @@ class Stein(Run):
         if not stein.active(t, self.prior.schedule.T, n):
             return torch.zeros_like(z_t), None, lambda g: g
         assert self.embed is not None, "SVGD needs a feature map"
-        R, force = stein.force(self.embed, z_t, chunk=self.particles.chunk)
+        R, force = stein.force(self.embed, z_t, memory=self.memory)
         return R, force, lambda g: force.average(g, stein.groups(n))
 
-    def _data_gradients(self, z: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """The data term's gradient in each z [N, ...], and its value [N]."""
-        gradients, losses = [], []
-        for part in z.split(self.particles.chunk):
-            v = part.detach().requires_grad_()
+    def _gradients(self, z: torch.Tensor, z_t: torch.Tensor, t: int) -> tuple[torch.Tensor, ...]:
+        """The data term's gradient in each z, eps_theta of each z_t [N, ...], and the data term [N]."""
+
+        def work(rows: slice) -> tuple[torch.Tensor, ...]:
+            with torch.no_grad():
+                eps = self.prior.epsilon(z_t[rows], t, self.condition)
+            v = z[rows].detach().requires_grad_()
             loss = data_loss(self.operator, self.prior.decode(v), self.y)
-            gradients += torch.autograd.grad(loss.sum(), v)
-            losses.append(loss.detach())
-        return torch.cat(gradients), torch.cat(losses)
+            return torch.autograd.grad(loss.sum(), v)[0], eps, loss.detach()
+
+        return tuple(torch.cat(parts) for parts in zip(*self.memory.each(len(z), work), strict=True))

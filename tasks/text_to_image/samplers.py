@@ -30,6 +30,7 @@ import torch
 
 from rsd.distributed import Ensemble
 from rsd.engine import Embed, Record, mean_square
+from rsd.memory import Memory
 from rsd.priors.base import Condition, Prior
 from rsd.randomness import noise
 from rsd.repulsion import Interaction, potential_gradient
@@ -197,7 +198,7 @@ def sample(
             assert embed is not None, "particle guidance needs a feature map"
             guess = (samples.x - level * eps)[rows]
             pulled, force = potential_gradient(
-                embed, guess, interaction.ensembles, chunk=chunk, members=members, ensemble=ensemble
+                embed, guess, interaction.ensembles, memory=Memory(chunk), members=members, ensemble=ensemble
             )
             change = interaction.gamma * sigma / alpha * pulled  # d guess / d z_t = 1 / alpha
             eps[rows] -= change
