@@ -84,6 +84,6 @@ def row(out: Path, pair: Pair, one: Job, common: int) -> dict[str, Any]:
         "psnr": metrics.summary(metrics.psnr(images, truth), best="max"),
         "ssim": metrics.summary(metrics.ssim(images, truth), best="max"),
     }
-    about = {"method": pair.method, "task": pair.task, "image": one.title, "prior": pair.options.prior}
+    about: dict[str, Any] = {"method": pair.method, "task": pair.task, "image": one.title, "prior": pair.options.prior}
     about |= {"steps": pair.options.steps, "particles": pair.options.particles}
     return {**about, "folder": str(folder.path.relative_to(out)), "metrics": held, **costs}

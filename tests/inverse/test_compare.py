@@ -51,7 +51,8 @@ def test_a_comparison_leaves_what_the_contract_says(compare):
     assert {p.name for p in out.iterdir()} == {"compare.json", "compare.csv", "compare.md", "grid.png", "cells"}
     rows = json.loads((out / "compare.json").read_text())
     assert [(row["task"], row["method"], row["image"]) for row in rows] == [
-        ("sr2", "latent-dps", "0.png"), ("sr2", "latent-dps", "1.png"), ("sr2", "dps", "0.png"), ("sr2", "dps", "1.png"),
+        ("sr2", "latent-dps", "0.png"), ("sr2", "latent-dps", "1.png"),
+        ("sr2", "dps", "0.png"), ("sr2", "dps", "1.png"),
         ("hdr", "latent-dps", "0.png"), ("hdr", "dps", "0.png"),
     ]  # fmt: skip
     for row in rows:
