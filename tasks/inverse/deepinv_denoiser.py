@@ -10,7 +10,7 @@ from rsd.priors.base import Prior
 
 
 class PriorDenoiser(torch.nn.Module):
-    """E[x | x + sigma n] by a prior of pixels, as deepinv asks for it: images [B, 3, H, W] in [0, 1], sigma in its units.
+    """E[x | x + sigma n] by a prior of pixels, as deepinv asks for it: images [B, 3, H, W] in [0, 1] and sigma.
 
     sigma_t / alpha_t of the nearest timestep stands for 2 sigma: our images are in [-1, 1]. Differentiable in x. Made
     without importing deepinv. Raises ValueError for a prior of latents, which deepinv's samplers do not know.

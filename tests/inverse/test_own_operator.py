@@ -11,7 +11,7 @@ import torch
 from rsd.priors import load_prior
 from rsd.tasks.inverse.begin import run_class
 from rsd.tasks.inverse.methods import FIELD
-from rsd.tasks.inverse.operators import data_residual, make_operator, measure
+from rsd.tasks.inverse.operators import make_operator, measure
 from rsd.tasks.inverse.solve import Settings
 
 DOCS = Path(__file__).parents[2] / "docs" / "operators.md"
@@ -57,6 +57,3 @@ def test_every_method_restores_from_it(method, scanner, request):
     list(run.steps())
     images = run.finish()
     assert images.shape == (2, *x.shape[1:]) and images.isfinite().all()
-    if FIELD[method].linear and method != "psld":  # those that solve the linear system fit y whatever the prior says
-        misfit, count = data_residual(f, images, y)
-        assert float(misfit.abs().square().sum() / count / 2) < float(y.abs().square().mean())
