@@ -16,6 +16,7 @@ from rsd.tasks.inverse.solve import Settings
 
 DOCS = Path(__file__).parents[2] / "docs" / "operators.md"
 SMALL = {"resample": ("fits=2", "every=2"), "daps": ("ode=2", "langevin=3"), "latent-daps": ("ode=2", "langevin=3")}
+SMALL["score-prior"] = ("batch=2", "ode=2", "layers=2", "hidden=8")
 
 
 @pytest.fixture
