@@ -65,6 +65,9 @@ def check_used(flags: Restore, options: Restore) -> None:
         "downsample": ("the tasks sr2 ... sr16", options.task.startswith("sr"), f"the task is {options.task}"),
         "keep_known": ("the inpaint tasks", options.task.startswith("inpaint"), f"the task is {options.task}"),
     }
+    repelling = options.method not in ("nonrepuls", "latent-red-diff")
+    for name in ("repel_every", "feature_size", "force_decoder"):
+        needs[name] = ("methods that repel", repelling, f"the method is {options.method}")
     for name, (what, used, but) in needs.items():
         if not used and getattr(flags, name) != Restore.__dataclass_fields__[name].default:
             raise ValueError(f"--{name.replace('_', '-')} goes with {what}, but {but}; change one of them.")

@@ -21,6 +21,7 @@ from rsd.runs import RunFolder, check_folder_of_runs, slug
 from rsd.session import Session, pick_device, plain_warnings, survives
 from rsd.settings import shard
 from rsd.summary import particles
+from rsd.tiny import check_decoder_name, load_decoder
 
 from .command import resolved
 from .jobs import Job, are_several, list_jobs
@@ -65,6 +66,8 @@ def restore_all(options: Restore, jobs: list[Job], several: bool) -> dict[str, s
     """Restore every image; what failed, by name."""
     check_prior_name(options.prior)
     check_features_name(features_name(options))
+    if options.force_decoder:
+        check_decoder_name(options.force_decoder)
     device = pick_device(options.device)
     here, resume = connect(device), options.resume or options.shard is not None
     k, n = shard(options.shard)
@@ -152,11 +155,12 @@ def load_networks(
     scorers = load_scorers(scored, device, several) if main else Scorers()
     if not todo:
         return Networks(None, None, scorers)
-    features = load_features(features_name(options), device=device) if repelling else None
+    features = load_features(features_name(options), device=device, size=options.feature_size) if repelling else None
     print(f"prior: {options.prior} on {device}, {options.dtype}", flush=True)
     dtype = getattr(torch, options.dtype)
     prior = load_prior(options.prior, device=device, dtype=dtype, revision=options.revision)
-    return Networks(prior, Decoded(prior, features) if features else None, scorers)
+    small = load_decoder(options.force_decoder, prior) if features and options.force_decoder else None
+    return Networks(prior, Decoded(prior, features, small) if features else None, scorers)
 
 
 def config(path: Path, options: Restore) -> dict[str, Any]:

@@ -9,7 +9,7 @@ from rsd.settings import known
 
 from .names import MEMORY, METHODS
 
-COUNTS = ("particles", "steps", "chunk", "interacting")
+COUNTS = ("particles", "steps", "chunk", "interacting", "repel_every")
 NUMBERS = ("lambda_", "rho", "lr_x", "lr_z", "gamma", "guidance")
 
 

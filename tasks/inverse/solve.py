@@ -34,6 +34,7 @@ class Settings:
     gamma: float = 6.0
     window: tuple[float, float] = (0.0, 1.0)
     interacting: int | None = None
+    repel_every: int = 1
     lambda_: float = 0.2
     rho: float = 0.075
     lr_x: float = 0.2
@@ -59,7 +60,7 @@ class Settings:
         """The method's repulsion: none for nonrepuls and latent-red-diff, among a part of the particles for hybrid."""
         gamma = 0.0 if self.method in ("nonrepuls", "latent-red-diff") else self.gamma
         part = self.interacting or self.particles - 1
-        return Interaction(gamma, self.window, part if self.method == "hybrid" else None)
+        return Interaction(gamma, self.window, part if self.method == "hybrid" else None, every=self.repel_every)
 
 
 @dataclass(frozen=True)
