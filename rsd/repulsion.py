@@ -21,6 +21,7 @@ from dataclasses import dataclass
 import torch
 
 from rsd.distributed import Ensemble
+from rsd.memory import Memory
 
 Embed = Callable[[torch.Tensor], torch.Tensor]
 
@@ -63,11 +64,14 @@ class Interaction:
 
     def active(self, t: int | torch.Tensor, T: int, particles: int) -> bool:
         """Whether any of that many particles feels another at timestep t."""
-        acts = (self.gamma != 0 or self.kind == "svgd") and self.groups(particles).shape[1] > 1
-        return acts and bool(self.inside(t, T).any())
+        return self.acts(particles) and bool(self.inside(t, T).any())
+
+    def acts(self, particles: int) -> bool:
+        """Whether any of that many particles ever feels another."""
+        return (self.gamma != 0 or self.kind == "svgd") and self.groups(particles).shape[1] > 1
 
     def force(
-        self, embed: Embed, z_t: torch.Tensor, *, chunk: int, ensemble: Ensemble | None = None
+        self, embed: Embed, z_t: torch.Tensor, *, memory: Memory, ensemble: Ensemble | None = None
     ) -> tuple[torch.Tensor, Force]:
         """R [N, ...] of particles z_t, zero for those that are alone, and its Force; ``embed`` maps z_t to features
         [N, d]. Of an ``ensemble`` in several processes z_t and R are the particles here."""
@@ -77,11 +81,11 @@ class Interaction:
         R = torch.zeros_like(z_t)
         if self.kind == "svgd":
             assert ensemble.alone, "SVGD's averages would need every particle's latents"
-            R[groups.flatten()], force = stein(embed, z_t, groups, chunk=chunk)
+            R[groups.flatten()], force = stein(embed, z_t, groups, memory=memory)
         else:
             rows, _ = ensemble.among(groups.flatten())
             R[rows], force = repulsion(
-                embed, z_t, groups, chunk=chunk, include_self=self.include_self, ensemble=ensemble
+                embed, z_t, groups, memory=memory, include_self=self.include_self, ensemble=ensemble
             )
         return R, force
 
@@ -153,25 +157,25 @@ def stein_force(features: torch.Tensor) -> Force:
 
 def repulsion(
     embed: Embed, z_t: torch.Tensor, groups: torch.Tensor,
-    *, chunk: int, include_self: bool = False, ensemble: Ensemble | None = None,
+    *, memory: Memory, include_self: bool = False, ensemble: Ensemble | None = None,
 ) -> tuple[torch.Tensor, Force]:  # fmt: skip
     """R of Eq. 13 for the rows ``groups`` [G, n] of z_t, [G * n, ...], and its Force: one vector-Jacobian product
     through ``embed`` (z_t -> phi [rows, d]). Of an ``ensemble`` in several processes ``groups`` are rows of the whole,
     z_t and R those that are here."""
     ensemble = ensemble or Ensemble.of(len(z_t))
     rows, places = ensemble.among(groups.flatten())
-    phi, pull = linearise(embed, z_t[rows], chunk=chunk)
+    phi, pull = linearise(embed, z_t[rows], memory=memory)
     phi = ensemble.gather(phi, groups.flatten())
     force = feature_force(phi.view(*groups.shape, -1), include_self=include_self)
     return pull(force.direction.flatten(0, 1)[places]), force
 
 
-def stein(embed: Embed, z_t: torch.Tensor, groups: torch.Tensor, *, chunk: int) -> tuple[torch.Tensor, Force]:
+def stein(embed: Embed, z_t: torch.Tensor, groups: torch.Tensor, *, memory: Memory) -> tuple[torch.Tensor, Force]:
     """1/n sum_j grad_{z_j} k(phi_j, phi_i) for the rows ``groups`` [G, n] of z_t, [G * n, ...], and its Force.
 
     The gradient is taken where particle j is, as the theory wants: n vector-Jacobian products, not one.
     """
-    phi, pull = linearise(embed, z_t[groups.flatten()], chunk=chunk)
+    phi, pull = linearise(embed, z_t[groups.flatten()], memory=memory)
     force = stein_force(phi.view(*groups.shape, -1))
     pulled = [pull(towards.flatten(0, 1)) for towards in force.direction.unbind(1)]  # for each i: [G * n (of j), ...]
     R = [pulled_i.view(*groups.shape, *z_t.shape[1:]).sum(1) for pulled_i in pulled]
@@ -179,28 +183,37 @@ def stein(embed: Embed, z_t: torch.Tensor, groups: torch.Tensor, *, chunk: int) 
 
 
 def linearise(
-    embed: Embed, z: torch.Tensor, *, chunk: int
+    embed: Embed, z: torch.Tensor, *, memory: Memory
 ) -> tuple[torch.Tensor, Callable[[torch.Tensor], torch.Tensor]]:
     """Features phi [rows, d] of z [rows, ...], and the map from a [rows, d] to its vector-Jacobian product [rows, ...].
 
-    One chunk keeps its graph; several compute all features first without graphs, then recompute chunk by chunk, so that
-    memory does not grow with N.
+    The graphs are kept if ``memory`` says so, or if all is one chunk; else they are made again chunk by chunk, so that
+    memory does not grow with N. Nothing here waits for other processes: what does not fit is done again.
     """
     if not len(z):  # of an ensemble's interacting particles none is in this process
         return z.new_empty(0), lambda vectors: z
-    parts = [part.detach().requires_grad_() for part in z.split(chunk)]
-    graphs = [embed(parts[0])] if len(parts) == 1 else []
-    with torch.no_grad():
-        phi = torch.cat(graphs or [embed(part) for part in parts])
+    graphs: dict[tuple[int, int], tuple[torch.Tensor, torch.Tensor]] = {}
+
+    def graph(rows: slice) -> tuple[torch.Tensor, torch.Tensor]:
+        part = z[rows].detach().requires_grad_()
+        return part, embed(part)
+
+    def features(rows: slice) -> torch.Tensor:
+        if not (memory.keep or rows == slice(0, len(z))):
+            with torch.no_grad():
+                return embed(z[rows])
+        found = graphs[rows.start, rows.stop] = graph(rows)
+        return found[1].detach()
 
     def pull(vectors: torch.Tensor) -> torch.Tensor:
-        pulled = [
-            torch.autograd.grad(graphs[k] if graphs else embed(part), part, vector, retain_graph=bool(graphs))[0]
-            for k, (part, vector) in enumerate(zip(parts, vectors.split(chunk), strict=True))
-        ]
-        return torch.cat(pulled)
+        def pulled(rows: slice) -> torch.Tensor:
+            kept = graphs.get((rows.start, rows.stop))
+            part, phi = kept or graph(rows)
+            return torch.autograd.grad(phi, part, vectors[rows], retain_graph=kept is not None)[0]
 
-    return phi, pull
+        return torch.cat(memory.each(len(z), pulled, graphs))
+
+    return torch.cat(memory.each(len(z), features, graphs)), pull
 
 
 def _distances(phi: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:

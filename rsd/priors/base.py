@@ -39,10 +39,15 @@ Conditioning = Condition | None | Callable[[], Condition | None]
 """A condition, or what gives the one that fits the particles as they are rendered now (a view's words, say)."""
 
 
+def present(conditioning: Conditioning) -> Condition | None:
+    """The condition of all particles as they are rendered now."""
+    return conditioning() if callable(conditioning) else conditioning
+
+
 def conditions(conditioning: Conditioning, rows: int, chunk: int) -> list[Condition | None]:
     """The present condition of each chunk of that many ``rows``."""
-    present = conditioning() if callable(conditioning) else conditioning
-    return [present and present.rows(k, min(k + chunk, rows)) for k in range(0, rows, chunk)]
+    now = present(conditioning)
+    return [now and now.rows(k, min(k + chunk, rows)) for k in range(0, rows, chunk)]
 
 
 class Prior(Protocol):

@@ -91,6 +91,11 @@ class LatentPrior:
             x.register_hook(lambda _: self.calls.update(decoder_backward=len(z)))
         return x
 
+    def save_memory(self, lean: bool) -> None:
+        """Whether of the decoder's graph only its blocks' inputs are kept, and the rest made again when it is needed:
+        about 1.4 times the time, a seventh of the graph, the same gradients."""
+        self.vae.enable_gradient_checkpointing() if lean else self.vae.disable_gradient_checkpointing()
+
     def _predict(self, z_t: torch.Tensor, t: torch.Tensor, texts: list[torch.Tensor]) -> torch.Tensor:
         """The UNet's own prediction for z_t under each text embedding [1, L, d], [len(texts) * B, C, h, w]."""
         n, B = len(texts), len(z_t)

@@ -17,8 +17,8 @@ from .jobs import list_jobs
 from .options import Restore
 
 NO_PIXEL = (
-    "resume", "shard", "config", "out", "checkpoint_every", "device", "chunk", "metrics", "clip_model", "fid_features",
-    "div_features",
+    "resume", "shard", "config", "out", "checkpoint_every", "device", "chunk", "memory", "metrics", "clip_model",
+    "fid_features", "div_features",
 )  # fmt: skip
 """Options that change no pixel: a run may be resumed with others, and config.yaml leaves them out."""
 NON_AUGMENTED = ("nonaug", "latent-red-diff")

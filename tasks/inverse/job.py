@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -14,6 +14,7 @@ from rsd import media
 from rsd.distributed import Ensemble, Processes, collect, connect, share, shares_told, speaking, wait
 from rsd.engine import Embed
 from rsd.features import check_features_name, load_features
+from rsd.memory import Memory
 from rsd.priors import check_prior_name, image_size, load_prior
 from rsd.priors.base import Prior
 from rsd.runs import RunFolder, check_folder_of_runs, slug
@@ -28,18 +29,19 @@ from .operators import Inpaint
 from .options import Restore
 from .problem import Problem, check_task, load, on
 from .report import compared, diversity, score
-from .solve import Run, Settings, alike, decoded
+from .solve import Decoded, Run, Settings, alike
 from .summary import summarise
 
 
 @dataclass(frozen=True)
 class Networks:
     """What is loaded once for all images; no prior if every run is finished. ``embed``: what the particles are compared
-    by; None if they do not interact."""
+    by; None if they do not interact. ``told``: the memory plans that the user knows of."""
 
     prior: Prior | None
     embed: Embed | None
     scorers: Scorers
+    told: set[tuple[Any, ...]] = field(default_factory=set)
 
 
 def run(options: Restore, jobs: list[Job] | None = None) -> int:
@@ -154,7 +156,7 @@ def load_networks(
     print(f"prior: {options.prior} on {device}, {options.dtype}", flush=True)
     dtype = getattr(torch, options.dtype)
     prior = load_prior(options.prior, device=device, dtype=dtype, revision=options.revision)
-    return Networks(prior, decoded(prior, features) if features else None, scorers)
+    return Networks(prior, Decoded(prior, features) if features else None, scorers)
 
 
 def config(path: Path, options: Restore) -> dict[str, Any]:
@@ -201,6 +203,7 @@ def restore_one(job: Job, networks: Networks, folder: RunFolder, ensemble: Ensem
     own = Ensemble.of(options.particles) if ensemble.alone else ensemble
     with on(prior.device, problem.operator) as operator:
         run = Run(prior, operator, problem.y, Settings.of(options), embed=networks.embed, image=job.name, ensemble=own)
+        tell_memory(run.memory, networks.told)
         session = Session(run, folder, prior)
         session.drive(steps=options.steps, name=job.title, checkpoint_every=options.checkpoint_every, remedy=remedy)
         last = run.finish().detach().cpu().float()
@@ -218,6 +221,14 @@ def restore_one(job: Job, networks: Networks, folder: RunFolder, ensemble: Ensem
     session.finish(last, figures, seed=options.seed, model=options.prior, cited=works)
     if ensemble.main:
         print(f"{job.title}: {_headline(figures)}; {folder.path}", flush=True)
+
+
+def tell_memory(memory: Memory, told: set[tuple[Any, ...]]) -> None:
+    """What --memory auto chose and why, once for each choice."""
+    choice = (memory.chunk, memory.keep, memory.lean)
+    if memory.why and choice not in told:
+        print(f"memory: {memory.why}", flush=True)
+    told.add(choice)
 
 
 def cited(options: Restore, *, latent: bool) -> list[str]:

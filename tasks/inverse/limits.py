@@ -7,7 +7,7 @@ from typing import Any
 
 from rsd.settings import known
 
-from .names import METHODS
+from .names import MEMORY, METHODS
 
 COUNTS = ("particles", "steps", "chunk", "interacting")
 NUMBERS = ("lambda_", "rho", "lr_x", "lr_z", "gamma", "guidance")
@@ -17,6 +17,8 @@ def check(settings: Any) -> None:
     """Raise ValueError, in one sentence, for a value that cannot work: of Settings, or of Restore, which has them."""
     if settings.method not in METHODS:
         raise known("method", settings.method, METHODS)
+    if settings.memory not in MEMORY:
+        raise known("memory", settings.memory, MEMORY)
     for name in COUNTS:
         value = getattr(settings, name)
         if value is not None and value < 1:

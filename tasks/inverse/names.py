@@ -9,6 +9,8 @@ TASKS = (
     "sr2", "sr4", "sr8", "sr16", "deblur_motion", "deblur_gaussian", "phase_retrieval", "hdr", "operator",
 )  # fmt: skip
 METHODS = ("rlsd", "nonrepuls", "nonaug", "hybrid", "latent-red-diff")
+MEMORY = ("auto", "fast", "flat", "lean")
+"""What :func:`rsd.memory.plan` takes."""
 
 
 def sr_factor(task: str) -> int | None:

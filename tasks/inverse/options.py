@@ -109,7 +109,11 @@ class Restore:
     dtype: Literal["float32", "float16", "bfloat16", "float64"] = "float32"
     """Precision of the networks."""
     chunk: int | None = None
-    """Particles a network sees at once (default: all); fewer need less memory, the results are the same."""
+    """Particles a network sees at once (default: as --memory says); fewer need less memory, the results are the
+    same."""
+    memory: Literal["auto", "fast", "flat", "lean"] = "auto"
+    """fast keeps the graphs of all particles' features for the repulsion; flat computes them again, one particle after
+    the other; lean keeps a part of those too; auto takes the first that fits. The results are the same."""
     checkpoint_every: int = 25
     """Steps between checkpoints."""
 

@@ -11,6 +11,7 @@ import torch
 
 from rsd.distributed import Ensemble
 from rsd.engine import Embed, Record, distill
+from rsd.memory import plan, save_memory
 from rsd.priors import load_prior
 from rsd.priors.base import Prior
 from rsd.randomness import noise
@@ -18,6 +19,7 @@ from rsd.repulsion import Interaction
 from rsd.run import Run as BaseRun
 
 from . import limits
+from .embedding import Decoded
 from .operators import load_operator
 from .rlsd import Augmented, NonAugmented, Weights
 
@@ -41,6 +43,7 @@ class Settings:
     guidance: float = 1.0
     seed: int = 0
     chunk: int | None = None
+    memory: str = "auto"
 
     def __post_init__(self) -> None:
         """Raise ValueError, in one sentence, for a value that cannot work."""
@@ -90,9 +93,16 @@ class Run(BaseRun):
         self.ensemble = ensemble or Ensemble.of(len(ids))
         ids = [ids[row] for row in self.ensemble.mine]
         self.operator, self.y = load_operator(operator).to(prior.device), y.to(prior.device)
-        self.particles = kind(prior, self.operator, self.y, weights, ids=ids, seed=s.seed, image=image, chunk=s.chunk)
         self.timesteps = prior.schedule.descending(s.steps)
         self.condition = prior.condition(s.prompt, s.negative_prompt, s.guidance)
+        self.memory = plan(
+            s.memory, chunk=s.chunk, n=len(ids), prior=prior, condition=self.condition,
+            embed=embed if s.interaction.acts(self.ensemble.total) else None,
+        )  # fmt: skip
+        save_memory(self.memory.lean, prior, embed)
+        self.particles = kind(
+            prior, self.operator, self.y, weights, ids=ids, seed=s.seed, image=image, memory=self.memory
+        )
 
     @cached_property
     def given(self) -> dict[str, torch.Tensor]:
@@ -122,28 +132,9 @@ class Run(BaseRun):
         s = self.settings
         return distill(
             self.particles, self.prior, timesteps=self.timesteps, seed=s.seed, image=self.image,
-            condition=self.condition, interaction=s.interaction, embed=self.embed, chunk=s.chunk, start=self.step,
+            condition=self.condition, interaction=s.interaction, embed=self.embed, memory=self.memory, start=self.step,
             ensemble=self.ensemble,
         )  # fmt: skip
-
-
-def decoded(prior: Prior, features: Callable[[torch.Tensor], torch.Tensor]) -> Embed:
-    """Features of the decoded latent, phi = features(D(z_t)): the map the paper repels in.
-
-    The map raises ValueError if features of finite images are not finite.
-    """
-
-    def embed(z: torch.Tensor) -> torch.Tensor:
-        x = prior.decode(z)
-        phi = features(x)
-        if not phi.isfinite().all() and x.isfinite().all():
-            raise ValueError(
-                "The feature map made values that are not finite of finite images; mend it, or choose another "
-                "--features."
-            )
-        return phi
-
-    return embed
 
 
 def alike(a: torch.Tensor, b: torch.Tensor, share: float = 1e-4) -> bool:
@@ -178,7 +169,7 @@ def restore(
     settings = replace(settings, **changes)
     prior = load_prior(prior) if isinstance(prior, str) else prior
     features = load_features(features, device=prior.device) if isinstance(features, str) else features
-    run = Run(prior, operator, y, settings, embed=decoded(prior, features))
+    run = Run(prior, operator, y, settings, embed=Decoded(prior, features))
     records = []
     for record in run.steps():
         records.append(record)

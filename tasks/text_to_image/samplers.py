@@ -30,6 +30,7 @@ import torch
 
 from rsd.distributed import Ensemble
 from rsd.engine import Embed, Record, mean_square
+from rsd.memory import Memory
 from rsd.priors.base import Condition, Prior
 from rsd.randomness import noise
 from rsd.repulsion import Force, Interaction, feature_force, linearise
@@ -232,7 +233,7 @@ def potential_gradient(
     ``members`` that are here."""
     ensemble = ensemble or Ensemble.of(len(z))
     members = torch.arange(len(z)) if members is None else members
-    phi, pull = linearise(embed, z, chunk=chunk or len(z))
+    phi, pull = linearise(embed, z, memory=Memory(chunk))
     phi = ensemble.gather(phi, members)
     forces = [kernel_force(group) for group in phi.chunk(ensembles)]
     direction = torch.cat([force.direction for force in forces])
