@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 
@@ -182,6 +182,38 @@ def stein(embed: Embed, z_t: torch.Tensor, groups: torch.Tensor, *, memory: Memo
     pulled = [pull(towards.flatten(0, 1)) for towards in force.direction.unbind(1)]  # for each i: [G * n (of j), ...]
     R = [pulled_i.view(*groups.shape, *z_t.shape[1:]).sum(1) for pulled_i in pulled]
     return torch.stack(R, 1).flatten(0, 1), force
+
+
+def potential_gradient(
+    embed: Embed,
+    z: torch.Tensor,
+    ensembles: int = 1,
+    *,
+    memory: Memory | None = None,
+    members: torch.Tensor | None = None,
+    ensemble: Ensemble | None = None,
+) -> tuple[torch.Tensor, Force]:
+    """grad_{z_i} log Phi, log Phi = - 1/2 sum_{i != j} k_ij (Particle Guidance's fixed potential, Corso et al. 2024),
+    for latents z [ensembles * n, ...] that interact within each ensemble, and its Force: one vector-Jacobian product
+    through ``embed``. Of an ``ensemble`` in several processes z are those of its rows ``members`` that are here."""
+    ensemble = ensemble or Ensemble.of(len(z))
+    members = torch.arange(len(z)) if members is None else members
+    phi, pull = linearise(embed, z, memory=memory or Memory())
+    phi = ensemble.gather(phi, members)
+    forces = [kernel_force(group) for group in phi.chunk(ensembles)]
+    direction = torch.cat([force.direction for force in forces])
+    bandwidth, distance = (sum(getattr(f, name) for f in forces) / ensembles for name in ("bandwidth", "distance"))
+    return pull(direction[ensemble.among(members)[1]]), Force(direction, bandwidth, distance)
+
+
+def kernel_force(features: torch.Tensor) -> Force:
+    """- sum_{j != i} d k_ij / d phi_i for features [n, d], the others taken as constant: what
+    :func:`feature_force` says of the log of that sum, times the sum."""
+    force = feature_force(features)
+    phi = features.detach()
+    squared = torch.cdist(phi, phi, compute_mode="donot_use_mm_for_euclid_dist") ** 2
+    kernels = (-squared / (force.bandwidth or 1.0)).exp()
+    return replace(force, direction=force.direction * kernels.fill_diagonal_(0).sum(1, keepdim=True))
 
 
 def linearise(

@@ -60,8 +60,8 @@ class Prior(Protocol):
     image_size: int
     """Pixels on a side; 0 for a prior over points."""
     calls: Counter[str]
-    """Network passes so far, one per image: unet_forward (guidance takes two), decoder_forward, decoder_backward,
-    encoder_forward."""
+    """Network passes so far, one per image: unet_forward (guidance takes two), unet_backward, decoder_forward,
+    decoder_backward, encoder_forward."""
 
     @property
     def device(self) -> torch.device: ...
@@ -89,6 +89,13 @@ class Prior(Protocol):
     def decode(self, z: torch.Tensor) -> torch.Tensor:
         """Latents [B, *latent_shape] to images [B, 3, H, W], about [-1, 1] but not clamped; differentiable."""
         ...
+
+
+def count_backward(out: torch.Tensor, calls: Counter[str], name: str, n: int) -> torch.Tensor:
+    """``out``, whose backward pass, if there is one, adds n to calls[name]."""
+    if out.requires_grad:
+        out.register_hook(lambda _: calls.update({name: n}))
+    return out
 
 
 def alpha_sigma(schedule: Schedule, t: int | torch.Tensor, z: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:

@@ -29,10 +29,11 @@ class Operator(nn.Module):
         raise NotImplementedError
 
     def adjoint(self, y: torch.Tensor, like: torch.Tensor) -> torch.Tensor:
-        """J^T y, J the Jacobian of f at ``like`` [B, 3, H, W]; for a linear operator that is A^T y, wherever."""
+        """J^T y, J the Jacobian of f at ``like`` [B, 3, H, W]; for a linear operator that is A^T y, wherever.
+        Differentiable in y."""
         x = like.detach().requires_grad_()
         with torch.enable_grad():
-            return torch.autograd.grad(self(x), x, y)[0]
+            return torch.autograd.grad(self(x), x, y, create_graph=y.requires_grad)[0]
 
     def picture(self, y: torch.Tensor) -> torch.Tensor:
         """y as an image to look at, [B, 3, H', W'] in [-1, 1], unobserved entries 0; if no image, a grey square."""

@@ -7,7 +7,8 @@ from typing import Any
 
 from rsd.settings import known
 
-from .names import MEMORY, METHODS
+from .methods import FIELD, check_method, load_method
+from .names import MEMORY
 
 COUNTS = ("particles", "steps", "chunk", "interacting", "repel_every")
 NUMBERS = ("lambda_", "rho", "lr_x", "lr_z", "gamma", "guidance")
@@ -15,8 +16,7 @@ NUMBERS = ("lambda_", "rho", "lr_x", "lr_z", "gamma", "guidance")
 
 def check(settings: Any) -> None:
     """Raise ValueError, in one sentence, for a value that cannot work: of Settings, or of Restore, which has them."""
-    if settings.method not in METHODS:
-        raise known("method", settings.method, METHODS)
+    check_method(settings.method)
     if settings.memory not in MEMORY:
         raise known("memory", settings.memory, MEMORY)
     for name in COUNTS:
@@ -29,6 +29,8 @@ def check(settings: Any) -> None:
         raise ValueError(f"window is {settings.window}; give LO HI with 0 <= LO < HI <= 1.")
     if settings.seed < 0:
         raise ValueError(f"seed is {settings.seed}; give 0 or more.")
+    if settings.hyper or FIELD[settings.method].made:
+        load_method(settings.method, settings.hyper)
     if settings.method == "hybrid":
         _hybrid(settings.particles, settings.interacting)
 

