@@ -14,7 +14,7 @@ from rsd.priors import family
 from rsd.settings import layered, plain, tokens
 
 from .jobs import list_jobs
-from .methods import CHEAP, FIELD, TUNABLE
+from .methods import FIELD, SAVING, TUNABLE
 from .options import Restore
 
 NO_PIXEL = (
@@ -72,7 +72,7 @@ def check_used(flags: Restore, options: Restore) -> None:
     }
     entry = FIELD[options.method]
     known, but = "methods that know it (see rsd methods)", f"the method is {options.method}"
-    needs |= {name: (known, name in entry.uses, but) for name in (TUNABLE if entry.made else CHEAP)}
+    needs |= {name: (known, name in entry.uses, but) for name in (TUNABLE if entry.made else SAVING)}
     for name, (what, used, but) in needs.items():
         if not used and getattr(flags, name) != Restore.__dataclass_fields__[name].default:
             raise ValueError(f"--{name.rstrip('_').replace('_', '-')} goes with {what}, but {but}; change one of them.")

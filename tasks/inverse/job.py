@@ -27,6 +27,7 @@ from .begin import run_class
 from .command import resolved
 from .embedding import Decoded
 from .jobs import Job, are_several, list_jobs
+from .linear import check_exact
 from .methods import FIELD, check_fits
 from .networks import Scorers, check_metrics, features_name, interacts, lacking, load_scorers, why_not
 from .operators import Inpaint, Operator
@@ -161,6 +162,8 @@ def check_method(options: Restore, size: int, operator: Operator | None = None) 
         options.method, prior=options.prior, latent=is_latent(options.prior, options.revision), operator=operator.name,
         linear=operator.linear,
     )  # fmt: skip
+    if options.x_step == "exact":
+        check_exact(operator)
 
 
 def load_networks(

@@ -26,8 +26,8 @@ CHOOSING = ("task", "method")
 """Fields that choose the packaged settings."""
 FIELDS = (
     *CHOOSING, "particles", "steps", "seed", "gamma", "window", "interacting", "repel_every", "lambda", "rho", "lr_x",
-    "lr_z", "prompt", "negative_prompt", "guidance", "sigma_v", "mask", "box", "downsample", "kernel", "operator",
-    "fit", "keep_known", "clean",
+    "x_step", "lr_z", "prompt", "negative_prompt", "guidance", "sigma_v", "mask", "box", "downsample", "kernel",
+    "operator", "fit", "keep_known", "clean",
 )  # fmt: skip
 """What a line of a manifest may say beside "image" and "name"."""
 

@@ -14,7 +14,7 @@ from rsd.settings import known, nearest
 
 REPELLING = ("gamma", "window", "features", "feature_size", "force_decoder")
 ADAM_Z = ("lambda_", "lr_z")
-ADAM = ("lambda_", "lr_z", "rho", "lr_x")
+ADAM = ("lambda_", "lr_z", "rho", "lr_x", "x_step")
 
 
 @dataclass(frozen=True)
@@ -53,9 +53,9 @@ FIELD = {
     ),
 }  # fmt: skip
 
-CHEAP = ("repel_every", "feature_size", "force_decoder")
-"""What makes the repulsion cheaper."""
-TUNABLE = ("gamma", "window", "features", "interacting", "lambda_", "rho", "lr_x", "lr_z", *CHEAP)
+SAVING = ("x_step", "repel_every", "feature_size", "force_decoder")
+"""Settings that save time."""
+TUNABLE = ("gamma", "window", "features", "interacting", "lambda_", "rho", "lr_x", "lr_z", *SAVING)
 """Settings that only some methods read."""
 
 

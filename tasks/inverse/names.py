@@ -11,6 +11,7 @@ TASKS = (
     "sr2", "sr4", "sr8", "sr16", "deblur_motion", "deblur_gaussian", "phase_retrieval", "hdr", "operator",
 )  # fmt: skip
 METHODS = tuple(FIELD)
+X_STEPS = ("adam", "exact")
 MEMORY = ("auto", "fast", "flat", "lean")
 """What :func:`rsd.memory.plan` takes."""
 

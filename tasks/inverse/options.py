@@ -68,6 +68,8 @@ class Restore:
     """Coupling of the image x to the decoded latent D(z)."""
     lr_x: float = 0.4
     """Adam's learning rate for x."""
+    x_step: Literal["adam", "exact"] = "adam"
+    """How x follows: a step of Adam (the paper), or exact: to the minimum at once, for linear operators."""
     lr_z: float = 0.8
     """Adam's learning rate for z."""
     hyper: tuple[str, ...] = ()

@@ -39,6 +39,7 @@ class Settings:
     lambda_: float = 0.2
     rho: float = 0.075
     lr_x: float = 0.2
+    x_step: str = "adam"
     lr_z: float = 0.4
     prompt: str = ""
     negative_prompt: str = ""
@@ -108,7 +109,7 @@ class Run(BaseRun):
     def begin(self, ids: Sequence[int]) -> Any:
         """The particles of these numbers, at their start."""
         s = self.settings
-        weights = Weights(lambda_=s.lambda_, lr_z=s.lr_z, rho=s.rho, lr_x=s.lr_x)
+        weights = Weights(lambda_=s.lambda_, lr_z=s.lr_z, rho=s.rho, lr_x=s.lr_x, exact=s.x_step == "exact")
         kind = NonAugmented if s.method in ("nonaug", "latent-red-diff", "red-diff") else Augmented
         return kind(
             self.prior, self.operator, self.y, weights, ids=ids, seed=s.seed, image=self.image, memory=self.memory
