@@ -1,4 +1,4 @@
-"""What an experiment of the paper is: which commands run, and what is claimed of their figures. Imports nothing heavy."""
+"""What an experiment of the paper is: which commands run, what is claimed of their figures. Imports nothing heavy."""
 
 from __future__ import annotations
 

@@ -80,9 +80,7 @@ def looked_at(plan: Plan, folder: Path, small: int, titles: Iterable[str]) -> di
         assert problem.clean is not None, "experiments restore clean pictures"
         hidden = ~problem.operator.observed if isinstance(problem.operator, Inpaint) else None
         found[job.title] = {
-            "psnr_small": metrics.summary(
-                metrics.psnr(*(at_size(x, small) for x in (images, problem.clean))), best="max"
-            )["mean"],
+            "psnr_small": float(metrics.psnr(at_size(images, small), at_size(problem.clean, small)).mean()),
             "sharpness": sharpness(images, problem.clean, hidden),
         }
     return found

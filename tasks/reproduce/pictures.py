@@ -56,7 +56,7 @@ def card(plan: Plan, folder: Path) -> Card:
         made.slider = uri(before(first, answer.size)), uri(answer)
     if (first / "spread.png").exists():
         made.spread = uri(Image.open(first / "spread.png"))
-    made.film = uri(film(first / "evolution.gif"))
+    made.film = uri(film(first / "evolution.gif"), quality=70)
     made.turntables = [animated(path) for path in sorted(first.glob("scenes/*/turntable.gif"))[:TURNTABLES]]
     return made
 
@@ -137,8 +137,10 @@ NAMES: dict[str, str] = {
     "psnr": "PSNR [dB], mean over particles", "psnr_best": "PSNR [dB], best of N",
     "psnr_std": "PSNR [dB], spread over particles", "psnr_small": "PSNR [dB] at the pixel priors' size, mean",
     "ssim": "SSIM, mean", "lpips": "LPIPS, mean (less is better)", "div": "Div (mean over pictures)",
-    "coverage": "coverage (values of hidden attributes)", "agreement": "agreement (0-1)", "fid": "Frechet distance (less is better)",
-    "residual": "residual [sigma_v], mean", "seconds": "seconds a picture", "sharpness": "detail, in units of the truth's",
+    "coverage": "coverage (values of hidden attributes)", "agreement": "agreement (0-1)",
+    "fid": "Frechet distance (less is better)",
+    "residual": "residual [sigma_v], mean", "seconds": "seconds a picture",
+    "sharpness": "detail, in units of the truth's",
     "clip": "CLIP score", "aesthetic": "aesthetic score", "janus": "Janus (faces seen from behind)",
     "collapsed": "share of pairs in one mode", "misfit": "distance from the nearest mode",
 }  # fmt: skip

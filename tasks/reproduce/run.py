@@ -1,4 +1,4 @@
-"""Run experiments by the commands of rsd, one row after another, and leave claims.json, figures.json and report.html."""
+"""Run experiments by the commands of rsd, row after row, and leave claims.json, figures.json and report.html."""
 
 from __future__ import annotations
 

@@ -16,8 +16,8 @@ PIXELS = ("dps", "pigdm", "fps-smc", "red-diff")
 SR = {"builtin": "--task sr4", "paper": "--task sr8"}
 SMALL = ("psnr_small", "psnr", "psnr_best", "lpips", "residual", "seconds")
 GOOD_DECODER = (
-    "The built-in autoencoder is so good (37 dB) that fitting y through it costs the latent methods next to nothing, and where x "
-    "sees no data the coupling holds D(z) to an x that lags behind (docs/results.md)."
+    "The built-in autoencoder is so good (37 dB) that fitting y through it costs latent methods next to nothing, and "
+    "where x sees no data the coupling holds D(z) to an x that lags behind (docs/results.md)."
 )
 BLUR = "PSNR rewards what is blurred; look at the pictures."
 
@@ -165,7 +165,8 @@ TABLES = (
         half_face("nonrepuls", "rlsd", "hybrid", "psld"),
         (
             Claim(
-                "By its best particle RLSD restores better than NonRepuls-RLSD", "psnr_best", ("NonRepuls-RLSD", "RLSD"),
+                "By its best particle RLSD restores better than without repulsion", "psnr_best",
+                ("NonRepuls-RLSD", "RLSD"),
                 unmet="Over 32 heads the best of four is 27.3 dB without and 27.0 dB with repulsion, a tie (± 1.1 dB): "
                 "what repulsion adds in range it loses in the mean (docs/results.md).",
             ),
@@ -190,6 +191,6 @@ TABLES = (
             Claim("Where none interact PSNR is best", "psnr", ("4 interact", "0 interact")),
         ),
         plot=("div", "psnr"),
-        note="The paper does not tell this gamma: 100 at its scale is our choice, the least of its other ablations of 200 steps.",
+        note="The paper does not tell this gamma: 100 at its scale is ours, the least of its ablations of 200 steps.",
     ),
 )  # fmt: skip
