@@ -84,6 +84,58 @@ BIBTEX = {
   year      = {2022},
   url       = {https://arxiv.org/abs/2112.10752}
 }""",
+    "dps": """@inproceedings{chung2023diffusion,
+  title     = {Diffusion Posterior Sampling for General Noisy Inverse Problems},
+  author    = {Chung, Hyungjin and Kim, Jeongsol and McCann, Michael T. and Klasky, Marc L. and Ye, Jong Chul},
+  booktitle = {International Conference on Learning Representations},
+  year      = {2023},
+  url       = {https://arxiv.org/abs/2209.14687}
+}""",
+    "pigdm": """@inproceedings{song2023pseudoinverse,
+  title     = {Pseudoinverse-Guided Diffusion Models for Inverse Problems},
+  author    = {Song, Jiaming and Vahdat, Arash and Mardani, Morteza and Kautz, Jan},
+  booktitle = {International Conference on Learning Representations},
+  year      = {2023},
+  url       = {https://openreview.net/forum?id=9_gsMA8MRKQ}
+}""",
+    "fps-smc": """@inproceedings{dou2024diffusion,
+  title     = {Diffusion Posterior Sampling for Linear Inverse Problem Solving: A Filtering Perspective},
+  author    = {Dou, Zehao and Song, Yang},
+  booktitle = {International Conference on Learning Representations},
+  year      = {2024},
+  url       = {https://github.com/ZehaoDou-official/FPS-SMC-2023}
+}""",
+    "psld": """@inproceedings{rout2023solving,
+  title     = {Solving Linear Inverse Problems Provably via Posterior Sampling with Latent Diffusion Models},
+  author    = {Rout, Litu and Raoof, Negin and Daras, Giannis and Caramanis, Constantine and Dimakis, Alexandros G.
+               and Shakkottai, Sanjay},
+  booktitle = {Advances in Neural Information Processing Systems},
+  year      = {2023},
+  url       = {https://arxiv.org/abs/2307.00619}
+}""",
+    "resample": """@inproceedings{song2024solving,
+  title     = {Solving Inverse Problems with Latent Diffusion Models via Hard Data Consistency},
+  author    = {Song, Bowen and Kwon, Soo Min and Zhang, Zecheng and Hu, Xinyu and Qu, Qing and Shen, Liyue},
+  booktitle = {International Conference on Learning Representations},
+  year      = {2024},
+  url       = {https://arxiv.org/abs/2307.08123}
+}""",
+    "daps": """@inproceedings{zhang2025improving,
+  title     = {Improving Diffusion Inverse Problem Solving with Decoupled Noise Annealing},
+  author    = {Zhang, Bingliang and Chu, Wenda and Berner, Julius and Meng, Chenlin and Anandkumar, Anima
+               and Song, Yang},
+  booktitle = {IEEE/CVF Conference on Computer Vision and Pattern Recognition},
+  year      = {2025},
+  url       = {https://arxiv.org/abs/2407.01521}
+}""",
+    "score-prior": """@inproceedings{feng2023score,
+  title     = {Score-Based Diffusion Models as Principled Priors for Inverse Imaging},
+  author    = {Feng, Berthy T. and Smith, Jamie and Rubinstein, Michael and Chang, Huiwen and Bouman, Katherine L.
+               and Freeman, William T.},
+  booktitle = {IEEE/CVF International Conference on Computer Vision},
+  year      = {2023},
+  url       = {https://arxiv.org/abs/2304.11751}
+}""",
     "instant-ngp": """@article{mueller2022instant,
   title     = {Instant Neural Graphics Primitives with a Multiresolution Hash Encoding},
   author    = {M{\\"u}ller, Thomas and Evans, Alex and Schied, Christoph and Keller, Alexander},

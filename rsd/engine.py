@@ -17,14 +17,16 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, field
+from functools import partial
 from typing import Any, Protocol
 
 import torch
 
 from rsd.distributed import Ensemble
-from rsd.priors.base import Conditioning, Prior, conditions
+from rsd.memory import Memory
+from rsd.priors.base import Condition, Conditioning, Prior, present
 from rsd.randomness import noise
-from rsd.reference import Reference, chunks, sds
+from rsd.reference import Reference, sds
 from rsd.repulsion import Embed, Interaction, repulsion
 
 __all__ = ["Embed", "Particles", "Record", "Reference", "distill", "repulsion", "sds"]
@@ -80,7 +82,7 @@ def distill(
     interaction: Interaction = Interaction(),
     embed: Embed | None = None,
     clean: bool = False,
-    chunk: int | None = None,
+    memory: Memory | None = None,
     start: int = 0,
     ensemble: Ensemble | None = None,
 ) -> Iterator[Record]:
@@ -88,11 +90,11 @@ def distill(
 
     ``timesteps``: for each step one int, or int64 [N], one a particle of the whole ``ensemble`` (None: all are here).
     ``condition``: one for all steps, or what gives each step's. ``embed`` maps z_t to features [N, d] (needed when
-    particles interact); ``clean``: it is given z_i, and R_i is a gradient there. ``chunk`` is how many particles a
-    network sees at once (None: all); results do not depend on it.
+    particles interact); ``clean``: it is given z_i, and R_i is a gradient there. ``memory``: how many particles a
+    network sees at once, by default all, and which graphs are kept; results do not depend on it.
     """
     n = len(particles.ids)
-    chunk = chunk or n
+    memory = memory or Memory()
     ensemble = ensemble or Ensemble.of(n)
     groups = interaction.groups(ensemble.total)
     for step in range(start, len(timesteps)):
@@ -103,15 +105,14 @@ def distill(
         eps = noise(z.shape[1:], seed=seed, purpose="diffusion", image=image, step=step, particles=particles.ids).to(z)
         z_t = alpha * z + sigma * eps
         with torch.no_grad():
-            given = conditions(condition, n, chunk)
-            parts = zip(chunks(z_t, t, chunk), given, strict=True)
-            eps_theta = torch.cat([prior.epsilon(part, at, text) for (part, at), text in parts])
+            denoise = partial(predict, prior, z_t, t, present(condition))
+            eps_theta = torch.cat(memory.each(n, denoise))
             r = eps_theta - reference(z_t, t, eps, eps_theta)
         squares, force = {"residual": (mean_square(r), n), "repulsion": (0.0, n)}, None
-        if interaction.active(every_t, prior.schedule.T, ensemble.total):
+        if interaction.active(every_t, prior.schedule.T, ensemble.total) and step % interaction.every == 0:
             assert embed is not None, "interaction needs a feature map"
-            R, force = interaction.force(embed, z if clean else z_t, chunk=chunk, ensemble=ensemble)
-            change = interaction.gamma * sigma * R
+            R, force = interaction.force(embed, z if clean else z_t, memory=memory, ensemble=ensemble)
+            change = interaction.every * interaction.gamma * sigma * R
             inside = interaction.inside(t, prior.schedule.T).to(z.device).view(-1, *[1] * (z.ndim - 1))
             r = torch.where(inside, force.average(r, groups) - change, r)
             pushed = change[ensemble.among(groups.flatten())[0]]
@@ -125,6 +126,12 @@ def distill(
             residual=residual, repulsion=push, ratio=push / max(residual, 1e-12),
             bandwidth=force.bandwidth if force else None, distance=force.distance if force else None,
         )  # fmt: skip
+
+
+def predict(prior: Prior, z_t: torch.Tensor, t: Any, condition: Condition | None, rows: slice) -> torch.Tensor:
+    """The prior's eps for some rows of z_t; t: an int or [N]."""
+    given = condition and condition.rows(rows.start, rows.stop)
+    return prior.epsilon(z_t[rows], t if isinstance(t, int) else t[rows], given)
 
 
 def mean_square(x: torch.Tensor) -> float:

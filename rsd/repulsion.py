@@ -16,11 +16,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 
 from rsd.distributed import Ensemble
+from rsd.memory import Memory
 
 Embed = Callable[[torch.Tensor], torch.Tensor]
 
@@ -34,6 +35,7 @@ class Interaction:
     ``interacting``: in each ensemble the first so many repel one another, the others are alone (Hybrid); None: all.
     ``ensembles``: the particles are this many independent ensembles of equal size, one after another.
     ``include_self``: keep the term j = i in the sum (as Eq. 13 prints it); it weakens the force between far particles.
+    ``every``: the force acts at every so many-th step only, so many times as strongly.
     ``kind``: "repulsion", or "svgd", where gamma weighs the kernel's gradient: 1 is Liu & Wang's update, and 0 still
     averages the scores.
     """
@@ -43,6 +45,7 @@ class Interaction:
     interacting: int | None = None
     ensembles: int = 1
     include_self: bool = False
+    every: int = 1
     kind: str = "repulsion"
 
     def __post_init__(self) -> None:
@@ -63,11 +66,14 @@ class Interaction:
 
     def active(self, t: int | torch.Tensor, T: int, particles: int) -> bool:
         """Whether any of that many particles feels another at timestep t."""
-        acts = (self.gamma != 0 or self.kind == "svgd") and self.groups(particles).shape[1] > 1
-        return acts and bool(self.inside(t, T).any())
+        return self.acts(particles) and bool(self.inside(t, T).any())
+
+    def acts(self, particles: int) -> bool:
+        """Whether any of that many particles ever feels another."""
+        return (self.gamma != 0 or self.kind == "svgd") and self.groups(particles).shape[1] > 1
 
     def force(
-        self, embed: Embed, z_t: torch.Tensor, *, chunk: int, ensemble: Ensemble | None = None
+        self, embed: Embed, z_t: torch.Tensor, *, memory: Memory, ensemble: Ensemble | None = None
     ) -> tuple[torch.Tensor, Force]:
         """R [N, ...] of particles z_t, zero for those that are alone, and its Force; ``embed`` maps z_t to features
         [N, d]. Of an ``ensemble`` in several processes z_t and R are the particles here."""
@@ -77,11 +83,11 @@ class Interaction:
         R = torch.zeros_like(z_t)
         if self.kind == "svgd":
             assert ensemble.alone, "SVGD's averages would need every particle's latents"
-            R[groups.flatten()], force = stein(embed, z_t, groups, chunk=chunk)
+            R[groups.flatten()], force = stein(embed, z_t, groups, memory=memory)
         else:
             rows, _ = ensemble.among(groups.flatten())
             R[rows], force = repulsion(
-                embed, z_t, groups, chunk=chunk, include_self=self.include_self, ensemble=ensemble
+                embed, z_t, groups, memory=memory, include_self=self.include_self, ensemble=ensemble
             )
         return R, force
 
@@ -153,54 +159,95 @@ def stein_force(features: torch.Tensor) -> Force:
 
 def repulsion(
     embed: Embed, z_t: torch.Tensor, groups: torch.Tensor,
-    *, chunk: int, include_self: bool = False, ensemble: Ensemble | None = None,
+    *, memory: Memory, include_self: bool = False, ensemble: Ensemble | None = None,
 ) -> tuple[torch.Tensor, Force]:  # fmt: skip
     """R of Eq. 13 for the rows ``groups`` [G, n] of z_t, [G * n, ...], and its Force: one vector-Jacobian product
     through ``embed`` (z_t -> phi [rows, d]). Of an ``ensemble`` in several processes ``groups`` are rows of the whole,
     z_t and R those that are here."""
     ensemble = ensemble or Ensemble.of(len(z_t))
     rows, places = ensemble.among(groups.flatten())
-    phi, pull = linearise(embed, z_t[rows], chunk=chunk)
+    phi, pull = linearise(embed, z_t[rows], memory=memory)
     phi = ensemble.gather(phi, groups.flatten())
     force = feature_force(phi.view(*groups.shape, -1), include_self=include_self)
     return pull(force.direction.flatten(0, 1)[places]), force
 
 
-def stein(embed: Embed, z_t: torch.Tensor, groups: torch.Tensor, *, chunk: int) -> tuple[torch.Tensor, Force]:
+def stein(embed: Embed, z_t: torch.Tensor, groups: torch.Tensor, *, memory: Memory) -> tuple[torch.Tensor, Force]:
     """1/n sum_j grad_{z_j} k(phi_j, phi_i) for the rows ``groups`` [G, n] of z_t, [G * n, ...], and its Force.
 
     The gradient is taken where particle j is, as the theory wants: n vector-Jacobian products, not one.
     """
-    phi, pull = linearise(embed, z_t[groups.flatten()], chunk=chunk)
+    phi, pull = linearise(embed, z_t[groups.flatten()], memory=memory)
     force = stein_force(phi.view(*groups.shape, -1))
     pulled = [pull(towards.flatten(0, 1)) for towards in force.direction.unbind(1)]  # for each i: [G * n (of j), ...]
     R = [pulled_i.view(*groups.shape, *z_t.shape[1:]).sum(1) for pulled_i in pulled]
     return torch.stack(R, 1).flatten(0, 1), force
 
 
+def potential_gradient(
+    embed: Embed,
+    z: torch.Tensor,
+    ensembles: int = 1,
+    *,
+    memory: Memory | None = None,
+    members: torch.Tensor | None = None,
+    ensemble: Ensemble | None = None,
+) -> tuple[torch.Tensor, Force]:
+    """grad_{z_i} log Phi, log Phi = - 1/2 sum_{i != j} k_ij (Particle Guidance's fixed potential, Corso et al. 2024),
+    for latents z [ensembles * n, ...] that interact within each ensemble, and its Force: one vector-Jacobian product
+    through ``embed``. Of an ``ensemble`` in several processes z are those of its rows ``members`` that are here."""
+    ensemble = ensemble or Ensemble.of(len(z))
+    members = torch.arange(len(z)) if members is None else members
+    phi, pull = linearise(embed, z, memory=memory or Memory())
+    phi = ensemble.gather(phi, members)
+    forces = [kernel_force(group) for group in phi.chunk(ensembles)]
+    direction = torch.cat([force.direction for force in forces])
+    bandwidth, distance = (sum(getattr(f, name) for f in forces) / ensembles for name in ("bandwidth", "distance"))
+    return pull(direction[ensemble.among(members)[1]]), Force(direction, bandwidth, distance)
+
+
+def kernel_force(features: torch.Tensor) -> Force:
+    """- sum_{j != i} d k_ij / d phi_i for features [n, d], the others taken as constant: what
+    :func:`feature_force` says of the log of that sum, times the sum."""
+    force = feature_force(features)
+    phi = features.detach()
+    squared = torch.cdist(phi, phi, compute_mode="donot_use_mm_for_euclid_dist") ** 2
+    kernels = (-squared / (force.bandwidth or 1.0)).exp()
+    return replace(force, direction=force.direction * kernels.fill_diagonal_(0).sum(1, keepdim=True))
+
+
 def linearise(
-    embed: Embed, z: torch.Tensor, *, chunk: int
+    embed: Embed, z: torch.Tensor, *, memory: Memory
 ) -> tuple[torch.Tensor, Callable[[torch.Tensor], torch.Tensor]]:
     """Features phi [rows, d] of z [rows, ...], and the map from a [rows, d] to its vector-Jacobian product [rows, ...].
 
-    One chunk keeps its graph; several compute all features first without graphs, then recompute chunk by chunk, so that
-    memory does not grow with N.
+    The graphs are kept if ``memory`` says so, or if all is one chunk; else they are made again chunk by chunk, so that
+    memory does not grow with N. Nothing here waits for other processes: what does not fit is done again.
     """
     if not len(z):  # of an ensemble's interacting particles none is in this process
         return z.new_empty(0), lambda vectors: z
-    parts = [part.detach().requires_grad_() for part in z.split(chunk)]
-    graphs = [embed(parts[0])] if len(parts) == 1 else []
-    with torch.no_grad():
-        phi = torch.cat(graphs or [embed(part) for part in parts])
+    graphs: dict[tuple[int, int], tuple[torch.Tensor, torch.Tensor]] = {}
+
+    def graph(rows: slice) -> tuple[torch.Tensor, torch.Tensor]:
+        part = z[rows].detach().requires_grad_()
+        return part, embed(part)
+
+    def features(rows: slice) -> torch.Tensor:
+        if not (memory.keep or rows == slice(0, len(z))):
+            with torch.no_grad():
+                return embed(z[rows])
+        found = graphs[rows.start, rows.stop] = graph(rows)
+        return found[1].detach()
 
     def pull(vectors: torch.Tensor) -> torch.Tensor:
-        pulled = [
-            torch.autograd.grad(graphs[k] if graphs else embed(part), part, vector, retain_graph=bool(graphs))[0]
-            for k, (part, vector) in enumerate(zip(parts, vectors.split(chunk), strict=True))
-        ]
-        return torch.cat(pulled)
+        def pulled(rows: slice) -> torch.Tensor:
+            kept = graphs.get((rows.start, rows.stop))
+            part, phi = kept or graph(rows)
+            return torch.autograd.grad(phi, part, vectors[rows], retain_graph=kept is not None)[0]
 
-    return phi, pull
+        return torch.cat(memory.each(len(z), pulled, graphs))
+
+    return torch.cat(memory.each(len(z), features, graphs)), pull
 
 
 def _distances(phi: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:

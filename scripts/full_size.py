@@ -15,14 +15,18 @@ from typing import Any
 import torch
 
 
-def stable_diffusion(tokenizer: Any, *, device: str = "cpu") -> Any:
-    """A StableDiffusionPipeline of SD 2.1-base's configuration (866 M, 84 M and 340 M parameters), random, float32."""
+def stable_diffusion(tokenizer: Any, *, device: str = "cpu", size: int = 512) -> Any:
+    """A StableDiffusionPipeline of SD 2.1-base's configuration (866 M, 84 M and 340 M parameters), random, float32; its
+    pictures have ``size`` px."""
     from diffusers import AutoencoderKL, DDIMScheduler, StableDiffusionPipeline, UNet2DConditionModel
     from transformers import CLIPTextConfig, CLIPTextModel
 
     with torch.device(device):
         unet = UNet2DConditionModel(
-            sample_size=64, attention_head_dim=(5, 10, 20, 20), cross_attention_dim=1024, use_linear_projection=True
+            sample_size=size // 8,
+            attention_head_dim=(5, 10, 20, 20),
+            cross_attention_dim=1024,
+            use_linear_projection=True,
         )
         vae = AutoencoderKL(
             block_out_channels=(128, 256, 512, 512), layers_per_block=2, sample_size=768, scaling_factor=0.18215,

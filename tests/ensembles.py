@@ -7,6 +7,7 @@ from __future__ import annotations
 import os
 import signal
 import sys
+import warnings
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -18,7 +19,7 @@ from rsd.engine import distill
 from rsd.features import Pixels
 from rsd.priors import load_prior
 from rsd.priors.mixture import GaussianMixture
-from rsd.repulsion import Interaction
+from rsd.repulsion import Embed, Interaction
 
 N = 5
 
@@ -38,12 +39,23 @@ class Points:
         return {"norm": float(r.square().sum(1).mean())}
 
 
-def moved(ensemble: Ensemble, interaction: Interaction) -> dict[str, torch.Tensor]:
+def features(z: torch.Tensor) -> torch.Tensor:
+    return torch.cat([z, z.sin()], 1)
+
+
+def crowded(z: torch.Tensor) -> torch.Tensor:
+    """Two particles do not fit: processes that have two find out, the others wait for them in the gathering."""
+    if len(z) > 1:
+        raise torch.cuda.OutOfMemoryError("CUDA out of memory.")
+    return features(z)
+
+
+def moved(ensemble: Ensemble, interaction: Interaction, embed: Embed = features) -> dict[str, torch.Tensor]:
     """Points under two Gaussians, each with its own timesteps."""
     prior = GaussianMixture(torch.tensor([[1.0, 0.0], [-1.0, 0.0]], dtype=torch.float64), 0.05)
     points, random = Points(ensemble), torch.Generator().manual_seed(0)
     timesteps = [torch.randint(20, 980, (N,), generator=random) for _ in range(10)]
-    settings = dict(seed=7, interaction=interaction, embed=lambda z: torch.cat([z, z.sin()], 1), ensemble=ensemble)
+    settings = dict(seed=7, interaction=interaction, embed=embed, ensemble=ensemble)
     records = list(distill(points, prior, timesteps=timesteps, **settings))
     told = [[r.residual, r.repulsion, r.bandwidth or 0, r.distance or 0, *r.losses.values()] for r in records]
     return {"z": ensemble.gather(points.z, what="result"), "records": torch.tensor(told, dtype=torch.float64)}
@@ -53,6 +65,12 @@ def all_repel(ensemble: Ensemble, model: Path) -> dict[str, torch.Tensor]:
     return moved(ensemble, Interaction(1.5, window=(0.3, 1.0)))
 
 
+def some_full(ensemble: Ensemble, model: Path) -> dict[str, torch.Tensor]:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        return moved(ensemble, Interaction(1.5), crowded)
+
+
 def hybrid(ensemble: Ensemble, model: Path) -> dict[str, torch.Tensor]:
     """Only the first two interact: of three processes one has none of them."""
     return moved(ensemble, Interaction(1.5, interacting=2))
@@ -60,12 +78,12 @@ def hybrid(ensemble: Ensemble, model: Path) -> dict[str, torch.Tensor]:
 
 def restored(ensemble: Ensemble, model: Path) -> dict[str, torch.Tensor]:
     from rsd.tasks.inverse.operators import make_operator
-    from rsd.tasks.inverse.solve import Run, Settings, decoded
+    from rsd.tasks.inverse.solve import Decoded, Run, Settings
 
     prior, settings = load_prior(str(model)), Settings(particles=N, steps=4, gamma=6.0)
     y = torch.linspace(-1, 1, 3 * 64).view(1, 3, 8, 8)
     run = Run(
-        prior, make_operator("sr2", size=16), y, settings, embed=decoded(prior, Pixels()), ensemble=ensemble, image="a"
+        prior, make_operator("sr2", size=16), y, settings, embed=Decoded(prior, Pixels()), ensemble=ensemble, image="a"
     )
     return finished(run)
 
@@ -118,6 +136,7 @@ def finished(run) -> dict[str, torch.Tensor]:
 
 CASES = {
     "all repel": all_repel,
+    "some are full": some_full,
     "hybrid": hybrid,
     "restored": restored,
     "vsd": drawn("vsd", score="lora", lr_phi=1e-2, t_per_particle=True),

@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from rsd.engine import Reference, distill, sds
+from rsd.memory import Memory
 from rsd.priors.mixture import GaussianMixture
 from rsd.repulsion import Interaction
 
@@ -143,7 +144,11 @@ def test_one_timestep_repeated_is_the_shared_one(prior, kind):
     settings = dict(seed=3, interaction=Interaction(1.5, (0.0, 0.8), kind=kind), embed=torch.sin)
     shared, repeated = Points(START), Points(START)
     list(distill(shared, prior, timesteps=[900, 500, 20], **settings))
-    list(distill(repeated, prior, timesteps=[torch.tensor([t] * 3) for t in (900, 500, 20)], chunk=2, **settings))
+    list(
+        distill(
+            repeated, prior, timesteps=[torch.tensor([t] * 3) for t in (900, 500, 20)], memory=Memory(2), **settings
+        )
+    )
     torch.testing.assert_close(repeated.z, shared.z, rtol=0, atol=1e-13)
 
 
@@ -182,7 +187,7 @@ def test_svgd_is_liu_and_wang_s_double_sum(prior, chunk, phi):
 
     points = Points(START, lr=0.0)
     interaction = Interaction(1.7, kind="svgd")
-    list(distill(points, prior, timesteps=[400], seed=4, interaction=interaction, embed=phi, chunk=chunk))
+    list(distill(points, prior, timesteps=[400], seed=4, interaction=interaction, embed=phi, memory=Memory(chunk)))
     eps = noise((2,), seed=4, purpose="diffusion", step=0, particles=range(3)).double()
     expected = svgd_by_loops(prior, START, 400, eps, 1.7, phi)
     torch.testing.assert_close(points.seen[0][1], expected, rtol=1e-9, atol=1e-9)

@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from rsd.engine import repulsion
+from rsd.memory import Memory
 from rsd.repulsion import Interaction, feature_force, median_bandwidth
 
 
@@ -68,8 +69,8 @@ def test_chunked_vjp_equals_the_whole(chunk):
     z = features(4, 6, seed=1)
     embed = lambda z: torch.tanh(z @ weight)  # noqa: E731
     groups = torch.arange(4)[None]
-    whole, force = repulsion(embed, z, groups, chunk=4)
-    part, _ = repulsion(embed, z, groups, chunk=chunk)
+    whole, force = repulsion(embed, z, groups, memory=Memory(4))
+    part, _ = repulsion(embed, z, groups, memory=Memory(chunk))
     torch.testing.assert_close(part, whole, rtol=1e-12, atol=1e-14)
     x = z.clone().requires_grad_()
     (expected,) = torch.autograd.grad((embed(x) * force.direction).sum(), x)

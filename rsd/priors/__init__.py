@@ -24,6 +24,16 @@ def over_heads(name: str) -> bool:
     return name in index.BUILT_IN
 
 
+def family(name: str) -> str | None:
+    """What packaged settings for a built-in prior are filed under ("heads", "heads_pixels"); None for all others."""
+    return name.replace("-", "_") if name in index.BUILT_IN else None
+
+
+def is_latent(name: str, revision: str | None = None) -> bool:
+    """Whether a prior is of latents, not of pixels, from its small JSON files; what is raised: see image_size."""
+    return "vae" in index.find(name, revision).parts
+
+
 def image_size(name: str, revision: str | None = None) -> int:
     """Pixels of the square pictures that a prior makes, from its small JSON files: no model is loaded.
 

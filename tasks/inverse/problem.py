@@ -121,6 +121,11 @@ def _hidden(operator: Operator, options: Restore) -> tuple[str, ...]:
     return ()
 
 
+def make(options: Restore, size: int) -> Operator:
+    """The operator that every picture has, or one of its kind where each has a mask of its own."""
+    return _operator(options, size, torch.ones(size, size) if options.mask else None)
+
+
 def _operator(options: Restore, size: int, mask: Path | torch.Tensor | None) -> Operator:
     return make_operator(
         options.task, size=size, seed=options.seed, box=options.box, mask=mask, downsample=options.downsample,

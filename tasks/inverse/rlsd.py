@@ -18,9 +18,11 @@ from typing import Any
 
 import torch
 
+from rsd.memory import Memory
 from rsd.priors.base import Prior
 from rsd.randomness import noise
 
+from .linear import check_exact, nearest
 from .operators import Operator, data_residual
 
 BETAS = (0.9, 0.99)
@@ -30,12 +32,14 @@ ENTRIES = 3 * 512 * 512  # the image entries at which EPS was published
 
 @dataclass(frozen=True)
 class Weights:
-    """lambda (prior), rho (coupling; none without augmentation), and the learning rates of z and x."""
+    """lambda (prior), rho (coupling; none without augmentation), and the learning rates of z and x.
+    ``exact``: the x-step is no step of Adam but the minimum itself (linear operators)."""
 
     lambda_: float
     lr_z: float
     rho: float = 0.0
     lr_x: float = 0.0
+    exact: bool = False
 
 
 def start(prior: Prior, ids: Sequence[int], what: str, shape: Sequence[int], seed: int, image: str) -> list[Any]:
@@ -60,10 +64,10 @@ class NonAugmented:
 
     def __init__(
         self, prior: Prior, operator: Operator, y: torch.Tensor, weights: Weights,
-        *, ids: Sequence[int], seed: int, image: str = "", chunk: int | None = None,
+        *, ids: Sequence[int], seed: int, image: str = "", memory: Memory | None = None,
     ):  # fmt: skip
         self.prior, self.operator, self.y, self.weights = prior, operator, y, weights
-        self.ids, self.chunk = list(ids), chunk or len(ids)
+        self.ids, self.memory = list(ids), memory or Memory()
         self.z = start(prior, ids, "z", prior.latent_shape, seed, image)
         self.z_optimiser = torch.optim.Adam(self.z, lr=weights.lr_z, betas=BETAS, eps=EPS)
 
@@ -71,31 +75,36 @@ class NonAugmented:
         """z [N, *latent_shape], detached."""
         return torch.stack([z.detach() for z in self.z])
 
-    def fit(self, decoded: torch.Tensor, rows: list[int]) -> dict[str, torch.Tensor]:
+    def fit(self, decoded: torch.Tensor, rows: slice) -> dict[str, torch.Tensor]:
         """The data term of the z-step, [n]."""
         return {"data": data_loss(self.operator, decoded, self.y)}
 
     def step(self, r: torch.Tensor, t: int) -> dict[str, float]:
         """The z-step, chunk by chunk; returns each loss's mean over particles."""
         weight = self.weights.lambda_ * self.prior.schedule.sigma(t) / self.prior.schedule.alpha(t)
-        totals: dict[str, float] = {}
-        for rows in self._chunks():
-            z = torch.stack([self.z[i] for i in rows])
+
+        def z_step(rows: slice) -> dict[str, float]:
+            self.z_optimiser.zero_grad()  # of a chunk that did not fit
+            z = torch.stack(self.z[rows])
             losses = self.fit(self.prior.decode(z), rows)
             losses["prior"] = weight * particle_mean(r[rows] * z)
             torch.stack(list(losses.values())).sum().backward()
             self.z_optimiser.step()  # steps only these rows: the others have no gradient
             self.z_optimiser.zero_grad()
-            for name, loss in losses.items():
-                totals[name] = totals.get(name, 0.0) + float(loss.detach().sum()) / len(self.ids)
-        return totals
+            return {name: float(loss.detach().sum()) for name, loss in losses.items()}
+
+        sums = self.memory.each(len(self.ids), z_step)
+        return {name: sum(one[name] for one in sums) / len(self.ids) for name in sums[0]}
 
     @torch.no_grad()
     def images(self) -> torch.Tensor:
         """D(z) [N, 3, H, W]."""
-        return torch.cat(
-            [self.prior.decode(torch.stack([self.z[i].detach() for i in rows])) for rows in self._chunks()]
-        )
+        return torch.cat(self.memory.each(len(self.ids), self.decoded))
+
+    @torch.no_grad()
+    def decoded(self, rows: slice) -> torch.Tensor:
+        """D(z) of some particles, without gradient."""
+        return self.prior.decode(torch.stack(self.z[rows]))
 
     def finish(self) -> torch.Tensor:
         """The result D(z) [N, 3, H, W]."""
@@ -109,45 +118,64 @@ class NonAugmented:
         """Continue from :meth:`state`."""
         _restore(self.z, state["z"], self.z_optimiser, state["z_optimiser"])
 
-    def _chunks(self) -> list[list[int]]:
-        every = list(range(len(self.ids)))
-        return [every[k : k + self.chunk] for k in range(0, len(every), self.chunk)]
-
 
 class Augmented(NonAugmented):
     """Latents z_i coupled to images x_i, which fit y directly."""
 
     def __init__(
         self, prior: Prior, operator: Operator, y: torch.Tensor, weights: Weights,
-        *, ids: Sequence[int], seed: int, image: str = "", chunk: int | None = None,
+        *, ids: Sequence[int], seed: int, image: str = "", memory: Memory | None = None,
     ):  # fmt: skip
-        super().__init__(prior, operator, y, weights, ids=ids, seed=seed, image=image, chunk=chunk)
+        super().__init__(prior, operator, y, weights, ids=ids, seed=seed, image=image, memory=memory)
+        if weights.exact:
+            check_exact(operator)
         shape = (3, prior.image_size, prior.image_size)
         self.x = start(prior, ids, "x", shape, seed, image)
         eps = EPS * ENTRIES / self.x[0].numel()  # where x sees no data it follows D(z) as softly as at 512 px
         self.x_optimiser = torch.optim.Adam(self.x, lr=weights.lr_x, betas=BETAS, eps=eps)
-        self.pending = False  # an x-step waits for the next decode of z
+        self.started = False
+        self.late: set[int] = set()  # the rows whose x-step waits for the next decode of z
+        self.data = torch.zeros(len(self.ids), dtype=prior.dtype)  # the data loss of each one's last x-step
 
-    def fit(self, decoded: torch.Tensor, rows: list[int]) -> dict[str, torch.Tensor]:
+    def fit(self, decoded: torch.Tensor, rows: slice) -> dict[str, torch.Tensor]:
         """The x-step left over from the step before, then the coupling term of this z-step, [n]."""
-        losses = {"data": self.x_step(decoded.detach(), rows)} if self.pending else {}
-        x = torch.stack([self.x[i].detach() for i in rows])
-        coupling = 0.5 * particle_mean((x - decoded) ** 2)
-        return {"coupling": coupling, **{name: loss.detach() for name, loss in losses.items()}}
+        self.x_step(decoded.detach(), rows)
+        x = torch.stack(self.x[rows]).detach()
+        losses = {"coupling": 0.5 * particle_mean((x - decoded) ** 2)}
+        return {**losses, "data": self.data[rows].to(x.device)} if self.started else losses
 
-    def x_step(self, decoded: torch.Tensor, rows: list[int]) -> torch.Tensor:
-        """One Adam step of x towards the measurement and D(z); returns the data loss before it, [n]."""
-        x = torch.stack([self.x[i] for i in rows])
+    def x_step(self, decoded: torch.Tensor, rows: slice) -> None:
+        """One step of Adam, or the minimum, towards the measurement and D(z), of those x that wait for it: once, even
+        if what comes after it has to be done again."""
+        if rows.start not in self.late:
+            return
+        if self.weights.exact:
+            self.exact_step(decoded, rows)
+        else:
+            self.adam_step(decoded, rows)
+        self.late -= set(range(rows.start, rows.stop))
+
+    @torch.no_grad()
+    def exact_step(self, decoded: torch.Tensor, rows: slice) -> None:
+        """x to the minimum."""
+        self.data[rows] = data_loss(self.operator, torch.stack(self.x[rows]), self.y).cpu()
+        for x, best in zip(self.x[rows], nearest(self.operator, self.y, decoded, self.weights.rho), strict=True):
+            x.copy_(best)
+
+    def adam_step(self, decoded: torch.Tensor, rows: slice) -> None:
+        """A step of Adam."""
+        self.x_optimiser.zero_grad()
+        x = torch.stack(self.x[rows])
         data = data_loss(self.operator, x, self.y)
         (data + self.weights.rho * 0.5 * particle_mean((x - decoded) ** 2)).sum().backward()
         self.x_optimiser.step()
         self.x_optimiser.zero_grad()
-        return data
+        self.data[rows] = data.detach().cpu()
 
     def step(self, r: torch.Tensor, t: int) -> dict[str, float]:
         """The pending x-step, then the z-step; returns each loss's mean over particles."""
         losses = super().step(r, t)
-        self.pending = True
+        self.started, self.late = True, set(range(len(self.ids)))
         return losses
 
     @torch.no_grad()
@@ -157,23 +185,21 @@ class Augmented(NonAugmented):
 
     def finish(self) -> torch.Tensor:
         """The last x-step, on one more decode without gradient; the result x [N, 3, H, W]."""
-        for rows in self._chunks() if self.pending else []:
-            with torch.no_grad():
-                decoded = self.prior.decode(torch.stack([self.z[i].detach() for i in rows]))
-            self.x_step(decoded, rows)
-        self.pending = False
+        if self.late:
+            self.memory.each(len(self.ids), lambda rows: self.x_step(self.decoded(rows), rows))
         return self.images()
 
     def state(self) -> dict[str, Any]:
         """Everything a resumed run needs: z of this step, x of the step before, and whether its x-step is pending."""
-        x = {"x": self.images(), "x_optimiser": self.x_optimiser.state_dict()["state"], "pending": self.pending}
+        x = {"x": self.images(), "x_optimiser": self.x_optimiser.state_dict()["state"], "pending": bool(self.late)}
         return {**super().state(), **x}
 
     def load_state(self, state: dict[str, Any]) -> None:
         """Continue from :meth:`state`."""
         super().load_state(state)
         _restore(self.x, state["x"], self.x_optimiser, state["x_optimiser"])
-        self.pending = bool(state["pending"])
+        self.started = bool(state["pending"])
+        self.late = set(range(len(self.ids))) if self.started else set()
 
 
 def _restore(leaves: list[Any], values: torch.Tensor, optimiser: torch.optim.Optimizer, state: dict[Any, Any]) -> None:

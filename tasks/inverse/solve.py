@@ -11,6 +11,7 @@ import torch
 
 from rsd.distributed import Ensemble
 from rsd.engine import Embed, Record, distill
+from rsd.memory import plan, save_memory
 from rsd.priors import load_prior
 from rsd.priors.base import Prior
 from rsd.randomness import noise
@@ -18,6 +19,8 @@ from rsd.repulsion import Interaction
 from rsd.run import Run as BaseRun
 
 from . import limits
+from .embedding import Decoded
+from .methods import FIELD
 from .operators import load_operator
 from .rlsd import Augmented, NonAugmented, Weights
 
@@ -32,15 +35,20 @@ class Settings:
     gamma: float = 6.0
     window: tuple[float, float] = (0.0, 1.0)
     interacting: int | None = None
+    repel_every: int = 1
     lambda_: float = 0.2
     rho: float = 0.075
     lr_x: float = 0.2
+    x_step: str = "adam"
     lr_z: float = 0.4
     prompt: str = ""
     negative_prompt: str = ""
     guidance: float = 1.0
+    sigma_v: float = 0.001
+    hyper: tuple[str, ...] = ()
     seed: int = 0
     chunk: int | None = None
+    memory: str = "auto"
 
     def __post_init__(self) -> None:
         """Raise ValueError, in one sentence, for a value that cannot work."""
@@ -53,10 +61,11 @@ class Settings:
 
     @property
     def interaction(self) -> Interaction:
-        """The method's repulsion: none for nonrepuls and latent-red-diff, among a part of the particles for hybrid."""
-        gamma = 0.0 if self.method in ("nonrepuls", "latent-red-diff") else self.gamma
-        part = self.interacting or self.particles - 1
-        return Interaction(gamma, self.window, part if self.method == "hybrid" else None)
+        """The method's repulsion: none for those that know no gamma, among a part of the particles for hybrid."""
+        gamma = self.gamma if "gamma" in FIELD[self.method].uses else 0.0
+        part = (self.interacting or self.particles - 1) if self.method == "hybrid" else None
+        kind = "svgd" if self.method == "svgd" else "repulsion"
+        return Interaction(gamma, self.window, part, every=self.repel_every, kind=kind)
 
 
 @dataclass(frozen=True)
@@ -84,22 +93,35 @@ class Run(BaseRun):
     ):  # fmt: skip
         self.prior, self.settings, self.embed, self.image = prior, settings, embed, image
         s = settings
-        weights = Weights(lambda_=s.lambda_, lr_z=s.lr_z, rho=s.rho, lr_x=s.lr_x)
-        kind = NonAugmented if s.method in ("nonaug", "latent-red-diff") else Augmented
         ids = list(range(s.particles)) if ids is None else ids
         self.ensemble = ensemble or Ensemble.of(len(ids))
         ids = [ids[row] for row in self.ensemble.mine]
         self.operator, self.y = load_operator(operator).to(prior.device), y.to(prior.device)
-        self.particles = kind(prior, self.operator, self.y, weights, ids=ids, seed=s.seed, image=image, chunk=s.chunk)
         self.timesteps = prior.schedule.descending(s.steps)
         self.condition = prior.condition(s.prompt, s.negative_prompt, s.guidance)
+        self.memory = plan(
+            s.memory, chunk=s.chunk, n=len(ids), prior=prior, condition=self.condition,
+            embed=embed if s.interaction.acts(self.ensemble.total) else None,
+        )  # fmt: skip
+        save_memory(self.memory.lean, prior, embed)
+        self.particles = self.begin(ids)
+
+    def begin(self, ids: Sequence[int]) -> Any:
+        """The particles of these numbers, at their start."""
+        s = self.settings
+        weights = Weights(lambda_=s.lambda_, lr_z=s.lr_z, rho=s.rho, lr_x=s.lr_x, exact=s.x_step == "exact")
+        kind = NonAugmented if s.method in ("nonaug", "latent-red-diff", "red-diff") else Augmented
+        return kind(
+            self.prior, self.operator, self.y, weights, ids=ids, seed=s.seed, image=self.image, memory=self.memory
+        )
 
     @cached_property
     def given(self) -> dict[str, torch.Tensor]:
         """What the run is to explain: y, and how the operator measures a fixed picture, which tells its mask, kernel or
         code from another's."""
         prior = self.prior
-        x = noise((3, prior.image_size, prior.image_size), seed=0, purpose="probe", particles=[0])
+        shape = (3, prior.image_size, prior.image_size) if prior.image_size else prior.latent_shape
+        x = noise(shape, seed=0, purpose="probe", particles=[0])
         with torch.no_grad():
             return {"y": self.y, "probe": self.operator(x.tanh().to(prior.device, prior.dtype))}
 
@@ -122,28 +144,9 @@ class Run(BaseRun):
         s = self.settings
         return distill(
             self.particles, self.prior, timesteps=self.timesteps, seed=s.seed, image=self.image,
-            condition=self.condition, interaction=s.interaction, embed=self.embed, chunk=s.chunk, start=self.step,
+            condition=self.condition, interaction=s.interaction, embed=self.embed, memory=self.memory, start=self.step,
             ensemble=self.ensemble,
         )  # fmt: skip
-
-
-def decoded(prior: Prior, features: Callable[[torch.Tensor], torch.Tensor]) -> Embed:
-    """Features of the decoded latent, phi = features(D(z_t)): the map the paper repels in.
-
-    The map raises ValueError if features of finite images are not finite.
-    """
-
-    def embed(z: torch.Tensor) -> torch.Tensor:
-        x = prior.decode(z)
-        phi = features(x)
-        if not phi.isfinite().all() and x.isfinite().all():
-            raise ValueError(
-                "The feature map made values that are not finite of finite images; mend it, or choose another "
-                "--features."
-            )
-        return phi
-
-    return embed
 
 
 def alike(a: torch.Tensor, b: torch.Tensor, share: float = 1e-4) -> bool:
@@ -175,10 +178,13 @@ def restore(
     """
     from rsd.features import load_features
 
+    from .begin import run_class
+
     settings = replace(settings, **changes)
     prior = load_prior(prior) if isinstance(prior, str) else prior
     features = load_features(features, device=prior.device) if isinstance(features, str) else features
-    run = Run(prior, operator, y, settings, embed=decoded(prior, features))
+    kind = run_class(settings.method)
+    run = kind(prior, operator, y, settings, embed=Decoded(prior, features))
     records = []
     for record in run.steps():
         records.append(record)

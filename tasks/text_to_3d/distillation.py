@@ -16,6 +16,7 @@ from typing import Any
 
 from rsd.distributed import Ensemble
 from rsd.engine import Embed, Record, distill
+from rsd.memory import Memory
 from rsd.priors.base import Condition, Prior
 from rsd.randomness import integers
 from rsd.reference import LoraScore, Reference, sds
@@ -140,6 +141,6 @@ class Run(Distillation):
         return distill(
             self.particles, self.prior, timesteps=self.timesteps, seed=s.seed, image=self.image,
             condition=self.condition, reference=self.reference, embed=self.embed, clean=s.clean,
-            chunk=s.chunk, start=self.step, ensemble=self.pictures,
+            memory=Memory(s.chunk), start=self.step, ensemble=self.pictures,
             interaction=Interaction(s.gamma, s.window, ensembles=groups_of(self.ensemble, s.scenes)),
         )  # fmt: skip

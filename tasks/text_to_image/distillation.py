@@ -20,6 +20,7 @@ import torch
 
 from rsd.distributed import ALONE, Ensemble
 from rsd.engine import Embed, Record, distill
+from rsd.memory import Memory
 from rsd.priors.base import Condition, Prior
 from rsd.randomness import integers, noise
 from rsd.reference import NFSD, LoraScore, Reference, UNetScore, sds
@@ -197,5 +198,5 @@ class Run(Distillation):
         return distill(
             self.particles, self.prior, timesteps=self.timesteps, seed=s.seed, image=self.image,
             condition=self.condition, reference=self.reference, interaction=s.interaction, embed=self.embed,
-            chunk=s.chunk, start=self.step, ensemble=self.ensemble,
+            memory=Memory(s.chunk), start=self.step, ensemble=self.ensemble,
         )  # fmt: skip

@@ -22,7 +22,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -30,9 +30,10 @@ import torch
 
 from rsd.distributed import Ensemble
 from rsd.engine import Embed, Record, mean_square
+from rsd.memory import Memory
 from rsd.priors.base import Condition, Prior
 from rsd.randomness import noise
-from rsd.repulsion import Force, Interaction, feature_force, linearise
+from rsd.repulsion import Interaction, potential_gradient
 from rsd.run import Run as BaseRun
 from rsd.schedule import Schedule
 
@@ -197,7 +198,7 @@ def sample(
             assert embed is not None, "particle guidance needs a feature map"
             guess = (samples.x - level * eps)[rows]
             pulled, force = potential_gradient(
-                embed, guess, interaction.ensembles, chunk=chunk, members=members, ensemble=ensemble
+                embed, guess, interaction.ensembles, memory=Memory(chunk), members=members, ensemble=ensemble
             )
             change = interaction.gamma * sigma / alpha * pulled  # d guess / d z_t = 1 / alpha
             eps[rows] -= change
@@ -216,35 +217,3 @@ def sample(
             step=step, t=t, losses={}, residual=residual, repulsion=push, ratio=push / max(residual, 1e-12),
             bandwidth=force.bandwidth if force else None, distance=force.distance if force else None,
         )  # fmt: skip
-
-
-def potential_gradient(
-    embed: Embed,
-    z: torch.Tensor,
-    ensembles: int = 1,
-    *,
-    chunk: int | None = None,
-    members: torch.Tensor | None = None,
-    ensemble: Ensemble | None = None,
-) -> tuple[torch.Tensor, Force]:
-    """grad_{z_i} log Phi for latents z [ensembles * n, C, h, w] that interact within each ensemble, and its Force: one
-    vector-Jacobian product through ``embed``. Of an ``ensemble`` in several processes z are those of its rows
-    ``members`` that are here."""
-    ensemble = ensemble or Ensemble.of(len(z))
-    members = torch.arange(len(z)) if members is None else members
-    phi, pull = linearise(embed, z, chunk=chunk or len(z))
-    phi = ensemble.gather(phi, members)
-    forces = [kernel_force(group) for group in phi.chunk(ensembles)]
-    direction = torch.cat([force.direction for force in forces])
-    bandwidth, distance = (sum(getattr(f, name) for f in forces) / ensembles for name in ("bandwidth", "distance"))
-    return pull(direction[ensemble.among(members)[1]]), Force(direction, bandwidth, distance)
-
-
-def kernel_force(features: torch.Tensor) -> Force:
-    """- sum_{j != i} d k_ij / d phi_i for features [n, d], the others taken as constant: what
-    :func:`rsd.repulsion.feature_force` says of the log of that sum, times the sum."""
-    force = feature_force(features)
-    phi = features.detach()
-    squared = torch.cdist(phi, phi, compute_mode="donot_use_mm_for_euclid_dist") ** 2
-    kernels = (-squared / (force.bandwidth or 1.0)).exp()
-    return replace(force, direction=force.direction * kernels.fill_diagonal_(0).sum(1, keepdim=True))

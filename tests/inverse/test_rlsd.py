@@ -137,6 +137,80 @@ def test_chunk_sizes_agree(method):
         torch.testing.assert_close(result(replace(settings, chunk=chunk))[0], whole, rtol=0, atol=1e-8)
 
 
+@pytest.mark.parametrize("method", ["rlsd", "nonaug"])
+@pytest.mark.parametrize(("memory", "chunk"), [("fast", None), ("fast", 3), ("flat", None), ("flat", 3), ("lean", 2)])
+def test_memory_modes_are_the_plain_algorithm(method, memory, chunk):
+    settings = replace(BASE, gamma=3.0, method=method, memory=memory, chunk=chunk)
+    images, _, prior = result(settings)
+    torch.testing.assert_close(images, plain(settings), rtol=0, atol=1e-8)
+    again = memory != "fast"  # flat decodes for the features twice: without a graph, then with one
+    n, steps = settings.particles, settings.steps
+    assert prior.decodes == (1 + again) * n * steps + n * (steps + 1)
+
+
+class Crowded(Toy):
+    """Its card has no room for more than one particle's decode, or for what is computed from its graph afterwards."""
+
+    def __init__(self, backward: bool, room: int = 1):
+        super().__init__()
+        self.backward, self.room, self.raised = backward, room, 0
+
+    def check(self, rows: int) -> None:
+        if rows > self.room:
+            self.raised += 1
+            raise torch.cuda.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 GiB.")
+
+    def decode(self, z):
+        if not self.backward:
+            self.check(len(z))
+        x = super().decode(z)
+        if self.backward and x.requires_grad:
+            x.register_hook(lambda _: self.check(len(z)))
+        return x
+
+
+@pytest.mark.parametrize("method", ["rlsd", "nonaug"])
+@pytest.mark.parametrize("backward", [False, True])
+@pytest.mark.parametrize("gamma", [0.0, 3.0])
+def test_where_memory_is_full_the_chunk_is_halved_and_nothing_lost(method, backward, gamma):
+    settings = replace(BASE, gamma=gamma, method=method, memory="flat", chunk=4)
+    whole, records, _ = result(settings)
+    prior, (operator, y) = Crowded(backward), problem()
+    run = Run(prior, operator, y, settings, embed=embed_of(prior))
+    with pytest.warns(UserWarning, match="networks see . of the particles at once from now on, not") as told:
+        found = list(run.steps())
+    torch.testing.assert_close(run.finish(), whole, rtol=0, atol=1e-8)
+    assert run.memory.chunk == 1 and len(told) == prior.raised == 2
+    for a, b in zip(records, found, strict=True):
+        assert a.losses == pytest.approx(b.losses, rel=1e-8) and a.repulsion == pytest.approx(b.repulsion, rel=1e-8)
+
+
+def test_kept_graphs_that_do_not_fit_are_made_again():
+    settings = replace(BASE, gamma=3.0, memory="fast", chunk=1)
+    whole, _, _ = result(settings)
+    prior, (operator, y) = Toy(), problem()
+    embed, calls = embed_of(prior), []
+
+    def crowded(z):
+        calls.append(z.requires_grad)
+        if len(calls) == 3:  # two graphs are kept, a third does not fit
+            raise torch.cuda.OutOfMemoryError("CUDA out of memory.")
+        return embed(z)
+
+    run = Run(prior, operator, y, settings, embed=crowded)
+    with pytest.warns(UserWarning, match="computed twice from now on"):
+        list(run.steps())
+    assert calls[:9] == [True, True, True, False, False, True, True, True, True] and run.memory.chunk == 1
+    torch.testing.assert_close(run.finish(), whole, rtol=0, atol=1e-8)
+
+
+def test_full_memory_with_one_particle_is_an_error():
+    prior, (operator, y) = Crowded(False, room=0), problem()
+    run = Run(prior, operator, y, BASE, embed=embed_of(prior))
+    with pytest.warns(UserWarning, match="Memory is full"), pytest.raises(torch.cuda.OutOfMemoryError):
+        list(run.steps())
+
+
 @pytest.mark.parametrize("at", [1, 7, 19, 20])
 @pytest.mark.parametrize("method", ["rlsd", "nonaug"])
 def test_a_resumed_run_ends_with_the_same_pixels(method, at):

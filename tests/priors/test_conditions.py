@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from rsd.engine import distill
+from rsd.memory import Memory
 from rsd.priors.base import Condition, conditions
 from rsd.priors.latent import LatentPrior
 from rsd.randomness import noise
@@ -61,7 +62,7 @@ def test_the_engine_asks_for_each_particle_s_own(prior, guidance, chunk):
     still = Still(noise((4, 8, 8), seed=0, purpose="z", particles=range(3)).double())
     order = [list(WORDS), [*WORDS[1:], WORDS[0]]]
     condition = lambda: each(prior, guidance, order[len(still.told)])  # noqa: E731
-    list(distill(still, prior, timesteps=[700, 300], seed=0, condition=condition, chunk=chunk))
+    list(distill(still, prior, timesteps=[700, 300], seed=0, condition=condition, memory=Memory(chunk)))
     for step, (t, words) in enumerate(zip((700, 300), order, strict=True)):
         eps = noise((4, 8, 8), seed=0, purpose="diffusion", step=step, particles=range(3)).double()
         z_t = prior.schedule.alpha(t) * still.z + prior.schedule.sigma(t) * eps

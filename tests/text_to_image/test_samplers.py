@@ -7,19 +7,18 @@ from itertools import islice
 import pytest
 import torch
 
+from rsd.memory import Memory
 from rsd.priors.latent import LatentPrior
 from rsd.priors.mixture import GaussianMixture
 from rsd.randomness import noise
-from rsd.repulsion import Interaction
+from rsd.repulsion import Interaction, kernel_force, potential_gradient
 from rsd.schedule import Schedule
 from rsd.tasks.text_to_image.samplers import (
     Run,
     Samples,
     Settings,
     ancestral_timesteps,
-    kernel_force,
     noise_level,
-    potential_gradient,
     sample,
 )
 
@@ -187,7 +186,7 @@ def test_the_gradient_goes_through_the_features():
     matrix, z = torch.randn(6, 4, dtype=torch.float64), torch.randn(4, 6, dtype=torch.float64)
     pulled, force = potential_gradient(lambda v: v @ matrix, z)
     assert torch.allclose(pulled, kernel_force(z @ matrix).direction @ matrix.T)
-    chunked, _ = potential_gradient(lambda v: v @ matrix, z, chunk=3)
+    chunked, _ = potential_gradient(lambda v: v @ matrix, z, memory=Memory(3))
     assert torch.allclose(chunked, pulled) and force.distance > 0
 
 

@@ -1,0 +1,176 @@
+"""How many particles go through a network at once, and which graphs are kept: memory against time, the same results.
+
+fast   the graphs of all particles' features are kept until the force is pulled back
+flat   they are computed again, chunk by chunk, so that memory does not grow with N
+lean   and inside a chunk only the inputs of the decoder's blocks and of the feature map are kept
+auto   the first of these that fits into what is free, by a dry run of the networks (rsd.dryrun)
+"""
+
+from __future__ import annotations
+
+import os
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeVar
+
+import torch
+
+from rsd.dryrun import Bytes, ghost
+from rsd.errors import is_out_of_memory
+
+T = TypeVar("T")
+GIB = 2**30
+SHARE = 0.8
+"""Of the memory that is free, what a plan may use: the rest is for kernels' workspaces and fragmentation."""
+PIXEL = 64 * 2**10
+"""Bytes a pixel of a picture that no network here comes near (Stable Diffusion's decoder and DINO: 24 KiB)."""
+
+
+@dataclass
+class Memory:
+    """``chunk``: particles in a network at once; None: all. ``keep``: whether the features' graphs of all chunks are
+    kept. ``lean``: whether graphs are kept in part only. ``why``: what :func:`plan` found, in a line."""
+
+    chunk: int | None = None
+    keep: bool = False
+    lean: bool = False
+    why: str = ""
+
+    def chunks(self, n: int) -> Iterator[slice]:
+        """n rows, a chunk at a time."""
+        size = self.chunk or n
+        return (slice(row, min(row + size, n)) for row in range(0, n, size))
+
+    def each(self, n: int, work: Callable[[slice], T], graphs: dict[Any, Any] | None = None) -> list[T]:
+        """``work`` of n rows, a chunk at a time. Where memory is full, ``graphs`` are dropped and no more are kept, or
+        if there are none the chunk is halved, for good, and its rows done again: ``work`` must leave nothing behind
+        when it raises, and take part in nothing that several processes do together."""
+        found: list[T] = []
+        row = 0
+        while row < n:
+            rows = slice(row, min(row + (self.chunk or n), n))
+            try:
+                found.append(work(rows))
+                row = rows.stop
+            except Exception as error:
+                if not (is_out_of_memory(error) and self._less(rows.stop - row, graphs)):
+                    raise
+        return found
+
+    def _less(self, rows: int, graphs: dict[Any, Any] | None) -> bool:
+        """Need less memory from now on, and say so; False if there is no less."""
+        if self.keep and graphs:
+            graphs.clear()
+            self.keep = False
+            told = "the features of all particles are computed twice from now on (--memory flat)"
+        elif rows > 1:
+            self.chunk = rows // 2
+            told = f"networks see {self.chunk} of the particles at once from now on, not {rows} (--chunk)"
+        else:
+            return False
+        if torch.cuda.is_available():
+            torch.cuda.empty_cache()
+        warnings.warn(f"Memory is full: {told}; the step goes on.", stacklevel=4)
+        return True
+
+
+@dataclass(frozen=True)
+class Need:
+    """Bytes that one particle takes for a while: the prior's prediction, the graph of its features, their
+    vector-Jacobian product with that graph made, and the decoder's."""
+
+    epsilon: int
+    graph: int
+    pull: int
+    decode: int
+
+    def of(self, n: int, chunk: int, keep: bool) -> int:
+        """The peak of n particles, ``chunk`` at once."""
+        pull = (n - chunk) * self.graph * keep + chunk * self.pull
+        return max(chunk * self.epsilon, pull, chunk * self.decode)
+
+
+def needs(prior: Any, embed: Any, condition: Any, *, lean: bool) -> Need:
+    """What one particle takes, by a run without numbers. Raises whatever networks that cannot do that raise."""
+    prior, embed, condition = ghost((prior, embed, condition))
+    save_memory(lean, prior, embed)
+
+    def z() -> torch.Tensor:
+        return torch.empty(1, *prior.latent_shape, dtype=prior.dtype, device="meta")
+
+    with torch.no_grad(), Bytes() as epsilon:
+        prior.epsilon(z(), prior.schedule.T // 2, condition)
+    graph, pull = _differentiated(embed, z()) if embed else (0, 0)
+    return Need(epsilon.peak, graph, pull, _differentiated(prior.decode, z())[1])
+
+
+def _differentiated(network: Callable[[torch.Tensor], torch.Tensor], z: torch.Tensor) -> tuple[int, int]:
+    """Bytes of the graph that a network leaves, and the peak of its vector-Jacobian product."""
+    z.requires_grad_()
+    with Bytes() as count:
+        out = network(z)
+        graph = count.now
+        torch.autograd.grad(out, z, torch.empty_like(out))
+    return graph, count.peak
+
+
+def save_memory(lean: bool, *parts: Any) -> None:
+    """Let the parts of a run that can (a prior, a feature map) keep their graphs in part only, or whole again."""
+    for part in parts:
+        if hasattr(part, "save_memory"):
+            part.save_memory(lean)
+
+
+def plan(mode: str, *, chunk: int | None, n: int, prior: Any, embed: Any = None, condition: Any = None) -> Memory:
+    """The memory of a run of n particles in this process.
+
+    ``mode``: fast, flat, lean or auto. ``chunk``: the user's own; None: all in fast, one in the others, in auto as many
+    as fit. ``embed``: what the force is differentiated through, or None. ``condition``: of the prior.
+    """
+    if mode != "auto":
+        return Memory(chunk or (None if mode == "fast" else 1), keep=mode == "fast", lean=mode == "lean")
+    free = available(prior.device)
+    small = n * prior.image_size**2 * PIXEL
+    if small < SHARE * free:
+        return Memory(chunk, keep=True, why=f"fast, less than {_gib(small)} of the {_gib(free)} that are free")
+    try:
+        need, lean = (needs(prior, embed, condition, lean=lean) for lean in (False, True))
+    except Exception:  # networks of users' own, that do not run without numbers
+        return Memory(chunk, keep=True, why="fast, since it cannot be told how much memory these networks take")
+    return fitting(need, lean, n, chunk, free)
+
+
+def fitting(need: Need, lean: Need, n: int, chunk: int | None, free: int) -> Memory:
+    """The first plan that fits into SHARE of what is ``free``: graphs kept, then computed again, in chunks that halve
+    from n to 1, then ``lean`` in chunks of one; the last even if it does not fit."""
+    sizes = [chunk] if chunk else [max(1, n >> k) for k in range(n.bit_length())]
+    plans = [Memory(size, keep=keep) for keep in (True, False) for size in sizes] + [Memory(chunk or 1, lean=True)]
+    takes = [(lean if one.lean else need).of(n, min(one.chunk or n, n), one.keep) for one in plans]
+    best = next((k for k, size in enumerate(takes) if size <= SHARE * free), len(plans) - 1)
+    found = plans[best]
+    name = "fast" if found.keep else "lean" if found.lean else "flat"
+    found.why = f"{name}, {found.chunk} of {n} particles at once: {_gib(takes[best])} of the {_gib(free)} that are free"
+    if best:
+        found.why += f" (all at once, graphs kept: {_gib(takes[0])})"
+    return found
+
+
+def available(device: torch.device) -> int:
+    """Bytes that are free for this process."""
+    if device.type == "cuda":
+        free, _ = torch.cuda.mem_get_info(device)
+        return free + torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
+    import psutil
+
+    free = psutil.virtual_memory().available
+    with suppress(OSError, ValueError):  # a container's own limit (cgroup v2)
+        limit, used = (int(Path("/sys/fs/cgroup", f"memory.{what}").read_text()) for what in ("max", "current"))
+        free = min(free, limit - used)
+    return free // int(os.environ.get("LOCAL_WORLD_SIZE", 1))
+
+
+def _gib(size: float) -> str:
+    return f"{size / GIB:.2g} GiB"

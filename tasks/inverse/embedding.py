@@ -1,0 +1,38 @@
+"""What particles are compared by: features of decoded latents."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch.utils.checkpoint import checkpoint
+
+from rsd.priors.base import Prior
+
+Features = Callable[[torch.Tensor], torch.Tensor]
+
+
+class Decoded:
+    """phi = features(D(z_t)), [N, d]: what the paper repels in. ``decode``: in the place of D, a cheaper one."""
+
+    lean = False
+
+    def __init__(self, prior: Prior, features: Features, decode: Features | None = None):
+        self.prior, self.features, self.decode = prior, features, decode
+
+    def __call__(self, z: torch.Tensor) -> torch.Tensor:
+        """Features of latents [N, *latent_shape]. Raises ValueError if features of finite images are not finite."""
+        x = (self.decode or self.prior.decode)(z)
+        phi = checkpoint(self.features, x, use_reentrant=False) if self.lean else self.features(x)
+        if x.is_meta:  # a dry run
+            return phi
+        if not phi.isfinite().all() and x.isfinite().all():
+            raise ValueError(
+                "The feature map made values that are not finite of finite images; mend it, or choose another "
+                "--features."
+            )
+        return phi
+
+    def save_memory(self, lean: bool) -> None:
+        """Whether the feature map's graph is made again when it is needed, not kept."""
+        self.lean = lean

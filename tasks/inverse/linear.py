@@ -1,0 +1,78 @@
+"""Linear systems of a linear operator A, solved matrix-free and for each particle on its own."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+
+from .base import Operator, observed_count
+
+Apply = Callable[[torch.Tensor], torch.Tensor]
+
+
+def gram(operator: Operator, like: torch.Tensor, *, times: float, plus: float) -> Apply:
+    """u -> times A A^T u + plus u, for u [n, ...] of y's shape; ``like``: images [n, 3, H, W]."""
+    return lambda u: times * observed(operator, operator(operator.adjoint(u, like))) + plus * u
+
+
+def observed(operator: Operator, y: torch.Tensor) -> torch.Tensor:
+    """y with the entries that are not observed zero."""
+    return y if operator.observed is None else y.masked_fill(~operator.observed, 0)
+
+
+@torch.no_grad()
+def solve(apply: Apply, b: torch.Tensor, *, iterations: int = 100, tolerance: float = 1e-5) -> torch.Tensor:
+    """x with apply(x) = b, b [n, ...], by conjugate gradients (Hestenes & Stiefel 1952) in each row, from 0.
+
+    ``apply``: linear, symmetric and positive definite in each row. A row stops where |b - apply(x)| is below
+    ``tolerance`` |b|, whatever the others do, or after ``iterations``: where A is badly conditioned that regularises.
+    """
+    x, r = torch.zeros_like(b), b
+    p, square = r, _dot(r, r)
+    enough = tolerance**2 * square
+    for _ in range(iterations):
+        going = square > enough
+        if not going.any():
+            break
+        q = apply(p)
+        step = _spread(torch.where(going, square / _dot(p, q).clamp_min(1e-30), 0), b)
+        x, r = x + step * p, r - step * q
+        new = _dot(r, r)
+        p = r + _spread(new / square.clamp_min(1e-30), b) * p
+        square = new
+    return x
+
+
+@torch.no_grad()
+def nearest(operator: Operator, y: torch.Tensor, d: torch.Tensor, rho: float, tolerance: float = 1e-6) -> torch.Tensor:
+    """argmin_x 1/2 mean((y - A x)^2) + rho 1/2 mean((x - d)^2), the first mean over observed entries; x [n, 3, H, W].
+
+    x = d + A^T u,  (A A^T + tau) u = y - A d,  tau = rho entries of y / entries of x: a division where A A^T is known
+    to be a multiple of the identity (masks, block averages), else conjugate gradients.
+    """
+    tau = rho * observed_count(operator, y) / d[0].numel()
+    gap = observed(operator, y - operator(d))
+    if operator.gram_scale is not None:
+        u = gap / (operator.gram_scale + tau)
+    else:
+        u = solve(gram(operator, d, times=1.0, plus=tau), gap, tolerance=tolerance)
+    return d + operator.adjoint(u, d)
+
+
+def check_exact(operator: Operator) -> None:
+    """Raise ValueError if :func:`nearest` does not work with it."""
+    if not operator.linear:
+        raise ValueError(
+            f"--x-step exact needs a linear operator, but {operator.name} is not (or is not known to be); use adam."
+        )
+
+
+def _dot(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
+    """The inner product of each row, [n], real."""
+    product = a.conj() * b if a.is_complex() else a * b
+    return product.real.flatten(1).sum(1) if product.is_complex() else product.flatten(1).sum(1)
+
+
+def _spread(x: torch.Tensor, like: torch.Tensor) -> torch.Tensor:
+    return x.view(-1, *[1] * (like.ndim - 1))

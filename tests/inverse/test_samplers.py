@@ -1,0 +1,224 @@
+"""The samplers of the field: the posterior where it is known, and what all of them promise."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+import rsd
+from rsd.priors import load_prior
+from rsd.priors.mixture import GaussianMixture
+from rsd.tasks.inverse.begin import run_class
+from rsd.tasks.inverse.linear import gram, solve
+from rsd.tasks.inverse.methods import FIELD, check_fits, load_method
+from rsd.tasks.inverse.operators import make_operator, measure
+from rsd.tasks.inverse.solve import Settings
+from tests.inverse.exact import Matrix, unit_problem
+
+SMALL = {"resample": ("fits=2", "every=2"), "daps": ("ode=2", "langevin=3"), "latent-daps": ("ode=2", "langevin=3")}
+SMALL["fps-smc"] = ("M=3",)
+ONE_BY_ONE = [name for name in FIELD if FIELD[name].made or name in ("red-diff", "svgd")]
+
+
+def draw(method, prior, operator, y, **settings):
+    run = run_class(method)(prior, operator, y, Settings(method=method, **settings), embed=lambda z: z.flatten(1))
+    records = list(run.steps())
+    return run.finish(), records
+
+
+def moments(method, sigma_v=0.3, **settings):
+    """Errors of the mean (in standard deviations of the posterior) and the ratio of variances, of 400 answers."""
+    prior, f, y, sigma_v, mean, covariance = unit_problem(sigma_v=sigma_v)
+    x, _ = draw(method, prior, f, y, particles=400, sigma_v=sigma_v, **settings)
+    deviation = covariance.diagonal().sqrt()
+    return ((x.mean(0) - mean) / deviation).abs().max(), x.var(0) / deviation**2
+
+
+def test_pseudoinverse_guidance_samples_the_posterior_of_a_unit_gaussian():
+    error, ratio = moments("pigdm", steps=200, hyper=("adaptive=false",))
+    assert error < 0.2 and torch.allclose(ratio, torch.ones(4, dtype=ratio.dtype), atol=0.2)
+
+
+def test_filtering_samples_the_posterior_of_an_exact_measurement():
+    error, ratio = moments("fps-smc", sigma_v=0.02, steps=100, hyper=("M=10",))
+    assert error < 0.2 and torch.allclose(ratio, torch.ones(4, dtype=ratio.dtype), atol=0.3)
+
+
+def test_daps_without_data_samples_the_prior():
+    """Where no pixel is seen Langevin keeps N(guess, r^2), and the marginals stay those of the prior, widened."""
+    prior = GaussianMixture(torch.tensor([[3.0, -1.0]]), 1e-4)
+    x, _ = draw(
+        "daps", prior, Matrix(torch.zeros(1, 2)), torch.zeros(1, 1), particles=100, steps=20, hyper=("lr=1e-5",)
+    )
+    assert torch.allclose(x.mean(0), prior.means[0], atol=0.02)
+
+
+def test_red_diff_finds_the_posterior_s_mode():
+    """lambda sigma/alpha weighs the prior, so its mode is that of a weighed posterior; without noise it is y's."""
+    prior = GaussianMixture(torch.zeros(1, 2, dtype=torch.float64), 1.0)
+    f, y = Matrix(torch.tensor([[1.0, 0.0]], dtype=torch.float64)), torch.tensor([[0.7]], dtype=torch.float64)
+    x, _ = draw("red-diff", prior, f, y, particles=50, steps=500, lambda_=0.05, lr_z=0.02)
+    assert float((x[:, 0] - 0.7).abs().max()) < 0.1
+    assert float(x[:, 0].var()) < 0.01  # mode-seeking: far less than the posterior's spread would be
+
+
+@pytest.mark.parametrize("method", ONE_BY_ONE)
+def test_a_measurement_of_everything_is_matched(method):
+    prior = GaussianMixture(torch.zeros(1, 3), 1.0)
+    f, y = Matrix(torch.eye(3)), torch.tensor([[0.5, -1.0, 1.0]])
+    hyper = {"daps": ("lr=1e-4",), "latent-daps": ("lr=1e-4",), "fps-smc": ("M=2",)}.get(method, ())
+    if method in ("dps", "latent-dps", "psld", "particle-guidance"):
+        hyper = ("omega=0.1",) if method == "psld" else ("zeta=0.1",)
+    x, records = draw(
+        method, prior, f, y, particles=4, steps=200, sigma_v=0.01, hyper=hyper, gamma=0.01, lambda_=0.01, lr_z=0.05
+    )
+    assert float((x - y).abs().max()) < 0.2
+    data = [record.losses.get("misfit", record.losses.get("data")) for record in records]
+    assert data[-1] < 0.3 and len(data) == 200
+
+
+@pytest.fixture
+def pixels(heads_pixels):
+    return load_prior("heads-pixels")
+
+
+@pytest.fixture
+def latents(tiny_folder):
+    return load_prior(str(tiny_folder("epsilon")))
+
+
+def problem(prior, task="sr2"):
+    f = make_operator(task, size=prior.image_size, seed=0)
+    x = torch.rand(1, 3, prior.image_size, prior.image_size, generator=torch.Generator().manual_seed(0)) * 2 - 1
+    return f, measure(f, x, 0.001, seed=0)
+
+
+def prior_for(method, request):
+    return request.getfixturevalue("pixels" if FIELD[method].space == "pixels" else "latents")
+
+
+@pytest.mark.parametrize("method", ONE_BY_ONE)
+def test_chunks_and_interruptions_change_nothing(method, request):
+    prior = prior_for(method, request)
+    f, y = problem(prior)
+    settings = dict(particles=3, steps=6, hyper=SMALL.get(method, ()), gamma=0.1, lr_z=0.01)
+    embed = lambda z: z.flatten(1)  # noqa: E731
+    whole, _ = draw(method, prior, f, y, **settings)
+    first = run_class(method)(prior, f, y, Settings(method=method, chunk=2, **settings), embed=embed)
+    for _ in zip(range(3), first.steps(), strict=False):
+        pass
+    again = run_class(method)(prior, f, y, Settings(method=method, chunk=1, **settings), embed=embed)
+    again.load_state(first.state())
+    assert again.step == 3
+    list(again.steps())
+    assert whole.isfinite().all()
+    torch.testing.assert_close(again.finish(), whole, atol=2e-3, rtol=1e-3)
+
+
+@pytest.mark.parametrize("method", [m for m in ONE_BY_ONE if m not in ("svgd", "particle-guidance")])
+def test_a_particle_does_not_depend_on_the_others(method, request):
+    prior = prior_for(method, request)
+    f, y = problem(prior)
+    settings = dict(steps=4, hyper=SMALL.get(method, ()), lr_z=0.01)
+    three, _ = draw(method, prior, f, y, particles=3, **settings)
+    one, _ = draw(method, prior, f, y, particles=1, **settings)
+    torch.testing.assert_close(one, three[:1], atol=1e-3, rtol=1e-3)
+    assert float((three[0] - three[1]).abs().max()) > 1e-3
+
+
+CALLS = {
+    "dps": {"unet_forward": 8, "unet_backward": 8},
+    "pigdm": {"unet_forward": 8, "unet_backward": 8},
+    "fps-smc": {"unet_forward": 24},
+    "daps": {"unet_forward": 16},
+    "red-diff": {"unet_forward": 8},
+    # latent: with the decode that makes the answer
+    "latent-dps": {"unet_forward": 8, "unet_backward": 8, "decoder_forward": 10, "decoder_backward": 8},
+    "psld": {"unet_forward": 8, "unet_backward": 8, "decoder_forward": 10, "decoder_backward": 8, "encoder_forward": 8},
+}
+
+
+@pytest.mark.parametrize("method", CALLS)
+def test_network_calls_are_counted_by_kind(method, request):
+    prior = prior_for(method, request)
+    f, y = problem(prior)
+    prior.calls.clear()
+    draw(method, prior, f, y, particles=2, steps=4, hyper=SMALL.get(method, ()), lr_z=0.01)
+    assert {name: count for name, count in prior.calls.items() if count} == CALLS[method]
+
+
+def test_particle_guidance_without_a_weight_is_dps(pixels):
+    f, y = problem(pixels)
+    plain, _ = draw("dps", pixels, f, y, particles=2, steps=4)
+    zero, _ = draw("particle-guidance", pixels, f, y, particles=2, steps=4, gamma=0.0)
+    apart, records = draw("particle-guidance", pixels, f, y, particles=2, steps=4, gamma=50.0)
+    assert torch.equal(plain, zero)
+    assert (apart[0] - apart[1]).norm() > 1.01 * (plain[0] - plain[1]).norm()
+    assert records[0].repulsion > 0 and records[0].bandwidth > 0
+
+
+def test_svgd_of_one_particle_is_nonaug_without_repulsion(latents):
+    f, y = problem(latents)
+    settings = dict(particles=1, steps=5, lr_z=0.1, lambda_=0.1, gamma=3.0)
+    stein, _ = draw("svgd", latents, f, y, **settings)
+    plain, _ = draw("latent-red-diff", latents, f, y, **settings)
+    torch.testing.assert_close(stein, plain, atol=1e-4, rtol=1e-4)
+
+
+def test_red_diff_is_latent_red_diff_without_a_decoder(pixels):
+    f, y = problem(pixels)
+    settings = dict(prior=pixels, features="pixels", particles=2, steps=4, lambda_=0.25, lr_z=0.1)
+    assert torch.equal(
+        rsd.restore(y, f, method="red-diff", **settings).images,
+        rsd.restore(y, f, method="latent-red-diff", **settings).images,
+    )
+
+
+@pytest.mark.parametrize("task", ["inpaint_half_face", "sr4", "deblur_motion"])
+def test_conjugate_gradients_solve_the_system(task):
+    f = make_operator(task, size=16, seed=0)
+    x = torch.randn(2, 3, 16, 16, dtype=torch.float64)
+    apply = gram(f, x, times=0.7, plus=0.1)
+    b = f(x)
+    found = solve(apply, b, tolerance=1e-10, iterations=500)
+    torch.testing.assert_close(apply(found), b, atol=1e-8, rtol=1e-8)
+
+
+@pytest.mark.parametrize(
+    ("method", "hyper", "told"),
+    [
+        ("dps", ("zeat=1",), 'Method dps has no hyper-parameter "zeat". Did you mean "zeta"?'),
+        ("dps", ("zeta",), '"zeta", which is no name=value'),
+        ("dps", ("zeta=much",), 'zeta of method dps is "much"; give a finite number, 0 or more.'),
+        ("fps-smc", ("M=0",), 'M of method fps-smc is "0"; give a whole number, 1 or more.'),
+        ("pigdm", ("adaptive=1",), 'adaptive of method pigdm is "1"; give true or false.'),
+        ("rlsd", ("zeta=1",), "Method rlsd has no hyper-parameters of its own"),
+    ],
+)
+def test_wrong_hyper_parameters_are_told(method, hyper, told):
+    with pytest.raises(ValueError, match=told.replace("?", r"\?")):
+        Settings(method=method, hyper=hyper)
+
+
+def test_hyper_parameters_are_read():
+    sampler = load_method("pigdm", ("eta=0.5", "adaptive=false"))
+    assert (sampler.eta, sampler.adaptive) == (0.5, False)
+
+
+@pytest.mark.parametrize(
+    ("method", "latent", "linear", "told"),
+    [
+        ("dps", True, True, "Method dps works on a prior of pixels, but heads is one of latents"),
+        ("psld", False, True, "Method psld works on a prior of latents, but heads is one of pixels"),
+        ("psld", True, False, "Method psld needs a linear operator, but f is not"),
+        ("pigdm", False, False, "Method pigdm needs a linear operator"),
+    ],
+)
+def test_what_does_not_fit_is_told(method, latent, linear, told):
+    with pytest.raises(ValueError, match=told):
+        check_fits(method, prior="heads", latent=latent, operator="f", linear=linear)
+
+
+def test_pixel_priors_keep_working_with_rlsd():
+    for name in ("rlsd", "svgd", "particle-guidance"):
+        check_fits(name, prior="p", latent=False, operator="f", linear=False)
