@@ -71,17 +71,17 @@ def measured(plan: Plan, folder: Path, wanted: Iterable[str], scale: str) -> Mea
 
 def looked_at(plan: Plan, folder: Path, small: int, titles: Iterable[str]) -> dict[str, Figures]:
     """psnr_small and sharpness, from the pictures of the restorations called ``titles``."""
-    found = {}
+    found: dict[str, Figures] = {}
     for job in jobs_of(plan):
         if job.title not in titles:
             continue
         images = torch.cat([read_image(p) for p in sorted((folder / slug(job.title) / "particles").glob("*.png"))])
         problem = load(job.path, job.options, images.shape[-1], job.name)
         assert problem.clean is not None, "experiments restore clean pictures"
-        hidden = ~problem.operator.observed if isinstance(problem.operator, Inpaint) else None
+        observed = problem.operator.observed if isinstance(problem.operator, Inpaint) else None
         found[job.title] = {
             "psnr_small": float(metrics.psnr(at_size(images, small), at_size(problem.clean, small)).mean()),
-            "sharpness": sharpness(images, problem.clean, hidden),
+            "sharpness": sharpness(images, problem.clean, None if observed is None else ~observed),
         }
     return found
 

@@ -6,14 +6,14 @@ import shlex
 from dataclasses import dataclass
 from pathlib import Path
 
+from rsd.hub import BUILT_IN
 from rsd.runs import slug
 
+from ..inverse.methods import FIELD
 from . import data
 from .entry import Entry, Row
 from .options import IF, SD, Reproduce
 
-PIXELS = ("dps", "pigdm", "fps-smc", "red-diff")
-"""Methods that need a prior of pixels."""
 METRICS = {"restore": ("lpips", "fid"), "text-to-image": ("clip", "aesthetic")}
 """What is measured besides at the paper's scale."""
 DONE = {"restore": "summary.json", "text-to-image": "summary.json", "text-to-3d": "summary.json", "toy": "toy.json"}
@@ -75,7 +75,7 @@ def prior_of(command: str, flags: list[str], options: Reproduce) -> str:
         return ""
     if command == "text-to-3d":
         return IF if paper else "heads-pixels"
-    if value(flags, "--method") in PIXELS:
+    if on_pixels(value(flags, "--method")):
         return str(options.pixel_prior or "FFHQ-256") if paper else "heads-pixels"
     return SD if paper else "heads"
 
@@ -97,18 +97,19 @@ def asked(command: str, options: Reproduce) -> list[str]:
 
 def missing(command: str, method: str | None, options: Reproduce) -> str | None:
     """What this version, or this installation, lacks to run a method."""
-    from rsd.hub import BUILT_IN
-
-    from ..inverse.names import METHODS
-
-    if command == "restore" and method not in METHODS:
+    if command == "restore" and method not in FIELD:
         return f"needs the method {method}, which this version does not have"
-    if command == "text-to-3d" or method in PIXELS:
+    if command == "text-to-3d" or on_pixels(method):
         if options.scale == "builtin" and not (BUILT_IN / "pixel" / "model_index.json").is_file():
             return "needs the built-in prior heads-pixels, which is not in this installation"
-        if options.scale == "paper" and method in PIXELS and not (options.pixel_prior or options.dry_run):
+        if options.scale == "paper" and on_pixels(method) and not (options.pixel_prior or options.dry_run):
             return "needs --pixel-prior FOLDER, a DDPMPipeline of FFHQ at 256 px"
     return None
+
+
+def on_pixels(method: str | None) -> bool:
+    """Whether a method of `rsd restore` needs a prior of pixels."""
+    return method in FIELD and FIELD[method].space == "pixels"
 
 
 def value(flags: list[str], name: str) -> str | None:
