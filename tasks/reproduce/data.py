@@ -40,14 +40,17 @@ for them."""
 
 
 def number(kind: str, options: Reproduce) -> int:
-    """How many pictures or prompts of a kind."""
-    return options.number or (PAPER_NUMBER.get(kind, 2) if options.scale == "paper" else BUILTIN_NUMBER)
+    """How many pictures or prompts of a kind; 1 where there are no data."""
+    if not kind:
+        return 1
+    wanted = options.number or (PAPER_NUMBER.get(kind, BUILTIN_NUMBER) if options.scale == "paper" else BUILTIN_NUMBER)
+    return min(wanted, len(PROMPTS[options.scale].get(kind, range(wanted))))
 
 
 def lacking(kind: str, options: Reproduce) -> str | None:
     """Why the data of a kind cannot be had, or None."""
     flag = FLAGS.get(kind)
-    if options.scale == "builtin" or flag is None or getattr(options, flag):
+    if options.scale == "builtin" or options.dry_run or flag is None or getattr(options, flag):
         return None
     return f"needs --{flag} PATH"
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -29,8 +29,8 @@ from .options import Reproduce
 from .rows import Plan, plan
 
 RATES = {"paper": (32e12, "hours of an A100"), "builtin": (100e9, "hours of one core")}
-"""FLOPs a second. An A100: from the paper's 8.8 minutes for two samples of x8 super-resolution in 1000 steps (D.8.1), by a
-program that decodes once more a step than this one; a core: of the Xeon that docs/results.md was made on."""
+"""FLOPs a second. An A100: from the paper's 8.8 minutes for two samples of x8 super-resolution in 1000 steps (D.8.1),
+by a program that decodes once more a step than this one; a core: of the Xeon that docs/results.md was made on."""
 GIB = 2**30
 CALLS = {
     "dps": {"unet_forward": 1, "unet_backward": 1},
@@ -63,6 +63,8 @@ class Ahead:
         rate, unit = RATES[scale]
         if self.plan.lacks:
             return f"  {self.plan.label}: {self.plan.lacks}"
+        if not self.plan.prior:
+            return f"  {self.plan.label}: no model, seconds"
         return (
             f"  {self.plan.label}: {self.runs} x {self.particles} particles x {self.steps} steps, "
             f"{self.memory / GIB:.1f} GiB, {self.flops / rate / 3600:.3g} {unit}"
@@ -90,10 +92,9 @@ def look_ahead(entry: Entry, options: Reproduce) -> Iterator[Ahead]:
     """Every row of an entry. Where the user's data are not given, one grey picture or a word stands for them."""
     with tempfile.TemporaryDirectory() as folder:
         where = stand_in(entry, options, Path(folder))
-        given = replace(options, **{flag: Path(folder) for flag in FLAGS.values() if getattr(options, flag) is None})
-        count = number(entry.data, options) if entry.data else 1
+        count = number(entry.data, options)
         for row in entry.rows:
-            one = plan(entry, row, given if options.scale == "paper" else options, where)
+            one = plan(entry, row, options, where)
             yield Ahead(one) if one.lacks or entry.command == "toy" else ahead(one, count)
 
 
@@ -169,5 +170,5 @@ def passes(prior: str, dtype: str, calls: dict[str, Any]) -> float:
 
 def force(prior: str, dtype: str, features: str) -> float:
     """FLOPs of a particle's features and of pulling the force back through them."""
-    decoder = {name: 1 for name in ("decoder_forward", "decoder_backward") if name in models.flops(prior, dtype)}
+    decoder = {name: 1 for name in models.flops(prior, dtype) if name.startswith("decoder")}
     return passes(prior, dtype, decoder) + models.features_flops(features, prior, dtype)

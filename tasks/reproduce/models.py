@@ -14,7 +14,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from rsd import architectures
 from rsd.dryrun import ghost
 from rsd.features import ViT, load_features
-from rsd.hub import built_in_folder
+from rsd.hub import built_in_folder, quietly
 from rsd.memory import Need, needs
 from rsd.priors import load_prior, over_heads
 from rsd.priors.base import Condition, Prior
@@ -30,8 +30,12 @@ DINO = "facebook/dino-vits16"
 
 @cache
 def prior_of(name: str, dtype: str) -> Prior:
-    """The prior of that name; a built-in one is loaded and stripped of its numbers. Raises ValueError for a model whose
-    configuration is neither here nor in a folder."""
+    """The prior of that name; a built-in one is loaded and stripped of its numbers."""
+    with quietly():  # diffusers warns of every change of dtype
+        return _prior_of(name, dtype)
+
+
+def _prior_of(name: str, dtype: str) -> Prior:
     if over_heads(name):
         return ghost(load_prior(name))
     precision = getattr(torch, dtype)

@@ -91,7 +91,7 @@ def carry_out(entry: Entry, options: Reproduce, shared: Path) -> Outcome:
     """Run what is not done; rows that cannot run, or fail, are told and kept with their reason."""
     blank = shared / "data" / "none"
     plans = [plan(entry, row, options, blank) for row in entry.rows]
-    count = number(entry.data, options) if entry.data else 1
+    count = number(entry.data, options)
     if entry.data and any(one.lacks is None for one in plans):
         where = prepare(entry.data, options, shared / "data")
         plans = [plan(entry, row, options, where) for row in entry.rows]

@@ -13,6 +13,11 @@ LABELS = {
 
 OURS, LATENT = "nonrepuls", ("nonrepuls", "latent-red-diff", "psld")
 PIXELS = ("dps", "pigdm", "fps-smc", "red-diff")
+PAPER = {
+    "psld": "--steps 1000", "latent-dps": "--steps 1000", "dps": "--steps 1000", "pigdm": "--steps 100",
+    "fps-smc": "--steps 1000", "red-diff": "--steps 1000 --lambda 0.25 --lr-z 0.1",
+}  # fmt: skip
+"""What the methods of others are told at the paper's scale, where no packaged settings say it: their own papers'."""
 SR = {"builtin": "--task sr4", "paper": "--task sr8"}
 SMALL = ("psnr_small", "psnr", "psnr_best", "lpips", "residual", "seconds")
 GOOD_DECODER = (
@@ -24,7 +29,10 @@ BLUR = "PSNR rewards what is blurred; look at the pictures."
 
 def methods(task: str, *names: str, builtin: str = "", paper: str = "") -> tuple[Row, ...]:
     """A row for each method on a task, whose flags these are."""
-    return tuple(Row(LABELS[name], f"{task} --method {name}".strip(), builtin, paper) for name in names)
+    return tuple(
+        Row(LABELS[name], f"{task} --method {name}".strip(), builtin, f"{PAPER.get(name, '')} {paper}".strip())
+        for name in names
+    )
 
 
 def beats(*others: str, figure: str = "psnr", unmet: str = GOOD_DECODER) -> tuple[Claim, ...]:
@@ -67,14 +75,13 @@ TABLES = (
         "Phase retrieval: NonAug-RLSD, six particles that repel while t is in [0.4 T, T], finds more modes than "
         "Latent RED-diff; with images beside latents the algorithm is unstable here.",
         (
-            Row("NonAug-RLSD", "--task phase_retrieval --method nonaug -n 6"),
-            Row("Latent RED-diff", "--task phase_retrieval --method latent-red-diff -n 6"),
+            *methods("--task phase_retrieval -n 6", "nonaug", "latent-red-diff"),
             Row(
-                "NonRepuls-RLSD", "--task phase_retrieval --method nonrepuls -n 6",
+                "NonRepuls-RLSD", "--task phase_retrieval -n 6 --method nonrepuls",
                 "--lambda 0.08 --lr-z 0.3 --rho 0.075 --lr-x 0.2",
                 "--steps 1000 --lambda 0.02 --lr-z 0.6 --rho 0.075 --lr-x 0.4",
             ),
-            Row("Latent DPS", "--task phase_retrieval --method latent-dps -n 6"),
+            *methods("--task phase_retrieval -n 6", "latent-dps"),
         ),
         (
             Claim("Repulsion makes the answers more different", "div", ("Latent RED-diff", "NonAug-RLSD")),
@@ -111,7 +118,7 @@ TABLES = (
         "From the same picture of 64 px, RLSD (x8 to 512 px) restores better than RED-diff on pixels (x4 to 256 px).",
         (
             *methods("", "nonrepuls", **SR),
-            Row("RED-diff", "--method red-diff", "--task sr2", "--task sr4"),
+            *methods("", "red-diff", builtin="--task sr2", paper="--task sr4"),
         ),
         beats("red-diff", figure="psnr_small", unmet=BLUR),
         figures=SMALL,
@@ -154,7 +161,10 @@ TABLES = (
     Entry(
         "table13", "Table 13, Figs 13, 14",
         "Free-form masks over 10-20% of ImageNet pictures, 500 steps: NonRepuls-RLSD restores better than PSLD.",
-        methods("--task inpaint_freeform", *LATENT),
+        (
+            *methods("--task inpaint_freeform", "nonrepuls", "latent-red-diff"),
+            Row("PSLD", "--task inpaint_freeform --method psld", paper="--steps 500"),
+        ),
         beats("psld", "latent-red-diff"),
         data="pictures",
     ),
