@@ -21,6 +21,7 @@ COMMANDS = {
     "text-to-3d": ("rsd.tasks.text_to_3d.command", "make several different 3-D scenes of a prompt, and their meshes"),
     "sweep": ("rsd.tasks.text_to_image.sweep", "quality against diversity: methods x gammas x prompts, as a plot"),
     "toy": ("rsd.tasks.toy.command", "two Gaussians, two particles: how repulsion prevents collapse (paper, D.10.1)"),
+    "reproduce": ("rsd.tasks.reproduce.command", "the paper's experiments: a report, and which claims hold here"),
     "heads": ("rsd.heads.command", "write built-in test images: procedural heads with known attributes"),
     "doctor": ("rsd.doctor", "what this machine can do, and why not"),
 }
@@ -30,6 +31,7 @@ GO_ON = {
     "compare": "; what was done is kept, the same command goes on",
     "text-to-image": "; what was done is kept, go on with --resume",
     "sweep": "; what was done is kept, the same command goes on",
+    "reproduce": "; what was done is kept, go on with --resume",
 }
 """What an interrupted user is told; the other commands keep nothing."""
 

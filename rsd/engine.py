@@ -109,10 +109,10 @@ def distill(
             eps_theta = torch.cat(memory.each(n, denoise))
             r = eps_theta - reference(z_t, t, eps, eps_theta)
         squares, force = {"residual": (mean_square(r), n), "repulsion": (0.0, n)}, None
-        if interaction.active(every_t, prior.schedule.T, ensemble.total):
+        if interaction.active(every_t, prior.schedule.T, ensemble.total) and step % interaction.every == 0:
             assert embed is not None, "interaction needs a feature map"
             R, force = interaction.force(embed, z if clean else z_t, memory=memory, ensemble=ensemble)
-            change = interaction.gamma * sigma * R
+            change = interaction.every * interaction.gamma * sigma * R
             inside = interaction.inside(t, prior.schedule.T).to(z.device).view(-1, *[1] * (z.ndim - 1))
             r = torch.where(inside, force.average(r, groups) - change, r)
             pushed = change[ensemble.among(groups.flatten())[0]]

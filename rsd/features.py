@@ -35,7 +35,7 @@ class ViT(nn.Module):
     """CLS token of a transformers ViTModel or Dinov2Model, [B, d]; positions are interpolated for images of any size.
 
     ``mean``, ``std``: the normalisation of images in [0, 1], per channel; 0.5 and 0.5 leave [-1, 1] as it is.
-    ``size``: images are first brought to size x size (antialiased bicubic); None leaves them as they are.
+    ``size``: images are first brought to size x size, see :func:`resized`; None leaves them as they are.
     The model is frozen and in evaluation mode.
     """
 
@@ -71,11 +71,27 @@ class ViT(nn.Module):
         return self._run(x, output_hidden_states=True).hidden_states[1:]
 
     def _run(self, x: torch.Tensor, **options: bool) -> Any:
-        pixels = x.to(self.mean.dtype)
-        if self.size is not None and pixels.shape[-2:] != (self.size, self.size):
-            pixels = F.interpolate(pixels, size=(self.size, self.size), mode="bicubic", antialias=True)
+        pixels = resized(x.to(self.mean.dtype), self.size)
         pixels = ((pixels + 1) / 2 - self.mean) / self.std
         return self.model(pixel_values=pixels, **self.options, **options)
+
+
+def resized(x: torch.Tensor, size: int | None) -> torch.Tensor:
+    """Images [B, 3, H, W] brought to size x size (antialiased bicubic); None leaves them as they are."""
+    if size is None or x.shape[-2:] == (size, size):
+        return x
+    return F.interpolate(x, size=(size, size), mode="bicubic", antialias=True)
+
+
+class Resized(nn.Module):
+    """A feature map of images brought to size x size."""
+
+    def __init__(self, features: nn.Module, size: int):
+        super().__init__()
+        self.features, self.size = features, size
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.features(resized(x, self.size))
 
 
 class Function(nn.Module):
@@ -115,25 +131,29 @@ def load_features(
     compared as LPIPS does); ``lpips`` (32 px at least); a local folder or hub id of a ViTModel or Dinov2Model such as
     ``facebook/dino-vits16`` (safetensors only); or ``module:function``, the user's own
     (this runs that module's code). ``normalise``: as the model's preprocessor says (ImageNet's if it has none), which
-    is right; False hands [-1, 1] to it, as the paper's code did. ``size``: see :class:`ViT`; by default
-    the built-in one's is that of the pictures it was trained on.
+    is right; False hands [-1, 1] to it, as the paper's code did. ``size``: of the pictures that it is given; by default
+    the built-in one's is that of the pictures it was trained on, for others they stay as they are.
     Raises ValueError or FileNotFoundError that says what to do, or ImportError for a package that is missing or a
     user's module that does not import.
     """
     check_features_name(name)
+    if name in ("pixels", "lpips") or _is_function(name):
+        found = _load_other(name, device)
+        return Resized(found, size) if size else found
+    if name == "heads-layers":
+        return perceptual.of_vit(_load_vit("heads", normalise=normalise, size=size, revision=None)).to(device)
+    return _load_vit(name, normalise=normalise, size=size, revision=revision).to(device)
+
+
+def _load_other(name: str, device: str | torch.device) -> nn.Module:
     if name == "pixels":
         return Pixels()
     if name == "lpips":
         return perceptual.of_lpips(perceptual.lpips_network(device=device)).to(device)
-    if name == "heads-layers":
-        return perceptual.of_vit(_load_vit("heads", normalise=normalise, size=size, revision=None)).to(device)
-    if _is_function(name):
-        found = find(name, what="feature map", example="my_features:embed")
-        if isinstance(found, type) or not callable(found):
-            raise ValueError(f'The feature map "{name}" is no function; it must map images to features.')
-        return Function(found, name).to(device)
-    vit = _load_vit(name, normalise=normalise, size=size, revision=revision)
-    return vit.to(device)
+    function = find(name, what="feature map", example="my_features:embed")
+    if isinstance(function, type) or not callable(function):
+        raise ValueError(f'The feature map "{name}" is no function; it must map images to features.')
+    return Function(function, name).to(device)
 
 
 def _load_vit(name: str, *, normalise: bool, size: int | None, revision: str | None) -> ViT:

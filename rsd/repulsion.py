@@ -35,6 +35,7 @@ class Interaction:
     ``interacting``: in each ensemble the first so many repel one another, the others are alone (Hybrid); None: all.
     ``ensembles``: the particles are this many independent ensembles of equal size, one after another.
     ``include_self``: keep the term j = i in the sum (as Eq. 13 prints it); it weakens the force between far particles.
+    ``every``: the force acts at every so many-th step only, so many times as strongly.
     ``kind``: "repulsion", or "svgd", where gamma weighs the kernel's gradient: 1 is Liu & Wang's update, and 0 still
     averages the scores.
     """
@@ -44,6 +45,7 @@ class Interaction:
     interacting: int | None = None
     ensembles: int = 1
     include_self: bool = False
+    every: int = 1
     kind: str = "repulsion"
 
     def __post_init__(self) -> None:

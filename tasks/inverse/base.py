@@ -18,6 +18,8 @@ class Operator(nn.Module):
     """
 
     observed: torch.Tensor | None
+    gram_scale: float | None = None
+    """c where A A^T = c on the observed entries; None: not known."""
 
     def __init__(self, name: str, *, linear: bool, observed: torch.Tensor | None = None):
         super().__init__()

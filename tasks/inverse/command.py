@@ -14,7 +14,7 @@ from rsd.priors import family
 from rsd.settings import layered, plain, tokens
 
 from .jobs import list_jobs
-from .methods import FIELD, TUNABLE
+from .methods import FIELD, SAVING, TUNABLE
 from .options import Restore
 
 NO_PIXEL = (
@@ -70,9 +70,9 @@ def check_used(flags: Restore, options: Restore) -> None:
         "downsample": ("the tasks sr2 ... sr16", options.task.startswith("sr"), f"the task is {options.task}"),
         "keep_known": ("the inpaint tasks", options.task.startswith("inpaint"), f"the task is {options.task}"),
     }
-    if (entry := FIELD[options.method]).made:
-        known, but = "methods that know it (see rsd methods)", f"the method is {options.method}"
-        needs |= {name: (known, name in entry.uses, but) for name in TUNABLE}
+    entry = FIELD[options.method]
+    known, but = "methods that know it (see rsd methods)", f"the method is {options.method}"
+    needs |= {name: (known, name in entry.uses, but) for name in (TUNABLE if entry.made else SAVING)}
     for name, (what, used, but) in needs.items():
         if not used and getattr(flags, name) != Restore.__dataclass_fields__[name].default:
             raise ValueError(f"--{name.rstrip('_').replace('_', '-')} goes with {what}, but {but}; change one of them.")

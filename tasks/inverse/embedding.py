@@ -13,16 +13,16 @@ Features = Callable[[torch.Tensor], torch.Tensor]
 
 
 class Decoded:
-    """phi = features(D(z_t)), [N, d]: the map that the paper repels in."""
+    """phi = features(D(z_t)), [N, d]: what the paper repels in. ``decode``: in the place of D, a cheaper one."""
 
     lean = False
 
-    def __init__(self, prior: Prior, features: Features):
-        self.prior, self.features = prior, features
+    def __init__(self, prior: Prior, features: Features, decode: Features | None = None):
+        self.prior, self.features, self.decode = prior, features, decode
 
     def __call__(self, z: torch.Tensor) -> torch.Tensor:
         """Features of latents [N, *latent_shape]. Raises ValueError if features of finite images are not finite."""
-        x = self.prior.decode(z)
+        x = (self.decode or self.prior.decode)(z)
         phi = checkpoint(self.features, x, use_reentrant=False) if self.lean else self.features(x)
         if x.is_meta:  # a dry run
             return phi

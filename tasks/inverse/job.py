@@ -21,17 +21,20 @@ from rsd.runs import RunFolder, check_folder_of_runs, slug
 from rsd.session import Session, pick_device, plain_warnings, survives
 from rsd.settings import shard
 from rsd.summary import particles
+from rsd.tiny import check_decoder_name, load_decoder
 
 from .begin import run_class
 from .command import resolved
+from .embedding import Decoded
 from .jobs import Job, are_several, list_jobs
+from .linear import check_exact
 from .methods import FIELD, check_fits
 from .networks import Scorers, check_metrics, features_name, interacts, lacking, load_scorers, why_not
 from .operators import Inpaint, Operator
 from .options import Restore
 from .problem import Problem, check_task, load, make, on
 from .report import compared, diversity, score
-from .solve import Decoded, Settings, alike
+from .solve import Settings, alike
 from .summary import summarise
 
 
@@ -67,6 +70,8 @@ def restore_all(options: Restore, jobs: list[Job], several: bool) -> dict[str, s
     """Restore every image; what failed, by name."""
     check_prior_name(options.prior)
     check_features_name(features_name(options))
+    if options.force_decoder:
+        check_decoder_name(options.force_decoder)
     device = pick_device(options.device)
     here, resume = connect(device), options.resume or options.shard is not None
     k, n = shard(options.shard)
@@ -157,6 +162,8 @@ def check_method(options: Restore, size: int, operator: Operator | None = None) 
         options.method, prior=options.prior, latent=is_latent(options.prior, options.revision), operator=operator.name,
         linear=operator.linear,
     )  # fmt: skip
+    if options.x_step == "exact":
+        check_exact(operator)
 
 
 def load_networks(
@@ -171,11 +178,12 @@ def load_networks(
     scorers = load_scorers(scored, device, several) if main else Scorers()
     if not todo:
         return Networks(None, None, scorers)
-    features = load_features(features_name(options), device=device) if repelling else None
+    features = load_features(features_name(options), device=device, size=options.feature_size) if repelling else None
     print(f"prior: {options.prior} on {device}, {options.dtype}", flush=True)
     dtype = getattr(torch, options.dtype)
     prior = load_prior(options.prior, device=device, dtype=dtype, revision=options.revision)
-    return Networks(prior, Decoded(prior, features) if features else None, scorers)
+    small = load_decoder(options.force_decoder, prior) if features and options.force_decoder else None
+    return Networks(prior, Decoded(prior, features, small) if features else None, scorers)
 
 
 def config(path: Path, options: Restore) -> dict[str, Any]:

@@ -25,9 +25,9 @@ IMAGES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff", MEASUREMENT
 CHOOSING = ("task", "method")
 """Fields that choose the packaged settings."""
 FIELDS = (
-    *CHOOSING, "particles", "steps", "seed", "gamma", "window", "interacting", "lambda", "rho", "lr_x", "lr_z",
-    "prompt", "negative_prompt", "guidance", "sigma_v", "mask", "box", "downsample", "kernel", "operator", "fit",
-    "keep_known", "clean",
+    *CHOOSING, "particles", "steps", "seed", "gamma", "window", "interacting", "repel_every", "lambda", "rho", "lr_x",
+    "x_step", "lr_z", "prompt", "negative_prompt", "guidance", "sigma_v", "mask", "box", "downsample", "kernel",
+    "operator", "fit", "keep_known", "clean",
 )  # fmt: skip
 """What a line of a manifest may say beside "image" and "name"."""
 

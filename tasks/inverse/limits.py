@@ -8,17 +8,18 @@ from typing import Any
 from rsd.settings import known
 
 from .methods import FIELD, check_method, load_method
-from .names import MEMORY
+from .names import MEMORY, X_STEPS
 
-COUNTS = ("particles", "steps", "chunk", "interacting")
+COUNTS = ("particles", "steps", "chunk", "interacting", "repel_every")
 NUMBERS = ("lambda_", "rho", "lr_x", "lr_z", "gamma", "guidance")
 
 
 def check(settings: Any) -> None:
     """Raise ValueError, in one sentence, for a value that cannot work: of Settings, or of Restore, which has them."""
     check_method(settings.method)
-    if settings.memory not in MEMORY:
-        raise known("memory", settings.memory, MEMORY)
+    for name, names in (("memory", MEMORY), ("x_step", X_STEPS)):
+        if getattr(settings, name) not in names:
+            raise known(name, getattr(settings, name), names)
     for name in COUNTS:
         value = getattr(settings, name)
         if value is not None and value < 1:

@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 import torch
 
-from .base import Operator
+from .base import Operator, observed_count
 
 Apply = Callable[[torch.Tensor], torch.Tensor]
 
@@ -25,22 +25,47 @@ def observed(operator: Operator, y: torch.Tensor) -> torch.Tensor:
 def solve(apply: Apply, b: torch.Tensor, *, iterations: int = 100, tolerance: float = 1e-5) -> torch.Tensor:
     """x with apply(x) = b, b [n, ...], by conjugate gradients (Hestenes & Stiefel 1952) in each row, from 0.
 
-    ``apply``: linear, symmetric and positive definite in each row. Stops where every |b - apply(x)| is below
-    ``tolerance`` |b|, or after ``iterations``: where A is badly conditioned that regularises.
+    ``apply``: linear, symmetric and positive definite in each row. A row stops where |b - apply(x)| is below
+    ``tolerance`` |b|, whatever the others do, or after ``iterations``: where A is badly conditioned that regularises.
     """
     x, r = torch.zeros_like(b), b
     p, square = r, dot(r, r)
     enough = tolerance**2 * square
     for _ in range(iterations):
-        if bool((square <= enough).all()):
+        going = square > enough
+        if not going.any():
             break
         q = apply(p)
-        step = _spread(square / dot(p, q).clamp_min(1e-30), b)
+        step = _spread(torch.where(going, square / dot(p, q).clamp_min(1e-30), 0), b)
         x, r = x + step * p, r - step * q
         new = dot(r, r)
         p = r + _spread(new / square.clamp_min(1e-30), b) * p
         square = new
     return x
+
+
+@torch.no_grad()
+def nearest(operator: Operator, y: torch.Tensor, d: torch.Tensor, rho: float, tolerance: float = 1e-6) -> torch.Tensor:
+    """argmin_x 1/2 mean((y - A x)^2) + rho 1/2 mean((x - d)^2), the first mean over observed entries; x [n, 3, H, W].
+
+    x = d + A^T u,  (A A^T + tau) u = y - A d,  tau = rho entries of y / entries of x: a division where A A^T is known
+    to be a multiple of the identity (masks, block averages), else conjugate gradients.
+    """
+    tau = rho * observed_count(operator, y) / d[0].numel()
+    gap = observed(operator, y - operator(d))
+    if operator.gram_scale is not None:
+        u = gap / (operator.gram_scale + tau)
+    else:
+        u = solve(gram(operator, d, times=1.0, plus=tau), gap, tolerance=tolerance)
+    return d + operator.adjoint(u, d)
+
+
+def check_exact(operator: Operator) -> None:
+    """Raise ValueError if :func:`nearest` does not work with it."""
+    if not operator.linear:
+        raise ValueError(
+            f"--x-step exact needs a linear operator, but {operator.name} is not (or is not known to be); use adam."
+        )
 
 
 def dot(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:

@@ -12,9 +12,9 @@ from typing import Any
 
 from rsd.settings import known, nearest
 
-REPELLING = ("gamma", "window", "features")
+REPELLING = ("gamma", "window", "features", "feature_size", "force_decoder")
 ADAM_Z = ("lambda_", "lr_z")
-ADAM = ("lambda_", "lr_z", "rho", "lr_x")
+ADAM = ("lambda_", "lr_z", "rho", "lr_x", "x_step")
 
 
 @dataclass(frozen=True)
@@ -32,10 +32,10 @@ class Entry:
 
 
 FIELD = {
-    "rlsd": Entry("images beside latents, all particles repel", ("rlsd",), (*ADAM, *REPELLING)),
+    "rlsd": Entry("images beside latents, all particles repel", ("rlsd",), (*ADAM, *REPELLING, "repel_every")),
     "nonrepuls": Entry("the same with gamma 0", ("rlsd",), ADAM),
-    "nonaug": Entry("latents alone, fitted through the decoder", ("rlsd",), (*ADAM_Z, *REPELLING)),
-    "hybrid": Entry("some of the particles repel", ("rlsd",), (*ADAM, *REPELLING, "interacting")),
+    "nonaug": Entry("latents alone, fitted through the decoder", ("rlsd",), (*ADAM_Z, *REPELLING, "repel_every")),
+    "hybrid": Entry("some of the particles repel", ("rlsd",), (*ADAM, *REPELLING, "repel_every", "interacting")),
     "latent-red-diff": Entry("nonaug with gamma 0", ("red-diff",), ADAM_Z),
     "red-diff": Entry("a variational sampler: the image itself, by Adam", ("red-diff",), ADAM_Z, "pixels"),
     "svgd": Entry("Stein variational gradient descent on the posterior (CSD)", ("svgd", "csd"), (*ADAM_Z, *REPELLING)),
@@ -57,7 +57,9 @@ FIELD = {
     ),
 }  # fmt: skip
 
-TUNABLE = ("gamma", "window", "features", "interacting", "lambda_", "rho", "lr_x", "lr_z")
+SAVING = ("x_step", "repel_every", "feature_size", "force_decoder")
+"""Settings that save time."""
+TUNABLE = ("gamma", "window", "features", "interacting", "lambda_", "rho", "lr_x", "lr_z", *SAVING)
 """Settings that only some methods read."""
 
 

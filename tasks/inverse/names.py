@@ -26,6 +26,7 @@ TASK = {
 """What each task does, and the work of rsd.citations that it is set as in."""
 TASKS = tuple(TASK)
 METHODS = tuple(FIELD)
+X_STEPS = ("adam", "exact")
 MEMORY = ("auto", "fast", "flat", "lean")
 """What :func:`rsd.memory.plan` takes."""
 

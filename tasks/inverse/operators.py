@@ -31,6 +31,8 @@ class Inpaint(Operator):
     ``mask``: bool [1, 1, H, W], True where a pixel is known; those entries alone are observed.
     """
 
+    gram_scale = 1.0
+
     def __init__(self, mask: torch.Tensor, name: str = "inpainting"):
         super().__init__(name, linear=True, observed=mask)
 
@@ -45,7 +47,7 @@ class BlockAverage(Operator):
 
     def __init__(self, factor: int):
         super().__init__(f"super-resolution x{factor}, block average", linear=True)
-        self.factor = factor
+        self.factor, self.gram_scale = factor, 1 / factor**2
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """[B, 3, H/factor, W/factor]."""

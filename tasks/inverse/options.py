@@ -60,12 +60,16 @@ class Restore:
     """Repel only while (t+1)/T lies in it; 1 is pure noise."""
     interacting: int | None = None
     """hybrid: how many of the particles repel one another, 2 or more (default: all but one)."""
+    repel_every: int = 1
+    """Repel only at every K-th step, K times as strongly: cheaper, and not quite the same."""
     lambda_: Annotated[float, tyro.conf.arg(name="lambda")] = 0.14
     """Weight of the prior."""
     rho: float = 0.075
     """Coupling of the image x to the decoded latent D(z)."""
     lr_x: float = 0.4
     """Adam's learning rate for x."""
+    x_step: Literal["adam", "exact"] = "adam"
+    """How x follows: a step of Adam (the paper), or exact: to the minimum at once, for linear operators."""
     lr_z: float = 0.8
     """Adam's learning rate for z."""
     hyper: tuple[str, ...] = ()
@@ -73,6 +77,11 @@ class Restore:
     features: str = "auto"
     """What the repulsion compares: auto (the prior's own), pixels, heads, heads-layers, lpips, a hub id such as
     facebook/dino-vits16, a folder, or module:function."""
+    feature_size: int | None = None
+    """Bring pictures to so many pixels before they are compared: cheaper (default: as the features were trained)."""
+    force_decoder: str | None = None
+    """A small decoder for the repulsion to look through instead of the prior's own, which costs most: tiny (of the
+    heads), a hub id such as madebyollin/taesd (of Stable Diffusion), or a folder of an AutoencoderTiny."""
     prompt: str = ""
     """What the image shows; the paper leaves it empty."""
     negative_prompt: str = ""
@@ -131,6 +140,8 @@ class Restore:
         limits.check(self)
         shard(self.shard)
         limits.finite("sigma_v", self.sigma_v)
+        if self.feature_size is not None and self.feature_size < 8:
+            raise ValueError(f"feature_size is {self.feature_size}; give 8 or more.")
         if self.checkpoint_every < 1:
             raise ValueError(f"checkpoint_every is {self.checkpoint_every}; give 1 or more.")
         if self.steps > 1000:

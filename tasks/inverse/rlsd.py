@@ -22,6 +22,7 @@ from rsd.memory import Memory
 from rsd.priors.base import Prior
 from rsd.randomness import noise
 
+from .linear import check_exact, nearest
 from .operators import Operator, data_residual
 
 BETAS = (0.9, 0.99)
@@ -31,12 +32,14 @@ ENTRIES = 3 * 512 * 512  # the image entries at which EPS was published
 
 @dataclass(frozen=True)
 class Weights:
-    """lambda (prior), rho (coupling; none without augmentation), and the learning rates of z and x."""
+    """lambda (prior), rho (coupling; none without augmentation), and the learning rates of z and x.
+    ``exact``: the x-step is no step of Adam but the minimum itself (linear operators)."""
 
     lambda_: float
     lr_z: float
     rho: float = 0.0
     lr_x: float = 0.0
+    exact: bool = False
 
 
 def start(prior: Prior, ids: Sequence[int], what: str, shape: Sequence[int], seed: int, image: str) -> list[Any]:
@@ -129,6 +132,8 @@ class Augmented(NonAugmented):
         *, ids: Sequence[int], seed: int, image: str = "", memory: Memory | None = None,
     ):  # fmt: skip
         super().__init__(prior, operator, y, weights, ids=ids, seed=seed, image=image, memory=memory)
+        if weights.exact:
+            check_exact(operator)
         self.x = start(prior, ids, "x", image_shape(prior), seed, image)
         eps = EPS * ENTRIES / self.x[0].numel()  # where x sees no data it follows D(z) as softly as at 512 px
         self.x_optimiser = torch.optim.Adam(self.x, lr=weights.lr_x, betas=BETAS, eps=eps)
@@ -144,10 +149,25 @@ class Augmented(NonAugmented):
         return {**losses, "data": self.data[rows].to(x.device)} if self.started else losses
 
     def x_step(self, decoded: torch.Tensor, rows: slice) -> None:
-        """One Adam step towards the measurement and D(z) of those x that wait for it: once, even if what comes after it
-        has to be done again."""
+        """One step of Adam, or the minimum, towards the measurement and D(z), of those x that wait for it: once, even
+        if what comes after it has to be done again."""
         if rows.start not in self.late:
             return
+        if self.weights.exact:
+            self.exact_step(decoded, rows)
+        else:
+            self.adam_step(decoded, rows)
+        self.late -= set(range(rows.start, rows.stop))
+
+    @torch.no_grad()
+    def exact_step(self, decoded: torch.Tensor, rows: slice) -> None:
+        """x to the minimum."""
+        self.data[rows] = data_loss(self.operator, torch.stack(self.x[rows]), self.y).cpu()
+        for x, best in zip(self.x[rows], nearest(self.operator, self.y, decoded, self.weights.rho), strict=True):
+            x.copy_(best)
+
+    def adam_step(self, decoded: torch.Tensor, rows: slice) -> None:
+        """A step of Adam."""
         self.x_optimiser.zero_grad()
         x = torch.stack(self.x[rows])
         data = data_loss(self.operator, x, self.y)
@@ -155,7 +175,6 @@ class Augmented(NonAugmented):
         self.x_optimiser.step()
         self.x_optimiser.zero_grad()
         self.data[rows] = data.detach().cpu()
-        self.late -= set(range(rows.start, rows.stop))
 
     def step(self, r: torch.Tensor, t: int) -> dict[str, float]:
         """The pending x-step, then the z-step; returns each loss's mean over particles."""

@@ -35,9 +35,11 @@ class Settings:
     gamma: float = 6.0
     window: tuple[float, float] = (0.0, 1.0)
     interacting: int | None = None
+    repel_every: int = 1
     lambda_: float = 0.2
     rho: float = 0.075
     lr_x: float = 0.2
+    x_step: str = "adam"
     lr_z: float = 0.4
     prompt: str = ""
     negative_prompt: str = ""
@@ -62,7 +64,8 @@ class Settings:
         """The method's repulsion: none for those that know no gamma, among a part of the particles for hybrid."""
         gamma = self.gamma if "gamma" in FIELD[self.method].uses else 0.0
         part = (self.interacting or self.particles - 1) if self.method == "hybrid" else None
-        return Interaction(gamma, self.window, part, kind="svgd" if self.method == "svgd" else "repulsion")
+        kind = "svgd" if self.method == "svgd" else "repulsion"
+        return Interaction(gamma, self.window, part, every=self.repel_every, kind=kind)
 
 
 @dataclass(frozen=True)
@@ -106,7 +109,7 @@ class Run(BaseRun):
     def begin(self, ids: Sequence[int]) -> Any:
         """The particles of these numbers, at their start."""
         s = self.settings
-        weights = Weights(lambda_=s.lambda_, lr_z=s.lr_z, rho=s.rho, lr_x=s.lr_x)
+        weights = Weights(lambda_=s.lambda_, lr_z=s.lr_z, rho=s.rho, lr_x=s.lr_x, exact=s.x_step == "exact")
         kind = NonAugmented if s.method in ("nonaug", "latent-red-diff", "red-diff") else Augmented
         return kind(
             self.prior, self.operator, self.y, weights, ids=ids, seed=s.seed, image=self.image, memory=self.memory

@@ -17,7 +17,7 @@ from rsd.priors import over_heads
 from rsd.settings import known
 
 from .command import parse
-from .names import METHODS
+from .names import METHODS, SAMPLERS
 from .options import TextToImage
 
 OWN = ("sweep.json", "sweep.csv", "tradeoff.png", "grids")
@@ -103,6 +103,8 @@ class Sweep:
                 raise ValueError(f"{name} {' '.join(map(str, values))}: one is given twice.")
         if not all(map(math.isfinite, self.gammas)):
             raise ValueError(f"gammas are {self.gammas}; give finite numbers.")
+        if self.lr is not None and all(method in SAMPLERS for method in self.methods):
+            raise ValueError(f"--lr is of no use to {', '.join(self.methods)}: no score is distilled; leave it out.")
         for path in (self.config, self.prompts):
             if path and not path.exists():
                 raise FileNotFoundError(f"{path} does not exist; check the path.")

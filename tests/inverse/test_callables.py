@@ -143,7 +143,7 @@ def test_function_must_return_a_measurement_for_each_image(here):
 def test_names():
     assert all(is_task(name) for name in TASKS) and is_task("sr3") and sr_factor("sr16") == 16
     assert not any(is_task(name) for name in ("sr", "sr1", "sr17", "sr04", "sr2x", "", "inpaint"))
-    assert METHODS == ("rlsd", "nonrepuls", "nonaug", "hybrid", "latent-red-diff")
+    assert METHODS[:5] == ("rlsd", "nonrepuls", "nonaug", "hybrid", "latent-red-diff")
 
 
 def test_names_import_no_torch():

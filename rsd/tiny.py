@@ -1,0 +1,72 @@
+"""Small decoders (TAESD's class) through which the repulsion may look, an approximation of the prior's own."""
+
+from __future__ import annotations
+
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from rsd.hub import broken, built_in_folder, check_name, fetch, quietly, read_json
+from rsd.priors.base import Prior
+
+BUILT_IN = ("tiny",)
+
+
+class TinyDecoder(nn.Module):
+    """An AutoencoderTiny's decoder: latents [B, C, h, w] in the UNet's space to images [B, 3, H, W], differentiable.
+    Frozen. ``calls``: where its passes are counted, as tiny_forward and tiny_backward, one an image."""
+
+    def __init__(self, model: Any, calls: Counter[str]):
+        super().__init__()
+        self.model, self.calls = model.eval().requires_grad_(False), calls
+
+    def forward(self, z: torch.Tensor) -> torch.Tensor:
+        self.calls["tiny_forward"] += len(z)
+        latents = z.to(self.model.dtype) / self.model.config.scaling_factor
+        x = self.model.decode(latents).sample.to(z.dtype)
+        if x.requires_grad:
+            x.register_hook(lambda _: self.calls.update(tiny_backward=len(z)))
+        return x
+
+
+def check_decoder_name(name: str) -> None:
+    """Raise ValueError, in one sentence, if ``name`` cannot be a small decoder. Loads nothing."""
+    check_name(name, what="small decoder", built_in=BUILT_IN, marker="config.json", example="madebyollin/taesd")
+
+
+def load_decoder(name: str, prior: Prior) -> TinyDecoder:
+    """The small decoder ``name`` for a prior's latents: "tiny" (of the built-in heads), a hub id such as
+    madebyollin/taesd (of Stable Diffusion), or a folder of an AutoencoderTiny (safetensors only).
+
+    Raises ValueError that says what to do if it cannot be had or does not fit the prior.
+    """
+    check_decoder_name(name)
+    what = "small decoder"
+    folder = built_in_folder("tiny", marker="config.json") if name in BUILT_IN else Path(name).expanduser()
+    local = folder.is_dir()
+    file = folder / "config.json" if local else fetch(name, "config.json", revision=None, what=what)
+    config = read_json(file)
+    if config.get("_class_name") != "AutoencoderTiny":
+        raise ValueError(f'The small decoder "{name}" is a {config.get("_class_name")}; give an AutoencoderTiny.')
+    channels = prior.latent_shape[0]
+    if not hasattr(prior, "vae") or config.get("latent_channels", 4) != channels:
+        raise ValueError(
+            f'The small decoder "{name}" takes latents of {config.get("latent_channels", 4)} channels, which the prior '
+            f"{prior.name} does not have; leave it out."
+        )
+    try:
+        with quietly():
+            from diffusers import AutoencoderTiny
+
+            model = AutoencoderTiny.from_pretrained(
+                str(folder) if local else name, revision=None if local else file.parent.name, use_safetensors=True,
+                local_files_only=local, dtype=prior.dtype,
+            )  # fmt: skip
+    except ImportError:
+        raise
+    except Exception as error:
+        raise ValueError(broken(error, name, what=what)) from error
+    return TinyDecoder(model.to(prior.device), prior.calls)

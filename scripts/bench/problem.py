@@ -1,0 +1,81 @@
+"""The problem that is timed: half a face, at the size of the built-in heads or of Stable Diffusion 2.1-base."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import torch
+
+from rsd.features import ViT, load_features
+from rsd.priors import load_prior
+from rsd.randomness import noise
+from rsd.tasks.inverse.operators import make_operator, measure
+from rsd.tasks.inverse.solve import Decoded, Run, Settings
+from rsd.tiny import TinyDecoder, load_decoder
+
+Size = Literal["heads", "sd"]
+
+
+@dataclass(frozen=True)
+class Problem:
+    """``features``: at full size; a cheap force compares ``small`` of what the decoder ``tiny`` makes."""
+
+    prior: Any
+    features: torch.nn.Module
+    small: torch.nn.Module
+    tiny: TinyDecoder
+    operator: torch.nn.Module
+    y: torch.Tensor
+    settings: Settings
+
+    def run(self, *, cheap: bool = False, **changes: Any) -> Run:
+        """A run of ours; ``changes``: fields of its settings."""
+        embed = Decoded(self.prior, self.small, self.tiny) if cheap else Decoded(self.prior, self.features)
+        fields = {**vars(self.settings), **changes}
+        return Run(self.prior, self.operator, self.y, Settings(**fields), embed=embed)
+
+
+def make(
+    size: Size, *, particles: int, steps: int, device: str = "cpu", dtype: str = "float32", px: int = 0
+) -> Problem:
+    """``px``: of pictures of Stable Diffusion's networks; 0 for its 512. Their weights are random."""
+    settings = Settings(particles=particles, steps=steps, gamma=6.0)
+    if size == "heads":
+        prior = load_prior("heads", device=device, dtype=dtype)
+        features = load_features("heads", device=device).to(getattr(torch, dtype))
+        small, tiny = features, load_decoder("tiny", prior)
+    else:
+        prior = _stable_diffusion(device, dtype, px or 512)
+        features, small = (_dino(one, device, dtype) for one in (None, prior.image_size * 7 // 16))  # 224 of 512
+        tiny = _taesd(prior)
+        settings = Settings(particles=particles, steps=steps, gamma=50.0, lambda_=0.14, rho=0.075, lr_x=0.4, lr_z=0.8)
+    side = prior.image_size
+    operator = make_operator("inpaint_half_face", size=side).to(prior.device)
+    truth = noise((3, side, side), seed=0, purpose="benchmark", particles=[0]).tanh().to(prior.device, prior.dtype)
+    return Problem(prior, features, small, tiny, operator, measure(operator, truth, 0.001, seed=0), settings)
+
+
+def _stable_diffusion(device: str, dtype: str, px: int) -> Any:
+    from rsd.priors.latent import LatentPrior
+    from scripts.full_size import stable_diffusion
+
+    torch.manual_seed(0)
+    pipeline = stable_diffusion(load_prior("heads").tokenizer, size=px)  # type: ignore[attr-defined]
+    prior = LatentPrior(pipeline.to(dtype=getattr(torch, dtype)), name="Stable Diffusion's size, random", device=device)
+    prior.release_text_encoder()
+    return prior
+
+
+def _dino(size: int | None, device: str, dtype: str) -> torch.nn.Module:
+    from scripts.full_size import dino
+
+    torch.manual_seed(1)
+    return ViT(dino(), size=size).to(device, getattr(torch, dtype))
+
+
+def _taesd(prior: Any) -> TinyDecoder:
+    from diffusers import AutoencoderTiny
+
+    torch.manual_seed(2)
+    return TinyDecoder(AutoencoderTiny().to(prior.device, prior.dtype), prior.calls)

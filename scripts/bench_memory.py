@@ -1,0 +1,91 @@
+"""Peak memory against N: a fresh process for each number of particles, two steps with repulsion.
+
+    python scripts/bench_memory.py --json memory.json                             # heads
+    python scripts/bench_memory.py --size sd --particles 1 8 --json memory.json   # 512 px, random weights, flat
+
+The peak is the process's resident memory on a CPU (weights and libraries included), what torch allocated on CUDA.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import resource
+import subprocess
+import sys
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+sys.path.insert(0, str(Path(__file__).parent.parent))
+
+import torch  # noqa: E402
+import tyro  # noqa: E402
+
+from scripts.bench.problem import Size, make  # noqa: E402
+
+
+@dataclass
+class Memory:
+    """Measure."""
+
+    size: Size = "heads"
+    json: Path | None = None
+    """Where peak bytes by N go."""
+    particles: tuple[int, ...] = (1, 2, 4, 8)
+    memory: str = "flat"
+    """fast, flat or lean."""
+    steps: int = 2
+    px: int = 0
+    """sd: pictures of so many pixels instead of 512, to try it."""
+    device: str = "cpu"
+    dtype: str = "float32"
+    alone: bool = False
+    """Measure one N here (what the command starts for each)."""
+
+
+def measure(o: Memory) -> tuple[int, int]:
+    """Run here; the bytes before the run, and at its peak."""
+    (n,) = o.particles
+    p = make(o.size, particles=n, steps=o.steps, device=o.device, dtype=o.dtype, px=o.px)
+    before = resident(o.device)
+    run = p.run(memory=o.memory)
+    for record in run.steps():
+        assert record.residual == record.residual, "the run diverged"
+    run.finish()
+    return before, resident(o.device)
+
+
+def resident(device: str) -> int:
+    """The most bytes that this process has had so far."""
+    if device.startswith("cuda"):
+        return torch.cuda.max_memory_allocated()
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+
+
+def main() -> None:
+    """A process for each N; the table; the file."""
+    o = tyro.cli(Memory, prog="bench_memory")
+    if o.alone:
+        print(*measure(o))
+        return
+    peaks: dict[int, int] = {}
+    print(f"{o.size}, {o.memory}, {o.dtype}, {o.device}: peak of {o.steps} steps that repel")
+    print("    N   peak [GiB]   of it the run's  / first   seconds", flush=True)
+    for n in o.particles:
+        fields = {"size": o.size, "memory": o.memory, "steps": o.steps, "px": o.px, "device": o.device}
+        flags = [f"--{name}={value}" for name, value in {**fields, "dtype": o.dtype}.items()]
+        start = time.monotonic()
+        command = [sys.executable, __file__, *flags, "--particles", str(n), "--alone"]
+        told = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout.split()
+        before, peaks[n] = map(int, told[-2:])
+        own, share = (peaks[n] - before) / 2**30, peaks[n] / peaks[o.particles[0]]
+        seconds = time.monotonic() - start
+        print(f"  {n:3}  {peaks[n] / 2**30:9.3f}  {own:9.3f}  {share:9.3f}  {seconds:7.0f}", flush=True)
+    if o.json:
+        o.json.write_text(json.dumps(peaks, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,128 @@
+"""A step of ours against a plain transcription of Algorithm 1: ratios of times that take turns in one process.
+
+    python scripts/bench_step.py --size heads --json step.json            # N = 4, a minute or two
+    python scripts/bench_step.py --size sd --particles 2 --json sd.json   # random weights; 17 GiB, an hour on a CPU
+
+``gamma0``, ``exact``, ``flat``, ``cheap``: our step over the plain one, without repulsion, with it (fast, flat), and
+with a cheap force (small decoder; at Stable Diffusion's size DINO at 224 px). ``cosine``: of the cheap force against
+the exact one, over all steps (null for random networks). ``overhead``: the share of our step outside networks.
+``max_abs_diff``: between our final images and the plain ones.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+sys.path.insert(0, str(Path(__file__).parent.parent))
+
+import torch  # noqa: E402
+import tyro  # noqa: E402
+
+from rsd.tasks.inverse.solve import Decoded, Run  # noqa: E402
+from scripts.bench import force, plain, problem, timing  # noqa: E402
+
+RATIOS = {"gamma0": "plain, gamma 0", "exact": "plain", "flat": "plain", "cheap": "plain"}
+"""What each of ours is divided by."""
+
+
+@dataclass
+class Bench:
+    """Time a step."""
+
+    size: problem.Size = "heads"
+    json: Path | None = None
+    """Where the figures go."""
+    particles: int | None = None
+    """N (default: 4 for heads, 2 for sd)."""
+    steps: int | None = None
+    """How many steps of each (default: 9 for heads, 2 for sd); the first is not counted."""
+    only: tuple[str, ...] = tuple(RATIOS)
+    """Which ratios."""
+    px: int = 0
+    """sd: pictures of so many pixels instead of 512, to try it."""
+    device: str = "cpu"
+    dtype: str = "float32"
+
+
+def contenders(p: problem.Problem, only: tuple[str, ...]) -> tuple[dict[str, Iterator[Any]], dict[str, Run]]:
+    """The steps of each, and the runs of ours."""
+    runs = {
+        "gamma0": p.run(gamma=0.0, memory="fast"),
+        "exact": p.run(memory="fast"),
+        "flat": p.run(memory="flat"),
+        "cheap": p.run(cheap=True, memory="fast"),
+    }
+    runs = {name: run for name, run in runs.items() if name in only}
+    wanted = {RATIOS[name] for name in runs}
+    gammas = {name: gamma for name, gamma in (("plain", p.settings.gamma), ("plain, gamma 0", 0.0)) if name in wanted}
+    printed = {name: plain.steps(p.prior, p.features, p.operator, p.y, p.settings, g) for name, g in gammas.items()}
+    return {**{name: last(found) for name, found in printed.items()}, **{n: r.steps() for n, r in runs.items()}}, runs
+
+
+class last(Iterator[Any]):
+    """An iterator that remembers what it gave."""
+
+    def __init__(self, inner: Iterator[Any]):
+        self.inner, self.value = inner, None
+
+    def __next__(self) -> Any:
+        self.value = next(self.inner)
+        return self.value
+
+
+def overhead(p: problem.Problem, device: str) -> float:
+    """The share of our step, repelling and with graphs kept, outside networks; the first step is not counted."""
+    run, inside = p.run(memory="fast"), timing.Inside(device)
+    steps = run.steps()
+    with inside.watching(p.prior, run.embed):
+        if p.settings.steps > 1:
+            next(steps)
+        inside.seconds, start = 0.0, timing.clock(device)
+        for _ in steps:
+            pass
+        return 1 - inside.seconds / (timing.clock(device) - start)
+
+
+def main() -> None:
+    """Time, print, write."""
+    o = tyro.cli(Bench, prog="bench_step")
+    torch.set_num_threads(int(os.environ["OMP_NUM_THREADS"]))
+    heads = o.size == "heads"
+    n, steps = o.particles or (4 if heads else 2), o.steps or (9 if heads else 2)
+    p = problem.make(o.size, particles=n, steps=steps, device=o.device, dtype=o.dtype, px=o.px)
+    iterators, runs = contenders(p, o.only)
+    times = timing.alternating(iterators, steps, o.device)
+    found: dict[str, Any] = {name: times[name] / times[of] if name in runs else None for name, of in RATIOS.items()}
+    apart = [
+        float((runs[name].finish() - iterators[RATIOS[name]].value).abs().max())  # type: ignore[attr-defined]
+        for name in ("gamma0", "exact", "flat") if name in runs
+    ]  # fmt: skip
+    found["max_abs_diff"] = max(apart, default=None)
+    found["overhead"] = overhead(p, o.device)
+    found["cosine"] = force.cosine(p, Decoded(p.prior, p.small, p.tiny)) if heads and n > 1 else None
+    report(o, p, n, times, found)
+
+
+def report(o: Bench, p: problem.Problem, n: int, times: dict[str, float], found: dict[str, Any]) -> None:
+    """The table, and the file."""
+    where = torch.cuda.get_device_name() if o.device.startswith("cuda") else f"{torch.get_num_threads()} CPU thread(s)"
+    print(f"{o.size}, {p.prior.image_size} px, N = {n}, {o.dtype}, {where}; seconds a step")
+    for name, seconds in times.items():
+        ratio = f"{found[name]:.3f} of {RATIOS[name]}" if found.get(name) else ""
+        print(f"  {name:16} {seconds:9.3f}  {ratio}")
+    for name in ("overhead", "cosine", "max_abs_diff"):
+        print(f"  {name:16} {'-' if found[name] is None else format(found[name], '9.3g')}")
+    if o.json:
+        about = {"size": o.size, "px": p.prior.image_size, "particles": n, "device": where, "dtype": o.dtype}
+        o.json.write_text(json.dumps({**found, **about, "seconds": times}, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,98 @@
+"""The small decoder that the repulsion may look through: ``python -m scripts.heads.tiny``, some minutes on one core.
+
+It is taught to make of noisy latents what the built-in prior's decoder makes of them, and what the feature map sees
+there: the force is a gradient of features of decoded noisy latents.
+"""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+import tyro
+from diffusers import AutoencoderTiny
+
+from rsd.features import load_features
+from rsd.heads.data import make_shard
+from rsd.priors import load_prior
+from scripts.heads.__main__ import WEIGHTS
+from scripts.heads.autoencoder import to_tensor
+from scripts.heads.fit import cosine
+
+
+@dataclass
+class Tiny:
+    """Train the small decoder."""
+
+    out: Path = WEIGHTS / "tiny"
+    """Where it goes."""
+    heads: int = 1000
+    """Heads that its latents are of, each with three noise levels."""
+    steps: int = 1000
+    width: int = 24
+    """Channels."""
+    batch: int = 16
+    lr: float = 3e-3
+
+
+def build(width: int) -> AutoencoderTiny:
+    """Latents 4 x 16 x 16 to 64 px; the encoder is a stub, since the class has one."""
+    return AutoencoderTiny(
+        decoder_block_out_channels=(width,) * 3, num_decoder_blocks=(1, 1, 1),
+        encoder_block_out_channels=(8,) * 3, num_encoder_blocks=(0, 0, 0),
+    )  # fmt: skip
+
+
+@torch.no_grad()
+def pairs(split: str, heads: int, levels: int = 3) -> tuple[torch.Tensor, torch.Tensor]:
+    """Noisy latents z_t [levels * heads, 4, 16, 16], t uniform, and D(z_t)."""
+    prior = load_prior("heads")
+    images = to_tensor(make_shard(split, 0, heads)["images"], torch.device("cpu"))
+    z = torch.cat([prior.encode(part) for part in images.split(50)]).repeat(levels, 1, 1, 1)
+    random = torch.Generator().manual_seed(0)
+    t = torch.randint(0, prior.schedule.T, (len(z),), generator=random)
+    alpha, sigma = prior.schedule.coefficients(t, z)
+    z_t = alpha * z + sigma * torch.randn(z.shape, generator=random)
+    return z_t, torch.cat([prior.decode(part) for part in z_t.split(50)])
+
+
+def errors(model: AutoencoderTiny, z_t: torch.Tensor, x: torch.Tensor, features: torch.nn.Module) -> torch.Tensor:
+    """Mean absolute error of the picture, and the distance of its features as a share of their size, [2]."""
+    made = model.decode(z_t).sample
+    with torch.no_grad():
+        seen = features(x)
+    apart = (features(made) - seen).square().sum(1) / (seen - seen.mean(0)).square().sum(1).mean()
+    return torch.stack([(made - x).abs().mean(), apart.mean()])
+
+
+def main() -> None:
+    """Train, tell the held-out errors, save in half precision."""
+    o = tyro.cli(Tiny, prog="python -m scripts.heads.tiny")
+    features, start = load_features("heads"), time.monotonic()
+    z_t, x = pairs("train", o.heads)
+    held = pairs("validation", 50)
+    torch.manual_seed(0)
+    model, rng = build(o.width), np.random.default_rng(0)
+    optimiser = torch.optim.AdamW(model.decoder.parameters(), lr=o.lr, betas=(0.9, 0.99))
+    for step in range(o.steps):
+        optimiser.param_groups[0]["lr"] = o.lr * cosine(step, o.steps)
+        rows = rng.integers(len(z_t), size=o.batch)
+        optimiser.zero_grad()
+        errors(model, z_t[rows], x[rows], features).sum().backward()
+        torch.nn.utils.clip_grad_norm_(model.decoder.parameters(), 1.0)
+        optimiser.step()
+        if (step + 1) % 100 == 0:
+            with torch.no_grad():
+                l1, apart = errors(model, *held, features).tolist()
+            minutes = (time.monotonic() - start) / 60
+            print(
+                f"tiny {step + 1}/{o.steps}  held out: l1 {l1:.4f}, features {apart:.3f}  {minutes:.1f} min", flush=True
+            )
+    model.half().save_pretrained(o.out)
+
+
+if __name__ == "__main__":
+    main()
