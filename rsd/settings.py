@@ -50,8 +50,8 @@ def layered(
     """Options from the packaged configuration, then --config, then the flags, checked; and that configuration's name.
 
     ``positional``: the field without a flag, which files say nothing about ("": there is none). ``packaged``: of
-    options that the other two layers give, the file's name in ``folder`` of rsd.configs, or None, and the fields that it
-    does not decide.
+    options that the other two layers give, the file's name in ``folder`` of rsd.configs, or None, and the fields that
+    it does not decide.
     Raises ValueError or OSError, in one sentence that names the file, for a mistake in one.
     """
 
