@@ -1,4 +1,4 @@
-"""Every method where the right answer is known: python -m scripts.posterior [--quick] [--methods ...] prints two Markdown tables.
+"""Every method where the right answer is known: python -m scripts.posterior prints two Markdown tables.
 
 1. A Gaussian prior and a linear operator: bias of the mean, in the posterior's standard deviations, and the ratio of
    variances, beside what each method's paper claims. All with the same prior, measurement and number of steps.
