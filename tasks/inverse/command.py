@@ -30,8 +30,8 @@ def packaged(task: str, method: str, prior: str, steps: int = 100) -> str | None
     paper's.
 
     Tasks without their own borrow from the nearest: any srK from sr4 (built in) or sr8 (Stable Diffusion), masks from
-    the half face. The methods that RLSD is compared with have one of their own for a task, or one for all. Some have one
-    for that number of ``steps``.
+    the half face. The methods that RLSD is compared with have one of their own for a task, or one for all. One for that
+    number of ``steps`` comes first.
     """
     of = family(prior) or "sd"
     own = [task]
