@@ -38,7 +38,7 @@ FIGURES = {
 }
 
 
-CHEAP = {
+CHEAP: dict[str, list[str]] = {
     "exact": [], "small decoder": ["--force-decoder", "tiny"], "every 2nd step": ["--repel-every", "2"],
     "small decoder, every 2nd step": ["--force-decoder", "tiny", "--repel-every", "2"],
     "32 px": ["--feature-size", "32"], "window [0.5, 1]": ["--window", "0.5", "1"], "bfloat16": ["--autocast"],
@@ -68,8 +68,8 @@ class Study:
 def variants(o: Study) -> dict[str, list[str]]:
     """Name of each row of the table and the flags that make it; the first is what the others are compared with."""
     if o.name == "presets":
-        tasks = ("inpaint_half_face", "sr4")
-        return {f"{t} {s} steps": ["--task", t, "--steps", str(s)] for t in tasks for s in (50, 100, 200, 1000)}
+        both = ("inpaint_half_face", "sr4")
+        return {f"{t} {s} steps": ["--task", t, "--steps", str(s)] for t in both for s in (50, 100, 200, 1000)}
     if o.name == "cheap":
         return {name: [*flags, "--task", "inpaint_half_face"] for name, flags in CHEAP.items()}
     if o.name == "tasks":
