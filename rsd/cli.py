@@ -18,18 +18,24 @@ COMMANDS = {
         "rsd.tasks.inverse.command",
         "restore images: inpainting, super-resolution, deblurring, phase, HDR, yours",
     ),
+    "compare": ("rsd.tasks.inverse.compare", "methods x tasks x images on equal terms: one table, one picture"),
+    "methods": ("rsd.tasks.inverse.list_methods", "the methods of restore and compare, with their citations"),
+    "tasks": ("rsd.tasks.inverse.list_tasks", "the tasks of restore and compare, with their citations"),
     "text-to-image": ("rsd.tasks.text_to_image.command", "draw several different pictures of a prompt"),
     "text-to-3d": ("rsd.tasks.text_to_3d.command", "make several different 3-D scenes of a prompt, and their meshes"),
     "sweep": ("rsd.tasks.text_to_image.sweep", "quality against diversity: methods x gammas x prompts, as a plot"),
     "toy": ("rsd.tasks.toy.command", "two Gaussians, two particles: how repulsion prevents collapse (paper, D.10.1)"),
+    "reproduce": ("rsd.tasks.reproduce.command", "the paper's experiments: a report, and which claims hold here"),
     "heads": ("rsd.heads.command", "write built-in test images: procedural heads with known attributes"),
     "doctor": ("rsd.doctor", "what this machine can do, and why not"),
 }
 
 GO_ON = {
     "restore": "; what was done is kept, go on with --resume",
+    "compare": "; what was done is kept, the same command goes on",
     "text-to-image": "; what was done is kept, go on with --resume",
     "sweep": "; what was done is kept, the same command goes on",
+    "reproduce": "; what was done is kept, go on with --resume",
 }
 """What an interrupted user is told; the other commands keep nothing."""
 

@@ -14,15 +14,13 @@ import resource
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import torch
 import tyro
 
-WIDTHS = {"XL": 704, "L": 320, "M": 192}
-"""Channels at 64 px; lower resolutions have 2, 3 and 4 times as many."""
-TEXT = 4096
-"""Width of the text states, of google/t5-v1_1-xxl."""
+from rsd.architectures import IF_WIDTHS, if_scheduler, if_unet
+
 STEP = [
     "a red dog", "-n", "2", "--steps", "1", "--views", "1", "--chunk", "1", "--features", "pixels", "--div-features",
     "pixels", "--encoding", "grid", "--grid", "16", "32", "--samples", "32", "--fine", "0", "--turntable", "4",
@@ -31,34 +29,9 @@ STEP = [
 """One step of two scenes that repel: what a picture costs, not what the paper's 20 a step cost."""
 
 
-def unet(width: int, *, text: int = TEXT, head: int = 64) -> Any:
-    """IF-I's UNet for 64 px."""
-    from diffusers import UNet2DConditionModel
-
-    return UNet2DConditionModel(
-        sample_size=64, in_channels=3, out_channels=6, block_out_channels=tuple(width * k for k in (1, 2, 3, 4)),
-        layers_per_block=3, down_block_types=("ResnetDownsampleBlock2D", *["SimpleCrossAttnDownBlock2D"] * 3),
-        mid_block_type="UNetMidBlock2DSimpleCrossAttn",
-        up_block_types=(*["SimpleCrossAttnUpBlock2D"] * 3, "ResnetUpsampleBlock2D"), attention_head_dim=head,
-        cross_attention_dim=4 * width, cross_attention_norm="group_norm", encoder_hid_dim=text,
-        encoder_hid_dim_type="text_proj", addition_embed_type="text", addition_embed_type_num_heads=64, act_fn="gelu",
-        resnet_time_scale_shift="scale_shift",
-    )  # fmt: skip
-
-
-def scheduler() -> Any:
-    """IF-I's."""
-    from diffusers import DDPMScheduler
-
-    return DDPMScheduler(
-        beta_schedule="squaredcos_cap_v2", variance_type="learned_range", thresholding=True,
-        dynamic_thresholding_ratio=0.95, sample_max_value=1.5,
-    )  # fmt: skip
-
-
 def write(folder: Path, width: int, **narrow: int) -> int:
     """An IFPipeline of that width in ``folder``, random, in bfloat16; how many parameters its UNet has. A gigabyte a
-    file, so that writing and reading take little memory beside it. ``narrow``: other settings of :func:`unet`."""
+    file, so that writing and reading take little memory beside it. ``narrow``: other settings of the UNet."""
     from diffusers import IFPipeline
     from transformers import T5Config, T5EncoderModel
 
@@ -68,14 +41,14 @@ def write(folder: Path, width: int, **narrow: int) -> int:
     before = torch.get_default_dtype()
     torch.set_default_dtype(torch.bfloat16)  # never in float32, which would take twice the memory
     try:
-        network = unet(width, **narrow)
+        network = if_unet(width, **narrow)
     finally:
         torch.set_default_dtype(before)
     tokenizer = build_tokenizer()
     width = network.config.encoder_hid_dim
     small = T5Config(vocab_size=len(tokenizer), d_model=width, d_kv=64, d_ff=64, num_layers=1, num_heads=1)
     encoder = T5EncoderModel(small).to(torch.bfloat16)
-    pipeline = IFPipeline(tokenizer, encoder, network, scheduler(), None, None, None, requires_safety_checker=False)
+    pipeline = IFPipeline(tokenizer, encoder, network, if_scheduler(), None, None, None, requires_safety_checker=False)
     pipeline.save_pretrained(folder, safe_serialization=True, max_shard_size="1GB")
     return sum(p.numel() for p in network.parameters())
 
@@ -91,7 +64,7 @@ def step(prior: Path, out: Path, flags: list[str] = STEP) -> float:
 def main(folder: tyro.conf.Positional[Path], size: Literal["XL", "L", "M"] = "XL", run: bool = True) -> None:
     """Write IF-I at its real size, random, below ``folder``, and take a step with it."""
     prior = folder / "prior"
-    count = write(prior, WIDTHS[size])
+    count = write(prior, IF_WIDTHS[size])
     print(f"IF-I-{size}: {count:,} parameters, in {prior}", flush=True)
     if run:
         print(f"one step of two scenes at 64 px: peak memory {step(prior, folder / 'run'):.1f} GiB")

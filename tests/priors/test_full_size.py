@@ -7,13 +7,13 @@ import json
 import pytest
 import torch
 
+from rsd.architectures import IF_WIDTHS, clip, guided_diffusion, if_scheduler, if_unet, stable_diffusion, t5
 from rsd.priors import image_size, load_prior
 from rsd.priors.base import Condition
 from rsd.priors.latent import LatentPrior
 from rsd.priors.pixel import PixelPrior
 from rsd.priors.t5 import T5Embedder
 from scripts import full_size_if
-from scripts.full_size import stable_diffusion
 
 
 def test_shapes_on_the_meta_device(tiny_pipeline):
@@ -51,14 +51,29 @@ def test_a_step_with_random_weights(tiny_pipeline):
 )
 def test_if_on_the_meta_device(size, count, published):
     with torch.device("meta"):
-        unet = full_size_if.unet(full_size_if.WIDTHS[size])
+        unet = if_unet(IF_WIDTHS[size])
     assert sum(p.numel() for p in unet.parameters()) == count == pytest.approx(published, rel=0.08)
     text = T5Embedder(lambda: pytest.fail("no text is embedded here"), device="meta")
-    prior = PixelPrior(unet, full_size_if.scheduler(), text, device="meta")
+    prior = PixelPrior(unet, if_scheduler(), text, device="meta")
     assert prior.latent_shape == (3, 64, 64)
     state = torch.empty(1, 77, 4096, device="meta")
     z = torch.empty(2, 3, 64, 64, device="meta")
     assert prior.epsilon(z, 999, Condition("red", "", 21.0, state, state)).shape == z.shape
+
+
+@pytest.mark.parametrize(
+    ("model", "count", "published"),
+    [
+        (lambda: guided_diffusion("ffhq"), 93_562_886, 93.6e6),
+        (lambda: guided_diffusion("imagenet"), 552_812_038, 552.8e6),
+        (clip, 427_616_513, 427.6e6),
+        (t5, 4_762_310_656, 4.76e9),
+    ],
+)
+def test_the_others_on_the_meta_device(model, count, published):
+    with torch.device("meta"):
+        made = model()
+    assert sum(p.numel() for p in made.parameters()) == count == pytest.approx(published, rel=1e-3)
 
 
 def test_a_narrow_if_is_written_in_half_precision(tmp_path):

@@ -1,0 +1,98 @@
+"""What experiments run on: pictures and prompts, the package's own or the user's."""
+
+from __future__ import annotations
+
+import json
+from importlib.resources import as_file, files
+from pathlib import Path
+
+from rsd.media import PICTURES
+from rsd.runs import write_bytes
+
+from ..text_to_image.prompts import read_prompts
+from .options import Reproduce
+
+BUILTIN_NUMBER = 4
+PAPER_NUMBER = {"faces": 100, "pictures": 100, "captions": 75}
+FLAGS = {"faces": "ffhq", "pictures": "imagenet", "captions": "coco"}
+"""The user's paths at the paper's scale."""
+VIEWS = {"faces": "frontal", "pictures": "any"}
+PROMPTS = {
+    "builtin": {
+        "kernels": (
+            "a man with short black hair and a beard, front view",
+            "a woman with short red hair and round glasses, front view",
+        ),
+        "sundae": ("a woman with short red hair and round glasses",),
+        "bulldozer": ("a man with short black hair and a beard",),
+    },
+    "paper": {
+        "kernels": (
+            "a gold tie is tied under a brown dress shirt with stripes..",
+            "a baseball bat with a batting helmet upsidedown.",
+        ),
+        "sundae": ("an ice cream sundae",),
+        "bulldozer": ("a bulldozer made out of toy bricks",),
+    },
+}
+"""Prompts by scale and by what an entry's data are called; the package has none of the paper's things, so heads stand
+for them."""
+
+
+def number(kind: str, options: Reproduce) -> int:
+    """How many pictures or prompts of a kind; 1 where there are no data."""
+    if not kind:
+        return 1
+    wanted = options.number or (PAPER_NUMBER.get(kind, BUILTIN_NUMBER) if options.scale == "paper" else BUILTIN_NUMBER)
+    return min(wanted, len(PROMPTS[options.scale].get(kind, range(wanted))))
+
+
+def lacking(kind: str, options: Reproduce) -> str | None:
+    """Why the data of a kind cannot be had, or None."""
+    flag = FLAGS.get(kind)
+    if options.scale == "builtin" or options.dry_run or flag is None or getattr(options, flag):
+        return None
+    return f"needs --{flag} PATH"
+
+
+def prepare(kind: str, options: Reproduce, folder: Path) -> Path:
+    """Write the data of a kind below ``folder``: a folder of pictures, a manifest of the user's, or a file of prompts.
+
+    Raises ValueError or OSError, in one sentence, if the user's folder or file holds none.
+    """
+    count = number(kind, options)
+    if kind in PROMPTS[options.scale]:
+        return _prompts(folder / f"{kind}.txt", PROMPTS[options.scale][kind][:count])
+    if options.scale == "builtin":
+        if kind == "captions":
+            with as_file(files("rsd.configs") / "text_to_image" / "heads_prompts.txt") as packaged:
+                return _prompts(folder / "captions.txt", read_prompts(packaged)[:count])
+        return heads(folder / kind, count, VIEWS[kind])
+    given: Path = getattr(options, FLAGS[kind])
+    if kind == "captions":
+        return _prompts(folder / "captions.txt", read_prompts(given)[:count])
+    return manifest(given, folder / f"{kind}.jsonl", count)
+
+
+def heads(folder: Path, count: int, view: str) -> Path:
+    """Held-out heads, written once."""
+    from rsd.heads.command import main
+
+    if len(list(folder.glob("*.png"))) < count:
+        main(["--out", str(folder), "--number", str(count), "--view", view])
+    return folder
+
+
+def manifest(given: Path, file: Path, count: int) -> Path:
+    """A manifest of the first ``count`` pictures below a folder, by path. Raises ValueError if there are none."""
+    found = sorted(path for path in given.rglob("*") if path.suffix.lower() in PICTURES)[:count]
+    if not found:
+        raise ValueError(f"{given} holds no pictures ({', '.join(PICTURES)}); check the path.")
+    rows = [{"image": str(path.resolve()), "name": str(path.relative_to(given).with_suffix(""))} for path in found]
+    write_bytes(file, "".join(json.dumps(row) + "\n" for row in rows).encode())
+    return file
+
+
+def _prompts(file: Path, prompts: tuple[str, ...] | list[str]) -> Path:
+    write_bytes(file, "".join(f"{prompt}\n" for prompt in prompts).encode())
+    return file

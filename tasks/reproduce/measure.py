@@ -1,0 +1,159 @@
+"""The figures of a finished run, picture by picture (or prompt by prompt), and what is expected of them."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+
+from rsd import metrics
+from rsd.media import read_image
+from rsd.runs import slug
+from rsd.summary import mean
+
+from ..inverse.command import parse
+from ..inverse.jobs import Job, list_jobs
+from ..inverse.operators import Inpaint
+from ..inverse.problem import load
+from .entry import Claim
+from .rows import Plan
+
+Figures = dict[str, float | None]
+NAMES = {
+    "psnr_mean": "psnr", "psnr_best": "psnr_best", "psnr_std": "psnr_std", "ssim_mean": "ssim", "lpips_mean": "lpips",
+    "residual_mean": "residual", "div": "div", "coverage": "coverage", "agreement": "agreement", "seconds": "seconds",
+}  # fmt: skip
+"""The figures of a restoration's summary, and what they are called here: without another word, means over particles."""
+SMALL = {"builtin": 32, "paper": 256}
+"""Pixels of the priors of pixels, at which psnr_small is measured."""
+
+
+@dataclass(frozen=True)
+class Measured:
+    """What a row left: figures of each picture or prompt, and those of all together."""
+
+    items: dict[str, Figures] = field(default_factory=dict)
+    whole: Figures = field(default_factory=dict)
+
+    def mean(self, figure: str) -> float | None:
+        """Over pictures, or of all together; None if nobody measured it."""
+        if figure in self.whole:
+            return self.whole[figure]
+        return mean([one.get(figure) for one in self.items.values()])
+
+
+def measured(plan: Plan, folder: Path, wanted: Iterable[str], scale: str) -> Measured:
+    """The figures of a finished run in ``folder``; ``wanted``: those that cost something are measured if they are."""
+    if plan.command == "toy":
+        told = _read(folder / "toy.json")
+        share = told["collapsed"][0] / told["realisations"]
+        return Measured({f"gamma {told['gamma'][0]:g}": {"collapsed": share, "misfit": told["misfit"][0]}})
+    summary = _read(folder / "summary.json")
+    whole = {"fid": summary["fid"]["value"]} if summary.get("fid") else {}
+    if plan.command != "restore":
+        rows = {
+            row["prompt"]: {k: v for k, v in row.items() if k not in ("prompt", "folder")} for row in summary["prompts"]
+        }
+        return Measured(rows, whole)
+    items = {row["image"]: {ours: row.get(theirs) for theirs, ours in NAMES.items()} for row in summary["images"]}
+    wanted = {"psnr_small", "sharpness"}.intersection(wanted)
+    if wanted:
+        for title, figures in looked_at(plan, folder, SMALL[scale], items).items():
+            items[title] |= {name: figures[name] for name in wanted}
+    return Measured(items, whole)
+
+
+def looked_at(plan: Plan, folder: Path, small: int, titles: Iterable[str]) -> dict[str, Figures]:
+    """psnr_small and sharpness, from the pictures of the restorations called ``titles``."""
+    found: dict[str, Figures] = {}
+    for job in jobs_of(plan):
+        if job.title not in titles:
+            continue
+        images = torch.cat([read_image(p) for p in sorted((folder / slug(job.title) / "particles").glob("*.png"))])
+        problem = load(job.path, job.options, images.shape[-1], job.name)
+        assert problem.clean is not None, "experiments restore clean pictures"
+        observed = problem.operator.observed if isinstance(problem.operator, Inpaint) else None
+        found[job.title] = {
+            "psnr_small": float(metrics.psnr(at_size(images, small), at_size(problem.clean, small)).mean()),
+            "sharpness": sharpness(images, problem.clean, None if observed is None else ~observed),
+        }
+    return found
+
+
+def jobs_of(plan: Plan) -> list[Job]:
+    """The pictures that a restoration's plan restores."""
+    options, _ = parse(list(plan.argv))
+    return list_jobs(options)
+
+
+def at_size(images: torch.Tensor, side: int) -> torch.Tensor:
+    """Images [B, 3, H, H] made smaller by averaging blocks to [B, 3, side, side]; smaller ones as they are. Raises
+    ValueError if no whole number of pixels makes one."""
+    factor, rest = divmod(images.shape[-1], side)
+    if images.shape[-1] <= side:
+        return images
+    if rest:
+        raise ValueError(f"Pictures of {images.shape[-1]} px cannot be averaged to {side} px; give a multiple.")
+    return F.avg_pool2d(images, factor)
+
+
+def sharpness(images: torch.Tensor, truth: torch.Tensor, hidden: torch.Tensor | None) -> float:
+    """The mean size of the gradient of answers [N, 3, H, W] in units of the truth's [1, 3, H, W]; ``hidden``: where, a
+    mask [1, 1, H, W] (None: everywhere). Below 1 answers have less detail."""
+
+    def detail(x: torch.Tensor) -> float:
+        down, right = x[..., 1:, :-1] - x[..., :-1, :-1], x[..., :-1, 1:] - x[..., :-1, :-1]
+        size = (down.square() + right.square()).sum(1, keepdim=True).sqrt()
+        where = torch.ones_like(size) if hidden is None else hidden[..., :-1, :-1].expand_as(size).to(size)
+        return float((size * where).sum() / where.sum())
+
+    return detail(images.clamp(-1, 1)) / max(detail(truth), 1e-12)
+
+
+def verdict(claim: Claim, rows: dict[str, Measured], reasons: dict[str, str]) -> dict[str, Any]:
+    """Whether a claim held, as claims.json has it: ``held`` is null where a figure is missing, and ``reason`` says why.
+    ``rows``: what ran, by label; ``reasons``: why others did not."""
+    values: dict[str, float] = {}
+    found: dict[str, Any] = {"claim": claim.text, "held": None}
+    missing = None
+    for label in claim.labels:
+        value = rows[label].mean(claim.figure) if label in rows else None
+        if value is not None:
+            values[label] = value
+        elif missing is None:
+            missing = reasons.get(label, f"{label} has no {claim.figure}: it was not measured")
+    found["measured"] = {
+        "figure": claim.figure, "rising": list(claim.rising), "by": claim.by, "values": values,
+        "differences": differences(claim, rows) if missing is None else [],
+    }  # fmt: skip
+    if missing is not None:
+        return {**found, "reason": missing}
+    line = [values[one] if isinstance(one, str) else one for one in claim.rising]
+    held = all(b - a > claim.by for a, b in zip(line, line[1:], strict=False))
+    return {**found, "held": held, "reason": None if held else claim.unmet or None}
+
+
+def differences(claim: Claim, rows: dict[str, Measured]) -> list[dict[str, Any]]:
+    """From each row to the next: the mean difference over the pictures that both have, and the half-width of its 95%
+    interval (normal, paired), where there are two or more."""
+    found = []
+    for a, b in zip(claim.labels, claim.labels[1:], strict=False):
+        first, second = (rows[label].items for label in (a, b))
+        pairs = [(first[k].get(claim.figure), second[k].get(claim.figure)) for k in first if k in second]
+        known = [y - x for x, y in pairs if x is not None and y is not None]
+        if len(known) > 1:
+            centre = sum(known) / len(known)
+            spread = math.sqrt(sum((x - centre) ** 2 for x in known) / (len(known) - 1))
+            half = 1.96 * spread / math.sqrt(len(known))
+            found.append({"from": a, "to": b, "mean": centre, "half": half, "number": len(known)})
+    return found
+
+
+def _read(path: Path) -> dict[str, Any]:
+    return json.loads(path.read_text(encoding="utf-8"))

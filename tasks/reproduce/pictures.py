@@ -1,0 +1,171 @@
+"""Pictures for a report, inside its page: strips of answers, before and after, where they differ, films, turntables."""
+
+from __future__ import annotations
+
+import base64
+import io
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import matplotlib
+
+matplotlib.use("Agg")
+import matplotlib.pyplot as plt  # noqa: E402
+import yaml  # noqa: E402
+from PIL import Image, ImageSequence  # noqa: E402
+
+from rsd import media  # noqa: E402
+
+from .measure import Measured  # noqa: E402
+from .rows import Plan  # noqa: E402
+
+PICTURES, FRAMES, TURNTABLES = 2, 8, 2
+"""How many pictures (prompts, scenes) a row shows, and moments of a film."""
+LARGEST = 256
+"""Pixels on a side that a picture in a report has at most."""
+
+
+@dataclass
+class Card:
+    """What a report shows of a row; pictures are data URIs. ``strips``: title and picture, one a restored image or
+    prompt; ``slider``: before and after."""
+
+    plan: Plan
+    strips: list[tuple[str, str]] = field(default_factory=list)
+    slider: tuple[str, str] | None = None
+    spread: str | None = None
+    film: str | None = None
+    turntables: list[str] = field(default_factory=list)
+
+
+def card(plan: Plan, folder: Path) -> Card:
+    """The pictures of a finished run."""
+    made = Card(plan)
+    if plan.command == "toy":
+        made.strips.append(("where both particles of every pair ended", uri(Image.open(folder / "scatter.png"), 520)))
+        return made
+    runs = sorted(path.parent for path in folder.glob("*/metrics.json"))
+    for run in runs[:PICTURES]:
+        made.strips.append((run.name, uri(strip(run))))
+    if not runs:
+        return made
+    first = runs[0]
+    if (first / "measurement.png").exists():
+        answer = small(Image.open(first / "particles" / "00.png"))
+        made.slider = uri(before(first, answer.size)), uri(answer)
+    if (first / "spread.png").exists():
+        made.spread = uri(Image.open(first / "spread.png"))
+    made.film = uri(film(first / "evolution.gif"), quality=70)
+    made.turntables = [animated(path) for path in sorted(first.glob("scenes/*/turntable.gif"))[:TURNTABLES]]
+    return made
+
+
+def strip(run: Path) -> Image.Image:
+    """The pictures of a run side by side: what was measured and the truth, if there is one, and the answers; or the
+    scenes from around."""
+    if (run / "contact.png").exists():
+        return shrink(Image.open(run / "contact.png").convert("RGB"), 640)
+    answers = [small(Image.open(path)) for path in sorted((run / "particles").glob("*.png"))]
+    if (run / "measurement.png").exists():
+        answers = [before(run, answers[0].size), truth(run, answers[0].size), *answers]
+    return sheet(answers, len(answers))
+
+
+def before(run: Path, size: tuple[int, int]) -> Image.Image:
+    """What a restoration measured, as large as its answers."""
+    return Image.open(run / "measurement.png").convert("RGB").resize(size, Image.Resampling.NEAREST)
+
+
+def truth(run: Path, size: tuple[int, int]) -> Image.Image:
+    """The clean picture of a restoration, fitted as it was."""
+    config = yaml.safe_load((run / "config.yaml").read_text(encoding="utf-8"))
+    fitted, _ = media.fit_to(media.read_image(config["images"][0]), size[0], config["fit"])
+    return Image.fromarray(media.to_uint8(fitted))
+
+
+def sheet(pictures: list[Image.Image], columns: int, gap: int = 2) -> Image.Image:
+    """Pictures of one size, row by row, on white."""
+    wide, high = pictures[0].size
+    rows = -(-len(pictures) // columns)
+    whole = Image.new("RGB", (columns * (wide + gap) - gap, rows * (high + gap) - gap), "white")
+    for k, picture in enumerate(pictures):
+        whole.paste(picture, (k % columns * (wide + gap), k // columns * (high + gap)))
+    return whole
+
+
+def film(path: Path) -> Image.Image:
+    """Moments of an evolution.gif from left to right, a row a particle."""
+    frames = [frame.convert("RGB") for frame in ImageSequence.Iterator(Image.open(path))]
+    chosen = [frames[round(k * (len(frames) - 1) / (FRAMES - 1))] for k in range(FRAMES)]
+    side = chosen[0].height - 2 * media.MARGIN
+    lefts = range(media.MARGIN, chosen[0].width - side, side + media.MARGIN)
+    boxes = [(left, media.MARGIN, left + side, media.MARGIN + side) for left in lefts]
+    return sheet(
+        [frame.crop(box).resize((64, 64), Image.Resampling.LANCZOS) for box in boxes for frame in chosen], FRAMES
+    )
+
+
+def animated(path: Path) -> str:
+    """A turntable, as small as it can be."""
+    frames = [small(frame.convert("RGB")) for frame in ImageSequence.Iterator(Image.open(path))]
+    buffer = io.BytesIO()
+    frames[0].save(buffer, "WEBP", save_all=True, append_images=frames[1:], duration=100, loop=0, quality=80)
+    return _data(buffer.getvalue(), "webp")
+
+
+def trade_off(rows: dict[str, Measured], across: str, up: str) -> str | None:
+    """One figure against another, a point a row; None where fewer than two rows have both."""
+    points = [(label, row.mean(across), row.mean(up)) for label, row in rows.items()]
+    known = [(label, x, y) for label, x, y in points if x is not None and y is not None]
+    if len(known) < 2:
+        return None
+    figure, axes = plt.subplots(figsize=(6.4, 4.2), layout="constrained")
+    for label, x, y in known:
+        axes.plot(x, y, "o")
+        axes.annotate(label, (x, y), (5, 4), textcoords="offset points", fontsize=8)
+    axes.set(xlabel=NAMES.get(across, across), ylabel=NAMES.get(up, up))
+    axes.margins(0.18)
+    axes.grid(alpha=0.3)
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="png", dpi=100)
+    plt.close(figure)
+    return uri(Image.open(buffer), 640, lossless=True)
+
+
+NAMES: dict[str, str] = {
+    "psnr": "PSNR [dB], mean over particles", "psnr_best": "PSNR [dB], best of N",
+    "psnr_std": "PSNR [dB], spread over particles", "psnr_small": "PSNR [dB] at the pixel priors' size, mean",
+    "ssim": "SSIM, mean", "lpips": "LPIPS, mean (less is better)", "div": "Div (mean over pictures)",
+    "coverage": "coverage (values of hidden attributes)", "agreement": "agreement (0-1)",
+    "fid": "Frechet distance (less is better)",
+    "residual": "residual [sigma_v], mean", "seconds": "seconds a picture",
+    "sharpness": "detail, in units of the truth's",
+    "clip": "CLIP score", "aesthetic": "aesthetic score", "janus": "Janus (faces seen from behind)",
+    "collapsed": "share of pairs in one mode", "misfit": "distance from the nearest mode",
+}  # fmt: skip
+"""Figures as reports call them, with what they are of."""
+
+
+def small(picture: Image.Image) -> Image.Image:
+    """In colours, at most LARGEST on a side."""
+    return shrink(picture.convert("RGB"), LARGEST)
+
+
+def shrink(picture: Image.Image, most: int) -> Image.Image:
+    """At most so many pixels on the longer side."""
+    factor = most / max(picture.size)
+    if factor >= 1:
+        return picture
+    return picture.resize((round(picture.width * factor), round(picture.height * factor)), Image.Resampling.LANCZOS)
+
+
+def uri(picture: Image.Image, most: int = 10 * LARGEST, **options: Any) -> str:
+    """A picture as a data URI."""
+    buffer = io.BytesIO()
+    shrink(picture.convert("RGB"), most).save(buffer, "WEBP", **{"quality": 88, "method": 6, **options})
+    return _data(buffer.getvalue(), "webp")
+
+
+def _data(content: bytes, kind: str) -> str:
+    return f"data:image/{kind};base64,{base64.b64encode(content).decode()}"

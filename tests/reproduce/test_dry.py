@@ -1,0 +1,59 @@
+"""Dry runs: every experiment's settings and models at the paper's scale, on the meta device."""
+
+from __future__ import annotations
+
+import pytest
+
+from rsd.cli import main
+from rsd.tasks.reproduce import models
+from rsd.tasks.reproduce.dry import look_ahead
+from rsd.tasks.reproduce.entries import ENTRIES
+from rsd.tasks.reproduce.options import IF, SD, Reproduce
+
+GIB = 2**30
+OPTIONS = Reproduce(name="all", scale="paper", dry_run=True)
+
+
+@pytest.mark.parametrize("entry", ENTRIES, ids=lambda entry: entry.name)
+def test_every_entry_at_the_paper_s_scale(entry):
+    rows = list(look_ahead(entry, OPTIONS))
+    assert [one.plan.label for one in rows] == [row.label for row in entry.rows]
+    for one in rows:
+        assert one.plan.lacks is None
+        if entry.command == "toy":
+            continue
+        assert one.plan.prior in (SD, IF, "FFHQ-256")
+        assert one.runs in (1, 2, 75, 100) and 10 <= one.steps <= 10_000 and 2 <= one.particles <= 20
+        assert 0.2 * GIB < one.memory < 78 * GIB  # an A100's
+        assert 0 < one.flops < 50 * 3600 * 32e12  # and 50 of its hours
+
+
+def test_flops_are_the_published_ones():
+    """Stable Diffusion's UNet: 402 GMAC at 64 x 64 latents, two FLOPs each."""
+    of = models.flops(SD, "float16")
+    assert of["unet_forward"] == pytest.approx(0.804e12, rel=0.01)
+    assert of["decoder_forward"] == pytest.approx(2.5e12, rel=0.02)
+    assert of["decoder_backward"] == pytest.approx(of["decoder_forward"], rel=0.05)
+    assert models.features_flops(models.DINO, SD, "float16") == pytest.approx(0.146e12, rel=0.05)
+
+
+def test_the_paper_s_own_time_is_met():
+    """D.8.1: two samples in 1000 steps took 8.8 minutes; here one decode of three a step is saved."""
+    entry = next(entry for entry in ENTRIES if entry.name == "fig15")
+    row = next(one for one in look_ahead(entry, OPTIONS) if one.plan.label == "RLSD, many steps")
+    assert (row.particles, row.steps) == (2, 1000)
+    minutes = row.flops / row.runs / 32e12 / 60
+    assert 5 < minutes < 8.8
+
+
+def test_what_the_user_has_is_taken(tmp_path, capsys):
+    (tmp_path / "coco.txt").write_text("one\ntwo\n", encoding="utf-8")
+    flags = ["--scale", "paper", "--dry-run", "--number", "7", "--coco", str(tmp_path / "coco.txt"), "--steps", "3"]
+    assert main(["reproduce", "fig31", *flags]) == 0
+    told = capsys.readouterr().out
+    assert "VSD, gamma 40: 7 x 4 particles x 3 steps" in told and "hours of an A100" in told
+
+
+def test_the_built_in_scale_too(capsys):
+    assert main(["reproduce", "fig22", "--dry-run"]) == 0
+    assert "RLSD: 4 x 4 particles x 100 steps" in capsys.readouterr().out

@@ -1,0 +1,91 @@
+"""The list of experiments: complete, well-formed, and read by the commands that it names."""
+
+from __future__ import annotations
+
+import json
+import re
+
+import pytest
+
+from rsd.cli import main
+from rsd.tasks.reproduce.entries import ENTRIES, find
+from rsd.tasks.reproduce.entry import SCALES, Claim
+from rsd.tasks.reproduce.measure import NAMES
+from rsd.tasks.reproduce.pictures import NAMES as SHOWN
+from rsd.tasks.reproduce.tables import beats
+
+FIGURES = {*range(15, 23), *range(23, 40)}
+"""Of the appendix; the others show pictures of the tables' runs."""
+
+
+def numbers(text: str) -> set[int]:
+    """The figures' numbers in a place such as "Figs 34-38 (D.10.3)"."""
+    text = re.sub(r"\(.*\)", "", text)
+    found = set()
+    for part in re.findall(r"\d+(?:-\d+)?", text):
+        first, _, last = part.partition("-")
+        found |= set(range(int(first), int(last or first) + 1))
+    return found
+
+
+def test_every_table_and_figure_of_the_appendix_has_one():
+    names = [entry.name for entry in ENTRIES]
+    assert len(set(names)) == len(names)
+    assert {f"table{k}" for k in range(2, 16)} <= set(names)
+    shown = {n for entry in ENTRIES if entry.name.startswith("fig") for n in numbers(entry.paper)}
+    assert shown == FIGURES
+    for entry in ENTRIES:
+        assert numbers(entry.name) <= numbers(entry.paper)
+
+
+@pytest.mark.parametrize("entry", ENTRIES, ids=lambda entry: entry.name)
+def test_claims_are_of_rows_and_figures_that_there_are(entry):
+    labels = [row.label for row in entry.rows]
+    assert len(set(labels)) == len(labels) and entry.claims
+    for claim in entry.claims:
+        assert set(claim.labels) <= set(labels) and len(claim.rising) > 1
+        assert claim.figure in SHOWN
+    assert set(entry.figures) <= set(SHOWN)
+    assert not entry.plot or set(entry.plot) <= set(entry.figures)
+    if entry.command == "restore":
+        assert set(entry.figures) <= {*NAMES.values(), "psnr_small", "sharpness", "fid"}
+    for scale in SCALES:
+        assert entry.expected(scale)
+
+
+def test_list_as_json(capsys):
+    assert main(["reproduce", "--list", "--json"]) == 0
+    listed = json.loads(capsys.readouterr().out)
+    assert [one["name"] for one in listed] == [entry.name for entry in ENTRIES]
+    assert all(one["paper"] and one["claim"] and one["expected"] and one["rows"] for one in listed)
+
+
+def test_list_for_people(capsys):
+    assert main(["reproduce", "--list"]) == 0
+    told = capsys.readouterr().out
+    assert all(entry.paper in told for entry in ENTRIES)
+    assert max(map(len, told.splitlines())) <= 120
+
+
+@pytest.mark.parametrize(
+    ("argv", "told"),
+    [
+        ([], "Give the name of one experiment, or all"),
+        (["tabel2"], 'Unknown experiment "tabel2". Did you mean "table2"?'),
+        (["table2", "--json"], "--json goes with --list"),
+        (["table2", "--number", "0"], "number is 0; give 1 or more."),
+        (["table2", "--ffhq", "."], "--ffhq goes with --scale paper"),
+        (["table2", "--scale", "paper", "--ffhq", "nowhere"], "nowhere does not exist"),
+    ],
+)
+def test_mistakes_are_told_at_once(argv, told, capsys, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert main(["reproduce", *argv]) == 2
+    assert told in capsys.readouterr().err
+    assert not list(tmp_path.iterdir())
+
+
+def test_find_and_beats():
+    assert find("table2").paper.startswith("Table 2")
+    (claim,) = beats("psld", figure="psnr_small")
+    assert claim == Claim(claim.text, "psnr_small", ("PSLD", "NonRepuls-RLSD"), unmet=claim.unmet)
