@@ -6,7 +6,7 @@ import shlex
 from dataclasses import dataclass
 from pathlib import Path
 
-from rsd.hub import BUILT_IN
+from rsd import hub
 from rsd.runs import slug
 
 from ..inverse.methods import FIELD
@@ -100,7 +100,7 @@ def missing(command: str, method: str | None, options: Reproduce) -> str | None:
     if command == "restore" and method not in FIELD:
         return f"needs the method {method}, which this version does not have"
     if command == "text-to-3d" or on_pixels(method):
-        if options.scale == "builtin" and not (BUILT_IN / "pixel" / "model_index.json").is_file():
+        if options.scale == "builtin" and not (hub.BUILT_IN / "pixel" / "model_index.json").is_file():
             return "needs the built-in prior heads-pixels, which is not in this installation"
         if options.scale == "paper" and on_pixels(method) and not (options.pixel_prior or options.dry_run):
             return "needs --pixel-prior FOLDER, a DDPMPipeline of FFHQ at 256 px"
