@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable
 
 BIBTEX = {
@@ -136,6 +137,14 @@ BIBTEX = {
   year      = {2023},
   url       = {https://arxiv.org/abs/2304.11751}
 }""",
+    "palette": """@inproceedings{saharia2022palette,
+  title     = {Palette: Image-to-Image Diffusion Models},
+  author    = {Saharia, Chitwan and Chan, William and Chang, Huiwen and Lee, Chris A. and Ho, Jonathan
+               and Salimans, Tim and Fleet, David J. and Norouzi, Mohammad},
+  booktitle = {ACM SIGGRAPH Conference Proceedings},
+  year      = {2022},
+  url       = {https://arxiv.org/abs/2111.05826}
+}""",
     "instant-ngp": """@article{mueller2022instant,
   title     = {Instant Neural Graphics Primitives with a Multiresolution Hash Encoding},
   author    = {M{\\"u}ller, Thomas and Evans, Alex and Schied, Christoph and Keller, Alexander},
@@ -154,6 +163,16 @@ BIBTEX = {
   url       = {https://arxiv.org/abs/2104.14294}
 }""",
 }
+
+
+def short(key: str) -> str:
+    """An entry as "Author et al. (year), url"; accents are left out."""
+    found = [re.search(rf"{name} += \{{(.*)\}},?\n", BIBTEX[key]) for name in ("year", "url")]
+    year, url = (match[1] if match else "" for match in found)
+    author = BIBTEX[key].partition("author    = {")[2].partition("},\n")[0]
+    people = [person.split(",")[0] for person in re.split(r"\s+and\s+", re.sub(r"\{\\.(\w)\}", r"\1", author))]
+    who = " & ".join(people) if len(people) < 3 else f"{people[0]} et al."
+    return f"{who} ({year}), {url}"
 
 
 def bibtex(keys: Iterable[str]) -> str:

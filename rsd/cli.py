@@ -14,6 +14,9 @@ COMMANDS = {
         "rsd.tasks.inverse.command",
         "restore images: inpainting, super-resolution, deblurring, phase, HDR, yours",
     ),
+    "compare": ("rsd.tasks.inverse.compare", "methods x tasks x images on equal terms: one table, one picture"),
+    "methods": ("rsd.tasks.inverse.list_methods", "the methods of restore and compare, with their citations"),
+    "tasks": ("rsd.tasks.inverse.list_tasks", "the tasks of restore and compare, with their citations"),
     "text-to-image": ("rsd.tasks.text_to_image.command", "draw several different pictures of a prompt"),
     "text-to-3d": ("rsd.tasks.text_to_3d.command", "make several different 3-D scenes of a prompt, and their meshes"),
     "sweep": ("rsd.tasks.text_to_image.sweep", "quality against diversity: methods x gammas x prompts, as a plot"),
@@ -25,6 +28,7 @@ COMMANDS = {
 
 GO_ON = {
     "restore": "; what was done is kept, go on with --resume",
+    "compare": "; what was done is kept, the same command goes on",
     "text-to-image": "; what was done is kept, go on with --resume",
     "sweep": "; what was done is kept, the same command goes on",
     "reproduce": "; what was done is kept, go on with --resume",

@@ -26,6 +26,7 @@ from rsd.citations import bibtex
 from rsd.distributed import ALONE, Ensemble, processes
 from rsd.engine import Record
 from rsd.errors import TRACEBACK, told
+from rsd.peak import peak_bytes, reset_peak
 from rsd.priors.base import Prior
 from rsd.run import Run
 from rsd.runs import CHECKPOINT, RunFolder, provenance, write_bytes
@@ -56,6 +57,7 @@ class Session:
         if self.ensemble.main:
             folder.truncate_log(0 if saved is None else run.step)
         self.calls_before, self.clock = prior.calls.copy(), time.monotonic()
+        reset_peak(prior.device)
 
     def _mine(self, state: dict[str, Any]) -> dict[str, Any]:
         """This process's part of a checkpoint. Raises ValueError if there were more processes or fewer."""
@@ -79,12 +81,17 @@ class Session:
 
     def spent(self) -> dict[str, Any]:
         """``seconds`` and ``network_calls`` of the run so far, those before an interruption and of all processes
-        included (in what the main one is told)."""
+        included (in what the main one is told), and ``peak_bytes``, the most memory of any."""
         calls = self.prior.calls.copy()
         calls.subtract(self.calls_before)
         calls = sum(self.ensemble.collect(calls) or [], Counter())
         calls.update(self.before["network_calls"])
-        return {"seconds": self.before["seconds"] + time.monotonic() - self.clock, "network_calls": dict(calls)}
+        peaks = [*(self.ensemble.collect(peak_bytes(self.prior.device)) or []), self.before.get("peak_bytes")]
+        return {
+            "seconds": self.before["seconds"] + time.monotonic() - self.clock,
+            "network_calls": dict(calls),
+            "peak_bytes": max((peak for peak in peaks if peak), default=None),
+        }
 
     def drive(self, *, steps: int, name: str, checkpoint_every: int, remedy: str) -> None:
         """Run to the end. Ctrl-C, or a launcher's SIGTERM, finishes the step in progress, saves a checkpoint and raises

@@ -3,7 +3,7 @@
 At each level, from most noise to least: a few DDIM steps of the probability flow take z_t to a guess of z_0; Langevin
 steps take that to a draw from  N(z_0; guess, r_t^2 I) exp(-|y - f(D(z_0))|^2 / (2 tau^2)),  r_t = sigma_t / alpha_t
 (Eq. 7, 9); fresh noise takes that to the next level, z_s = alpha_s z_0 + sigma_s n. Their beta_y is tau here, and the
-step size falls linearly to ``lr_end`` of what it was.
+step size falls linearly to ``lr_end`` of what it was; it is never above r_t^2 / 2, where Langevin would be unstable.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ class DAPS:
 
     def _langevin(self, move: Move, guess: torch.Tensor) -> torch.Tensor:
         r = move.now.sigma / move.now.alpha
-        lr = self.lr * (1 + (self.lr_end - 1) * move.step / move.steps)
+        lr = min(self.lr * (1 + (self.lr_end - 1) * move.step / move.steps), r**2 / 2)
         noises = move.noise("langevin", (self.langevin, *guess.shape[1:])).unbind(1)
         z = guess
         for n in noises:

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import torch
 
@@ -102,6 +102,11 @@ class Move:
     ids: Sequence[int]
     z: torch.Tensor
     extra: dict[str, torch.Tensor] = field(default_factory=dict)
+
+    def of(self, rows: slice) -> Move:
+        """The same move of some of the particles."""
+        extra = {name: value[rows] for name, value in self.extra.items()}
+        return replace(self, ids=self.ids[rows], z=self.z[rows], extra=extra)
 
     def noise(self, purpose: str, shape: Sequence[int] | None = None) -> torch.Tensor:
         """Standard normal numbers of this step, [n, *shape] (by default of z's shape)."""

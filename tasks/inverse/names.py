@@ -6,10 +6,25 @@ import re
 
 from .methods import FIELD
 
-TASKS = (
-    "inpaint_half_face", "inpaint_full_face", "inpaint_box", "inpaint_random", "inpaint_freeform", "inpaint_mask",
-    "sr2", "sr4", "sr8", "sr16", "deblur_motion", "deblur_gaussian", "phase_retrieval", "hdr", "operator",
-)  # fmt: skip
+TASK = {
+    "inpaint_half_face": ("half of a face is hidden, the paper's box", "rlsd"),
+    "inpaint_full_face": ("all of a face is hidden, the paper's box", "rlsd"),
+    "inpaint_box": ("your box is hidden (--box)", "dps"),
+    "inpaint_random": ("80% of the pixels are hidden, at random", "psld"),
+    "inpaint_freeform": ("strokes over 10-20% are hidden", "palette"),
+    "inpaint_mask": ("your mask (--mask)", "palette"),
+    "sr2": ("block average over 2 x 2, or --downsample bicubic; any srK, K = 2 ... 16", "rlsd"),
+    "sr4": ("over 4 x 4", "red-diff"),
+    "sr8": ("over 8 x 8, the paper's", "rlsd"),
+    "sr16": ("over 16 x 16", "rlsd"),
+    "deblur_motion": ("a random motion kernel, 61 x 61 at 512 px, or --kernel", "dps"),
+    "deblur_gaussian": ("a Gaussian kernel of 3 px at 512 px, or --kernel", "dps"),
+    "phase_retrieval": ("Fourier magnitudes of the zero-padded image; not linear", "dps"),
+    "hdr": ("clip(2x, -1, 1); not linear", "red-diff"),
+    "operator": ("yours (--operator module:function), see docs/operators.md", "rlsd"),
+}
+"""What each task does, and the work of rsd.citations that it is set as in."""
+TASKS = tuple(TASK)
 METHODS = tuple(FIELD)
 X_STEPS = ("adam", "exact")
 MEMORY = ("auto", "fast", "flat", "lean")

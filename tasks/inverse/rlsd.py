@@ -48,6 +48,11 @@ def start(prior: Prior, ids: Sequence[int], what: str, shape: Sequence[int], see
     return [row.to(prior.device, prior.dtype).requires_grad_() for row in drawn]
 
 
+def image_shape(prior: Prior) -> tuple[int, ...]:
+    """Of what the prior decodes to: an image, or the point itself."""
+    return (3, prior.image_size, prior.image_size) if prior.image_size else prior.latent_shape
+
+
 def particle_mean(x: torch.Tensor) -> torch.Tensor:
     """Mean over each particle's entries: [N, ...] to [N]."""
     return x.flatten(1).mean(1)
@@ -129,8 +134,7 @@ class Augmented(NonAugmented):
         super().__init__(prior, operator, y, weights, ids=ids, seed=seed, image=image, memory=memory)
         if weights.exact:
             check_exact(operator)
-        shape = (3, prior.image_size, prior.image_size)
-        self.x = start(prior, ids, "x", shape, seed, image)
+        self.x = start(prior, ids, "x", image_shape(prior), seed, image)
         eps = EPS * ENTRIES / self.x[0].numel()  # where x sees no data it follows D(z) as softly as at 512 px
         self.x_optimiser = torch.optim.Adam(self.x, lr=weights.lr_x, betas=BETAS, eps=eps)
         self.started = False

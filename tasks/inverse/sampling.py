@@ -9,8 +9,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
-from dataclasses import replace
-from functools import partial
 from typing import Any, Protocol
 
 import torch
@@ -38,7 +36,7 @@ class Chain:
     """Particles on their way from noise to answers: ``z`` at the present level and ``clean``, the guess of z_0, both
     [N, *latent_shape]; ``extra``: what else the method keeps, each [N, ...]."""
 
-    def __init__(self, prior: Prior, *, ids: Sequence[int], seed: int, image: str = "", memory: Memory):
+    def __init__(self, prior: Prior, *, ids: Sequence[int], seed: int, memory: Memory, image: str = ""):
         self.prior, self.ids, self.memory = prior, list(ids), memory
         drawn = noise(prior.latent_shape, seed=seed, purpose="initial z", image=image, particles=self.ids)
         self.z = drawn.to(prior.device, prior.dtype)
@@ -72,7 +70,7 @@ class Sampling(Run):
     def begin(self, ids: Sequence[int]) -> Chain:
         s = self.settings
         self.method: Method = load_method(s.method, s.hyper)
-        return Chain(self.prior, ids=ids, seed=s.seed, image=self.image, memory=self.memory)
+        return Chain(self.prior, ids=ids, seed=s.seed, memory=self.memory, image=self.image)
 
     def records(self) -> Iterator[Record]:
         s, chain, grid = self.settings, self.particles, levels(self.prior.schedule, self.settings.steps)
@@ -82,8 +80,8 @@ class Sampling(Run):
         for step in range(self.step, s.steps):
             whole = Move(given, step, s.steps, grid[step], grid[step + 1], chain.ids, chain.z, chain.extra)
             with torch.no_grad():
-                moved = gathered(self.memory.each(len(chain.ids), partial(self._moved, whole)))
-            push, force = torch.zeros(0), None
+                parts = self.memory.each(len(chain.ids), lambda rows: self.method.step(whole.of(rows)))  # noqa: B023
+            moved, push, force = gathered(parts), torch.zeros(0), None
             if couple := getattr(self.method, "couple", None):
                 push, force = couple(whole, moved, s.interaction, memory=self.memory, ensemble=self.ensemble)
             drift = (grid[step].alpha * moved.clean - chain.z) / grid[step].sigma
@@ -91,11 +89,6 @@ class Sampling(Run):
             last = step + 1 == s.steps
             chain.clean, chain.extra = chain.z if last else moved.clean, moved.extra
             yield self._record(step, grid[step].t, moved, drift, push, force)
-
-    def _moved(self, whole: Move, rows: slice) -> Moved:
-        """Those rows of a move."""
-        extra = {name: value[rows] for name, value in whole.extra.items()}
-        return self.method.step(replace(whole, ids=whole.ids[rows], z=whole.z[rows], extra=extra))
 
     def _record(
         self, step: int, t: int, moved: Moved, drift: torch.Tensor, push: torch.Tensor, force: Force | None

@@ -22,7 +22,7 @@ from . import limits
 from .embedding import Decoded
 from .methods import FIELD
 from .operators import load_operator
-from .rlsd import Augmented, NonAugmented, Weights
+from .rlsd import Augmented, NonAugmented, Weights, image_shape
 
 
 @dataclass(frozen=True)
@@ -120,8 +120,7 @@ class Run(BaseRun):
         """What the run is to explain: y, and how the operator measures a fixed picture, which tells its mask, kernel or
         code from another's."""
         prior = self.prior
-        shape = (3, prior.image_size, prior.image_size) if prior.image_size else prior.latent_shape
-        x = noise(shape, seed=0, purpose="probe", particles=[0])
+        x = noise(image_shape(prior), seed=0, purpose="probe", particles=[0])
         with torch.no_grad():
             return {"y": self.y, "probe": self.operator(x.tanh().to(prior.device, prior.dtype))}
 

