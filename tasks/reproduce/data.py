@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import io
 import json
 from importlib.resources import as_file, files
 from pathlib import Path
@@ -79,7 +81,8 @@ def heads(folder: Path, count: int, view: str) -> Path:
     from rsd.heads.command import main
 
     if len(list(folder.glob("*.png"))) < count:
-        main(["--out", str(folder), "--number", str(count), "--view", view])
+        with contextlib.redirect_stdout(io.StringIO()):
+            main(["--out", str(folder), "--number", str(count), "--view", view])
     return folder
 
 

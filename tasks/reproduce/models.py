@@ -26,6 +26,8 @@ from rsd.reference import UNetScore
 from .options import IF, SD
 
 DINO = "facebook/dino-vits16"
+ALIKE = {"lpips": "pixels", "heads-layers": "heads"}
+"""Feature maps that cost little beside a decoder, or are another's layers, and what stands for them."""
 
 
 @cache
@@ -88,10 +90,10 @@ def tokens(text: str, **options: Any) -> SimpleNamespace:
 
 @cache
 def features_of(name: str) -> nn.Module:
-    """The feature map of that name; lpips counts as the identity, since its network is in no configuration here."""
+    """The feature map of that name, or one that costs about as much."""
     if name == DINO:
         return ViT(on_meta(architectures.dino), mean=(0.485, 0.456, 0.406), std=(0.229, 0.224, 0.225)).to("meta")
-    return ghost(load_features("pixels" if name == "lpips" else name))
+    return ghost(load_features(ALIKE.get(name, name)))
 
 
 def on_meta(make: Any) -> Any:
