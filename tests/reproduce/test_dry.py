@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 import pytest
+import torch
 
+import rsd
 from rsd.cli import main
+from rsd.priors import load_prior
+from rsd.tasks.inverse.operators import make_operator
 from rsd.tasks.reproduce import models
-from rsd.tasks.reproduce.dry import look_ahead
+from rsd.tasks.reproduce.dry import CALLS, RLSD, look_ahead
 from rsd.tasks.reproduce.entries import ENTRIES
-from rsd.tasks.reproduce.options import IF, SD, Reproduce
+from rsd.tasks.reproduce.options import FFHQ, IF, SD, Reproduce
+from rsd.tasks.reproduce.rows import on_pixels
 
 GIB = 2**30
 OPTIONS = Reproduce(name="all", scale="paper", dry_run=True)
@@ -22,7 +27,7 @@ def test_every_entry_at_the_paper_s_scale(entry):
         assert one.plan.lacks is None
         if entry.command == "toy":
             continue
-        assert one.plan.prior in (SD, IF, "FFHQ-256")
+        assert one.plan.prior in (SD, IF, FFHQ)
         assert one.runs in (1, 2, 75, 100) and 10 <= one.steps <= 10_000 and 2 <= one.particles <= 20
         assert 0.2 * GIB < one.memory < 78 * GIB  # an A100's
         assert 0 < one.flops < 50 * 3600 * 32e12  # and 50 of its hours
@@ -44,6 +49,23 @@ def test_the_paper_s_own_time_is_met():
     assert (row.particles, row.steps) == (2, 1000)
     minutes = row.flops / row.runs / 32e12 / 60
     assert 5 < minutes < 8.8
+
+
+def test_calls_are_those_that_a_run_counts(tiny_folder, heads_pixels):
+    """A step of each method on tiny priors, against the table that hours are reckoned with."""
+    for method, calls in {**CALLS, "fps-smc": {"unet_forward": 3}, "nonrepuls": RLSD}.items():
+        prior = load_prior("heads-pixels" if on_pixels(method) else str(tiny_folder("epsilon")))
+        f = make_operator("sr2", size=prior.image_size)
+        y = torch.zeros(1, 3, prior.image_size // 2, prior.image_size // 2)
+        counted = []
+        for steps in (2, 3):
+            prior.calls.clear()
+            hyper = ("M=3",) if method == "fps-smc" else ()
+            rsd.restore(y, f, prior=prior, features="pixels", method=method, particles=1, steps=steps, hyper=hyper)
+            counted.append(prior.calls.copy())
+        one = {name: counted[1][name] - counted[0][name] for name in counted[1]}
+        told = {name: times for name, times in calls.items() if name != "encoder_forward"}
+        assert {name: n for name, n in one.items() if n and name != "encoder_forward"} == told, method
 
 
 def test_what_the_user_has_is_taken(tmp_path, capsys):
