@@ -207,6 +207,7 @@ FIGURES = (
             Claim("It costs little agreement with the prompt", "agreement", UP, by=-0.05, only="builtin"),
             Claim("It costs CLIP score", "clip", UP[::-1], only="paper"),
             Claim("It costs aesthetic score", "aesthetic", UP[::-1], only="paper"),
+            Claim("It costs FID", "fid", UP, only="paper"),
         ),
         command="text-to-image", data="captions", figures=DRAWN, plot=("div", "agreement"),
     ),

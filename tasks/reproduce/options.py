@@ -46,6 +46,8 @@ class Reproduce:
     """Scale paper: a folder of ImageNet's pictures."""
     coco: Path | None = None
     """Scale paper: a text file of captions of COCO, one a line."""
+    coco_images: Path | None = None
+    """Scale paper: a folder of COCO's pictures, which FID compares with."""
     pixel_prior: str | None = None
     """Scale paper: a DDPMPipeline of faces at 256 px, for the methods on pixels: a folder, or a hub id such as
     google/ddpm-ema-celebahq-256 (the paper's are of guided-diffusion's class, of FFHQ)."""
@@ -66,7 +68,7 @@ class Reproduce:
                 raise ValueError(f"{name} is {value}; give 1 or more.")
         if self.seed < 0:
             raise ValueError(f"seed is {self.seed}; give 0 or more.")
-        for name in ("ffhq", "imagenet", "coco", "pixel_prior", "aesthetic_weights"):
+        for name in ("ffhq", "imagenet", "coco", "coco_images", "pixel_prior", "aesthetic_weights"):
             given = getattr(self, name)
             flag = f"--{name.replace('_', '-')}"
             if given and self.scale != "paper":

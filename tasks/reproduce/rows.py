@@ -14,8 +14,6 @@ from . import data
 from .entry import Entry, Row
 from .options import FFHQ, IF, SD, Reproduce
 
-METRICS = {"restore": ("lpips", "fid"), "text-to-image": ("clip", "aesthetic")}
-"""What is measured besides at the paper's scale."""
 DONE = {"restore": "summary.json", "text-to-image": "summary.json", "text-to-3d": "summary.json", "toy": "toy.json"}
 """What a command leaves at its end."""
 
@@ -87,12 +85,17 @@ def precision(options: Reproduce) -> list[str]:
 
 
 def asked(command: str, options: Reproduce) -> list[str]:
-    """The figures that need networks of their own."""
-    if options.scale != "paper" or command not in METRICS:
+    """The figures that need networks of their own, at the paper's scale."""
+    if options.scale != "paper" or command not in ("restore", "text-to-image"):
         return []
-    weights = options.aesthetic_weights
-    names = [name for name in METRICS[command] if name != "aesthetic" or weights]
-    return ["--metrics", *names, *(["--aesthetic-weights", str(weights)] if weights and "aesthetic" in names else [])]
+    if command == "restore":
+        return ["--metrics", "lpips", "fid"]
+    names, where = ["clip"], []
+    if options.aesthetic_weights:
+        names, where = [*names, "aesthetic"], ["--aesthetic-weights", str(options.aesthetic_weights)]
+    if options.coco_images:
+        names, where = [*names, "fid"], [*where, "--fid-folder", str(options.coco_images)]
+    return ["--metrics", *names, *where]
 
 
 def missing(command: str, method: str | None, options: Reproduce) -> str | None:
