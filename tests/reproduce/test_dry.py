@@ -76,6 +76,16 @@ def test_what_the_user_has_is_taken(tmp_path, capsys):
     assert "VSD, gamma 40: 7 x 4 particles x 3 steps" in told and "hours of an A100" in told
 
 
+def test_the_user_s_pixel_prior_is_read_from_its_folder(tmp_path):
+    from diffusers import UNet2DModel
+
+    small = {"down_block_types": ("DownBlock2D", "AttnDownBlock2D"), "up_block_types": ("AttnUpBlock2D", "UpBlock2D")}
+    UNet2DModel(sample_size=64, block_out_channels=(32, 64), **small).save_config(tmp_path / "unet")
+    prior = models.prior_of(str(tmp_path), "float16")
+    assert prior.image_size == 64 and prior.device.type == "meta"
+    assert models.flops(str(tmp_path), "float16")["unet_forward"] < models.flops(FFHQ, "float16")["unet_forward"]
+
+
 def test_the_built_in_scale_too(capsys):
     assert main(["reproduce", "fig22", "--dry-run"]) == 0
     assert "RLSD: 4 x 4 particles x 100 steps" in capsys.readouterr().out
