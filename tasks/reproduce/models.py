@@ -25,6 +25,7 @@ from rsd.reference import UNetScore
 
 from .options import IF, SD
 
+PROMPT = "a head"
 DINO = "facebook/dino-vits16"
 ALIKE = {"lpips": "pixels", "heads-layers": "heads"}
 """Feature maps that cost little beside a decoder, or are another's layers, and what stands for them."""
@@ -39,7 +40,7 @@ def prior_of(name: str, dtype: str) -> Prior:
 
 def _prior_of(name: str, dtype: str) -> Prior:
     if over_heads(name):
-        return ghost(load_prior(name))
+        return ghost(read(load_prior(name)))
     precision = getattr(torch, dtype)
     if name == SD:
         from transformers import CLIPTokenizer
@@ -65,6 +66,13 @@ def pixel_unet(name: str) -> Any:
     from diffusers import UNet2DModel
 
     return UNet2DModel.from_config(UNet2DModel.load_config(str(folder)))
+
+
+def read(prior: Any) -> Any:
+    """A prior that has read its prompt, while it has numbers to do so with."""
+    prior.condition(PROMPT, "", 7.5)
+    prior.release_text_encoder()
+    return prior
 
 
 class Unmasked(nn.Module):
@@ -105,7 +113,7 @@ def on_meta(make: Any) -> Any:
 @cache
 def condition_of(name: str, dtype: str, guided: bool) -> Condition:
     """What a prior is told, with or without guidance."""
-    return prior_of(name, dtype).condition("a prompt" if guided else "", "", 7.5 if guided else 1.0)
+    return prior_of(name, dtype).condition(PROMPT if guided else "", "", 7.5 if guided else 1.0)
 
 
 @cache

@@ -33,6 +33,13 @@ def test_every_entry_at_the_paper_s_scale(entry):
         assert 0 < one.flops < 50 * 3600 * 32e12  # and 50 of its hours
 
 
+@pytest.mark.parametrize("entry", ENTRIES, ids=lambda entry: entry.name)
+def test_every_entry_at_the_built_in_scale(entry, heads_pixels):
+    for one in look_ahead(entry, Reproduce(name="all", dry_run=True, number=1)):
+        assert one.plan.lacks is None
+        assert entry.command == "toy" or (one.runs == 1 and one.flops > 0)
+
+
 def test_flops_are_the_published_ones():
     """Stable Diffusion's UNet: 402 GMAC at 64 x 64 latents, two FLOPs each."""
     of = models.flops(SD, "float16")
