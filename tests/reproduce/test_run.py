@@ -136,6 +136,23 @@ def test_all_of_them(tmp_path, monkeypatch):
     assert (tmp_path / "all" / "drawn" / "claims.json").exists()
 
 
+def test_shards_share_the_runs(tmp_path, monkeypatch, capsys):
+    again = Entry("again", "Fig. 0", "Again.", DRAWN.rows, DRAWN.claims, DRAWN.command, DRAWN.data)
+    toys = Entry("toys", "Fig. 0", "Toys.", (Row("a", "--gammas 0"), Row("b", "--gammas 1")), (), "toy", "", ())
+    monkeypatch.setattr(module, "ENTRIES", (DRAWN, again, toys))
+    base = ["reproduce", "all", "--steps", "2", "--number", "1", "--out", str(tmp_path / "all"), "--device", "cpu"]
+    assert main([*base, "--shard", "1/2"]) == 0
+    assert "shard 1/2: 1 of 3 runs done, 0 failed" in capsys.readouterr().out
+    assert len(list((tmp_path / "all" / "runs").iterdir())) == 1
+    assert main([*base, "--shard", "0/2"]) == 0
+    assert not (tmp_path / "all" / "report.html").exists()
+    capsys.readouterr()
+    assert main([*base, "--resume"]) == 0
+    assert capsys.readouterr().out.count("already done") == 4
+    assert (tmp_path / "all" / "report.html").exists()
+    assert main([*base, "--shard", "2/2"]) == 2
+
+
 LOOK = """<script>onload = () => {
   const broken = [...document.images].filter(image => !image.naturalWidth).length;
   const fetched = performance.getEntriesByType("resource").filter(e => !e.name.startsWith("data:")).length;
