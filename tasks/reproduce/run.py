@@ -77,15 +77,10 @@ def run_shard(entries: Sequence[Entry], options: Reproduce, out: Path) -> int:
     """Every N-th of the runs of all entries, each once; the exit code: 0 if all of them ran, 1 if some failed."""
     plans = {one.key: one for entry in entries for one in planned(entry, options, out) if one.lacks is None}
     k, n = shard(options.shard)
-    failures: dict[str, str] = {}
     mine = list(plans.values())[k::n]
-    for one in mine:
-        attempt(one, out / "runs", failures)
-    print(
-        f"shard {options.shard}: {len(mine) - len(failures)} of {len(plans)} runs done, {len(failures)} failed",
-        flush=True,
-    )
-    return 1 if failures else 0
+    failed = sum(attempt(one, out / "runs") is not None for one in mine)
+    print(f"shard {options.shard}: {len(mine) - failed} of {len(plans)} runs done, {failed} failed", flush=True)
+    return 1 if failed else 0
 
 
 def reproduce(entry: Entry, options: Reproduce, shared: Path, into: Path) -> Outcome:
@@ -114,9 +109,9 @@ def carry_out(entry: Entry, options: Reproduce, shared: Path) -> Outcome:
             outcome.reasons[one.label] = f"{one.label} {one.lacks}"
             print(f"skipped: {outcome.reasons[one.label]}", flush=True)
             continue
-        attempt(one, outcome.runs, outcome.failures)
-        if one.label in outcome.failures:
-            outcome.reasons[one.label] = f"{one.label} failed: {outcome.failures[one.label]}"
+        if why := attempt(one, outcome.runs):
+            outcome.failures[one.label] = why
+            outcome.reasons[one.label] = f"{one.label} failed: {why}"
     return outcome
 
 
@@ -129,11 +124,13 @@ def planned(entry: Entry, options: Reproduce, shared: Path) -> list[Plan]:
     return [plan(entry, row, options, where) for row in entry.rows]
 
 
-def attempt(one: Plan, runs: Path, failures: dict[str, str]) -> None:
-    """Run a row; an error is told, and kept in ``failures``."""
+def attempt(one: Plan, runs: Path) -> str | None:
+    """Run a row; an error is told, and returned as a sentence."""
+    failures: dict[str, str] = {}
     survives(one.label, failures, partial(start, one, runs), several=True)
-    if one.label in failures:
-        print(f"failed: {one.label}: {failures[one.label]}", file=sys.stderr, flush=True)
+    for why in failures.values():
+        print(f"failed: {one.label}: {why}", file=sys.stderr, flush=True)
+    return failures.get(one.label)
 
 
 def start(one: Plan, runs: Path) -> None:
