@@ -8,7 +8,7 @@ from .tables import GOOD_DECODER, SR, TABLES, half_face, methods
 ABLATION = "--task inpaint_half_face --method rlsd"
 OF_FIG_17 = "--steps 200 --lambda 0.15 --rho 0.1 --lr-x 0.4 --lr-z 1.0"
 """The ablations' settings at the paper's scale (D.8.2)."""
-SHORT = ("psnr", "psnr_best", "ssim", "lpips", "div", "coverage", "seconds")
+SHORT = ("psnr", "psnr_best", "psnr_std", "ssim", "lpips", "div", "coverage", "seconds")
 DRAWN = ("div", "agreement", "coverage", "clip", "aesthetic", "fid", "seconds")
 SCENES = ("div", "agreement", "janus", "seconds")
 
@@ -207,6 +207,7 @@ FIGURES = (
             Claim("It costs little agreement with the prompt", "agreement", UP, by=-0.05, only="builtin"),
             Claim("It costs CLIP score", "clip", UP[::-1], only="paper"),
             Claim("It costs aesthetic score", "aesthetic", UP[::-1], only="paper"),
+            Claim("It costs FID", "fid", UP, only="paper"),
         ),
         command="text-to-image", data="captions", figures=DRAWN, plot=("div", "agreement"),
     ),

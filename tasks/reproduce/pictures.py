@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import io
+import itertools
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -120,17 +121,16 @@ def trade_off(rows: dict[str, Measured], across: str, up: str) -> str | None:
     known = [(label, x, y) for label, x, y in points if x is not None and y is not None]
     if len(known) < 2:
         return None
-    figure, axes = plt.subplots(figsize=(6.4, 4.2), layout="constrained")
-    for label, x, y in known:
-        axes.plot(x, y, "o")
-        axes.annotate(label, (x, y), (5, 4), textcoords="offset points", fontsize=8)
-    axes.set(xlabel=NAMES.get(across, across), ylabel=NAMES.get(up, up))
-    axes.margins(0.18)
+    figure, axes = plt.subplots(figsize=(7.6, 4.2), layout="constrained")
+    for (label, x, y), marker in zip(known, itertools.cycle("osD^vP*X")):
+        axes.plot(x, y, marker, label=label, markersize=8)
+    axes.set(xlabel=NAMES[across], ylabel=NAMES[up])
     axes.grid(alpha=0.3)
+    figure.legend(loc="outside right upper", fontsize=9, frameon=False)
     buffer = io.BytesIO()
     figure.savefig(buffer, format="png", dpi=100)
     plt.close(figure)
-    return uri(Image.open(buffer), 640, lossless=True)
+    return uri(Image.open(buffer), 760, lossless=True)
 
 
 NAMES: dict[str, str] = {
