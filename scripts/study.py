@@ -69,7 +69,7 @@ def variants(o: Study) -> dict[str, list[str]]:
     """Name of each row of the table and the flags that make it; the first is what the others are compared with."""
     if o.name == "presets":
         both = ("inpaint_half_face", "sr4")
-        return {f"{t} {s} steps": ["--task", t, "--steps", str(s)] for t in both for s in (50, 100, 200, 1000)}
+        return {f"{t} {s} steps": ["--task", t, "--preset", str(s)] for t in both for s in (50, 100, 200, 1000)}
     if o.name == "cheap":
         return {name: [*flags, "--task", "inpaint_half_face"] for name, flags in CHEAP.items()}
     if o.name == "tasks":
