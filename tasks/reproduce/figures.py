@@ -63,7 +63,7 @@ FIGURES = (
         (FEW, steps("psld", "PSLD", 40, 200), MANY, steps("psld", "PSLD", 200, 1000)),
         (
             Claim("In few steps RLSD is better than PSLD", "psnr", ("PSLD, few steps", "RLSD, few steps")),
-            Claim("... and within 1 dB of many", "psnr", ("RLSD, many steps", "RLSD, few steps"), by=-1, unmet=CHASE),
+            Claim("In few steps RLSD comes within 1 dB of many", "psnr", ("RLSD, many steps", "RLSD, few steps"), by=-1, unmet=CHASE),
         ),
         figures=("psnr", "psnr_best", "ssim", "lpips", "residual", "seconds"),
         plot=("seconds", "psnr"),
@@ -251,7 +251,7 @@ FIGURES = (
             ),
             (
                 Claim("Repulsion makes the scenes more different", "div", ("no repulsion", "repulsion")),
-                Claim("... and agree no less", "agreement", ("no repulsion", "repulsion"), by=-0.1, only="builtin"),
+                Claim("The scenes agree with the prompt no less", "agreement", ("no repulsion", "repulsion"), by=-0.1, only="builtin"),
             ),
             command="text-to-3d", data=data, figures=SCENES, note=THREE_D_NOTE,
         )
