@@ -49,8 +49,9 @@ def layered(
 ) -> tuple[Kind, str | None]:
     """Options from the packaged configuration, then --config, then the flags, checked; and that configuration's name.
 
-    ``positional``: the field without a flag, which files say nothing about. ``packaged``: of options that the other two
-    layers give, the file's name in ``folder`` of rsd.configs, or None, and the fields that it does not decide.
+    ``positional``: the field without a flag, which files say nothing about ("": there is none). ``packaged``: of
+    options that the other two layers give, the file's name in ``folder`` of rsd.configs, or None, and the fields that
+    it does not decide.
     Raises ValueError or OSError, in one sentence that names the file, for a mistake in one.
     """
 
@@ -91,9 +92,10 @@ def file_tokens(kind: type, path: Path, positional: str, *, skip: Collection[str
     given = {key: value for key, value in given.items() if key not in (positional, *skip)}
     valued = [name for name, field in fields.items() if bool in typing.get_args(hints[field])]
     flags = tokens(given, valued=valued)
-    if any(isinstance(value, dict) for value in given.values()) or not _fits(kind, flags):
+    before = ["x"] if positional else []
+    if any(isinstance(value, dict) for value in given.values()) or not _fits(kind, [*before, *flags]):
         for key, value in given.items():
-            if isinstance(value, dict) or not _fits(kind, tokens({key: value}, valued=valued)):
+            if isinstance(value, dict) or not _fits(kind, [*before, *tokens({key: value}, valued=valued)]):
                 shown = json.dumps(value, ensure_ascii=False, default=str)
                 raise ValueError(f"{path}: {key} is {shown}; give {wanted(hints[fields[key]])}.")
     return flags
@@ -103,7 +105,7 @@ def _fits(kind: type, flags: list[str]) -> bool:
     """Whether flags are of the types they should be and leave no value over."""
     with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
         try:
-            tyro.cli(kind, args=["x", *flags])
+            tyro.cli(kind, args=flags)
         except SystemExit:
             return False
     return True

@@ -53,7 +53,7 @@ ROWS = (
     Row("particle-guidance", "samples a tilted, repelling joint density", ("zeta=0.3",), {"gamma": 0.2}),
 )
 TOGETHER = ("nonaug", "rlsd", "svgd", "particle-guidance")
-"""Methods whose particles interact: many runs of 4 particles, where the others are one run of many."""
+"""Methods whose particles interact: runs of 4 particles, a quarter as many in all, where the others are one run."""
 
 
 def answers(row: Row, known: Exact, *, number: int, steps: int) -> torch.Tensor:
@@ -72,10 +72,10 @@ def answers(row: Row, known: Exact, *, number: int, steps: int) -> torch.Tensor:
     return torch.cat(found)
 
 
-def moments(row: Row, known: Exact, **how: int) -> tuple[float, float]:
+def moments(row: Row, known: Exact, *, number: int, steps: int) -> tuple[float, float]:
     """Root mean square over coordinates of the mean's bias in posterior deviations, and the mean ratio of
     variances."""
-    x = answers(row, known, **how)
+    x = answers(row, known, number=number // 4 if row.method in TOGETHER else number, steps=steps)
     deviation = known.covariance.diagonal().sqrt()
     bias = ((x.mean(0) - known.mean) / deviation).square().mean().sqrt()
     return float(bias), float((x.var(0) / deviation**2).mean())

@@ -25,12 +25,13 @@ NO_PIXEL = (
 NON_AUGMENTED = ("nonaug", "latent-red-diff")
 
 
-def packaged(task: str, method: str, prior: str) -> str | None:
+def packaged(task: str, method: str, prior: str, steps: int = 100) -> str | None:
     """The name of the packaged configuration for a task, or None: the built-in priors are tuned apart, all else is the
     paper's.
 
     Tasks without their own borrow from the nearest: any srK from sr4 (built in) or sr8 (Stable Diffusion), masks from
-    the half face. The methods that RLSD is compared with have one of their own for a task, or one for all.
+    the half face. The methods that RLSD is compared with have one of their own for a task, or one for all. One for that
+    number of ``steps`` comes first.
     """
     of = family(prior) or "sd"
     own = [task]
@@ -47,14 +48,15 @@ def packaged(task: str, method: str, prior: str) -> str | None:
     if method in NON_AUGMENTED or "rlsd" in FIELD[method].works:
         names += [f"{name}_{kin}.yaml" for kin in dict.fromkeys((of, of.split("_")[0])) for name in own]
     folder = files("rsd.configs") / "inverse"
-    return next((name for name in names if (folder / name).is_file()), None)
+    tried = [one for name in names for one in (name.replace(".yaml", f"_{steps}.yaml"), name)]
+    return next((name for name in tried if (folder / name).is_file()), None)
 
 
 def parse(argv: list[str]) -> tuple[Restore, str | None]:
     """Options from the packaged configuration, then --config, then the flags; and that configuration's name."""
 
     def choose(options: Restore) -> tuple[str | None, tuple[str, ...]]:
-        name = packaged(options.task, options.method, options.prior)
+        name = packaged(options.task, options.method, options.prior, options.steps)
         return name, ("task", "method", "prior", "revision")
 
     options, name = layered(Restore, argv, prog="rsd restore", positional="images", folder="inverse", packaged=choose)

@@ -114,6 +114,12 @@ class Move:
         g = self.given
         return noise(shape, seed=g.seed, purpose=purpose, image=g.image, step=self.step, particles=self.ids).to(self.z)
 
+    def noise_of_y(self, purpose: str, y: torch.Tensor, times: int) -> torch.Tensor:
+        """Standard normal numbers like y [n times, ...], circular where y is complex: E|v|^2 = 1."""
+        parts = (times, *y.shape[1:], 2) if y.is_complex() else (times, *y.shape[1:])
+        v = self.noise(purpose, parts).flatten(0, 1)
+        return torch.view_as_complex(v / math.sqrt(2)).to(y) if y.is_complex() else v
+
     def epsilon(self, z: torch.Tensor, at: Level | None = None) -> torch.Tensor:
         """eps_theta of z at the present level, or another."""
         return self.given.prior.epsilon(z, (at or self.now).t, self.given.condition)

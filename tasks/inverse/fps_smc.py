@@ -19,7 +19,7 @@ import torch
 
 from .base import Operator
 from .diffusion import Move, Moved, fresh_noise, norm
-from .linear import gram, observed, solve
+from .linear import dot, gram, observed, solve
 
 
 @dataclass(frozen=True)
@@ -65,14 +65,14 @@ class FPS:
 
     def _noises(self, move: Move, m: torch.Tensor, y: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         of_x = move.noise("swarm noise", (self.M, *m.shape[1:])).flatten(0, 1)
-        return of_x, move.noise("measurement's", (self.M, *y.shape[1:])).flatten(0, 1)
+        return of_x, move.noise_of_y("measurement's", y, self.M)
 
     def _resample(self, move: Move, m: torch.Tensor, y: torch.Tensor, deviation: float, spread: float) -> torch.Tensor:
         """The means m [n M, ...] of particles drawn with weights p(y_s | x_t), in each answer."""
         operator, n = move.given.operator, len(move.z)
         misfit = observed(operator, y - operator(m))
         weighed = solve(gram(operator, m, times=deviation**2, plus=spread**2), misfit)
-        log_w = -0.5 * (misfit.flatten(1) * weighed.flatten(1)).sum(1).view(n, self.M)
+        log_w = -0.5 * (2 if misfit.is_complex() else 1) * dot(misfit, weighed).view(n, self.M)
         edges = log_w.softmax(1).cumsum(1)
         points = (move.noise("resampling", (self.M,)) / math.sqrt(2)).erf() / 2 + 0.5  # uniform
         chosen = torch.searchsorted(edges.contiguous(), points).clamp(max=self.M - 1)

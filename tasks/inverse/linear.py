@@ -29,16 +29,16 @@ def solve(apply: Apply, b: torch.Tensor, *, iterations: int = 100, tolerance: fl
     ``tolerance`` |b|, whatever the others do, or after ``iterations``: where A is badly conditioned that regularises.
     """
     x, r = torch.zeros_like(b), b
-    p, square = r, _dot(r, r)
+    p, square = r, dot(r, r)
     enough = tolerance**2 * square
     for _ in range(iterations):
         going = square > enough
         if not going.any():
             break
         q = apply(p)
-        step = _spread(torch.where(going, square / _dot(p, q).clamp_min(1e-30), 0), b)
+        step = _spread(torch.where(going, square / dot(p, q).clamp_min(1e-30), 0), b)
         x, r = x + step * p, r - step * q
-        new = _dot(r, r)
+        new = dot(r, r)
         p = r + _spread(new / square.clamp_min(1e-30), b) * p
         square = new
     return x
@@ -68,7 +68,7 @@ def check_exact(operator: Operator) -> None:
         )
 
 
-def _dot(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
+def dot(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
     """The inner product of each row, [n], real."""
     product = a.conj() * b if a.is_complex() else a * b
     return product.real.flatten(1).sum(1) if product.is_complex() else product.flatten(1).sum(1)

@@ -43,6 +43,10 @@ FIELD = {
     "pigdm": Entry("pseudoinverse guidance", ("pigdm",), space="pixels", linear=True, made="pigdm:PiGDM"),
     "fps-smc": Entry("filtering by particles of each answer", ("fps-smc",), (), "pixels", True, "fps_smc:FPS"),
     "daps": Entry("decoupled annealing, Langevin steps", ("daps",), space="pixels", made="daps:DAPS"),
+    "score-prior": Entry(
+        "a RealNVP fitted to the posterior, the prior's density by its ODE", ("score-prior",), space="pixels",
+        made="score_prior:ScorePrior",
+    ),
     "latent-dps": Entry("DPS through the decoder", ("dps", "psld"), space="latents", made="dps:DPS"),
     "psld": Entry("latent DPS with the gluing term", ("psld",), space="latents", linear=True, made="psld:PSLD"),
     "resample": Entry("hard consistency, then resampling", ("resample",), space="latents", made="resample:ReSample"),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+from importlib.resources import files
 
 import numpy as np
 import pytest
@@ -11,6 +12,7 @@ from PIL import Image
 
 from rsd.citations import BIBTEX, short
 from rsd.cli import main
+from rsd.settings import layered
 from rsd.tasks.inverse.methods import FIELD
 from rsd.tasks.inverse.names import TASK
 
@@ -111,6 +113,22 @@ def test_a_method_that_does_not_fit_is_left_out_and_named(compare, capsys):
 def test_mistakes_are_told_at_once(flags, told, images, capsys):
     assert main(["compare", "--images", str(images), *flags]) == 2
     assert told in capsys.readouterr().err
+
+
+def test_the_committed_comparison_has_every_method_that_fits(images):
+    from rsd.tasks.inverse.compare import Compare, pairs
+    from rsd.tasks.inverse.job import check_method
+
+    file = files("rsd.configs") / "compare" / "heads.yaml"
+    flags = ["--config", str(file), "--images", str(images)]
+    options, _ = layered(Compare, flags, prog="x", positional="", folder="inverse", packaged=lambda _: (None, ()))
+    options.check()
+    found = pairs(options)
+    assert {pair.method for pair in found} == set(FIELD) - {"hybrid", "nonaug", "score-prior"}
+    assert len(found) == 6 * 14 and all(pair.options.particles == 4 for pair in found)
+    for pair in found:
+        if pair.options.prior == "heads" and pair.method != "psld":
+            check_method(pair.options, 64)
 
 
 def test_methods_and_tasks_are_listed_with_their_citations(capsys):

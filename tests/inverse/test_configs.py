@@ -71,7 +71,8 @@ def test_phase_retrieval_has_no_x(image: str):
 @pytest.mark.parametrize("stem", [stem for stem in CONFIGS if not stem.startswith("ablation")])
 def test_every_file_is_found_by_its_task(stem: str, image: str):
     settings = read_yaml(CONFIGS[stem])
-    assert packaged(settings["task"], settings.get("method", "rlsd"), settings["prior"]) == f"{stem}.yaml"
+    found = packaged(settings["task"], settings.get("method", "rlsd"), settings["prior"], settings["steps"])
+    assert found == f"{stem}.yaml"
 
 
 def test_half_face_by_task_and_prior_alone(image: str):

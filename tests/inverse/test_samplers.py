@@ -18,6 +18,7 @@ from rsd.tasks.inverse.solve import Settings
 SMALL = {"resample": ("fits=2", "every=2"), "daps": ("ode=2", "langevin=3"), "latent-daps": ("ode=2", "langevin=3")}
 SMALL["fps-smc"] = ("M=3",)
 ONE_BY_ONE = [name for name in FIELD if FIELD[name].made or name in ("red-diff", "svgd")]
+ONE_BY_ONE.remove("score-prior")  # see test_score_prior.py
 
 
 def draw(method, prior, operator, y, **settings):

@@ -1,0 +1,40 @@
+"""A prior of pixels as a denoiser of deepinv, so that its DPS, DiffPIR and DDRM run on the same model as ours."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+
+from rsd.priors.base import Prior
+
+
+class PriorDenoiser(torch.nn.Module):
+    """E[x | x + sigma n] by a prior of pixels, as deepinv asks for it: images [B, 3, H, W] in [0, 1] and sigma.
+
+    sigma_t / alpha_t of the nearest timestep stands for 2 sigma: our images are in [-1, 1]. Differentiable in x. Made
+    without importing deepinv. Raises ValueError for a prior of latents, which deepinv's samplers do not know.
+    """
+
+    def __init__(self, prior: Prior):
+        super().__init__()
+        if prior.image_size == 0 or prior.latent_shape[-1] != prior.image_size:
+            raise ValueError(
+                f"{prior.name} is no prior of pixels, but deepinv denoises images; take one such as heads-pixels."
+            )
+        self.prior = prior
+        abar = prior.schedule.alphas_cumprod
+        self.levels = ((1 - abar) / abar).sqrt()
+
+    def timestep(self, sigma: torch.Tensor) -> torch.Tensor:
+        """The timestep whose sigma_t / alpha_t is the nearest to 2 sigma, by ratio; int64 of sigma's shape."""
+        wanted = (2 * sigma.double().cpu()).clamp_min(1e-12).log()
+        return (wanted[..., None] - self.levels.log()).abs().argmin(-1)
+
+    def forward(self, x: torch.Tensor, sigma: torch.Tensor | float, *args: Any, **kwargs: Any) -> torch.Tensor:
+        """The denoised images [B, 3, H, W]; sigma: a number, or one an image, of any shape with B entries."""
+        t = self.timestep(torch.as_tensor(sigma).detach().flatten()).expand(len(x))
+        abar = self.prior.schedule.alphas_cumprod[t].view(-1, *[1] * (x.ndim - 1)).to(x)
+        z = 2 * x - 1
+        eps = self.prior.epsilon(abar.sqrt() * z, t)
+        return (z - (1 - abar).sqrt() / abar.sqrt() * eps + 1) / 2

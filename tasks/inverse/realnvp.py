@@ -1,0 +1,56 @@
+"""RealNVP (Dinh et al. 2017): a normalizing flow of affine couplings, here over all pixels at once."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+
+class Coupling(nn.Module):
+    """Half of the entries, x_a, decide how the other half is scaled and moved: x_b <- x_b exp(s(x_a)) + t(x_a), with
+    |s| below 1; at first the identity."""
+
+    mask: torch.Tensor
+
+    def __init__(self, d: int, hidden: int, mask: torch.Tensor):
+        super().__init__()
+        self.register_buffer("mask", mask)
+        self.first, self.second = nn.Linear(d, hidden), nn.Linear(hidden, hidden)
+        self.out = nn.Linear(hidden, 2 * d)
+        nn.init.zeros_(self.out.weight)
+        nn.init.zeros_(self.out.bias)
+
+    def forward(self, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """The moved x [B, d], and the log-determinant [B]."""
+        inside = F.gelu(self.second(F.gelu(self.first(x * self.mask))))
+        s, t = self.out(inside).chunk(2, dim=1)
+        s, t = s.tanh() * ~self.mask, t * ~self.mask
+        return x * s.exp() + t, s.sum(1)
+
+
+class RealNVP(nn.Module):
+    """x = flow(n), n ~ N(0, I) [B, d]; after the couplings each entry has a scale and a mean of its own, at first
+    ``spread`` and 0."""
+
+    def __init__(self, d: int, *, layers: int, hidden: int, spread: float, generator: torch.Generator):
+        super().__init__()
+        order = torch.randperm(d, generator=generator) % 2 == 0  # halves that alternate
+        couplings = [Coupling(d, hidden, order if k % 2 else ~order) for k in range(layers)]
+        self.couplings = nn.ModuleList(couplings)
+        self.log_scale, self.shift = nn.Parameter(torch.full((d,), math.log(spread))), nn.Parameter(torch.zeros(d))
+        for coupling in couplings:
+            for layer in (coupling.first, coupling.second):
+                nn.init.normal_(layer.weight, std=layer.in_features**-0.5, generator=generator)
+                nn.init.zeros_(layer.bias)
+
+    def forward(self, n: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """x [B, d] and log q(x) [B]."""
+        log_q = -0.5 * n.square().sum(1) - n.shape[1] / 2 * math.log(2 * math.pi)
+        x = n
+        for coupling in self.couplings:
+            x, log_determinant = coupling(x)
+            log_q = log_q - log_determinant
+        return x * self.log_scale.exp() + self.shift, log_q - self.log_scale.sum()

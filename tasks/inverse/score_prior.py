@@ -1,0 +1,124 @@
+"""Score-based priors as principled priors (Feng et al. 2023; Algorithm 3 in RLSD's paper): a flow is fitted.
+
+    minimise over phi  E_{x ~ q_phi} [ log q_phi(x) - log p_theta(x) + |y - f(x)|^2 / (2 s^2) ],    q_phi a RealNVP
+
+with log p_theta by the probability-flow ODE (flow_ode). s falls geometrically from 1 to sigma_v over the first half of
+the steps, so that the flow is not torn apart at its start. The answers are draws from q_phi: as many as one likes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from rsd.engine import Record
+from rsd.priors.base import Prior
+from rsd.randomness import generator, noise
+
+from .base import data_residual
+from .diffusion import LEAST_SIGMA_V
+from .flow_ode import log_density
+from .methods import load_method
+from .realnvp import RealNVP
+from .solve import Run
+
+
+@dataclass(frozen=True)
+class ScorePrior:
+    """``batch``: draws of each step; ``ode``: the solver's steps; ``layers`` and ``hidden``: couplings and their width;
+    ``lr``: Adam's rate; ``spread``: standard deviation of each pixel at the start."""
+
+    batch: int = 16
+    ode: int = 10
+    layers: int = 8
+    hidden: int = 128
+    lr: float = 1e-3
+    spread: float = 0.5
+
+
+class Posterior:
+    """The flow q_phi, and the draws that are the answers: each from noise of its own, which stays."""
+
+    def __init__(self, prior: Prior, hyper: ScorePrior, *, ids: Sequence[int], seed: int, image: str):
+        self.prior, self.ids = prior, list(ids)
+        self.shape = prior.latent_shape
+        d = torch.Size(self.shape).numel()
+        start = generator(seed=seed, purpose="flow", image=image)
+        self.flow = RealNVP(d, layers=hyper.layers, hidden=hyper.hidden, spread=hyper.spread, generator=start)
+        self.flow.to(prior.device, prior.dtype)
+        self.optimiser = torch.optim.Adam(self.flow.parameters(), lr=hyper.lr)
+        drawn = noise((d,), seed=seed, purpose="initial z", image=image, particles=self.ids)
+        self.noise = drawn.to(prior.device, prior.dtype)
+
+    def draw(self, n: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """x [B, *latent_shape] and log q(x) [B] from n [B, d]."""
+        x, log_q = self.flow(n)
+        return x.view(-1, *self.shape), log_q
+
+    @torch.no_grad()
+    def images(self) -> torch.Tensor:
+        """The answers as the flow stands, [N, 3, H, W]."""
+        return self.prior.decode(self.draw(self.noise)[0])
+
+    def finish(self) -> torch.Tensor:
+        """The answers."""
+        return self.images()
+
+    def state(self) -> dict[str, Any]:
+        """Everything a resumed run needs."""
+        return {"flow": self.flow.state_dict(), "optimiser": self.optimiser.state_dict()["state"]}
+
+    def load_state(self, state: dict[str, Any]) -> None:
+        """Continue from :meth:`state`."""
+        self.flow.load_state_dict(state["flow"])
+        held = {int(k): v for k, v in state["optimiser"].items()}
+        self.optimiser.load_state_dict({**self.optimiser.state_dict(), "state": held})
+
+
+class Fitting(Run):
+    """One restoration by a flow in progress; used as :class:`rsd.tasks.inverse.solve.Run`. A step is one of Adam's."""
+
+    particles: Posterior
+
+    def begin(self, ids: Sequence[int]) -> Posterior:
+        s = self.settings
+        if not self.ensemble.alone:
+            raise ValueError("Method score-prior fits one flow for all particles; start just one process.")
+        self.hyper: ScorePrior = load_method(s.method, s.hyper)
+        return Posterior(self.prior, self.hyper, ids=ids, seed=s.seed, image=self.image)
+
+    def records(self) -> Iterator[Record]:
+        s, q, least = self.settings, self.particles, max(self.settings.sigma_v, LEAST_SIGMA_V)
+        for step in range(self.step, s.steps):
+            rows = range(self.hyper.batch)
+            n, v = (
+                noise(q.noise.shape[1:], seed=s.seed, purpose=purpose, image=self.image, step=step, particles=rows)
+                for purpose in ("flow draws", "hutchinson")
+            )
+            x, log_q = q.draw(n.to(q.noise))
+            deviation = least ** min(1.0, 2 * step / s.steps)
+            misfit = data_residual(self.operator, x, self.y)[0].abs().square().flatten(1).sum(1)
+            log_p, pull = self._prior(x.detach(), v.to(x).view_as(x).sign())
+            loss = log_q + misfit / (2 * deviation**2) - (pull * x).flatten(1).sum(1)
+            q.optimiser.zero_grad()
+            loss.mean().backward()
+            torch.nn.utils.clip_grad_norm_(q.flow.parameters(), 100.0 * x[0].numel())
+            q.optimiser.step()
+            with torch.no_grad():
+                kl = float((log_q - log_p + misfit / (2 * least**2)).mean())
+            yield Record(
+                step=step, t=0, losses={"misfit": float(misfit.detach().mean().sqrt()), "kl": kl},
+                residual=float(pull.square().mean().sqrt()), repulsion=0.0, ratio=0.0, bandwidth=None, distance=None,
+            )  # fmt: skip
+
+    def _prior(self, x: torch.Tensor, v: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """log p_theta and its gradient, chunk by chunk."""
+        found = self.memory.each(
+            len(x),
+            lambda rows: log_density(self.prior, x[rows], v[rows], steps=self.hyper.ode, condition=self.condition),
+        )
+        log_p, gradient = (torch.cat(parts) for parts in zip(*found, strict=True))
+        return log_p, gradient

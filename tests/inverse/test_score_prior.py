@@ -1,0 +1,106 @@
+"""Score-based priors: the ODE's density and gradient, the flow's density, and the posterior that is fitted."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from rsd.priors import load_prior
+from rsd.priors.mixture import GaussianMixture
+from rsd.tasks.inverse.begin import run_class
+from rsd.tasks.inverse.exact import gaussian
+from rsd.tasks.inverse.flow_ode import log_density
+from rsd.tasks.inverse.operators import make_operator, measure
+from rsd.tasks.inverse.realnvp import RealNVP
+from rsd.tasks.inverse.solve import Settings
+
+
+def signs(*shape):
+    return torch.randint(0, 2, shape, generator=torch.Generator().manual_seed(0)).double() * 2 - 1
+
+
+def test_the_density_of_a_mixture_is_the_closed_form():
+    means = torch.tensor([[1.5], [-1.0]], dtype=torch.float64)
+    prior = GaussianMixture(means, [0.3, 0.5], [0.3, 0.7])
+    x = torch.linspace(-2, 2, 9, dtype=torch.float64)[:, None]
+    first = prior.schedule.alphas_cumprod[0]
+    variance = torch.tensor([0.3, 0.5]) + (1 - first) / first  # with the noise of the first timestep
+    parts = torch.distributions.Normal(means[:, 0], variance.sqrt()).log_prob(x)
+    exact = (parts + torch.tensor([0.3, 0.7], dtype=torch.float64).log()).logsumexp(1)
+    got, _ = log_density(prior, x, signs(9, 1), steps=50)  # one dimension: v^T J v is the divergence itself
+    torch.testing.assert_close(got, exact, atol=0.04, rtol=0)  # 0.03 is that of z_T, which is not quite N(0, I) here
+
+
+def test_the_density_of_what_ends_as_noise_is_the_closed_form():
+    prior = GaussianMixture(torch.zeros(1, 3, dtype=torch.float64), 1.0)
+    x = torch.randn(4, 3, dtype=torch.float64)
+    abar = prior.schedule.alphas_cumprod[0]
+    exact = torch.distributions.Normal(0.0, abar**-0.5).log_prob(x).sum(1)
+    got, gradient = log_density(prior, x, signs(4, 3), steps=100)
+    torch.testing.assert_close(got, exact, atol=5e-3, rtol=0)
+    torch.testing.assert_close(gradient, -x * abar, atol=2e-3, rtol=0)
+
+
+def test_the_gradient_is_that_of_the_steps():
+    prior = GaussianMixture(torch.randn(3, 4, dtype=torch.float64), [0.3, 0.5, 1.0])
+    x, v = torch.randn(2, 4, dtype=torch.float64), signs(2, 4)
+    _, gradient = log_density(prior, x, v, steps=5)
+    h = 1e-5
+    for k in range(4):
+        up, down = (log_density(prior, x + s * h * torch.eye(4)[k], v, steps=5)[0] for s in (1, -1))
+        torch.testing.assert_close(gradient[:, k], (up - down) / (2 * h), atol=1e-6, rtol=1e-5)
+
+
+def test_a_network_of_pixels_has_a_density_with_a_gradient(heads_pixels):
+    prior = load_prior("heads-pixels", dtype="float64")
+    x = torch.rand(1, 3, 32, 32, dtype=torch.float64) * 2 - 1
+    v = signs(1, 3, 32, 32)
+    at, gradient = log_density(prior, x, v, steps=2)
+    towards = gradient / gradient.norm()
+    up, down = (log_density(prior, x + s * 0.002 * towards, v, steps=2)[0] for s in (1, -1))
+    assert at.isfinite().all()
+    assert float((up - down) / 0.004) == pytest.approx(float(gradient.norm()), rel=0.05)
+
+
+def test_the_flow_s_density_is_that_of_its_jacobian():
+    flow = RealNVP(4, layers=4, hidden=8, spread=0.5, generator=torch.Generator().manual_seed(0)).double()
+    for parameter in flow.parameters():
+        torch.nn.init.normal_(parameter, std=0.3)
+    n = torch.randn(1, 4, dtype=torch.float64)
+    x, log_q = flow(n)
+    jacobian = torch.autograd.functional.jacobian(lambda n: flow(n)[0][0], n)[:, 0]
+    base = torch.distributions.Normal(0.0, 1.0).log_prob(n).sum()
+    torch.testing.assert_close(log_q[0], base - jacobian.det().abs().log())
+
+
+def test_the_fitted_flow_is_the_posterior_of_a_gaussian():
+    known = gaussian(sigma_v=0.3)
+    settings = Settings(
+        method="score-prior", particles=500, steps=400, sigma_v=0.3,
+        hyper=("batch=32", "ode=10", "layers=4", "hidden=32", "lr=0.01"),
+    )  # fmt: skip
+    run = run_class("score-prior")(known.prior, known.operator, known.y, settings)
+    records = list(run.steps())
+    x = run.finish()
+    deviation = known.covariance.diagonal().sqrt()
+    assert float(((x.mean(0) - known.mean) / deviation).abs().max()) < 0.3
+    ratio = x.var(0) / deviation**2
+    assert torch.allclose(ratio, torch.ones_like(ratio), atol=0.35), ratio
+    assert records[-1].losses["kl"] < records[0].losses["kl"] - 1
+
+
+def test_an_interrupted_fit_goes_on_with_the_same_pixels(heads_pixels):
+    prior = load_prior("heads-pixels")
+    f = make_operator("sr4", size=32)
+    y = measure(f, torch.rand(1, 3, 32, 32) * 2 - 1, 0.01, seed=0)
+    hyper = ("batch=2", "ode=2", "layers=2", "hidden=8")
+    settings = Settings(method="score-prior", particles=2, steps=4, hyper=hyper, sigma_v=0.01)
+    whole = run_class("score-prior")(prior, f, y, settings)
+    list(whole.steps())
+    first = run_class("score-prior")(prior, f, y, settings)
+    for _ in zip(range(2), first.steps(), strict=False):
+        pass
+    again = run_class("score-prior")(prior, f, y, settings)
+    again.load_state(first.state())
+    list(again.steps())
+    torch.testing.assert_close(again.finish(), whole.finish(), atol=1e-4, rtol=1e-4)
