@@ -9,7 +9,7 @@ BIN := $(VENV)/bin
 DEMO := runs/demo
 
 .DEFAULT_GOAL := demo
-.PHONY: demo test lint wheel clean
+.PHONY: demo test lint docs wheel clean
 
 $(VENV)/ready: pyproject.toml constraints.txt
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "rsd needs Python 3.11 or newer; make PYTHON=python3.11")'
@@ -31,6 +31,9 @@ lint: $(VENV)/ready  ## style and types
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+
+docs: $(VENV)/ready  ## the documentation as a site, in build/site
+	$(BIN)/mkdocs build --strict
 
 wheel: $(VENV)/ready  ## a wheel in dist/
 	$(BIN)/python -m build --wheel

@@ -9,6 +9,10 @@ from collections.abc import Callable
 
 from rsd.errors import TRACEBACK, is_mistake, told
 
+os.environ.setdefault("OMP_WAIT_POLICY", "passive")
+"""torch's threads sleep while they wait for one another: by default they spin, and beside other programs that want the
+same cores each step is then tens of times slower (docs/cost.md). Read when torch is imported, which is later."""
+
 COMMANDS = {
     "restore": (
         "rsd.tasks.inverse.command",

@@ -17,6 +17,7 @@ BUILT_IN = Path(__file__).parent / "heads" / "weights"
 TRAINING = {
     "pixel": '"python -m scripts.heads pixel-data", then "python -m scripts.heads pixel"',
     "face": '"python -m scripts.heads.face"',
+    "tiny": '"python -m scripts.heads.tiny"',
 }
 """What makes a built-in model, by its folder, where "python -m scripts.heads all" is more than it needs."""
 

@@ -1,6 +1,8 @@
 """The paper's claims on held-out heads: one command, one table, paired confidence intervals. Kill it and go on at will.
 
 python -m scripts.study half-face            32 frontal heads, every method, several gammas
+python -m scripts.study presets --heads 2    half face and SR x4 with 50, 100, 200 and 1000 steps
+python -m scripts.study cheap --heads 2      half face with a cheaper repulsion
 python -m scripts.study tasks --heads 8      SR x4, random 80%, motion blur, HDR, phase retrieval
 """
 
@@ -32,14 +34,22 @@ FIGURES = {
     "coverage": lambda m: (m["coverage"] or {}).get("mean"),
     "agreement": lambda m: (m["coverage"] or {}).get("agreement"),
     "residual mean": lambda m: m["residual"]["mean"],
+    "seconds": lambda m: m["seconds"],
 }
+
+
+CHEAP: dict[str, list[str]] = {
+    "exact": [], "small decoder": ["--force-decoder", "tiny"], "every 2nd step": ["--repel-every", "2"],
+    "small decoder, every 2nd step": ["--force-decoder", "tiny", "--repel-every", "2"],
+    "32 px": ["--feature-size", "32"], "window [0.5, 1]": ["--window", "0.5", "1"], "bfloat16": ["--autocast"],
+}  # fmt: skip
 
 
 @dataclass
 class Study:
     """Restore held-out heads with several methods and compare them, head by head."""
 
-    name: Annotated[Literal["half-face", "tasks"], tyro.conf.Positional]
+    name: Annotated[Literal["half-face", "tasks", "presets", "cheap"], tyro.conf.Positional]
     """Which comparison."""
     out: Path = Path("runs/study")
     """Where runs and tables go."""
@@ -57,6 +67,11 @@ class Study:
 
 def variants(o: Study) -> dict[str, list[str]]:
     """Name of each row of the table and the flags that make it; the first is what the others are compared with."""
+    if o.name == "presets":
+        both = ("inpaint_half_face", "sr4")
+        return {f"{t} {s} steps": ["--task", t, "--preset", str(s)] for t in both for s in (50, 100, 200, 1000)}
+    if o.name == "cheap":
+        return {name: [*flags, "--task", "inpaint_half_face"] for name, flags in CHEAP.items()}
     if o.name == "tasks":
         tasks = ("sr4", "inpaint_random", "deblur_motion", "hdr")
         pairs = {
@@ -149,7 +164,7 @@ def main() -> None:
         results[name] = {f.parent.name: measured(f, folder, observed) for f in files}
     rows = table(results)
     (o.out / f"{o.name}.json").write_text(json.dumps(rows, indent=1) + "\n")
-    text = markdown(rows, paired=o.name == "half-face")
+    text = markdown(rows, paired=o.name in ("half-face", "cheap"))
     (o.out / f"{o.name}.md").write_text(text)
     with open(o.out / f"{o.name}.csv", "w", newline="") as file:
         writer = csv.DictWriter(file, ["variant", "heads", *FIGURES], extrasaction="ignore")

@@ -99,3 +99,23 @@ def test_a_run_with_a_cheap_force(tiny_folder, tiny_decoder, tiny_vit, tmp_path,
     assert "--repel-every goes with methods that know it" in capsys.readouterr().err
     assert main([*command, "--force-decoder", "tinny", "--out", str(tmp_path / "no")]) == 2
     assert 'Unknown small decoder "tinny"' in capsys.readouterr().err
+
+
+def test_autocast_multiplies_in_bfloat16(tiny_folder, tiny_vit):
+    plain, fast = (load_prior(str(tiny_folder()), autocast=one) for one in (False, True))
+    z = torch.randn(2, *plain.latent_shape, generator=torch.Generator().manual_seed(0)).requires_grad_()
+    found = []
+    for prior in (plain, fast):
+        embed = Decoded(prior, load_features(str(tiny_vit)))
+        with torch.no_grad():
+            eps = prior.epsilon(z, 500)
+        phi = embed(z)
+        found.append((eps, prior.decode(z), phi, torch.autograd.grad((phi * torch.arange(8)).sum(), z)[0]))
+    errors = [float(((a - b).norm() / a.norm()).detach()) for a, b in zip(*found, strict=True)]
+    assert all(b.dtype == torch.float32 for b in found[1]) and all(1e-5 < e < 0.1 for e in errors), errors
+
+
+def test_autocast_goes_with_float32(capsys, tmp_path):
+    (tmp_path / "a.png").touch()
+    assert main(["restore", str(tmp_path / "a.png"), "--autocast", "--dtype", "float16"]) == 2
+    assert "--autocast goes with --dtype float32, not float16" in capsys.readouterr().err

@@ -49,13 +49,15 @@ def load_prior(
     device: str | torch.device = "cpu",
     dtype: str | torch.dtype = "float32",
     revision: str | None = None,
+    autocast: bool = False,
 ) -> Prior:
     """Load a pipeline as a prior, frozen: of Stable Diffusion's class (latents), DeepFloyd IF's (pixels) or DDPM's
     (pixels, without text).
 
     ``name``: a built-in name (``heads``, ``heads-pixels``), a local folder written by ``save_pretrained`` (write
     ``./heads`` for a folder that has a built-in name), or a hub id, whose ``revision`` is a commit, tag or branch.
-    ``dtype`` is the precision of the UNet and the text encoder.
+    ``dtype`` is the precision of the UNet and the text encoder; ``autocast`` lets networks in float32 multiply in
+    bfloat16.
     Raises ValueError that says what to do if the model is unknown, missing, gated, removed, offline or of another kind.
     """
     check_prior_name(name)
@@ -65,7 +67,11 @@ def load_prior(
     if "vae" in found.parts:
         from rsd.priors.latent import load_latent
 
-        return load_latent(found, device=device, dtype=precision)
+        latent = load_latent(found, device=device, dtype=precision)
+        latent.autocast = autocast
+        return latent
     from rsd.priors.pixel import load_pixel
 
-    return load_pixel(found, device=device, dtype=precision)
+    pixel = load_pixel(found, device=device, dtype=precision)
+    pixel.autocast = autocast
+    return pixel

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
@@ -133,6 +134,13 @@ def check_scheduler(scheduler: Any, name: str) -> str:
     if prediction not in ("epsilon", "v_prediction"):
         raise ValueError(f'The prior "{name}" predicts "{prediction}"; only epsilon and v_prediction are supported.')
     return prediction
+
+
+def multiplying(device: torch.device, in_bfloat16: bool) -> AbstractContextManager[Any]:
+    """Where networks in float32 multiply in bfloat16, and keep sums, norms and their weights in float32."""
+    if not in_bfloat16 or device.type == "meta":  # a dry run counts as if it did not
+        return nullcontext()
+    return torch.autocast(device.type, torch.bfloat16)
 
 
 def check_dtype(dtype: str | torch.dtype) -> torch.dtype:

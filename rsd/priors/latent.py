@@ -9,7 +9,7 @@ from typing import Any
 import torch
 
 from rsd.hub import broken, quietly
-from rsd.priors.base import Condition, as_epsilon, check_scheduler, count_backward, guided
+from rsd.priors.base import Condition, as_epsilon, check_scheduler, count_backward, guided, multiplying
 from rsd.priors.index import LATENT, Index, square_side
 from rsd.schedule import Schedule
 
@@ -33,6 +33,7 @@ class LatentPrior:
         revision: str | None = None,
     ):
         self.name, self.revision = name, revision
+        self.autocast = False  # whether the networks multiply in bfloat16
         self.prediction_type = _check_parts(pipeline, name)
         self.schedule = Schedule.from_scheduler(pipeline.scheduler)
         self.tokenizer = pipeline.tokenizer
@@ -86,7 +87,8 @@ class LatentPrior:
     def decode(self, z: torch.Tensor) -> torch.Tensor:
         """[B, C, h, w] to [B, 3, H, W], about [-1, 1], not clamped; differentiable with respect to z."""
         self.calls["decoder_forward"] += len(z)
-        x = self.vae.decode(z.to(self.dtype) / self.scaling_factor).sample.to(z.dtype)
+        with multiplying(self.device, self.autocast):
+            x = self.vae.decode(z.to(self.dtype) / self.scaling_factor).sample.to(z.dtype)
         return count_backward(x, self.calls, "decoder_backward", len(z))
 
     def save_memory(self, lean: bool) -> None:
@@ -100,7 +102,8 @@ class LatentPrior:
         self.calls["unet_forward"] += n * B
         text = torch.cat([e.expand(B, -1, -1) for e in texts]).to(self.device, self._unet_dtype)
         steps = t.repeat(n) if t.ndim else t
-        out = self.unet(torch.cat([z_t] * n).to(self._unet_dtype), steps, encoder_hidden_states=text).sample
+        with multiplying(self.device, self.autocast):
+            out = self.unet(torch.cat([z_t] * n).to(self._unet_dtype), steps, encoder_hidden_states=text).sample
         return count_backward(out.to(z_t.dtype), self.calls, "unet_backward", n * B)
 
     def _embed(self, text: str) -> torch.Tensor:

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 
 from rsd.hub import broken, quietly
-from rsd.priors.base import Condition, as_epsilon, check_scheduler, count_backward, guided
+from rsd.priors.base import Condition, as_epsilon, check_scheduler, count_backward, guided, multiplying
 from rsd.priors.index import PIXEL, PLAIN_PIXEL, Index, square_side
 from rsd.priors.t5 import T5Embedder
 from rsd.schedule import Schedule
@@ -45,6 +45,7 @@ class PixelPrior:
         self.image_size = square_side(unet.config.sample_size, name)
         self.latent_shape: tuple[int, ...] = (3, self.image_size, self.image_size)
         self.calls: Counter[str] = Counter()
+        self.autocast = False  # whether the UNet multiplies in bfloat16
 
     @classmethod
     def from_pipeline(cls, pipeline: Any, *, device: str | torch.device = "cpu", **options: Any) -> PixelPrior:
@@ -102,7 +103,8 @@ class PixelPrior:
             rows = [e.expand(B, -1, -1) for e in texts if e is not None]
             assert len(rows) == n, "this condition was made by another prior"
             given["encoder_hidden_states"] = torch.cat(rows).to(self.device, self._unet_dtype)
-        out = self.unet(z, steps, **given).sample[:, :3].to(z_t.dtype)
+        with multiplying(self.device, self.autocast):
+            out = self.unet(z, steps, **given).sample[:, :3].to(z_t.dtype)
         return count_backward(out, self.calls, "unet_backward", n * B)
 
 

@@ -1,4 +1,4 @@
-"""How near a cheap force is to the exact one, along a run that the exact one moves."""
+"""How near cheap forces are to the exact one, along a run that the exact one moves."""
 
 from __future__ import annotations
 
@@ -11,30 +11,31 @@ from rsd.randomness import noise
 from rsd.tasks.inverse.solve import Decoded
 from scripts.bench.problem import Problem
 
+Compared = tuple[Decoded, int]
+"""What is compared instead, and at every which step."""
 
-def cosine(problem: Problem, cheap: Decoded, *, every: int = 1) -> float:
-    """Of gamma sigma_t R over all steps, particles and entries together; steps that the cheap force skips are zero, the
-    others ``every`` times as strong."""
+
+def cosines(problem: Problem, cheap: dict[str, Compared]) -> dict[str, float]:
+    """Of sigma_t R over all steps, particles and entries together; steps that a cheap force skips are zero, the others
+    so many times as strong."""
     run = problem.run(memory="flat")
     interaction, s, prior = run.settings.interaction, run.settings, problem.prior
-    dot = exact_square = cheap_square = 0.0
+    exact: list[torch.Tensor] = []
+    others: dict[str, list[torch.Tensor]] = {name: [] for name in cheap}
     steps = run.steps()
     for step, t in enumerate(run.timesteps):
-        z = run.particles.render()
-        sigma = prior.schedule.sigma(t)
+        z, sigma = run.particles.render(), prior.schedule.sigma(t)
         eps = noise(prior.latent_shape, seed=s.seed, purpose="diffusion", step=step, particles=range(s.particles)).to(z)
         z_t = prior.schedule.alpha(t) * z + sigma * eps
-        exact = sigma * _force(interaction, run.embed, z_t)
-        other = every * sigma * _force(interaction, cheap, z_t) if step % every == 0 else torch.zeros_like(z)
-        dot += float((exact * other).sum())
-        exact_square, cheap_square = (
-            exact_square + float(exact.square().sum()),
-            cheap_square + float(other.square().sum()),
-        )
+        exact.append(sigma * _force(interaction, run.embed, z_t))
+        for name, (embed, every) in cheap.items():
+            R = _force(interaction, embed, z_t) if step % every == 0 else torch.zeros_like(z)
+            others[name].append(every * sigma * R)
         next(steps)
-    return dot / max((exact_square * cheap_square) ** 0.5, 1e-30)
+    whole = torch.stack(exact).flatten()
+    return {name: float(torch.cosine_similarity(torch.stack(R).flatten(), whole, dim=0)) for name, R in others.items()}
 
 
 def _force(interaction: Any, embed: Any, z_t: torch.Tensor) -> torch.Tensor:
-    R, _ = interaction.force(embed, z_t, memory=Memory(1))
+    R, _ = interaction.force(embed, z_t, memory=Memory())
     return R

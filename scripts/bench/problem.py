@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -15,11 +16,12 @@ from rsd.tasks.inverse.solve import Decoded, Run, Settings
 from rsd.tiny import TinyDecoder, load_decoder
 
 Size = Literal["heads", "sd"]
+Cheap = Literal["bfloat16", "small-decoder", "every-2nd"]
 
 
 @dataclass(frozen=True)
 class Problem:
-    """``features``: at full size; a cheap force compares ``small`` of what the decoder ``tiny`` makes."""
+    """``features``: at full size; ``small``: of smaller pictures; ``tiny``: a small decoder."""
 
     prior: Any
     features: torch.nn.Module
@@ -29,11 +31,19 @@ class Problem:
     y: torch.Tensor
     settings: Settings
 
-    def run(self, *, cheap: bool = False, **changes: Any) -> Run:
+    def run(self, cheap: Cheap | None = None, **changes: Any) -> Run:
         """A run of ours; ``changes``: fields of its settings."""
-        embed = Decoded(self.prior, self.small, self.tiny) if cheap else Decoded(self.prior, self.features)
-        fields = {**vars(self.settings), **changes}
-        return Run(self.prior, self.operator, self.y, Settings(**fields), embed=embed)
+        embed, every = self.embed(cheap)
+        fields = {**vars(self.settings), "repel_every": every, **changes}
+        return Run(embed.prior, self.operator, self.y, Settings(**fields), embed=embed)
+
+    def embed(self, cheap: Cheap | None = None) -> tuple[Decoded, int]:
+        """What particles are compared by, and at every which step. With bfloat16 all networks of the run have it."""
+        if cheap == "small-decoder":
+            return Decoded(self.prior, self.small, self.tiny), 1
+        prior = copy.copy(self.prior)
+        prior.autocast = cheap == "bfloat16"
+        return Decoded(prior if prior.autocast else self.prior, self.features), 2 if cheap == "every-2nd" else 1
 
 
 def make(

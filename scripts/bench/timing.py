@@ -21,14 +21,14 @@ def clock(device: str) -> float:
 
 
 def alternating(contenders: dict[str, Iterator[Any]], steps: int, device: str) -> dict[str, float]:
-    """Median seconds of a step of each; they take turns, step by step, and the first step of each is not counted."""
+    """Mean seconds of a step of each; they take turns, step by step, and the first step of each is not counted."""
     times: dict[str, list[float]] = {name: [] for name in contenders}
     for _ in range(steps):
         for name, run in contenders.items():
             start = clock(device)
             next(run)
             times[name].append(clock(device) - start)
-    return {name: statistics.median(found[1:] or found) for name, found in times.items()}
+    return {name: statistics.fmean(found[1:] or found) for name, found in times.items()}
 
 
 class Inside:

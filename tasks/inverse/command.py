@@ -22,15 +22,17 @@ NO_PIXEL = (
     "fid_features", "div_features",
 )  # fmt: skip
 """Options that change no pixel: a run may be resumed with others, and config.yaml leaves them out."""
+PRESETS = (50, 100, 200, 1000)
 NON_AUGMENTED = ("nonaug", "latent-red-diff")
 
 
-def packaged(task: str, method: str, prior: str) -> str | None:
+def packaged(task: str, method: str, prior: str, preset: int | None = None) -> str | None:
     """The name of the packaged configuration for a task, or None: the built-in priors are tuned apart, all else is the
     paper's.
 
     Tasks without their own borrow from the nearest: any srK from sr4 (built in) or sr8 (Stable Diffusion), masks from
-    the half face. The methods that RLSD is compared with have one of their own for a task, or one for all.
+    the half face. The methods that RLSD is compared with have one of their own for a task, or one for all. With a
+    ``preset`` the one tuned for so many steps is meant; ValueError if there is none.
     """
     of = family(prior) or "sd"
     own = [task]
@@ -47,14 +49,25 @@ def packaged(task: str, method: str, prior: str) -> str | None:
     if method in NON_AUGMENTED or "rlsd" in FIELD[method].works:
         names += [f"{name}_{kin}.yaml" for kin in dict.fromkeys((of, of.split("_")[0])) for name in own]
     folder = files("rsd.configs") / "inverse"
+    if preset is not None:
+        return _preset([name.removesuffix(".yaml") for name in names], preset, f"{task} by {method} with {prior}")
     return next((name for name in names if (folder / name).is_file()), None)
+
+
+def _preset(stems: list[str], preset: int, what: str) -> str:
+    there = {file.name for file in (files("rsd.configs") / "inverse").iterdir()}
+    steps = [n for n in PRESETS if any(f"{stem}_{n}.yaml" in there for stem in stems)]
+    if preset not in steps:
+        told = f"there are {', '.join(map(str, steps))}" if steps else "there is none; give --steps"
+        raise ValueError(f"There is no preset of {preset} steps for {what}: {told}.")
+    return next(f"{stem}_{preset}.yaml" for stem in stems if f"{stem}_{preset}.yaml" in there)
 
 
 def parse(argv: list[str]) -> tuple[Restore, str | None]:
     """Options from the packaged configuration, then --config, then the flags; and that configuration's name."""
 
     def choose(options: Restore) -> tuple[str | None, tuple[str, ...]]:
-        name = packaged(options.task, options.method, options.prior)
+        name = packaged(options.task, options.method, options.prior, options.preset)
         return name, ("task", "method", "prior", "revision")
 
     options, name = layered(Restore, argv, prog="rsd restore", positional="images", folder="inverse", packaged=choose)

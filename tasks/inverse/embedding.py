@@ -7,7 +7,7 @@ from collections.abc import Callable
 import torch
 from torch.utils.checkpoint import checkpoint
 
-from rsd.priors.base import Prior
+from rsd.priors.base import Prior, multiplying
 
 Features = Callable[[torch.Tensor], torch.Tensor]
 
@@ -23,7 +23,9 @@ class Decoded:
     def __call__(self, z: torch.Tensor) -> torch.Tensor:
         """Features of latents [N, *latent_shape]. Raises ValueError if features of finite images are not finite."""
         x = (self.decode or self.prior.decode)(z)
-        phi = checkpoint(self.features, x, use_reentrant=False) if self.lean else self.features(x)
+        with multiplying(x.device, getattr(self.prior, "autocast", False)):
+            phi = checkpoint(self.features, x, use_reentrant=False) if self.lean else self.features(x)
+        phi = phi.to(x.dtype)
         if x.is_meta:  # a dry run
             return phi
         if not phi.isfinite().all() and x.isfinite().all():

@@ -181,7 +181,7 @@ def load_networks(
     features = load_features(features_name(options), device=device, size=options.feature_size) if repelling else None
     print(f"prior: {options.prior} on {device}, {options.dtype}", flush=True)
     dtype = getattr(torch, options.dtype)
-    prior = load_prior(options.prior, device=device, dtype=dtype, revision=options.revision)
+    prior = load_prior(options.prior, device=device, dtype=dtype, revision=options.revision, autocast=options.autocast)
     small = load_decoder(options.force_decoder, prior) if features and options.force_decoder else None
     return Networks(prior, Decoded(prior, features, small) if features else None, scorers)
 

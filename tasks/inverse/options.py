@@ -52,6 +52,8 @@ class Restore:
     """N, how many answers."""
     steps: int = 100
     """L, steps of the algorithm."""
+    preset: int | None = None
+    """Settings tuned for so many steps, 50, 100, 200 or 1000 (heads: half face, masks, super-resolution)."""
     seed: int = 0
     """Every random number follows from it."""
     gamma: float = 0.0
@@ -119,6 +121,8 @@ class Restore:
     """auto, cpu, cuda, cuda:1 ..."""
     dtype: Literal["float32", "float16", "bfloat16", "float64"] = "float32"
     """Precision of the networks."""
+    autocast: bool = False
+    """Let networks in float32 multiply in bfloat16: twice as fast on GPUs and on CPUs that have it (docs/cost.md)."""
     chunk: int | None = None
     """Particles a network sees at once (default: as --memory says); fewer need less memory, the results are the
     same."""
@@ -142,6 +146,8 @@ class Restore:
         limits.finite("sigma_v", self.sigma_v)
         if self.feature_size is not None and self.feature_size < 8:
             raise ValueError(f"feature_size is {self.feature_size}; give 8 or more.")
+        if self.autocast and self.dtype != "float32":
+            raise ValueError(f"--autocast goes with --dtype float32, not {self.dtype}; leave one of them out.")
         if self.checkpoint_every < 1:
             raise ValueError(f"checkpoint_every is {self.checkpoint_every}; give 1 or more.")
         if self.steps > 1000:

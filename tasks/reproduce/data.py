@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
+import io
 import json
+import os
+import shutil
 from importlib.resources import as_file, files
 from pathlib import Path
 
@@ -75,11 +79,17 @@ def prepare(kind: str, options: Reproduce, folder: Path) -> Path:
 
 
 def heads(folder: Path, count: int, view: str) -> Path:
-    """Held-out heads, written once."""
+    """Held-out heads, written once and all together: another process may be waiting for them, or writing them."""
     from rsd.heads.command import main
 
-    if len(list(folder.glob("*.png"))) < count:
-        main(["--out", str(folder), "--number", str(count), "--view", view])
+    if not folder.is_dir():
+        part = folder.with_name(f".{folder.name}.{os.getpid()}.part")
+        with contextlib.redirect_stdout(io.StringIO()):
+            main(["--out", str(part), "--number", str(count), "--view", view])
+        try:
+            part.rename(folder)
+        except OSError:  # the other was quicker
+            shutil.rmtree(part)
     return folder
 
 

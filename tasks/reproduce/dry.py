@@ -11,7 +11,7 @@ from typing import Any
 from PIL import Image
 
 from ..inverse.command import parse as restore
-from ..inverse.methods import FIELD
+from ..inverse.methods import FIELD, load_method
 from ..inverse.networks import features_name
 from ..inverse.operators import make_operator
 from ..inverse.options import Restore
@@ -35,7 +35,6 @@ GIB = 2**30
 CALLS = {
     "dps": {"unet_forward": 1, "unet_backward": 1},
     "pigdm": {"unet_forward": 1, "unet_backward": 1},
-    "fps-smc": {"unet_forward": 5},
     "red-diff": {"unet_forward": 1},
     "latent-dps": {"unet_forward": 1, "unet_backward": 1, "decoder_forward": 1, "decoder_backward": 1},
     "psld": {
@@ -43,7 +42,7 @@ CALLS = {
     },
 }  # fmt: skip
 """Network passes of a particle in a step, of the methods that experiments compare with; an encoder's pass back counts
-as one forth."""
+as one forth. FPS-SMC's are as many as its particles of an answer."""
 RLSD = {"unet_forward": 1, "decoder_forward": 1, "decoder_backward": 1}
 
 
@@ -127,7 +126,9 @@ def of_restoration(one: Plan, o: Restore, count: int) -> Ahead:
     operator(models.picture(prior))
     interaction = Settings.of(o).interaction
     repels = interaction.gamma != 0 and FIELD[o.method].made is None
-    calls = dict(CALLS.get(o.method, RLSD if hasattr(prior, "vae") else {"unet_forward": 1}))
+    calls = CALLS.get(o.method, RLSD if hasattr(prior, "vae") else {"unet_forward": 1})
+    if o.method == "fps-smc":
+        calls = {"unet_forward": load_method(o.method, o.hyper).M}
     flops = passes(one.prior, o.dtype, calls)
     if repels:
         share = interaction.groups(o.particles).shape[1] / o.particles * (o.window[1] - o.window[0])

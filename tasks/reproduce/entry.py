@@ -62,7 +62,7 @@ class Entry:
     claims: tuple[Claim, ...]
     command: str = "restore"
     data: str = "faces"
-    figures: tuple[str, ...] = ("psnr", "psnr_best", "ssim", "lpips", "div", "residual", "seconds")
+    figures: tuple[str, ...] = ("psnr", "psnr_best", "psnr_std", "ssim", "lpips", "div", "residual", "seconds")
     plot: tuple[str, str] | None = None
     note: str = ""
 

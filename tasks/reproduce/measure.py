@@ -79,8 +79,9 @@ def looked_at(plan: Plan, folder: Path, small: int, titles: Iterable[str]) -> di
         problem = load(job.path, job.options, images.shape[-1], job.name)
         assert problem.clean is not None, "experiments restore clean pictures"
         observed = problem.operator.observed if isinstance(problem.operator, Inpaint) else None
+        psnr = metrics.psnr(at_size(images, small), at_size(problem.clean, small))
         found[job.title] = {
-            "psnr_small": float(metrics.psnr(at_size(images, small), at_size(problem.clean, small)).mean()),
+            "psnr_small": metrics.summary(psnr, best="max")["mean"],
             "sharpness": sharpness(images, problem.clean, None if observed is None else ~observed),
         }
     return found

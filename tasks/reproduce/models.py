@@ -25,7 +25,10 @@ from rsd.reference import UNetScore
 
 from .options import IF, SD
 
+PROMPT = "a head"
 DINO = "facebook/dino-vits16"
+ALIKE = {"lpips": "pixels", "heads-layers": "heads"}
+"""Feature maps that cost little beside a decoder, or are another's layers, and what stands for them."""
 
 
 @cache
@@ -37,7 +40,7 @@ def prior_of(name: str, dtype: str) -> Prior:
 
 def _prior_of(name: str, dtype: str) -> Prior:
     if over_heads(name):
-        return ghost(load_prior(name))
+        return ghost(read(load_prior(name)))
     precision = getattr(torch, dtype)
     if name == SD:
         from transformers import CLIPTokenizer
@@ -56,13 +59,20 @@ def _prior_of(name: str, dtype: str) -> Prior:
 
 
 def pixel_unet(name: str) -> Any:
-    """The UNet of the user's pipeline of pixels in the folder ``name``; where there is none, that of FFHQ at 256 px."""
+    """The UNet of the user's pipeline of pixels in the folder ``name``; for one on the hub, the paper's of FFHQ."""
     folder = Path(name) / "unet"
     if not folder.is_dir():
         return architectures.guided_diffusion("ffhq")
     from diffusers import UNet2DModel
 
     return UNet2DModel.from_config(UNet2DModel.load_config(str(folder)))
+
+
+def read(prior: Any) -> Any:
+    """A prior that has read its prompt, while it has numbers to do so with."""
+    prior.condition(PROMPT, "", 7.5)
+    prior.release_text_encoder()
+    return prior
 
 
 class Unmasked(nn.Module):
@@ -88,10 +98,10 @@ def tokens(text: str, **options: Any) -> SimpleNamespace:
 
 @cache
 def features_of(name: str) -> nn.Module:
-    """The feature map of that name; lpips counts as the identity, since its network is in no configuration here."""
+    """The feature map of that name, or one that costs about as much."""
     if name == DINO:
         return ViT(on_meta(architectures.dino), mean=(0.485, 0.456, 0.406), std=(0.229, 0.224, 0.225)).to("meta")
-    return ghost(load_features("pixels" if name == "lpips" else name))
+    return ghost(load_features(ALIKE.get(name, name)))
 
 
 def on_meta(make: Any) -> Any:
@@ -103,7 +113,7 @@ def on_meta(make: Any) -> Any:
 @cache
 def condition_of(name: str, dtype: str, guided: bool) -> Condition:
     """What a prior is told, with or without guidance."""
-    return prior_of(name, dtype).condition("a prompt" if guided else "", "", 7.5 if guided else 1.0)
+    return prior_of(name, dtype).condition(PROMPT if guided else "", "", 7.5 if guided else 1.0)
 
 
 @cache

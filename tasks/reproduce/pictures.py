@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import io
+import itertools
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -47,7 +48,7 @@ def card(plan: Plan, folder: Path) -> Card:
         return made
     runs = sorted(path.parent for path in folder.glob("*/metrics.json"))
     for run in runs[:PICTURES]:
-        made.strips.append((run.name, uri(strip(run))))
+        made.strips.append((config(run).get("prompt") or run.name, uri(strip(run))))
     if not runs:
         return made
     first = runs[0]
@@ -79,9 +80,14 @@ def before(run: Path, size: tuple[int, int]) -> Image.Image:
 
 def truth(run: Path, size: tuple[int, int]) -> Image.Image:
     """The clean picture of a restoration, fitted as it was."""
-    config = yaml.safe_load((run / "config.yaml").read_text(encoding="utf-8"))
-    fitted, _ = media.fit_to(media.read_image(config["images"][0]), size[0], config["fit"])
+    settings = config(run)
+    fitted, _ = media.fit_to(media.read_image(settings["images"][0]), size[0], settings["fit"])
     return Image.fromarray(media.to_uint8(fitted))
+
+
+def config(run: Path) -> dict[str, Any]:
+    """The settings of a run."""
+    return yaml.safe_load((run / "config.yaml").read_text(encoding="utf-8"))
 
 
 def sheet(pictures: list[Image.Image], columns: int, gap: int = 2) -> Image.Image:
@@ -120,23 +126,22 @@ def trade_off(rows: dict[str, Measured], across: str, up: str) -> str | None:
     known = [(label, x, y) for label, x, y in points if x is not None and y is not None]
     if len(known) < 2:
         return None
-    figure, axes = plt.subplots(figsize=(6.4, 4.2), layout="constrained")
-    for label, x, y in known:
-        axes.plot(x, y, "o")
-        axes.annotate(label, (x, y), (5, 4), textcoords="offset points", fontsize=8)
-    axes.set(xlabel=NAMES.get(across, across), ylabel=NAMES.get(up, up))
-    axes.margins(0.18)
+    figure, axes = plt.subplots(figsize=(7.6, 4.2), layout="constrained")
+    for (label, x, y), marker in zip(known, itertools.cycle("osD^vP*X")):
+        axes.plot(x, y, marker, label=label, markersize=8)
+    axes.set(xlabel=NAMES[across], ylabel=NAMES[up])
     axes.grid(alpha=0.3)
+    figure.legend(loc="outside right upper", fontsize=9, frameon=False)
     buffer = io.BytesIO()
     figure.savefig(buffer, format="png", dpi=100)
     plt.close(figure)
-    return uri(Image.open(buffer), 640, lossless=True)
+    return uri(Image.open(buffer), 760, lossless=True)
 
 
 NAMES: dict[str, str] = {
     "psnr": "PSNR [dB], mean over particles", "psnr_best": "PSNR [dB], best of N",
     "psnr_std": "PSNR [dB], spread over particles", "psnr_small": "PSNR [dB] at the pixel priors' size, mean",
-    "ssim": "SSIM, mean", "lpips": "LPIPS, mean (less is better)", "div": "Div (mean over pictures)",
+    "ssim": "SSIM, mean", "lpips": "LPIPS, mean (less is better)", "div": "Div",
     "coverage": "coverage (values of hidden attributes)", "agreement": "agreement (0-1)",
     "fid": "Frechet distance (less is better)",
     "residual": "residual [sigma_v], mean", "seconds": "seconds a picture",

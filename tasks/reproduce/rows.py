@@ -6,16 +6,14 @@ import shlex
 from dataclasses import dataclass
 from pathlib import Path
 
-from rsd.hub import BUILT_IN
+from rsd import hub
 from rsd.runs import slug
 
 from ..inverse.methods import FIELD
 from . import data
 from .entry import Entry, Row
-from .options import IF, SD, Reproduce
+from .options import FFHQ, IF, SD, Reproduce
 
-METRICS = {"restore": ("lpips", "fid"), "text-to-image": ("clip", "aesthetic")}
-"""What is measured besides at the paper's scale."""
 DONE = {"restore": "summary.json", "text-to-image": "summary.json", "text-to-3d": "summary.json", "toy": "toy.json"}
 """What a command leaves at its end."""
 
@@ -76,7 +74,7 @@ def prior_of(command: str, flags: list[str], options: Reproduce) -> str:
     if command == "text-to-3d":
         return IF if paper else "heads-pixels"
     if on_pixels(value(flags, "--method")):
-        return str(options.pixel_prior or "FFHQ-256") if paper else "heads-pixels"
+        return (options.pixel_prior or FFHQ) if paper else "heads-pixels"
     return SD if paper else "heads"
 
 
@@ -87,12 +85,17 @@ def precision(options: Reproduce) -> list[str]:
 
 
 def asked(command: str, options: Reproduce) -> list[str]:
-    """The figures that need networks of their own."""
-    if options.scale != "paper" or command not in METRICS:
+    """The figures that need networks of their own, at the paper's scale."""
+    if options.scale != "paper" or command not in ("restore", "text-to-image"):
         return []
-    weights = options.aesthetic_weights
-    names = [name for name in METRICS[command] if name != "aesthetic" or weights]
-    return ["--metrics", *names, *(["--aesthetic-weights", str(weights)] if weights and "aesthetic" in names else [])]
+    if command == "restore":
+        return ["--metrics", "lpips", "fid"]
+    names, where = ["clip"], []
+    if options.aesthetic_weights:
+        names, where = [*names, "aesthetic"], ["--aesthetic-weights", str(options.aesthetic_weights)]
+    if options.coco_images:
+        names, where = [*names, "fid"], [*where, "--fid-folder", str(options.coco_images)]
+    return ["--metrics", *names, *where]
 
 
 def missing(command: str, method: str | None, options: Reproduce) -> str | None:
@@ -100,10 +103,10 @@ def missing(command: str, method: str | None, options: Reproduce) -> str | None:
     if command == "restore" and method not in FIELD:
         return f"needs the method {method}, which this version does not have"
     if command == "text-to-3d" or on_pixels(method):
-        if options.scale == "builtin" and not (BUILT_IN / "pixel" / "model_index.json").is_file():
+        if options.scale == "builtin" and not (hub.BUILT_IN / "pixel" / "model_index.json").is_file():
             return "needs the built-in prior heads-pixels, which is not in this installation"
         if options.scale == "paper" and on_pixels(method) and not (options.pixel_prior or options.dry_run):
-            return "needs --pixel-prior FOLDER, a DDPMPipeline of FFHQ at 256 px"
+            return "needs --pixel-prior, a DDPMPipeline of faces at 256 px"
     return None
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from functools import partial
 from pathlib import Path
@@ -11,7 +12,7 @@ from typing import Any
 
 from rsd.runs import RunFolder, write_bytes, write_json
 from rsd.session import survives
-from rsd.settings import plain
+from rsd.settings import plain, shard
 
 from ..inverse.command import main as restore
 from ..text_to_3d.command import main as text_to_3d
@@ -26,7 +27,7 @@ from .options import Reproduce
 from .rows import DONE, Plan, plan
 
 COMMANDS = {"restore": restore, "text-to-image": text_to_image, "text-to-3d": text_to_3d, "toy": toy}
-NO_RESULT = ("name", "list_", "json", "out", "resume", "dry_run", "device")
+NO_RESULT = ("name", "list_", "json", "out", "resume", "shard", "dry_run", "device")
 """Options that change no figure: what was begun may go on with others."""
 
 
@@ -60,7 +61,9 @@ def run(options: Reproduce) -> int:
     entries = ENTRIES if options.name == "all" else (find(options.name),)
     out = options.out or Path("runs") / "reproduce" / options.name
     settings = {k: plain(v) for k, v in asdict(options).items() if k not in NO_RESULT}
-    RunFolder(out, resume=options.resume).open({"experiment": options.name, **settings})
+    RunFolder(out, resume=options.resume or options.shard is not None).open({"experiment": options.name, **settings})
+    if options.shard:
+        return run_shard(entries, options, out)
     outcomes = []
     for entry in entries:
         into = out / entry.name if options.name == "all" else out
@@ -68,6 +71,16 @@ def run(options: Reproduce) -> int:
         if options.name == "all":
             summarise(outcomes, out, options.scale)
     return 1 if any(outcome.failures for outcome in outcomes) else 0
+
+
+def run_shard(entries: Sequence[Entry], options: Reproduce, out: Path) -> int:
+    """Every N-th of the runs of all entries, each once; the exit code: 0 if all of them ran, 1 if some failed."""
+    plans = {one.key: one for entry in entries for one in planned(entry, options, out) if one.lacks is None}
+    k, n = shard(options.shard)
+    mine = list(plans.values())[k::n]
+    failed = sum(attempt(one, out / "runs") is not None for one in mine)
+    print(f"shard {options.shard}: {len(mine) - failed} of {len(plans)} runs done, {failed} failed", flush=True)
+    return 1 if failed else 0
 
 
 def reproduce(entry: Entry, options: Reproduce, shared: Path, into: Path) -> Outcome:
@@ -89,23 +102,35 @@ def reproduce(entry: Entry, options: Reproduce, shared: Path, into: Path) -> Out
 
 def carry_out(entry: Entry, options: Reproduce, shared: Path) -> Outcome:
     """Run what is not done; rows that cannot run, or fail, are told and kept with their reason."""
-    blank = shared / "data" / "none"
-    plans = [plan(entry, row, options, blank) for row in entry.rows]
-    count = number(entry.data, options)
-    if entry.data and any(one.lacks is None for one in plans):
-        where = prepare(entry.data, options, shared / "data")
-        plans = [plan(entry, row, options, where) for row in entry.rows]
-    outcome = Outcome(entry, plans, shared / "runs", count)
+    plans = planned(entry, options, shared)
+    outcome = Outcome(entry, plans, shared / "runs", number(entry.data, options))
     for one in plans:
         if one.lacks:
             outcome.reasons[one.label] = f"{one.label} {one.lacks}"
             print(f"skipped: {outcome.reasons[one.label]}", flush=True)
             continue
-        survives(one.label, outcome.failures, partial(start, one, outcome.runs), several=True)
-        if one.label in outcome.failures:
-            outcome.reasons[one.label] = f"{one.label} failed: {outcome.failures[one.label]}"
-            print(f"failed: {one.label}: {outcome.failures[one.label]}", file=sys.stderr, flush=True)
+        if why := attempt(one, outcome.runs):
+            outcome.failures[one.label] = why
+            outcome.reasons[one.label] = f"{one.label} failed: {why}"
     return outcome
+
+
+def planned(entry: Entry, options: Reproduce, shared: Path) -> list[Plan]:
+    """The runs of an experiment, on data that are written if any of them can run."""
+    plans = [plan(entry, row, options, shared / "data" / "none") for row in entry.rows]
+    if not entry.data or all(one.lacks for one in plans):
+        return plans
+    where = prepare(entry.data, options, shared / "data")
+    return [plan(entry, row, options, where) for row in entry.rows]
+
+
+def attempt(one: Plan, runs: Path) -> str | None:
+    """Run a row; an error is told, and returned as a sentence."""
+    failures: dict[str, str] = {}
+    survives(one.label, failures, partial(start, one, runs), several=True)
+    for why in failures.values():
+        print(f"failed: {one.label}: {why}", file=sys.stderr, flush=True)
+    return failures.get(one.label)
 
 
 def start(one: Plan, runs: Path) -> None:

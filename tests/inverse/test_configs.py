@@ -71,7 +71,22 @@ def test_phase_retrieval_has_no_x(image: str):
 @pytest.mark.parametrize("stem", [stem for stem in CONFIGS if not stem.startswith("ablation")])
 def test_every_file_is_found_by_its_task(stem: str, image: str):
     settings = read_yaml(CONFIGS[stem])
-    assert packaged(settings["task"], settings.get("method", "rlsd"), settings["prior"]) == f"{stem}.yaml"
+    preset = settings["steps"] if stem.endswith(f"_{settings['steps']}") else None
+    assert packaged(settings["task"], settings.get("method", "rlsd"), settings["prior"], preset) == f"{stem}.yaml"
+
+
+def test_presets(image: str):
+    for task in ("inpaint_half_face", "sr4"):
+        for steps in (50, 100, 200, 1000):
+            options, name = parse(["--task", task, "--preset", str(steps), image])
+            assert (options.steps, options.x_step, name) == (steps, "exact", f"{task}_heads_{steps}.yaml")
+    assert parse(["--task", "sr2", "--preset", "50", image])[1] == "sr4_heads_50.yaml"
+    with pytest.raises(
+        ValueError, match="no preset of 60 steps for sr4 by rlsd with heads: there are 50, 100, 200, 1000"
+    ):
+        parse(["--task", "sr4", "--preset", "60", image])
+    with pytest.raises(ValueError, match="no preset of 50 steps for hdr by rlsd with heads: there is none"):
+        parse(["--task", "hdr", "--preset", "50", image])
 
 
 def test_half_face_by_task_and_prior_alone(image: str):

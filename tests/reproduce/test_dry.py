@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 import pytest
+import torch
 
+import rsd
 from rsd.cli import main
+from rsd.priors import load_prior
+from rsd.tasks.inverse.operators import make_operator
 from rsd.tasks.reproduce import models
-from rsd.tasks.reproduce.dry import look_ahead
+from rsd.tasks.reproduce.dry import CALLS, RLSD, look_ahead
 from rsd.tasks.reproduce.entries import ENTRIES
-from rsd.tasks.reproduce.options import IF, SD, Reproduce
+from rsd.tasks.reproduce.options import FFHQ, IF, SD, Reproduce
+from rsd.tasks.reproduce.rows import on_pixels
 
 GIB = 2**30
 OPTIONS = Reproduce(name="all", scale="paper", dry_run=True)
@@ -22,10 +27,17 @@ def test_every_entry_at_the_paper_s_scale(entry):
         assert one.plan.lacks is None
         if entry.command == "toy":
             continue
-        assert one.plan.prior in (SD, IF, "FFHQ-256")
+        assert one.plan.prior in (SD, IF, FFHQ)
         assert one.runs in (1, 2, 75, 100) and 10 <= one.steps <= 10_000 and 2 <= one.particles <= 20
         assert 0.2 * GIB < one.memory < 78 * GIB  # an A100's
         assert 0 < one.flops < 50 * 3600 * 32e12  # and 50 of its hours
+
+
+@pytest.mark.parametrize("entry", ENTRIES, ids=lambda entry: entry.name)
+def test_every_entry_at_the_built_in_scale(entry, heads_pixels):
+    for one in look_ahead(entry, Reproduce(name="all", dry_run=True, number=1)):
+        assert one.plan.lacks is None
+        assert entry.command == "toy" or (one.runs == 1 and one.flops > 0)
 
 
 def test_flops_are_the_published_ones():
@@ -46,12 +58,39 @@ def test_the_paper_s_own_time_is_met():
     assert 5 < minutes < 8.8
 
 
+def test_calls_are_those_that_a_run_counts(tiny_folder, heads_pixels):
+    """A step of each method on tiny priors, against the table that hours are reckoned with."""
+    for method, calls in {**CALLS, "fps-smc": {"unet_forward": 3}, "nonrepuls": RLSD}.items():
+        prior = load_prior("heads-pixels" if on_pixels(method) else str(tiny_folder("epsilon")))
+        f = make_operator("sr2", size=prior.image_size)
+        y = torch.zeros(1, 3, prior.image_size // 2, prior.image_size // 2)
+        counted = []
+        for steps in (2, 3):
+            prior.calls.clear()
+            hyper = ("M=3",) if method == "fps-smc" else ()
+            rsd.restore(y, f, prior=prior, features="pixels", method=method, particles=1, steps=steps, hyper=hyper)
+            counted.append(prior.calls.copy())
+        one = {name: counted[1][name] - counted[0][name] for name in counted[1]}
+        told = {name: times for name, times in calls.items() if name != "encoder_forward"}
+        assert {name: n for name, n in one.items() if n and name != "encoder_forward"} == told, method
+
+
 def test_what_the_user_has_is_taken(tmp_path, capsys):
     (tmp_path / "coco.txt").write_text("one\ntwo\n", encoding="utf-8")
     flags = ["--scale", "paper", "--dry-run", "--number", "7", "--coco", str(tmp_path / "coco.txt"), "--steps", "3"]
     assert main(["reproduce", "fig31", *flags]) == 0
     told = capsys.readouterr().out
     assert "VSD, gamma 40: 7 x 4 particles x 3 steps" in told and "hours of an A100" in told
+
+
+def test_the_user_s_pixel_prior_is_read_from_its_folder(tmp_path):
+    from diffusers import UNet2DModel
+
+    small = {"down_block_types": ("DownBlock2D", "AttnDownBlock2D"), "up_block_types": ("AttnUpBlock2D", "UpBlock2D")}
+    UNet2DModel(sample_size=64, block_out_channels=(32, 64), **small).save_config(tmp_path / "unet")
+    prior = models.prior_of(str(tmp_path), "float16")
+    assert prior.image_size == 64 and prior.device.type == "meta"
+    assert models.flops(str(tmp_path), "float16")["unet_forward"] < models.flops(FFHQ, "float16")["unet_forward"]
 
 
 def test_the_built_in_scale_too(capsys):

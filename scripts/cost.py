@@ -1,0 +1,136 @@
+"""What a step costs at Stable Diffusion's size: FLOPs and bytes of its networks, by a run without numbers.
+
+    python -m scripts.cost                 # 512 px, one particle; a few seconds, no weights
+    python -m scripts.cost --tflops 156 --px 768
+
+A multiplication and an addition are two FLOPs. ``made``: bytes of all tensors that the pass makes, written once and
+read once or more: what a device moves at least. ``kept``: bytes of the graph between forward and backward pass.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import tyro
+from torch.utils.flop_counter import FlopCounterMode
+
+from rsd.dryrun import Bytes
+from rsd.priors import load_prior
+from rsd.priors.latent import LatentPrior
+from rsd.tiny import TinyDecoder
+from scripts.full_size import dino, stable_diffusion
+
+
+@dataclass
+class Cost:
+    """Count."""
+
+    px: int = 512
+    tflops: float = 0.0
+    """FLOPs a second, in 10^12, that a device reaches: tells the floor of a step."""
+
+
+class Made(Bytes):
+    """Also the bytes of all tensors together, ``all``."""
+
+    all = 0
+
+    def _add(self, storage: torch.UntypedStorage) -> None:
+        self.all += storage.nbytes()
+        super()._add(storage)
+
+
+@dataclass(frozen=True)
+class Pass:
+    """A network's cost for one particle, float32: FLOPs and bytes forward, and backward to its input alone."""
+
+    name: str
+    weights: int
+    forward: int
+    backward: int
+    made: int
+    kept: int
+
+
+def counted(name: str, network: Callable[[torch.Tensor], torch.Tensor], x: torch.Tensor, weights: int) -> Pass:
+    """Of ``network`` at x, both on the device "meta"."""
+    x = x.requires_grad_() * 1  # no leaf: the counter does not take one
+    with Made() as made, FlopCounterMode(display=False) as flops:
+        out = network(x)
+        forward, kept = flops.get_total_flops(), made.now
+        torch.autograd.grad(out, x, torch.empty_like(out))
+        return Pass(name, weights, forward, flops.get_total_flops() - forward, made.all, kept)
+
+
+def size(module: torch.nn.Module) -> int:
+    return sum(p.numel() * p.element_size() for p in module.parameters())
+
+
+def table(px: int) -> list[Pass]:
+    """The networks of a step."""
+    from diffusers import AutoencoderTiny
+
+    from rsd.features import ViT
+
+    with torch.device("meta"):
+        vit, taesd = ViT(dino()), AutoencoderTiny()
+    tokenizer = load_prior("heads").tokenizer  # type: ignore[attr-defined]
+    prior = LatentPrior(stable_diffusion(tokenizer, device="meta", size=px), device="meta")
+    text: Any = torch.empty(1, 77, prior.unet.config.cross_attention_dim, device="meta")
+
+    def z() -> torch.Tensor:
+        return torch.empty(1, *prior.latent_shape, device="meta")
+
+    def x(side: int) -> torch.Tensor:
+        return torch.empty(1, 3, side, side, device="meta")
+
+    def unet(latents: torch.Tensor) -> torch.Tensor:
+        return prior.unet(latents, 500, encoder_hidden_states=text).sample
+
+    return [
+        counted("UNet", unet, z(), size(prior.unet)),
+        counted("decoder", prior.decode, z(), size(prior.vae.decoder)),
+        counted(f"DINO ViT-S/16, {px} px", vit, x(px), size(vit)),
+        counted("DINO ViT-S/16, 224 px", vit, x(224), size(vit)),
+        counted("TAESD's decoder", TinyDecoder(taesd, prior.calls), z(), size(taesd.decoder)),
+    ]
+
+
+def steps(passes: list[Pass]) -> dict[str, int]:
+    """FLOPs of a step for each particle, by what it does."""
+    unet, decoder, features, small, tiny = passes
+    z_step, force = decoder.forward + decoder.backward, decoder.forward + decoder.backward
+    force += features.forward + features.backward
+    return {
+        "no repulsion": unet.forward + z_step,
+        "repulsion, fast": unet.forward + z_step + force,
+        "repulsion, flat": unet.forward + z_step + force + decoder.forward + features.forward,
+        "repulsion, cheap": unet.forward + z_step + sum(p.forward + p.backward for p in (small, tiny)),
+        "Algorithm 1 as printed, no repulsion": unet.forward + z_step + decoder.forward,
+        "Algorithm 1 as printed": unet.forward + z_step + force + decoder.forward,
+    }
+
+
+def main() -> None:
+    """Print both tables."""
+    o = tyro.cli(Cost, prog="python -m scripts.cost")
+    passes = table(o.px)
+    print("| network | weights [MB] | forward [GFLOP] | backward [GFLOP] | made [GB] | kept [GiB] |")
+    print("|---|---|---|---|---|---|")
+    for p in passes:
+        flops = f"{p.forward / 1e9:.0f} | {p.backward / 1e9:.0f}"
+        print(f"| {p.name} | {p.weights / 1e6:.0f} | {flops} | {p.made / 1e9:.1f} | {p.kept / 2**30:.2f} |")
+    costs = steps(passes)
+    floor = f" floor at {o.tflops:g} TFLOP/s [s] |" if o.tflops else ""
+    print(f"\n| step, a particle | TFLOP | of Algorithm 1 |{floor}\n|---|---|---|{'---|' if floor else ''}")
+    for name, total in costs.items():
+        of = costs["Algorithm 1 as printed" + (", no repulsion" if "no repulsion" in name else "")]
+        seconds = f" {total / o.tflops / 1e12:.3g} |" if o.tflops else ""
+        print(f"| {name} | {total / 1e12:.2f} | {total / of:.2f} |{seconds}")
+
+
+if __name__ == "__main__":
+    main()

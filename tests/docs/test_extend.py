@@ -1,0 +1,90 @@
+"""The code of docs/extend.md, run as it stands there."""
+
+from __future__ import annotations
+
+import re
+import sys
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+import torch
+
+import rsd
+from rsd.tasks.inverse import methods
+from rsd.tasks.inverse.base import measure
+from rsd.tasks.inverse.operators import make_operator
+
+PAGE = Path(__file__).parents[2] / "docs" / "extend.md"
+BLOCKS = re.findall(r"```python\n(.*?)```", PAGE.read_text(encoding="utf-8"), re.S)
+PRIOR, FUNCTION, OPERATOR, FEATURES, METHOD, TABLE = BLOCKS
+
+
+def run(block: str, name: str) -> ModuleType:
+    """A block of the page as a module."""
+    module = ModuleType(name)
+    sys.modules[name] = module  # dataclasses look their module up
+    exec(compile(block, str(PAGE), "exec"), module.__dict__)
+    return module
+
+
+@pytest.fixture
+def prior():
+    return run(PRIOR, "page_prior").Dim()
+
+
+def test_each_is_about_twenty_lines():
+    assert all(sum(bool(line.strip()) for line in block.splitlines()) <= 30 for block in BLOCKS)
+
+
+def test_the_prior_is_exact(prior):
+    """It answers the noise of what it knows: at z_t = alpha mean, none."""
+    alpha = prior.schedule.alpha(500)
+    assert prior.epsilon(torch.full((2, 3, 16, 16), alpha * -0.5), 500).abs().max() < 1e-6
+    f = make_operator("inpaint_half_face", size=16)
+    x = torch.full((1, 3, 16, 16), -0.5) + 0.1 * torch.randn(1, 3, 16, 16, generator=torch.Generator().manual_seed(0))
+    settings = dict(features="pixels", particles=2, steps=50, gamma=0.0)
+    answers = rsd.restore(measure(f, x, 0.001, seed=0), f, prior=prior, **settings).images
+    hidden = ~f.observed.expand_as(answers)
+    assert (answers - x)[~hidden].abs().mean() < 0.05
+    assert answers[hidden].mean() == pytest.approx(-0.5, abs=0.1)
+
+
+def test_the_operators(prior, tmp_path, monkeypatch):
+    (tmp_path / "page_operators.py").write_text(FUNCTION, encoding="utf-8")
+    monkeypatch.chdir(tmp_path)
+    x = torch.randn(1, 3, 16, 16)
+    y = x[..., ::2, :]
+    answers = rsd.restore(y, "page_operators:every_other_row", prior=prior, features="pixels", steps=5, particles=2)
+    assert answers.images.shape == (2, 3, 16, 16)
+    grey = run(OPERATOR, "page_operator").Grey()
+    assert grey(x).shape == (1, 1, 16, 16) and grey.linear
+    v = torch.randn(1, 1, 16, 16)
+    assert float((grey(x) * v).sum()) == pytest.approx(float((x * grey.adjoint(v, x)).sum()), rel=1e-4)
+
+
+def test_the_features_keep_answers_apart(prior):
+    colours = run(FEATURES, "page_features").colours
+    assert colours(torch.zeros(2, 3, 16, 16)).shape == (2, 48)
+    f = make_operator("inpaint_half_face", size=16)
+    y = f(torch.full((1, 3, 16, 16), -0.5))
+    apart = []
+    for gamma in (0.0, 100.0):
+        a, b = rsd.restore(y, f, prior=prior, features=colours, particles=2, steps=50, gamma=gamma).images
+        apart.append(float((colours(a[None]) - colours(b[None])).norm()))
+    assert apart[1] > 1.2 * apart[0]
+
+
+def test_the_method_runs_from_its_table(prior, monkeypatch):
+    monkeypatch.setitem(sys.modules, "rsd.tasks.inverse.projection", run(METHOD, "page_method"))
+    monkeypatch.setattr(methods, "FIELD", methods.FIELD)
+    try:
+        run(TABLE, "page_table")
+        f = make_operator("inpaint_half_face", size=16)
+        x = torch.full((1, 3, 16, 16), 0.3)
+        settings = dict(features="pixels", particles=2, steps=20, hyper=("eta=0.5",))
+        answers = rsd.restore(f(x), f, prior=prior, method="projection", **settings).images
+        assert (answers - x)[f.observed.expand_as(answers)].abs().max() < 1e-4
+        assert answers.isfinite().all()
+    finally:
+        methods.FIELD.pop("projection", None)

@@ -1,0 +1,179 @@
+"""Experiments run by their commands, in small: what they leave, and that they go on where they stopped."""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+import subprocess
+
+import pytest
+import torch
+
+from rsd import metrics
+from rsd.cli import main
+from rsd.media import read_image
+from rsd.tasks.reproduce import run as module
+from rsd.tasks.reproduce.entry import Claim, Entry, Row
+from rsd.tasks.reproduce.options import Reproduce
+from rsd.tasks.reproduce.run import reproduce
+
+SMALL = Reproduce(name="small", steps=2, number=2, device="cpu")
+HALF = "--task inpaint_half_face -n 2 --method"
+RESTORED = Entry(
+    "small", "Table 0", "Less <is> more.",
+    (
+        Row("one", f"{HALF} nonrepuls"), Row("pixels", f"{HALF} dps"), Row("none", f"{HALF} nonsense"),
+        Row("broken", f"{HALF} rlsd --gamma nan"),
+    ),
+    (
+        Claim("better than nothing", "psnr_small", (-50.0, "one")), Claim("never", "psnr", ("one", -50.0)),
+        Claim("not here", "psnr", ("none", "one")), Claim("nor here", "psnr", ("broken", "one")),
+    ),
+    figures=("psnr_small", "psnr", "psnr_best", "sharpness", "div"), plot=("div", "psnr"),
+)  # fmt: skip
+DRAWN = Entry(
+    "drawn", "Fig. 0", "Drawn.", (Row("ancestral", "--method ancestral -n 2"),),
+    (Claim("something", "div", ("ancestral", 2.0)),),
+    command="text-to-image", data="captions", figures=("div", "agreement"),
+)  # fmt: skip
+SCENES = Entry(
+    "scenes", "Figs 0", "Scenes.",
+    (Row("scenes", "-n 2 --turntable 3 --mesh-resolution 8 --samples 4 --grid 4 --gamma 1"),),
+    (Claim("something", "div", ("scenes", 2.0)),), command="text-to-3d", data="sundae", figures=("div",),
+)  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def restored(tmp_path_factory):
+    """An experiment on restorations, run once; read only. Without a prior of pixels."""
+    out = tmp_path_factory.mktemp("restored")
+    with pytest.MonkeyPatch.context() as patch:
+        from rsd import hub
+
+        folder = tmp_path_factory.mktemp("weights")
+        for part in hub.BUILT_IN.iterdir():
+            if part.name != "pixel":
+                (folder / part.name).symlink_to(part)
+        patch.setattr(hub, "BUILT_IN", folder)
+        return reproduce(RESTORED, SMALL, out, out), out
+
+
+def test_claims_json_is_what_the_contract_says(restored):
+    outcome, out = restored
+    claims = json.loads((out / "claims.json").read_text())
+    assert [claim["held"] for claim in claims] == [True, False, None, None]
+    assert {"claim", "held", "measured"} <= set(claims[0])
+    assert claims[2]["reason"] == "none needs the method nonsense, which this version does not have"
+    assert "gamma is nan" in claims[3]["reason"]
+    assert set(outcome.failures) == {"broken"} and "heads-pixels" in outcome.reasons["pixels"]
+
+
+def test_figures_are_those_of_the_pictures(restored):
+    _, out = restored
+    figures = json.loads((out / "figures.json").read_text())["one"]["items"]
+    assert set(figures) == {"head-0000.png", "head-0001.png"}
+    (run,) = (out / "runs").iterdir()
+    answers = torch.cat([read_image(p) for p in sorted((run / "head-0001.png" / "particles").glob("*.png"))])
+    truth = read_image(out / "data" / "faces" / "head-0001.png")
+    halved = [torch.nn.functional.avg_pool2d(x, 2) for x in (answers, truth)]
+    assert figures["head-0001.png"]["psnr_small"] == pytest.approx(float(metrics.psnr(*halved).mean()), abs=1e-4)
+    told = json.loads((run / "head-0001.png" / "metrics.json").read_text())
+    assert figures["head-0001.png"]["psnr_best"] == told["psnr"]["best"]
+
+
+def test_a_report_is_one_file(restored):
+    _, out = restored
+    page = (out / "report.html").read_text(encoding="utf-8")
+    assert "Less &lt;is&gt; more." in page and "✓ held" in page and "✗ did not hold" in page and "not measured" in page
+    sources = re.findall(r'(?:src|href)="([^"]*)"', page)
+    assert len(sources) == 6  # two strips, before and after, the spread, the film
+    assert all(source.startswith("data:image/webp;base64,") for source in sources)
+    assert "url(" not in page and "@import" not in page and "<script" not in page
+    assert "rsd restore" in page and "torch 2" in page and "seed 0" in page
+
+
+def test_what_is_done_is_not_done_again(restored, capsys):
+    _, out = restored
+    before = {path: path.stat().st_mtime_ns for path in (out / "runs").rglob("*.png")}
+    reproduce(RESTORED, SMALL, out, out / "again")
+    assert "one: already done in" in capsys.readouterr().out
+    assert {path: path.stat().st_mtime_ns for path in (out / "runs").rglob("*.png")} == before
+    assert (out / "again" / "claims.json").read_text() == (out / "claims.json").read_text()
+
+
+@pytest.mark.parametrize("entry", [DRAWN, SCENES], ids=lambda entry: entry.name)
+def test_text_to_image_and_3d(entry, heads_pixels, tmp_path):
+    outcome = reproduce(entry, SMALL, tmp_path, tmp_path)
+    assert outcome.failures == {} and outcome.claims[0]["held"] is True
+    page = (tmp_path / "report.html").read_text(encoding="utf-8")
+    assert page.count("data:image/webp") == (3 if entry is DRAWN else 4)  # strips, a film; for scenes two turntables
+
+
+def test_an_experiment_from_the_command_line(tmp_path, capsys):
+    out = str(tmp_path / "toy")
+    assert main(["reproduce", "fig30", "--steps", "2", "--out", out]) == 0
+    assert {"claims.json", "report.html", "figures.json", "config.yaml"} <= {
+        p.name for p in (tmp_path / "toy").iterdir()
+    }
+    assert main(["reproduce", "fig30", "--steps", "2", "--out", out]) == 2
+    assert "go on with --resume" in capsys.readouterr().err
+    assert main(["reproduce", "fig30", "--steps", "3", "--out", out, "--resume"]) == 2
+    assert "steps 2 is now 3" in capsys.readouterr().err
+    assert main(["reproduce", "fig30", "--steps", "2", "--out", out, "--resume"]) == 0
+    assert "already done" in capsys.readouterr().out
+
+
+def test_all_of_them(tmp_path, monkeypatch):
+    monkeypatch.setattr(module, "ENTRIES", (RESTORED, DRAWN))
+    one = ["--steps", "2", "--number", "1", "--out", str(tmp_path / "all"), "--device", "cpu"]
+    assert main(["reproduce", "all", *one]) == 1  # one row is broken
+    summary = json.loads((tmp_path / "all" / "summary.json").read_text())
+    assert [row["name"] for row in summary["experiments"]] == ["small", "drawn"]
+    assert summary["experiments"][0]["not_held"] == 1
+    page = (tmp_path / "all" / "report.html").read_text(encoding="utf-8")
+    assert 'href="drawn/report.html"' in page and "not looked at yet" in page
+    assert (tmp_path / "all" / "drawn" / "claims.json").exists()
+
+
+def test_shards_share_the_runs(tmp_path, monkeypatch, capsys):
+    again = Entry("again", "Fig. 0", "Again.", DRAWN.rows, DRAWN.claims, DRAWN.command, DRAWN.data)
+    toys = Entry("toys", "Fig. 0", "Toys.", (Row("a", "--gammas 0"), Row("b", "--gammas 1")), (), "toy", "", ())
+    monkeypatch.setattr(module, "ENTRIES", (DRAWN, again, toys))
+    base = ["reproduce", "all", "--steps", "2", "--number", "1", "--out", str(tmp_path / "all"), "--device", "cpu"]
+    assert main([*base, "--shard", "1/2"]) == 0
+    assert "shard 1/2: 1 of 3 runs done, 0 failed" in capsys.readouterr().out
+    assert len(list((tmp_path / "all" / "runs").iterdir())) == 1
+    assert main([*base, "--shard", "0/2"]) == 0
+    assert not (tmp_path / "all" / "report.html").exists()
+    capsys.readouterr()
+    assert main([*base, "--resume"]) == 0
+    assert capsys.readouterr().out.count("already done") == 4
+    assert (tmp_path / "all" / "report.html").exists()
+    assert main([*base, "--shard", "2/2"]) == 2
+
+
+LOOK = """<script>onload = () => {
+  const broken = [...document.images].filter(image => !image.naturalWidth).length;
+  const fetched = performance.getEntriesByType("resource").filter(e => !e.name.startsWith("data:")).length;
+  const range = document.querySelector("input[type=range]");
+  range.value = 10;
+  range.dispatchEvent(new Event("input"));
+  const at = getComputedStyle(range.parentNode.querySelector(".before")).clipPath;
+  document.title = `${document.images.length} images, ${broken} broken, ${fetched} fetched, ${at}, ` +
+    `${document.documentElement.scrollWidth <= innerWidth ? "fits" : "too wide"}`;
+}</script>"""
+"""What a browser finds, told in the page's title."""
+
+
+def test_a_browser_shows_the_report(restored, tmp_path):
+    browser = shutil.which("chromium") or shutil.which("google-chrome")
+    if not browser:
+        pytest.skip("there is no chromium here")
+    _, out = restored
+    page = tmp_path / "report.html"
+    page.write_text((out / "report.html").read_text(encoding="utf-8") + LOOK, encoding="utf-8")
+    flags = ["--headless", "--no-sandbox", "--disable-gpu", f"--user-data-dir={tmp_path / 'profile'}", "--dump-dom"]
+    found = subprocess.run([browser, *flags, page.as_uri()], capture_output=True, text=True, timeout=120).stdout
+    (title,) = re.findall("<title>(.*?)</title>", found)
+    assert title == "6 images, 0 broken, 0 fetched, inset(0px 90% 0px 0px), fits"

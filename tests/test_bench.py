@@ -1,0 +1,65 @@
+"""The benchmarks: what ours is compared with is Algorithm 1, and what is counted is right."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+import torch
+from torch import nn
+
+from rsd.tasks.inverse.solve import Decoded, Run
+from scripts.bench import plain, timing
+from scripts.cost import Pass, counted, steps
+from tests.inverse.test_rlsd import BASE, SIZE, Toy, problem
+
+WEIGHT = torch.randn(3 * SIZE * SIZE, 6, generator=torch.Generator().manual_seed(1), dtype=torch.float64) / 10
+
+
+def features(x):
+    return torch.tanh(x.flatten(1) @ WEIGHT)
+
+
+@pytest.mark.parametrize("memory", ["fast", "flat"])
+@pytest.mark.parametrize("gamma", [0.0, 3.0])
+def test_ours_is_the_plain_algorithm(memory, gamma):
+    settings, prior, (operator, y) = replace(BASE, gamma=gamma, memory=memory), Toy(), problem()
+    run = Run(prior, operator, y, settings, embed=Decoded(prior, features))
+    taken = timing.alternating(
+        {
+            "plain": (printed := iter(list(plain.steps(prior, features, operator, y, settings, gamma)))),
+            "ours": run.steps(),
+        },
+        settings.steps - 1,
+        "cpu",
+    )
+    assert set(taken) == {"plain", "ours"} and min(taken.values()) >= 0
+    list(run.steps())
+    torch.testing.assert_close(run.finish(), next(printed), rtol=0, atol=1e-8)
+
+
+def test_time_inside_networks_is_part_of_the_whole():
+    prior, (operator, y) = Toy(), problem()
+    embed = Decoded(prior, features)
+    run = Run(prior, operator, y, replace(BASE, gamma=3.0), embed=embed)
+    inside, start = timing.Inside("cpu"), timing.clock("cpu")
+    with inside.watching(prior, embed):
+        list(run.steps())
+    assert 0 < inside.seconds < timing.clock("cpu") - start and not inside.began
+    assert "decode" not in vars(prior) and embed.features is features
+
+
+def test_counted_flops_and_bytes():
+    with torch.device("meta"):
+        net = nn.Sequential(nn.Linear(10, 100), nn.Tanh(), nn.Linear(100, 1000)).requires_grad_(False)
+    found = counted("net", net, torch.empty(7, 10, device="meta"), 0)
+    assert found.forward == found.backward == 2 * 7 * (10 * 100 + 100 * 1000)
+    assert found.kept == 4 * 7 * (100 + 1000)  # what tanh keeps, and the output
+
+
+def test_a_step_decodes_once_less_than_printed():
+    unet, decoder, vit, small, tiny = (Pass(str(k), 0, 10**k, 2 * 10**k, 0, 0) for k in (1, 3, 2, 0, 0))
+    found = steps([unet, decoder, vit, small, tiny])
+    assert found["no repulsion"] == 10 + 3000 and found["Algorithm 1 as printed, no repulsion"] == 10 + 4000
+    assert found["repulsion, fast"] == 10 + 6000 + 300 and found["Algorithm 1 as printed"] == 10 + 7000 + 300
+    assert found["repulsion, flat"] == 10 + 7000 + 400 and found["repulsion, cheap"] == 10 + 3000 + 6
