@@ -7,10 +7,13 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from rsd import media
 from rsd.citations import short
-from rsd.media import read_image
-from rsd.runs import RunFolder, write_bytes, write_json
+from rsd.media import fit_to, read_image
+from rsd.runs import CONFIG, write_bytes, write_json
+from rsd.settings import read_yaml
 from rsd.summary import mean, write_csv
 
 from .compare import Pair
@@ -105,15 +108,19 @@ def distance(pair: Pair) -> float | None:
 
 
 def grid(out: Path, rows: list[Row], most: int = 4) -> Any:
-    """For each task its first image: the measurement, the truth, then a row of answers for every method."""
-    cells, labels = [], []
+    """For each task its first image: a row a method, of the measurement, the truth and the answers."""
+    cells: list[Any] = []
+    labels: list[str] = []
+    columns = 2 + min(most, max(row["particles"] for row in rows))
     for task in dict.fromkeys(row["task"] for row in rows):
         mine = [row for row in rows if row["task"] == task]
-        first = mine[0]["image"]
-        for row in (row for row in mine if row["image"] == first):
-            folder = RunFolder(out / row["folder"], resume=True).path
-            pictures = [folder / "measurement.png", *sorted((folder / "particles").glob("*.png"))[:most]]
-            pictures += [pictures[-1]] * (most + 1 - len(pictures))
-            cells += [read_image(path) for path in pictures]
-            labels += [f"{task}: y", row["method"], *[""] * (most - 1)]
-    return media.grid(cells, labels=labels, columns=most + 1)
+        for row in (row for row in mine if row["image"] == mine[0]["image"]):
+            folder = out / row["folder"]
+            answers = [read_image(path) for path in sorted((folder / "particles").glob("*.png"))[: columns - 2]]
+            held = read_yaml(folder / CONFIG)
+            truth = fit_to(read_image(held["images"][0]), answers[0].shape[-1], held["fit"])[0]
+            pictures = [read_image(folder / "measurement.png"), truth, *answers]
+            pictures += [torch.ones_like(truth)] * (columns - len(pictures))
+            cells += pictures
+            labels += [task, "truth", row["method"], *[""] * (columns - 3)]
+    return media.grid(cells, labels=labels, columns=columns)

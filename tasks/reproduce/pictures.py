@@ -48,7 +48,7 @@ def card(plan: Plan, folder: Path) -> Card:
         return made
     runs = sorted(path.parent for path in folder.glob("*/metrics.json"))
     for run in runs[:PICTURES]:
-        made.strips.append((run.name, uri(strip(run))))
+        made.strips.append((config(run).get("prompt") or run.name, uri(strip(run))))
     if not runs:
         return made
     first = runs[0]
@@ -80,9 +80,14 @@ def before(run: Path, size: tuple[int, int]) -> Image.Image:
 
 def truth(run: Path, size: tuple[int, int]) -> Image.Image:
     """The clean picture of a restoration, fitted as it was."""
-    config = yaml.safe_load((run / "config.yaml").read_text(encoding="utf-8"))
-    fitted, _ = media.fit_to(media.read_image(config["images"][0]), size[0], config["fit"])
+    settings = config(run)
+    fitted, _ = media.fit_to(media.read_image(settings["images"][0]), size[0], settings["fit"])
     return Image.fromarray(media.to_uint8(fitted))
+
+
+def config(run: Path) -> dict[str, Any]:
+    """The settings of a run."""
+    return yaml.safe_load((run / "config.yaml").read_text(encoding="utf-8"))
 
 
 def sheet(pictures: list[Image.Image], columns: int, gap: int = 2) -> Image.Image:
@@ -136,7 +141,7 @@ def trade_off(rows: dict[str, Measured], across: str, up: str) -> str | None:
 NAMES: dict[str, str] = {
     "psnr": "PSNR [dB], mean over particles", "psnr_best": "PSNR [dB], best of N",
     "psnr_std": "PSNR [dB], spread over particles", "psnr_small": "PSNR [dB] at the pixel priors' size, mean",
-    "ssim": "SSIM, mean", "lpips": "LPIPS, mean (less is better)", "div": "Div (mean over pictures)",
+    "ssim": "SSIM, mean", "lpips": "LPIPS, mean (less is better)", "div": "Div",
     "coverage": "coverage (values of hidden attributes)", "agreement": "agreement (0-1)",
     "fid": "Frechet distance (less is better)",
     "residual": "residual [sigma_v], mean", "seconds": "seconds a picture",

@@ -42,9 +42,9 @@ def half_face(*names: str) -> tuple[Row, ...]:
 
 REPULSION = (
     Claim("Repulsion makes the answers more different", "div", ("NonRepuls-RLSD", "RLSD")),
-    Claim("... and costs some of the mean PSNR", "psnr", ("RLSD", "NonRepuls-RLSD")),
+    Claim("Repulsion costs some of the mean PSNR", "psnr", ("RLSD", "NonRepuls-RLSD")),
     Claim("Hybrid's answers are more different than without repulsion", "div", ("NonRepuls-RLSD", "Hybrid-RLSD")),
-    Claim("... and better than where all repel", "psnr", ("RLSD", "Hybrid-RLSD")),
+    Claim("Hybrid restores better than where all repel", "psnr", ("RLSD", "Hybrid-RLSD")),
 )
 
 TABLES = (
@@ -77,7 +77,7 @@ TABLES = (
         ),
         (
             Claim("Repulsion makes the answers more different", "div", ("Latent RED-diff", "NonAug-RLSD")),
-            Claim("... and its best answer is better", "psnr_best", ("Latent RED-diff", "NonAug-RLSD")),
+            Claim("The best of them is better than Latent RED-diff's", "psnr_best", ("Latent RED-diff", "NonAug-RLSD")),
             Claim("NonAug-RLSD restores better than augmented RLSD", "psnr", ("NonRepuls-RLSD", "NonAug-RLSD")),
             Claim("NonAug-RLSD restores better than Latent DPS", "psnr_best", ("Latent DPS", "NonAug-RLSD")),
         ),

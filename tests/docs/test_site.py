@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 
 import pytest
+import yaml
 
 pytest.importorskip("mkdocs", reason="pip install '.[docs]'")
 ROOT = Path(__file__).parents[2]
@@ -17,6 +18,8 @@ def test_the_site(tmp_path):
     command = [sys.executable, "-m", "mkdocs", "build", "--strict", "--quiet", "--site-dir", str(tmp_path / "site")]
     built = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
     assert built.returncode == 0, built.stdout + built.stderr
+    told = {page for entry in yaml.safe_load((ROOT / "mkdocs.yml").read_text())["nav"] for page in entry.values()}
+    assert told == {page.name for page in (ROOT / "docs").glob("*.md")}, "list every page under nav in mkdocs.yml"
     pages = list((tmp_path / "site").glob("*.html"))
     assert {"index.html", "method.html", "extend.html", "reproduction.html"} <= {page.name for page in pages}
     for page in pages:
