@@ -110,6 +110,22 @@ def frechet(a: torch.Tensor, b: torch.Tensor) -> float:
     return float((apart + a.square().sum() + b.square().sum() - 2 * overlap).clamp(min=0))
 
 
+def kernel_distance(a: torch.Tensor, b: torch.Tensor) -> float:
+    """Unbiased squared maximum mean discrepancy between features a [N, d] and b [M, d], N and M >= 2, under the kernel
+    (a^T b / d + 1)^3: with Inception's features KID (Binkowski et al. 2018). It may be below 0."""
+    assert len(a) > 1 and len(b) > 1, "the unbiased estimate needs two rows"
+
+    def kernel(x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
+        return (x @ y.T / x.shape[1] + 1) ** 3
+
+    def within(x: torch.Tensor) -> torch.Tensor:
+        k = kernel(x, x)
+        return (k.sum() - k.trace()) / (len(x) * (len(x) - 1))
+
+    a, b = a.double(), b.double()
+    return float(within(a) + within(b) - 2 * kernel(a, b).mean())
+
+
 def load_lpips(*, device: str | torch.device = "cpu") -> Compare:
     """LPIPS (Zhang et al. 2018, AlexNet) as a function of x [N, 3, H, W] and truth [1 or N, 3, H, W], both in [-1, 1]
     (x is clamped), to [N]; 32 px at least.

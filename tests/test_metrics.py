@@ -11,6 +11,14 @@ from rsd import metrics
 from rsd.heads.attributes import ATTRIBUTES
 
 
+def test_kernel_distance_is_the_double_sum():
+    a, b = torch.randn(3, 2, generator=torch.Generator().manual_seed(0)), torch.ones(2, 2)
+    k = lambda x, y: (float(x @ y) / 2 + 1) ** 3  # noqa: E731
+    within_a = sum(k(a[i], a[j]) for i in range(3) for j in range(3) if i != j) / 6
+    within_b, between = k(b[0], b[1]), sum(k(x, y) for x in a for y in b) / 6
+    assert metrics.kernel_distance(a, b) == pytest.approx(within_a + within_b - 2 * between, rel=1e-5)
+
+
 def test_psnr_of_a_constant_error():
     truth = torch.zeros(1, 3, 8, 8)
     x = torch.stack([truth[0] + 0.2, truth[0] - 0.02, truth[0]])  # 0.1, 0.01 and 0 in units of [0, 1]

@@ -49,12 +49,14 @@ def gaussian(d: int = 4, m: int = 2, *, sigma_v: float = 0.3, seed: int = 3) -> 
     return Exact(prior, Matrix(A), y, sigma_v, covariance @ A.T @ y[0] / sigma_v**2, covariance)
 
 
-def blind(*, apart: float = 2.0, spread: float = 0.3, sigma_v: float = 0.1) -> Exact:
-    """Two modes at (-apart, 0) and (apart, 0) of equal weight, and an operator that measures the second coordinate
-    only, y = 0: the posterior keeps both modes."""
+def blind(*, rare: float = 0.5, apart: float = 2.0, spread: float = 0.3, sigma_v: float = 0.1) -> Exact:
+    """Two modes at (-apart, 0) and (apart, 0), the second of weight ``rare``, and an operator that measures the second
+    coordinate only, y = 0: the posterior keeps both modes, with their weights."""
     means = torch.tensor([[-apart, 0.0], [apart, 0.0]], dtype=torch.float64)
-    prior = GaussianMixture(means, spread**2)
+    prior = GaussianMixture(means, spread**2, [1 - rare, rare])
     second = 1 / (1 / spread**2 + 1 / sigma_v**2)
-    covariance = torch.diag(torch.tensor([apart**2 + spread**2, second], dtype=torch.float64))
+    mean = torch.tensor([(2 * rare - 1) * apart, 0.0], dtype=torch.float64)
+    first = 4 * rare * (1 - rare) * apart**2 + spread**2
+    covariance = torch.diag(torch.tensor([first, second], dtype=torch.float64))
     A = torch.tensor([[0.0, 1.0]], dtype=torch.float64)
-    return Exact(prior, Matrix(A), torch.zeros(1, 1, dtype=torch.float64), sigma_v, means.mean(0), covariance)
+    return Exact(prior, Matrix(A), torch.zeros(1, 1, dtype=torch.float64), sigma_v, mean, covariance)

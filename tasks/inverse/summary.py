@@ -8,7 +8,7 @@ from typing import Any
 import torch
 
 from rsd.media import fit_to, read_image
-from rsd.metrics import frechet
+from rsd.metrics import frechet, kernel_distance
 from rsd.runs import RunFolder, write_json
 from rsd.summary import mean, one_network, particles, write_csv
 
@@ -70,4 +70,5 @@ def fid(
         answers.append(scorers.fid(images))
         truths.append(scorers.fid(fit_to(read_image(job.path), images.shape[-1], job.options.fit)[0]))
     a, b = torch.cat(answers), torch.cat(truths)
-    return {"value": frechet(a, b), "features": scorers.fid_name, "images": len(b), "particles": len(a)}, {}
+    found = {"value": frechet(a, b), "kid": kernel_distance(a, b), "features": scorers.fid_name}
+    return {**found, "images": len(b), "particles": len(a)}, {}

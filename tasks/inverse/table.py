@@ -30,6 +30,7 @@ SHOWN: dict[str, tuple[str, Callable[[float], str]]] = {
     "ssim_mean": ("SSIM", "{:.3f}".format),
     "lpips_mean": ("LPIPS", "{:.3f}".format),
     "fid": ("Frechet", "{:.3g}".format),
+    "kid": ("KID", "{:.3g}".format),
     "div": ("Div", "{:.4f}".format),
     "coverage": ("coverage", "{:.2f}".format),
     "agreement": ("agreement", "{:.2f}".format),
@@ -77,8 +78,8 @@ def markdown(lines: list[Row], pairs: Sequence[Pair], left_out: dict[str, str]) 
         for pair in (pair for pair in pairs if pair.task == task):
             mine = [line for line in lines if (line["task"], line["method"]) == (task, pair.method)]
             if mine:
-                means = {name: mean([line[name] for line in mine]) for name in SHOWN if name != "fid"}
-                table.append((pair, len(mine), {**means, "fid": distance(pair)}))
+                means = {name: mean([line[name] for line in mine]) for name in SHOWN if name not in ("fid", "kid")}
+                table.append((pair, len(mine), {**means, **distances(pair)}))
         if table:
             parts.append(_one(task, table, lines[0]["common_size"]))
     if left_out:
@@ -100,11 +101,11 @@ def _one(task: str, table: list[tuple[Pair, int, Row]], size: int) -> str:
     return "\n".join(lines)
 
 
-def distance(pair: Pair) -> float | None:
-    """The Frechet distance in a pair's summary.json, or None."""
+def distances(pair: Pair) -> dict[str, float | None]:
+    """The Frechet and kernel distances in a pair's summary.json, or None."""
     file = pair.folder / "summary.json"
-    held = json.loads(file.read_text(encoding="utf-8")) if file.exists() else {}
-    return (held.get("fid") or {}).get("value")
+    held = (json.loads(file.read_text(encoding="utf-8")) if file.exists() else {}).get("fid") or {}
+    return {"fid": held.get("value"), "kid": held.get("kid")}
 
 
 def grid(out: Path, rows: list[Row], most: int = 4) -> Any:

@@ -94,7 +94,9 @@ def test_the_distance_of_all_particles_to_all_images(restore, photos):
     answers = torch.cat([pictures(out / f"{k}.png") for k in range(2)]).flatten(1)
     truths = torch.cat([read_image(photos / f"{k}.png") for k in range(2)]).flatten(1)
     assert summary["fid"] == {
-        "value": pytest.approx(metrics.frechet(answers, truths)), "features": "pixels", "images": 2, "particles": 4,
+        "value": pytest.approx(metrics.frechet(answers, truths)),
+        "kid": pytest.approx(metrics.kernel_distance(answers, truths)),
+        "features": "pixels", "images": 2, "particles": 4,
     }  # fmt: skip
     assert summary["fid"]["value"] > 1 and summary["reasons"] == {}
     assert "lpips_mean" not in summary["images"][0]
