@@ -22,7 +22,7 @@ from .options import Restore
 
 MEASUREMENT, MANIFEST = ".safetensors", ".jsonl"
 IMAGES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff", MEASUREMENT)
-CHOOSING = ("task", "method")
+CHOOSING = ("task", "method", "preset")
 """Fields that choose the packaged settings."""
 FIELDS = (
     *CHOOSING, "particles", "steps", "seed", "gamma", "window", "interacting", "repel_every", "lambda", "rho", "lr_x",

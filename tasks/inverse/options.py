@@ -53,7 +53,7 @@ class Restore:
     steps: int = 100
     """L, steps of the algorithm."""
     preset: int | None = None
-    """Settings tuned for so many steps, 50, 100, 200 or 1000 (heads: half face, masks, super-resolution)."""
+    """Settings for so many steps, with the exact x-step: 50, 100, 200 or 1000 (heads: masks, super-resolution)."""
     seed: int = 0
     """Every random number follows from it."""
     gamma: float = 0.0

@@ -83,7 +83,9 @@ def run(options: Reproduce) -> int:
             seen[one.plan.key] = one
     rate, unit = RATES[options.scale]
     hours = sum(one.flops for one in seen.values()) / rate / 3600
-    print(f"{len(seen)} runs in all, {hours:.3g} {unit}, of network passes alone")
+    lacking = sum(one.plan.lacks is not None for one in seen.values())
+    cannot = f"; {lacking} more cannot run here" if lacking else ""
+    print(f"{len(seen) - lacking} runs in all, {hours:,.1f} {unit}, of network passes alone{cannot}")
     return 0
 
 

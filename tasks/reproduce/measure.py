@@ -106,7 +106,10 @@ def at_size(images: torch.Tensor, side: int) -> torch.Tensor:
 
 def sharpness(images: torch.Tensor, truth: torch.Tensor, hidden: torch.Tensor | None) -> float:
     """The mean size of the gradient of answers [N, 3, H, W] in units of the truth's [1, 3, H, W]; ``hidden``: where, a
-    mask [1, 1, H, W] (None: everywhere). Below 1 answers have less detail."""
+    mask [1, 1, H, W] (None: everywhere).
+
+    Below 1 answers have less detail. Noise counts as detail: a figure above 1 says nothing good.
+    """
 
     def detail(x: torch.Tensor) -> float:
         down, right = x[..., 1:, :-1] - x[..., :-1, :-1], x[..., :-1, 1:] - x[..., :-1, :-1]

@@ -145,7 +145,7 @@ NAMES: dict[str, str] = {
     "coverage": "coverage (values of hidden attributes)", "agreement": "agreement (0-1)",
     "fid": "Frechet distance (less is better)",
     "residual": "residual [sigma_v], mean", "seconds": "seconds a picture",
-    "sharpness": "detail, in units of the truth's",
+    "sharpness": "detail (mean gradient; noise counts too), the truth's is 1",
     "clip": "CLIP score", "aesthetic": "aesthetic score", "janus": "Janus (faces seen from behind)",
     "collapsed": "share of pairs in one mode", "misfit": "distance from the nearest mode",
 }  # fmt: skip

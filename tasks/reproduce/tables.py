@@ -140,7 +140,7 @@ TABLES = (
         "table11", "Table 11, Figs 9-11",
         "80% of the pixels are dropped at random, at 512 px: NonRepuls-RLSD restores more detail than PSLD.",
         methods("--task inpaint_random", *LATENT),
-        (*beats("psld", "latent-red-diff"), Claim("It is as sharp as PSLD", "sharpness", ("PSLD", "NonRepuls-RLSD"))),
+        (*beats("psld", "latent-red-diff"), Claim("It is sharper than PSLD", "sharpness", ("PSLD", "NonRepuls-RLSD"))),
         figures=("psnr", "psnr_best", "ssim", "lpips", "sharpness", "residual", "seconds"),
     ),
     Entry(

@@ -52,8 +52,10 @@ def test_a_line_has_its_task_s_packaged_settings_then_the_flags_then_its_own(pho
             "keep_known": True,
         },
         {"image": "c.png", "task": "phase_retrieval", "clean": True, "lambda": 0.5},
+        {"image": "c.png", "name": "d", "task": "sr4", "preset": 50, "repel_every": 2},
     )
-    a, b, again, c = jobs(file, "--particles", 2, "--gamma", 9)
+    a, b, again, c, d = jobs(file, "--particles", 2, "--gamma", 9)
+    assert (d.options.steps, d.options.x_step, d.options.repel_every, a.options.steps) == (50, "exact", 2, 100)
     assert [job.name for job in (a, b, again, c)] == ["a", "b", "b again", "c"]
     assert [job.title for job in (a, b, again, c)] == ["a.png", "b.png", "b again", "c.png"]
     assert all(job.options.particles == 2 for job in (a, b, again, c))
