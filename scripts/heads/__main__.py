@@ -16,7 +16,7 @@ from typing import Annotated, Any, Literal
 import numpy as np
 import torch
 import tyro
-from diffusers import AutoencoderKL, DDIMScheduler, DiffusionPipeline, IFPipeline, StableDiffusionPipeline
+from diffusers import AutoencoderKL, DiffusionPipeline, IFPipeline, StableDiffusionPipeline
 from transformers import ResNetForImageClassification, ViTModel
 
 import rsd.heads
@@ -183,7 +183,6 @@ def run_pixel_evaluation(o: Heads, count: int = 256) -> None:
     }
     reader = evaluate.ViewReader(judge, train["images"][:4000], views["train"][:4000])
     pipe = IFPipeline.from_pretrained(o.out / "pixel", dtype=torch.float32)
-    pipe.scheduler = DDIMScheduler.from_config(pipe.scheduler.config)
     pairs = evaluate.prompts(count, view="all")
     images = evaluate.sample(pipe, [text for text, _ in pairs], clean_caption=False)
     codes, seen = classifier.targets(held)

@@ -31,7 +31,7 @@ def prompts(count: int, split: str = "test", view: str = "any") -> list[tuple[st
 def sample(
     pipe: DiffusionPipeline, texts: list[str], guidance: float = 3.0, steps: int = 50, seed: int = 0, **options: Any
 ) -> np.ndarray:
-    """DDIM samples, uint8 [n, H, W, 3]; ``options`` as the pipeline takes them."""
+    """Samples by the pipeline's own scheduler, uint8 [n, H, W, 3]; ``options`` as the pipeline takes them."""
     pipe.set_progress_bar_config(disable=True)
     images = []
     for k in range(0, len(texts), 32):
