@@ -44,7 +44,7 @@ class TextTo3D:
     """The run folder; by default runs/text-to-3d/<name of the prompt>."""
     method: str = "sds"
     """sds, or vsd (against a score learned along the way)."""
-    prior: str = "heads"
+    prior: str = "heads-pixels"
     """A built-in name, a hub id or a local folder."""
     revision: str | None = None
     """Revision of a hub model."""

@@ -91,7 +91,7 @@ def test_restore(heads_pixels, tmp_path, capsys):
     (face,) = (tmp_path / "faces").glob("*.png")
     flags = [str(face), "--clean", "--task", "inpaint_half_face", "--steps", "2"]
     told, metrics, _ = run("restore", flags, tmp_path, capsys)
-    assert "settings: inpaint_half_face_heads.yaml" in told.out and metrics["coverage"]
+    assert "settings: inpaint_half_face_heads_pixels.yaml" in told.out and metrics["coverage"]
 
 
 @pytest.mark.skipif(not (BUILT_IN / "features/config.json").is_file(), reason="built-in features not trained")

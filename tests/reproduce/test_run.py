@@ -10,7 +10,7 @@ import subprocess
 import pytest
 import torch
 
-from rsd import metrics
+from rsd import hub, metrics
 from rsd.cli import main
 from rsd.media import read_image
 from rsd.tasks.reproduce import run as module
@@ -45,17 +45,21 @@ SCENES = Entry(
 
 
 @pytest.fixture(scope="module")
-def restored(tmp_path_factory):
+def without_pixels(tmp_path_factory):
+    """The built-in models, but for the prior of pixels."""
+    folder = tmp_path_factory.mktemp("weights")
+    for part in hub.BUILT_IN.iterdir():
+        if part.name != "pixel":
+            (folder / part.name).symlink_to(part)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def restored(without_pixels, tmp_path_factory):
     """An experiment on restorations, run once; read only. Without a prior of pixels."""
     out = tmp_path_factory.mktemp("restored")
     with pytest.MonkeyPatch.context() as patch:
-        from rsd import hub
-
-        folder = tmp_path_factory.mktemp("weights")
-        for part in hub.BUILT_IN.iterdir():
-            if part.name != "pixel":
-                (folder / part.name).symlink_to(part)
-        patch.setattr(hub, "BUILT_IN", folder)
+        patch.setattr(hub, "BUILT_IN", without_pixels)
         return reproduce(RESTORED, SMALL, out, out), out
 
 
@@ -93,7 +97,8 @@ def test_a_report_is_one_file(restored):
     assert "rsd restore" in page and "torch 2" in page and "seed 0" in page
 
 
-def test_what_is_done_is_not_done_again(restored, capsys):
+def test_what_is_done_is_not_done_again(restored, without_pixels, capsys, monkeypatch):
+    monkeypatch.setattr(hub, "BUILT_IN", without_pixels)
     _, out = restored
     before = {path: path.stat().st_mtime_ns for path in (out / "runs").rglob("*.png")}
     reproduce(RESTORED, SMALL, out, out / "again")
