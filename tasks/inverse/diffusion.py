@@ -139,3 +139,14 @@ def norm(x: torch.Tensor) -> torch.Tensor:
     """|x| of each row, [n], real also where x is complex; its gradient at 0 is 0."""
     square = x.abs().square().flatten(1).sum(1)
     return square.clamp_min(1e-30).sqrt()
+
+
+def guidance(move: Move) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
+    """DPS's pass through the network: the guess of z_0 and its eps, |y - f(D(guess))| [n], and its gradient in z_t."""
+    z = move.z.detach().requires_grad_()
+    with torch.enable_grad():
+        eps = move.epsilon(z)
+        clean = move.clean(z, eps)
+        distance = norm(move.given.misfit(clean))
+        (gradient,) = torch.autograd.grad(distance.sum(), z)
+    return clean.detach(), eps.detach(), distance.detach(), gradient

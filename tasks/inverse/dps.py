@@ -11,9 +11,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-import torch
-
-from .diffusion import Move, Moved, norm
+from .diffusion import Move, Moved, guidance
 
 
 @dataclass(frozen=True)
@@ -25,11 +23,5 @@ class DPS:
 
     def step(self, move: Move) -> Moved:
         """The ancestral step, then a step of the data term through the network."""
-        z = move.z.detach().requires_grad_()
-        with torch.enable_grad():
-            eps = move.epsilon(z)
-            clean = move.clean(z, eps)
-            distance = norm(move.given.misfit(clean))
-            (gradient,) = torch.autograd.grad(distance.sum(), z)
-        clean, eps = clean.detach(), eps.detach()
-        return Moved(move.ddim(clean, eps, self.eta) - self.zeta * gradient, clean, distance.detach())
+        clean, eps, distance, gradient = guidance(move)
+        return Moved(move.ddim(clean, eps, self.eta) - self.zeta * gradient, clean, distance)

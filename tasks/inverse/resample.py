@@ -17,7 +17,7 @@ from dataclasses import dataclass
 
 import torch
 
-from .diffusion import Move, Moved, norm
+from .diffusion import Move, Moved, guidance
 from .rlsd import data_loss
 
 
@@ -37,20 +37,14 @@ class ReSample:
 
     def step(self, move: Move) -> Moved:
         """One DDIM step, and where its turn comes a fit and a resampling."""
-        z = move.z.detach().requires_grad_()
-        with torch.enable_grad():
-            eps = move.epsilon(z)
-            clean = move.clean(z, eps)
-            distance = norm(move.given.misfit(clean))
-            (gradient,) = torch.autograd.grad(distance.sum(), z)
-        clean, eps = clean.detach(), eps.detach()
+        clean, eps, distance, gradient = guidance(move)
         z_s = move.ddim(clean, eps, self.eta) - self.zeta * move.now.alpha**2 * gradient
         last = move.step + 1 == move.steps
         third = 3 * move.step // move.steps
         if last or (third > 0 and (move.step + 1) % self.every == 0):
             fitted = self._in_pixels(move, clean) if third == 1 else self._in_latents(move, clean)
             z_s = fitted if last else self._resample(move, fitted, z_s)
-        return Moved(z_s, clean, distance.detach())
+        return Moved(z_s, clean, distance)
 
     def _in_latents(self, move: Move, clean: torch.Tensor) -> torch.Tensor:
         given = move.given
