@@ -77,6 +77,7 @@ def variants(o: Study) -> dict[str, list[str]]:
         pairs = {
             f"{t} {m}": ["--task", t, "--method", m, "--gamma", "0"] for t in tasks for m in ("rlsd", "latent-red-diff")
         }
+        pairs["inpaint_random latent-red-diff"] += ["--steps", "200"]  # as RLSD; the settings it takes have 100
         phase = ["--task", "phase_retrieval", "--method", "nonaug", "--window", "0.4", "1"]
         return {**pairs, "phase_retrieval nonaug": phase}
     rows = {"nonrepuls": ["--method", "nonrepuls"]}
