@@ -1,4 +1,4 @@
-"""How much memory a computation will take: it is run without numbers, and the bytes of its tensors are counted."""
+"""What a computation will cost: it is run without numbers, and its FLOPs and the bytes of its tensors are counted."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ import torch
 from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
+from torch.utils.flop_counter import FlopCounterMode
 
 T = TypeVar("T")
 
@@ -40,6 +41,21 @@ def _collect(thing: Any, memo: dict[int, Any], seen: set[int]) -> None:
         inside = thing.values() if isinstance(thing, dict) else thing if isinstance(thing, (list, tuple)) else ()
         for part in (*inside, *getattr(thing, "__dict__", {}).values()):
             _collect(part, memo, seen)
+
+
+def flops(network: Any, x: torch.Tensor) -> tuple[int, int]:
+    """FLOPs of ``network`` at x, and of the gradient in x alone; a multiplication and an addition are two."""
+    x = x.detach().requires_grad_() * 1  # no leaf: the counter does not take one
+    with FlopCounterMode(display=False) as count:
+        out = network(x)
+        forward = count.get_total_flops()
+        torch.autograd.grad(out, x, torch.empty_like(out))
+    return forward, count.get_total_flops() - forward
+
+
+def weight(module: nn.Module | None) -> int:
+    """Bytes of a network's parameters."""
+    return 0 if module is None else sum(p.numel() * p.element_size() for p in module.parameters())
 
 
 class Bytes(TorchDispatchMode):

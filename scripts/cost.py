@@ -15,9 +15,8 @@ from typing import Any
 
 import torch
 import tyro
-from torch.utils.flop_counter import FlopCounterMode
 
-from rsd.dryrun import Bytes
+from rsd.dryrun import Bytes, flops, weight
 from rsd.priors import load_prior
 from rsd.priors.latent import LatentPrior
 from rsd.tiny import TinyDecoder
@@ -57,16 +56,13 @@ class Pass:
 
 def counted(name: str, network: Callable[[torch.Tensor], torch.Tensor], x: torch.Tensor, weights: int) -> Pass:
     """Of ``network`` at x, both on the device "meta"."""
-    x = x.requires_grad_() * 1  # no leaf: the counter does not take one
-    with Made() as made, FlopCounterMode(display=False) as flops:
+    forward, backward = flops(network, x)
+    x = x.requires_grad_()
+    with Made() as made:
         out = network(x)
-        forward, kept = flops.get_total_flops(), made.now
+        kept = made.now
         torch.autograd.grad(out, x, torch.empty_like(out))
-        return Pass(name, weights, forward, flops.get_total_flops() - forward, made.all, kept)
-
-
-def size(module: torch.nn.Module) -> int:
-    return sum(p.numel() * p.element_size() for p in module.parameters())
+        return Pass(name, weights, forward, backward, made.all, kept)
 
 
 def table(px: int) -> list[Pass]:
@@ -91,11 +87,11 @@ def table(px: int) -> list[Pass]:
         return prior.unet(latents, 500, encoder_hidden_states=text).sample
 
     return [
-        counted("UNet", unet, z(), size(prior.unet)),
-        counted("decoder", prior.decode, z(), size(prior.vae.decoder)),
-        counted(f"DINO ViT-S/16, {px} px", vit, x(px), size(vit)),
-        counted("DINO ViT-S/16, 224 px", vit, x(224), size(vit)),
-        counted("TAESD's decoder", TinyDecoder(taesd, prior.calls), z(), size(taesd.decoder)),
+        counted("UNet", unet, z(), weight(prior.unet)),
+        counted("decoder", prior.decode, z(), weight(prior.vae.decoder)),
+        counted(f"DINO ViT-S/16, {px} px", vit, x(px), weight(vit)),
+        counted("DINO ViT-S/16, 224 px", vit, x(224), weight(vit)),
+        counted("TAESD's decoder", TinyDecoder(taesd, prior.calls), z(), weight(taesd.decoder)),
     ]
 
 

@@ -30,10 +30,11 @@ from .jobs import Job, are_several, list_jobs
 from .linear import check_exact
 from .methods import FIELD, check_fits
 from .networks import Scorers, check_metrics, features_name, interacts, lacking, load_scorers, why_not
-from .operators import Inpaint, Operator
+from .operators import Operator
 from .options import Restore
-from .problem import Problem, check_task, load, make, on
+from .problem import check_task, load, make, on
 from .report import compared, diversity, score
+from .results import headline, keep_known, write_results
 from .solve import Settings, alike
 from .summary import summarise
 
@@ -246,7 +247,7 @@ def restore_one(job: Job, networks: Networks, folder: RunFolder, ensemble: Ensem
     works = cited(options, latent=hasattr(prior, "vae"))
     session.finish(last, figures, seed=options.seed, model=options.prior, cited=works)
     if ensemble.main:
-        print(f"{job.title}: {_headline(figures)}; {folder.path}", flush=True)
+        print(f"{job.title}: {headline(figures)}; {folder.path}", flush=True)
 
 
 def tell_memory(memory: Memory, told: set[tuple[Any, ...]]) -> None:
@@ -272,45 +273,3 @@ def cited(options: Restore, *, latent: bool) -> list[str]:
     name = features_name(options) if interacts(options) else ""
     works = [*method, "latent-diffusion"] if latent else method
     return works + (["dino"] if name == "heads" or "dino" in name else [])
-
-
-def keep_known(options: Restore, problem: Problem) -> bool:
-    """Whether the known pixels are put back: as asked, else when restoring a measurement said to be exact."""
-    asked = options.keep_known
-    return isinstance(problem.operator, Inpaint) and (
-        asked if asked is not None else not options.clean and options.sigma_v == 0
-    )
-
-
-def write_results(images: torch.Tensor, problem: Problem, folder: RunFolder, options: Restore) -> None:
-    """particles/, measurement, grid and spread."""
-    about = {"seed": str(options.seed), "gamma": str(options.gamma), "method": options.method, "task": options.task}
-    about["prompt"] = options.prompt
-    for k, image in enumerate(images):
-        media.write_png(folder.path / "particles" / f"{k:02d}.png", image[None], text={**about, "particle": str(k)})
-    picture = problem.operator.picture(problem.y)
-    media.write_png(folder.path / "measurement.png", picture)
-    media.write_measurement(folder.path / "measurement.safetensors", problem.y, {"task": options.task})
-    media.save_png(folder.path / "spread.png", media.spread(images))
-    cells, labels = [picture], ["measurement"]
-    if problem.clean is not None:
-        cells, labels = [*cells, problem.clean], [*labels, "truth"]
-    cells += [image[None] for image in images]
-    labels += [f"particle {k}" for k in range(len(images))]
-    media.save_png(folder.path / "grid.png", media.grid(cells, labels=labels))
-
-
-def _headline(figures: dict[str, Any]) -> str:
-    parts = []
-    if figures["psnr"]:
-        mean, best = (figures["psnr"][part] for part in ("mean", "best"))
-        parts.append(f"PSNR mean {_number(mean)} dB, best {_number(best)} dB")
-    if figures["residual"]:
-        parts.append(f"residual {figures['residual']['mean']:.2f} sigma_v")
-    if figures["div"] is not None:
-        parts.append(f"Div {figures['div']:.3f}")
-    return ", ".join(parts) or "done"
-
-
-def _number(value: float | None) -> str:
-    return "infinite" if value is None else f"{value:.2f}"

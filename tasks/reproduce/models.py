@@ -11,7 +11,7 @@ import torch
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from rsd import architectures
+from rsd import architectures, dryrun
 from rsd.dryrun import ghost
 from rsd.features import ViT, load_features
 from rsd.hub import built_in_folder, quietly
@@ -127,9 +127,9 @@ def flops(name: str, dtype: str) -> dict[str, float]:
         return prior.epsilon(z, prior.schedule.T // 2, condition)
 
     z = latent(prior)
-    found = dict(zip(("unet_forward", "unet_backward"), both_ways(there, z), strict=True))
+    found: dict[str, float] = dict(zip(("unet_forward", "unet_backward"), dryrun.flops(there, z), strict=True))
     if hasattr(prior, "vae"):
-        found |= dict(zip(("decoder_forward", "decoder_backward"), both_ways(prior.decode, z), strict=True))
+        found |= dict(zip(("decoder_forward", "decoder_backward"), dryrun.flops(prior.decode, z), strict=True))
         with torch.no_grad(), FlopCounterMode(display=False) as count:
             prior.encode(picture(prior))
         found["encoder_forward"] = float(count.get_total_flops())
@@ -139,7 +139,7 @@ def flops(name: str, dtype: str) -> dict[str, float]:
 @cache
 def features_flops(features: str, name: str, dtype: str) -> float:
     """FLOPs of a feature map of one of a prior's pictures, there and back."""
-    return sum(both_ways(features_of(features), picture(prior_of(name, dtype))))
+    return sum(dryrun.flops(features_of(features), picture(prior_of(name, dtype))))
 
 
 @cache
@@ -164,23 +164,8 @@ def memory_of(name: str, dtype: str, features: str | None, guided: bool) -> Need
 def weights_of(prior: Any) -> int:
     """Bytes of a prior's UNet and autoencoder; the text encoder is released, or loaded before, and counts the more it
     is larger."""
-    main = sum(size(getattr(prior, part, None)) for part in ("unet", "vae"))
-    return max(main, size(getattr(prior, "text_encoder", None)))
-
-
-def size(module: nn.Module | None) -> int:
-    """Bytes of a network's parameters."""
-    return 0 if module is None else sum(p.numel() * p.element_size() for p in module.parameters())
-
-
-def both_ways(network: Any, x: torch.Tensor) -> tuple[float, float]:
-    """FLOPs of a network at x, and of the gradient in x."""
-    x = x.detach().requires_grad_()
-    with FlopCounterMode(display=False) as forward:
-        out = network(x)
-    with FlopCounterMode(display=False) as backward:
-        torch.autograd.grad(out, x, torch.empty_like(out))
-    return float(forward.get_total_flops()), float(backward.get_total_flops())
+    main = sum(dryrun.weight(getattr(prior, part, None)) for part in ("unet", "vae"))
+    return max(main, dryrun.weight(getattr(prior, "text_encoder", None)))
 
 
 def latent(prior: Prior) -> torch.Tensor:
