@@ -74,13 +74,18 @@ def _rules() -> tuple[list[tuple[str, str, str]], list[tuple[str, str, str]]]:
     return denied, said
 
 
+def _plain(prompt: str) -> str:
+    """A prompt in small letters, its words and signs apart by one space."""
+    return " ".join(re.findall(r"[a-z]+|[^a-z\s]", prompt.lower()))
+
+
 def read(prompt: str) -> Told:
     """What a prompt tells, in the words of the captions, in any order and case; other words tell nothing.
 
     The inverse of ``caption``: ``read(caption(values, told, view))`` has the values of ``told`` and the view, except
     for the hair colour of a bald head, which only a beard's phrase can tell.
     """
-    text = " ".join(re.findall(r"[a-z]+|[^a-z\s]", prompt.lower()))
+    text = _plain(prompt)
     denied, said = _rules()
     found: dict[str, set[str]] = {}
     for attribute, value, pattern in denied:
@@ -111,6 +116,18 @@ def unknown_words(prompt: str) -> list[str]:
     """The words of a prompt that no caption has, in order, each once; digits and signs of other scripts are words."""
     words = re.findall(r"[^\W_]+", prompt.lower())
     return [word for word in dict.fromkeys(words) if word not in known_words()]
+
+
+def unread_words(prompt: str) -> list[str]:
+    """The words of a prompt that are attributes' values but tell none where they stand, as "green" in "a green bun"."""
+    text = _plain(prompt)
+    denied, said = _rules()
+    read = {
+        k for _, _, pattern in [*denied, *said] for m in re.finditer(rf"\b{pattern}\b", text) for k in range(*m.span())
+    }
+    values = {word for options in ATTRIBUTES.values() for word in options} - {"none", "plain"}
+    unread = [m[0] for m in re.finditer("[a-z]+", text) if m[0] in values and m.start() not in read]
+    return list(dict.fromkeys(unread))
 
 
 def vocabulary() -> str:

@@ -8,7 +8,7 @@ import warnings
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
-from rsd.heads.reading import read, unknown_words
+from rsd.heads.reading import read, unknown_words, unread_words
 from rsd.priors import over_heads
 from rsd.priors.base import Condition, Prior
 from rsd.runs import slug
@@ -97,6 +97,10 @@ def notes(prompt: str, prior: str) -> list[str]:
         more = f" and {len(unknown) - 5} more" if len(unknown) > 5 else ""
         told = ", ".join(f'"{word}"' for word in unknown[:5]) + more
         found.append(f"The prior {prior} was never told of {told}; `rsd heads --help` lists its words.")
+    unread = unread_words(prompt)
+    if unread:
+        told = ", ".join(f'"{word}"' for word in unread)
+        found.append(f'The prior {prior} knows {told}, but not of what "{prompt}" says so; see `rsd heads --help`.')
     twice = sorted(read(prompt).contradicted)
     if twice:
         found.append(f'The prompt "{prompt}" tells {", ".join(twice)} in two ways; no score counts that.')

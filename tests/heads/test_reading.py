@@ -7,7 +7,7 @@ import pytest
 
 from rsd.heads.attributes import ATTRIBUTES, caption, sample_told
 from rsd.heads.data import head_at
-from rsd.heads.reading import known_words, read, unknown_words, vocabulary
+from rsd.heads.reading import known_words, read, unknown_words, unread_words, vocabulary
 
 
 def test_reading_is_the_inverse_of_writing():
@@ -19,6 +19,7 @@ def test_reading_is_the_inverse_of_writing():
         found = read(caption(head.values, told, view))
         unsaid = told - set(found.values)
         silent += len(unsaid)
+        assert unread_words(caption(head.values, told, view)) == []
         # a bald head's hair colour is told by its beard alone
         assert not unsaid or (unsaid == {"hair_color"} and head["hair"] == "bald" and "beard" not in told)
         assert found.values == {a: head[a] for a in ATTRIBUTES if a in told - unsaid}
@@ -94,3 +95,15 @@ def test_the_vocabulary_uses_known_words_and_names_every_value():
     assert unknown_words(text) == []
     for a in ("skin", "hair", "hair_color", "shirt", "background", "mouth", "person"):
         assert all(value in text for value in ATTRIBUTES[a]), a
+
+
+@pytest.mark.parametrize(
+    ("prompt", "words"),
+    [
+        ("a woman with a green bun and round glasses, brown skin", ["green"]),
+        ("long  green hair, a man with a ROUND face", ["long", "green", "round"]),
+        ("red  long hair, no red beard, no glasses", []),
+    ],
+)
+def test_a_value_of_nothing_that_is_known_is_told(prompt, words):
+    assert unread_words(prompt) == words

@@ -120,6 +120,9 @@ def test_contradictions_are_named_and_captions_raise_no_note():
     ]
     assert notes(caption({a: options[-1] for a, options in ATTRIBUTES.items()}, view="side view"), "heads") == []
     assert notes("", "heads") == []
+    assert notes("a green bun", "heads") == [
+        'The prior heads knows "green", but not of what "a green bun" says so; see `rsd heads --help`.'
+    ]
 
 
 def test_other_priors_know_any_word_and_tell_what_they_cut(tiny_pipeline):
