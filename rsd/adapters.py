@@ -12,8 +12,8 @@ from torch import nn
 
 from rsd.hub import quietly
 
-TARGETS = ("to_q", "to_k", "to_v", "to_out.0")
-"""The attention projections that have adapters."""
+TARGETS = ("to_q", "to_k", "to_v", "to_out.0", "add_k_proj", "add_v_proj")
+"""The attention projections that have adapters; the last two are those of the text in UNets of DeepFloyd IF's class."""
 
 
 class Told(nn.Module):

@@ -204,7 +204,7 @@ class LoraScore(Learned):
         chunk: int | None = None, lr: float = 1e-4, rank: int = 4, per_particle: bool = False,
         ensemble: Ensemble = ALONE,
     ):  # fmt: skip
-        if not hasattr(prior, "unet"):
+        if not hasattr(getattr(prior, "unet", None), "add_adapter"):  # UNets of DDPM's class have none
             raise ValueError(f"The prior {prior.name} has no UNet for adapters; take another method than vsd.")
         if rank < 1:
             raise ValueError(f"lora_rank is {rank}; it must be at least 1.")

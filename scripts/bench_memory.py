@@ -2,6 +2,7 @@
 
     python scripts/bench_memory.py --json memory.json                             # heads
     python scripts/bench_memory.py --size sd --particles 1 8 --json memory.json   # 512 px, random weights, flat
+    python scripts/bench_memory.py --size scenes --particles 2 8                  # text to 3D with heads-pixels
 
 The peak is the process's resident memory on a CPU (weights and libraries included), what torch allocated on CUDA.
 """
@@ -16,6 +17,7 @@ import sys
 import time
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, Literal
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 sys.path.insert(0, str(Path(__file__).parent.parent))
@@ -25,12 +27,14 @@ import tyro  # noqa: E402
 
 from scripts.bench.problem import Size, make  # noqa: E402
 
+Sizes = Literal[Size, "scenes"]
+
 
 @dataclass
 class Memory:
     """Measure."""
 
-    size: Size = "heads"
+    size: Sizes = "heads"
     json: Path | None = None
     """Where peak bytes by N go."""
     particles: tuple[int, ...] = (1, 2, 4, 8)
@@ -46,15 +50,35 @@ class Memory:
 
 
 def measure(o: Memory) -> tuple[int, int]:
-    """Run here; the bytes before the run, and at its peak."""
+    """Run here; the bytes before the run (of scenes: and of their parameters, gradients and moments), and at its
+    peak."""
     (n,) = o.particles
-    p = make(o.size, particles=n, steps=o.steps, device=o.device, dtype=o.dtype, px=o.px)
-    before = resident(o.device)
-    run = p.run(memory=o.memory)
+    if o.size == "scenes":
+        run, state = scenes(o, n)
+        before = resident(o.device) + state
+    else:
+        p = make(o.size, particles=n, steps=o.steps, device=o.device, dtype=o.dtype, px=o.px)
+        before = resident(o.device)
+        run = p.run(memory=o.memory)
     for record in run.steps():
         assert record.residual == record.residual, "the run diverged"
     run.finish()
     return before, resident(o.device)
+
+
+def scenes(o: Memory, n: int) -> tuple[Any, int]:
+    """A run of text to 3D as the packaged settings for heads-pixels have it, and what its gradients and moments will
+    take beside its parameters."""
+    from rsd.tasks.text_to_3d import job
+    from rsd.tasks.text_to_3d.command import parse
+    from rsd.tasks.text_to_3d.distillation import Run
+
+    flags = ["-n", str(n), "--steps", str(o.steps), "--device", o.device, "--dtype", o.dtype]
+    options, _ = parse(["a man with a blue mohawk and sunglasses", *flags])
+    networks = job.load_networks(options, list(options.prompt), torch.device(o.device))
+    run = Run(networks.prior, options.prompt[0], job.settings(options), embed=networks.embed)
+    parameters = [p for scene in run.particles.scenes for p in scene.parameters()]
+    return run, 3 * sum(p.numel() * p.element_size() for p in parameters)
 
 
 def resident(device: str) -> int:

@@ -36,6 +36,20 @@ def unet(prior, **settings):
     return UNetScore(prior, prior.condition("red"), **{"ids": IDS, "seed": 0, "channels": (32, 64), **settings})
 
 
+def test_adapters_are_on_the_text_of_unets_of_deepfloyd_if_s_class(tiny_heads_pixels):
+    from rsd.priors import load_prior
+
+    prior = load_prior(str(tiny_heads_pixels))
+    score = lora(prior, lr=0.01)
+    z = torch.randn(3, 3, 32, 32, generator=torch.Generator().manual_seed(0))
+    for step in range(2):  # B is 0 at first, and only then A has a gradient
+        score.learn(z, step)
+    names = [path for path, p in prior.unet.named_parameters() if "add_k_proj.lora_B" in path and p.abs().max() > 0]
+    assert names and len(names) == sum(
+        path.endswith("add_k_proj.base_layer.weight") for path, _ in prior.unet.named_parameters()
+    )
+
+
 @torch.no_grad()
 def base_score(prior):
     return prior.epsilon(latents(1), 400, prior.condition("red", "dog", GUIDANCE))

@@ -115,9 +115,9 @@ def answers_to(head: Head, told: set[str]) -> np.ndarray:
     return np.where([a in told for a in ATTRIBUTES], 1 + head.codes, 0)
 
 
-def noise_weights(abar: torch.Tensor) -> torch.Tensor:
-    """Of the squared error in epsilon at each timestep, mean 1: 1 / alpha^2 up to ``NOISE_WEIGHT``."""
-    weight = (1 / abar).clamp(max=NOISE_WEIGHT)
+def noise_weights(abar: torch.Tensor, most: float = NOISE_WEIGHT) -> torch.Tensor:
+    """Of the squared error in epsilon at each timestep, mean 1: 1 / alpha^2 up to ``most``."""
+    weight = (1 / abar).clamp(max=most)
     return weight / weight.mean()
 
 

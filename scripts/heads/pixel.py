@@ -23,7 +23,7 @@ from rsd.heads.data import head_from_row, make_shard
 from rsd.heads.reading import known_words
 from scripts.heads.autoencoder import to_tensor
 from scripts.heads.fit import fit
-from scripts.heads.latent import ANSWERS, READING, answers_to, noise_weights
+from scripts.heads.latent import ANSWERS, NOISE_WEIGHT, READING, answers_to, noise_weights
 
 SIZE, WIDTH, LENGTH = 32, 128, 77  # pixels; of the text states; tokens, as many as IF reads
 WHOLE = 0.5  # how often a caption with a view also tells what the view hides: "sunglasses, back view" shows none
@@ -111,12 +111,15 @@ def assemble(model: Denoiser, tokenizer: T5Tokenizer) -> IFPipeline:
     )
 
 
-def train(data: dict[str, np.ndarray], out: Path, steps: int, batch: int = 64, lr: float = 1e-3) -> IFPipeline:
-    """epsilon-prediction on the pixels of ``data`` (shards of :func:`make_pixel_shard`)."""
+def train(
+    data: dict[str, np.ndarray], out: Path, steps: int, batch: int = 64, lr: float = 1e-3, most: float = NOISE_WEIGHT
+) -> IFPipeline:
+    """epsilon-prediction on the pixels of ``data`` (shards of :func:`make_pixel_shard`). ``most``: a noisy timestep's
+    weight; obedience wants it large, eyes and mouths, which are drawn when little noise is left, want it small."""
     tokenizer = build_tokenizer()
     heads = [head_from_row(row) for row in data["heads"]]
     abar = build_scheduler().alphas_cumprod
-    weight = noise_weights(abar)
+    weight = noise_weights(abar, most)
 
     def loss(model, rng, device):
         rows = rng.integers(len(heads), size=batch)

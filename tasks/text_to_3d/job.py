@@ -213,11 +213,9 @@ def make(
     one.every = options.checkpoint_every if ensemble.main else options.steps + 1
     one.look = partial(results.preview, folder.path, scenes)
     session = Session(one, folder, networks.prior)
-    print(
-        f"{_short(prompt)}: {options.encoding} encoding by {{encoding_backend}}, {options.renderer} renderer by "
-        "{renderer_backend}".format(**scenes.backends),
-        flush=True,
-    )
+    encoded, rendered = scenes.backends.values()
+    told = f"{options.encoding} encoding by {encoded}, {options.renderer} renderer by {rendered}"
+    print(f"{_short(prompt)}: {told}", flush=True)
     remedy = f"lower lr ({options.lr:g}), guidance ({options.guidance:g}) or gamma ({options.gamma:g})"
     session.drive(steps=options.steps, name=_short(prompt), checkpoint_every=options.checkpoint_every, remedy=remedy)
     front = one.finish().detach().cpu().float()

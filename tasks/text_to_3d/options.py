@@ -168,8 +168,8 @@ class TextTo3D:
     """auto, cpu, cuda, cuda:1 ..."""
     dtype: Literal["float32", "float16", "bfloat16", "float64"] = "float32"
     """Precision of the prior's networks."""
-    chunk: int | None = None
-    """Pictures a network sees at once (default: all); fewer need less memory, the results are the same."""
+    chunk: int = 2
+    """Pictures a network sees at once; more are a little quicker and need more memory, the results are the same."""
     views_at_once: int | None = None
     """Views of a scene that are rendered with gradient at once (default: all); fewer need less memory."""
     checkpoint_every: int = 50
@@ -253,12 +253,16 @@ class TextTo3D:
             if not (low <= first <= last <= high and math.isfinite(last)):
                 at_most = "" if high == math.inf else f" <= {high}"
                 raise ValueError(f"{name} is {(first, last)}; give LO HI with {low:g} <= LO <= HI{at_most}.")
+        if not -90 <= self.overhead <= 90:
+            raise ValueError(f"overhead is {self.overhead}; give degrees from -90 to 90.")
         if self.front < 0 or self.back < 0 or not self.front + self.back <= 180:
             raise ValueError(f"front is {self.front} and back {self.back}; together they must not exceed 180 degrees.")
 
     def _together(self) -> None:
         """Fields that do not go together."""
         _ = self.own_prompts
+        if self.interaction == "views" and self.views < 2 and self.gamma:
+            raise ValueError("With --interaction views a scene's views repel, but it has one; give --views 2 or more.")
         none = {"diffusers": 1, "dreamfusion": 0}[self.guidance_convention]
         if self.guidance == none and self.negative_prompt:
             raise ValueError(
