@@ -27,13 +27,13 @@ from .cameras import CameraSettings, orbit
 from .command import resolved
 from .distillation import Run, Settings
 from .field import FieldSettings
+from .gallery import SceneSettings
 from .lights import LightSettings
 from .names import VIEWS
 from .options import TextTo3D
 from .prompts import PromptSettings, ViewPrompts
 from .regularisers import RegulariserSettings
 from .render import RenderSettings
-from .scenes import SceneSettings
 from .scores import SIZE, Scorers, load_scorers, score
 from .summary import summarise
 

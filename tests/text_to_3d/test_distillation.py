@@ -9,9 +9,9 @@ from rsd.priors.latent import LatentPrior
 from rsd.session import flat, nested
 from rsd.tasks.text_to_3d.distillation import Run, Settings, draw_timesteps
 from rsd.tasks.text_to_3d.field import FieldSettings
+from rsd.tasks.text_to_3d.gallery import SceneSettings
 from rsd.tasks.text_to_3d.lights import LightSettings
 from rsd.tasks.text_to_3d.render import RenderSettings
-from rsd.tasks.text_to_3d.scenes import SceneSettings
 
 SCENES = SceneSettings(
     field=FieldSettings(resolutions=(3, 6), grid_features=2, width=8), render=RenderSettings(6), views=2,

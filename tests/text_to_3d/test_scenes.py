@@ -15,10 +15,11 @@ from rsd.session import flat, nested
 from rsd.tasks.text_to_3d import scenes as scenes_module
 from rsd.tasks.text_to_3d.cameras import CameraSettings, orbit
 from rsd.tasks.text_to_3d.field import FieldSettings
+from rsd.tasks.text_to_3d.gallery import SceneSettings
 from rsd.tasks.text_to_3d.lights import LightSettings
 from rsd.tasks.text_to_3d.regularisers import RegulariserSettings, regularisers
 from rsd.tasks.text_to_3d.render import RenderSettings
-from rsd.tasks.text_to_3d.scenes import Scenes, SceneSettings, draw_shot
+from rsd.tasks.text_to_3d.scenes import Scenes, draw_shot
 
 SIZE, STEPS = 8, 6
 
