@@ -8,6 +8,7 @@ import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +22,7 @@ from rsd.priors.base import Prior
 from rsd.runs import RunFolder, check_folder_of_runs, slug
 from rsd.session import Session, pick_device, plain_warnings, survives
 
-from ..text_to_image.prompts import folder_name, folder_names, gather, notes
+from ..text_to_image.prompts import folder_name, folder_names, gather, notes, strange
 from . import results
 from .cameras import CameraSettings
 from .command import resolved
@@ -77,7 +78,7 @@ def run(options: TextTo3D) -> int:
     """
     with plain_warnings():
         given = gather(options.prompt, options.prompts, allow_empty=options.allow_empty)
-        prompts = list(dict.fromkeys(map(without_view, given)))
+        prompts = list(dict.fromkeys(without_view(prompt, options) for prompt in given))
         several = len(prompts) > 1 or options.prompts is not None
         here = connect(check(options))
         with speaking(all_of_them=several):
@@ -116,15 +117,19 @@ def make_all(prompts: list[str], options: TextTo3D, several: bool, here: Process
     return failures
 
 
-def without_view(prompt: str) -> str:
-    """A prompt without a view word at its end, of which it warns: a scene is seen from all sides."""
+def without_view(prompt: str, options: TextTo3D) -> str:
+    """A prompt without a view word at its end, of which it warns: a scene is seen from all sides. Raises ValueError if
+    nothing else is told, and that is not allowed."""
     found = re.fullmatch(rf"(.*?)(?:, ?|^)({'|'.join(VIEWS)}) view", prompt)
     if not found:
         return prompt
-    warnings.warn(
-        f'A scene is seen from all sides: "{found[2]} view" is left out of the prompt; each camera adds its own.',
-        stacklevel=2,
-    )
+    if not found[1] and not options.allow_empty:
+        raise ValueError(
+            f'The prompt "{prompt}" tells a view alone, and a scene is seen from all sides; say what to make, or '
+            "--allow-empty to make it without a prompt."
+        )
+    own = "; each camera adds its own" if options.view_words else ""
+    warnings.warn(f'A scene is seen from all sides: "{found[2]} view" is left out of the prompt{own}.', stacklevel=2)
     return found[1]
 
 
@@ -157,9 +162,11 @@ def load_networks(options: TextTo3D, prompts: list[str], device: torch.device) -
         return Networks(None, None, scorers)
     print(f"prior: {options.prior} at {size} px on {device}, {options.dtype}", flush=True)
     prior = load_prior(options.prior, device=device, dtype=getattr(torch, options.dtype), revision=options.revision)
+    told = [notes(prompt, options.prior) for prompt in prompts]
+    told += [strange(text, options.prior) for text in (*options.own_prompts.values(), options.negative_prompt)]
+    for note in dict.fromkeys(chain(*told)):
+        warnings.warn(note, stacklevel=2)
     for prompt in prompts:
-        for text in notes(prompt, options.prior):
-            warnings.warn(text, stacklevel=2)
         ViewPrompts(prior, prompt, prompt_settings(options))
     release: Callable[[], None] | None = getattr(prior, "release_text_encoder", None)
     if release:

@@ -75,6 +75,14 @@ def test_text_to_3d(method, heads_pixels, tmp_path, capsys):
     assert 0 <= metrics["agreement"] <= 1 and 0 <= metrics["janus"] <= 1
 
 
+def test_words_that_it_does_not_know_are_told_wherever_they_are(heads_pixels, tmp_path, capsys):
+    more = ["--view-prompts", "back=a wizard", "side=a red fez", "--negative-prompt", "a bald man with long hair, ugly"]
+    told, *_ = run("text-to-3d", [*COMMANDS["text-to-3d"], *SMALL_SCENES, "--steps", "1", *more], tmp_path, capsys)
+    for words in ('"wizard"', '"fez"', '"ugly"'):
+        assert told.err.count(f"The prior heads-pixels was never told of {words}; ") == 1
+    assert "in two ways" not in told.err  # that is of scores, which read the prompt alone
+
+
 def test_the_sectors_of_prompts_do_not_move_those_of_figures(heads_pixels, tmp_path, capsys):
     """Janus is of the same three cameras, and agreement of front ones, whatever words the run's views had."""
     flags = [*COMMANDS["text-to-3d"], *SMALL_SCENES, "--back", "10", "--front", "10", "--overhead", "5"]

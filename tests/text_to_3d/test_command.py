@@ -220,6 +220,8 @@ def test_a_film_without_the_extra_is_refused_at_once(monkeypatch, capsys):
     [
         ([], "no prompt"),
         ([""], "--allow-empty"),
+        (["side view"], 'The prompt "side view" tells a view alone'),
+        (["dog", ", front view"], "say what to make, or --allow-empty to make it without a prompt."),
         (["dog", "--views", "0"], "views is 0; give 1 or more."),
         (["dog", "--encoding", "hsah"], 'Unknown encoding "hsah". Did you mean "hash"?'),
         (["dog", "--renderer", "pakced"], 'Unknown renderer "pakced". Did you mean "packed"?'),
@@ -362,7 +364,14 @@ def test_the_paper_s_settings(method):
 )
 @pytest.mark.filterwarnings("ignore:A scene is seen from all sides")
 def test_a_view_at_the_end_is_no_part_of_the_prompt(prompt, cut):
-    assert job.without_view(prompt) == cut
+    assert job.without_view(prompt, TextTo3D(allow_empty=True)) == cut
+
+
+def test_what_is_said_of_a_view_is_so():
+    with pytest.warns(UserWarning, match='"back view" is left out of the prompt; each camera adds its own.$'):
+        job.without_view("a man, back view", TextTo3D())
+    with pytest.warns(UserWarning, match='"back view" is left out of the prompt.$'):
+        job.without_view("a man, back view", TextTo3D(view_words=False))
 
 
 @pytest.mark.parametrize(
