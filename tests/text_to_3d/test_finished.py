@@ -14,7 +14,7 @@ LATER = (
     "--mesh", "obj", "--mesh-resolution", "14", "--mesh-threshold", "0.5", "--size", "20", "--turntable", "4",
     "--div-features", "heads",
 )  # fmt: skip
-KINDS = [(), ("--encoding", "hash", "--renderer", "packed", "--background", "random", "--dtype", "float64")]
+KINDS = [(), ("--encoding", "frequency", "--renderer", "packed", "--background", "random", "--dtype", "float64")]
 
 
 def metrics(folder):
@@ -50,8 +50,6 @@ def test_what_is_asked_later_is_what_would_have_been_made_at_once(make, kind, mo
 def test_asked_for_the_same_nothing_is_done(make, monkeypatch, capsys):
     _, out = make("red dog")
     before = {f: f.stat().st_mtime_ns for f in out.rglob("*.*")}
-    for name in ("load_networks", "look_again"):
-        monkeypatch.setattr(job, name, getattr(job, name))
     monkeypatch.setattr(job, "load_scorers", lambda *a, **k: pytest.fail("a network was loaded"))
     assert make("red dog", "--resume")[0] == 0
     assert capsys.readouterr().out.endswith(f"already done in {out}\n")
