@@ -147,7 +147,7 @@ class TextTo3D:
     light_spread: float = 1.0
     """Light: how far from the camera's direction the lamp is."""
     resolution: int | None = None
-    """Pixels of the pictures that the prior sees; only the prior's own will do, which is the default."""
+    """Pixels a side that are rendered, and enlarged to what the prior sees (default: as many as it sees)."""
 
     size: int | None = None
     """Pixels of the written pictures (default: the prior's, 64 at least)."""
