@@ -55,15 +55,20 @@ class Memory:
             try:
                 found.append(work(rows))
                 row = rows.stop
+                continue
             except Exception as error:
                 if not (is_out_of_memory(error) and self._less(rows.stop - row, graphs)):
                     raise
+            if torch.cuda.is_available():  # the error is gone, and with it what the failed work held
+                torch.cuda.empty_cache()
         return found
 
     def _less(self, rows: int, graphs: dict[Any, Any] | None) -> bool:
         """Need less memory from now on, and say so; False if there is no less."""
-        if self.keep and graphs:
-            graphs.clear()
+        held = bool(graphs)
+        if graphs:
+            graphs.clear()  # whatever is done about it, they must not stand in its way
+        if held and self.keep:
             self.keep = False
             told = "the features of all particles are computed twice from now on (--memory flat)"
         elif rows > 1:
@@ -71,8 +76,6 @@ class Memory:
             told = f"networks see {self.chunk} of the particles at once from now on, not {rows} (--chunk)"
         else:
             return False
-        if torch.cuda.is_available():
-            torch.cuda.empty_cache()
         warnings.warn(f"Memory is full: {told}; the step goes on.", stacklevel=4)
         return True
 
