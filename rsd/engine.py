@@ -26,7 +26,7 @@ from rsd.distributed import Ensemble
 from rsd.memory import Memory
 from rsd.priors.base import Condition, Conditioning, Prior, present
 from rsd.randomness import noise
-from rsd.reference import Reference, sds
+from rsd.reference import Reference, sds, timesteps
 from rsd.repulsion import Embed, Interaction, repulsion
 
 __all__ = ["Embed", "Particles", "Record", "Reference", "distill", "repulsion", "sds"]
@@ -131,7 +131,7 @@ def distill(
 def predict(prior: Prior, z_t: torch.Tensor, t: Any, condition: Condition | None, rows: slice) -> torch.Tensor:
     """The prior's eps for some rows of z_t; t: an int or [N]."""
     given = condition and condition.rows(rows.start, rows.stop)
-    return prior.epsilon(z_t[rows], t if isinstance(t, int) else t[rows], given)
+    return prior.epsilon(z_t[rows], timesteps(t, rows), given)
 
 
 def mean_square(x: torch.Tensor) -> float:

@@ -11,7 +11,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal, TypeVar
+from typing import Any, TypeVar
 
 import torch
 
@@ -19,7 +19,6 @@ from rsd.dryrun import Bytes, ghost
 from rsd.errors import is_out_of_memory
 from rsd.free import available
 
-Mode = Literal["auto", "fast", "flat", "lean"]
 T = TypeVar("T")
 GIB = 2**30
 SHARE = 0.8
@@ -193,7 +192,7 @@ class Plans:
     def __call__(self, mode: str, *, embed: Any = None, condition: Any = None, prior: Any, **rest: Any) -> Memory:
         """As :func:`plan`."""
         guided = getattr(condition, "negative", None) is not None
-        key = mode, embed is not None, guided, *sorted(rest.items())
+        key = mode, id(embed), guided, *sorted(rest.items())  # a plan holds its embed, so that no other has its id
         if key not in self.made:
             self.made[key] = plan(mode, embed=embed, condition=condition, prior=prior, **rest)
             if self.made[key].why:

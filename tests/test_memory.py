@@ -10,12 +10,12 @@ from torch import nn
 
 from rsd import memory
 from rsd.dryrun import Bytes, ghost
+from rsd.embedding import Decoded
 from rsd.features import load_features
 from rsd.free import allowed, available
 from rsd.memory import Memory, Need, Plans, fitting, needs, plan, save_memory
 from rsd.priors import load_prior
 from rsd.priors.base import Condition
-from rsd.tasks.inverse.embedding import Decoded
 from rsd.tasks.inverse.methods import FIELD
 from rsd.tasks.inverse.operators import make_operator
 from rsd.tasks.inverse.solve import Run, Settings

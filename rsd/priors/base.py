@@ -45,12 +45,6 @@ def present(conditioning: Conditioning) -> Condition | None:
     return conditioning() if callable(conditioning) else conditioning
 
 
-def conditions(conditioning: Conditioning, rows: int, chunk: int) -> list[Condition | None]:
-    """The present condition of each chunk of that many ``rows``."""
-    now = present(conditioning)
-    return [now and now.rows(k, min(k + chunk, rows)) for k in range(0, rows, chunk)]
-
-
 class Prior(Protocol):
     """A frozen diffusion model in latent space; the networks inside are in evaluation mode."""
 

@@ -14,6 +14,7 @@ import torch
 
 from rsd import media
 from rsd.distributed import Ensemble, Processes, collect, connect, share, shares_told, speaking, wait
+from rsd.embedding import Decoded
 from rsd.engine import Embed
 from rsd.features import check_features_name, load_features
 from rsd.memory import Plans
@@ -27,7 +28,6 @@ from rsd.tiny import check_decoder_name, load_decoder
 
 from .begin import run_class
 from .command import resolved
-from .embedding import Decoded
 from .jobs import Job, are_several, list_jobs
 from .linear import check_exact
 from .methods import FIELD, check_fits

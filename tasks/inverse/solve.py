@@ -11,6 +11,7 @@ from typing import Any
 import torch
 
 from rsd.distributed import Ensemble
+from rsd.embedding import Decoded
 from rsd.engine import Embed, Record, distill
 from rsd.memory import Memory, plan, save_memory
 from rsd.priors import load_prior
@@ -20,7 +21,6 @@ from rsd.repulsion import Interaction
 from rsd.run import Run as BaseRun
 
 from . import limits
-from .embedding import Decoded
 from .methods import FIELD
 from .operators import load_operator
 from .rlsd import Augmented, NonAugmented, Weights, image_shape
