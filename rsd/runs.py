@@ -151,24 +151,32 @@ class RunFolder:
             write_bytes(file, "".join(lines).encode())
 
     def save_checkpoint(self, tensors: dict[str, Any], meta: dict[str, Any]) -> None:
+        """What a killed run needs to go on."""
+        self.save_tensors(CHECKPOINT, tensors, meta)
+
+    def load_checkpoint(self) -> tuple[dict[str, Any], dict[str, Any]] | None:
+        """What :meth:`save_checkpoint` saved, or None. Raises ValueError for a damaged file."""
+        return self.load_tensors(CHECKPOINT, remedy="delete it to start this run again")
+
+    def save_tensors(self, name: str, tensors: dict[str, Any], meta: dict[str, Any]) -> None:
         """Tensors and plain values in one safetensors file."""
         from safetensors.torch import save
 
         plain = {k: v.detach().cpu().contiguous().clone() for k, v in tensors.items()}
-        write_bytes(self.path / CHECKPOINT, save(plain, metadata={"meta": json.dumps(meta)}))
+        write_bytes(self.path / name, save(plain, metadata={"meta": json.dumps(meta)}))
 
-    def load_checkpoint(self) -> tuple[dict[str, Any], dict[str, Any]] | None:
-        """What :meth:`save_checkpoint` saved, or None. Raises ValueError for a damaged file."""
+    def load_tensors(self, name: str, *, remedy: str) -> tuple[dict[str, Any], dict[str, Any]] | None:
+        """What :meth:`save_tensors` saved, or None. Raises ValueError, which ends in ``remedy``, for a damaged file."""
         from safetensors import SafetensorError, safe_open
 
-        file = self.path / CHECKPOINT
+        file = self.path / name
         if not file.exists():
             return None
         try:
             with safe_open(file, framework="pt") as f:
                 return {k: f.get_tensor(k) for k in f.keys()}, json.loads(f.metadata()["meta"])  # noqa: SIM118
         except (SafetensorError, KeyError, TypeError, json.JSONDecodeError) as error:
-            raise ValueError(f"The checkpoint {file} is damaged; delete it to start this run again.") from error
+            raise ValueError(f"{file} is damaged; {remedy}.") from error
 
     def finish(self, metrics: dict[str, Any]) -> None:
         """Write metrics.json, which marks the run as done, and drop the checkpoint."""

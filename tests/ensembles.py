@@ -113,8 +113,8 @@ def scenes(interaction: str) -> Callable[[Ensemble, Path], dict[str, torch.Tenso
     def case(ensemble: Ensemble, model: Path) -> dict[str, torch.Tensor]:
         from rsd.tasks.text_to_3d.distillation import Run, Settings
         from rsd.tasks.text_to_3d.field import FieldSettings
+        from rsd.tasks.text_to_3d.gallery import SceneSettings
         from rsd.tasks.text_to_3d.render import RenderSettings
-        from rsd.tasks.text_to_3d.scenes import SceneSettings
 
         made = SceneSettings(FieldSettings(resolutions=(4, 8)), render=RenderSettings(8, 0), views=2, lr=0.05)
         settings = Settings("vsd", N, 3, gamma=5.0, scenes=replace(made, interaction=interaction), lr_phi=1e-2)

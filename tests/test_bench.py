@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 
 import pytest
@@ -9,6 +10,7 @@ import torch
 from torch import nn
 
 from rsd.tasks.inverse.solve import Decoded, Run
+from scripts import bench_memory, bench_step
 from scripts.bench import plain, timing
 from scripts.cost import Pass, counted, steps
 from tests.inverse.test_rlsd import BASE, SIZE, Toy, problem
@@ -63,3 +65,24 @@ def test_a_step_decodes_once_less_than_printed():
     assert found["no repulsion"] == 10 + 3000 and found["Algorithm 1 as printed, no repulsion"] == 10 + 4000
     assert found["repulsion, fast"] == 10 + 6000 + 300 and found["Algorithm 1 as printed"] == 10 + 7000 + 300
     assert found["repulsion, flat"] == 10 + 7000 + 400 and found["repulsion, cheap"] == 10 + 3000 + 6
+
+
+def test_the_benchmarks_write_what_the_contract_says(tmp_path, monkeypatch, capsys):
+    file = tmp_path / "step.json"
+    monkeypatch.setattr("sys.argv", ["bench_step", "--particles", "2", "--steps", "4", "--json", str(file)])
+    bench_step.main()
+    found = json.loads(file.read_text())
+    assert {"gamma0", "exact", "cheap", "cosine", "flat", "overhead", "max_abs_diff"} <= set(found)
+    assert found["max_abs_diff"] < 1e-4 and 0 < found["overhead"] < 0.5
+    assert 0.4 < found["cosine"] < 0.99  # two of four steps, of unequal forces, each three times as strong
+    assert "exact" in capsys.readouterr().out
+    with pytest.raises(SystemExit):
+        monkeypatch.setattr("sys.argv", ["bench_step", "--only", "exakt"])
+        bench_step.main()
+
+
+def test_peak_memory_by_number(tmp_path, monkeypatch, capsys):
+    file = tmp_path / "memory.json"
+    monkeypatch.setattr("sys.argv", ["bench_memory", "--particles", "1", "--steps", "1", "--json", str(file)])
+    bench_memory.main()
+    assert json.loads(file.read_text())["1"] > 2**27

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import warnings
 from collections import Counter
 from pathlib import Path
@@ -11,7 +12,7 @@ import torch
 
 from rsd.hub import broken, quietly
 from rsd.priors.base import Condition, as_epsilon, check_scheduler, count_backward, guided, multiplying
-from rsd.priors.index import PIXEL, PLAIN_PIXEL, Index, square_side
+from rsd.priors.index import BUILT_IN, PIXEL, PLAIN_PIXEL, Index, square_side
 from rsd.priors.t5 import T5Embedder
 from rsd.schedule import Schedule
 
@@ -110,8 +111,8 @@ class PixelPrior:
 
 def load_pixel(found: Index, *, device: str | torch.device, dtype: torch.dtype) -> PixelPrior:
     """The pipeline ``found``, built in, a local folder or on the hub: only safetensors, only the classes of ``PIXEL``
-    or ``PLAIN_PIXEL``; no safety checker, no watermark. The text encoder is loaded when a prompt needs it, and a hub
-    model's embeddings are kept in :func:`cache_folder`. Raises ValueError that says what to do.
+    or ``PLAIN_PIXEL``; no safety checker, no watermark. The text encoder is loaded when a prompt needs it, and prompts'
+    embeddings are kept in :func:`cache_folder`. Raises ValueError that says what to do.
     """
     import diffusers
 
@@ -128,13 +129,30 @@ def load_pixel(found: Index, *, device: str | torch.device, dtype: torch.dtype) 
 
 
 def cache_folder(found: Index, dtype: torch.dtype) -> Path | None:
-    """Where a hub model's prompt embeddings are kept: a folder for each commit and precision, inside HF_HOME."""
-    if found.commit is None:
+    """Where a model's prompt embeddings are kept: inside HF_HOME a folder for each precision and commit, or, of a model
+    in a local folder, for each state of that; None for the built-in ones, whose encoder is small."""
+    if found.name in BUILT_IN:
         return None
     from huggingface_hub.constants import HF_HOME
 
-    model = found.name.replace("/", "--")
-    return Path(HF_HOME) / "rsd" / "embeddings" / model / found.commit / str(dtype).removeprefix("torch.")
+    if found.folder is None:
+        assert found.commit is not None, "a model on the hub has a commit"
+        model, state = found.name.replace("/", "--"), found.commit
+    else:
+        model, state = f"local--{found.folder.resolve().name}", text_state(found.folder)
+    return Path(HF_HOME) / "rsd" / "embeddings" / model / state / str(dtype).removeprefix("torch.")
+
+
+def text_state(folder: Path) -> str:
+    """A hash that changes with what embeds text in a pipeline's folder: where it is, the encoder's configuration, and
+    the names, sizes and times of change of its files and the tokenizer's. The weights are not read."""
+    files = sorted(file for part in ("text_encoder", "tokenizer") for file in (folder / part).glob("*"))
+    config = folder / "text_encoder" / "config.json"
+    told = [str(folder.resolve()), config.read_text(encoding="utf-8") if config.is_file() else ""]
+    for file in files:
+        about = file.stat()
+        told.append(f"{file.relative_to(folder)} {about.st_size} {about.st_mtime_ns}")
+    return hashlib.sha256("\n".join(told).encode(errors="surrogateescape")).hexdigest()[:32]
 
 
 def _load_text(found: Index, dtype: torch.dtype) -> tuple[Any, Any]:

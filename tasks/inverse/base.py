@@ -24,6 +24,7 @@ class Operator(nn.Module):
     def __init__(self, name: str, *, linear: bool, observed: torch.Tensor | None = None):
         super().__init__()
         self.name, self.linear = name, linear
+        self.counts: dict[tuple[int, ...], int] = {}
         self.register_buffer("observed", observed, persistent=False)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
@@ -78,7 +79,10 @@ def observed_count(operator: Operator, y: torch.Tensor) -> int:
     """m, how many entries of one measurement in y [B, ...] are observed."""
     if operator.observed is None:
         return y[0].numel()
-    return int(operator.observed.expand(1, *y.shape[1:]).sum())
+    shape = tuple(y.shape[1:])
+    if shape not in operator.counts:  # kept: to count waits for a CUDA device
+        operator.counts[shape] = int(operator.observed.expand(1, *shape).sum())
+    return operator.counts[shape]
 
 
 def data_residual(operator: Operator, x: torch.Tensor, y: torch.Tensor) -> tuple[torch.Tensor, int]:

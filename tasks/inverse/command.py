@@ -32,7 +32,8 @@ def packaged(task: str, method: str, prior: str, preset: int | None = None) -> s
 
     Tasks without their own borrow from the nearest: any srK from sr4 (built in) or sr8 (Stable Diffusion), masks from
     the half face. The methods that RLSD is compared with have one of their own for a task, or one for all. With a
-    ``preset`` the one tuned for so many steps is meant; ValueError if there is none.
+    ``preset`` the one tuned for so many steps is meant, borrowed only where the task has none of its own; ValueError if
+    there is none.
     """
     of = family(prior) or "sd"
     own = [task]
@@ -49,18 +50,16 @@ def packaged(task: str, method: str, prior: str, preset: int | None = None) -> s
     if method in NON_AUGMENTED or "rlsd" in FIELD[method].works:
         names += [f"{name}_{kin}.yaml" for kin in dict.fromkeys((of, of.split("_")[0])) for name in own]
     folder = files("rsd.configs") / "inverse"
-    if preset is not None:
-        return _preset([name.removesuffix(".yaml") for name in names], preset, f"{task} by {method} with {prior}")
-    return next((name for name in names if (folder / name).is_file()), None)
-
-
-def _preset(stems: list[str], preset: int, what: str) -> str:
-    there = {file.name for file in (files("rsd.configs") / "inverse").iterdir()}
-    steps = [n for n in PRESETS if any(f"{stem}_{n}.yaml" in there for stem in stems)]
-    if preset not in steps:
-        told = f"there are {', '.join(map(str, steps))}" if steps else "there is none; give --steps"
-        raise ValueError(f"There is no preset of {preset} steps for {what}: {told}.")
-    return next(f"{stem}_{preset}.yaml" for stem in stems if f"{stem}_{preset}.yaml" in there)
+    name = next((name for name in names if (folder / name).is_file()), None)
+    if preset is None:
+        return name
+    there = {file.name for file in folder.iterdir()}
+    found = {n: f"{name.removesuffix('.yaml')}_{n}.yaml" for n in PRESETS} if name else {}
+    found = {n: file for n, file in found.items() if file in there}
+    if preset not in found:
+        told = f"there are {', '.join(map(str, found))}" if found else "there is none; give --steps"
+        raise ValueError(f"There is no preset of {preset} steps for {task} by {method} with {prior}: {told}.")
+    return found[preset]
 
 
 def parse(argv: list[str]) -> tuple[Restore, str | None]:
@@ -86,6 +85,8 @@ def check_used(flags: Restore, options: Restore) -> None:
     entry = FIELD[options.method]
     known, but = "methods that know it (see rsd methods)", f"the method is {options.method}"
     needs |= {name: (known, name in entry.uses, but) for name in (TUNABLE if entry.made else SAVING)}
+    if "lr_x" in entry.uses and options.x_step == "exact":
+        needs["lr_x"] = ("--x-step adam", False, f"the {'preset' if options.preset else 'setting'} has the exact one")
     for name, (what, used, but) in needs.items():
         if not used and getattr(flags, name) != Restore.__dataclass_fields__[name].default:
             raise ValueError(f"--{name.rstrip('_').replace('_', '-')} goes with {what}, but {but}; change one of them.")

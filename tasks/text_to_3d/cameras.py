@@ -110,12 +110,14 @@ def draw_cameras(settings: CameraSettings, views: int, *, seed: int, image: str 
 
 
 def orbit(settings: CameraSettings, views: int, *, elevation: float = 10.0) -> Cameras:
-    """``views`` cameras evenly around, the first at the face, at mean distance and angle; ValueError for no views."""
+    """``views`` cameras evenly around, the first at the face, at mean distance and angle, and at ``elevation`` or the
+    nearest from which scenes were seen; ValueError for no views."""
     if views < 1:
         raise ValueError(f"views is {views}; a turntable needs at least 1.")
     full = [torch.full((views,), sum(r) / 2, dtype=torch.float64) for r in (settings.distance, settings.fov)]
     azimuth = torch.arange(views, dtype=torch.float64) * 360 / views
-    return Cameras(azimuth, torch.full_like(azimuth, elevation), *full)
+    lowest, highest = settings.elevation
+    return Cameras(azimuth, torch.full_like(azimuth, min(max(elevation, lowest), highest)), *full)
 
 
 def fov_of(half: float, distance: float) -> float:

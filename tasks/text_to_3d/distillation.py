@@ -23,9 +23,10 @@ from rsd.reference import LoraScore, Reference, sds
 from rsd.repulsion import Interaction
 from rsd.run import Distillation
 
+from .gallery import SceneSettings
 from .names import METHODS
 from .prompts import PromptSettings, ViewPrompts
-from .scenes import Scenes, SceneSettings
+from .scenes import Scenes
 
 
 @dataclass(frozen=True)

@@ -8,6 +8,7 @@ import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -21,28 +22,30 @@ from rsd.priors.base import Prior
 from rsd.runs import RunFolder, check_folder_of_runs, slug
 from rsd.session import Session, pick_device, plain_warnings, survives
 
-from ..text_to_image.prompts import folder_name, folder_names, gather, notes
+from ..text_to_image.prompts import folder_name, folder_names, gather, notes, strange
 from . import results
-from .cameras import CameraSettings, orbit
+from .cameras import CameraSettings
 from .command import resolved
 from .distillation import Run, Settings
 from .field import FieldSettings
+from .finished import PARTS, keep, lacking, look_again, write
+from .gallery import SceneSettings
 from .lights import LightSettings
 from .names import VIEWS
 from .options import TextTo3D
 from .prompts import PromptSettings, ViewPrompts
 from .regularisers import RegulariserSettings
 from .render import RenderSettings
-from .scenes import SceneSettings
-from .scores import SIZE, Scorers, load_scorers, score
+from .scores import Scorers, load_scorers
 from .summary import summarise
 
 
 @dataclass(frozen=True)
 class Networks:
-    """What is loaded once for all prompts. ``features``: the repulsion's feature map; None if nothing interacts."""
+    """What is loaded once for all prompts. ``prior``: None if all runs are finished. ``features``: the repulsion's
+    feature map; None if nothing interacts."""
 
-    prior: Prior
+    prior: Prior | None
     features: torch.nn.Module | None
     scorers: Scorers
 
@@ -50,7 +53,7 @@ class Networks:
     def embed(self) -> Embed | None:
         """What pictures in the prior's space are compared by."""
         features, prior = self.features, self.prior
-        return None if features is None else lambda z: features(prior.decode(z))
+        return None if features is None or prior is None else lambda z: features(prior.decode(z))
 
 
 class Previewed(Run):
@@ -75,7 +78,7 @@ def run(options: TextTo3D) -> int:
     """
     with plain_warnings():
         given = gather(options.prompt, options.prompts, allow_empty=options.allow_empty)
-        prompts = list(dict.fromkeys(map(without_view, given)))
+        prompts = list(dict.fromkeys(without_view(prompt, options) for prompt in given))
         several = len(prompts) > 1 or options.prompts is not None
         here = connect(check(options))
         with speaking(all_of_them=several):
@@ -98,7 +101,8 @@ def make_all(prompts: list[str], options: TextTo3D, several: bool, here: Process
     folders = {p: RunFolder(out / names[p] if several else out, resume=options.resume) for p in mine}
     todo = [prompt for prompt, folder in folders.items() if not folder.done]
     wait()  # all have looked at the folder before any writes into it
-    networks = load_networks(options, todo, pick_device(options.device)) if todo else None
+    again = any(folder.done and "figures" in lacking(folder.metrics(), options) for folder in folders.values())
+    networks = load_networks(options, todo, pick_device(options.device)) if todo or again else None
     failures: dict[str, str] = {}
     for prompt, folder in folders.items():
         if prompt in todo or ensemble.main:
@@ -113,15 +117,19 @@ def make_all(prompts: list[str], options: TextTo3D, several: bool, here: Process
     return failures
 
 
-def without_view(prompt: str) -> str:
-    """A prompt without a view word at its end, of which it warns: a scene is seen from all sides."""
+def without_view(prompt: str, options: TextTo3D) -> str:
+    """A prompt without a view word at its end, of which it warns: a scene is seen from all sides. Raises ValueError if
+    nothing else is told, and that is not allowed."""
     found = re.fullmatch(rf"(.*?)(?:, ?|^)({'|'.join(VIEWS)}) view", prompt)
     if not found:
         return prompt
-    warnings.warn(
-        f'A scene is seen from all sides: "{found[2]} view" is left out of the prompt; each camera adds its own.',
-        stacklevel=2,
-    )
+    if not found[1] and not options.allow_empty:
+        raise ValueError(
+            f'The prompt "{prompt}" tells a view alone, and a scene is seen from all sides; say what to make, or '
+            "--allow-empty to make it without a prompt."
+        )
+    own = "; each camera adds its own" if options.view_words else ""
+    warnings.warn(f'A scene is seen from all sides: "{found[2]} view" is left out of the prompt{own}.', stacklevel=2)
     return found[1]
 
 
@@ -141,29 +149,40 @@ def check(options: TextTo3D) -> torch.device:
 
 
 def load_networks(options: TextTo3D, prompts: list[str], device: torch.device) -> Networks:
-    """The networks; those that score come first. All prompts are embedded for all views, and the text encoder is
-    released. Prints what it loads and where. Raises ValueError for a resolution that is not the prior's."""
-    size = image_size(options.prior, options.revision)  # what is missing is told before anything is loaded
-    if options.resolution not in (None, size):
-        raise ValueError(
-            f'The prior "{options.prior}" sees pictures of {size} px, not of {options.resolution}; leave --resolution '
-            "out, or take another --prior (--size is that of the written pictures)."
-        )
-    features = load_features(options.features_name, device=device) if options.interacts else None
+    """The networks; those that score come first, the others if there are ``prompts``. These are embedded for all views,
+    and the text encoder is released. Prints what it loads and where. Raises ValueError for a resolution that is not the
+    prior's."""
+    size = check_size(options) if prompts else None  # what is missing is told before anything is loaded
+    features = load_features(options.features_name, device=device) if prompts and options.interacts else None
     scorers = load_scorers(
-        options.prior, repulsion=options.features_name if features is not None else None,
+        options.prior, repulsion=options.features_name if options.interacts else None,
         div_features=options.div_features, device=device,
     )  # fmt: skip
+    if not prompts:
+        return Networks(None, None, scorers)
     print(f"prior: {options.prior} at {size} px on {device}, {options.dtype}", flush=True)
     prior = load_prior(options.prior, device=device, dtype=getattr(torch, options.dtype), revision=options.revision)
+    told = [notes(prompt, options.prior) for prompt in prompts]
+    told += [strange(text, options.prior) for text in (*options.own_prompts.values(), options.negative_prompt)]
+    for note in dict.fromkeys(chain(*told)):
+        warnings.warn(note, stacklevel=2)
     for prompt in prompts:
-        for text in notes(prompt, options.prior):
-            warnings.warn(text, stacklevel=2)
         ViewPrompts(prior, prompt, prompt_settings(options))
     release: Callable[[], None] | None = getattr(prior, "release_text_encoder", None)
     if release:
         release()
     return Networks(prior, features, scorers)
+
+
+def check_size(options: TextTo3D) -> int:
+    """Pixels of the prior's pictures; raises ValueError if --resolution is another."""
+    size = image_size(options.prior, options.revision)
+    if options.resolution not in (None, size):
+        raise ValueError(
+            f'The prior "{options.prior}" sees pictures of {size} px, not of {options.resolution}; leave --resolution '
+            "out, or take another --prior (--size is that of the written pictures)."
+        )
+    return size
 
 
 def prompt_settings(options: TextTo3D) -> PromptSettings:
@@ -203,9 +222,11 @@ def make(
     if ensemble.main:
         folder.open({**resolved(options), "prompt": prompt})
     if folder.done:
-        print(f"{_short(prompt)}: already done in {folder.path}")
+        scorers, device = networks.scorers if networks else Scorers(), pick_device(options.device)
+        parts = look_again(prompt, options, folder, settings=settings(options).scenes, scorers=scorers, device=device)
+        print(f"{_short(prompt)}: already done in {folder.path}" + (f"; now made: {', '.join(parts)}" if parts else ""))
         return folder.metrics()
-    assert networks is not None
+    assert networks is not None and networks.prior is not None
     # the prompt names the run in the random numbers
     shared = None if ensemble.alone else ensemble
     one = Previewed(networks.prior, prompt, settings(options), embed=networks.embed, image=prompt, ensemble=shared)
@@ -227,17 +248,9 @@ def make(
     if whole is None:
         finish(figures={})
         return {}
-    scenes = whole
-    size = options.size or max(networks.prior.image_size, SIZE)
-    images = results.write_scenes(folder.path, scenes, options, prompt=prompt, size=size)
-    meshes, why = results.write_meshes(folder.path, scenes, options)
-    around = orbit(scenes.settings.cameras, results.VIEWS)
-    scored = images if size == SIZE else scenes.photographs(around, size=SIZE)
-    figures = score(scored, around, one.prompts.views(around), prompt, networks.scorers)
-    if why:
-        figures["reasons"]["meshes"] = why
-    figures |= {"meshes": meshes, **scenes.backends}
-    finish(figures=figures)
+    figures = write(PARTS, whole, prompt=prompt, options=options, folder=folder.path, scorers=networks.scorers)
+    keep(folder, whole)
+    finish(figures={**figures, **whole.backends})
     print(f"{_short(prompt)}: {headline(figures)}; {folder.path}", flush=True)
     return folder.metrics()
 

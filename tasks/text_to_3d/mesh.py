@@ -45,9 +45,8 @@ def extract(field: Field, *, resolution: int = 96, threshold: float | None = Non
 
     density, bound = sample_density(field, resolution), field.settings.bound
     spacing = 2 * bound / (resolution - 1)
-    found_by_itself = automatic_threshold(density, spacing)
     if threshold is None:
-        threshold = found_by_itself
+        threshold = automatic_threshold(density, spacing)
         logger.info("mesh: surface at density %.3g (chosen by itself)", threshold)
     if not 0 < threshold < float(density.max()):
         raise ValueError(

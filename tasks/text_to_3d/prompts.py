@@ -48,6 +48,10 @@ class PromptSettings:
             return "overhead"
         return "front" if away <= self.front else "back" if away >= 180 - self.back else "side"
 
+    def views(self, cameras: Cameras) -> list[str]:
+        """The view of each camera, [V]."""
+        return [self.view(*at) for at in zip(cameras.azimuth.tolist(), cameras.elevation.tolist(), strict=True)]
+
 
 class ViewPrompts:
     """A prompt, embedded once for every view: the prior's text encoder may be released afterwards."""
@@ -69,16 +73,11 @@ class ViewPrompts:
             return s.own[view]
         return f"{prompt}, {view} view".removeprefix(", ") if s.view_words else prompt
 
-    def views(self, cameras: Cameras) -> list[str]:
-        """The view of each camera, [V]."""
-        at = zip(cameras.azimuth.tolist(), cameras.elevation.tolist(), strict=True)
-        return [self.settings.view(azimuth, elevation) for azimuth, elevation in at]
-
     def condition(self, cameras: Cameras, rows: torch.Tensor, *, guided: bool = True, unit: float = 1.0) -> Condition:
         """The condition of pictures from ``cameras``, one embedding a row; ``rows`` [N, V]: each scene's and view's.
         ``guided``: False for a learned reference, which takes no guidance but is told the cameras' poses, in
         ``unit``s of length."""
-        own = [self.conditions[view] for view in self.views(cameras)]
+        own = [self.conditions[view] for view in self.settings.views(cameras)]
         first = own[0] if guided else replace(own[0], guidance=1.0, negative=None, negative_prompt="")
         view_of = torch.empty(rows.numel(), dtype=torch.int64)
         view_of[rows.flatten()] = torch.arange(rows.shape[1]).repeat(rows.shape[0])

@@ -12,21 +12,21 @@ import torch
 from rsd import media
 
 from .cameras import orbit
+from .gallery import Gallery
 from .mesh import extract, write_mesh
 from .options import TextTo3D
 from .pictures import contact_sheet, write_turntable
-from .scenes import Scenes
 
 VIEWS, PREVIEW = 12, 4
 """Cameras around a finished scene, and around one in progress."""
 
 
-def write_scenes(folder: Path, scenes: Scenes, options: TextTo3D, *, prompt: str, size: int) -> torch.Tensor:
+def write_scenes(folder: Path, scenes: Gallery, options: TextTo3D, *, prompt: str, size: int) -> torch.Tensor:
     """scenes/00/ (views/, turntable.gif, turntable.mp4) and so on, contact.png and grid.png; the pictures from
     ``VIEWS`` cameras, [N, VIEWS, 3, size, size]."""
     around, turning = orbit(scenes.settings.cameras, VIEWS), orbit(scenes.settings.cameras, options.turntable)
     shown = []
-    for s in range(len(scenes.numbers)):
+    for s in range(len(scenes.scenes)):
         at = scene_folder(folder, s)
         images = scenes.photographs(around, size=size, scenes=[s])[0].cpu().float()
         about = {"seed": str(options.seed), "gamma": str(options.gamma), "method": options.method, "prompt": prompt}
@@ -50,7 +50,7 @@ def scene_folder(folder: Path, scene: int) -> Path:
     return folder / "scenes" / f"{scene:02d}"
 
 
-def preview(folder: Path, scenes: Scenes) -> None:
+def preview(folder: Path, scenes: Gallery) -> None:
     """contact.png of scenes in progress, at the prior's size."""
     around = orbit(scenes.settings.cameras, PREVIEW)
     write_contact(folder, scenes.photographs(around).cpu().float(), around.azimuth)
@@ -61,7 +61,7 @@ def write_contact(folder: Path, images: torch.Tensor, azimuth: torch.Tensor) -> 
     media.save_png(folder / "contact.png", contact_sheet(images, azimuth))
 
 
-def write_meshes(folder: Path, scenes: Scenes, options: TextTo3D) -> tuple[list[dict[str, Any] | None], str | None]:
+def write_meshes(folder: Path, scenes: Gallery, options: TextTo3D) -> tuple[list[dict[str, Any] | None], str | None]:
     """scenes/00/mesh.glb and so on, and what each is; None for a scene without a surface, with the reason for all such.
     Prints the thresholds; says on stderr which scene has no mesh and why."""
     found: list[dict[str, Any] | None] = []

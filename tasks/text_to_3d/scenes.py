@@ -20,19 +20,17 @@ from functools import partial
 from typing import Any
 
 import torch
-from torch import nn
 
 from rsd.priors.base import Prior
 from rsd.randomness import generator
 
-from .backgrounds import Background, draw_colours
-from .cameras import Cameras, CameraSettings, draw_cameras, orbit
-from .field import Field, FieldSettings
-from .lights import Light, LightSettings, draw_light, no_shade
-from .names import BACKGROUNDS, INTERACTIONS, RENDERERS
-from .occupancy import EVERY, Occupancy, backend
-from .regularisers import RegulariserSettings, regularisers
-from .render import Rendering, RenderSettings, as_images, jitter_width, photograph, render
+from .backgrounds import draw_colours
+from .cameras import Cameras, draw_cameras
+from .gallery import Gallery, Scene, SceneSettings
+from .lights import Light, draw_light
+from .occupancy import EVERY
+from .regularisers import regularisers
+from .render import Rendering, as_images, jitter_width, render
 
 ENTRIES = 3 * 64 * 64
 """Entries of DreamFusion's picture: score gradients are scaled to its number, so that the regularisers' weights mean
@@ -41,40 +39,6 @@ the same at any size."""
 
 BACKENDS = ("torch", "tinycudann", "nerfacc")
 """What may compute a scene, as checkpoints count it."""
-
-
-@dataclass(frozen=True)
-class SceneSettings:
-    """What scenes are made of and seen with. ``views``: cameras a step, V. ``views_at_once``: with gradient; None: all.
-
-    ``lr`` and ``lr_background``: Adam's (0.9, 0.99), eps 1e-15.
-    """
-
-    field: FieldSettings = FieldSettings()
-    background: str = "learned"
-    renderer: str = "dense"
-    render: RenderSettings = RenderSettings()
-    cameras: CameraSettings = CameraSettings()
-    lights: LightSettings = LightSettings()
-    regularisers: RegulariserSettings = RegulariserSettings()
-    views: int = 1
-    views_at_once: int | None = None
-    interaction: str = "scenes"
-    lr: float = 0.01
-    lr_background: float = 0.001
-
-    def __post_init__(self) -> None:
-        """Raise ValueError for values that cannot run."""
-        if self.views < 1:
-            raise ValueError(f"views is {self.views}; a scene needs at least 1 camera.")
-        if self.views_at_once is not None and self.views_at_once < 1:
-            raise ValueError(f"views_at_once is {self.views_at_once}; it must be at least 1.")
-        if self.interaction not in INTERACTIONS:
-            raise ValueError(f'There is no interaction "{self.interaction}"; there are {", ".join(INTERACTIONS)}.')
-        if self.background not in BACKGROUNDS:
-            raise ValueError(f'There is no background "{self.background}"; there are {", ".join(BACKGROUNDS)}.')
-        if self.renderer not in RENDERERS:
-            raise ValueError(f'There is no renderer "{self.renderer}"; there are {", ".join(RENDERERS)}.')
 
 
 @dataclass(frozen=True)
@@ -97,21 +61,7 @@ def draw_shot(settings: SceneSettings, *, seed: int, steps: int, image: str = ""
     return Shot(cameras, light, draw_colours(settings.views, **key))
 
 
-class Scene(nn.Module):
-    """A field, what is behind it, and for the packed renderer where it has something."""
-
-    def __init__(self, settings: SceneSettings, *, seed: int, particle: int, image: str, device: torch.device):
-        super().__init__()
-        key: dict[str, Any] = {"seed": seed, "particle": particle, "image": image}
-        self.field = Field(settings.field, device=device, **key)
-        self.background = Background(settings.background, **key).to(device)
-        self.occupancy: Occupancy | None = None
-        if settings.renderer == "packed":
-            bound, each = settings.field.bound, settings.render
-            self.occupancy = Occupancy(bound, step=2 * bound / (each.samples + each.fine)).to(device)
-
-
-class Scenes:
+class Scenes(Gallery):
     """The particles: scene ``numbers[s]`` for each s, seen by ``prior`` at its size.
 
     ``steps``: of the whole run, for the schedules. ``image`` names the run in the random numbers. A scene depends
@@ -123,22 +73,17 @@ class Scenes:
     ):
         if prior.image_size < 1:
             raise ValueError(f"The prior {prior.name} is over points, not pictures; a scene needs a prior of pictures.")
-        self.prior, self.settings, self.numbers = prior, settings, list(numbers)
-        self.total, self.seed, self.image, self.done = steps, seed, image, 0
         key: dict[str, Any] = {"seed": seed, "image": image, "device": prior.device}
-        self.scenes = [Scene(settings, particle=n, **key).to(prior.dtype) for n in self.numbers]
+        made = [Scene(settings, particle=n, **key).to(prior.dtype) for n in numbers]
+        super().__init__(made, settings, image_size=prior.image_size)
+        self.prior, self.numbers = prior, list(numbers)
+        self.total, self.seed, self.image, self.done = steps, seed, image, 0
         fields = [p for scene in self.scenes for p in scene.field.parameters()]
         backgrounds = [p for scene in self.scenes for p in scene.background.parameters()]
         groups = [{"params": fields, "lr": settings.lr}, {"params": backgrounds, "lr": settings.lr_background}]
         self.optimiser = torch.optim.Adam([g for g in groups if g["params"]], betas=(0.9, 0.99), eps=1e-15, fused=True)
         self._z: torch.Tensor | None = None
         self._look_for_something()
-
-    @property
-    def backends(self) -> dict[str, str]:
-        """What computes the encoding and the rendering, "torch" or a library's name."""
-        packed = backend(self.prior.device, self.prior.dtype) if self.settings.renderer == "packed" else "torch"
-        return {"encoding_backend": self.scenes[0].field.backend, "renderer_backend": packed}
 
     @property
     def rows(self) -> torch.Tensor:
@@ -217,17 +162,13 @@ class Scenes:
         size = self.settings.views_at_once or V
         for first in range(0, V, size):
             views = slice(first, min(first + size, V))
-            part, origins, directions = shot[views], *self._rays(shot.cameras[views])
+            part, origins, directions = shot[views], *self.rays(shot.cameras[views])
             jitter = self._jitter(self.numbers[s], views)
             shown = render(
                 scene.field, origins, directions, settings=self.settings.render, light=part.light, jitter=jitter,
                 backdrop=partial(scene.background, drawn=part.colours), occupancy=scene.occupancy,
             )  # fmt: skip
             yield views, shown, self.prior.encode(as_images(shown.colour))
-
-    def _rays(self, cameras: Cameras, size: int | None = None) -> tuple[torch.Tensor, torch.Tensor]:
-        origins, directions = cameras.rays(size or self.prior.image_size)
-        return origins.to(self.prior.device, self.prior.dtype), directions.to(self.prior.device, self.prior.dtype)
 
     def _jitter(self, number: int, views: slice) -> torch.Tensor:
         """Where a scene's samples lie at this step, [views, R, ...]."""
@@ -241,26 +182,6 @@ class Scenes:
         ]  # fmt: skip
         drawn = torch.stack([torch.rand(*shape, generator=key) for key in keys])
         return drawn.to(self.prior.device, self.prior.dtype)
-
-    def photographs(
-        self, cameras: Cameras, *, size: int | None = None, scenes: Sequence[int] | None = None
-    ) -> torch.Tensor:
-        """Scenes (by place; None: all) in ambient light from ``cameras``, [N, V, 3, size, size] in [-1, 1]. In front of
-        a "random" background, which has no colour of its own, they stand on grey."""
-        origins, directions = self._rays(cameras, size)
-        grey = torch.full((1, 3), 0.5, dtype=torch.float64)
-        chosen = [self.scenes[s] for s in (range(len(self.scenes)) if scenes is None else scenes)]
-        return torch.stack([
-            photograph(
-                scene.field, origins, directions, settings=self.settings.render, light=no_shade(len(cameras)),
-                backdrop=partial(scene.background, drawn=grey), occupancy=scene.occupancy,
-            )
-            for scene in chosen
-        ])  # fmt: skip
-
-    def images(self) -> torch.Tensor:
-        """The scenes from the front, [N, 3, H, W]."""
-        return self.photographs(orbit(self.settings.cameras, 1))[:, 0]
 
     def finish(self) -> torch.Tensor:
         """The result as pictures [N, 3, H, W]."""

@@ -20,6 +20,7 @@ from rsd.heads.reading import read
 from rsd.priors import over_heads
 
 from .cameras import Cameras
+from .prompts import PromptSettings
 
 SIZE = 64
 """Pixels of the pictures that are scored."""
@@ -62,11 +63,9 @@ def load_scorers(
     return Scorers(div.features, div.name, judge, face, reasons)
 
 
-def score(
-    images: torch.Tensor, cameras: Cameras, views: Sequence[str], prompt: str, scorers: Scorers
-) -> dict[str, Any]:
-    """The figures of one prompt's N scenes from V cameras, images [N, V, 3, H, W] in [-1, 1]; ``views``: which of
-    front, side and back each camera is.
+def score(images: torch.Tensor, cameras: Cameras, prompt: str, scorers: Scorers) -> dict[str, Any]:
+    """The figures of one prompt's N scenes from V cameras, images [N, V, 3, H, W] in [-1, 1]. Which cameras see front,
+    side and back is told by the default sectors, whatever sectors the run's prompts had: figures compare.
 
     ``div``: mean over cameras of Div across scenes (Eq. 26, 27). ``agreement``: share of (scene, front camera, told
     attribute that it shows) classified as told; ``agreement_scenes``: mean, best and std of the scenes' own shares;
@@ -75,6 +74,7 @@ def score(
     """
     images = images.detach().cpu().float()
     N, V = images.shape[:2]
+    views = PromptSettings().views(cameras)
     reasons = dict(scorers.reasons)
     found: dict[str, Any] = {"div": None, "div_features": scorers.features_name}
     if scorers.features and N < 2:

@@ -91,19 +91,25 @@ def notes(prompt: str, prior: str) -> list[str]:
     know few words."""
     if not over_heads(prior):
         return []
+    twice = sorted(read(prompt).contradicted)
+    told = f'The prompt "{prompt}" tells {", ".join(twice)} in two ways; no score counts that.'
+    return [*strange(prompt, prior), *([told] if twice else [])]
+
+
+def strange(text: str, prior: str) -> list[str]:
+    """Which words of any text, also one that no score reads, a prior over heads does not know, one sentence each."""
+    if not over_heads(prior):
+        return []
     found = []
-    unknown = unknown_words(prompt)
+    unknown = unknown_words(text)
     if unknown:
         more = f" and {len(unknown) - 5} more" if len(unknown) > 5 else ""
         told = ", ".join(f'"{word}"' for word in unknown[:5]) + more
         found.append(f"The prior {prior} was never told of {told}; `rsd heads --help` lists its words.")
-    unread = unread_words(prompt)
+    unread = unread_words(text)
     if unread:
         told = ", ".join(f'"{word}"' for word in unread)
-        found.append(f'The prior {prior} knows {told}, but not of what "{prompt}" says so; see `rsd heads --help`.')
-    twice = sorted(read(prompt).contradicted)
-    if twice:
-        found.append(f'The prompt "{prompt}" tells {", ".join(twice)} in two ways; no score counts that.')
+        found.append(f'The prior {prior} knows {told}, but not of what "{text}" says so; see `rsd heads --help`.')
     return found
 
 

@@ -19,6 +19,7 @@ from rsd.hub import BUILT_IN
 from rsd.media import write_png
 from rsd.priors import load_prior, over_heads
 
+SMALL_SCENES = ["--steps", "2", "--samples", "4", "--turntable", "2", "--mesh-resolution", "8", "--grid", "4"]
 COMMANDS = {
     "text-to-image": ["a wizard with a red shirt"], "text-to-3d": ["a wizard with a red shirt"], "restore": ["face.png"]
 }  # fmt: skip
@@ -66,24 +67,28 @@ def test_text_to_image(heads_pixels, tmp_path, capsys):
 
 @pytest.mark.parametrize("method", ["sds", "vsd"])
 def test_text_to_3d(method, heads_pixels, tmp_path, capsys):
-    small = [
-        "--method",
-        method,
-        "--steps",
-        "2",
-        "--samples",
-        "4",
-        "--turntable",
-        "2",
-        "--mesh-resolution",
-        "8",
-        "--grid",
-        "4",
-    ]
-    told, metrics, config = run("text-to-3d", [*COMMANDS["text-to-3d"], *small], tmp_path, capsys)
+    told, metrics, config = run(
+        "text-to-3d", [*COMMANDS["text-to-3d"], "--method", method, *SMALL_SCENES], tmp_path, capsys
+    )
     assert f"settings: {method}_heads.yaml" in told.out and "at 32 px" in told.out and config["ambient"] == 0.52
     assert told.err.count('The prior heads-pixels was never told of "wizard"; ') == 1
     assert 0 <= metrics["agreement"] <= 1 and 0 <= metrics["janus"] <= 1
+
+
+def test_words_that_it_does_not_know_are_told_wherever_they_are(heads_pixels, tmp_path, capsys):
+    more = ["--view-prompts", "back=a wizard", "side=a red fez", "--negative-prompt", "a bald man with long hair, ugly"]
+    told, *_ = run("text-to-3d", [*COMMANDS["text-to-3d"], *SMALL_SCENES, "--steps", "1", *more], tmp_path, capsys)
+    for words in ('"wizard"', '"fez"', '"ugly"'):
+        assert told.err.count(f"The prior heads-pixels was never told of {words}; ") == 1
+    assert "in two ways" not in told.err  # that is of scores, which read the prompt alone
+
+
+def test_the_sectors_of_prompts_do_not_move_those_of_figures(heads_pixels, tmp_path, capsys):
+    """Janus is of the same three cameras, and agreement of front ones, whatever words the run's views had."""
+    flags = [*COMMANDS["text-to-3d"], *SMALL_SCENES, "--back", "10", "--front", "10", "--overhead", "5"]
+    _, metrics, _ = run("text-to-3d", flags, tmp_path, capsys)
+    assert metrics["agreement"] is not None and "janus" not in metrics["reasons"]
+    assert metrics["janus"] == pytest.approx(sum(metrics["faces"][angle] for angle in ("150", "180", "210")) / 3)
 
 
 def test_restore(heads_pixels, tmp_path, capsys):

@@ -197,7 +197,8 @@ def test_half_precision_keeps_the_particles_in_float32(folder):
     assert double.epsilon(pixels().double(), 5).dtype == double.dtype == torch.float64
 
 
-def test_embeddings_are_the_pipelines_and_the_encoder_is_loaded_late_and_released(folder):
+def test_embeddings_are_the_pipelines_and_the_encoder_is_loaded_late_and_released(folder, tmp_path, monkeypatch):
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HOME", str(tmp_path))  # where nothing is kept yet
     pipe, prior = build_if(), load_prior(str(folder(build_if)))
     assert not prior.text.loaded
     text, negative = pipe.encode_prompt("red", True, 1, "cpu", "dog")
@@ -227,7 +228,32 @@ def test_a_hub_models_embeddings_are_kept_on_disk(hub_cache, folder, monkeypatch
     with pytest.raises(AssertionError, match="was loaded"):
         again.condition("blue dog")
     assert load_prior("owner/pixels", dtype="bfloat16").text.cache != prior.text.cache  # another precision's
-    assert load_prior(str(folder(build_if))).text.cache is None  # a folder may change
+
+
+def test_a_folder_s_embeddings_are_kept_while_its_text_encoder_stays(folder, tmp_path):
+    path = Path(shutil.copytree(folder(build_if), tmp_path / "model"))
+    first = load_prior(str(path)).condition("red dog")
+    again = load_prior(f"{path}/../model")  # the same folder by another name
+    again.text._load = no_encoder
+    assert torch.equal(again.condition("red dog").embeddings, first.embeddings)
+    os.utime(path / "unet" / "config.json", (0, 0))
+    caches = [again.text.cache, load_prior(str(path)).text.cache]
+    weights, config = (path / "text_encoder" / name for name in ("model.safetensors", "config.json"))
+    for change in (
+        lambda: os.utime(weights, (0, 0)),
+        lambda: config.write_text(config.read_text() + "\n"),
+        lambda: (path / "text_encoder" / "more.safetensors").touch(),
+        lambda: os.utime(next((path / "tokenizer").glob("*")), (0, 0)),
+        lambda: path.rename(tmp_path / "moved"),
+    ):
+        change()
+        caches.append(load_prior(str(next(tmp_path.iterdir()))).text.cache)
+    assert caches[0] == caches[1] and len(set(caches[1:])) == 6
+    assert load_prior(str(tmp_path / "moved"), dtype="bfloat16").text.cache not in caches
+
+
+def test_built_in_embeddings_are_not_kept(heads_pixels):
+    assert load_prior("heads-pixels").text.cache is None
 
 
 def test_a_cached_long_prompt_warns_again_and_a_broken_file_is_made_anew(tmp_path):

@@ -75,6 +75,11 @@ def test_an_orbit():
     assert around.distance.tolist() == [4] * 4 and around[1:3].azimuth.tolist() == [90, 180]
 
 
+@pytest.mark.parametrize(("elevation", "at"), [((-10, 30), 10), ((20, 40), 20), ((-30, -5), -5), ((10, 10), 10)])
+def test_an_orbit_looks_from_where_scenes_were_seen(elevation, at):
+    assert orbit(CameraSettings(elevation=elevation), 2).elevation.tolist() == [at] * 2
+
+
 def test_mistakes():
     with pytest.raises(ValueError, match="views is 0"):
         draw_cameras(CameraSettings(), 0, seed=0)

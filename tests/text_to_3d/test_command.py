@@ -17,30 +17,13 @@ from PIL import Image
 
 from rsd.cli import main
 from rsd.runs import RunFolder
-from rsd.tasks.text_to_3d import job
+from rsd.tasks.text_to_3d import finished, job
 from rsd.tasks.text_to_3d.command import packaged, parse
 from rsd.tasks.text_to_3d.field import FieldSettings
 from rsd.tasks.text_to_3d.job import cited
 from rsd.tasks.text_to_3d.options import TextTo3D
 
 IF = "DeepFloyd/IF-I-XL-v1.0"
-SMALL = [
-    "--features", "pixels", "--div-features", "pixels", "-n", "2", "--views", "1", "--encoding", "grid", "--grid", "3",
-    "6", "--bound", "1.8", "--distance", "8", "8", "--fov", "22", "23", "--elevation", "-10", "30", "--samples", "6",
-    "--fine", "0", "--gamma", "2", "--guidance", "3", "--ambient-until", "0.3", "--size", "16", "--turntable", "3",
-    "--mesh-resolution", "12", "--device", "cpu",
-]  # fmt: skip
-
-
-@pytest.fixture
-def make(tiny_folder, tmp_path):
-    prior = str(tiny_folder("epsilon"))
-
-    def go(*arguments, out="out", steps=3):
-        fixed = [*SMALL, "--prior", prior, "--steps", str(steps), "--out", str(tmp_path / out)]
-        return main(["text-to-3d", *fixed, *map(str, arguments)]), tmp_path / out
-
-    return go
 
 
 def written(folder):
@@ -58,7 +41,7 @@ def test_a_run_leaves_what_the_contract_says(make, capsys):
     assert code == 0
     assert {p.name for p in out.iterdir()} == {
         "scenes", "contact.png", "grid.png", "evolution.gif", "config.yaml", "provenance.json", "citations.bib",
-        "steps.jsonl", "metrics.json",
+        "steps.jsonl", "metrics.json", "scenes.safetensors",
     }  # fmt: skip
     for scene in ("00", "01"):
         folder = out / "scenes" / scene
@@ -72,6 +55,9 @@ def test_a_run_leaves_what_the_contract_says(make, capsys):
     assert found["div"] > 0 and found["agreement"] is None and found["janus"] is None
     assert set(found["reasons"]) == {"agreement", "janus"} and found["encoding_backend"] == "torch"
     assert found["renderer_backend"] == "torch"
+    assert found["outputs"] == {
+        "size": 16, "turntable": 3, "mp4": False, "mesh": "glb", "mesh_resolution": 12, "mesh_threshold": None
+    }  # fmt: skip
     told = re.findall(r"mesh of scene (\d): surface at density (\S+) \(chosen by itself\)", capsys.readouterr().out)
     assert [(s, float(d)) for s, d in told] == [
         (str(k), pytest.approx(mesh["threshold"], rel=1e-2)) for k, mesh in enumerate(found["meshes"])
@@ -179,14 +165,14 @@ def test_several_prompts_are_one_run_each_and_a_prompt_is_the_same_alone(make, t
 
 
 def test_a_prompt_that_fails_leaves_the_others(make, monkeypatch, capsys):
-    write = job.results.write_scenes
+    write = finished.write_scenes
 
     def fails(folder, *rest, prompt, **size):
         if prompt == "red cat":
             raise OSError("the disk is full")
         return write(folder, *rest, prompt=prompt, **size)
 
-    monkeypatch.setattr(job.results, "write_scenes", fails)
+    monkeypatch.setattr(finished, "write_scenes", fails)
     code, out = make("red cat", "red dog", "-n", "1", steps=1)
     assert code == 1 and "failed: red cat: the disk is full" in capsys.readouterr().err
     summary = json.loads((out / "summary.json").read_text())
@@ -234,6 +220,8 @@ def test_a_film_without_the_extra_is_refused_at_once(monkeypatch, capsys):
     [
         ([], "no prompt"),
         ([""], "--allow-empty"),
+        (["side view"], 'The prompt "side view" tells a view alone'),
+        (["dog", ", front view"], "say what to make, or --allow-empty to make it without a prompt."),
         (["dog", "--views", "0"], "views is 0; give 1 or more."),
         (["dog", "--encoding", "hsah"], 'Unknown encoding "hsah". Did you mean "hash"?'),
         (["dog", "--renderer", "pakced"], 'Unknown renderer "pakced". Did you mean "packed"?'),
@@ -376,7 +364,14 @@ def test_the_paper_s_settings(method):
 )
 @pytest.mark.filterwarnings("ignore:A scene is seen from all sides")
 def test_a_view_at_the_end_is_no_part_of_the_prompt(prompt, cut):
-    assert job.without_view(prompt) == cut
+    assert job.without_view(prompt, TextTo3D(allow_empty=True)) == cut
+
+
+def test_what_is_said_of_a_view_is_so():
+    with pytest.warns(UserWarning, match='"back view" is left out of the prompt; each camera adds its own.$'):
+        job.without_view("a man, back view", TextTo3D())
+    with pytest.warns(UserWarning, match='"back view" is left out of the prompt.$'):
+        job.without_view("a man, back view", TextTo3D(view_words=False))
 
 
 @pytest.mark.parametrize(

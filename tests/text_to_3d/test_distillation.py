@@ -9,9 +9,9 @@ from rsd.priors.latent import LatentPrior
 from rsd.session import flat, nested
 from rsd.tasks.text_to_3d.distillation import Run, Settings, draw_timesteps
 from rsd.tasks.text_to_3d.field import FieldSettings
+from rsd.tasks.text_to_3d.gallery import SceneSettings
 from rsd.tasks.text_to_3d.lights import LightSettings
 from rsd.tasks.text_to_3d.render import RenderSettings
-from rsd.tasks.text_to_3d.scenes import SceneSettings
 
 SCENES = SceneSettings(
     field=FieldSettings(resolutions=(3, 6), grid_features=2, width=8), render=RenderSettings(6), views=2,
@@ -55,14 +55,14 @@ def test_each_picture_is_compared_with_its_own_view_s_prompt(tiny, method):
     per_step = {"sds": 1, "vsd": 3}[method]  # prior; prior, score, score learning
     assert len(asked) == 2 * per_step
     for step in range(2):
-        views = one.prompts.views(expected[step])
+        views = one.prompts.settings.views(expected[step])
         rows = torch.cat([words[view].expand(3, -1, -1) for view in views])  # a group of scenes a view
         first = asked[step * per_step]
         assert torch.equal(first.embeddings, rows) and first.guidance == 21
         if method == "vsd":
             own, learning = asked[step * per_step + 1 : step * per_step + 3]
             assert torch.equal(own.embeddings, rows) and own.negative is None
-            after = one.prompts.views(cameras[step])
+            after = one.prompts.settings.views(cameras[step])
             assert torch.equal(learning.embeddings, torch.cat([words[v].expand(3, -1, -1) for v in after]))
             for told, at in ((own, expected[step]), (learning, cameras[step])):
                 poses = at.pose(unit=8).flatten(1).float()

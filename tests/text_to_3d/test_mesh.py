@@ -74,6 +74,15 @@ def test_what_reaches_the_cube_s_faces_is_closed():
     assert (np.unique(edges, axis=0, return_counts=True)[1] == 2).all()
 
 
+def test_a_scene_too_thin_for_the_automatic_threshold_has_a_surface_where_it_is_told():
+    """No ray through a ball of density 0.2 loses half of its light."""
+    thin = Ball(height=0.2, fog=0.0)
+    with pytest.raises(ValueError, match="The scene is empty"):
+        extract(thin, resolution=48)
+    mesh = extract(thin, resolution=48, threshold=0.1)
+    assert mesh.threshold == 0.1 and mesh.volume == pytest.approx(4 / 3 * math.pi * 0.8**3, rel=0.02)
+
+
 def test_an_empty_scene_and_other_mistakes(tmp_path):
     with pytest.raises(ValueError, match="The scene is empty: its density is at most 0.0"):
         extract(Ball(height=0.01, fog=0.0), resolution=16)

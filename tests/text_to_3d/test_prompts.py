@@ -47,7 +47,7 @@ def test_prompts_and_guidance(tiny_pipeline):
 def test_each_row_has_its_camera_s_words(tiny_pipeline, rows):
     prior = LatentPrior(tiny_pipeline())
     prompts = ViewPrompts(prior, "red", PromptSettings())
-    assert prompts.views(cameras([170, 10])) == ["back", "front"]
+    assert prompts.settings.views(cameras([170, 10])) == ["back", "front"]
     condition = prompts.condition(cameras([170, 10]), torch.tensor(rows))
     for view, word in enumerate(("back", "front")):
         for scene in range(2):

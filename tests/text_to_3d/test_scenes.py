@@ -9,16 +9,18 @@ import pytest
 import torch
 
 from rsd.engine import distill
+from rsd.memory import Memory
 from rsd.repulsion import Interaction
 from rsd.schedule import Schedule
 from rsd.session import flat, nested
 from rsd.tasks.text_to_3d import scenes as scenes_module
 from rsd.tasks.text_to_3d.cameras import CameraSettings, orbit
 from rsd.tasks.text_to_3d.field import FieldSettings
+from rsd.tasks.text_to_3d.gallery import SceneSettings
 from rsd.tasks.text_to_3d.lights import LightSettings
 from rsd.tasks.text_to_3d.regularisers import RegulariserSettings, regularisers
 from rsd.tasks.text_to_3d.render import RenderSettings
-from rsd.tasks.text_to_3d.scenes import Scenes, SceneSettings, draw_shot
+from rsd.tasks.text_to_3d.scenes import Scenes, draw_shot
 
 SIZE, STEPS = 8, 6
 
@@ -63,12 +65,12 @@ def mean_colour(z):
     return z.mean((2, 3))
 
 
-def run(particles: Scenes, *, gamma=0.0, start=0, steps=STEPS, embed=pixels):
+def run(particles: Scenes, *, gamma=0.0, start=0, steps=STEPS, embed=pixels, memory=None):
     interaction = Interaction(gamma, ensembles=particles.ensembles)
     timesteps = [(200 + 131 * k) % 900 for k in range(steps)]
     return distill(
         particles, particles.prior, timesteps=timesteps, seed=0, image="a ball", interaction=interaction,
-        embed=embed, start=start,
+        embed=embed, start=start, memory=memory,
     )  # fmt: skip
 
 
@@ -228,9 +230,10 @@ def test_resuming_gives_the_same_numbers(interaction, renderer, monkeypatch):
     assert torch.equal(again.finish(), whole.finish()) and whole.finish().shape == (3, 3, SIZE, SIZE)
 
 
-def saved_bytes(numbers) -> int:
-    """The most that autograd keeps at a time, over two steps."""
+def saved_bytes(numbers, *, keep=False) -> int:
+    """The most that autograd keeps at a time, over two steps of scenes that repel by a small network's features."""
     live = peak = 0
+    network = torch.nn.Sequential(torch.nn.Conv2d(3, 128, 3), torch.nn.SiLU(), torch.nn.Conv2d(128, 4, 3)).double()
 
     class Kept:
         def __init__(self, tensor):
@@ -243,14 +246,16 @@ def saved_bytes(numbers) -> int:
             nonlocal live
             live -= self.bytes
 
-    particles = scenes(numbers)
+    particles, memory = scenes(numbers), Memory(2, keep=keep)
     with torch.autograd.graph.saved_tensors_hooks(Kept, lambda kept: kept.tensor):
-        list(run(particles, steps=2))
+        records = list(run(particles, steps=2, gamma=1.0, embed=lambda z: network(z).flatten(1), memory=memory))
+    assert records[-1].repulsion > 0
     return peak
 
 
 def test_graphs_do_not_grow_with_the_number_of_scenes():
-    assert 1e5 < saved_bytes(range(2)) == saved_bytes(range(7))
+    few, many = saved_bytes(range(2)), saved_bytes(range(7))
+    assert 1e5 < few == many < saved_bytes(range(7), keep=True)  # with the features' graphs kept it would
 
 
 def test_the_picture_is_kept_between_two_steps(monkeypatch):

@@ -10,7 +10,6 @@ from rsd.heads.classifier import HeadsClassifier
 from rsd.heads.face import FaceReader
 from rsd.heads.render import render
 from rsd.tasks.text_to_3d.cameras import CameraSettings, orbit
-from rsd.tasks.text_to_3d.prompts import PromptSettings
 from rsd.tasks.text_to_3d.scores import Scorers, load_scorers, score, shown
 
 PLAIN = {a: options[0] for a, options in ATTRIBUTES.items()}
@@ -19,11 +18,6 @@ HEADS = [
     {**PLAIN, "hair": "mohawk", "hair_color": "blue", "beard": "full", "mouth": "open", "skin": "brown"},
 ]
 AROUND = orbit(CameraSettings(), 12)
-
-
-def named(cameras=AROUND):
-    at = zip(cameras.azimuth.tolist(), cameras.elevation.tolist(), strict=True)
-    return [PromptSettings().view(azimuth, elevation) for azimuth, elevation in at]
 
 
 @pytest.fixture(scope="module")
@@ -46,41 +40,41 @@ def pictures():
 def test_a_true_head_agrees_and_has_no_face_behind(pictures, scorers):
     told = {"hair", "hair_color", "glasses", "mouth", "person"}
     prompt = caption(HEADS[0], told)
-    found = score(pictures[:1], AROUND, named(), prompt, scorers)
+    found = score(pictures[:1], AROUND, prompt, scorers)
     assert found["agreement"] == 1 and found["agreement_scenes"]["mean"] == 1
     assert set(found["agreement_attributes"]) == told
     assert found["agreement_views"]["180"] == 1  # of the hair: the rest is not seen from there
     assert found["janus"] == 0 and found["faces"]["0"] == found["faces"]["30"] == found["faces"]["330"] == 1
     assert found["div"] is None and set(found["reasons"]) == {"div"}
-    other = score(pictures[1:], AROUND, named(), prompt, scorers)
+    other = score(pictures[1:], AROUND, prompt, scorers)
     assert other["agreement"] < 0.5 and other["agreement_attributes"]["hair_color"] == 0
 
 
 def test_faces_all_around_are_janus_and_half_of_them_half(pictures, scorers):
     both = pictures.clone()
     both[0, :] = pictures[0, :1]
-    found = score(both, AROUND, named(), "a man", scorers)
+    found = score(both, AROUND, "a man", scorers)
     assert found["janus"] == 0.5 and found["faces"]["180"] == 0.5
-    one = score(both[:1], AROUND, named(), "a man", scorers)
+    one = score(both[:1], AROUND, "a man", scorers)
     assert one["janus"] == 1 and set(one["faces"].values()) == {1.0}
 
 
 def test_div_is_a_mean_over_cameras(pictures, scorers):
     """Two heads that differ from one camera alone have a twelfth of the Div that they have there."""
     twins = pictures[:1].repeat(2, 1, 1, 1, 1)
-    assert score(twins, AROUND, named(), "a man", scorers)["div"] == pytest.approx(0, abs=1e-6)
+    assert score(twins, AROUND, "a man", scorers)["div"] == pytest.approx(0, abs=1e-6)
     twins[1, 0] = pictures[1, 0]
-    there = score(twins[:, :1], AROUND[:1], named()[:1], "a man", scorers)
-    found = score(twins, AROUND, named(), "a man", scorers)
+    there = score(twins[:, :1], AROUND[:1], "a man", scorers)
+    found = score(twins, AROUND, "a man", scorers)
     assert found["div"] == pytest.approx(there["div"] / 12, abs=1e-6) and there["div"] > 0.05
     assert there["janus"] is None and there["reasons"]["janus"] == "no camera sees the back"
 
 
 def test_what_is_not_told_or_not_seen_has_a_reason(pictures, scorers):
-    found = score(pictures, AROUND, named(), "a dog", scorers)
+    found = score(pictures, AROUND, "a dog", scorers)
     assert found["agreement"] is None and "tells nothing that heads have" in found["reasons"]["agreement"]
     behind = orbit(CameraSettings(), 2)[1:]
-    found = score(pictures[:, 6:7], behind, named(behind), "a smile", scorers)
+    found = score(pictures[:, 6:7], behind, "a smile", scorers)
     assert found["agreement"] is None and "nothing that a front view shows" in found["reasons"]["agreement"]
     assert found["agreement_views"] == {"180": None} and found["janus"] == 0
 
@@ -96,7 +90,7 @@ def test_other_priors_have_no_attributes():
     found = load_scorers("some/if", div_features="pixels")
     assert found.judge is None and found.features_name == "pixels"
     images = torch.rand(2, 12, 3, 8, 8, generator=torch.Generator().manual_seed(0)) * 2 - 1
-    figures = score(images, AROUND, named(), "a man", found)
+    figures = score(images, AROUND, "a man", found)
     assert figures["div"] > 0 and figures["agreement"] is None and figures["janus"] is None
     assert set(figures["reasons"]) == {"agreement", "janus"}
 

@@ -1,0 +1,114 @@
+"""A finished run that is asked again: what other output flags ask for is made of the scenes that it kept."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from rsd.tasks.text_to_3d import job
+from rsd.tasks.text_to_3d.finished import lacking
+from rsd.tasks.text_to_3d.options import TextTo3D
+
+LATER = (
+    "--mesh", "obj", "--mesh-resolution", "14", "--mesh-threshold", "0.5", "--size", "20", "--turntable", "4",
+    "--div-features", "heads",
+)  # fmt: skip
+KINDS = [(), ("--encoding", "frequency", "--renderer", "packed", "--background", "random", "--dtype", "float64")]
+
+
+def metrics(folder):
+    return json.loads((folder / "metrics.json").read_text())
+
+
+def files(folder):
+    """The bytes of what is made of the scenes, by name."""
+    made = [*folder.glob("scenes/**/*.*"), folder / "contact.png", folder / "grid.png"]
+    return {str(f.relative_to(folder)): f.read_bytes() for f in made}
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_what_is_asked_later_is_what_would_have_been_made_at_once(make, kind, monkeypatch, capsys):
+    _, out = make("red dog", *kind)
+    first = metrics(out)
+    _, at_once = make("red dog", *kind, *LATER, out="at-once")
+    monkeypatch.setattr(job, "load_prior", lambda *a, **k: pytest.fail("the prior was loaded"))
+    monkeypatch.setattr(job, "image_size", lambda *a, **k: pytest.fail("the prior was looked for"))
+    capsys.readouterr()
+    assert make("red dog", *kind, *LATER, "--resume")[0] == 0
+    assert "already done in" in (told := capsys.readouterr().out) and "now made: pictures, meshes, figures" in told
+    wanted, got = files(at_once), files(out)
+    assert wanted == {name: got[name] for name in wanted} and len(wanted) == 2 * 14 + 2
+    assert set(got) - set(wanted) == {"scenes/00/mesh.glb", "scenes/01/mesh.glb"}  # nobody asked to delete these
+    now, then = metrics(out), metrics(at_once)
+    for name in ("div", "div_features", "meshes", "outputs", "reasons"):
+        assert now[name] == then[name]
+    assert now["div"] != first["div"] and now["meshes"][0]["threshold"] == 0.5
+    assert (now["seconds"], now["network_calls"]) == (first["seconds"], first["network_calls"])
+
+
+def test_asked_for_the_same_nothing_is_done(make, monkeypatch, capsys):
+    _, out = make("red dog")
+    before = {f: f.stat().st_mtime_ns for f in out.rglob("*.*")}
+    monkeypatch.setattr(job, "load_scorers", lambda *a, **k: pytest.fail("a network was loaded"))
+    assert make("red dog", "--resume")[0] == 0
+    assert capsys.readouterr().out.endswith(f"already done in {out}\n")
+    assert {f: f.stat().st_mtime_ns for f in out.rglob("*.*")} == before
+
+
+def test_only_what_differs_is_made(make, monkeypatch):
+    _, out = make("red dog")
+    before = {f: f.stat().st_mtime_ns for f in out.rglob("*.*")}
+    monkeypatch.setattr(job, "load_scorers", lambda *a, **k: pytest.fail("a network was loaded"))
+    assert make("red dog", "--resume", "--mesh-threshold", "1e9")[0] == 0
+    found = metrics(out)
+    assert found["meshes"] == [None, None] and "no surface at density 1e+09" in found["reasons"]["meshes"]
+    assert set(found["reasons"]) == {"meshes", "agreement", "janus"} and found["outputs"]["turntable"] == 3
+    later = {f: f.stat().st_mtime_ns for f in out.rglob("*.*")}
+    assert {f.name for f in before if before[f] != later.get(f)} == {"metrics.json", "mesh.glb"}
+    assert make("red dog", "--resume", "--mesh-threshold", "0.5")[0] == 0
+    assert set(metrics(out)["reasons"]) == {"agreement", "janus"} and None not in metrics(out)["meshes"]
+
+
+def test_a_run_without_its_scenes_says_so(make, capsys):
+    """As older versions of rsd finished them: without scenes.safetensors, and without the flags in metrics.json."""
+    _, out = make("red dog", "--turntable", "36", "--mesh-resolution", "96", "--size", "16")
+    (out / "scenes.safetensors").unlink()
+    old = {k: v for k, v in metrics(out).items() if k != "outputs"}
+    (out / "metrics.json").write_text(json.dumps(old))
+    capsys.readouterr()
+    assert make("red dog", "--resume", "--turntable", "36", "--mesh", "obj", "--mesh-resolution", "96")[0] == 0
+    told = capsys.readouterr()
+    assert f"{out} has no scenes.safetensors (older versions of rsd kept none), so its pictures, meshes" in told.err
+    assert "already done" in told.out and metrics(out) == old and not (out / "scenes" / "00" / "mesh.obj").exists()
+
+
+def test_damaged_scenes_are_told(make, capsys):
+    _, out = make("red dog", steps=1)
+    (out / "scenes.safetensors").write_bytes(b"broken")
+    assert make("red dog", "--resume", "--mesh", "ply", steps=1)[0] == 2
+    assert "scenes.safetensors is damaged; run this again with another --out." in capsys.readouterr().err
+
+
+def test_several_prompts_are_asked_again(make, tmp_path, capsys):
+    _, out = make("red dog", "red cat", steps=1)
+    before = json.loads((out / "summary.json").read_text())
+    assert make("red dog", "red cat", "red cow", "--resume", "--div-features", "heads", steps=1)[0] == 0
+    told = capsys.readouterr().out
+    assert told.count("now made: figures") == 2
+    rows = json.loads((out / "summary.json").read_text())["prompts"]
+    assert [row["prompt"] for row in rows] == ["red dog", "red cat", "red cow"]
+    assert all(row["div"] != old["div"] for row, old in zip(rows, before["prompts"], strict=False))
+    assert {metrics(out / row["folder"])["div_features"] for row in rows} == {"heads"}
+
+
+def test_what_is_lacking():
+    held = {"outputs": {**vars(TextTo3D(turntable=12, mp4=True))}, "div_features": "pixels"}
+    assert lacking(held, TextTo3D(turntable=12)) == []  # a film that is there and not asked for
+    assert lacking(held, TextTo3D(turntable=12, mp4=True, div_features="pixels")) == []
+    assert lacking(held, TextTo3D()) == ["pictures"]
+    assert lacking({**held, "outputs": {**held["outputs"], "mp4": False}}, TextTo3D(turntable=12, mp4=True)) == [
+        "pictures"
+    ]
+    assert lacking(held, TextTo3D(turntable=12, mesh="ply", div_features="heads")) == ["meshes", "figures"]
+    assert lacking({"div_features": None}, TextTo3D()) == []  # an older version's
