@@ -12,6 +12,7 @@ import itertools
 import weakref
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
+from functools import partial
 from typing import Any, Protocol
 
 import torch
@@ -20,7 +21,7 @@ from rsd.adapters import Told, adapted_layers, add_adapter, remove_adapters, see
 from rsd.distributed import ALONE, Ensemble
 from rsd.hub import quietly
 from rsd.memory import Memory
-from rsd.priors.base import Condition, Conditioning, Prior, present
+from rsd.priors.base import Condition, Conditioning, Prior, predict, present
 from rsd.randomness import generator, integers, noise
 
 Timestep = int | torch.Tensor
@@ -83,11 +84,7 @@ class NFSD(Reference):
         low = (torch.as_tensor(t) < 0.2 * self.prior.schedule.T).to(z_t.device).view(-1, *[1] * (z_t.ndim - 1))
         if bool(low.all()):
             return torch.zeros_like(z_t)
-
-        def guess(rows: slice) -> torch.Tensor:
-            return self.prior.epsilon(z_t[rows], timesteps(t, rows), self.negative)
-
-        residual = torch.cat(self.memory.each(len(z_t), guess))
+        residual = torch.cat(self.memory.each(len(z_t), partial(predict, self.prior, z_t, t, self.negative)))
         return torch.where(low, torch.zeros_like(residual), residual)
 
 
@@ -127,10 +124,6 @@ class Learned(Reference):
         assert given is None or given.negative is None, "the variational score has no guidance"
         return given
 
-    def guess(self, z_t: torch.Tensor, t: Timestep, given: Condition | None, rows: slice) -> torch.Tensor:
-        """eps_phi of some rows of z_t, inside :meth:`active`."""
-        return self.epsilon(z_t[rows], timesteps(t, rows), given and given.rows(rows.start, rows.stop))
-
     def active(self, row: int) -> AbstractContextManager[None]:
         """Where :meth:`epsilon` and its gradients may be asked for, for the rows of a chunk that begins at ``row``."""
         return nullcontext()
@@ -141,7 +134,7 @@ class Learned(Reference):
 
         def answer(rows: slice) -> torch.Tensor:
             with self.active(rows.start):
-                return self.guess(z_t, t, given, rows)
+                return predict(self, z_t, t, given, rows)
 
         return torch.cat(self.memory.each(len(z_t), answer))
 
@@ -157,7 +150,7 @@ class Learned(Reference):
 
         def learn(rows: slice) -> float:
             with self.active(rows.start):
-                error = self.guess(z_t, t, given, rows) - eps[rows]
+                error = predict(self, z_t, t, given, rows) - eps[rows]
                 loss = error.square().flatten(1).mean(1).sum()  # no mean over particles: none depends on N
                 active = [p for p in self.parameters if p.requires_grad]  # where each has its own, this particle's
                 found = torch.autograd.grad(loss * self.loss_scale, active, allow_unused=True)
@@ -304,8 +297,3 @@ class UNetScore(Learned):
         assert condition is not None and condition.embeddings is not None
         text = condition.embeddings.to(z_t.device, z_t.dtype).expand(len(z_t), -1, -1)
         return self.unet(z_t, torch.as_tensor(t, device=z_t.device), encoder_hidden_states=text).sample
-
-
-def timesteps(t: Timestep, rows: slice) -> Timestep:
-    """Those of some rows; an int is all rows'."""
-    return t if isinstance(t, int) else t[rows]

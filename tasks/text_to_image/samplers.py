@@ -30,9 +30,9 @@ import numpy as np
 import torch
 
 from rsd.distributed import Ensemble
-from rsd.engine import Embed, Record, mean_square, predict
+from rsd.engine import Embed, Record, mean_square
 from rsd.memory import Memory, plan, save_memory
-from rsd.priors.base import Condition, Prior
+from rsd.priors.base import Condition, Prior, predict
 from rsd.randomness import noise
 from rsd.repulsion import Interaction, potential_gradient
 from rsd.run import Run as BaseRun
