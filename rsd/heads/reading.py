@@ -10,6 +10,9 @@ from rsd.heads.attributes import ATTRIBUTES, VIEWS, Camera, caption, visible
 
 AZIMUTHS = {"front view": (0.0,), "side view": (90.0, -90.0), "back view": (180.0,)}
 """The cameras that a view word stands for: a side view may be of either side."""
+SECTORS = {"front view": (0.0,), "side view": (60.0, -60.0), "back view": (180.0,)}
+"""Cameras that see of a head what anyone sees of it in the sector of that view word: sides begin beside the face."""
+UNREMARKABLE = {**{a: options[0] for a, options in ATTRIBUTES.items()}, "hair": "short"}
 
 
 @dataclass(frozen=True)
@@ -41,7 +44,7 @@ class Told:
 
     def shows(self, values: dict[str, str], attribute: str) -> bool:
         """Whether every camera of the view shows the attribute on a head of these values (the others: unremarkable)."""
-        whole = {**{a: options[0] for a, options in ATTRIBUTES.items()}, "hair": "short", **values}
+        whole = {**UNREMARKABLE, **values}
         cameras = [Camera(azimuth=azimuth) for azimuth in AZIMUTHS[self.view or VIEWS[0]]]
         return all(visible(whole, camera)[attribute] for camera in cameras)
 
@@ -101,6 +104,18 @@ def read(prompt: str) -> Told:
         next(iter(views)) if len(views) == 1 else None,
         frozenset(a for a, values in found.items() if len(values) > 1),
     )
+
+
+def from_view(prompt: str, view: str) -> str:
+    """A prompt for a picture from ``view``, "front view" and so on: without what that view hides, as captions are. A
+    prior that reads "sunglasses, back view" may else put them on the back of the head. A prompt that captions would put
+    otherwise is left whole."""
+    told = read(prompt)
+    if told.contradicted or unknown_words(prompt) or unread_words(prompt):
+        return f"{prompt}, {view}"
+    whole = {**UNREMARKABLE, **told.values}
+    seen = [visible(whole, Camera(azimuth)) for azimuth in SECTORS[view]]
+    return caption(whole, {a for a in told.values if any(s[a] for s in seen)}, view)
 
 
 @functools.cache

@@ -23,6 +23,7 @@ from .render import RenderSettings, photograph
 @dataclass(frozen=True)
 class SceneSettings:
     """What scenes are made of and seen with. ``views``: cameras a step, V. ``views_at_once``: with gradient; None: all.
+    ``resolution``: pixels a side that are rendered, and enlarged to the prior's; None: as many as the prior sees.
 
     ``lr`` and ``lr_background``: Adam's (0.9, 0.99), eps 1e-15.
     """
@@ -37,6 +38,7 @@ class SceneSettings:
     views: int = 1
     views_at_once: int | None = None
     interaction: str = "scenes"
+    resolution: int | None = None
     lr: float = 0.01
     lr_background: float = 0.001
 

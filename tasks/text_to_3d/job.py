@@ -175,12 +175,12 @@ def load_networks(options: TextTo3D, prompts: list[str], device: torch.device) -
 
 
 def check_size(options: TextTo3D) -> int:
-    """Pixels of the prior's pictures; raises ValueError if --resolution is another."""
+    """Pixels of the prior's pictures; raises ValueError if --resolution does not divide them."""
     size = image_size(options.prior, options.revision)
-    if options.resolution not in (None, size):
+    if options.resolution and size % options.resolution:
         raise ValueError(
-            f'The prior "{options.prior}" sees pictures of {size} px, not of {options.resolution}; leave --resolution '
-            "out, or take another --prior (--size is that of the written pictures)."
+            f'The prior "{options.prior}" sees pictures of {size} px, which cannot be rendered at '
+            f"{options.resolution}; give a --resolution that divides {size} (--size is that of the written pictures)."
         )
     return size
 
@@ -204,7 +204,7 @@ def settings(options: TextTo3D) -> Settings:
         cameras=CameraSettings(o.azimuth, o.elevation, o.distance, o.fov),
         lights=LightSettings(o.ambient_until, o.shaded, o.textureless, o.ambient, o.diffuse, o.light_spread),
         regularisers=RegulariserSettings(o.orientation, o.sparsity, o.opacity, o.z_variance),
-        views=o.views, views_at_once=o.views_at_once, interaction=o.interaction, lr=o.lr,
+        views=o.views, views_at_once=o.views_at_once, interaction=o.interaction, resolution=o.resolution, lr=o.lr,
         lr_background=o.lr_background,
     )  # fmt: skip
     return Settings(

@@ -51,7 +51,8 @@ class TextTo3D:
     config: Path | None = None
     """A YAML file of these fields; flags win over it."""
     resume: bool = False
-    """Go on with an interrupted run, or add to a folder of runs; what is done is skipped."""
+    """Go on with an interrupted run, or add to a folder of runs; of what is done only the pictures, meshes and Div
+    that other flags ask for are made, of the scenes it kept."""
 
     particles: Annotated[int, tyro.conf.arg(aliases=("-n",))] = 4
     """N, how many scenes."""
@@ -82,11 +83,11 @@ class TextTo3D:
     view_prompts: tuple[str, ...] = ()
     """Whole prompts for some views instead, each VIEW=TEXT of front, side, back, overhead."""
     front: float = 45.0
-    """Cameras within so many degrees of azimuth of the face see the front."""
+    """Cameras within so many degrees of azimuth of the face are told the front (figures keep to the default)."""
     back: float = 45.0
-    """Cameras within so many degrees of the back see the back."""
+    """Cameras within so many degrees of the back are told the back (figures keep to the default)."""
     overhead: float = 60.0
-    """Cameras from this elevation on see the scene from overhead."""
+    """Cameras from this elevation on are told that they are overhead (figures keep to the default)."""
     t_range: tuple[float, float] = (0.02, 0.98)
     """Lowest and highest timestep, in units of T; drawn anew each step."""
     lora_rank: int = 4
@@ -147,7 +148,7 @@ class TextTo3D:
     light_spread: float = 1.0
     """Light: how far from the camera's direction the lamp is."""
     resolution: int | None = None
-    """Pixels of the pictures that the prior sees; only the prior's own will do, which is the default."""
+    """Pixels a side that are rendered, and enlarged to what the prior sees (default: as many as it sees)."""
 
     size: int | None = None
     """Pixels of the written pictures (default: the prior's, 64 at least)."""

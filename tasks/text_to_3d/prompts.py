@@ -7,6 +7,8 @@ from dataclasses import dataclass, field, replace
 
 import torch
 
+from rsd.heads.reading import from_view
+from rsd.priors import over_heads
 from rsd.priors.base import Condition, Prior
 
 from .cameras import Cameras
@@ -57,7 +59,7 @@ class ViewPrompts:
     """A prompt, embedded once for every view: the prior's text encoder may be released afterwards."""
 
     def __init__(self, prior: Prior, prompt: str, settings: PromptSettings):
-        self.settings = settings
+        self.settings, self.prior = settings, prior.name
         self.texts = {view: self._text(prompt, view) for view in VIEWS}
         scale = settings.guidance + (settings.convention == "dreamfusion")
         negative = settings.negative_prompt if scale != 1 else ""
@@ -71,7 +73,11 @@ class ViewPrompts:
         s = self.settings
         if view in s.own:
             return s.own[view]
-        return f"{prompt}, {view} view".removeprefix(", ") if s.view_words else prompt
+        if not s.view_words:
+            return prompt
+        if over_heads(self.prior) and view != "overhead":
+            return from_view(prompt, f"{view} view")
+        return f"{prompt}, {view} view".removeprefix(", ")
 
     def condition(self, cameras: Cameras, rows: torch.Tensor, *, guided: bool = True, unit: float = 1.0) -> Condition:
         """The condition of pictures from ``cameras``, one embedding a row; ``rows`` [N, V]: each scene's and view's.

@@ -20,6 +20,7 @@ from functools import partial
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 
 from rsd.priors.base import Prior
 from rsd.randomness import generator
@@ -61,6 +62,11 @@ def draw_shot(settings: SceneSettings, *, seed: int, steps: int, image: str = ""
     return Shot(cameras, light, draw_colours(settings.views, **key))
 
 
+def enlarged(images: torch.Tensor, size: int) -> torch.Tensor:
+    """Images [V, 3, s, s] at ``size`` pixels a side, interpolated where s is less."""
+    return images if images.shape[-1] == size else F.interpolate(images, size=(size, size), mode="bilinear")
+
+
 class Scenes(Gallery):
     """The particles: scene ``numbers[s]`` for each s, seen by ``prior`` at its size.
 
@@ -77,6 +83,7 @@ class Scenes(Gallery):
         made = [Scene(settings, particle=n, **key).to(prior.dtype) for n in numbers]
         super().__init__(made, settings, image_size=prior.image_size)
         self.prior, self.numbers = prior, list(numbers)
+        self.resolution = settings.resolution or prior.image_size
         self.total, self.seed, self.image, self.done = steps, seed, image, 0
         fields = [p for scene in self.scenes for p in scene.field.parameters()]
         backgrounds = [p for scene in self.scenes for p in scene.background.parameters()]
@@ -162,17 +169,17 @@ class Scenes(Gallery):
         size = self.settings.views_at_once or V
         for first in range(0, V, size):
             views = slice(first, min(first + size, V))
-            part, origins, directions = shot[views], *self.rays(shot.cameras[views])
+            part, origins, directions = shot[views], *self.rays(shot.cameras[views], self.resolution)
             jitter = self._jitter(self.numbers[s], views)
             shown = render(
                 scene.field, origins, directions, settings=self.settings.render, light=part.light, jitter=jitter,
                 backdrop=partial(scene.background, drawn=part.colours), occupancy=scene.occupancy,
             )  # fmt: skip
-            yield views, shown, self.prior.encode(as_images(shown.colour))
+            yield views, shown, self.prior.encode(enlarged(as_images(shown.colour), self.prior.image_size))
 
     def _jitter(self, number: int, views: slice) -> torch.Tensor:
         """Where a scene's samples lie at this step, [views, R, ...]."""
-        shape = (self.prior.image_size**2, jitter_width(self.settings.render))
+        shape = (self.resolution**2, jitter_width(self.settings.render))
         keys = [
             generator(
                 seed=self.seed, purpose="ray samples", image=self.image, step=self.done,

@@ -6,20 +6,24 @@ from pathlib import Path
 from typing import Any
 
 from rsd.runs import RunFolder, write_json
-from rsd.summary import mean, write_csv
+from rsd.summary import mean, one_network, write_csv
 
 FIGURES = ("div", "agreement", "janus", "seconds")
+COLUMNS = (*FIGURES, "div_features")
 
 
 def summarise(out: Path, folders: dict[str, RunFolder], failures: dict[str, str]) -> dict[str, float | None]:
-    """summary.json and summary.csv; the means over prompts."""
+    """summary.json and summary.csv; the means over prompts, of Div only if one network measured it."""
     rows: list[dict[str, Any]] = []
     for prompt, folder in folders.items():
         found = folder.metrics()
-        rows.append({"prompt": prompt, "folder": folder.path.name, **{name: found[name] for name in FIGURES}})
+        rows.append({"prompt": prompt, "folder": folder.path.name, **{name: found[name] for name in COLUMNS}})
     means = {name: mean([row[name] for row in rows]) for name in FIGURES}
-    write_json(out / "summary.json", {"prompts": rows, "mean": means, "failed": failures})
-    write_csv(out / "summary.csv", rows, ["prompt", "folder", *FIGURES])
+    reasons: dict[str, str] = {}
+    if mixed := one_network([row["div_features"] for row in rows if row["div"] is not None]):
+        means["div"], reasons["div"] = None, mixed
+    write_json(out / "summary.json", {"prompts": rows, "mean": means, "failed": failures, "reasons": reasons})
+    write_csv(out / "summary.csv", rows, ["prompt", "folder", *COLUMNS])
     shown = ", ".join(f"{k} {v:.3g}" for k, v in means.items() if v is not None)
     print(f"{len(rows)} done, {len(failures)} failed; means over prompts: {shown}; {out / 'summary.json'}")
     return means

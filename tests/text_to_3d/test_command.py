@@ -298,7 +298,7 @@ def test_a_resolution_that_does_not_fit_is_told_before_any_network_is_loaded(
     for prior, own in (("heads", 64), (str(tiny_folder("epsilon")), 16)):
         assert main(["text-to-3d", "a man", "--resolution", "48", "--prior", prior]) == 2
         told = (
-            f'rsd: The prior "{prior}" sees pictures of {own} px, not of 48; leave --resolution out, or take another '
+            f'rsd: The prior "{prior}" sees pictures of {own} px, which cannot be rendered at 48; give a --resolution '
         )
         error = capsys.readouterr().err
         assert error.startswith(told) and error.count("\n") == 1 and not (tmp_path / "runs").exists()

@@ -6,9 +6,11 @@ import json
 
 import pytest
 
+from rsd.runs import RunFolder
 from rsd.tasks.text_to_3d import job
 from rsd.tasks.text_to_3d.finished import lacking
 from rsd.tasks.text_to_3d.options import TextTo3D
+from rsd.tasks.text_to_3d.summary import summarise
 
 LATER = (
     "--mesh", "obj", "--mesh-resolution", "14", "--mesh-threshold", "0.5", "--size", "20", "--turntable", "4",
@@ -100,6 +102,19 @@ def test_several_prompts_are_asked_again(make, tmp_path, capsys):
     assert [row["prompt"] for row in rows] == ["red dog", "red cat", "red cow"]
     assert all(row["div"] != old["div"] for row, old in zip(rows, before["prompts"], strict=False))
     assert {metrics(out / row["folder"])["div_features"] for row in rows} == {"heads"}
+
+
+def test_div_of_different_networks_has_no_mean(tmp_path):
+    folders = {}
+    for name, features in (("a", "heads"), ("b", "heads"), ("c", "pixels")):
+        folders[name] = RunFolder(tmp_path / name)
+        figures = {"div": 0.5, "div_features": features, "agreement": 1.0, "janus": None, "seconds": 2.0}
+        folders[name].finish(figures)
+    assert summarise(tmp_path, {name: folders[name] for name in "ab"}, {})["div"] == 0.5
+    assert summarise(tmp_path, folders, {})["div"] is None
+    summary = json.loads((tmp_path / "summary.json").read_text())
+    assert "heads, pixels" in summary["reasons"]["div"] and summary["prompts"][2]["div_features"] == "pixels"
+    assert summary["mean"]["agreement"] == 1.0
 
 
 def test_what_is_lacking():

@@ -43,6 +43,20 @@ def test_prompts_and_guidance(tiny_pipeline):
     assert unguided.conditions["front"].guidance == 1 and unguided.conditions["front"].negative is None
 
 
+@pytest.mark.filterwarnings("ignore:The prompt is longer")
+def test_a_prior_over_heads_is_not_told_what_a_view_hides(tiny_pipeline):
+    prior = LatentPrior(tiny_pipeline(), name="heads")  # its tokenizer reads letters, and little of this
+    texts = ViewPrompts(prior, "a man with a blue mohawk and sunglasses", PromptSettings()).texts
+    assert texts == {
+        "front": "a man with a blue mohawk and sunglasses, front view",
+        "side": "a man with a blue mohawk and sunglasses, side view",
+        "back": "a person with a blue mohawk, back view",
+        "overhead": "a man with a blue mohawk and sunglasses, overhead view",
+    }
+    whole = ViewPrompts(prior, "a man with a blue hat", PromptSettings()).texts  # no caption says that
+    assert whole["back"] == "a man with a blue hat, back view"
+
+
 @pytest.mark.parametrize("rows", [[[0, 2], [1, 3]], [[0, 1], [2, 3]]])  # scenes, and views
 def test_each_row_has_its_camera_s_words(tiny_pipeline, rows):
     prior = LatentPrior(tiny_pipeline())

@@ -20,7 +20,7 @@ from rsd.tasks.text_to_3d.gallery import SceneSettings
 from rsd.tasks.text_to_3d.lights import LightSettings
 from rsd.tasks.text_to_3d.regularisers import RegulariserSettings, regularisers
 from rsd.tasks.text_to_3d.render import RenderSettings
-from rsd.tasks.text_to_3d.scenes import Scenes, draw_shot
+from rsd.tasks.text_to_3d.scenes import Scenes, draw_shot, enlarged
 
 SIZE, STEPS = 8, 6
 
@@ -280,3 +280,14 @@ def test_mistakes():
     points.image_size = 0
     with pytest.raises(ValueError, match="over points, not pictures"):
         scenes(prior=points)
+
+
+def test_small_renderings_are_enlarged_to_what_the_prior_sees():
+    small = scenes([0], resolution=SIZE // 2, views=1)
+    z = small.render()[0]
+    assert z.shape == (3, SIZE, SIZE)
+    ramp = torch.tensor([0.0, 1.0]).expand(1, 3, 2, 2)
+    assert enlarged(ramp, 4)[0, 0].tolist() == [[0, 0.25, 0.75, 1]] * 4 and enlarged(ramp, 2) is ramp
+    before = parameters(small, 0)
+    list(run(small, steps=2))
+    assert not torch.equal(parameters(small, 0), before) and small.images().shape == (1, 3, SIZE, SIZE)
