@@ -24,7 +24,7 @@ import torch
 
 from rsd.distributed import Ensemble
 from rsd.memory import Memory
-from rsd.priors.base import Condition, Conditioning, Prior, present
+from rsd.priors.base import Conditioning, Prior, predict, present
 from rsd.randomness import noise
 from rsd.reference import Reference, sds
 from rsd.repulsion import Embed, Interaction, repulsion
@@ -126,12 +126,6 @@ def distill(
             residual=residual, repulsion=push, ratio=push / max(residual, 1e-12),
             bandwidth=force.bandwidth if force else None, distance=force.distance if force else None,
         )  # fmt: skip
-
-
-def predict(prior: Prior, z_t: torch.Tensor, t: Any, condition: Condition | None, rows: slice) -> torch.Tensor:
-    """The prior's eps for some rows of z_t; t: an int or [N]."""
-    given = condition and condition.rows(rows.start, rows.stop)
-    return prior.epsilon(z_t[rows], t if isinstance(t, int) else t[rows], given)
 
 
 def mean_square(x: torch.Tensor) -> float:

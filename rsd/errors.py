@@ -36,8 +36,9 @@ def told(error: BaseException) -> str:
     """An error as one sentence for the user; one that nobody foresaw with its kind and place."""
     if is_out_of_memory(error):
         return (
-            f"Out of memory ({_line(error)}); let networks see fewer particles at once (--chunk 1 needs least; with "
-            "--resume the run goes on), or start anew with --dtype bfloat16 or fewer --particles."
+            f"Out of memory ({_line(error)}); let networks see fewer particles at once and keep less (--chunk 1 and, "
+            "where there is one, --memory lean need least; with --resume the run goes on), or start anew with --dtype "
+            "bfloat16 or fewer --particles."
         )
     if isinstance(error, (*MISTAKES, ProcessLost)) and str(error):
         return str(error)

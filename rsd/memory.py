@@ -8,36 +8,37 @@ auto   the first of these that fits into what is free, by a dry run of the netwo
 
 from __future__ import annotations
 
-import os
 import warnings
-from collections.abc import Callable, Iterator
-from contextlib import suppress
-from dataclasses import dataclass
-from pathlib import Path
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
 import torch
 
 from rsd.dryrun import Bytes, ghost
 from rsd.errors import is_out_of_memory
+from rsd.free import available
 
 T = TypeVar("T")
 GIB = 2**30
 SHARE = 0.8
 """Of the memory that is free, what a plan may use: the rest is for kernels' workspaces and fragmentation."""
-PIXEL = 64 * 2**10
-"""Bytes a pixel of a picture that no network here comes near (Stable Diffusion's decoder and DINO: 24 KiB)."""
+PIXEL, SMALL = 64 * 2**10, 64
+"""Bytes a pixel that no network on latents comes near (Stable Diffusion's UNet, decoder and encoder in one graph: 47
+KiB), and the side of a picture up to which that is taken for granted: to measure it would take longer than a step."""
 
 
 @dataclass
 class Memory:
     """``chunk``: particles in a network at once; None: all. ``keep``: whether the features' graphs of all chunks are
-    kept. ``lean``: whether graphs are kept in part only. ``why``: what :func:`plan` found, in a line."""
+    kept. ``lean``: whether graphs are kept in part only. ``why``: what :func:`plan` found, in a line. ``parts``: of the
+    run, those that :func:`save_memory` speaks to."""
 
     chunk: int | None = None
     keep: bool = False
     lean: bool = False
     why: str = ""
+    parts: tuple[Any, ...] = field(default=(), repr=False, compare=False)
 
     def chunks(self, n: int) -> Iterator[slice]:
         """n rows, a chunk at a time."""
@@ -46,8 +47,9 @@ class Memory:
 
     def each(self, n: int, work: Callable[[slice], T], graphs: dict[Any, Any] | None = None) -> list[T]:
         """``work`` of n rows, a chunk at a time. Where memory is full, ``graphs`` are dropped and no more are kept, or
-        if there are none the chunk is halved, for good, and its rows done again: ``work`` must leave nothing behind
-        when it raises, and take part in nothing that several processes do together."""
+        if there are none the chunk is halved, and at one row graphs are kept in part only, all for good, and the rows
+        are done again: ``work`` must leave nothing behind when it raises, and take part in nothing that several
+        processes do together."""
         found: list[T] = []
         row = 0
         while row < n:
@@ -55,56 +57,75 @@ class Memory:
             try:
                 found.append(work(rows))
                 row = rows.stop
+                continue
             except Exception as error:
                 if not (is_out_of_memory(error) and self._less(rows.stop - row, graphs)):
                     raise
+            if torch.cuda.is_available():  # the error is gone, and with it what the failed work held
+                torch.cuda.empty_cache()
         return found
 
     def _less(self, rows: int, graphs: dict[Any, Any] | None) -> bool:
         """Need less memory from now on, and say so; False if there is no less."""
-        if self.keep and graphs:
-            graphs.clear()
+        held = bool(graphs)
+        if graphs:
+            graphs.clear()  # whatever is done about it, they must not stand in its way
+        if held and self.keep:
             self.keep = False
             told = "the features of all particles are computed twice from now on (--memory flat)"
         elif rows > 1:
             self.chunk = rows // 2
             told = f"networks see {self.chunk} of the particles at once from now on, not {rows} (--chunk)"
+        elif not self.lean and any(hasattr(part, "save_memory") for part in self.parts):
+            self.lean = True
+            save_memory(True, *self.parts)
+            told = "graphs are kept in part only, and the rest is made again, from now on (--memory lean)"
         else:
             return False
-        if torch.cuda.is_available():
-            torch.cuda.empty_cache()
         warnings.warn(f"Memory is full: {told}; the step goes on.", stacklevel=4)
         return True
 
 
 @dataclass(frozen=True)
 class Need:
-    """Bytes that one particle takes for a while: the prior's prediction, the graph of its features, their
-    vector-Jacobian product with that graph made, and the decoder's."""
+    """Bytes that one particle takes for a while: the prior's prediction (with its gradient, for methods that take it),
+    the graph of its features, their vector-Jacobian product with that graph made, and the decoder's. ``state``: what
+    it takes for good."""
 
     epsilon: int
     graph: int
     pull: int
     decode: int
+    state: int = 0
 
     def of(self, n: int, chunk: int, keep: bool) -> int:
         """The peak of n particles, ``chunk`` at once."""
         pull = (n - chunk) * self.graph * keep + chunk * self.pull
-        return max(chunk * self.epsilon, pull, chunk * self.decode)
+        return n * self.state + max(chunk * self.epsilon, pull, chunk * self.decode)
 
 
-def needs(prior: Any, embed: Any, condition: Any, *, lean: bool) -> Need:
-    """What one particle takes, by a run without numbers. Raises whatever networks that cannot do that raise."""
+def needs(prior: Any, embed: Any, condition: Any, *, lean: bool, through: Sequence[str] = (), state: int = 0) -> Need:
+    """What one particle takes, by a run without numbers; see :func:`plan`. Raises whatever networks that cannot do that
+    raise."""
     prior, embed, condition = ghost((prior, embed, condition))
     save_memory(lean, prior, embed)
 
     def z() -> torch.Tensor:
         return torch.empty(1, *prior.latent_shape, dtype=prior.dtype, device="meta")
 
-    with torch.no_grad(), Bytes() as epsilon:
-        prior.epsilon(z(), prior.schedule.T // 2, condition)
+    def epsilon(z: torch.Tensor) -> torch.Tensor:
+        return prior.epsilon(z, prior.schedule.T // 2, condition)
+
+    def chain(x: torch.Tensor) -> torch.Tensor:
+        for name in through:
+            x = epsilon(x) if name == "epsilon" else getattr(prior, name)(x)
+        return x
+
+    with torch.no_grad(), Bytes() as guess:
+        epsilon(z())
+    chained = _differentiated(chain, z())[1] if through else 0
     graph, pull = _differentiated(embed, z()) if embed else (0, 0)
-    return Need(epsilon.peak, graph, pull, _differentiated(prior.decode, z())[1])
+    return Need(max(guess.peak, chained), graph, pull, _differentiated(prior.decode, z())[1], state)
 
 
 def _differentiated(network: Callable[[torch.Tensor], torch.Tensor], z: torch.Tensor) -> tuple[int, int]:
@@ -124,23 +145,59 @@ def save_memory(lean: bool, *parts: Any) -> None:
             part.save_memory(lean)
 
 
-def plan(mode: str, *, chunk: int | None, n: int, prior: Any, embed: Any = None, condition: Any = None) -> Memory:
+def plan(
+    mode: str, *, chunk: int | None, n: int, prior: Any, embed: Any = None, condition: Any = None,
+    through: Sequence[str] = (), state: int = 0,
+) -> Memory:  # fmt: skip
     """The memory of a run of n particles in this process.
 
     ``mode``: fast, flat, lean or auto. ``chunk``: the user's own; None: all in fast, one in the others, in auto as many
-    as fit. ``embed``: what the force is differentiated through, or None. ``condition``: of the prior.
+    as fit. ``embed``: what the force is differentiated through, or None. ``condition``: of the prior. ``through``:
+    what a method differentiates in one piece besides, the prior's "epsilon", "decode", "encode" in that order.
+    ``state``: bytes of a particle itself, its optimiser's moments included.
     """
-    if mode != "auto":
-        return Memory(chunk or (None if mode == "fast" else 1), keep=mode == "fast", lean=mode == "lean")
+    if mode == "auto":
+        found = _measured(chunk, n, prior, embed, condition, through, state)
+    else:
+        found = Memory(chunk or (None if mode == "fast" else 1), keep=mode == "fast", lean=mode == "lean")
+    found.parts = prior, embed
+    return found
+
+
+def _measured(
+    chunk: int | None, n: int, prior: Any, embed: Any, condition: Any, through: Sequence[str], state: int
+) -> Memory:
+    """The plan of "auto"."""
     free = available(prior.device)
     small = n * prior.image_size**2 * PIXEL
-    if small < SHARE * free:
+    if hasattr(prior, "vae") and prior.image_size <= SMALL and small < SHARE * free:
         return Memory(chunk, keep=True, why=f"fast, less than {_gib(small)} of the {_gib(free)} that are free")
     try:
-        need, lean = (needs(prior, embed, condition, lean=lean) for lean in (False, True))
+        need, lean = (needs(prior, embed, condition, lean=k, through=through, state=state) for k in (False, True))
     except Exception:  # networks of users' own, that do not run without numbers
-        return Memory(chunk, keep=True, why="fast, since it cannot be told how much memory these networks take")
+        why = (
+            f"flat, {chunk or 1} of {n} particles at once, since it cannot be told how much memory these networks take"
+        )
+        return Memory(chunk or 1, why=f"{why} (--memory fast may be quicker)")
     return fitting(need, lean, n, chunk, free)
+
+
+class Plans:
+    """Plans of runs on the same networks, each made once: what one run learned, of memory that was full, holds for the
+    next. ``tell``: is given each new plan's ``why``."""
+
+    def __init__(self, tell: Callable[[str], None]):
+        self.tell, self.made = tell, dict[Any, Memory]()
+
+    def __call__(self, mode: str, *, embed: Any = None, condition: Any = None, prior: Any, **rest: Any) -> Memory:
+        """As :func:`plan`."""
+        guided = getattr(condition, "negative", None) is not None
+        key = mode, id(embed), guided, *sorted(rest.items())  # a plan holds its embed, so that no other has its id
+        if key not in self.made:
+            self.made[key] = plan(mode, embed=embed, condition=condition, prior=prior, **rest)
+            if self.made[key].why:
+                self.tell(self.made[key].why)
+        return self.made[key]
 
 
 def fitting(need: Need, lean: Need, n: int, chunk: int | None, free: int) -> Memory:
@@ -156,20 +213,6 @@ def fitting(need: Need, lean: Need, n: int, chunk: int | None, free: int) -> Mem
     if best:
         found.why += f" (all at once, graphs kept: {_gib(takes[0])})"
     return found
-
-
-def available(device: torch.device) -> int:
-    """Bytes that are free for this process."""
-    if device.type == "cuda":
-        free, _ = torch.cuda.mem_get_info(device)
-        return free + torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
-    import psutil
-
-    free = psutil.virtual_memory().available
-    with suppress(OSError, ValueError):  # a container's own limit (cgroup v2)
-        limit, used = (int(Path("/sys/fs/cgroup", f"memory.{what}").read_text()) for what in ("max", "current"))
-        free = min(free, limit - used)
-    return free // int(os.environ.get("LOCAL_WORLD_SIZE", 1))
 
 
 def _gib(size: float) -> str:

@@ -25,12 +25,13 @@ class Perceptual(nn.Module):
     ``layers``: images to the activations, [B, C_l, ...]. ``weights``: w_l >= 0 [C_l]; None: 1 for all channels.
     """
 
-    def __init__(self, network: nn.Module, layers: Layers, weights: Sequence[torch.Tensor] | None = None):
+    def __init__(self, layers: Layers, weights: Sequence[torch.Tensor] | None = None):
         super().__init__()
-        self.network, self.layers = network.eval().requires_grad_(False), layers
+        self.layers = layers
         for k, w in enumerate(weights or []):
             self.register_buffer(f"root{k}", w.flatten().sqrt()[:, None], persistent=False)
         self.weighted = weights is not None
+        self.eval().requires_grad_(False)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         parts = []
@@ -41,15 +42,37 @@ class Perceptual(nn.Module):
         return torch.cat(parts, dim=1).to(x.dtype)
 
 
+class Tokens(nn.Module):
+    """The tokens of the patches after each block of a :class:`rsd.features.ViT`."""
+
+    def __init__(self, vit: Any):
+        super().__init__()
+        self.vit = vit
+
+    def forward(self, x: torch.Tensor) -> list[torch.Tensor]:
+        return [h[:, 1:].transpose(1, 2) for h in self.vit.hidden(x)]
+
+
+class Maps(nn.Module):
+    """The activations that LPIPS compares."""
+
+    def __init__(self, network: Any):
+        super().__init__()
+        self.network = network
+
+    def forward(self, x: torch.Tensor) -> list[torch.Tensor]:
+        return list(self.network.net(self.network.scaling_layer(x.float())))
+
+
 def of_vit(vit: Any) -> Perceptual:
-    """The layers of a :class:`rsd.features.ViT`: the tokens of its patches after each block."""
-    return Perceptual(vit, lambda x: [h[:, 1:].transpose(1, 2) for h in vit.hidden(x)])
+    """The layers of a :class:`rsd.features.ViT`."""
+    return Perceptual(Tokens(vit))
 
 
 def of_lpips(network: Any) -> Perceptual:
     """LPIPS itself, of :func:`lpips_network`."""
     weights = [lin.model[-1].weight.detach() for lin in network.lins]
-    return Perceptual(network, lambda x: list(network.net(network.scaling_layer(x.float()))), weights)
+    return Perceptual(Maps(network), weights)
 
 
 def lpips_network(*, device: str | torch.device = "cpu") -> Any:

@@ -12,6 +12,7 @@ import itertools
 import weakref
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
+from functools import partial
 from typing import Any, Protocol
 
 import torch
@@ -19,7 +20,8 @@ import torch
 from rsd.adapters import Told, adapted_layers, add_adapter, remove_adapters, seeded
 from rsd.distributed import ALONE, Ensemble
 from rsd.hub import quietly
-from rsd.priors.base import Condition, Conditioning, Prior, conditions
+from rsd.memory import Memory
+from rsd.priors.base import Condition, Conditioning, Prior, predict, present
 from rsd.randomness import generator, integers, noise
 
 Timestep = int | torch.Tensor
@@ -74,16 +76,15 @@ class NFSD(Reference):
 
     NEGATIVE = "unrealistic, blurry, low quality, out of focus, ugly, low contrast, dull, dark, low-resolution, gloomy"
 
-    def __init__(self, prior: Prior, negative: Condition | None, *, chunk: int | None = None):
-        self.prior, self.negative, self.chunk = prior, negative, chunk
+    def __init__(self, prior: Prior, negative: Condition | None, *, memory: Memory | None = None):
+        self.prior, self.negative, self.memory = prior, negative, memory or Memory()
 
     @torch.no_grad()
     def __call__(self, z_t: torch.Tensor, t: Timestep, eps: torch.Tensor, eps_theta: torch.Tensor) -> torch.Tensor:
         low = (torch.as_tensor(t) < 0.2 * self.prior.schedule.T).to(z_t.device).view(-1, *[1] * (z_t.ndim - 1))
         if bool(low.all()):
             return torch.zeros_like(z_t)
-        parts = chunks(z_t, t, self.chunk or len(z_t))
-        residual = torch.cat([self.prior.epsilon(part, at, self.negative) for part, at in parts])
+        residual = torch.cat(self.memory.each(len(z_t), partial(predict, self.prior, z_t, t, self.negative)))
         return torch.where(low, torch.zeros_like(residual), residual)
 
 
@@ -105,11 +106,11 @@ class Learned(Reference):
 
     def __init__(
         self, prior: Prior, condition: Conditioning, parameters: Sequence[torch.nn.Parameter],
-        *, ids: Sequence[int], seed: int, image: str = "", chunk: int | None = None, lr: float = 1e-4,
+        *, ids: Sequence[int], seed: int, image: str = "", memory: Memory | None = None, lr: float = 1e-4,
         ensemble: Ensemble = ALONE,
     ):  # fmt: skip
         self.prior, self.condition, self.parameters = prior, condition, list(parameters)
-        self.ids, self.chunk = list(ids), chunk or len(ids)
+        self.ids, self.memory = list(ids), memory or Memory()
         self.seed, self.image, self.ensemble = seed, image, ensemble
         self.optimiser = torch.optim.AdamW(self.parameters, lr=lr)
 
@@ -117,10 +118,10 @@ class Learned(Reference):
         """eps_phi of a chunk under its condition, inside :meth:`active`."""
         raise NotImplementedError
 
-    def given(self) -> list[Condition | None]:
-        """The present condition of each chunk."""
-        given = conditions(self.condition, len(self.ids), self.chunk)
-        assert all(c is None or c.negative is None for c in given), "the variational score has no guidance"
+    def given(self) -> Condition | None:
+        """The present condition of all particles."""
+        given = present(self.condition)
+        assert given is None or given.negative is None, "the variational score has no guidance"
         return given
 
     def active(self, row: int) -> AbstractContextManager[None]:
@@ -129,11 +130,13 @@ class Learned(Reference):
 
     @torch.no_grad()
     def __call__(self, z_t: torch.Tensor, t: Timestep, eps: torch.Tensor, eps_theta: torch.Tensor) -> torch.Tensor:
-        guesses, given = [], self.given()
-        for k, (part, at) in enumerate(chunks(z_t, t, self.chunk)):
-            with self.active(k * self.chunk):
-                guesses.append(self.epsilon(part, at, given[k]))
-        return torch.cat(guesses)
+        given = self.given()
+
+        def answer(rows: slice) -> torch.Tensor:
+            with self.active(rows.start):
+                return predict(self, z_t, t, given, rows)
+
+        return torch.cat(self.memory.each(len(z_t), answer))
 
     @torch.enable_grad()
     def learn(self, z: torch.Tensor, step: int) -> dict[str, float]:
@@ -143,14 +146,21 @@ class Learned(Reference):
         t = integers(0, self.prior.schedule.T - 1, purpose="reference timestep", **key)
         eps = noise(z.shape[1:], purpose="reference diffusion", **key).to(z)
         alpha, sigma = self.prior.schedule.coefficients(t, z)
-        total, given = 0.0, self.given()
-        for k, (part, at) in enumerate(chunks(alpha * z + sigma * eps, t, self.chunk)):
-            row = k * self.chunk
-            with self.active(row):
-                error = self.epsilon(part, at, given[k]) - eps[row : row + len(part)]
+        z_t, given = alpha * z + sigma * eps, self.given()
+
+        def learn(rows: slice) -> float:
+            with self.active(rows.start):
+                error = predict(self, z_t, t, given, rows) - eps[rows]
                 loss = error.square().flatten(1).mean(1).sum()  # no mean over particles: none depends on N
-                (loss * self.loss_scale).backward()
-            total += float(loss.detach()) / len(z)
+                active = [p for p in self.parameters if p.requires_grad]  # where each has its own, this particle's
+                found = torch.autograd.grad(loss * self.loss_scale, active, allow_unused=True)
+            pairs = [(p, own) for p, own in zip(active, found, strict=True) if own is not None]
+            sums = [own.clone() if p.grad is None else p.grad + own for p, own in pairs]
+            for (p, _), added in zip(pairs, sums, strict=True):  # all of them or, where this did not fit, none
+                p.grad = added
+            return float(loss.detach())
+
+        total = sum(self.memory.each(len(z), learn)) / len(z)
         gradients = [p.grad.div_(self.loss_scale) for p in self.parameters if p.grad is not None]
         if not self.own:
             self.ensemble.add(gradients)
@@ -201,7 +211,7 @@ class LoraScore(Learned):
 
     def __init__(
         self, prior: Any, condition: Conditioning, *, ids: Sequence[int], seed: int, image: str = "",
-        chunk: int | None = None, lr: float = 1e-4, rank: int = 4, per_particle: bool = False,
+        memory: Memory | None = None, lr: float = 1e-4, rank: int = 4, per_particle: bool = False,
         ensemble: Ensemble = ALONE,
     ):  # fmt: skip
         if not hasattr(getattr(prior, "unet", None), "add_adapter"):  # UNets of DDPM's class have none
@@ -215,7 +225,7 @@ class LoraScore(Learned):
             random = generator(seed=seed, purpose="reference weights", particle=ids[k] if per_particle else 0)
             add_adapter(unet, name, rank, random)
             parameters += [p for path, p in unet.named_parameters() if f".{name}." in path]
-        (first,) = conditions(condition, 1, 1)
+        first = present(condition)
         self.told: Told | None = None
         if first is not None and first.extra is not None:
             self.told = Told(unet, first.extra.shape[-1], generator(seed=seed, purpose="reference told", particle=0))
@@ -224,9 +234,9 @@ class LoraScore(Learned):
         self.loss_scale = 2.0**14 if unet.dtype == torch.float16 else 1.0
         self._switch(False)
         weakref.finalize(self, remove_adapters, unet, self.names).atexit = False
-        chunk, self.own = 1 if per_particle else chunk, per_particle
+        self.own = per_particle
         shared: dict[str, Any] = {"ids": ids, "seed": seed, "image": image, "ensemble": ensemble}
-        super().__init__(prior, condition, parameters, chunk=chunk, lr=lr, **shared)
+        super().__init__(prior, condition, parameters, memory=Memory(1) if per_particle else memory, lr=lr, **shared)
 
     def epsilon(self, z_t: torch.Tensor, t: Timestep, condition: Condition | None) -> torch.Tensor:
         """The prior's, which is eps_phi inside :meth:`active`."""
@@ -260,10 +270,10 @@ class UNetScore(Learned):
 
     def __init__(
         self, prior: Prior, condition: Conditioning, *, ids: Sequence[int], seed: int, image: str = "",
-        chunk: int | None = None, lr: float = 1e-4, channels: Sequence[int] = (64, 128, 256),
+        memory: Memory | None = None, lr: float = 1e-4, channels: Sequence[int] = (64, 128, 256),
         ensemble: Ensemble = ALONE,
     ):  # fmt: skip
-        (text,) = conditions(condition, 1, 1)
+        text = present(condition)
         if text is None or text.embeddings is None or len(prior.latent_shape) != 3:
             raise ValueError(f"The prior {prior.name} has no latent images and text for a UNet; take another method.")
         with quietly():
@@ -281,15 +291,9 @@ class UNetScore(Learned):
             self.unet = unet.to(prior.device, prior.dtype).eval()
         parameters = list(self.unet.parameters())
         shared: dict[str, Any] = {"ids": ids, "seed": seed, "image": image, "ensemble": ensemble}
-        super().__init__(prior, condition, parameters, chunk=chunk, lr=lr, **shared)
+        super().__init__(prior, condition, parameters, memory=memory, lr=lr, **shared)
 
     def epsilon(self, z_t: torch.Tensor, t: Timestep, condition: Condition | None) -> torch.Tensor:
         assert condition is not None and condition.embeddings is not None
         text = condition.embeddings.to(z_t.device, z_t.dtype).expand(len(z_t), -1, -1)
         return self.unet(z_t, torch.as_tensor(t, device=z_t.device), encoder_hidden_states=text).sample
-
-
-def chunks(z: torch.Tensor, t: Timestep, size: int) -> Iterator[tuple[torch.Tensor, Timestep]]:
-    """z [N, ...] with its t (an int or [N]), ``size`` rows at a time."""
-    parts = z.split(size)
-    return zip(parts, [t] * len(parts) if isinstance(t, int) else t.split(size), strict=True)

@@ -17,6 +17,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from typing import Protocol
 
 import torch
 
@@ -179,7 +180,10 @@ def stein(embed: Embed, z_t: torch.Tensor, groups: torch.Tensor, *, memory: Memo
     """
     phi, pull = linearise(embed, z_t[groups.flatten()], memory=memory)
     force = stein_force(phi.view(*groups.shape, -1))
-    pulled = [pull(towards.flatten(0, 1)) for towards in force.direction.unbind(1)]  # for each i: [G * n (of j), ...]
+    last = groups.shape[1] - 1
+    pulled = [  # for each i: [G * n (of j), ...]
+        pull(towards.flatten(0, 1), again=i < last) for i, towards in enumerate(force.direction.unbind(1))
+    ]
     R = [pulled_i.view(*groups.shape, *z_t.shape[1:]).sum(1) for pulled_i in pulled]
     return torch.stack(R, 1).flatten(0, 1), force
 
@@ -216,16 +220,23 @@ def kernel_force(features: torch.Tensor) -> Force:
     return replace(force, direction=force.direction * kernels.fill_diagonal_(0).sum(1, keepdim=True))
 
 
-def linearise(
-    embed: Embed, z: torch.Tensor, *, memory: Memory
-) -> tuple[torch.Tensor, Callable[[torch.Tensor], torch.Tensor]]:
-    """Features phi [rows, d] of z [rows, ...], and the map from a [rows, d] to its vector-Jacobian product [rows, ...].
+class Pull(Protocol):
+    """A vector-Jacobian product."""
+
+    def __call__(self, vectors: torch.Tensor, *, again: bool = False) -> torch.Tensor:
+        """Of ``vectors`` [rows, d], [rows, ...]. ``again``: whether others follow; else each graph goes with its
+        use."""
+        ...
+
+
+def linearise(embed: Embed, z: torch.Tensor, *, memory: Memory) -> tuple[torch.Tensor, Pull]:
+    """Features phi [rows, d] of z [rows, ...], and their vector-Jacobian product.
 
     The graphs are kept if ``memory`` says so, or if all is one chunk; else they are made again chunk by chunk, so that
     memory does not grow with N. Nothing here waits for other processes: what does not fit is done again.
     """
     if not len(z):  # of an ensemble's interacting particles none is in this process
-        return z.new_empty(0), lambda vectors: z
+        return z.new_empty(0), lambda vectors, *, again=False: z
     graphs: dict[tuple[int, int], tuple[torch.Tensor, torch.Tensor]] = {}
 
     def graph(rows: slice) -> tuple[torch.Tensor, torch.Tensor]:
@@ -239,11 +250,12 @@ def linearise(
         found = graphs[rows.start, rows.stop] = graph(rows)
         return found[1].detach()
 
-    def pull(vectors: torch.Tensor) -> torch.Tensor:
+    def pull(vectors: torch.Tensor, *, again: bool = False) -> torch.Tensor:
         def pulled(rows: slice) -> torch.Tensor:
-            kept = graphs.get((rows.start, rows.stop))
+            key = rows.start, rows.stop
+            kept = graphs.get(key) if again else graphs.pop(key, None)  # what fails here is held by nobody
             part, phi = kept or graph(rows)
-            return torch.autograd.grad(phi, part, vectors[rows], retain_graph=kept is not None)[0]
+            return torch.autograd.grad(phi, part, vectors[rows], retain_graph=again and kept is not None)[0]
 
         return torch.cat(memory.each(len(z), pulled, graphs))
 

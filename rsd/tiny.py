@@ -9,10 +9,14 @@ from typing import Any
 import torch
 from torch import nn
 
+from rsd.dryrun import ghost
 from rsd.hub import broken, built_in_folder, check_name, fetch, quietly, read_json
+from rsd.priors import over_heads
 from rsd.priors.base import Prior
 
 BUILT_IN = ("tiny",)
+SIZE = 64
+"""Pixels on a side of what the built-in one was trained on."""
 
 
 class TinyDecoder(nn.Module):
@@ -41,9 +45,15 @@ def load_decoder(name: str, prior: Prior) -> TinyDecoder:
     """The small decoder ``name`` for a prior's latents: "tiny" (of the built-in heads), a hub id such as
     madebyollin/taesd (of Stable Diffusion), or a folder of an AutoencoderTiny (safetensors only).
 
-    Raises ValueError that says what to do if it cannot be had or does not fit the prior.
+    Raises ValueError that says what to do if it cannot be had or does not fit the prior: its latents' space is not
+    written anywhere, but their channels and the size of its pictures must be the prior's.
     """
     check_decoder_name(name)
+    if name in BUILT_IN and not (over_heads(prior.name) and prior.image_size == SIZE):
+        raise ValueError(
+            f'The small decoder "{name}" is that of the built-in heads, not of the prior {prior.name}; give one of its '
+            "latents (madebyollin/taesd is Stable Diffusion's), or leave it out."
+        )
     what = "small decoder"
     folder = built_in_folder("tiny", marker="config.json") if name in BUILT_IN else Path(name).expanduser()
     local = folder.is_dir()
@@ -69,4 +79,12 @@ def load_decoder(name: str, prior: Prior) -> TinyDecoder:
         raise
     except Exception as error:
         raise ValueError(broken(error, name, what=what)) from error
+    with torch.no_grad():
+        z = torch.empty(1, *prior.latent_shape, dtype=model.dtype, device="meta")
+        made = tuple(ghost(model).decode(z).sample.shape[1:])
+    if made != (3, prior.image_size, prior.image_size):
+        raise ValueError(
+            f'The small decoder "{name}" makes pictures of {made[-1]} px of the latents of the prior {prior.name}, '
+            f"which makes {prior.image_size} px; leave it out."
+        )
     return TinyDecoder(model.to(prior.device), prior.calls)

@@ -2,16 +2,23 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import torch
 from torch import nn
 
 from rsd import memory
 from rsd.dryrun import Bytes, ghost
+from rsd.embedding import Decoded
 from rsd.features import load_features
-from rsd.memory import Memory, Need, fitting, needs, plan, save_memory
+from rsd.free import allowed, available
+from rsd.memory import Memory, Need, Plans, fitting, needs, plan, save_memory
 from rsd.priors import load_prior
-from rsd.tasks.inverse.embedding import Decoded
+from rsd.priors.base import Condition
+from rsd.tasks.inverse.methods import FIELD
+from rsd.tasks.inverse.operators import make_operator
+from rsd.tasks.inverse.solve import Run, Settings
 
 NEED = Need(epsilon=10, graph=100, pull=120, decode=90)
 LEAN = Need(epsilon=10, graph=15, pull=50, decode=30)
@@ -42,17 +49,96 @@ def test_small_pictures_are_not_measured(monkeypatch):
     assert found.why.startswith("fast, less than 1 GiB of the ")
 
 
-def test_what_networks_cannot_tell_is_said(monkeypatch, tiny_folder):
+def test_what_networks_cannot_tell_is_said_and_taken_for_large(monkeypatch, tiny_folder):
     monkeypatch.setattr(memory, "available", lambda device: 1)
     prior = load_prior(str(tiny_folder()))
-    found = plan("auto", chunk=None, n=4, prior=prior, embed=lambda z: prior.decode(z).flatten(1))
-    assert found.keep and "cannot be told" in found.why
+    embed = lambda z: prior.decode(z).flatten(1)  # noqa: E731  its network is out of reach
+    for chunk in (None, 3):
+        found = plan("auto", chunk=chunk, n=4, prior=prior, embed=embed)
+        assert (found.chunk, found.keep, found.lean) == (chunk or 1, False, False) and "cannot be told" in found.why
+
+
+@pytest.mark.parametrize("kind", ["epsilon", "v_prediction"])
+@pytest.mark.parametrize("features", ["heads", "heads-layers", "pixels"])
+def test_built_in_features_and_both_predictions_can_be_measured(monkeypatch, tiny_folder, kind, features):
+    monkeypatch.setattr(memory, "available", lambda device: 1)
+    prior = load_prior(str(tiny_folder(kind)))
+    z = torch.randn(2, *prior.latent_shape)
+    found = plan("auto", chunk=None, n=4, prior=prior, embed=Decoded(prior, load_features(features)))
+    assert found.lean and "GiB of the" in found.why
+    with torch.no_grad():
+        assert torch.equal(prior.epsilon(z, 500), prior.epsilon(z, torch.tensor([500, 500])))
+
+
+def test_a_gradient_through_the_unet_is_counted(tiny_folder):
+    prior = load_prior(str(tiny_folder()))
+    plain, guided, glued = (
+        needs(prior, None, prior.condition(), lean=False, through=names)
+        for names in ((), ("epsilon", "decode"), ("epsilon", "decode", "encode"))
+    )
+    assert 1.5 * plain.epsilon < guided.epsilon < glued.epsilon and guided.decode == plain.decode < guided.epsilon
+    through = {name for name, entry in FIELD.items() if entry.through}
+    assert through == {"dps", "pigdm", "latent-dps", "psld", "resample", "particle-guidance", "score-prior"}
+
+
+def test_pixel_priors_are_measured_whatever_their_size(monkeypatch, tiny_heads_pixels):
+    prior, asked = load_prior(str(tiny_heads_pixels)), []
+    monkeypatch.setattr(memory, "needs", lambda *parts, **how: asked.append(how) or NEED)
+    run = Run(
+        prior, make_operator("sr4", size=32), torch.zeros(1, 3, 8, 8), Settings(method="dps", steps=2), embed=None
+    )
+    assert run.memory.keep and [how["through"] for how in asked] == [("epsilon", "decode")] * 2
+    assert asked[0]["state"] == 4 * 3 * 2 * 3 * 32**2  # x and z, each with two moments, in float32
+
+
+def test_what_particles_hold_for_good_is_counted():
+    need = replace(NEED, state=7)
+    assert need.of(8, 2, False) == 8 * 7 + 2 * 120 and need.of(8, 8, True) == 8 * 7 + 8 * 120
+
+
+def test_plans_are_made_once_and_what_was_learned_stays(monkeypatch):
+    made, told = [], []
+
+    def planned(mode, **how):
+        made.append(mode)
+        return Memory(4, why=f"{mode}, {how['n']}")
+
+    monkeypatch.setattr(memory, "plan", planned)
+    plans = Plans(told.append)
+    ask = lambda mode="auto", **how: plans(mode, prior=None, **{"n": 4, "chunk": None, "through": (), **how})  # noqa: E731
+    ask().chunk = 2
+    assert ask().chunk == 2 and ask(mode="flat").chunk == 4 and ask(n=3).chunk == 4 and ask(through=("epsilon",))
+    assert ask(condition=Condition(guidance=2.0, negative=torch.zeros(1))).chunk == 4 and ask(embed=len).chunk == 4
+    assert ask(condition=Condition("other")).chunk == 2
+    assert len(made) == 6 and told == [f"{mode}, {n}" for mode, n in zip(made, (4, 4, 3, 4, 4, 4), strict=True)]
+
+
+class Lean:
+    lean = False
+
+    def save_memory(self, lean):
+        self.lean = lean
+
+
+def test_where_one_particle_does_not_fit_its_graph_is_kept_in_part():
+    part, seen = Lean(), []
+
+    def work(rows):
+        seen.append((rows.start, rows.stop, part.lean))
+        if not part.lean:
+            raise torch.cuda.OutOfMemoryError("CUDA out of memory.")
+        return rows.start
+
+    found = Memory(None, parts=(part, None))
+    with pytest.warns(UserWarning, match="--memory lean"):
+        assert found.each(2, work) == [0, 1]
+    assert seen == [(0, 2, False), (0, 1, False), (0, 1, True), (1, 2, True)] and found.lean and found.chunk == 1
 
 
 def test_auto_goes_by_a_dry_run(monkeypatch, tiny_folder, tiny_vit):
     prior, free = load_prior(str(tiny_folder())), 10**9
     monkeypatch.setattr(memory, "available", lambda device: free)
-    monkeypatch.setattr(memory, "PIXEL", 10**9)
+    monkeypatch.setattr(memory, "SMALL", 0)
     embed, calls = Decoded(prior, load_features(str(tiny_vit))), prior.calls.copy()
     need, lean = (needs(prior, embed, prior.condition(), lean=one) for one in (False, True))
     assert lean.graph < need.graph / 2 and lean.pull < need.pull and lean.epsilon == need.epsilon
@@ -95,3 +181,40 @@ def test_lean_has_the_same_gradient(tiny_folder, tiny_vit):
 
 def test_chunks_cover_all_rows():
     assert [*Memory(2).chunks(5)] == [slice(0, 2), slice(2, 4), slice(4, 5)]
+
+
+def grouped(root, lines, **files):
+    """A file system with /proc/self/cgroup of these lines, and files of /sys/fs/cgroup by their path."""
+    (root / "proc/self").mkdir(parents=True)
+    (root / "proc/self/cgroup").write_text(lines)
+    for path, text in files.items():
+        file = root / "sys/fs/cgroup" / path
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_text(text)
+
+
+STAT = "anon 5\ninactive_file 30\ntotal_inactive_file 40\n"
+
+
+def test_limits_of_control_groups(tmp_path):
+    """Version 2: of the group and those above it; pages of files can be given back."""
+    own = {"memory.max": "1000\n", "memory.current": "100\n", "memory.stat": STAT}
+    above = {"memory.max": "500\n", "memory.current": "480\n", "memory.stat": STAT}
+    free = {"memory.max": "max\n", "memory.current": "480\n", "memory.stat": STAT}
+    files = {"a/b": own, "a": above, "": free}
+    flat = {f"{group}/{name}".lstrip("/"): text for group, them in files.items() for name, text in them.items()}
+    grouped(tmp_path / "v2", "0::/a/b\n", **flat)
+    assert [*allowed(tmp_path / "v2")] == [930, 50]
+    grouped(tmp_path / "hidden", "0::/outside/of/the/container\n", **above)
+    assert [*allowed(tmp_path / "hidden")] == [50]
+
+
+def test_limits_of_control_groups_of_version_1(tmp_path):
+    files = {"memory.limit_in_bytes": "1000", "memory.usage_in_bytes": "100", "memory.stat": STAT}
+    lines = "5:cpu,cpuacct:/x\n4:memory:/job\n1:name=systemd:/y\n0::/z\n"
+    grouped(tmp_path, lines, **{f"memory/job/{name}": text for name, text in files.items()})
+    assert [*allowed(tmp_path)] == [940]
+
+
+def test_no_control_groups_no_limit(tmp_path):
+    assert not [*allowed(tmp_path)] and available(torch.device("cpu")) > 2**20

@@ -18,7 +18,7 @@ def images(n=2, size=64, seed=0):
 def test_two_layers_by_hand():
     first = torch.tensor([[[3.0, 0.0], [4.0, 2.0]], [[1.0, 0.0], [0.0, 5.0]]])  # [B=2, C=2, P=2]
     second = torch.tensor([[[7.0]], [[-2.0]]])  # [2, 1, 1]
-    features = Perceptual(nn.Identity(), lambda x: [first, second], [torch.tensor([4.0, 1.0]), torch.tensor([0.25])])
+    features = Perceptual(lambda x: [first, second], [torch.tensor([4.0, 1.0]), torch.tensor([0.25])])
     phi = features(torch.zeros(2, 3, 4, 4))
     # place 0: (0.6, 0.8) against (1, 0); place 1: (0, 1) twice; second layer: 1 against -1
     expected = (4 * 0.4**2 + 0.8**2) / 2 + 0.25 * 4
@@ -80,7 +80,7 @@ def test_the_built_in_layers_have_finite_gradients_and_see_places():
 
 
 def test_a_dead_place_gives_no_nan():
-    features = Perceptual(nn.Identity(), lambda x: [F.relu(x)])
+    features = Perceptual(lambda x: [F.relu(x)])
     x = torch.full((1, 3, 2, 2), -1.0, requires_grad=True)
     (gradient,) = torch.autograd.grad(features(x).sum(), x)
     assert gradient.isfinite().all()

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import builtins
 import gc
+from contextlib import nullcontext
 from dataclasses import replace
 
 import pytest
 import torch
 
+from rsd.memory import Memory
 from rsd.priors.latent import LatentPrior
 from rsd.priors.mixture import GaussianMixture
 from rsd.randomness import noise
@@ -82,7 +84,7 @@ def test_nfsd_is_delta_d_plus_s_delta_c(prior, t):
     delta_d = torch.where(small, empty, empty - negative)
     guided = prior.epsilon(z, t, prior.condition("red", guidance=GUIDANCE))
     for chunk in (None, 2):
-        direction = guided - NFSD(prior, prior.condition("ugly"), chunk=chunk)(z, t, latents(2), guided)
+        direction = guided - NFSD(prior, prior.condition("ugly"), memory=Memory(chunk))(z, t, latents(2), guided)
         torch.testing.assert_close(direction, delta_d + GUIDANCE * (text - empty), rtol=0, atol=2e-5)
 
 
@@ -132,11 +134,43 @@ def test_chunks_and_the_state_of_the_global_generator_change_nothing(tiny_pipeli
     states = []
     for chunk in (None, 2):
         torch.manual_seed(chunk or 0)
-        score = make(LatentPrior(tiny_pipeline().to(torch.float64)), chunk=chunk, lr=1e-3)
+        score = make(LatentPrior(tiny_pipeline().to(torch.float64)), memory=Memory(chunk), lr=1e-3)
         for step in range(3):
             score.learn(latents(2).double(), step)
         states.append(score(latents(1).double(), torch.tensor([1, 500, 900]), latents(0), latents(0)))
     torch.testing.assert_close(states[0], states[1], rtol=0, atol=1e-8)
+
+
+@pytest.mark.parametrize("make", [lora, unet])
+@pytest.mark.parametrize("backward", [False, True])
+def test_where_learning_does_not_fit_the_chunk_is_halved(tiny_pipeline, monkeypatch, make, backward):
+    """Before or amid the gradients: what was lost is not added twice."""
+    z, found = latents(2).double(), []
+    for room in (3, 1):
+        score = make(LatentPrior(tiny_pipeline().to(torch.float64)), memory=Memory(), lr=1e-3)
+        inner, calls = score.unet.forward, []
+
+        def crowded(x, *rest, inner=inner, calls=calls, room=room, **options):
+            def check(_=None):
+                calls.append(len(x))
+                if len(x) > room:
+                    raise torch.cuda.OutOfMemoryError("CUDA out of memory.")
+
+            if not backward:
+                check()
+            out = inner(x, *rest, **options)
+            if backward and out.sample.requires_grad:
+                out.sample.register_hook(check)
+            return out
+
+        monkeypatch.setattr(score.unet, "forward", crowded)
+        context = pytest.warns(UserWarning, match="Memory is full") if room == 1 else nullcontext()
+        with context:
+            losses = [score.learn(z, step)["reference"] for step in range(2)]
+        monkeypatch.undo()
+        found.append((losses, score(latents(1).double(), 300, z, z)))
+    assert score.memory.chunk == 1 and found[0][0] == pytest.approx(found[1][0], rel=1e-10)
+    torch.testing.assert_close(found[0][1], found[1][1], rtol=0, atol=1e-9)
 
 
 @pytest.mark.parametrize("make", [lora, unet])
@@ -207,7 +241,7 @@ def test_it_learns_from_what_it_is_told_and_the_prior_hears_none_of_it(prior):
 def test_chunks_are_told_their_own_numbers(tiny_pipeline):
     scores = []
     for chunk in (None, 2):
-        score = told(LatentPrior(tiny_pipeline().to(torch.float64)), chunk=chunk, lr=1e-2)
+        score = told(LatentPrior(tiny_pipeline().to(torch.float64)), memory=Memory(chunk), lr=1e-2)
         for step in range(3):
             score.learn(latents(2).double(), step)
         scores.append(score(latents(1).double(), 300, latents(0), latents(0)))

@@ -1,11 +1,14 @@
 import math
+import warnings
+import weakref
+from dataclasses import replace
 
 import pytest
 import torch
 
 from rsd.engine import repulsion
 from rsd.memory import Memory
-from rsd.repulsion import Interaction, feature_force, median_bandwidth
+from rsd.repulsion import Interaction, feature_force, linearise, median_bandwidth
 
 
 def features(n, d=5, seed=0):
@@ -75,6 +78,69 @@ def test_chunked_vjp_equals_the_whole(chunk):
     x = z.clone().requires_grad_()
     (expected,) = torch.autograd.grad((embed(x) * force.direction).sum(), x)
     torch.testing.assert_close(whole, expected)
+
+
+class Card:
+    """A feature map z -> sin z that counts the rows whose graphs are alive, on a card with ``room`` for so many, and
+    with one row less of a vector-Jacobian product beside them."""
+
+    def __init__(self, room: int):
+        self.room, self.graphs = room, weakref.WeakSet()
+
+    def embed(self, z):
+        card = self
+
+        class Graph(torch.autograd.Function):
+            @staticmethod
+            def forward(ctx, z):
+                ctx.save_for_backward(z)
+                ctx.rows = len(z)
+                return z.sin()
+
+            @staticmethod
+            def backward(ctx, g):
+                card.check(len(g))
+                return g * ctx.saved_tensors[0].cos()
+
+        if z.requires_grad:
+            self.check(len(z))
+        phi = Graph.apply(z)
+        if phi.grad_fn is not None:
+            self.graphs.add(phi.grad_fn)
+        return phi
+
+    def check(self, rows: int) -> None:
+        alive = sum(graph.rows for graph in self.graphs)
+        if alive + rows > self.room:
+            raise torch.cuda.OutOfMemoryError(f"CUDA out of memory: {alive} rows of graphs, {rows} more.")
+
+
+@pytest.mark.parametrize("memory", [Memory(), Memory(4), Memory(keep=True), Memory(1, keep=True)])
+@pytest.mark.parametrize("kind", ["repulsion", "svgd"])
+def test_where_the_pull_does_not_fit_the_graphs_make_room(memory, kind):
+    z = features(4)
+    interaction = Interaction(1.0, kind=kind)
+    whole, _ = interaction.force(torch.sin, z, memory=Memory())
+    memory = replace(memory)
+    with pytest.warns(UserWarning, match="Memory is full") as told:
+        R, _ = interaction.force(Card(4).embed, z, memory=memory)
+    torch.testing.assert_close(R, whole, rtol=0, atol=1e-12)
+    assert memory.chunk in (1, 2) and len(told) <= 2
+    with warnings.catch_warnings(record=True) as told:
+        warnings.simplefilter("always")
+        for _ in range(3):  # what was learned stays, so that at most one plan more is tried
+            interaction.force(Card(4).embed, z, memory=memory)
+    assert len(told) <= 1
+
+
+def test_a_kept_graph_goes_with_its_use():
+    card = Card(100)
+    phi, pull = linearise(card.embed, features(3), memory=Memory(1, keep=True))
+    assert len(card.graphs) == 3
+    pull(phi, again=True)
+    assert len(card.graphs) == 3
+    pull(phi)
+    assert not card.graphs
 
 
 def test_window_and_groups():

@@ -9,9 +9,9 @@ import pytest
 import torch
 
 from rsd.cli import main
+from rsd.embedding import Decoded
 from rsd.features import load_features, resized
 from rsd.priors import load_prior
-from rsd.tasks.inverse.embedding import Decoded
 from rsd.tiny import load_decoder
 from tests.inverse.test_rlsd import BASE, result
 
@@ -49,11 +49,22 @@ def test_a_small_decoder_takes_the_prior_s_latents_and_counts(tiny_folder, tiny_
 
 
 def test_what_does_not_fit_is_told(tiny_folder, tiny_decoder, tiny_heads_pixels, tmp_path):
+    from diffusers import AutoencoderTiny
+
     prior = load_prior(str(tiny_folder()))
     with pytest.raises(ValueError, match='Unknown small decoder "tinny". Did you mean "tiny"?'):
         load_decoder("tinny", prior)
     with pytest.raises(ValueError, match="is a AutoencoderKL; give an AutoencoderTiny"):
         load_decoder(str(tiny_folder() / "vae"), prior)
+    with pytest.raises(ValueError, match='"tiny" is that of the built-in heads, not of the prior'):
+        load_decoder("tiny", prior)
+    twice = AutoencoderTiny(
+        encoder_block_out_channels=(8, 8, 8), decoder_block_out_channels=(8, 8, 8), num_encoder_blocks=(1, 1, 1),
+        num_decoder_blocks=(1, 1, 1),
+    )  # fmt: skip
+    twice.save_pretrained(tmp_path / "twice")
+    with pytest.raises(ValueError, match="makes pictures of 32 px of the latents .* makes 16 px"):
+        load_decoder(str(tmp_path / "twice"), prior)
     with pytest.raises(ValueError, match="takes latents of 4 channels, which the prior"):
         load_decoder(str(tiny_decoder), load_prior(str(tiny_heads_pixels)))
 

@@ -45,10 +45,16 @@ def present(conditioning: Conditioning) -> Condition | None:
     return conditioning() if callable(conditioning) else conditioning
 
 
-def conditions(conditioning: Conditioning, rows: int, chunk: int) -> list[Condition | None]:
-    """The present condition of each chunk of that many ``rows``."""
-    now = present(conditioning)
-    return [now and now.rows(k, min(k + chunk, rows)) for k in range(0, rows, chunk)]
+class Score(Protocol):
+    """What answers epsilon: a prior, or a network that learns."""
+
+    def epsilon(self, z_t: torch.Tensor, t: int | torch.Tensor, condition: Condition | None) -> torch.Tensor: ...
+
+
+def predict(score: Score, z_t: torch.Tensor, t: Any, condition: Condition | None, rows: slice) -> torch.Tensor:
+    """Its eps for some rows of z_t; t: an int or [N]."""
+    given = condition and condition.rows(rows.start, rows.stop)
+    return score.epsilon(z_t[rows], t if isinstance(t, int) else t[rows], given)
 
 
 class Prior(Protocol):

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import sys
+import warnings
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
@@ -12,9 +14,10 @@ import torch
 
 from rsd import media
 from rsd.distributed import Ensemble, Processes, collect, connect, share, shares_told, speaking, wait
+from rsd.embedding import Decoded
 from rsd.engine import Embed
 from rsd.features import check_features_name, load_features
-from rsd.memory import Memory
+from rsd.memory import Plans
 from rsd.priors import check_prior_name, image_size, is_latent, load_prior
 from rsd.priors.base import Prior
 from rsd.runs import RunFolder, check_folder_of_runs, slug
@@ -25,7 +28,6 @@ from rsd.tiny import check_decoder_name, load_decoder
 
 from .begin import run_class
 from .command import resolved
-from .embedding import Decoded
 from .jobs import Job, are_several, list_jobs
 from .linear import check_exact
 from .methods import FIELD, check_fits
@@ -42,12 +44,12 @@ from .summary import summarise
 @dataclass(frozen=True)
 class Networks:
     """What is loaded once for all images; no prior if every run is finished. ``embed``: what the particles are compared
-    by; None if they do not interact. ``told``: the memory plans that the user knows of."""
+    by; None if they do not interact. ``plans``: of memory, and what was learned of them."""
 
     prior: Prior | None
     embed: Embed | None
     scorers: Scorers
-    told: set[tuple[Any, ...]] = field(default_factory=set)
+    plans: Plans = field(default_factory=lambda: Plans(lambda why: print(f"memory: {why}", flush=True)))
 
 
 def run(options: Restore, jobs: list[Job] | None = None) -> int:
@@ -183,8 +185,20 @@ def load_networks(
     print(f"prior: {options.prior} on {device}, {options.dtype}", flush=True)
     dtype = getattr(torch, options.dtype)
     prior = load_prior(options.prior, device=device, dtype=dtype, revision=options.revision, autocast=options.autocast)
+    embed_texts(todo, prior)
     small = load_decoder(options.force_decoder, prior) if features and options.force_decoder else None
     return Networks(prior, Decoded(prior, features, small) if features else None, scorers)
+
+
+def embed_texts(todo: list[Restore], prior: Prior) -> None:
+    """Embed all that the runs will ask for, then release the text encoder."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message=".* has no effect")  # each run says that of its own
+        for prompt, negative, guidance in {(one.prompt, one.negative_prompt, one.guidance) for one in todo}:
+            prior.condition(prompt, negative, guidance)
+    release: Callable[[], None] | None = getattr(prior, "release_text_encoder", None)
+    if release:
+        release()
 
 
 def config(path: Path, options: Restore) -> dict[str, Any]:
@@ -228,9 +242,9 @@ def restore_one(job: Job, networks: Networks, folder: RunFolder, ensemble: Ensem
     own = Ensemble.of(options.particles) if ensemble.alone else ensemble
     with on(prior.device, problem.operator) as operator:
         run = run_class(options.method)(
-            prior, operator, problem.y, Settings.of(options), embed=networks.embed, image=job.name, ensemble=own
-        )
-        tell_memory(run.memory, networks.told)
+            prior, operator, problem.y, Settings.of(options), embed=networks.embed, image=job.name, ensemble=own,
+            plan=networks.plans,
+        )  # fmt: skip
         session = Session(run, folder, prior)
         session.drive(steps=options.steps, name=job.title, checkpoint_every=options.checkpoint_every, remedy=remedy)
         last = run.finish().detach().cpu().float()
@@ -248,14 +262,6 @@ def restore_one(job: Job, networks: Networks, folder: RunFolder, ensemble: Ensem
     session.finish(last, figures, seed=options.seed, model=options.prior, cited=works)
     if ensemble.main:
         print(f"{job.title}: {headline(figures)}; {folder.path}", flush=True)
-
-
-def tell_memory(memory: Memory, told: set[tuple[Any, ...]]) -> None:
-    """What --memory auto chose and why, once for each choice."""
-    choice = (memory.chunk, memory.keep, memory.lean)
-    if memory.why and choice not in told:
-        print(f"memory: {memory.why}", flush=True)
-    told.add(choice)
 
 
 def remedy_of(options: Restore) -> str:

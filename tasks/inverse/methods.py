@@ -15,13 +15,15 @@ from rsd.settings import known, nearest
 REPELLING = ("gamma", "window", "features", "feature_size", "force_decoder")
 ADAM_Z = ("lambda_", "lr_z")
 ADAM = ("lambda_", "lr_z", "rho", "lr_x", "x_step")
+GUIDED = ("epsilon", "decode")
 
 
 @dataclass(frozen=True)
 class Entry:
     """A method. ``space``: the prior it needs, "pixels" or "latents"; None: either. ``linear``: whether the operator
     must be. ``uses``: which of TUNABLE it reads. ``made``: module and class of a sampler's hyper-parameters, which
-    ``--hyper`` sets. ``works``: keys of rsd.citations."""
+    ``--hyper`` sets. ``through``: the prior's networks that it differentiates in one piece, if "epsilon" is among them,
+    whose graph takes memory. ``works``: keys of rsd.citations."""
 
     what: str
     works: tuple[str, ...]
@@ -29,6 +31,7 @@ class Entry:
     space: str | None = None
     linear: bool = False
     made: str | None = None
+    through: tuple[str, ...] = ()
 
 
 FIELD = {
@@ -39,21 +42,28 @@ FIELD = {
     "latent-red-diff": Entry("nonaug with gamma 0", ("red-diff",), ADAM_Z),
     "red-diff": Entry("a variational sampler: the image itself, by Adam", ("red-diff",), ADAM_Z, "pixels"),
     "svgd": Entry("Stein variational gradient descent on the posterior (CSD)", ("svgd", "csd"), (*ADAM_Z, *REPELLING)),
-    "dps": Entry("diffusion posterior sampling", ("dps",), space="pixels", made="dps:DPS"),
-    "pigdm": Entry("pseudoinverse guidance", ("pigdm",), space="pixels", linear=True, made="pigdm:PiGDM"),
+    "dps": Entry("diffusion posterior sampling", ("dps",), space="pixels", made="dps:DPS", through=GUIDED),
+    "pigdm": Entry(
+        "pseudoinverse guidance", ("pigdm",), space="pixels", linear=True, made="pigdm:PiGDM", through=GUIDED,
+    ),
     "fps-smc": Entry("filtering by particles of each answer", ("fps-smc",), (), "pixels", True, "fps_smc:FPS"),
     "daps": Entry("decoupled annealing, Langevin steps", ("daps",), space="pixels", made="daps:DAPS"),
     "score-prior": Entry(
         "a RealNVP fitted to the posterior, the prior's density by its ODE", ("score-prior",), space="pixels",
-        made="score_prior:ScorePrior",
+        made="score_prior:ScorePrior", through=("epsilon",),
     ),
-    "latent-dps": Entry("DPS through the decoder", ("dps", "psld"), space="latents", made="dps:DPS"),
-    "psld": Entry("latent DPS with the gluing term", ("psld",), space="latents", linear=True, made="psld:PSLD"),
-    "resample": Entry("hard consistency, then resampling", ("resample",), space="latents", made="resample:ReSample"),
+    "latent-dps": Entry("DPS through the decoder", ("dps", "psld"), space="latents", made="dps:DPS", through=GUIDED),
+    "psld": Entry(
+        "latent DPS with the gluing term", ("psld",), space="latents", linear=True, made="psld:PSLD",
+        through=(*GUIDED, "encode"),
+    ),
+    "resample": Entry(
+        "hard consistency, then resampling", ("resample",), space="latents", made="resample:ReSample", through=GUIDED,
+    ),
     "latent-daps": Entry("DAPS through the decoder", ("daps",), space="latents", made="daps:DAPS"),
     "particle-guidance": Entry(
         "DPS whose particles are kept apart by a potential", ("particle-guidance", "dps"), REPELLING,
-        made="particle_guidance:ParticleGuidance",
+        made="particle_guidance:ParticleGuidance", through=GUIDED,
     ),
 }  # fmt: skip
 

@@ -48,6 +48,19 @@ def start(prior: Prior, ids: Sequence[int], what: str, shape: Sequence[int], see
     return [row.to(prior.device, prior.dtype).requires_grad_() for row in drawn]
 
 
+def adam(leaves: list[Any], lr: float, eps: float) -> torch.optim.Adam:
+    """Adam whose moments are there from the start and which, on CUDA, is one kernel: a step takes no memory, so that it
+    is done or has not begun, and what does not fit can be done again."""
+    fused = leaves[0].is_cuda or None if leaves else None
+    optimiser = torch.optim.Adam(leaves, lr=lr, betas=BETAS, eps=eps, fused=fused)
+    for leaf in leaves:
+        step = torch.zeros((), device=leaf.device if fused else "cpu")
+        optimiser.state[leaf] = {
+            "step": step, "exp_avg": torch.zeros_like(leaf), "exp_avg_sq": torch.zeros_like(leaf),
+        }  # fmt: skip
+    return optimiser
+
+
 def image_shape(prior: Prior) -> tuple[int, ...]:
     """Of what the prior decodes to: an image, or the point itself."""
     return (3, prior.image_size, prior.image_size) if prior.image_size else prior.latent_shape
@@ -74,7 +87,7 @@ class NonAugmented:
         self.prior, self.operator, self.y, self.weights = prior, operator, y, weights
         self.ids, self.memory = list(ids), memory or Memory()
         self.z = start(prior, ids, "z", prior.latent_shape, seed, image)
-        self.z_optimiser = torch.optim.Adam(self.z, lr=weights.lr_z, betas=BETAS, eps=EPS)
+        self.z_optimiser = adam(self.z, weights.lr_z, EPS)
 
     def render(self) -> torch.Tensor:
         """z [N, *latent_shape], detached."""
@@ -136,7 +149,7 @@ class Augmented(NonAugmented):
             check_exact(operator)
         self.x = start(prior, ids, "x", image_shape(prior), seed, image)
         eps = EPS * ENTRIES / self.x[0].numel()  # where x sees no data it follows D(z) as softly as at 512 px
-        self.x_optimiser = torch.optim.Adam(self.x, lr=weights.lr_x, betas=BETAS, eps=eps)
+        self.x_optimiser = adam(self.x, weights.lr_x, eps)
         self.started = False
         self.late: set[int] = set()  # the rows whose x-step waits for the next decode of z
         self.data = torch.zeros(len(self.ids), dtype=prior.dtype)  # the data loss of each one's last x-step

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -10,8 +11,9 @@ from typing import Any
 import torch
 
 from rsd.distributed import Ensemble
+from rsd.embedding import Decoded
 from rsd.engine import Embed, Record, distill
-from rsd.memory import plan, save_memory
+from rsd.memory import Memory, plan, save_memory
 from rsd.priors import load_prior
 from rsd.priors.base import Prior
 from rsd.randomness import noise
@@ -19,7 +21,6 @@ from rsd.repulsion import Interaction
 from rsd.run import Run as BaseRun
 
 from . import limits
-from .embedding import Decoded
 from .methods import FIELD
 from .operators import load_operator
 from .rlsd import Augmented, NonAugmented, Weights, image_shape
@@ -82,14 +83,15 @@ class Run(BaseRun):
     ``operator``: an Operator, or whatever ``load_operator`` makes one of: a differentiable function or module, a
     physics. ``y``: the measurement, [1, ...], real or complex, the shape of ``operator(x)``. ``embed``: features of a
     latent, [N, d], for the repulsion. ``ids``: the particles' numbers in the ensemble; ``ensemble``: which of them are
-    here, where several processes share them. ``image``: names the image in the random numbers.
+    here, where several processes share them. ``image``: names the image in the random numbers. ``plan``: of the memory,
+    :func:`rsd.memory.plan`, or one that remembers (``Plans``).
     """
 
     def __init__(
         self, prior: Prior, operator: Callable[[torch.Tensor], torch.Tensor] | str, y: torch.Tensor,
         settings: Settings,
         *, embed: Embed | None = None, image: str = "", ids: Sequence[int] | None = None,
-        ensemble: Ensemble | None = None,
+        ensemble: Ensemble | None = None, plan: Callable[..., Memory] = plan,
     ):  # fmt: skip
         self.prior, self.settings, self.embed, self.image = prior, settings, embed, image
         s = settings
@@ -99,9 +101,11 @@ class Run(BaseRun):
         self.operator, self.y = load_operator(operator).to(prior.device), y.to(prior.device)
         self.timesteps = prior.schedule.descending(s.steps)
         self.condition = prior.condition(s.prompt, s.negative_prompt, s.guidance)
+        entries = math.prod(prior.latent_shape) + math.prod(image_shape(prior))  # of z and x, each with two moments
         self.memory = plan(
             s.memory, chunk=s.chunk, n=len(ids), prior=prior, condition=self.condition,
-            embed=embed if s.interaction.acts(self.ensemble.total) else None,
+            embed=embed if s.interaction.acts(self.ensemble.total) else None, through=FIELD[s.method].through,
+            state=3 * entries * prior.dtype.itemsize,
         )  # fmt: skip
         save_memory(self.memory.lean, prior, embed)
         self.particles = self.begin(ids)

@@ -107,12 +107,13 @@ class Run(Distillation):
         self.numbers = list(range(s.particles) if numbers is None else numbers)
         self.ensemble = ensemble or Ensemble.of(len(self.numbers))
         self.pictures = in_rows(self.ensemble, s.scenes)
+        self.memory = Memory(s.chunk, parts=(prior, embed))
         self.particles = self._scenes([self.numbers[k] for k in self.ensemble.mine])
         self.reference: Reference = sds
         if s.method == "vsd":
             self.reference = LoraScore(
                 prior, lambda: self.condition(guided=False), ids=self.particles.ids, seed=s.seed, image=image,
-                chunk=s.chunk, lr=s.lr_phi, rank=s.lora_rank, ensemble=self.pictures,
+                memory=self.memory, lr=s.lr_phi, rank=s.lora_rank, ensemble=self.pictures,
             )  # fmt: skip
 
     def _scenes(self, numbers: Sequence[int]) -> Scenes:
@@ -142,6 +143,6 @@ class Run(Distillation):
         return distill(
             self.particles, self.prior, timesteps=self.timesteps, seed=s.seed, image=self.image,
             condition=self.condition, reference=self.reference, embed=self.embed, clean=s.clean,
-            memory=Memory(s.chunk), start=self.step, ensemble=self.pictures,
+            memory=self.memory, start=self.step, ensemble=self.pictures,
             interaction=Interaction(s.gamma, s.window, ensembles=groups_of(self.ensemble, s.scenes)),
         )  # fmt: skip

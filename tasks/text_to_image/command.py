@@ -14,11 +14,11 @@ from .names import SAMPLERS
 from .options import TextToImage
 
 NO_PIXEL = (
-    "resume", "config", "out", "prompts", "allow_empty", "checkpoint_every", "device", "chunk", "metrics", "clip_model",
-    "aesthetic_weights", "fid_folder", "fid_features", "div_features",
+    "resume", "config", "out", "prompts", "allow_empty", "checkpoint_every", "device", "chunk", "memory", "metrics",
+    "clip_model", "aesthetic_weights", "fid_folder", "fid_features", "div_features",
 )  # fmt: skip
-"""Options that change no pixel, but for rounding (device, chunk): a run may be resumed with others, and config.yaml
-leaves them out."""
+"""Options that change no pixel, but for rounding (device, chunk, memory): a run may be resumed with others, and
+config.yaml leaves them out."""
 
 
 def packaged(method: str, prior: str) -> str:

@@ -11,8 +11,9 @@ Gradients are not means over entries, so that Adam's eps of 1e-8 plays no part.
 
 from __future__ import annotations
 
+import math
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -20,14 +21,14 @@ import torch
 
 from rsd.distributed import ALONE, Ensemble
 from rsd.engine import Embed, Record, distill
-from rsd.memory import Memory
+from rsd.memory import Memory, plan, save_memory
 from rsd.priors.base import Condition, Prior
 from rsd.randomness import integers, noise
 from rsd.reference import NFSD, LoraScore, Reference, UNetScore, sds
 from rsd.repulsion import Interaction
 from rsd.run import Distillation
 
-from .names import DISTILLATION, SCORES, TIMESTEPS
+from .names import DISTILLATION, MEMORY, SCORES, TIMESTEPS
 
 
 @dataclass(frozen=True)
@@ -41,7 +42,8 @@ class Settings:
     ``t_range``: lowest and highest timestep, both included. ``timesteps``: "uniform", drawn for each step, or
     "annealed", straight down from the highest to the lowest. ``t_per_particle``: draw one for each particle.
     ``score``: VSD's eps_phi, "lora", "lora-each" (one a particle) or "unet" (from scratch). ``lr_phi``: its AdamW's.
-    ``chunk``: particles in a network at once; None: all.
+    ``memory``: which graphs are kept, and ``chunk``: particles in a network at once, None: as many as fit; see
+    :func:`rsd.memory.plan`.
     """
 
     method: str = "vsd"
@@ -60,10 +62,11 @@ class Settings:
     lr_phi: float = 1e-4
     seed: int = 0
     chunk: int | None = None
+    memory: str = "auto"
 
     def __post_init__(self) -> None:
         """Raise ValueError for values that cannot run."""
-        choices = {"method": tuple(DISTILLATION), "score": SCORES, "timesteps": TIMESTEPS}
+        choices = {"method": tuple(DISTILLATION), "score": SCORES, "timesteps": TIMESTEPS, "memory": MEMORY}
         for name, known in choices.items():
             value = getattr(self, name)
             if value not in known:
@@ -103,9 +106,9 @@ class Latents:
     """The particles z_i, with Adam (0.9, 0.999)."""
 
     def __init__(
-        self, prior: Prior, *, ids: Sequence[int], lr: float, seed: int, image: str = "", chunk: int | None = None
+        self, prior: Prior, *, ids: Sequence[int], lr: float, seed: int, image: str = "", memory: Memory | None = None
     ):
-        self.prior, self.ids, self.chunk = prior, list(ids), chunk or len(ids)
+        self.prior, self.ids, self.memory = prior, list(ids), memory or Memory()
         drawn = noise(prior.latent_shape, seed=seed, purpose="initial z", image=image, particles=self.ids)
         self.z = drawn.to(prior.device, prior.dtype).requires_grad_()
         self.optimiser = torch.optim.Adam([self.z], lr=lr, betas=(0.9, 0.999))
@@ -124,7 +127,7 @@ class Latents:
     @torch.no_grad()
     def images(self) -> torch.Tensor:
         """D(z) [N, 3, H, W]."""
-        return torch.cat([self.prior.decode(part) for part in self.z.detach().split(self.chunk)])
+        return torch.cat(self.memory.each(len(self.ids), lambda rows: self.prior.decode(self.z.detach()[rows])))
 
     def finish(self) -> torch.Tensor:
         """The result [N, 3, H, W]."""
@@ -154,16 +157,16 @@ def nfsd_negative(prior: Prior, negative_prompt: str) -> Condition | None:
 
 def make_reference(
     prior: Prior, prompt: str, settings: Settings,
-    *, ids: Sequence[int], image: str = "", ensemble: Ensemble = ALONE,
+    *, ids: Sequence[int], image: str = "", memory: Memory | None = None, ensemble: Ensemble = ALONE,
 ) -> Reference:  # fmt: skip
     """The method's eps_ref."""
     s = settings
     if s.method == "nfsd":
-        return NFSD(prior, nfsd_negative(prior, s.negative_prompt), chunk=s.chunk)
+        return NFSD(prior, nfsd_negative(prior, s.negative_prompt), memory=memory)
     if s.method != "vsd":
         return sds
     text = prior.condition(prompt)
-    common: dict[str, Any] = {"ids": ids, "seed": s.seed, "image": image, "chunk": s.chunk, "lr": s.lr_phi}
+    common: dict[str, Any] = {"ids": ids, "seed": s.seed, "image": image, "memory": memory, "lr": s.lr_phi}
     common["ensemble"] = ensemble
     if s.score == "unet":
         return UNetScore(prior, text, **common)
@@ -175,13 +178,14 @@ class Run(Distillation):
 
     ``embed``: features of a latent, [N, d], for the interaction. ``ids``: the particles' numbers in the ensemble;
     ``ensemble``: which of them are here, where several processes share them. ``image``: names the run in the random
-    numbers. All prompts are embedded here: the prior's text encoder may be released afterwards.
+    numbers. ``plan``: of the memory, :func:`rsd.memory.plan`, or one that remembers (``Plans``). All prompts are
+    embedded here: the prior's text encoder may be released afterwards.
     """
 
     def __init__(
         self, prior: Prior, prompt: str, settings: Settings,
         *, embed: Embed | None = None, image: str = "", ids: Sequence[int] | None = None,
-        ensemble: Ensemble | None = None,
+        ensemble: Ensemble | None = None, plan: Callable[..., Memory] = plan,
     ):  # fmt: skip
         self.prior, self.settings, self.embed, self.image = prior, settings, embed, image
         s = settings
@@ -190,13 +194,21 @@ class Run(Distillation):
         self.timesteps = draw_timesteps(s, prior.schedule.T, ids=ids, image=image)
         ids = [ids[row] for row in self.ensemble.mine]
         self.condition: Condition = prior.condition(prompt, "" if s.method == "nfsd" else s.negative_prompt, s.guidance)
-        self.reference = make_reference(prior, prompt, s, ids=ids, image=image, ensemble=self.ensemble)
-        self.particles = Latents(prior, ids=ids, lr=s.lr, seed=s.seed, image=image, chunk=s.chunk)
+        self.memory = plan(
+            s.memory, chunk=s.chunk, n=len(ids), prior=prior, condition=self.condition,
+            embed=embed if s.interaction.acts(self.ensemble.total) else None,
+            through=("epsilon",) if s.method == "vsd" and s.score != "unet" else (),  # adapters learn through the UNet
+            state=3 * math.prod(prior.latent_shape) * prior.dtype.itemsize,
+        )  # fmt: skip
+        save_memory(self.memory.lean, prior, embed)
+        shared: dict[str, Any] = {"ids": ids, "image": image, "memory": self.memory}
+        self.reference = make_reference(prior, prompt, s, ensemble=self.ensemble, **shared)
+        self.particles = Latents(prior, lr=s.lr, seed=s.seed, **shared)
 
     def records(self) -> Iterator[Record]:
         s = self.settings
         return distill(
             self.particles, self.prior, timesteps=self.timesteps, seed=s.seed, image=self.image,
             condition=self.condition, reference=self.reference, interaction=s.interaction, embed=self.embed,
-            memory=Memory(s.chunk), start=self.step, ensemble=self.ensemble,
+            memory=self.memory, start=self.step, ensemble=self.ensemble,
         )  # fmt: skip

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import sys
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -14,8 +14,10 @@ import torch
 
 from rsd import media
 from rsd.distributed import ALONE, Ensemble, Processes, collect, connect, share, shares_told, speaking, wait
+from rsd.embedding import Decoded
 from rsd.engine import Embed
 from rsd.features import check_features_name, load_features
+from rsd.memory import Plans
 from rsd.priors import check_prior_name, image_size, load_prior
 from rsd.priors.base import Prior
 from rsd.runs import RunFolder, check_folder_of_runs, slug
@@ -37,20 +39,17 @@ Job = tuple[str, TextToImage, RunFolder]
 
 @dataclass(frozen=True)
 class Networks:
-    """What is loaded once for all prompts; no prior if all runs are finished. ``features``: the feature maps of the
-    repulsion by name."""
+    """What is loaded once for all prompts; no prior if all runs are finished. ``embeds``: what the particles are
+    compared by, by the feature map's name. ``plans``: of memory, and what was learned of them."""
 
     prior: Prior | None
-    features: dict[str, torch.nn.Module]
+    embeds: dict[str, Embed]
     scorers: Scorers
+    plans: Plans = field(default_factory=lambda: Plans(lambda why: print(f"memory: {why}", flush=True)))
 
     def embed(self, options: TextToImage) -> Embed | None:
-        """What the particles are compared by, phi = features(D(z)); None if they do not interact."""
-        if not options.interacts:
-            return None
-        features, prior = self.features[options.features_name], self.prior
-        assert prior is not None
-        return lambda z: features(prior.decode(z))
+        """What the particles are compared by; None if they do not interact."""
+        return self.embeds[options.features_name] if options.interacts else None
 
 
 def run(options: TextToImage) -> int:
@@ -160,11 +159,11 @@ def load_networks(settings: list[TextToImage], prompts: list[str], device: torch
     features = {name: load_features(name, device=device) for name in names if prompts}
     scorers = load_scorers(**asked(one), repulsion=names, size=size, device=device)
     if not prompts:
-        return Networks(None, features, scorers)
+        return Networks(None, {}, scorers)
     print(f"prior: {one.prior} on {device}, {one.dtype}", flush=True)
     prior = load_prior(one.prior, device=device, dtype=getattr(torch, one.dtype), revision=one.revision)
     embed_texts(settings, prompts, prior)
-    return Networks(prior, features, scorers)
+    return Networks(prior, {name: Decoded(prior, one) for name, one in features.items()}, scorers)
 
 
 def embed_texts(settings: Iterable[TextToImage], prompts: list[str], prior: Prior) -> None:
@@ -187,7 +186,15 @@ def make_run(prompt: str, options: TextToImage, networks: Networks, ensemble: En
     module: Any = samplers if options.method in SAMPLERS else distillation
     assert networks.prior is not None
     settings = module.Settings(**{name: getattr(options, name) for name in module.Settings.__dataclass_fields__})
-    return module.Run(networks.prior, prompt, settings, embed=networks.embed(options), image=prompt, ensemble=ensemble)
+    return module.Run(
+        networks.prior,
+        prompt,
+        settings,
+        embed=networks.embed(options),
+        image=prompt,
+        ensemble=ensemble,
+        plan=networks.plans,
+    )
 
 
 def config(prompt: str, options: TextToImage) -> dict[str, Any]:

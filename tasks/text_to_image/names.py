@@ -13,3 +13,5 @@ SCORES = ("lora", "lora-each", "unet")
 TIMESTEPS = ("uniform", "annealed")
 OPTIONAL = ("clip", "aesthetic", "fid")
 """What --metrics adds."""
+
+MEMORY = ("auto", "fast", "flat", "lean")

@@ -96,7 +96,9 @@ class TextToImage:
     dtype: Literal["float32", "float16", "bfloat16", "float64"] = "float32"
     """Precision of the networks."""
     chunk: int | None = None
-    """Particles a network sees at once (default: all); fewer need less memory; pictures differ by rounding."""
+    """Particles a network sees at once (default: as many as fit); fewer need less; pictures differ by rounding."""
+    memory: Literal["auto", "fast", "flat", "lean"] = "auto"
+    """fast keeps the graphs of all particles, flat does not grow with them, lean needs least; auto: what fits."""
     checkpoint_every: int = 25
     """Steps between checkpoints."""
 

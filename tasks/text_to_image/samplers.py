@@ -21,8 +21,9 @@ the interaction, as (0, 0.9), leaves those steps out.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -30,14 +31,14 @@ import torch
 
 from rsd.distributed import Ensemble
 from rsd.engine import Embed, Record, mean_square
-from rsd.memory import Memory
-from rsd.priors.base import Condition, Prior
+from rsd.memory import Memory, plan, save_memory
+from rsd.priors.base import Condition, Prior, predict
 from rsd.randomness import noise
 from rsd.repulsion import Interaction, potential_gradient
 from rsd.run import Run as BaseRun
 from rsd.schedule import Schedule
 
-from .names import SAMPLERS
+from .names import MEMORY, SAMPLERS
 
 STEPS = 30
 """Steps of the paper's "Ancestral" (D.10.2)."""
@@ -48,7 +49,7 @@ class Settings:
     """What one prompt is sampled with; the defaults are the paper's.
 
     ``guidance``: s of uncond + s (text - uncond). ``gamma``: weight of particle guidance; None: the method's own.
-    ``window``: it acts where lo <= (t+1)/T <= hi. ``chunk``: particles in a network at once; None: all.
+    ``window``: it acts where lo <= (t+1)/T <= hi. ``memory`` and ``chunk``: as the distillation's.
     """
 
     method: str = "ancestral"
@@ -60,11 +61,14 @@ class Settings:
     negative_prompt: str = ""
     seed: int = 0
     chunk: int | None = None
+    memory: str = "auto"
 
     def __post_init__(self) -> None:
         """Raise ValueError for values that cannot run."""
         if self.method not in SAMPLERS:
             raise ValueError(f'There is no sampler "{self.method}"; there are {", ".join(SAMPLERS)}.')
+        if self.memory not in MEMORY:
+            raise ValueError(f'There is no memory "{self.memory}"; there are {", ".join(MEMORY)}.')
         if self.method == "ancestral" and self.gamma:
             raise ValueError(f"Ancestral sampling has no gamma, but {self.gamma} is given; use particle-guidance.")
         if self.particles < 1:
@@ -82,13 +86,14 @@ class Run(BaseRun):
 
     ``embed``: features of a latent, [N, d], for particle guidance. ``ids``: the particles' numbers in the ensemble;
     ``ensemble``: which of them are here, where several processes share them. ``image``: names the run in the random
-    numbers. The prompts are embedded here: the prior's text encoder may be released afterwards.
+    numbers. ``plan``: as the distillation's. The prompts are embedded here: the prior's text encoder may be released
+    afterwards.
     """
 
     def __init__(
         self, prior: Prior, prompt: str, settings: Settings,
         *, embed: Embed | None = None, image: str = "", ids: Sequence[int] | None = None,
-        ensemble: Ensemble | None = None,
+        ensemble: Ensemble | None = None, plan: Callable[..., Memory] = plan,
     ):  # fmt: skip
         self.prior, self.settings, self.embed, self.image = prior, settings, embed, image
         s = settings
@@ -97,13 +102,20 @@ class Run(BaseRun):
         ids = [ids[row] for row in self.ensemble.mine]
         self.timesteps = ancestral_timesteps(prior.schedule, s.steps)
         self.condition = prior.condition(prompt, s.negative_prompt, s.guidance)
-        self.particles = Samples(prior, ids=ids, first=self.timesteps[0], seed=s.seed, image=image, chunk=s.chunk)
+        self.memory = plan(
+            s.memory, chunk=s.chunk, n=len(ids), prior=prior, condition=self.condition,
+            embed=embed if s.interaction.acts(self.ensemble.total) else None,
+            state=2 * math.prod(prior.latent_shape) * prior.dtype.itemsize,
+        )  # fmt: skip
+        save_memory(self.memory.lean, prior, embed)
+        first = self.timesteps[0]
+        self.particles = Samples(prior, ids=ids, first=first, seed=s.seed, image=image, memory=self.memory)
 
     def records(self) -> Iterator[Record]:
         s = self.settings
         return sample(
             self.particles, self.prior, timesteps=self.timesteps, seed=s.seed, image=self.image,
-            condition=self.condition, interaction=s.interaction, embed=self.embed, chunk=s.chunk, start=self.step,
+            condition=self.condition, interaction=s.interaction, embed=self.embed, memory=self.memory, start=self.step,
             ensemble=self.ensemble,
         )  # fmt: skip
 
@@ -131,9 +143,9 @@ class Samples:
     """
 
     def __init__(
-        self, prior: Prior, *, ids: Sequence[int], first: int, seed: int, image: str = "", chunk: int | None = None
+        self, prior: Prior, *, ids: Sequence[int], first: int, seed: int, image: str = "", memory: Memory | None = None
     ):
-        self.prior, self.ids, self.chunk = prior, list(ids), chunk or len(ids)
+        self.prior, self.ids, self.memory = prior, list(ids), memory or Memory()
         drawn = noise(prior.latent_shape, seed=seed, purpose="initial z", image=image, particles=self.ids)
         self.clean = drawn.to(prior.device, prior.dtype)
         self.x = self.clean * noise_level(prior.schedule, first)
@@ -141,7 +153,7 @@ class Samples:
     @torch.no_grad()
     def images(self) -> torch.Tensor:
         """D of the guess, [N, 3, H, W]; after the last step it is the result, before the first it is noise."""
-        return torch.cat([self.prior.decode(part) for part in self.clean.split(self.chunk)])
+        return torch.cat(self.memory.each(len(self.ids), lambda rows: self.prior.decode(self.clean[rows])))
 
     def finish(self) -> torch.Tensor:
         """The result [N, 3, H, W]."""
@@ -171,19 +183,19 @@ def sample(
     condition: Condition | None = None,
     interaction: Interaction = Interaction(),
     embed: Embed | None = None,
-    chunk: int | None = None,
+    memory: Memory | None = None,
     start: int = 0,
     ensemble: Ensemble | None = None,
 ) -> Iterator[Record]:
     """Run steps ``start`` .. len(timesteps)-1, yielding a Record after each, as :func:`rsd.engine.distill` does.
 
     No interaction (gamma = 0) is ancestral sampling; with one it is Particle Guidance. ``embed``: latents [n, C, h, w]
-    to features [n, d], given predicted clean latents. ``chunk``: how many particles a network sees at once (None: all);
-    results differ by rounding alone. In the records ``residual`` is the size of the prior's guided eps, ``repulsion``
-    that of what the potential takes from it.
+    to features [n, d], given predicted clean latents. ``memory``: how many particles a network
+    sees at once, by default all, and which graphs are kept; results differ by rounding alone. In the records
+    ``residual`` is the size of the prior's guided eps, ``repulsion`` that of what the potential takes from it.
     """
     n, schedule = len(samples.ids), prior.schedule
-    chunk = chunk or n
+    memory = memory or Memory()
     ensemble = ensemble or Ensemble.of(n)
     members = interaction.groups(ensemble.total).flatten()
     rows, _ = ensemble.among(members)
@@ -192,13 +204,13 @@ def sample(
         alpha, sigma, level = schedule.alpha(t), schedule.sigma(t), noise_level(schedule, t)
         target = noise_level(schedule, timesteps[step + 1]) if step + 1 < len(timesteps) else 0.0
         with torch.no_grad():
-            eps = torch.cat([prior.epsilon(part, t, condition) for part in (alpha * samples.x).split(chunk)])
+            eps = torch.cat(memory.each(n, partial(predict, prior, alpha * samples.x, t, condition)))
         squares, force = {"residual": (mean_square(eps), n), "repulsion": (0.0, n)}, None
         if interaction.active(t, schedule.T, ensemble.total):
             assert embed is not None, "particle guidance needs a feature map"
             guess = (samples.x - level * eps)[rows]
             pulled, force = potential_gradient(
-                embed, guess, interaction.ensembles, memory=Memory(chunk), members=members, ensemble=ensemble
+                embed, guess, interaction.ensembles, memory=memory, members=members, ensemble=ensemble
             )
             change = interaction.gamma * sigma / alpha * pulled  # d guess / d z_t = 1 / alpha
             eps[rows] -= change

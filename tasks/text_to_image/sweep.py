@@ -32,6 +32,7 @@ PASSED = (
     "dtype",
     "device",
     "chunk",
+    "memory",
     "div_features",
     "clip_model",
     "aesthetic_weights",
@@ -89,6 +90,8 @@ class Sweep:
     """Precision of the networks."""
     chunk: int | None = None
     """Particles a network sees at once."""
+    memory: str | None = None
+    """fast, flat, lean or auto."""
 
     def check(self) -> None:
         """Raise ValueError or FileNotFoundError, in one sentence, for a value that cannot work."""

@@ -146,3 +146,37 @@ def test_a_shard_that_is_none(photos, shard, capsys):
     assert f'shard is "{shard}"; give K/N with K from 0 to N-1' in capsys.readouterr().err
     assert main(["restore", "a.png", "--shard", "0/2", "--out", "out"]) == 2
     assert "--shard 0/2 goes with several images" in capsys.readouterr().err
+
+
+def test_of_many_images_the_plan_is_made_once_and_the_text_encoder_goes(photos, tiny_folder, monkeypatch):
+    from rsd import memory
+    from rsd.tasks.inverse import job
+
+    planned, priors, chunks = [], [], []
+    plan, load, drive = memory.plan, job.load_prior, job.Session.drive
+
+    def driven(session, **how):
+        chunks.append(session.run.memory.chunk)
+        session.run.memory.chunk = 1  # as where memory was full
+        return drive(session, **how)
+
+    monkeypatch.setattr(memory, "plan", lambda *a, **k: planned.append(k) or plan(*a, **k))
+    monkeypatch.setattr(job, "load_prior", lambda *a, **k: priors.append(load(*a, **k)) or priors[0])
+    monkeypatch.setattr(job.Session, "drive", driven)
+    file = manifest(photos, {"image": "a.png", "prompt": "red"}, {"image": "b.png"}, {"image": "c.png", "guidance": 3})
+    flags = [
+        "--prior",
+        str(tiny_folder()),
+        "--features",
+        "pixels",
+        "--div-features",
+        "pixels",
+        "-n",
+        "2",
+        "--steps",
+        "2",
+    ]
+    assert main(["restore", str(file), "--clean", *flags, "--out", "out"]) == 0
+    assert chunks == [None, 1, None] and len(planned) == 2  # guidance needs twice as much
+    (prior,) = priors
+    assert prior.text_encoder is None and len(prior._embeddings) == 2

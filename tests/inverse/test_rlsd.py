@@ -1,6 +1,7 @@
 """RLSD against a plain transcription of the algorithm, and the properties that make its particles trustworthy."""
 
 import math
+import traceback
 from dataclasses import replace
 
 import pytest
@@ -13,7 +14,7 @@ from rsd.tasks.inverse.operators import make_operator, measure
 from rsd.tasks.inverse.solve import Run, Settings
 
 SIZE = 8
-BASE = Settings(particles=4, steps=20, gamma=0.0, lambda_=0.3, rho=0.2, lr_x=0.1, lr_z=0.1, seed=3)
+BASE = Settings(particles=4, steps=20, gamma=0.0, lambda_=0.3, rho=0.2, lr_x=0.1, lr_z=0.1, seed=3, memory="fast")
 
 
 class Toy:
@@ -201,6 +202,25 @@ def test_kept_graphs_that_do_not_fit_are_made_again():
     with pytest.warns(UserWarning, match="computed twice from now on"):
         list(run.steps())
     assert calls[:9] == [True, True, True, False, False, True, True, True, True] and run.memory.chunk == 1
+    torch.testing.assert_close(run.finish(), whole, rtol=0, atol=1e-8)
+
+
+@pytest.mark.parametrize("call", [1, 2, 7])
+def test_where_adam_has_no_room_for_its_moments_nothing_is_lost(monkeypatch, call):
+    """Of the moments made one by one, any may be the one that does not fit: then none was made in vain."""
+    settings = replace(BASE, gamma=3.0, memory="flat", chunk=4)
+    whole, _, _ = result(settings)
+    prior, (operator, y), zeros, calls = Toy(), problem(), torch.zeros_like, []
+
+    def crowded(*args, **options):
+        calls.append(1)
+        if len(calls) == call and any("optim/adam" in frame.filename for frame in traceback.extract_stack()):
+            raise torch.cuda.OutOfMemoryError("CUDA out of memory.")
+        return zeros(*args, **options)
+
+    run = Run(prior, operator, y, settings, embed=embed_of(prior))
+    monkeypatch.setattr(torch, "zeros_like", crowded)
+    list(run.steps())
     torch.testing.assert_close(run.finish(), whole, rtol=0, atol=1e-8)
 
 

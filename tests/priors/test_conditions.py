@@ -9,7 +9,7 @@ import torch
 
 from rsd.engine import distill
 from rsd.memory import Memory
-from rsd.priors.base import Condition, conditions
+from rsd.priors.base import Condition
 from rsd.priors.latent import LatentPrior
 from rsd.randomness import noise
 from rsd.reference import LoraScore, UNetScore
@@ -33,12 +33,10 @@ def each(prior, guidance=1.0, words=WORDS) -> Condition:
 
 def test_rows():
     text, negative = torch.arange(4.0).view(4, 1, 1), torch.zeros(1, 1, 1)
-    parts = conditions(Condition("a", embeddings=text, negative=negative), 4, 3)
+    whole = Condition("a", embeddings=text, negative=negative)
+    parts = [whole.rows(0, 3), whole.rows(3, 4)]
     assert [part.embeddings.flatten().tolist() for part in parts] == [[0, 1, 2], [3]]
     assert all(part.negative is negative and part.prompt == "a" for part in parts)
-    assert conditions(None, 4, 3) == [None, None]
-    asked = []
-    assert len(conditions(lambda: asked.append(1), 4, 1)) == 4 and asked == [1]  # once
 
 
 class Still:
@@ -78,7 +76,7 @@ def test_the_engine_asks_for_each_particle_s_own(prior, guidance, chunk):
 def test_a_learned_score_has_them_too(prior, kind, chunk):
     """What it answers for a particle is what it answers for that prompt alone, before and after it has learned."""
     z = noise((4, 8, 8), seed=0, purpose="z", particles=range(3)).double()
-    score = kind(prior, lambda: each(prior), ids=range(3), seed=0, chunk=chunk, lr=1e-2)
+    score = kind(prior, lambda: each(prior), ids=range(3), seed=0, memory=Memory(chunk), lr=1e-2)
     for _ in range(2):
         together = score(z, 500, z, z)
         for k, word in enumerate(WORDS):

@@ -5,7 +5,10 @@ from __future__ import annotations
 import pytest
 import torch
 
+from rsd.embedding import Decoded
 from rsd.engine import distill
+from rsd.features import Pixels
+from rsd.memory import Memory
 from rsd.priors.latent import LatentPrior
 from rsd.priors.mixture import GaussianMixture
 from rsd.tasks.text_to_image.distillation import Latents, Run, Settings, draw_timesteps
@@ -131,6 +134,28 @@ def test_chunks_change_nothing(tiny, method, score):
     settings = dict(method=method, score=score, gamma=1.0, t_per_particle=True)
     whole, parts = (finished(tiny(dtype=torch.float64), chunk=chunk, **settings) for chunk in (None, 2))
     torch.testing.assert_close(parts, whole, rtol=0, atol=1e-7)
+
+
+@pytest.mark.parametrize("memory", ["fast", "flat", "lean"])
+def test_memory_changes_nothing(tiny, memory):
+    found = []
+    for mode, chunk in (("auto", None), (memory, 2)):
+        prior = tiny(dtype=torch.float64)
+        settings = Settings(steps=4, particles=3, gamma=5.0, memory=mode, chunk=chunk)
+        one = Run(prior, "red dog", settings, embed=Decoded(prior, Pixels()))
+        assert (one.memory.lean, one.embed.lean) == (mode == "lean",) * 2
+        list(one.steps())
+        found.append(one.particles.render())
+    torch.testing.assert_close(*found, rtol=0, atol=1e-7)
+
+
+@pytest.mark.parametrize(("method", "score", "through"), [("vsd", "lora", 1), ("vsd", "unet", 0), ("sds", "lora", 0)])
+def test_adapters_graphs_are_planned_for(tiny, method, score, through):
+    asked = {}
+    plan = lambda mode, **how: asked.update(how, mode=mode) or Memory()  # noqa: E731
+    Run(tiny(), "red dog", Settings(method=method, score=score, gamma=0.0), embed=len, plan=plan)
+    assert asked["through"] == ("epsilon",) * through and asked["embed"] is None and asked["mode"] == "auto"
+    assert asked["n"] == 4 and asked["state"] == 3 * 4 * 4 * 8 * 8
 
 
 @pytest.mark.parametrize("score", ["lora", "lora-each", "unet"])

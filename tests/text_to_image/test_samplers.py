@@ -40,7 +40,9 @@ def draw(prior, *, ids=range(4), steps=10, stop=None, start=0, state=None, chunk
     samples = Samples(prior, ids=list(ids), first=times[0], seed=seed, image="a")
     if state:
         samples.load_state(state)
-    run = sample(samples, prior, timesteps=times, seed=seed, image="a", embed=flat, chunk=chunk, start=start, **options)
+    run = sample(
+        samples, prior, timesteps=times, seed=seed, image="a", embed=flat, memory=Memory(chunk), start=start, **options
+    )
     return samples, list(islice(run, (stop or steps) - start))
 
 
