@@ -69,6 +69,7 @@ def test_a_step_decodes_once_less_than_printed():
 
 def test_the_benchmarks_write_what_the_contract_says(tmp_path, monkeypatch, capsys):
     file = tmp_path / "step.json"
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
     monkeypatch.setattr("sys.argv", ["bench_step", "--particles", "2", "--steps", "4", "--json", str(file)])
     bench_step.main()
     found = json.loads(file.read_text())
@@ -83,6 +84,7 @@ def test_the_benchmarks_write_what_the_contract_says(tmp_path, monkeypatch, caps
 
 def test_peak_memory_by_number(tmp_path, monkeypatch, capsys):
     file = tmp_path / "memory.json"
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
     monkeypatch.setattr("sys.argv", ["bench_memory", "--particles", "1", "--steps", "1", "--json", str(file)])
     bench_memory.main()
     assert json.loads(file.read_text())["1"] > 2**27
