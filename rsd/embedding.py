@@ -22,8 +22,8 @@ class Decoded:
 
     def __call__(self, z: torch.Tensor) -> torch.Tensor:
         """Features of latents [N, *latent_shape]. Raises ValueError if features of finite images are not finite."""
-        x = (self.decode or self.prior.decode)(z)
-        with multiplying(x.device, getattr(self.prior, "autocast", False)):
+        with multiplying(z.device, getattr(self.prior, "autocast", False)):
+            x = (self.decode or self.prior.decode)(z).to(z.dtype)
             phi = checkpoint(self.features, x, use_reentrant=False) if self.lean else self.features(x)
         phi = phi.to(x.dtype)
         if x.is_meta:  # a dry run

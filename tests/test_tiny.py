@@ -129,4 +129,4 @@ def test_autocast_multiplies_in_bfloat16(tiny_folder, tiny_vit):
 def test_autocast_goes_with_float32(capsys, tmp_path):
     (tmp_path / "a.png").touch()
     assert main(["restore", str(tmp_path / "a.png"), "--autocast", "--dtype", "float16"]) == 2
-    assert "--autocast goes with --dtype float32, not float16" in capsys.readouterr().err
+    assert "--autocast goes with --dtype float32 or bfloat16, not float16" in capsys.readouterr().err

@@ -102,7 +102,7 @@ def read_manifest(path: Path, options: Restore, resolve: Resolve) -> Iterator[Jo
     jobs' affair. Raises ValueError, in one sentence that names the line, for a mistake in one."""
     chosen: dict[tuple[str, ...], Restore] = {}
     try:
-        lines = path.read_text(encoding="utf-8").splitlines()
+        lines = path.read_text(encoding="utf-8-sig").splitlines()  # some editors begin it with a mark
     except UnicodeDecodeError as error:
         raise ValueError(f"{path} is not UTF-8 text; save it as UTF-8.") from error
     for number, line in enumerate(lines, 1):
