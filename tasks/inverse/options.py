@@ -122,8 +122,8 @@ class Restore:
     dtype: Literal["float32", "float16", "bfloat16", "float64"] = "float32"
     """Precision of the UNet; decoder, features and particles stay in float32 (or float64)."""
     autocast: bool = False
-    """Let all networks multiply in bfloat16: twice as fast on GPUs and on CPUs that have it (docs/cost.md); with --dtype
-    bfloat16 the UNet's weights take half the memory too."""
+    """Let all networks multiply in bfloat16: twice as fast on GPUs and on CPUs that have it (docs/cost.md); with
+    --dtype bfloat16 the UNet's weights take half the memory too."""
     chunk: int | None = None
     """Particles a network sees at once (default: as --memory says); fewer need less memory, the results are the
     same."""
@@ -148,7 +148,7 @@ class Restore:
         if self.feature_size is not None and self.feature_size < 8:
             raise ValueError(f"feature_size is {self.feature_size}; give 8 or more.")
         if self.autocast and self.dtype not in ("float32", "bfloat16"):
-            raise ValueError(f"--autocast goes with --dtype float32 or bfloat16, not {self.dtype}; leave one of them out.")
+            raise ValueError(f"--autocast goes with --dtype float32 or bfloat16, not {self.dtype}; change one of them.")
         if self.checkpoint_every < 1:
             raise ValueError(f"checkpoint_every is {self.checkpoint_every}; give 1 or more.")
         if self.steps > 1000:
