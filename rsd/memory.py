@@ -23,9 +23,10 @@ T = TypeVar("T")
 GIB = 2**30
 SHARE = 0.8
 """Of the memory that is free, what a plan may use: the rest is for kernels' workspaces and fragmentation."""
-PIXEL, SMALL = 64 * 2**10, 64
+LATENT, PIXEL, SMALL = 64 * 2**10, 2**20, 64
 """Bytes a pixel that no network on latents comes near (Stable Diffusion's UNet, decoder and encoder in one graph: 47
-KiB), and the side of a picture up to which that is taken for granted: to measure it would take longer than a step."""
+KiB), nor one on pixels (DeepFloyd IF-XL's UNet with its gradient: 595 KiB), and the side of a picture up to which that
+is taken for granted: to measure it would take longer than a step."""
 
 
 @dataclass
@@ -169,8 +170,8 @@ def _measured(
 ) -> Memory:
     """The plan of "auto"."""
     free = available(prior.device)
-    small = n * prior.image_size**2 * PIXEL
-    if hasattr(prior, "vae") and prior.image_size <= SMALL and small < SHARE * free:
+    small = n * prior.image_size**2 * (LATENT if hasattr(prior, "vae") else PIXEL)
+    if prior.image_size <= SMALL and small < SHARE * free:
         return Memory(chunk, keep=True, why=f"fast, less than {_gib(small)} of the {_gib(free)} that are free")
     try:
         need, lean = (needs(prior, embed, condition, lean=k, through=through, state=state) for k in (False, True))

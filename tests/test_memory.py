@@ -81,8 +81,10 @@ def test_a_gradient_through_the_unet_is_counted(tiny_folder):
     assert through == {"dps", "pigdm", "latent-dps", "psld", "resample", "particle-guidance", "score-prior"}
 
 
-def test_pixel_priors_are_measured_whatever_their_size(monkeypatch, tiny_heads_pixels):
+def test_pixel_priors_are_measured_where_a_mebibyte_a_pixel_is_not_free(monkeypatch, tiny_heads_pixels):
     prior, asked = load_prior(str(tiny_heads_pixels)), []
+    assert plan("auto", chunk=None, n=1, prior=prior).why.startswith("fast, less than 1 GiB of the ")
+    monkeypatch.setattr(memory, "available", lambda device: 32**2 * 2**20)
     monkeypatch.setattr(memory, "needs", lambda *parts, **how: asked.append(how) or NEED)
     run = Run(
         prior, make_operator("sr4", size=32), torch.zeros(1, 3, 8, 8), Settings(method="dps", steps=2), embed=None
