@@ -59,7 +59,7 @@ class ViewPrompts:
     """A prompt, embedded once for every view: the prior's text encoder may be released afterwards."""
 
     def __init__(self, prior: Prior, prompt: str, settings: PromptSettings):
-        self.settings, self.prior = settings, prior.name
+        self.settings, self.heads = settings, over_heads(prior.name)
         self.texts = {view: self._text(prompt, view) for view in VIEWS}
         scale = settings.guidance + (settings.convention == "dreamfusion")
         negative = settings.negative_prompt if scale != 1 else ""
@@ -75,7 +75,7 @@ class ViewPrompts:
             return s.own[view]
         if not s.view_words:
             return prompt
-        if over_heads(self.prior) and view != "overhead":
+        if self.heads and view != "overhead":
             return from_view(prompt, f"{view} view")
         return f"{prompt}, {view} view".removeprefix(", ")
 
