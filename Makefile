@@ -24,8 +24,9 @@ demo: $(VENV)/ready  ## four completions of a half-hidden face, in runs/demo
 	$(BIN)/rsd restore $(DEMO)/heads/head-0009.png --clean --task inpaint_half_face --out $(DEMO)/restored
 	@echo "look at $(DEMO)/restored/grid.png, spread.png and evolution.gif"
 
-test: $(VENV)/ready  ## the default suite on two cores, with coverage
-	$(BIN)/python -m pytest -n 2 --dist loadfile --cov --cov-report=term
+# Without coverage, which takes a third more time: `make test COVERAGE=1` reports it.
+test: $(VENV)/ready  ## the default suite on two cores
+	$(BIN)/python -m pytest -n 2 --dist loadfile $(if $(COVERAGE),--cov --cov-report=term)
 
 lint: $(VENV)/ready  ## style and types
 	$(BIN)/ruff check .

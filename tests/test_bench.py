@@ -82,6 +82,7 @@ def test_the_benchmarks_write_what_the_contract_says(tmp_path, monkeypatch, caps
         bench_step.main()
 
 
+@pytest.mark.slow  # processes of their own, each of which imports everything
 def test_peak_memory_by_number(tmp_path, monkeypatch, capsys):
     file = tmp_path / "memory.json"
     monkeypatch.setenv("OMP_NUM_THREADS", "1")

@@ -72,7 +72,7 @@ def test_every_method_runs(draw, method):
     )
 
 
-@pytest.mark.parametrize("flags", [("--method", "vsd"), ("--method", "sds"), ("--method", "particle-guidance")])
+@pytest.mark.parametrize("flags", [(), ("--method", "sds"), ("--method", "particle-guidance")])
 def test_a_killed_run_resumes_to_the_same_pixels(draw, flags, monkeypatch):
     flags = ("red dog", "--gamma", "5", "--checkpoint-every", "2", *flags)
     _, whole = draw(*flags, out="whole", steps=6)
