@@ -33,10 +33,10 @@ class DAPS:
             guess = self._flow(move)
         drawn = self._langevin(move, guess)
         with torch.no_grad():
-            distance = norm(move.given.misfit(drawn))
+            x = move.given.prior.decode(drawn)
         then = move.then
         fresh = then.sigma * move.noise("anneal") if then.sigma > 0 else 0.0
-        return Moved(then.alpha * drawn + fresh, drawn, distance)
+        return Moved(then.alpha * drawn + fresh, drawn, x)
 
     def _flow(self, move: Move) -> torch.Tensor:
         """z_0 at the end of ``ode`` deterministic DDIM steps, evenly in t."""
@@ -56,7 +56,7 @@ class DAPS:
         for n in noises:
             v = z.detach().requires_grad_()
             with torch.enable_grad():
-                energy = norm(move.given.misfit(v)).square() / (2 * self.tau**2)
+                energy = norm(move.given.misfit(move.given.prior.decode(v))).square() / (2 * self.tau**2)
                 energy = energy + (v - guess).square().flatten(1).sum(1) / (2 * r**2)
                 (gradient,) = torch.autograd.grad(energy.sum(), v)
             z = z - lr * gradient + math.sqrt(2 * lr) * n

@@ -73,19 +73,19 @@ class Given:
         """sigma_v, but no less than LEAST_SIGMA_V."""
         return max(self.sigma_v, LEAST_SIGMA_V)
 
-    def misfit(self, z: torch.Tensor) -> torch.Tensor:
-        """y - f(D(z)) [n, ...] with unobserved entries zero."""
-        return data_residual(self.operator, self.prior.decode(z), self.y)[0]
+    def misfit(self, x: torch.Tensor) -> torch.Tensor:
+        """y - f(x) [n, ...] with unobserved entries zero."""
+        return data_residual(self.operator, x, self.y)[0]
 
 
 @dataclass(frozen=True)
 class Moved:
     """Where a move took its particles: ``z`` [n, ...] at the next level, ``clean``: the present guess of z_0 [n, ...],
-    ``misfit``: |y - f(D(z_0))| [n]; ``extra``: what else the method keeps, each [n, ...]."""
+    ``x``: its picture D(z_0) [n, 3, H, W]; ``extra``: what else the method keeps, each [n, ...]."""
 
     z: torch.Tensor
     clean: torch.Tensor
-    misfit: torch.Tensor
+    x: torch.Tensor
     extra: dict[str, torch.Tensor] = field(default_factory=dict)
 
 
@@ -142,11 +142,12 @@ def norm(x: torch.Tensor) -> torch.Tensor:
 
 
 def guidance(move: Move) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
-    """DPS's pass through the network: the guess of z_0 and its eps, |y - f(D(guess))| [n], and its gradient in z_t."""
+    """DPS's pass through the network: the guess of z_0, its eps and its picture, and the gradient of |y - f(D(guess))|
+    in z_t."""
     z = move.z.detach().requires_grad_()
     with torch.enable_grad():
         eps = move.epsilon(z)
         clean = move.clean(z, eps)
-        distance = norm(move.given.misfit(clean))
-        (gradient,) = torch.autograd.grad(distance.sum(), z)
-    return clean.detach(), eps.detach(), distance.detach(), gradient
+        x = move.given.prior.decode(clean)
+        (gradient,) = torch.autograd.grad(norm(move.given.misfit(x)).sum(), z)
+    return clean.detach(), eps.detach(), x.detach(), gradient

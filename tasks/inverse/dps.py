@@ -23,5 +23,5 @@ class DPS:
 
     def step(self, move: Move) -> Moved:
         """The ancestral step, then a step of the data term through the network."""
-        clean, eps, distance, gradient = guidance(move)
-        return Moved(move.ddim(clean, eps, self.eta) - self.zeta * gradient, clean, distance)
+        clean, eps, x, gradient = guidance(move)
+        return Moved(move.ddim(clean, eps, self.eta) - self.zeta * gradient, clean, x)

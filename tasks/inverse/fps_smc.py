@@ -18,7 +18,7 @@ from dataclasses import dataclass
 import torch
 
 from .base import Operator
-from .diffusion import Move, Moved, fresh_noise, norm
+from .diffusion import Move, Moved, fresh_noise
 from .linear import dot, gram, observed, solve
 
 
@@ -43,7 +43,7 @@ class FPS:
         deviation = fresh_noise(now, then, self.eta)
         if deviation == 0:  # the last step
             picked = clean.view(n, self.M, *shape)[:, 0]
-            return Moved(picked, picked, norm(given.misfit(picked)), {"x": x, "y_t": y_t})
+            return Moved(picked, picked, given.prior.decode(picked), {"x": x, "y_t": y_t})
         keep = math.sqrt(max(0.0, then.sigma**2 - deviation**2))
         y_s = then.alpha * y + keep * (y_t - now.alpha * y) / now.sigma + deviation * self._measured_noise(move, "path")
         m = then.alpha * clean + keep * eps
@@ -53,7 +53,7 @@ class FPS:
         x_s = product(given.operator, m, y_all, deviation, spread, self._noises(move, m, y_all))
         first = clean.view(n, self.M, *shape)[:, 0]
         x_s = x_s.view(n, self.M, *shape)
-        return Moved(x_s[:, 0], first, norm(given.misfit(first)), {"x": x_s, "y_t": y_s})
+        return Moved(x_s[:, 0], first, given.prior.decode(first), {"x": x_s, "y_t": y_s})
 
     def _swarm(self, move: Move) -> torch.Tensor:
         x = move.extra.get("x")

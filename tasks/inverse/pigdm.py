@@ -15,7 +15,7 @@ from dataclasses import dataclass
 
 import torch
 
-from .diffusion import Move, Moved, norm
+from .diffusion import Move, Moved
 from .linear import gram, solve
 
 
@@ -34,9 +34,9 @@ class PiGDM:
             eps = move.epsilon(z)
             clean = move.clean(z, eps)
             x = prior.decode(clean)
-            misfit = move.given.misfit(clean.detach())
-            covariance = gram(operator, x.detach(), times=now.sigma**2, plus=move.given.noise_level**2)
-            pull = operator.adjoint(solve(covariance, misfit), x.detach())
+            guess = x.detach()
+            covariance = gram(operator, guess, times=now.sigma**2, plus=move.given.noise_level**2)
+            pull = operator.adjoint(solve(covariance, move.given.misfit(guess)), guess)
             (g,) = torch.autograd.grad(x, z, pull)
         clean, eps = clean.detach(), eps.detach()
         if self.adaptive:
@@ -44,4 +44,4 @@ class PiGDM:
         else:
             eps = eps - now.sigma * g
             z_s = move.ddim(move.clean(move.z, eps), eps, self.eta)
-        return Moved(z_s, clean, norm(misfit))
+        return Moved(z_s, clean, guess)

@@ -12,7 +12,6 @@ from dataclasses import dataclass
 
 import torch
 
-from .base import data_residual
 from .diffusion import Move, Moved, norm
 
 
@@ -32,10 +31,10 @@ class PSLD:
             eps = move.epsilon(z)
             clean = move.clean(z, eps)
             x = prior.decode(clean)
-            misfit, _ = data_residual(operator, x, move.given.y)
+            misfit = move.given.misfit(x)
             distance = norm(misfit)
             glued = x + operator.adjoint(misfit, x)
             gluing = norm(clean - prior.encode(glued))
             (gradient,) = torch.autograd.grad((self.omega * distance + self.gamma * gluing).sum(), z)
         clean, eps = clean.detach(), eps.detach()
-        return Moved(move.ddim(clean, eps, self.eta) - gradient, clean, distance.detach())
+        return Moved(move.ddim(clean, eps, self.eta) - gradient, clean, x.detach())

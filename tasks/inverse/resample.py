@@ -37,14 +37,14 @@ class ReSample:
 
     def step(self, move: Move) -> Moved:
         """One DDIM step, and where its turn comes a fit and a resampling."""
-        clean, eps, distance, gradient = guidance(move)
+        clean, eps, x, gradient = guidance(move)
         z_s = move.ddim(clean, eps, self.eta) - self.zeta * move.now.alpha**2 * gradient
         last = move.step + 1 == move.steps
         third = 3 * move.step // move.steps
         if last or (third > 0 and (move.step + 1) % self.every == 0):
             fitted = self._in_pixels(move, clean) if third == 1 else self._in_latents(move, clean)
             z_s = fitted if last else self._resample(move, fitted, z_s)
-        return Moved(z_s, clean, distance)
+        return Moved(z_s, clean, x)
 
     def _in_latents(self, move: Move, clean: torch.Tensor) -> torch.Tensor:
         given = move.given

@@ -88,6 +88,7 @@ class NonAugmented:
         self.ids, self.memory = list(ids), memory or Memory()
         self.z = start(prior, ids, "z", prior.latent_shape, seed, image)
         self.z_optimiser = adam(self.z, weights.lr_z, EPS)
+        self.seen: dict[int, torch.Tensor] = {}  # what the last z-step decoded, by row
 
     def render(self) -> torch.Tensor:
         """z [N, *latent_shape], detached."""
@@ -95,38 +96,42 @@ class NonAugmented:
 
     def fit(self, decoded: torch.Tensor, rows: slice) -> dict[str, torch.Tensor]:
         """The data term of the z-step, [n]."""
+        self.seen |= dict(zip(range(rows.start, rows.stop), decoded.detach(), strict=True))
         return {"data": data_loss(self.operator, decoded, self.y)}
 
     def step(self, r: torch.Tensor, t: int) -> dict[str, float]:
         """The z-step, chunk by chunk; returns each loss's mean over particles."""
         weight = self.weights.lambda_ * self.prior.schedule.sigma(t) / self.prior.schedule.alpha(t)
 
-        def z_step(rows: slice) -> dict[str, float]:
+        def z_step(rows: slice) -> dict[str, torch.Tensor]:
             self.z_optimiser.zero_grad()  # of a chunk that did not fit
             z = torch.stack(self.z[rows])
-            losses = self.fit(self.prior.decode(z), rows)
+            decoded = self.prior.decode(z)
+            losses = self.fit(decoded, rows)
             losses["prior"] = weight * particle_mean(r[rows] * z)
             torch.stack(list(losses.values())).sum().backward()
             self.z_optimiser.step()  # steps only these rows: the others have no gradient
             self.z_optimiser.zero_grad()
-            return {name: float(loss.detach().sum()) for name, loss in losses.items()}
+            return {name: loss.detach().sum() for name, loss in losses.items()}
 
         sums = self.memory.each(len(self.ids), z_step)
-        return {name: sum(one[name] for one in sums) / len(self.ids) for name in sums[0]}
+        names = list(sums[0])  # all numbers at once: a GPU is waited for once a step, not once a chunk
+        totals = torch.stack([torch.stack([one[name] for name in names]) for one in sums]).cpu().double().sum(0)
+        return dict(zip(names, (totals / len(self.ids)).tolist(), strict=True))
 
-    @torch.no_grad()
     def images(self) -> torch.Tensor:
-        """D(z) [N, 3, H, W]."""
-        return torch.cat(self.memory.each(len(self.ids), self.decoded))
+        """D(z) [N, 3, H, W] of the last step's beginning, which it decoded already; before the first as z stands."""
+        return torch.stack([self.seen[row] for row in range(len(self.ids))]) if self.seen else NonAugmented.finish(self)
 
     @torch.no_grad()
     def decoded(self, rows: slice) -> torch.Tensor:
         """D(z) of some particles, without gradient."""
         return self.prior.decode(torch.stack(self.z[rows]))
 
+    @torch.no_grad()
     def finish(self) -> torch.Tensor:
         """The result D(z) [N, 3, H, W]."""
-        return self.images()
+        return torch.cat(self.memory.each(len(self.ids), self.decoded))
 
     def state(self) -> dict[str, Any]:
         """Everything a resumed run needs."""
@@ -152,14 +157,15 @@ class Augmented(NonAugmented):
         self.x_optimiser = adam(self.x, weights.lr_x, eps)
         self.started = False
         self.late: set[int] = set()  # the rows whose x-step waits for the next decode of z
-        self.data = torch.zeros(len(self.ids), dtype=prior.dtype)  # the data loss of each one's last x-step
+        # the data loss of each one's last x-step
+        self.data = torch.zeros(len(self.ids), dtype=prior.dtype, device=prior.device)
 
     def fit(self, decoded: torch.Tensor, rows: slice) -> dict[str, torch.Tensor]:
         """The x-step left over from the step before, then the coupling term of this z-step, [n]."""
         self.x_step(decoded.detach(), rows)
         x = torch.stack(self.x[rows]).detach()
         losses = {"coupling": 0.5 * particle_mean((x - decoded) ** 2)}
-        return {**losses, "data": self.data[rows].to(x.device)} if self.started else losses
+        return {**losses, "data": self.data[rows]} if self.started else losses
 
     def x_step(self, decoded: torch.Tensor, rows: slice) -> None:
         """One step of Adam, or the minimum, towards the measurement and D(z), of those x that wait for it: once, even
@@ -175,7 +181,7 @@ class Augmented(NonAugmented):
     @torch.no_grad()
     def exact_step(self, decoded: torch.Tensor, rows: slice) -> None:
         """x to the minimum."""
-        self.data[rows] = data_loss(self.operator, torch.stack(self.x[rows]), self.y).cpu()
+        self.data[rows] = data_loss(self.operator, torch.stack(self.x[rows]), self.y)
         for x, best in zip(self.x[rows], nearest(self.operator, self.y, decoded, self.weights.rho), strict=True):
             x.copy_(best)
 
@@ -187,7 +193,7 @@ class Augmented(NonAugmented):
         (data + self.weights.rho * 0.5 * particle_mean((x - decoded) ** 2)).sum().backward()
         self.x_optimiser.step()
         self.x_optimiser.zero_grad()
-        self.data[rows] = data.detach().cpu()
+        self.data[rows] = data.detach()
 
     def step(self, r: torch.Tensor, t: int) -> dict[str, float]:
         """The pending x-step, then the z-step; returns each loss's mean over particles."""

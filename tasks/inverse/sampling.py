@@ -19,7 +19,7 @@ from rsd.priors.base import Prior
 from rsd.randomness import noise
 from rsd.repulsion import Force
 
-from .diffusion import Given, Move, Moved, levels
+from .diffusion import Given, Move, Moved, levels, norm
 from .methods import load_method
 from .solve import Run
 
@@ -33,32 +33,32 @@ class Method(Protocol):
 
 
 class Chain:
-    """Particles on their way from noise to answers: ``z`` at the present level and ``clean``, the guess of z_0, both
-    [N, *latent_shape]; ``extra``: what else the method keeps, each [N, ...]."""
+    """Particles on their way from noise to answers: ``z`` at the present level [N, *latent_shape]; ``x``: pictures of
+    the last guesses of z_0 [N, 3, H, W]; ``extra``: what else the method keeps, each [N, ...]."""
 
     def __init__(self, prior: Prior, *, ids: Sequence[int], seed: int, memory: Memory, image: str = ""):
         self.prior, self.ids, self.memory = prior, list(ids), memory
         drawn = noise(prior.latent_shape, seed=seed, purpose="initial z", image=image, particles=self.ids)
         self.z = drawn.to(prior.device, prior.dtype)
-        self.clean = self.z
+        self.x: torch.Tensor | None = None
         self.extra: dict[str, torch.Tensor] = {}
 
-    @torch.no_grad()
     def images(self) -> torch.Tensor:
-        """D of the guess, [N, 3, H, W]; after the last step it is the answer, before the first it is noise."""
-        return torch.cat(self.memory.each(len(self.ids), lambda rows: self.prior.decode(self.clean[rows])))
+        """The last step's guesses, which it decoded already, [N, 3, H, W]; before the first step noise, decoded."""
+        return self.finish() if self.x is None else self.x
 
+    @torch.no_grad()
     def finish(self) -> torch.Tensor:
-        """The answers [N, 3, H, W]."""
-        return self.images()
+        """D(z) [N, 3, H, W]: after the last step the answers."""
+        return torch.cat(self.memory.each(len(self.ids), lambda rows: self.prior.decode(self.z[rows])))
 
     def state(self) -> dict[str, Any]:
         """Everything a resumed run needs."""
-        return {"z": self.z, "clean": self.clean, "extra": self.extra}
+        return {"z": self.z, "extra": self.extra}
 
     def load_state(self, state: dict[str, Any]) -> None:
         """Continue from :meth:`state`."""
-        self.z, self.clean = (state[name].to(self.z) for name in ("z", "clean"))
+        self.z = state["z"].to(self.z)
         self.extra = {name: value.to(self.z.device) for name, value in state.get("extra", {}).items()}
 
 
@@ -86,15 +86,16 @@ class Sampling(Run):
                 push, force = couple(whole, moved, s.interaction, memory=self.memory, ensemble=self.ensemble)
             drift = (grid[step].alpha * moved.clean - chain.z) / grid[step].sigma
             chain.z = moved.z + push if len(push) else moved.z
-            last = step + 1 == s.steps
-            chain.clean, chain.extra = chain.z if last else moved.clean, moved.extra
-            yield self._record(step, grid[step].t, moved, drift, push, force)
+            chain.x, chain.extra = moved.x, moved.extra
+            with torch.no_grad():
+                misfit = norm(given.misfit(moved.x))
+            yield self._record(step, grid[step].t, misfit, drift, push, force)
 
     def _record(
-        self, step: int, t: int, moved: Moved, drift: torch.Tensor, push: torch.Tensor, force: Force | None
+        self, step: int, t: int, misfits: torch.Tensor, drift: torch.Tensor, push: torch.Tensor, force: Force | None
     ) -> Record:
-        n = len(moved.z)
-        squares = {"misfit": (float(moved.misfit.square().mean()), n), "residual": (mean_square(drift), n)}
+        n = len(misfits)
+        squares = {"misfit": (float(misfits.square().mean()), n), "residual": (mean_square(drift), n)}
         means = self.ensemble.means({**squares, "repulsion": (mean_square(push), n)})
         misfit, residual, repulsion = (math.sqrt(means[name]) for name in ("misfit", "residual", "repulsion"))
         return Record(
@@ -109,6 +110,6 @@ def gathered(parts: list[Moved]) -> Moved:
     return Moved(
         torch.cat([part.z for part in parts]).detach(),
         torch.cat([part.clean for part in parts]).detach(),
-        torch.cat([part.misfit for part in parts]).detach(),
+        torch.cat([part.x for part in parts]).detach(),
         {name: torch.cat([part.extra[name] for part in parts]).detach() for name in parts[0].extra},
     )

@@ -20,7 +20,7 @@ from rsd.engine import Record, mean_square
 from rsd.randomness import noise
 from rsd.repulsion import Interaction
 
-from .rlsd import NonAugmented, Weights, data_loss
+from .rlsd import NonAugmented, Weights
 from .solve import Run
 
 
@@ -81,7 +81,7 @@ class Stein(Run):
             with torch.no_grad():
                 eps = self.prior.epsilon(z_t[rows], t, self.condition)
             v = z[rows].detach().requires_grad_()
-            loss = data_loss(self.operator, self.prior.decode(v), self.y)
+            loss = self.particles.fit(self.prior.decode(v), rows)["data"]
             return torch.autograd.grad(loss.sum(), v)[0], eps, loss.detach()
 
         return tuple(torch.cat(parts) for parts in zip(*self.memory.each(len(z), work), strict=True))

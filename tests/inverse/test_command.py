@@ -68,6 +68,18 @@ def test_a_benchmark_run_leaves_what_the_contract_says(restore, photo):
     assert yaml.safe_load((out / "config.yaml").read_text())["gamma"] == 5.0
 
 
+DECODES = {"nonaug": 6, "latent-red-diff": 6, "svgd": 2 * 6}  # and one at the end; svgd's average takes features too
+
+
+@pytest.mark.parametrize("method", DECODES)
+def test_frames_of_the_film_take_no_decodes(restore, photo, method):
+    gamma = () if method == "latent-red-diff" else ("--gamma", "0")
+    code, out = restore(photo, "--clean", "-n", "2", "--method", method, *gamma)
+    assert code == 0
+    calls = json.loads((out / "metrics.json").read_text())["network_calls"]
+    assert calls["decoder_forward"] == 2 * (DECODES[method] + 1)
+
+
 def test_a_restoration_takes_the_image_as_the_measurement_and_keeps_known_pixels(restore, photo):
     code, out = restore(photo, "--sigma-v", "0", "--particles", "2")
     assert code == 0
