@@ -4,8 +4,9 @@
     python scripts/bench_step.py --size sd --particles 2 --json sd.json   # random weights; 17 GiB, two hours on a CPU
 
 ``gamma0``, ``exact``, ``flat``, ``cheap``: our step over the plain one, without repulsion, with it (fast, flat), and
-with a cheap force, ``--cheap``: every third step; a small decoder (at Stable Diffusion's size TAESD's, and DINO at 224
-px, whose random weights have no cosine); bfloat16, in which all our networks multiply (the plain step's do not, so this
+with a cheap force, ``--cheap`` (bench_force.py has the cosines of all): every second or third step; the noisier half of
+the timesteps; smaller pictures for features; a small decoder (at Stable Diffusion's size TAESD's, and DINO at 224 px,
+whose random weights have no cosine); bfloat16, in which all our networks multiply (the plain step's do not, so this
 is precision's share too). ``cosine``: against the exact force, over all steps, those skipped counted as zero.
 ``overhead``: the share of our step outside networks.
 ``max_abs_diff``: between our final images and the plain ones.
@@ -113,7 +114,7 @@ def main() -> None:
     found["max_abs_diff"] = max(apart, default=None)
     found["overhead"] = overhead(p, o.device) if "exact" in runs else None
     told = n > 1 and "cheap" in runs and (heads or o.cheap != "small-decoder")
-    found["cosine"] = force.cosines(p, {o.cheap: p.embed(o.cheap)})[o.cheap] if told else None
+    found["cosine"] = force.cosines(p, [o.cheap])[o.cheap] if told else None
     report(o, p, n, times, found)
 
 

@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from rsd.tasks.inverse.solve import Decoded, Run
-from scripts import bench_memory, bench_step
+from scripts import bench_force, bench_memory, bench_step
 from scripts.bench import plain, timing
 from scripts.cost import Pass, counted, steps
 from tests.inverse.test_rlsd import BASE, SIZE, Toy, problem
@@ -89,3 +89,15 @@ def test_peak_memory_by_number(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr("sys.argv", ["bench_memory", "--particles", "1", "--steps", "1", "--json", str(file)])
     bench_memory.main()
     assert json.loads(file.read_text())["1"] > 2**27
+
+
+def test_cosines_of_cheap_forces(tmp_path, monkeypatch):
+    file = tmp_path / "force.json"
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    monkeypatch.setattr("sys.argv", ["bench_force", "--particles", "2", "--steps", "2", "--json", str(file)])
+    bench_force.main()
+    found = json.loads(file.read_text())
+    assert found["bfloat16"] > 0.99 and 0 < found["small-picture"] < 0.9 and 0 < found["small-decoder"] < 0.9
+    # of two steps both are in the window, and of every second or third step is the first alone
+    assert found["window"] == pytest.approx(1) and found["every-2nd"] == found["every-3rd"]
+    assert 0.1 < found["every-2nd"] < 0.99

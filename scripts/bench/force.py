@@ -2,40 +2,40 @@
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Sequence
 
 import torch
 
 from rsd.memory import Memory
 from rsd.randomness import noise
-from rsd.tasks.inverse.solve import Decoded
-from scripts.bench.problem import Problem
-
-Compared = tuple[Decoded, int]
-"""What is compared instead, and at every which step."""
+from rsd.tasks.inverse.solve import Run
+from scripts.bench.problem import Cheap, Problem
 
 
-def cosines(problem: Problem, cheap: dict[str, Compared]) -> dict[str, float]:
-    """Of sigma_t R over all steps, particles and entries together; steps that a cheap force skips are zero, the others
-    so many times as strong."""
+def cosines(problem: Problem, cheap: Sequence[Cheap]) -> dict[Cheap, float]:
+    """Of sigma_t R over all steps, particles and entries together; steps that a cheap force skips are zero, with
+    "every-..." the others so many times as strong."""
     run = problem.run(memory="flat")
-    interaction, s, prior = run.settings.interaction, run.settings, problem.prior
+    s, prior = run.settings, problem.prior
     exact: list[torch.Tensor] = []
-    others: dict[str, list[torch.Tensor]] = {name: [] for name in cheap}
+    others: dict[Cheap, list[torch.Tensor]] = {name: [] for name in cheap}
+    compared = {name: problem.run(name, memory="flat") for name in cheap}
     steps = run.steps()
     for step, t in enumerate(run.timesteps):
         z, sigma = run.particles.render(), prior.schedule.sigma(t)
         eps = noise(prior.latent_shape, seed=s.seed, purpose="diffusion", step=step, particles=range(s.particles)).to(z)
         z_t = prior.schedule.alpha(t) * z + sigma * eps
-        exact.append(sigma * _force(interaction, run.embed, z_t))
-        for name, (embed, every) in cheap.items():
-            R = _force(interaction, embed, z_t) if step % every == 0 else torch.zeros_like(z)
-            others[name].append(every * sigma * R)
+        exact.append(sigma * _force(run, z_t))
+        for name, other in compared.items():
+            interaction = other.settings.interaction
+            acts = interaction.active(t, prior.schedule.T, len(z)) and step % interaction.every == 0
+            R = interaction.every * _force(other, z_t) if acts else torch.zeros_like(z)
+            others[name].append(sigma * R)
         next(steps)
     whole = torch.stack(exact).flatten()
     return {name: float(torch.cosine_similarity(torch.stack(R).flatten(), whole, dim=0)) for name, R in others.items()}
 
 
-def _force(interaction: Any, embed: Any, z_t: torch.Tensor) -> torch.Tensor:
-    R, _ = interaction.force(embed, z_t, memory=Memory())
-    return R
+def _force(run: Run, z_t: torch.Tensor) -> torch.Tensor:
+    assert run.embed is not None
+    return run.settings.interaction.force(run.embed, z_t, memory=Memory())[0]

@@ -16,36 +16,44 @@ from rsd.tasks.inverse.solve import Decoded, Run, Settings
 from rsd.tiny import TinyDecoder, load_decoder
 
 Size = Literal["heads", "sd"]
-Cheap = Literal["every-3rd", "small-decoder", "bfloat16"]
-"""Forces that cost less: every third step, three times as strong; of a small decoder (at Stable Diffusion's size
-TAESD's, and DINO at 224 px); of networks that multiply in bfloat16, those of the rest of the step too."""
+Cheap = Literal["every-2nd", "every-3rd", "window", "small-picture", "small-decoder", "bfloat16"]
+"""Forces that cost less: every second or third step, so many times as strong; in the noisier half of the timesteps; of
+features of smaller pictures (of heads half the side, of DINO's 224 px); of a small decoder, at Stable Diffusion's size
+TAESD's and with the smaller pictures; of networks that multiply in bfloat16, those of the rest of the step too."""
+FIELDS: dict[str, dict[str, Any]] = {
+    "every-2nd": {"repel_every": 2}, "every-3rd": {"repel_every": 3}, "window": {"window": (0.5, 1.0)},
+}  # fmt: skip
+"""Of the settings, where a cheap force is one of them."""
 
 
 @dataclass(frozen=True)
 class Problem:
-    """``features``: at full size; ``small``: of smaller pictures; ``tiny``: a small decoder."""
+    """``features``: at full size; ``small``: of smaller pictures; ``tiny``: a small decoder, ``of_tiny`` features of what
+    it makes."""
 
     prior: Any
     features: torch.nn.Module
     small: torch.nn.Module
     tiny: TinyDecoder
+    of_tiny: torch.nn.Module
     operator: torch.nn.Module
     y: torch.Tensor
     settings: Settings
 
     def run(self, cheap: Cheap | None = None, **changes: Any) -> Run:
         """A run of ours; ``changes``: fields of its settings."""
-        embed, every = self.embed(cheap)
-        fields = {**vars(self.settings), "repel_every": every, **changes}
+        embed = self.embed(cheap)
+        fields = {**vars(self.settings), **FIELDS.get(cheap or "", {}), **changes}
         return Run(embed.prior, self.operator, self.y, Settings(**fields), embed=embed)
 
-    def embed(self, cheap: Cheap | None = None) -> tuple[Decoded, int]:
-        """What particles are compared by, and at every which step. With bfloat16 all networks of the run have it."""
+    def embed(self, cheap: Cheap | None = None) -> Decoded:
+        """What particles are compared by. With bfloat16 all networks of the run have it."""
         if cheap == "small-decoder":
-            return Decoded(self.prior, self.small, self.tiny), 1
+            return Decoded(self.prior, self.of_tiny, self.tiny)
         prior = copy.copy(self.prior)
         prior.autocast = cheap == "bfloat16"
-        return Decoded(prior if prior.autocast else self.prior, self.features), 3 if cheap == "every-3rd" else 1
+        features = self.small if cheap == "small-picture" else self.features
+        return Decoded(prior if prior.autocast else self.prior, features)
 
 
 def make(
@@ -56,16 +64,17 @@ def make(
     if size == "heads":
         prior = load_prior("heads", device=device, dtype=dtype)
         features = load_features("heads", device=device).to(getattr(torch, dtype))
-        small, tiny = features, load_decoder("tiny", prior)
+        small = load_features("heads", device=device, size=prior.image_size // 2).to(getattr(torch, dtype))
+        tiny, of_tiny = load_decoder("tiny", prior), features
     else:
         prior = _stable_diffusion(device, dtype, px or 512)
         features, small = (_dino(one, device, dtype) for one in (None, prior.image_size * 7 // 16))  # 224 of 512
-        tiny = _taesd(prior)
+        tiny, of_tiny = _taesd(prior), small
         settings = Settings(particles=particles, steps=steps, gamma=50.0, lambda_=0.14, rho=0.075, lr_x=0.4, lr_z=0.8)
     side = prior.image_size
     operator = make_operator("inpaint_half_face", size=side).to(prior.device)
     truth = noise((3, side, side), seed=0, purpose="benchmark", particles=[0]).tanh().to(prior.device, prior.dtype)
-    return Problem(prior, features, small, tiny, operator, measure(operator, truth, 0.001, seed=0), settings)
+    return Problem(prior, features, small, tiny, of_tiny, operator, measure(operator, truth, 0.001, seed=0), settings)
 
 
 def _stable_diffusion(device: str, dtype: str, px: int) -> Any:

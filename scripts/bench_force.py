@@ -1,0 +1,46 @@
+"""How near each cheap force is to the exact one: cosines over a run on half a head, skipped steps counted as zero.
+
+python scripts/bench_force.py --steps 20 --json force.json     # N = 4, about two minutes of a core
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import get_args
+
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+sys.path.insert(0, str(Path(__file__).parent.parent))
+
+import torch  # noqa: E402
+import tyro  # noqa: E402
+
+from scripts.bench import force, problem  # noqa: E402
+
+
+@dataclass
+class Forces:
+    """Compare cheap forces with the exact one."""
+
+    steps: int = 20
+    particles: int = 4
+    json: Path | None = None
+    """Where the cosines go."""
+
+
+def main() -> None:
+    """Compare, print, write."""
+    o = tyro.cli(Forces, prog="bench_force")
+    torch.set_num_threads(int(os.environ["OMP_NUM_THREADS"]))
+    found = force.cosines(problem.make("heads", particles=o.particles, steps=o.steps), get_args(problem.Cheap))
+    for name, cosine in found.items():
+        print(f"{name:14} {cosine:.4f}")
+    if o.json:
+        o.json.write_text(json.dumps(found, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    main()
