@@ -28,8 +28,8 @@ FIELDS: dict[str, dict[str, Any]] = {
 
 @dataclass(frozen=True)
 class Problem:
-    """``features``: at full size; ``small``: of smaller pictures; ``tiny``: a small decoder, ``of_tiny`` features of what
-    it makes."""
+    """``features``: at full size; ``small``: of smaller pictures; ``tiny``: a small decoder, ``of_tiny`` features of
+    what it makes."""
 
     prior: Any
     features: torch.nn.Module
