@@ -45,6 +45,11 @@ class Session:
         self.ensemble: Ensemble = getattr(run, "ensemble", ALONE)
         self.before: dict[str, Any] = {"seconds": 0.0, "network_calls": {}}
         saved = folder.load_checkpoint()
+        if self.ensemble.agree(saved is not None) and self.ensemble.agree(saved is None):
+            raise ValueError(
+                f"Some of the processes see no {CHECKPOINT} in {folder.path}, others do; --out must be a folder that "
+                f"all of them share. Give one, or delete {CHECKPOINT} there to start this run again."
+            )
         if saved is not None:
             tensors, self.before = saved
             try:

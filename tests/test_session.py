@@ -43,6 +43,27 @@ def test_a_checkpoint_of_another_version_is_told(tmp_path):
         Session(Strict(), folder, None)
 
 
+def test_a_checkpoint_that_only_some_processes_see_is_told_to_all(tmp_path):
+    class Shared:
+        """What a process of two hears; ``others``: whether the other sees a checkpoint, then whether it sees none."""
+
+        def __init__(self, *others: bool):
+            self.others = iter(others)
+
+        def agree(self, flag: bool) -> bool:
+            return next(self.others) or flag
+
+    folder = RunFolder(tmp_path)
+    folder.open({})
+    run = type("Run", (), {"ensemble": Shared(True, False)})()
+    with pytest.raises(ValueError, match=r"Some of the processes see no checkpoint.safetensors in .*share"):
+        Session(run, folder, None)
+    folder.save_checkpoint({}, {"step": 1})
+    run.ensemble = Shared(False, True)
+    with pytest.raises(ValueError, match="others do"):
+        Session(run, folder, None)
+
+
 @pytest.mark.parametrize("name", ["mps", "meta", "cuda", "cuda:99", "xpu:3"])
 def test_a_device_that_cannot_compute_is_refused(name):
     if name == "cuda" and torch.cuda.is_available():

@@ -165,7 +165,7 @@ def check_method(options: Restore, size: int, operator: Operator | None = None) 
         options.method, prior=options.prior, latent=is_latent(options.prior, options.revision), operator=operator.name,
         linear=operator.linear,
     )  # fmt: skip
-    if options.x_step == "exact":
+    if options.x_step == "exact" and "x_step" in FIELD[options.method].uses:
         check_exact(operator)
 
 

@@ -135,7 +135,8 @@ def of_restoration(one: Plan, o: Restore, count: int) -> Ahead:
     if repels:
         share = interaction.groups(o.particles).shape[1] / o.particles * (o.window[1] - o.window[0])
         flops += share * force(one.prior, o.dtype, features_name(o))
-    memory = models.memory_of(one.prior, o.dtype, features_name(o) if repels else None, False)
+    features, through = features_name(o) if repels else None, tuple(FIELD[o.method].through)
+    memory = models.memory_of(one.prior, o.dtype, features, False, through)
     size = memory.of(o.particles, o.particles, keep=True) + models.weights_of(prior)
     return Ahead(one, count, o.particles, o.steps, size, count * o.particles * o.steps * flops)
 
@@ -144,12 +145,14 @@ def of_pictures(one: Plan, o: TextToImage, count: int) -> Ahead:
     """Text to image: guidance takes two passes; VSD's learned score, a small network or adapters on the prior, more."""
     guided = o.guidance != 1
     flops = passes(one.prior, o.dtype, {"unet_forward": 1 + guided})
+    adapted = o.method == "vsd" and o.score != "unet"  # they learn through the prior's UNet
     if o.method == "vsd":
         adapters = passes(one.prior, o.dtype, {"unet_forward": 2, "unet_backward": 2})
         flops += models.learned_flops(one.prior, o.dtype) if o.score == "unet" else adapters
     if o.interacts and o.method not in SAMPLERS:
         flops += (o.window[1] - o.window[0]) * force(one.prior, o.dtype, o.features_name)
-    memory = models.memory_of(one.prior, o.dtype, o.features_name if o.interacts else None, guided)
+    through = ("epsilon",) if adapted else ()
+    memory = models.memory_of(one.prior, o.dtype, o.features_name if o.interacts else None, guided, through)
     size = memory.of(o.particles, o.particles, keep=True) + models.weights_of(models.prior_of(one.prior, o.dtype))
     return Ahead(one, count, o.particles, o.steps, size, count * o.particles * o.steps * flops)
 

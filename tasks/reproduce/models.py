@@ -153,12 +153,15 @@ def learned_flops(name: str, dtype: str) -> float:
 
 
 @cache
-def memory_of(name: str, dtype: str, features: str | None, guided: bool) -> Need:
-    """Bytes that one particle takes beside the weights (see :mod:`rsd.memory`)."""
+def memory_of(
+    name: str, dtype: str, features: str | None, guided: bool, through: tuple[str, ...] = ()
+) -> Need:  # fmt: skip
+    """Bytes that one particle takes beside the weights (see :mod:`rsd.memory`). ``through``: what a method
+    differentiates in one piece."""
     prior = prior_of(name, dtype)
     network = features_of(features) if features else None
     embed = None if network is None else lambda z: network(prior.decode(z))
-    return needs(prior, embed, condition_of(name, dtype, guided), lean=False)
+    return needs(prior, embed, condition_of(name, dtype, guided), lean=False, through=through)
 
 
 def weights_of(prior: Any) -> int:

@@ -68,6 +68,13 @@ def test_a_benchmark_run_leaves_what_the_contract_says(restore, photo):
     assert yaml.safe_load((out / "config.yaml").read_text())["gamma"] == 5.0
 
 
+def test_an_exact_x_step_in_a_file_for_several_methods_is_nothing_to_those_without_x(restore, photo, tmp_path):
+    file = tmp_path / "shared.yaml"
+    file.write_text("x_step: exact\ntask: phase_retrieval\ngamma: 0\n")
+    assert restore(photo, "--clean", "-n", "1", "--method", "nonaug", "--config", file, steps=2)[0] == 0
+    assert restore(photo, "--clean", "-n", "1", "--method", "rlsd", "--config", file, steps=2, out="b")[0] == 2
+
+
 DECODES = {"nonaug": 6, "latent-red-diff": 6, "svgd": 2 * 6}  # and one at the end; svgd's average takes features too
 
 
