@@ -14,6 +14,7 @@ from rsd.media import fit_to, read_image
 from rsd.priors import image_size
 from rsd.runs import RunFolder, check_folder_of_runs, slug
 from rsd.session import plain_warnings, survives
+from rsd.settings import shard
 from rsd.summary import particles
 
 from . import job
@@ -42,12 +43,20 @@ def run(compare: Compare, pairs: list[Pair]) -> int:
     for name, why in left_out.items():
         print(f"left out: {name}: {why}")
     failures: dict[str, str] = {}
+    first, every = shard(compare.shard)
     with plain_warnings():
-        for pair in able:
+        for pair in able[first::every]:
             survives(f"{pair.task} by {pair.method}", failures, partial(restore, pair, failures), several=True)
+    if compare.shard:
+        print(f"shard {compare.shard} done; the same command without --shard writes the table")
+        return _told(failures)
     common = min(sizes[pair.options.prior] for pair in able)
     rows = [row(compare.out, pair, one, common) for pair in able for one in pair.jobs if cell(pair, one).done]
     write(compare.out, rows, able, left_out)
+    return _told(failures)
+
+
+def _told(failures: dict[str, str]) -> int:
     for name, why in failures.items():
         print(f"failed: {name}: {why}", file=sys.stderr)
     return 1 if failures else 0

@@ -12,7 +12,7 @@ from typing import Annotated, Literal
 
 import tyro
 
-from rsd.settings import known, layered
+from rsd.settings import known, layered, shard
 
 from .command import parse
 from .jobs import Job, list_jobs
@@ -21,7 +21,7 @@ from .names import TASKS, is_task
 from .options import Restore
 
 OWN = ("compare.json", "compare.csv", "compare.md", "grid.png", "cells")
-PASSED = ("particles", "seed", "sigma_v", "div_features", "fid_features", "device", "dtype", "chunk", "memory")
+PASSED = ("particles", "steps", "seed", "sigma_v", "div_features", "fid_features", "device", "dtype", "chunk", "memory")
 """Options that every run gets."""
 
 
@@ -51,6 +51,11 @@ class Compare:
     """The prior of the methods of pixels."""
     particles: Annotated[int | None, tyro.conf.arg(aliases=("-n",))] = None
     """N, answers of each method."""
+    steps: int | None = None
+    """Steps of every method (default: of its packaged settings, which were tuned for theirs)."""
+    shard: str | None = None
+    """K/N: only every N-th pair of a method and a task, from the K-th (0 ... N-1), and no table: for several processes
+    that share --out. The same command without it afterwards writes the table."""
     seed: int = 0
     """Every random number follows from it."""
     sigma_v: float | None = None
@@ -81,6 +86,7 @@ class Compare:
                 raise ValueError(f"{name} {' '.join(values)}: one is given twice.")
         for method in self.methods:
             check_method(method)
+        shard(self.shard)
         for text in self.tasks:
             split(text)
         if self.images is None:

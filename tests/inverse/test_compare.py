@@ -27,19 +27,14 @@ def images(tmp_path):
 
 
 @pytest.fixture
-def compare(heads_pixels, tiny_folder, images, tmp_path, monkeypatch):
+def compare(heads_pixels, tiny_folder, images, tmp_path):
     """Latent DPS and DPS of 3 steps each, with 2 particles."""
-    from rsd.tasks.inverse import compare as module
-
-    def parse(flags):
-        return parsed([*flags, "--steps=3"])
-
-    parsed = module.parse
-    monkeypatch.setattr(module, "parse", parse)
 
     def go(methods="latent-dps,dps", tasks="sr2,hdr:1", *more):
         fixed = ["--images", str(images), "--out", str(tmp_path / "out"), "--prior", str(tiny_folder("epsilon"))]
-        return main(["compare", "--methods", methods, "--tasks", tasks, "--particles=2", *fixed, *DIV, *more])
+        return main(
+            ["compare", "--methods", methods, "--tasks", tasks, "--particles=2", "--steps=3", *fixed, *DIV, *more]
+        )
 
     return go, tmp_path / "out"
 
@@ -83,6 +78,19 @@ def test_the_same_command_goes_on_and_does_only_what_is_missing(compare, capsys)
     assert "sr2 by dps: 1 of 2 to do" in told and "latent-dps: " not in told
     after = json.loads((out / "compare.json").read_text())
     assert [row["metrics"] for row in after] == [row["metrics"] for row in json.loads(before)]
+
+
+def test_shards_do_a_part_each_and_the_whole_command_writes_the_table(compare, capsys):
+    go, out = compare
+    assert go("latent-dps,dps", "sr2,hdr:1", "--shard", "0/2") == 0
+    assert "the same command without --shard writes the table" in capsys.readouterr().out
+    assert {p.name for p in out.iterdir()} == {"cells"}
+    assert {p.name for p in (out / "cells").iterdir()} == {"sr2-latent-dps", "hdr-latent-dps"}
+    assert go("latent-dps,dps", "sr2,hdr:1", "--shard", "1/2") == 0
+    capsys.readouterr()
+    assert go() == 0 and "to do" not in capsys.readouterr().out
+    assert len(json.loads((out / "compare.json").read_text())) == 6
+    assert go("latent-dps", "sr2", "--shard", "2/2") == 2
 
 
 def test_other_settings_are_refused_before_anything_is_written(compare, capsys):
