@@ -56,7 +56,7 @@ def restore(pair: Pair, failures: dict[str, str]) -> None:
     """Restore the images of a pair that are not done; what fails is added to ``failures``."""
     cells = [pair.cell(one) for one in pair.jobs]
     todo = [cell for cell in cells if not cell.done or job.lacking(cell.metrics(), pair.options)]
-    if not todo:
+    if not todo and (pair.folder / "summary.json").exists():
         return
     print(f"{pair.title}: {len(todo)} of {len(cells)} to do", flush=True)
     for name, why in job.restore_all(pair.options, pair.jobs, several=True).items():

@@ -46,14 +46,13 @@ class Common:
     def figures(self, pair: Pair, one: Job) -> dict[str, Any]:
         """A cell's size, psnr, ssim, div, div_features and coverage."""
         images, truth = self._pictures(pair, one)
-        found = {"size": self.size, "psnr": metrics.summary(metrics.psnr(images, truth), best="max")}
+        found: dict[str, Any] = {"size": self.size, "psnr": metrics.summary(metrics.psnr(images, truth), best="max")}
         found["ssim"] = metrics.summary(metrics.ssim(images, truth), best="max")
+        found |= {**diversity(images, self.scorers)[0], "coverage": None}
         judge, left_open = self.scorers.judge, self._open(pair, one)
-        known = judge is not None and left_open is not None
-        return {
-            **found, **diversity(images, self.scorers)[0],
-            "coverage": covered(images, left_open, judge) if known else None,
-        }  # fmt: skip
+        if judge and left_open:
+            found["coverage"] = covered(images, left_open, judge)
+        return found
 
     def distance(self, pair: Pair, jobs: Sequence[Job]) -> dict[str, Any] | None:
         """As ``fid`` of a summary.json, of the cells of these jobs; None if it was not asked for, or of one image."""
@@ -75,7 +74,8 @@ class Common:
         Kept: it takes a second."""
         if (key := (pair.task, one.path)) not in self.open:
             task, head = matched(pair.task, self.size, self.reference), head_of(one.path)
-            known = task is not None and head is not None
-            operator = make(replace(pair.options, task=task), self.size) if known else None
-            self.open[key] = open_values(head, operator, self.size) if known else None
+            self.open[key] = None
+            if task and head:
+                operator = make(replace(pair.options, task=task), self.size)
+                self.open[key] = open_values(head, operator, self.size)
         return self.open[key]
