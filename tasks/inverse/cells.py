@@ -8,7 +8,6 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from rsd.priors import image_size
 from rsd.runs import check_folder_of_runs
 from rsd.session import plain_warnings, survives
 from rsd.settings import shard
@@ -23,11 +22,12 @@ from .table import write
 def run(compare: Compare, pairs: list[Pair], left_out: dict[str, str]) -> int:
     """Run what is not done, then write what a comparison leaves; the exit code: 0 all done, 1 some failed."""
     check_folder_of_runs(compare.out, resume=True, own=OWN, runs="cells/*/*")
-    sizes = {name: image_size(name) for name in {compare.reference, *(pair.options.prior for pair in pairs)}}
+    sizes = compare.sizes()
     able, others = sift(pairs, sizes)
     left_out = {**left_out, **others}
     if not able:
-        raise ValueError(f"No method fits any task: {'; '.join(left_out.values())}")
+        told = "; ".join(f"{name}: {why}" for name, why in left_out.items())
+        raise ValueError(f"No method can be compared on any task: {told}")
     for pair in able:
         for one in pair.jobs:  # before anything is written: no half comparison of each setting
             pair.cell(one).check(job.config(one.path, pair.options))

@@ -83,11 +83,14 @@ class Compare:
         """The prior that a method runs on."""
         return self.pixel_prior if FIELD[method].space == "pixels" else self.prior
 
+    def sizes(self) -> dict[str, int]:
+        """Pixels of each prior that a method runs on. Raises what ``image_size`` raises for one that cannot be had."""
+        return {prior: image_size(prior) for prior in dict.fromkeys(map(self.prior_of, self.methods))}
+
     @property
     def reference(self) -> str:
         """The prior whose pixels srK is of: --prior, if any method runs on it."""
-        priors = [self.prior_of(method) for method in self.methods]
-        return self.prior if self.prior in priors else self.pixel_prior
+        return self.prior if self.prior in map(self.prior_of, self.methods) else self.pixel_prior
 
     def check(self) -> None:
         """Split the lists; raise ValueError or FileNotFoundError, in one sentence, for a value that cannot work."""
@@ -160,29 +163,25 @@ def matched(task: str, size: int, reference: int) -> str | None:
 
 def pairs(compare: Compare) -> tuple[list[Pair], dict[str, str]]:
     """All methods on all tasks, task by task, and of those that cannot be compared the title and why. Raises ValueError
-    for settings that cannot run, and what ``image_size`` raises for a prior that cannot be had."""
-    reference = image_size(compare.reference)
+    for settings that cannot run, and what :meth:`Compare.sizes` raises."""
+    sizes = compare.sizes()
     found, left_out = [], {}
     for text in compare.tasks:
         task, first = split(text)
         for method in compare.methods:
             prior = compare.prior_of(method)
-            own = matched(task, size := image_size(prior), reference)
-            if own is None:
+            own = matched(task, sizes[prior], sizes[compare.reference])
+            if own is None or packaged(own, method, prior) is None:
                 left_out[title(task, method)] = (
-                    f"No srK leaves as many pixels of the {size} px of {prior} as {task} does of {compare.reference}'s "
-                    f"{reference} px."
+                    f"No settings are packaged for it with {prior}, and untuned ones would not be fair."
+                    if own
+                    else f"No srK of {prior} ({sizes[prior]} px) leaves as many px as {task} of {compare.reference}."
                 )
-            elif packaged(own, method, prior) is None:
-                left_out[title(task, method)] = (
-                    f"No settings are packaged for it with {prior}, and untuned ones would not be fair; to see yours, "
-                    "type rsd restore."
-                )
-            else:
-                out = compare.out / "cells" / f"{task}-{method}"
-                options, settings = parse(_flags(compare, own, method, prior, out))
-                assert settings is not None
-                found.append(Pair(method, task, options, list_jobs(options)[:first], settings))
+                continue
+            out = compare.out / "cells" / f"{task}-{method}"
+            options, settings = parse(_flags(compare, own, method, prior, out))
+            assert settings is not None
+            found.append(Pair(method, task, options, list_jobs(options)[:first], settings))
     return found, left_out
 
 

@@ -147,7 +147,10 @@ def test_methods_of_either_size_get_as_many_pixels_of_srk(compare):
     }  # fmt: skip
     assert "sr2 is sr4 for heads-pixels, so that all measure as many pixels" in (out / "compare.md").read_text()
     assert go("latent-dps,dps", "sr16:1") == 0
-    assert "sr16 by dps: No srK leaves as many pixels of the 32 px" in (out / "compare.md").read_text()
+    assert (
+        "sr16 by dps: No srK of heads-pixels (32 px) leaves as many pixels as sr16 of"
+        in (out / "compare.md").read_text()
+    )
 
 
 @pytest.mark.parametrize(
@@ -222,10 +225,12 @@ def test_what_runs(one, other, flags, same, images):
     assert (found[0] == found[1]) == same
 
 
-def test_a_method_without_settings_for_a_task_is_left_out_and_named(images):
+def test_a_method_without_settings_for_a_task_is_left_out_and_named(images, capsys):
     found, left_out = pairs(Compare(methods=("rlsd", "nonaug"), tasks=("phase_retrieval",), images=images))
     assert [(pair.method, pair.settings) for pair in found] == [("nonaug", "phase_retrieval_nonaug_heads.yaml")]
     assert list(left_out) == ["phase_retrieval by rlsd"] and "No settings are packaged" in left_out.popitem()[1]
+    assert main(["compare", "--methods", "rlsd", "--tasks", "phase_retrieval", "--images", str(images)]) == 2
+    assert "phase_retrieval by rlsd: No settings are packaged" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
