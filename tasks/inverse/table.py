@@ -116,7 +116,7 @@ def _sizes(lines: list[Row]) -> str:
     told = ", ".join(COMMON[name][0] for name in names if COMMON[name][0] != "best")
     return (
         f"{told}: of pictures at {lines[0]['common_size']} px, whatever the prior's size; all else, and the columns of "
-        "compare.csv without common_, at the prior's own. Steps differ: each setting has a budget of its own."
+        "compare.csv without common_, at the prior's own. Where steps differ, each setting has a budget of its own."
     )
 
 
