@@ -3,56 +3,46 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-import torch.nn.functional as F
-
-from rsd import metrics
-from rsd.media import fit_to, read_image
-from rsd.priors import image_size
-from rsd.runs import RunFolder, check_folder_of_runs, slug
+from rsd.runs import check_folder_of_runs
 from rsd.session import plain_warnings, survives
 from rsd.settings import shard
-from rsd.summary import particles
 
 from . import job
+from .common import Common
 from .compare import OWN, Compare, Pair
-from .jobs import Job
+from .left_out import sift
 from .table import write
 
 
-def run(compare: Compare, pairs: list[Pair]) -> int:
+def run(compare: Compare, pairs: list[Pair], left_out: dict[str, str]) -> int:
     """Run what is not done, then write what a comparison leaves; the exit code: 0 all done, 1 some failed."""
     check_folder_of_runs(compare.out, resume=True, own=OWN, runs="cells/*/*")
-    sizes = {pair.options.prior: image_size(pair.options.prior, pair.options.revision) for pair in pairs}
-    able, left_out = [], {}
-    for pair in pairs:
-        try:
-            job.check_method(pair.options, sizes[pair.options.prior])
-        except ValueError as error:
-            left_out[f"{pair.task} by {pair.method}"] = str(error)
-        else:
-            able.append(pair)
+    sizes = compare.sizes()
+    able, others = sift(pairs, sizes)
+    left_out = {**left_out, **others}
     if not able:
-        raise ValueError(f"No method fits any task: {'; '.join(left_out.values())}")
+        told = "; ".join(f"{name}: {why}" for name, why in left_out.items())
+        raise ValueError(f"No method can be compared on any task: {told}")
     for pair in able:
         for one in pair.jobs:  # before anything is written: no half comparison of each setting
-            cell(pair, one).check(job.config(one.path, pair.options))
+            pair.cell(one).check(job.config(one.path, pair.options))
     for name, why in left_out.items():
         print(f"left out: {name}: {why}")
     failures: dict[str, str] = {}
     first, every = shard(compare.shard)
     with plain_warnings():
+        common = None if compare.shard else Common.of(compare, able, sizes)  # its networks, before hours of work
         for pair in able[first::every]:
-            survives(f"{pair.task} by {pair.method}", failures, partial(restore, pair, failures), several=True)
-    if compare.shard:
+            survives(pair.title, failures, partial(restore, pair, failures), several=True)
+    if common is None:
         print(f"shard {compare.shard} done; the same command without --shard writes the table")
-        return _told(failures)
-    common = min(sizes[pair.options.prior] for pair in able)
-    rows = [row(compare.out, pair, one, common) for pair in able for one in pair.jobs if cell(pair, one).done]
-    write(compare.out, rows, able, left_out)
+    else:
+        write(compare.out, [row for pair in able for row in rows(compare.out, pair, common)], able, left_out)
     return _told(failures)
 
 
@@ -62,37 +52,29 @@ def _told(failures: dict[str, str]) -> int:
     return 1 if failures else 0
 
 
-def cell(pair: Pair, one: Job) -> RunFolder:
-    """The run folder of one image."""
-    return RunFolder(pair.folder / slug(one.title), resume=True)
-
-
 def restore(pair: Pair, failures: dict[str, str]) -> None:
     """Restore the images of a pair that are not done; what fails is added to ``failures``."""
-    todo = [
-        one for one in pair.jobs if not cell(pair, one).done or job.lacking(cell(pair, one).metrics(), pair.options)
-    ]
+    cells = [pair.cell(one) for one in pair.jobs]
+    todo = [cell for cell in cells if not cell.done or job.lacking(cell.metrics(), pair.options)]
     if not todo and (pair.folder / "summary.json").exists():
         return
-    print(f"{pair.task} by {pair.method}: {len(todo)} of {len(pair.jobs)} to do", flush=True)
+    print(f"{pair.title}: {len(todo)} of {len(cells)} to do", flush=True)
     for name, why in job.restore_all(pair.options, pair.jobs, several=True).items():
-        failures[f"{pair.task} by {pair.method}: {name}"] = why
+        failures[f"{pair.title}: {name}"] = why
 
 
-def row(out: Path, pair: Pair, one: Job, common: int) -> dict[str, Any]:
-    """A cell as compare.json has it; ``common``: pixels at which all methods are compared."""
-    folder = cell(pair, one)
-    held = folder.metrics()
-    costs = {name: held.pop(name, None) for name in ("seconds", "network_calls", "peak_bytes")}
-    images = particles(folder)
-    truth = fit_to(read_image(one.path), images.shape[-1], pair.options.fit)[0]
-    if images.shape[-1] != common:
-        images, truth = (F.interpolate(x, size=(common, common), mode="area") for x in (images, truth))
-    held["common"] = {
-        "size": common,
-        "psnr": metrics.summary(metrics.psnr(images, truth), best="max"),
-        "ssim": metrics.summary(metrics.ssim(images, truth), best="max"),
-    }
-    about: dict[str, Any] = {"method": pair.method, "task": pair.task, "image": one.title, "prior": pair.options.prior}
-    about |= {"steps": pair.options.steps, "particles": pair.options.particles}
-    return {**about, "folder": str(folder.path.relative_to(out)), "metrics": held, **costs}
+def rows(out: Path, pair: Pair, common: Common) -> Iterator[dict[str, Any]]:
+    """The cells of a pair that are done, as compare.json has them. ``fid`` is of all these, and the same in each."""
+    done = [one for one in pair.jobs if pair.cell(one).done]
+    fid = common.distance(pair, done)
+    for one in done:
+        folder = pair.cell(one)
+        held = folder.metrics()
+        costs = {name: held.pop(name, None) for name in ("seconds", "network_calls", "peak_bytes")}
+        held["common"] = common.figures(pair, one)
+        o = pair.options
+        yield {
+            "method": pair.method, "task": pair.task, "image": one.title, "prior": o.prior, "run_as": o.task,
+            "settings": pair.settings, "steps": o.steps, "particles": o.particles,
+            "folder": str(folder.path.relative_to(out)), "metrics": held, "fid": fid, **costs,
+        }  # fmt: skip

@@ -26,14 +26,12 @@ PRESETS = (50, 100, 200, 1000)
 NON_AUGMENTED = ("nonaug", "latent-red-diff")
 
 
-def packaged(task: str, method: str, prior: str, preset: int | None = None) -> str | None:
+def packaged(task: str, method: str, prior: str) -> str | None:
     """The name of the packaged configuration for a task, or None: the built-in priors are tuned apart, all else is the
     paper's.
 
     Tasks without their own borrow from the nearest: any srK from sr4 (built in) or sr8 (Stable Diffusion), masks from
-    the half face. The methods that RLSD is compared with have one of their own for a task, or one for all. With a
-    ``preset`` the one tuned for so many steps is meant, borrowed only where the task has none of its own; ValueError if
-    there is none.
+    the half face. The methods that RLSD is compared with have one of their own for a task, or one for all.
     """
     of = family(prior) or "sd"
     own = [task]
@@ -50,23 +48,34 @@ def packaged(task: str, method: str, prior: str, preset: int | None = None) -> s
     if method in NON_AUGMENTED or "rlsd" in FIELD[method].works:
         names += [f"{name}_{kin}.yaml" for kin in dict.fromkeys((of, of.split("_")[0])) for name in own]
     folder = files("rsd.configs") / "inverse"
-    name = next((name for name in names if (folder / name).is_file()), None)
-    if preset is None:
-        return name
-    there = {file.name for file in folder.iterdir()}
-    found = {n: f"{name.removesuffix('.yaml')}_{n}.yaml" for n in PRESETS} if name else {}
-    found = {n: file for n, file in found.items() if file in there}
-    if preset not in found:
+    return next((name for name in names if (folder / name).is_file()), None)
+
+
+def presets(task: str, method: str, prior: str) -> dict[int, str]:
+    """The names of the packaged configurations for so many steps: those of the file that :func:`packaged` names, so
+    that they are borrowed only where the task has none of its own."""
+    name = packaged(task, method, prior)
+    there = {file.name for file in (files("rsd.configs") / "inverse").iterdir()}
+    found = {steps: f"{name.removesuffix('.yaml')}_{steps}.yaml" for steps in PRESETS} if name else {}
+    return {steps: file for steps, file in found.items() if file in there}
+
+
+def preset(options: Restore) -> str:
+    """The name of the configuration that --preset asks for; ValueError if there is none of so many steps."""
+    found = presets(options.task, options.method, options.prior)
+    if options.preset not in found:
         told = f"there are {', '.join(map(str, found))}" if found else "there is none; give --steps"
-        raise ValueError(f"There is no preset of {preset} steps for {task} by {method} with {prior}: {told}.")
-    return found[preset]
+        what = f"{options.preset} steps for {options.task} by {options.method} with {options.prior}"
+        raise ValueError(f"There is no preset of {what}: {told}.")
+    return found[options.preset]
 
 
 def parse(argv: list[str]) -> tuple[Restore, str | None]:
     """Options from the packaged configuration, then --config, then the flags; and that configuration's name."""
 
     def choose(options: Restore) -> tuple[str | None, tuple[str, ...]]:
-        name = packaged(options.task, options.method, options.prior, options.preset)
+        given = options.preset is not None
+        name = preset(options) if given else packaged(options.task, options.method, options.prior)
         return name, ("task", "method", "prior", "revision")
 
     options, name = layered(Restore, argv, prog="rsd restore", positional="images", folder="inverse", packaged=choose)

@@ -12,16 +12,18 @@ from typing import Annotated, Literal
 
 import tyro
 
+from rsd.priors import image_size
+from rsd.runs import RunFolder, slug
 from rsd.settings import known, layered, shard
 
-from .command import parse
+from .command import packaged, parse, presets
 from .jobs import Job, list_jobs
 from .methods import FIELD, check_method
-from .names import TASKS, is_task
+from .names import TASKS, is_task, sr_factor
 from .options import Restore
 
 OWN = ("compare.json", "compare.csv", "compare.md", "grid.png", "cells")
-PASSED = ("particles", "steps", "seed", "sigma_v", "div_features", "fid_features", "device", "dtype", "chunk", "memory")
+PASSED = ("particles", "seed", "sigma_v", "div_features", "fid_features", "device", "dtype", "chunk", "memory")
 """Options that every run gets."""
 
 
@@ -30,9 +32,10 @@ class Compare:
     """Restore the same degraded pictures by several methods, and put the figures side by side.
 
     Each run is as of `rsd restore --clean` with the packaged settings of its task, method and prior. Methods of pixels
-    run on --pixel-prior, all others on --prior; where the two differ in size, PSNR and SSIM are also told at the
-    smaller one. A method that does not fit a task (a linear one, say) is left out, and named. The same command again
-    goes on where it stopped.
+    run on --pixel-prior, all others on --prior; where the two differ in size, pictures are compared at the smaller one,
+    and srK of --prior is the srK of --pixel-prior that leaves as many pixels.
+    Left out, and named, are a method that does not fit a task (a linear one, say), one without packaged settings for
+    it, and one that would be another's run over again. The same command again goes on where it stopped.
     """
 
     methods: tuple[str, ...] = ("rlsd", "latent-red-diff", "latent-dps", "psld")
@@ -52,7 +55,8 @@ class Compare:
     particles: Annotated[int | None, tyro.conf.arg(aliases=("-n",))] = None
     """N, answers of each method."""
     steps: int | None = None
-    """Steps of every method (default: of its packaged settings, which were tuned for theirs)."""
+    """Steps of every method, by its --preset of so many where it has one (default: of its packaged settings, each with
+    a budget of its own)."""
     shard: str | None = None
     """K/N: only every N-th pair of a method and a task, from the K-th (0 ... N-1), and no table: for several processes
     that share --out. The same command without it afterwards writes the table."""
@@ -61,7 +65,7 @@ class Compare:
     sigma_v: float | None = None
     """Standard deviation of the measurement noise."""
     metrics: tuple[Literal["lpips", "fid"], ...] = ()
-    """Figures that need networks of their own."""
+    """Figures that need networks of their own; fid also where the runs are finished."""
     div_features: str | None = None
     """What Div is measured on."""
     fid_features: str | None = None
@@ -75,6 +79,19 @@ class Compare:
     memory: str | None = None
     """auto, fast, flat, lean: see `rsd restore --help`."""
 
+    def prior_of(self, method: str) -> str:
+        """The prior that a method runs on."""
+        return self.pixel_prior if FIELD[method].space == "pixels" else self.prior
+
+    def sizes(self) -> dict[str, int]:
+        """Pixels of each prior that a method runs on. Raises what ``image_size`` raises for one that cannot be had."""
+        return {prior: image_size(prior) for prior in dict.fromkeys(map(self.prior_of, self.methods))}
+
+    @property
+    def reference(self) -> str:
+        """The prior whose pixels srK is of: --prior, if any method runs on it."""
+        return self.prior if self.prior in map(self.prior_of, self.methods) else self.pixel_prior
+
     def check(self) -> None:
         """Split the lists; raise ValueError or FileNotFoundError, in one sentence, for a value that cannot work."""
         for name in ("methods", "tasks"):
@@ -82,7 +99,7 @@ class Compare:
             setattr(self, name, values)
             if not values:
                 raise ValueError(f"{name} is empty; give at least one.")
-            if len(set(values)) < len(values):
+            if len({text.partition(":")[0] for text in values}) < len(values):
                 raise ValueError(f"{name} {' '.join(values)}: one is given twice.")
         for method in self.methods:
             check_method(method)
@@ -97,18 +114,33 @@ class Compare:
 
 @dataclass(frozen=True)
 class Pair:
-    """A method on a task: what ``restore`` is told, and its images."""
+    """A method on a task: what ``restore`` is told, its images, and the file of its packaged settings."""
 
     method: str
     task: str
     options: Restore
     jobs: list[Job]
+    settings: str
+
+    @property
+    def title(self) -> str:
+        """For people."""
+        return title(self.task, self.method)
 
     @property
     def folder(self) -> Path:
         """Where its cells are."""
         assert self.options.out is not None
         return self.options.out
+
+    def cell(self, one: Job) -> RunFolder:
+        """The run folder of one image."""
+        return RunFolder(self.folder / slug(one.title), resume=True)
+
+
+def title(task: str, method: str) -> str:
+    """A pair, for people."""
+    return f"{task} by {method}"
 
 
 def split(text: str) -> tuple[str, int | None]:
@@ -121,22 +153,48 @@ def split(text: str) -> tuple[str, int | None]:
     return task, int(first) if colon else None
 
 
-def pairs(compare: Compare) -> list[Pair]:
-    """All methods on all tasks, task by task. Raises ValueError for settings that cannot run."""
-    shared = ["--clean", "--resume", *(["--metrics", *compare.metrics] if compare.metrics else [])]
-    for name in PASSED:
-        if (value := getattr(compare, name)) is not None:
-            shared += [f"--{name.replace('_', '-')}", str(value)]
-    found = []
+def matched(task: str, size: int, reference: int) -> str | None:
+    """The task that measures as many pixels of size x size px as ``task`` does of reference x reference px: another
+    srK, or the same for all others. None if there is none."""
+    factor = sr_factor(task)
+    own = f"sr{factor * size / reference:g}" if factor else task
+    return own if is_task(own) else None
+
+
+def pairs(compare: Compare) -> tuple[list[Pair], dict[str, str]]:
+    """All methods on all tasks, task by task, and of those that cannot be compared the title and why. Raises ValueError
+    for settings that cannot run, and what :meth:`Compare.sizes` raises."""
+    sizes = compare.sizes()
+    found, left_out = [], {}
     for text in compare.tasks:
         task, first = split(text)
         for method in compare.methods:
-            prior = compare.pixel_prior if FIELD[method].space == "pixels" else compare.prior
-            own = ["--task", task, "--method", method, "--prior", prior]
+            prior = compare.prior_of(method)
+            own = matched(task, sizes[prior], sizes[compare.reference])
+            if own is None or packaged(own, method, prior) is None:
+                left_out[title(task, method)] = (
+                    f"No settings are packaged for it with {prior}, and untuned ones would not be fair."
+                    if own
+                    else f"No srK of {prior} ({sizes[prior]} px) leaves as many px as {task} of {compare.reference}."
+                )
+                continue
             out = compare.out / "cells" / f"{task}-{method}"
-            options, _ = parse([str(compare.images), *own, "--out", str(out), *shared])
-            found.append(Pair(method, task, options, list_jobs(options)[:first]))
-    return found
+            options, settings = parse(_flags(compare, own, method, prior, out))
+            assert settings is not None
+            found.append(Pair(method, task, options, list_jobs(options)[:first], settings))
+    return found, left_out
+
+
+def _flags(compare: Compare, task: str, method: str, prior: str, out: Path) -> list[str]:
+    flags = [str(compare.images), "--task", task, "--method", method, "--prior", prior, "--out", str(out)]
+    flags += ["--clean", "--resume", *(["--metrics", "lpips"] if "lpips" in compare.metrics else [])]
+    if compare.steps is not None:
+        budget = "preset" if compare.steps in presets(task, method, prior) else "steps"
+        flags += [f"--{budget}", str(compare.steps)]
+    for name in PASSED:
+        if (value := getattr(compare, name)) is not None:
+            flags += [f"--{name.replace('_', '-')}", str(value)]
+    return flags
 
 
 def main(argv: list[str]) -> int:
@@ -145,8 +203,8 @@ def main(argv: list[str]) -> int:
         Compare, argv, prog="rsd compare", positional="", folder="inverse", packaged=lambda options: (None, ())
     )
     compare.check()
-    cells = pairs(compare)
+    found, left_out = pairs(compare)
     from .cells import run
 
     sys.stdout.flush()
-    return run(compare, cells)
+    return run(compare, found, left_out)

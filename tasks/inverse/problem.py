@@ -95,7 +95,7 @@ def load(path: Path, options: Restore, size: int, image: str) -> Problem:
         y = operator(picture) if isinstance(operator, Inpaint) else picture
         return Problem(operator, y, notes=notes)
     y = measure(operator, picture, options.sigma_v, options.seed, image)
-    return Problem(operator, y, picture, None if note else _head(path), notes)
+    return Problem(operator, y, picture, None if note else head_of(path), notes)
 
 
 def _fitted_mask(options: Restore, picture: torch.Tensor, size: int) -> torch.Tensor | None:
@@ -153,7 +153,7 @@ def _checked(path: Path, y: torch.Tensor, operator: Operator, size: int) -> torc
     return y if operator.observed is None else y.masked_fill(~operator.observed, 0)
 
 
-def _head(path: Path) -> Head | None:
+def head_of(path: Path) -> Head | None:
     """The built-in head that a picture says it shows."""
     from rsd.heads.command import from_json
 

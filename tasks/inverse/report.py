@@ -28,9 +28,14 @@ def coverage(images: torch.Tensor, problem: Problem, judge: HeadsClassifier | No
     if judge is None or problem.head is None:
         return {"coverage": None, "reason": "needs --clean, a prior over heads and a picture from `rsd heads`"}
     left_open = open_values(problem.head, problem.operator, images.shape[-1])
-    hidden = {a: len(values) for a, values in left_open.items() if len(values) > 1}
-    visible = {a: problem.head[a] for a, values in left_open.items() if len(values) == 1}
-    return {"coverage": metrics.coverage(judge.probabilities(images.float()), sorted(hidden), visible)}
+    return {"coverage": covered(images, left_open, judge)}
+
+
+def covered(images: torch.Tensor, left_open: dict[str, set[str]], judge: HeadsClassifier) -> dict[str, Any]:
+    """The coverage of images [N, 3, H, W], given what is left open (:func:`open_values`)."""
+    hidden = sorted(a for a, values in left_open.items() if len(values) > 1)
+    visible = {a: next(iter(values)) for a, values in left_open.items() if len(values) == 1}
+    return metrics.coverage(judge.probabilities(images.float()), hidden, visible)
 
 
 def compared(

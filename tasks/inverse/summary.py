@@ -66,9 +66,15 @@ def fid(
         return None, {"fid": why or "its network was not loaded"}
     answers, truths = [], []
     for job, folder in done.items():
-        images = particles(folder)
-        answers.append(scorers.fid(images))
-        truths.append(scorers.fid(fit_to(read_image(job.path), images.shape[-1], job.options.fit)[0]))
-    a, b = torch.cat(answers), torch.cat(truths)
+        answers.append(particles(folder))
+        truths.append(fit_to(read_image(job.path), answers[-1].shape[-1], job.options.fit)[0])
+    return distance(answers, truths, scorers), {}
+
+
+def distance(answers: list[torch.Tensor], truths: list[torch.Tensor], scorers: Scorers) -> dict[str, Any]:
+    """The Frechet and kernel distances between all answers and all truths, an entry an image, [N, 3, H, W] and
+    [1, 3, H, W] in [-1, 1], with what they are of."""
+    assert scorers.fid is not None
+    a, b = (torch.cat([scorers.fid(x) for x in images]) for images in (answers, truths))
     found = {"value": frechet(a, b), "kid": kernel_distance(a, b), "features": scorers.fid_name}
-    return {**found, "images": len(b), "particles": len(a)}, {}
+    return {**found, "images": len(b), "particles": len(a)}

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -20,41 +19,49 @@ from .compare import Pair
 from .methods import FIELD
 
 Row = dict[str, Any]
+SCORES = ("psnr", "ssim", "lpips", "residual")
 CALLS = ("unet_forward", "unet_backward", "decoder_forward", "decoder_backward", "encoder_forward")
 PARTS = ("mean", "best", "std")
-SHOWN: dict[str, tuple[str, Callable[[float], str]]] = {
-    "psnr_mean": ("PSNR", "{:.2f}".format),
-    "psnr_best": ("best", "{:.2f}".format),
-    "common_psnr_mean": ("PSNR at {size} px", "{:.2f}".format),
+COMMON: dict[str, tuple[str, Callable[[float], str]]] = {
+    "common_psnr_mean": ("PSNR", "{:.2f}".format),
     "common_psnr_best": ("best", "{:.2f}".format),
-    "ssim_mean": ("SSIM", "{:.3f}".format),
-    "lpips_mean": ("LPIPS", "{:.3f}".format),
+    "common_ssim_mean": ("SSIM", "{:.3f}".format),
     "fid": ("Frechet", "{:.3g}".format),
     "kid": ("KID", "{:.3g}".format),
-    "div": ("Div", "{:.4f}".format),
-    "coverage": ("coverage", "{:.2f}".format),
-    "agreement": ("agreement", "{:.2f}".format),
+    "common_div": ("Div", "{:.4f}".format),
+    "common_coverage": ("coverage", "{:.2f}".format),
+    "common_agreement": ("agreement", "{:.2f}".format),
+}
+"""The columns of compare.md for which all methods' pictures have one size: a figure's name in compare.csv, its heading,
+and how it is written."""
+SHOWN = {
+    **COMMON,
+    "lpips_mean": ("LPIPS", "{:.3f}".format),
     "residual_mean": ("residual/σ_v", "{:.2f}".format),
     "seconds": ("seconds", "{:.1f}".format),
     **{name: (name.replace("_", " ").replace("unet", "UNet"), "{:.0f}".format) for name in CALLS},
     "peak_bytes": ("peak MiB", lambda size: f"{size / 2**20:.0f}"),
 }
-"""The columns of compare.md: a figure's name in compare.csv, its heading, and how it is written."""
+"""And all its columns."""
 
 
 def flat(row: Row) -> Row:
     """A row of compare.json as a line of compare.csv."""
-    m = row["metrics"]
+    m, common, fid = row["metrics"], row["metrics"]["common"], row["fid"] or {}
     line = {name: row[name] for name in ("task", "method", "image", "prior", "steps", "particles", "folder")}
-    for name in ("psnr", "ssim", "lpips", "residual"):
-        line |= {f"{name}_{part}": (m.get(name) or {}).get(part) for part in PARTS}
-    line |= {"common_size": m["common"]["size"]}
-    line |= {f"common_{name}_{part}": m["common"][name][part] for name in ("psnr", "ssim") for part in PARTS}
+    line |= {f"{name}_{part}": (m.get(name) or {}).get(part) for name in SCORES for part in PARTS}
+    line |= {"common_size": common["size"]}
+    line |= {f"common_{name}_{part}": common[name][part] for name in ("psnr", "ssim") for part in PARTS}
+    line |= _spread(m) | {f"common_{name}": value for name, value in _spread(common).items()}
+    line |= {"fid": fid.get("value"), "kid": fid.get("kid"), "fid_features": fid.get("features")}
+    line |= {"seconds": row["seconds"], **{name: (row["network_calls"] or {}).get(name, 0) for name in CALLS}}
+    return {**line, "peak_bytes": row["peak_bytes"], "run_as": row["run_as"], "settings": row["settings"]}
+
+
+def _spread(m: Row) -> Row:
     cover = m.get("coverage") or {}
-    line |= {"div": m.get("div"), "div_features": m.get("div_features")}
-    line |= {"coverage": cover.get("mean"), "agreement": cover.get("agreement"), "seconds": row["seconds"]}
-    line |= {name: (row["network_calls"] or {}).get(name, 0) for name in CALLS}
-    return {**line, "peak_bytes": row["peak_bytes"]}
+    found = {name: m.get(name) for name in ("div", "div_features")}
+    return {**found, "coverage": cover.get("mean"), "agreement": cover.get("agreement")}
 
 
 def write(out: Path, rows: list[Row], pairs: Sequence[Pair], left_out: dict[str, str]) -> None:
@@ -73,15 +80,13 @@ def write(out: Path, rows: list[Row], pairs: Sequence[Pair], left_out: dict[str,
 def markdown(lines: list[Row], pairs: Sequence[Pair], left_out: dict[str, str]) -> str:
     """A table a task, a line a method: means over images. Columns that nobody has a figure for are left out."""
     parts = []
-    for task in dict.fromkeys(pair.task for pair in pairs):
-        table = []
-        for pair in (pair for pair in pairs if pair.task == task):
-            mine = [line for line in lines if (line["task"], line["method"]) == (task, pair.method)]
-            if mine:
-                means = {name: mean([line[name] for line in mine]) for name in SHOWN if name not in ("fid", "kid")}
-                table.append((pair, len(mine), {**means, **distances(pair)}))
-        if table:
-            parts.append(_one(task, table, lines[0]["common_size"]))
+    for task in dict.fromkeys(line["task"] for line in lines):
+        methods: dict[str, list[Row]] = {}
+        for line in (line for line in lines if line["task"] == task):
+            methods.setdefault(line["method"], []).append(line)
+        parts.append(_one(task, list(methods.values())))
+    if lines:
+        parts.append(_sizes(lines))
     if left_out:
         parts.append("Left out:\n\n" + "\n".join(f"- {name}: {why}" for name, why in left_out.items()))
     works = dict.fromkeys(work for pair in pairs for work in FIELD[pair.method].works)
@@ -89,23 +94,30 @@ def markdown(lines: list[Row], pairs: Sequence[Pair], left_out: dict[str, str]) 
     return "\n\n".join(parts) + "\n"
 
 
-def _one(task: str, table: list[tuple[Pair, int, Row]], size: int) -> str:
-    shown = [name for name in SHOWN if any(means[name] for _, _, means in table)]
-    headings = ["method", "prior", "steps", "N", "images", *(SHOWN[name][0].format(size=size) for name in shown)]
+def _one(task: str, methods: list[list[Row]]) -> str:
+    """A task's table; ``methods``: the lines of each."""
+    means = [{name: mean([line[name] for line in mine]) for name in SHOWN} for mine in methods]
+    shown = [name for name in SHOWN if any(row[name] is not None for row in means)]
+    headings = ["method", "prior", "steps", "N", "images", *(SHOWN[name][0] for name in shown), "settings"]
     lines = [f"## {task}", "", f"| {' | '.join(headings)} |", "|---" * len(headings) + "|"]
-    for pair, count, means in table:
-        o = pair.options
-        cells = [pair.method, o.prior, str(o.steps), str(o.particles), str(count)]
-        cells += ["" if means[name] is None else SHOWN[name][1](means[name]) for name in shown]
-        lines.append(f"| {' | '.join(cells)} |")
+    for mine, row in zip(methods, means, strict=True):
+        about = mine[0]
+        cells = [about["method"], about["prior"], str(about["steps"]), str(about["particles"]), str(len(mine))]
+        cells += ["" if row[name] is None else SHOWN[name][1](row[name]) for name in shown]
+        lines.append(f"| {' | '.join([*cells, about['settings'].removesuffix('.yaml')])} |")
+    others = {(mine[0]["run_as"], mine[0]["prior"]) for mine in methods if mine[0]["run_as"] != task}
+    lines += [f"\n{task} is {own} for {prior}, so that all measure as many pixels." for own, prior in sorted(others)]
     return "\n".join(lines)
 
 
-def distances(pair: Pair) -> dict[str, float | None]:
-    """The Frechet and kernel distances in a pair's summary.json, or None."""
-    file = pair.folder / "summary.json"
-    held = (json.loads(file.read_text(encoding="utf-8")) if file.exists() else {}).get("fid") or {}
-    return {"fid": held.get("value"), "kid": held.get("kid")}
+def _sizes(lines: list[Row]) -> str:
+    """What is of pictures of which size."""
+    names = [name for name in COMMON if any(line[name] is not None for line in lines)]
+    told = ", ".join(COMMON[name][0] for name in names if COMMON[name][0] != "best")
+    return (
+        f"{told}: of pictures at {lines[0]['common_size']} px, whatever the prior's size; all else, and the columns of "
+        "compare.csv without common_, at the prior's own. Where steps differ, each setting has a budget of its own."
+    )
 
 
 def grid(out: Path, rows: list[Row], most: int = 4) -> Any:

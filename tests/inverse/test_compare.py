@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import csv
 import json
-from importlib.resources import files
 
 import numpy as np
 import pytest
+import torch
+import torch.nn.functional as F
 from PIL import Image
 
 from rsd.citations import BIBTEX, short
 from rsd.cli import main
-from rsd.settings import layered
+from rsd.media import fit_to, read_image, read_measurement
+from rsd.metrics import frechet, kernel_distance
+from rsd.tasks.inverse import job
 from rsd.tasks.inverse.methods import FIELD
 from rsd.tasks.inverse.names import TASK
 
@@ -60,10 +63,11 @@ def test_a_comparison_leaves_what_the_contract_says(compare):
         assert row["metrics"]["common"]["size"] == 16 and row["metrics"]["div"] > 0
     same = [row["metrics"] for row in rows if row["method"] == "latent-dps"]  # 16 px is its own size
     assert all(abs(m["common"]["psnr"]["mean"] - m["psnr"]["mean"]) < 0.05 for m in same)
+    assert all(abs(m["common"]["div"] - m["div"]) < 0.05 and m["common"]["div_features"] == "pixels" for m in same)
     lines = list(csv.DictReader((out / "compare.csv").open()))
     assert len(lines) == 6 and float(lines[2]["psnr_mean"]) == pytest.approx(rows[2]["metrics"]["psnr"]["mean"])
     text = (out / "compare.md").read_text()
-    assert "## sr2" in text and "PSNR at 16 px" in text and "Chung et al. (2023)" in text
+    assert "## sr2" in text and "PSNR, SSIM, Div: of pictures at 16 px" in text and "Chung et al. (2023)" in text
     assert Image.open(out / "grid.png").width > 200
 
 
@@ -114,7 +118,7 @@ def test_a_method_that_does_not_fit_is_left_out_and_named(compare, capsys):
     [
         (["--methods", "dsp"], 'Unknown method "dsp". Did you mean "dps"?'),
         (["--tasks", "sr2:x"], 'The task "sr2:x" has no number after its colon'),
-        (["--tasks", "sr4,sr4"], "one is given twice"),
+        (["--tasks", "sr4:8,sr4"], "tasks sr4:8 sr4: one is given twice"),
         (["--images", "nowhere"], "nowhere is no folder of images"),
     ],
 )
@@ -123,20 +127,59 @@ def test_mistakes_are_told_at_once(flags, told, images, capsys):
     assert told in capsys.readouterr().err
 
 
-def test_the_committed_comparison_has_every_method_that_fits(images):
-    from rsd.tasks.inverse.compare import Compare, pairs
-    from rsd.tasks.inverse.job import check_method
+def test_methods_of_either_size_get_as_many_pixels_of_srk(compare):
+    go, out = compare
+    assert go("latent-dps,dps", "sr2:1") == 0
+    shapes = {}
+    for row in json.loads((out / "compare.json").read_text()):
+        y = read_measurement(out / row["folder"] / "measurement.safetensors")
+        shapes[row["method"]] = (row["task"], row["run_as"], row["prior"] == "heads-pixels", tuple(y.shape))
+    assert shapes == {
+        "latent-dps": ("sr2", "sr2", False, (1, 3, 8, 8)),
+        "dps": ("sr2", "sr4", True, (1, 3, 8, 8)),
+    }  # fmt: skip
+    assert "sr2 is sr4 for heads-pixels, so that all measure as many pixels" in (out / "compare.md").read_text()
+    assert go("latent-dps,dps", "sr16:1") == 0
+    assert (
+        "sr16 by dps: No srK of heads-pixels (32 px) leaves as many px as sr16 of" in (out / "compare.md").read_text()
+    )
 
-    file = files("rsd.configs") / "compare" / "heads.yaml"
-    flags = ["--config", str(file), "--images", str(images)]
-    options, _ = layered(Compare, flags, prog="x", positional="", folder="inverse", packaged=lambda _: (None, ()))
-    options.check()
-    found = pairs(options)
-    assert {pair.method for pair in found} == set(FIELD) - {"hybrid", "nonaug", "score-prior"}
-    assert len(found) == 6 * 14 and all(pair.options.particles == 4 for pair in found)
-    for pair in found:
-        if pair.options.prior == "heads" and pair.method != "psld":
-            check_method(pair.options, 64)
+
+def test_a_distance_asked_for_later_is_measured_and_is_of_the_rows_images(compare, monkeypatch):
+    go, out = compare
+    assert go("latent-dps,dps", "sr2") == 0
+    assert all(row["fid"] is None for row in json.loads((out / "compare.json").read_text()))
+    monkeypatch.setattr(job, "load_prior", lambda *a, **k: pytest.fail("the prior was loaded"))
+    assert go("latent-dps,dps", "sr2", "--metrics", "fid") == 0
+    rows = json.loads((out / "compare.json").read_text())
+    for method in ("latent-dps", "dps"):
+        mine = [row for row in rows if row["method"] == method]
+        answers = [read_image(path) for row in mine for path in sorted((out / row["folder"]).glob("particles/*.png"))]
+        a = torch.cat([F.interpolate(x, size=(16, 16), mode="area") for x in answers]).flatten(1)
+        size = answers[0].shape[-1]
+        truths = [fit_to(read_image(out.parent / "clean" / row["image"]), size, "crop")[0] for row in mine]
+        b = torch.cat([F.interpolate(x, size=(16, 16), mode="area") for x in truths]).flatten(1)
+        told = {"value": pytest.approx(frechet(a, b)), "kid": pytest.approx(kernel_distance(a, b))}
+        assert [row["fid"] for row in mine] == 2 * [{**told, "features": "pixels", "images": 2, "particles": 4}]
+    lines = list(csv.DictReader((out / "compare.csv").open()))
+    assert float(lines[0]["fid"]) == pytest.approx(rows[0]["fid"]["value"]) and lines[0]["fid_features"] == "pixels"
+    assert "| Frechet | KID |" in (out / "compare.md").read_text()
+    assert go("latent-dps,dps", "sr2:1", "--metrics", "fid") == 0  # of one image there is none
+    assert [row["fid"] for row in json.loads((out / "compare.json").read_text())] == [None, None]
+
+
+def test_a_run_that_would_be_another_s_is_named_and_not_run(compare, images, tiny_folder, tmp_path):
+    go, out = compare
+    assert go("rlsd,nonrepuls", "sr2:1") == 0
+    assert [row["method"] for row in json.loads((out / "compare.json").read_text())] == ["rlsd"]
+    assert "- sr2 by nonrepuls: nonrepuls is rlsd here: gamma is 0." in (out / "compare.md").read_text()
+    assert {p.name for p in (out / "cells").iterdir()} == {"sr2-rlsd"}
+    own = ["--task", "sr2", "--method", "nonrepuls", "--prior", str(tiny_folder("epsilon")), "--clean"]
+    fixed = ["--steps", "3", "--particles", "2", *DIV, "--out", str(tmp_path / "own")]
+    assert main(["restore", str(images / "0.png"), *own, *fixed]) == 0
+    folders = (out / "cells/sr2-rlsd/0.png", tmp_path / "own")
+    pictures = [[read_image(p) for p in sorted(folder.glob("particles/*.png"))] for folder in folders]
+    assert all(torch.equal(a, b) for a, b in zip(*pictures, strict=True)) and len(pictures[0]) == 2
 
 
 def test_methods_and_tasks_are_listed_with_their_citations(capsys):

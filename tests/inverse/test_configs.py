@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from rsd.settings import read_yaml
-from rsd.tasks.inverse.command import packaged, parse
+from rsd.tasks.inverse.command import packaged, parse, presets
 from rsd.tasks.inverse.methods import FIELD, TUNABLE
 
 CONFIGS = {path.stem: path for path in sorted(Path(str(files("rsd.configs") / "inverse")).glob("*.yaml"))}
@@ -71,8 +71,9 @@ def test_phase_retrieval_has_no_x(image: str):
 @pytest.mark.parametrize("stem", [stem for stem in CONFIGS if not stem.startswith("ablation")])
 def test_every_file_is_found_by_its_task(stem: str, image: str):
     settings = read_yaml(CONFIGS[stem])
-    preset = settings["steps"] if stem.endswith(f"_{settings['steps']}") else None
-    assert packaged(settings["task"], settings.get("method", "rlsd"), settings["prior"], preset) == f"{stem}.yaml"
+    of = settings["task"], settings.get("method", "rlsd"), settings["prior"]
+    preset = stem.endswith(f"_{settings['steps']}")
+    assert (presets(*of)[settings["steps"]] if preset else packaged(*of)) == f"{stem}.yaml"
 
 
 def test_presets(image: str):

@@ -1,0 +1,120 @@
+"""Which pairs `rsd compare` runs, with which settings, and at which size it judges them: nothing is restored."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from importlib.resources import files
+from pathlib import Path
+
+import pytest
+
+from rsd.cli import main
+from rsd.media import fit_to, read_image, write_png
+from rsd.settings import layered
+from rsd.tasks.inverse.command import parse
+from rsd.tasks.inverse.common import Common
+from rsd.tasks.inverse.compare import Compare, matched, pairs
+from rsd.tasks.inverse.left_out import sift, what_runs
+from rsd.tasks.inverse.methods import FIELD
+
+
+@pytest.fixture
+def images(tmp_path: Path) -> Path:
+    (tmp_path / "clean").mkdir()
+    (tmp_path / "clean" / "0.png").touch()
+    return tmp_path / "clean"
+
+
+@pytest.mark.parametrize(
+    ("task", "size", "reference", "own"),
+    [
+        ("sr4", 32, 64, "sr2"), ("sr4", 64, 64, "sr4"), ("sr8", 256, 512, "sr4"), ("sr2", 32, 64, None),
+        ("sr3", 32, 64, None), ("sr16", 64, 32, None), ("hdr", 32, 64, "hdr"),
+    ],
+)  # fmt: skip
+def test_matched_factors(task, size, reference, own):
+    assert matched(task, size, reference) == own
+
+
+@pytest.mark.parametrize(
+    ("one", "other", "flags", "same"),
+    [
+        ("rlsd", "nonrepuls", ["--gamma=0"], True),
+        ("rlsd", "nonrepuls", ["--gamma=2"], False),
+        ("rlsd", "nonrepuls", ["--gamma=2", "--particles=1"], True),
+        ("rlsd", "hybrid", ["--gamma=0"], True),
+        ("rlsd", "hybrid", ["--gamma=2"], False),
+        ("nonaug", "latent-red-diff", ["--gamma=0"], True),
+        ("nonaug", "rlsd", ["--gamma=0"], False),
+        ("svgd", "latent-red-diff", ["--gamma=0"], False),
+        ("latent-dps", "particle-guidance", ["--gamma=0"], False),
+    ],
+)
+def test_what_runs(one, other, flags, same, images):
+    kept = {"steps": 7, "lambda_": 0.1, "lr_z": 0.2, "hyper": ()}
+    found = []
+    for method in (one, other):
+        gamma = flags if "gamma" in FIELD[method].uses else flags[1:]
+        options = parse([str(images), "--task", "sr4", "--method", method, *gamma])[0]
+        found.append(what_runs(replace(options, **kept)))
+    assert (found[0] == found[1]) == same
+
+
+def test_a_method_without_settings_for_a_task_is_left_out_and_named(images, capsys):
+    found, left_out = pairs(Compare(methods=("rlsd", "nonaug"), tasks=("phase_retrieval",), images=images))
+    assert [(pair.method, pair.settings) for pair in found] == [("nonaug", "phase_retrieval_nonaug_heads.yaml")]
+    assert list(left_out) == ["phase_retrieval by rlsd"] and "No settings are packaged" in left_out.popitem()[1]
+    assert main(["compare", "--methods", "rlsd", "--tasks", "phase_retrieval", "--images", str(images)]) == 2
+    assert "phase_retrieval by rlsd: No settings are packaged" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("steps", "told"),
+    [
+        (50, {"rlsd": ("sr4_heads_50.yaml", "exact", 0.2), "latent-dps": ("latent_dps_heads.yaml", "adam", 0.14)}),
+        (60, {"rlsd": ("sr4_heads.yaml", "adam", 0.1), "latent-dps": ("latent_dps_heads.yaml", "adam", 0.14)}),
+    ],
+)
+def test_steps_take_the_preset_where_there_is_one(steps, told, images):
+    found, _ = pairs(Compare(methods=("rlsd", "latent-dps"), tasks=("sr4",), images=images, steps=steps))
+    got = {p.method: (p.settings, p.options.x_step, p.options.lambda_) for p in found}
+    assert got == told and {pair.options.steps for pair in found} == {steps}
+
+
+def test_heads_are_judged_at_one_size_by_the_same_attributes(heads_pixels, tmp_path):
+    assert main(["heads", "--out", str(tmp_path / "heads"), "--number", "1"]) == 0
+    methods, tasks = ("latent-dps", "dps"), ("inpaint_half_face", "sr4")
+    options = Compare(methods=methods, tasks=tasks, images=tmp_path / "heads", out=tmp_path / "out")
+    found, _ = pairs(options)
+    common = Common.of(options, found, {"heads": 64, "heads-pixels": 32})
+    truth, figures = read_image(found[0].jobs[0].path), {}
+    for pair in found:
+        answer = fit_to(truth, 64 if pair.method == "latent-dps" else 32, "crop")[0]
+        folder = pair.cell(pair.jobs[0])
+        folder.open({})
+        for k in range(2):
+            write_png(folder.path / "particles" / f"{k}.png", answer)
+        figures[pair.title] = common.figures(pair, pair.jobs[0])
+    for task in options.tasks:
+        a, b = (figures[f"{task} by {method}"] for method in options.methods)
+        assert set(a["coverage"]["distinct"]) == set(b["coverage"]["distinct"]) and a["div"] < 1e-6
+        assert (len(a["coverage"]["distinct"]) > 0) == (task == "inpaint_half_face")  # 16 x 16 px tell all
+        assert a["coverage"]["agreement"] > 0.8 and b["coverage"]["agreement"] > 0.8 and a["size"] == b["size"] == 32
+
+
+def test_the_committed_comparison_runs_all_that_differs_and_was_set(images, heads_pixels):
+    file = files("rsd.configs") / "compare" / "heads.yaml"
+    flags = ["--config", str(file), "--images", str(images)]
+    options, _ = layered(Compare, flags, prog="x", positional="", folder="inverse", packaged=lambda _: (None, ()))
+    options.check()
+    assert set(options.methods) == set(FIELD) - {"hybrid", "score-prior"} and options.metrics == ("fid",)
+    found, unset = pairs(options)
+    able, others = sift(found, {"heads": 64, "heads-pixels": 32})
+    assert set(unset) == {"phase_retrieval by rlsd", "phase_retrieval by nonrepuls"}
+    linear = {f"{t} by {m}" for t in ("hdr", "phase_retrieval") for m in ("psld", "pigdm", "fps-smc")}
+    plain = ("inpaint_random", "sr4", "deblur_motion", "hdr")  # gamma is 0
+    twins = {f"{task} by nonrepuls" for task in plain}
+    twins |= {f"{task} by latent-red-diff" for task in ("sr4", "deblur_motion", "hdr")}
+    assert set(others) == linear | twins
+    assert len(able) == 6 * 15 - 2 - len(linear | twins) and all(pair.options.particles == 4 for pair in able)
+    assert {p.options.task for p in able if p.task == "sr4" and p.options.prior == "heads-pixels"} == {"sr2"}
