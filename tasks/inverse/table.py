@@ -20,7 +20,9 @@ from .compare import Pair
 from .methods import FIELD
 
 Row = dict[str, Any]
-CALLS = ("unet_forward", "unet_backward", "decoder_forward", "decoder_backward", "encoder_forward")
+CALLS = (
+    "unet_forward", "unet_backward", "decoder_forward", "decoder_backward", "encoder_forward", "encoder_backward",
+)  # fmt: skip
 PARTS = ("mean", "best", "std")
 SHOWN: dict[str, tuple[str, Callable[[float], str]]] = {
     "psnr_mean": ("PSNR", "{:.2f}".format),

@@ -135,8 +135,11 @@ CALLS = {
     "red-diff": {"unet_forward": 8},
     # latent: with the decode that makes the answer
     "latent-dps": {"unet_forward": 8, "unet_backward": 8, "decoder_forward": 10, "decoder_backward": 8},
-    "psld": {"unet_forward": 8, "unet_backward": 8, "decoder_forward": 10, "decoder_backward": 8, "encoder_forward": 8},
-}
+    "psld": {
+        "unet_forward": 8, "unet_backward": 8, "decoder_forward": 10, "decoder_backward": 8, "encoder_forward": 8,
+        "encoder_backward": 8,
+    },
+}  # fmt: skip
 
 
 @pytest.mark.parametrize("method", CALLS)
