@@ -13,6 +13,7 @@ from dataclasses import dataclass
 
 import torch
 
+from .base import variance
 from .diffusion import CLEAN, Level, Move, Moved, level, norm
 
 
@@ -56,7 +57,8 @@ class DAPS:
         for n in noises:
             v = z.detach().requires_grad_()
             with torch.enable_grad():
-                energy = norm(move.given.misfit(move.given.prior.decode(v))).square() / (2 * self.tau**2)
+                misfit = norm(move.given.misfit(move.given.prior.decode(v)))
+                energy = misfit.square() / (2 * variance(move.given.y, self.tau))
                 energy = energy + (v - guess).square().flatten(1).sum(1) / (2 * r**2)
                 (gradient,) = torch.autograd.grad(energy.sum(), v)
             z = z - lr * gradient + math.sqrt(2 * lr) * n

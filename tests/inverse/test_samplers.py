@@ -10,7 +10,7 @@ from rsd.priors import load_prior
 from rsd.priors.mixture import GaussianMixture
 from rsd.tasks.inverse.begin import run_class
 from rsd.tasks.inverse.exact import Matrix, gaussian
-from rsd.tasks.inverse.linear import gram, solve
+from rsd.tasks.inverse.linear import gram, solve, solve_gram
 from rsd.tasks.inverse.methods import FIELD, check_fits, load_method
 from rsd.tasks.inverse.operators import make_operator, measure
 from rsd.tasks.inverse.solve import Settings
@@ -190,6 +190,18 @@ def test_conjugate_gradients_solve_the_system(task):
     b = f(x)
     found = solve(apply, b, tolerance=1e-10, iterations=500)
     torch.testing.assert_close(apply(found), b, atol=1e-8, rtol=1e-8)
+    torch.testing.assert_close(solve_gram(f, b, x, times=0.7, plus=0.1, tolerance=1e-10), found, atol=1e-7, rtol=1e-7)
+
+
+def test_where_the_gram_matrix_is_known_no_gradients_are_conjugated(monkeypatch):
+    monkeypatch.setattr("rsd.tasks.inverse.linear.solve", None)
+    prior = GaussianMixture(torch.zeros(1, 3), 1.0)
+    f = Matrix(torch.eye(3))
+    with pytest.raises(TypeError):
+        draw("pigdm", prior, f, torch.ones(1, 3), particles=1, steps=1)
+    f.gram_scale = 1.0
+    for method in ("pigdm", "fps-smc"):
+        assert draw(method, prior, f, torch.ones(1, 3), particles=1, steps=2)[0].isfinite().all()
 
 
 @pytest.mark.parametrize(
