@@ -77,12 +77,14 @@ def test_answers_have_the_moments_of_the_posterior(method):
     assert float((x.var(0) / deviation**2 - 1).abs().max()) < 0.22
 
 
-@pytest.mark.parametrize("method", HYPER)
+FEW = {"pigdm": (), "fps-smc": ("M=4",), "daps": ("langevin=5", "lr=0.005", "tau=0.3")}
+FEW["score-prior"] = ("batch=2", "ode=2", "layers=2", "hidden=8", "lr=0.1")
+
+
+@pytest.mark.parametrize("method", FEW)
 def test_a_complex_measurement_is_its_parts(method):
-    """The same answers as from the real operator, whose noise has half the variance; here also FPS-SMC resamples."""
+    """The same answers as from the real operator that makes the parts, times sqrt(2): their noise is then sigma_v."""
     f, y, *_ = problem(0.3)
-    parts, halved = torch.view_as_real(y).flatten(1), 0.3 / 2**0.5
-    hyper = {"pigdm": (), "fps-smc": ("M=4",), "daps": ("langevin=5", "lr=0.005")}[method]
-    both = [(*hyper, f"tau={tau}") if method == "daps" else hyper for tau in (0.3, halved)]
-    x = draw(method, f, y, 8, 0.3, both[0], steps=20)
-    torch.testing.assert_close(x, draw(method, Matrix(f.parts), parts, 8, halved, both[1], steps=20))
+    parts, g = torch.view_as_real(y).flatten(1) * 2**0.5, Matrix(f.parts * 2**0.5)
+    few, of_parts = (draw(method, *given, 8, 0.3, FEW[method], steps=10) for given in ((f, y), (g, parts)))
+    torch.testing.assert_close(few, of_parts)
