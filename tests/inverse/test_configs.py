@@ -75,6 +75,20 @@ def test_every_file_is_found_by_its_task(stem: str, image: str):
     assert packaged(settings["task"], settings.get("method", "rlsd"), settings["prior"], preset) == f"{stem}.yaml"
 
 
+@pytest.mark.parametrize(
+    ("task", "hyper"),
+    [
+        ("inpaint_half_face", ("omega=0.1", "gamma=0.01", "eta=0")),
+        ("inpaint_freeform", ("omega=0.1", "gamma=0.01", "eta=0")),
+        ("inpaint_random", ("omega=1", "gamma=0.1", "eta=0")),
+        ("sr4", ("omega=1", "gamma=0.1", "eta=0")),
+        ("deblur_motion", ("omega=1", "gamma=0.1", "eta=0")),
+    ],
+)
+def test_psld_has_its_program_s_settings_for_the_task(task: str, hyper: tuple[str, ...], image: str):
+    assert parse(["--task", task, "--method", "psld", "--prior", SD, image])[0].hyper == hyper
+
+
 def test_presets(image: str):
     for task in ("inpaint_half_face", "sr4"):
         for steps in (50, 100, 200, 1000):
