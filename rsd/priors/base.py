@@ -68,7 +68,7 @@ class Prior(Protocol):
     """Pixels on a side; 0 for a prior over points."""
     calls: Counter[str]
     """Network passes so far, one per image: unet_forward (guidance takes two), unet_backward, decoder_forward,
-    decoder_backward, encoder_forward."""
+    decoder_backward, encoder_forward, encoder_backward."""
 
     @property
     def device(self) -> torch.device: ...

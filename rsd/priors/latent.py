@@ -79,10 +79,10 @@ class LatentPrior:
         return as_epsilon(guess, z_t, t, self.prediction_type, self.schedule)
 
     def encode(self, x: torch.Tensor) -> torch.Tensor:
-        """Mode of the posterior, scaled: [B, 3, H, W] in [-1, 1] to [B, C, h, w]."""
+        """Mode of the posterior, scaled: [B, 3, H, W] in [-1, 1] to [B, C, h, w]; differentiable."""
         self.calls["encoder_forward"] += len(x)
-        z = self.vae.encode(x.to(self.dtype)).latent_dist.mode()
-        return (self.scaling_factor * z).to(x.dtype)
+        z = (self.scaling_factor * self.vae.encode(x.to(self.dtype)).latent_dist.mode()).to(x.dtype)
+        return count_backward(z, self.calls, "encoder_backward", len(x))
 
     def decode(self, z: torch.Tensor) -> torch.Tensor:
         """[B, C, h, w] to [B, 3, H, W], about [-1, 1], not clamped; differentiable with respect to z."""

@@ -75,6 +75,12 @@ def measure(operator: Operator, x: torch.Tensor, sigma_v: float, seed: int, imag
     return _only_observed(operator, y)
 
 
+def variance(y: torch.Tensor, sigma: float) -> float:
+    """That of the noise in each real number of y: sigma^2, and half of it in the real and the imaginary part of a
+    complex y, whose noise is circular."""
+    return sigma**2 / 2 if y.is_complex() else sigma**2
+
+
 def observed_count(operator: Operator, y: torch.Tensor) -> int:
     """m, how many entries of one measurement in y [B, ...] are observed."""
     if operator.observed is None:

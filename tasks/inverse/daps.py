@@ -4,6 +4,11 @@ At each level, from most noise to least: a few DDIM steps of the probability flo
 steps take that to a draw from  N(z_0; guess, r_t^2 I) exp(-|y - f(D(z_0))|^2 / (2 tau^2)),  r_t = sigma_t / alpha_t
 (Eq. 7, 9); fresh noise takes that to the next level, z_s = alpha_s z_0 + sigma_s n. Their beta_y is tau here, and the
 step size falls linearly to ``lr_end`` of what it was; it is never above r_t^2 / 2, where Langevin would be unstable.
+With a momentum mu the steps are those of the authors' later program, which calls them Hamiltonian Monte Carlo:
+
+    v <- mu v + sqrt(lr) grad log p(z) + sqrt(2 (1 - mu)) n,    z <- z + sqrt(lr) v
+
+In the long run they move as Langevin steps of size lr / (1 - mu), but are stable where steps of that size are not.
 """
 
 from __future__ import annotations
@@ -13,19 +18,25 @@ from dataclasses import dataclass
 
 import torch
 
+from .base import variance
 from .diffusion import CLEAN, Level, Move, Moved, level, norm
 
 
 @dataclass(frozen=True)
 class DAPS:
     """``ode``: DDIM steps to the guess; ``langevin``: steps of size ``lr``; ``tau``: standard deviation that the
-    measurement is taken to have."""
+    measurement is taken to have; ``momentum``: mu, 0 (Langevin) to below 1. Raises ValueError for another."""
 
     ode: int = 5
     langevin: int = 100
     lr: float = 5e-5
     lr_end: float = 0.01
     tau: float = 0.01
+    momentum: float = 0.0
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.momentum < 1:
+            raise ValueError(f"momentum of DAPS is {self.momentum}; give 0 or more, and less than 1.")
 
     def step(self, move: Move) -> Moved:
         """Guess, Langevin, noise."""
@@ -52,12 +63,14 @@ class DAPS:
         r = move.now.sigma / move.now.alpha
         lr = min(self.lr * (1 + (self.lr_end - 1) * move.step / move.steps), r**2 / 2)
         noises = move.noise("langevin", (self.langevin, *guess.shape[1:])).unbind(1)
-        z = guess
+        z, v = guess, move.noise("velocity")
         for n in noises:
-            v = z.detach().requires_grad_()
+            z = z.detach().requires_grad_()
             with torch.enable_grad():
-                energy = norm(move.given.misfit(move.given.prior.decode(v))).square() / (2 * self.tau**2)
-                energy = energy + (v - guess).square().flatten(1).sum(1) / (2 * r**2)
-                (gradient,) = torch.autograd.grad(energy.sum(), v)
-            z = z - lr * gradient + math.sqrt(2 * lr) * n
+                misfit = norm(move.given.misfit(move.given.prior.decode(z)))
+                energy = misfit.square() / (2 * variance(move.given.y, self.tau))
+                energy = energy + (z - guess).square().flatten(1).sum(1) / (2 * r**2)
+                (gradient,) = torch.autograd.grad(energy.sum(), z)
+            v = self.momentum * v - math.sqrt(lr) * gradient + math.sqrt(2 * (1 - self.momentum)) * n
+            z = z + math.sqrt(lr) * v
         return z.detach()

@@ -4,9 +4,10 @@ In u = z_t / alpha_t and s = sigma_t / alpha_t the flow is  du/ds = eps_theta,  
 
     log p(u_0) = log N(alpha_T u_T; 0, I) + d log alpha_T + integral of div eps_theta ds,   div by Hutchinson: v^T J v
 
-with v = +-1 (Skilling-Hutchinson; its mean is the divergence). Heun's steps. u_0 is at the first timestep, whose noise
-is part of the density. The gradient is that of the discrete steps, taken backwards one by one, so that memory does not
-grow with their number.
+with v = +-1 (Skilling-Hutchinson; its mean is the divergence). Heun's steps, even in log s: the flow turns where s is
+the data's spread along a direction, and images have directions from 0.01 to 1. u_0 is at the first timestep, whose
+noise is part of the density. The gradient is that of the discrete steps, taken backwards one by one, so that memory
+does not grow with their number.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ import torch
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from rsd.priors.base import Condition, Prior
+from rsd.schedule import Schedule
 
 from .diffusion import Level, level
 
@@ -29,10 +31,10 @@ def log_density(
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """log p_theta(x) [B] of x [B, *latent_shape], and its gradient in x; ``v``: entries +-1 of x's shape.
 
-    ``steps``: of the solver, each two (gradients: two more) passes of the network and through it.
+    ``steps``: of the solver, each two (gradients: two more) passes of the network and through it; fewer where several
+    fall on one timestep.
     """
-    last = prior.schedule.descending(1)[0]
-    grid = [level(prior.schedule, round(last * k / steps)) for k in range(steps + 1)]
+    grid = [level(prior.schedule, t) for t in timesteps(prior.schedule, steps)]
 
     def heun(now: Level, then: Level) -> Step:
         ds = then.sigma / then.alpha - now.sigma / now.alpha
@@ -60,6 +62,14 @@ def log_density(
             after, change = step(u)
             (gradient,) = torch.autograd.grad([after, change], u, [gradient, torch.ones_like(change)])
     return total, gradient
+
+
+def timesteps(schedule: Schedule, steps: int) -> list[int]:
+    """From 0 to the last, nearest to ``steps`` + 1 numbers even in log sigma_t / alpha_t, each once."""
+    abar = schedule.alphas_cumprod[: schedule.descending(1)[0] + 1]
+    log_s = ((1 - abar) / abar).log() / 2
+    even = torch.linspace(float(log_s[0]), float(log_s[-1]), steps + 1, dtype=log_s.dtype)
+    return sorted(set((log_s - even[:, None]).abs().argmin(1).tolist()))
 
 
 def _field(

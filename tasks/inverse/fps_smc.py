@@ -17,9 +17,9 @@ from dataclasses import dataclass
 
 import torch
 
-from .base import Operator
+from .base import Operator, variance
 from .diffusion import Move, Moved, fresh_noise
-from .linear import dot, gram, observed, solve
+from .linear import dot, observed, solve_gram
 
 
 @dataclass(frozen=True)
@@ -71,8 +71,8 @@ class FPS:
         """The means m [n M, ...] of particles drawn with weights p(y_s | x_t), in each answer."""
         operator, n = move.given.operator, len(move.z)
         misfit = observed(operator, y - operator(m))
-        weighed = solve(gram(operator, m, times=deviation**2, plus=spread**2), misfit)
-        log_w = -0.5 * (2 if misfit.is_complex() else 1) * dot(misfit, weighed).view(n, self.M)
+        weighed = solve_gram(operator, misfit, m, times=deviation**2, plus=variance(y, spread))
+        log_w = -0.5 * dot(misfit, weighed).view(n, self.M)
         edges = log_w.softmax(1).cumsum(1)
         points = (move.noise("resampling", (self.M,)) / math.sqrt(2)).erf() / 2 + 0.5  # uniform
         chosen = torch.searchsorted(edges.contiguous(), points).clamp(max=self.M - 1)
@@ -85,9 +85,9 @@ def product(
     noises: tuple[torch.Tensor, torch.Tensor],
 ) -> torch.Tensor:  # fmt: skip
     """A draw from N(x; m, deviation^2 I) N(y; A x, spread^2 I) for each row: prior draw x', measurement draw y', and
-    x' + deviation^2 A^T (deviation^2 A A^T + spread^2 I)^-1 (y - y' - A x')  (Matheron's rule). ``noises``: standard
-    normal numbers of m's and y's shapes."""
+    x' + deviation^2 A^T (deviation^2 A A^T + spread^2 I)^-1 (y - y' - A x')  (Matheron's rule; spread^2 / 2 where y is
+    complex). ``noises``: standard normal numbers of m's and y's shapes, circular where y is complex."""
     x = m + deviation * noises[0]
     misfit = observed(operator, y - spread * noises[1] - operator(x))
-    weighed = solve(gram(operator, m, times=deviation**2, plus=spread**2), misfit)
+    weighed = solve_gram(operator, misfit, m, times=deviation**2, plus=variance(y, spread))
     return x + deviation**2 * operator.adjoint(weighed, m)

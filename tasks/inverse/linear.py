@@ -1,4 +1,8 @@
-"""Linear systems of a linear operator A, solved matrix-free and for each particle on its own."""
+"""Linear systems of a linear operator A, solved matrix-free and for each particle on its own.
+
+x is real. Where y is complex, A stands for the real operator to the real and imaginary parts of y, so that A^T u is
+Re(A^H u), and what is added to A A^T is of each part.
+"""
 
 from __future__ import annotations
 
@@ -19,6 +23,17 @@ def gram(operator: Operator, like: torch.Tensor, *, times: float, plus: float) -
 def observed(operator: Operator, y: torch.Tensor) -> torch.Tensor:
     """y with the entries that are not observed zero."""
     return y if operator.observed is None else y.masked_fill(~operator.observed, 0)
+
+
+@torch.no_grad()
+def solve_gram(
+    operator: Operator, b: torch.Tensor, like: torch.Tensor, *, times: float, plus: float, tolerance: float = 1e-5
+) -> torch.Tensor:
+    """u with times A A^T u + plus u = b, for b [n, ...] of y's shape, zero where nothing is observed: a division where
+    A A^T is known to be a multiple of the identity (masks, block averages), else conjugate gradients."""
+    if operator.gram_scale is not None:
+        return b / (times * operator.gram_scale + plus)
+    return solve(gram(operator, like, times=times, plus=plus), b, tolerance=tolerance)
 
 
 @torch.no_grad()
@@ -48,16 +63,11 @@ def solve(apply: Apply, b: torch.Tensor, *, iterations: int = 100, tolerance: fl
 def nearest(operator: Operator, y: torch.Tensor, d: torch.Tensor, rho: float, tolerance: float = 1e-6) -> torch.Tensor:
     """argmin_x 1/2 mean((y - A x)^2) + rho 1/2 mean((x - d)^2), the first mean over observed entries; x [n, 3, H, W].
 
-    x = d + A^T u,  (A A^T + tau) u = y - A d,  tau = rho entries of y / entries of x: a division where A A^T is known
-    to be a multiple of the identity (masks, block averages), else conjugate gradients.
+    x = d + A^T u,  (A A^T + tau) u = y - A d,  tau = rho entries of y / entries of x.
     """
     tau = rho * observed_count(operator, y) / d[0].numel()
     gap = observed(operator, y - operator(d))
-    if operator.gram_scale is not None:
-        u = gap / (operator.gram_scale + tau)
-    else:
-        u = solve(gram(operator, d, times=1.0, plus=tau), gap, tolerance=tolerance)
-    return d + operator.adjoint(u, d)
+    return d + operator.adjoint(solve_gram(operator, gap, d, times=1.0, plus=tau, tolerance=tolerance), d)
 
 
 def check_exact(operator: Operator) -> None:

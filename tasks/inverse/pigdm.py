@@ -15,8 +15,9 @@ from dataclasses import dataclass
 
 import torch
 
+from .base import variance
 from .diffusion import Move, Moved
-from .linear import gram, solve
+from .linear import solve_gram
 
 
 @dataclass(frozen=True)
@@ -35,8 +36,8 @@ class PiGDM:
             clean = move.clean(z, eps)
             x = prior.decode(clean)
             guess = x.detach()
-            covariance = gram(operator, guess, times=now.sigma**2, plus=move.given.noise_level**2)
-            pull = operator.adjoint(solve(covariance, move.given.misfit(guess)), guess)
+            misfit, plus = move.given.misfit(guess), variance(move.given.y, move.given.noise_level)
+            pull = operator.adjoint(solve_gram(operator, misfit, guess, times=now.sigma**2, plus=plus), guess)
             (g,) = torch.autograd.grad(x, z, pull)
         clean, eps = clean.detach(), eps.detach()
         if self.adaptive:

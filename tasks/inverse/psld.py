@@ -3,7 +3,9 @@
     z_s = DDIM step from z_t  -  omega grad |y - A D(z_0)|  -  gamma grad |z_0 - E(A^T y + (I - A^T A) D(z_0))|
 
 with gradients in z_t: the second, "gluing", term wants latents that the autoencoder gives back where the decoded image
-is glued to the measurement. The norms are not squared, as in the published program. omega is the paper's eta.
+is glued to the measurement. Where A A^T = c, as with block averages, A^T / c stands for A^T, since only so is the
+picture glued; the published program enlarges pictures there, which is that. The norms are not squared, as in the
+program. omega is the paper's eta.
 """
 
 from __future__ import annotations
@@ -12,6 +14,7 @@ from dataclasses import dataclass
 
 import torch
 
+from .base import Operator
 from .diffusion import Move, Moved, norm
 
 
@@ -33,8 +36,12 @@ class PSLD:
             x = prior.decode(clean)
             misfit = move.given.misfit(x)
             distance = norm(misfit)
-            glued = x + operator.adjoint(misfit, x)
-            gluing = norm(clean - prior.encode(glued))
+            gluing = norm(clean - prior.encode(glued(operator, x, misfit)))
             (gradient,) = torch.autograd.grad((self.omega * distance + self.gamma * gluing).sum(), z)
         clean, eps = clean.detach(), eps.detach()
         return Moved(move.ddim(clean, eps, self.eta) - gradient, clean, x.detach())
+
+
+def glued(operator: Operator, x: torch.Tensor, misfit: torch.Tensor) -> torch.Tensor:
+    """x + A^T (y - A x) [n, 3, H, W], A^T divided by c where A A^T = c is known; ``misfit``: y - A x [n, ...]."""
+    return x + operator.adjoint(misfit, x) / (operator.gram_scale or 1.0)

@@ -18,7 +18,7 @@ from rsd.engine import Record
 from rsd.priors.base import Prior
 from rsd.randomness import generator, noise
 
-from .base import data_residual
+from .base import data_residual, variance
 from .diffusion import LEAST_SIGMA_V
 from .flow_ode import log_density
 from .methods import load_method
@@ -99,16 +99,16 @@ class Fitting(Run):
                 for purpose in ("flow draws", "hutchinson")
             )
             x, log_q = q.draw(n.to(q.noise))
-            deviation = least ** min(1.0, 2 * step / s.steps)
+            annealed = variance(self.y, least ** min(1.0, 2 * step / s.steps))
             misfit = data_residual(self.operator, x, self.y)[0].abs().square().flatten(1).sum(1)
             log_p, pull = self._prior(x.detach(), v.to(x).view_as(x).sign())
-            loss = log_q + misfit / (2 * deviation**2) - (pull * x).flatten(1).sum(1)
+            loss = log_q + misfit / (2 * annealed) - (pull * x).flatten(1).sum(1)
             q.optimiser.zero_grad()
             loss.mean().backward()
             torch.nn.utils.clip_grad_norm_(q.flow.parameters(), 100.0 * x[0].numel())
             q.optimiser.step()
             with torch.no_grad():
-                kl = float((log_q - log_p + misfit / (2 * least**2)).mean())
+                kl = float((log_q - log_p + misfit / (2 * variance(self.y, least))).mean())
             yield Record(
                 step=step, t=0, losses={"misfit": float(misfit.detach().mean().sqrt()), "kl": kl},
                 residual=float(pull.square().mean().sqrt()), repulsion=0.0, ratio=0.0, bandwidth=None, distance=None,

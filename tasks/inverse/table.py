@@ -20,7 +20,9 @@ from .methods import FIELD
 
 Row = dict[str, Any]
 SCORES = ("psnr", "ssim", "lpips", "residual")
-CALLS = ("unet_forward", "unet_backward", "decoder_forward", "decoder_backward", "encoder_forward")
+CALLS = (
+    "unet_forward", "unet_backward", "decoder_forward", "decoder_backward", "encoder_forward", "encoder_backward",
+)  # fmt: skip
 PARTS = ("mean", "best", "std")
 COMMON: dict[str, tuple[str, Callable[[float], str]]] = {
     "common_psnr_mean": ("PSNR", "{:.2f}".format),

