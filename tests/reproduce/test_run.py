@@ -30,7 +30,7 @@ RESTORED = Entry(
         Claim("better than nothing", "psnr_small", (-50.0, "one")), Claim("never", "psnr", ("one", -50.0)),
         Claim("not here", "psnr", ("none", "one")), Claim("nor here", "psnr", ("broken", "one")),
     ),
-    figures=("psnr_small", "psnr", "psnr_best", "sharpness", "div"), plot=("div", "psnr"),
+    figures=("psnr_small", "psnr", "psnr_best", "sharpness", "div"), plots=(("div", "psnr"),),
 )  # fmt: skip
 DRAWN = Entry(
     "drawn", "Fig. 0", "Drawn.", (Row("ancestral", "--method ancestral -n 2"),),
