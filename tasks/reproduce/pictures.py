@@ -23,8 +23,8 @@ from .measure import Measured  # noqa: E402
 from .rows import Plan  # noqa: E402
 from .told import settings  # noqa: E402
 
-PICTURES, FRAMES, TURNTABLES = 2, 8, 2
-"""How many pictures (prompts, scenes) a row shows, and moments of a film."""
+PICTURES, FRAMES, FILMED, TURNTABLES = 2, 8, 2, 2
+"""How many pictures or prompts a row shows, moments and particles of a film, and scenes that turn."""
 LARGEST, GLANCE = 256, 400
 """Pixels on a side that a picture in a report has at most, and those of a strip or plot in the report of all."""
 
@@ -59,8 +59,8 @@ def card(plan: Plan, folder: Path) -> Card:
         answer = small(Image.open(first / "particles" / "00.png"))
         made.slider = uri(before(first, answer.size)), uri(answer)
     if (first / "spread.png").exists():
-        made.spread = uri(Image.open(first / "spread.png"))
-    made.film = uri(film(first / "evolution.gif"), quality=70)
+        made.spread = uri(Image.open(first / "spread.png"), 320, quality=75)
+    made.film = uri(film(first / "evolution.gif"), quality=60)
     made.turntables = [animated(path) for path in sorted(first.glob("scenes/*/turntable.gif"))[:TURNTABLES]]
     return made
 
@@ -115,11 +115,11 @@ def sheet(pictures: list[Image.Image], columns: int, gap: int = 2) -> Image.Imag
 
 
 def film(path: Path) -> Image.Image:
-    """Moments of an evolution.gif from left to right, a row a particle."""
+    """Moments of an evolution.gif from left to right, a row a particle: the first ones, since noise takes much room."""
     frames = [frame.convert("RGB") for frame in ImageSequence.Iterator(Image.open(path))]
     chosen = [frames[round(k * (len(frames) - 1) / (FRAMES - 1))] for k in range(FRAMES)]
     side = chosen[0].height - 2 * media.MARGIN
-    lefts = range(media.MARGIN, chosen[0].width - side, side + media.MARGIN)
+    lefts = range(media.MARGIN, chosen[0].width - side, side + media.MARGIN)[:FILMED]
     boxes = [(left, media.MARGIN, left + side, media.MARGIN + side) for left in lefts]
     return sheet(
         [frame.crop(box).resize((64, 64), Image.Resampling.LANCZOS) for box in boxes for frame in chosen], FRAMES

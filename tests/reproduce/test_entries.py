@@ -8,6 +8,7 @@ import re
 import pytest
 
 from rsd.cli import main
+from rsd.tasks.reproduce import entries
 from rsd.tasks.reproduce.entries import ENTRIES, find
 from rsd.tasks.reproduce.entry import SCALES, Claim
 from rsd.tasks.reproduce.measure import NAMES
@@ -58,6 +59,17 @@ def test_list_as_json(capsys):
     listed = json.loads(capsys.readouterr().out)
     assert [one["name"] for one in listed] == [entry.name for entry in ENTRIES]
     assert all(one["paper"] and one["claim"] and one["expected"] and one["rows"] for one in listed)
+
+
+def test_the_list_tells_the_scale_and_what_was_measured(capsys, tmp_path, monkeypatch):
+    claims = [{"claim": "a", "held": True, "clear": False, "measured": {}}]
+    file = tmp_path / "measured.json"
+    file.write_text(json.dumps({"scale": "builtin", "experiments": [{"name": "table2", "claims": claims}]}))
+    monkeypatch.setattr(entries, "MEASURED", file)
+    here, there = entries.listed("builtin"), entries.listed("paper")
+    assert here[0]["command"] == "rsd reproduce table2" and here[0]["measured"] == claims
+    assert there[0]["command"] == "rsd reproduce table2 --scale paper" and there[0]["measured"] == []
+    assert here[1]["measured"] == []
 
 
 def test_list_for_people(capsys):
