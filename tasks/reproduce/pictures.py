@@ -67,8 +67,9 @@ def card(plan: Plan, folder: Path) -> Card:
 
 def glance(plan: Plan, folder: Path) -> str:
     """One strip of a finished run, small, as a data URI."""
-    picture = Image.open(folder / "scatter.png") if plan.command == "toy" else strip(runs_in(folder)[0])
-    return uri(picture, GLANCE, quality=75)
+    if plan.command == "toy":
+        return uri(Image.open(folder / "scatter.png"), GLANCE // 2, quality=75)
+    return uri(strip(runs_in(folder)[0]), GLANCE, quality=75)
 
 
 def runs_in(folder: Path) -> list[Path]:

@@ -17,6 +17,7 @@ from rsd.media import read_image
 from rsd.tasks.reproduce import run as module
 from rsd.tasks.reproduce.entry import Claim, Entry, Row
 from rsd.tasks.reproduce.options import Reproduce
+from rsd.tasks.reproduce.report import of_entry
 from rsd.tasks.reproduce.rows import Plan
 from rsd.tasks.reproduce.run import finished, reproduce, summarise
 
@@ -89,7 +90,7 @@ def test_figures_are_those_of_the_pictures(restored):
 
 
 def test_a_report_is_one_file(restored):
-    _, out = restored
+    outcome, out = restored
     page = (out / "report.html").read_text(encoding="utf-8")
     assert "Less &lt;is&gt; more." in page and "✓ held" in page and "✗ did not hold" in page and "not measured" in page
     sources = re.findall(r'(?:src|href)="([^"]*)"', page)
@@ -97,6 +98,8 @@ def test_a_report_is_one_file(restored):
     assert all(source.startswith("data:image/webp;base64,") for source in sources)
     assert "url(" not in page and "@import" not in page and "<script" not in page
     assert "rsd restore" in page and "torch 2" in page and "seed 0" in page
+    noisy = of_entry(replace(outcome, claims=[{**outcome.claims[0], "clear": False}, *outcome.claims[1:]]))
+    assert (page.count(">within noise<"), noisy.count(">within noise<")) == (0, 1)
     assert "N = 2, L = 2, lambda 0.2, rho 0.075, lr_x 0.2, lr_z 0.4" in page
     assert f"rsd heads --out {out / 'data' / 'faces'} --number 2 --view frontal" in page
 
