@@ -88,7 +88,7 @@ def run_shard(entries: Sequence[Entry], options: Reproduce, out: Path) -> int:
     every = {one.key: one for entry in entries for one in planned(entry, options, out)}
     k, n = shard(options.shard)
     for one in every.values():
-        if one.lacks and k == 0:
+        if one.lacks:
             print(f"skipped: {one.label} {one.lacks}", flush=True)
     plans = [one for one in every.values() if one.lacks is None]
     mine = plans[k::n]

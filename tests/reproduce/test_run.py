@@ -245,6 +245,15 @@ def test_shards_share_the_runs(tmp_path, monkeypatch, capsys):
     assert main([*base, "--shard", "2/2"]) == 2
 
 
+def test_a_shard_tells_what_it_leaves_out(tmp_path, capsys):
+    toys = Entry("toys", "Fig. 0", "Toys.", (Row("a", "--gammas 0"),), (), "toy", "", ())
+    lost = Entry("lost", "Fig. 0", "Lost.", (Row("none", f"{HALF} nonsense"),), ())
+    options = Reproduce(name="all", steps=2, shard="0/1")
+    assert module.run_shard((toys, lost), options, tmp_path) == 0
+    told = capsys.readouterr().out
+    assert "skipped: none needs the method nonsense" in told and "shard 0/1: 1 of 1 runs done, 0 failed" in told
+
+
 LOOK = """<script>onload = () => {
   const broken = [...document.images].filter(image => !image.naturalWidth).length;
   const fetched = performance.getEntriesByType("resource").filter(e => !e.name.startsWith("data:")).length;
