@@ -110,24 +110,27 @@ class RunFolder:
         """Whether the run has finished."""
         return (self.path / METRICS).exists()
 
-    def check(self, config: dict[str, Any]) -> None:
-        """Raise ValueError if the folder holds a run with other settings than ``config``."""
+    def check(self, config: dict[str, Any], *, later: Collection[str] = ()) -> None:
+        """Raise ValueError if the folder holds a run with other settings than ``config``. ``later``: those that may
+        have been None."""
         file = self.path / CONFIG
         if not file.exists():
             return
         before = _settings(file)
         config = yaml.safe_load(yaml.safe_dump(config))  # tuples become lists, as they did in the file
-        other = sorted(k for k in {*before, *config} if before.get(k) != config.get(k))
+        open_still = {k for k in later if before.get(k) is None}
+        other = sorted(k for k in {*before, *config} - open_still if before.get(k) != config.get(k))
         if other:
             told = ", ".join(f"{k} {before.get(k)!r} is now {config.get(k)!r}" for k in other)
             raise ValueError(f"Cannot resume {self.path} with other settings: {told}; choose another --out.")
 
-    def open(self, config: dict[str, Any]) -> None:
-        """Create the folder with its config.yaml. Raises ValueError if a run with other settings is to be resumed
-        (:meth:`check`), PermissionError if the folder cannot be made."""
-        self.check(config)
+    def open(self, config: dict[str, Any], *, later: Collection[str] = ()) -> None:
+        """Create the folder with its config.yaml, or add to that what was None and is among ``later``. Raises
+        ValueError if a run with other settings is to be resumed (:meth:`check`), PermissionError if the folder cannot
+        be made."""
+        self.check(config, later=later)
         file = self.path / CONFIG
-        if file.exists():
+        if file.exists() and not later:
             return
         try:
             write_bytes(file, yaml.safe_dump(config, sort_keys=False, allow_unicode=True).encode())

@@ -23,6 +23,15 @@ def opened(path: Path, **changes) -> RunFolder:
     return folder
 
 
+def test_what_was_none_may_be_given_later(tmp_path):
+    settings = {"data": None, "steps": 2}
+    RunFolder(tmp_path / "run").open(settings)
+    RunFolder(tmp_path / "run", resume=True).open({"data": "here", "steps": 2}, later=("data",))
+    for other in ({"data": "there", "steps": 2}, {"data": None, "steps": 2}, {"data": "here", "steps": 3}):
+        with pytest.raises(ValueError, match="Cannot resume"):
+            RunFolder(tmp_path / "run", resume=True).open(other, later=("data",))
+
+
 def test_slug_keeps_safe_names():
     for name in ("photo", "photo.png", "a-b.c", "7"):
         assert slug(name) == name

@@ -6,6 +6,7 @@ import contextlib
 import io
 import json
 import os
+import shlex
 import shutil
 from importlib.resources import as_file, files
 from pathlib import Path
@@ -76,6 +77,17 @@ def prepare(kind: str, options: Reproduce, folder: Path) -> Path:
     if kind == "captions":
         return _prompts(folder / "captions.txt", read_prompts(given)[:count])
     return manifest(given, folder / f"{kind}.jsonl", count)
+
+
+def made(kind: str, options: Reproduce, where: Path) -> str:
+    """How a reader makes the data that :func:`prepare` wrote to ``where``: commands, or a comment for a manifest."""
+    name = shlex.quote(str(where))
+    if where.suffix == ".txt":
+        return f"cat > {name} <<'EOF'\n{where.read_text(encoding='utf-8')}EOF"
+    count = number(kind, options)
+    if where.suffix == ".jsonl":
+        return f"# {where}: the first {count} pictures below {getattr(options, FLAGS[kind])}, by their paths"
+    return f"rsd heads --out {name} --number {count} --view {VIEWS[kind]}"
 
 
 def heads(folder: Path, count: int, view: str) -> Path:

@@ -67,8 +67,13 @@ class Ahead:
             return f"  {self.plan.label}: no model, seconds"
         return (
             f"  {self.plan.label}: {self.runs} x {self.particles} particles x {self.steps} steps, "
-            f"{self.memory / GIB:.1f} GiB, {self.flops / rate / 3600:.3g} {unit}"
+            f"{size(self.memory)}, {self.flops / rate / 3600:.3g} {unit}"
         )
+
+
+def size(memory: float) -> str:
+    """Bytes in GiB, below a tenth of one in MiB."""
+    return f"{memory / GIB:.1f} GiB" if memory >= 0.1 * GIB else f"{memory / 2**20:.0f} MiB"
 
 
 def run(options: Reproduce) -> int:
@@ -138,8 +143,8 @@ def of_restoration(one: Plan, o: Restore, count: int) -> Ahead:
         flops += share * force(one.prior, o.dtype, features_name(o))
     features, through = features_name(o) if repels else None, tuple(FIELD[o.method].through)
     memory = models.memory_of(one.prior, o.dtype, features, False, through)
-    size = memory.of(o.particles, o.particles, keep=True) + models.weights_of(prior)
-    return Ahead(one, count, o.particles, o.steps, size, count * o.particles * o.steps * flops)
+    taken = memory.of(o.particles, o.particles, keep=True) + models.weights_of(prior)
+    return Ahead(one, count, o.particles, o.steps, taken, count * o.particles * o.steps * flops)
 
 
 def of_pictures(one: Plan, o: TextToImage, count: int) -> Ahead:
@@ -154,8 +159,8 @@ def of_pictures(one: Plan, o: TextToImage, count: int) -> Ahead:
         flops += (o.window[1] - o.window[0]) * force(one.prior, o.dtype, o.features_name)
     through = ("epsilon",) if adapted else ()
     memory = models.memory_of(one.prior, o.dtype, o.features_name if o.interacts else None, guided, through)
-    size = memory.of(o.particles, o.particles, keep=True) + models.weights_of(models.prior_of(one.prior, o.dtype))
-    return Ahead(one, count, o.particles, o.steps, size, count * o.particles * o.steps * flops)
+    taken = memory.of(o.particles, o.particles, keep=True) + models.weights_of(models.prior_of(one.prior, o.dtype))
+    return Ahead(one, count, o.particles, o.steps, taken, count * o.particles * o.steps * flops)
 
 
 def of_scenes(one: Plan, o: TextTo3D, count: int) -> Ahead:
@@ -165,8 +170,8 @@ def of_scenes(one: Plan, o: TextTo3D, count: int) -> Ahead:
     if o.interacts:
         flops += models.features_flops(o.features_name, one.prior, o.dtype)
     memory = models.memory_of(one.prior, o.dtype, o.features_name if o.interacts else None, True)
-    size = memory.of(pictures, pictures, keep=True) + models.weights_of(models.prior_of(one.prior, o.dtype))
-    return Ahead(one, count, pictures, o.steps, size, count * pictures * o.steps * flops)
+    taken = memory.of(pictures, pictures, keep=True) + models.weights_of(models.prior_of(one.prior, o.dtype))
+    return Ahead(one, count, pictures, o.steps, taken, count * pictures * o.steps * flops)
 
 
 def passes(prior: str, dtype: str, calls: dict[str, Any]) -> float:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+from pathlib import Path
 from typing import Any
 
 from rsd.settings import known
@@ -11,6 +13,8 @@ from .figures import FIGURES
 from .tables import TABLES
 
 ENTRIES = (*TABLES, *FIGURES)
+MEASURED = Path(__file__).with_name("measured.json")
+"""summary.json of the run at the built-in scale that the documentation shows, if the package has one."""
 
 
 def find(name: str) -> Entry:
@@ -22,16 +26,27 @@ def find(name: str) -> Entry:
 
 
 def listed(scale: str) -> list[dict[str, Any]]:
-    """What ``rsd reproduce --list --json`` prints: for each entry what it is, what it runs, and what is expected."""
+    """What ``rsd reproduce --list --json`` prints: for each entry what it is, what it runs, what is expected, and what
+    was measured, if it was."""
+    measured = was_measured() if scale == "builtin" else {}
+    more = "" if scale == "builtin" else f" --scale {scale}"
     return [
         {
-            "name": entry.name, "paper": entry.paper, "claim": entry.claim, "command": f"rsd reproduce {entry.name}",
-            "metric": list(entry.figures), "note": entry.note,
+            "name": entry.name, "paper": entry.paper, "claim": entry.claim,
+            "command": f"rsd reproduce {entry.name}{more}", "metric": list(entry.figures), "note": entry.note,
             "rows": [{"label": row.label, "command": entry.command, "flags": row.at(scale)} for row in entry.rows],
             "expected": [
                 {"claim": claim.text, "figure": claim.figure, "rising": list(claim.rising), "by": claim.by}
                 for claim in entry.expected(scale)
             ],
+            "measured": measured.get(entry.name, []),
         }
         for entry in ENTRIES
     ]  # fmt: skip
+
+
+def was_measured() -> dict[str, list[dict[str, Any]]]:
+    """The claims of that run, as claims.json has them, by the entry's name."""
+    if not MEASURED.exists():
+        return {}
+    return {row["name"]: row["claims"] for row in json.loads(MEASURED.read_text(encoding="utf-8"))["experiments"]}

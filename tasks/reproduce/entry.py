@@ -30,7 +30,8 @@ class Claim:
     """What is expected: the means of ``figure`` rise along ``rising``, by more than ``by`` from each to the next.
 
     ``rising``: labels of rows; a number stands for itself. ``by``: below 0, how much it may fall. ``only``: the scale
-    that it is about, where it is not both. ``unmet``: why it does not hold at the built-in scale, found by looking.
+    that it is about, where it is not both. ``unmet``: why it does not hold in the usual run
+    (:attr:`rsd.tasks.reproduce.options.Reproduce.usual`), found by looking.
     """
 
     text: str
@@ -50,8 +51,8 @@ class Claim:
 class Entry:
     """An experiment. ``paper``: where it is there; ``claim``: what the paper says, in our words.
 
-    ``command``: of rsd; ``data``: what its rows are run on, of :data:`rsd.tasks.reproduce.data.DATA`. ``figures``: the
-    columns of its table. ``plot``: the figures against which another is drawn, horizontal and vertical.
+    ``command``: of rsd; ``data``: what its rows are run on, a kind of :mod:`rsd.tasks.reproduce.data`. ``figures``: the
+    columns of its table. ``plots``: pairs of figures, horizontal and vertical, that are drawn where they are known.
     ``note``: what is done otherwise than in the paper.
     """
 
@@ -63,7 +64,7 @@ class Entry:
     command: str = "restore"
     data: str = "faces"
     figures: tuple[str, ...] = ("psnr", "psnr_best", "psnr_std", "ssim", "lpips", "div", "residual", "seconds")
-    plot: tuple[str, str] | None = None
+    plots: tuple[tuple[str, str], ...] = ()
     note: str = ""
 
     def expected(self, scale: str) -> list[Claim]:

@@ -1,9 +1,8 @@
-"""The figures of a finished run, picture by picture (or prompt by prompt), and what is expected of them."""
+"""The figures of a finished run, picture by picture (or prompt by prompt)."""
 
 from __future__ import annotations
 
 import json
-import math
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -21,7 +20,6 @@ from ..inverse.command import parse
 from ..inverse.jobs import Job, list_jobs
 from ..inverse.operators import Inpaint
 from ..inverse.problem import load
-from .entry import Claim
 from .rows import Plan
 
 Figures = dict[str, float | None]
@@ -53,7 +51,8 @@ def measured(plan: Plan, folder: Path, wanted: Iterable[str], scale: str) -> Mea
     if plan.command == "toy":
         told = _read(folder / "toy.json")
         share = told["collapsed"][0] / told["realisations"]
-        return Measured({f"gamma {told['gamma'][0]:g}": {"collapsed": share, "misfit": told["misfit"][0]}})
+        gamma, misfit = told["gamma"][0], told["misfit"][0]
+        return Measured({f"gamma {gamma:g}": {"gamma": gamma, "collapsed": share, "misfit": misfit}})
     summary = _read(folder / "summary.json")
     whole = {"fid": summary["fid"]["value"]} if summary.get("fid") else {}
     if plan.command != "restore":
@@ -118,45 +117,6 @@ def sharpness(images: torch.Tensor, truth: torch.Tensor, hidden: torch.Tensor | 
         return float((size * where).sum() / where.sum())
 
     return detail(images.clamp(-1, 1)) / max(detail(truth), 1e-12)
-
-
-def verdict(claim: Claim, rows: dict[str, Measured], reasons: dict[str, str]) -> dict[str, Any]:
-    """Whether a claim held, as claims.json has it: ``held`` is null where a figure is missing, and ``reason`` says why.
-    ``rows``: what ran, by label; ``reasons``: why others did not."""
-    values: dict[str, float] = {}
-    found: dict[str, Any] = {"claim": claim.text, "held": None}
-    missing = None
-    for label in claim.labels:
-        value = rows[label].mean(claim.figure) if label in rows else None
-        if value is not None:
-            values[label] = value
-        elif missing is None:
-            missing = reasons.get(label, f"{label} has no {claim.figure}: it was not measured")
-    found["measured"] = {
-        "figure": claim.figure, "rising": list(claim.rising), "by": claim.by, "values": values,
-        "differences": differences(claim, rows) if missing is None else [],
-    }  # fmt: skip
-    if missing is not None:
-        return {**found, "reason": missing}
-    line = [values[one] if isinstance(one, str) else one for one in claim.rising]
-    held = all(b - a > claim.by for a, b in zip(line, line[1:], strict=False))
-    return {**found, "held": held, "reason": None if held else claim.unmet or None}
-
-
-def differences(claim: Claim, rows: dict[str, Measured]) -> list[dict[str, Any]]:
-    """From each row to the next: the mean difference over the pictures that both have, and the half-width of its 95%
-    interval (normal, paired), where there are two or more."""
-    found = []
-    for a, b in zip(claim.labels, claim.labels[1:], strict=False):
-        first, second = (rows[label].items for label in (a, b))
-        pairs = [(first[k].get(claim.figure), second[k].get(claim.figure)) for k in first if k in second]
-        known = [y - x for x, y in pairs if x is not None and y is not None]
-        if len(known) > 1:
-            centre = sum(known) / len(known)
-            spread = math.sqrt(sum((x - centre) ** 2 for x in known) / (len(known) - 1))
-            half = 1.96 * spread / math.sqrt(len(known))
-            found.append({"from": a, "to": b, "mean": centre, "half": half, "number": len(known)})
-    return found
 
 
 def _read(path: Path) -> dict[str, Any]:

@@ -15,6 +15,10 @@ FFHQ = "guided-diffusion of FFHQ"
 """What a dry run builds for the prior of pixels, which is on no hub in diffusers' format."""
 
 
+LATER = ("ffhq", "imagenet", "coco", "coco_images", "pixel_prior", "aesthetic_weights")
+"""What the user has at the paper's scale; what was forgotten may be given with --resume."""
+
+
 @dataclass(kw_only=True)
 class Reproduce:
     """Run an experiment of the paper, or all of them: a report, and which of its claims hold here."""
@@ -61,6 +65,12 @@ class Reproduce:
     dtype: Literal["float32", "float16", "bfloat16"] | None = None
     """Precision of the networks (default: float32, at the paper's scale float16)."""
 
+    @property
+    def usual(self) -> bool:
+        """Whether it is the run that reasons for unmet claims were found on: the built-in scale as it is packaged."""
+        chosen = (self.number, self.steps, self.dtype)
+        return self.scale == "builtin" and self.seed == 0 and chosen == (None, None, None)
+
     def check(self) -> None:
         """Raise ValueError or FileNotFoundError, in one sentence, for a value that cannot work."""
         if self.list_ == (self.name is not None):
@@ -74,7 +84,7 @@ class Reproduce:
                 raise ValueError(f"{name} is {value}; give 1 or more.")
         if self.seed < 0:
             raise ValueError(f"seed is {self.seed}; give 0 or more.")
-        for name in ("ffhq", "imagenet", "coco", "coco_images", "pixel_prior", "aesthetic_weights"):
+        for name in LATER:
             given = getattr(self, name)
             flag = f"--{name.replace('_', '-')}"
             if given and self.scale != "paper":

@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import io
 import itertools
+import json
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -20,19 +21,22 @@ from rsd import media  # noqa: E402
 
 from .measure import Measured  # noqa: E402
 from .rows import Plan  # noqa: E402
+from .told import settings  # noqa: E402
 
-PICTURES, FRAMES, TURNTABLES = 2, 8, 2
-"""How many pictures (prompts, scenes) a row shows, and moments of a film."""
-LARGEST = 256
-"""Pixels on a side that a picture in a report has at most."""
+PICTURES, FRAMES, FILMED, TURNTABLES = 2, 8, 2, 2
+"""How many pictures or prompts a row shows, moments and particles of a film, and scenes that turn."""
+LARGEST, GLANCE = 256, 400
+"""Pixels on a side that a picture in a report has at most, and those of a strip or plot in the report of all."""
 
 
 @dataclass
 class Card:
-    """What a report shows of a row; pictures are data URIs. ``strips``: title and picture, one a restored image or
-    prompt; ``slider``: before and after."""
+    """What a report shows of a row; pictures are data URIs. ``settings``: in a line; ``runs``: how many there are;
+    ``strips``: title and picture, one a restored image or prompt; ``slider``: before and after."""
 
     plan: Plan
+    settings: str
+    runs: int = 1
     strips: list[tuple[str, str]] = field(default_factory=list)
     slider: tuple[str, str] | None = None
     spread: str | None = None
@@ -42,24 +46,35 @@ class Card:
 
 def card(plan: Plan, folder: Path) -> Card:
     """The pictures of a finished run."""
-    made = Card(plan)
     if plan.command == "toy":
+        made = Card(plan, settings("toy", json.loads((folder / "toy.json").read_text(encoding="utf-8"))))
         made.strips.append(("where both particles of every pair ended", uri(Image.open(folder / "scatter.png"), 520)))
         return made
-    runs = sorted(path.parent for path in folder.glob("*/metrics.json"))
+    runs = runs_in(folder)
+    first = runs[0]
+    made = Card(plan, settings(plan.command, config(first)), len(runs))
     for run in runs[:PICTURES]:
         made.strips.append((config(run).get("prompt") or run.name, uri(strip(run))))
-    if not runs:
-        return made
-    first = runs[0]
     if (first / "measurement.png").exists():
         answer = small(Image.open(first / "particles" / "00.png"))
         made.slider = uri(before(first, answer.size)), uri(answer)
     if (first / "spread.png").exists():
-        made.spread = uri(Image.open(first / "spread.png"))
-    made.film = uri(film(first / "evolution.gif"), quality=70)
+        made.spread = uri(Image.open(first / "spread.png"), 320, quality=75)
+    made.film = uri(film(first / "evolution.gif"), quality=60)
     made.turntables = [animated(path) for path in sorted(first.glob("scenes/*/turntable.gif"))[:TURNTABLES]]
     return made
+
+
+def glance(plan: Plan, folder: Path) -> str:
+    """One strip of a finished run, small, as a data URI."""
+    if plan.command == "toy":
+        return uri(Image.open(folder / "scatter.png"), GLANCE // 2, quality=75)
+    return uri(strip(runs_in(folder)[0]), GLANCE, quality=75)
+
+
+def runs_in(folder: Path) -> list[Path]:
+    """The runs of a row's pictures or prompts, one or more."""
+    return sorted(path.parent for path in folder.glob("*/metrics.json"))
 
 
 def strip(run: Path) -> Image.Image:
@@ -101,11 +116,11 @@ def sheet(pictures: list[Image.Image], columns: int, gap: int = 2) -> Image.Imag
 
 
 def film(path: Path) -> Image.Image:
-    """Moments of an evolution.gif from left to right, a row a particle."""
+    """Moments of an evolution.gif from left to right, a row a particle: the first ones, since noise takes much room."""
     frames = [frame.convert("RGB") for frame in ImageSequence.Iterator(Image.open(path))]
     chosen = [frames[round(k * (len(frames) - 1) / (FRAMES - 1))] for k in range(FRAMES)]
     side = chosen[0].height - 2 * media.MARGIN
-    lefts = range(media.MARGIN, chosen[0].width - side, side + media.MARGIN)
+    lefts = range(media.MARGIN, chosen[0].width - side, side + media.MARGIN)[:FILMED]
     boxes = [(left, media.MARGIN, left + side, media.MARGIN + side) for left in lefts]
     return sheet(
         [frame.crop(box).resize((64, 64), Image.Resampling.LANCZOS) for box in boxes for frame in chosen], FRAMES
@@ -120,7 +135,7 @@ def animated(path: Path) -> str:
     return _data(buffer.getvalue(), "webp")
 
 
-def trade_off(rows: dict[str, Measured], across: str, up: str) -> str | None:
+def trade_off(rows: dict[str, Measured], across: str, up: str) -> Image.Image | None:
     """One figure against another, a point a row; None where fewer than two rows have both."""
     points = [(label, row.mean(across), row.mean(up)) for label, row in rows.items()]
     known = [(label, x, y) for label, x, y in points if x is not None and y is not None]
@@ -130,12 +145,14 @@ def trade_off(rows: dict[str, Measured], across: str, up: str) -> str | None:
     for (label, x, y), marker in zip(known, itertools.cycle("osD^vP*X")):
         axes.plot(x, y, marker, label=label, markersize=8)
     axes.set(xlabel=NAMES[across], ylabel=NAMES[up])
+    if across == "gamma":
+        axes.set_xscale("symlog", linthresh=0.1)
     axes.grid(alpha=0.3)
     figure.legend(loc="outside right upper", fontsize=9, frameon=False)
     buffer = io.BytesIO()
     figure.savefig(buffer, format="png", dpi=100)
     plt.close(figure)
-    return uri(Image.open(buffer), 760, lossless=True)
+    return Image.open(buffer)
 
 
 NAMES: dict[str, str] = {
@@ -147,7 +164,8 @@ NAMES: dict[str, str] = {
     "residual": "residual [sigma_v], mean", "seconds": "seconds a picture",
     "sharpness": "detail (mean gradient; noise counts too), the truth's is 1",
     "clip": "CLIP score", "aesthetic": "aesthetic score", "janus": "Janus (faces seen from behind)",
-    "collapsed": "share of pairs in one mode", "misfit": "distance from the nearest mode",
+    "gamma": "gamma, the weight of the repulsion", "collapsed": "share of pairs in one mode",
+    "misfit": "distance from the nearest mode",
 }  # fmt: skip
 """Figures as reports call them, with what they are of."""
 

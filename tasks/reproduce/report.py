@@ -3,54 +3,84 @@
 from __future__ import annotations
 
 import json
+import shlex
 import sys
+from collections.abc import Iterable
 from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
-from .pictures import NAMES, card, trade_off
+from rsd.runs import provenance
 
-if TYPE_CHECKING:
-    from .run import Outcome
+from .data import made
+from .entry import Entry
+from .options import Reproduce
+from .outcome import Outcome, counts, headline
+from .pictures import GLANCE, NAMES, card, glance, trade_off, uri
 
 
 def of_entry(outcome: Outcome) -> str:
     """The page of one experiment."""
-    entry = outcome.entry
-    ran = [plan for plan in outcome.plans if plan.label in outcome.rows]
+    entry, ran = outcome.entry, outcome.ran
     figures = [name for name in entry.figures if any(row.mean(name) is not None for row in outcome.rows.values())]
-    plot = trade_off(outcome.rows, *entry.plot) if entry.plot else None
+    drawn = [(trade_off(outcome.rows, *axes), axes) for axes in entry.plots]
+    plots = [(uri(picture, 760, lossless=True), axes) for picture, axes in drawn if picture]
+    folders = [plan.folder(outcome.runs) for plan in ran]
     return _page(
         "entry.html", title=entry.name, outcome=outcome, entry=entry, claims=outcome.claims, figures=figures,
-        names=NAMES, rows=outcome.rows, plans=outcome.plans, plot=plot, axes=entry.plot,
-        cards=[card(plan, plan.folder(outcome.runs)) for plan in ran], about=about(outcome),
+        names=NAMES, rows=outcome.rows, plans=outcome.plans, plots=plots,
+        cards=[card(plan, folder) for plan, folder in zip(ran, folders, strict=True)],
+        about=about(outcome.options, folders),
+        data=made(entry.data, outcome.options, ran[0].data) if ran and entry.data else "",
     )  # fmt: skip
 
 
-def of_all(outcomes: list[Outcome], scale: str) -> str:
-    """The page of all experiments."""
-    counts = [sum(outcome.held(what) for outcome in outcomes) for what in (True, False, None)]
+def of_all(found: list[tuple[Entry, dict[str, Any]]], options: Reproduce, runs: Path) -> str:
+    """The page of all experiments: each with what :func:`at_a_glance` told of it."""
+    claims = [claim for _, told in found for claim in told["claims"]]
     return _page(
-        "all.html", title="all experiments", outcomes=outcomes, scale=scale, counts=counts, about=about(outcomes[0])
-    )
+        "all.html", title="all experiments", found=found, scale=options.scale, counts=counts, headline=headline(claims),
+        about=about(options, sorted(runs.glob("*"))), data="",
+    )  # fmt: skip
 
 
-def about(outcome: Outcome) -> dict[str, Any]:
-    """The command, versions, device and seed, as the first run's provenance.json has them, and as they are now."""
-    from rsd.runs import provenance
+def at_a_glance(outcome: Outcome) -> dict[str, Any]:
+    """What the report of all shows of an experiment: its claims, failures, seconds, a strip of the row that its first
+    claim is about, and its first plot; pictures are data URIs, or null."""
+    first = next((claim.labels[-1] for claim in outcome.entry.claims), None)
+    shown = next((plan for plan in outcome.ran if plan.label == first), outcome.ran[0] if outcome.ran else None)
+    drawn = [trade_off(outcome.rows, *axes) for axes in outcome.entry.plots]
+    plot = next((picture for picture in drawn if picture), None)
+    return {
+        "claims": outcome.claims, "failed": outcome.failures, "seconds": outcome.seconds,
+        "label": shown.label if shown else None, "strip": glance(shown, shown.folder(outcome.runs)) if shown else None,
+        "plot": uri(plot, GLANCE, quality=75) if plot else None,
+    }  # fmt: skip
 
-    for plan in outcome.plans:
-        for path in sorted(plan.folder(outcome.runs).glob("*/provenance.json")):
-            found = json.loads(path.read_text(encoding="utf-8"))
-            return {**found, "command": " ".join(["rsd", *sys.argv[1:]])}
-    return {**provenance(seed=0, model=""), "command": " ".join(["rsd", *sys.argv[1:]])}
+
+def broken(why: str) -> dict[str, Any]:
+    """The same of an experiment that could not be measured or drawn."""
+    return {"claims": [], "failed": {"report": why}, "seconds": 0, "label": None, "strip": None, "plot": None}
+
+
+def about(options: Reproduce, folders: Iterable[Path]) -> dict[str, Any]:
+    """The command and seed, and the versions, device and time of the first run in ``folders`` that tells them."""
+    files = (path for folder in folders for path in sorted(folder.glob("*/provenance.json")))
+    file = next(files, None)
+    found = json.loads(file.read_text(encoding="utf-8")) if file else provenance(seed=options.seed, model="")
+    return {**found, "seed": options.seed, "command": shlex.join(["rsd", *sys.argv[1:]])}
 
 
 def number(value: Any) -> str:
     """A figure with three digits; a dash for none."""
     return "–" if value is None else f"{value:.3g}" if abs(value) < 100 else f"{value:.0f}"
+
+
+def minutes(seconds: float) -> str:
+    """Seconds for people."""
+    return f"{seconds:.0f} s" if seconds < 100 else f"{seconds / 60:.0f} min"
 
 
 @cache
@@ -59,7 +89,7 @@ def _environment() -> Environment:
     environment = Environment(
         loader=loader, autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
-    environment.filters["number"] = number
+    environment.filters.update(number=number, minutes=minutes)
     return environment
 
 

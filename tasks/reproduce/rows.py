@@ -21,12 +21,13 @@ DONE = {"restore": "summary.json", "text-to-image": "summary.json", "text-to-3d"
 @dataclass(frozen=True)
 class Plan:
     """A row as it will run: ``argv`` of ``command``, without its folder. ``key``: what sets it apart from others of the
-    same scale. ``prior``: the model it uses. ``lacks``: why it cannot run, or None."""
+    same scale. ``data``: what it runs on. ``prior``: the model it uses. ``lacks``: why it cannot run, or None."""
 
     label: str
     command: str
     argv: tuple[str, ...]
     key: str
+    data: Path
     prior: str = ""
     lacks: str | None = None
 
@@ -58,7 +59,7 @@ def plan(entry: Entry, row: Row, options: Reproduce, where: Path) -> Plan:
         argv += ["--device", options.device, *precision(options), *asked(entry.command, options)]
     lacks = data.lacking(entry.data, options) or missing(entry.command, method, options)
     key = " ".join([entry.command, entry.data, *flags])
-    return Plan(row.label, entry.command, tuple(argv), key, prior, lacks)
+    return Plan(row.label, entry.command, tuple(argv), key, where, prior, lacks)
 
 
 def given(command: str, where: Path) -> list[str]:

@@ -5,10 +5,9 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 from rsd.runs import RunFolder, write_bytes, write_json
 from rsd.session import survives
@@ -17,67 +16,82 @@ from rsd.settings import plain, shard
 from ..inverse.command import main as restore
 from ..text_to_3d.command import main as text_to_3d
 from ..text_to_image.command import main as text_to_image
+from ..toy.command import INTERRUPTED
 from ..toy.command import main as toy
 from . import report
-from .data import number, prepare
+from .data import prepare
 from .entries import ENTRIES, find
 from .entry import Entry
-from .measure import Measured, measured, verdict
-from .options import Reproduce
+from .measure import measured
+from .options import LATER, Reproduce
+from .outcome import Outcome, counts, headline
 from .rows import DONE, Plan, plan
+from .verdict import verdict
 
 COMMANDS = {"restore": restore, "text-to-image": text_to_image, "text-to-3d": text_to_3d, "toy": toy}
 NO_RESULT = ("name", "list_", "json", "out", "resume", "shard", "dry_run", "device")
 """Options that change no figure: what was begun may go on with others."""
-
-
-@dataclass
-class Outcome:
-    """What an experiment left. ``rows``: figures of the rows that ran, by label; ``reasons``: why the others did not;
-    ``failures``: of those, what went wrong, by label."""
-
-    entry: Entry
-    plans: list[Plan]
-    runs: Path
-    number: int
-    rows: dict[str, Measured] = field(default_factory=dict)
-    reasons: dict[str, str] = field(default_factory=dict)
-    failures: dict[str, str] = field(default_factory=dict)
-    claims: list[dict[str, Any]] = field(default_factory=list)
-
-    def held(self, what: bool | None) -> int:
-        """How many claims held (True), did not (False), or could not be measured (None)."""
-        return sum(claim["held"] is what for claim in self.claims)
-
-    @property
-    def headline(self) -> str:
-        """In a line."""
-        return f"{self.held(True)} claims held, {self.held(False)} did not, {self.held(None)} not measured"
+GLANCE = "glance.json"
+"""What an experiment of all leaves for their common report."""
 
 
 def run(options: Reproduce) -> int:
-    """Reproduce one experiment or all; the exit code: 0 if all ran that can here, whatever held, 1 if some failed."""
+    """Reproduce one experiment or all; the exit code: 0 if all ran that can here, whatever held, 1 if some failed.
+
+    Raises ValueError, before anything is written, for one experiment that lacks what all its rows need.
+    """
     assert options.name
     entries = ENTRIES if options.name == "all" else (find(options.name),)
+    if options.name != "all":
+        check_data(entries[0], options)
     out = options.out or Path("runs") / "reproduce" / options.name
     settings = {k: plain(v) for k, v in asdict(options).items() if k not in NO_RESULT}
-    RunFolder(out, resume=options.resume or options.shard is not None).open({"experiment": options.name, **settings})
+    folder = RunFolder(out, resume=options.resume or options.shard is not None)
+    folder.open({"experiment": options.name, **settings}, later=LATER)
     if options.shard:
         return run_shard(entries, options, out)
-    outcomes = []
-    for entry in entries:
-        into = out / entry.name if options.name == "all" else out
-        outcomes.append(reproduce(entry, options, out, into))
-        if options.name == "all":
-            summarise(outcomes, out, options.scale)
-    return 1 if any(outcome.failures for outcome in outcomes) else 0
+    if options.name == "all":
+        return run_all(options, out)
+    return 1 if reproduce(entries[0], options, out, out).failures else 0
+
+
+def check_data(entry: Entry, options: Reproduce) -> None:
+    """Raise ValueError, which says what is lacking, if no row of an experiment can run."""
+    plans = [plan(entry, row, options, Path()) for row in entry.rows]
+    if all(one.lacks for one in plans):
+        raise ValueError(f"{entry.name} {plans[0].lacks}.")
+
+
+def run_all(options: Reproduce, out: Path) -> int:
+    """Every experiment; one that cannot be measured or drawn is told and the others go on. The exit code."""
+    code = 0
+    for entry in ENTRIES:
+        file = out / entry.name / GLANCE
+        failures: dict[str, str] = {}
+        survives(entry.name, failures, partial(into_all, entry, options, out), several=True)
+        for why in failures.values():
+            print(f"failed: {entry.name}: {why}", file=sys.stderr, flush=True)
+            write_json(file, report.broken(why))
+        code |= bool(json.loads(file.read_text(encoding="utf-8"))["failed"])
+        summarise(options, out)
+    return code
+
+
+def into_all(entry: Entry, options: Reproduce, out: Path) -> None:
+    """An experiment of all, and what their common report shows of it."""
+    outcome = reproduce(entry, options, out, out / entry.name)
+    write_json(out / entry.name / GLANCE, report.at_a_glance(outcome))
 
 
 def run_shard(entries: Sequence[Entry], options: Reproduce, out: Path) -> int:
     """Every N-th of the runs of all entries, each once; the exit code: 0 if all of them ran, 1 if some failed."""
-    plans = {one.key: one for entry in entries for one in planned(entry, options, out) if one.lacks is None}
+    every = {one.key: one for entry in entries for one in planned(entry, options, out)}
     k, n = shard(options.shard)
-    mine = list(plans.values())[k::n]
+    for one in every.values():
+        if one.lacks:
+            print(f"skipped: {one.label} {one.lacks}", flush=True)
+    plans = [one for one in every.values() if one.lacks is None]
+    mine = plans[k::n]
     failed = sum(attempt(one, out / "runs") is not None for one in mine)
     print(f"shard {options.shard}: {len(mine) - failed} of {len(plans)} runs done, {failed} failed", flush=True)
     return 1 if failed else 0
@@ -92,18 +106,20 @@ def reproduce(entry: Entry, options: Reproduce, shared: Path, into: Path) -> Out
     for one in outcome.plans:
         if one.label not in outcome.reasons:
             outcome.rows[one.label] = measured(one, one.folder(outcome.runs), wanted, options.scale)
-    outcome.claims = [verdict(claim, outcome.rows, outcome.reasons) for claim in entry.expected(options.scale)]
+    outcome.claims = [
+        verdict(claim, outcome.rows, outcome.reasons, usual=options.usual) for claim in entry.expected(options.scale)
+    ]
     write_json(into / "claims.json", outcome.claims)
     write_json(into / "figures.json", {label: asdict(row) for label, row in outcome.rows.items()})
     write_bytes(into / "report.html", report.of_entry(outcome).encode())
-    print(f"{entry.name}: {outcome.headline}; {into / 'report.html'}", flush=True)
+    print(f"{entry.name}: {headline(outcome.claims)}; {into / 'report.html'}", flush=True)
     return outcome
 
 
 def carry_out(entry: Entry, options: Reproduce, shared: Path) -> Outcome:
     """Run what is not done; rows that cannot run, or fail, are told and kept with their reason."""
     plans = planned(entry, options, shared)
-    outcome = Outcome(entry, plans, shared / "runs", number(entry.data, options))
+    outcome = Outcome(entry, options, plans, shared / "runs")
     for one in plans:
         if one.lacks:
             outcome.reasons[one.label] = f"{one.label} {one.lacks}"
@@ -140,24 +156,34 @@ def start(one: Plan, runs: Path) -> None:
         print(f"-- {one.label}: already done in {folder}", flush=True)
         return
     print(f"-- {one.label}: {one.told()}", flush=True)
-    if COMMANDS[one.command](one.whole(runs)) != 0:
+    code = COMMANDS[one.command](one.whole(runs))
+    if code == INTERRUPTED:
+        raise KeyboardInterrupt
+    if code != 0:
         raise ValueError(f"a part of it failed, see above; {folder} keeps the rest, go on with --resume.")
 
 
 def finished(one: Plan, folder: Path) -> bool:
-    """Whether a row has run to its end, without failures."""
+    """Whether a row has run to its end, without failures, and has the figures that were asked for later."""
     file = folder / DONE[one.command]
-    return file.is_file() and not json.loads(file.read_text(encoding="utf-8")).get("failed")
+    if not file.is_file():
+        return False
+    told = json.loads(file.read_text(encoding="utf-8"))
+    lacks_fid = "--fid-folder" in one.argv and not told["fid"]
+    unrated = "--aesthetic-weights" in one.argv and any(row.get("aesthetic") is None for row in told["prompts"])
+    return not (told.get("failed") or lacks_fid or unrated)
 
 
-def summarise(outcomes: list[Outcome], out: Path, scale: str) -> None:
-    """summary.json and report.html of all experiments so far."""
+def summarise(options: Reproduce, out: Path) -> None:
+    """summary.json and report.html of all experiments so far, whichever invocation ran them."""
+    files = [(entry, out / entry.name / GLANCE) for entry in ENTRIES]
+    found = [(entry, json.loads(file.read_text(encoding="utf-8"))) for entry, file in files if file.exists()]
     rows = [
         {
-            "name": o.entry.name, "paper": o.entry.paper, "held": o.held(True), "not_held": o.held(False),
-            "not_measured": o.held(None), "failed": o.failures, "claims": o.claims,
+            "name": entry.name, "paper": entry.paper, **counts(told["claims"]),
+            **{name: told[name] for name in ("failed", "seconds", "claims")},
         }
-        for o in outcomes
+        for entry, told in found
     ]  # fmt: skip
-    write_json(out / "summary.json", {"scale": scale, "experiments": rows})
-    write_bytes(out / "report.html", report.of_all(outcomes, scale).encode())
+    write_json(out / "summary.json", {"scale": options.scale, "experiments": rows})
+    write_bytes(out / "report.html", report.of_all(found, options, out / "runs").encode())

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import subprocess
 from dataclasses import replace
 from pathlib import Path
 
@@ -11,7 +12,7 @@ from PIL import Image
 
 from rsd.tasks.inverse.command import parse
 from rsd.tasks.inverse.jobs import list_jobs
-from rsd.tasks.reproduce.data import number, prepare
+from rsd.tasks.reproduce.data import made, number, prepare
 from rsd.tasks.reproduce.entries import ENTRIES, find
 from rsd.tasks.reproduce.options import SD, Reproduce
 from rsd.tasks.reproduce.rows import plan
@@ -44,6 +45,30 @@ def test_prompts(tmp_path):
     found = prepare("captions", Reproduce(name="all", number=3), tmp_path).read_text().splitlines()
     assert len(found) == 3 and found[0] == "a woman with short red hair and round glasses, front view"
     assert prepare("sundae", PAPER, tmp_path).read_text() == "an ice cream sundae\n"
+
+
+def test_how_a_reader_makes_the_data(tmp_path):
+    small = Reproduce(name="all", number=2)
+    where = prepare("captions", small, tmp_path)
+    told = made("captions", small, where)
+    where.unlink()
+    subprocess.run(["bash", "-c", told], check=True)
+    assert where.read_text() == prepare("captions", small, tmp_path / "again").read_text()
+    heads = tmp_path / "some faces"
+    assert made("faces", small, heads) == f"rsd heads --out '{heads}' --number 2 --view frontal"
+    given = replace(PAPER, ffhq=Path("/ffhq"))
+    assert made("faces", given, Path("faces.jsonl")) == (
+        "# faces.jsonl: the first 100 pictures below /ffhq, by their paths"
+    )
+
+
+def test_tables_and_figures_share_the_runs_of_their_packaged_steps():
+    options = Reproduce(name="all")
+    keys = {name: plans(name, options) for name in ("table5", "table6", "table7", "fig15", "fig16")}
+    ours = [keys[name]["NonRepuls-RLSD"].key for name in ("table5", "table6", "table7")]
+    ours += [keys[name]["RLSD, many steps"].key for name in ("fig15", "fig16")]
+    assert len(set(ours)) == 1
+    assert keys["table5"]["PSLD"].key == keys["fig15"]["PSLD, many steps"].key
 
 
 def plans(name: str, options: Reproduce):

@@ -8,6 +8,7 @@ import re
 import pytest
 
 from rsd.cli import main
+from rsd.tasks.reproduce import entries
 from rsd.tasks.reproduce.entries import ENTRIES, find
 from rsd.tasks.reproduce.entry import SCALES, Claim
 from rsd.tasks.reproduce.measure import NAMES
@@ -46,7 +47,7 @@ def test_claims_are_of_rows_and_figures_that_there_are(entry):
         assert set(claim.labels) <= set(labels) and len(claim.rising) > 1
         assert claim.figure in SHOWN
     assert set(entry.figures) <= set(SHOWN)
-    assert not entry.plot or set(entry.plot) <= set(entry.figures)
+    assert {figure for axes in entry.plots for figure in axes} <= set(SHOWN)
     if entry.command == "restore":
         assert set(entry.figures) <= {*NAMES.values(), "psnr_small", "sharpness", "fid"}
     for scale in SCALES:
@@ -58,6 +59,17 @@ def test_list_as_json(capsys):
     listed = json.loads(capsys.readouterr().out)
     assert [one["name"] for one in listed] == [entry.name for entry in ENTRIES]
     assert all(one["paper"] and one["claim"] and one["expected"] and one["rows"] for one in listed)
+
+
+def test_the_list_tells_the_scale_and_what_was_measured(capsys, tmp_path, monkeypatch):
+    claims = [{"claim": "a", "held": True, "clear": False, "measured": {}}]
+    file = tmp_path / "measured.json"
+    file.write_text(json.dumps({"scale": "builtin", "experiments": [{"name": "table2", "claims": claims}]}))
+    monkeypatch.setattr(entries, "MEASURED", file)
+    here, there = entries.listed("builtin"), entries.listed("paper")
+    assert here[0]["command"] == "rsd reproduce table2" and here[0]["measured"] == claims
+    assert there[0]["command"] == "rsd reproduce table2 --scale paper" and there[0]["measured"] == []
+    assert here[1]["measured"] == []
 
 
 def test_list_for_people(capsys):
@@ -88,4 +100,4 @@ def test_mistakes_are_told_at_once(argv, told, capsys, tmp_path, monkeypatch):
 def test_find_and_beats():
     assert find("table2").paper.startswith("Table 2")
     (claim,) = beats("psld", figure="psnr_small")
-    assert claim == Claim(claim.text, "psnr_small", ("PSLD", "NonRepuls-RLSD"), unmet=claim.unmet)
+    assert claim == Claim(claim.text, "psnr_small", ("PSLD", "NonRepuls-RLSD"))

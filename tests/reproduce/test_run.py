@@ -6,6 +6,7 @@ import json
 import re
 import shutil
 import subprocess
+from dataclasses import replace
 
 import pytest
 import torch
@@ -16,7 +17,9 @@ from rsd.media import read_image
 from rsd.tasks.reproduce import run as module
 from rsd.tasks.reproduce.entry import Claim, Entry, Row
 from rsd.tasks.reproduce.options import Reproduce
-from rsd.tasks.reproduce.run import reproduce
+from rsd.tasks.reproduce.report import of_entry
+from rsd.tasks.reproduce.rows import Plan
+from rsd.tasks.reproduce.run import finished, reproduce, summarise
 
 SMALL = Reproduce(name="small", steps=2, number=2, device="cpu")
 HALF = "--task inpaint_half_face -n 2 --method"
@@ -30,7 +33,7 @@ RESTORED = Entry(
         Claim("better than nothing", "psnr_small", (-50.0, "one")), Claim("never", "psnr", ("one", -50.0)),
         Claim("not here", "psnr", ("none", "one")), Claim("nor here", "psnr", ("broken", "one")),
     ),
-    figures=("psnr_small", "psnr", "psnr_best", "sharpness", "div"), plot=("div", "psnr"),
+    figures=("psnr_small", "psnr", "psnr_best", "sharpness", "div"), plots=(("div", "psnr"),),
 )  # fmt: skip
 DRAWN = Entry(
     "drawn", "Fig. 0", "Drawn.", (Row("ancestral", "--method ancestral -n 2"),),
@@ -87,7 +90,7 @@ def test_figures_are_those_of_the_pictures(restored):
 
 
 def test_a_report_is_one_file(restored):
-    _, out = restored
+    outcome, out = restored
     page = (out / "report.html").read_text(encoding="utf-8")
     assert "Less &lt;is&gt; more." in page and "✓ held" in page and "✗ did not hold" in page and "not measured" in page
     sources = re.findall(r'(?:src|href)="([^"]*)"', page)
@@ -95,6 +98,10 @@ def test_a_report_is_one_file(restored):
     assert all(source.startswith("data:image/webp;base64,") for source in sources)
     assert "url(" not in page and "@import" not in page and "<script" not in page
     assert "rsd restore" in page and "torch 2" in page and "seed 0" in page
+    noisy = of_entry(replace(outcome, claims=[{**outcome.claims[0], "clear": False}, *outcome.claims[1:]]))
+    assert (page.count(">within noise<"), noisy.count(">within noise<")) == (0, 1)
+    assert "N = 2, L = 2, lambda 0.2, rho 0.075, lr_x 0.2, lr_z 0.4" in page
+    assert f"rsd heads --out {out / 'data' / 'faces'} --number 2 --view frontal" in page
 
 
 def test_what_is_done_is_not_done_again(restored, without_pixels, capsys, monkeypatch):
@@ -129,6 +136,52 @@ def test_an_experiment_from_the_command_line(tmp_path, capsys):
     assert "already done" in capsys.readouterr().out
 
 
+def test_the_seed_of_an_experiment_without_a_model_is_told(tmp_path):
+    assert main(["reproduce", "fig30", "--steps", "2", "--seed", "7", "--out", str(tmp_path / "toy")]) == 0
+    page = (tmp_path / "toy" / "report.html").read_text(encoding="utf-8")
+    assert "seed 7;" in page and "not looked at yet" in page  # nothing collapses to a mode in two steps
+    assert page.count("against gamma, the weight of the repulsion</figcaption>") == 2
+
+
+def test_data_that_no_row_can_do_without(tmp_path, capsys):
+    out = tmp_path / "table2"
+    assert main(["reproduce", "table2", "--scale", "paper", "--out", str(out)]) == 2
+    assert "table2 needs --ffhq PATH." in capsys.readouterr().err
+    assert not out.exists()
+
+
+def test_data_may_be_given_later(tmp_path, capsys):
+    out, faces = tmp_path / "toy", tmp_path / "faces"
+    faces.mkdir()
+    begun = ["reproduce", "fig30", "--scale", "paper", "--steps", "2", "--out", str(out)]
+    assert main(begun) == 0
+    given = [*begun, "--resume", "--ffhq"]
+    assert main([*given, str(faces)]) == 0
+    assert main([*given, str(tmp_path)]) == 2
+    assert f"ffhq '{faces}' is now" in capsys.readouterr().err
+
+
+def test_figures_asked_for_later_are_not_done(tmp_path):
+    one = Plan("a", "text-to-image", (), "", tmp_path)
+    file = tmp_path / "summary.json"
+    assert not finished(one, tmp_path)
+    for flags, prompt, fid, done in (
+        ((), {}, None, True),
+        (("--fid-folder", "d"), {}, None, False),
+        (("--fid-folder", "d"), {}, {"value": 3.0}, True),
+        (("--aesthetic-weights", "w"), {"aesthetic": None}, None, False),
+        (("--aesthetic-weights", "w"), {"aesthetic": 5.0}, None, True),
+    ):
+        file.write_text(json.dumps({"fid": fid, "prompts": [prompt], "failed": []}))
+        assert finished(replace(one, argv=flags), tmp_path) is done
+
+
+def test_an_interrupted_toy_ends_all(tmp_path, monkeypatch, capsys):
+    monkeypatch.setitem(module.COMMANDS, "toy", lambda argv: 130)
+    assert main(["reproduce", "fig30", "--out", str(tmp_path / "toy")]) == 130
+    assert "failed" not in capsys.readouterr().err
+
+
 def test_all_of_them(tmp_path, monkeypatch):
     monkeypatch.setattr(module, "ENTRIES", (RESTORED, DRAWN))
     one = ["--steps", "2", "--number", "1", "--out", str(tmp_path / "all"), "--device", "cpu"]
@@ -138,7 +191,41 @@ def test_all_of_them(tmp_path, monkeypatch):
     assert summary["experiments"][0]["not_held"] == 1
     page = (tmp_path / "all" / "report.html").read_text(encoding="utf-8")
     assert 'href="drawn/report.html"' in page and "not looked at yet" in page
+    assert page.count("data:image/webp") >= 2  # a strip each, and a plot where two rows ran
+    assert summary["experiments"][1]["held"] == 1 and summary["experiments"][1]["seconds"] > 0
     assert (tmp_path / "all" / "drawn" / "claims.json").exists()
+
+    def nothing(*_: object) -> None:
+        raise RuntimeError("no figures")
+
+    monkeypatch.setattr(module, "measured", nothing)
+    seen = []
+    monkeypatch.setattr(module, "summarise", lambda *args: (seen.append(1), summarise(*args)))
+    assert main(["reproduce", "all", *one, "--resume"]) == 1
+    after = json.loads((tmp_path / "all" / "summary.json").read_text())["experiments"]
+    assert len(seen) == 2 and all("no figures" in row["failed"]["report"] for row in after)
+    assert "no figures" in (tmp_path / "all" / "report.html").read_text(encoding="utf-8")
+
+
+def test_the_summary_does_not_shrink_when_interrupted(tmp_path, monkeypatch):
+    toys = tuple(
+        Entry(name, "Fig. 0", "Toys.", (Row("a", "--gammas 0"), Row("b", "--gammas 1")), (), "toy", "", ())
+        for name in ("first", "second")
+    )
+    monkeypatch.setattr(module, "ENTRIES", toys)
+    out = ["--steps", "2", "--out", str(tmp_path / "all")]
+    assert main(["reproduce", "all", *out]) == 0
+    reproduced = module.reproduce
+
+    def interrupted(entry, *args):
+        if entry.name == "second":
+            raise KeyboardInterrupt
+        return reproduced(entry, *args)
+
+    monkeypatch.setattr(module, "reproduce", interrupted)
+    assert main(["reproduce", "all", *out, "--resume"]) == 130
+    found = json.loads((tmp_path / "all" / "summary.json").read_text())["experiments"]
+    assert [row["name"] for row in found] == ["first", "second"]
 
 
 def test_shards_share_the_runs(tmp_path, monkeypatch, capsys):
@@ -156,6 +243,15 @@ def test_shards_share_the_runs(tmp_path, monkeypatch, capsys):
     assert capsys.readouterr().out.count("already done") == 4
     assert (tmp_path / "all" / "report.html").exists()
     assert main([*base, "--shard", "2/2"]) == 2
+
+
+def test_a_shard_tells_what_it_leaves_out(tmp_path, capsys):
+    toys = Entry("toys", "Fig. 0", "Toys.", (Row("a", "--gammas 0"),), (), "toy", "", ())
+    lost = Entry("lost", "Fig. 0", "Lost.", (Row("none", f"{HALF} nonsense"),), ())
+    options = Reproduce(name="all", steps=2, shard="0/1")
+    assert module.run_shard((toys, lost), options, tmp_path) == 0
+    told = capsys.readouterr().out
+    assert "skipped: none needs the method nonsense" in told and "shard 0/1: 1 of 1 runs done, 0 failed" in told
 
 
 LOOK = """<script>onload = () => {
