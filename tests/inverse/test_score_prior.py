@@ -37,9 +37,9 @@ def test_the_density_of_what_ends_as_noise_is_the_closed_form():
     x = torch.randn(4, 3, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
     abar = prior.schedule.alphas_cumprod[0]
     exact = torch.distributions.Normal(0.0, abar**-0.5).log_prob(x).sum(1)
-    got, gradient = log_density(prior, x, signs(4, 3), steps=100)
-    torch.testing.assert_close(got, exact, atol=0, rtol=2e-3)
-    torch.testing.assert_close(gradient, -x * abar, atol=0, rtol=2e-3)
+    got, gradient = log_density(prior, x, signs(4, 3), steps=200)
+    torch.testing.assert_close(got, exact, atol=5e-3, rtol=0)
+    torch.testing.assert_close(gradient, -x * abar, atol=2e-3, rtol=0)
 
 
 DDPM = Schedule((1 - torch.linspace(1e-4, 0.02, 1000, dtype=torch.float64)).cumprod(0))
