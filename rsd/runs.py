@@ -8,6 +8,7 @@ import math
 import os
 import platform
 import re
+import secrets
 import subprocess
 import sys
 import tempfile
@@ -34,15 +35,21 @@ def slug(text: str, limit: int = 60) -> str:
 
 
 def write_bytes(path: Path, data: bytes) -> None:
-    """Write a file in one piece: a reader, or a killed run, never sees half of it."""
+    """Write a file in one piece: a reader, a killed run, or a process that writes the same file never sees half."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(f".{path.name}.part")
+    part = path.with_name(f".{path.name}.{secrets.token_hex(4)}.part")
     try:
         part.write_bytes(data)
         os.replace(part, path)
     except BaseException:  # a full disk, an interruption: what was there before stays, and no half is left beside it
         part.unlink(missing_ok=True)
         raise
+
+
+def _unless_half(name: str) -> str:
+    """The name of a file, also of one that :func:`write_bytes` had half written when it was killed."""
+    half = re.fullmatch(r"\.(.+)\.[0-9a-f]{8}\.part", name)
+    return half[1] if half else name
 
 
 def write_json(path: Path, value: Any) -> None:
@@ -58,7 +65,7 @@ def check_own(path: Path, names: Collection[str]) -> None:
 
 
 def _others(held: set[str], names: Collection[str]) -> set[str]:
-    return held - {*names, *(f".{name}.part" for name in names)}
+    return {name for name in held if _unless_half(name) not in names}
 
 
 def check_folder_of_runs(path: Path, *, resume: bool, own: Collection[str] = SUMMARIES, runs: str = "*") -> None:
@@ -84,7 +91,7 @@ def check_folder_of_runs(path: Path, *, resume: bool, own: Collection[str] = SUM
 def _is_run(path: Path) -> bool:
     """Whether a folder is a run's, or what is left of one that was killed at its start."""
     held = {p.name for p in path.iterdir()}
-    return not held - {f".{CONFIG}.part"} or CONFIG in held
+    return not _others(held, {CONFIG}) or CONFIG in held
 
 
 class RunFolder:
@@ -97,10 +104,10 @@ class RunFolder:
     def __init__(self, path: Path, *, resume: bool = False):
         self.path, self.resume = path, resume
         held = _held(path)
-        held.discard(f".{CONFIG}.part")  # what a run that was killed at its start leaves: the config comes first
-        if held and CONFIG not in held:
-            raise _foreign(path, held)
-        if held and not resume:
+        begun = CONFIG in held
+        if not begun and (others := _others(held, {CONFIG})):  # the config comes first, if only half of it
+            raise _foreign(path, others)
+        if begun and not resume:
             raise ValueError(
                 f"The output folder {path} holds another run; choose another --out, or go on with --resume."
             )

@@ -88,8 +88,24 @@ def test_config_keeps_unicode_and_the_order(tmp_path):
 
 def test_empty_folder_is_taken(tmp_path):
     RunFolder(tmp_path)
-    (tmp_path / ".config.yaml.part").touch()  # a run that was killed while it wrote its first file
+    (tmp_path / ".config.yaml.0123abcd.part").touch()  # a run that was killed while it wrote its first file
     RunFolder(tmp_path)
+
+
+def test_processes_that_write_the_same_file_do_not_disturb_each_other(tmp_path, monkeypatch):
+    """Shards begin in the same second, with the same config.yaml."""
+    replace, other = os.replace, []
+
+    def slowly(part, path):
+        if not other:
+            other.append(part)
+            write_bytes(path, b"theirs")  # a second process, between our writing and our renaming
+        replace(part, path)
+
+    monkeypatch.setattr(os, "replace", slowly)
+    write_bytes(tmp_path / "config.yaml", b"ours")
+    assert [p.name for p in tmp_path.iterdir()] == ["config.yaml"]
+    assert (tmp_path / "config.yaml").read_bytes() == b"ours"
 
 
 def test_somebody_s_own_frames_are_foreign(tmp_path):
@@ -120,13 +136,13 @@ def test_a_folder_of_runs_is_new_or_holds_runs(tmp_path):
         check_folder_of_runs(tmp_path / "new", resume=resume)
         check_folder_of_runs(tmp_path, resume=resume)
     (tmp_path / "photo").mkdir()
-    (tmp_path / "photo" / ".config.yaml.part").touch()  # a run that was killed while it wrote its first file
+    (tmp_path / "photo" / ".config.yaml.0123abcd.part").touch()  # a run that was killed while it wrote its first file
     check_folder_of_runs(tmp_path, resume=False)
     opened(tmp_path / "photo")
     with pytest.raises(ValueError, match="holds other runs; choose another --out, or add to it with --resume"):
         check_folder_of_runs(tmp_path, resume=False)
     check_folder_of_runs(tmp_path, resume=True)
-    (tmp_path / ".summary.json.part").touch()
+    (tmp_path / ".summary.json.0123abcd.part").touch()
     check_folder_of_runs(tmp_path, resume=True)
     (tmp_path / "notes.txt").touch()
     with pytest.raises(ValueError, match=r"holds other files \(notes.txt, ...\)"):
