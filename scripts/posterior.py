@@ -43,6 +43,12 @@ ROWS = (
     Row("fps-smc", "the filter without resampling: approximate", ("M=1",)),
     Row("fps-smc", "exact for many particles (sigma_v to 0: see text)", ("M=10",)),
     Row("daps", "p(z_0 \\| z_t) taken for N(guess, r_t^2): approximate", ("ode=5", "langevin=50", "lr_end=1")),
+    Row(
+        "score-prior",
+        "the best fit of a flow",
+        ("batch=16", "ode=20", "layers=4", "hidden=64", "lr=3e-3"),
+        {"steps": 1500},
+    ),
     Row("psld", "recovers the truth for linear models without noise", ("omega=0.3",)),
     Row("resample", "consistent with y (a fit, no sample)", ("gamma=40", "lr_z=0.02")),
     Row("red-diff", "seeks a mode", (), DISTILLED),
@@ -63,9 +69,8 @@ def answers(row: Row, known: Exact, *, number: int, steps: int) -> torch.Tensor:
     hyper = row.hyper if row.method != "daps" else (*row.hyper, f"tau={known.sigma_v}", f"lr={0.2 * known.sigma_v**2}")
     found = []
     for k in range(number // size):
-        settings = Settings(
-            method=row.method, particles=size, steps=steps, hyper=hyper, sigma_v=known.sigma_v, **row.settings
-        )
+        told = {"steps": steps, **row.settings}
+        settings = Settings(method=row.method, particles=size, hyper=hyper, sigma_v=known.sigma_v, **told)
         run = run_class(row.method)(known.prior, known.operator, known.y, settings, embed=lambda z: z, image=f"{k}")
         for _ in run.steps():
             pass

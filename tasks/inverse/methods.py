@@ -23,7 +23,8 @@ class Entry:
     """A method. ``space``: the prior it needs, "pixels" or "latents"; None: either. ``linear``: whether the operator
     must be. ``uses``: which of TUNABLE it reads. ``made``: module and class of a sampler's hyper-parameters, which
     ``--hyper`` sets. ``through``: the prior's networks that it differentiates in one piece, if "epsilon" is among them,
-    whose graph takes memory. ``works``: keys of rsd.citations."""
+    whose graph takes memory. ``descends``: whether its steps go down the noise levels, of which there are 1000, and are
+    not an optimiser's, as many as one likes. ``works``: keys of rsd.citations."""
 
     what: str
     works: tuple[str, ...]
@@ -32,6 +33,7 @@ class Entry:
     linear: bool = False
     made: str | None = None
     through: tuple[str, ...] = ()
+    descends: bool = True
 
 
 FIELD = {
@@ -50,7 +52,7 @@ FIELD = {
     "daps": Entry("decoupled annealing, Langevin steps", ("daps",), space="pixels", made="daps:DAPS"),
     "score-prior": Entry(
         "a RealNVP fitted to the posterior, the prior's density by its ODE", ("score-prior",), space="pixels",
-        made="score_prior:ScorePrior", through=("epsilon",),
+        made="score_prior:ScorePrior", through=("epsilon",), descends=False,
     ),
     "latent-dps": Entry("DPS through the decoder", ("dps", "psld"), space="latents", made="dps:DPS", through=GUIDED),
     "psld": Entry(

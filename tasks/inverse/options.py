@@ -11,6 +11,7 @@ import tyro
 from rsd.settings import known, shard
 
 from . import limits
+from .methods import FIELD
 from .names import TASKS, is_task
 
 
@@ -151,7 +152,7 @@ class Restore:
             raise ValueError(f"--autocast goes with --dtype float32 or bfloat16, not {self.dtype}; change one of them.")
         if self.checkpoint_every < 1:
             raise ValueError(f"checkpoint_every is {self.checkpoint_every}; give 1 or more.")
-        if self.steps > 1000:
+        if self.steps > 1000 and FIELD[self.method].descends:
             raise ValueError(f"steps is {self.steps}; give 1 to 1000, the number of timesteps that these priors know.")
         self._needs()
 

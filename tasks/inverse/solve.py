@@ -99,7 +99,7 @@ class Run(BaseRun):
         self.ensemble = ensemble or Ensemble.of(len(ids))
         ids = [ids[row] for row in self.ensemble.mine]
         self.operator, self.y = load_operator(operator).to(prior.device), y.to(prior.device)
-        self.timesteps = prior.schedule.descending(s.steps)
+        self.timesteps = prior.schedule.descending(s.steps) if FIELD[s.method].descends else []
         self.condition = prior.condition(s.prompt, s.negative_prompt, s.guidance)
         entries = math.prod(prior.latent_shape) + math.prod(image_shape(prior))  # of z and x, each with two moments
         self.memory = plan(

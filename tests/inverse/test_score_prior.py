@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 import torch
 
@@ -12,6 +14,7 @@ from rsd.tasks.inverse.begin import run_class
 from rsd.tasks.inverse.exact import gaussian
 from rsd.tasks.inverse.flow_ode import log_density, timesteps
 from rsd.tasks.inverse.operators import make_operator, measure
+from rsd.tasks.inverse.options import Restore
 from rsd.tasks.inverse.realnvp import RealNVP
 from rsd.tasks.inverse.solve import Settings
 
@@ -113,6 +116,15 @@ def test_the_fitted_flow_is_the_posterior_of_a_gaussian():
     ratio = x.var(0) / deviation**2
     assert torch.allclose(ratio, torch.ones_like(ratio), atol=0.35), ratio
     assert records[-1].losses["kl"] < records[0].losses["kl"] - 1
+
+
+def test_a_fit_has_as_many_steps_as_one_likes():
+    """They are an optimiser's, not levels of the noise, of which there are 1000."""
+    Restore(images=(Path(__file__),), method="score-prior", prior="heads-pixels", steps=1001).check()
+    known = gaussian()
+    run_class("score-prior")(known.prior, known.operator, known.y, Settings(method="score-prior", steps=1001))
+    with pytest.raises(ValueError, match="steps is 1001; give 1 to 1000"):
+        Restore(images=(Path(__file__),), method="dps", prior="heads-pixels", steps=1001).check()
 
 
 def test_an_interrupted_fit_goes_on_with_the_same_pixels(heads_pixels):

@@ -1,0 +1,200 @@
+"""The settings of every method on the built-in priors, with equal budgets: six candidates each, on validation heads.
+
+python -m scripts.tune --shard 0/2     # and 1/2, in another process: hours of a core in all; kill it and go on at will
+python -m scripts.tune                 # what is left, then the table: tune.md, tune.json
+
+The candidate of the highest mean PSNR wins; where RLSD's settings repel, methods whose particles interact take the most
+different answers (Div) within 1 dB of it. A method has one setting for all tasks, and another where a task gains half
+a decibel or more by its own.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass
+from itertools import product
+from pathlib import Path
+from typing import Any
+
+import tyro
+
+from rsd.heads.command import main as write_heads
+from rsd.priors import image_size
+from rsd.settings import shard
+from rsd.tasks.inverse.command import parse
+from rsd.tasks.inverse.compare import matched
+from rsd.tasks.inverse.job import check_method, run
+from rsd.tasks.inverse.left_out import what_runs
+from rsd.tasks.inverse.methods import FIELD, load_method
+from rsd.tasks.inverse.options import Restore
+
+TASKS = ("inpaint_half_face", "inpaint_random", "sr4", "deblur_motion", "hdr", "phase_retrieval")
+REPELS = ("inpaint_half_face", "phase_retrieval")
+"""Where RLSD's settings have gamma above 0."""
+LATENT, PIXELS = "heads", "heads-pixels"
+WITHIN, GAIN = 1.0, 0.5
+"""Decibels: see above."""
+
+SCALED = (("lambda=x0.5", "lambda=x1", "lambda=x2"), ("lr_z=x0.5", "lr_z=x1"))
+CANDIDATES: dict[str, tuple[tuple[str, ...], ...]] = {
+    "rlsd": SCALED,
+    "latent-red-diff": SCALED,
+    "nonaug": SCALED,
+    "red-diff": (("lambda=0.1", "lambda=0.25", "lambda=0.5"), ("lr_z=0.1", "lr_z=0.3")),
+    "svgd": (("lambda=0.05", "lambda=0.1", "lambda=0.2"), ("gamma=2", "gamma=6")),
+    "particle-guidance": (("zeta=0.2", "zeta=0.5", "zeta=1"), ("gamma=3", "gamma=10")),
+    "latent-dps": (("zeta=0.1", "zeta=0.2", "zeta=0.5", "zeta=1", "zeta=2", "zeta=4"),),
+    "psld": (("omega=0.2", "omega=0.5", "omega=1"), ("gamma=0.02", "gamma=0.1")),
+    "resample": (("every=10 fits=50", "every=5 fits=25"), ("gamma=4", "gamma=10", "gamma=40")),
+    "latent-daps": (("tau=0.01 lr=1e-6", "tau=0.02 lr=4e-6", "tau=0.05 lr=2.5e-5"), ("lr_end=0.1", "lr_end=0.3")),
+    "dps": (("zeta=0.25", "zeta=0.5", "zeta=1", "zeta=2", "zeta=4", "zeta=8"),),
+    "pigdm": (("adaptive=true", "adaptive=false"), ("eta=0.3", "eta=0.7", "eta=1")),
+    "fps-smc": (("M=1", "M=5"), ("eta=0.5", "eta=0.75", "eta=1")),
+    "daps": (("tau=0.01 lr=2.5e-5", "tau=0.02 lr=1e-4", "tau=0.05 lr=6e-4"), ("lr_end=0.1", "lr_end=1")),
+}
+"""One of each part makes a candidate; x2 is twice what the packaged settings have, and what is not said is theirs."""
+
+
+Figures = dict[str, tuple[float, float]]
+"""Of each candidate: mean PSNR [dB] and Div, over the heads."""
+
+
+@dataclass
+class Tune:
+    """Try the candidates of every method, and choose."""
+
+    out: Path = Path("runs/tune")
+    """Where runs and the table go."""
+    heads: int = 2
+    """How many validation heads."""
+    particles: int = 2
+    """N."""
+    methods: tuple[str, ...] = tuple(CANDIDATES)
+    """Which methods."""
+    tasks: tuple[str, ...] = TASKS
+    """Which tasks, as of 64 px."""
+    shard: str | None = None
+    """K/N: every N-th of the runs, from the K-th, and no table."""
+
+
+@dataclass(frozen=True)
+class Trial:
+    """A candidate of a method on a task, and what rsd restore is told of it."""
+
+    method: str
+    task: str
+    candidate: str
+    options: Restore
+
+    def run(self) -> None:
+        """Restore the heads, if that is not done."""
+        if self.figures is None:
+            print(f"== {self.method}, {self.task}, {self.candidate}", flush=True)
+            run(self.options)
+
+    @property
+    def figures(self) -> tuple[float, float] | None:
+        """Mean PSNR and Div; None before it ran."""
+        assert self.options.out is not None
+        file = self.options.out / "summary.json"
+        means = json.loads(file.read_text())["mean"] if file.exists() else None
+        return means and (means["psnr_mean"], means["div"])
+
+
+def flags(method: str, candidate: str, packaged: Restore) -> list[str]:
+    """A candidate as flags of rsd restore."""
+    own = load_method(method) if FIELD[method].made else None
+    hyper = dict(text.split("=") for text in packaged.hyper)
+    found = []
+    for name, _, value in (word.partition("=") for word in candidate.split()):
+        if hasattr(own, name):
+            hyper[name] = value
+            continue
+        if value.startswith("x"):
+            value = f"{float(value[1:]) * getattr(packaged, {'lambda': 'lambda_'}.get(name, name)):g}"
+        found += [f"--{name.replace('_', '-')}", value]
+    return [*found, "--hyper", *(f"{name}={value}" for name, value in hyper.items())] if hyper else found
+
+
+def trials(o: Tune, heads: Path) -> Iterator[Trial]:
+    """All that rsd compare would run: those that fit, have packaged settings, and are no other's run again."""
+    sizes = {prior: image_size(prior) for prior in (LATENT, PIXELS)}
+    seen = set()
+    for method, task in product(o.methods, o.tasks):
+        prior = PIXELS if FIELD[method].space == "pixels" else LATENT
+        own = matched(task, sizes[prior], sizes[LATENT])
+        assert own is not None
+        common = [str(heads), "--clean", "--resume", "--task", own, "--method", method, "--prior", prior]
+        packaged, name = parse([*common, "-n", str(o.particles)])
+        if name is None or not fits(packaged, sizes[prior]) or what_runs(packaged) in seen:
+            continue
+        seen.add(what_runs(packaged))
+        for words in product(*CANDIDATES[method]):
+            candidate = " ".join(words)
+            out = ["-n", str(o.particles), "--out", str(o.out / task / method / candidate.replace(" ", ","))]
+            yield Trial(method, task, candidate, parse([*common, *out, *flags(method, candidate, packaged)])[0])
+
+
+def fits(options: Restore, size: int) -> bool:
+    """Whether a method works on a task."""
+    try:
+        check_method(options, size)
+    except ValueError:
+        return False
+    return True
+
+
+def best(found: Figures, *, apart: bool) -> str:
+    """The candidate of the highest mean PSNR; ``apart``: of the largest Div within 1 dB of it."""
+    top = max(psnr for psnr, _ in found.values())
+    near = {name: div for name, (psnr, div) in found.items() if apart and psnr > top - WITHIN}
+    return max(near or found, key=lambda name: near.get(name, found[name][0]))
+
+
+def rows(method: str, by_task: dict[str, Figures]) -> Iterator[dict[str, Any]]:
+    """What is chosen for all tasks, and what for each."""
+    candidates = next(iter(by_task.values()))
+    means = {name: sum(found[name][0] for found in by_task.values()) / len(by_task) for name in candidates}
+    of_all = max(means, key=lambda name: means[name])
+    for task, found in by_task.items():
+        apart = task in REPELS and "gamma" in FIELD[method].uses
+        own = best(found, apart=apart)
+        takes = own if apart or found[own][0] >= found[of_all][0] + GAIN else of_all
+        yield {
+            "method": method, "task": task, "all": of_all, "psnr of all": found[of_all][0], "takes": takes,
+            "psnr": found[takes][0], "div": found[takes][1], "worst": min(psnr for psnr, _ in found.values()),
+        }  # fmt: skip
+
+
+def write(out: Path, every: list[Trial]) -> None:
+    """Choose, print, and leave tune.json (all figures, and choices) and tune.md."""
+    by: dict[str, dict[str, Figures]] = {}
+    for one in every:
+        if one.figures is not None:
+            by.setdefault(one.method, {}).setdefault(one.task, {})[one.candidate] = one.figures
+    choices = [row for method, by_task in by.items() for row in rows(method, by_task)]
+    (out / "tune.json").write_text(json.dumps({"figures": by, "choices": choices}, indent=1) + "\n")
+    lines = ["| method | task | for all tasks | PSNR [dB] | takes | PSNR [dB] | Div | worst [dB] |", "|---" * 8 + "|"]
+    for row in choices:
+        same = "the same" if row["takes"] == row["all"] else f"`{row['takes']}`"
+        figures = f"{row['psnr']:.1f} | {row['div']:.3f} | {row['worst']:.1f}"
+        lines.append(
+            f"| `{row['method']}` | {row['task']} | `{row['all']}` | {row['psnr of all']:.1f} | {same} | {figures} |"
+        )
+    text = "\n".join(lines) + "\n"
+    (out / "tune.md").write_text(text)
+    print(text)
+
+
+def main() -> None:
+    """Run what is missing, then choose."""
+    o = tyro.cli(Tune, prog="python -m scripts.tune")
+    heads = o.out / f"heads-validation-{o.heads}"
+    write_heads(["--out", str(heads), "--number", str(o.heads), "--split", "validation"])
+    every = list(trials(o, heads))
+    first, step = shard(o.shard)
+    for trial in every[first::step]:
+        trial.run()
+    if not o.shard:
+        write(o.out, every)
