@@ -9,6 +9,7 @@ from importlib.resources import files
 from typing import Any
 
 import tyro
+import yaml
 
 from rsd.priors import family
 from rsd.settings import layered, plain, tokens
@@ -53,11 +54,14 @@ def packaged(task: str, method: str, prior: str) -> str | None:
 
 def presets(task: str, method: str, prior: str) -> dict[int, str]:
     """The names of the packaged configurations for so many steps: those of the file that :func:`packaged` names, so
-    that they are borrowed only where the task has none of its own."""
+    that they are borrowed only where the task has none of its own, and that file itself if it has the exact x-step."""
     name = packaged(task, method, prior)
-    there = {file.name for file in (files("rsd.configs") / "inverse").iterdir()}
+    there = {file.name: file for file in (files("rsd.configs") / "inverse").iterdir()}
     found = {steps: f"{name.removesuffix('.yaml')}_{steps}.yaml" for steps in PRESETS} if name else {}
-    return {steps: file for steps, file in found.items() if file in there}
+    found = {steps: file for steps, file in found.items() if file in there}
+    if found and name and (own := yaml.safe_load(there[name].read_text())).get("x_step") == "exact":
+        found[own["steps"]] = name
+    return dict(sorted(found.items()))
 
 
 def preset(options: Restore) -> str:

@@ -72,7 +72,7 @@ def test_a_method_without_settings_for_a_task_is_left_out_and_named(images, caps
     ("steps", "told"),
     [
         (50, {"rlsd": ("sr4_heads_50.yaml", "exact", 0.05), "latent-dps": ("latent_dps_heads.yaml", "adam", 0.14)}),
-        (60, {"rlsd": ("sr4_heads.yaml", "adam", 0.1), "latent-dps": ("latent_dps_heads.yaml", "adam", 0.14)}),
+        (60, {"rlsd": ("sr4_heads.yaml", "exact", 0.02), "latent-dps": ("latent_dps_heads.yaml", "adam", 0.14)}),
     ],
 )
 def test_steps_take_the_preset_where_there_is_one(steps, told, images):
@@ -114,7 +114,7 @@ def test_the_committed_comparison_runs_all_that_differs_and_was_set(images, head
     linear = {f"{t} by {m}" for t in ("hdr", "phase_retrieval") for m in ("psld", "pigdm", "fps-smc")}
     plain = ("inpaint_random", "sr4", "deblur_motion", "hdr")  # gamma is 0
     twins = {f"{task} by nonrepuls" for task in plain}
-    twins |= {f"{task} by latent-red-diff" for task in ("sr4", "deblur_motion", "hdr")}
+    twins |= {f"{task} by latent-red-diff" for task in plain}
     assert set(others) == linear | twins
     assert len(able) == 6 * 15 - 2 - len(linear | twins) and all(pair.options.particles == 4 for pair in able)
     assert {p.options.task for p in able if p.task == "sr4" and p.options.prior == "heads-pixels"} == {"sr2"}
