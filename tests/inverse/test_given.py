@@ -14,7 +14,7 @@ from rsd.cli import main
 from rsd.media import read_image, read_measurement
 from rsd.runs import RunFolder
 from rsd.tasks.inverse import job
-from rsd.tasks.inverse.command import packaged, parse
+from rsd.tasks.inverse.command import parse
 from rsd.tasks.inverse.operators import make_operator
 from rsd.tasks.inverse.problem import Problem, check_task, load, on
 from rsd.tasks.inverse.solve import Run
@@ -136,15 +136,17 @@ def test_a_result_that_is_not_finite_is_no_result(restore, here, capsys):
 
 
 def test_phases_are_retrieved_by_the_method_that_has_settings(here, capsys, monkeypatch):
-    options, name = parse(["photo.png", "--clean", "--task", "phase_retrieval"])
-    assert (options.method, name) == ("nonaug", "phase_retrieval_nonaug_heads.yaml")
-    assert options.window == (0.4, 1.0) and options.gamma == 10
-    assert parse(["photo.png"])[0].method == parse(["photo.png", "--task", "hdr"])[0].method == "rlsd"
-    assert parse(["photo.png", "--task", "phase_retrieval", "--method", "rlsd"])[0].method == "rlsd"
-    monkeypatch.setattr(job, "run", lambda options: 0)
-    main(["restore", "photo.png", "--clean", "--task", "phase_retrieval", "--method", "rlsd"])
+    phases, sd = ["photo.png", "--clean", "--task", "phase_retrieval"], ["--prior", "owner/stable-diffusion"]
+    options, name = parse([*phases, *sd])
+    assert (options.method, name) == ("nonaug", "phase_retrieval_nonaug_sd.yaml")
+    assert options.window == (0.4, 1.0) and options.gamma == 30
+    options, name = parse(phases)
+    assert (options.method, name) == ("rlsd", "phase_retrieval_heads.yaml") and options.gamma == 0
+    assert parse([*phases, "--method", "nonaug"])[1] == "phase_retrieval_nonaug_heads.yaml"
+    assert parse(["photo.png"])[0].method == parse(["photo.png", "--task", "hdr", *sd])[0].method == "rlsd"
+    monkeypatch.setattr(job, "run", lambda options, jobs: 0)
+    main(["restore", *phases, *sd, "--method", "rlsd"])
     assert "settings: none packaged for phase_retrieval by rlsd" in capsys.readouterr().out
-    assert packaged("phase_retrieval", "rlsd", "heads") is None
 
 
 @pytest.mark.parametrize(

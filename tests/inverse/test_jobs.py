@@ -64,7 +64,7 @@ def test_a_line_has_its_task_s_packaged_settings_then_the_flags_then_its_own(pho
     assert rates[0] == rates[1] != rates[2]
     assert (b.options.seed, b.options.prompt, b.options.window) == (3, "a man", (0.2, 1.0))
     assert again.options.mask == photos / "mask.png" and again.options.keep_known is True
-    assert (c.options.method, c.options.clean, c.options.lambda_) == ("nonaug", True, 0.5)
+    assert (c.options.method, c.options.clean, c.options.lambda_) == ("rlsd", True, 0.5)
     assert again.label == f"{photos / 'b.png'} (b again)" and a.label == str(photos / "a.png")
 
 
