@@ -1,0 +1,52 @@
+"""The committed report of `rsd reproduce all`: small, whole, the same as what the package tells, and README's source."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+
+import pytest
+
+from rsd.tasks.reproduce.entries import ENTRIES, MEASURED
+from rsd.tasks.reproduce.outcome import headline
+
+ROOT = Path(__file__).parents[2]
+REPORT = ROOT / "docs" / "report"
+PAGES = sorted(REPORT.glob("**/*.html"))
+SUMMARY = json.loads(MEASURED.read_text(encoding="utf-8"))
+EXPERIMENTS = {row["name"]: row for row in SUMMARY["experiments"]}
+
+
+def test_it_is_of_every_experiment_and_small():
+    assert list(EXPERIMENTS) == [entry.name for entry in ENTRIES] and SUMMARY["scale"] == "builtin"
+    assert {page.parent.name for page in PAGES} == {"report", *EXPERIMENTS}
+    assert sum(file.stat().st_size for file in REPORT.rglob("*") if file.is_file()) < 15e6
+
+
+def test_every_claim_was_measured_or_says_why_not_and_none_that_failed_lacks_its_reason():
+    assert not any(row["failed"] for row in EXPERIMENTS.values())
+    for entry in ENTRIES:
+        claims = EXPERIMENTS[entry.name]["claims"]
+        assert [claim["claim"] for claim in claims] == [claim.text for claim in entry.expected("builtin")]
+        assert all(claim["held"] or claim["reason"] for claim in claims), entry.name
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.parent.name)
+def test_a_page_fetches_nothing_and_tells_no_place_of_the_machine_it_was_made_on(page):
+    text = page.read_text(encoding="utf-8")
+    assert not re.findall(r'(?:src|href)="(?:https?:)?//', text)
+    assert "not looked at yet" not in text and not re.search(r"[ '\"](/work|/home|/root|/tmp)/", text)
+
+
+def test_readme_tells_its_figures():
+    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    claims = [claim for row in EXPERIMENTS.values() for claim in row["claims"]]
+    assert headline(claims) in text.replace("\n", " ")
+    table = re.findall(r"^\| (\w+): .*? \| ([^|]*) \| ([^|]*) \|$", text, re.M)
+    assert len(table) >= 5
+    for name, *cells in table:
+        values = [value for claim in EXPERIMENTS[name]["claims"] for value in claim["measured"]["values"].values()]
+        for told in re.findall(r"\d+\.\d+", " ".join(cells)):
+            digits = len(told.partition(".")[2])
+            assert any(f"{value:.{digits}f}" == told for value in values), (name, told)
