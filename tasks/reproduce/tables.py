@@ -22,12 +22,12 @@ GOOD_DECODER = (
     "where x sees no data the coupling holds D(z) to an x that lags behind (docs/results.md)."
 )
 SYMMETRIC = (
-    "PSLD completes these heads by symmetry, clean and nearly all alike, and three of the four truths are symmetric but for "
-    "a cheek; RLSD's hidden halves have smears of colour after 100 steps, where x still follows D(z)."
+    "PSLD completes these heads by symmetry, clean and nearly all alike, and three of the four truths are symmetric "
+    "but for a cheek; RLSD's hidden halves have smears of colour after 100 steps, where x still follows D(z)."
 )
 STUCK = (
-    "Without x, z gets stuck: most answers are heads whose magnitudes are nearly right and whose hair, mouth or shirt is "
-    "another's. "
+    "Without x, z gets stuck: most answers are heads whose magnitudes are nearly right and whose hair, mouth or shirt "
+    "is another's. "
 )
 AS_MANY = "--steps 200"
 """At the built-in scale all methods of a table take as many steps: here those that RLSD's packaged settings are for."""
@@ -102,14 +102,14 @@ TABLES = (
             ),
             Claim(
                 "NonAug-RLSD restores better than augmented RLSD", "psnr", ("NonRepuls-RLSD", "NonAug-RLSD"),
-                unmet=f"{STUCK}x is free to fit the magnitudes pixel by pixel, and takes z along: nearly all answers are "
-                "the truth. The paper's decoder stretches a latent entry over 48 values of 512 px, this one over 12 of "
-                "64 px, and its algorithm was unstable where this one is not.",
+                unmet=f"{STUCK}x is free to fit the magnitudes pixel by pixel, and takes z along: nearly all answers "
+                "are the truth. The paper's decoder stretches a latent entry over 48 values of 512 px, this one over 12 "
+                "of 64 px, and its algorithm was unstable where this one is not.",
             ),
             Claim(
                 "NonAug-RLSD restores better than Latent DPS", "psnr_best", ("Latent DPS", "NonAug-RLSD"),
-                unmet=f"{STUCK}Latent DPS begins in noise, where heads are not yet told apart, and finds every picture in "
-                "its 400 steps.",
+                unmet=f"{STUCK}Latent DPS begins in noise, where heads are not yet told apart, and finds every "
+                "picture in its 400 steps.",
             ),
         ),
         note=UNTUNED,
@@ -216,9 +216,9 @@ TABLES = (
             Claim(
                 "By its best particle RLSD restores better than without repulsion", "psnr_best",
                 ("NonRepuls-RLSD", "RLSD"),
-                unmet="What repulsion adds in range it loses in the mean: its hidden halves have other eyes, patches and "
-                "smears, where these truths are symmetric. Over 32 heads the best of four is 27.3 dB without and 27.0 "
-                "dB with repulsion, a tie (± 1.1 dB; docs/results.md).",
+                unmet="What repulsion adds in range it loses in the mean: its hidden halves have other eyes, patches "
+                "and smears, where these truths are symmetric. Over 32 heads the best of four is 27.3 dB without and "
+                "27.0 dB with repulsion, a tie (± 1.1 dB; docs/results.md).",
             ),
             Claim(
                 "By its best particle RLSD restores better than PSLD", "psnr_best", ("PSLD", "RLSD"), unmet=SYMMETRIC

@@ -1,4 +1,4 @@
-"""The committed report of `rsd reproduce all`: small, whole, the same as what the package tells, and README's source."""
+"""The committed report of `rsd reproduce all`: small, whole, the same as the package tells, and README's source."""
 
 from __future__ import annotations
 
