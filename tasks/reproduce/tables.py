@@ -102,8 +102,8 @@ TABLES = (
             ),
             Claim(
                 "NonAug-RLSD restores better than augmented RLSD", "psnr", ("NonRepuls-RLSD", "NonAug-RLSD"),
-                unmet=f"{STUCK}x is free to fit the magnitudes pixel by pixel, and takes z along: nearly all answers "
-                "are the truth. The paper's decoder draws 48 values of a picture for each of a latent, this one 12, and "
+                unmet=f"{STUCK}x is free to fit the magnitudes pixel by pixel, and takes z along: nearly all "
+                "answers are the truth. The paper's decoder draws 48 values of a picture for each of a latent, this one 12, and "
                 "there the algorithm was unstable.",
             ),
             Claim(
