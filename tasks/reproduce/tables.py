@@ -103,8 +103,8 @@ TABLES = (
             Claim(
                 "NonAug-RLSD restores better than augmented RLSD", "psnr", ("NonRepuls-RLSD", "NonAug-RLSD"),
                 unmet=f"{STUCK}x is free to fit the magnitudes pixel by pixel, and takes z along: nearly all "
-                "answers are the truth. The paper's decoder draws 48 values of a picture for each of a latent, this one "
-                "12, and there the algorithm was unstable.",
+                "answers are the truth. The paper's decoder draws 48 values of a picture for each of a latent, this "
+                "one 12, and there the algorithm was unstable.",
             ),
             Claim(
                 "NonAug-RLSD restores better than Latent DPS", "psnr_best", ("Latent DPS", "NonAug-RLSD"),
