@@ -268,7 +268,8 @@ def cited(options: TextTo3D, *, latent: bool) -> list[str]:
 
 def headline(figures: dict[str, Any]) -> str:
     """The figures of one prompt in a line."""
-    told = {"Div": figures["div"], "agreement in front": figures["agreement"], "Janus": figures["janus"]}
+    shown = {"Div": "div", "agreement in front": "agreement", "faces in front": "face_front", "Janus": "janus"}
+    told = {name: figures[figure] for name, figure in shown.items()}
     return ", ".join(f"{name} {value:.2f}" for name, value in told.items() if value is not None) or "done"
 
 
