@@ -177,7 +177,7 @@ def load_networks(options: TextTo3D, prompts: list[str], device: torch.device) -
 def check_size(options: TextTo3D) -> int:
     """Pixels of the prior's pictures; raises ValueError if --resolution does not divide them."""
     size = image_size(options.prior, options.revision)
-    if options.resolution and size % options.resolution:
+    if options.resolution is not None and size % options.resolution:
         raise ValueError(
             f'The prior "{options.prior}" sees pictures of {size} px, which cannot be rendered at '
             f"{options.resolution}; give a --resolution that divides {size} (--size is that of the written pictures)."

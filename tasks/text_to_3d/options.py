@@ -17,6 +17,7 @@ from .names import BACKGROUNDS, CONVENTIONS, ENCODINGS, INTERACTIONS, MESHES, ME
 
 COUNTS = (
     "particles", "steps", "views", "checkpoint_every", "turntable", "samples", "lora_rank", "chunk", "views_at_once",
+    "resolution",
 )  # fmt: skip
 WEIGHTS = (
     "guidance", "lr", "lr_background", "lr_phi", "orientation", "sparsity", "opacity", "z_variance", "ambient",

@@ -83,7 +83,7 @@ class Scenes(Gallery):
         made = [Scene(settings, particle=n, **key).to(prior.dtype) for n in numbers]
         super().__init__(made, settings, image_size=prior.image_size)
         self.prior, self.numbers = prior, list(numbers)
-        self.resolution = settings.resolution or prior.image_size
+        self.resolution = prior.image_size if settings.resolution is None else settings.resolution
         self.total, self.seed, self.image, self.done = steps, seed, image, 0
         fields = [p for scene in self.scenes for p in scene.field.parameters()]
         backgrounds = [p for scene in self.scenes for p in scene.background.parameters()]

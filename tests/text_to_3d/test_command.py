@@ -249,6 +249,8 @@ def test_a_film_without_the_extra_is_refused_at_once(monkeypatch, capsys):
         (["dog", "--view-prompts", "back=a tail", "back=tails"], "tells the back twice"),
         (["dog", "--guidance", "1", "--negative-prompt", "cat"], "has no effect without guidance (guidance is 1)"),
         (["dog", "--mesh-threshold", "0"], "mesh_threshold is 0.0"),
+        (["dog", "--resolution", "0"], "resolution is 0; give 1 or more."),
+        (["dog", "--resolution", "-16"], "resolution is -16; give 1 or more."),
         (["dog", "--size", "4"], "size is 4; give 16 or more."),
         (["dog", "--config", "bad.yaml"], 'bad.yaml: unknown field "gama". Did you mean "gamma"?'),
         (["dog", "--prompts", "nowhere.txt"], "nowhere.txt does not exist"),
@@ -295,7 +297,9 @@ def test_a_resolution_that_does_not_fit_is_told_before_any_network_is_loaded(
     monkeypatch.chdir(tmp_path)
     for name in ("load_prior", "load_scorers", "load_features"):
         monkeypatch.setattr(job, name, lambda *a, **k: pytest.fail("a network was loaded"))
-    for prior, own in (("heads", 64), (str(tiny_folder("epsilon")), 16)):
+    priors = {"heads": 64, str(tiny_folder("epsilon")): 16}
+    capsys.readouterr()  # what transformers says when it is first imported
+    for prior, own in priors.items():
         assert main(["text-to-3d", "a man", "--resolution", "48", "--prior", prior]) == 2
         told = (
             f'rsd: The prior "{prior}" sees pictures of {own} px, which cannot be rendered at 48; give a --resolution '

@@ -276,6 +276,8 @@ def test_mistakes():
         settings(background="sky")
     with pytest.raises(ValueError, match="views_at_once is 0"):
         settings(views_at_once=0)
+    with pytest.raises(ValueError, match="resolution is -16"):
+        settings(resolution=-16)
     points = Wish()
     points.image_size = 0
     with pytest.raises(ValueError, match="over points, not pictures"):
