@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 import sys
 import warnings
 from collections.abc import Callable, Iterator
@@ -31,9 +30,8 @@ from .field import FieldSettings
 from .finished import PARTS, keep, lacking, look_again, write
 from .gallery import SceneSettings
 from .lights import LightSettings
-from .names import VIEWS
 from .options import TextTo3D
-from .prompts import PromptSettings, ViewPrompts
+from .prompts import PromptSettings, ViewPrompts, split_view, views_told
 from .regularisers import RegulariserSettings
 from .render import RenderSettings
 from .scores import Scorers, load_scorers
@@ -118,19 +116,24 @@ def make_all(prompts: list[str], options: TextTo3D, several: bool, here: Process
 
 
 def without_view(prompt: str, options: TextTo3D) -> str:
-    """A prompt without a view word at its end, of which it warns: a scene is seen from all sides. Raises ValueError if
-    nothing else is told, and that is not allowed."""
-    found = re.fullmatch(rf"(.*?)(?:, ?|^)({'|'.join(VIEWS)}) view", prompt)
-    if not found:
-        return prompt
-    if not found[1] and not options.allow_empty:
+    """A prompt without view words at its end, of which it warns, as of others that stay: a scene is seen from all
+    sides. Raises ValueError if nothing else is told, and that is not allowed."""
+    rest, view = split_view(prompt)
+    if view and not rest and not options.allow_empty:
         raise ValueError(
             f'The prompt "{prompt}" tells a view alone, and a scene is seen from all sides; say what to make, or '
             "--allow-empty to make it without a prompt."
         )
     own = "; each camera adds its own" if options.view_words else ""
-    warnings.warn(f'A scene is seen from all sides: "{found[2]} view" is left out of the prompt{own}.', stacklevel=2)
-    return found[1]
+    if view:
+        warnings.warn(f'A scene is seen from all sides: "{view}" is left out of the prompt{own}.', stacklevel=2)
+    for other in views_told(rest):
+        warnings.warn(
+            f'A scene is seen from all sides: "{other}" stays in the prompt "{rest}"; leave it out if it tells where '
+            f"the camera is{own}.",
+            stacklevel=2,
+        )
+    return rest
 
 
 def default_folder(prompts: list[str], options: TextTo3D) -> Path:

@@ -9,6 +9,7 @@ import json
 import re
 import subprocess
 import sys
+import warnings
 from types import SimpleNamespace
 
 import pytest
@@ -361,7 +362,17 @@ def test_the_paper_s_settings(method):
         ("a man, front view", "a man"),
         ("a man with a beard, pale skin,back view", "a man with a beard, pale skin"),
         ("side view", ""),
+        ("a man with a beard, Front view", "a man with a beard"),
+        ("a man with a beard, front view.", "a man with a beard"),
+        ("a man with a beard front view", "a man with a beard"),
+        ("A man with a beard. OVERHEAD VIEW.", "A man with a beard"),
+        ("a man , side-view", "a man"),
+        ("Back view.", ""),
+        ("front view of a man", "front view of a man"),
+        ("a man, front view, with a beard", "a man, front view, with a beard"),
         ("a house with a side view", "a house with a side view"),
+        ("a house seen in side view", "a house seen in side view"),
+        ("a man with a big backview", "a man with a big backview"),
         ("a man", "a man"),
         ("a man with a view", "a man with a view"),
     ],
@@ -376,6 +387,14 @@ def test_what_is_said_of_a_view_is_so():
         job.without_view("a man, back view", TextTo3D())
     with pytest.warns(UserWarning, match='"back view" is left out of the prompt.$'):
         job.without_view("a man, back view", TextTo3D(view_words=False))
+    with pytest.warns(UserWarning) as told:
+        assert job.without_view("Side view of a man, Back view.", TextTo3D()) == "Side view of a man"
+    left_out, stays = (str(warning.message) for warning in told)
+    assert '"Back view" is left out of the prompt; each camera' in left_out
+    assert '"Side view" stays in the prompt "Side view of a man"; leave it out if it tells' in stays
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert job.without_view("a viewfinder at the back", TextTo3D()) == "a viewfinder at the back"
 
 
 @pytest.mark.parametrize(
