@@ -18,10 +18,10 @@ from rsd.engine import Embed, Record
 from rsd.features import check_features_name, load_features
 from rsd.priors import check_prior_name, image_size, load_prior
 from rsd.priors.base import Prior
+from rsd.prompts import folder_name, folder_names, gather, notes, strange
 from rsd.runs import RunFolder, check_folder_of_runs, slug
 from rsd.session import Session, pick_device, plain_warnings, survives
 
-from ..text_to_image.prompts import folder_name, folder_names, gather, notes, strange
 from . import results
 from .cameras import CameraSettings
 from .command import resolved
