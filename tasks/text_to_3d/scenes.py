@@ -101,11 +101,6 @@ class Scenes(Gallery):
         return torch.arange(N * V).view(N, V)
 
     @property
-    def ensembles(self) -> int:
-        """How many groups the rows are for :class:`rsd.repulsion.Interaction`: V of N rows, or N of V."""
-        return self.settings.views if self.settings.interaction == "scenes" else len(self.scenes)
-
-    @property
     def ids(self) -> list[int]:
         """Each row's number for its noise, which depends on the scene's number and the view alone."""
         V = self.settings.views
