@@ -31,8 +31,8 @@ SMALLEST_MESH, SMALLEST_PICTURE = 8, 16
 class TextTo3D:
     """Make N different scenes of each prompt by score distillation with repulsion: turntables, meshes, pictures.
 
-    Settings come from the packaged configuration of the method and prior, then --config FILE, then the flags; the
-    defaults below hold only where none of them says anything (a run's config.yaml tells what it used).
+    Settings come from the packaged configuration of the method and prior, then --config FILE, then the flags. The
+    defaults below are those of sds on the built-in heads (a run's config.yaml tells what it used).
     """
 
     prompt: Annotated[tuple[str, ...], tyro.conf.Positional] = ()
@@ -60,11 +60,11 @@ class TextTo3D:
     interaction: str = "scenes"
     """Who repel one another: scenes (N scenes seen by one camera), or views (one scene's views, as in the authors'
     released program)."""
-    steps: int = 1000
+    steps: int = 400
     """Steps of the algorithm."""
     seed: int = 0
     """Every random number follows from it."""
-    gamma: float = 20.0
+    gamma: float = 8.0
     """Weight of the repulsion; more gives more different scenes, 0 none, below 0 attracts."""
     window: tuple[float, float] = (0.0, 1.0)
     """Repel only while (t+1)/T lies in it; 1 is pure noise."""
@@ -140,13 +140,13 @@ class TextTo3D:
     """Light: the share of the run, from its start, that has ambient light alone."""
     shaded: float = 0.75
     """Light: probability of a lamp after that."""
-    textureless: float = 0.5
+    textureless: float = 0.0
     """Light: probability that a step with a lamp leaves out colours."""
-    ambient: float = 0.1
+    ambient: float = 0.52
     """Light: strength of ambient light beside a lamp."""
-    diffuse: float = 0.9
+    diffuse: float = 0.5
     """Light: strength of the lamp."""
-    light_spread: float = 1.0
+    light_spread: float = 0.4
     """Light: how far from the camera's direction the lamp is."""
     resolution: int | None = None
     """Pixels a side that are rendered, and enlarged to what the prior sees (default: as many as it sees)."""

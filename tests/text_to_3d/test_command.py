@@ -10,6 +10,7 @@ import re
 import subprocess
 import sys
 import warnings
+from importlib.resources import files
 from types import SimpleNamespace
 
 import pytest
@@ -327,10 +328,18 @@ def test_gated_weights_are_told_with_the_way_to_them(tmp_path, monkeypatch, caps
 def test_flags_win_over_config_and_config_over_the_packaged_one(tmp_path):
     own = tmp_path / "own.yaml"
     own.write_text("gamma: 7\nt_range: [0.1, 0.9]\nview_prompts: [back=hair]\nprompt: of another run\n")
-    options, name = parse(["--config", str(own), "a man", "--gamma", "8"])
-    assert name == "sds_heads.yaml" and options.prompt == ("a man",)
-    assert (options.gamma, options.t_range, options.own_prompts) == (8, (0.1, 0.9), {"back": "hair"})
-    assert options.ambient == 0.52  # the dataclass says 0.1, the packaged file the heads' light
+    options, name = parse(["--config", str(own), "a man", "--gamma", "9", "--prior", IF])
+    assert name == "sds_if.yaml" and options.prompt == ("a man",)
+    assert (options.gamma, options.t_range, options.own_prompts) == (9, (0.1, 0.9), {"back": "hair"})
+    assert options.ambient == 0.1  # the dataclass says 0.52, the light of heads
+
+
+def test_the_defaults_that_help_shows_are_those_of_sds_on_heads():
+    packaged_ones = yaml.safe_load((files("rsd.configs") / "text_to_3d" / "sds_heads.yaml").read_text())
+    own = TextTo3D()
+    assert {name: getattr(own, "features_name" if name == "features" else name) for name in packaged_ones} == (
+        packaged_ones
+    )
 
 
 @pytest.mark.parametrize("method", ["sds", "vsd"])
