@@ -24,7 +24,7 @@ from rsd.session import Session, pick_device, plain_warnings, survives
 
 from . import results
 from .cameras import CameraSettings
-from .command import resolved
+from .command import ADDED, resolved
 from .distillation import Run, Settings
 from .field import FieldSettings
 from .finished import PARTS, keep, lacking, look_again, write
@@ -201,7 +201,10 @@ def settings(options: TextTo3D) -> Settings:
     """What each prompt runs with."""
     o = options
     scenes = SceneSettings(
-        field=FieldSettings(o.encoding, bound=o.bound, resolutions=o.grid),
+        field=FieldSettings(
+            o.encoding, bound=o.bound, resolutions=o.grid, levels=o.levels, log2_hashmap_size=o.log2_hashmap_size,
+            per_level_scale=o.per_level_scale, octaves=o.octaves,
+        ),
         background=o.background, renderer=o.renderer,
         render=RenderSettings(o.samples, o.fine),
         cameras=CameraSettings(o.azimuth, o.elevation, o.distance, o.fov),
@@ -223,7 +226,7 @@ def make(
     """Make one prompt's scenes in its run folder, going on from its checkpoint if there is one; its metrics. Processes
     that share the ``ensemble`` all come here, one of them writes, and shows its own scenes as they stand."""
     if ensemble.main:
-        folder.open({**resolved(options), "prompt": prompt})
+        folder.open({**resolved(options), "prompt": prompt}, added=ADDED)
     if folder.done:
         scorers, device = networks.scorers if networks else Scorers(), pick_device(options.device)
         parts = look_again(prompt, options, folder, settings=settings(options).scenes, scorers=scorers, device=device)

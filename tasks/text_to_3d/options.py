@@ -17,12 +17,16 @@ from .names import BACKGROUNDS, CONVENTIONS, ENCODINGS, INTERACTIONS, MESHES, ME
 
 COUNTS = (
     "particles", "steps", "views", "checkpoint_every", "turntable", "samples", "lora_rank", "chunk", "views_at_once",
-    "resolution",
+    "resolution", "levels", "log2_hashmap_size", "octaves",
 )  # fmt: skip
 WEIGHTS = (
     "guidance", "lr", "lr_background", "lr_phi", "orientation", "sparsity", "opacity", "z_variance", "ambient",
     "diffuse", "light_spread",
 )  # fmt: skip
+READ = {
+    "grid": ("grid",), "hash": ("levels", "log2_hashmap_size", "per_level_scale"), "frequency": ("octaves",),
+}  # fmt: skip
+"""The fields that each encoding reads."""
 SHARES = ("ambient_until", "shaded", "textureless")
 SMALLEST_MESH, SMALLEST_PICTURE = 8, 16
 
@@ -101,6 +105,14 @@ class TextTo3D:
     frequency (sines and a network)."""
     grid: tuple[int, ...] = (8, 16, 32, 64)
     """grid: corners a side of each level."""
+    levels: int = 16
+    """hash: how many grids, the coarsest of 16 corners a side."""
+    log2_hashmap_size: int = 19
+    """hash: a grid has at most 2 to this power entries."""
+    per_level_scale: float = 1.447269237440378
+    """hash: how much finer each grid is than the one before."""
+    octaves: int = 6
+    """frequency: sines of 1, 2, 4 ... half waves across the scene, so many."""
     bound: float = 1.8
     """Half the side of the cube that holds a scene, in the units of the cameras' distance."""
     samples: int = 32
@@ -178,6 +190,11 @@ class TextTo3D:
     """Steps between checkpoints, each with a fresh contact.png."""
 
     @property
+    def idle(self) -> tuple[str, ...]:
+        """The fields that the encoding does not read."""
+        return tuple(name for encoding, names in READ.items() if encoding != self.encoding for name in names)
+
+    @property
     def interacts(self) -> bool:
         """Whether any picture is repelled by another."""
         return self.gamma != 0 and (self.particles if self.interaction == "scenes" else self.views) > 1
@@ -241,6 +258,14 @@ class TextTo3D:
             value = getattr(self, name)
             if value is not None and not (math.isfinite(value) and value > 0):
                 raise ValueError(f"{name} is {value}; give a finite number above 0.")
+        if not 1 <= self.per_level_scale < math.inf:
+            raise ValueError(f"per_level_scale is {self.per_level_scale}; give a finite number, 1 or more.")
+        finest = 4 + (self.levels - 1) * math.log2(self.per_level_scale)
+        if finest > 24:  # float32 could not tell its corners apart
+            raise ValueError(
+                f"levels is {self.levels} and per_level_scale {self.per_level_scale:g}, whose finest grid has "
+                f"2^{finest:.0f} corners a side; give less of one, for 2^24 at most."
+            )
         if not self.grid or min(self.grid) < 2:
             raise ValueError(f"grid is {self.grid}; give at least one number, each 2 or more.")
 

@@ -16,11 +16,12 @@ from types import SimpleNamespace
 import pytest
 import yaml
 from PIL import Image
+from safetensors.torch import load_file
 
 from rsd.cli import main
 from rsd.runs import RunFolder
 from rsd.tasks.text_to_3d import finished, job
-from rsd.tasks.text_to_3d.command import packaged, parse
+from rsd.tasks.text_to_3d.command import ADDED, packaged, parse
 from rsd.tasks.text_to_3d.field import FieldSettings
 from rsd.tasks.text_to_3d.job import cited
 from rsd.tasks.text_to_3d.options import TextTo3D
@@ -240,6 +241,15 @@ def test_a_film_without_the_extra_is_refused_at_once(monkeypatch, capsys):
         (["dog", "--shaded", "1.5"], "shaded is 1.5; give a number from 0 to 1."),
         (["dog", "--bound", "0"], "bound is 0.0; give a finite number above 0."),
         (["dog", "--grid", "1", "8"], "each 2 or more"),
+        (["dog", "--encoding", "hash", "--levels", "0"], "levels is 0; give 1 or more."),
+        (["dog", "--encoding", "hash", "--log2-hashmap-size", "0"], "log2_hashmap_size is 0; give 1 or more."),
+        (["dog", "--encoding", "hash", "--per-level-scale", "0.5"], "per_level_scale is 0.5; give a finite number, 1"),
+        (["dog", "--encoding", "hash", "--per-level-scale", "4"], "whose finest grid has 2^34 corners a side"),
+        (["dog", "--encoding", "frequency", "--octaves", "-1"], "octaves is -1; give 1 or more."),
+        (["dog", "--levels", "4"], "--levels does nothing with --encoding grid; leave it out."),
+        (["dog", "--octaves=4", "--encoding", "hash"], "--octaves does nothing with --encoding hash; leave it out."),
+        (["dog", "--encoding", "frequency", "--grid", "4"], "--grid does nothing with --encoding frequency"),
+        (["dog", "--prior", IF, "--grid", "4"], "--grid does nothing with --encoding hash; leave it out."),
         (["dog", "--t-range", "0.9", "0.1"], "t_range is (0.9, 0.1); give LO HI with 0 <= LO < HI <= 1."),
         (["dog", "--elevation", "0", "90"], "elevation is (0.0, 90.0); give LO HI with -89 <= LO <= HI <= 89."),
         (["dog", "--distance", "0", "1"], "distance is (0.0, 1.0); give LO HI with 0.001 <= LO <= HI."),
@@ -340,6 +350,33 @@ def test_the_defaults_that_help_shows_are_those_of_sds_on_heads():
     assert {name: getattr(own, "features_name" if name == "features" else name) for name in packaged_ones} == (
         packaged_ones
     )
+
+
+def test_what_an_encoding_is_made_of_can_be_set(make, tmp_path):
+    """To the parameters' sizes; by default it is what the field's own defaults say."""
+    own = job.settings(TextTo3D()).scenes.field
+    assert own == FieldSettings() and all(getattr(own, name) == value for name, value in ADDED.items())
+    hashed = ("--encoding", "hash", "--levels", "3", "--log2-hashmap-size", "7", "--per-level-scale", "2")
+    _, out = make("red dog", *hashed, "-n", "1", out="hash", steps=1)
+    weights = load_file(out / "scenes.safetensors")
+    assert weights["scenes/[0]/field.encoding.params"].shape == (3 * 2**7 * 2,)
+    _, out = make("red dog", "--encoding", "frequency", "--octaves", "2", "-n", "1", out="waves", steps=1)
+    weights = load_file(out / "scenes.safetensors")
+    assert weights["scenes/[0]/field.network.0.weight"].shape == (64, 3 + 6 * 2)
+    own_file = tmp_path / "own.yaml"
+    own_file.write_text("octaves: 3\nlevels: 4\n")  # a file may say more than its run needs
+    assert parse(["a man", "--config", str(own_file)])[0].levels == 4
+
+
+def test_a_run_from_before_the_encodings_options_goes_on(make, capsys):
+    """Its config.yaml does not name them; they were what they are by default, and others are another run."""
+    hashed = ("red dog", "--encoding", "hash", "-n", "1")
+    _, out = make(*hashed, steps=1)
+    config = yaml.safe_load((out / "config.yaml").read_text())
+    (out / "config.yaml").write_text(yaml.safe_dump({k: v for k, v in config.items() if k not in ADDED}))
+    assert make(*hashed, "--resume", steps=1)[0] == 0 and "already done" in capsys.readouterr().out
+    assert make(*hashed, "--resume", "--levels", "4", steps=1)[0] == 2
+    assert "with other settings: levels 16 is now 4" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("method", ["sds", "vsd"])
