@@ -263,7 +263,7 @@ def make(
 
 def cited(options: TextTo3D, *, latent: bool) -> list[str]:
     """The works a run with these options rests on, as keys of rsd.citations; ``latent``: the prior is."""
-    works = ["sds"]
+    works = ["sds", "magic3d"]  # the loss, and the field's start
     works += ["vsd", "lora"] if options.method == "vsd" else []
     works += ["rlsd"] if options.interacts else []
     works += ["latent-diffusion"] if latent else []

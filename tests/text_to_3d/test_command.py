@@ -100,7 +100,10 @@ def test_vsd_on_a_hash_grid_whose_views_repel(make):
     assert code == 0 and row["repulsion"] > 0 and row["reference"] > 0
     assert metrics(out)["div"] is None and "one scene" in metrics(out)["reasons"]["div"]
     bib = (out / "citations.bib").read_text()
-    assert all(key in bib for key in ("poole2023", "wang2023prolific", "mueller2022", "zilberstein2025", "rombach2022"))
+    assert all(
+        key in bib
+        for key in ("poole2023", "lin2023magic3d", "wang2023prolific", "mueller2022", "zilberstein2025", "rombach2022")
+    )
 
 
 def test_the_mesh_s_format_and_surface_and_no_repulsion(make):
@@ -446,12 +449,12 @@ def test_what_is_said_of_a_view_is_so():
 @pytest.mark.parametrize(
     ("options", "latent", "keys"),
     [
-        ({}, True, ["sds", "rlsd", "latent-diffusion", "dino"]),
-        ({"gamma": 0.0, "method": "vsd"}, False, ["sds", "vsd", "lora"]),
-        ({"features": "pixels", "encoding": "hash"}, False, ["sds", "rlsd", "instant-ngp"]),
-        ({"features": "pixels", "renderer": "packed"}, False, ["sds", "rlsd", "instant-ngp"]),
-        ({"particles": 1, "prior": IF}, False, ["sds"]),
-        ({"particles": 1, "interaction": "views", "views": 2, "prior": IF}, False, ["sds", "rlsd", "dino"]),
+        ({}, True, ["sds", "magic3d", "rlsd", "latent-diffusion", "dino"]),
+        ({"gamma": 0.0, "method": "vsd"}, False, ["sds", "magic3d", "vsd", "lora"]),
+        ({"features": "pixels", "encoding": "hash"}, False, ["sds", "magic3d", "rlsd", "instant-ngp"]),
+        ({"features": "pixels", "renderer": "packed"}, False, ["sds", "magic3d", "rlsd", "instant-ngp"]),
+        ({"particles": 1, "prior": IF}, False, ["sds", "magic3d"]),
+        ({"particles": 1, "interaction": "views", "views": 2, "prior": IF}, False, ["sds", "magic3d", "rlsd", "dino"]),
     ],
 )
 def test_a_run_cites_what_it_uses(options, latent, keys):
