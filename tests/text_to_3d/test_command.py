@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import importlib.util
 import io
@@ -14,6 +15,7 @@ from importlib.resources import files
 from types import SimpleNamespace
 
 import pytest
+import torch
 import yaml
 from PIL import Image
 from safetensors.torch import load_file
@@ -21,10 +23,14 @@ from safetensors.torch import load_file
 from rsd.cli import main
 from rsd.runs import RunFolder
 from rsd.tasks.text_to_3d import finished, job
+from rsd.tasks.text_to_3d.cameras import draw_cameras
 from rsd.tasks.text_to_3d.command import ADDED, packaged, parse
 from rsd.tasks.text_to_3d.field import FieldSettings
 from rsd.tasks.text_to_3d.job import cited
+from rsd.tasks.text_to_3d.lights import draw_light
 from rsd.tasks.text_to_3d.options import TextTo3D
+from rsd.tasks.text_to_3d.regularisers import regularisers
+from rsd.tasks.text_to_3d.render import Rendering
 
 IF = "DeepFloyd/IF-I-XL-v1.0"
 
@@ -403,6 +409,21 @@ def test_the_paper_s_settings(method):
     assert (chosen.prompts.guidance, chosen.prompts.convention) == (20, "dreamfusion")
     assert (chosen.scenes.lr, chosen.scenes.lr_background) == (0.01, 0.001)
     assert chosen.particles * chosen.scenes.views == 20
+
+
+def test_the_light_and_weights_of_dreamfusion_s_successors():
+    """For IF: the lamp is around cameras at 1.5 to 2 with a deviation of 1, so that it is behind the scene, seen
+    from the camera, as often as a normal number is below -1.75; what faces away weighs 10, and 1000 at the end."""
+    chosen = job.settings(parse(["dog", "--prior", IF])[0]).scenes
+    lit = dataclasses.replace(chosen.lights, ambient_until=0, shaded=1)
+    draws = [draw_cameras(chosen.cameras, 20, seed=0, step=step) for step in range(100)]
+    lamps = [draw_light(lit, cameras, seed=0, steps=100, step=step).position for step, cameras in enumerate(draws)]
+    behind = [(lamp * cameras.back).sum(-1) < 0 for lamp, cameras in zip(lamps, draws, strict=True)]
+    assert float(torch.cat(behind).double().mean()) == pytest.approx(0.04, abs=0.012)
+    one = torch.ones(1, 1)
+    away = Rendering(one[..., None], one, one, 0 * one, orientation=one)
+    weights = [regularisers(away, chosen.regularisers, progress=progress)["orientation"] for progress in (0, 1)]
+    assert [float(weight) for weight in weights] == pytest.approx([10, 1000])
 
 
 @pytest.mark.parametrize(
