@@ -27,6 +27,14 @@ BIBTEX = {
   year      = {2023},
   url       = {https://arxiv.org/abs/2209.14988}
 }""",
+    "magic3d": """@inproceedings{lin2023magic3d,
+  title     = {{Magic3D}: High-Resolution Text-to-{3D} Content Creation},
+  author    = {Lin, Chen-Hsuan and Gao, Jun and Tang, Luming and Takikawa, Towaki and Zeng, Xiaohui and Huang, Xun
+               and Kreis, Karsten and Fidler, Sanja and Liu, Ming-Yu and Lin, Tsung-Yi},
+  booktitle = {IEEE/CVF Conference on Computer Vision and Pattern Recognition},
+  year      = {2023},
+  url       = {https://arxiv.org/abs/2211.10440}
+}""",
     "vsd": """@inproceedings{wang2023prolificdreamer,
   title     = {{ProlificDreamer}: High-Fidelity and Diverse Text-to-{3D} Generation
                with Variational Score Distillation},

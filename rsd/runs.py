@@ -12,7 +12,7 @@ import secrets
 import subprocess
 import sys
 import tempfile
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -117,13 +117,15 @@ class RunFolder:
         """Whether the run has finished."""
         return (self.path / METRICS).exists()
 
-    def check(self, config: dict[str, Any], *, later: Collection[str] = ()) -> None:
+    def check(
+        self, config: dict[str, Any], *, later: Collection[str] = (), added: Mapping[str, Any] | None = None
+    ) -> None:
         """Raise ValueError if the folder holds a run with other settings than ``config``. ``later``: those that may
-        have been None."""
+        have been None. ``added``: those that older versions did not have, and what their runs were made with."""
         file = self.path / CONFIG
         if not file.exists():
             return
-        before = _settings(file)
+        before = {**(added or {}), **_settings(file)}
         config = yaml.safe_load(yaml.safe_dump(config))  # tuples become lists, as they did in the file
         open_still = {k for k in later if before.get(k) is None}
         other = sorted(k for k in {*before, *config} - open_still if before.get(k) != config.get(k))
@@ -131,11 +133,13 @@ class RunFolder:
             told = ", ".join(f"{k} {before.get(k)!r} is now {config.get(k)!r}" for k in other)
             raise ValueError(f"Cannot resume {self.path} with other settings: {told}; choose another --out.")
 
-    def open(self, config: dict[str, Any], *, later: Collection[str] = ()) -> None:
+    def open(
+        self, config: dict[str, Any], *, later: Collection[str] = (), added: Mapping[str, Any] | None = None
+    ) -> None:
         """Create the folder with its config.yaml, or add to that what was None and is among ``later``. Raises
         ValueError if a run with other settings is to be resumed (:meth:`check`), PermissionError if the folder cannot
         be made."""
-        self.check(config, later=later)
+        self.check(config, later=later, added=added)
         file = self.path / CONFIG
         if file.exists() and not later:
             return

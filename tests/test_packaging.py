@@ -23,6 +23,19 @@ def test_every_package_is_listed():
     assert set(setup["packages"]) == found
 
 
+def test_heads_share_nothing_with_one_another():
+    """What two of them need lies in rsd/; tasks/reproduce stands above all."""
+    heads = {init.parent.name for init in (ROOT / "tasks").glob("*/__init__.py")} - {"reproduce"}
+    assert len(heads) == 4
+    found = {
+        (head, other)
+        for head in heads
+        for file in (ROOT / "tasks" / head).rglob("*.py")
+        for other in re.findall(r"^ *(?:from|import) +(?:\.\.|rsd\.tasks\.)(\w+)", file.read_text(), re.MULTILINE)
+    }
+    assert {pair for pair in found if pair[0] != pair[1]} == set()
+
+
 def test_versions_agree():
     """The pinned torch names no build: a "+cpu" exists on one index only."""
     pinned = re.search(r"^torch==(\S+)$", (ROOT / "constraints.txt").read_text(), re.MULTILINE)

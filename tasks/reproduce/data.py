@@ -12,9 +12,9 @@ from importlib.resources import as_file, files
 from pathlib import Path
 
 from rsd.media import PICTURES
+from rsd.prompts import read_prompts
 from rsd.runs import write_bytes
 
-from ..text_to_image.prompts import read_prompts
 from .options import Reproduce
 
 BUILTIN_NUMBER = 4

@@ -10,7 +10,7 @@ OF_FIG_17 = "--steps 200 --lambda 0.15 --rho 0.1 --lr-x 0.4 --lr-z 1.0"
 """The ablations' settings at the paper's scale (D.8.2)."""
 SHORT = ("psnr", "psnr_best", "psnr_std", "ssim", "lpips", "div", "coverage", "seconds")
 DRAWN = ("div", "agreement", "coverage", "clip", "aesthetic", "fid", "seconds")
-SCENES = ("div", "agreement", "janus", "seconds")
+SCENES = ("div", "agreement", "face_front", "janus", "seconds")
 
 
 def window(low: float, high: float) -> Row:

@@ -163,7 +163,8 @@ NAMES: dict[str, str] = {
     "fid": "Frechet distance (less is better)",
     "residual": "residual [sigma_v], mean", "seconds": "seconds a picture",
     "sharpness": "detail (mean gradient; noise counts too), the truth's is 1",
-    "clip": "CLIP score", "aesthetic": "aesthetic score", "janus": "Janus (faces seen from behind)",
+    "clip": "CLIP score", "aesthetic": "aesthetic score",
+    "face_front": "faces in front (0-1)", "janus": "Janus (faces seen from behind, of scenes with one in front)",
     "gamma": "gamma, the weight of the repulsion", "collapsed": "share of pairs in one mode",
     "misfit": "distance from the nearest mode",
 }  # fmt: skip

@@ -19,6 +19,9 @@ NO_SCENE = (
 )  # fmt: skip
 """Options that change no scene: a run may be resumed with others, and config.yaml leaves them out."""
 
+ADDED = {"levels": 16, "log2_hashmap_size": 19, "per_level_scale": 1.447269237440378, "octaves": 6}
+"""Options that a run of an older version does not name in its config.yaml, and what it was made with."""
+
 
 def packaged(method: str, prior: str) -> str:
     """The name of the packaged configuration: heads are tuned apart, all else is the paper's (VSD as SDS)."""
@@ -49,9 +52,19 @@ def resolved(options: TextTo3D) -> dict[str, Any]:
     return {**found, "features": options.features_name}
 
 
+def check_use(argv: list[str], options: TextTo3D) -> None:
+    """Raise ValueError for a flag that the encoding does not read; a settings file may hold such fields."""
+    typed = {token[2:].split("=")[0].replace("-", "_") for token in argv if token[:2] == "--"}
+    if idle := sorted(typed.intersection(options.idle)):
+        raise ValueError(
+            f"--{idle[0].replace('_', '-')} does nothing with --encoding {options.encoding}; leave it out."
+        )
+
+
 def main(argv: list[str]) -> int:
     """Make the scenes; returns the exit code."""
     options, name = parse(argv)
+    check_use(argv, options)
     print(f"settings: {name}" + (f" and {options.config}" if options.config else "") + ", then your flags")
     from .job import run
 

@@ -2,8 +2,8 @@
 
     sigma(x) = softplus(network(x)_0 + height (1 - |x| / radius)),   colour(x) = sigmoid(network(x)_1..3)
 
-The blob of density at the centre is DreamFusion's start (Poole et al. 2023, Eq. 8), without which nothing holds the
-first gradients.
+The blob of density at the centre, without which nothing holds the first gradients, is Magic3D's (Lin et al. 2023):
+linear in |x|, height 10, under a softplus. DreamFusion's own is a Gaussian under an exponential.
 """
 
 from __future__ import annotations

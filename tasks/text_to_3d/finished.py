@@ -69,11 +69,14 @@ def kept(folder: RunFolder, settings: SceneSettings, device: torch.device) -> Ga
 
 def lacking(held: dict[str, Any], options: TextTo3D) -> list[str]:
     """The parts that a finished run with these metrics would make otherwise with these options. A version of rsd that
-    kept no flags is taken to have had none; what was written and is not asked for any more stays."""
+    kept no flags is taken to have had none, one that did not look for faces in front counted Janus otherwise; what was
+    written and is not asked for any more stays."""
     before = held.get("outputs") or vars(TextTo3D())
     asked = {part: [name for name in flags if name != "mp4" or options.mp4] for part, flags in FLAGS.items()}
     parts = [part for part, names in asked.items() if any(before[name] != getattr(options, name) for name in names)]
-    return parts + ["figures"] * (options.div_features not in ("auto", held["div_features"]))
+    other_div = options.div_features not in ("auto", held["div_features"])
+    other_janus = held.get("faces") is not None and "face_front" not in held
+    return parts + ["figures"] * (other_div or other_janus)
 
 
 def look_again(

@@ -46,8 +46,10 @@ class SceneSettings:
         """Raise ValueError for values that cannot run."""
         if self.views < 1:
             raise ValueError(f"views is {self.views}; a scene needs at least 1 camera.")
-        if self.views_at_once is not None and self.views_at_once < 1:
-            raise ValueError(f"views_at_once is {self.views_at_once}; it must be at least 1.")
+        for name in ("views_at_once", "resolution"):
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise ValueError(f"{name} is {value}; it must be at least 1.")
         if self.interaction not in INTERACTIONS:
             raise ValueError(f'There is no interaction "{self.interaction}"; there are {", ".join(INTERACTIONS)}.')
         if self.background not in BACKGROUNDS:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 import sys
 import warnings
 from collections.abc import Callable, Iterator
@@ -19,21 +18,20 @@ from rsd.engine import Embed, Record
 from rsd.features import check_features_name, load_features
 from rsd.priors import check_prior_name, image_size, load_prior
 from rsd.priors.base import Prior
+from rsd.prompts import folder_name, folder_names, gather, notes, strange
 from rsd.runs import RunFolder, check_folder_of_runs, slug
 from rsd.session import Session, pick_device, plain_warnings, survives
 
-from ..text_to_image.prompts import folder_name, folder_names, gather, notes, strange
 from . import results
 from .cameras import CameraSettings
-from .command import resolved
+from .command import ADDED, resolved
 from .distillation import Run, Settings
 from .field import FieldSettings
 from .finished import PARTS, keep, lacking, look_again, write
 from .gallery import SceneSettings
 from .lights import LightSettings
-from .names import VIEWS
 from .options import TextTo3D
-from .prompts import PromptSettings, ViewPrompts
+from .prompts import PromptSettings, ViewPrompts, split_view, views_told
 from .regularisers import RegulariserSettings
 from .render import RenderSettings
 from .scores import Scorers, load_scorers
@@ -118,19 +116,24 @@ def make_all(prompts: list[str], options: TextTo3D, several: bool, here: Process
 
 
 def without_view(prompt: str, options: TextTo3D) -> str:
-    """A prompt without a view word at its end, of which it warns: a scene is seen from all sides. Raises ValueError if
-    nothing else is told, and that is not allowed."""
-    found = re.fullmatch(rf"(.*?)(?:, ?|^)({'|'.join(VIEWS)}) view", prompt)
-    if not found:
-        return prompt
-    if not found[1] and not options.allow_empty:
+    """A prompt without view words at its end, of which it warns, as of others that stay: a scene is seen from all
+    sides. Raises ValueError if nothing else is told, and that is not allowed."""
+    rest, view = split_view(prompt)
+    if view and not rest and not options.allow_empty:
         raise ValueError(
             f'The prompt "{prompt}" tells a view alone, and a scene is seen from all sides; say what to make, or '
             "--allow-empty to make it without a prompt."
         )
     own = "; each camera adds its own" if options.view_words else ""
-    warnings.warn(f'A scene is seen from all sides: "{found[2]} view" is left out of the prompt{own}.', stacklevel=2)
-    return found[1]
+    if view:
+        warnings.warn(f'A scene is seen from all sides: "{view}" is left out of the prompt{own}.', stacklevel=2)
+    for other in views_told(rest):
+        warnings.warn(
+            f'A scene is seen from all sides: "{other}" stays in the prompt "{rest}"; leave it out if it tells where '
+            f"the camera is{own}.",
+            stacklevel=2,
+        )
+    return rest
 
 
 def default_folder(prompts: list[str], options: TextTo3D) -> Path:
@@ -177,7 +180,7 @@ def load_networks(options: TextTo3D, prompts: list[str], device: torch.device) -
 def check_size(options: TextTo3D) -> int:
     """Pixels of the prior's pictures; raises ValueError if --resolution does not divide them."""
     size = image_size(options.prior, options.revision)
-    if options.resolution and size % options.resolution:
+    if options.resolution is not None and size % options.resolution:
         raise ValueError(
             f'The prior "{options.prior}" sees pictures of {size} px, which cannot be rendered at '
             f"{options.resolution}; give a --resolution that divides {size} (--size is that of the written pictures)."
@@ -198,7 +201,10 @@ def settings(options: TextTo3D) -> Settings:
     """What each prompt runs with."""
     o = options
     scenes = SceneSettings(
-        field=FieldSettings(o.encoding, bound=o.bound, resolutions=o.grid),
+        field=FieldSettings(
+            o.encoding, bound=o.bound, resolutions=o.grid, levels=o.levels, log2_hashmap_size=o.log2_hashmap_size,
+            per_level_scale=o.per_level_scale, octaves=o.octaves,
+        ),
         background=o.background, renderer=o.renderer,
         render=RenderSettings(o.samples, o.fine),
         cameras=CameraSettings(o.azimuth, o.elevation, o.distance, o.fov),
@@ -220,7 +226,7 @@ def make(
     """Make one prompt's scenes in its run folder, going on from its checkpoint if there is one; its metrics. Processes
     that share the ``ensemble`` all come here, one of them writes, and shows its own scenes as they stand."""
     if ensemble.main:
-        folder.open({**resolved(options), "prompt": prompt})
+        folder.open({**resolved(options), "prompt": prompt}, added=ADDED)
     if folder.done:
         scorers, device = networks.scorers if networks else Scorers(), pick_device(options.device)
         parts = look_again(prompt, options, folder, settings=settings(options).scenes, scorers=scorers, device=device)
@@ -257,7 +263,7 @@ def make(
 
 def cited(options: TextTo3D, *, latent: bool) -> list[str]:
     """The works a run with these options rests on, as keys of rsd.citations; ``latent``: the prior is."""
-    works = ["sds"]
+    works = ["sds", "magic3d"]  # the loss, and the field's start
     works += ["vsd", "lora"] if options.method == "vsd" else []
     works += ["rlsd"] if options.interacts else []
     works += ["latent-diffusion"] if latent else []
@@ -268,7 +274,8 @@ def cited(options: TextTo3D, *, latent: bool) -> list[str]:
 
 def headline(figures: dict[str, Any]) -> str:
     """The figures of one prompt in a line."""
-    told = {"Div": figures["div"], "agreement in front": figures["agreement"], "Janus": figures["janus"]}
+    shown = {"Div": "div", "agreement in front": "agreement", "faces in front": "face_front", "Janus": "janus"}
+    told = {name: figures[figure] for name, figure in shown.items()}
     return ", ".join(f"{name} {value:.2f}" for name, value in told.items() if value is not None) or "done"
 
 

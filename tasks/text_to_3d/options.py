@@ -17,11 +17,16 @@ from .names import BACKGROUNDS, CONVENTIONS, ENCODINGS, INTERACTIONS, MESHES, ME
 
 COUNTS = (
     "particles", "steps", "views", "checkpoint_every", "turntable", "samples", "lora_rank", "chunk", "views_at_once",
+    "resolution", "levels", "log2_hashmap_size", "octaves",
 )  # fmt: skip
 WEIGHTS = (
     "guidance", "lr", "lr_background", "lr_phi", "orientation", "sparsity", "opacity", "z_variance", "ambient",
     "diffuse", "light_spread",
 )  # fmt: skip
+READ = {
+    "grid": ("grid",), "hash": ("levels", "log2_hashmap_size", "per_level_scale"), "frequency": ("octaves",),
+}  # fmt: skip
+"""The fields that each encoding reads."""
 SHARES = ("ambient_until", "shaded", "textureless")
 SMALLEST_MESH, SMALLEST_PICTURE = 8, 16
 
@@ -30,8 +35,8 @@ SMALLEST_MESH, SMALLEST_PICTURE = 8, 16
 class TextTo3D:
     """Make N different scenes of each prompt by score distillation with repulsion: turntables, meshes, pictures.
 
-    Settings come from the packaged configuration of the method and prior, then --config FILE, then the flags; the
-    defaults below hold only where none of them says anything (a run's config.yaml tells what it used).
+    Settings come from the packaged configuration of the method and prior, then --config FILE, then the flags. The
+    defaults below are those of sds on the built-in heads (a run's config.yaml tells what it used).
     """
 
     prompt: Annotated[tuple[str, ...], tyro.conf.Positional] = ()
@@ -59,11 +64,11 @@ class TextTo3D:
     interaction: str = "scenes"
     """Who repel one another: scenes (N scenes seen by one camera), or views (one scene's views, as in the authors'
     released program)."""
-    steps: int = 1000
+    steps: int = 400
     """Steps of the algorithm."""
     seed: int = 0
     """Every random number follows from it."""
-    gamma: float = 20.0
+    gamma: float = 8.0
     """Weight of the repulsion; more gives more different scenes, 0 none, below 0 attracts."""
     window: tuple[float, float] = (0.0, 1.0)
     """Repel only while (t+1)/T lies in it; 1 is pure noise."""
@@ -100,6 +105,14 @@ class TextTo3D:
     frequency (sines and a network)."""
     grid: tuple[int, ...] = (8, 16, 32, 64)
     """grid: corners a side of each level."""
+    levels: int = 16
+    """hash: how many grids, the coarsest of 16 corners a side."""
+    log2_hashmap_size: int = 19
+    """hash: a grid has at most 2 to this power entries."""
+    per_level_scale: float = 1.447269237440378
+    """hash: how much finer each grid is than the one before."""
+    octaves: int = 6
+    """frequency: sines of 1, 2, 4 ... half waves across the scene, so many."""
     bound: float = 1.8
     """Half the side of the cube that holds a scene, in the units of the cameras' distance."""
     samples: int = 32
@@ -139,13 +152,13 @@ class TextTo3D:
     """Light: the share of the run, from its start, that has ambient light alone."""
     shaded: float = 0.75
     """Light: probability of a lamp after that."""
-    textureless: float = 0.5
+    textureless: float = 0.0
     """Light: probability that a step with a lamp leaves out colours."""
-    ambient: float = 0.1
+    ambient: float = 0.52
     """Light: strength of ambient light beside a lamp."""
-    diffuse: float = 0.9
+    diffuse: float = 0.5
     """Light: strength of the lamp."""
-    light_spread: float = 1.0
+    light_spread: float = 0.4
     """Light: how far from the camera's direction the lamp is."""
     resolution: int | None = None
     """Pixels a side that are rendered, and enlarged to what the prior sees (default: as many as it sees)."""
@@ -175,6 +188,11 @@ class TextTo3D:
     """Views of a scene that are rendered with gradient at once (default: all); fewer need less memory."""
     checkpoint_every: int = 50
     """Steps between checkpoints, each with a fresh contact.png."""
+
+    @property
+    def idle(self) -> tuple[str, ...]:
+        """The fields that the encoding does not read."""
+        return tuple(name for encoding, names in READ.items() if encoding != self.encoding for name in names)
 
     @property
     def interacts(self) -> bool:
@@ -240,6 +258,14 @@ class TextTo3D:
             value = getattr(self, name)
             if value is not None and not (math.isfinite(value) and value > 0):
                 raise ValueError(f"{name} is {value}; give a finite number above 0.")
+        if not 1 <= self.per_level_scale < math.inf:
+            raise ValueError(f"per_level_scale is {self.per_level_scale}; give a finite number, 1 or more.")
+        finest = 4 + (self.levels - 1) * math.log2(self.per_level_scale)
+        if finest > 24:  # float32 could not tell its corners apart
+            raise ValueError(
+                f"levels is {self.levels} and per_level_scale {self.per_level_scale:g}, whose finest grid has "
+                f"2^{finest:.0f} corners a side; give less of one, for 2^24 at most."
+            )
         if not self.grid or min(self.grid) < 2:
             raise ValueError(f"grid is {self.grid}; give at least one number, each 2 or more.")
 

@@ -10,7 +10,7 @@ nerfacc's.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
 
 import torch
@@ -42,14 +42,13 @@ class RenderSettings:
 @dataclass(frozen=True)
 class Rendering:
     """What V views of a scene show, for each ray: ``colour`` [V, R, 3] in [0, 1]; ``opacity``, ``depth`` (mean distance
-    of what is seen), ``z_variance`` (of that distance) [V, R]. With a shaded light, ``normals`` [V, R, 3] and
-    ``orientation`` [V, R], how much of what is seen faces away (DreamFusion's loss)."""
+    of what is seen), ``z_variance`` (of that distance) [V, R]. With a shaded light, ``orientation`` [V, R], how much of
+    what is seen faces away (DreamFusion's loss)."""
 
     colour: torch.Tensor
     opacity: torch.Tensor
     depth: torch.Tensor
     z_variance: torch.Tensor
-    normals: torch.Tensor | None = None
     orientation: torch.Tensor | None = None
 
 
@@ -72,21 +71,18 @@ def render(
     x = samples.spread(origins) + samples.t[:, None] * along
     density, albedo = field(x)
     weights = samples.composite(density)
-    colour, normals = albedo, None
+    colour, orientation = albedo, None
     if light.shaded:
         views = samples.spread(torch.arange(len(near), device=x.device)[:, None].expand_as(near))
         colour, normals = _shade(field, x, albedo, weights.detach(), views, light, settings.shade_above)
+        away = (normals * along).sum(-1).clamp(min=0)
+        orientation = samples.total(weights.detach() * away**2)
     opacity = samples.total(weights)
     seen = opacity.clamp(min=1e-10)
     depth = samples.total(weights * samples.t) / seen
     z_variance = samples.total(weights * (samples.t - samples.spread(depth)) ** 2) / seen
     behind = (1 - opacity)[..., None] * backdrop(directions)
-    shown = Rendering(samples.total(weights[:, None] * colour) + behind, opacity, depth, z_variance)
-    if normals is None:
-        return shown
-    away = (normals * along).sum(-1).clamp(min=0)
-    orientation = samples.total(weights.detach() * away**2)
-    return replace(shown, normals=samples.total(weights[:, None] * normals), orientation=orientation)
+    return Rendering(samples.total(weights[:, None] * colour) + behind, opacity, depth, z_variance, orientation)
 
 
 def _dense(

@@ -83,7 +83,7 @@ class Scenes(Gallery):
         made = [Scene(settings, particle=n, **key).to(prior.dtype) for n in numbers]
         super().__init__(made, settings, image_size=prior.image_size)
         self.prior, self.numbers = prior, list(numbers)
-        self.resolution = settings.resolution or prior.image_size
+        self.resolution = prior.image_size if settings.resolution is None else settings.resolution
         self.total, self.seed, self.image, self.done = steps, seed, image, 0
         fields = [p for scene in self.scenes for p in scene.field.parameters()]
         backgrounds = [p for scene in self.scenes for p in scene.background.parameters()]
@@ -99,11 +99,6 @@ class Scenes(Gallery):
         if self.settings.interaction == "scenes":
             return torch.arange(N * V).view(V, N).T
         return torch.arange(N * V).view(N, V)
-
-    @property
-    def ensembles(self) -> int:
-        """How many groups the rows are for :class:`rsd.repulsion.Interaction`: V of N rows, or N of V."""
-        return self.settings.views if self.settings.interaction == "scenes" else len(self.scenes)
 
     @property
     def ids(self) -> list[int]:

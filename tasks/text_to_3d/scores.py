@@ -1,4 +1,4 @@
-"""Figures of a prompt's scenes: how different they are, how well they show what it says, and whether backs have faces.
+"""Figures of a prompt's scenes: how different they are, how well they show what it says, and which sides have faces.
 
 What cannot be had is null, with a reason.
 """
@@ -70,7 +70,7 @@ def score(images: torch.Tensor, cameras: Cameras, prompt: str, scorers: Scorers)
     ``div``: mean over cameras of Div across scenes (Eq. 26, 27). ``agreement``: share of (scene, front camera, told
     attribute that it shows) classified as told; ``agreement_scenes``: mean, best and std of the scenes' own shares;
     ``agreement_attributes``: each attribute's; ``agreement_views``: each camera's, by azimuth, on what it shows, or
-    None. ``janus``: share of (scene, back camera) in which a face is seen; ``faces``: each camera's share, by azimuth.
+    None. ``face_front``, ``janus``, ``faces``: see :func:`sides`.
     """
     images = images.detach().cpu().float()
     N, V = images.shape[:2]
@@ -83,18 +83,38 @@ def score(images: torch.Tensor, cameras: Cameras, prompt: str, scorers: Scorers)
         each = [metrics.diversity(scorers.features(images[:, v])) for v in range(V)]
         found["div"] = sum(each) / V
     found |= dict.fromkeys(("agreement", "agreement_scenes", "agreement_attributes", "agreement_views"))
-    found |= {"janus": None, "faces": None}
+    found |= dict.fromkeys(("face_front", "janus", "faces"))
     if scorers.judge:
         found |= agreements(images, cameras, views, prompt, scorers.judge, reasons)
     if scorers.judge and scorers.face:
-        seen = scorers.face.sees(scorers.judge, images.flatten(0, 1)).view(N, V).double()
-        found["faces"] = _by_azimuth(cameras, seen.mean(0).tolist())
-        behind = [v for v, view in enumerate(views) if view == "back"]
-        if behind:
-            found["janus"] = float(seen[:, behind].mean())
-        else:
-            reasons["janus"] = "no camera sees the back"
+        found |= sides(scorers.face.sees(scorers.judge, images.flatten(0, 1)).view(N, V), cameras, views, reasons)
     return {**found, "reasons": reasons}
+
+
+def sides(
+    seen: torch.Tensor, cameras: Cameras, views: Sequence[str], reasons: dict[str, str]
+) -> dict[str, float | dict[str, float | None]]:
+    """Where faces are, by whether one is ``seen``, bool [N, V]; what is missing has its reason in ``reasons``.
+
+    ``faces``: each camera's share, by azimuth. ``face_front``: share of (scene, front camera) with a face. ``janus``:
+    the same of back cameras, over the scenes with a face in at least half of their front views: of a scene without any
+    face its back tells nothing.
+    """
+    seen = seen.double()
+    front, back = (seen[:, [at == side for at in views]] for side in ("front", "back"))
+    figures: dict[str, Any] = {"faces": _by_azimuth(cameras, seen.mean(0).tolist())}
+    if not front.numel():
+        reasons["janus"] = "no camera sees the front, so that nobody knows which scenes have a face"
+        return figures
+    figures["face_front"] = float(front.mean())
+    faced = back[front.mean(1) >= 0.5]
+    if not back.numel():
+        reasons["janus"] = "no camera sees the back"
+    elif not faced.numel():
+        reasons["janus"] = "no scene shows a face in half of its front views"
+    else:
+        figures["janus"] = float(faced.mean())
+    return figures
 
 
 def agreements(

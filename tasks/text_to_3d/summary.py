@@ -8,7 +8,7 @@ from typing import Any
 from rsd.runs import RunFolder, write_json
 from rsd.summary import mean, one_network, write_csv
 
-FIGURES = ("div", "agreement", "janus", "seconds")
+FIGURES = ("div", "agreement", "face_front", "janus", "seconds")
 COLUMNS = (*FIGURES, "div_features")
 
 
@@ -17,7 +17,7 @@ def summarise(out: Path, folders: dict[str, RunFolder], failures: dict[str, str]
     rows: list[dict[str, Any]] = []
     for prompt, folder in folders.items():
         found = folder.metrics()
-        rows.append({"prompt": prompt, "folder": folder.path.name, **{name: found[name] for name in COLUMNS}})
+        rows.append({"prompt": prompt, "folder": folder.path.name, **{name: found.get(name) for name in COLUMNS}})
     means = {name: mean([row[name] for row in rows]) for name in FIGURES}
     reasons: dict[str, str] = {}
     if mixed := one_network([row["div_features"] for row in rows if row["div"] is not None]):

@@ -20,6 +20,7 @@ from rsd.features import check_features_name, load_features
 from rsd.memory import Plans
 from rsd.priors import check_prior_name, image_size, load_prior
 from rsd.priors.base import Prior
+from rsd.prompts import embed_all, folder_name, folder_names, gather
 from rsd.runs import RunFolder, check_folder_of_runs, slug
 from rsd.session import Session, pick_device, plain_warnings, survives
 from rsd.summary import particles
@@ -28,7 +29,6 @@ from . import distillation, samplers
 from .command import resolved
 from .names import SAMPLERS
 from .options import TextToImage
-from .prompts import embed_all, folder_name, folder_names, gather
 from .scores import Scorers, lacking, load_scorers, measure_again, pictures, score
 from .summary import summarise
 

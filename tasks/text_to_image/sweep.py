@@ -169,7 +169,7 @@ def _options(method: str, gamma: float, flags: list[str]) -> TextToImage:
 
 def prompts_of(sweep: Sweep) -> list[str]:
     """The prompts; those held out if none is given (they are words that priors over heads know)."""
-    from .prompts import gather
+    from rsd.prompts import gather
 
     if sweep.prompt or sweep.prompts:
         return gather(sweep.prompt, sweep.prompts)
@@ -192,11 +192,11 @@ def main(argv: list[str]) -> int:
 
 def run(sweep: Sweep, points: list[Setting], prompts: list[str]) -> int:
     """Draw what is not done, then write what the sweep leaves; the exit code."""
+    from rsd.prompts import folder_names
     from rsd.runs import RunFolder, check_folder_of_runs
     from rsd.session import survives
 
     from . import job
-    from .prompts import folder_names
 
     device = job.check(point.options for point in points)
     names = folder_names(prompts)

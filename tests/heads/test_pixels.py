@@ -14,6 +14,7 @@ import yaml
 from rsd.cli import main
 from rsd.features import load_features
 from rsd.heads.data import head_at
+from rsd.heads.face import FaceReader
 from rsd.heads.render import render
 from rsd.hub import BUILT_IN
 from rsd.media import write_png
@@ -72,7 +73,7 @@ def test_text_to_3d(method, heads_pixels, tmp_path, capsys):
     )
     assert f"settings: {method}_heads.yaml" in told.out and "at 32 px" in told.out and config["ambient"] == 0.52
     assert told.err.count('The prior heads-pixels was never told of "wizard"; ') == 1
-    assert 0 <= metrics["agreement"] <= 1 and 0 <= metrics["janus"] <= 1
+    assert 0 <= metrics["agreement"] <= 1 and 0 <= metrics["face_front"] <= 1 and len(metrics["faces"]) == 12
 
 
 def test_words_that_it_does_not_know_are_told_wherever_they_are(heads_pixels, tmp_path, capsys):
@@ -83,12 +84,15 @@ def test_words_that_it_does_not_know_are_told_wherever_they_are(heads_pixels, tm
     assert "in two ways" not in told.err  # that is of scores, which read the prompt alone
 
 
-def test_the_sectors_of_prompts_do_not_move_those_of_figures(heads_pixels, tmp_path, capsys):
+def test_the_sectors_of_prompts_do_not_move_those_of_figures(heads_pixels, tmp_path, monkeypatch, capsys):
     """Janus is of the same three cameras, and agreement of front ones, whatever words the run's views had."""
+    faces = torch.zeros(2, 12, dtype=torch.bool)  # by camera, from 0 degrees on in steps of 30
+    faces[0, [0, 1, 5]], faces[1, [6, 7]] = True, True
+    monkeypatch.setattr(FaceReader, "sees", lambda reader, judge, images: faces.flatten())
     flags = [*COMMANDS["text-to-3d"], *SMALL_SCENES, "--back", "10", "--front", "10", "--overhead", "5"]
     _, metrics, _ = run("text-to-3d", flags, tmp_path, capsys)
     assert metrics["agreement"] is not None and "janus" not in metrics["reasons"]
-    assert metrics["janus"] == pytest.approx(sum(metrics["faces"][angle] for angle in ("150", "180", "210")) / 3)
+    assert metrics["face_front"] == pytest.approx(2 / 6) and metrics["janus"] == pytest.approx(1 / 3)
 
 
 def test_restore(heads_pixels, tmp_path, capsys):

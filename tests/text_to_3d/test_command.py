@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import importlib.util
 import io
@@ -9,19 +10,27 @@ import json
 import re
 import subprocess
 import sys
+import warnings
+from importlib.resources import files
 from types import SimpleNamespace
 
 import pytest
+import torch
 import yaml
 from PIL import Image
+from safetensors.torch import load_file
 
 from rsd.cli import main
 from rsd.runs import RunFolder
 from rsd.tasks.text_to_3d import finished, job
-from rsd.tasks.text_to_3d.command import packaged, parse
+from rsd.tasks.text_to_3d.cameras import draw_cameras
+from rsd.tasks.text_to_3d.command import ADDED, packaged, parse
 from rsd.tasks.text_to_3d.field import FieldSettings
 from rsd.tasks.text_to_3d.job import cited
+from rsd.tasks.text_to_3d.lights import draw_light
 from rsd.tasks.text_to_3d.options import TextTo3D
+from rsd.tasks.text_to_3d.regularisers import regularisers
+from rsd.tasks.text_to_3d.render import Rendering
 
 IF = "DeepFloyd/IF-I-XL-v1.0"
 
@@ -97,7 +106,10 @@ def test_vsd_on_a_hash_grid_whose_views_repel(make):
     assert code == 0 and row["repulsion"] > 0 and row["reference"] > 0
     assert metrics(out)["div"] is None and "one scene" in metrics(out)["reasons"]["div"]
     bib = (out / "citations.bib").read_text()
-    assert all(key in bib for key in ("poole2023", "wang2023prolific", "mueller2022", "zilberstein2025", "rombach2022"))
+    assert all(
+        key in bib
+        for key in ("poole2023", "lin2023magic3d", "wang2023prolific", "mueller2022", "zilberstein2025", "rombach2022")
+    )
 
 
 def test_the_mesh_s_format_and_surface_and_no_repulsion(make):
@@ -238,6 +250,15 @@ def test_a_film_without_the_extra_is_refused_at_once(monkeypatch, capsys):
         (["dog", "--shaded", "1.5"], "shaded is 1.5; give a number from 0 to 1."),
         (["dog", "--bound", "0"], "bound is 0.0; give a finite number above 0."),
         (["dog", "--grid", "1", "8"], "each 2 or more"),
+        (["dog", "--encoding", "hash", "--levels", "0"], "levels is 0; give 1 or more."),
+        (["dog", "--encoding", "hash", "--log2-hashmap-size", "0"], "log2_hashmap_size is 0; give 1 or more."),
+        (["dog", "--encoding", "hash", "--per-level-scale", "0.5"], "per_level_scale is 0.5; give a finite number, 1"),
+        (["dog", "--encoding", "hash", "--per-level-scale", "4"], "whose finest grid has 2^34 corners a side"),
+        (["dog", "--encoding", "frequency", "--octaves", "-1"], "octaves is -1; give 1 or more."),
+        (["dog", "--levels", "4"], "--levels does nothing with --encoding grid; leave it out."),
+        (["dog", "--octaves=4", "--encoding", "hash"], "--octaves does nothing with --encoding hash; leave it out."),
+        (["dog", "--encoding", "frequency", "--grid", "4"], "--grid does nothing with --encoding frequency"),
+        (["dog", "--prior", IF, "--grid", "4"], "--grid does nothing with --encoding hash; leave it out."),
         (["dog", "--t-range", "0.9", "0.1"], "t_range is (0.9, 0.1); give LO HI with 0 <= LO < HI <= 1."),
         (["dog", "--elevation", "0", "90"], "elevation is (0.0, 90.0); give LO HI with -89 <= LO <= HI <= 89."),
         (["dog", "--distance", "0", "1"], "distance is (0.0, 1.0); give LO HI with 0.001 <= LO <= HI."),
@@ -249,6 +270,8 @@ def test_a_film_without_the_extra_is_refused_at_once(monkeypatch, capsys):
         (["dog", "--view-prompts", "back=a tail", "back=tails"], "tells the back twice"),
         (["dog", "--guidance", "1", "--negative-prompt", "cat"], "has no effect without guidance (guidance is 1)"),
         (["dog", "--mesh-threshold", "0"], "mesh_threshold is 0.0"),
+        (["dog", "--resolution", "0"], "resolution is 0; give 1 or more."),
+        (["dog", "--resolution", "-16"], "resolution is -16; give 1 or more."),
         (["dog", "--size", "4"], "size is 4; give 16 or more."),
         (["dog", "--config", "bad.yaml"], 'bad.yaml: unknown field "gama". Did you mean "gamma"?'),
         (["dog", "--prompts", "nowhere.txt"], "nowhere.txt does not exist"),
@@ -295,7 +318,9 @@ def test_a_resolution_that_does_not_fit_is_told_before_any_network_is_loaded(
     monkeypatch.chdir(tmp_path)
     for name in ("load_prior", "load_scorers", "load_features"):
         monkeypatch.setattr(job, name, lambda *a, **k: pytest.fail("a network was loaded"))
-    for prior, own in (("heads", 64), (str(tiny_folder("epsilon")), 16)):
+    priors = {"heads": 64, str(tiny_folder("epsilon")): 16}
+    capsys.readouterr()  # what transformers says when it is first imported
+    for prior, own in priors.items():
         assert main(["text-to-3d", "a man", "--resolution", "48", "--prior", prior]) == 2
         told = (
             f'rsd: The prior "{prior}" sees pictures of {own} px, which cannot be rendered at 48; give a --resolution '
@@ -322,10 +347,45 @@ def test_gated_weights_are_told_with_the_way_to_them(tmp_path, monkeypatch, caps
 def test_flags_win_over_config_and_config_over_the_packaged_one(tmp_path):
     own = tmp_path / "own.yaml"
     own.write_text("gamma: 7\nt_range: [0.1, 0.9]\nview_prompts: [back=hair]\nprompt: of another run\n")
-    options, name = parse(["--config", str(own), "a man", "--gamma", "8"])
-    assert name == "sds_heads.yaml" and options.prompt == ("a man",)
-    assert (options.gamma, options.t_range, options.own_prompts) == (8, (0.1, 0.9), {"back": "hair"})
-    assert options.ambient == 0.52  # the dataclass says 0.1, the packaged file the heads' light
+    options, name = parse(["--config", str(own), "a man", "--gamma", "9", "--prior", IF])
+    assert name == "sds_if.yaml" and options.prompt == ("a man",)
+    assert (options.gamma, options.t_range, options.own_prompts) == (9, (0.1, 0.9), {"back": "hair"})
+    assert options.ambient == 0.1  # the dataclass says 0.52, the light of heads
+
+
+def test_the_defaults_that_help_shows_are_those_of_sds_on_heads():
+    packaged_ones = yaml.safe_load((files("rsd.configs") / "text_to_3d" / "sds_heads.yaml").read_text())
+    own = TextTo3D()
+    assert {name: getattr(own, "features_name" if name == "features" else name) for name in packaged_ones} == (
+        packaged_ones
+    )
+
+
+def test_what_an_encoding_is_made_of_can_be_set(make, tmp_path):
+    """To the parameters' sizes; by default it is what the field's own defaults say."""
+    own = job.settings(TextTo3D()).scenes.field
+    assert own == FieldSettings() and all(getattr(own, name) == value for name, value in ADDED.items())
+    hashed = ("--encoding", "hash", "--levels", "3", "--log2-hashmap-size", "7", "--per-level-scale", "2")
+    _, out = make("red dog", *hashed, "-n", "1", out="hash", steps=1)
+    weights = load_file(out / "scenes.safetensors")
+    assert weights["scenes/[0]/field.encoding.params"].shape == (3 * 2**7 * 2,)
+    _, out = make("red dog", "--encoding", "frequency", "--octaves", "2", "-n", "1", out="waves", steps=1)
+    weights = load_file(out / "scenes.safetensors")
+    assert weights["scenes/[0]/field.network.0.weight"].shape == (64, 3 + 6 * 2)
+    own_file = tmp_path / "own.yaml"
+    own_file.write_text("octaves: 3\nlevels: 4\n")  # a file may say more than its run needs
+    assert parse(["a man", "--config", str(own_file)])[0].levels == 4
+
+
+def test_a_run_from_before_the_encodings_options_goes_on(make, capsys):
+    """Its config.yaml does not name them; they were what they are by default, and others are another run."""
+    hashed = ("red dog", "--encoding", "hash", "-n", "1")
+    _, out = make(*hashed, steps=1)
+    config = yaml.safe_load((out / "config.yaml").read_text())
+    (out / "config.yaml").write_text(yaml.safe_dump({k: v for k, v in config.items() if k not in ADDED}))
+    assert make(*hashed, "--resume", steps=1)[0] == 0 and "already done" in capsys.readouterr().out
+    assert make(*hashed, "--resume", "--levels", "4", steps=1)[0] == 2
+    assert "with other settings: levels 16 is now 4" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("method", ["sds", "vsd"])
@@ -351,13 +411,38 @@ def test_the_paper_s_settings(method):
     assert chosen.particles * chosen.scenes.views == 20
 
 
+def test_the_light_and_weights_of_dreamfusion_s_successors():
+    """For IF: the lamp is around cameras at 1.5 to 2 with a deviation of 1, so that it is behind the scene, seen
+    from the camera, as often as a normal number is below -1.75; what faces away weighs 10, and 1000 at the end."""
+    chosen = job.settings(parse(["dog", "--prior", IF])[0]).scenes
+    lit = dataclasses.replace(chosen.lights, ambient_until=0, shaded=1)
+    draws = [draw_cameras(chosen.cameras, 20, seed=0, step=step) for step in range(100)]
+    lamps = [draw_light(lit, cameras, seed=0, steps=100, step=step).position for step, cameras in enumerate(draws)]
+    behind = [(lamp * cameras.back).sum(-1) < 0 for lamp, cameras in zip(lamps, draws, strict=True)]
+    assert float(torch.cat(behind).double().mean()) == pytest.approx(0.04, abs=0.012)
+    one = torch.ones(1, 1)
+    away = Rendering(one[..., None], one, one, 0 * one, orientation=one)
+    weights = [regularisers(away, chosen.regularisers, progress=progress)["orientation"] for progress in (0, 1)]
+    assert [float(weight) for weight in weights] == pytest.approx([10, 1000])
+
+
 @pytest.mark.parametrize(
     ("prompt", "cut"),
     [
         ("a man, front view", "a man"),
         ("a man with a beard, pale skin,back view", "a man with a beard, pale skin"),
         ("side view", ""),
+        ("a man with a beard, Front view", "a man with a beard"),
+        ("a man with a beard, front view.", "a man with a beard"),
+        ("a man with a beard front view", "a man with a beard"),
+        ("A man with a beard. OVERHEAD VIEW.", "A man with a beard"),
+        ("a man , side-view", "a man"),
+        ("Back view.", ""),
+        ("front view of a man", "front view of a man"),
+        ("a man, front view, with a beard", "a man, front view, with a beard"),
         ("a house with a side view", "a house with a side view"),
+        ("a house seen in side view", "a house seen in side view"),
+        ("a man with a big backview", "a man with a big backview"),
         ("a man", "a man"),
         ("a man with a view", "a man with a view"),
     ],
@@ -372,17 +457,25 @@ def test_what_is_said_of_a_view_is_so():
         job.without_view("a man, back view", TextTo3D())
     with pytest.warns(UserWarning, match='"back view" is left out of the prompt.$'):
         job.without_view("a man, back view", TextTo3D(view_words=False))
+    with pytest.warns(UserWarning) as told:
+        assert job.without_view("Side view of a man, Back view.", TextTo3D()) == "Side view of a man"
+    left_out, stays = (str(warning.message) for warning in told)
+    assert '"Back view" is left out of the prompt; each camera' in left_out
+    assert '"Side view" stays in the prompt "Side view of a man"; leave it out if it tells' in stays
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert job.without_view("a viewfinder at the back", TextTo3D()) == "a viewfinder at the back"
 
 
 @pytest.mark.parametrize(
     ("options", "latent", "keys"),
     [
-        ({}, True, ["sds", "rlsd", "latent-diffusion", "dino"]),
-        ({"gamma": 0.0, "method": "vsd"}, False, ["sds", "vsd", "lora"]),
-        ({"features": "pixels", "encoding": "hash"}, False, ["sds", "rlsd", "instant-ngp"]),
-        ({"features": "pixels", "renderer": "packed"}, False, ["sds", "rlsd", "instant-ngp"]),
-        ({"particles": 1, "prior": IF}, False, ["sds"]),
-        ({"particles": 1, "interaction": "views", "views": 2, "prior": IF}, False, ["sds", "rlsd", "dino"]),
+        ({}, True, ["sds", "magic3d", "rlsd", "latent-diffusion", "dino"]),
+        ({"gamma": 0.0, "method": "vsd"}, False, ["sds", "magic3d", "vsd", "lora"]),
+        ({"features": "pixels", "encoding": "hash"}, False, ["sds", "magic3d", "rlsd", "instant-ngp"]),
+        ({"features": "pixels", "renderer": "packed"}, False, ["sds", "magic3d", "rlsd", "instant-ngp"]),
+        ({"particles": 1, "prior": IF}, False, ["sds", "magic3d"]),
+        ({"particles": 1, "interaction": "views", "views": 2, "prior": IF}, False, ["sds", "magic3d", "rlsd", "dino"]),
     ],
 )
 def test_a_run_cites_what_it_uses(options, latent, keys):

@@ -7,7 +7,7 @@ import json
 import pytest
 
 from rsd.runs import RunFolder
-from rsd.tasks.text_to_3d import job
+from rsd.tasks.text_to_3d import job, scores
 from rsd.tasks.text_to_3d.finished import lacking
 from rsd.tasks.text_to_3d.options import TextTo3D
 from rsd.tasks.text_to_3d.summary import summarise
@@ -85,6 +85,17 @@ def test_a_run_without_its_scenes_says_so(make, capsys):
     assert "already done" in told.out and metrics(out) == old and not (out / "scenes" / "00" / "mesh.obj").exists()
 
 
+def test_janus_as_an_older_version_counted_it_is_measured_again(make, monkeypatch, capsys):
+    """On the scenes that the run kept; Janus was of all scenes, and nobody looked at the fronts."""
+    monkeypatch.setattr(scores, "over_heads", lambda name: True)
+    _, out = make("red dog", "--div-features", "auto")
+    whole = metrics(out)
+    (out / "metrics.json").write_text(json.dumps({k: v for k, v in whole.items() if k != "face_front"} | {"janus": 0}))
+    assert make("red dog", "--div-features", "auto", "--resume")[0] == 0
+    assert "now made: figures" in capsys.readouterr().out
+    assert metrics(out) == whole and whole["face_front"] is not None
+
+
 def test_damaged_scenes_are_told(make, capsys):
     _, out = make("red dog", steps=1)
     (out / "scenes.safetensors").write_bytes(b"broken")
@@ -109,12 +120,14 @@ def test_div_of_different_networks_has_no_mean(tmp_path):
     for name, features in (("a", "heads"), ("b", "heads"), ("c", "pixels")):
         folders[name] = RunFolder(tmp_path / name)
         figures = {"div": 0.5, "div_features": features, "agreement": 1.0, "janus": None, "seconds": 2.0}
-        folders[name].finish(figures)
+        faces = {} if name == "b" else {"face_front": 0.25}  # an older version's
+        folders[name].finish(figures | faces)
     assert summarise(tmp_path, {name: folders[name] for name in "ab"}, {})["div"] == 0.5
     assert summarise(tmp_path, folders, {})["div"] is None
     summary = json.loads((tmp_path / "summary.json").read_text())
     assert "heads, pixels" in summary["reasons"]["div"] and summary["prompts"][2]["div_features"] == "pixels"
     assert summary["mean"]["agreement"] == 1.0
+    assert [row["face_front"] for row in summary["prompts"]] == [0.25, None, 0.25]
 
 
 def test_what_is_lacking():
@@ -127,3 +140,5 @@ def test_what_is_lacking():
     ]
     assert lacking(held, TextTo3D(turntable=12, mesh="ply", div_features="heads")) == ["meshes", "figures"]
     assert lacking({"div_features": None}, TextTo3D()) == []  # an older version's
+    old = {"div_features": "heads classifier", "faces": {"0": 1.0}, "janus": 0.0}
+    assert lacking(old, TextTo3D()) == ["figures"] and lacking(old | {"face_front": 1.0}, TextTo3D()) == []

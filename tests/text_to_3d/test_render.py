@@ -169,7 +169,12 @@ def test_shading_and_normals_of_a_ball():
     shown = render(Ball(300.0), origins, directions, settings=settings, light=light, backdrop=torch.zeros_like)
     middle = 220
     assert shown.colour[0, middle].tolist() == pytest.approx([1.0] * 3, abs=0.01)
-    assert shown.normals[0, middle].tolist() == pytest.approx([0, 0, 1], abs=0.02)
+    far = 100 * torch.tensor([[0.6, 0.0, 0.8]], dtype=torch.float64)  # the middle's normal is z, whoever lights it
+    aside = render(
+        Ball(300.0), origins, directions, settings=settings, light=Light("textureless", far, 0.1, 0.9),
+        backdrop=torch.zeros_like,
+    )  # fmt: skip
+    assert aside.colour[0, middle].tolist() == pytest.approx([0.1 + 0.9 * 0.8] * 3, abs=0.02)
     rim = torch.nonzero(shown.opacity[0] > 0.99)[0]
     assert float(shown.colour[0, rim].mean()) < 0.65
     assert float(shown.orientation.max()) < 0.02

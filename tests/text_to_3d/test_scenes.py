@@ -8,6 +8,7 @@ from collections import Counter
 import pytest
 import torch
 
+from rsd.distributed import Ensemble, Processes
 from rsd.engine import distill
 from rsd.memory import Memory
 from rsd.repulsion import Interaction
@@ -15,6 +16,7 @@ from rsd.schedule import Schedule
 from rsd.session import flat, nested
 from rsd.tasks.text_to_3d import scenes as scenes_module
 from rsd.tasks.text_to_3d.cameras import CameraSettings, orbit
+from rsd.tasks.text_to_3d.distillation import groups_of, in_rows
 from rsd.tasks.text_to_3d.field import FieldSettings
 from rsd.tasks.text_to_3d.gallery import SceneSettings
 from rsd.tasks.text_to_3d.lights import LightSettings
@@ -66,7 +68,7 @@ def mean_colour(z):
 
 
 def run(particles: Scenes, *, gamma=0.0, start=0, steps=STEPS, embed=pixels, memory=None):
-    interaction = Interaction(gamma, ensembles=particles.ensembles)
+    interaction = Interaction(gamma, ensembles=groups_of(Ensemble.of(len(particles.scenes)), particles.settings))
     timesteps = [(200 + 131 * k) % 900 for k in range(steps)]
     return distill(
         particles, particles.prior, timesteps=timesteps, seed=0, image="a ball", interaction=interaction,
@@ -82,17 +84,27 @@ def parameters(particles: Scenes, s: int) -> torch.Tensor:
 
 
 def test_scenes_seen_by_one_camera_are_a_group():
-    one = scenes((5, 7, 9))
-    groups = Interaction(1.0, ensembles=one.ensembles).groups(len(one.ids))
+    one, three = scenes((5, 7, 9)), Ensemble.of(3)
+    groups = Interaction(1.0, ensembles=groups_of(three, one.settings)).groups(len(one.ids))
     assert groups.tolist() == [[0, 1, 2], [3, 4, 5]] == one.rows.T.tolist()
     assert one.ids == [10, 14, 18, 11, 15, 19]  # number * V + view
 
 
 def test_views_of_one_scene_are_a_group():
-    one = scenes((5, 7, 9), interaction="views")
-    groups = Interaction(1.0, ensembles=one.ensembles).groups(len(one.ids))
+    one, three = scenes((5, 7, 9), interaction="views"), Ensemble.of(3)
+    groups = Interaction(1.0, ensembles=groups_of(three, one.settings)).groups(len(one.ids))
     assert groups.tolist() == [[0, 1], [2, 3], [4, 5]] == one.rows.tolist()
     assert one.ids == [10, 11, 14, 15, 18, 19]
+
+
+@pytest.mark.parametrize("interaction", ["scenes", "views"])
+def test_shared_scenes_bring_their_rows_of_the_whole(interaction):
+    """Three scenes of two views, which two processes share as one and two: whose numbers their noise has."""
+    whole, shared = scenes((5, 7, 9), interaction=interaction), Ensemble.of(3, Processes(0, 2))
+    rows = in_rows(shared, whole.settings)
+    assert groups_of(shared, whole.settings) == {"scenes": 2, "views": 3}[interaction] and rows.total == 6
+    for numbers, part in zip(((5,), (7, 9)), rows.parts, strict=True):
+        assert scenes(numbers, interaction=interaction).ids == [whole.ids[row] for row in part]
 
 
 def test_both_layouts_hold_the_same_pictures():
@@ -276,6 +288,8 @@ def test_mistakes():
         settings(background="sky")
     with pytest.raises(ValueError, match="views_at_once is 0"):
         settings(views_at_once=0)
+    with pytest.raises(ValueError, match="resolution is -16"):
+        settings(resolution=-16)
     points = Wish()
     points.image_size = 0
     with pytest.raises(ValueError, match="over points, not pictures"):

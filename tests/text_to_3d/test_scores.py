@@ -45,7 +45,7 @@ def test_a_true_head_agrees_and_has_no_face_behind(pictures, scorers):
     assert set(found["agreement_attributes"]) == told
     assert found["agreement_views"]["180"] == 1  # of the hair: the rest is not seen from there
     assert found["janus"] == 0 and found["faces"]["0"] == found["faces"]["30"] == found["faces"]["330"] == 1
-    assert found["div"] is None and set(found["reasons"]) == {"div"}
+    assert found["div"] is None and set(found["reasons"]) == {"div"} and found["face_front"] == 1
     other = score(pictures[1:], AROUND, prompt, scorers)
     assert other["agreement"] < 0.5 and other["agreement_attributes"]["hair_color"] == 0
 
@@ -59,6 +59,26 @@ def test_faces_all_around_are_janus_and_half_of_them_half(pictures, scorers):
     assert one["janus"] == 1 and set(one["faces"].values()) == {1.0}
 
 
+def test_a_scene_without_a_face_in_front_is_not_counted_in_janus(pictures, scorers):
+    """Cameras 0, 1 and 11 see the front, 5 to 7 the back. Of the scenes one has faces all around, one a face in one of
+    three front views, and one is a head turned away."""
+    around, turned = pictures[0, :1].expand(12, -1, -1, -1), pictures[0].roll(6, 0)
+    back = pictures[0, 6:7].expand(12, -1, -1, -1)
+    once = torch.cat([pictures[0, :1], back[1:]])
+    found = score(torch.stack([around, once, turned]), AROUND, "a man", scorers)
+    assert found["face_front"] == pytest.approx((3 + 1 + 0) / 9) and found["janus"] == 1
+    assert found["faces"]["180"] == pytest.approx(2 / 3) and "janus" not in found["reasons"]
+    twice = torch.cat([pictures[0, :2], back[2:]])
+    found = score(torch.stack([around, twice]), AROUND, "a man", scorers)
+    assert found["face_front"] == pytest.approx(5 / 6) and found["janus"] == 0.5  # two of three are half or more
+
+
+def test_scenes_without_any_face_have_no_janus(pictures, scorers):
+    found = score(pictures[:, 6:7].repeat(1, 12, 1, 1, 1), AROUND, "a man", scorers)
+    assert found["janus"] is None and found["face_front"] == 0 and set(found["faces"].values()) == {0}
+    assert found["reasons"]["janus"] == "no scene shows a face in half of its front views"
+
+
 def test_div_is_a_mean_over_cameras(pictures, scorers):
     """Two heads that differ from one camera alone have a twelfth of the Div that they have there."""
     twins = pictures[:1].repeat(2, 1, 1, 1, 1)
@@ -68,6 +88,7 @@ def test_div_is_a_mean_over_cameras(pictures, scorers):
     found = score(twins, AROUND, "a man", scorers)
     assert found["div"] == pytest.approx(there["div"] / 12, abs=1e-6) and there["div"] > 0.05
     assert there["janus"] is None and there["reasons"]["janus"] == "no camera sees the back"
+    assert there["face_front"] == 1
 
 
 def test_what_is_not_told_or_not_seen_has_a_reason(pictures, scorers):
@@ -76,7 +97,8 @@ def test_what_is_not_told_or_not_seen_has_a_reason(pictures, scorers):
     behind = orbit(CameraSettings(), 2)[1:]
     found = score(pictures[:, 6:7], behind, "a smile", scorers)
     assert found["agreement"] is None and "nothing that a front view shows" in found["reasons"]["agreement"]
-    assert found["agreement_views"] == {"180": None} and found["janus"] == 0
+    assert found["agreement_views"] == {"180": None} and found["janus"] is found["face_front"] is None
+    assert found["reasons"]["janus"].startswith("no camera sees the front") and found["faces"] == {"180": 0}
 
 
 def test_what_a_camera_shows():
