@@ -31,11 +31,11 @@ def coupling(label: str, rho: float) -> Row:
     return Row(label, f"--task inpaint_half_face --method nonrepuls --rho {rho:g}")
 
 
-def steps(method: str, label: str, builtin: int, paper: int) -> Row:
-    """Super-resolution by a method in that many steps."""
+def steps(method: str, label: str, builtin: int, paper: int, more: str = "") -> Row:
+    """Super-resolution by a method in that many steps; ``more``: flags at the built-in scale."""
     return Row(
         f"{label}, {'few' if builtin < 100 else 'many'} steps", f"--method {method}",
-        f"--task sr4 --steps {builtin}", f"--task sr8 --steps {paper} -n 2",
+        f"--task sr4 --steps {builtin}{more}", f"--task sr8 --steps {paper} -n 2",
     )  # fmt: skip
 
 
@@ -47,7 +47,8 @@ def vsd(label: str, gamma: float, features: str = "", *, builtin: str = "", pape
 NONE = Row("no repulsion", "--task inpaint_half_face --method nonrepuls", "", OF_FIG_17)
 ALL = strength("[0, 1] T", 10, 150)
 LATE, EARLY = window(0, 0.5), window(0.5, 1)
-FEW, MANY = (steps("nonrepuls", "RLSD", *n) for n in ((40, 200), (200, 1000)))
+FEW = steps("nonrepuls", "RLSD", 40, 200, " --lambda 0.05")  # as in the preset of 50 steps
+MANY = steps("nonrepuls", "RLSD", 200, 1000)
 UP = ("VSD, gamma 0", "VSD, gamma 40")
 INTERACTING = next(entry for entry in TABLES if entry.name == "table15")
 FEW_DO = Claim(
