@@ -30,7 +30,7 @@ STUCK = (
     "is another's. "
 )
 AS_MANY = "--steps 200"
-"""At the built-in scale all methods of a table take as many steps: here 200, which most of RLSD's packaged settings are for."""
+"""At the built-in scale all methods of a table take as many steps: here those of most of RLSD's packaged settings."""
 UNTUNED = (
     "Built-in scale: all methods take as many steps; RLSD's settings were tuned on validation heads, those of the "
     "methods it is compared with were not."
@@ -187,8 +187,8 @@ TABLES = (
         (
             *beats(
                 "psld",
-                unmet="Known pixels come back at 80 dB and more, where PSLD has 37 to 45 dB; but the four fifths that y "
-                "leaves open are a decibel worse (32 to 38 dB against 34 to 39): there x only follows D(z).",
+                unmet="Known pixels come back at 80 dB, where PSLD has 37 to 45 dB; but the four fifths that y "
+                "leaves open are a decibel worse (32 to 38 dB against 34 to 39): there x follows D(z).",
             ),
             *beats("latent-red-diff"),
             Claim("It is sharper than PSLD", "sharpness", ("PSLD", "NonRepuls-RLSD")),
