@@ -78,8 +78,8 @@ def variants(o: Study) -> dict[str, list[str]]:
             f"{t} {m}": ["--task", t, "--method", m, "--gamma", "0"] for t in tasks for m in ("rlsd", "latent-red-diff")
         }
         pairs["inpaint_random latent-red-diff"] += ["--steps", "200"]  # as RLSD; the settings it takes have 100
-        phase = ["--task", "phase_retrieval", "--method", "nonaug", "--window", "0.4", "1"]
-        return {**pairs, "phase_retrieval nonaug": phase}
+        phases = {f"phase_retrieval {m}": ["--task", "phase_retrieval", "--method", m] for m in ("rlsd", "nonaug")}
+        return {**pairs, **phases}
     rows = {"nonrepuls": ["--method", "nonrepuls"]}
     rows |= {f"rlsd gamma {g:g}": ["--method", "rlsd", "--gamma", f"{g:g}"] for g in o.gammas}
     middle = f"{o.gammas[len(o.gammas) // 2]:g}"
