@@ -97,8 +97,8 @@ TABLES = (
             Claim("Repulsion makes the answers more different", "div", ("Latent RED-diff", "NonAug-RLSD")),
             Claim(
                 "The best of them is better than Latent RED-diff's", "psnr_best", ("Latent RED-diff", "NonAug-RLSD"),
-                unmet=f"{STUCK}Both find the picture by luck, on the same heads (0 and 2), and repulsion changes which "
-                "particles do, not how many.",
+                unmet=f"{STUCK}Both find the picture by luck, on the same heads (0 and 2); repulsion spreads the "
+                "others, and their best is as good.",
             ),
             Claim(
                 "NonAug-RLSD restores better than augmented RLSD", "psnr", ("NonRepuls-RLSD", "NonAug-RLSD"),
