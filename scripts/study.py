@@ -77,7 +77,6 @@ def variants(o: Study) -> dict[str, list[str]]:
         pairs = {
             f"{t} {m}": ["--task", t, "--method", m, "--gamma", "0"] for t in tasks for m in ("rlsd", "latent-red-diff")
         }
-        pairs["inpaint_random latent-red-diff"] += ["--steps", "200"]  # as RLSD; the settings it takes have 100
         phases = {f"phase_retrieval {m}": ["--task", "phase_retrieval", "--method", m] for m in ("rlsd", "nonaug")}
         return {**pairs, **phases}
     rows = {"nonrepuls": ["--method", "nonrepuls"]}

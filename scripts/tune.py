@@ -30,7 +30,7 @@ from rsd.tasks.inverse.methods import FIELD, load_method
 from rsd.tasks.inverse.options import Restore
 
 TASKS = ("inpaint_half_face", "inpaint_random", "sr4", "deblur_motion", "hdr", "phase_retrieval")
-REPELS = ("inpaint_half_face", "phase_retrieval")
+REPELS = ("inpaint_half_face",)
 """Where RLSD's settings have gamma above 0."""
 LATENT, PIXELS = "heads", "heads-pixels"
 WITHIN, GAIN = 1.0, 0.5
@@ -95,11 +95,11 @@ class Trial:
 
     @property
     def figures(self) -> tuple[float, float] | None:
-        """Mean PSNR and Div; None before it ran."""
+        """Mean PSNR and Div; None before it ran, or if it diverged on a head."""
         assert self.options.out is not None
         file = self.options.out / "summary.json"
-        means = json.loads(file.read_text())["mean"] if file.exists() else None
-        return means and (means["psnr_mean"], means["div"])
+        found: dict[str, Any] = json.loads(file.read_text()) if file.exists() else {"failed": "not run"}
+        return None if found.get("failed") else (found["mean"]["psnr_mean"], found["mean"]["div"])
 
 
 def flags(method: str, candidate: str, packaged: Restore) -> list[str]:
@@ -153,9 +153,11 @@ def best(found: Figures, *, apart: bool) -> str:
 
 
 def rows(method: str, by_task: dict[str, Figures]) -> Iterator[dict[str, Any]]:
-    """What is chosen for all tasks, and what for each."""
-    candidates = next(iter(by_task.values()))
-    means = {name: sum(found[name][0] for found in by_task.values()) / len(by_task) for name in candidates}
+    """What is chosen for all tasks, of the candidates that ran on all, and what for each."""
+    candidates = set.intersection(*(set(found) for found in by_task.values()))
+    if not candidates:
+        return
+    means = {name: sum(found[name][0] for found in by_task.values()) / len(by_task) for name in sorted(candidates)}
     of_all = max(means, key=lambda name: means[name])
     for task, found in by_task.items():
         apart = task in REPELS and "gamma" in FIELD[method].uses

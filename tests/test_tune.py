@@ -24,6 +24,18 @@ def test_a_task_has_settings_of_its_own_where_they_gain_half_a_decibel():
     assert {task: row["takes"] for task, row in rows.items()} == {"sr4": "b", "hdr": "b", "deblur_motion": "a"}
 
 
+def test_a_candidate_that_diverges_on_a_task_is_not_for_all(tmp_path):
+    rows = tune.rows("dps", {"sr4": {"a": (30.0, 0.0), "b": (29.8, 0.0)}, "hdr": {"b": (25.0, 0.0)}})
+    assert {row["all"] for row in rows} == {"b"}
+    options = parse([__file__, "--clean", "--out", str(tmp_path)])[0]
+    trial = tune.Trial("dps", "sr4", "a", options)
+    assert trial.figures is None
+    (tmp_path / "summary.json").write_text('{"mean": {"psnr_mean": 30.0, "div": 0.1}, "failed": {"head": "diverged"}}')
+    assert trial.figures is None
+    (tmp_path / "summary.json").write_text('{"mean": {"psnr_mean": 30.0, "div": 0.1}, "failed": {}}')
+    assert trial.figures == (30.0, 0.1)
+
+
 def test_methods_whose_particles_interact_take_the_largest_div_where_rlsd_repels():
     rows = {row["task"]: row for row in tune.rows("svgd", {"inpaint_half_face": FIGURES, "sr4": FIGURES})}
     assert {task: row["takes"] for task, row in rows.items()} == {"inpaint_half_face": "b", "sr4": "a"}
@@ -37,6 +49,10 @@ def test_candidates_scale_the_packaged_settings_and_keep_what_they_do_not_say():
     assert tune.flags("rlsd", "lambda=x0.5 lr_z=x1", packaged) == ["--lambda", "0.1", "--lr-z", "0.4"]
     packaged, _ = parse([__file__, "--method", "svgd"])
     assert tune.flags("svgd", "lambda=0.1 gamma=2", packaged) == ["--lambda", "0.1", "--gamma", "2"]
+
+
+def test_rlsd_repels_where_it_says():
+    assert {t for t in tune.TASKS if parse([__file__, "--clean", "--task", t])[0].gamma > 0} == set(tune.REPELS)
 
 
 def test_every_method_has_as_many_candidates(tmp_path):
