@@ -3,6 +3,8 @@
 python -m scripts.tune --shard 0/2     # and 1/2, in another process: hours of a core in all; kill it and go on at will
 python -m scripts.tune                 # what is left, then the table: tune.md, tune.json
 
+Networks multiply in bfloat16: half the time on this kind of processor, and figures within 0.1 dB (docs/cost.md).
+
 The candidate of the highest mean PSNR wins; where RLSD's settings repel, methods whose particles interact take the most
 different answers (Div) within 1 dB of it. A method has one setting for all tasks, and another where a task gains half
 a decibel or more by its own.
@@ -27,6 +29,7 @@ from rsd.tasks.inverse.compare import matched
 from rsd.tasks.inverse.job import check_method, run
 from rsd.tasks.inverse.left_out import what_runs
 from rsd.tasks.inverse.methods import FIELD, load_method
+from rsd.tasks.inverse.networks import interacts
 from rsd.tasks.inverse.options import Restore
 
 TASKS = ("inpaint_half_face", "inpaint_random", "sr4", "deblur_motion", "hdr", "phase_retrieval")
@@ -57,7 +60,7 @@ CANDIDATES: dict[str, tuple[tuple[str, ...], ...]] = {
 
 
 Figures = dict[str, tuple[float, float]]
-"""Of each candidate: mean PSNR [dB] and Div, over the heads."""
+"""Of each candidate: mean PSNR [dB] and Div, over the heads; Div is 0 where there is one particle."""
 
 
 @dataclass
@@ -69,7 +72,7 @@ class Tune:
     heads: int = 2
     """How many validation heads."""
     particles: int = 2
-    """N."""
+    """N where particles repel one another; elsewhere they are independent, and there is one."""
     methods: tuple[str, ...] = tuple(CANDIDATES)
     """Which methods."""
     tasks: tuple[str, ...] = TASKS
@@ -99,7 +102,7 @@ class Trial:
         assert self.options.out is not None
         file = self.options.out / "summary.json"
         found: dict[str, Any] = json.loads(file.read_text()) if file.exists() else {"failed": "not run"}
-        return None if found.get("failed") else (found["mean"]["psnr_mean"], found["mean"]["div"])
+        return None if found.get("failed") else (found["mean"]["psnr_mean"], found["mean"]["div"] or 0.0)
 
 
 def flags(method: str, candidate: str, packaged: Restore) -> list[str]:
@@ -125,14 +128,15 @@ def trials(o: Tune, heads: Path) -> Iterator[Trial]:
         prior = PIXELS if FIELD[method].space == "pixels" else LATENT
         own = matched(task, sizes[prior], sizes[LATENT])
         assert own is not None
-        common = [str(heads), "--clean", "--resume", "--task", own, "--method", method, "--prior", prior]
-        packaged, name = parse([*common, "-n", str(o.particles)])
+        common = [str(heads), "--clean", "--resume", "--task", own, "--method", method, "--prior", prior, "--autocast"]
+        packaged, name = parse(common)
         if name is None or not fits(packaged, sizes[prior]) or what_runs(packaged) in seen:
             continue
         seen.add(what_runs(packaged))
+        n = o.particles if interacts(packaged) else 1
         for words in product(*CANDIDATES[method]):
             candidate = " ".join(words)
-            out = ["-n", str(o.particles), "--out", str(o.out / task / method / candidate.replace(" ", ","))]
+            out = ["-n", str(n), "--out", str(o.out / task / method / candidate.replace(" ", ","))]
             yield Trial(method, task, candidate, parse([*common, *out, *flags(method, candidate, packaged)])[0])
 
 
@@ -200,3 +204,7 @@ def main() -> None:
         trial.run()
     if not o.shard:
         write(o.out, every)
+
+
+if __name__ == "__main__":
+    main()

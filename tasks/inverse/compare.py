@@ -74,6 +74,8 @@ class Compare:
     """auto, cpu, cuda, cuda:1 ..."""
     dtype: str | None = None
     """Precision of the networks."""
+    autocast: bool = False
+    """Networks multiply in bfloat16: quicker where the processor or the card has it, and pixels change by rounding."""
     chunk: int | None = None
     """Particles a network sees at once."""
     memory: str | None = None
@@ -188,6 +190,7 @@ def pairs(compare: Compare) -> tuple[list[Pair], dict[str, str]]:
 def _flags(compare: Compare, task: str, method: str, prior: str, out: Path) -> list[str]:
     flags = [str(compare.images), "--task", task, "--method", method, "--prior", prior, "--out", str(out)]
     flags += ["--clean", "--resume", *(["--metrics", "lpips"] if "lpips" in compare.metrics else [])]
+    flags += ["--autocast"] if compare.autocast else []
     if compare.steps is not None:
         budget = "preset" if compare.steps in presets(task, method, prior) else "steps"
         flags += [f"--{budget}", str(compare.steps)]

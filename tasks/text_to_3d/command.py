@@ -19,7 +19,9 @@ NO_SCENE = (
 )  # fmt: skip
 """Options that change no scene: a run may be resumed with others, and config.yaml leaves them out."""
 
-ADDED = {"levels": 16, "log2_hashmap_size": 19, "per_level_scale": 1.447269237440378, "octaves": 6}
+ADDED = {
+    "levels": 16, "log2_hashmap_size": 19, "per_level_scale": 1.447269237440378, "octaves": 6, "light_up": 0.0,
+}  # fmt: skip
 """Options that a run of an older version does not name in its config.yaml, and what it was made with."""
 
 

@@ -208,7 +208,9 @@ def settings(options: TextTo3D) -> Settings:
         background=o.background, renderer=o.renderer,
         render=RenderSettings(o.samples, o.fine),
         cameras=CameraSettings(o.azimuth, o.elevation, o.distance, o.fov),
-        lights=LightSettings(o.ambient_until, o.shaded, o.textureless, o.ambient, o.diffuse, o.light_spread),
+        lights=LightSettings(
+            o.ambient_until, o.shaded, o.textureless, o.ambient, o.diffuse, up=o.light_up, spread=o.light_spread,
+        ),
         regularisers=RegulariserSettings(o.orientation, o.sparsity, o.opacity, o.z_variance),
         views=o.views, views_at_once=o.views_at_once, interaction=o.interaction, resolution=o.resolution, lr=o.lr,
         lr_background=o.lr_background,

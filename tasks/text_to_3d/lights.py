@@ -26,7 +26,8 @@ class LightSettings:
     """``ambient_until``: the share of the run, from its start, that has ambient light only. After it, ``shaded`` is the
     probability of a shaded step, and ``textureless`` that of a textureless one among the shaded.
 
-    ``ambient`` and ``diffuse``: strengths in shaded steps. ``spread``: of the lamp around the camera's direction.
+    ``ambient`` and ``diffuse``: strengths in shaded steps. The lamp is in the direction of the camera, moved upwards in
+    its picture by ``up``, and by normal noise of standard deviation ``spread``, both as shares of its distance.
     """
 
     ambient_until: float = 0.2
@@ -34,6 +35,7 @@ class LightSettings:
     textureless: float = 0.5
     ambient: float = 0.1
     diffuse: float = 0.9
+    up: float = 0.0
     spread: float = 1.0
 
     def __post_init__(self) -> None:
@@ -84,6 +86,6 @@ def draw_light(
         return no_shade(len(cameras))
     lamps = [generator(seed=seed, purpose="lamp", image=image, step=step, particle=v) for v in range(len(cameras))]
     offsets = torch.stack([torch.randn(3, generator=lamp, dtype=torch.float64) for lamp in lamps])
-    direction = F.normalize(cameras.back + settings.spread * offsets, dim=-1)
+    direction = F.normalize(cameras.back + settings.up * cameras.axes[:, 1] + settings.spread * offsets, dim=-1)
     kind = "textureless" if textureless < settings.textureless else "lambertian"
     return Light(kind, cameras.distance[:, None] * direction, settings.ambient, settings.diffuse)

@@ -21,7 +21,7 @@ COUNTS = (
 )  # fmt: skip
 WEIGHTS = (
     "guidance", "lr", "lr_background", "lr_phi", "orientation", "sparsity", "opacity", "z_variance", "ambient",
-    "diffuse", "light_spread",
+    "diffuse", "light_up", "light_spread",
 )  # fmt: skip
 READ = {
     "grid": ("grid",), "hash": ("levels", "log2_hashmap_size", "per_level_scale"), "frequency": ("octaves",),
@@ -158,8 +158,10 @@ class TextTo3D:
     """Light: strength of ambient light beside a lamp."""
     diffuse: float = 0.5
     """Light: strength of the lamp."""
-    light_spread: float = 0.4
-    """Light: how far from the camera's direction the lamp is."""
+    light_up: float = 0.45
+    """Light: how far above the camera the lamp is in the mean, as a share of its distance."""
+    light_spread: float = 0.15
+    """Light: how far the lamp strays from there, likewise."""
     resolution: int | None = None
     """Pixels a side that are rendered, and enlarged to what the prior sees (default: as many as it sees)."""
 

@@ -83,6 +83,12 @@ def test_steps_take_the_preset_where_there_is_one(steps, told, images):
     assert got == told and {pair.options.steps for pair in found} == {steps}
 
 
+def test_all_networks_multiply_in_bfloat16_if_asked(images):
+    for autocast in (False, True):
+        found, _ = pairs(Compare(methods=("rlsd", "dps"), images=images, autocast=autocast))
+        assert {pair.options.autocast for pair in found} == {autocast} and len(found) == 2
+
+
 def test_heads_are_judged_at_one_size_by_the_same_attributes(heads_pixels, tmp_path):
     assert main(["heads", "--out", str(tmp_path / "heads"), "--number", "1"]) == 0
     methods, tasks = ("latent-dps", "dps"), ("inpaint_half_face", "sr4")

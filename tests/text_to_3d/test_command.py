@@ -14,6 +14,7 @@ import warnings
 from importlib.resources import files
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
 import torch
 import yaml
@@ -21,6 +22,7 @@ from PIL import Image
 from safetensors.torch import load_file
 
 from rsd.cli import main
+from rsd.heads.attributes import sample_head
 from rsd.runs import RunFolder
 from rsd.tasks.text_to_3d import finished, job
 from rsd.tasks.text_to_3d.cameras import draw_cameras
@@ -364,7 +366,7 @@ def test_the_defaults_that_help_shows_are_those_of_sds_on_heads():
 def test_what_an_encoding_is_made_of_can_be_set(make, tmp_path):
     """To the parameters' sizes; by default it is what the field's own defaults say."""
     own = job.settings(TextTo3D()).scenes.field
-    assert own == FieldSettings() and all(getattr(own, name) == value for name, value in ADDED.items())
+    assert own == FieldSettings() and all(getattr(own, name) == ADDED[name] for name in ADDED if hasattr(own, name))
     hashed = ("--encoding", "hash", "--levels", "3", "--log2-hashmap-size", "7", "--per-level-scale", "2")
     _, out = make("red dog", *hashed, "-n", "1", out="hash", steps=1)
     weights = load_file(out / "scenes.safetensors")
@@ -388,6 +390,17 @@ def test_a_run_from_before_the_encodings_options_goes_on(make, capsys):
     assert "with other settings: levels 16 is now 4" in capsys.readouterr().err
 
 
+def seen_lamps(settings, cameras, steps=500):
+    """Where a camera sees its lamps: how far to the right and above its own direction, of 1 towards it, [steps]."""
+    seen = []
+    for step in range(steps):
+        camera = draw_cameras(cameras, 1, seed=0, step=step)
+        lit = draw_light(dataclasses.replace(settings, ambient_until=0, shaded=1), camera, seed=0, steps=1, step=step)
+        right, up, back = camera.axes[0] @ lit.position[0]
+        seen.append((right / back, up / back))
+    return torch.tensor(seen, dtype=torch.float64).T
+
+
 @pytest.mark.parametrize("method", ["sds", "vsd"])
 @pytest.mark.parametrize("prior", ["heads", "heads-pixels"])
 def test_the_settings_for_heads_are_the_light_and_cameras_of_the_training_pictures(method, prior):
@@ -395,7 +408,14 @@ def test_the_settings_for_heads_are_the_light_and_cameras_of_the_training_pictur
     options, _ = parse(["a man", "--method", method, "--prior", prior])
     chosen = job.settings(options)
     light, cameras = chosen.scenes.lights, chosen.scenes.cameras
-    assert (light.ambient, light.diffuse, light.textureless, light.spread) == (0.52, 0.5, 0, 0.4)
+    assert (light.ambient, light.diffuse, light.textureless) == (0.52, 0.5, 0)
+    x, y = seen_lamps(light, cameras)
+    rng = np.random.default_rng(0)
+    trained = np.array([sample_head(rng).light for _ in range(1000)])
+    (left, low), (right, high) = trained.min(0), trained.max(0)
+    inside = (left < x) & (x < right) & (low < y) & (y < high)
+    assert float(inside.double().mean()) > 0.85
+    assert y.mean() == pytest.approx(trained[:, 1].mean(), abs=0.05)
     assert (cameras.elevation, cameras.distance) == ((-10, 30), (8, 8))
     assert chosen.gamma > 0 and chosen.method == method
 
