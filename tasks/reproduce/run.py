@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import json
+import re
 import sys
 from collections.abc import Sequence
+from contextlib import redirect_stderr, redirect_stdout
 from dataclasses import asdict
 from functools import partial
+from io import StringIO
 from pathlib import Path
 
 from rsd.runs import RunFolder, write_bytes, write_json
@@ -150,9 +153,11 @@ def attempt(one: Plan, runs: Path) -> str | None:
 
 
 def start(one: Plan, runs: Path) -> None:
-    """Run a row, or go on with it. Raises ValueError if a part of it failed, and what its command raises."""
+    """Run a row, or go on with it. Raises ValueError if a part of it failed or it has run with other settings, and
+    what its command raises."""
     folder = one.folder(runs)
     if finished(one, folder):
+        check_same(one, runs)
         print(f"-- {one.label}: already done in {folder}", flush=True)
         return
     print(f"-- {one.label}: {one.told()}", flush=True)
@@ -161,6 +166,19 @@ def start(one: Plan, runs: Path) -> None:
         raise KeyboardInterrupt
     if code != 0:
         raise ValueError(f"a part of it failed, see above; {folder} keeps the rest, go on with --resume.")
+
+
+def check_same(one: Plan, runs: Path) -> None:
+    """Raise ValueError if a row that has run would run with other settings now, say since those that are packaged have
+    changed: its command looks, and is not heard."""
+    if one.command == "toy":  # its file has no settings, and the run's folder holds what can change
+        return
+    with redirect_stdout(StringIO()), redirect_stderr(StringIO()) as told:
+        code = COMMANDS[one.command](one.whole(runs))
+    if code != 0:
+        other = re.search(r"with other settings: (.*); choose", told.getvalue())
+        why = f"was made with other settings ({other[1]})" if other else f"cannot be used: {told.getvalue().strip()}"
+        raise ValueError(f"{one.folder(runs)} {why}; delete it to make it anew.")
 
 
 def finished(one: Plan, folder: Path) -> bool:

@@ -18,7 +18,7 @@ from rsd.tasks.reproduce import run as module
 from rsd.tasks.reproduce.entry import Claim, Entry, Row
 from rsd.tasks.reproduce.options import Reproduce
 from rsd.tasks.reproduce.report import of_entry
-from rsd.tasks.reproduce.rows import Plan
+from rsd.tasks.reproduce.rows import Plan, plan
 from rsd.tasks.reproduce.run import finished, reproduce, summarise
 
 SMALL = Reproduce(name="small", steps=2, number=2, device="cpu")
@@ -112,6 +112,22 @@ def test_what_is_done_is_not_done_again(restored, without_pixels, capsys, monkey
     assert "one: already done in" in capsys.readouterr().out
     assert {path: path.stat().st_mtime_ns for path in (out / "runs").rglob("*.png")} == before
     assert (out / "again" / "claims.json").read_text() == (out / "claims.json").read_text()
+
+
+def test_what_was_made_with_other_settings_is_not_taken(restored, without_pixels, capsys, monkeypatch, tmp_path):
+    """Say since packaged ones have changed; the others' figures are there."""
+    monkeypatch.setattr(hub, "BUILT_IN", without_pixels)
+    _, out = restored
+    shutil.copytree(out / "data", tmp_path / "data")
+    shutil.copytree(out / "runs", tmp_path / "runs")
+    one = plan(RESTORED, RESTORED.rows[0], SMALL, out / "data" / "faces")
+    for file in one.folder(tmp_path / "runs").glob("*/config.yaml"):
+        file.write_text(file.read_text().replace("lambda_: 0.2", "lambda_: 0.3"))
+    monkeypatch.setattr(module, "prepare", lambda *_: out / "data" / "faces")
+    outcome = reproduce(RESTORED, SMALL, tmp_path, tmp_path / "again")
+    why = f"{one.folder(tmp_path / 'runs')} was made with other settings (lambda_ 0.3 is now 0.2)"
+    assert outcome.failures["one"] == f"{why}; delete it to make it anew."
+    assert f"failed: one: {why}" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("entry", [DRAWN, SCENES], ids=lambda entry: entry.name)
