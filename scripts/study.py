@@ -23,6 +23,7 @@ from rsd.media import read_image
 from rsd.tasks.inverse.command import parse
 from rsd.tasks.inverse.job import run
 from rsd.tasks.inverse.operators import make_operator
+from rsd.tasks.reproduce.verdict import student
 
 FIGURES = {
     "PSNR mean [dB]": lambda m: m["psnr"]["mean"],
@@ -111,8 +112,9 @@ def measured(file: Path, clean: Path, observed: torch.Tensor | None) -> dict[str
 
 
 def interval(differences: np.ndarray) -> tuple[float, float]:
-    """Mean difference and the half-width of its 95% interval (normal, paired over heads)."""
-    return float(differences.mean()), float(1.96 * differences.std(ddof=1) / np.sqrt(len(differences)))
+    """Mean difference and the half-width of its 95% interval (Student's, paired over heads)."""
+    half = student(len(differences) - 1) * differences.std(ddof=1) / np.sqrt(len(differences))
+    return float(differences.mean()), float(half)
 
 
 def table(results: dict[str, dict[str, dict[str, Any]]]) -> list[dict[str, Any]]:
