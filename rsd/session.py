@@ -23,7 +23,7 @@ from tqdm import tqdm
 
 from rsd import media
 from rsd.citations import bibtex
-from rsd.distributed import ALONE, Ensemble, processes
+from rsd.distributed import ALONE, Ensemble, collect, processes
 from rsd.engine import Record
 from rsd.errors import TRACEBACK, told
 from rsd.peak import peak_bytes, reset_peak
@@ -170,6 +170,11 @@ def survives(name: str, failures: dict[str, str], work: Callable[[], Any], sever
         if os.environ.get(TRACEBACK):
             traceback.print_exc()
         failures[name] = told(error)
+
+
+def of_all(failures: dict[str, str]) -> dict[str, str]:
+    """On the main process what failed on any; nothing on the others. Waits for all."""
+    return {name: why for part in collect(failures) or [] for name, why in part.items()}
 
 
 def pick_device(name: str) -> torch.device:

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 
 from rsd import media
-from rsd.distributed import Ensemble, Processes, collect, connect, share, shares_told, speaking, wait
+from rsd.distributed import Ensemble, Processes, connect, processes, share, shares_told, speaking, wait
 from rsd.embedding import Decoded
 from rsd.engine import Embed
 from rsd.features import check_features_name, load_features
@@ -21,7 +21,7 @@ from rsd.memory import Plans
 from rsd.priors import check_prior_name, image_size, is_latent, load_prior
 from rsd.priors.base import Prior
 from rsd.runs import RunFolder, check_folder_of_runs, slug
-from rsd.session import Session, pick_device, plain_warnings, survives
+from rsd.session import Session, of_all, pick_device, plain_warnings, survives
 from rsd.settings import shard
 from rsd.summary import particles
 from rsd.tiny import check_decoder_name, load_decoder
@@ -123,9 +123,8 @@ def together(
 ) -> dict[str, str]:
     """Wait for all processes; the main one writes the summary, but not of a shard. What failed, on the main one
     anywhere."""
-    parts = collect(failures)
-    if parts is not None:
-        failures = {name: why for part in parts for name, why in part.items()}
+    failures = of_all(failures)
+    if processes().main:
         if options.shard:
             done = len(jobs) - len(failures)
             print(f"shard {options.shard}: {done} of {len(jobs)} images done, {len(failures)} failed", flush=True)
@@ -133,7 +132,7 @@ def together(
             folders = {job: RunFolder(out / slug(job.title), resume=True) for job in jobs}
             summarise(out, folders, failures, options, scorers)
     wait()  # a launcher ends all as soon as one ends with an exit code
-    return failures if parts is not None else {}
+    return failures
 
 
 def check(jobs: list[Job], options: Restore, several: bool, device: torch.device) -> dict[str, str]:

@@ -13,14 +13,14 @@ from typing import Any
 
 import torch
 
-from rsd.distributed import ALONE, Ensemble, Processes, collect, connect, share, shares_told, speaking, wait
+from rsd.distributed import ALONE, Ensemble, Processes, connect, share, shares_told, speaking, wait
 from rsd.engine import Embed, Record
 from rsd.features import check_features_name, load_features
 from rsd.priors import check_prior_name, image_size, load_prior
 from rsd.priors.base import Prior
 from rsd.prompts import folder_name, folder_names, gather, notes, strange
 from rsd.runs import RunFolder, check_folder_of_runs, slug
-from rsd.session import Session, pick_device, plain_warnings, survives
+from rsd.session import Session, of_all, pick_device, plain_warnings, survives
 
 from . import results
 from .cameras import CameraSettings
@@ -97,6 +97,8 @@ def make_all(prompts: list[str], options: TextTo3D, several: bool, here: Process
         check_folder_of_runs(out, resume=options.resume)
     mine = share(prompts, here) if several else prompts
     folders = {p: RunFolder(out / names[p] if several else out, resume=options.resume) for p in mine}
+    for prompt, folder in folders.items():
+        folder.check(config(prompt, options), added=ADDED)  # other settings are told before anything is loaded
     todo = [prompt for prompt, folder in folders.items() if not folder.done]
     wait()  # all have looked at the folder before any writes into it
     again = any(folder.done and "figures" in lacking(folder.metrics(), options) for folder in folders.values())
@@ -106,9 +108,8 @@ def make_all(prompts: list[str], options: TextTo3D, several: bool, here: Process
         if prompt in todo or ensemble.main:
             survives(prompt, failures, partial(make, prompt, options, networks, folder, ensemble=ensemble), several)
     if several:
-        parts = collect(failures)
-        failures = {name: why for part in parts or [] for name, why in part.items()}
-        if parts is not None:
+        failures = of_all(failures)
+        if here.main:
             done = {p: RunFolder(out / names[p], resume=True) for p in prompts if p not in failures}
             summarise(out, done, failures)
         wait()  # a launcher ends all as soon as one ends with an exit code
@@ -222,13 +223,18 @@ def settings(options: TextTo3D) -> Settings:
     )  # fmt: skip
 
 
+def config(prompt: str, options: TextTo3D) -> dict[str, Any]:
+    """One run's config.yaml."""
+    return {**resolved(options), "prompt": prompt}
+
+
 def make(
     prompt: str, options: TextTo3D, networks: Networks | None, folder: RunFolder, *, ensemble: Ensemble = ALONE
 ) -> dict[str, Any]:
     """Make one prompt's scenes in its run folder, going on from its checkpoint if there is one; its metrics. Processes
     that share the ``ensemble`` all come here, one of them writes, and shows its own scenes as they stand."""
     if ensemble.main:
-        folder.open({**resolved(options), "prompt": prompt}, added=ADDED)
+        folder.open(config(prompt, options), added=ADDED)
     if folder.done:
         scorers, device = networks.scorers if networks else Scorers(), pick_device(options.device)
         parts = look_again(prompt, options, folder, settings=settings(options).scenes, scorers=scorers, device=device)

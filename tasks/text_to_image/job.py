@@ -13,7 +13,7 @@ from typing import Any
 import torch
 
 from rsd import media
-from rsd.distributed import ALONE, Ensemble, Processes, collect, connect, share, shares_told, speaking, wait
+from rsd.distributed import ALONE, Ensemble, Processes, connect, share, shares_told, speaking, wait
 from rsd.embedding import Decoded
 from rsd.engine import Embed
 from rsd.features import check_features_name, load_features
@@ -22,7 +22,7 @@ from rsd.priors import check_prior_name, image_size, load_prior
 from rsd.priors.base import Prior
 from rsd.prompts import embed_all, folder_name, folder_names, gather
 from rsd.runs import RunFolder, check_folder_of_runs, slug
-from rsd.session import Session, pick_device, plain_warnings, survives
+from rsd.session import Session, of_all, pick_device, plain_warnings, survives
 from rsd.summary import particles
 
 from . import distillation, samplers
@@ -102,9 +102,8 @@ def draw_all(
             continue
         survives(prompt, failures, partial(draw, prompt, options, networks, folder, ensemble=ensemble), several)
     if several:
-        parts = collect(failures)
-        failures = {name: why for part in parts or [] for name, why in part.items()}
-        if parts is not None:
+        failures = of_all(failures)
+        if here.main:
             finished = {p: RunFolder(out / names[p], resume=True) for p in prompts if p not in failures}
             summarise(out, finished, failures, networks.scorers if networks else None)
         wait()  # a launcher ends all as soon as one ends with an exit code
