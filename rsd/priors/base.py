@@ -18,6 +18,8 @@ class Condition:
     """What a prior is conditioned on, its prompts embedded once.
 
     ``guidance`` is s of diffusers' convention, uncond + s (text - uncond); 1 means none, and then ``negative`` is None.
+    ``threshold``: the share of a picture's entries that its guess keeps as they are (:func:`thresholded`); None: all.
+    Latents have no bounds, and priors over them know nothing of it.
     ``embeddings`` and ``negative``: [1, L, d], or [N, L, d] where each particle has its own; None for a prior without
     text. ``extra``: numbers [N, k] that a learned score is told besides, of which priors know nothing.
     """
@@ -28,6 +30,7 @@ class Condition:
     embeddings: torch.Tensor | None = None
     negative: torch.Tensor | None = None
     extra: torch.Tensor | None = None
+    threshold: float | None = None
 
     def rows(self, start: int, stop: int) -> Condition:
         """The condition of particles start .. stop-1: itself, or their rows where each particle has its own."""
@@ -129,6 +132,18 @@ def as_epsilon(
         return guess
     alpha, sigma = alpha_sigma(schedule, t, z_t)
     return alpha * guess + sigma * z_t
+
+
+def thresholded(
+    eps: torch.Tensor, z_t: torch.Tensor, t: int | torch.Tensor, share: float, schedule: Schedule
+) -> torch.Tensor:
+    """The noise of the picture that ``eps`` means after dynamic thresholding (Saharia et al. 2022, "Imagen", Sec. 2.3):
+    what guidance has driven out of [-1, 1] is cut at the ``share`` quantile s of the picture's absolute entries and
+    divided by s, where s is above 1."""
+    alpha, sigma = alpha_sigma(schedule, t, z_t)
+    x = (z_t - sigma * eps) / alpha
+    s = x.abs().flatten(1).float().quantile(share, dim=1).clamp(min=1).to(x).view(-1, *[1] * (x.ndim - 1))
+    return (z_t - alpha * x.clamp(-s, s) / s) / sigma
 
 
 def check_scheduler(scheduler: Any, name: str) -> str:

@@ -11,7 +11,15 @@ from typing import Any
 import torch
 
 from rsd.hub import broken, quietly
-from rsd.priors.base import Condition, as_epsilon, check_scheduler, count_backward, guided, multiplying
+from rsd.priors.base import (
+    Condition,
+    as_epsilon,
+    check_scheduler,
+    count_backward,
+    guided,
+    multiplying,
+    thresholded,
+)
 from rsd.priors.index import BUILT_IN, PIXEL, PLAIN_PIXEL, Index, square_side
 from rsd.priors.t5 import T5Embedder
 from rsd.schedule import Schedule
@@ -84,7 +92,8 @@ class PixelPrior:
         c = condition or self.condition()
         at = torch.as_tensor(t, device=self.device)
         guess = guided(lambda texts: self._predict(z_t, at, texts), c)
-        return as_epsilon(guess, z_t, t, self.prediction_type, self.schedule)
+        eps = as_epsilon(guess, z_t, t, self.prediction_type, self.schedule)
+        return eps if c.threshold is None else thresholded(eps, z_t, t, c.threshold, self.schedule)
 
     def encode(self, x: torch.Tensor) -> torch.Tensor:
         """The images themselves."""

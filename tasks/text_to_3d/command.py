@@ -21,6 +21,7 @@ NO_SCENE = (
 
 ADDED = {
     "levels": 16, "log2_hashmap_size": 19, "per_level_scale": 1.447269237440378, "octaves": 6, "light_up": 0.0,
+    "threshold": None,
 }  # fmt: skip
 """Options that a run of an older version does not name in its config.yaml, and what it was made with."""
 

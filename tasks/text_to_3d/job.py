@@ -194,7 +194,8 @@ def prompt_settings(options: TextTo3D) -> PromptSettings:
     o = options
     return PromptSettings(
         view_words=o.view_words, front=o.front, back=o.back, overhead=o.overhead, negative_prompt=o.negative_prompt,
-        guidance=o.guidance, convention=o.guidance_convention, own=o.own_prompts,
+        guidance=o.guidance, convention=o.guidance_convention, threshold=o.threshold,
+        own=o.own_prompts,
     )  # fmt: skip
 
 

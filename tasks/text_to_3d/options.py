@@ -81,6 +81,9 @@ class TextTo3D:
     """Classifier-free guidance s, in the convention that --guidance-convention names; 1 of diffusers' is none."""
     guidance_convention: str = "diffusers"
     """diffusers: uncond + s (text - uncond); dreamfusion: text + s (text - uncond), whose 20 is 21 of diffusers'."""
+    threshold: float | None = 0.95
+    """Priors of pixels: the share of a guess's entries that dynamic thresholding leaves as they are; the others are cut
+    where guidance has driven them beyond black and white (None: none are)."""
     negative_prompt: str = ""
     """What not to show: takes the place of the unconditional prompt."""
     view_words: bool = True
@@ -260,6 +263,8 @@ class TextTo3D:
             value = getattr(self, name)
             if value is not None and not (math.isfinite(value) and value > 0):
                 raise ValueError(f"{name} is {value}; give a finite number above 0.")
+        if self.threshold is not None and not 0 < self.threshold <= 1:
+            raise ValueError(f"threshold is {self.threshold}; give a share above 0, at most 1, or None.")
         if not 1 <= self.per_level_scale < math.inf:
             raise ValueError(f"per_level_scale is {self.per_level_scale}; give a finite number, 1 or more.")
         finest = 4 + (self.levels - 1) * math.log2(self.per_level_scale)

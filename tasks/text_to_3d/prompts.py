@@ -41,7 +41,7 @@ class PromptSettings:
     in degrees of azimuth; ``overhead``: from this elevation on. ``own``: a whole prompt for a view, instead.
 
     ``guidance``: s, of uncond + s (text - uncond) in ``convention`` "diffusers", of text + s (text - uncond) in
-    "dreamfusion", whose 20 is 21 of diffusers'.
+    "dreamfusion", whose 20 is 21 of diffusers'. ``threshold``: of :class:`~rsd.priors.base.Condition`.
     """
 
     view_words: bool = True
@@ -51,6 +51,7 @@ class PromptSettings:
     negative_prompt: str = ""
     guidance: float = 20.0
     convention: str = "dreamfusion"
+    threshold: float | None = None
     own: Mapping[str, str] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -104,7 +105,10 @@ class ViewPrompts:
         ``guided``: False for a learned reference, which takes no guidance but is told the cameras' poses, in
         ``unit``s of length."""
         own = [self.conditions[view] for view in self.settings.views(cameras)]
-        first = own[0] if guided else replace(own[0], guidance=1.0, negative=None, negative_prompt="")
+        if guided:
+            first = replace(own[0], threshold=self.settings.threshold)
+        else:
+            first = replace(own[0], guidance=1.0, negative=None, negative_prompt="")
         view_of = torch.empty(rows.numel(), dtype=torch.int64)
         view_of[rows.flatten()] = torch.arange(rows.shape[1]).repeat(rows.shape[0])
         chosen = [own[view] for view in view_of.tolist()]

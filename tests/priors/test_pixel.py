@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import json
 import os
@@ -176,6 +177,22 @@ def test_ddpm_on_our_prior_gives_the_images_of_ddpm_pipeline(folder):
             z = z + variance**0.5 * torch.randn(2, 3, 16, 16, generator=random)
     torch.testing.assert_close((z / 2 + 0.5).clamp(0, 1), theirs, rtol=0, atol=1e-4)
     assert theirs.std() > 0.02
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("kind", TYPES)
+def test_the_guess_is_thresholded_as_by_diffusers(kind, folder):
+    """By its scheduler, where that has no bound for the divisor; a guess within [-1, 1] stays as it is."""
+    prior, z = load_prior(str(folder(build_if, kind))), pixels()
+    c = prior.condition("red", "", 5.0)
+    for t, beyond in ((700, True), (100, False)):
+        z_t = z if beyond else 0.2 * z
+        plain, cut = prior.epsilon(z_t, t, c), prior.epsilon(z_t, t, dataclasses.replace(c, threshold=0.9))
+        abar = prior.schedule.alphas_cumprod[t].float()
+        x, got = ((z_t - (1 - abar).sqrt() * eps) / abar.sqrt() for eps in (plain, cut))
+        scheduler = DDPMScheduler(thresholding=True, dynamic_thresholding_ratio=0.9, sample_max_value=1e9)
+        torch.testing.assert_close(got, scheduler._threshold_sample(x), rtol=0, atol=2e-5)
+        assert (bool(x.abs().max() > 1.5), bool((got - x).abs().max() > 0.1)) == (beyond, beyond)
 
 
 def test_pixels_are_their_own_latents_and_the_weights_are_frozen(folder):

@@ -261,6 +261,7 @@ def test_a_film_without_the_extra_is_refused_at_once(monkeypatch, capsys):
         (["dog", "--octaves=4", "--encoding", "hash"], "--octaves does nothing with --encoding hash; leave it out."),
         (["dog", "--encoding", "frequency", "--grid", "4"], "--grid does nothing with --encoding frequency"),
         (["dog", "--prior", IF, "--grid", "4"], "--grid does nothing with --encoding hash; leave it out."),
+        (["dog", "--threshold", "1.5"], "threshold is 1.5; give a share above 0, at most 1, or None."),
         (["dog", "--t-range", "0.9", "0.1"], "t_range is (0.9, 0.1); give LO HI with 0 <= LO < HI <= 1."),
         (["dog", "--elevation", "0", "90"], "elevation is (0.0, 90.0); give LO HI with -89 <= LO <= HI <= 89."),
         (["dog", "--distance", "0", "1"], "distance is (0.0, 1.0); give LO HI with 0.001 <= LO <= HI."),
@@ -379,9 +380,9 @@ def test_what_an_encoding_is_made_of_can_be_set(make, tmp_path):
     assert parse(["a man", "--config", str(own_file)])[0].levels == 4
 
 
-def test_a_run_from_before_the_encodings_options_goes_on(make, capsys):
-    """Its config.yaml does not name them; they were what they are by default, and others are another run."""
-    hashed = ("red dog", "--encoding", "hash", "-n", "1")
+def test_a_run_from_before_some_options_goes_on(make, capsys):
+    """Its config.yaml does not name them; it goes on with what it was made with, and anything else is another run."""
+    hashed = ("red dog", "--encoding", "hash", "-n", "1", "--light-up", "0", "--threshold", "None")
     _, out = make(*hashed, steps=1)
     config = yaml.safe_load((out / "config.yaml").read_text())
     (out / "config.yaml").write_text(yaml.safe_dump({k: v for k, v in config.items() if k not in ADDED}))

@@ -43,6 +43,13 @@ def test_prompts_and_guidance(tiny_pipeline):
     assert unguided.conditions["front"].guidance == 1 and unguided.conditions["front"].negative is None
 
 
+def test_a_guess_is_thresholded_and_that_of_a_learned_score_is_not(tiny_pipeline):
+    prompts = ViewPrompts(LatentPrior(tiny_pipeline()), "red", PromptSettings(threshold=0.9))
+    rows = torch.tensor([[0, 1]])
+    assert prompts.condition(cameras([0.0, 90.0]), rows).threshold == 0.9
+    assert prompts.condition(cameras([0.0, 90.0]), rows, guided=False).threshold is None
+
+
 @pytest.mark.filterwarnings("ignore:The prompt is longer")
 def test_a_prior_over_heads_is_not_told_what_a_view_hides(tiny_pipeline):
     prior = LatentPrior(tiny_pipeline(), name="heads")  # its tokenizer reads letters, and little of this
