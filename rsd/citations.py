@@ -145,6 +145,15 @@ BIBTEX = {
   year      = {2023},
   url       = {https://arxiv.org/abs/2304.11751}
 }""",
+    "imagen": """@inproceedings{saharia2022photorealistic,
+  title     = {Photorealistic Text-to-Image Diffusion Models with Deep Language Understanding},
+  author    = {Saharia, Chitwan and Chan, William and Saxena, Saurabh and Li, Lala and Whang, Jay and Denton, Emily
+               and Ghasemipour, Kamyar and Gontijo Lopes, Raphael and Karagol Ayan, Burcu and Salimans, Tim
+               and Ho, Jonathan and Fleet, David J. and Norouzi, Mohammad},
+  booktitle = {Advances in Neural Information Processing Systems},
+  year      = {2022},
+  url       = {https://arxiv.org/abs/2205.11487}
+}""",
     "palette": """@inproceedings{saharia2022palette,
   title     = {Palette: Image-to-Image Diffusion Models},
   author    = {Saharia, Chitwan and Chan, William and Chang, Huiwen and Lee, Chris A. and Ho, Jonathan

@@ -275,7 +275,7 @@ def cited(options: TextTo3D, *, latent: bool) -> list[str]:
     works = ["sds", "magic3d"]  # the loss, and the field's start
     works += ["vsd", "lora"] if options.method == "vsd" else []
     works += ["rlsd"] if options.interacts else []
-    works += ["latent-diffusion"] if latent else []
+    works += ["latent-diffusion"] if latent else ["imagen"] if options.threshold is not None else []
     works += ["instant-ngp"] if options.encoding == "hash" or options.renderer == "packed" else []
     name = options.features_name if options.interacts else ""
     return works + (["dino"] if name == "heads" or "dino" in name else [])

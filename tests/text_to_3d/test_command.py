@@ -492,11 +492,19 @@ def test_what_is_said_of_a_view_is_so():
     ("options", "latent", "keys"),
     [
         ({}, True, ["sds", "magic3d", "rlsd", "latent-diffusion", "dino"]),
-        ({"gamma": 0.0, "method": "vsd"}, False, ["sds", "magic3d", "vsd", "lora"]),
-        ({"features": "pixels", "encoding": "hash"}, False, ["sds", "magic3d", "rlsd", "instant-ngp"]),
-        ({"features": "pixels", "renderer": "packed"}, False, ["sds", "magic3d", "rlsd", "instant-ngp"]),
-        ({"particles": 1, "prior": IF}, False, ["sds", "magic3d"]),
-        ({"particles": 1, "interaction": "views", "views": 2, "prior": IF}, False, ["sds", "magic3d", "rlsd", "dino"]),
+        ({"gamma": 0.0, "method": "vsd"}, False, ["sds", "magic3d", "vsd", "lora", "imagen"]),
+        ({"features": "pixels", "encoding": "hash"}, False, ["sds", "magic3d", "rlsd", "imagen", "instant-ngp"]),
+        (
+            {"features": "pixels", "renderer": "packed", "threshold": None},
+            False,
+            ["sds", "magic3d", "rlsd", "instant-ngp"],
+        ),
+        ({"particles": 1, "prior": IF}, False, ["sds", "magic3d", "imagen"]),
+        (
+            {"particles": 1, "interaction": "views", "views": 2, "prior": IF, "threshold": None},
+            False,
+            ["sds", "magic3d", "rlsd", "dino"],
+        ),
     ],
 )
 def test_a_run_cites_what_it_uses(options, latent, keys):
