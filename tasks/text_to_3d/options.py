@@ -81,9 +81,9 @@ class TextTo3D:
     """Classifier-free guidance s, in the convention that --guidance-convention names; 1 of diffusers' is none."""
     guidance_convention: str = "diffusers"
     """diffusers: uncond + s (text - uncond); dreamfusion: text + s (text - uncond), whose 20 is 21 of diffusers'."""
-    threshold: float | None = 0.95
+    threshold: float | None = None
     """Priors of pixels: the share of a guess's entries that dynamic thresholding leaves as they are; the others are cut
-    where guidance has driven them beyond black and white (None: none are)."""
+    where guidance has driven them beyond black and white (default: none are)."""
     negative_prompt: str = ""
     """What not to show: takes the place of the unconditional prompt."""
     view_words: bool = True

@@ -382,7 +382,7 @@ def test_what_an_encoding_is_made_of_can_be_set(make, tmp_path):
 
 def test_a_run_from_before_some_options_goes_on(make, capsys):
     """Its config.yaml does not name them; it goes on with what it was made with, and anything else is another run."""
-    hashed = ("red dog", "--encoding", "hash", "-n", "1", "--light-up", "0", "--threshold", "None")
+    hashed = ("red dog", "--encoding", "hash", "-n", "1", "--light-up", "0")
     _, out = make(*hashed, steps=1)
     config = yaml.safe_load((out / "config.yaml").read_text())
     (out / "config.yaml").write_text(yaml.safe_dump({k: v for k, v in config.items() if k not in ADDED}))
@@ -492,16 +492,18 @@ def test_what_is_said_of_a_view_is_so():
     ("options", "latent", "keys"),
     [
         ({}, True, ["sds", "magic3d", "rlsd", "latent-diffusion", "dino"]),
-        ({"gamma": 0.0, "method": "vsd"}, False, ["sds", "magic3d", "vsd", "lora", "imagen"]),
-        ({"features": "pixels", "encoding": "hash"}, False, ["sds", "magic3d", "rlsd", "imagen", "instant-ngp"]),
+        ({"gamma": 0.0, "method": "vsd"}, False, ["sds", "magic3d", "vsd", "lora"]),
+        ({"features": "pixels", "encoding": "hash"}, False, ["sds", "magic3d", "rlsd", "instant-ngp"]),
         (
-            {"features": "pixels", "renderer": "packed", "threshold": None},
+            {"features": "pixels", "renderer": "packed"},
             False,
             ["sds", "magic3d", "rlsd", "instant-ngp"],
         ),
-        ({"particles": 1, "prior": IF}, False, ["sds", "magic3d", "imagen"]),
+        ({"particles": 1, "prior": IF}, False, ["sds", "magic3d"]),
+        ({"particles": 1, "threshold": 0.9}, False, ["sds", "magic3d", "imagen"]),
+        ({"particles": 1, "threshold": 0.9}, True, ["sds", "magic3d", "latent-diffusion"]),
         (
-            {"particles": 1, "interaction": "views", "views": 2, "prior": IF, "threshold": None},
+            {"particles": 1, "interaction": "views", "views": 2, "prior": IF},
             False,
             ["sds", "magic3d", "rlsd", "dino"],
         ),
