@@ -174,7 +174,11 @@ def check_same(one: Plan, runs: Path) -> None:
     if one.command == "toy":  # its file has no settings, and the run's folder holds what can change
         return
     with redirect_stdout(StringIO()), redirect_stderr(StringIO()) as told:
-        code = COMMANDS[one.command](one.whole(runs))
+        try:
+            code = COMMANDS[one.command](one.whole(runs))
+        except ValueError as error:  # of several images each has its line; several prompts are refused as one
+            told.write(str(error))
+            code = 1
     if code != 0:
         other = re.search(r"with other settings: (.*); choose", told.getvalue())
         why = f"was made with other settings ({other[1]})" if other else f"cannot be used: {told.getvalue().strip()}"

@@ -134,6 +134,12 @@ def test_what_was_made_with_other_settings_is_not_taken(restored, without_pixels
 def test_text_to_image_and_3d(entry, heads_pixels, tmp_path):
     outcome = reproduce(entry, SMALL, tmp_path, tmp_path)
     assert outcome.failures == {} and outcome.claims[0]["held"] is True
+    one = plan(entry, entry.rows[0], SMALL, tmp_path / "data" / entry.data)
+    for file in one.folder(tmp_path / "runs").glob("*/config.yaml"):
+        file.write_text(re.sub(r"^guidance: .*$", "guidance: 2.5", file.read_text(), flags=re.MULTILINE))
+    again = reproduce(entry, SMALL, tmp_path, tmp_path / "again")
+    assert "was made with other settings (guidance 2.5 is now" in again.failures[one.label]
+    assert again.failures[one.label].endswith("delete it to make it anew.")
     page = (tmp_path / "report.html").read_text(encoding="utf-8")
     assert page.count("data:image/webp") == (3 if entry is DRAWN else 4)  # strips, a film; for scenes two turntables
 
