@@ -16,7 +16,7 @@ import torch
 from rsd.distributed import ALONE, Ensemble, Processes, connect, share, shares_told, speaking, wait
 from rsd.engine import Embed, Record
 from rsd.features import check_features_name, load_features
-from rsd.priors import check_prior_name, image_size, load_prior
+from rsd.priors import check_prior_name, image_size, is_latent, load_prior
 from rsd.priors.base import Prior
 from rsd.prompts import folder_name, folder_names, gather, notes, strange
 from rsd.runs import RunFolder, check_folder_of_runs, slug
@@ -179,8 +179,11 @@ def load_networks(options: TextTo3D, prompts: list[str], device: torch.device) -
 
 
 def check_size(options: TextTo3D) -> int:
-    """Pixels of the prior's pictures; raises ValueError if --resolution does not divide them."""
+    """Pixels of the prior's pictures; raises ValueError if --resolution does not divide them, or --threshold asks for
+    bounds that its latents do not have."""
     size = image_size(options.prior, options.revision)
+    if options.threshold is not None and is_latent(options.prior, options.revision):
+        raise ValueError(f'--threshold goes with priors of pixels, and "{options.prior}" has latents; leave it out.')
     if options.resolution is not None and size % options.resolution:
         raise ValueError(
             f'The prior "{options.prior}" sees pictures of {size} px, which cannot be rendered at '
@@ -275,7 +278,8 @@ def cited(options: TextTo3D, *, latent: bool) -> list[str]:
     works = ["sds", "magic3d"]  # the loss, and the field's start
     works += ["vsd", "lora"] if options.method == "vsd" else []
     works += ["rlsd"] if options.interacts else []
-    works += ["latent-diffusion"] if latent else ["imagen"] if options.threshold is not None else []
+    works += ["latent-diffusion"] if latent else []
+    works += ["imagen"] if options.threshold is not None else []
     works += ["instant-ngp"] if options.encoding == "hash" or options.renderer == "packed" else []
     name = options.features_name if options.interacts else ""
     return works + (["dino"] if name == "heads" or "dino" in name else [])

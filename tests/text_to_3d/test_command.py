@@ -364,6 +364,13 @@ def test_the_defaults_that_help_shows_are_those_of_sds_on_heads():
     )
 
 
+def test_latents_are_not_thresholded(tmp_path, capsys):
+    flags = ["--prior", "heads", "--threshold", "0.9", "--steps", "1", "--out", str(tmp_path / "out")]
+    assert main(["text-to-3d", "dog", *flags]) == 2
+    assert '--threshold goes with priors of pixels, and "heads" has latents' in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
+
+
 def test_what_an_encoding_is_made_of_can_be_set(make, tmp_path):
     """To the parameters' sizes; by default it is what the field's own defaults say."""
     own = job.settings(TextTo3D()).scenes.field
@@ -501,7 +508,6 @@ def test_what_is_said_of_a_view_is_so():
         ),
         ({"particles": 1, "prior": IF}, False, ["sds", "magic3d"]),
         ({"particles": 1, "threshold": 0.9}, False, ["sds", "magic3d", "imagen"]),
-        ({"particles": 1, "threshold": 0.9}, True, ["sds", "magic3d", "latent-diffusion"]),
         (
             {"particles": 1, "interaction": "views", "views": 2, "prior": IF},
             False,
