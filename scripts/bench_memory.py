@@ -45,6 +45,8 @@ class Memory:
     """sd: pictures of so many pixels instead of 512, to try it."""
     device: str = "cpu"
     dtype: str = "float32"
+    autocast: bool = False
+    """heads, sd: networks multiply in bfloat16."""
     alone: bool = False
     """Measure one N here (what the command starts for each)."""
 
@@ -57,7 +59,9 @@ def measure(o: Memory) -> tuple[int, int]:
         run, state = scenes(o, n)
         before = resident(o.device) + state
     else:
-        p = make(o.size, particles=n, steps=o.steps, device=o.device, dtype=o.dtype, px=o.px)
+        p = make(
+            o.size, particles=n, steps=o.steps, device=o.device, dtype=o.dtype, px=o.px, autocast=o.autocast
+        )  # fmt: skip
         before = resident(o.device)
         run = p.run(memory=o.memory)
     for record in run.steps():
@@ -100,6 +104,7 @@ def main() -> None:
     for n in o.particles:
         fields = {"size": o.size, "memory": o.memory, "steps": o.steps, "px": o.px, "device": o.device}
         flags = [f"--{name}={value}" for name, value in {**fields, "dtype": o.dtype}.items()]
+        flags += ["--autocast"] * o.autocast
         start = time.monotonic()
         command = [sys.executable, __file__, *flags, "--particles", str(n), "--alone"]
         told = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout.split()

@@ -56,6 +56,8 @@ class Bench:
     """sd: pictures of so many pixels instead of 512, to try it."""
     device: str = "cpu"
     dtype: str = "float32"
+    autocast: bool = False
+    """Networks multiply in bfloat16, of the plain step too."""
 
 
 def contenders(p: problem.Problem, o: Bench) -> tuple[dict[str, Iterator[Any]], dict[str, Run]]:
@@ -103,7 +105,7 @@ def main() -> None:
     torch.set_num_threads(int(os.environ["OMP_NUM_THREADS"]))
     heads = o.size == "heads"
     n, steps = o.particles or (4 if heads else 2), o.steps or (10 if heads else 4)
-    p = problem.make(o.size, particles=n, steps=steps, device=o.device, dtype=o.dtype, px=o.px)
+    p = problem.make(o.size, particles=n, steps=steps, device=o.device, dtype=o.dtype, px=o.px, autocast=o.autocast)
     iterators, runs = contenders(p, o)
     times = timing.alternating(iterators, steps, o.device)
     found: dict[str, Any] = {name: times[name] / times[of] if name in runs else None for name, of in RATIOS.items()}
@@ -118,10 +120,15 @@ def main() -> None:
     report(o, p, n, times, found)
 
 
+def precision(o: Bench) -> str:
+    """For people."""
+    return "bfloat16 (autocast)" if o.autocast else o.dtype
+
+
 def report(o: Bench, p: problem.Problem, n: int, times: dict[str, float], found: dict[str, Any]) -> None:
     """The table, and the file."""
     where = torch.cuda.get_device_name() if o.device.startswith("cuda") else f"{torch.get_num_threads()} CPU thread(s)"
-    print(f"{o.size}, {p.prior.image_size} px, N = {n}, {o.dtype}, {where}; seconds a step")
+    print(f"{o.size}, {p.prior.image_size} px, N = {n}, {precision(o)}, {where}; seconds a step")
     for name, seconds in times.items():
         ratio = f"{found[name]:.3f} of {RATIOS[name]}" if found.get(name) else ""
         print(f"  {name:16} {seconds:9.3f}  {ratio}")
@@ -133,7 +140,7 @@ def report(o: Bench, p: problem.Problem, n: int, times: dict[str, float], found:
             "px": p.prior.image_size,
             "particles": n,
             "device": where,
-            "dtype": o.dtype,
+            "dtype": precision(o),
             "force": o.cheap,
         }
         o.json.write_text(json.dumps({**found, **about, "seconds": times}, indent=1) + "\n")

@@ -51,15 +51,17 @@ class Problem:
         if cheap == "small-decoder":
             return Decoded(self.prior, self.of_tiny, self.tiny)
         prior = copy.copy(self.prior)
-        prior.autocast = cheap == "bfloat16"
+        prior.autocast = self.prior.autocast or cheap == "bfloat16"
         features = self.small if cheap == "small-picture" else self.features
         return Decoded(prior if prior.autocast else self.prior, features)
 
 
 def make(
-    size: Size, *, particles: int, steps: int, device: str = "cpu", dtype: str = "float32", px: int = 0
-) -> Problem:
-    """``px``: of pictures of Stable Diffusion's networks; 0 for its 512. Their weights are random."""
+    size: Size, *, particles: int, steps: int, device: str = "cpu", dtype: str = "float32", px: int = 0,
+    autocast: bool = False,
+) -> Problem:  # fmt: skip
+    """``px``: of pictures of Stable Diffusion's networks; 0 for its 512. Their weights are random. ``autocast``: all
+    networks multiply in bfloat16."""
     settings = Settings(particles=particles, steps=steps, gamma=6.0)
     if size == "heads":
         prior = load_prior("heads", device=device, dtype=dtype)
@@ -71,6 +73,7 @@ def make(
         features, small = (_dino(one, device, dtype) for one in (None, prior.image_size * 7 // 16))  # 224 of 512
         tiny, of_tiny = _taesd(prior), small
         settings = Settings(particles=particles, steps=steps, gamma=50.0, lambda_=0.14, rho=0.075, lr_x=0.4, lr_z=0.8)
+    prior.autocast = autocast  # type: ignore[attr-defined]
     side = prior.image_size
     operator = make_operator("inpaint_half_face", size=side).to(prior.device)
     truth = noise((3, side, side), seed=0, purpose="benchmark", particles=[0]).tanh().to(prior.device, prior.dtype)

@@ -124,8 +124,8 @@ class Restore:
     dtype: Literal["float32", "float16", "bfloat16", "float64"] = "float32"
     """Precision of the UNet; decoder, features and particles stay in float32 (or float64)."""
     autocast: bool = False
-    """Let all networks multiply in bfloat16: twice as fast on GPUs and on CPUs that have it (docs/cost.md); with
-    --dtype bfloat16 the UNet's weights take half the memory too."""
+    """Let all networks multiply in bfloat16: twice as fast on CPUs that have it, no faster on an H200 (docs/cost.md);
+    with --dtype bfloat16 the UNet's weights take half the memory too."""
     chunk: int | None = None
     """Particles a network sees at once (default: as --memory says); fewer need less memory, the results are the
     same."""

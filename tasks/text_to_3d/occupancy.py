@@ -25,6 +25,8 @@ logger = logging.getLogger(__name__)
 DECAY, ENOUGH = 0.95, 0.001
 EVERY = 16
 """Steps between updates."""
+PARALLEL = 1e-5
+"""The least that nerfacc is given of a ray's direction along an axis."""
 
 
 class Occupancy(nn.Module):
@@ -88,7 +90,9 @@ def _nerfacc_march(
     occupied: torch.Tensor, bound: float, origins: torch.Tensor, directions: torch.Tensor, near: torch.Tensor,
     far: torch.Tensor, step: float,
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:  # fmt: skip
-    """The same by nerfacc."""
+    """The same by nerfacc, which loses rays that run in a plane between cells: by rounding it takes their first step
+    for their last. So no ray is quite parallel to one."""
+    directions = torch.where(directions.abs() < PARALLEL, PARALLEL, directions)
     grid = nerfacc_grid(bound, len(occupied), origins.device)
     grid.binaries = occupied[None]
     return grid.sampling(

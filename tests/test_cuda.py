@@ -1,0 +1,122 @@
+"""On a CUDA card: a CPU's results, its memory when it is full, and each head from the command line to its files."""
+
+from __future__ import annotations
+
+import json
+import warnings
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+
+from rsd.cli import main
+from rsd.features import load_features
+from rsd.priors import load_prior
+from rsd.tasks.inverse.operators import make_operator, measure
+from rsd.tasks.inverse.solve import Decoded, Run, Settings
+
+pytestmark = pytest.mark.cuda
+BASE = Settings(particles=4, steps=4, gamma=6.0, memory="fast")
+
+
+@pytest.fixture(autouse=True)
+def exact_convolutions(monkeypatch):
+    """float32 as the CPU has it: by default convolutions round to TF32 on CUDA."""
+    monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", False)
+
+
+def restore(device: str, settings: Settings) -> tuple[torch.Tensor, Run]:
+    """Half a picture restored with the built-in prior; the answers, on the CPU, and the run."""
+    prior, features = load_prior("heads", device=device), load_features("heads", device=device)
+    operator = make_operator("inpaint_half_face", size=64)
+    truth = torch.linspace(-1, 1, 3 * 64 * 64).reshape(1, 3, 64, 64)
+    run = Run(prior, operator, measure(operator, truth, 0.001, seed=0), settings, embed=Decoded(prior, features))
+    list(run.steps())
+    return run.finish().cpu(), run
+
+
+@pytest.mark.parametrize("changes", [{}, {"x_step": "exact"}, {"memory": "flat", "chunk": 1}, {"method": "psld"}])
+def test_the_answers_are_a_cpu_s(changes):
+    settings = replace(BASE, **changes)
+    (theirs, _), (ours, _) = restore("cpu", settings), restore("cuda", settings)
+    torch.testing.assert_close(ours, theirs, rtol=0, atol=2e-3)
+
+
+def test_bfloat16_is_the_same_but_for_rounding():
+    prior = {name: load_prior("heads", device="cuda") for name in ("float32", "bfloat16")}
+    prior["bfloat16"].autocast = True
+    z = torch.randn(2, *prior["float32"].latent_shape, generator=torch.Generator().manual_seed(0)).cuda()
+    exact, rounded = (one.decode(z) for one in prior.values())
+    assert 0 < float((exact - rounded).square().mean().sqrt()) < 0.02
+    exact, rounded = (one.epsilon(z, 500) for one in prior.values())
+    assert 0 < float((exact - rounded).square().mean().sqrt()) < 0.02
+
+
+def test_where_the_card_is_full_nothing_is_lost():
+    """A quarter of what the graphs of 32 particles take is left to this process: chunks are halved, pictures stay."""
+    settings = replace(BASE, particles=32, steps=2, memory="flat", chunk=32)
+    whole, _ = restore("cuda", settings)
+    most = torch.cuda.max_memory_allocated()
+    torch.cuda.empty_cache()
+    held = torch.cuda.memory_allocated()
+    room = held + (most - held) // 4
+    torch.cuda.set_per_process_memory_fraction(room / torch.cuda.get_device_properties(0).total_memory)
+    try:
+        with pytest.warns(UserWarning, match="networks see . of the particles at once from now on"):
+            found, run = restore("cuda", settings)
+    finally:
+        torch.cuda.set_per_process_memory_fraction(1.0)
+    assert run.memory.chunk is not None and run.memory.chunk <= 16
+    torch.testing.assert_close(found, whole, rtol=0, atol=2e-3)
+
+
+def test_kept_graphs_that_do_not_fit_on_the_card_are_made_again():
+    settings = replace(BASE, particles=32, steps=2, chunk=4)
+    whole, _ = restore("cuda", settings)
+    most = torch.cuda.max_memory_allocated()
+    torch.cuda.empty_cache()
+    held = torch.cuda.memory_allocated()
+    room = held + (most - held) // 2
+    torch.cuda.set_per_process_memory_fraction(room / torch.cuda.get_device_properties(0).total_memory)
+    try:
+        with pytest.warns(UserWarning, match="computed twice from now on"):
+            found, _ = restore("cuda", settings)
+    finally:
+        torch.cuda.set_per_process_memory_fraction(1.0)
+    torch.testing.assert_close(found, whole, rtol=0, atol=2e-3)
+
+
+def run(*words: str | Path) -> None:
+    """A command that must end well."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        assert main([str(word) for word in words]) == 0
+
+
+def provenance(folder: Path) -> str:
+    """What a run says of its machine, flat."""
+    return json.dumps(json.loads((folder / "provenance.json").read_text()))
+
+
+def test_restore(tmp_path):
+    run("heads", "--out", tmp_path / "heads", "--number", 1)
+    out = tmp_path / "run"
+    run("restore", tmp_path / "heads", "--clean", "--steps", 3, "--device", "cuda", "--autocast", "--out", out)
+    (found,) = out.rglob("metrics.json")
+    assert json.loads(found.read_text())["peak_bytes"] > 0 and "cuda" in provenance(found.parent)
+
+
+@pytest.mark.parametrize("method", ["vsd", "sds"])
+def test_text_to_image(tmp_path, method):
+    flags = ("-n", 2, "--steps", 3, "--method", method, "--device", "cuda", "--out", tmp_path / "run")
+    run("text-to-image", "a man with a blue mohawk", *flags)
+    assert "cuda" in provenance(tmp_path / "run")
+
+
+@pytest.mark.parametrize("encoding", ["grid", "hash", "frequency"])
+@pytest.mark.parametrize("renderer", ["dense", "packed"])
+def test_text_to_3d(tmp_path, encoding, renderer):
+    flags = ("-n", 2, "--steps", 3, "--turntable", 4, "--mesh-resolution", 24, "--device", "cuda")
+    run("text-to-3d", "a man", *flags, "--encoding", encoding, "--renderer", renderer, "--out", tmp_path / "run")
+    assert "cuda" in provenance(tmp_path / "run")
