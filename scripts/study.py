@@ -23,6 +23,7 @@ from rsd.media import read_image
 from rsd.tasks.inverse.command import parse
 from rsd.tasks.inverse.job import run
 from rsd.tasks.inverse.operators import make_operator
+from rsd.tasks.reproduce.tables import ADAM, REPELS
 from rsd.tasks.reproduce.verdict import student
 
 FIGURES = {
@@ -72,7 +73,7 @@ def variants(o: Study) -> dict[str, list[str]]:
         both = ("inpaint_half_face", "sr4")
         return {f"{t} {s} steps": ["--task", t, "--preset", str(s)] for t in both for s in (50, 100, 200, 1000)}
     if o.name == "cheap":
-        return {name: [*flags, "--task", "inpaint_half_face"] for name, flags in CHEAP.items()}
+        return {name: [*flags, "--task", "inpaint_half_face", *REPELS.split()] for name, flags in CHEAP.items()}
     if o.name == "tasks":
         tasks = ("sr4", "inpaint_random", "deblur_motion", "hdr")
         pairs = {
@@ -80,10 +81,11 @@ def variants(o: Study) -> dict[str, list[str]]:
         }
         phases = {f"phase_retrieval {m}": ["--task", "phase_retrieval", "--method", m] for m in ("rlsd", "nonaug")}
         return {**pairs, **phases}
-    rows = {"nonrepuls": ["--method", "nonrepuls"]}
-    rows |= {f"rlsd gamma {g:g}": ["--method", "rlsd", "--gamma", f"{g:g}"] for g in o.gammas}
+    paper = ADAM.split()
+    rows = {"nonrepuls": ["--method", "nonrepuls", *paper]}
+    rows |= {f"rlsd gamma {g:g}": ["--method", "rlsd", *paper, "--gamma", f"{g:g}"] for g in o.gammas}
     middle = f"{o.gammas[len(o.gammas) // 2]:g}"
-    rows[f"hybrid gamma {middle}"] = ["--method", "hybrid", "--gamma", middle]
+    rows[f"hybrid gamma {middle}"] = ["--method", "hybrid", *paper, "--gamma", middle]
     rows[f"nonaug gamma {middle}"] = ["--method", "nonaug", "--gamma", middle]
     rows["latent-red-diff"] = ["--method", "latent-red-diff"]
     return rows

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from .entry import Claim, Entry, Row
-from .tables import GOOD_DECODER, TABLES, UNTUNED, half_face, methods
+from .tables import ADAM, GOOD_DECODER, HALF, TABLES, UNTUNED, half_face, methods
 
-ABLATION = "--task inpaint_half_face --method rlsd"
+ABLATION = f"{HALF} --method rlsd"
+NO_REPULSION = f"{HALF} --method nonrepuls"
 OF_FIG_17 = "--steps 200 --lambda 0.15 --rho 0.1 --lr-x 0.4 --lr-z 1.0"
 """The ablations' settings at the paper's scale (D.8.2)."""
 SHORT = ("psnr", "psnr_best", "psnr_std", "ssim", "lpips", "div", "coverage", "seconds")
@@ -16,19 +17,19 @@ SCENES = ("div", "agreement", "face_front", "janus", "seconds")
 def window(low: float, high: float) -> Row:
     """Repulsion while t lies in [low T, high T]."""
     return Row(
-        f"[{low:g}, {high:g}] T", f"{ABLATION} --window {low:g} {high:g}", "--gamma 10", f"{OF_FIG_17} --gamma 150"
-    )
+        f"[{low:g}, {high:g}] T", f"{ABLATION} --window {low:g} {high:g}", f"{ADAM} --gamma 10",
+        f"{OF_FIG_17} --gamma 150",
+    )  # fmt: skip
 
 
-def strength(label: str, builtin: float | None, paper: float) -> Row:
-    """Half a face by RLSD at that gamma (None: the packaged one, which other entries use too)."""
-    gamma = "" if builtin is None else f"--gamma {builtin:g}"
-    return Row(label, ABLATION, gamma, f"{OF_FIG_17} --gamma {paper:g}")
+def strength(label: str, builtin: float, paper: float) -> Row:
+    """Half a face by RLSD at that gamma."""
+    return Row(label, ABLATION, f"{ADAM} --gamma {builtin:g}", f"{OF_FIG_17} --gamma {paper:g}")
 
 
 def coupling(label: str, rho: float) -> Row:
     """Half a face without repulsion, with that weight of the coupling."""
-    return Row(label, f"--task inpaint_half_face --method nonrepuls --rho {rho:g}")
+    return Row(label, f"{NO_REPULSION} --rho {rho:g}", ADAM)
 
 
 def steps(method: str, label: str, builtin: int, paper: int, more: str = "") -> Row:
@@ -44,7 +45,7 @@ def vsd(label: str, gamma: float, features: str = "", *, builtin: str = "", pape
     return Row(label, f"--method vsd --gamma {gamma:g}{features}", builtin, paper)
 
 
-NONE = Row("no repulsion", "--task inpaint_half_face --method nonrepuls", "", OF_FIG_17)
+NONE = Row("no repulsion", NO_REPULSION, ADAM, OF_FIG_17)
 ALL = strength("[0, 1] T", 10, 150)
 LATE, EARLY = window(0, 0.5), window(0.5, 1)
 FEW = steps("nonrepuls", "RLSD", 40, 200, " --lambda 0.05")  # as in the preset of 50 steps
@@ -83,7 +84,7 @@ FIGURES = (
     Entry(
         "fig17", "Fig. 17",
         "The strength of the repulsion: as gamma grows, the answers differ more (and fewer steps need more of it).",
-        (NONE, strength("weak", 3, 100), strength("medium", None, 150), strength("strong", 10, 200)),
+        (NONE, strength("weak", 3, 100), strength("medium", 6, 150), strength("strong", 10, 200)),
         (
             Claim("Div grows with gamma", "div", ("no repulsion", "weak", "medium", "strong")),
             Claim("More hidden attributes are varied", "coverage", ("no repulsion", "strong"), only="builtin"),
@@ -174,7 +175,7 @@ FIGURES = (
     Entry(
         "fig25", "Fig. 25",
         "A failure: on ImageNet what fills a mask lacks fine detail, a building's wall its windows.",
-        methods("--task inpaint_freeform", "nonrepuls"),
+        methods("--task inpaint_freeform", "nonrepuls", builtin=ADAM),
         (
             Claim(
                 "What is filled in has less detail than the truth", "sharpness", ("NonRepuls-RLSD", 0.95),
@@ -189,8 +190,8 @@ FIGURES = (
         "A failure: where the whole face is hidden, what is filled in can be blurred and unnatural; at best details, "
         "such as an eyebrow, are missing.",
         (
-            Row("half face", "--task inpaint_half_face --method nonrepuls"),
-            Row("full face", "--task inpaint_full_face --method nonrepuls"),
+            Row("half face", NO_REPULSION, ADAM),
+            Row("full face", "--task inpaint_full_face --method nonrepuls", ADAM),
         ),
         (
             Claim("A hidden face is more blurred than a hidden half", "sharpness", ("full face", "half face")),
@@ -201,7 +202,7 @@ FIGURES = (
     Entry(
         "fig28", "Fig. 28",
         "A failure: the box of the full face on ImageNet pictures is filled without detail.",
-        methods("--task inpaint_full_face", "nonrepuls"),
+        methods("--task inpaint_full_face", "nonrepuls", builtin=ADAM),
         (Claim("What is filled in has less detail than the truth", "sharpness", ("NonRepuls-RLSD", 0.95)),),
         data="pictures", figures=("sharpness", "psnr", "ssim", "lpips"),
     ),
