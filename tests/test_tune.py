@@ -53,7 +53,7 @@ def test_candidates_scale_the_packaged_settings_and_keep_what_they_do_not_say():
     flags = tune.flags("resample", "every=5 fits=25 gamma=4", packaged)
     assert flags == ["--hyper", "every=5", "fits=25", "zeta=0.3", "lr_z=0.02", "gamma=4"]
     packaged, _ = parse([__file__, "--method", "rlsd"])
-    assert tune.flags("rlsd", "lambda=x0.5 lr_z=x1", packaged) == ["--lambda", "0.1", "--lr-z", "0.4"]
+    assert tune.flags("rlsd", "lambda=x0.5 lr_z=x1", packaged) == ["--lambda", "0.025", "--lr-z", "0.6"]
     packaged, _ = parse([__file__, "--method", "svgd"])
     assert tune.flags("svgd", "lambda=0.1 gamma=2", packaged) == ["--lambda", "0.1", "--gamma", "2"]
 

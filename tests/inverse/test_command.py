@@ -270,7 +270,7 @@ def test_flags_win_over_config_and_config_over_the_packaged_one(photo, tmp_path)
     assert name == "inpaint_half_face_heads.yaml"
     assert (options.gamma, options.lambda_, options.window, options.clean) == (8, 0.3, (0.2, 0.9), True)
     plain, _ = parse([str(photo)])
-    assert plain.lr_x == options.lr_x != 0.4  # the dataclass says 0.4, the packaged file something else
+    assert plain.lr_z == options.lr_z != 0.8  # the dataclass says 0.8, the packaged file something else
 
 
 def test_the_paper_s_half_face_row(photo):

@@ -101,7 +101,7 @@ def test_presets(image: str):
     for task in ("inpaint_half_face", "sr4"):
         for steps in (50, 100, 200, 1000):
             options, name = parse(["--task", task, "--preset", str(steps), image])
-            own = "sr4_heads.yaml" if (task, steps) == ("sr4", 100) else f"{task}_heads_{steps}.yaml"
+            own = f"{task}_heads.yaml" if steps == 100 else f"{task}_heads_{steps}.yaml"
             assert (options.steps, options.x_step, name) == (steps, "exact", own)
     assert parse(["--task", "sr2", "--preset", "50", image])[1] == "sr4_heads_50.yaml"
     with pytest.raises(

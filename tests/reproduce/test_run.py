@@ -100,7 +100,7 @@ def test_a_report_is_one_file(restored):
     assert "rsd restore" in page and "torch 2" in page and "seed 0" in page
     noisy = of_entry(replace(outcome, claims=[{**outcome.claims[0], "clear": False}, *outcome.claims[1:]]))
     assert (page.count(">within noise<"), noisy.count(">within noise<")) == (0, 1)
-    assert "N = 2, L = 2, lambda 0.2, rho 0.075, lr_x 0.2, lr_z 0.4" in page
+    assert "N = 2, L = 2, lambda 0.05, rho 0.075, lr_x 0.4, lr_z 0.6, x-step exact" in page
     assert f"rsd heads --out {out / 'data' / 'faces'} --number 2 --view frontal" in page
 
 
@@ -122,10 +122,10 @@ def test_what_was_made_with_other_settings_is_not_taken(restored, without_pixels
     shutil.copytree(out / "runs", tmp_path / "runs")
     one = plan(RESTORED, RESTORED.rows[0], SMALL, out / "data" / "faces")
     for file in one.folder(tmp_path / "runs").glob("*/config.yaml"):
-        file.write_text(file.read_text().replace("lambda_: 0.2", "lambda_: 0.3"))
+        file.write_text(file.read_text().replace("lambda_: 0.05", "lambda_: 0.3"))
     monkeypatch.setattr(module, "prepare", lambda *_: out / "data" / "faces")
     outcome = reproduce(RESTORED, SMALL, tmp_path, tmp_path / "again")
-    why = f"{one.folder(tmp_path / 'runs')} was made with other settings (lambda_ 0.3 is now 0.2)"
+    why = f"{one.folder(tmp_path / 'runs')} was made with other settings (lambda_ 0.3 is now 0.05)"
     assert outcome.failures["one"] == f"{why}; delete it to make it anew."
     assert f"failed: one: {why}" in capsys.readouterr().err
 
