@@ -29,12 +29,13 @@ SILENT: dict[str, tuple[Any, ...]] = {"window": ([0.0, 1.0],), "x_step": ("adam"
 
 
 def settings(command: str, config: dict[str, Any]) -> str:
-    """Such as "N = 4, L = 100, gamma 6, lambda 0.2, rho 0.075, lr_x 0.2, lr_z 0.4"; of a restoration those that its
-    method reads."""
+    """Such as "N = 4, L = 100, gamma 12, lambda 0.05, rho 0.075, lr_z 0.6, x-step exact"; of a restoration those that
+    its method reads."""
     chosen = {**ALWAYS, **TOLD[command]}
     method = config.get("method", "")
     if command == "restore":
-        chosen = {name: title for name, title in chosen.items() if name in ALWAYS or name in FIELD[method].uses}
+        reads = [name for name in FIELD[method].uses if name != "lr_x" or config["x_step"] == "adam"]
+        chosen = {name: title for name, title in chosen.items() if name in ALWAYS or name in reads}
     if command == "text-to-image":
         idle = TextToImage(method=method).idle
         chosen = {name: title for name, title in chosen.items() if name not in idle}

@@ -73,8 +73,8 @@ def test_a_method_without_settings_for_a_task_is_left_out_and_named(images, caps
 @pytest.mark.parametrize(
     ("steps", "told"),
     [
-        (50, {"rlsd": ("sr4_heads_50.yaml", "exact", 0.05), "latent-dps": ("latent_dps_heads.yaml", "adam", 0.14)}),
-        (60, {"rlsd": ("sr4_heads.yaml", "exact", 0.02), "latent-dps": ("latent_dps_heads.yaml", "adam", 0.14)}),
+        (50, {"rlsd": ("sr4_heads_50.yaml", "exact", 0.05), "latent-dps": ("sr4_latent_dps_heads.yaml", "adam", 0.14)}),
+        (60, {"rlsd": ("sr4_heads.yaml", "exact", 0.02), "latent-dps": ("sr4_latent_dps_heads.yaml", "adam", 0.14)}),
     ],
 )
 def test_steps_take_the_preset_where_there_is_one(steps, told, images):

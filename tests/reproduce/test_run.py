@@ -100,7 +100,7 @@ def test_a_report_is_one_file(restored):
     assert "rsd restore" in page and "torch 2" in page and "seed 0" in page
     noisy = of_entry(replace(outcome, claims=[{**outcome.claims[0], "clear": False}, *outcome.claims[1:]]))
     assert (page.count(">within noise<"), noisy.count(">within noise<")) == (0, 1)
-    assert "N = 2, L = 2, lambda 0.05, rho 0.075, lr_x 0.4, lr_z 0.6, x-step exact" in page
+    assert "N = 2, L = 2, lambda 0.05, rho 0.075, lr_z 0.6, x-step exact" in page
     assert f"rsd heads --out {out / 'data' / 'faces'} --number 2 --view frontal" in page
 
 

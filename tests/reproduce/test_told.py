@@ -12,11 +12,14 @@ from rsd.tasks.reproduce.told import settings
 @pytest.mark.parametrize(
     ("flags", "told"),
     [
-        ("--method rlsd", "N = 4, L = 100, gamma 6, lambda 0.2, rho 0.075, lr_x 0.2, lr_z 0.4"),
-        ("--method nonrepuls --steps 7", "N = 4, L = 7, lambda 0.2, rho 0.075, lr_x 0.2, lr_z 0.4"),
+        ("--method rlsd", "N = 4, L = 100, gamma 12, lambda 0.05, rho 0.075, lr_z 0.6, x-step exact"),
+        (
+            "--method nonrepuls --steps 7 --x-step adam",
+            "N = 4, L = 7, lambda 0.05, rho 0.075, lr_x 0.4, lr_z 0.6",
+        ),
         (
             "--method hybrid --window 0.25 1 --interacting 2",
-            "N = 4, L = 100, gamma 6, window [0.25, 1], interacting 2, lambda 0.2, rho 0.075, lr_x 0.2, lr_z 0.4",
+            "N = 4, L = 100, gamma 12, window [0.25, 1], interacting 2, lambda 0.05, rho 0.075, lr_z 0.6, x-step exact",
         ),
         ("--method psld", "N = 4, L = 100, omega=0.5, gamma=0.1"),
     ],
