@@ -14,7 +14,8 @@ from rsd.heads.render import render
 LEAST_ENERGY = 0.2  # sum of squared changes, images in [-1, 1]: about three pixels that change by 0.15 in each colour
 
 
-def _tensor(head: Head, size: int) -> torch.Tensor:
+def picture(head: Head, size: int) -> torch.Tensor:
+    """The head drawn, [1, 3, size, size] in [-1, 1]."""
     return torch.from_numpy(render(head, size).astype(np.float32)).permute(2, 0, 1)[None] / 127.5 - 1
 
 
@@ -25,7 +26,7 @@ def open_values(head: Head, measure: Callable[[torch.Tensor], torch.Tensor], siz
     ``measure``: [1, 3, size, size] to y, noiseless, zero where nothing is observed.
     """
     seen = visible(head.values, head.camera)
-    truth = measure(_tensor(head, size))
+    truth = measure(picture(head, size))
     left_open: dict[str, set[str]] = {}
     for attribute, options in ATTRIBUTES.items():
         if not seen[attribute]:
@@ -35,7 +36,7 @@ def open_values(head: Head, measure: Callable[[torch.Tensor], torch.Tensor], siz
             if option in values:
                 continue
             other = replace(head, values={**head.values, attribute: option})
-            energy = (measure(_tensor(other, size)) - truth).abs().square().sum()
+            energy = (measure(picture(other, size)) - truth).abs().square().sum()
             if float(energy) < LEAST_ENERGY:
                 values.add(option)
         left_open[attribute] = values

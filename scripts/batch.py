@@ -1,0 +1,95 @@
+"""One restoration of many heads at once, their particles in one batch: minutes on a GPU where `rsd restore`, head after
+head, waits for kernels to start.
+
+    python -m scripts.batch --device cuda --heads 32 --split validation -- --task inpaint_half_face --gamma 6
+
+What follows ``--`` are flags of `rsd restore`: task, settings, -n. Particles of one head repel one another alone. Their
+random numbers are not those of `rsd restore`, which keys them by the name of the picture.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+import tyro
+
+from rsd import metrics
+from rsd.features import load_features
+from rsd.heads.classifier import HeadsClassifier
+from rsd.heads.data import head_at
+from rsd.heads.hidden import picture
+from rsd.priors import load_prior
+from rsd.repulsion import Interaction
+from rsd.tasks.inverse.command import parse
+from rsd.tasks.inverse.operators import make_operator, measure
+from rsd.tasks.inverse.solve import Decoded, Run, Settings
+
+
+@dataclass
+class Batch:
+    """Restore many heads at once."""
+
+    heads: int = 32
+    split: Literal["validation", "test"] = "validation"
+    view: Literal["frontal", "any", "all"] = "frontal"
+    device: str = "cpu"
+    json: Path | None = None
+    """Where each head's figures go, one line a run."""
+
+
+@dataclass(frozen=True)
+class Together(Settings):
+    """Settings whose particles are of ``heads`` heads, one after another."""
+
+    heads: int = 1
+
+    @property
+    def interaction(self) -> Interaction:
+        """Each head's particles are an ensemble."""
+        return replace(super().interaction, ensembles=self.heads)
+
+
+def solve(o: Batch, flags: list[str]) -> dict[str, Any]:
+    """PSNR of each particle [heads, n] and Div of each head."""
+    options, _ = parse([__file__, "--clean", *flags])
+    own, n = Settings.of(options), options.particles
+    prior, features = load_prior("heads", device=o.device), load_features("heads", device=o.device)
+    side = prior.image_size
+    operator = make_operator(options.task, size=side)
+    truth = torch.cat([picture(head_at(o.split, k, o.view), side) for k in range(o.heads)])
+    y = torch.cat([measure(operator, x[None], own.sigma_v, seed=k) for k, x in enumerate(truth)])
+    settings = Together(**{**vars(own), "particles": n * o.heads, "memory": "fast"}, heads=o.heads)
+    run = Run(prior, operator, y.repeat_interleave(n, 0), settings, embed=Decoded(prior, features))
+    for _ in run.steps():
+        pass
+    images = run.finish().cpu().clamp(-1, 1)
+    with torch.no_grad():
+        seen = HeadsClassifier.load().features(images)
+    ensembles = zip(images.split(n), seen.split(n), truth, strict=True)
+    found = [(metrics.psnr(x, true[None]).tolist(), metrics.diversity(phi)) for x, phi, true in ensembles]
+    return {"flags": flags, "psnr": [psnr for psnr, _ in found], "div": [div for _, div in found]}
+
+
+def main() -> None:
+    """Restore, print, write."""
+    own = sys.argv[1:]
+    own, flags = (own[: own.index("--")], own[own.index("--") + 1 :]) if "--" in own else (own, [])
+    o = tyro.cli(Batch, args=own, prog="python -m scripts.batch")
+    start = time.monotonic()
+    found = solve(o, flags)
+    mean = sum(sum(one) / len(one) for one in found["psnr"]) / o.heads
+    best, div = sum(map(max, found["psnr"])) / o.heads, sum(found["div"]) / o.heads
+    print(f"PSNR mean {mean:.2f} dB, best {best:.2f} dB, Div {div:.4f}; {time.monotonic() - start:.0f} s")
+    if o.json:
+        with o.json.open("a") as file:
+            file.write(json.dumps({**vars(o), "json": None, **found}) + "\n")
+
+
+if __name__ == "__main__":
+    main()
