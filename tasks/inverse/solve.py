@@ -28,7 +28,8 @@ from .rlsd import Augmented, NonAugmented, Weights, image_shape
 
 @dataclass(frozen=True)
 class Settings:
-    """What one restoration runs with; the defaults suit the built-in prior's half-face task (see configs/inverse)."""
+    """What one restoration runs with. The defaults suit half a face with the built-in prior by Adam's x-step, which any
+    operator allows; configs/inverse has more."""
 
     method: str = "rlsd"
     particles: int = 4
