@@ -88,7 +88,7 @@ def main() -> None:
     print(f"PSNR mean {mean:.2f} dB, best {best:.2f} dB, Div {div:.4f}; {time.monotonic() - start:.0f} s")
     if o.json:
         with o.json.open("a") as file:
-            file.write(json.dumps({**vars(o), "json": None, **found}) + "\n")
+            file.write(json.dumps({"heads": o.heads, "split": o.split, "view": o.view, **found}) + "\n")
 
 
 if __name__ == "__main__":

@@ -53,38 +53,32 @@ def test_bfloat16_is_the_same_but_for_rounding():
     assert 0 < float((exact - rounded).square().mean().sqrt()) < 0.02
 
 
-def test_where_the_card_is_full_nothing_is_lost():
-    """A quarter of what the graphs of 32 particles take is left to this process: chunks are halved, pictures stay."""
-    settings = replace(BASE, particles=32, steps=2, memory="flat", chunk=32)
+def crowded(settings: Settings, share: float, told: str) -> Run:
+    """The run whose process has ``share`` of the memory that the run took, beside the weights, when it had all: it must
+    warn of that, matching ``told``, and end with the same answers."""
     whole, _ = restore("cuda", settings)
     most = torch.cuda.max_memory_allocated()
     torch.cuda.empty_cache()
     held = torch.cuda.memory_allocated()
-    room = held + (most - held) // 4
+    room = held + share * (most - held)
     torch.cuda.set_per_process_memory_fraction(room / torch.cuda.get_device_properties(0).total_memory)
     try:
-        with pytest.warns(UserWarning, match="networks see . of the particles at once from now on"):
+        with pytest.warns(UserWarning, match=told):
             found, run = restore("cuda", settings)
     finally:
         torch.cuda.set_per_process_memory_fraction(1.0)
-    assert run.memory.chunk is not None and run.memory.chunk <= 16
     torch.testing.assert_close(found, whole, rtol=0, atol=2e-3)
+    return run
+
+
+def test_where_the_card_is_full_nothing_is_lost():
+    settings = replace(BASE, particles=32, steps=2, memory="flat", chunk=32)
+    run = crowded(settings, 1 / 4, "networks see . of the particles at once from now on")
+    assert run.memory.chunk is not None and run.memory.chunk <= 16
 
 
 def test_kept_graphs_that_do_not_fit_on_the_card_are_made_again():
-    settings = replace(BASE, particles=32, steps=2, chunk=4)
-    whole, _ = restore("cuda", settings)
-    most = torch.cuda.max_memory_allocated()
-    torch.cuda.empty_cache()
-    held = torch.cuda.memory_allocated()
-    room = held + (most - held) // 2
-    torch.cuda.set_per_process_memory_fraction(room / torch.cuda.get_device_properties(0).total_memory)
-    try:
-        with pytest.warns(UserWarning, match="computed twice from now on"):
-            found, _ = restore("cuda", settings)
-    finally:
-        torch.cuda.set_per_process_memory_fraction(1.0)
-    torch.testing.assert_close(found, whole, rtol=0, atol=2e-3)
+    crowded(replace(BASE, particles=32, steps=2, chunk=4), 1 / 2, "computed twice from now on")
 
 
 def run(*words: str | Path) -> None:
