@@ -137,6 +137,14 @@ BIBTEX = {
   year      = {2025},
   url       = {https://arxiv.org/abs/2407.01521}
 }""",
+    "latino": """@inproceedings{spagnoletti2025latino,
+  title     = {LATINO-PRO: LAtent consisTency INverse sOlver with PRompt Optimization},
+  author    = {Spagnoletti, Alessio and Prost, Jean and Almansa, Andr{\\'e}s and Papadakis, Nicolas
+               and Pereyra, Marcelo},
+  booktitle = {IEEE/CVF International Conference on Computer Vision},
+  year      = {2025},
+  url       = {https://arxiv.org/abs/2503.12615}
+}""",
     "score-prior": """@inproceedings{feng2023score,
   title     = {Score-Based Diffusion Models as Principled Priors for Inverse Imaging},
   author    = {Feng, Berthy T. and Smith, Jamie and Rubinstein, Michael and Chang, Huiwen and Bouman, Katherine L.

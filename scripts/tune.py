@@ -51,6 +51,7 @@ CANDIDATES: dict[str, tuple[tuple[str, ...], ...]] = {
     "psld": (("omega=0.2", "omega=0.5", "omega=1"), ("gamma=0.02", "gamma=0.1")),
     "resample": (("every=10 fits=50", "every=5 fits=25"), ("gamma=40", "gamma=160", "gamma=640")),
     "latent-daps": (("tau=0.01 lr=1e-6", "tau=0.01 lr=4e-6", "tau=0.01 lr=1.6e-5"), ("lr_end=0.3", "lr_end=1")),
+    "latino": (("ode=1", "ode=3"), ("delta=1", "delta=1e-3", "delta=1e-5")),
     "dps": (("zeta=0.25", "zeta=0.5", "zeta=1", "zeta=2", "zeta=4", "zeta=8"),),
     "pigdm": (("adaptive=true", "adaptive=false"), ("eta=0.3", "eta=0.7", "eta=1")),
     "fps-smc": (("M=1", "M=5"), ("eta=0.5", "eta=0.75", "eta=1")),

@@ -19,7 +19,7 @@ from dataclasses import dataclass
 import torch
 
 from .base import variance
-from .diffusion import CLEAN, Level, Move, Moved, level, norm
+from .diffusion import Move, Moved, norm
 
 
 @dataclass(frozen=True)
@@ -41,23 +41,13 @@ class DAPS:
     def step(self, move: Move) -> Moved:
         """Guess, Langevin, noise."""
         with torch.no_grad():
-            guess = self._flow(move)
+            guess = move.flow(move.z, self.ode)
         drawn = self._langevin(move, guess)
         with torch.no_grad():
             x = move.given.prior.decode(drawn)
         then = move.then
         fresh = then.sigma * move.noise("anneal") if then.sigma > 0 else 0.0
         return Moved(then.alpha * drawn + fresh, drawn, x)
-
-    def _flow(self, move: Move) -> torch.Tensor:
-        """z_0 at the end of ``ode`` deterministic DDIM steps, evenly in t."""
-        z, schedule = move.z, move.given.prior.schedule
-        ts = sorted({round(move.now.t * (1 - k / self.ode)) for k in range(self.ode)}, reverse=True)
-        grid: list[Level] = [level(schedule, t) for t in ts] + [CLEAN]
-        for now, then in zip(grid[:-1], grid[1:], strict=True):
-            eps = move.epsilon(z, now)
-            z = then.alpha * (z - now.sigma * eps) / now.alpha + then.sigma * eps
-        return z
 
     def _langevin(self, move: Move, guess: torch.Tensor) -> torch.Tensor:
         r = move.now.sigma / move.now.alpha

@@ -128,6 +128,17 @@ class Move:
         """The guess of z_0."""
         return (z - self.now.sigma * eps) / self.now.alpha
 
+    def flow(self, z: torch.Tensor, steps: int) -> torch.Tensor:
+        """z_0 at the end of so many deterministic DDIM steps from z [n, ...] at the present level, evenly in t; of one
+        step it is the guess."""
+        t, schedule = self.now.t, self.given.prior.schedule
+        ts = sorted({round(t * (1 - k / steps)) for k in range(steps)}, reverse=True)
+        grid = [level(schedule, t) for t in ts] + [CLEAN]
+        for now, then in zip(grid[:-1], grid[1:], strict=True):
+            eps = self.epsilon(z, now)
+            z = then.alpha * (z - now.sigma * eps) / now.alpha + then.sigma * eps
+        return z
+
     def ddim(self, clean: torch.Tensor, eps: torch.Tensor, eta: float) -> torch.Tensor:
         """z at the next level from a guess of z_0 and of the noise."""
         fresh = fresh_noise(self.now, self.then, eta)

@@ -59,13 +59,17 @@ def solve(apply: Apply, b: torch.Tensor, *, iterations: int = 100, tolerance: fl
     return x
 
 
-@torch.no_grad()
 def nearest(operator: Operator, y: torch.Tensor, d: torch.Tensor, rho: float, tolerance: float = 1e-6) -> torch.Tensor:
-    """argmin_x 1/2 mean((y - A x)^2) + rho 1/2 mean((x - d)^2), the first mean over observed entries; x [n, 3, H, W].
+    """argmin_x 1/2 mean((y - A x)^2) + rho 1/2 mean((x - d)^2), the first over observed entries; x [n, 3, H, W]."""
+    return proximal(operator, y, d, rho * observed_count(operator, y) / d[0].numel(), tolerance)
 
-    x = d + A^T u,  (A A^T + tau) u = y - A d,  tau = rho entries of y / entries of x.
+
+@torch.no_grad()
+def proximal(operator: Operator, y: torch.Tensor, d: torch.Tensor, tau: float, tolerance: float = 1e-6) -> torch.Tensor:
+    """argmin_x 1/2 |y - A x|^2 + tau/2 |x - d|^2, the first over observed entries; x and d [n, 3, H, W].
+
+    x = d + A^T u,  (A A^T + tau) u = y - A d.
     """
-    tau = rho * observed_count(operator, y) / d[0].numel()
     gap = observed(operator, y - operator(d))
     return d + operator.adjoint(solve_gram(operator, gap, d, times=1.0, plus=tau, tolerance=tolerance), d)
 

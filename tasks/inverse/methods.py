@@ -63,6 +63,10 @@ FIELD = {
         "hard consistency, then resampling", ("resample",), space="latents", made="resample:ReSample", through=GUIDED,
     ),
     "latent-daps": Entry("DAPS through the decoder", ("daps",), space="latents", made="daps:DAPS"),
+    "latino": Entry(
+        "a few steps: denoise, then the nearest picture that fits", ("latino",), space="latents", linear=True,
+        made="latino:LATINO",
+    ),
     "particle-guidance": Entry(
         "DPS whose particles are kept apart by a potential", ("particle-guidance", "dps"), REPELLING,
         made="particle_guidance:ParticleGuidance", through=GUIDED,

@@ -77,7 +77,7 @@ def test_answers_have_the_moments_of_the_posterior(method):
     assert float((x.var(0) / deviation**2 - 1).abs().max()) < 0.22
 
 
-FEW = {"pigdm": (), "fps-smc": ("M=4",), "daps": ("langevin=5", "lr=0.005", "tau=0.3")}
+FEW = {"pigdm": (), "fps-smc": ("M=4",), "daps": ("langevin=5", "lr=0.005", "tau=0.3"), "latino": ()}
 FEW["score-prior"] = ("batch=2", "ode=2", "layers=2", "hidden=8", "lr=0.1")
 
 

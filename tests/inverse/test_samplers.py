@@ -12,6 +12,7 @@ from rsd.tasks.inverse.begin import run_class
 from rsd.tasks.inverse.daps import DAPS
 from rsd.tasks.inverse.diffusion import CLEAN, Given, Move, level
 from rsd.tasks.inverse.exact import Matrix, gaussian
+from rsd.tasks.inverse.latino import LATINO
 from rsd.tasks.inverse.linear import gram, solve, solve_gram
 from rsd.tasks.inverse.methods import FIELD, check_fits, load_method
 from rsd.tasks.inverse.operators import data_residual, make_operator, measure
@@ -71,6 +72,32 @@ def test_langevin_s_draws_are_of_the_product(momentum):
     variance = 1 / (1 / r**2 + 1 / tau**2)
     assert float(z.mean()) == pytest.approx(variance * (0.5 / r**2 - 0.5 / tau**2), abs=0.02)
     assert float(z.var()) == pytest.approx(variance, rel=0.15)
+
+
+def move_of(z, y, *, sigma_v, t, f=None):
+    """The last move of particles z under a prior N(0, I)."""
+    prior = GaussianMixture(torch.zeros(1, z.shape[1], dtype=torch.float64), 1.0)
+    f = f or Matrix(torch.eye(z.shape[1], dtype=torch.float64))
+    given = Given(prior, f, y, sigma_v, prior.condition(), seed=0)
+    return Move(given, 7, 8, level(prior.schedule, t), CLEAN, range(len(z)), z)
+
+
+@pytest.mark.parametrize("delta", [1e-3, 0.5])
+def test_latino_weighs_the_guess_against_the_measurement(delta):
+    """Under N(0, I) the guess of z_0 is alpha z; with it and y both seen, the nearest point is their weighed mean."""
+    z, y = torch.tensor([[0.3], [-2.0]], dtype=torch.float64), torch.tensor([[0.7]], dtype=torch.float64)
+    move = move_of(z, y, sigma_v=0.1, t=400)
+    of_y, of_guess = 1 / 0.1**2, 1 / (delta * move.now.sigma**2)
+    moved = LATINO(delta=delta).step(move)
+    torch.testing.assert_close(moved.clean, move.now.alpha * z)
+    torch.testing.assert_close(moved.z, (of_y * y + of_guess * moved.clean) / (of_y + of_guess))
+
+
+def test_the_flow_of_a_unit_gaussian_stays_where_it_is():
+    z = torch.tensor([[0.3], [-2.0]], dtype=torch.float64)
+    move = move_of(z, z[:1], sigma_v=0.1, t=999)
+    torch.testing.assert_close(move.flow(z, 500), z, atol=0.02, rtol=0.02)
+    torch.testing.assert_close(move.flow(z, 1), move.now.alpha * z)  # one step is the guess
 
 
 def test_red_diff_finds_the_posterior_s_mode():
@@ -158,6 +185,7 @@ CALLS = {
         "unet_forward": 8, "unet_backward": 8, "decoder_forward": 10, "decoder_backward": 8, "encoder_forward": 8,
         "encoder_backward": 8,
     },
+    "latino": {"unet_forward": 8, "decoder_forward": 10, "encoder_forward": 8},
 }  # fmt: skip
 
 
