@@ -36,6 +36,8 @@ class Batch:
     """Restore many heads at once."""
 
     heads: int = 32
+    first: int = 0
+    """The number of the first."""
     split: Literal["validation", "test"] = "validation"
     view: Literal["frontal", "any", "all"] = "frontal"
     device: str = "cpu"
@@ -59,11 +61,13 @@ def solve(o: Batch, flags: list[str]) -> dict[str, Any]:
     """PSNR of each particle [heads, n] and Div of each head."""
     options, _ = parse([__file__, "--clean", *flags])
     own, n = Settings.of(options), options.particles
-    prior, features = load_prior("heads", device=o.device), load_features("heads", device=o.device)
+    prior = load_prior("heads", device=o.device, autocast=options.autocast)
+    features = load_features("heads", device=o.device)
     side = prior.image_size
     operator = make_operator(options.task, size=side)
-    truth = torch.cat([picture(head_at(o.split, k, o.view), side) for k in range(o.heads)])
-    y = torch.cat([measure(operator, x[None], own.sigma_v, seed=k) for k, x in enumerate(truth)])
+    numbers = range(o.first, o.first + o.heads)
+    truth = torch.cat([picture(head_at(o.split, k, o.view), side) for k in numbers])
+    y = torch.cat([measure(operator, x[None], own.sigma_v, seed=k) for k, x in zip(numbers, truth, strict=True)])
     settings = Together(**{**vars(own), "particles": n * o.heads, "memory": "fast"}, heads=o.heads)
     run = Run(prior, operator, y.repeat_interleave(n, 0), settings, embed=Decoded(prior, features))
     for _ in run.steps():
@@ -87,8 +91,9 @@ def main() -> None:
     best, div = sum(map(max, found["psnr"])) / o.heads, sum(found["div"]) / o.heads
     print(f"PSNR mean {mean:.2f} dB, best {best:.2f} dB, Div {div:.4f}; {time.monotonic() - start:.0f} s")
     if o.json:
+        which = {"first": o.first, "heads": o.heads, "split": o.split, "view": o.view}
         with o.json.open("a") as file:
-            file.write(json.dumps({"heads": o.heads, "split": o.split, "view": o.view, **found}) + "\n")
+            file.write(json.dumps({**which, **found}) + "\n")
 
 
 if __name__ == "__main__":
