@@ -119,10 +119,10 @@ def test_the_committed_comparison_runs_all_that_differs_and_was_set(images, head
     found, unset = pairs(options)
     able, others = sift(found, {"heads": 64, "heads-pixels": 32})
     assert not unset
-    linear = {f"{t} by {m}" for t in ("hdr", "phase_retrieval") for m in ("psld", "pigdm", "fps-smc")}
+    linear = {f"{t} by {m}" for t in ("hdr", "phase_retrieval") for m in ("psld", "latino", "pigdm", "fps-smc")}
     plain = ("inpaint_random", "sr4", "deblur_motion", "hdr")  # gamma is 0
     twins = {f"{task} by nonrepuls" for task in (*plain, "phase_retrieval")}
     twins |= {f"{task} by latent-red-diff" for task in plain}
     assert set(others) == linear | twins
-    assert len(able) == 6 * 15 - len(linear | twins) and all(pair.options.particles == 4 for pair in able)
+    assert len(able) == 6 * 16 - len(linear | twins) and all(pair.options.particles == 4 for pair in able)
     assert {p.options.task for p in able if p.task == "sr4" and p.options.prior == "heads-pixels"} == {"sr2"}
