@@ -21,10 +21,15 @@ from .linear import proximal
 
 @dataclass(frozen=True)
 class LATINO:
-    """``delta``: how far the measurement may pull from the denoised picture; ``ode``: DDIM steps to the guess."""
+    """``delta``: how far the measurement may pull from the denoised picture, above 0; ``ode``: DDIM steps to the guess.
+    Raises ValueError for another delta."""
 
     delta: float = 1.0
     ode: int = 1
+
+    def __post_init__(self) -> None:
+        if not self.delta > 0:
+            raise ValueError(f"delta of LATINO is {self.delta}; give a number above 0.")
 
     @torch.no_grad()
     def step(self, move: Move) -> Moved:

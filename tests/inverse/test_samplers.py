@@ -74,11 +74,10 @@ def test_langevin_s_draws_are_of_the_product(momentum):
     assert float(z.var()) == pytest.approx(variance, rel=0.15)
 
 
-def move_of(z, y, *, sigma_v, t, f=None):
-    """The last move of particles z under a prior N(0, I)."""
+def move_of(z, y, *, sigma_v, t):
+    """The last move of particles z under a prior N(0, I), all of them measured."""
     prior = GaussianMixture(torch.zeros(1, z.shape[1], dtype=torch.float64), 1.0)
-    f = f or Matrix(torch.eye(z.shape[1], dtype=torch.float64))
-    given = Given(prior, f, y, sigma_v, prior.condition(), seed=0)
+    given = Given(prior, Matrix(torch.eye(z.shape[1], dtype=torch.float64)), y, sigma_v, prior.condition(), seed=0)
     return Move(given, 7, 8, level(prior.schedule, t), CLEAN, range(len(z)), z)
 
 
@@ -271,6 +270,7 @@ def test_where_the_gram_matrix_is_known_no_gradients_are_conjugated(monkeypatch)
         ("fps-smc", ("M=0",), 'M of method fps-smc is "0"; give a whole number, 1 or more.'),
         ("pigdm", ("adaptive=1",), 'adaptive of method pigdm is "1"; give true or false.'),
         ("daps", ("momentum=1",), "momentum of DAPS is 1.0; give 0 or more, and less than 1."),
+        ("latino", ("delta=0",), "delta of LATINO is 0.0; give a number above 0."),
         ("rlsd", ("zeta=1",), "Method rlsd has no hyper-parameters of its own"),
     ],
 )
