@@ -12,7 +12,7 @@ from rsd.priors.mixture import GaussianMixture
 from rsd.schedule import Schedule
 from rsd.tasks.inverse.begin import run_class
 from rsd.tasks.inverse.exact import gaussian
-from rsd.tasks.inverse.flow_ode import log_density, timesteps
+from rsd.tasks.inverse.flow_ode import log_density, timesteps, weights
 from rsd.tasks.inverse.operators import make_operator, measure
 from rsd.tasks.inverse.options import Restore
 from rsd.tasks.inverse.realnvp import RealNVP
@@ -48,16 +48,28 @@ def test_the_density_of_what_ends_as_noise_is_the_closed_form():
 DDPM = Schedule((1 - torch.linspace(1e-4, 0.02, 1000, dtype=torch.float64)).cumprod(0))
 
 
-@pytest.mark.parametrize(("steps", "least"), [(4, 0.5), (10, 0.82), (20, 0.94)])
-@pytest.mark.parametrize("v", [0.01, 1.0])
-def test_few_steps_see_narrow_directions_too(v, steps, least):
-    """The gradient for N(0, v), as a share of the exact one; even in t it was 0.06, 0.24 and 0.54 for v = 0.01."""
+@pytest.mark.parametrize(("steps", "off"), [(8, 0.25), (10, 0.07), (20, 0.007)])
+@pytest.mark.parametrize("v", [0.01, 0.1, 1.0])
+def test_few_steps_see_narrow_directions_too(v, steps, off):
+    """The gradient for N(0, v), and the density in three dimensions. (Heun's steps, twice the cost, had 0.84 of the
+    gradient with 10.)"""
     prior = GaussianMixture(torch.zeros(1, 3, dtype=torch.float64), v, schedule=DDPM)
     x = v**0.5 * torch.randn(4, 3, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
-    exact = -x / (v + float(1 / DDPM.alphas_cumprod[0] - 1))
-    _, gradient = log_density(prior, x, signs(4, 3), steps=steps)
-    share = gradient / exact
-    assert float(share.min()) > least and float(share.max()) < 1.0
+    whole = v + float(1 / DDPM.alphas_cumprod[0] - 1)
+    density, gradient = log_density(prior, x, signs(4, 3), steps=steps)
+    torch.testing.assert_close(gradient * -whole / x, torch.ones_like(x), atol=off, rtol=0)
+    exact = torch.distributions.Normal(0.0, whole**0.5).log_prob(x).sum(1)
+    torch.testing.assert_close(density, exact, atol=5 * off, rtol=0)
+
+
+def test_multistep_weights_integrate_parabolas_in_log_s():
+    s = torch.tensor([0.1, 0.3, 0.5, 2.0, 9.0], dtype=torch.float64)
+    w, tau = weights(s), s.log()
+    integral = s * (tau**2 - 2 * tau + 2)  # of log(s)^2 ds
+    torch.testing.assert_close(w.sum(1), s.diff())
+    torch.testing.assert_close((w @ tau[:-1])[1:], (s * (tau - 1)).diff()[1:])
+    torch.testing.assert_close((w @ tau[:-1] ** 2)[2:], integral.diff()[2:])
+    assert torch.equal(w, w.tril()) and not w.tril(-3).any()
 
 
 def test_timesteps_are_even_in_the_logarithm_of_the_noise():
