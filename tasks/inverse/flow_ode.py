@@ -4,11 +4,13 @@ In u = z_t / alpha_t and s = sigma_t / alpha_t the flow is  du/ds = eps_theta,  
 
     log p(u_0) = log N(alpha_T u_T; 0, I) + d log alpha_T + integral of div eps_theta ds,   div by Hutchinson: v^T J v
 
-with v = +-1 (Skilling-Hutchinson; its mean is the divergence). Steps even in log s: the flow turns where s is the
-data's spread along a direction, and images have directions from 0.01 to 1. u takes multisteps, with eps_theta
-extrapolated by a parabola in log s (DEIS, Zhang & Chen 2023, Eq. 15): one evaluation a step. The integral is
-trapezoids in log s, its last value that of N(0, I). u_0 is at the first timestep, whose noise is part of the density.
-The gradient is that of the discrete steps, taken backwards one by one, so that memory does not grow with their number.
+with v = +-1 (Skilling-Hutchinson; its mean is the divergence) and J v by central differences: a tenth of the noise to
+either side is off by less than 1%, where another v changes v^T J v's gradient by 30% (heads, 32 px). Steps even in
+log s: the flow turns where s is the data's spread along a direction, and images have directions from 0.01 to 1. u takes
+multisteps, with eps_theta extrapolated by a parabola in log s (DEIS, Zhang & Chen 2023, Eq. 15): one evaluation a step.
+The integral is trapezoids in log s, its last value that of N(0, I). u_0 is at the first timestep, whose noise is part
+of the density. The gradient is that of the discrete steps, taken backwards one by one, so that memory does not grow
+with their number.
 """
 
 from __future__ import annotations
@@ -17,7 +19,6 @@ import math
 
 import torch
 from torch import Tensor
-from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from rsd.priors.base import Condition, Prior
 from rsd.schedule import Schedule
@@ -26,6 +27,8 @@ from .diffusion import level
 
 ORDER = 3
 """How many evaluations an extrapolation is made of."""
+TAU = 0.1
+"""How far the central differences go to either side, in s: bfloat16 sees it, too."""
 
 
 def log_density(
@@ -33,32 +36,30 @@ def log_density(
 ) -> tuple[Tensor, Tensor]:
     """log p_theta(x) [B] of x [B, *latent_shape], and its gradient in x; ``v``: entries +-1 of x's shape.
 
-    ``steps``: of the solver, each two passes of the network and one through it, twice differentiated; fewer where
-    several fall on one timestep.
+    ``steps``: of the solver, each three passes of the network and two through it; fewer where several fall on one
+    timestep.
     """
     *levels, last = [level(prior.schedule, t) for t in timesteps(prior.schedule, steps)]
     s = torch.tensor([at.sigma / at.alpha for at in (*levels, last)], dtype=torch.float64)
     w, share, n = weights(s).tolist(), trapezoids(s).tolist(), len(levels)
-    with sdpa_kernel(SDPBackend.MATH):  # the other kernels of attention cannot be differentiated twice
-        path, eps = [x.detach()], list[Tensor]()
-        with torch.no_grad():
-            for k, at in enumerate(levels):
-                eps.append(prior.epsilon(at.alpha * path[k], at.t, condition))
-                path.append(path[k] + sum(w[k][j] * eps[j] for j in _used(k)))
-        z, d = last.alpha * path[n], x[0].numel()
-        total = d * math.log(last.alpha) - 0.5 * z.square().flatten(1).sum(1) - d / 2 * math.log(2 * math.pi)
-        total = total + share[n] * d * last.sigma * last.alpha
-        gradient = [-last.alpha * z]  # in u_n, then in u_{n-1}, ...
-        for j in reversed(range(n)):
-            at, u = levels[j], path[j].requires_grad_()
-            into = [k for k in range(n) if j in _used(k)]  # the steps that eps_j is part of
-            found = prior.epsilon(at.alpha * u, at.t, condition)
-            (pulled,) = torch.autograd.grad(found, u, v, create_graph=True)
-            trace = (pulled * v).flatten(1).sum(1)
-            pull = sum(w[k][j] * gradient[n - 1 - k] for k in into)
-            (change,) = torch.autograd.grad([found, trace], u, [pull, torch.full_like(trace, share[j])])
-            gradient.append(gradient[-1] + change)
-            total = total + share[j] * trace.detach()
+    path, eps = [x.detach()], list[Tensor]()
+    with torch.no_grad():
+        for k, at in enumerate(levels):
+            eps.append(prior.epsilon(at.alpha * path[k], at.t, condition))
+            path.append(path[k] + sum(w[k][j] * eps[j] for j in _used(k)))
+    z, d = last.alpha * path[n], x[0].numel()
+    total = d * math.log(last.alpha) - 0.5 * z.square().flatten(1).sum(1) - d / 2 * math.log(2 * math.pi)
+    total = total + share[n] * d * last.sigma * last.alpha
+    gradient = [-last.alpha * z]  # in u_n, then in u_{n-1}, ...
+    for j in reversed(range(n)):
+        at, u, h = levels[j], path[j].requires_grad_(), TAU * float(s[j])
+        either = torch.cat([at.alpha * (u + h * v), at.alpha * (u - h * v)])
+        more, less = prior.epsilon(either, at.t, condition).chunk(2)
+        trace = (v * (more - less) / (2 * h)).flatten(1).sum(1)
+        pull = sum(w[k][j] * gradient[n - 1 - k] for k in range(n) if j in _used(k))
+        (change,) = torch.autograd.grad([(more + less) / 2, trace], u, [pull, torch.full_like(trace, share[j])])
+        gradient.append(gradient[-1] + change)
+        total = total + share[j] * trace.detach()
     return total, gradient[-1]
 
 

@@ -29,13 +29,15 @@ from .solve import Run
 @dataclass(frozen=True)
 class ScorePrior:
     """``batch``: draws of each step; ``ode``: the solver's steps; ``layers`` and ``hidden``: couplings and their width;
-    ``lr``: Adam's rate; ``spread``: standard deviation of each pixel at the start."""
+    ``lr``: Adam's rate at the start, which falls to 0; ``lr_last``: that of the last layer, each entry's own mean and
+    log of its standard deviation, which have far to go: from 0 and log ``spread`` to y and log sigma_v."""
 
     batch: int = 16
     ode: int = 10
     layers: int = 8
     hidden: int = 128
     lr: float = 1e-3
+    lr_last: float = 0.03
     spread: float = 0.5
 
 
@@ -49,7 +51,8 @@ class Posterior:
         start = generator(seed=seed, purpose="flow", image=image)
         self.flow = RealNVP(d, layers=hyper.layers, hidden=hyper.hidden, spread=hyper.spread, generator=start)
         self.flow.to(prior.device, prior.dtype)
-        self.optimiser = torch.optim.Adam(self.flow.parameters(), lr=hyper.lr)
+        last = {"params": [self.flow.log_scale, self.flow.shift], "lr": hyper.lr_last}
+        self.optimiser = torch.optim.Adam([{"params": self.flow.couplings.parameters()}, last], lr=hyper.lr)
         drawn = noise((d,), seed=seed, purpose="initial z", image=image, particles=self.ids)
         self.noise = drawn.to(prior.device, prior.dtype)
 
@@ -103,6 +106,8 @@ class Fitting(Run):
             misfit = data_residual(self.operator, x, self.y)[0].abs().square().flatten(1).sum(1)
             log_p, pull = self._prior(x.detach(), v.to(x).view_as(x).sign())
             loss = log_q + misfit / (2 * annealed) - (pull * x).flatten(1).sum(1)
+            for group, lr in zip(q.optimiser.param_groups, (self.hyper.lr, self.hyper.lr_last), strict=True):
+                group["lr"] = lr * (1 - step / s.steps)
             q.optimiser.zero_grad()
             loss.mean().backward()
             torch.nn.utils.clip_grad_norm_(q.flow.parameters(), 100.0 * x[0].numel())

@@ -10,6 +10,7 @@ import torch
 from rsd.priors import load_prior
 from rsd.priors.mixture import GaussianMixture
 from rsd.schedule import Schedule
+from rsd.tasks.inverse import flow_ode
 from rsd.tasks.inverse.begin import run_class
 from rsd.tasks.inverse.exact import gaussian
 from rsd.tasks.inverse.flow_ode import log_density, timesteps, weights
@@ -82,7 +83,8 @@ def test_timesteps_are_even_in_the_logarithm_of_the_noise():
     assert timesteps(cut, 8)[-1] == 998  # zero terminal SNR: no infinite s
 
 
-def test_the_gradient_is_that_of_the_steps():
+def test_the_gradient_is_that_of_the_steps(monkeypatch):
+    monkeypatch.setattr(flow_ode, "TAU", 1e-4)
     prior = GaussianMixture(torch.randn(3, 4, dtype=torch.float64), [0.3, 0.5, 1.0])
     x, v = torch.randn(2, 4, dtype=torch.float64), signs(2, 4)
     _, gradient = log_density(prior, x, v, steps=5)
