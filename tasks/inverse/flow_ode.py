@@ -9,8 +9,8 @@ either side is off by less than 1%, where another v changes v^T J v's gradient b
 log s: the flow turns where s is the data's spread along a direction, and images have directions from 0.01 to 1. u takes
 multisteps, with eps_theta extrapolated by a parabola in log s (DEIS, Zhang & Chen 2023, Eq. 15): one evaluation a step.
 The integral is trapezoids in log s, its last value that of N(0, I). u_0 is at the first timestep, whose noise is part
-of the density. The gradient is that of the discrete steps, taken backwards one by one, so that memory does not grow
-with their number.
+of the density, or at a later one, for the density with more noise. The gradient is that of the discrete steps, taken
+backwards one by one, so that memory does not grow with their number.
 """
 
 from __future__ import annotations
@@ -32,14 +32,14 @@ TAU = 0.1
 
 
 def log_density(
-    prior: Prior, x: Tensor, v: Tensor, *, steps: int, condition: Condition | None = None
+    prior: Prior, x: Tensor, v: Tensor, *, steps: int, least: float = 0.0, condition: Condition | None = None
 ) -> tuple[Tensor, Tensor]:
     """log p_theta(x) [B] of x [B, *latent_shape], and its gradient in x; ``v``: entries +-1 of x's shape.
 
     ``steps``: of the solver, each three passes of the network and two through it; fewer where several fall on one
-    timestep.
+    timestep. ``least``: p_theta is the prior with noise of this standard deviation, or the nearest that it has.
     """
-    *levels, last = [level(prior.schedule, t) for t in timesteps(prior.schedule, steps)]
+    *levels, last = [level(prior.schedule, t) for t in timesteps(prior.schedule, steps, least)]
     s = torch.tensor([at.sigma / at.alpha for at in (*levels, last)], dtype=torch.float64)
     w, share, n = weights(s).tolist(), trapezoids(s).tolist(), len(levels)
     path, eps = [x.detach()], list[Tensor]()
@@ -90,9 +90,11 @@ def _used(k: int) -> list[int]:
     return list(range(max(0, k - ORDER + 1), k + 1))
 
 
-def timesteps(schedule: Schedule, steps: int) -> list[int]:
-    """From 0 to the last, nearest to ``steps`` + 1 numbers even in log sigma_t / alpha_t, each once."""
+def timesteps(schedule: Schedule, steps: int, least: float = 0.0) -> list[int]:
+    """Nearest to ``steps`` + 1 numbers even in log sigma_t / alpha_t, from the first, but no less than ``least``, to
+    the last; each once."""
     abar = schedule.alphas_cumprod[: schedule.descending(1)[0] + 1]
     log_s = ((1 - abar) / abar).log() / 2
-    even = torch.linspace(float(log_s[0]), float(log_s[-1]), steps + 1, dtype=log_s.dtype)
+    first = log_s[0] if least == 0 else log_s[0].clamp(min=math.log(least))
+    even = torch.linspace(float(first), float(log_s[-1]), steps + 1, dtype=log_s.dtype)
     return sorted(set((log_s - even[:, None]).abs().argmin(1).tolist()))

@@ -24,11 +24,11 @@ class Coupling(nn.Module):
         nn.init.zeros_(self.out.bias)
 
     def forward(self, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """The moved x [B, d], and the log-determinant [B]."""
+        """The moved x [B, d], and by what log-scale each entry was multiplied [B, d]."""
         inside = F.gelu(self.second(F.gelu(self.first(x * self.mask))))
         s, t = self.out(inside).chunk(2, dim=1)
         s, t = s.tanh() * ~self.mask, t * ~self.mask
-        return x * s.exp() + t, s.sum(1)
+        return x * s.exp() + t, s
 
 
 class RealNVP(nn.Module):
@@ -46,11 +46,14 @@ class RealNVP(nn.Module):
                 nn.init.normal_(layer.weight, std=layer.in_features**-0.5, generator=generator)
                 nn.init.zeros_(layer.bias)
 
-    def forward(self, n: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """x [B, d] and log q(x) [B]."""
-        log_q = -0.5 * n.square().sum(1) - n.shape[1] / 2 * math.log(2 * math.pi)
-        x = n
+    def forward(self, n: torch.Tensor, blur: float = 0.0) -> tuple[torch.Tensor, torch.Tensor]:
+        """x [B, d] and log q(x) [B]; with ``blur``, a standard deviation, that of x and noise of it, for entries that
+        are independent of one another."""
+        log_n = -0.5 * n.square().sum(1) - n.shape[1] / 2 * math.log(2 * math.pi)
+        x, log_scale = n, self.log_scale.expand_as(n)
         for coupling in self.couplings:
-            x, log_determinant = coupling(x)
-            log_q = log_q - log_determinant
-        return x * self.log_scale.exp() + self.shift, log_q - self.log_scale.sum()
+            x, s = coupling(x)
+            log_scale = log_scale + s
+        if blur:
+            log_scale = torch.logaddexp(2 * log_scale, torch.full_like(log_scale, 2 * math.log(blur))) / 2
+        return x * self.log_scale.exp() + self.shift, log_n - log_scale.sum(1)

@@ -2,14 +2,18 @@
 
     minimise over phi  E_{x ~ q_phi} [ log q_phi(x) - log p_theta(x) + |y - f(x)|^2 / (2 s^2) ],    q_phi a RealNVP
 
-with log p_theta by the probability-flow ODE (flow_ode). s falls geometrically from 1 to sigma_v over the first half of
-the steps, so that the flow is not torn apart at its start. The answers are draws from q_phi: as many as one likes.
+with log p_theta by the probability-flow ODE (flow_ode) and s = sigma_v. Over the first half of the steps s falls there
+from 1, so that the flow is not torn apart at its start, and q and p are compared in noise b of a standard deviation
+that falls from ``blur`` (a spread divergence, Zhang et al. 2020), so that it is not caught by the first image that it
+meets: x + b against the prior with that noise, whose score is log p's gradient, less the noise's own, b / blur^2,
+which is 0 in the mean. The answers are draws from q_phi: as many as one likes.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
@@ -19,7 +23,7 @@ from rsd.priors.base import Prior
 from rsd.randomness import generator, noise
 
 from .base import data_residual, variance
-from .diffusion import LEAST_SIGMA_V
+from .diffusion import LEAST_SIGMA_V, level
 from .flow_ode import log_density
 from .methods import load_method
 from .realnvp import RealNVP
@@ -30,7 +34,8 @@ from .solve import Run
 class ScorePrior:
     """``batch``: draws of each step; ``ode``: the solver's steps; ``layers`` and ``hidden``: couplings and their width;
     ``lr``: Adam's rate at the start, which falls to 0; ``lr_last``: that of the last layer, each entry's own mean and
-    log of its standard deviation, which have far to go: from 0 and log ``spread`` to y and log sigma_v."""
+    log of its standard deviation, which have far to go: from 0 and log ``spread`` to y and log sigma_v; ``blur``: see
+    above, 0 for none."""
 
     batch: int = 16
     ode: int = 10
@@ -38,7 +43,8 @@ class ScorePrior:
     hidden: int = 128
     lr: float = 1e-3
     lr_last: float = 0.03
-    spread: float = 0.5
+    spread: float = 0.1
+    blur: float = 10.0
 
 
 class Posterior:
@@ -51,14 +57,14 @@ class Posterior:
         start = generator(seed=seed, purpose="flow", image=image)
         self.flow = RealNVP(d, layers=hyper.layers, hidden=hyper.hidden, spread=hyper.spread, generator=start)
         self.flow.to(prior.device, prior.dtype)
-        last = {"params": [self.flow.log_scale, self.flow.shift], "lr": hyper.lr_last}
+        last: dict[str, Any] = {"params": [self.flow.log_scale, self.flow.shift], "lr": hyper.lr_last}
         self.optimiser = torch.optim.Adam([{"params": self.flow.couplings.parameters()}, last], lr=hyper.lr)
         drawn = noise((d,), seed=seed, purpose="initial z", image=image, particles=self.ids)
         self.noise = drawn.to(prior.device, prior.dtype)
 
-    def draw(self, n: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    def draw(self, n: torch.Tensor, blur: float = 0.0) -> tuple[torch.Tensor, torch.Tensor]:
         """x [B, *latent_shape] and log q(x) [B] from n [B, d]."""
-        x, log_q = self.flow(n)
+        x, log_q = self.flow(n, blur)
         return x.view(-1, *self.shape), log_q
 
     @torch.no_grad()
@@ -97,14 +103,18 @@ class Fitting(Run):
         s, q, least = self.settings, self.particles, max(self.settings.sigma_v, LEAST_SIGMA_V)
         for step in range(self.step, s.steps):
             rows = range(self.hyper.batch)
-            n, v = (
+            n, v, b = (
                 noise(q.noise.shape[1:], seed=s.seed, purpose=purpose, image=self.image, step=step, particles=rows)
-                for purpose in ("flow draws", "hutchinson")
+                for purpose in ("flow draws", "hutchinson", "flow blur")
             )
-            x, log_q = q.draw(n.to(q.noise))
-            annealed = variance(self.y, least ** min(1.0, 2 * step / s.steps))
+            share = min(1.0, 2 * step / s.steps)
+            blur = self._blur(share)
+            x, log_q = q.draw(n.to(q.noise), blur)
+            annealed = variance(self.y, least**share)
             misfit = data_residual(self.operator, x, self.y)[0].abs().square().flatten(1).sum(1)
-            log_p, pull = self._prior(x.detach(), v.to(x).view_as(x).sign())
+            b = b.to(x).view_as(x)
+            log_p, pull = self._prior(x.detach() + blur * b, v.to(x).view_as(x).sign(), blur)
+            pull = pull + b / blur if blur else pull
             loss = log_q + misfit / (2 * annealed) - (pull * x).flatten(1).sum(1)
             for group, lr in zip(q.optimiser.param_groups, (self.hyper.lr, self.hyper.lr_last), strict=True):
                 group["lr"] = lr * (1 - step / s.steps)
@@ -119,11 +129,16 @@ class Fitting(Run):
                 residual=float(pull.square().mean().sqrt()), repulsion=0.0, ratio=0.0, bandwidth=None, distance=None,
             )  # fmt: skip
 
-    def _prior(self, x: torch.Tensor, v: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    def _blur(self, share: float) -> float:
+        """The standard deviation of b: from ``blur`` down to the first timestep's noise, evenly in its logarithm; none
+        afterwards."""
+        first = level(self.prior.schedule, 0)
+        most, least = self.hyper.blur, first.sigma / first.alpha
+        return most * (least / most) ** share if share < 1 and most > least else 0.0
+
+    def _prior(self, x: torch.Tensor, v: torch.Tensor, blur: float) -> tuple[torch.Tensor, torch.Tensor]:
         """log p_theta and its gradient, chunk by chunk."""
-        found = self.memory.each(
-            len(x),
-            lambda rows: log_density(self.prior, x[rows], v[rows], steps=self.hyper.ode, condition=self.condition),
-        )
+        of = partial(log_density, self.prior, steps=self.hyper.ode, least=blur, condition=self.condition)
+        found = self.memory.each(len(x), lambda rows: of(x[rows], v[rows]))
         log_p, gradient = (torch.cat(parts) for parts in zip(*found, strict=True))
         return log_p, gradient

@@ -156,3 +156,26 @@ def test_an_interrupted_fit_goes_on_with_the_same_pixels(heads_pixels):
     again.load_state(first.state())
     list(again.steps())
     torch.testing.assert_close(again.finish(), whole.finish(), atol=1e-4, rtol=1e-4)
+
+
+def test_a_blurred_flow_s_density_is_that_with_the_noise():
+    """As for entries that are independent, which they are before training."""
+    flow = RealNVP(3, layers=2, hidden=4, spread=0.3, generator=torch.Generator().manual_seed(0))
+    n = torch.randn(5, 3)
+    _, log_q = flow(n, 0.4)
+    exact = torch.distributions.Normal(0.0, 0.5).log_prob(0.5 * n).sum(1)
+    torch.testing.assert_close(log_q, exact)
+
+
+def test_the_blur_falls_to_the_first_timestep_s_noise_and_then_ends():
+    known = gaussian()
+    run = run_class("score-prior")(
+        known.prior, known.operator, known.y, Settings(method="score-prior", hyper=("blur=5",))
+    )
+    first = (1 / float(known.prior.schedule.alphas_cumprod[0]) - 1) ** 0.5
+    got = [run._blur(share) for share in (0.0, 0.5, 0.999, 1.0)]
+    assert got == pytest.approx([5, (5 * first) ** 0.5, first, 0], rel=0.01)
+    none = run_class("score-prior")(
+        known.prior, known.operator, known.y, Settings(method="score-prior", hyper=("blur=0",))
+    )
+    assert none._blur(0.0) == 0.0
