@@ -55,6 +55,7 @@ CANDIDATES: dict[str, tuple[tuple[str, ...], ...]] = {
     "dps": (("zeta=0.25", "zeta=0.5", "zeta=1", "zeta=2", "zeta=4", "zeta=8"),),
     "pigdm": (("adaptive=true", "adaptive=false"), ("eta=0.3", "eta=0.7", "eta=1")),
     "fps-smc": (("M=1", "M=5"), ("eta=0.5", "eta=0.75", "eta=1")),
+    "score-prior": (("lr_last=0.03", "lr_last=0.05", "lr_last=0.1"), ("lr=3e-4", "lr=1e-3")),
     "daps": (("tau=0.01 lr=2.5e-5", "tau=0.02 lr=1e-4", "tau=0.05 lr=6e-4"), ("lr_end=0.1", "lr_end=1")),
 }
 """One of each part makes a candidate; x2 is twice what the packaged settings have, and what is not said is theirs."""

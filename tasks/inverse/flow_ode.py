@@ -7,7 +7,7 @@ In u = z_t / alpha_t and s = sigma_t / alpha_t the flow is  du/ds = eps_theta,  
 with v = +-1 (Skilling-Hutchinson; its mean is the divergence) and J v by central differences: a tenth of the noise to
 either side is off by less than 1%, where another v changes v^T J v's gradient by 30% (heads, 32 px). Steps even in
 log s: the flow turns where s is the data's spread along a direction, and images have directions from 0.01 to 1. u takes
-multisteps, with eps_theta extrapolated by a parabola in log s (DEIS, Zhang & Chen 2023, Eq. 15): one evaluation a step.
+multisteps, with eps_theta extrapolated by a parabola in log s (as DEIS does in t, Zhang & Chen 2023): an evaluation each.
 The integral is trapezoids in log s, its last value that of N(0, I). u_0 is at the first timestep, whose noise is part
 of the density, or at a later one, for the density with more noise. The gradient is that of the discrete steps, taken
 backwards one by one, so that memory does not grow with their number.

@@ -35,7 +35,7 @@ class ScorePrior:
     """``batch``: draws of each step; ``ode``: the solver's steps; ``layers`` and ``hidden``: couplings and their width;
     ``lr``: Adam's rate at the start, which falls to 0; ``lr_last``: that of the last layer, each entry's own mean and
     log of its standard deviation, which have far to go: from 0 and log ``spread`` to y and log sigma_v; ``blur``: see
-    above, 0 for none."""
+    above; 0, for none, is the paper's."""
 
     batch: int = 16
     ode: int = 10
@@ -43,8 +43,8 @@ class ScorePrior:
     hidden: int = 128
     lr: float = 1e-3
     lr_last: float = 0.03
-    spread: float = 0.1
-    blur: float = 10.0
+    spread: float = 0.5
+    blur: float = 0.0
 
 
 class Posterior:

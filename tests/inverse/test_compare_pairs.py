@@ -115,7 +115,7 @@ def test_the_committed_comparison_runs_all_that_differs_and_was_set(images, head
     flags = ["--config", str(file), "--images", str(images)]
     options, _ = layered(Compare, flags, prog="x", positional="", folder="inverse", packaged=lambda _: (None, ()))
     options.check()
-    assert set(options.methods) == set(FIELD) - {"hybrid", "score-prior"} and options.metrics == ("fid",)
+    assert set(options.methods) == set(FIELD) - {"hybrid"} and options.metrics == ("fid",)
     found, unset = pairs(options)
     able, others = sift(found, {"heads": 64, "heads-pixels": 32})
     assert not unset
@@ -124,5 +124,5 @@ def test_the_committed_comparison_runs_all_that_differs_and_was_set(images, head
     twins = {f"{task} by nonrepuls" for task in (*plain, "phase_retrieval")}
     twins |= {f"{task} by latent-red-diff" for task in plain}
     assert set(others) == linear | twins
-    assert len(able) == 6 * 16 - len(linear | twins) and all(pair.options.particles == 4 for pair in able)
+    assert len(able) == 6 * 17 - len(linear | twins) and all(pair.options.particles == 4 for pair in able)
     assert {p.options.task for p in able if p.task == "sr4" and p.options.prior == "heads-pixels"} == {"sr2"}
