@@ -5,12 +5,12 @@ In u = z_t / alpha_t and s = sigma_t / alpha_t the flow is  du/ds = eps_theta,  
     log p(u_0) = log N(alpha_T u_T; 0, I) + d log alpha_T + integral of div eps_theta ds,   div by Hutchinson: v^T J v
 
 with v = +-1 (Skilling-Hutchinson; its mean is the divergence) and J v by central differences: a tenth of the noise to
-either side is off by less than 1%, where another v changes v^T J v's gradient by 30% (heads, 32 px). Steps even in
-log s: the flow turns where s is the data's spread along a direction, and images have directions from 0.01 to 1. u takes
-multisteps, with eps_theta extrapolated by a parabola in log s (as DEIS does in t, Zhang & Chen 2023): an evaluation each.
-The integral is trapezoids in log s, its last value that of N(0, I). u_0 is at the first timestep, whose noise is part
-of the density, or at a later one, for the density with more noise. The gradient is that of the discrete steps, taken
-backwards one by one, so that memory does not grow with their number.
+either side changes the gradient by less than 1%, where another v changes that of v^T J v by 30% (heads, 32 px). Steps
+even in log s: the flow turns where s is the data's spread along a direction, and images have directions from 0.01 to 1.
+u takes multisteps, with eps_theta extrapolated by a parabola in log s (as DEIS does in t, Zhang & Chen 2023): an
+evaluation each. The integral is trapezoids in log s, its last value that of N(0, I). u_0 is at the first timestep,
+whose noise is part of the density, or at a later one, for the density with more noise. The gradient is that of the
+discrete steps (to within TAU^2), taken backwards one by one, so that memory does not grow with their number.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ def log_density(
     timestep. ``least``: p_theta is the prior with noise of this standard deviation, or the nearest that it has.
     """
     *levels, last = [level(prior.schedule, t) for t in timesteps(prior.schedule, steps, least)]
-    s = torch.tensor([at.sigma / at.alpha for at in (*levels, last)], dtype=torch.float64)
+    s = torch.tensor([noise_at(prior.schedule, at.t) for at in (*levels, last)], dtype=torch.float64)
     w, share, n = weights(s).tolist(), trapezoids(s).tolist(), len(levels)
     path, eps = [x.detach()], list[Tensor]()
     with torch.no_grad():
@@ -88,6 +88,11 @@ def trapezoids(s: Tensor) -> Tensor:
 def _used(k: int) -> list[int]:
     """The evaluations that step k extrapolates."""
     return list(range(max(0, k - ORDER + 1), k + 1))
+
+
+def noise_at(schedule: Schedule, t: int) -> float:
+    """s = sigma_t / alpha_t."""
+    return schedule.sigma(t) / schedule.alpha(t)
 
 
 def timesteps(schedule: Schedule, steps: int, least: float = 0.0) -> list[int]:

@@ -47,8 +47,8 @@ class RealNVP(nn.Module):
                 nn.init.zeros_(layer.bias)
 
     def forward(self, n: torch.Tensor, blur: float = 0.0) -> tuple[torch.Tensor, torch.Tensor]:
-        """x [B, d] and log q(x) [B]; with ``blur``, a standard deviation, that of x and noise of it, for entries that
-        are independent of one another."""
+        """x [B, d] and log q(x) [B]; with ``blur``, a standard deviation, what has the mean of log q at x with noise
+        of it, for entries that are independent of one another."""
         log_n = -0.5 * n.square().sum(1) - n.shape[1] / 2 * math.log(2 * math.pi)
         x, log_scale = n, self.log_scale.expand_as(n)
         for coupling in self.couplings:

@@ -5,8 +5,9 @@
 with log p_theta by the probability-flow ODE (flow_ode) and s = sigma_v. Over the first half of the steps s falls there
 from 1, so that the flow is not torn apart at its start, and q and p are compared in noise b of a standard deviation
 that falls from ``blur`` (a spread divergence, Zhang et al. 2020), so that it is not caught by the first image that it
-meets: x + b against the prior with that noise, whose score is log p's gradient, less the noise's own, b / blur^2,
-which is 0 in the mean. The answers are draws from q_phi: as many as one likes.
+meets: x + b against the prior with that noise, log q being that of entries that are independent of one another. b's
+own part of the score, -b / blur^2, is 0 in the mean and taken off. The answers are draws from q_phi: as many as one
+likes.
 """
 
 from __future__ import annotations
@@ -23,8 +24,8 @@ from rsd.priors.base import Prior
 from rsd.randomness import generator, noise
 
 from .base import data_residual, variance
-from .diffusion import LEAST_SIGMA_V, level
-from .flow_ode import log_density
+from .diffusion import LEAST_SIGMA_V
+from .flow_ode import log_density, noise_at, timesteps
 from .methods import load_method
 from .realnvp import RealNVP
 from .solve import Run
@@ -112,9 +113,9 @@ class Fitting(Run):
             x, log_q = q.draw(n.to(q.noise), blur)
             annealed = variance(self.y, least**share)
             misfit = data_residual(self.operator, x, self.y)[0].abs().square().flatten(1).sum(1)
-            b = b.to(x).view_as(x)
-            log_p, pull = self._prior(x.detach() + blur * b, v.to(x).view_as(x).sign(), blur)
-            pull = pull + b / blur if blur else pull
+            b = blur * b.to(x).view_as(x)
+            log_p, pull = self._prior(x.detach() + b, v.to(x).view_as(x).sign(), blur)
+            pull = pull + b / blur**2 if blur else pull
             loss = log_q + misfit / (2 * annealed) - (pull * x).flatten(1).sum(1)
             for group, lr in zip(q.optimiser.param_groups, (self.hyper.lr, self.hyper.lr_last), strict=True):
                 group["lr"] = lr * (1 - step / s.steps)
@@ -130,11 +131,13 @@ class Fitting(Run):
             )  # fmt: skip
 
     def _blur(self, share: float) -> float:
-        """The standard deviation of b: from ``blur`` down to the first timestep's noise, evenly in its logarithm; none
-        afterwards."""
-        first = level(self.prior.schedule, 0)
-        most, least = self.hyper.blur, first.sigma / first.alpha
-        return most * (least / most) ** share if share < 1 and most > least else 0.0
+        """The standard deviation of b: of the timesteps' noise from about ``blur`` down to the first's, evenly in its
+        logarithm; none afterwards."""
+        schedule, most = self.prior.schedule, self.hyper.blur
+        least = noise_at(schedule, 0)
+        if share == 1 or most <= least:
+            return 0.0
+        return noise_at(schedule, timesteps(schedule, 1, most * (least / most) ** share)[0])
 
     def _prior(self, x: torch.Tensor, v: torch.Tensor, blur: float) -> tuple[torch.Tensor, torch.Tensor]:
         """log p_theta and its gradient, chunk by chunk."""

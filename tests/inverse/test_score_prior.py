@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -13,7 +15,7 @@ from rsd.schedule import Schedule
 from rsd.tasks.inverse import flow_ode
 from rsd.tasks.inverse.begin import run_class
 from rsd.tasks.inverse.exact import gaussian
-from rsd.tasks.inverse.flow_ode import log_density, timesteps, weights
+from rsd.tasks.inverse.flow_ode import log_density, noise_at, timesteps, weights
 from rsd.tasks.inverse.operators import make_operator, measure
 from rsd.tasks.inverse.options import Restore
 from rsd.tasks.inverse.realnvp import RealNVP
@@ -159,24 +161,63 @@ def test_an_interrupted_fit_goes_on_with_the_same_pixels(heads_pixels):
     torch.testing.assert_close(again.finish(), whole.finish(), atol=1e-4, rtol=1e-4)
 
 
+def test_a_narrow_direction_keeps_most_of_its_gradient_in_ten_steps():
+    prior = GaussianMixture(torch.zeros(1, 3, dtype=torch.float64), 1e-4, schedule=DDPM)
+    x = torch.full((1, 3), 0.01, dtype=torch.float64)
+    _, gradient = log_density(prior, x, signs(1, 3), steps=10)
+    exact = -x / (1e-4 + float(1 / DDPM.alphas_cumprod[0] - 1))
+    torch.testing.assert_close(gradient / exact, torch.full_like(x, 0.84), atol=0.01, rtol=0)
+
+
+@pytest.mark.parametrize("t", [50, 300])
+def test_from_a_later_timestep_on_the_density_is_that_with_its_noise(t):
+    prior = GaussianMixture(torch.zeros(1, 3, dtype=torch.float64), 0.2, schedule=DDPM)
+    noise = noise_at(DDPM, t)
+    x = (0.2 + noise**2) ** 0.5 * torch.randn(4, 3, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    density, gradient = log_density(prior, x, signs(4, 3), steps=20, least=noise)
+    torch.testing.assert_close(gradient, -x / (0.2 + noise**2), atol=0, rtol=0.02)
+    exact = torch.distributions.Normal(0.0, (0.2 + noise**2) ** 0.5).log_prob(x).sum(1)
+    torch.testing.assert_close(density, exact, atol=0.06, rtol=0)
+    assert timesteps(DDPM, 20, noise)[0] == t and timesteps(DDPM, 20, 1e4) == [999]
+
+
 def test_a_blurred_flow_s_density_is_that_with_the_noise():
-    """As for entries that are independent, which they are before training."""
+    """As for entries that are independent, which they are where couplings are constant."""
     flow = RealNVP(3, layers=2, hidden=4, spread=0.3, generator=torch.Generator().manual_seed(0))
+    for coupling in flow.couplings:
+        torch.nn.init.constant_(coupling.out.bias[:3], 0.5)
     n = torch.randn(5, 3)
     _, log_q = flow(n, 0.4)
-    exact = torch.distributions.Normal(0.0, 0.5).log_prob(0.5 * n).sum(1)
-    torch.testing.assert_close(log_q, exact)
+    scale = 0.3 * math.exp(math.tanh(0.5))  # each entry is scaled by one of the two
+    width = (scale**2 + 0.4**2) ** 0.5
+    torch.testing.assert_close(log_q, torch.distributions.Normal(0.0, width).log_prob(width * n).sum(1))
+
+
+def blurred(known, *hyper, chunk=None):
+    hyper = ("batch=3", "ode=10", "layers=2", "hidden=4", "spread=1e-3", *hyper)
+    settings = Settings(method="score-prior", particles=2, steps=8, hyper=hyper, chunk=chunk, memory="flat")
+    return run_class("score-prior")(known.prior, known.operator, known.y, settings)
 
 
 def test_the_blur_falls_to_the_first_timestep_s_noise_and_then_ends():
     known = gaussian()
-    run = run_class("score-prior")(
-        known.prior, known.operator, known.y, Settings(method="score-prior", hyper=("blur=5",))
-    )
-    first = (1 / float(known.prior.schedule.alphas_cumprod[0]) - 1) ** 0.5
+    run, first = blurred(known, "blur=5"), noise_at(known.prior.schedule, 0)
     got = [run._blur(share) for share in (0.0, 0.5, 0.999, 1.0)]
-    assert got == pytest.approx([5, (5 * first) ** 0.5, first, 0], rel=0.01)
-    none = run_class("score-prior")(
-        known.prior, known.operator, known.y, Settings(method="score-prior", hyper=("blur=0",))
-    )
-    assert none._blur(0.0) == 0.0
+    assert got == pytest.approx([5, (5 * first) ** 0.5, first, 0], rel=0.1)
+    assert got[0] == noise_at(known.prior.schedule, timesteps(known.prior.schedule, 1, 5.0)[0])  # the prior's own noise
+    assert blurred(known, "blur=0")._blur(0.0) == 0.0
+
+
+def test_the_blur_s_own_score_is_taken_off():
+    """Of narrow data: what is left of the pull is theirs, at x near 0 almost nothing, where the noise's is 1/blur."""
+    narrow = GaussianMixture(torch.zeros(1, 4, dtype=torch.float64), 1e-4, schedule=DDPM)
+    run = blurred(replace(gaussian(), prior=narrow), "blur=1")
+    assert next(iter(run.steps())).residual < 0.05
+
+
+def test_a_fit_does_not_depend_on_the_chunk():
+    known = gaussian()
+    whole, parts = (blurred(known, "blur=5", chunk=chunk) for chunk in (None, 1))
+    for run in (whole, parts):
+        list(run.steps())
+    torch.testing.assert_close(parts.finish(), whole.finish())
