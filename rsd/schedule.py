@@ -35,6 +35,10 @@ class Schedule:
     def sigma(self, t: int) -> float:
         return float((1 - self.alphas_cumprod[t]) ** 0.5)
 
+    def noise(self, t: int) -> float:
+        """sigma_t / alpha_t, the standard deviation of the noise in z_t / alpha_t."""
+        return self.sigma(t) / self.alpha(t)
+
     def coefficients(self, t: int | torch.Tensor, z: torch.Tensor) -> tuple[float | torch.Tensor, float | torch.Tensor]:
         """alpha_t and sigma_t to multiply z [N, ...] with: floats, or for t [N] tensors [N, 1, ...] of z's dtype."""
         if isinstance(t, int):

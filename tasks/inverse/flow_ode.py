@@ -40,7 +40,7 @@ def log_density(
     timestep. ``least``: p_theta is the prior with noise of this standard deviation, or the nearest that it has.
     """
     *levels, last = [level(prior.schedule, t) for t in timesteps(prior.schedule, steps, least)]
-    s = torch.tensor([noise_at(prior.schedule, at.t) for at in (*levels, last)], dtype=torch.float64)
+    s = torch.tensor([prior.schedule.noise(at.t) for at in (*levels, last)], dtype=torch.float64)
     w, share, n = weights(s).tolist(), trapezoids(s).tolist(), len(levels)
     path, eps = [x.detach()], list[Tensor]()
     with torch.no_grad():
@@ -88,11 +88,6 @@ def trapezoids(s: Tensor) -> Tensor:
 def _used(k: int) -> list[int]:
     """The evaluations that step k extrapolates."""
     return list(range(max(0, k - ORDER + 1), k + 1))
-
-
-def noise_at(schedule: Schedule, t: int) -> float:
-    """s = sigma_t / alpha_t."""
-    return schedule.sigma(t) / schedule.alpha(t)
 
 
 def timesteps(schedule: Schedule, steps: int, least: float = 0.0) -> list[int]:

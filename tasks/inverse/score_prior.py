@@ -25,7 +25,7 @@ from rsd.randomness import generator, noise
 
 from .base import data_residual, variance
 from .diffusion import LEAST_SIGMA_V
-from .flow_ode import log_density, noise_at, timesteps
+from .flow_ode import log_density, timesteps
 from .methods import load_method
 from .realnvp import RealNVP
 from .solve import Run
@@ -134,10 +134,10 @@ class Fitting(Run):
         """The standard deviation of b: of the timesteps' noise from about ``blur`` down to the first's, evenly in its
         logarithm; none afterwards."""
         schedule, most = self.prior.schedule, self.hyper.blur
-        least = noise_at(schedule, 0)
+        least = schedule.noise(0)
         if share == 1 or most <= least:
             return 0.0
-        return noise_at(schedule, timesteps(schedule, 1, most * (least / most) ** share)[0])
+        return schedule.noise(timesteps(schedule, 1, most * (least / most) ** share)[0])
 
     def _prior(self, x: torch.Tensor, v: torch.Tensor, blur: float) -> tuple[torch.Tensor, torch.Tensor]:
         """log p_theta and its gradient, chunk by chunk."""

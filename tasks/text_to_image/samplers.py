@@ -148,7 +148,7 @@ class Samples:
         self.prior, self.ids, self.memory = prior, list(ids), memory or Memory()
         drawn = noise(prior.latent_shape, seed=seed, purpose="initial z", image=image, particles=self.ids)
         self.clean = drawn.to(prior.device, prior.dtype)
-        self.x = self.clean * noise_level(prior.schedule, first)
+        self.x = self.clean * prior.schedule.noise(first)
 
     @torch.no_grad()
     def images(self) -> torch.Tensor:
@@ -166,11 +166,6 @@ class Samples:
     def load_state(self, state: dict[str, Any]) -> None:
         """Continue from :meth:`state`."""
         self.x, self.clean = (state[name].to(self.x) for name in ("x", "clean"))
-
-
-def noise_level(schedule: Schedule, t: int) -> float:
-    """sigma_t / alpha_t, the standard deviation of the noise in x = z_t / alpha_t."""
-    return schedule.sigma(t) / schedule.alpha(t)
 
 
 def sample(
@@ -201,8 +196,8 @@ def sample(
     rows, _ = ensemble.among(members)
     for step in range(start, len(timesteps)):
         t = timesteps[step]
-        alpha, sigma, level = schedule.alpha(t), schedule.sigma(t), noise_level(schedule, t)
-        target = noise_level(schedule, timesteps[step + 1]) if step + 1 < len(timesteps) else 0.0
+        alpha, sigma, level = schedule.alpha(t), schedule.sigma(t), schedule.noise(t)
+        target = schedule.noise(timesteps[step + 1]) if step + 1 < len(timesteps) else 0.0
         with torch.no_grad():
             eps = torch.cat(memory.each(n, partial(predict, prior, alpha * samples.x, t, condition)))
         squares, force = {"residual": (mean_square(eps), n), "repulsion": (0.0, n)}, None

@@ -18,7 +18,6 @@ from rsd.tasks.text_to_image.samplers import (
     Samples,
     Settings,
     ancestral_timesteps,
-    noise_level,
     sample,
 )
 
@@ -58,7 +57,7 @@ def diffusers_run(pipeline, prior, steps, ids, monkeypatch, rounded=False):
         def at_whole_timesteps(count, device=None):
             original(count, device)
             scheduler.timesteps = scheduler.timesteps.round()
-            levels = [noise_level(prior.schedule, int(t)) for t in scheduler.timesteps]
+            levels = [prior.schedule.noise(int(t)) for t in scheduler.timesteps]
             scheduler.sigmas = torch.tensor([*levels, 0.0])
 
         scheduler.set_timesteps = at_whole_timesteps
@@ -197,7 +196,7 @@ def test_the_first_guided_step_subtracts_gamma_sigma_grad_log_phi():
     mixture = GaussianMixture(torch.tensor([[2.0, 0.0], [-2.0, 0.0]], dtype=torch.float64), 0.01)
     start = Samples(mixture, ids=range(4), first=999, seed=1, image="a")
     alpha, sigma, level = (f(999) for f in (
-        mixture.schedule.alpha, mixture.schedule.sigma, lambda t: noise_level(mixture.schedule, t)
+        mixture.schedule.alpha, mixture.schedule.sigma, mixture.schedule.noise
     ))  # fmt: skip
     leaf = (alpha * start.x).requires_grad_()
     eps = mixture.epsilon(leaf.detach(), 999)
