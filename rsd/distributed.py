@@ -20,7 +20,7 @@ from typing import Any
 import torch
 import torch.distributed as dist
 
-from rsd.errors import ProcessLost, is_out_of_memory
+from rsd.errors import OwnNote, ProcessLost, is_out_of_memory
 
 PATIENCE = timedelta(days=30)
 """How long processes wait for one another where one may have much more to do; one that dies is noticed at once."""
@@ -40,6 +40,11 @@ class Processes:
     def main(self) -> bool:
         """Whether this one speaks and writes for all."""
         return self.rank == 0
+
+    @property
+    def named(self) -> str:
+        """For the user, which of several this is; nothing if there is one."""
+        return f" (process {self.rank} of {self.size})" if self.size > 1 else ""
 
 
 def processes() -> Processes:
@@ -104,12 +109,14 @@ def wait() -> None:
 
 @contextmanager
 def speaking(*, all_of_them: bool) -> Iterator[None]:
-    """Let only the main process print to stdout and warn, unless ``all_of_them`` have something to say."""
+    """Let only the main process print to stdout and warn, unless ``all_of_them`` have something to say; an OwnNote is
+    told by any."""
     if all_of_them or processes().main:
         yield
         return
     with open(os.devnull, "w") as nowhere, redirect_stdout(nowhere), warnings.catch_warnings():
         warnings.simplefilter("ignore")
+        warnings.simplefilter("default", OwnNote)
         yield
 
 

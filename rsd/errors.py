@@ -15,6 +15,10 @@ FULL = ("out of memory", "allocate memory", "not enough memory", "alloc_failed")
 """How torch, CUDA and cuBLAS say, in a RuntimeError, that memory is full."""
 
 
+class OwnNote(UserWarning):
+    """A warning that this process alone has reason to give: it is told whichever of several processes gives it."""
+
+
 class ProcessLost(RuntimeError):
     """Another process of the same run does not answer; its text is a sentence for the user."""
 

@@ -9,14 +9,15 @@ auto   the first of these that fits into what is free, by a dry run of the netwo
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
 import torch
 
+from rsd.distributed import processes
 from rsd.dryrun import Bytes, ghost
-from rsd.errors import is_out_of_memory
+from rsd.errors import OwnNote, is_out_of_memory
 from rsd.free import available
 
 T = TypeVar("T")
@@ -40,11 +41,6 @@ class Memory:
     lean: bool = False
     why: str = ""
     parts: tuple[Any, ...] = field(default=(), repr=False, compare=False)
-
-    def chunks(self, n: int) -> Iterator[slice]:
-        """n rows, a chunk at a time."""
-        size = self.chunk or n
-        return (slice(row, min(row + size, n)) for row in range(0, n, size))
 
     def each(self, n: int, work: Callable[[slice], T], graphs: dict[Any, Any] | None = None) -> list[T]:
         """``work`` of n rows, a chunk at a time. Where memory is full, ``graphs`` are dropped and no more are kept, or
@@ -83,7 +79,7 @@ class Memory:
             told = "graphs are kept in part only, and the rest is made again, from now on (--memory lean)"
         else:
             return False
-        warnings.warn(f"Memory is full: {told}; the step goes on.", stacklevel=4)
+        warnings.warn(f"Memory is full{processes().named}: {told}; the step goes on.", OwnNote, stacklevel=4)
         return True
 
 

@@ -29,6 +29,7 @@ from rsd.repulsion import Interaction
 from rsd.tasks.inverse.command import parse
 from rsd.tasks.inverse.operators import make_operator, measure
 from rsd.tasks.inverse.solve import Decoded, Run, Settings
+from scripts.bench import output
 
 
 @dataclass
@@ -85,6 +86,7 @@ def main() -> None:
     own = sys.argv[1:]
     own, flags = (own[: own.index("--")], own[own.index("--") + 1 :]) if "--" in own else (own, [])
     o = tyro.cli(Batch, args=own, prog="python -m scripts.batch")
+    output.ready(o.json)
     start = time.monotonic()
     found = solve(o, flags)
     mean = sum(sum(one) / len(one) for one in found["psnr"]) / o.heads

@@ -18,7 +18,7 @@ sys.path.insert(0, str(Path(__file__).parent.parent))
 import torch  # noqa: E402
 import tyro  # noqa: E402
 
-from scripts.bench import force, problem  # noqa: E402
+from scripts.bench import force, output, problem  # noqa: E402
 
 
 @dataclass
@@ -34,6 +34,7 @@ class Forces:
 def main() -> None:
     """Compare, print, write."""
     o = tyro.cli(Forces, prog="bench_force")
+    output.ready(o.json)
     torch.set_num_threads(int(os.environ["OMP_NUM_THREADS"]))
     found = force.cosines(problem.make("heads", particles=o.particles, steps=o.steps), get_args(problem.Cheap))
     for name, cosine in found.items():

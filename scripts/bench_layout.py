@@ -28,7 +28,7 @@ import torch  # noqa: E402
 import tyro  # noqa: E402
 
 from rsd.randomness import noise  # noqa: E402
-from scripts.bench import problem, timing  # noqa: E402
+from scripts.bench import output, problem, timing  # noqa: E402
 
 PLAIN = "float32"
 
@@ -114,6 +114,7 @@ def medians(contenders: dict[str, Callable[[], None]], o: Bench) -> dict[str, fl
 def main() -> None:
     """Time, print, write."""
     o = tyro.cli(Bench, prog="bench_layout")
+    output.ready(o.json)
     torch.set_num_threads(int(os.environ["OMP_NUM_THREADS"]))
     n = o.particles or (4 if o.size == "heads" else 2)
     prior = problem.make(o.size, particles=n, steps=1, device=o.device, px=o.px).prior

@@ -4,14 +4,15 @@
     python scripts/bench_memory.py --size sd --particles 1 8 --json memory.json   # 512 px, random weights, flat
     python scripts/bench_memory.py --size scenes --particles 2 8                  # text to 3D with heads-pixels
 
-The peak is the process's resident memory on a CPU (weights and libraries included), what torch allocated on CUDA.
+The peak is the process's resident memory on a CPU (weights and libraries included), what torch allocated on CUDA; the
+run's own is what it adds to what was held when it began.
 """
 
 from __future__ import annotations
 
+import gc
 import json
 import os
-import resource
 import subprocess
 import sys
 import time
@@ -22,9 +23,12 @@ from typing import Any, Literal
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 sys.path.insert(0, str(Path(__file__).parent.parent))
 
+import psutil  # noqa: E402
 import torch  # noqa: E402
 import tyro  # noqa: E402
 
+from rsd.peak import peak_bytes, reset_peak  # noqa: E402
+from scripts.bench import output  # noqa: E402
 from scripts.bench.problem import Size, make  # noqa: E402
 
 Sizes = Literal[Size, "scenes"]
@@ -38,8 +42,7 @@ class Memory:
     json: Path | None = None
     """Where peak bytes by N go."""
     particles: tuple[int, ...] = (1, 2, 4, 8)
-    memory: str = "flat"
-    """fast, flat or lean."""
+    memory: Literal["fast", "flat", "lean"] = "flat"
     steps: int = 2
     px: int = 0
     """sd: pictures of so many pixels instead of 512, to try it."""
@@ -52,8 +55,8 @@ class Memory:
 
 
 def measure(o: Memory) -> tuple[int, int]:
-    """Run here; the bytes before the run (of scenes: and of their parameters, gradients and moments), and at its
-    peak."""
+    """Run here; the bytes held before the run (of scenes: and of their parameters, gradients and moments), and at its
+    peak: what was loaded for the prompt, and is gone by then, is in neither."""
     (n,) = o.particles
     if o.size == "scenes":
         run, state = scenes(o, n)
@@ -64,10 +67,11 @@ def measure(o: Memory) -> tuple[int, int]:
         )  # fmt: skip
         before = resident(o.device)
         run = p.run(memory=o.memory)
+    reset_peak(torch.device(o.device))
     for record in run.steps():
         assert record.residual == record.residual, "the run diverged"
     run.finish()
-    return before, resident(o.device)
+    return before, peak_bytes(torch.device(o.device)) or 0
 
 
 def scenes(o: Memory, n: int) -> tuple[Any, int]:
@@ -86,10 +90,9 @@ def scenes(o: Memory, n: int) -> tuple[Any, int]:
 
 
 def resident(device: str) -> int:
-    """The most bytes that this process has had so far."""
-    if device.startswith("cuda"):
-        return torch.cuda.max_memory_allocated()
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    """The bytes that this process holds."""
+    gc.collect()
+    return torch.cuda.memory_allocated() if device.startswith("cuda") else psutil.Process().memory_info().rss
 
 
 def main() -> None:
@@ -98,6 +101,7 @@ def main() -> None:
     if o.alone:
         print(*measure(o))
         return
+    output.ready(o.json)
     peaks: dict[int, int] = {}
     print(f"{o.size}, {o.memory}, {o.dtype}, {o.device}: peak of {o.steps} steps that repel")
     print("    N   peak [GiB]   of it the run's  / first   seconds", flush=True)

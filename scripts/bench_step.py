@@ -9,7 +9,7 @@ the timesteps; smaller pictures for features; a small decoder (at Stable Diffusi
 whose random weights have no cosine); bfloat16, in which all our networks multiply (the plain step's do not, so this
 is precision's share too). ``cosine``: against the exact force, over all steps, those skipped counted as zero.
 ``overhead``: the share of our step outside networks.
-``max_abs_diff``: between our final images and the plain ones.
+``max_abs_diff``: between our final images and the plain ones; null, and the runs named, where some are not finite.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ import torch  # noqa: E402
 import tyro  # noqa: E402
 
 from rsd.tasks.inverse.solve import Run  # noqa: E402
-from scripts.bench import force, plain, problem, timing  # noqa: E402
+from scripts.bench import force, output, plain, problem, timing  # noqa: E402
 
 Ratio = Literal["gamma0", "exact", "flat", "cheap"]
 RATIOS: dict[str, str] = {"gamma0": "plain, gamma 0", "exact": "plain", "flat": "plain", "cheap": "plain"}
@@ -103,21 +103,30 @@ def main() -> None:
     """Time, print, write."""
     o = tyro.cli(Bench, prog="bench_step")
     torch.set_num_threads(int(os.environ["OMP_NUM_THREADS"]))
+    output.ready(o.json)
     heads = o.size == "heads"
     n, steps = o.particles or (4 if heads else 2), o.steps or (10 if heads else 4)
     p = problem.make(o.size, particles=n, steps=steps, device=o.device, dtype=o.dtype, px=o.px, autocast=o.autocast)
     iterators, runs = contenders(p, o)
     times = timing.alternating(iterators, steps, o.device)
     found: dict[str, Any] = {name: times[name] / times[of] if name in runs else None for name, of in RATIOS.items()}
-    apart = [
-        float((runs[name].finish() - iterators[RATIOS[name]].value).abs().max())  # type: ignore[attr-defined]
+    apart: dict[str, torch.Tensor] = {
+        name: (runs[name].finish() - iterators[RATIOS[name]].value).abs().max()  # type: ignore[attr-defined]
         for name in ("gamma0", "exact", "flat") if name in runs
-    ]  # fmt: skip
-    found["max_abs_diff"] = max(apart, default=None)
+    }  # fmt: skip
+    found["max_abs_diff"] = largest(apart)
     found["overhead"] = overhead(p, o.device) if "exact" in runs else None
     told = n > 1 and "cheap" in runs and (heads or o.cheap != "small-decoder")
     found["cosine"] = force.cosines(p, [o.cheap])[o.cheap] if told else None
     report(o, p, n, times, found)
+
+
+def largest(apart: dict[str, torch.Tensor]) -> float | None:
+    """The largest of some differences; None if there is none, or if one is not finite, which is told."""
+    if wrong := [name for name, one in apart.items() if not one.isfinite()]:
+        print(f"The images of {', '.join(wrong)}, or the plain ones, are not finite.")
+        return None
+    return max(map(float, apart.values()), default=None)
 
 
 def precision(o: Bench) -> str:

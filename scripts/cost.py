@@ -1,10 +1,11 @@
 """What a step costs at Stable Diffusion's size: FLOPs and bytes of its networks, by a run without numbers.
 
     python -m scripts.cost                 # 512 px, one particle; a few seconds, no weights
-    python -m scripts.cost --tflops 156 --px 768
+    python -m scripts.cost --tflops 150 --tbs 2      # and what a step takes at least on such a device
 
 A multiplication and an addition are two FLOPs. ``made``: bytes of all tensors that the pass makes, written once and
-read once or more: what a device moves at least. ``kept``: bytes of the graph between forward and backward pass.
+read once or more: twice that is what a device moves at least. ``kept``: bytes of the graph between forward and backward
+pass.
 """
 
 from __future__ import annotations
@@ -30,6 +31,8 @@ class Cost:
     px: int = 512
     tflops: float = 0.0
     """FLOPs a second, in 10^12, that a device reaches: tells the floor of a step."""
+    tbs: float = 0.0
+    """Bytes a second, in 10^12, that it moves: likewise."""
 
 
 class Made(Bytes):
@@ -44,14 +47,23 @@ class Made(Bytes):
 
 @dataclass(frozen=True)
 class Pass:
-    """A network's cost for one particle, float32: FLOPs and bytes forward, and backward to its input alone."""
+    """A network's cost for one particle, float32: FLOPs, and bytes made, forward and backward to its input alone."""
 
     name: str
     weights: int
     forward: int
     backward: int
-    made: int
+    made_forward: int
+    made_backward: int
     kept: int
+
+    def flops(self) -> tuple[int, int]:
+        """Forward, backward."""
+        return self.forward, self.backward
+
+    def made(self) -> tuple[int, int]:
+        """Forward, backward."""
+        return self.made_forward, self.made_backward
 
 
 def counted(name: str, network: Callable[[torch.Tensor], torch.Tensor], x: torch.Tensor, weights: int) -> Pass:
@@ -60,9 +72,9 @@ def counted(name: str, network: Callable[[torch.Tensor], torch.Tensor], x: torch
     x = x.requires_grad_()
     with Made() as made:
         out = network(x)
-        kept = made.now
+        kept, written = made.now, made.all
         torch.autograd.grad(out, x, torch.empty_like(out))
-        return Pass(name, weights, forward, backward, made.all, kept)
+        return Pass(name, weights, forward, backward, written, made.all - written, kept)
 
 
 def table(px: int) -> list[Pass]:
@@ -95,18 +107,19 @@ def table(px: int) -> list[Pass]:
     ]
 
 
-def steps(passes: list[Pass]) -> dict[str, int]:
-    """FLOPs of a step for each particle, by what it does."""
-    unet, decoder, features, small, tiny = passes
-    z_step, force = decoder.forward + decoder.backward, decoder.forward + decoder.backward
-    force += features.forward + features.backward
+def steps(passes: list[Pass], cost: Callable[[Pass], tuple[int, int]] = Pass.flops) -> dict[str, int]:
+    """What a step costs for each particle, by what it does; ``cost``: of a network, forward and backward."""
+    unet, decoder, features, small, tiny = map(cost, passes)
+    z_step, force = sum(decoder), sum(decoder) + sum(features)
+    again = decoder[0] + features[0]  # to have every particle's features before any graph
     return {
-        "no repulsion": unet.forward + z_step,
-        "repulsion, fast": unet.forward + z_step + force,
-        "repulsion, flat": unet.forward + z_step + force + decoder.forward + features.forward,
-        "repulsion, cheap": unet.forward + z_step + sum(p.forward + p.backward for p in (small, tiny)),
-        "Algorithm 1 as printed, no repulsion": unet.forward + z_step + decoder.forward,
-        "Algorithm 1 as printed": unet.forward + z_step + force + decoder.forward,
+        "no repulsion": unet[0] + z_step,
+        "repulsion, fast": unet[0] + z_step + force,
+        "repulsion, flat": unet[0] + z_step + force + again,
+        "repulsion, lean": unet[0] + z_step + force + 2 * again + decoder[0],  # what was not kept, in both graphs
+        "repulsion, cheap": unet[0] + z_step + sum(small) + sum(tiny),
+        "Algorithm 1 as printed, no repulsion": unet[0] + z_step + decoder[0],
+        "Algorithm 1 as printed": unet[0] + z_step + force + decoder[0],
     }
 
 
@@ -114,18 +127,22 @@ def main() -> None:
     """Print both tables."""
     o = tyro.cli(Cost, prog="python -m scripts.cost")
     passes = table(o.px)
-    print("| network | weights [MB] | forward [GFLOP] | backward [GFLOP] | made [GB] | kept [GiB] |")
+    print("| network | weights [MB] | forward [GFLOP] | backward [GFLOP] | made forward, backward [GB] | kept [GiB] |")
     print("|---|---|---|---|---|---|")
     for p in passes:
         flops = f"{p.forward / 1e9:.0f} | {p.backward / 1e9:.0f}"
-        print(f"| {p.name} | {p.weights / 1e6:.0f} | {flops} | {p.made / 1e9:.1f} | {p.kept / 2**30:.2f} |")
-    costs = steps(passes)
-    floor = f" floor at {o.tflops:g} TFLOP/s [s] |" if o.tflops else ""
-    print(f"\n| step, a particle | TFLOP | of Algorithm 1 |{floor}\n|---|---|---|{'---|' if floor else ''}")
-    for name, total in costs.items():
-        of = costs["Algorithm 1 as printed" + (", no repulsion" if "no repulsion" in name else "")]
-        seconds = f" {total / o.tflops / 1e12:.3g} |" if o.tflops else ""
-        print(f"| {name} | {total / 1e12:.2f} | {total / of:.2f} |{seconds}")
+        made = f"{p.made_forward / 1e9:.1f}, {p.made_backward / 1e9:.1f}"
+        print(f"| {p.name} | {p.weights / 1e6:.0f} | {flops} | {made} | {p.kept / 2**30:.2f} |")
+    flop, byte = steps(passes), steps(passes, Pass.made)
+    told = [f"{o.tflops:g} TFLOP/s"] * (o.tflops > 0) + [f"{o.tbs:g} TB/s"] * (o.tbs > 0)
+    floor = f" floor at {' and '.join(told)} [s] |" if told else ""
+    print(f"\n| step, a particle | TFLOP | of Algorithm 1 | moved [GB] |{floor}")
+    print(f"|---|---|---|---|{'---|' * bool(floor)}")
+    for name, total in flop.items():
+        of = flop["Algorithm 1 as printed" + (", no repulsion" if "no repulsion" in name else "")]
+        floors = [total / o.tflops / 1e12] * (o.tflops > 0) + [2 * byte[name] / o.tbs / 1e12] * (o.tbs > 0)
+        seconds = f" {max(floors):.3g} |" if floors else ""
+        print(f"| {name} | {total / 1e12:.2f} | {total / of:.2f} | {2 * byte[name] / 1e9:.0f} |{seconds}")
 
 
 if __name__ == "__main__":

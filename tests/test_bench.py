@@ -57,14 +57,17 @@ def test_counted_flops_and_bytes():
     found = counted("net", net, torch.empty(7, 10, device="meta"), 0)
     assert found.forward == found.backward == 2 * 7 * (10 * 100 + 100 * 1000)
     assert found.kept == 4 * 7 * (100 + 1000)  # what tanh keeps, and the output
+    assert found.made_forward == 4 * 7 * (100 + 100 + 1000) and found.made_backward >= 4 * 7 * (100 + 100 + 10)
 
 
 def test_a_step_decodes_once_less_than_printed():
-    unet, decoder, vit, small, tiny = (Pass(str(k), 0, 10**k, 2 * 10**k, 0, 0) for k in (1, 3, 2, 0, 0))
+    unet, decoder, vit, small, tiny = (Pass(str(k), 0, 10**k, 2 * 10**k, 7 * 10**k, 0, 0) for k in (1, 3, 2, 0, 0))
     found = steps([unet, decoder, vit, small, tiny])
     assert found["no repulsion"] == 10 + 3000 and found["Algorithm 1 as printed, no repulsion"] == 10 + 4000
     assert found["repulsion, fast"] == 10 + 6000 + 300 and found["Algorithm 1 as printed"] == 10 + 7000 + 300
     assert found["repulsion, flat"] == 10 + 7000 + 400 and found["repulsion, cheap"] == 10 + 3000 + 6
+    assert found["repulsion, lean"] == 10 + 9000 + 500
+    assert steps([unet, decoder, vit, small, tiny], Pass.made)["no repulsion"] == 70 + 7000
 
 
 def test_the_benchmarks_write_what_the_contract_says(tmp_path, monkeypatch, capsys):
@@ -82,13 +85,24 @@ def test_the_benchmarks_write_what_the_contract_says(tmp_path, monkeypatch, caps
         bench_step.main()
 
 
+def test_pictures_that_are_not_finite_are_told(capsys):
+    near, wrong = torch.tensor(1e-6), torch.tensor(float("nan"))
+    assert bench_step.largest({"gamma0": near, "exact": 2 * near}) == pytest.approx(2e-6)
+    assert bench_step.largest({"gamma0": near, "exact": wrong, "flat": near}) is None
+    assert "The images of exact, or the plain ones, are not finite" in capsys.readouterr().out
+
+
 @pytest.mark.slow  # processes of their own, each of which imports everything
 def test_peak_memory_by_number(tmp_path, monkeypatch, capsys):
-    file = tmp_path / "memory.json"
+    file = tmp_path / "new" / "memory.json"
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
-    monkeypatch.setattr("sys.argv", ["bench_memory", "--particles", "1", "--steps", "1", "--json", str(file)])
-    bench_memory.main()
-    assert json.loads(file.read_text())["1"] > 2**27
+    fixed = ["bench_memory", "--particles", "1", "8", "--steps", "1", "--json", str(file), "--memory"]
+    for memory, most in (("flat", 1.1), ("fast", 1.5)):
+        monkeypatch.setattr("sys.argv", [*fixed, memory])
+        bench_memory.main()
+        one, eight = json.loads(file.read_text()).values()
+        assert 1 < eight / one < most
+    assert eight / one > 1.1  # with all graphs kept
 
 
 def test_cosines_of_cheap_forces(tmp_path, monkeypatch):

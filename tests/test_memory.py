@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from dataclasses import replace
 
 import pytest
@@ -9,6 +10,7 @@ import torch
 from torch import nn
 
 from rsd import memory
+from rsd.distributed import speaking
 from rsd.dryrun import Bytes, ghost
 from rsd.embedding import Decoded
 from rsd.features import load_features
@@ -16,6 +18,7 @@ from rsd.free import allowed, available
 from rsd.memory import Memory, Need, Plans, fitting, needs, plan, save_memory
 from rsd.priors import load_prior
 from rsd.priors.base import Condition
+from rsd.session import plain_warnings
 from rsd.tasks.inverse.methods import FIELD
 from rsd.tasks.inverse.operators import make_operator
 from rsd.tasks.inverse.solve import Run, Settings
@@ -181,8 +184,57 @@ def test_lean_has_the_same_gradient(tiny_folder, tiny_vit):
         torch.testing.assert_close(other, found[0], rtol=0, atol=1e-12)
 
 
-def test_chunks_cover_all_rows():
-    assert [*Memory(2).chunks(5)] == [slice(0, 2), slice(2, 4), slice(4, 5)]
+def test_a_full_memory_is_told_by_whichever_process_has_it(monkeypatch, capsys):
+    monkeypatch.setenv("RANK", "1")
+    monkeypatch.setenv("WORLD_SIZE", "2")
+
+    def full(rows):
+        if rows.stop - rows.start > 1:
+            raise torch.cuda.OutOfMemoryError("CUDA out of memory.")
+        return rows.start
+
+    with plain_warnings(), speaking(all_of_them=False):
+        print("hello")
+        warnings.warn("what all processes find", stacklevel=1)
+        assert Memory().each(3, full) == [0, 1, 2]
+    told = capsys.readouterr()
+    assert told.out == "" and "all processes" not in told.err
+    assert "Memory is full (process 1 of 2): networks see 1 of the particles at once" in told.err
+
+
+def graphs_kept(particles: int, mode: str) -> int:
+    """The most bytes that autograd keeps at a time, over two steps of RLSD that repel."""
+    live = peak = 0
+
+    class Kept:
+        def __init__(self, tensor):
+            nonlocal live, peak
+            self.tensor, self.bytes = tensor.detach(), tensor.nbytes  # no cycle with the node that keeps it
+            live += self.bytes
+            peak = max(peak, live)
+
+        def __del__(self):
+            nonlocal live
+            live -= self.bytes
+
+    prior, (operator, y) = load_prior("heads"), half_a_face()
+    settings = Settings(particles=particles, steps=2, gamma=6.0, memory=mode)
+    run = Run(prior, operator, y, settings, embed=Decoded(prior, load_features("heads")))
+    with torch.autograd.graph.saved_tensors_hooks(Kept, lambda kept: kept.tensor):
+        records = list(run.steps())
+    assert records[-1].repulsion > 0
+    return peak
+
+
+def half_a_face():
+    operator = make_operator("inpaint_half_face", size=64)
+    return operator, operator(torch.zeros(1, 3, 64, 64))
+
+
+def test_what_flat_keeps_does_not_grow_with_n():
+    two, five = graphs_kept(2, "flat"), graphs_kept(5, "flat")
+    assert 1e7 < two == five
+    assert graphs_kept(5, "fast") > 3 * five and graphs_kept(2, "lean") < two / 2
 
 
 def grouped(root, lines, **files):

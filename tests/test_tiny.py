@@ -107,7 +107,7 @@ def test_a_run_with_a_cheap_force(tiny_folder, tiny_decoder, tiny_vit, tmp_path,
     assert "repel_every: 2" in said and "feature_size: 8" in said
     capsys.readouterr()
     assert main([*command, "--method", "nonrepuls", "--repel-every", "2", "--out", str(tmp_path / "no")]) == 2
-    assert "--repel-every goes with methods that know it" in capsys.readouterr().err
+    assert "--repel-every goes with the methods rlsd, nonaug, hybrid, but the method is" in capsys.readouterr().err
     assert main([*command, "--force-decoder", "tinny", "--out", str(tmp_path / "no")]) == 2
     assert 'Unknown small decoder "tinny"' in capsys.readouterr().err
 

@@ -15,8 +15,9 @@ from rsd.priors import family
 from rsd.settings import layered, plain, tokens
 
 from .jobs import list_jobs
-from .methods import FIELD, SAVING, TUNABLE
+from .methods import FIELD
 from .options import Restore
+from .used import check_used
 
 NO_PIXEL = (
     "resume", "shard", "config", "out", "checkpoint_every", "device", "chunk", "memory", "metrics", "clip_model",
@@ -85,24 +86,6 @@ def parse(argv: list[str]) -> tuple[Restore, str | None]:
     options, name = layered(Restore, argv, prog="rsd restore", positional="images", folder="inverse", packaged=choose)
     check_used(tyro.cli(Restore, args=argv), options)
     return options, name
-
-
-def check_used(flags: Restore, options: Restore) -> None:
-    """Raise ValueError, in one sentence, for a flag that the options make no use of. ``flags``: what the flags alone
-    say; a file may say more than its task needs, since it may be one for several."""
-    needs = {
-        "interacting": ("method hybrid", options.method == "hybrid", f"the method is {options.method}"),
-        "downsample": ("the tasks sr2 ... sr16", options.task.startswith("sr"), f"the task is {options.task}"),
-        "keep_known": ("the inpaint tasks", options.task.startswith("inpaint"), f"the task is {options.task}"),
-    }
-    entry = FIELD[options.method]
-    known, but = "methods that know it (see rsd methods)", f"the method is {options.method}"
-    needs |= {name: (known, name in entry.uses, but) for name in (TUNABLE if entry.made else SAVING)}
-    if "lr_x" in entry.uses and options.x_step == "exact":
-        needs["lr_x"] = ("--x-step adam", False, f"the {'preset' if options.preset else 'setting'} has the exact one")
-    for name, (what, used, but) in needs.items():
-        if not used and getattr(flags, name) != Restore.__dataclass_fields__[name].default:
-            raise ValueError(f"--{name.rstrip('_').replace('_', '-')} goes with {what}, but {but}; change one of them.")
 
 
 def resolved(options: Restore) -> dict[str, Any]:

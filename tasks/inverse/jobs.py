@@ -19,6 +19,7 @@ from typing import Any, Literal
 from rsd.settings import nearest, wanted
 
 from .options import Restore
+from .used import check_used
 
 MEASUREMENT, MANIFEST = ".safetensors", ".jsonl"
 IMAGES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff", MEASUREMENT)
@@ -26,8 +27,8 @@ CHOOSING = ("task", "method", "preset")
 """Fields that choose the packaged settings."""
 FIELDS = (
     *CHOOSING, "particles", "steps", "seed", "gamma", "window", "interacting", "repel_every", "lambda", "rho", "lr_x",
-    "x_step", "lr_z", "prompt", "negative_prompt", "guidance", "sigma_v", "mask", "box", "downsample", "kernel",
-    "operator", "fit", "keep_known", "clean",
+    "x_step", "lr_z", "hyper", "prompt", "negative_prompt", "guidance", "sigma_v", "mask", "box", "downsample",
+    "kernel", "operator", "fit", "keep_known", "clean",
 )  # fmt: skip
 """What a line of a manifest may say beside "image" and "name"."""
 
@@ -139,6 +140,7 @@ def _job(line: str, folder: Path, shared: Restore, chosen: dict[tuple[str, ...],
     options = replace(chosen[key], images=(path,), **values)
     with suppress(FileNotFoundError):  # told of this image alone, when its turn comes
         options.check()
+    check_used(Restore(images=(path,), **choice, **values), options)
     return Job(path, title or path.stem, title or path.name, options)
 
 
@@ -161,6 +163,8 @@ def _as(hint: Any, value: Any, folder: Path) -> Any:
     origin = typing.get_origin(hint)
     if origin in (typing.Union, types.UnionType):
         return None if value is None else _as(next(a for a in arguments if a is not type(None)), value, folder)
+    if origin is tuple and arguments[-1] is Ellipsis and isinstance(value, list):
+        return tuple(_as(arguments[0], v, folder) for v in value)
     if origin is tuple and isinstance(value, list) and len(value) == len(arguments):
         return tuple(_as(a, v, folder) for a, v in zip(arguments, value, strict=True))
     if origin is Literal and value in arguments:

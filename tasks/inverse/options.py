@@ -48,7 +48,7 @@ class Restore:
     """Go on with an interrupted run, or add to a folder of runs; what is done is skipped."""
     shard: str | None = None
     """K/N: of many images only every N-th, from the K-th (0 ... N-1), for a cluster's job arrays; resumes what it
-    finds. The same command without it, afterwards, writes the summary."""
+    finds. The same command with --resume in its place, afterwards, writes the summary."""
 
     particles: Annotated[int, tyro.conf.arg(aliases=("-n",))] = 4
     """N, how many answers."""

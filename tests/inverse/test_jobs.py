@@ -68,6 +68,11 @@ def test_a_line_has_its_task_s_packaged_settings_then_the_flags_then_its_own(pho
     assert again.label == f"{photos / 'b.png'} (b again)" and a.label == str(photos / "a.png")
 
 
+def test_a_line_may_tune_its_sampler(photos):
+    (job,) = jobs(manifest(photos, {"image": "c.png", "method": "psld", "hyper": ["gamma=0.2", "eta=0"]}))
+    assert (job.options.method, job.options.hyper) == ("psld", ("gamma=0.2", "eta=0"))
+
+
 @pytest.mark.parametrize(
     ("line", "told"),
     [
@@ -86,6 +91,11 @@ def test_a_line_has_its_task_s_packaged_settings_then_the_flags_then_its_own(pho
         ({"image": "z.png"}, "Two inputs have one name"),
         ({"prompt": "x"}, 'line 2: give an object with "image"'),
         ({"image": "a.png", "name": 3}, "name is 3; give text."),
+        ({"image": "a.png", "method": "nonrepuls", "repel_every": 2}, "line 2: --repel-every goes with the methods"),
+        ({"image": "a.png", "preset": 50, "lr_x": 0.3}, "line 2: --lr-x goes with --x-step adam"),
+        ({"image": "a.png", "preset": 50, "steps": 20}, "line 2: --preset 50 is settings for 50 steps, but --steps"),
+        ({"image": "a.png", "method": "psld", "hyper": ["zeta=1"]}, "line 2: Method psld has no hyper-parameter"),
+        ({"image": "a.png", "hyper": "zeta=1"}, 'hyper is "zeta=1"; give a list, each text.'),
         ('{"image": ', "line 2: this is no JSON (Expecting value at column 11)"),
     ],
 )

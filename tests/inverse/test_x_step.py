@@ -80,6 +80,6 @@ def test_nonlinear_operators_are_refused(tmp_path, capsys):
     told = "--x-step exact needs a linear operator, but high dynamic range is not"
     assert told in capsys.readouterr().err
     assert main([*command, "--method", "nonaug"]) == 2
-    assert "--x-step goes with methods that know it" in capsys.readouterr().err
+    assert "--x-step goes with the methods rlsd, nonrepuls, hybrid, but the method is" in capsys.readouterr().err
     with pytest.raises(ValueError, match=told):
         Run(Toy(), make_operator("hdr", size=8), torch.zeros(1, 3, 8, 8), replace(BASE, x_step="exact"))
