@@ -12,8 +12,8 @@ def check_used(given: Restore, options: Restore) -> None:
     several."""
     if options.preset not in (None, options.steps):
         raise ValueError(
-            f"--preset {options.preset} is settings for {options.preset} steps, but --steps is {options.steps}; leave "
-            "one of them out."
+            f"preset {options.preset} is settings for {options.preset} steps, but steps is {options.steps} (flags, "
+            "--config, a manifest's line); leave one of them out."
         )
     needs = {
         "interacting": ("method hybrid", options.method == "hybrid", f"the method is {options.method}"),

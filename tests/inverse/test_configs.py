@@ -112,7 +112,7 @@ def test_presets(image: str):
     for own in (["--task", "inpaint_random"], ["--method", "nonaug"]):  # settings of their own, without presets
         with pytest.raises(ValueError, match="there is none; give --steps"):
             parse([*own, "--preset", "100", image])
-    with pytest.raises(ValueError, match="--preset 100 is settings for 100 steps, but --steps is 50; leave one"):
+    with pytest.raises(ValueError, match="preset 100 is settings for 100 steps, but steps is 50 .flags, --config"):
         parse(["--preset", "100", "--steps", "50", image])
     with pytest.raises(ValueError, match="--lr-x goes with --x-step adam, but the preset has the exact one"):
         parse(["--preset", "100", "--lr-x", "0.3", image])

@@ -93,7 +93,7 @@ def test_a_line_may_tune_its_sampler(photos):
         ({"image": "a.png", "name": 3}, "name is 3; give text."),
         ({"image": "a.png", "method": "nonrepuls", "repel_every": 2}, "line 2: --repel-every goes with the methods"),
         ({"image": "a.png", "preset": 50, "lr_x": 0.3}, "line 2: --lr-x goes with --x-step adam"),
-        ({"image": "a.png", "preset": 50, "steps": 20}, "line 2: --preset 50 is settings for 50 steps, but --steps"),
+        ({"image": "a.png", "preset": 50, "steps": 20}, "line 2: preset 50 is settings for 50 steps, but steps is 20"),
         ({"image": "a.png", "method": "psld", "hyper": ["zeta=1"]}, "line 2: Method psld has no hyper-parameter"),
         ({"image": "a.png", "hyper": "zeta=1"}, 'hyper is "zeta=1"; give a list, each text.'),
         ('{"image": ', "line 2: this is no JSON (Expecting value at column 11)"),
