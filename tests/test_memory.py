@@ -13,6 +13,7 @@ from rsd import memory
 from rsd.distributed import speaking
 from rsd.dryrun import Bytes, ghost
 from rsd.embedding import Decoded
+from rsd.engine import Record
 from rsd.features import load_features
 from rsd.free import allowed, available
 from rsd.memory import Memory, Need, Plans, fitting, needs, plan, save_memory
@@ -22,6 +23,7 @@ from rsd.session import plain_warnings
 from rsd.tasks.inverse.methods import FIELD
 from rsd.tasks.inverse.operators import make_operator
 from rsd.tasks.inverse.solve import Run, Settings
+from tests.graphs import most_kept
 
 NEED = Need(epsilon=10, graph=100, pull=120, decode=90)
 LEAN = Need(epsilon=10, graph=15, pull=50, decode=30)
@@ -204,24 +206,11 @@ def test_a_full_memory_is_told_by_whichever_process_has_it(monkeypatch, capsys):
 
 def graphs_kept(particles: int, mode: str) -> int:
     """The most bytes that autograd keeps at a time, over two steps of RLSD that repel."""
-    live = peak = 0
-
-    class Kept:
-        def __init__(self, tensor):
-            nonlocal live, peak
-            self.tensor, self.bytes = tensor.detach(), tensor.nbytes  # no cycle with the node that keeps it
-            live += self.bytes
-            peak = max(peak, live)
-
-        def __del__(self):
-            nonlocal live
-            live -= self.bytes
-
     prior, (operator, y) = load_prior("heads"), half_a_face()
     settings = Settings(particles=particles, steps=2, gamma=6.0, memory=mode)
     run = Run(prior, operator, y, settings, embed=Decoded(prior, load_features("heads")))
-    with torch.autograd.graph.saved_tensors_hooks(Kept, lambda kept: kept.tensor):
-        records = list(run.steps())
+    records: list[Record] = []
+    peak = most_kept(lambda: records.extend(run.steps()))
     assert records[-1].repulsion > 0
     return peak
 

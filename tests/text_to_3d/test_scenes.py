@@ -23,6 +23,7 @@ from rsd.tasks.text_to_3d.lights import LightSettings
 from rsd.tasks.text_to_3d.regularisers import RegulariserSettings, regularisers
 from rsd.tasks.text_to_3d.render import RenderSettings
 from rsd.tasks.text_to_3d.scenes import Scenes, draw_shot, enlarged
+from tests.graphs import most_kept
 
 SIZE, STEPS = 8, 6
 
@@ -244,23 +245,14 @@ def test_resuming_gives_the_same_numbers(interaction, renderer, monkeypatch):
 
 def saved_bytes(numbers, *, keep=False) -> int:
     """The most that autograd keeps at a time, over two steps of scenes that repel by a small network's features."""
-    live = peak = 0
     network = torch.nn.Sequential(torch.nn.Conv2d(3, 128, 3), torch.nn.SiLU(), torch.nn.Conv2d(128, 4, 3)).double()
-
-    class Kept:
-        def __init__(self, tensor):
-            nonlocal live, peak
-            self.tensor, self.bytes = tensor.detach(), tensor.nbytes  # no cycle with the node that keeps it
-            live += self.bytes
-            peak = max(peak, live)
-
-        def __del__(self):
-            nonlocal live
-            live -= self.bytes
-
     particles, memory = scenes(numbers), Memory(2, keep=keep)
-    with torch.autograd.graph.saved_tensors_hooks(Kept, lambda kept: kept.tensor):
-        records = list(run(particles, steps=2, gamma=1.0, embed=lambda z: network(z).flatten(1), memory=memory))
+    records = []
+
+    def move():
+        records.extend(run(particles, steps=2, gamma=1.0, embed=lambda z: network(z).flatten(1), memory=memory))
+
+    peak = most_kept(move)
     assert records[-1].repulsion > 0
     return peak
 
