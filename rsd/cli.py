@@ -88,11 +88,14 @@ def command_first(argv: list[str]) -> list[str]:
         # of words that could be the command, the likeliest is no flag's value: rsd --prior heads restore photo.png
         places = [place for place, word in enumerate(argv) if word in COMMANDS]
         free = [place for place in places if not argv[place - 1].startswith("-")]
+        places = [place for place in places if argv[place] != "heads"]  # which is a prior too
         if free:
             return [argv[free[0]], *argv[: free[0]], *argv[free[0] + 1 :]]
-        after = [argv.pop(place) for place in places[:1] if argv[place] != "heads"]  # which is a prior too
-        likely = after[0] if after else "restore" if any(is_picture(word) for word in argv) else "COMMAND"
-        raise ValueError(f"Say first what to do, then the flags: {typed('rsd', likely, *argv)} (rsd --help tells all).")
+        likely = "restore" if any(map(is_picture, argv)) else "COMMAND"
+        rest = list(argv)
+        if places:
+            likely = rest.pop(places[0])
+        raise ValueError(f"Say first what to do, then the flags: {typed('rsd', likely, *rest)} (rsd --help tells all).")
     if is_picture(argv[0]):
         raise ValueError(f"{argv[0]} is no command; to restore it: {typed('rsd', 'restore', *argv)} --task TASK.")
     if told := EVERYDAY.get(fold(argv[0])):
@@ -107,7 +110,7 @@ def command_first(argv: list[str]) -> list[str]:
                 f"{argv[0]} is a task, not a command: {typed('rsd', 'restore', *argv[1:], '--task', task)}"
             )
         if meant := EVERYDAY_TASKS.get(fold(argv[0])):
-            raise ValueError(f'There is no command "{argv[0]}", but rsd restore --task TASK: {meant}.')
+            raise ValueError(f'There is no command "{argv[0]}"; as a --task of rsd restore: {meant}.')
     hint = f' Did you mean "{found}"?' if found else ""
     raise ValueError(f'Unknown command "{argv[0]}".{hint} There are: {", ".join(COMMANDS)}.')
 

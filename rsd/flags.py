@@ -37,10 +37,12 @@ DASHED = re.compile(r"--\w|-[a-zA-Z]|[–—]{1,2}\w[\w-]*(=|$)")
 @dataclasses.dataclass(frozen=True)
 class Flag:
     """What an annotation says of a field. ``short``: another spelling, such as -n. ``positional``: the words without a
-    flag are its. ``own``: whether a word is one of this list of text, where the command has words without a flag."""
+    flag are its. ``names``: what a list of text may hold, or ``own``: whether a word is of it; other words are left to
+    those without a flag."""
 
     short: str = ""
     positional: bool = False
+    names: tuple[str, ...] = ()
     own: Callable[[str], bool] | None = None
 
 
@@ -79,12 +81,13 @@ class Field:
 
     def error(self, text: str, more: str = "") -> ValueError:
         """That ``text`` is not what it takes."""
-        names = typing.get_args(self.each) if typing.get_origin(self.each) is Literal else ()
+        names = typing.get_args(self.each) if typing.get_origin(self.each) is Literal else self.flag.names
         if found := near(text, names, cutoff=0.5):
             more = f'. Did you mean "{found}"?'
         elif self.several == 1 and re.fullmatch(r"-?\d+(,\d+)+", text):
             more = ", without commas." if self.each is int else ", with a decimal point."
-        return ValueError(f'{self.plain} is "{text}"; give {wanted(self.hint)}{more or "."}')
+        wants = f"some of {', '.join(self.flag.names)}" if self.flag.names else wanted(self.hint)
+        return ValueError(f'{self.plain} is "{text}"; give {wants}{more or "."}')
 
     def one(self, text: str) -> Any:
         """``text`` as one value; ValueError, without a text, if it is none."""
@@ -155,7 +158,7 @@ def build(kind: type[Kind], *layers: Mapping[str, Any], prog: str) -> Kind:
         if field.name not in given and field.default is dataclasses.MISSING:
             if not field.flag.positional:
                 example = "".join(f", for example {text}" for text in getattr(kind, "EXAMPLES", ())[:1])
-                raise ValueError(f"{prog} needs {field.dashed}; give {wanted(field.hint)}{example}.")
+                raise ValueError(f"{field.dashed} is missing; give {wanted(field.hint)}{example}.")
             given[field.name] = ()
     return kind(**given)
 
@@ -307,8 +310,8 @@ class _Reader:
     def _own(self, field: Field, word: str) -> bool:
         """Whether a word after a list's first is one of it still."""
         if field.each is str:
-            own = field.flag.own
-            return all(own(part) for part in field.parts(word)) if own else False
+            names, own = field.flag.names, field.flag.own
+            return all(same(part, names) in names or (own and own(part)) for part in field.parts(word))
         return field.fits(word)
 
     def _stray(self, field: Field, word: str) -> None:
@@ -328,15 +331,14 @@ class _Reader:
         self._path_of_several_words()
         field = self.positional
         if field is None:
-            paths = (f for f in self.fields.values() if f.each is Path and f.name != "config" and not f.default)
+            none = (None, dataclasses.MISSING)
+            paths = (f for f in self.fields.values() if f.each is Path and f.name != "config" and f.default in none)
             meant = "".join(f" Did you mean {f.dashed} {quoted(said[0])}?" for f in [*paths][:1])
-            raise ValueError(
-                f'{self.prog} takes flags alone, but "{said[0]}" is given.{meant} {self.prog} --help lists them.'
-            )
+            raise ValueError(f'"{said[0]}" stands without a flag.{meant} {self.prog} --help lists them.')
         self._unquoted(field, said)
         if field.several == 1:
             if len(said) > 1:
-                raise ValueError(f"{self.prog} takes one {field.plain}, but {len(said)} are given: {' '.join(said)}.")
+                raise ValueError(f"Give one {field.plain}, not {len(said)} ({', '.join(said)}).")
             self.found[field.name] = field.one(said[0])
             return
         for word in said:

@@ -42,11 +42,6 @@ PASSED = (
 """Options that every run gets, the reference too; --config, --steps and --lr are for the methods alone."""
 
 
-def is_method(word: str) -> bool:
-    """Whether a word of --methods is one more of them, not a prompt."""
-    return same(word, METHODS) in METHODS
-
-
 def are_features(word: str) -> bool:
     """Whether a word of --features is one more of them, not a prompt."""
     return word in FEATURES or (len(word.split()) == 1 and any(sign in word for sign in "/:."))
@@ -79,7 +74,7 @@ class Sweep:
     """A text file of prompts, one a line (default: those of the command line)."""
     out: Path = Path("runs/sweep")
     """The folder to write to: sweep.json, sweep.csv, tradeoff.png, grids/, runs/."""
-    methods: Annotated[tuple[str, ...], Flag(own=is_method)] = ("vsd",)
+    methods: Annotated[tuple[str, ...], Flag(names=METHODS)] = ("vsd",)
     """vsd, sds, nfsd, svgd, particle-guidance; Ancestral is the reference and always drawn."""
     gammas: tuple[float, ...] = (0, 10, 20, 30, 40)
     """The weights of the repulsion."""

@@ -82,7 +82,7 @@ def test_a_line_may_tune_its_sampler(photos):
         ({"image": "a.png", "seed": 1.5}, "seed is 1.5; give a whole number."),
         ({"image": "a.png", "clean": 1}, "clean is 1; give true or false."),
         ({"image": "a.png", "seed": True}, "seed is true; give a whole number."),
-        ({"image": "a.png", "window": [1]}, "window is [1]; give a list of 2, each a number."),
+        ({"image": "a.png", "window": [1]}, "window is [1]; give 2 numbers."),
         ({"image": "a.png", "fit": "crush"}, 'fit is "crush"; give one of crop, resize, refuse.'),
         ({"image": "a.png", "particles": 0}, "line 2: particles is 0"),
         ({"image": "a.png", "task": "sr44"}, 'line 2: Unknown task "sr44"'),
@@ -95,7 +95,7 @@ def test_a_line_may_tune_its_sampler(photos):
         ({"image": "a.png", "preset": 50, "lr_x": 0.3}, "line 2: --lr-x goes with --x-step adam"),
         ({"image": "a.png", "preset": 50, "steps": 20}, "line 2: preset 50 is settings for 50 steps, but steps is 20"),
         ({"image": "a.png", "method": "psld", "hyper": ["zeta=1"]}, "line 2: Method psld has no hyper-parameter"),
-        ({"image": "a.png", "hyper": "zeta=1"}, 'hyper is "zeta=1"; give a list, each text.'),
+        ({"image": "a.png", "hyper": "zeta=1"}, 'hyper is "zeta=1"; give a list of texts.'),
         ('{"image": ', "line 2: this is no JSON (Expecting value at column 11)"),
     ],
 )
