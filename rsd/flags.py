@@ -30,6 +30,8 @@ Groups = Mapping[str, str]
 """Headings of ``--help``, in order, and the names of the fields below each, with spaces between."""
 
 YES, NO = ("true", "yes", "on"), ("false", "no", "off")
+TOLD = r"default: |by default"
+"""How a docstring says what happens without the flag."""
 DASHED = re.compile(r"--\w|-[a-zA-Z]|[–—]{1,2}\w[\w-]*(=|$)")
 """What a flag begins with; -5 and "- a dash" are values. Long dashes come with what is copied from documents."""
 
@@ -457,7 +459,8 @@ def _entry(field: Field, doc: str, width: int) -> Iterator[str]:
         short = f"{field.flag.short}, " if field.flag.short else ""
         head = f"{short}{field.dashed} {takes}"
     indent = 24
-    doc = doc.removesuffix(".") + _default(field, doc) + "."
+    stop = "" if doc.endswith("...") else "."
+    doc = doc.removesuffix(stop) + _default(field, doc) + stop
     text = textwrap.wrap(doc, width - indent, break_on_hyphens=False, break_long_words=False)
     if len(head) + 4 > indent or not text:
         yield f"  {head}"
@@ -471,7 +474,7 @@ def _default(field: Field, doc: str) -> str:
     value = field.default
     if value is dataclasses.MISSING and not field.flag.positional:
         return " (needed)"
-    if value is None or value is False or "default" in doc or field.flag.positional:
+    if value is None or value is False or re.search(TOLD, doc) or field.flag.positional:
         return ""
     if value is True:
         return " (default: yes)"
@@ -480,7 +483,7 @@ def _default(field: Field, doc: str) -> str:
 
 
 def _shown(value: Any) -> str:
-    return f"{value:g}" if isinstance(value, float) else str(value)
+    return str(int(value)) if isinstance(value, float) and value.is_integer() else str(value)
 
 
 def _metavar(field: Field) -> str:

@@ -85,7 +85,7 @@ def test_a_line_may_tune_its_sampler(photos):
         ({"image": "a.png", "window": [1]}, "window is [1]; give 2 numbers."),
         ({"image": "a.png", "fit": "crush"}, 'fit is "crush"; give one of crop, resize, refuse.'),
         ({"image": "a.png", "particles": 0}, "line 2: particles is 0"),
-        ({"image": "a.png", "task": "sr44"}, 'line 2: Unknown task "sr44"'),
+        ({"image": "a.png", "task": "sr44"}, 'line 2: There is no task "sr44"'),
         ({"image": "a.png", "task": "inpaint_mask"}, "line 2: Task inpaint_mask needs --mask."),
         ({"image": "a.png", "mask": "mask.png"}, "--mask goes with task inpaint_mask"),
         ({"image": "z.png"}, "Two inputs have one name"),
