@@ -8,6 +8,8 @@ import sys
 from collections.abc import Callable
 
 from rsd.errors import TRACEBACK, is_mistake, told
+from rsd.flags import quoted
+from rsd.words import everyday, fold, near, same
 
 os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 """torch's threads sleep while they wait for one another: by default they spin, and beside other programs that want the
@@ -29,6 +31,20 @@ COMMANDS = {
     "heads": ("rsd.heads.command", "write built-in test images: procedural heads with known attributes"),
     "doctor": ("rsd.doctor", "what this machine can do, and why not"),
 }
+
+EVERYDAY = everyday({
+    "generate draw paint image t2i txt2img text2img text2image sample prompt dream":
+        'to draw: rsd text-to-image "a man with a beard"',
+    "3d t23d text23d textto3 mesh scene text2mesh": 'to make scenes: rsd text-to-3d "a man with a beard"',
+    "fix repair run solve reconstruct degrade": "to restore images: rsd restore photo.png --task TASK",
+    "benchmark bench table evaluate": "to compare methods: rsd compare --images FOLDER",
+    "paper experiments experiment": "the paper's experiments: rsd reproduce --list",
+    "check info env devices gpu": "what this machine can do: rsd doctor",
+    "list models priors": "rsd methods, rsd tasks and rsd doctor list what there is",
+    "faces data testimages": "built-in test images: rsd heads --out heads",
+    "train finetune": "the models ship trained; scripts/heads in a clone trains them",
+})  # fmt: skip
+"""What people call commands, as rsd.words.fold writes it, and what to type."""
 
 GO_ON = {
     "restore": "; what was done is kept, go on with --resume",
@@ -62,23 +78,70 @@ def usage() -> str:
     )
 
 
+def command_first(argv: list[str]) -> list[str]:
+    """The command line with its command first, as it is written here. Raises ValueError, in one sentence, for one that
+    names none, with the command that is meant."""
+    first = same(argv[0], COMMANDS)
+    if first in COMMANDS:
+        return [first, *argv[1:]]
+    if first.startswith("-"):
+        # of words that could be the command, the likeliest is no flag's value: rsd --prior heads restore photo.png
+        places = [place for place, word in enumerate(argv) if word in COMMANDS]
+        free = [place for place in places if not argv[place - 1].startswith("-")]
+        places = [place for place in places if argv[place] != "heads"]  # which is a prior too
+        if free:
+            return [argv[free[0]], *argv[: free[0]], *argv[free[0] + 1 :]]
+        likely = "restore" if any(map(is_picture, argv)) else "COMMAND"
+        rest = list(argv)
+        if places:
+            likely = rest.pop(places[0])
+        raise ValueError(f"Say first what to do, then the flags: {typed('rsd', likely, *rest)} (rsd --help tells all).")
+    if is_picture(argv[0]):
+        raise ValueError(f"{argv[0]} is no command; to restore it: {typed('rsd', 'restore', *argv)} --task TASK.")
+    if told := EVERYDAY.get(fold(argv[0])):
+        raise ValueError(f'There is no command "{argv[0]}"; {told}.')
+    found = near(argv[0], COMMANDS)
+    if found is None:
+        from rsd.tasks.inverse.names import EVERYDAY_TASKS, is_task, task_name
+
+        task = task_name(argv[0])
+        if is_task(task):
+            raise ValueError(
+                f"{argv[0]} is a task, not a command: {typed('rsd', 'restore', *argv[1:], '--task', task)}"
+            )
+        if meant := EVERYDAY_TASKS.get(fold(argv[0])):
+            raise ValueError(f'There is no command "{argv[0]}"; as a --task of rsd restore: {meant}.')
+    hint = f' Did you mean "{found}"?' if found else ""
+    raise ValueError(f'Unknown command "{argv[0]}".{hint} There are: {", ".join(COMMANDS)}.')
+
+
+def is_picture(word: str) -> bool:
+    """Whether a word is the name of a picture, or of any file."""
+    return word.lower().endswith((".png", ".jpg", ".jpeg", ".webp", ".tif", ".tiff", ".bmp")) or os.path.isfile(word)
+
+
+def typed(*words: str) -> str:
+    """A command line as it is typed."""
+    return " ".join(quoted(word) for word in words)
+
+
 def main(argv: list[str] | None = None) -> int:
     """Run the command line; returns the exit code."""
     argv = sys.argv[1:] if argv is None else argv
+    if argv[:1] == ["help"]:
+        argv = [*argv[1:2], "--help"]
     if not argv or argv[0] in ("-h", "--help"):
         print(usage())
         return DONE if argv else WRONG_USAGE
-    if argv[0] == "--version":
+    if argv[0] in ("--version", "-V", "version"):
         from rsd import __version__
 
         print(f"rsd {__version__}")
         return DONE
-    if argv[0] not in COMMANDS:
-        import difflib
-
-        near = difflib.get_close_matches(argv[0], COMMANDS, n=1)
-        hint = f' Did you mean "{near[0]}"?' if near else ""
-        return _complain(f'Unknown command "{argv[0]}".{hint} There are: {", ".join(COMMANDS)}.')
+    try:
+        argv = command_first(argv)
+    except ValueError as error:
+        return _complain(str(error))
     if int(os.environ.get("WORLD_SIZE", 1)) > 1 and argv[0] not in SHARED:
         return _complain(f"rsd {argv[0]} runs in one process; start it without a launcher.")
     command: Callable[[list[str]], int] = importlib.import_module(COMMANDS[argv[0]][0]).main
@@ -87,6 +150,9 @@ def main(argv: list[str] | None = None) -> int:
     except KeyboardInterrupt:
         print(f"\nrsd: interrupted{GO_ON.get(argv[0], '')}", file=sys.stderr)
         return INTERRUPTED
+    except BrokenPipeError:  # of `rsd restore --help | head`; what is left in the buffer has nowhere to go either
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+        return FAILED
     except Exception as error:
         if os.environ.get(TRACEBACK):
             raise

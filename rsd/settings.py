@@ -2,21 +2,21 @@
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
-import difflib
-import io
 import json
 import re
-import types
 import typing
 from collections.abc import Callable, Collection, Sequence
 from importlib.resources import as_file, files
 from pathlib import Path
-from typing import Any, Literal, Protocol, TypeVar
+from typing import Any, Protocol, TypeVar
 
-import tyro
 import yaml
+
+from rsd.flags import build, positional_of, values
+from rsd.words import known as known
+from rsd.words import nearest as nearest
+from rsd.words import wanted as wanted
 
 
 class Options(Protocol):
@@ -33,17 +33,6 @@ Kind = TypeVar("Kind", bound=Options)
 Packaged = Callable[[Kind], tuple[str | None, Collection[str]]]
 
 
-def known(kind: str, name: str, names: Sequence[str]) -> ValueError:
-    """The error for an unknown name, with the nearest known one."""
-    return ValueError(f'Unknown {kind} "{name}".{nearest(name, names)} There are: {", ".join(names)}.')
-
-
-def nearest(name: str, names: Collection[str]) -> str:
-    """``Did you mean ...?`` with a space before it, or nothing."""
-    near = difflib.get_close_matches(name, names, n=1, cutoff=0.4)
-    return f' Did you mean "{near[0]}"?' if near else ""
-
-
 def layered(
     kind: type[Kind], argv: Sequence[str], *, prog: str, positional: str, folder: str, packaged: Packaged[Kind]
 ) -> tuple[Kind, str | None]:
@@ -55,21 +44,20 @@ def layered(
     Raises ValueError or OSError, in one sentence that names the file, for a mistake in one.
     """
 
-    def read(*layers: Sequence[str]) -> Kind:
-        options = tyro.cli(kind, args=[token for layer in layers for token in layer], prog=prog)
+    def read(*layers: dict[str, Any]) -> Kind:
+        options = build(kind, *layers, prog=prog)
         options.check()
         return options
 
-    config = tyro.cli(kind, args=argv, prog=prog).config
-    own: list[str] = []
-    if config:  # ends in a flag of one value, lest a list take what follows for its own
-        own = [*file_tokens(kind, config, positional), "--config", str(config)]
-    options = read(own, argv)
+    given = values(kind, argv, prog=prog)
+    config = given.get("config")
+    own = values(kind, file_tokens(kind, config, positional), prog=prog) if config else {}
+    options = read(own, given)
     name, decided = packaged(options)
     if name is None:
         return options, None
     with as_file(files("rsd.configs") / folder / name) as path:
-        return read(file_tokens(kind, path, positional, skip=decided), own, argv), name
+        return read(values(kind, file_tokens(kind, path, positional, skip=decided), prog=prog), own, given), name
 
 
 def file_tokens(kind: type, path: Path, positional: str, *, skip: Collection[str] = ()) -> list[str]:
@@ -92,10 +80,9 @@ def file_tokens(kind: type, path: Path, positional: str, *, skip: Collection[str
     given = {key: value for key, value in given.items() if key not in (positional, *skip)}
     valued = [name for name, field in fields.items() if bool in typing.get_args(hints[field])]
     flags = tokens(given, valued=valued)
-    before = ["x"] if positional else []
-    if any(isinstance(value, dict) for value in given.values()) or not _fits(kind, [*before, *flags]):
+    if any(isinstance(value, dict) for value in given.values()) or not _fits(kind, flags):
         for key, value in given.items():
-            if isinstance(value, dict) or not _fits(kind, [*before, *tokens({key: value}, valued=valued)]):
+            if isinstance(value, dict) or not _fits(kind, tokens({key: value}, valued=valued)):
                 shown = json.dumps(value, ensure_ascii=False, default=str)
                 raise ValueError(f"{path}: {key} is {shown}; give {wanted(hints[fields[key]])}.")
     return flags
@@ -103,26 +90,10 @@ def file_tokens(kind: type, path: Path, positional: str, *, skip: Collection[str
 
 def _fits(kind: type, flags: list[str]) -> bool:
     """Whether flags are of the types they should be and leave no value over."""
-    with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
-        try:
-            tyro.cli(kind, args=flags)
-        except SystemExit:
-            return False
-    return True
-
-
-def wanted(hint: Any) -> str:
-    """What a field of this type takes, for people."""
-    arguments = typing.get_args(hint)
-    origin = typing.get_origin(hint)
-    if origin in (typing.Union, types.UnionType):
-        return wanted(next(a for a in arguments if a is not type(None)))
-    if origin is Literal:
-        return f"one of {', '.join(map(str, arguments))}"
-    if origin is tuple:
-        many = "a list" if arguments[-1] is Ellipsis else f"a list of {len(arguments)}"
-        return f"{many}, each {wanted(arguments[0])}"
-    return {float: "a number", int: "a whole number", bool: "true or false", Path: "a path"}.get(hint, "text")
+    try:
+        return not (values(kind, flags, prog="").keys() & {f.name for f in [positional_of(kind)] if f})
+    except ValueError:
+        return False
 
 
 def tokens(settings: dict[str, Any], *, valued: Collection[str] = ()) -> list[str]:

@@ -13,6 +13,7 @@ from rsd.dryrun import ghost
 from rsd.hub import broken, built_in_folder, check_name, fetch, quietly, read_json
 from rsd.priors import over_heads
 from rsd.priors.base import Prior
+from rsd.words import articled
 
 BUILT_IN = ("tiny",)
 SIZE = 64
@@ -60,7 +61,9 @@ def load_decoder(name: str, prior: Prior) -> TinyDecoder:
     file = folder / "config.json" if local else fetch(name, "config.json", revision=None, what=what)
     config = read_json(file)
     if config.get("_class_name") != "AutoencoderTiny":
-        raise ValueError(f'The small decoder "{name}" is a {config.get("_class_name")}; give an AutoencoderTiny.')
+        raise ValueError(
+            f'The small decoder "{name}" is {articled(str(config.get("_class_name")))}; give an AutoencoderTiny.'
+        )
     channels = prior.latent_shape[0]
     if not hasattr(prior, "vae") or config.get("latent_channels", 4) != channels:
         raise ValueError(

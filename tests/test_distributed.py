@@ -152,7 +152,7 @@ def test_prompts_are_shared_out_and_a_prompt_s_particles_too(tiny_folder, tmp_pa
     for k in range(3):
         a, b = (read_image(tmp_path / out / "particles" / f"{k:02d}.png") for out in ("whole", "one"))
         assert (a - b).abs().max() <= 2 / 127.5
-    several = launch(2, "rsd", "text-to-image", "red", "re", "dog", *fixed, tmp_path / "several", "-n", "1")
+    several = launch(2, "rsd", "text-to-image", "red red", "re re", "dog", *fixed, tmp_path / "several", "-n", "1")
     assert several.returncode == 0, several.stderr
     assert len(json.loads((tmp_path / "several" / "summary.json").read_text())["prompts"]) == 3
     refused = launch(2, "rsd", "text-to-image", "red", "--method", "svgd", *fixed, tmp_path / "no")
@@ -174,6 +174,6 @@ def test_a_prompt_s_scenes_are_shared_out_and_prompts_too(tiny_folder, tmp_path)
     for path in (tmp_path / "whole" / "scenes").rglob("views/*.png"):
         other = tmp_path / "one" / path.relative_to(tmp_path / "whole")
         assert (read_image(path) - read_image(other)).abs().max() <= 2 / 127.5
-    several = launch(2, "rsd", "text-to-3d", "red", "re", "dog", *fixed, tmp_path / "several", "-n", "1")
+    several = launch(2, "rsd", "text-to-3d", "red red", "re re", "dog", *fixed, tmp_path / "several", "-n", "1")
     assert several.returncode == 0, several.stderr
     assert len(json.loads((tmp_path / "several" / "summary.json").read_text())["prompts"]) == 3

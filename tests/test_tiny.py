@@ -54,7 +54,7 @@ def test_what_does_not_fit_is_told(tiny_folder, tiny_decoder, tiny_heads_pixels,
     prior = load_prior(str(tiny_folder()))
     with pytest.raises(ValueError, match='Unknown small decoder "tinny". Did you mean "tiny"?'):
         load_decoder("tinny", prior)
-    with pytest.raises(ValueError, match="is a AutoencoderKL; give an AutoencoderTiny"):
+    with pytest.raises(ValueError, match="is an AutoencoderKL; give an AutoencoderTiny"):
         load_decoder(str(tiny_folder() / "vae"), prior)
     with pytest.raises(ValueError, match='"tiny" is that of the built-in heads, not of the prior'):
         load_decoder("tiny", prior)

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import inspect
 import json
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import ClassVar, Literal
 
-import tyro
-
+from rsd import flags
 from rsd.heads.attributes import ATTRIBUTES, Camera, Head, caption
 from rsd.heads.reading import vocabulary
 from rsd.settings import make_folder
@@ -18,6 +16,9 @@ from rsd.settings import make_folder
 @dataclass(kw_only=True)
 class Heads:
     """Write procedural heads as PNG files that carry their attributes and caption in their text chunks."""
+
+    EXAMPLES: ClassVar[tuple[str, ...]] = ("rsd heads --out heads", "rsd heads --out test --number 16 --view any")
+    GROUPS: ClassVar[flags.Groups] = {"which heads": "number first split view size", "output": "out"}
 
     out: Path
     """The folder to write to."""
@@ -61,8 +62,8 @@ def from_json(text: str) -> Head:
 
 def main(argv: list[str]) -> int:
     """Write the pictures; returns the exit code."""
-    words = f"{inspect.getdoc(Heads)} What a prompt can tell the priors over heads: {vocabulary()}."
-    options = tyro.cli(Heads, args=argv, prog="rsd heads", description=words)
+    words = f"What a prompt can tell the priors over heads: {vocabulary()}."
+    options = flags.parse(Heads, argv, prog="rsd heads", more=words)
     options.check()
     make_folder(options.out)
     from PIL import Image

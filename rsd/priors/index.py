@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from rsd.hub import built_in_folder, fetch, read_json
+from rsd.words import articled
 
 BUILT_IN = {"heads": "latent", "heads-pixels": "pixel"}
 """Built-in priors, all of heads: name and folder inside the package's weights."""
@@ -106,14 +107,17 @@ def _check_classes(index: dict[str, Any], name: str) -> Parts:
     found = index.get("_class_name")
     if found not in PIPELINES:
         raise ValueError(
-            f'The prior "{name}" is a {found}; it must be a StableDiffusionPipeline (1.x or 2.x), an IFPipeline (stage '
-            "I) or a DDPMPipeline."
+            f'The prior "{name}" is {articled(str(found))}; it must be a StableDiffusionPipeline (1.x or 2.x), an '
+            "IFPipeline (stage I) or a DDPMPipeline."
         )
     for part, classes in PIPELINES[found].items():
         library, kind = index.get(part) or (None, None)
         if kind not in classes or library not in ("diffusers", "transformers"):
-            raise ValueError(f'The {part} of the prior "{name}" is a {library}.{kind}; it must be a {classes[0]}.')
+            there, wanted = articled(f"{library}.{kind}"), articled(classes[0])
+            raise ValueError(f'The {part} of the prior "{name}" is {there}; it must be {wanted}.')
     library, kind = index.get("scheduler") or (None, None)
     if library != "diffusers":
-        raise ValueError(f'The scheduler of the prior "{name}" is a {library}.{kind}; it must be one of diffusers.')
+        raise ValueError(
+            f'The scheduler of the prior "{name}" is {articled(f"{library}.{kind}")}; it must be one of diffusers.'
+        )
     return PIPELINES[found]

@@ -12,6 +12,7 @@ from rsd.hub import broken, quietly
 from rsd.priors.base import Condition, as_epsilon, check_scheduler, count_backward, guided, multiplying
 from rsd.priors.index import LATENT, Index, square_side
 from rsd.schedule import Schedule
+from rsd.words import articled
 
 
 class LatentPrior:
@@ -152,7 +153,9 @@ def _check_parts(pipeline: Any, name: str) -> str:
     for part, classes in LATENT.items():
         kind = type(getattr(pipeline, part, None)).__name__
         if kind not in classes:
-            raise ValueError(f'The {part} of the prior "{name}" is a {kind}; it must be a {classes[0]}.')
+            raise ValueError(
+                f'The {part} of the prior "{name}" is {articled(kind)}; it must be {articled(classes[0])}.'
+            )
     prediction = check_scheduler(pipeline.scheduler, name)
     channels, latent = pipeline.unet.config.in_channels, pipeline.vae.config.latent_channels
     if channels != latent:

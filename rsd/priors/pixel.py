@@ -23,6 +23,7 @@ from rsd.priors.base import (
 from rsd.priors.index import BUILT_IN, PIXEL, PLAIN_PIXEL, Index, square_side
 from rsd.priors.t5 import T5Embedder
 from rsd.schedule import Schedule
+from rsd.words import articled
 
 
 class PixelPrior:
@@ -198,7 +199,7 @@ def _check_parts(unet: Any, scheduler: Any, text: bool, name: str) -> str:
     """The prediction type of a model we can use; ValueError for the others."""
     kind, classes = type(unet).__name__, (PIXEL if text else PLAIN_PIXEL)["unet"]
     if kind not in classes:
-        raise ValueError(f'The unet of the prior "{name}" is a {kind}; it must be a {classes[0]}.')
+        raise ValueError(f'The unet of the prior "{name}" is {articled(kind)}; it must be {articled(classes[0])}.')
     taken, given = unet.config.in_channels, unet.config.out_channels
     if taken != 3:
         raise ValueError(

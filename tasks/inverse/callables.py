@@ -8,6 +8,7 @@ from typing import Any
 import torch
 
 from rsd.plugin import find
+from rsd.words import articled
 
 from .base import Operator
 from .deepinv_adapter import Physics, missing
@@ -45,7 +46,9 @@ def load_operator(operator: str | Callable[[torch.Tensor], torch.Tensor]) -> Ope
     if callable(getattr(found, "A", None)) and not isinstance(found, type):
         return Physics(found)
     if isinstance(found, type) or not callable(found):
-        raise ValueError(f'The operator "{name}" is a {type(found).__name__}; give a function x -> y or a physics.')
+        raise ValueError(
+            f'The operator "{name}" is {articled(type(found).__name__)}; give a function x -> y or a physics.'
+        )
     return Function(found, name)
 
 

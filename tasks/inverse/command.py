@@ -8,9 +8,9 @@ import sys
 from importlib.resources import files
 from typing import Any
 
-import tyro
 import yaml
 
+from rsd import flags
 from rsd.priors import family
 from rsd.settings import layered, plain, tokens
 
@@ -84,7 +84,7 @@ def parse(argv: list[str]) -> tuple[Restore, str | None]:
         return name, ("task", "method", "prior", "revision")
 
     options, name = layered(Restore, argv, prog="rsd restore", positional="images", folder="inverse", packaged=choose)
-    check_used(tyro.cli(Restore, args=argv), options)
+    check_used(flags.parse(Restore, argv, prog="rsd restore"), options)
     return options, name
 
 

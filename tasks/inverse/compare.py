@@ -8,18 +8,17 @@ from __future__ import annotations
 import sys
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, ClassVar, Literal
 
-import tyro
-
+from rsd.flags import Flag, Groups
 from rsd.priors import image_size
 from rsd.runs import RunFolder, slug
-from rsd.settings import known, layered, shard
+from rsd.settings import layered, shard
 
 from .command import packaged, parse, presets
 from .jobs import Job, list_jobs
-from .methods import FIELD, check_method
-from .names import TASKS, is_task, sr_factor
+from .methods import FIELD, check_method, method_name
+from .names import is_task, sr_factor, task_name, unknown_task
 from .options import Restore
 
 OWN = ("compare.json", "compare.csv", "compare.md", "grid.png", "cells")
@@ -38,48 +37,61 @@ class Compare:
     it, and one that would be another's run over again. The same command again goes on where it stopped.
     """
 
+    EXAMPLES: ClassVar[tuple[str, ...]] = (
+        "rsd heads --out heads",
+        "rsd compare --images heads --methods rlsd,latent-dps,psld --tasks inpaint_half_face,sr4:4",
+        "rsd compare --images heads --config configs/compare/heads.yaml",
+    )
+    GROUPS: ClassVar[Groups] = {
+        "input": "images config shard",
+        "what is compared": "methods tasks sigma_v",
+        "priors": "prior pixel_prior particles seed",
+        "speed and memory": "steps device dtype autocast chunk memory",
+        "output": "out metrics div_features fid_features",
+    }
+
     methods: tuple[str, ...] = ("rlsd", "latent-red-diff", "latent-dps", "psld")
     """Methods, separated by commas or spaces (see `rsd methods`)."""
     tasks: tuple[str, ...] = ("inpaint_half_face",)
     """Tasks, likewise (see `rsd tasks`); sr4:8 takes the first 8 images only."""
     images: Path | None = None
-    """A folder of clean images."""
+    """A folder of clean images (default: none; it is needed)."""
     out: Path = Path("runs/compare")
     """The folder to write to: compare.json, compare.csv, compare.md, grid.png, cells/."""
     config: Path | None = None
-    """A YAML file of these fields; flags win over it."""
+    """A YAML file of these fields; flags win over it (default: none)."""
     prior: str = "heads"
     """The prior of all methods but those of pixels: a built-in name, a hub id, or a local folder."""
     pixel_prior: str = "heads-pixels"
     """The prior of the methods of pixels."""
-    particles: Annotated[int | None, tyro.conf.arg(aliases=("-n",))] = None
-    """N, answers of each method."""
+    particles: Annotated[int | None, Flag(short="-n")] = None
+    """N, answers of each method (default: the packaged number)."""
     steps: int | None = None
     """Steps of every method, by its --preset of so many where it has one (default: of its packaged settings, each with
     a budget of its own)."""
     shard: str | None = None
     """K/N: only every N-th pair of a method and a task, from the K-th (0 ... N-1), and no table: for several processes
-    that share --out. The same command without it afterwards writes the table."""
+    that share --out. The same command without it afterwards writes the table (default: all pairs)."""
     seed: int = 0
     """Every random number follows from it."""
     sigma_v: float | None = None
-    """Standard deviation of the measurement noise."""
+    """Standard deviation of the measurement noise (default: the packaged one)."""
     metrics: tuple[Literal["lpips", "fid"], ...] = ()
     """Figures that need networks of their own; fid also where the runs are finished."""
     div_features: str | None = None
-    """What Div is measured on."""
+    """What Div is measured on (default: auto, see `rsd restore --help`)."""
     fid_features: str | None = None
-    """What the Frechet distance compares."""
+    """What the Frechet distance compares (default: auto, what Div is measured on)."""
     device: str | None = None
-    """auto, cpu, cuda, cuda:1 ..."""
+    """auto, cpu, cuda, cuda:1 ... (default: auto)."""
     dtype: str | None = None
-    """Precision of the networks."""
+    """Precision of the networks (default: the packaged one, float32 if it names none)."""
     autocast: bool = False
     """Networks multiply in bfloat16: quicker where the processor or the card has it, and pixels change by rounding."""
     chunk: int | None = None
-    """Particles a network sees at once."""
+    """Particles a network sees at once (default: as --memory says)."""
     memory: str | None = None
-    """auto, fast, flat, lean: see `rsd restore --help`."""
+    """auto, fast, flat, lean: see `rsd restore --help` (default: auto)."""
 
     def prior_of(self, method: str) -> str:
         """The prior that a method runs on."""
@@ -98,6 +110,8 @@ class Compare:
         """Split the lists; raise ValueError or FileNotFoundError, in one sentence, for a value that cannot work."""
         for name in ("methods", "tasks"):
             values = tuple(part for text in getattr(self, name) for part in text.split(",") if part)
+            named = method_name if name == "methods" else _task
+            values = tuple(map(named, values))
             setattr(self, name, values)
             if not values:
                 raise ValueError(f"{name} is empty; give at least one.")
@@ -140,6 +154,11 @@ class Pair:
         return RunFolder(self.folder / slug(one.title), resume=True)
 
 
+def _task(text: str) -> str:
+    task, colon, first = text.partition(":")
+    return f"{task_name(task)}{colon}{first}"
+
+
 def title(task: str, method: str) -> str:
     """A pair, for people."""
     return f"{task} by {method}"
@@ -149,7 +168,7 @@ def split(text: str) -> tuple[str, int | None]:
     """ "sr4:8" as ("sr4", 8), "sr4" as ("sr4", None). Raises ValueError, in one sentence, for what is neither."""
     task, colon, first = text.partition(":")
     if not is_task(task):
-        raise known("task", task, TASKS)
+        raise unknown_task(task)
     if colon and not (first.isdigit() and int(first) > 0):
         raise ValueError(f'The task "{text}" has no number after its colon; write {task}:8 for the first 8 images.')
     return task, int(first) if colon else None

@@ -7,6 +7,8 @@ from typing import Any
 
 import torch
 
+from rsd.words import articled
+
 from .base import Operator
 
 
@@ -30,7 +32,7 @@ class Physics(Operator):
         """physics.A(x); raises ValueError if that is not a tensor."""
         y = self.physics.A(x)
         if not isinstance(y, torch.Tensor):
-            raise ValueError(f"{self.name}.A returned a {type(y).__name__}; y must be one tensor.")
+            raise ValueError(f"{self.name}.A returned {articled(type(y).__name__)}; y must be one tensor.")
         return y
 
     def adjoint(self, y: torch.Tensor, like: torch.Tensor) -> torch.Tensor:

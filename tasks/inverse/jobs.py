@@ -18,6 +18,7 @@ from typing import Any, Literal
 
 from rsd.settings import nearest, wanted
 
+from .names import task_name
 from .options import Restore
 from .used import check_used
 
@@ -130,7 +131,7 @@ def _job(line: str, folder: Path, shared: Restore, chosen: dict[tuple[str, ...],
     choice = {key: values.pop(key) for key in CHOOSING if key in values}
     key = tuple(choice.get(name, "") for name in CHOOSING)
     if key not in chosen:
-        needs = NEEDS.get(choice.get("task", shared.task), {})
+        needs = NEEDS.get(task_name(choice.get("task", shared.task)), {})
         own = {name: getattr(shared, name) for name in needs}
         chosen[key] = replace(resolve({**choice, **needs}), **own) if choice else shared
     path, title = folder / given["image"], given.get("name")

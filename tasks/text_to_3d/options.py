@@ -6,14 +6,13 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
-import tyro
-
+from rsd.flags import Flag, Groups, is_assignment
 from rsd.priors import over_heads
-from rsd.settings import known
+from rsd.words import known, same
 
-from .names import BACKGROUNDS, CONVENTIONS, ENCODINGS, INTERACTIONS, MESHES, METHODS, RENDERERS, VIEWS
+from .names import BACKGROUNDS, CONVENTIONS, ENCODINGS, EVERYDAY, INTERACTIONS, MESHES, METHODS, RENDERERS, VIEWS
 
 COUNTS = (
     "particles", "steps", "views", "checkpoint_every", "turntable", "samples", "lora_rank", "chunk", "views_at_once",
@@ -39,10 +38,32 @@ class TextTo3D:
     defaults below are those of sds on the built-in heads (a run's config.yaml tells what it used).
     """
 
-    prompt: Annotated[tuple[str, ...], tyro.conf.Positional] = ()
+    EXAMPLES: ClassVar[tuple[str, ...]] = (
+        'rsd text-to-3d "a man with a beard" -n 2',
+        "rsd text-to-3d --prompts prompts.txt --mesh obj",
+        'rsd text-to-3d "a fox" --prior DeepFloyd/IF-I-XL-v1.0 --device cuda --mp4',
+    )
+    GROUPS: ClassVar[Groups] = {
+        "input": "prompt prompts allow_empty negative_prompt view_words view_prompts config resume",
+        "method and prior": "method prior revision particles seed",
+        "quality": "gamma interaction window features guidance threshold background",
+        "speed and memory": "steps resolution device dtype chunk views_at_once",
+        "output": "out size turntable mp4 mesh mesh_resolution mesh_threshold div_features checkpoint_every",
+        "expert: distillation": "clean guidance_convention t_range lora_rank lr_phi lr lr_background",
+        "expert: cameras and light": (
+            "views azimuth elevation distance fov front back overhead "
+            "ambient_until shaded textureless ambient diffuse light_up light_spread"
+        ),
+        "expert: scenes": (
+            "encoding grid levels log2_hashmap_size per_level_scale octaves bound renderer samples fine "
+            "orientation sparsity opacity z_variance"
+        ),
+    }
+
+    prompt: Annotated[tuple[str, ...], Flag(positional=True)] = ()
     """What to make; several prompts are one run each. The view is no part of it: its words are added to it."""
     prompts: Path | None = None
-    """A text file of prompts, one a line (# begins a comment)."""
+    """A text file of prompts, one a line, # begins a comment (default: those of the command line)."""
     allow_empty: bool = False
     """An empty prompt is meant: only the view is told."""
     out: Path | None = None
@@ -52,14 +73,14 @@ class TextTo3D:
     prior: str = "heads-pixels"
     """A built-in name, a hub id or a local folder."""
     revision: str | None = None
-    """Revision of a hub model."""
+    """Revision of a hub model (default: the newest)."""
     config: Path | None = None
-    """A YAML file of these fields; flags win over it."""
+    """A YAML file of these fields; flags win over it (default: only the packaged settings)."""
     resume: bool = False
     """Go on with an interrupted run, or add to a folder of runs; of what is done only the pictures, meshes and Div
     that other flags ask for are made, of the scenes it kept."""
 
-    particles: Annotated[int, tyro.conf.arg(aliases=("-n",))] = 4
+    particles: Annotated[int, Flag(short="-n")] = 4
     """N, how many scenes."""
     interaction: str = "scenes"
     """Who repel one another: scenes (N scenes seen by one camera), or views (one scene's views, as in the authors'
@@ -88,8 +109,9 @@ class TextTo3D:
     """What not to show: takes the place of the unconditional prompt."""
     view_words: bool = True
     """Append ", front view" and so on to the prompt, by the camera."""
-    view_prompts: tuple[str, ...] = ()
-    """Whole prompts for some views instead, each VIEW=TEXT of front, side, back, overhead."""
+    view_prompts: Annotated[tuple[str, ...], Flag(own=is_assignment)] = ()
+    """Whole prompts for some views instead, each VIEW=TEXT of front, side, back, overhead (default: the
+    prompt and the view's words)."""
     front: float = 45.0
     """Cameras within so many degrees of azimuth of the face are told the front (figures keep to the default)."""
     back: float = 45.0
@@ -234,8 +256,10 @@ class TextTo3D:
             "guidance_convention": CONVENTIONS, "mesh": MESHES,
         }  # fmt: skip
         for name, names in choices.items():
+            setattr(self, name, same(getattr(self, name), names))
             if getattr(self, name) not in names:
-                raise known(name.replace("_", " "), getattr(self, name), names)
+                everyday = EVERYDAY if name == "method" else None
+                raise known(name.replace("_", " "), getattr(self, name), names, everyday)
         self._numbers()
         self._ranges()
         self._together()

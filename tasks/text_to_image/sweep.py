@@ -9,20 +9,22 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from importlib.resources import as_file, files
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
-import tyro
-
+from rsd.flags import Flag, Groups
+from rsd.flags import parse as read
 from rsd.priors import over_heads
-from rsd.settings import known
+from rsd.words import known, same
 
 from .command import parse
-from .names import METHODS, SAMPLERS
+from .names import EVERYDAY, METHODS, SAMPLERS
 from .options import TextToImage
 
 OWN = ("sweep.json", "sweep.csv", "tradeoff.png", "grids")
 """What its folder holds beside its runs."""
 HELD_OUT = "heads_prompts.txt"
+FEATURES = ("auto", "pixels", "heads", "heads-layers", "lpips")
+"""Feature maps that are no hub id, folder or function."""
 PASSED = (
     "seed",
     "guidance",
@@ -40,6 +42,11 @@ PASSED = (
 """Options that every run gets, the reference too; --config, --steps and --lr are for the methods alone."""
 
 
+def are_features(word: str) -> bool:
+    """Whether a word of --features is one more of them, not a prompt."""
+    return word in FEATURES or (len(word.split()) == 1 and any(sign in word for sign in "/:."))
+
+
 @dataclass(kw_only=True)
 class Sweep:
     """Draw every prompt by every method at every gamma, and plot quality against diversity.
@@ -48,56 +55,70 @@ class Sweep:
     same command again goes on where it stopped.
     """
 
-    prompt: Annotated[tuple[str, ...], tyro.conf.Positional] = ()
+    EXAMPLES: ClassVar[tuple[str, ...]] = (
+        "rsd sweep --methods vsd,sds --gammas 0,10,20",
+        'rsd sweep "a man with a beard" "a bald woman" --features pixels,heads --out runs/kernels',
+    )
+    GROUPS: ClassVar[Groups] = {
+        "input": "prompt prompts config",
+        "what is compared": "methods gammas features",
+        "method and prior": "prior revision particles seed",
+        "quality": "guidance lr",
+        "speed and memory": "steps device dtype chunk memory",
+        "output": "out metrics clip_model aesthetic_weights div_features",
+    }
+
+    prompt: Annotated[tuple[str, ...], Flag(positional=True)] = ()
     """The prompts; by default the 16 held-out ones of the priors over heads."""
     prompts: Path | None = None
-    """A text file of prompts, one a line."""
+    """A text file of prompts, one a line (default: those of the command line)."""
     out: Path = Path("runs/sweep")
     """The folder to write to: sweep.json, sweep.csv, tradeoff.png, grids/, runs/."""
-    methods: tuple[str, ...] = ("vsd",)
+    methods: Annotated[tuple[str, ...], Flag(names=METHODS)] = ("vsd",)
     """vsd, sds, nfsd, svgd, particle-guidance; Ancestral is the reference and always drawn."""
     gammas: tuple[float, ...] = (0, 10, 20, 30, 40)
     """The weights of the repulsion."""
-    features: tuple[str, ...] = ("auto",)
+    features: Annotated[tuple[str, ...], Flag(own=are_features)] = ("auto",)
     """What the repulsion compares; several are compared with one another."""
     prior: str = "heads"
     """A built-in name, a hub id, or a local folder."""
     revision: str | None = None
-    """Revision of a hub model."""
+    """Revision of a hub model (default: the newest)."""
     config: Path | None = None
-    """A YAML file of settings of `rsd text-to-image` for all methods."""
-    particles: Annotated[int | None, tyro.conf.arg(aliases=("-n",))] = None
-    """N, pictures of each prompt."""
+    """A YAML file of settings of `rsd text-to-image` for all methods (default: only the packaged settings)."""
+    particles: Annotated[int | None, Flag(short="-n")] = None
+    """N, pictures of each prompt (default: the packaged number)."""
     steps: int | None = None
-    """Steps of the methods (the reference keeps its own)."""
+    """Steps of the methods; the reference keeps its own (default: the packaged number)."""
     lr: float | None = None
-    """Distillation: Adam's learning rate for the latents."""
+    """Distillation: Adam's learning rate for the latents (default: the packaged one)."""
     guidance: float | None = None
-    """Classifier-free guidance."""
+    """Classifier-free guidance (default: the packaged one)."""
     seed: int = 0
     """Every random number follows from it."""
     metrics: tuple[Literal["clip", "aesthetic"], ...] = ()
     """Figures that need networks of their own."""
     clip_model: str | None = None
-    """clip, aesthetic: a hub id or a folder of a CLIPModel."""
+    """clip, aesthetic: a hub id or a folder of a CLIPModel (default: openai/clip-vit-large-patch14)."""
     aesthetic_weights: str | None = None
-    """aesthetic: the head's weights, a file."""
+    """aesthetic: the head's weights, a file (default: none; the metric needs them)."""
     div_features: str | None = None
-    """What Div is measured on."""
+    """What Div is measured on (default: auto, see `rsd text-to-image --help`)."""
     device: str | None = None
-    """auto, cpu, cuda, cuda:1 ..."""
+    """auto, cpu, cuda, cuda:1 ... (default: auto)."""
     dtype: str | None = None
-    """Precision of the networks."""
+    """Precision of the networks (default: the packaged one, float32 if it names none)."""
     chunk: int | None = None
-    """Particles a network sees at once."""
+    """Particles a network sees at once (default: as many as fit)."""
     memory: str | None = None
-    """fast, flat, lean or auto."""
+    """fast, flat, lean or auto (default: auto)."""
 
     def check(self) -> None:
         """Raise ValueError or FileNotFoundError, in one sentence, for a value that cannot work."""
+        self.methods = tuple(same(method, METHODS) for method in self.methods)
         for method in self.methods:
             if method not in METHODS:
-                raise known("method", method, METHODS)
+                raise known("method", method, METHODS, EVERYDAY)
         for name in ("methods", "gammas", "features"):
             values = getattr(self, name)
             if not values:
@@ -181,7 +202,7 @@ def prompts_of(sweep: Sweep) -> list[str]:
 
 def main(argv: list[str]) -> int:
     """Sweep; returns the exit code."""
-    sweep = tyro.cli(Sweep, args=argv, prog="rsd sweep")
+    sweep = read(Sweep, argv, prog="rsd sweep")
     sweep.check()
     points = settings(sweep)
     from rsd.session import plain_warnings

@@ -6,9 +6,9 @@ import math
 import sys
 from dataclasses import dataclass
 from pathlib import Path
+from typing import ClassVar
 
-import tyro
-
+from rsd import flags
 from rsd.settings import make_folder
 
 FILES = ("toy.json", "collapse.png", "scatter.png")
@@ -18,6 +18,9 @@ INTERRUPTED = 130
 @dataclass(kw_only=True)
 class Toy:
     """Two particles, two Gaussians: count how often both end in the same mode as the repulsion grows (D.10.1)."""
+
+    EXAMPLES: ClassVar[tuple[str, ...]] = ("rsd toy", "rsd toy --gammas 0,1,2000 --realisations 50")
+    GROUPS: ClassVar[flags.Groups] = {"what is tried": "gammas realisations steps lr seed", "output": "out"}
 
     out: Path = Path("runs/toy")
     """The folder to write to: toy.json, collapse.png, scatter.png."""
@@ -49,7 +52,7 @@ class Toy:
 
 def main(argv: list[str]) -> int:
     """Run the toy; returns the exit code."""
-    options = tyro.cli(Toy, args=argv, prog="rsd toy")
+    options = flags.parse(Toy, argv, prog="rsd toy")
     options.check()
     make_folder(options.out)
     from rsd.runs import check_own

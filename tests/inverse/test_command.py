@@ -298,7 +298,7 @@ def test_help_tells_where_its_defaults_hold(capsys):
     with pytest.raises(SystemExit):
         main(["restore", "--help"])
     told = " ".join(capsys.readouterr().out.split())
-    assert "the defaults below hold only where none of them says anything" in told and "-n INT" in told
+    assert "the defaults below hold only where none of them says anything" in told and "-n, --particles INT" in told
 
 
 def test_help_answers_without_loading_torch():

@@ -183,8 +183,8 @@ def test_seed_decides_the_operator(task):
     [
         ("inpaint_half_fase", {}, 'Did you mean "inpaint_half_face"'),
         ("inpaint_mas", {"mask": torch.ones(64, 64)}, 'Did you mean "inpaint_mask"'),
-        ("sr1", {}, "Unknown task"),
-        ("sr17", {}, "Unknown task"),
+        ("sr1", {}, "There is no task"),
+        ("sr17", {}, "There is no task"),
         ("sr5", {}, "sr5 needs a size that 5 divides, but the image is 64"),
         ("sr4", {"downsample": "bicubik"}, 'Did you mean "bicubic"'),
         ("inpaint_box", {}, "needs box"),

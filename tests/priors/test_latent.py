@@ -195,5 +195,5 @@ def test_other_predictions_and_models_are_refused(tiny_pipeline):
         LatentPrior(inpainting)
     other = tiny_pipeline()
     other.vae = torch.nn.Identity()
-    with pytest.raises(ValueError, match="vae of the prior .* is a Identity; it must be a AutoencoderKL"):
+    with pytest.raises(ValueError, match="vae of the prior .* is an Identity; it must be an AutoencoderKL"):
         LatentPrior(other)

@@ -281,7 +281,7 @@ def test_a_film_without_the_extra_is_refused_at_once(monkeypatch, capsys):
         (["dog", "--prompts", "empty.txt"], "empty.txt holds no prompt"),
         (["empty.txt"], "--prompts empty.txt"),
         (["dog", "--out", "full"], "holds other files"),
-        (["dog", "cat", "--out", "full"], "holds other files"),
+        (["a dog", "cat", "--out", "full"], "holds other files"),
         (["dog", "--device", "gpu"], "Unknown device"),
     ],
 )

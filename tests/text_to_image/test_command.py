@@ -283,7 +283,7 @@ def test_a_run_that_diverges_says_so(draw, capsys):
         (["dog", "--method", "particle-guidance", "--t-range", "9", "99"], "--t-range does nothing with particle-"),
         (["dog", "--method", "sds", "--lora_rank", "2"], "--lora-rank does nothing with sds; leave it out."),
         (["dog", "--score", "unet", "--lora-rank", "2"], "--lora-rank does nothing with vsd --score unet"),
-        (["dog", "cat", "--out", "full"], "holds other files"),
+        (["a dog", "cat", "--out", "full"], "holds other files"),
     ],
 )
 def test_bad_input_is_told_in_one_sentence_before_any_model_is_loaded(tmp_path, flags, told, monkeypatch, capsys):
