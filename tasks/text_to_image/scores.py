@@ -72,6 +72,7 @@ def load_scorers(
         raise ValueError(f'Unknown metric "{unknown[0]}"; use {", ".join(OPTIONAL)}.')
     reasons = {name: f"not asked for (see --metrics {name})" for name in OPTIONAL if name not in wanted}
     judge = HeadsClassifier.load() if over_heads(prior) else None
+    face = FaceReader.load() if judge else None
     if judge is None:
         reasons["agreement"] = reasons["coverage"] = "needs a prior over heads, whose attributes are known"
     div = load_div(div_features, judge=judge, repulsion=repulsion, device=device)
@@ -91,7 +92,7 @@ def load_scorers(
             raise ValueError(f"The metric fid compares {DIV}, which cannot be had here; give other --fid-features.")
         references = reference_features(files, size, compare)
     return Scorers(
-        features=div.features, features_name=div.name, judge=judge, face=FaceReader.load() if judge else None, clip=clip, clip_name=clip_model, aesthetic=rate,
+        features=div.features, features_name=div.name, judge=judge, face=face, clip=clip, clip_name=clip_model, aesthetic=rate,
         aesthetic_name=aesthetic_weights or "", fid=compare, fid_name=compare_name, references=references,
         fid_folder=str(fid_folder.resolve()) if fid_folder else "", reasons=reasons,
     )  # fmt: skip

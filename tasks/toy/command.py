@@ -85,9 +85,7 @@ def compute(options: Toy) -> None:
         "gamma": [row["gamma"] for row in rows],
         "collapsed": [row["collapsed"] for row in rows],
         "misfit": [row["misfit"] for row in rows],
-        "pairs": {
-            name: [outcome.pairs[k] for outcome in outcomes] for k, name in enumerate(("collapsed", "misfit"))
-        },
+        "pairs": {name: [outcome.pairs[k] for outcome in outcomes] for k, name in enumerate(("collapsed", "misfit"))},
         "realisations": options.realisations,
         "steps": options.steps,
         "lr": options.lr,
