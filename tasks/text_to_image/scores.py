@@ -92,9 +92,9 @@ def load_scorers(
             raise ValueError(f"The metric fid compares {DIV}, which cannot be had here; give other --fid-features.")
         references = reference_features(files, size, compare)
     return Scorers(
-        features=div.features, features_name=div.name, judge=judge, face=face, clip=clip, clip_name=clip_model, aesthetic=rate,
-        aesthetic_name=aesthetic_weights or "", fid=compare, fid_name=compare_name, references=references,
-        fid_folder=str(fid_folder.resolve()) if fid_folder else "", reasons=reasons,
+        features=div.features, features_name=div.name, judge=judge, face=face, clip=clip, clip_name=clip_model,
+        aesthetic=rate, aesthetic_name=aesthetic_weights or "", fid=compare, fid_name=compare_name,
+        references=references, fid_folder=str(fid_folder.resolve()) if fid_folder else "", reasons=reasons,
     )  # fmt: skip
 
 
