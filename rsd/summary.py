@@ -25,6 +25,16 @@ def mean(values: list[float | None]) -> float | None:
     return sum(known) / len(known) if known else None
 
 
+def means_told(rows: list[dict[str, Any]], means: dict[str, float | None]) -> str:
+    """Means of rows in a line; where some rows lack a figure, of how many it is."""
+    told = []
+    for name, value in means.items():
+        if value is not None:
+            number = sum(row[name] is not None for row in rows)
+            told.append(f"{name} {value:.3g}" + (f" (of {number} of {len(rows)})" if number < len(rows) else ""))
+    return ", ".join(told)
+
+
 def write_csv(path: Path, rows: list[dict[str, Any]], names: list[str]) -> None:
     """A table, in one piece; None is an empty cell."""
     text = io.StringIO(newline="")

@@ -120,6 +120,8 @@ _SEEN_FROM: dict[str, tuple[tuple[float, float, float], float]] = {
     "left_cheek": ((0.55, -0.1, 0.82), 0.4),
     "right_cheek": ((-0.55, -0.1, 0.82), 0.4),
 }
+ON_FACE = tuple(attribute for attribute, (normal, _) in _SEEN_FROM.items() if normal[2] > 0.5)
+"""What can be seen only where a face can: all that is on the front of a head, the ears not."""
 
 
 def visible(values: dict[str, str], camera: Camera) -> dict[str, bool]:

@@ -11,6 +11,7 @@ from rsd.settings import known
 from .entry import Entry
 from .figures import FIGURES
 from .tables import TABLES
+from .verdict import settled
 
 ENTRIES = (*TABLES, *FIGURES)
 MEASURED = Path(__file__).with_name("measured.json")
@@ -49,4 +50,5 @@ def was_measured() -> dict[str, list[dict[str, Any]]]:
     """The claims of that run, as claims.json has them, by the entry's name."""
     if not MEASURED.exists():
         return {}
-    return {row["name"]: row["claims"] for row in json.loads(MEASURED.read_text(encoding="utf-8"))["experiments"]}
+    experiments = json.loads(MEASURED.read_text(encoding="utf-8"))["experiments"]
+    return {row["name"]: [settled(claim) for claim in row["claims"]] for row in experiments}

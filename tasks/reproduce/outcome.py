@@ -1,4 +1,4 @@
-"""What an experiment left, and how many of its claims held."""
+"""What an experiment left, and how many of its claims held, did not, or are undecided."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from .entry import Entry
 from .measure import Measured
 from .options import Reproduce
 from .rows import Plan
+from .verdict import STATES, settled
 
 Claims = Sequence[dict[str, Any]]
 
@@ -47,25 +48,18 @@ class Outcome:
 
 
 def counts(claims: Claims) -> dict[str, int]:
-    """How many claims held, how many did not, of both how many within noise, and how many nobody could measure."""
-
-    def of(held: bool | None, **more: Any) -> int:
-        return sum({**one, **more} == one for one in claims if one["held"] is held)
-
-    return {
-        "held": of(True), "held_within_noise": of(True, clear=False), "not_held": of(False),
-        "not_held_within_noise": of(False, clear=False), "not_measured": of(None),
-    }  # fmt: skip
+    """How many claims are in each state. ``held_within_noise`` and ``not_held_within_noise`` are 0, for readers from
+    before such claims were undecided."""
+    states = [settled(claim)["state"] for claim in claims]
+    found = {state.replace(" ", "_"): states.count(state) for state in STATES}
+    return {**found, "held_within_noise": 0, "not_held_within_noise": 0}
 
 
 def headline(claims: Claims) -> str:
     """The same in a line."""
     n = counts(claims)
-
-    def noise(k: int) -> str:
-        return f" ({k} within noise)" if k else ""
-
-    return (
-        f"{n['held']} claims held{noise(n['held_within_noise'])}, {n['not_held']} did not"
-        f"{noise(n['not_held_within_noise'])}, {n['not_measured']} not measured"
-    )
+    noisy = sum(settled(claim)["clear"] is False for claim in claims)
+    how = f" ({noisy} within noise)" if 0 < noisy < n["undecided"] else " (within noise)" if noisy else ""
+    undecided = f"{n['undecided']} undecided{how}"
+    held = f"{n['held']} claim{'s' * (n['held'] != 1)} held"
+    return f"{held}, {n['not_held']} did not, {undecided}, {n['not_measured']} not measured"

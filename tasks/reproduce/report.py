@@ -19,6 +19,7 @@ from .entry import Entry
 from .options import Reproduce
 from .outcome import Outcome, counts, headline
 from .pictures import GLANCE, NAMES, card, glance, trade_off, uri
+from .verdict import settled
 
 
 def of_entry(outcome: Outcome) -> str:
@@ -39,6 +40,7 @@ def of_entry(outcome: Outcome) -> str:
 
 def of_all(found: list[tuple[Entry, dict[str, Any]]], options: Reproduce, runs: Path) -> str:
     """The page of all experiments: each with what :func:`at_a_glance` told of it."""
+    found = [(entry, {**told, "claims": [settled(claim) for claim in told["claims"]]}) for entry, told in found]
     claims = [claim for _, told in found for claim in told["claims"]]
     return _page(
         "all.html", title="all experiments", found=found, scale=options.scale, counts=counts, headline=headline(claims),

@@ -29,7 +29,7 @@ from .measure import measured
 from .options import LATER, Reproduce
 from .outcome import Outcome, counts, headline
 from .rows import DONE, Plan, plan
-from .verdict import verdict
+from .verdict import settled, verdict
 
 COMMANDS = {"restore": restore, "text-to-image": text_to_image, "text-to-3d": text_to_3d, "toy": toy}
 NO_RESULT = ("name", "list_", "json", "out", "resume", "shard", "dry_run", "device")
@@ -203,7 +203,7 @@ def summarise(options: Reproduce, out: Path) -> None:
     rows = [
         {
             "name": entry.name, "paper": entry.paper, **counts(told["claims"]),
-            **{name: told[name] for name in ("failed", "seconds", "claims")},
+            "failed": told["failed"], "seconds": told["seconds"], "claims": [settled(one) for one in told["claims"]],
         }
         for entry, told in found
     ]  # fmt: skip

@@ -1,29 +1,34 @@
-"""Whether claims held, and whether that is more than noise."""
+"""Whether claims held, did not, or are undecided: what intervals leave open is neither."""
 
 from __future__ import annotations
 
 import math
 from itertools import pairwise
 from statistics import fmean, stdev
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from .entry import Claim
-from .measure import Measured
+
+if TYPE_CHECKING:  # the list needs no torch
+    from .measure import Measured
 
 STUDENT = (12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262)
 """The 97.5% quantile of Student's t for 1 to 9 degrees of freedom."""
 
 
-def verdict(claim: Claim, rows: dict[str, Measured], reasons: dict[str, str], *, usual: bool) -> dict[str, Any]:
-    """Whether a claim held, as claims.json has it.
+HELD, NOT_HELD, UNDECIDED, NOT_MEASURED = STATES = ("held", "not held", "undecided", "not measured")
+NOISE, NO_INTERVAL = "within noise", "no interval: too few pictures, prompts or pairs were measured"
 
-    ``held``: of the means; null where a figure is missing, and ``reason`` says why. ``clear``: whether that is more
-    than noise: all differences that hold are beyond their intervals, or one that does not is; null without intervals.
-    ``rows``: what ran, by label; ``reasons``: why others did not; ``usual``: it is the run that :attr:`Claim.unmet` is
-    about.
+
+def verdict(claim: Claim, rows: dict[str, Measured], reasons: dict[str, str], *, usual: bool) -> dict[str, Any]:
+    """What became of a claim, as claims.json has it.
+
+    ``state``: one of :data:`STATES`, from the paired intervals (:func:`state_of`). ``held``: the same as true, false,
+    or null for the last two, with a ``reason``. ``clear``: whether intervals decide; null without intervals. ``means``:
+    whether the means alone rise as claimed. ``rows``: what ran, by label; ``reasons``: why others did not; ``usual``:
+    it is the run that :attr:`Claim.unmet` is about.
     """
     values: dict[str, float] = {}
-    found: dict[str, Any] = {"claim": claim.text, "held": None, "clear": None}
     missing = None
     for label in claim.labels:
         value = rows[label].mean(claim.figure) if label in rows else None
@@ -32,24 +37,55 @@ def verdict(claim: Claim, rows: dict[str, Measured], reasons: dict[str, str], *,
         elif missing is None:
             missing = reasons.get(label, f"{label} has no {claim.figure}: it was not measured")
     between = differences(claim, rows) if missing is None else []
-    found["measured"] = {
+    measured = {
         "figure": claim.figure, "rising": list(claim.rising), "by": claim.by, "values": values, "differences": between,
     }  # fmt: skip
     if missing is not None:
-        return {**found, "reason": missing}
+        return told(claim.text, NOT_MEASURED, None, None, measured, missing)
     line = [values[one] if isinstance(one, str) else one for one in claim.rising]
-    held = all(b - a > claim.by for a, b in pairwise(line))
-    unmet = claim.unmet if usual and not held else ""
-    return {**found, "held": held, "clear": clear(claim, between, held), "reason": unmet or None}
+    means = all(b - a > claim.by for a, b in pairwise(line))
+    state, clear = state_of(claim.by, len(claim.rising) - 1, between)
+    unmet = claim.unmet if usual and (state == NOT_HELD or not means) else ""
+    return told(claim.text, state, clear, means, measured, unmet)
 
 
-def clear(claim: Claim, between: list[dict[str, Any]], held: bool) -> bool | None:
-    """Whether intervals leave no doubt that a claim held, or did not; None where there are too few of them."""
-    if len(between) < len(claim.rising) - 1:
-        return None
-    if held:
-        return all(d["mean"] - d["half"] > claim.by for d in between)
-    return any(d["mean"] + d["half"] <= claim.by for d in between)
+def told(
+    text: str, state: str, clear: bool | None, means: bool | None, measured: dict[str, Any], reason: str
+) -> dict[str, Any]:
+    """A claim as claims.json has it. An undecided one says why it is: within noise, or without an interval."""
+    if state == UNDECIDED:
+        why = NO_INTERVAL if clear is None else NOISE
+        reason = reason if reason.startswith(why) else f"{why}. {reason}" if reason else why
+    held = {HELD: True, NOT_HELD: False}.get(state)
+    return {
+        "claim": text, "held": held, "state": state, "clear": clear, "means": means, "measured": measured,
+        "reason": reason or None,
+    }  # fmt: skip
+
+
+def state_of(by: float, steps: int, between: list[dict[str, Any]]) -> tuple[str, bool | None]:
+    """Held, not held or undecided, and whether intervals decide that, null if there are too few of them.
+
+    ``between``: of ``steps`` differences those that have an interval. A claim held if all of them are above ``by`` by
+    more than their interval, it did not if one is below by as much; else nobody can say.
+    """
+    if any(d["mean"] + d["half"] <= by for d in between):
+        return NOT_HELD, True
+    if len(between) < steps:
+        return UNDECIDED, None
+    if all(d["mean"] - d["half"] > by for d in between):
+        return HELD, True
+    return UNDECIDED, False
+
+
+def settled(claim: dict[str, Any]) -> dict[str, Any]:
+    """A claim of a claims.json in three states, also of one from before there were: ``held`` was about the means then,
+    and ``clear`` about noise."""
+    if "state" in claim:
+        return claim
+    held, clear = claim["held"], claim["clear"]
+    state = NOT_MEASURED if held is None else UNDECIDED if not clear else HELD if held else NOT_HELD
+    return told(claim["claim"], state, clear, held, claim["measured"], claim.get("reason") or "")
 
 
 def differences(claim: Claim, rows: dict[str, Measured]) -> list[dict[str, Any]]:

@@ -69,14 +69,15 @@ def kept(folder: RunFolder, settings: SceneSettings, device: torch.device) -> Ga
 
 def lacking(held: dict[str, Any], options: TextTo3D) -> list[str]:
     """The parts that a finished run with these metrics would make otherwise with these options. A version of rsd that
-    kept no flags is taken to have had none, one that did not look for faces in front counted Janus otherwise; what was
-    written and is not asked for any more stays."""
+    kept no flags is taken to have had none, one that did not look for faces in front counted Janus otherwise, one that
+    did not tell what could be read agreements; what was written and is not asked for any more stays."""
     before = held.get("outputs") or vars(TextTo3D())
     asked = {part: [name for name in flags if name != "mp4" or options.mp4] for part, flags in FLAGS.items()}
     parts = [part for part, names in asked.items() if any(before[name] != getattr(options, name) for name in names)]
     other_div = options.div_features not in ("auto", held["div_features"])
     other_janus = held.get("faces") is not None and "face_front" not in held
-    return parts + ["figures"] * (other_div or other_janus)
+    other_agreement = held.get("agreement") is not None and "agreement_read" not in held
+    return parts + ["figures"] * (other_div or other_janus or other_agreement)
 
 
 def look_again(

@@ -286,10 +286,12 @@ def cited(options: TextTo3D, *, latent: bool) -> list[str]:
 
 
 def headline(figures: dict[str, Any]) -> str:
-    """The figures of one prompt in a line."""
-    shown = {"Div": "div", "agreement in front": "agreement", "faces in front": "face_front", "Janus": "janus"}
-    told = {name: figures[figure] for name, figure in shown.items()}
-    return ", ".join(f"{name} {value:.2f}" for name, value in told.items() if value is not None) or "done"
+    """The figures of one prompt in a line; of the agreement also what it is of, and what could not be read."""
+    shown = {"Div": "div", "faces in front": "face_front", "Janus": "janus"}
+    told = {name: f"{figures[figure]:.2f}" for name, figure in shown.items() if figures[figure] is not None}
+    if figures["agreement_told"]:
+        told["agreement in front"] = figures["agreement_told"]
+    return ", ".join(f"{name} {value}" for name, value in told.items()) or "done"
 
 
 def _short(prompt: str, limit: int = 60) -> str:

@@ -98,7 +98,11 @@ def _colours(field: Field, vertices: np.ndarray) -> np.ndarray:
 
 def write_mesh(path: str | Path, mesh: Mesh) -> None:
     """Write ``mesh`` as its suffix says, in one piece. Raises ValueError for another suffix, ImportError without
-    trimesh."""
+    trimesh.
+
+    A GLB has no material: trimesh reads vertex colours as such only then, and Blender and three.js show them with the
+    default one, white. That one is a metal, so that where lamps are all there is, without surroundings, it is darker.
+    """
     path = Path(path)
     if path.suffix not in FORMATS:
         raise ValueError(f'"{path.name}" is no name for a mesh; end it in {", ".join(FORMATS)}.')
@@ -111,18 +115,8 @@ def write_mesh(path: str | Path, mesh: Mesh) -> None:
     made = trimesh.Trimesh(
         mesh.vertices, mesh.faces, vertex_colors=(colours * 255).round().astype(np.uint8), process=False
     )
-    options: dict[str, Any] = {"tree_postprocessor": _add_material} if glb else {}
-    data: Any = made.export(file_type=path.suffix[1:], **options)
+    data: Any = made.export(file_type=path.suffix[1:])
     write_bytes(path, data.encode() if isinstance(data, str) else data)
-
-
-def _add_material(tree: dict[str, Any]) -> None:
-    """A plain white, rough material: without any, many viewers do not show vertex colours."""
-    plain = {"baseColorFactor": [1.0, 1.0, 1.0, 1.0], "metallicFactor": 0.0, "roughnessFactor": 1.0}
-    tree["materials"] = [{"name": "vertex colours", "doubleSided": True, "pbrMetallicRoughness": plain}]
-    for mesh in tree["meshes"]:
-        for primitive in mesh["primitives"]:
-            primitive["material"] = 0
 
 
 def _linear(colours: np.ndarray) -> np.ndarray:

@@ -13,6 +13,7 @@ import torch
 
 from rsd import metrics
 from rsd.diversity import Features, load_div
+from rsd.heads.agreement import agreement, readings
 from rsd.heads.attributes import ATTRIBUTES, Camera, visible
 from rsd.heads.classifier import HeadsClassifier
 from rsd.heads.face import FaceReader
@@ -24,6 +25,9 @@ from .prompts import PromptSettings
 
 SIZE = 64
 """Pixels of the pictures that are scored."""
+AGREEMENTS = (
+    "agreement", "agreement_scenes", "agreement_attributes", "agreement_read", "agreement_views", "agreement_told",
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -68,9 +72,11 @@ def score(images: torch.Tensor, cameras: Cameras, prompt: str, scorers: Scorers)
     side and back is told by the default sectors, whatever sectors the run's prompts had: figures compare.
 
     ``div``: mean over cameras of Div across scenes (Eq. 26, 27). ``agreement``: share of (scene, front camera, told
-    attribute that it shows) classified as told; ``agreement_scenes``: mean, best and std of the scenes' own shares;
-    ``agreement_attributes``: each attribute's; ``agreement_views``: each camera's, by azimuth, on what it shows, or
-    None. ``face_front``, ``janus``, ``faces``: see :func:`sides`.
+    attribute that it shows) classified as told, where it can be read (:mod:`rsd.heads.agreement`);
+    ``agreement_scenes``: mean, best and std of the scenes' own shares; ``agreement_attributes``: each attribute's, None
+    where fewer than half of the pictures can be read; ``agreement_read``: how many can, each attribute's share;
+    ``agreement_views``: each camera's, by azimuth, on what it shows, or None; ``agreement_told``: all this in words.
+    ``face_front``, ``janus``, ``faces``: see :func:`sides`.
     """
     images = images.detach().cpu().float()
     N, V = images.shape[:2]
@@ -82,12 +88,14 @@ def score(images: torch.Tensor, cameras: Cameras, prompt: str, scorers: Scorers)
     elif scorers.features:
         each = [metrics.diversity(scorers.features(images[:, v])) for v in range(V)]
         found["div"] = sum(each) / V
-    found |= dict.fromkeys(("agreement", "agreement_scenes", "agreement_attributes", "agreement_views"))
+    found |= dict.fromkeys(AGREEMENTS)
     found |= dict.fromkeys(("face_front", "janus", "faces"))
-    if scorers.judge:
-        found |= agreements(images, cameras, views, prompt, scorers.judge, reasons)
+    faces = None
     if scorers.judge and scorers.face:
-        found |= sides(scorers.face.sees(scorers.judge, images.flatten(0, 1)).view(N, V), cameras, views, reasons)
+        faces = scorers.face.sees(scorers.judge, images.flatten(0, 1)).view(N, V)
+        found |= sides(faces, cameras, views, reasons)
+    if scorers.judge:
+        found |= agreements(images, faces, cameras, views, prompt, scorers.judge, reasons)
     return {**found, "reasons": reasons}
 
 
@@ -118,30 +126,34 @@ def sides(
 
 
 def agreements(
-    images: torch.Tensor, cameras: Cameras, views: Sequence[str], prompt: str, judge: HeadsClassifier,
-    reasons: dict[str, str],
+    images: torch.Tensor, faces: torch.Tensor | None, cameras: Cameras, views: Sequence[str], prompt: str,
+    judge: HeadsClassifier, reasons: dict[str, str],
 ) -> dict[str, Any]:  # fmt: skip
-    """The figures of agreement (see :func:`score`), or what is missing of them in ``reasons``."""
+    """The figures of agreement (see :func:`score`), or what is missing of them in ``reasons``. ``faces``: where one is
+    seen, bool [N, V]; None if nobody can tell."""
     told = read(prompt).values
     N, V = images.shape[:2]
     if not told:
         reasons["agreement"] = "the prompt tells nothing that heads have"
         return {}
-    answers = {a: p.view(N, V, -1).argmax(-1) for a, p in judge.probabilities(images.flatten(0, 1)).items()}
-    right = torch.stack([answers[a] == ATTRIBUTES[a].index(value) for a, value in told.items()], -1).double().cpu()
     seen = torch.tensor([shown(told, *at) for at in zip(cameras.azimuth, cameras.elevation, strict=True)])  # [V, A]
-    own = [float(right[:, v, seen[v]].mean()) if seen[v].any() else None for v in range(V)]
+    flat = None if faces is None else faces.flatten()
+    found = readings(judge.probabilities(images.flatten(0, 1)), told, flat).unflatten((N, V))
+    own = [agreement(found[:, v : v + 1], seen[v : v + 1]).value for v in range(V)]
     figures: dict[str, Any] = {"agreement_views": _by_azimuth(cameras, own)}
-    front = torch.tensor([view == "front" for view in views])
-    counted = seen & front[:, None]
-    if not counted.any():
+    front = seen & torch.tensor([view == "front" for view in views])[:, None]
+    if not front.any():
         reasons["agreement"] = "the prompt tells nothing that a front view shows"
         return figures
-    each = right[:, counted].mean(1)
-    columns = [a for a, any_ in zip(range(len(told)), counted.any(0).tolist(), strict=True) if any_]
+    whole = agreement(found, front)
+    if whole.value is None:
+        reasons["agreement"] = f"front views do not show what the prompt tells; {whole.reason}"
+    elif whole.unread:
+        reasons["agreement_attributes"] = f"not averaged; {whole.reason}"
+    each = [found.right[n][whole.counted[n]].double().mean() for n in range(N) if whole.counted[n].any()]
     return figures | {
-        "agreement": float(each.mean()), "agreement_scenes": metrics.summary(each, best="max"),
-        "agreement_attributes": {list(told)[a]: float(right[:, counted[:, a], a].mean()) for a in columns},
+        "agreement": whole.value, "agreement_scenes": metrics.summary(torch.stack(each), best="max") if each else None,
+        "agreement_attributes": whole.attributes, "agreement_read": whole.read, "agreement_told": whole.told(),
     }  # fmt: skip
 
 

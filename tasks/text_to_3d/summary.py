@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from rsd.runs import RunFolder, write_json
-from rsd.summary import mean, one_network, write_csv
+from rsd.summary import mean, means_told, one_network, write_csv
 
 FIGURES = ("div", "agreement", "face_front", "janus", "seconds")
 COLUMNS = (*FIGURES, "div_features")
@@ -24,6 +24,6 @@ def summarise(out: Path, folders: dict[str, RunFolder], failures: dict[str, str]
         means["div"], reasons["div"] = None, mixed
     write_json(out / "summary.json", {"prompts": rows, "mean": means, "failed": failures, "reasons": reasons})
     write_csv(out / "summary.csv", rows, ["prompt", "folder", *COLUMNS])
-    shown = ", ".join(f"{k} {v:.3g}" for k, v in means.items() if v is not None)
+    shown = means_told(rows, means)
     print(f"{len(rows)} done, {len(failures)} failed; means over prompts: {shown}; {out / 'summary.json'}")
     return means

@@ -276,8 +276,8 @@ def headline(figures: dict[str, Any]) -> str:
     parts = []
     if figures["div"] is not None:
         parts.append(f"Div {figures['div']:.3f}")
-    if figures["agreement"] is not None:
-        parts.append(f"agreement {figures['agreement']:.2f}")
+    if figures.get("agreement_told"):
+        parts.append(f"agreement {figures['agreement_told']}")
     if figures["coverage"]:
         parts.append(f"coverage {figures['coverage']['mean']:.2f}")
     if figures["clip"]:

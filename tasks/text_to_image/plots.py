@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -30,6 +31,12 @@ OFFSETS = [
     for x, y in ((1, 1), (1, -2), (-3, 1), (-3, -2), (0, 1), (0, -2.4), (1.4, -0.6), (-4, -0.6))
 ]
 """Where a label may stand, in points from its point."""
+BOUNDS: dict[str, tuple[float, float]] = {
+    **dict.fromkeys(("agreement", "face_front", "janus", "collapsed"), (0.0, 1.0)), "div": (0.0, 2.0),
+    "ssim": (-1.0, 1.0), "coverage": (0.0, math.inf), "clip": (0.0, 100.0), "fid": (0.0, math.inf),
+    "lpips": (0.0, math.inf), "residual": (0.0, math.inf), "seconds": (0.0, math.inf), "misfit": (0.0, math.inf),
+}  # fmt: skip
+"""What a figure can be at all: a share is between 0 and 1. Axes go no further."""
 QUALITIES = {"agreement": "agreement with the prompt", "clip": "CLIP score (100 x cosine)"}
 
 
@@ -74,7 +81,8 @@ def tradeoff(table: list[dict[str, Any]], path: Path) -> None:
             if x is not None and y is not None:
                 known.append((gamma, x, y))
         across = [x if height else gamma for gamma, x, _ in known]
-        (line,) = axis.plot(across, [y for *_, y in known], f"{marker}-", label=label, linewidth=1.2, markersize=5)
+        style: dict[str, Any] = {"label": label, "linewidth": 1.2, "markersize": 5, "clip_on": False}
+        (line,) = axis.plot(across, [y for *_, y in known], f"{marker}-", **style)
         for at, (gamma, _, y) in zip(across, known, strict=True):
             text = f"$\\gamma$={gamma:g}" if gamma == known[0][0] else f"{gamma:g}"
             where: dict[str, Any] = {"xytext": (5, 5), "textcoords": "offset points", "fontsize": 8}
@@ -83,12 +91,13 @@ def tradeoff(table: list[dict[str, Any]], path: Path) -> None:
         x, y = found["div"], found[height] if height else found["div"]
         if method == "ancestral" and x is not None and y is not None:
             if height:
-                axis.plot(x, y, "k*", markersize=13, label="ancestral sampling")
+                axis.plot(x, y, "k*", markersize=13, label="ancestral sampling", clip_on=False)
             else:
                 axis.axhline(y, color="black", linestyle="--", linewidth=1, label="ancestral sampling")
     axis.set_xlabel("diversity: Div = 1 - mean cosine similarity" if height else "repulsion $\\gamma$")
     axis.set_ylabel(QUALITIES[height] if height else "diversity: Div (no quality was measured)")
     axis.margins(0.12)
+    keep_within(axis, "div" if height else "gamma", height or "div")
     axis.grid(alpha=0.3)
     if axis.get_legend_handles_labels()[0]:
         axis.legend(fontsize=9)
@@ -99,6 +108,17 @@ def tradeoff(table: list[dict[str, Any]], path: Path) -> None:
     figure.savefig(picture, dpi=figure.dpi, format="png")
     plt.close(figure)
     write_bytes(path, picture.getvalue())
+
+
+def keep_within(axis: Axes, across: str, up: str) -> None:
+    """Cut what the margins of the axis add beyond the figures' :data:`BOUNDS`; figures without any may be anything.
+    Marks at the edge should be drawn whole (``clip_on=False``)."""
+    low, high = BOUNDS.get(across, (-math.inf, math.inf))
+    left, right = axis.get_xlim()
+    axis.set_xlim(max(left, low), min(right, high))
+    low, high = BOUNDS.get(up, (-math.inf, math.inf))
+    bottom, top = axis.get_ylim()
+    axis.set_ylim(max(bottom, low), min(top, high))
 
 
 def spread_out(figure: Figure, axis: Axes, labels: Sequence[Annotation]) -> None:

@@ -16,8 +16,10 @@ from rsd import metrics
 from rsd.aesthetic import load_aesthetic
 from rsd.diversity import CLASSIFIER, DIV, Features, load_div
 from rsd.features import load_features, on_cpu
-from rsd.heads.attributes import ATTRIBUTES
+from rsd.heads.agreement import agreement, readings
+from rsd.heads.attributes import ATTRIBUTES, ON_FACE
 from rsd.heads.classifier import HeadsClassifier
+from rsd.heads.face import FaceReader
 from rsd.heads.reading import Told, read
 from rsd.media import PICTURES, fit_to, read_image
 from rsd.priors import over_heads
@@ -41,6 +43,7 @@ class Scorers:
     features: Features | None = None
     features_name: str | None = None
     judge: HeadsClassifier | None = None
+    face: FaceReader | None = None
     clip: metrics.Match | None = None
     clip_name: str = ""
     aesthetic: Features | None = None
@@ -69,6 +72,7 @@ def load_scorers(
         raise ValueError(f'Unknown metric "{unknown[0]}"; use {", ".join(OPTIONAL)}.')
     reasons = {name: f"not asked for (see --metrics {name})" for name in OPTIONAL if name not in wanted}
     judge = HeadsClassifier.load() if over_heads(prior) else None
+    face = FaceReader.load() if judge else None
     if judge is None:
         reasons["agreement"] = reasons["coverage"] = "needs a prior over heads, whose attributes are known"
     div = load_div(div_features, judge=judge, repulsion=repulsion, device=device)
@@ -88,9 +92,9 @@ def load_scorers(
             raise ValueError(f"The metric fid compares {DIV}, which cannot be had here; give other --fid-features.")
         references = reference_features(files, size, compare)
     return Scorers(
-        features=div.features, features_name=div.name, judge=judge, clip=clip, clip_name=clip_model, aesthetic=rate,
-        aesthetic_name=aesthetic_weights or "", fid=compare, fid_name=compare_name, references=references,
-        fid_folder=str(fid_folder.resolve()) if fid_folder else "", reasons=reasons,
+        features=div.features, features_name=div.name, judge=judge, face=face, clip=clip, clip_name=clip_model,
+        aesthetic=rate, aesthetic_name=aesthetic_weights or "", fid=compare, fid_name=compare_name,
+        references=references, fid_folder=str(fid_folder.resolve()) if fid_folder else "", reasons=reasons,
     )  # fmt: skip
 
 
@@ -147,7 +151,8 @@ def score(images: torch.Tensor, prompt: str, scorers: Scorers) -> dict[str, Any]
     elif scorers.features:
         found["div"] = metrics.diversity(scorers.features(images))
     if scorers.judge:
-        found |= heads_figures(scorers.judge.probabilities(images), read(prompt), reasons)
+        faces = scorers.face.sees(scorers.judge, images) if scorers.face else None
+        found |= heads_figures(scorers.judge.probabilities(images), read(prompt), reasons, faces)
     else:
         found |= {"agreement": None, "coverage": None}
     found |= {"clip": None, "aesthetic": None}
@@ -165,51 +170,61 @@ def score(images: torch.Tensor, prompt: str, scorers: Scorers) -> dict[str, Any]
     return {**found, "reasons": reasons}
 
 
-def heads_figures(probabilities: dict[str, torch.Tensor], told: Told, reasons: dict[str, str]) -> dict[str, Any]:
+def heads_figures(
+    probabilities: dict[str, torch.Tensor], told: Told, reasons: dict[str, str], faces: torch.Tensor | None = None
+) -> dict[str, Any]:
     """How a head's particles follow a prompt, and what they make of what it leaves open.
 
-    ``probabilities``: for each attribute [N, K] (see HeadsClassifier). ``agreement``: share of (particle, told
-    attribute that the view shows) pairs classified as told; ``agreement_particles``: mean, best and std of the
-    particles' own shares; ``agreement_attributes``: each attribute's share. ``coverage``: for each attribute that is
-    open and shows from the view, how many values the particles have (``distinct``) ``of`` how many there are, confident
-    classifications (0.8) only; ``mean`` over these attributes. An attribute that a particle's own sunglasses or bald
-    head hide has no value there. Missing ones are None, with an entry in ``reasons``.
+    ``probabilities``: for each attribute [N, K] (see HeadsClassifier); ``faces``: which particles show a face, bool
+    [N]; None if nobody looked. ``agreement``: share of (particle, told attribute that the view shows) pairs classified
+    as told, where it can be read (:mod:`rsd.heads.agreement`); ``agreement_particles``: mean, best and std of the
+    particles' own shares; ``agreement_attributes``: each attribute's share, None where fewer than half of the particles
+    can be read; ``agreement_read``: how many can, each attribute's share; ``agreement_told``: all this in words.
+    ``coverage``: for each attribute that is open and shows from the view, how many values the particles have
+    (``distinct``) ``of`` how many there are, confident classifications (0.8) only; ``mean`` over these attributes. An
+    attribute that a particle's own sunglasses or bald head hide, or one of the face where there is none, has no value
+    there. Missing ones are None, with an entry in ``reasons``.
     """
-    agreement, particles, attributes = None, None, {}
+    names = ("agreement", "agreement_particles", "agreement_attributes", "agreement_read", "agreement_told")
+    figures: dict[str, Any] = dict.fromkeys(names)
     if told.seen:
-        right = torch.stack([_is(probabilities[a], ATTRIBUTES[a].index(told.values[a])) for a in told.seen], dim=1)
-        agreement = float(right.mean())
-        particles = metrics.summary(right.mean(1), best="max")
-        attributes = dict(zip(told.seen, right.mean(0).tolist(), strict=True))
+        found = readings(probabilities, {a: told.values[a] for a in told.seen}, faces)
+        whole = agreement(found)
+        each = [right[at].double().mean() for right, at in zip(found.right, whole.counted, strict=True) if at.any()]
+        figures["agreement_particles"] = metrics.summary(torch.stack(each), best="max") if each else None
+        figures |= {
+            "agreement": whole.value, "agreement_attributes": whole.attributes, "agreement_read": whole.read,
+            "agreement_told": whole.told(),
+        }  # fmt: skip
+        if whole.value is None:
+            reasons["agreement"] = f"the pictures do not show what the prompt tells; {whole.reason}"
+        elif whole.unread:
+            reasons["agreement_attributes"] = f"not averaged; {whole.reason}"
     else:
+        figures["agreement_attributes"] = {}
         reasons["agreement"] = "the prompt tells nothing that the view shows"
     covered = None
     if told.open:
-        counted = metrics.coverage(_shown(probabilities, told), told.open, {})
+        counted = metrics.coverage(_shown(probabilities, told, faces), told.open, {})
         of = {a: len(ATTRIBUTES[a]) for a in told.open}
         covered = {"mean": counted["mean"], "distinct": counted["distinct"], "of": of}
     else:
         reasons["coverage"] = "the prompt leaves nothing open that the view shows"
-    return {
-        "agreement": agreement, "agreement_particles": particles, "agreement_attributes": attributes,
-        "coverage": covered,
-    }  # fmt: skip
+    return {**figures, "coverage": covered}
 
 
-def _is(probabilities: torch.Tensor, value: int) -> torch.Tensor:
-    """Whether each particle [N, K] is classified as ``value``, [N] of 0 and 1; one that is not finite never is."""
-    confidence, found = probabilities.max(1)
-    return ((found == value) & confidence.isfinite()).double()
-
-
-def _shown(probabilities: dict[str, torch.Tensor], told: Told) -> dict[str, torch.Tensor]:
-    """The probabilities of the open attributes, nan where the particle itself, as classified, hides the attribute."""
+def _shown(
+    probabilities: dict[str, torch.Tensor], told: Told, faces: torch.Tensor | None = None
+) -> dict[str, torch.Tensor]:
+    """The probabilities of the open attributes, nan where the particle itself, as classified, hides the attribute, or
+    has no face that it would be on."""
     found = {a: p.argmax(1).tolist() for a, p in probabilities.items()}
     shown = {a: probabilities[a].clone() for a in told.open}
     for k in range(len(next(iter(probabilities.values())))):
         values = {a: ATTRIBUTES[a][codes[k]] for a, codes in found.items()}
         for a in told.open:
-            if not told.shows(values, a):
+            faceless = faces is not None and a in ON_FACE and not faces[k]
+            if faceless or not told.shows(values, a):
                 shown[a][k] = torch.nan
     return shown
 

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 
 from rsd.runs import RunFolder, write_json
-from rsd.summary import mean, particles, write_csv
+from rsd.summary import mean, means_told, particles, write_csv
 
 from .scores import Scorers, fid
 
@@ -35,7 +35,7 @@ def summarise(
     whole = {"prompts": rows, "mean": means, "fid": distance, "failed": failures, "reasons": reasons}
     write_json(out / SUMMARY, whole)
     write_csv(out / "summary.csv", rows, ["prompt", "folder", *FIGURES])
-    shown = ", ".join(f"{k} {v:.3g}" for k, v in means.items() if v is not None)
+    shown = means_told(rows, means)
     print(f"{len(rows)} done, {len(failures)} failed; means over prompts: {shown}; {out / SUMMARY}")
     return means
 

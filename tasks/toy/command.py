@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import math
 import sys
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import ClassVar
+from typing import TYPE_CHECKING, ClassVar
 
 from rsd import flags
 from rsd.settings import make_folder
+
+if TYPE_CHECKING:
+    from .experiment import Outcome
 
 FILES = ("toy.json", "collapse.png", "scatter.png")
 INTERRUPTED = 130
@@ -63,7 +67,6 @@ def main(argv: list[str]) -> int:
     except KeyboardInterrupt:
         print("\nrsd: interrupted; the toy does not go on where it was, start it again", file=sys.stderr)
         return INTERRUPTED
-    print(f"{', '.join(FILES)} in {options.out}")
     return 0
 
 
@@ -79,13 +82,12 @@ def compute(options: Toy) -> None:
         outcomes.append(
             run(gamma, realisations=options.realisations, steps=options.steps, lr=options.lr, seed=options.seed)
         )
-        last = outcomes[-1]
-        print(f"gamma {gamma:g}: {last.collapsed} of {options.realisations} collapsed, misfit {last.misfit:.3f}")
     rows = [outcome.summary() for outcome in outcomes]
     report = {
         "gamma": [row["gamma"] for row in rows],
         "collapsed": [row["collapsed"] for row in rows],
         "misfit": [row["misfit"] for row in rows],
+        "pairs": {name: [outcome.pairs[k] for outcome in outcomes] for k, name in enumerate(("collapsed", "misfit"))},
         "realisations": options.realisations,
         "steps": options.steps,
         "lr": options.lr,
@@ -94,3 +96,15 @@ def compute(options: Toy) -> None:
     write_json(options.out / "toy.json", report)
     collapse_plot(outcomes, options.out / "collapse.png")
     scatter_plot(outcomes, options.out / "scatter.png")
+    print(headline(outcomes))
+    print(f"{', '.join(FILES)} in {options.out}")
+
+
+def headline(outcomes: Sequence[Outcome]) -> str:
+    """What repulsion did, in a line: the least gamma, the one with the fewest collapses (the best fit among them), and
+    the greatest. Every gamma's figures are in toy.json."""
+    by_gamma = sorted(outcomes, key=lambda outcome: outcome.gamma)
+    best = min(by_gamma, key=lambda outcome: (outcome.collapsed, outcome.misfit))
+    shown = {outcome.gamma: outcome for outcome in sorted((by_gamma[0], best, by_gamma[-1]), key=lambda o: o.gamma)}
+    each = [f"{o.collapsed} at gamma {o.gamma:g} (misfit {o.misfit:.2f})" for o in shown.values()]
+    return f"of {len(outcomes[0].points)} pairs collapsed: {', '.join(each)}"

@@ -50,10 +50,16 @@ class Outcome:
     points: torch.Tensor
 
     @property
+    def pairs(self) -> tuple[list[bool], list[float]]:
+        """Of each realisation: whether its two particles ended nearest to the same mode, and their mean distance from
+        their nearest modes."""
+        away, nearest = torch.cdist(self.points, MODES.to(self.points)).min(-1)
+        return (nearest[:, 0] == nearest[:, 1]).tolist(), away.mean(-1).tolist()
+
+    @property
     def collapsed(self) -> int:
         """Realisations whose two particles ended nearest to the same mode."""
-        nearest = torch.cdist(self.points, MODES.to(self.points)).argmin(-1)
-        return int((nearest[:, 0] == nearest[:, 1]).sum())
+        return sum(self.pairs[0])
 
     @property
     def misfit(self) -> float:
@@ -61,7 +67,7 @@ class Outcome:
         return float(torch.cdist(self.points, MODES.to(self.points)).amin(-1).mean())
 
     def summary(self) -> dict[str, Any]:
-        """What toy.json holds for this gamma."""
+        """What toy.json holds of all pairs for this gamma."""
         return {"gamma": self.gamma, "collapsed": self.collapsed, "misfit": self.misfit}
 
 

@@ -22,8 +22,8 @@ def collapse_plot(outcomes: Sequence[Outcome], path: Path) -> None:
     figure, left = plt.subplots(figsize=(6, 3.6), layout="constrained")
     gammas = [o.gamma for o in outcomes]
     share = [100 * o.collapsed / len(o.points) for o in outcomes]
-    left.plot(gammas, share, "o-", color="tab:blue")
-    left.set(xlabel="repulsion $\\gamma$", ylim=(-3, 103))
+    left.plot(gammas, share, "o-", color="tab:blue", clip_on=False)
+    left.set(xlabel="repulsion $\\gamma$", ylim=(0, 100))
     left.set_xscale("symlog", linthresh=0.1)
     left.set_ylabel("both particles in the same mode [%]", color="tab:blue")
     right = left.twinx()

@@ -10,11 +10,13 @@ import pytest
 
 from rsd.tasks.reproduce.entries import ENTRIES, MEASURED
 from rsd.tasks.reproduce.outcome import headline
+from rsd.tasks.reproduce.verdict import STATES, state_of
 
 ROOT = Path(__file__).parents[2]
 REPORT = ROOT / "docs" / "report"
 PAGES = sorted(REPORT.glob("**/*.html"))
 SUMMARY = json.loads(MEASURED.read_text(encoding="utf-8"))
+PAGE_OF_ALL = (REPORT / "report.html").read_text(encoding="utf-8")
 EXPERIMENTS = {row["name"]: row for row in SUMMARY["experiments"]}
 
 
@@ -30,6 +32,29 @@ def test_every_claim_was_measured_or_says_why_not_and_none_that_failed_lacks_its
         claims = EXPERIMENTS[entry.name]["claims"]
         assert [claim["claim"] for claim in claims] == [claim.text for claim in entry.expected("builtin")]
         assert all(claim["held"] or claim["reason"] for claim in claims), entry.name
+
+
+def test_a_tick_is_beyond_noise():
+    for row in EXPERIMENTS.values():
+        for claim in row["claims"]:
+            measured = claim["measured"]
+            state, clear = state_of(measured["by"], len(measured["rising"]) - 1, measured["differences"])
+            assert (claim["state"], claim["clear"]) == (state, clear), claim["claim"]
+            assert claim["held"] is {"held": True, "not held": False}.get(state)
+        page = (REPORT / row["name"] / "report.html").read_text(encoding="utf-8")
+        states = [claim["state"] for claim in row["claims"]]
+        for state, badge in (("held", "✓ held"), ("not held", "✗ did not hold"), ("undecided", "? undecided")):
+            assert page.count(f">{badge}<") == states.count(state), row["name"]
+        assert {state: row[state.replace(" ", "_")] for state in STATES} == {s: states.count(s) for s in STATES}
+    assert headline([c for row in EXPERIMENTS.values() for c in row["claims"]]) in PAGE_OF_ALL
+
+
+def test_no_column_is_cut_on_a_phone():
+    """Below 720 px rows are blocks, whose figures carry the names of their columns."""
+    for page in PAGES:
+        text = page.read_text(encoding="utf-8")
+        assert "@media (max-width: 720px)" in text
+        assert not re.findall(r'<td class="n[^"]*">', text), page
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.parent.name)

@@ -67,7 +67,9 @@ def test_the_list_tells_the_scale_and_what_was_measured(capsys, tmp_path, monkey
     file.write_text(json.dumps({"scale": "builtin", "experiments": [{"name": "table2", "claims": claims}]}))
     monkeypatch.setattr(entries, "MEASURED", file)
     here, there = entries.listed("builtin"), entries.listed("paper")
-    assert here[0]["command"] == "rsd reproduce table2" and here[0]["measured"] == claims
+    assert here[0]["command"] == "rsd reproduce table2"
+    (told,) = here[0]["measured"]  # a file from before there were three states
+    assert (told["claim"], told["held"], told["state"], told["means"]) == ("a", None, "undecided", True)
     assert there[0]["command"] == "rsd reproduce table2 --scale paper" and there[0]["measured"] == []
     assert here[1]["measured"] == []
 

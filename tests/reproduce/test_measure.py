@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import matplotlib.pyplot as plt
 import pytest
 import torch
 
-from rsd.tasks.reproduce.measure import Measured, at_size, sharpness
+from rsd.tasks.reproduce.measure import Measured, at_size, of_toy, sharpness
+from rsd.tasks.reproduce.pictures import trade_off
 
 ROWS = {
     "a": Measured({"x": {"psnr": 20.0, "div": 0.1}, "y": {"psnr": 22.0, "div": None}}),
@@ -36,3 +38,24 @@ def test_sharpness_is_the_gradient_in_units_of_the_truth_s():
     hidden = torch.zeros(1, 1, 8, 8, dtype=torch.bool)
     hidden[..., 5:, :] = True
     assert sharpness(smooth, truth, hidden) == pytest.approx(0)
+
+
+def test_a_toy_s_pairs_have_figures_of_their_own():
+    told = {"gamma": [0.5], "collapsed": [1], "misfit": [0.3], "realisations": 2}
+    pairs = {"collapsed": [[True, False]], "misfit": [[0.2, 0.4]]}
+    found = of_toy({**told, "pairs": pairs})
+    assert found.items["pair 1"] == {"gamma": 0.5, "collapsed": 0.0, "misfit": 0.4}
+    before = of_toy(told)  # of a file from before
+    assert len(found.items) == 2 and len(before.items) == 1
+    for name, value in (("gamma", 0.5), ("collapsed", 0.5), ("misfit", 0.3)):
+        assert found.mean(name) == pytest.approx(value) and before.mean(name) == value
+
+
+def test_a_plot_of_shares_ends_at_one(monkeypatch):
+    monkeypatch.setattr(plt, "close", lambda figure: None)
+    rows = {label: Measured({"x": {"div": x, "agreement": y}}) for label, x, y in (("a", 0.0, 1.0), ("b", 0.2, 0.8))}
+    assert trade_off(rows, "div", "agreement") is not None
+    (left, _), (bottom, top) = plt.gca().get_xlim(), plt.gca().get_ylim()
+    monkeypatch.undo()
+    plt.close("all")
+    assert (left, top) == (0, 1) and 0.7 < bottom < 0.8

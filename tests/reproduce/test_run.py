@@ -70,6 +70,7 @@ def test_claims_json_is_what_the_contract_says(restored):
     outcome, out = restored
     claims = json.loads((out / "claims.json").read_text())
     assert [claim["held"] for claim in claims] == [True, False, None, None]
+    assert [claim["state"] for claim in claims] == ["held", "not held", "not measured", "not measured"]
     assert {"claim", "held", "measured"} <= set(claims[0])
     assert claims[2]["reason"] == "none needs the method nonsense, which this version does not have"
     assert "gamma is nan" in claims[3]["reason"]
@@ -98,8 +99,11 @@ def test_a_report_is_one_file(restored):
     assert all(source.startswith("data:image/webp;base64,") for source in sources)
     assert "url(" not in page and "@import" not in page and "<script" not in page
     assert "rsd restore" in page and "torch 2" in page and "seed 0" in page
-    noisy = of_entry(replace(outcome, claims=[{**outcome.claims[0], "clear": False}, *outcome.claims[1:]]))
-    assert (page.count(">within noise<"), noisy.count(">within noise<")) == (0, 1)
+    undecided = {**outcome.claims[0], "held": None, "state": "undecided", "clear": False, "reason": "within noise"}
+    noisy = of_entry(replace(outcome, claims=[undecided, *outcome.claims[1:]]))
+    for said, count in (("✓ held", 0), ("? undecided", 1), ("within noise", 1), ("✗ did not hold", 1)):
+        assert noisy.count(f">{said}<") == count
+    assert (page.count(">✓ held<"), page.count(">within noise<"), page.count(">? undecided<")) == (1, 0, 0)
     assert "N = 2, L = 2, lambda 0.05, rho 0.075, lr_z 0.6, x-step exact" in page
     assert f"rsd heads --out {out / 'data' / 'faces'} --number 2 --view frontal" in page
 

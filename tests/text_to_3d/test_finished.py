@@ -142,3 +142,10 @@ def test_what_is_lacking():
     assert lacking({"div_features": None}, TextTo3D()) == []  # an older version's
     old = {"div_features": "heads classifier", "faces": {"0": 1.0}, "janus": 0.0}
     assert lacking(old, TextTo3D()) == ["figures"] and lacking(old | {"face_front": 1.0}, TextTo3D()) == []
+
+
+def test_an_agreement_from_before_it_was_read_is_measured_again():
+    """Of a version that did not tell what could be read; one that had none has none to correct."""
+    held = {"div_features": "heads classifier", "face_front": 1.0, "faces": {}, "agreement": 0.9}
+    assert lacking(held, TextTo3D()) == ["figures"]
+    assert lacking({**held, "agreement_read": {}}, TextTo3D()) == [] == lacking({**held, "agreement": None}, TextTo3D())

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import math
 import types
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -103,26 +105,42 @@ def test_files_come_back_with_shape_and_colours(tmp_path, suffix):
     assert read.faces.shape == mesh.faces.shape
     np.testing.assert_allclose(read.vertices, mesh.vertices, atol=1e-5)
     assert read.volume == pytest.approx(mesh.volume, rel=1e-3)
-    visual = read.visual  # with a material, trimesh keeps the vertices' colours beside it
-    colours = visual.vertex_attributes["color"] if suffix == "glb" else visual.vertex_colors
-    colours = np.asarray(colours)[:, :3] / 255
+    colours = np.asarray(read.visual.vertex_colors)[:, :3] / 255
     expected = mesh.colours.copy()
     if suffix == "glb":
         expected[expected == 0.5] = 0.2140  # linear
     np.testing.assert_allclose(colours, expected, atol=3e-3)
 
 
-def test_a_glb_has_a_material(tmp_path):
-    """Viewers that show no vertex colours without one show them."""
-    import json
+@pytest.mark.parametrize("how", ["load", "load_mesh", "one mesh"])
+def test_a_glb_shows_its_colours_to_trimesh(tmp_path, how):
+    """However it is read; linear, as glTF has them: the source's after conversion."""
+    trimesh = pytest.importorskip("trimesh", reason="trimesh is not installed")
+    made = extract(Ball(), resolution=24)
+    shades = np.linspace(0, 1, len(made.vertices))
+    colours = np.stack([shades, shades[::-1], np.full_like(shades, 0.25)], 1)
+    write_mesh(path := tmp_path / "mesh.glb", replace(made, colours=colours))
+    if how == "load":
+        (read,) = trimesh.load(path, process=False).geometry.values()
+    else:
+        read = trimesh.load_mesh(path) if how == "load_mesh" else trimesh.load(path, force="mesh", process=False)
+    linear = np.asarray(read.visual.vertex_colors)
+    assert linear.shape == (len(made.vertices), 4) and (linear[:, 3] == 255).all() and read.visual.kind == "vertex"
+    linear = linear[:, :3] / 255
+    srgb = np.where(linear <= 0.0031308, 12.92 * linear, 1.055 * linear ** (1 / 2.4) - 0.055)
+    bright = colours > 0.2  # a byte of linear light is coarse in the dark
+    np.testing.assert_allclose(srgb[bright], colours[bright], atol=0.006)
+    np.testing.assert_allclose(srgb, colours, atol=0.03)
 
+
+def test_a_glb_has_vertex_colours_alone(tmp_path):
+    """No material: glTF's default, white, shows them as they are."""
     pytest.importorskip("trimesh", reason="trimesh is not installed")
     write_mesh(tmp_path / "mesh.glb", extract(Ball(), resolution=16))
     data = (tmp_path / "mesh.glb").read_bytes()
     tree = json.loads(data[20 : 20 + int.from_bytes(data[12:16], "little")])
-    primitive = tree["meshes"][0]["primitives"][0]
-    assert "COLOR_0" in primitive["attributes"]
-    assert tree["materials"][primitive["material"]]["pbrMetallicRoughness"]["metallicFactor"] == 0
+    (primitive,) = tree["meshes"][0]["primitives"]
+    assert "COLOR_0" in primitive["attributes"] and "material" not in primitive and not tree.get("materials")
 
 
 def test_the_blob_of_a_new_scene_is_a_mesh():

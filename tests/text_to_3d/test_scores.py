@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import json
+from pathlib import Path
+
 import pytest
 import torch
 
@@ -9,7 +12,9 @@ from rsd.heads.attributes import ATTRIBUTES, Camera, Head, caption
 from rsd.heads.classifier import HeadsClassifier
 from rsd.heads.face import FaceReader
 from rsd.heads.render import render
+from rsd.media import read_image
 from rsd.tasks.text_to_3d.cameras import CameraSettings, orbit
+from rsd.tasks.text_to_3d.job import headline
 from rsd.tasks.text_to_3d.scores import Scorers, load_scorers, score, shown
 
 PLAIN = {a: options[0] for a, options in ATTRIBUTES.items()}
@@ -99,6 +104,67 @@ def test_what_is_not_told_or_not_seen_has_a_reason(pictures, scorers):
     assert found["agreement"] is None and "nothing that a front view shows" in found["reasons"]["agreement"]
     assert found["agreement_views"] == {"180": None} and found["janus"] is found["face_front"] is None
     assert found["reasons"]["janus"].startswith("no camera sees the front") and found["faces"] == {"180": 0}
+
+
+def ball(colour, radius=0.5, soft=0.05):
+    """A ball in front of grey, [1, 3, 64, 64]: no head at all."""
+    y, x = torch.meshgrid(torch.linspace(-1, 1, 64), torch.linspace(-1, 1, 64), indexing="ij")
+    inside = torch.sigmoid((radius - (x**2 + y**2).sqrt()) / soft)
+    return (inside * torch.tensor(colour).view(3, 1, 1) + (1 - inside) * 0.1)[None]
+
+
+@pytest.mark.parametrize("colour", [(0.9, -0.6, -0.8), (-0.8, -0.8, 0.9), (-0.2, -0.2, -0.2)])
+def test_a_blob_agrees_with_nothing_that_sits_on_a_face(colour, scorers):
+    """The classifier sees some person, beard and mouth on it, and some of them are always as told."""
+    blobs = ball(colour).expand(2, 3, -1, -1, -1)
+    found = [
+        score(blobs, AROUND[:3], f"a {person} with {beard} and {mouth}", scorers)
+        for person in ("man", "woman") for beard in ("a beard", "no beard") for mouth in ("a smile", "an open mouth")
+    ]  # fmt: skip
+    for one in found:
+        assert one["face_front"] == 0 and one["agreement"] is one["agreement_scenes"] is None
+        assert one["agreement_attributes"] == dict.fromkeys(("person", "mouth", "beard"))
+        assert set(one["agreement_read"].values()) == {0.0} and set(one["agreement_views"].values()) == {None}
+        why = "person: no face is seen; mouth: no face is seen; beard: no face is seen"
+        assert one["reasons"]["agreement"] == f"front views do not show what the prompt tells; {why}"
+        assert one["agreement_told"] == f"none ({why})"
+        json.dumps(one, allow_nan=False)
+
+
+def test_backs_in_front_agree_by_their_hair_alone(pictures, scorers):
+    backs = pictures[:1, 6:7].expand(1, 12, -1, -1, -1)
+    found = score(backs, AROUND, caption(HEADS[0], {"hair", "hair_color", "glasses", "mouth", "person"}), scorers)
+    assert found["face_front"] == 0 and found["agreement"] == 1
+    assert found["agreement_attributes"] == {
+        "person": None, "hair": 1, "hair_color": 1, "glasses": None, "mouth": None
+    }  # fmt: skip
+    why = "person: no face is seen; glasses: no face is seen; mouth: no face is seen"
+    assert found["reasons"]["agreement_attributes"] == f"not averaged; {why}" and "agreement" not in found["reasons"]
+    assert found["agreement_told"] == f"1.00 of hair, hair color (not {why})"
+    assert headline(found) == f"faces in front 0.00, agreement in front 1.00 of hair, hair color (not {why})"
+
+
+def test_a_black_bar_is_no_round_glasses(scorers):
+    """Two front views of a scene that was asked for "a woman with a red bun and round glasses, brown skin". The
+    classifier calls the bar round glasses, but not surely, and the person surely a man."""
+    images = read_image(Path(__file__).with_name("visor.png")).unflatten(3, (2, 64)).permute(0, 3, 1, 2, 4)
+    answers = scorers.judge.probabilities(images[0])["glasses"]
+    assert (answers.argmax(1) == ATTRIBUTES["glasses"].index("round")).all() and (answers.amax(1) > 0.6).all()
+    found = score(images, AROUND[:2], "a woman with a red bun and round glasses, brown skin", scorers)
+    assert found["face_front"] == 1 and found["agreement"] == 0.75
+    assert found["agreement_attributes"] == {"person": 0, "skin": 1, "hair": 1, "hair_color": 1, "glasses": None}
+    assert found["agreement_read"] == {"person": 1, "skin": 1, "hair": 1, "hair_color": 1, "glasses": 0}
+    assert found["reasons"]["agreement_attributes"] == "not averaged; glasses: the classifier is not sure"
+    assert found["agreement_told"].startswith("0.75 of person, skin, hair, hair color (not glasses: ")
+
+
+def test_a_face_is_read_as_before(pictures, scorers):
+    """Of heads that show what was told the readings are sure: nothing is left out."""
+    for head, images in zip(HEADS, pictures, strict=True):
+        told = {"person", "skin", "hair", "hair_color", "glasses", "mouth", "beard"}
+        found = score(images[None], AROUND, caption(head, told), scorers)
+        assert found["agreement"] == 1 and set(found["agreement_read"].values()) == {1.0}
+        assert "agreement_attributes" not in found["reasons"]
 
 
 def test_what_a_camera_shows():

@@ -71,6 +71,22 @@ def test_what_the_view_hides_is_not_asked_for():
     assert set(back["coverage"]["distinct"]) == {"skin", "hair", "hair_color", "shirt", "background"}
 
 
+def test_what_a_particle_s_missing_face_would_show_counts_for_nothing():
+    """Three particles, of which one has a face: mouths and people are read of that one alone, hair of all."""
+    told = read("a man with long red hair and a smile, front view")
+    particles = tell({"person": "man"}, {"mouth": "open", "shirt": "red"}, {"mouth": "open", "left_cheek": "red"})
+    found = heads_figures(particles, told, reasons := {}, torch.tensor([True, False, False]))
+    assert found["agreement"] == 1 and found["agreement_read"]["mouth"] == pytest.approx(1 / 3)
+    assert found["agreement_attributes"] == {"person": None, "hair": 1, "hair_color": 1, "mouth": None}
+    assert reasons["agreement_attributes"] == "not averaged; person: no face is seen; mouth: no face is seen"
+    assert (found["coverage"]["distinct"]["left_cheek"], found["coverage"]["distinct"]["shirt"]) == (1, 2)
+    none = heads_figures(particles, read("a smile"), reasons := {}, torch.tensor([False] * 3))
+    assert none["agreement"] is none["agreement_particles"] is None
+    assert reasons["agreement"] == "the pictures do not show what the prompt tells; mouth: no face is seen"
+    unsure = heads_figures(tell({}, confidence=0.7), read("a smile"), reasons := {})
+    assert unsure["agreement"] is None and "the classifier is not sure" in reasons["agreement"]
+
+
 def test_coverage_counts_the_values_of_what_is_left_open():
     three = tell({}, {"shirt": "red", "mouth": "open"}, {"shirt": "green", "hair": "bun"})
     found = heads_figures(three, read(PROMPT), {})["coverage"]

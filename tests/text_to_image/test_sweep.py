@@ -193,6 +193,28 @@ def test_the_plot_says_what_its_height_is(figures, label, tmp_path, monkeypatch)
     plt.close("all")
 
 
+@pytest.mark.parametrize(
+    ("figures", "lowest", "highest"),
+    [({"agreement": (1.0, 0.9)}, 0, 1), ({"agreement": (0.0, 0.02)}, 0, 1), ({"clip": (20.0, 30.0)}, 0, 100)],
+)
+def test_axes_end_where_their_figures_do(figures, lowest, highest, tmp_path, monkeypatch):
+    """A share is between 0 and 1, whatever margins there are, and Div is not below 0."""
+    monkeypatch.setattr(plt, "close", lambda figure: None)
+    ((name, values),) = figures.items()
+    points = zip((0, 9), (0.0, 0.3), values, strict=True)
+    tradeoff([swept("vsd", gamma, div=div, **{name: y}) for gamma, div, y in points], tmp_path / "a.png")
+    axis = plt.gcf().axes[0]
+    bottom, top = axis.get_ylim()
+    edges = axis.get_xlim()
+    marks = [line.get_clip_on() for line in axis.lines]
+    monkeypatch.undo()
+    plt.close("all")
+    assert lowest <= bottom <= min(values) and max(values) <= top <= highest
+    assert edges[0] == 0 and edges[1] > 0.3 and marks == [False]  # nor is a mark at the edge cut
+    if max(values) == 1:
+        assert top == 1 and 0.85 < bottom < 0.9
+
+
 def test_the_labels_of_near_points_do_not_overlap(tmp_path, monkeypatch):
     monkeypatch.setattr(plt, "close", lambda figure: None)
     table = [swept("ancestral", 0, div=0.5, agreement=0.95)]

@@ -4,12 +4,15 @@ import json
 import os
 from pathlib import Path
 
+import matplotlib.pyplot as plt
 import pytest
 import torch
 
 from rsd.cli import main
 from rsd.tasks.toy import experiment
+from rsd.tasks.toy.command import headline
 from rsd.tasks.toy.experiment import MODES, Outcome, run
+from rsd.tasks.toy.plots import collapse_plot
 
 
 @pytest.fixture(scope="module")
@@ -33,16 +36,52 @@ def test_too_much_repulsion_ruins_the_fit(outcomes):
 def test_an_outcome_counts_what_it_says():
     points = torch.stack([MODES, MODES[[0, 0]] + 0.1, torch.tensor([[-1.0, 3.0], [-2.0, 0.0]])])
     outcome = Outcome(1.0, points)
-    assert outcome.collapsed == 2
+    assert outcome.collapsed == 2 and outcome.pairs[0] == [False, True, True]
+    assert outcome.pairs[1] == pytest.approx([0, 0.02**0.5, 2], rel=1e-5)
     assert outcome.misfit == pytest.approx((0 + 0 + 2 * 0.02**0.5 + 3 + 1) / 6, rel=1e-5)
 
 
-def test_the_command_leaves_what_the_contract_says(tmp_path):
+def test_the_line_tells_the_ends_and_the_best():
+    """Of eleven gammas three: the least, the one with the fewest collapses and then the best fit, and the greatest."""
+    apart, together = MODES[None], MODES[None, [0, 0]]
+
+    def one(gamma, *pairs):
+        return Outcome(gamma, torch.cat(pairs))
+
+    found = [
+        one(3.0, apart, apart + 0.1),
+        one(0.0, apart, together),
+        one(1.0, apart, apart),
+        one(9.0, 4 * apart, apart),
+    ]
+    assert headline(found) == (
+        "of 2 pairs collapsed: 1 at gamma 0 (misfit 0.00), 0 at gamma 1 (misfit 0.00), 0 at gamma 9 (misfit 1.50)"
+    )
+    assert headline(found[:1]) == "of 2 pairs collapsed: 0 at gamma 3 (misfit 0.07)"
+
+
+def test_the_share_s_axis_is_a_share_s(outcomes, tmp_path, monkeypatch):
+    monkeypatch.setattr(plt, "close", lambda figure: None)
+    collapse_plot(list(outcomes.values()), tmp_path / "a.png")
+    limits = plt.gcf().axes[0].get_ylim()
+    monkeypatch.undo()
+    plt.close("all")
+    assert limits == (0, 100)
+
+
+def test_the_command_leaves_what_the_contract_says(tmp_path, capsys):
     out = tmp_path / "toy"
     assert main(["toy", "--out", str(out), "--gammas", "0", "1", "--realisations", "6", "--steps", "20"]) == 0
     report = json.loads((out / "toy.json").read_text())
     assert report["gamma"] == [0, 1] and report["realisations"] == 6
     assert len(report["collapsed"]) == 2 and all(0 <= c <= 6 for c in report["collapsed"])
+    pairs = report["pairs"]
+    assert [sum(each) for each in pairs["collapsed"]] == report["collapsed"]
+    assert [sum(each) / 6 for each in pairs["misfit"]] == pytest.approx(report["misfit"])
+    first, last = capsys.readouterr().out.splitlines()
+    few, many = (f"{report['collapsed'][k]} at gamma {k} (misfit {report['misfit'][k]:.2f})" for k in (0, 1))
+    assert first == f"of 6 pairs collapsed: {few}, {many}"
+    assert last == f"toy.json, collapse.png, scatter.png in {out}"
     assert (out / "collapse.png").stat().st_size > 5000 and (out / "scatter.png").stat().st_size > 5000
 
 

@@ -1,0 +1,115 @@
+"""Whether pictures of heads show what a prompt tells: read only where it can be seen.
+
+The classifier answers for every attribute of every picture, also for the mouth of a back or the glasses of a blob. A
+reading counts where the classifier is sure (:data:`~rsd.metrics.CONFIDENT`) and, for what sits on the face, where a
+face is seen (:class:`~rsd.heads.face.FaceReader`). Of 160 held-out heads from the front and the back 97% of what shows
+counts, and 99.8% of that is right (98.7% of all); shown at 32 px 97% and 99.7%, at 18 px 82% and 94% (88% of all). A
+black bar where a scene was asked for round glasses is read as round with 0.6 to 0.7: that counts for nothing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from rsd.heads.attributes import ATTRIBUTES, ON_FACE
+from rsd.metrics import CONFIDENT
+
+LEAST = 0.5
+"""The share of the pictures that show an attribute in which it must be read, or nothing is said of it."""
+
+
+@dataclass(frozen=True)
+class Readings:
+    """What pictures [...] show of told attributes [A], bool [..., A] on the CPU: ``right``, as told; ``faced``, where a
+    face that it would sit on is seen; ``sure``, where the classifier is."""
+
+    names: Sequence[str]
+    right: torch.Tensor
+    faced: torch.Tensor
+    sure: torch.Tensor
+
+    @property
+    def read(self) -> torch.Tensor:
+        """Where a reading counts, [..., A]."""
+        return self.faced & self.sure
+
+    def unflatten(self, shape: tuple[int, ...]) -> Readings:
+        """The same of pictures [*shape]."""
+        return Readings(self.names, *(x.unflatten(0, shape) for x in (self.right, self.faced, self.sure)))
+
+    def __getitem__(self, at: Any) -> Readings:
+        """Of a part of the pictures."""
+        return Readings(self.names, self.right[at], self.faced[at], self.sure[at])
+
+
+@dataclass(frozen=True)
+class Agreement:
+    """``value``: the share of counted readings that are as told; None if nothing could be read. ``attributes``: each
+    attribute's own share, None where it could not be read; ``read``: the share of pictures in which it could;
+    ``unread``: why not, in words; ``counted``: which readings are averaged, [..., A]."""
+
+    value: float | None
+    attributes: dict[str, float | None]
+    read: dict[str, float]
+    unread: dict[str, str]
+    counted: torch.Tensor
+
+    @property
+    def reason(self) -> str:
+        """What is not averaged, and why."""
+        return "; ".join(f"{plain(a)}: {why}" for a, why in self.unread.items())
+
+    def told(self) -> str:
+        """The same in few words, with what is averaged: "0.75 of hair, skin (not glasses: unsure)"."""
+        if self.value is None:
+            return f"none ({self.reason})"
+        known = ", ".join(plain(a) for a, value in self.attributes.items() if value is not None)
+        return f"{self.value:.2f} of {known}" + (f" (not {self.reason})" if self.unread else "")
+
+
+def readings(
+    probabilities: Mapping[str, torch.Tensor], told: Mapping[str, str], faces: torch.Tensor | None
+) -> Readings:
+    """What pictures show of the attributes ``told``. ``probabilities``: for each attribute [B, K]; ``faces``: whether
+    each shows a face, bool [B], None if nobody looked. What is not finite surely shows nothing that was told."""
+    right, faced, sure = [], [], []
+    for attribute, value in told.items():
+        confidence, found = probabilities[attribute].cpu().max(1)
+        finite = confidence.isfinite()
+        right.append((found == ATTRIBUTES[attribute].index(value)) & finite)
+        needs = faces is not None and attribute in ON_FACE
+        faced.append(faces.cpu() | ~finite if needs and faces is not None else torch.ones_like(finite))
+        sure.append((confidence >= CONFIDENT) | ~finite)
+    return Readings(list(told), torch.stack(right, -1), torch.stack(faced, -1), torch.stack(sure, -1))
+
+
+def agreement(found: Readings, shown: torch.Tensor | None = None) -> Agreement:
+    """The agreement of readings over ``shown``, where an attribute is in view at all, bool [..., A] (None: everywhere).
+    An attribute that is in view and read in less than :data:`LEAST` of these pictures is left out."""
+    shown = torch.ones_like(found.read) if shown is None else shown.expand_as(found.read)
+    counted = found.read & shown
+    attributes: dict[str, float | None] = {}
+    read, unread = {}, {}
+    for a, name in enumerate(found.names):
+        number = int(shown[..., a].sum())
+        if not number:
+            continue
+        read[name] = int(counted[..., a].sum()) / number
+        attributes[name] = None
+        if read[name] >= LEAST:
+            attributes[name] = float(found.right[..., a][counted[..., a]].double().mean())
+            continue
+        counted[..., a] = False
+        faced = int((found.faced & shown)[..., a].sum()) / number
+        unread[name] = "no face is seen" if faced < LEAST else "the classifier is not sure"
+    value = float(found.right[counted].double().mean()) if counted.any() else None
+    return Agreement(value, attributes, read, unread, counted)
+
+
+def plain(attribute: str) -> str:
+    """An attribute's name as people write it."""
+    return attribute.replace("_", " ")
