@@ -21,7 +21,6 @@ BACKENDS = {
     "lpips": "the LPIPS metric: pip install 'rsd[lpips]'",
     "torchvision": "needed by deepinv and lpips: the build that matches torch, from pytorch.org",
     "imageio_ffmpeg": "MP4 files: pip install imageio-ffmpeg",
-    "peft": "LoRA scores: pip install peft",
     "nerfacc": "the packed renderer on CUDA: pip install 'rsd[nerfacc]' (it compiles its kernels when first used)",
     "tinycudann": "hash grids on CUDA: build it from NVIDIA's repository with nvcc",
 }
