@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
+from functools import partial
 from typing import Any
 
 import torch
 from torch import nn
-
-from rsd.hub import quietly
 
 TARGETS = ("to_q", "to_k", "to_v", "to_out.0", "add_k_proj", "add_v_proj")
 """The attention projections that have adapters; the last two are those of the text in UNets of DeepFloyd IF's class."""
@@ -45,27 +43,44 @@ class Told(nn.Module):
             hook.remove()
 
 
-def add_adapter(unet: Any, name: str, rank: int, random: torch.Generator) -> None:
-    """Put LoRA of that rank on every attention projection of ``unet``: B is 0, A from ``random``; float32 where the
-    UNet is in half precision. Raises ImportError without peft."""
-    try:
-        from peft import LoraConfig
-    except ImportError as error:
-        raise ImportError("VSD with LoRA needs peft: pip install peft.") from error
-    config = LoraConfig(r=rank, lora_alpha=rank, target_modules=list(TARGETS))
-    with quietly(), seeded(random), warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # several adapters: as intended
-        unet.add_adapter(config, adapter_name=name)
-    for path, parameter in unet.named_parameters():
-        if f".{name}." in path and parameter.dtype in (torch.float16, torch.bfloat16):
-            parameter.data = parameter.data.float()
+class Adapters(nn.Module):
+    """LoRA (Hu et al. 2022) of that ``rank`` and scale 1 on every attention projection of ``unet``: B A x is added to
+    what a projection answers to x, where A is drawn from ``random`` and B starts at 0. The UNet is not changed, so that
+    it can be saved at any time, and knows nothing of them outside :meth:`on`. float32 at least."""
+
+    def __init__(self, unet: Any, rank: int, random: torch.Generator):
+        super().__init__()
+        found = projections(unet)
+        self.paths = list(found)
+        with seeded(random):
+            self.pairs = nn.ModuleList(_pair(layer.in_features, rank, layer.out_features) for layer in found.values())
+        self.precision = torch.float64 if unet.dtype == torch.float64 else torch.float32
+        self.to(unet.device, unet.dtype).to(self.precision)  # A begins as the UNet's precision has it
+
+    @contextmanager
+    def on(self, unet: Any) -> Iterator[None]:
+        """Calls of ``unet`` go through the adapters."""
+        with ExitStack() as stack:
+            for path, pair in zip(self.paths, self.pairs, strict=True):
+                hook = unet.get_submodule(path).register_forward_hook(partial(self._add, pair))
+                stack.callback(hook.remove)
+            yield
+
+    def _add(self, pair: nn.Module, _layer: nn.Module, inputs: Any, answer: torch.Tensor) -> torch.Tensor:
+        return (answer + pair(inputs[0].to(self.precision))).to(answer.dtype)
 
 
-def adapted_layers(unet: Any) -> list[Any]:
-    """The layers of ``unet`` that have adapters."""
-    from peft.tuners.tuners_utils import BaseTunerLayer
+def projections(unet: Any) -> dict[str, Any]:
+    """The attention projections of ``unet`` by their paths; one that has adapters of its owner's counts with them."""
+    return {path: layer for path, layer in unet.named_modules() if any(f".{path}".endswith(f".{t}") for t in TARGETS)}
 
-    return [module for module in unet.modules() if isinstance(module, BaseTunerLayer)]
+
+def _pair(inputs: int, rank: int, outputs: int) -> nn.Sequential:
+    """x to B A x, begun as by peft: A as a linear layer's weight, drawn once more after both."""
+    down, up = nn.Linear(inputs, rank, bias=False), nn.Linear(rank, outputs, bias=False)
+    nn.init.kaiming_uniform_(down.weight, a=5**0.5)
+    nn.init.zeros_(up.weight)
+    return nn.Sequential(down, up)
 
 
 @contextmanager
@@ -74,9 +89,3 @@ def seeded(random: torch.Generator) -> Iterator[None]:
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(random.initial_seed())  # torch.manual_seed would seed the GPUs too
         yield
-
-
-def remove_adapters(unet: Any, names: list[str]) -> None:
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        unet.delete_adapters(names)

@@ -16,8 +16,9 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from rsd.hub import HUB_ID, fetch
+from rsd.hub import HUB_ID
 from rsd.metrics import CLIP, load_clip
+from rsd.weights import find_weights
 from rsd.words import articled
 
 WEIGHTS = "model.safetensors"
@@ -60,19 +61,22 @@ def load_aesthetic(
 def _read(weights: str, revision: str | None) -> dict[str, Any]:
     """The state dict of a file, a folder or a hub id."""
     path = Path(weights).expanduser()
+    what = "aesthetic predictor"
+    files: tuple[Path, ...] = (path,)
     if path.is_dir():
-        path = path / WEIGHTS
-        if not path.is_file():
+        if not any(path.glob("*.safetensors")):
             raise FileNotFoundError(f'The folder "{weights}" holds no {WEIGHTS}; give the file of the weights.')
+        files = find_weights(weights, path, what=what).files
     elif not path.is_file():
         if path.suffix in (".pth", ".pt", ".bin", ".safetensors") or not HUB_ID.fullmatch(weights):
             raise FileNotFoundError(f'There is no file "{weights}" of aesthetic weights; check the path.')
-        path = fetch(weights, WEIGHTS, revision=revision, what="aesthetic predictor")
+        files = find_weights(weights, None, what=what, commit=revision).files
+    path = files[0]
     try:
         if path.suffix == ".safetensors":
             from safetensors.torch import load_file
 
-            return load_file(path)
+            return {key: value for file in files for key, value in load_file(file).items()}
         found = torch.load(path, map_location="cpu", weights_only=True)
     except (OSError, RuntimeError, ValueError, EOFError, pickle.UnpicklingError, _safetensor_error()) as error:
         line = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__

@@ -8,7 +8,7 @@ import os
 import platform
 import shutil
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
@@ -21,7 +21,6 @@ BACKENDS = {
     "lpips": "the LPIPS metric: pip install 'rsd[lpips]'",
     "torchvision": "needed by deepinv and lpips: the build that matches torch, from pytorch.org",
     "imageio_ffmpeg": "MP4 files: pip install imageio-ffmpeg",
-    "peft": "LoRA scores: pip install peft",
     "nerfacc": "the packed renderer on CUDA: pip install 'rsd[nerfacc]' (it compiles its kernels when first used)",
     "tinycudann": "hash grids on CUDA: build it from NVIDIA's repository with nvcc",
 }
@@ -33,20 +32,28 @@ MODELS = {
 
 def main(argv: list[str]) -> int:
     """Print the report; returns the exit code."""
-    argparse.ArgumentParser(prog="rsd doctor", description="What this machine can do, and why not.").parse_args(argv)
+    parser = argparse.ArgumentParser(prog="rsd doctor", description="What this machine can do, and why not.")
+    parser.add_argument("--quick", action="store_true", help="leave out how long runs take (measured in some seconds)")
+    quick = parser.parse_args(argv).quick
     for line in report():
-        print(line)
+        print(line, flush=True)
+    for line in [] if quick else told(_times):
+        print(line, flush=True)
     return 0
 
 
 def report() -> list[str]:
     """The lines of the report, section by section; never raises."""
+    return [line for section in (_versions, _devices, _backends, _built_in, _cache) for line in told(section)]
+
+
+def told(section: Callable[[], Iterator[str]]) -> list[str]:
+    """Its lines, or why they cannot be told."""
     lines: list[str] = []
-    for section in (_versions, _devices, _backends, _built_in, _cache):
-        try:
-            lines += section()
-        except Exception as error:  # a broken installation is what a doctor is asked about
-            lines.append(f"{section.__name__.strip('_')}: cannot be told ({_why(error)})")
+    try:
+        lines += section()
+    except Exception as error:  # a broken installation is what a doctor is asked about
+        lines.append(f"{section.__name__.strip('_')}: cannot be told ({_why(error)})")
     return lines
 
 
@@ -81,11 +88,12 @@ def _devices() -> Iterator[str]:
     except Exception as error:
         yield f"{cores}; torch does not import ({_why(error)}); reinstall it from pytorch.org"
         return
-    yield f"{cores}, {torch.get_num_threads()} torch threads"
+    yield f"{cores}, {torch.get_num_threads()} torch threads; multiplies in {_multiplies('cpu')}"
     if torch.cuda.is_available():
         for k in range(torch.cuda.device_count()):
             about = torch.cuda.get_device_properties(k)
-            yield f"cuda:{k}: {about.name}, {about.total_memory / 2**30:.0f} GiB"
+            multiplies = _multiplies(f"cuda:{k}")
+            yield f"cuda:{k}: {about.name}, {about.total_memory / 2**30:.0f} GiB; multiplies in {multiplies}"
     else:
         built = torch.version.cuda
         why = (
@@ -95,6 +103,32 @@ def _devices() -> Iterator[str]:
         )
         yield f"cuda: none ({why})"
     yield f"mps: {'available' if torch.backends.mps.is_available() else 'none (Apple silicon only)'}"
+
+
+def _multiplies(device: str) -> str:
+    """The precisions that a device has instructions for, and what follows for --autocast and --dtype."""
+    import torch
+
+    from rsd.precision import instructions, multiplies_in
+
+    halves = {"bfloat16": torch.bfloat16, "float16": torch.float16}
+    has = [name for name, dtype in halves.items() if multiplies_in(dtype, device)]
+    lacks = [name for name in halves if name not in has]
+    by = f" ({', '.join(instructions())})" if device == "cpu" and has and instructions() else ""
+    slow = f", not in {' or '.join(lacks)} (emulated: 20 to 40 times slower)" if lacks else ""
+    refused = "; --autocast is refused" if "bfloat16" in lacks else ""
+    return ", ".join(["float32", *has]) + by + slow + refused
+
+
+def _times() -> Iterator[str]:
+    """How long runs take on the CPU, from a few passes of the built-in networks."""
+    from rsd.estimate import KINDS, estimate, measured, samples
+    from rsd.estimate import told as ranged
+
+    seconds = measured(samples())
+    yield "time of runs with the built-in priors on this CPU, as it is used now (estimated from a few network passes):"
+    for kind in KINDS:
+        yield f"  {kind.title} (N = {kind.particles}, {kind.steps} steps): {ranged(*estimate(kind, seconds))}"
 
 
 def _backends() -> Iterator[str]:

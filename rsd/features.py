@@ -12,8 +12,9 @@ import torch.nn.functional as F
 from torch import nn
 
 from rsd import perceptual
-from rsd.hub import broken, built_in_folder, check_name, fetch, quietly, read_json
+from rsd.hub import built_in_folder, check_name, fetch, quietly, read_json
 from rsd.plugin import find
+from rsd.weights import load_model
 
 Embedding = Callable[[torch.Tensor], torch.Tensor]
 
@@ -166,18 +167,12 @@ def _load_vit(name: str, *, normalise: bool, size: int | None, revision: str | N
         raise ValueError(f'The feature map "{name}" is a "{kind}"; give a ViT or a DINOv2 ({", ".join(VITS)}).')
     commit = None if local else config.parent.name
     pooling = {"add_pooling_layer": False} if kind == "vit" else {}
-    try:
-        with quietly():
-            from transformers import AutoModel
-
-            model = AutoModel.from_pretrained(
-                str(folder) if local else name, revision=commit or "main", dtype=torch.float32, use_safetensors=True,
-                trust_remote_code=False, local_files_only=local, **pooling,
-            )  # fmt: skip
-    except ImportError:
-        raise
-    except Exception as error:
-        raise ValueError(broken(error, name, what=what, revision=revision)) from error
+    with quietly():
+        from transformers import AutoModel
+    model = load_model(
+        AutoModel, name, folder if local else None, what=what, dtype=torch.float32, commit=commit,
+        trust_remote_code=False, **pooling,
+    )  # fmt: skip
     if name == "heads":
         return ViT(model, size=size or model.config.image_size)
     if not normalise:

@@ -152,8 +152,8 @@ def broken(error: BaseException, name: str, *, what: str, revision: str | None =
         return explain(error, name, what=what, revision=revision)
     line = _first_line(error)
     remedy = ""
-    if "safetensors" in line or ".bin" in line:
-        remedy = " Only safetensors are loaded (pickles can run code): convert it with save_pretrained(FOLDER)."
+    if type(error).__name__ == "SafetensorError":
+        remedy = " A file is damaged: fetch, copy or write it again."
     return f'The {what} "{name}" did not load: {line}{remedy}'
 
 

@@ -148,17 +148,19 @@ def load_clip(name: str, *, device: str | torch.device = "cpu", revision: str | 
     Raises ValueError that says what to do if the model cannot be had.
     """
     from rsd.hub import broken, check_name, fetch, quietly
+    from rsd.weights import load_model
 
     what = "CLIP model"
     check_name(name, what=what, built_in=(), marker="config.json", example="openai/clip-vit-large-patch14")
     local = Path(name).expanduser().is_dir()
     where = str(Path(name).expanduser()) if local else name
     commit = None if local else fetch(name, "config.json", revision=revision, what=what).parent.name
+    with quietly():
+        from transformers import CLIPModel, CLIPTokenizer
+    folder = Path(where) if local else None
+    model = load_model(CLIPModel, name, folder, what=what, dtype=torch.float32, commit=commit)
     try:
         with quietly():
-            from transformers import CLIPModel, CLIPTokenizer
-
-            model = CLIPModel.from_pretrained(where, revision=commit or "main", use_safetensors=True)
             tokenizer = CLIPTokenizer.from_pretrained(where, revision=commit or "main")
     except Exception as error:
         raise ValueError(broken(error, name, what=what, revision=revision)) from error

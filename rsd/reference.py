@@ -8,8 +8,6 @@ VSD    eps_phi(z_t, t, c), a network that learns the particles' own score (Wang 
 
 from __future__ import annotations
 
-import itertools
-import weakref
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from functools import partial
@@ -17,7 +15,7 @@ from typing import Any, Protocol
 
 import torch
 
-from rsd.adapters import Told, adapted_layers, add_adapter, remove_adapters, seeded
+from rsd.adapters import Adapters, Told, projections, seeded
 from rsd.distributed import ALONE, Ensemble
 from rsd.hub import quietly
 from rsd.memory import Memory
@@ -152,9 +150,8 @@ class Learned(Reference):
             with self.active(rows.start):
                 error = predict(self, z_t, t, given, rows) - eps[rows]
                 loss = error.square().flatten(1).mean(1).sum()  # no mean over particles: none depends on N
-                active = [p for p in self.parameters if p.requires_grad]  # where each has its own, this particle's
-                found = torch.autograd.grad(loss * self.loss_scale, active, allow_unused=True)
-            pairs = [(p, own) for p, own in zip(active, found, strict=True) if own is not None]
+                found = torch.autograd.grad(loss * self.loss_scale, self.parameters, allow_unused=True)
+            pairs = [(p, own) for p, own in zip(self.parameters, found, strict=True) if own is not None]
             sums = [own.clone() if p.grad is None else p.grad + own for p, own in pairs]
             for (p, _), added in zip(pairs, sums, strict=True):  # all of them or, where this did not fit, none
                 p.grad = added
@@ -199,41 +196,34 @@ class Learned(Reference):
 
 class LoraScore(Learned):
     """The prior with low-rank adapters on its UNet's attention, learned; they are on only inside :meth:`active`, so
-    that the prior itself answers to the bit as before. Starts as the prior without guidance; a prediction of v is
-    converted as the prior's own is. Adapters go with the object; several objects may share a prior. What the condition
-    tells besides text (``extra``: a camera) is added to the UNet's time embedding, by a network that learns too.
+    that the prior itself answers to the bit as before, and its UNet is at no time another (a pipeline that its owner
+    handed over can be saved). Starts as the prior without guidance; a prediction of v is converted as the prior's own
+    is. Several objects may share a prior. What the condition tells besides text (``extra``: a camera) is added to the
+    UNet's time embedding, by a network that learns too.
 
     ``rank``: of the adapters, whose scale is 1. ``per_particle``: a set of adapters for each particle (N UNet calls).
-    Raises ValueError for a prior without a UNet, ImportError without peft.
+    Raises ValueError for a prior without a UNet.
     """
-
-    _numbers = itertools.count()
 
     def __init__(
         self, prior: Any, condition: Conditioning, *, ids: Sequence[int], seed: int, image: str = "",
         memory: Memory | None = None, lr: float = 1e-4, rank: int = 4, per_particle: bool = False,
         ensemble: Ensemble = ALONE,
     ):  # fmt: skip
-        if not hasattr(getattr(prior, "unet", None), "add_adapter"):  # UNets of DDPM's class have none
+        unet = self.unet = getattr(prior, "unet", None)
+        if not hasattr(unet, "encoder_hid_proj") or not projections(unet):  # UNets of DDPM's class read no text
             raise ValueError(f"The prior {prior.name} has no UNet for adapters; take another method than vsd.")
         if rank < 1:
             raise ValueError(f"lora_rank is {rank}; it must be at least 1.")
-        unet = prior.unet
-        self.names = [f"phi{next(self._numbers)}" for _ in (ids if per_particle else [0])]
-        parameters: list[torch.nn.Parameter] = []
-        for k, name in enumerate(self.names):
-            random = generator(seed=seed, purpose="reference weights", particle=ids[k] if per_particle else 0)
-            add_adapter(unet, name, rank, random)
-            parameters += [p for path, p in unet.named_parameters() if f".{name}." in path]
+        drawn = [generator(seed=seed, purpose="reference weights", particle=k) for k in (ids if per_particle else [0])]
+        self.adapters = [Adapters(unet, rank, random) for random in drawn]
+        parameters = [p for own in self.adapters for p in own.parameters()]
         first = present(condition)
         self.told: Told | None = None
         if first is not None and first.extra is not None:
             self.told = Told(unet, first.extra.shape[-1], generator(seed=seed, purpose="reference told", particle=0))
             parameters += self.told.parameters()
-        self.unet, self.layers = unet, adapted_layers(unet)
         self.loss_scale = 2.0**14 if unet.dtype == torch.float16 else 1.0
-        self._switch(False)
-        weakref.finalize(self, remove_adapters, unet, self.names).atexit = False
         self.own = per_particle
         shared: dict[str, Any] = {"ids": ids, "seed": seed, "image": image, "ensemble": ensemble}
         super().__init__(prior, condition, parameters, memory=Memory(1) if per_particle else memory, lr=lr, **shared)
@@ -249,17 +239,8 @@ class LoraScore(Learned):
     @contextmanager
     def active(self, row: int) -> Iterator[None]:
         """The UNet with its adapters on."""
-        try:
-            self._switch(True, self.names[row if len(self.names) > 1 else 0])
+        with self.adapters[row if self.own else 0].on(self.unet):
             yield
-        finally:
-            self._switch(False)
-
-    def _switch(self, on: bool, name: str | None = None) -> None:
-        for layer in self.layers:
-            if name is not None:
-                layer.set_adapter(name)
-            layer.enable_adapters(on)
 
 
 class UNetScore(Learned):

@@ -10,9 +10,10 @@ import torch
 from torch import nn
 
 from rsd.dryrun import ghost
-from rsd.hub import broken, built_in_folder, check_name, fetch, quietly, read_json
+from rsd.hub import built_in_folder, check_name, fetch, quietly, read_json
 from rsd.priors import over_heads
 from rsd.priors.base import Prior
+from rsd.weights import load_model
 from rsd.words import articled
 
 BUILT_IN = ("tiny",)
@@ -70,18 +71,12 @@ def load_decoder(name: str, prior: Prior) -> TinyDecoder:
             f'The small decoder "{name}" takes latents of {config.get("latent_channels", 4)} channels, which the prior '
             f"{prior.name} does not have; leave it out."
         )
-    try:
-        with quietly():
-            from diffusers import AutoencoderTiny
-
-            model = AutoencoderTiny.from_pretrained(
-                str(folder) if local else name, revision=None if local else file.parent.name, use_safetensors=True,
-                local_files_only=local, dtype=prior.dtype,
-            )  # fmt: skip
-    except ImportError:
-        raise
-    except Exception as error:
-        raise ValueError(broken(error, name, what=what)) from error
+    with quietly():
+        from diffusers import AutoencoderTiny
+    commit = None if local else file.parent.name
+    model = load_model(
+        AutoencoderTiny, name, folder if local else None, what=what, dtype=prior.dtype, commit=commit
+    )  # fmt: skip
     with torch.no_grad():
         z = torch.empty(1, *prior.latent_shape, dtype=model.dtype, device="meta")
         made = tuple(ghost(model).decode(z).sample.shape[1:])

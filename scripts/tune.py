@@ -3,7 +3,7 @@
 python -m scripts.tune --shard 0/2     # and 1/2, in another process: hours of a core in all; kill it and go on at will
 python -m scripts.tune                 # what is left, then the table: tune.md, tune.json
 
-Networks multiply in bfloat16: half the time on this kind of processor, and figures within 0.1 dB (docs/cost.md).
+Networks multiply in bfloat16 where the machine does: half the time, and figures within 0.1 dB (docs/cost.md).
 
 The candidate of the highest mean PSNR wins; where RLSD's settings repel, methods whose particles interact take the most
 different answers (Div) within 1 dB of it. A method has one setting for all tasks, and another where a task gains half
@@ -19,10 +19,13 @@ from itertools import product
 from pathlib import Path
 from typing import Any
 
+import torch
 import tyro
 
 from rsd.heads.command import main as write_heads
+from rsd.precision import multiplies_in
 from rsd.priors import image_size
+from rsd.session import pick_device
 from rsd.settings import shard
 from rsd.tasks.inverse.command import parse
 from rsd.tasks.inverse.compare import matched
@@ -126,11 +129,12 @@ def trials(o: Tune, heads: Path) -> Iterator[Trial]:
     """All that rsd compare would run: those that fit, have packaged settings, and are no other's run again."""
     sizes = {prior: image_size(prior) for prior in (LATENT, PIXELS)}
     seen = set()
+    fast = ["--autocast"] if multiplies_in(torch.bfloat16, pick_device("auto")) else []
     for method, task in product(o.methods, o.tasks):
         prior = PIXELS if FIELD[method].space == "pixels" else LATENT
         own = matched(task, sizes[prior], sizes[LATENT])
         assert own is not None
-        common = [str(heads), "--clean", "--resume", "--task", own, "--method", method, "--prior", prior, "--autocast"]
+        common = [str(heads), "--clean", "--resume", "--task", own, "--method", method, "--prior", prior, *fast]
         packaged, name = parse(common)
         if name is None or not fits(packaged, sizes[prior]) or what_runs(packaged) in seen:
             continue

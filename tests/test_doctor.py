@@ -8,7 +8,7 @@ import sys
 import pytest
 import torch
 
-from rsd import __version__, doctor
+from rsd import __version__, doctor, estimate
 
 
 @pytest.fixture(autouse=True)
@@ -33,7 +33,7 @@ def test_report():
 
 
 def test_main_prints_and_help(capsys):
-    assert doctor.main([]) == 0
+    assert doctor.main(["--quick"]) == 0
     assert capsys.readouterr().out.splitlines()[0] == doctor.report()[0]
     for argv, code in ((["--help"], 0), (["--nonsense"], 2)):
         with pytest.raises(SystemExit) as info:
@@ -48,7 +48,12 @@ def test_cuda(monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
     monkeypatch.setattr(torch.cuda, "get_device_properties", lambda k: Card)
-    assert line("cuda") == "cuda:0: Some GPU, 80 GiB"
+    monkeypatch.setattr(torch.version, "hip", None)
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: (9, 0))
+    assert line("cuda") == "cuda:0: Some GPU, 80 GiB; multiplies in float32, bfloat16, float16"
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: (7, 5))
+    emulated = "not in bfloat16 (emulated: 20 to 40 times slower); --autocast is refused"
+    assert line("cuda") == f"cuda:0: Some GPU, 80 GiB; multiplies in float32, float16, {emulated}"
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     monkeypatch.setattr(torch.version, "cuda", "12.8")
     assert "built for CUDA 12.8, but no driver or device answers" in line("cuda")
@@ -107,3 +112,36 @@ def test_a_broken_section_does_not_stop_the_others(monkeypatch):
     assert line("heads/latent")
     monkeypatch.setitem(sys.modules, "torch", None)
     assert "torch does not import" in line("cpu")
+
+
+def test_what_the_processor_multiplies_in(monkeypatch):
+    held: dict[str, tuple[torch.dtype, ...]] = {}
+    monkeypatch.setattr("rsd.precision.multiplies_in", lambda dtype, device: dtype in held["has"])
+    monkeypatch.setattr("rsd.precision.instructions", lambda: ("amx_bf16", "avx512_bf16"))
+    threads = f"{torch.get_num_threads()} torch threads; multiplies in float32"
+    held["has"] = (torch.bfloat16,)
+    assert line("cpu").endswith(
+        f"{threads}, bfloat16 (amx_bf16, avx512_bf16), not in float16 (emulated: 20 to 40 times slower)"
+    )
+    held["has"] = ()
+    assert line("cpu").endswith(
+        f"{threads}, not in bfloat16 or float16 (emulated: 20 to 40 times slower); --autocast is refused"
+    )
+
+
+def test_times_are_told_unless_they_are_not_wanted(monkeypatch, capsys):
+    monkeypatch.setattr(doctor, "report", lambda: ["first"])
+    seconds = dict.fromkeys([name for kind in estimate.KINDS for name in (*kind.passes, *kind.once)], 0.01)
+    monkeypatch.setattr(estimate, "samples", dict)
+    monkeypatch.setattr(estimate, "measured", lambda calls: seconds)
+    assert doctor.main([]) == 0
+    assert capsys.readouterr().out.splitlines()[2:] == [
+        "  the restoration of `make demo` (N = 4, 100 steps): 22 to 45 s",
+        "  a text-to-image run (N = 4, 240 steps): 56 to 112 s",
+        "  a text-to-3d run of four scenes (N = 4, 400 steps): 1.6 to 3.2 minutes",
+    ]
+    monkeypatch.setattr(estimate, "samples", lambda: 1 / 0)
+    assert doctor.main([]) == 0
+    assert capsys.readouterr().out.splitlines()[1:] == ["times: cannot be told (division by zero)"]
+    assert doctor.main(["--quick"]) == 0
+    assert capsys.readouterr().out == "first\n"

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import builtins
 import gc
 from contextlib import nullcontext
 from dataclasses import replace
@@ -10,6 +9,7 @@ from dataclasses import replace
 import pytest
 import torch
 
+from rsd.adapters import TARGETS, Adapters, seeded
 from rsd.memory import Memory
 from rsd.priors.latent import LatentPrior
 from rsd.priors.mixture import GaussianMixture
@@ -46,10 +46,10 @@ def test_adapters_are_on_the_text_of_unets_of_deepfloyd_if_s_class(tiny_heads_pi
     z = torch.randn(3, 3, 32, 32, generator=torch.Generator().manual_seed(0))
     for step in range(2):  # B is 0 at first, and only then A has a gradient
         score.learn(z, step)
-    names = [path for path, p in prior.unet.named_parameters() if "add_k_proj.lora_B" in path and p.abs().max() > 0]
-    assert names and len(names) == sum(
-        path.endswith("add_k_proj.base_layer.weight") for path, _ in prior.unet.named_parameters()
-    )
+    adapters = score.adapters[0]
+    text = {path: pair for path, pair in zip(adapters.paths, adapters.pairs, strict=True) if "add_k" in path}
+    assert text and text.keys() == {path for path, _ in prior.unet.named_modules() if path.endswith("add_k_proj")}
+    assert all(bool(pair[1].weight.any()) for pair in text.values())
 
 
 @torch.no_grad()
@@ -98,8 +98,89 @@ def test_the_prior_is_untouched_to_the_bit_before_and_after_training(prior, per_
         score.learn(latents(2), step)
         assert torch.equal(base_score(prior), before)
     assert not torch.equal(score(latents(1), 400, latents(0), before), base_score(prior))
-    after = {name.replace(".base_layer", ""): p for name, p in prior.unet.named_parameters() if ".lora_" not in name}
+    after = dict(prior.unet.named_parameters())
     assert after.keys() == weights.keys() and all(torch.equal(after[name], p) for name, p in weights.items())
+
+
+def test_adapters_are_peft_s(tiny_pipeline):
+    """Another implementation of LoRA: the same from the same random numbers, and with the same values of B."""
+    peft = pytest.importorskip("peft")
+    ours, other = (tiny_pipeline().unet.eval().requires_grad_(False) for _ in range(2))
+    random = torch.Generator().manual_seed(5)
+    adapters = Adapters(ours, 3, random)
+    with seeded(random):
+        other.add_adapter(peft.LoraConfig(r=3, lora_alpha=3, target_modules=list(TARGETS)))
+    theirs = [p for name, p in other.named_parameters() if ".lora_" in name]
+    assert len(theirs) == len(list(adapters.parameters())) == 2 * len(adapters.paths) == 2 * 4 * 2 * 4
+    for own, their in zip(adapters.parameters(), theirs, strict=True):
+        assert torch.equal(own, their)
+        if not own.any():
+            with torch.no_grad():
+                their.copy_(own.normal_(std=0.1))
+    asked = {"sample": latents(1), "timestep": 400, "encoder_hidden_states": torch.randn(3, 16, 32)}
+    with torch.no_grad(), adapters.on(ours):
+        assert torch.equal(ours(**asked).sample, other(**asked).sample)
+
+
+def saved(unet, folder):
+    """What a UNet's owner has: its tensors, and those of one that was saved and loaded again."""
+    unet.save_pretrained(folder)
+    return [dict(one.state_dict()) for one in (unet, type(unet).from_pretrained(folder))]
+
+
+def same(found, tensors):
+    return found.keys() == tensors.keys() and all(torch.equal(found[name], value) for name, value in tensors.items())
+
+
+@pytest.mark.parametrize("ends", ["well", "in an error", "by Ctrl-C", "not at all"])
+@pytest.mark.parametrize("make", [lora, lambda prior, **own: told(prior, per_particle=True, **own)])
+def test_a_pipeline_is_its_owner_s_to_save(tiny_pipeline, tmp_path, make, ends):
+    """At every time of a run and after it, however it ends and whether or not the score lives on; two share a UNet."""
+    pipeline = tiny_pipeline()
+    before = {name: value.clone() for name, value in pipeline.unet.state_dict().items()}
+    prior = LatentPrior(pipeline)
+    one, two = make(prior, lr=0.01), make(prior, lr=0.01)
+    two.learn(latents(2), 0)
+    one.learn(latents(2), 0)
+    error = {"in an error": RuntimeError, "by Ctrl-C": KeyboardInterrupt}.get(ends)
+    if error:
+
+        def stops(_module, _inputs, _out):
+            raise error
+
+        hook = pipeline.unet.mid_block.register_forward_hook(stops)
+        with pytest.raises(error):
+            one.learn(latents(2), 1)
+        hook.remove()
+    if ends == "not at all":
+        with one.active(0):
+            assert all(same(found, before) for found in saved(pipeline.unet, tmp_path))
+    assert all(same(found, before) for found in saved(pipeline.unet, tmp_path))
+    assert not any(module._forward_hooks for module in pipeline.unet.modules())
+    del one
+    gc.collect()
+    two.learn(latents(2), 1)  # the other goes on
+    assert all(same(found, before) for found in saved(pipeline.unet, tmp_path))
+    assert not hasattr(pipeline.unet, "peft_config") and type(pipeline.unet).__name__ == "UNet2DConditionModel"
+
+
+def test_adapters_of_the_pipeline_s_owner_stay_on(tiny_pipeline):
+    """They are a part of the prior: the score begins as the prior with them, and leaves them as they were."""
+    peft = pytest.importorskip("peft")
+    pipeline = tiny_pipeline()
+    bare = pipeline.unet(latents(1), 400, torch.zeros(3, 16, 32)).sample.detach()
+    torch.manual_seed(1)
+    pipeline.unet.add_adapter(peft.LoraConfig(r=2, target_modules=["to_q", "to_v"], init_lora_weights=False))
+    before = {name: value.clone() for name, value in pipeline.unet.state_dict().items()}
+    prior = LatentPrior(pipeline)
+    answer, z = base_score(prior), latents(1)
+    assert not torch.allclose(pipeline.unet(z, 400, torch.zeros(3, 16, 32)).sample, bare, atol=1e-3)
+    score = lora(prior, lr=0.01)
+    with torch.no_grad():
+        assert torch.equal(score(z, 400, z, z), prior.epsilon(z, 400, prior.condition("red")))
+    for step in range(2):
+        score.learn(latents(2), step)
+    assert torch.equal(base_score(prior), answer) and same(pipeline.unet.state_dict(), before)
 
 
 @torch.no_grad()
@@ -257,7 +338,7 @@ def test_in_half_precision_it_is_told_in_float32(tiny_pipeline, dtype):
     assert all(float(p.detach().abs().max()) > 0 for p in score.told.parameters())
 
 
-def test_scores_share_a_prior_and_leave_with_their_objects(prior):
+def test_scores_share_a_prior(prior):
     before = base_score(prior)
     one, two = lora(prior, lr=0.01), lora(prior, lr=0.01)
     z = latents(1)
@@ -265,8 +346,6 @@ def test_scores_share_a_prior_and_leave_with_their_objects(prior):
         two.learn(z, step)
     assert torch.equal(one(z, 400, z, z), prior.epsilon(z, 400, prior.condition("red")))
     del one, two
-    gc.collect()
-    assert not [name for name, _ in prior.unet.named_parameters() if ".lora_" in name]
     assert torch.equal(base_score(prior), before)
     fresh = lora(prior)
     assert torch.equal(fresh(z, 400, z, z), prior.epsilon(z, 400, prior.condition("red")))
@@ -325,7 +404,7 @@ def test_initial_weights_leave_every_global_generator_alone(tiny_pipeline, monke
     assert torch.equal(torch.get_rng_state(), before)
 
 
-def test_what_cannot_be_is_told(prior, monkeypatch):
+def test_what_cannot_be_is_told(prior):
     points = GaussianMixture(torch.zeros(1, 2), 1.0)
     with pytest.raises(ValueError, match="gaussian mixture has no UNet"):
         LoraScore(points, points.condition(), ids=IDS, seed=0)
@@ -333,13 +412,3 @@ def test_what_cannot_be_is_told(prior, monkeypatch):
         UNetScore(points, points.condition(), ids=IDS, seed=0)
     with pytest.raises(ValueError, match="lora_rank is 0"):
         lora(prior, rank=0)
-    original = builtins.__import__
-
-    def without_peft(name, *args, **kwargs):
-        if name == "peft":
-            raise ImportError
-        return original(name, *args, **kwargs)
-
-    monkeypatch.setattr(builtins, "__import__", without_peft)
-    with pytest.raises(ImportError, match="pip install peft"):
-        lora(prior)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from typing import TYPE_CHECKING
 
 from rsd.hub import check_name
@@ -57,13 +58,20 @@ def load_prior(
     ``name``: a built-in name (``heads``, ``heads-pixels``), a local folder written by ``save_pretrained`` (write
     ``./heads`` for a folder that has a built-in name), or a hub id, whose ``revision`` is a commit, tag or branch.
     ``dtype`` is the precision of the UNet and the text encoder; ``autocast`` lets networks in float32 multiply in
-    bfloat16.
-    Raises ValueError that says what to do if the model is unknown, missing, gated, removed, offline or of another kind.
+    bfloat16. Warns of a precision that the device only emulates.
+    Raises ValueError that says what to do if the device has no bfloat16 for ``autocast``, or if the model is unknown,
+    missing, gated, removed, offline or of another kind.
     """
     check_prior_name(name)
+    from rsd.precision import check_autocast, slow
     from rsd.priors.base import check_dtype
 
-    precision, found = check_dtype(dtype), index.find(name, revision)
+    precision = check_dtype(dtype)
+    if autocast:
+        check_autocast(device)
+    elif told := slow(precision, device):
+        warnings.warn(told, stacklevel=2)
+    found = index.find(name, revision)
     if "vae" in found.parts:
         from rsd.priors.latent import load_latent
 

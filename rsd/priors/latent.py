@@ -8,9 +8,10 @@ from typing import Any
 
 import torch
 
-from rsd.hub import broken, quietly
+from rsd.hub import quietly
 from rsd.priors.base import Condition, as_epsilon, check_scheduler, count_backward, guided, multiplying
 from rsd.priors.index import LATENT, Index, square_side
+from rsd.priors.parts import load_network, load_scheduler, load_tokenizer
 from rsd.schedule import Schedule
 from rsd.words import articled
 
@@ -131,20 +132,17 @@ def load_latent(found: Index, *, device: str | torch.device, dtype: torch.dtype)
     no safety checker. Raises ValueError that says what to do.
     """
     half = dtype in (torch.float16, torch.bfloat16)
-    precisions = {"default": dtype, "vae": torch.float32 if half else dtype}
-    try:
-        with quietly():
-            from diffusers import StableDiffusionPipeline
+    precisions = {"unet": dtype, "vae": torch.float32 if half else dtype, "text_encoder": dtype}
+    with quietly():
+        from diffusers import AutoencoderKL, StableDiffusionPipeline, UNet2DConditionModel
+        from transformers import CLIPTextModel, CLIPTokenizer
 
-            pipeline = StableDiffusionPipeline.from_pretrained(
-                found.source, revision=found.commit, dtype=precisions, use_safetensors=True,
-                local_files_only=found.folder is not None, safety_checker=None, feature_extractor=None,
-                image_encoder=None, requires_safety_checker=False,
-            )  # fmt: skip
-    except ImportError:
-        raise
-    except Exception as error:
-        raise ValueError(broken(error, found.name, what="prior", revision=found.commit)) from error
+        kinds = {"unet": UNet2DConditionModel, "vae": AutoencoderKL, "text_encoder": CLIPTextModel}
+        parts = {part: load_network(kind, found, part, precisions[part]) for part, kind in kinds.items()}
+        pipeline = StableDiffusionPipeline(
+            **parts, tokenizer=load_tokenizer(CLIPTokenizer, found), scheduler=load_scheduler(found),
+            safety_checker=None, feature_extractor=None, requires_safety_checker=False,
+        )  # fmt: skip
     return LatentPrior(pipeline, name=found.name, device=device, revision=found.commit)
 
 

@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 
-from rsd.hub import broken, quietly
+from rsd.hub import quietly
 from rsd.priors.base import (
     Condition,
     as_epsilon,
@@ -21,6 +21,7 @@ from rsd.priors.base import (
     thresholded,
 )
 from rsd.priors.index import BUILT_IN, PIXEL, PLAIN_PIXEL, Index, square_side
+from rsd.priors.parts import load_network, load_scheduler, load_tokenizer
 from rsd.priors.t5 import T5Embedder
 from rsd.schedule import Schedule
 from rsd.words import articled
@@ -124,14 +125,11 @@ def load_pixel(found: Index, *, device: str | torch.device, dtype: torch.dtype) 
     or ``PLAIN_PIXEL``; no safety checker, no watermark. The text encoder is loaded when a prompt needs it, and prompts'
     embeddings are kept in :func:`cache_folder`. Raises ValueError that says what to do.
     """
-    import diffusers
+    with quietly():
+        import diffusers
 
-    listed = found.json("model_index.json")
-    kind = getattr(diffusers, listed["scheduler"][1], None)
-    if kind is None:
-        raise ValueError(f'The scheduler of the prior "{found.name}", {listed["scheduler"][1]}, is not in diffusers.')
-    scheduler = kind.from_config(found.json("scheduler/scheduler_config.json"))
-    unet = _part(getattr(diffusers, found.parts["unet"][0]), found, "unet", dtype)
+    scheduler = load_scheduler(found)
+    unet = load_network(getattr(diffusers, found.parts["unet"][0]), found, "unet", dtype)
     text = None
     if "text_encoder" in found.parts:
         text = T5Embedder(lambda: _load_text(found, dtype), device=device, cache=cache_folder(found, dtype))
@@ -169,30 +167,7 @@ def _load_text(found: Index, dtype: torch.dtype) -> tuple[Any, Any]:
     """Tokenizer and T5 encoder."""
     from transformers import T5EncoderModel, T5Tokenizer
 
-    return _part(T5Tokenizer, found, "tokenizer", None), _part(T5EncoderModel, found, "text_encoder", dtype)
-
-
-def _part(kind: Any, found: Index, part: str, dtype: torch.dtype | None) -> Any:
-    """One part of the pipeline; in half precision its smaller fp16 files are taken where there are any."""
-    options: dict[str, Any] = {"revision": found.commit, "local_files_only": found.folder is not None}
-    if dtype is not None:
-        options |= {"dtype": dtype, "use_safetensors": True}
-    variants = [{"variant": "fp16"}, {}] if dtype in (torch.float16, torch.bfloat16) else [{}]
-    from diffusers.utils import logging
-
-    try:
-        with quietly():
-            for variant in variants:
-                logging.set_verbosity(logging.ERROR if variant is variants[-1] else logging.CRITICAL)
-                try:
-                    return kind.from_pretrained(found.source, subfolder=part, **variant, **options)
-                except (OSError, ValueError):
-                    if variant is variants[-1]:
-                        raise
-    except ImportError:
-        raise
-    except Exception as error:
-        raise ValueError(broken(error, found.name, what="prior", revision=found.commit)) from error
+    return load_tokenizer(T5Tokenizer, found), load_network(T5EncoderModel, found, "text_encoder", dtype)
 
 
 def _check_parts(unet: Any, scheduler: Any, text: bool, name: str) -> str:

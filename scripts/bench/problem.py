@@ -9,6 +9,7 @@ from typing import Any, Literal
 import torch
 
 from rsd.features import ViT, load_features
+from rsd.precision import check_autocast
 from rsd.priors import load_prior
 from rsd.randomness import noise
 from rsd.tasks.inverse.operators import make_operator, measure
@@ -62,6 +63,8 @@ def make(
 ) -> Problem:  # fmt: skip
     """``px``: of pictures of Stable Diffusion's networks; 0 for its 512. Their weights are random. ``autocast``: all
     networks multiply in bfloat16."""
+    if autocast:
+        check_autocast(device)
     settings = Settings(particles=particles, steps=steps, gamma=6.0)
     if size == "heads":
         prior = load_prior("heads", device=device, dtype=dtype)

@@ -14,7 +14,7 @@ from rsd import flags
 from rsd.priors import family
 from rsd.settings import layered, plain, tokens
 
-from .jobs import list_jobs
+from .jobs import Job, list_jobs
 from .methods import FIELD
 from .options import Restore
 from .used import check_used
@@ -100,7 +100,19 @@ def main(argv: list[str]) -> int:
     if int(os.environ.get("RANK", 0)) == 0:
         print(f"settings: {chosen}" + (f" and {options.config}" if options.config else "") + ", then your flags")
     jobs = list_jobs(options, lambda choice: parse([*argv, *tokens(choice)])[0])
+    if options.autocast:
+        settle(options, jobs, typed="--autocast" in argv)
     from .job import run
 
     sys.stdout.flush()
     return run(options, jobs)
+
+
+def settle(options: Restore, jobs: list[Job], *, typed: bool) -> None:
+    """Refuse --autocast where the device has no bfloat16; that of a settings file is left out, with a note."""
+    from rsd.precision import settle_autocast
+    from rsd.session import pick_device
+
+    autocast = settle_autocast(options.autocast, pick_device(options.device), typed=typed)
+    for one in (options, *(job.options for job in jobs)):
+        one.autocast = autocast

@@ -226,6 +226,13 @@ def main(argv: list[str]) -> int:
     )
     compare.check()
     found, left_out = pairs(compare)
+    if compare.autocast:
+        from rsd.precision import settle_autocast
+        from rsd.session import pick_device
+
+        device = pick_device(compare.device or "auto")
+        compare.autocast = settle_autocast(compare.autocast, device, typed="--autocast" in argv)
+        found, left_out = pairs(compare)
     from .cells import run
 
     sys.stdout.flush()
