@@ -18,6 +18,8 @@ class Operator(nn.Module):
     """
 
     observed: torch.Tensor | None
+    task = "operator"
+    """What :func:`rsd.tasks.inverse.operators.make_operator` was asked for: settings are packaged by it."""
     gram_scale: float | None = None
     """c where A A^T = c on the observed entries; None: not known."""
 

@@ -146,12 +146,14 @@ def check(jobs: list[Job], options: Restore, several: bool, device: torch.device
             check_task(options, size, device)
             check_method(options, size)
         for job in jobs:
-            survives(job.label, failures, partial(look, job, options, size), several)
+            survives(job.label, failures, partial(look, job, options, size, device), several)
     return failures
 
 
-def look(job: Job, shared: Restore, size: int) -> None:
+def look(job: Job, shared: Restore, size: int, device: torch.device) -> None:
     """Raise ValueError or OSError for what is wrong with a file, or with what the manifest says of it."""
+    if job.options is not shared and job.options.task == "operator":
+        check_task(job.options, size, device)
     problem = load(job.path, job.options, size, job.name)
     if job.options is not shared:
         check_method(job.options, size, problem.operator)
