@@ -44,6 +44,8 @@ class Operator(nn.Module):
         """y as an image to look at, [B, 3, H', W'] in [-1, 1], unobserved entries 0; if no image, a grey square."""
         y = _only_observed(self, y.detach())
         y = y.abs() if y.is_complex() else y.float()
+        if y.ndim == 3:  # grey, and no dimension of colours
+            y = y[:, None] if float(y.abs().max()) <= 1.5 else stretch(y)[:, None]
         if y.ndim == 4 and y.shape[1] in (1, 3):
             return y.clamp(-1, 1).expand(-1, 3, -1, -1)
         flat = y.flatten(1)

@@ -97,8 +97,7 @@ def has_adjoint(operator: Operator, x: torch.Tensor, y: torch.Tensor) -> bool:
 
 def without_gradient(operator: Operator, error: Exception | None) -> str:
     """What to do about an operator that leaves torch."""
-    takers = [*(f"{name} with the exact x-step" for name in EXACT)]
-    takers += [name for name, entry in FIELD.items() if not entry.follows]
+    takers = [f"{', '.join(EXACT)} with the exact x-step", *(name for name, entry in FIELD.items() if not entry.follows)]
     remedy = (
         "write it in torch functions of x from end to end; or, if it is linear, give an Operator that says so and has "
         f"its own adjoint (docs/operators.md): {', '.join(takers)} need no more."
