@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from rsd.features import check_features_name
 from rsd.priors import check_prior_name, image_size, is_latent, over_heads
 from rsd.settings import nearest
 
@@ -34,7 +35,9 @@ def check(y: Any, operator: Any, prior: Any, features: Any, changes: dict[str, A
         )
     if not isinstance(y, torch.Tensor):
         swapped = " (the order is: rsd.restore(y, operator))" if callable(y) else ""
-        raise ValueError(f"y is of type {type(y).__name__}{swapped}; give a tensor [1, ...], torch.as_tensor(...)[None].")
+        raise ValueError(
+            f"y is of type {type(y).__name__}{swapped}; give a tensor [1, ...], torch.as_tensor(...)[None]."
+        )
     if isinstance(operator, torch.Tensor):
         raise ValueError("The operator is a tensor (the order is: rsd.restore(y, operator)); give a function x -> y.")
     names = [one.name for one in fields(Settings)]
@@ -45,6 +48,8 @@ def check(y: Any, operator: Any, prior: Any, features: Any, changes: dict[str, A
     if isinstance(features, type) or not (isinstance(features, str) or callable(features)):
         kind = f"the class {features.__name__}" if isinstance(features, type) else f"of type {type(features).__name__}"
         raise ValueError(f"features is {kind}; give a name, or a function of images [B, 3, H, W] to [B, d].")
+    if isinstance(features, str) and features != "auto":
+        check_features_name(features)
     if isinstance(prior, str | Path):
         check_prior_name(str(prior))
         return str(prior)
@@ -68,7 +73,9 @@ def settle(
     yours = f", then yours: {', '.join(changes)}" if changes else ""
     if settings is not None:
         if not isinstance(settings, Settings):
-            raise ValueError(f"settings is of type {type(settings).__name__}; give Settings(...), or its fields by name.")
+            raise ValueError(
+                f"settings is of type {type(settings).__name__}; give Settings(...), or its fields by name."
+            )
         if preset is not None:
             raise ValueError(f"preset is {preset}, but settings are given too; leave one of them out.")
         return replace(settings, **changes), f"your Settings{yours}"

@@ -66,7 +66,7 @@ def main(argv: list[str]) -> int:
     from .problem import load
 
     size = image_size(options.prior, options.revision)
-    problems = [load(job.path, job.options, size, job.name) for job in jobs]  # what is wrong is told before any is written
+    problems = [load(job.path, job.options, size, job.name) for job in jobs]  # all, before any is written
     make_folder(asked.out / "pictures")
     for job, file, problem in zip(jobs, files, problems, strict=True):
         for note in problem.notes:

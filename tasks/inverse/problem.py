@@ -19,7 +19,6 @@ from .operators import Inpaint, Operator, PhaseRetrieval, best_rotation, make_op
 from .options import Restore
 from .trial import check_measurement, follows_gradient, try_out
 
-
 GREY = 0.05
 """How far from their mean the colours of a grey picture may be, in [-1, 1]: JPEG stains grey a little."""
 
@@ -171,8 +170,8 @@ def as_measurement(picture: torch.Tensor, operator: Operator, size: int, fit: st
         picture, note = fit_to(picture, height, fit)
     elif picture.shape[-2:] != (height, width):
         raise ValueError(
-            f"The image is {picture.shape[-1]} x {picture.shape[-2]} px, but {operator.name} measures {width} x {height} "
-            "px; make it of that size."
+            f"The image is {picture.shape[-1]} x {picture.shape[-2]} px, but {operator.name} measures {width} x "
+            f"{height} px; make it of that size."
         )
     if shape[0] == 3 and len(shape) == 3:
         return picture, note

@@ -97,7 +97,8 @@ def has_adjoint(operator: Operator, x: torch.Tensor, y: torch.Tensor) -> bool:
 
 def without_gradient(operator: Operator, error: Exception | None) -> str:
     """What to do about an operator that leaves torch."""
-    takers = [f"{', '.join(EXACT)} with the exact x-step", *(name for name, entry in FIELD.items() if not entry.follows)]
+    others = [name for name, entry in FIELD.items() if not entry.follows]
+    takers = [f"{', '.join(EXACT)} with the exact x-step", *others]
     remedy = (
         "write it in torch functions of x from end to end; or, if it is linear, give an Operator that says so and has "
         f"its own adjoint (docs/operators.md): {', '.join(takers)} need no more."
@@ -123,7 +124,9 @@ def check_measurement(operator: Operator, y: torch.Tensor, made: torch.Tensor, n
     """Raise ValueError if ``y``, called ``name``, cannot be what the operator measured; ``made``: what it makes of an
     image."""
     if y.shape != made.shape:
-        raise ValueError(f"{name} is {list(y.shape)}, but {operator.name} makes {list(made.shape)}; check task and size.")
+        raise ValueError(
+            f"{name} is {list(y.shape)}, but {operator.name} makes {list(made.shape)}; check task and size."
+        )
     if y.is_complex() and not made.is_complex():
         raise ValueError(f"{name} is complex, but {operator.name} makes real numbers; give the real measurement.")
     if not bool(magnitude(observed(operator, y)).isfinite()):
