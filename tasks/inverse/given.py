@@ -113,6 +113,13 @@ def try_out(y: torch.Tensor, f: Operator, prior: Any, name: str, settings: Setti
         trial.try_out(f, shape, place, gradient=follows, dtype=dtype)
 
 
+def diverged(where: str, settings: Settings) -> str:
+    """What happened to a run, and what to do about it."""
+    from .job import remedy_of
+
+    return f"The run diverged at {where}; {remedy_of(settings)}."
+
+
 def features_name(prior: str) -> str:
     """What the particles are compared by if the user does not say."""
     return "heads" if over_heads(prior) else "facebook/dino-vits16"

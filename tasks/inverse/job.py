@@ -265,7 +265,7 @@ def restore_one(job: Job, networks: Networks, folder: RunFolder, ensemble: Ensem
         print(f"{job.title}: {headline(figures)}; {folder.path}", flush=True)
 
 
-def remedy_of(options: Restore) -> str:
+def remedy_of(options: Restore | Settings) -> str:
     """What to do about a run that diverged: its method's settings, to be lowered."""
     used = [name for name in ("lr_x", "lr_z", "lambda_", "gamma") if name in FIELD[options.method].uses]
     told = [f"{name.rstrip('_')} ({getattr(options, name):g})" for name in used]

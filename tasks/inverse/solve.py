@@ -203,7 +203,7 @@ def restore(
     ``task``: whose settings to take for an operator of your own; ``preset``: those for so many steps. ``image``: names
     the image in the random numbers (``rsd restore photo.png`` says "photo").
     Raises ValueError, before any model is loaded, for unknown names and settings, values that cannot work, and an
-    operator or a y that cannot; and what ``load_prior`` raises for a model it cannot get.
+    operator or a y that cannot; what ``load_prior`` raises for a model it cannot get; and for a run that diverged.
     """
     from rsd.features import load_features
 
@@ -223,9 +223,13 @@ def restore(
     records = []
     for record in run.steps():
         records.append(record)
+        if not all(map(math.isfinite, (record.residual, record.repulsion, *record.losses.values()))):
+            raise ValueError(given.diverged(f"step {record.step}", settings))
         if progress:
             progress(record)
     images = run.finish()
+    if not images.isfinite().all():
+        raise ValueError(given.diverged("its last step", settings))
     if isinstance(f, Inpaint) and settings.sigma_v == 0:  # as rsd restore does with a measurement said to be exact
         assert f.observed is not None
         images = torch.where(f.observed, y.to(images), images)

@@ -192,6 +192,16 @@ def test_features_are_loaded_only_if_particles_interact(prior, monkeypatch):
     assert rsd.restore(y, f, prior=prior, gamma=0.0, steps=1, particles=2).images.shape == (2, 3, 16, 16)
 
 
+@pytest.mark.parametrize(("steps", "where"), [(1, "its last step"), (4, "step")])
+def test_a_run_that_diverged_is_no_result(prior, steps, where):
+    f, y = problem()
+    wild = dict(lr_z=1e30, lr_x=1e30, gamma=0.0, particles=1, steps=steps)
+    with pytest.raises(
+        ValueError, match=rf"The run diverged at {where}.*; lower lr_x \(1e\+30\), lr_z \(1e\+30\), lambda"
+    ):
+        rsd.restore(y, f, prior=prior, **wild)
+
+
 F = make_operator("sr4", size=64)
 Y = torch.zeros(1, 3, 16, 16)
 
