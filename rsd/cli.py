@@ -20,6 +20,7 @@ COMMANDS = {
         "rsd.tasks.inverse.command",
         "restore images: inpainting, super-resolution, deblurring, phase, HDR, yours",
     ),
+    "measure": ("rsd.tasks.inverse.measuring", "measure clean images by an operator: files that restore takes"),
     "compare": ("rsd.tasks.inverse.compare", "methods x tasks x images on equal terms: one table, one picture"),
     "methods": ("rsd.tasks.inverse.list_methods", "the methods of restore and compare, with their citations"),
     "tasks": ("rsd.tasks.inverse.list_tasks", "the tasks of restore and compare, with their citations"),

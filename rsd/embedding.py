@@ -8,6 +8,7 @@ import torch
 from torch.utils.checkpoint import checkpoint
 
 from rsd.priors.base import Prior, multiplying
+from rsd.watch import ASKED, FEATURES, REMEDY, beyond, magnitude, watch_of
 
 Features = Callable[[torch.Tensor], torch.Tensor]
 
@@ -21,18 +22,21 @@ class Decoded:
         self.prior, self.features, self.decode = prior, features, decode
 
     def __call__(self, z: torch.Tensor) -> torch.Tensor:
-        """Features of latents [N, *latent_shape]. Raises ValueError if features of finite images are not finite."""
+        """Features of latents [N, *latent_shape]. Raises ValueError, which names the network, if the decoder's pictures
+        of latents within reason, or the features of such pictures, are not."""
         with multiplying(z.device, getattr(self.prior, "autocast", False)):
             x = (self.decode or self.prior.decode)(z).to(z.dtype)
             phi = checkpoint(self.features, x, use_reentrant=False) if self.lean else self.features(x)
         phi = phi.to(x.dtype)
         if x.is_meta:  # a dry run
             return phi
-        if not phi.isfinite().all() and x.isfinite().all():
-            raise ValueError(
-                "The feature map made values that are not finite of finite images; mend it, or choose another "
-                "--features."
-            )
+        most = float(magnitude(phi)) if phi.numel() else 0.0
+        if not most <= FEATURES:
+            watch_of(self.prior).check()  # its pictures may be at fault
+            if float(magnitude(x)) <= ASKED:  # else the run diverged, which it says itself
+                name = getattr(self.features, "name", None)
+                told = f'The feature map "{name}"' if name else "The feature map"
+                raise ValueError(f"{told} {beyond(most)}, of healthy pictures; choose other --features, or {REMEDY}")
         return phi
 
     def save_memory(self, lean: bool) -> None:

@@ -138,6 +138,14 @@ def load_features(
     user's module that does not import.
     """
     check_features_name(name)
+    found = _load(name, device, normalise=normalise, size=size, revision=revision)
+    found.__dict__["name"] = name  # what messages call it
+    return found
+
+
+def _load(
+    name: str, device: str | torch.device, *, normalise: bool, size: int | None, revision: str | None
+) -> nn.Module:
     if name in ("pixels", "lpips") or _is_function(name):
         found = _load_other(name, device)
         return Resized(found, size) if size else found

@@ -21,6 +21,7 @@ from rsd.hub import quietly
 from rsd.memory import Memory
 from rsd.priors.base import Condition, Conditioning, Prior, predict, present
 from rsd.randomness import generator, integers, noise
+from rsd.watch import watch_of
 
 Timestep = int | torch.Tensor
 
@@ -234,6 +235,7 @@ class LoraScore(Learned):
             if self.told is not None:
                 assert condition is not None and condition.extra is not None
                 stack.enter_context(self.told.telling(self.unet, condition.extra))
+            stack.enter_context(watch_of(self.prior).rest())  # if it goes astray, lr_phi may have driven it there
             return self.prior.epsilon(z_t, t, condition)
 
     @contextmanager

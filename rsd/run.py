@@ -9,6 +9,7 @@ import torch
 
 from rsd.distributed import ALONE, Ensemble
 from rsd.engine import Record, Reference
+from rsd.watch import watch_of
 
 
 class Run:
@@ -19,6 +20,7 @@ class Run:
     """
 
     particles: Any
+    prior: Any = None
     step: int = 0
     ensemble: Ensemble = ALONE
 
@@ -27,14 +29,18 @@ class Run:
         raise NotImplementedError
 
     def steps(self) -> Iterator[Record]:
-        """The steps still to do, one Record each."""
+        """The steps still to do, one Record each. Raises ValueError for a network of the prior whose answers are beyond
+        reason (rsd.watch): the particles that it moved are worth nothing."""
         for record in self.records():
             self.step = record.step + 1
+            watch_of(self.prior).check()
             yield record
 
     def finish(self) -> torch.Tensor:
-        """The result of all particles, [N, 3, H, W]."""
-        return self.ensemble.gather(self.particles.finish(), what="pictures")
+        """The result of all particles, [N, 3, H, W]. Raises as :meth:`steps`."""
+        result = self.particles.finish()
+        watch_of(self.prior).check()
+        return self.ensemble.gather(result, what="pictures")
 
     def images(self) -> torch.Tensor:
         """All particles as they stand, [N, 3, H, W]."""

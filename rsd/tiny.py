@@ -13,6 +13,7 @@ from rsd.dryrun import ghost
 from rsd.hub import built_in_folder, check_name, fetch, quietly, read_json
 from rsd.priors import over_heads
 from rsd.priors.base import Prior
+from rsd.watch import Watch, watch_of
 from rsd.weights import load_model
 from rsd.words import articled
 
@@ -25,14 +26,16 @@ class TinyDecoder(nn.Module):
     """An AutoencoderTiny's decoder: latents [B, C, h, w] in the UNet's space to images [B, 3, H, W], differentiable.
     Frozen. ``calls``: where its passes are counted, as tiny_forward and tiny_backward, one an image."""
 
-    def __init__(self, model: Any, calls: Counter[str]):
+    def __init__(self, model: Any, calls: Counter[str], name: str = "a model", watch: Watch | None = None):
         super().__init__()
         self.model, self.calls = model.eval().requires_grad_(False), calls
+        self.name, self.watch = name, watch or Watch()
 
     def forward(self, z: torch.Tensor) -> torch.Tensor:
         self.calls["tiny_forward"] += len(z)
         latents = z.to(self.model.dtype) / self.model.config.scaling_factor
         x = self.model.decode(latents).sample.to(z.dtype)
+        self.watch.see(f'The small decoder "{self.name}"', x, z)
         if x.requires_grad:
             x.register_hook(lambda _: self.calls.update(tiny_backward=len(z)))
         return x
@@ -85,4 +88,4 @@ def load_decoder(name: str, prior: Prior) -> TinyDecoder:
             f'The small decoder "{name}" makes pictures of {made[-1]} px of the latents of the prior {prior.name}, '
             f"which makes {prior.image_size} px; leave it out."
         )
-    return TinyDecoder(model.to(prior.device), prior.calls)
+    return TinyDecoder(model.to(prior.device), prior.calls, name, watch_of(prior))

@@ -33,7 +33,7 @@ RESTORE = {
     "hybrid": f"--task inpaint_half_face --method hybrid --interacting 2 {LATENT}",
     "nonaug": f"--task phase_retrieval --method nonaug {LATENT}",
     "latent-red-diff": "--task hdr --method latent-red-diff --particles 3 --steps 5",
-    "prompt": f'--task sr8 --method rlsd --prompt "a man with a beard" --guidance 2 --negative-prompt "glasses" {LATENT}',
+    "prompt": f'--task sr8 --prompt "a man with a beard" --guidance 2 --negative-prompt "glasses" {LATENT}',
     "svgd": f"--task inpaint_half_face --method svgd {LATENT}",
     "particle-guidance": f"--task inpaint_half_face --method particle-guidance {LATENT}",
     **{

@@ -101,6 +101,11 @@ class Prior(Protocol):
         ...
 
 
+def network(prior: str, what: str, folder: str) -> str:
+    """A network of a prior, with the folder of its weights, as messages call it."""
+    return f'The {what} of the prior "{prior}" (its folder {folder})'
+
+
 def count_backward(out: torch.Tensor, calls: Counter[str], name: str, n: int) -> torch.Tensor:
     """``out``, whose backward pass, if there is one, adds n to calls[name]."""
     if out.requires_grad:

@@ -9,10 +9,11 @@ from typing import Any
 import torch
 
 from rsd.hub import quietly
-from rsd.priors.base import Condition, as_epsilon, check_scheduler, count_backward, guided, multiplying
+from rsd.priors.base import Condition, as_epsilon, check_scheduler, count_backward, guided, multiplying, network
 from rsd.priors.index import LATENT, Index, square_side
 from rsd.priors.parts import load_network, load_scheduler, load_tokenizer
 from rsd.schedule import Schedule
+from rsd.watch import Watch
 from rsd.words import articled
 
 
@@ -53,6 +54,7 @@ class LatentPrior:
         self.latent_shape: tuple[int, ...] = (self.unet.config.in_channels, side, side)
         self.image_size = side * 2 ** (len(self.vae.config.block_out_channels) - 1)
         self.calls: Counter[str] = Counter()
+        self.watch = Watch()
         self._embeddings: dict[str, torch.Tensor] = {}
 
     def condition(self, prompt: str = "", negative_prompt: str = "", guidance: float = 1.0) -> Condition:
@@ -84,6 +86,7 @@ class LatentPrior:
         """Mode of the posterior, scaled: [B, 3, H, W] in [-1, 1] to [B, C, h, w]; differentiable."""
         self.calls["encoder_forward"] += len(x)
         z = (self.scaling_factor * self.vae.encode(x.to(self.dtype)).latent_dist.mode()).to(x.dtype)
+        self.watch.see(network(self.name, "encoder", "vae"), z, x)
         return count_backward(z, self.calls, "encoder_backward", len(x))
 
     def decode(self, z: torch.Tensor) -> torch.Tensor:
@@ -91,6 +94,7 @@ class LatentPrior:
         self.calls["decoder_forward"] += len(z)
         with multiplying(self.device, self.autocast):
             x = self.vae.decode(z.to(self.dtype) / self.scaling_factor).sample.to(z.dtype)
+        self.watch.see(network(self.name, "decoder", "vae"), x, z)
         return count_backward(x, self.calls, "decoder_backward", len(z))
 
     def save_memory(self, lean: bool) -> None:
@@ -106,6 +110,7 @@ class LatentPrior:
         steps = t.repeat(n) if t.ndim else t
         with multiplying(self.device, self.autocast):
             out = self.unet(torch.cat([z_t] * n).to(self._unet_dtype), steps, encoder_hidden_states=text).sample
+        self.watch.see(network(self.name, "UNet", "unet"), out, z_t)
         return count_backward(out.to(z_t.dtype), self.calls, "unet_backward", n * B)
 
     def _embed(self, text: str) -> torch.Tensor:
@@ -124,6 +129,7 @@ class LatentPrior:
             ).input_ids
             with torch.no_grad():
                 self._embeddings[text] = self.text_encoder(tokens.to(self.device))[0]
+            self.watch.see(network(self.name, "text encoder", "text_encoder"), self._embeddings[text], None)
         return self._embeddings[text]
 
 

@@ -18,12 +18,14 @@ from rsd.priors.base import (
     count_backward,
     guided,
     multiplying,
+    network,
     thresholded,
 )
 from rsd.priors.index import BUILT_IN, PIXEL, PLAIN_PIXEL, Index, square_side
 from rsd.priors.parts import load_network, load_scheduler, load_tokenizer
 from rsd.priors.t5 import T5Embedder
 from rsd.schedule import Schedule
+from rsd.watch import Watch
 from rsd.words import articled
 
 
@@ -56,6 +58,7 @@ class PixelPrior:
         self.image_size = square_side(unet.config.sample_size, name)
         self.latent_shape: tuple[int, ...] = (3, self.image_size, self.image_size)
         self.calls: Counter[str] = Counter()
+        self.watch = Watch()
         self.autocast = False  # whether the UNet multiplies in bfloat16
 
     @classmethod
@@ -114,9 +117,12 @@ class PixelPrior:
         if self.text is not None:
             rows = [e.expand(B, -1, -1) for e in texts if e is not None]
             assert len(rows) == n, "this condition was made by another prior"
+            for row in rows:
+                self.watch.see(network(self.name, "text encoder", "text_encoder"), row, None)
             given["encoder_hidden_states"] = torch.cat(rows).to(self.device, self._unet_dtype)
         with multiplying(self.device, self.autocast):
             out = self.unet(z, steps, **given).sample[:, :3].to(z_t.dtype)
+        self.watch.see(network(self.name, "UNet", "unet"), out, z_t)
         return count_backward(out, self.calls, "unet_backward", n * B)
 
 

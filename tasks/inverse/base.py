@@ -18,6 +18,8 @@ class Operator(nn.Module):
     """
 
     observed: torch.Tensor | None
+    task = "operator"
+    """What :func:`rsd.tasks.inverse.operators.make_operator` was asked for: settings are packaged by it."""
     gram_scale: float | None = None
     """c where A A^T = c on the observed entries; None: not known."""
 
@@ -42,6 +44,8 @@ class Operator(nn.Module):
         """y as an image to look at, [B, 3, H', W'] in [-1, 1], unobserved entries 0; if no image, a grey square."""
         y = _only_observed(self, y.detach())
         y = y.abs() if y.is_complex() else y.float()
+        if y.ndim == 3:  # grey, and no dimension of colours
+            y = y[:, None] if float(y.abs().max()) <= 1.5 else stretch(y)[:, None]
         if y.ndim == 4 and y.shape[1] in (1, 3):
             return y.clamp(-1, 1).expand(-1, 3, -1, -1)
         flat = y.flatten(1)

@@ -12,6 +12,7 @@ from rsd.words import articled
 
 from .base import Operator
 from .deepinv_adapter import Physics, missing
+from .names import is_task
 
 
 class Function(Operator):
@@ -40,16 +41,29 @@ def load_operator(operator: str | Callable[[torch.Tensor], torch.Tensor]) -> Ope
     Naming it runs that module's code, so do it only on a user's explicit wish.
     Raises ValueError for a malformed name or an object of another kind, ImportError for a module that does not import.
     """
-    name, found = (operator, _imported(operator)) if isinstance(operator, str) else ("operator", operator)
+    if isinstance(operator, str) and is_task(operator):
+        raise ValueError(
+            f'"{operator}" is a task, not an operator; make its operator with make_operator("{operator}", size=...).'
+        )
+    name, found = (operator, _imported(operator)) if isinstance(operator, str) else (_name(operator), operator)
     if isinstance(found, Operator):
         return found
-    if callable(getattr(found, "A", None)) and not isinstance(found, type):
-        return Physics(found)
-    if isinstance(found, type) or not callable(found):
+    if isinstance(found, type):
         raise ValueError(
-            f'The operator "{name}" is {articled(type(found).__name__)}; give a function x -> y or a physics.'
+            f'The operator "{name}" is a class; give an object of it, for example {found.__name__}(), or a function.'
         )
+    if callable(getattr(found, "A", None)):
+        return Physics(found)
+    if not callable(found):
+        kind = articled(type(found).__name__)
+        raise ValueError(f'The operator "{name}" is {kind}; give a function x -> y or a physics.')
     return Function(found, name)
+
+
+def _name(operator: Any) -> str:
+    """What messages call an object: a function by its name, if it has one."""
+    name = str(getattr(operator, "__name__", "<lambda>"))
+    return "operator" if name == "<lambda>" else name
 
 
 def _imported(spec: str) -> Any:

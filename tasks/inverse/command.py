@@ -5,17 +5,18 @@ from __future__ import annotations
 import dataclasses
 import os
 import sys
-from importlib.resources import files
+from importlib.resources import as_file, files
 from typing import Any
 
 import yaml
 
 from rsd import flags
 from rsd.priors import family
-from rsd.settings import layered, plain, tokens
+from rsd.settings import known, layered, plain, read_yaml, tokens
 
 from .jobs import Job, list_jobs
-from .methods import FIELD
+from .methods import FIELD, check_method
+from .names import TASKS, is_task
 from .options import Restore
 from .used import check_used
 
@@ -75,13 +76,42 @@ def preset(options: Restore) -> str:
     return found[options.preset]
 
 
+DECIDED = ("task", "method", "prior", "revision")
+"""Fields that choose the packaged configuration, and that it does not decide."""
+
+
+def chosen(options: Restore) -> str | None:
+    """The name of the packaged configuration for these options' task, method, prior and preset; None: there is none."""
+    if options.preset is not None:
+        return preset(options)
+    return packaged(options.task, options.method, options.prior)
+
+
+def settled(task: str, *, method: str, prior: str, preset: int | None = None) -> tuple[Restore, str | None]:
+    """What ``rsd restore`` settles on where the user says no more than this: for Python, which asks here so that both
+    have one source. The options, and the packaged configuration's name.
+
+    Raises ValueError, in one sentence, for an unknown task, method or preset.
+    """
+    if not is_task(task):
+        raise known("task", task, TASKS)
+    if method != "auto":
+        check_method(method)
+    options = Restore(images=(), task=task, method=method, prior=prior, preset=preset)
+    name = chosen(options)
+    if name is None:
+        return options, None
+    with as_file(files("rsd.configs") / "inverse" / name) as path:
+        told = {"lambda_" if key == "lambda" else key: value for key, value in read_yaml(path).items()}
+    told = {k: tuple(v) if isinstance(v, list) else v for k, v in told.items() if k not in DECIDED}
+    return dataclasses.replace(options, **told), name
+
+
 def parse(argv: list[str]) -> tuple[Restore, str | None]:
     """Options from the packaged configuration, then --config, then the flags; and that configuration's name."""
 
     def choose(options: Restore) -> tuple[str | None, tuple[str, ...]]:
-        given = options.preset is not None
-        name = preset(options) if given else packaged(options.task, options.method, options.prior)
-        return name, ("task", "method", "prior", "revision")
+        return chosen(options), DECIDED
 
     options, name = layered(Restore, argv, prog="rsd restore", positional="images", folder="inverse", packaged=choose)
     check_used(flags.parse(Restore, argv, prog="rsd restore"), options)
@@ -96,9 +126,9 @@ def resolved(options: Restore) -> dict[str, Any]:
 def main(argv: list[str]) -> int:
     """Restore; returns the exit code."""
     options, name = parse(argv)
-    chosen = name or f"none packaged for {options.task} by {options.method} (rsd restore --help tells the defaults)"
+    told = name or f"none packaged for {options.task} by {options.method} (rsd restore --help tells the defaults)"
     if int(os.environ.get("RANK", 0)) == 0:
-        print(f"settings: {chosen}" + (f" and {options.config}" if options.config else "") + ", then your flags")
+        print(f"settings: {told}" + (f" and {options.config}" if options.config else "") + ", then your flags")
     jobs = list_jobs(options, lambda choice: parse([*argv, *tokens(choice)])[0])
     if options.autocast:
         settle(options, jobs, typed="--autocast" in argv)

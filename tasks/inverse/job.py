@@ -146,12 +146,14 @@ def check(jobs: list[Job], options: Restore, several: bool, device: torch.device
             check_task(options, size, device)
             check_method(options, size)
         for job in jobs:
-            survives(job.label, failures, partial(look, job, options, size), several)
+            survives(job.label, failures, partial(look, job, options, size, device), several)
     return failures
 
 
-def look(job: Job, shared: Restore, size: int) -> None:
+def look(job: Job, shared: Restore, size: int, device: torch.device) -> None:
     """Raise ValueError or OSError for what is wrong with a file, or with what the manifest says of it."""
+    if job.options is not shared and job.options.task == "operator":
+        check_task(job.options, size, device)
     problem = load(job.path, job.options, size, job.name)
     if job.options is not shared:
         check_method(job.options, size, problem.operator)
@@ -263,7 +265,7 @@ def restore_one(job: Job, networks: Networks, folder: RunFolder, ensemble: Ensem
         print(f"{job.title}: {headline(figures)}; {folder.path}", flush=True)
 
 
-def remedy_of(options: Restore) -> str:
+def remedy_of(options: Restore | Settings) -> str:
     """What to do about a run that diverged: its method's settings, to be lowered."""
     used = [name for name in ("lr_x", "lr_z", "lambda_", "gamma") if name in FIELD[options.method].uses]
     told = [f"{name.rstrip('_')} ({getattr(options, name):g})" for name in used]

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import math
+import numbers
+import types
+import typing
 from typing import Any
 
-from rsd.settings import known
+from rsd.settings import known, wanted
 
 from .methods import FIELD, check_method, load_method
 from .names import MEMORY, X_STEPS
@@ -34,6 +37,30 @@ def check(settings: Any) -> None:
         load_method(settings.method, settings.hyper)
     if settings.method == "hybrid":
         _hybrid(settings.particles, settings.interacting)
+
+
+def check_types(settings: Any) -> None:
+    """Raise ValueError, in one sentence, for a field of Settings that is of another type."""
+    hints = typing.get_type_hints(type(settings))
+    for name, hint in hints.items():
+        value = getattr(settings, name)
+        if not _is(hint, value):
+            raise ValueError(f"{name} is {value!r}; give {wanted(hint)}.")
+
+
+def _is(hint: Any, value: Any) -> bool:
+    arguments, origin = typing.get_args(hint), typing.get_origin(hint)
+    if origin in (typing.Union, types.UnionType):
+        return any(_is(one, value) for one in arguments)
+    if origin is tuple:
+        if not isinstance(value, tuple | list):
+            return False
+        kinds = arguments[:1] * len(value) if arguments[-1] is Ellipsis else arguments
+        return len(kinds) == len(value) and all(map(_is, kinds, value))
+    if hint in (int, float):
+        kind = numbers.Integral if hint is int else numbers.Real
+        return isinstance(value, kind) and not isinstance(value, bool)
+    return isinstance(value, hint)
 
 
 def finite(name: str, value: float, *, signed: bool = False) -> None:

@@ -24,7 +24,8 @@ class Entry:
     must be. ``uses``: which of TUNABLE it reads. ``made``: module and class of a sampler's hyper-parameters, which
     ``--hyper`` sets. ``through``: the prior's networks that it differentiates in one piece, if "epsilon" is among them,
     whose graph takes memory. ``descends``: whether its steps go down the noise levels, of which there are 1000, and are
-    not an optimiser's, as many as one likes. ``works``: keys of rsd.citations."""
+    not an optimiser's, as many as one likes. ``follows``: whether it differentiates the operator, and does not make do
+    with its adjoint. ``works``: keys of rsd.citations."""
 
     what: str
     works: tuple[str, ...]
@@ -34,6 +35,7 @@ class Entry:
     made: str | None = None
     through: tuple[str, ...] = ()
     descends: bool = True
+    follows: bool = True
 
 
 FIELD = {
@@ -47,8 +49,11 @@ FIELD = {
     "dps": Entry("diffusion posterior sampling", ("dps",), space="pixels", made="dps:DPS", through=GUIDED),
     "pigdm": Entry(
         "pseudoinverse guidance", ("pigdm",), space="pixels", linear=True, made="pigdm:PiGDM", through=GUIDED,
+        follows=False,
     ),
-    "fps-smc": Entry("filtering by particles of each answer", ("fps-smc",), (), "pixels", True, "fps_smc:FPS"),
+    "fps-smc": Entry(
+        "filtering by particles of each answer", ("fps-smc",), (), "pixels", True, "fps_smc:FPS", follows=False,
+    ),
     "daps": Entry("decoupled annealing, Langevin steps", ("daps",), space="pixels", made="daps:DAPS"),
     "score-prior": Entry(
         "a RealNVP fitted to the posterior, the prior's density by its ODE", ("score-prior",), space="pixels",
@@ -65,7 +70,7 @@ FIELD = {
     "latent-daps": Entry("DAPS through the decoder", ("daps",), space="latents", made="daps:DAPS"),
     "latino": Entry(
         "a few steps: denoise, then the nearest picture that fits", ("latino",), space="latents", linear=True,
-        made="latino:LATINO",
+        made="latino:LATINO", follows=False,
     ),
     "particle-guidance": Entry(
         "DPS whose particles are kept apart by a potential", ("particle-guidance", "dps"), REPELLING,

@@ -14,6 +14,7 @@ from rsd.features import check_features_name, load_features, on_cpu
 from rsd.heads.classifier import HeadsClassifier
 from rsd.priors import over_heads
 
+from . import given
 from .options import Restore
 from .solve import Settings
 
@@ -42,7 +43,7 @@ def features_name(options: Restore) -> str:
     """The repulsion's feature map, "auto" resolved."""
     if options.features != "auto":
         return options.features
-    return "heads" if over_heads(options.prior) else "facebook/dino-vits16"
+    return given.features_name(options.prior)
 
 
 def interacts(options: Restore) -> bool:

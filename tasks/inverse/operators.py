@@ -177,6 +177,16 @@ def make_operator(
     if not is_task(task):
         raise unknown_task(task)
     _check_options(task, box=box, mask=mask, kernel=kernel, operator=operator)
+    made = _made(task, size, seed, box, mask, downsample, kernel, operator, hidden, intensity)
+    made.task = task
+    return made
+
+
+def _made(
+    task: str, size: int, seed: int, box: masks.Box | None, mask: str | Path | torch.Tensor | None, downsample: str,
+    kernel: str | Path | torch.Tensor | None, operator: str | Callable[[torch.Tensor], torch.Tensor] | None,
+    hidden: float, intensity: float,
+) -> Operator:  # fmt: skip
     match task:
         case "inpaint_half_face":
             return Inpaint(masks.box_mask(masks.scaled_box(masks.HALF_FACE, size), size), "half-face inpainting")

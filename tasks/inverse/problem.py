@@ -17,6 +17,10 @@ from .jobs import MEASUREMENT
 from .masks import read_mask
 from .operators import Inpaint, Operator, PhaseRetrieval, best_rotation, make_operator, measure
 from .options import Restore
+from .trial import check_measurement, follows_gradient, try_out
+
+GREY = 0.05
+"""How far from their mean the colours of a grey picture may be, in [-1, 1]: JPEG stains grey a little."""
 
 
 @dataclass(frozen=True)
@@ -50,15 +54,18 @@ def on(device: torch.device | str, operator: Operator) -> Iterator[Operator]:
 
 def check_task(options: Restore, size: int, device: torch.device | str = "cpu") -> None:
     """Raise ValueError, OSError or ImportError, in one sentence, for a task that no file could have on ``device`` with
-    a prior of size x size px: its mask, box, kernel, factor or function."""
+    a prior of size x size px: its mask, box, kernel, factor or function. An operator of the user's own is tried out as
+    the method will use it."""
     if options.mask:
         read_mask(options.mask)
         return
-    operator = _operator(options, size, None)
+    operator, follows = _operator(options, size, None), follows_gradient(options.method, options.x_step)
     for place in dict.fromkeys(("cpu", str(device))):  # it measures on the CPU and runs on the device
         try:
             with on(place, operator):
                 _shape(operator, size, place)
+                if options.task == "operator":
+                    try_out(operator, (3, size, size), place, gradient=follows)
         except ValueError:
             raise
         except Exception as error:  # the user's own code runs here
@@ -86,8 +93,10 @@ def load(path: Path, options: Restore, size: int, image: str) -> Problem:
     picture = read_image(path)
     try:
         operator = _operator(options, size, _fitted_mask(options, picture, size))
-        aim = size if options.clean or isinstance(operator, Inpaint) else _picture_size(operator, size)
-        picture, note = fit_to(picture, aim, options.fit)
+        if options.clean or isinstance(operator, Inpaint):
+            picture, note = fit_to(picture, size, options.fit)
+        else:
+            picture, note = as_measurement(picture, operator, size, options.fit)
     except ValueError as error:
         raise ValueError(f"{path}: {error}") from error
     notes = (*([f"{path.name}: {note}"] if note else []), *_hidden(operator, options))
@@ -134,22 +143,49 @@ def _operator(options: Restore, size: int, mask: Path | torch.Tensor | None) -> 
 
 
 def _shape(operator: Operator, size: int, device: torch.device | str = "cpu") -> list[int]:
-    with torch.no_grad():
-        return list(operator(torch.zeros(1, 3, size, size, device=device)).shape[1:])
+    return list(_made(operator, size, device).shape[1:])
 
 
-def _picture_size(operator: Operator, size: int) -> int:
-    """The size of the square picture that this operator measures."""
-    shape = _shape(operator, size)
-    if len(shape) != 3 or shape[0] != 3 or shape[1] != shape[2]:
-        raise ValueError(f"{operator.name} measures {shape}, which is no picture; give it as .safetensors.")
-    return shape[1]
+@torch.no_grad()
+def _made(operator: Operator, size: int, device: torch.device | str = "cpu") -> torch.Tensor:
+    return operator(torch.zeros(1, 3, size, size, device=device))
+
+
+def as_measurement(picture: torch.Tensor, operator: Operator, size: int, fit: str) -> tuple[torch.Tensor, str | None]:
+    """A picture [1, 3, H, W] as the measurement that an operator makes of images of size x size px: in colour
+    [1, 3, h, w] or grey [1, 1, h, w] or [1, h, w]; and what was done to it, if anything, as fit_to says it.
+
+    Raises ValueError if the operator makes no pictures, or the picture is not of its kind or shape.
+    """
+    made = _made(operator, size)
+    shape = list(made.shape[1:])
+    if made.is_complex() or len(shape) not in (2, 3) or (len(shape) == 3 and shape[0] not in (1, 3)):
+        kind = f"complex {shape}" if made.is_complex() else f"{shape}"
+        raise ValueError(
+            f"{operator.name} measures {kind}, which is no picture; give it as .safetensors (rsd measure writes them)."
+        )
+    height, width = shape[-2:]
+    note: str | None = None
+    if height == width:
+        picture, note = fit_to(picture, height, fit)
+    elif picture.shape[-2:] != (height, width):
+        raise ValueError(
+            f"The image is {picture.shape[-1]} x {picture.shape[-2]} px, but {operator.name} measures {width} x "
+            f"{height} px; make it of that size."
+        )
+    if shape[0] == 3 and len(shape) == 3:
+        return picture, note
+    if float((picture - picture.mean(1, keepdim=True)).abs().max()) > GREY:
+        raise ValueError(f"The image has colours, but {operator.name} measures grey; save it as grey.")
+    return picture.mean(1).reshape(made.shape), note
 
 
 def _checked(path: Path, y: torch.Tensor, operator: Operator, size: int) -> torch.Tensor:
-    expected = _shape(operator, size)
-    if list(y.shape[1:]) != expected or len(y) != 1:
-        raise ValueError(f"{path} has shape {list(y.shape)}, but {operator.name} at {size} px gives {[1, *expected]}.")
+    made = _made(operator, size)
+    if y.shape != made.shape:
+        expected = list(made.shape)
+        raise ValueError(f"{path} has shape {list(y.shape)}, but {operator.name} at {size} px gives {expected}.")
+    check_measurement(operator, y, made, str(path))
     return y if operator.observed is None else y.masked_fill(~operator.observed, 0)
 
 

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field
 from functools import cached_property
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -20,7 +21,7 @@ from rsd.randomness import noise
 from rsd.repulsion import Interaction
 from rsd.run import Run as BaseRun
 
-from . import limits
+from . import given, limits
 from .methods import FIELD
 from .operators import load_operator
 from .rlsd import Augmented, NonAugmented, Weights, image_shape
@@ -29,7 +30,7 @@ from .rlsd import Augmented, NonAugmented, Weights, image_shape
 @dataclass(frozen=True)
 class Settings:
     """What one restoration runs with. The defaults suit half a face with the built-in prior by Adam's x-step, which any
-    operator allows; configs/inverse has more."""
+    operator allows; :meth:`packaged` has those of a task, as ``rsd restore`` runs it."""
 
     method: str = "rlsd"
     particles: int = 4
@@ -54,12 +55,25 @@ class Settings:
 
     def __post_init__(self) -> None:
         """Raise ValueError, in one sentence, for a value that cannot work."""
+        limits.check_types(self)
         limits.check(self)
 
     @classmethod
     def of(cls, options: Any) -> Settings:
         """The fields of the same names of other options."""
         return cls(**{name: getattr(options, name) for name in cls.__dataclass_fields__})
+
+    @classmethod
+    def packaged(
+        cls, task: str, *, method: str = "auto", prior: str = "heads", preset: int | None = None
+    ) -> tuple[Settings, str]:
+        """What ``rsd restore`` runs a task with by that method, prior and preset, and where that comes from: the name
+        of a file of configs/inverse, or that none is packaged. Raises ValueError for unknown ones."""
+        from .command import settled
+
+        options, name = settled(task, method=method, prior=prior, preset=preset)
+        guess = " (a guess: none is packaged for operators of your own)" if task == "operator" else ""
+        return cls.of(options), f"{name}{guess}" if name else f"none packaged for {task} by {options.method}"
 
     @property
     def interaction(self) -> Interaction:
@@ -72,10 +86,13 @@ class Settings:
 
 @dataclass(frozen=True)
 class Restoration:
-    """``images`` [N, 3, H, W] in [-1, 1] (not clamped) and the run's records."""
+    """``images`` [N, 3, H, W] in [-1, 1] (not clamped) and the run's records; ``settings``: what it ran with, and
+    ``source``: where they come from."""
 
     images: torch.Tensor
     records: list[Record]
+    settings: Settings = field(default_factory=Settings)
+    source: str = ""
 
 
 class Run(BaseRun):
@@ -168,30 +185,52 @@ def restore(
     operator: Callable[[torch.Tensor], torch.Tensor] | str,
     *,
     prior: Prior | str = "heads",
-    features: Callable[[torch.Tensor], torch.Tensor] | str = "heads",
-    settings: Settings = Settings(),
+    features: Callable[[torch.Tensor], torch.Tensor] | str = "auto",
+    settings: Settings | None = None,
+    task: str | None = None,
+    preset: int | None = None,
+    image: str = "",
     progress: Callable[[Record], None] | None = None,
     **changes: Any,
 ) -> Restoration:
-    """Draw ``settings.particles`` restorations of a measurement ``y = operator(x) + noise`` by RLSD (Algorithm 1).
+    """Draw ``particles`` restorations of a measurement ``y = operator(x) + noise``, by RLSD (Algorithm 1) or another
+    ``method``, with the settings that ``rsd restore`` has for the operator's task and the prior.
 
     y: [1, ...]. operator: of ``rsd.tasks.inverse.operators.make_operator``, or any differentiable function or module,
     images [B, 3, H, W] in [-1, 1] to measurements [B, ...]. prior and features: objects, or names for
-    ``load_prior`` and ``load_features``. ``changes``: fields of Settings, e.g. ``gamma=20``.
-    Raises ValueError for unknown names and values, and what ``load_prior`` raises for a model it cannot get.
+    ``load_prior`` and ``load_features``; features "auto": as ``rsd restore`` chooses them. ``changes``: fields of
+    Settings, e.g. ``gamma=20``, which win over the packaged ones, as ``settings`` do, which replace them.
+    ``task``: whose settings to take for an operator of your own; ``preset``: those for so many steps. ``image``: names
+    the image in the random numbers (``rsd restore photo.png`` says "photo").
+    Raises ValueError, before any model is loaded, for unknown names and settings, values that cannot work, and an
+    operator or a y that cannot; what ``load_prior`` raises for a model it cannot get; and for a run that diverged.
     """
     from rsd.features import load_features
 
     from .begin import run_class
+    from .operators import Inpaint
 
-    settings = replace(settings, **changes)
-    prior = load_prior(prior) if isinstance(prior, str) else prior
-    features = load_features(features, device=prior.device) if isinstance(features, str) else features
-    kind = run_class(settings.method)
-    run = kind(prior, operator, y, settings, embed=Decoded(prior, features))
+    asked = given.check(y, operator, prior, features, changes)
+    f = load_operator(operator)
+    settings, source = given.settle(settings, changes, task or f.task, asked, preset)
+    given.try_out(y, f, prior, asked, settings)
+    prior = load_prior(asked) if isinstance(prior, str | Path) else prior
+    embed = None
+    if settings.interaction.acts(settings.particles):
+        name = given.features_name(asked) if features == "auto" else features
+        embed = Decoded(prior, load_features(name, device=prior.device) if isinstance(name, str) else name)
+    run = run_class(settings.method)(prior, f, y, settings, embed=embed, image=image)
     records = []
     for record in run.steps():
         records.append(record)
+        if not all(map(math.isfinite, (record.residual, record.repulsion, *record.losses.values()))):
+            raise ValueError(given.diverged(f"step {record.step}", settings))
         if progress:
             progress(record)
-    return Restoration(run.finish(), records)
+    images = run.finish()
+    if not images.isfinite().all():
+        raise ValueError(given.diverged("its last step", settings))
+    if isinstance(f, Inpaint) and settings.sigma_v == 0:  # as rsd restore does with a measurement said to be exact
+        assert f.observed is not None
+        images = torch.where(f.observed, y.to(images), images)
+    return Restoration(images, records, settings, source)

