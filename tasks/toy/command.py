@@ -52,11 +52,12 @@ def main(argv: list[str]) -> int:
     options = tyro.cli(Toy, args=argv, prog="rsd toy")
     options.check()
     make_folder(options.out)
-    from rsd.runs import check_own
+    from rsd.runs import check_own, locked
 
     check_own(options.out, FILES)
     try:
-        compute(options)
+        with locked(options.out):
+            compute(options)
     except KeyboardInterrupt:
         print("\nrsd: interrupted; the toy does not go on where it was, start it again", file=sys.stderr)
         return INTERRUPTED
@@ -77,7 +78,8 @@ def compute(options: Toy) -> None:
             run(gamma, realisations=options.realisations, steps=options.steps, lr=options.lr, seed=options.seed)
         )
         last = outcomes[-1]
-        print(f"gamma {gamma:g}: {last.collapsed} of {options.realisations} collapsed, misfit {last.misfit:.3f}")
+        told = f"gamma {gamma:g}: {last.collapsed} of {options.realisations} collapsed, misfit {last.misfit:.3f}"
+        print(told, flush=True)
     rows = [outcome.summary() for outcome in outcomes]
     report = {
         "gamma": [row["gamma"] for row in rows],
