@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 
+from rsd import metrics
 from rsd.features import load_features, on_cpu
 from rsd.heads.classifier import HeadsClassifier
 
@@ -16,6 +18,8 @@ Features = Callable[[torch.Tensor], torch.Tensor]
 DIV = "facebook/dinov2-small"
 """For priors other than heads: not the repulsion's default, facebook/dino-vits16."""
 CLASSIFIER = "heads classifier"
+NEARLY_EQUAL = 0.1
+"""TODO"""
 
 
 @dataclass(frozen=True)
@@ -48,3 +52,22 @@ def load_div(
     if chosen in repulsion:
         warnings.warn(f"Div is measured on {chosen}, which the repulsion used: it says too much.", stacklevel=2)
     return DivNetwork(on_cpu(found, device), chosen)
+
+
+def apart(images: torch.Tensor, where: torch.Tensor | None = None) -> dict[str, Any]:
+    """For metrics.json: how far samples [N, 3, H, W] are apart (``difference``, of :func:`rsd.metrics.difference`) and
+    whether that is next to nothing (``nearly_equal``); None for a single one, or for samples that are not finite."""
+    if len(images) < 2 or not images.isfinite().all():
+        return {"difference": None, "nearly_equal": None}
+    found = metrics.difference(images, where)
+    return {"difference": found, "nearly_equal": found < NEARLY_EQUAL}
+
+
+def equal_told(figures: dict[str, Any], number: int, *, remedy: str) -> Iterator[str]:
+    """A note for the user if ``number`` samples with these figures are nearly equal. ``remedy``: what makes them
+    differ."""
+    if figures["nearly_equal"]:
+        yield (
+            f"note: the {number} samples are nearly equal (they differ by {figures['difference']:.1%} of the contrast of "
+            f"what is drawn); {remedy}, or save the time of all but one with --particles 1"
+        )

@@ -14,6 +14,7 @@ import torch
 
 from rsd import media
 from rsd.distributed import Ensemble, Processes, connect, processes, share, shares_told, speaking, wait
+from rsd.diversity import equal_told
 from rsd.embedding import Decoded
 from rsd.engine import Embed
 from rsd.features import check_features_name, load_features
@@ -293,6 +294,8 @@ def restore_one(job: Job, networks: Networks, folder: RunFolder, ensemble: Ensem
     session.finish(last, figures, seed=options.seed, model=options.prior, cited=works)
     if ensemble.main:
         print(f"{job.title}: {headline(figures)}; {folder.path}", flush=True)
+        for note in equal_told(figures, len(images), remedy=apart_by(options)):
+            print(f"{job.title}: {note}", flush=True)
 
 
 def remedy_of(options: Restore) -> str:
@@ -302,6 +305,13 @@ def remedy_of(options: Restore) -> str:
     if FIELD[options.method].made:
         told.append(f"a step size among its --hyper ({' '.join(options.hyper) or 'its defaults'})")
     return f"lower {', '.join(told[:-1])} or {told[-1]}" if len(told) > 1 else f"lower {told[0]}"
+
+
+def apart_by(options: Restore) -> str:
+    """What makes answers differ that are nearly equal."""
+    if "gamma" in FIELD[options.method].uses:
+        return f"raise --gamma ({options.gamma:g})"
+    return f"{options.method} has no --gamma: take --method rlsd with one"
 
 
 def cited(options: Restore, *, latent: bool) -> list[str]:

@@ -14,6 +14,7 @@ import torch
 
 from rsd import media
 from rsd.distributed import ALONE, Ensemble, Processes, connect, share, shares_told, speaking, wait
+from rsd.diversity import equal_told
 from rsd.embedding import Decoded
 from rsd.engine import Embed
 from rsd.features import check_features_name, load_features
@@ -243,7 +244,16 @@ def draw(
     if not ensemble.main:
         return {}
     print(f"{_short(prompt)}: {headline(figures)}; {folder.path}", flush=True)
+    for note in equal_told(figures, len(images), remedy=apart_by(options)):
+        print(f"{_short(prompt)}: {note}", flush=True)
     return folder.metrics()
+
+
+def apart_by(options: TextToImage) -> str:
+    """What makes pictures differ that are nearly equal."""
+    if options.method == "ancestral":
+        return "ancestral sampling has no --gamma: take --method particle-guidance with one"
+    return f"raise --gamma ({options.strength:g})"
 
 
 def look_again(prompt: str, options: TextToImage, networks: Networks | None, folder: RunFolder) -> list[str]:
