@@ -100,8 +100,7 @@ MISTAKES = {
 }
 
 
-@pytest.mark.parametrize("name", MISTAKES)
-@pytest.mark.parametrize("taken", ["run", "runs", "file", "thesis"])
+@pytest.mark.parametrize(("name", "taken"), zip(MISTAKES, 2 * ["run", "runs", "file", "thesis"], strict=False))
 def test_what_is_wrong_with_the_flags_is_told_before_what_is_wrong_with_the_folder(
     name, taken, photo, fixed, here, capsys
 ):
