@@ -63,7 +63,7 @@ def diversity(features: torch.Tensor) -> float:
 
 def difference(images: torch.Tensor, where: torch.Tensor | None = None) -> float:
     """How far images [N, 3, H, W] in [-1, 1] (clamped), N >= 2, are apart: the root-mean-square distance of a pixel
-    over all pairs, in units of the pixels' own standard deviation over all images. 0: equal; independent noise: sqrt(2).
+    over all pairs, in units of the standard deviation of all pixels. 0: equal images; sqrt(2): independent noise.
     ``where``: the pixels to look at, bool [1, 1, H, W].
 
     Flat pictures are compared with one grey level of 256.

@@ -306,6 +306,13 @@ def interruptible() -> Iterator[list[int]]:
 @contextmanager
 def plain_warnings() -> Iterator[None]:
     """Warnings as one line for the user, each once, without the place in the code."""
+    told: set[str] = set()
+
+    def show(message: Warning | str, *_: Any, **__: Any) -> None:
+        if str(message) not in told:  # warnings forgets what it has shown whenever someone catches some
+            told.add(str(message))
+            print(f"rsd: note: {message}", file=sys.stderr, flush=True)
+
     with warnings.catch_warnings():
-        warnings.showwarning = lambda message, *_, **__: print(f"rsd: note: {message}", file=sys.stderr, flush=True)
+        warnings.showwarning = show
         yield

@@ -7,6 +7,7 @@ import re
 from pathlib import Path
 
 import pytest
+import torch
 from PIL import Image
 
 from rsd import diversity
@@ -143,27 +144,40 @@ def test_so_do_the_other_commands(command, flags, told, photo, tiny_folder, here
 
 
 def test_answers_that_are_nearly_equal_are_told_with_the_remedy(photo, fixed, here, capsys, monkeypatch):
-    monkeypatch.setattr(diversity, "NEARLY_EQUAL", 10.0)  # random networks answer with noise
-    task = ["restore", "photo.jpg", "--clean", "--task", "sr2", *fixed, "--out"]
-    assert main([*task, "a", "--gamma", "0"]) == 0
-    said = capsys.readouterr().out
-    metrics = json.loads((here / "a" / "metrics.json").read_text())
-    assert 0 < metrics["difference"] < 10 and metrics["nearly_equal"] is True
-    told = f"note: the 2 samples are nearly equal (they differ by {metrics['difference']:.1%} of the contrast of what is drawn)"
-    assert f"{told}; raise --gamma (0), or save the time of all but one with --particles 1\n" in said
-    assert main([*task, "b", "--method", "latent-dps"]) == 0
-    assert "latent-dps has no --gamma: take --method rlsd with one, or save" in capsys.readouterr().out
-    assert main([*task, "c", "-n", "1", "--gamma", "0"]) == 0
-    assert "nearly equal" not in capsys.readouterr().out
-    alone = json.loads((here / "c" / "metrics.json").read_text())
-    assert alone["difference"] is None and alone["reasons"]["difference"] == "one particle has no diversity"
-    drawn = ["text-to-image", "red", *fixed, "--out"]
-    assert main([*drawn, "d", "--method", "sds"]) == 0
-    assert "nearly equal" in (said := capsys.readouterr().out) and "; raise --gamma (0), or save" in said
-    assert main([*drawn, "e", "--method", "ancestral"]) == 0
-    assert "ancestral sampling has no --gamma: take --method particle-guidance" in capsys.readouterr().out
-    monkeypatch.undo()
-    monkeypatch.chdir(here)
-    assert main([*drawn, "f", "--method", "sds"]) == 0
-    assert "nearly equal" not in capsys.readouterr().out
+    with monkeypatch.context() as patch:
+        patch.setattr(diversity, "NEARLY_EQUAL", 10.0)  # random networks answer with noise
+        task = ["restore", "photo.jpg", "--clean", "--task", "sr2", *fixed, "--out"]
+        assert main([*task, "a", "--gamma", "0"]) == 0
+        metrics, said = json.loads((here / "a" / "metrics.json").read_text()), capsys.readouterr()
+        assert 0 < metrics["difference"] < 10 and metrics["nearly_equal"] is True and ", nearly equal; a\n" in said.out
+        told = "rsd: note: The 2 samples are nearly equal; {}, or save time with --particles 1.\n"
+        assert told.format("raise --gamma (0)") in said.err
+        assert main([*task, "b", "--method", "latent-dps"]) == 0
+        assert told.format("latent-dps has no --gamma: take --method rlsd with one") in capsys.readouterr().err
+        assert main([*task, "c", "-n", "1", "--gamma", "0"]) == 0
+        assert "nearly equal" not in "".join(capsys.readouterr())
+        alone = json.loads((here / "c" / "metrics.json").read_text())
+        assert alone["difference"] is None and alone["reasons"]["difference"] == "one particle has no diversity"
+        drawn = ["text-to-image", *fixed, "--out"]
+        assert main([*drawn, "d", "red", "dog", "--method", "sds"]) == 0
+        said = capsys.readouterr()
+        assert said.out.count(", nearly equal; ") == 2 and said.err.count(told.format("raise --gamma (0)")) == 1
+        assert main([*drawn, "e", "red", "--method", "ancestral"]) == 0
+        sampled = "ancestral sampling has no --gamma: take --method particle-guidance with one"
+        assert told.format(sampled) in capsys.readouterr().err
+    assert main([*drawn, "f", "red", "--method", "sds"]) == 0
+    assert "nearly equal" not in "".join(capsys.readouterr())
     assert json.loads((here / "f" / "metrics.json").read_text())["nearly_equal"] is False
+
+
+def test_what_is_compared_is_what_the_mask_hides(photo, fixed, here):
+    from rsd.media import read_image
+    from rsd.metrics import difference
+
+    box = ["--task", "inpaint_box", "--box", "2", "5", "2", "5", "--sigma-v", "0"]
+    assert main(["restore", "photo.png", *box, *fixed, "--gamma", "0", "--out", "a"]) == 0
+    images = torch.cat([read_image(here / "a" / "particles" / f"0{k}.png") for k in range(2)])
+    assert torch.equal(images[0, :, 6:], images[1, :, 6:])
+    found = json.loads((here / "a" / "metrics.json").read_text())["difference"]
+    assert found == pytest.approx(difference(images[..., 2:6, 2:6]), rel=0.02)  # the pictures have 8 bits
+    assert difference(images) < 0.7 * found

@@ -106,7 +106,9 @@ def test_restorations_tell_their_steps_and_the_images(method, photos, tiny_folde
     assert main(["restore", str(photos), *flags, *FIXED, str(tiny_folder("epsilon"))]) == 0
     said = capsys.readouterr().out
     for name in ("a.png", "b.png"):
-        line = rf"\n{name}: step 3 of 5, \w+ [\d.e+-]+, residual [\d.e+-]+, repulsion 0.00, 3 s so far, about 2 s left\n"
+        line = (
+            rf"\n{name}: step 3 of 5, \w+ [\d.e+-]+, residual [\d.e+-]+, repulsion 0.00, 3 s so far, about 2 s left\n"
+        )
         assert re.search(line, said)
     # the images' own clock: a second each for their start, and for what the steps of the first have asked
     assert "\nimages: 1 of 2, 7 s so far, about 7 s left\n" in said

@@ -339,7 +339,9 @@ def test_a_flipped_bit_is_noticed(tmp_path, name, what):
         "step": data.index(b'step\\": ') + len(b'step\\": '), "name": data.index(b'"z"') + 1,
     }  # fmt: skip
     flipped(file, places[what])
-    with pytest.raises(ValueError, match=rf"{name} is damaged \(its checksum does not fit what it holds\); delete it\.$"):
+    with pytest.raises(
+        ValueError, match=rf"{name} is damaged \(its checksum does not fit what it holds\); delete it\.$"
+    ):
         folder.load_tensors(name, **load)
     flipped(file, places[what])
     assert torch.equal(folder.load_tensors(name, **load)[0]["z"], tensors["z"])

@@ -14,7 +14,7 @@ import torch
 
 from rsd import media
 from rsd.distributed import Ensemble, Processes, connect, processes, share, shares_told, speaking, wait
-from rsd.diversity import equal_told
+from rsd.diversity import warn_if_equal
 from rsd.embedding import Decoded
 from rsd.engine import Embed
 from rsd.features import check_features_name, load_features
@@ -294,8 +294,7 @@ def restore_one(job: Job, networks: Networks, folder: RunFolder, ensemble: Ensem
     session.finish(last, figures, seed=options.seed, model=options.prior, cited=works)
     if ensemble.main:
         print(f"{job.title}: {headline(figures)}; {folder.path}", flush=True)
-        for note in equal_told(figures, len(images), remedy=apart_by(options)):
-            print(f"{job.title}: {note}", flush=True)
+        warn_if_equal(figures, len(images), remedy=apart_by(options))
 
 
 def remedy_of(options: Restore) -> str:

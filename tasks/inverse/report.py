@@ -67,7 +67,8 @@ def diversity(images: torch.Tensor, scorers: Scorers) -> tuple[dict[str, Any], d
 
 def score(images: torch.Tensor, problem: Problem, options: Restore, scorers: Scorers) -> dict[str, Any]:
     """metrics.json without the run's costs: psnr, ssim, lpips, clip, residual, div, difference (of what an inpainting
-    mask hides, else of all), coverage, and the reasons for those missing. images: [N, 3, H, W] in [-1, 1], aligned (:meth:`Problem.aligned`), on the CPU as the problem is.
+    mask hides, else of all), coverage, and the reasons for those missing. images: [N, 3, H, W] in [-1, 1], aligned
+    (:meth:`Problem.aligned`), on the CPU as the problem is.
     """
     images = images.float()
     found: dict[str, Any] = {"psnr": None, "ssim": None, "residual": None}

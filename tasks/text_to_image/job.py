@@ -14,7 +14,7 @@ import torch
 
 from rsd import media
 from rsd.distributed import ALONE, Ensemble, Processes, connect, share, shares_told, speaking, wait
-from rsd.diversity import equal_told
+from rsd.diversity import warn_if_equal
 from rsd.embedding import Decoded
 from rsd.engine import Embed
 from rsd.features import check_features_name, load_features
@@ -244,8 +244,7 @@ def draw(
     if not ensemble.main:
         return {}
     print(f"{_short(prompt)}: {headline(figures)}; {folder.path}", flush=True)
-    for note in equal_told(figures, len(images), remedy=apart_by(options)):
-        print(f"{_short(prompt)}: {note}", flush=True)
+    warn_if_equal(figures, len(images), remedy=apart_by(options))
     return folder.metrics()
 
 
@@ -295,6 +294,8 @@ def headline(figures: dict[str, Any]) -> str:
     parts = []
     if figures["div"] is not None:
         parts.append(f"Div {figures['div']:.3f}")
+    if figures.get("nearly_equal"):
+        parts.append("nearly equal")
     if figures["agreement"] is not None:
         parts.append(f"agreement {figures['agreement']:.2f}")
     if figures["coverage"]:

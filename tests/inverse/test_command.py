@@ -154,7 +154,9 @@ def test_a_damaged_checkpoint_is_told_and_its_remedy_works(restore, photo, monke
     capsys.readouterr()
     assert restore(*flags)[0] == 2
     said = capsys.readouterr().err
-    assert said.count("\n") == 1 and "checkpoint.safetensors is damaged (its checksum" in said and "delete it, and" in said
+    assert (
+        said.count("\n") == 1 and "checkpoint.safetensors is damaged (its checksum" in said and "delete it, and" in said
+    )
     file.unlink()
     code, out = restore(*flags)
     assert code == 0 and (out / "steps.jsonl").read_text() == (whole / "steps.jsonl").read_text()
