@@ -130,10 +130,11 @@ def _take(path: Path) -> int | None:
             return None
         if got and _is_still(path / LOCK, file):
             about = {"pid": os.getpid(), "host": socket.gethostname(), "since": _now()}
-            os.ftruncate(file, 0)
-            os.write(file, json.dumps(about).encode())
+            with suppress(OSError):  # a full disk: locked it is
+                os.ftruncate(file, 0)
+                os.write(file, json.dumps(about).encode())
             return file
-        os.close(file)  # another's, or one that was given back and is another file now
+        os.close(file)  # another's, or the file that another has just given back
     raise _busy(path)
 
 

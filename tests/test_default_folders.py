@@ -101,7 +101,7 @@ MISTAKES = {
 }
 
 
-@pytest.mark.parametrize(("name", "taken"), zip(MISTAKES, 2 * ["run", "runs", "file", "thesis"], strict=False))
+@pytest.mark.parametrize(("name", "taken"), list(zip(MISTAKES, 2 * ["run", "runs", "file", "thesis"], strict=False)))
 def test_what_is_wrong_with_the_flags_is_told_before_what_is_wrong_with_the_folder(
     name, taken, photo, fixed, here, capsys
 ):
