@@ -61,6 +61,23 @@ def diversity(features: torch.Tensor) -> float:
     return float(1 - (phi[rows] * phi[cols]).sum(1).mean())
 
 
+def difference(images: torch.Tensor, where: torch.Tensor | None = None) -> float:
+    """How far images [N, 3, H, W] in [-1, 1] (clamped), N >= 2, are apart: the root-mean-square distance of a pixel
+    over all pairs, in units of the standard deviation of all pixels. 0: equal images; sqrt(2): independent noise.
+    ``where``: the pixels to look at, bool [1, 1, H, W].
+
+    Flat pictures are compared with one grey level of 256.
+    """
+    assert len(images) > 1, "one image has no difference"
+    x = images.detach().double().clamp(-1, 1)
+    if where is not None and where.any():
+        x = x[..., where[0, 0].cpu()]
+    x = x.reshape(len(x), 3, -1)
+    apart = 2 * x.var(0, correction=1).mean()  # the mean over pairs i < j of (x_i - x_j)^2
+    contrast = (x - x.mean((0, 2), keepdim=True)).square().mean()
+    return float((apart / contrast.clamp(min=(2 / 255) ** 2)).sqrt())
+
+
 def summary(values: torch.Tensor, *, best: Literal["max", "min"]) -> dict[str, float | None]:
     """{"mean", "best", "std"} over particles; values that are not finite (equal images have infinite PSNR) are null."""
     v = values.double().cpu()

@@ -126,6 +126,13 @@ def folder_name(prompt: str) -> str:
     return f"{name[:51].replace('.', '-')}-{mark}"
 
 
+def default_name(prompts: Sequence[str], file: Path | None) -> str:
+    """What the folder of these prompts is called where the user names none: after their file, or after the first of
+    them and how many more there are."""
+    more = f"-and-{len(prompts) - 1}-more" if len(prompts) > 1 else ""
+    return slug(file.name) if file else folder_name(prompts[0]) + more
+
+
 def folder_names(prompts: Sequence[str]) -> dict[str, str]:
     """The folder of each prompt, each its own. Raises ValueError in the one case in billions where two are alike."""
     names: dict[str, str] = {}

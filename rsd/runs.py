@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 import math
@@ -9,10 +10,15 @@ import os
 import platform
 import re
 import secrets
+import socket
 import subprocess
 import sys
 import tempfile
-from collections.abc import Collection, Mapping
+import time
+import warnings
+import zlib
+from collections.abc import Collection, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -22,6 +28,10 @@ import yaml
 
 SUMMARIES = ("summary.json", "summary.csv")
 CONFIG, LOG, METRICS, CHECKPOINT = "config.yaml", "steps.jsonl", "metrics.json", "checkpoint.safetensors"
+LOCK = ".lock"
+"""Is there while a process works in the folder. One that was killed leaves the file, which then locks nothing."""
+CHECKSUM = "crc32"
+"""Where the metadata of a safetensors file keeps the checksum of all else in it."""
 
 
 def slug(text: str, limit: int = 60) -> str:
@@ -46,6 +56,145 @@ def write_bytes(path: Path, data: bytes) -> None:
         raise
 
 
+@contextmanager
+def locked(path: Path) -> Iterator[None]:
+    """Work in an output folder, made if it is not there, as the only process: the system's lock on a file in it, which
+    ends with the process, however that ends. What this process has locked already is locked for it.
+
+    Raises ValueError, which says who, if another process works there; PermissionError if the folder cannot be made. On
+    a file system without locks a warning says so, and the work goes on.
+    """
+    key = os.path.realpath(path)
+    if key in _LOCKED:
+        yield
+        return
+    made = _missing(path)
+    try:
+        file = _take(path)
+        _LOCKED.add(key)
+        try:
+            yield
+        finally:
+            _LOCKED.discard(key)
+            _give(path, file)
+    finally:
+        for folder in made:  # nothing was written: nothing is left
+            with suppress(OSError):
+                folder.rmdir()
+
+
+_LOCKED: set[str] = set()
+TRIES, PAUSE = 5, 0.05
+"""How often a lock is tried, and the seconds between: another process may be giving it back."""
+
+
+def worker(path: Path) -> str | None:
+    """Who works in an output folder, for the user; None if nobody does, if it is this process, or if nobody can say."""
+    if os.path.realpath(path) in _LOCKED:
+        return None
+    try:
+        file = os.open(path / LOCK, os.O_RDWR)
+    except OSError:
+        return None
+    try:
+        return None if _lock(file, share=True) is not False else _told(path)
+    finally:
+        os.close(file)
+
+
+def _missing(path: Path) -> list[Path]:
+    """Of a folder and those above it, which are not there, the innermost first."""
+    try:
+        return [folder for folder in (path, *path.parents) if not folder.exists()]
+    except OSError as error:
+        raise _unwritable(path, error) from error
+
+
+def _take(path: Path) -> int | None:
+    """The open, locked file of a folder; None, with a warning, where there are no locks."""
+    for k in range(TRIES):
+        time.sleep(PAUSE if k else 0)
+        try:
+            path.mkdir(parents=True, exist_ok=True)
+            file = os.open(path / LOCK, os.O_RDWR | os.O_CREAT, 0o666)
+        except FileNotFoundError:  # another process found nothing to do, and took the empty folder away
+            continue
+        except OSError as error:
+            raise _unwritable(path, error) from error
+        got = _lock(file)
+        if got is None:
+            os.close(file)
+            warnings.warn(
+                f"{path} is on a file system without locks; see to it that no other process works there.", stacklevel=4
+            )
+            return None
+        if got and _is_still(path / LOCK, file):
+            about = {"pid": os.getpid(), "host": socket.gethostname(), "since": _now()}
+            with suppress(OSError):  # a full disk: locked it is
+                os.ftruncate(file, 0)
+                os.write(file, json.dumps(about).encode())
+            return file
+        os.close(file)  # another's, or the file that another has just given back
+    raise _busy(path)
+
+
+def _give(path: Path, file: int | None) -> None:
+    """Give back what :func:`_take` took."""
+    with suppress(OSError):  # Windows deletes no open file: it stays, and locks nothing
+        (path / LOCK).unlink()
+    if file is not None:
+        _lock(file, release=True)  # said, since a forked process may hold the file too
+        os.close(file)
+
+
+def _is_still(path: Path, file: int) -> bool:
+    """Whether an open file is still the one of that name."""
+    try:
+        return os.path.samestat(os.stat(path), os.fstat(file))
+    except OSError:
+        return False
+
+
+def _lock(file: int, *, share: bool = False, release: bool = False) -> bool | None:
+    """Lock an open file (``share``: together with others that do) or release it; whether it is done. None: no locks
+    here."""
+    try:
+        if sys.platform == "win32":
+            import msvcrt
+
+            os.lseek(file, 1 << 30, os.SEEK_SET)  # a lock there keeps nobody from reading who works here
+            msvcrt.locking(file, msvcrt.LK_UNLCK if release else msvcrt.LK_NBLCK, 1)
+            os.lseek(file, 0, os.SEEK_SET)
+        else:
+            import fcntl
+
+            kind = fcntl.LOCK_UN if release else fcntl.LOCK_SH if share else fcntl.LOCK_EX
+            fcntl.flock(file, kind | fcntl.LOCK_NB)
+    except (ImportError, OSError) as error:
+        held = isinstance(error, OSError) and error.errno in (errno.EAGAIN, errno.EACCES, errno.EDEADLK)
+        return False if held else None
+    return True
+
+
+def _told(path: Path) -> str:
+    """Who wrote a folder's lock."""
+    try:
+        about = json.loads((path / LOCK).read_text(encoding="utf-8"))
+        return f"process {about['pid']} on {about['host']} has worked there since {about['since']}"
+    except (OSError, ValueError, KeyError, TypeError):  # it has just begun, or has just ended
+        return "another process works there"
+
+
+def _busy(path: Path) -> ValueError:
+    return ValueError(
+        f"The output folder {path} is in use: {_told(path)}; wait until it has ended, or choose another --out."
+    )
+
+
+def _now() -> str:
+    return datetime.now(UTC).strftime("%Y-%m-%d %H:%M:%S UTC")
+
+
 def _unless_half(name: str) -> str:
     """The name of a file, also of one that :func:`write_bytes` had half written when it was killed."""
     half = re.fullmatch(r"\.(.+)\.[0-9a-f]{8}\.part", name)
@@ -60,7 +209,7 @@ def write_json(path: Path, value: Any) -> None:
 def check_own(path: Path, names: Collection[str]) -> None:
     """Raise ValueError, in one sentence, if a folder holds what is not in ``names`` (or a half-written one of them);
     OSError if it cannot be read."""
-    if path.is_dir() and (others := _others({p.name for p in path.iterdir()}, names)):
+    if path.is_dir() and (others := _others(_names(path), names)):
         raise _foreign(path, others)
 
 
@@ -83,6 +232,8 @@ def check_folder_of_runs(path: Path, *, resume: bool, own: Collection[str] = SUM
     if others := _others(held, {*own, *(parts[0] for parts in places)}):  # runs may begin meanwhile, in other processes
         raise _foreign(path, others)
     if not resume and (held.intersection(own) or any((p / CONFIG).exists() for p in found)):
+        if worker(path):
+            raise _busy(path)
         raise ValueError(
             f"The output folder {path} holds other runs; choose another --out, or add to it with --resume."
         )
@@ -90,27 +241,30 @@ def check_folder_of_runs(path: Path, *, resume: bool, own: Collection[str] = SUM
 
 def _is_run(path: Path) -> bool:
     """Whether a folder is a run's, or what is left of one that was killed at its start."""
-    held = {p.name for p in path.iterdir()}
+    held = _names(path)
     return not _others(held, {CONFIG}) or CONFIG in held
 
 
+def _names(path: Path) -> set[str]:
+    """What a folder holds, but for its lock."""
+    return {p.name for p in path.iterdir()} - {LOCK}
+
+
 class RunFolder:
-    """One run's folder. Nothing is created before :meth:`open`.
+    """One run's folder. Nothing is created before :meth:`open`. Who works in it holds its lock (:func:`locked`).
 
     Raises ValueError if ``path`` is a file, holds another run (unless ``resume``) or files that are no run's, and
     PermissionError if it cannot be written.
     """
 
     def __init__(self, path: Path, *, resume: bool = False):
-        self.path, self.resume = path, resume
+        self.path, self.resume, self._ours = path, resume, False
         held = _held(path)
         begun = CONFIG in held
         if not begun and (others := _others(held, {CONFIG})):  # the config comes first, if only half of it
             raise _foreign(path, others)
         if begun and not resume:
-            raise ValueError(
-                f"The output folder {path} holds another run; choose another --out, or go on with --resume."
-            )
+            raise _other(path)
 
     @property
     def done(self) -> bool:
@@ -139,8 +293,11 @@ class RunFolder:
         """Create the folder with its config.yaml, or add to that what was None and is among ``later``. Raises
         ValueError if a run with other settings is to be resumed (:meth:`check`), PermissionError if the folder cannot
         be made."""
-        self.check(config, later=later, added=added)
         file = self.path / CONFIG
+        if file.exists() and not (self.resume or self._ours):  # another process has begun meanwhile
+            raise _other(self.path)
+        self.check(config, later=later, added=added)
+        self._ours = True
         if file.exists() and not later:
             return
         try:
@@ -170,17 +327,21 @@ class RunFolder:
 
     def load_checkpoint(self) -> tuple[dict[str, Any], dict[str, Any]] | None:
         """What :meth:`save_checkpoint` saved, or None. Raises ValueError for a damaged file."""
-        return self.load_tensors(CHECKPOINT, remedy="delete it to start this run again")
+        return self.load_tensors(
+            CHECKPOINT, remedy="delete it, and the same command with --resume starts this run from its beginning"
+        )
 
     def save_tensors(self, name: str, tensors: dict[str, Any], meta: dict[str, Any]) -> None:
-        """Tensors and plain values in one safetensors file."""
+        """Tensors and plain values in one safetensors file, with a checksum of them."""
         from safetensors.torch import save
 
         plain = {k: v.detach().cpu().contiguous().clone() for k, v in tensors.items()}
-        write_bytes(self.path / name, save(plain, metadata={"meta": json.dumps(meta)}))
+        about = json.dumps(meta)
+        write_bytes(self.path / name, save(plain, metadata={"meta": about, CHECKSUM: _checksum(plain, about)}))
 
     def load_tensors(self, name: str, *, remedy: str) -> tuple[dict[str, Any], dict[str, Any]] | None:
-        """What :meth:`save_tensors` saved, or None. Raises ValueError, which ends in ``remedy``, for a damaged file."""
+        """What :meth:`save_tensors` saved, or None. Raises ValueError, which ends in ``remedy``, for a damaged file;
+        older versions kept no checksum, so of theirs only what cannot be read is noticed."""
         from safetensors import SafetensorError, safe_open
 
         file = self.path / name
@@ -188,9 +349,15 @@ class RunFolder:
             return None
         try:
             with safe_open(file, framework="pt") as f:
-                return {k: f.get_tensor(k) for k in f.keys()}, json.loads(f.metadata()["meta"])  # noqa: SIM118
+                about = f.metadata()
+                tensors = {k: f.get_tensor(k) for k in f.keys()}  # noqa: SIM118
+                meta = json.loads(about["meta"])
         except (SafetensorError, KeyError, TypeError, json.JSONDecodeError) as error:
             raise ValueError(f"{file} is damaged; {remedy}.") from error
+        kept = about.get(CHECKSUM)
+        if kept is not None and kept != _checksum(tensors, about["meta"]):
+            raise ValueError(f"{file} is damaged (its checksum does not fit what it holds); {remedy}.")
+        return tensors, meta
 
     def finish(self, metrics: dict[str, Any]) -> None:
         """Write metrics.json, which marks the run as done, and drop the checkpoint."""
@@ -202,16 +369,36 @@ class RunFolder:
         return json.loads((self.path / METRICS).read_text(encoding="utf-8"))
 
 
+def _checksum(tensors: Mapping[str, Any], about: str) -> str:
+    """CRC-32 of tensors on the CPU (names, types, shapes, bytes) and of the text beside them: against damage, not
+    malice, and quick enough for gigabytes."""
+    import torch
+
+    found = zlib.crc32(about.encode())
+    for name in sorted(tensors):
+        tensor = tensors[name]
+        found = zlib.crc32(f"{name} {tensor.dtype} {list(tensor.shape)}".encode(), found)
+        if tensor.numel():
+            found = zlib.crc32(tensor.contiguous().reshape(-1).view(torch.uint8).numpy().data, found)
+    return f"{found:08x}"
+
+
 def _held(path: Path) -> set[str]:
     """The names in an output folder; raises ValueError if it is a file, PermissionError if it cannot be written."""
     try:
         if path.exists() and not path.is_dir():
             raise ValueError(f"The output folder {path} is a file; choose another --out.")
-        held = {p.name for p in path.iterdir()} if path.exists() else set()
+        held = _names(path) if path.exists() else set()
         _try_to_write(path)
     except OSError as error:
         raise _unwritable(path, error) from error
     return held
+
+
+def _other(path: Path) -> ValueError:
+    if worker(path):  # --resume would be no remedy
+        return _busy(path)
+    return ValueError(f"The output folder {path} holds another run; choose another --out, or go on with --resume.")
 
 
 def _foreign(path: Path, held: set[str]) -> ValueError:

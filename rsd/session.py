@@ -15,7 +15,8 @@ import traceback
 import warnings
 from collections import Counter
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -23,13 +24,14 @@ from tqdm import tqdm
 
 from rsd import media
 from rsd.citations import bibtex
-from rsd.distributed import ALONE, Ensemble, collect, processes
+from rsd.distributed import ALONE, Ensemble, agree, collect, processes
 from rsd.engine import Record
 from rsd.errors import TRACEBACK, told
 from rsd.peak import peak_bytes, reset_peak
 from rsd.priors.base import Prior
+from rsd.progress import Progress, unseen
 from rsd.run import Run
-from rsd.runs import CHECKPOINT, RunFolder, provenance, write_bytes
+from rsd.runs import CHECKPOINT, RunFolder, locked, provenance, write_bytes
 
 FRAMES = 40
 EMPTY = ("[]", "{}")
@@ -106,6 +108,7 @@ class Session:
         """
         frames = {round(k * (steps - 1) / FRAMES) for k in range(FRAMES + 1)}
         run, folder, main = self.run, self.folder, self.ensemble.main
+        lines = Progress(steps, f"{name}: step", done=run.step) if unseen() and processes().main else None
         with (
             interruptible() as signals,
             tqdm(
@@ -123,6 +126,8 @@ class Session:
                         media.write_png(folder.path / "frames" / f"{record.step:05d}.png", strip(images))
                 bar.set_postfix(**_told(record), refresh=False)
                 bar.update()
+                if lines:
+                    lines.tick(", ".join(f"{k} {v}" for k, v in _figures(record).items()))
                 interrupted = self.ensemble.agree(bool(signals))
                 if run.step % checkpoint_every == 0 or interrupted:
                     self.save()
@@ -157,6 +162,34 @@ def _told(record: Record) -> dict[str, Any]:
     """What the progress bar says: the first loss, if any, and the repulsion beside the score."""
     first = dict(list(record.losses.items())[:1])
     return {**first, "repulsion": f"{record.ratio:.2f}"}
+
+
+def _figures(record: Record) -> dict[str, str]:
+    """What a line of progress says: the same, and the residual of steps.jsonl."""
+    first = {name: f"{loss:.3g}" for name, loss in list(record.losses.items())[:1]}
+    return {**first, "residual": f"{record.residual:.3g}", "repulsion": f"{record.ratio:.2f}"}
+
+
+@contextmanager
+def working_in(path: Path, *, main: bool) -> Iterator[None]:
+    """Hold an output folder's lock (:func:`rsd.runs.locked`) on the process that is ``main``. Raises on all of a run's
+    processes what the main one raises, so that none waits for it."""
+    with ExitStack() as stack:
+        error: Exception | None = None
+        if main:
+            try:
+                stack.enter_context(locked(path))
+            except (ValueError, OSError) as found:
+                error = found
+        if agree(error is not None):
+            raise error or ValueError(f"The main process cannot work in {path}; it says why.")
+        yield
+
+
+def alone(folder: RunFolder, work: Callable[[], Any]) -> Any:
+    """Do ``work`` in a run's folder, as the only process that works there."""
+    with locked(folder.path):
+        return work()
 
 
 def survives(name: str, failures: dict[str, str], work: Callable[[], Any], several: bool) -> None:
@@ -273,6 +306,13 @@ def interruptible() -> Iterator[list[int]]:
 @contextmanager
 def plain_warnings() -> Iterator[None]:
     """Warnings as one line for the user, each once, without the place in the code."""
+    told: set[str] = set()
+
+    def show(message: Warning | str, *_: Any, **__: Any) -> None:
+        if str(message) not in told:  # warnings forgets what it has shown whenever someone catches some
+            told.add(str(message))
+            print(f"rsd: note: {message}", file=sys.stderr, flush=True)
+
     with warnings.catch_warnings():
-        warnings.showwarning = lambda message, *_, **__: print(f"rsd: note: {message}", file=sys.stderr, flush=True)
+        warnings.showwarning = show
         yield

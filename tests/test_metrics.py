@@ -83,6 +83,26 @@ def test_diversity_needs_two():
         metrics.diversity(torch.ones(1, 3))
 
 
+def test_difference_closed_forms():
+    steps = torch.linspace(-1, 1, 4).view(1, 1, 1, 4).expand(1, 3, 4, 4)
+    assert metrics.difference(steps.repeat(3, 1, 1, 1)) == 0
+    # two pictures that are apart by 0.1 everywhere: their values' own deviation is sqrt(5/9), and 0.05 more of the pair
+    pair = 0.8 * torch.cat([steps + 0.0625, steps - 0.0625])
+    assert metrics.difference(pair) == pytest.approx(0.1 / math.sqrt(0.64 * 5 / 9 + 0.05**2), rel=1e-6)
+    noise = torch.randn(4, 3, 64, 64, generator=torch.Generator().manual_seed(0)) / 10
+    assert metrics.difference(noise) == pytest.approx(math.sqrt(2), rel=0.01)
+    three = torch.stack([torch.full((3, 2, 2), v) for v in (0.0, 0.3, 0.6)])  # distances 0.3, 0.3, 0.6
+    assert metrics.difference(three) == pytest.approx(math.sqrt(0.18) / math.sqrt(0.06), rel=1e-6)
+    flat = torch.stack([torch.full((3, 2, 2), v) for v in (0.0, 1 / 255)])  # half a grey level is no difference
+    assert metrics.difference(flat) == pytest.approx(0.5, rel=1e-6)
+    where = torch.zeros(1, 1, 4, 4, dtype=torch.bool)
+    where[..., :2] = True
+    other = pair.clone()
+    other[1, ..., 2:] = 5
+    assert metrics.difference(other, where) == metrics.difference(pair, where) != metrics.difference(other)
+    assert metrics.difference(pair, torch.zeros_like(where)) == metrics.difference(pair)  # a mask that hides nothing
+
+
 def test_summary():
     values = torch.tensor([1.0, 2.0, 6.0])
     assert metrics.summary(values, best="max") == pytest.approx({"mean": 3, "best": 6, "std": math.sqrt(14 / 3)})

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import os
+import zlib
 from pathlib import Path
 
 import pytest
@@ -314,6 +315,52 @@ def test_damaged_checkpoint(tmp_path, damage):
     file.write_bytes(file.read_bytes()[:-50] if damage is None else damage)
     with pytest.raises(ValueError, match=r"checkpoint\.safetensors is damaged; delete it"):
         folder.load_checkpoint()
+
+
+def flipped(file: Path, at: int) -> None:
+    data = bytearray(file.read_bytes())
+    data[at] ^= 1
+    file.write_bytes(data)
+
+
+@pytest.mark.parametrize("name", ["checkpoint.safetensors", "scenes.safetensors"])
+@pytest.mark.parametrize("what", ["first", "last", "between", "step", "name"])
+def test_a_flipped_bit_is_noticed(tmp_path, name, what):
+    folder = opened(tmp_path)
+    tensors = {"z": torch.randn(2, 3), "steps": torch.tensor(7), "half": torch.ones(5).bfloat16(), "no": torch.zeros(0)}
+    folder.save_tensors(name, tensors, {"step": 7})
+    load = {"remedy": "delete it"}
+    assert folder.load_tensors(name, **load)[1] == {"step": 7}
+    file = tmp_path / name
+    data = file.read_bytes()
+    body = 8 + int.from_bytes(data[:8], "little")
+    places = {
+        "first": body, "last": len(data) - 1, "between": (body + len(data)) // 2,
+        "step": data.index(b'step\\": ') + len(b'step\\": '), "name": data.index(b'"z"') + 1,
+    }  # fmt: skip
+    flipped(file, places[what])
+    with pytest.raises(
+        ValueError, match=rf"{name} is damaged \(its checksum does not fit what it holds\); delete it\.$"
+    ):
+        folder.load_tensors(name, **load)
+    flipped(file, places[what])
+    assert torch.equal(folder.load_tensors(name, **load)[0]["z"], tensors["z"])
+
+
+def test_a_damaged_checkpoint_says_what_to_do_and_one_of_an_older_version_is_read(tmp_path):
+    from safetensors.torch import save
+
+    folder = opened(tmp_path)
+    one = zlib.crc32(b"{}a torch.float32 [1]" + b"\0\0\x80?")  # 1.0 is 0x3f800000
+    assert runs._checksum({"a": torch.tensor([1.0])}, "{}") == f"{one:08x}"
+    folder.save_checkpoint({"x": torch.ones(100)}, {})
+    flipped(tmp_path / "checkpoint.safetensors", -4)
+    told = r"delete it, and the same command with --resume starts this run from its beginning\.$"
+    with pytest.raises(ValueError, match=told):
+        folder.load_checkpoint()
+    write_bytes(tmp_path / "checkpoint.safetensors", save({"x": torch.ones(2)}, metadata={"meta": '{"step": 3}'}))
+    tensors, meta = folder.load_checkpoint()
+    assert torch.equal(tensors["x"], torch.ones(2)) and meta == {"step": 3}
 
 
 def test_finish(tmp_path):

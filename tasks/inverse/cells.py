@@ -8,8 +8,9 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from rsd.progress import Progress
 from rsd.runs import check_folder_of_runs
-from rsd.session import plain_warnings, survives
+from rsd.session import plain_warnings, survives, working_in
 from rsd.settings import shard
 
 from . import job
@@ -21,13 +22,13 @@ from .table import write
 
 def run(compare: Compare, pairs: list[Pair], left_out: dict[str, str]) -> int:
     """Run what is not done, then write what a comparison leaves; the exit code: 0 all done, 1 some failed."""
-    check_folder_of_runs(compare.out, resume=True, own=OWN, runs="cells/*/*")
     sizes = compare.sizes()
     able, others = sift(pairs, sizes)
     left_out = {**left_out, **others}
     if not able:
         told = "; ".join(f"{name}: {why}" for name, why in left_out.items())
         raise ValueError(f"No method can be compared on any task: {told}")
+    check_folder_of_runs(compare.out, resume=True, own=OWN, runs="cells/*/*")
     for pair in able:
         for one in pair.jobs:  # before anything is written: no half comparison of each setting
             pair.cell(one).check(job.config(one.path, pair.options))
@@ -35,15 +36,26 @@ def run(compare: Compare, pairs: list[Pair], left_out: dict[str, str]) -> int:
         print(f"left out: {name}: {why}")
     failures: dict[str, str] = {}
     first, every = shard(compare.shard)
-    with plain_warnings():
-        common = None if compare.shard else Common.of(compare, able, sizes)  # its networks, before hours of work
-        for pair in able[first::every]:
-            survives(pair.title, failures, partial(restore, pair, failures), several=True)
-    if common is None:
-        print(f"shard {compare.shard} done; the same command without --shard writes the table")
-    else:
-        write(compare.out, [row for pair in able for row in rows(compare.out, pair, common)], able, left_out)
+    with working_in(compare.out, main=not compare.shard):  # shards write no table
+        with plain_warnings():
+            common = None if compare.shard else Common.of(compare, able, sizes)  # its networks, before hours of work
+            todo = [pair for pair in able[first::every] if not is_done(pair)]
+            progress = Progress(len(todo), "methods on tasks:", first=1)
+            for pair in todo:
+                survives(pair.title, failures, partial(restore, pair, failures), several=True)
+                progress.tick()
+        if common is None:
+            print(f"shard {compare.shard} done; the same command without --shard writes the table")
+        else:
+            write(compare.out, [row for pair in able for row in rows(compare.out, pair, common)], able, left_out)
     return _told(failures)
+
+
+def is_done(pair: Pair) -> bool:
+    """Whether a pair has its summary, and each of its images all that is asked for."""
+    cells = [pair.cell(one) for one in pair.jobs]
+    lacks = any(not cell.done or job.lacking(cell.metrics(), pair.options) for cell in cells)
+    return not lacks and (pair.folder / "summary.json").exists()
 
 
 def _told(failures: dict[str, str]) -> int:
@@ -56,8 +68,6 @@ def restore(pair: Pair, failures: dict[str, str]) -> None:
     """Restore the images of a pair that are not done; what fails is added to ``failures``."""
     cells = [pair.cell(one) for one in pair.jobs]
     todo = [cell for cell in cells if not cell.done or job.lacking(cell.metrics(), pair.options)]
-    if not todo and (pair.folder / "summary.json").exists():
-        return
     print(f"{pair.title}: {len(todo)} of {len(cells)} to do", flush=True)
     for name, why in job.restore_all(pair.options, pair.jobs, several=True).items():
         failures[f"{pair.title}: {name}"] = why

@@ -14,14 +14,16 @@ import torch
 
 from rsd import media
 from rsd.distributed import Ensemble, Processes, connect, processes, share, shares_told, speaking, wait
+from rsd.diversity import warn_if_equal
 from rsd.embedding import Decoded
 from rsd.engine import Embed
 from rsd.features import check_features_name, load_features
 from rsd.memory import Plans
 from rsd.priors import check_prior_name, image_size, is_latent, load_prior
 from rsd.priors.base import Prior
+from rsd.progress import Progress
 from rsd.runs import RunFolder, check_folder_of_runs, slug
-from rsd.session import Session, of_all, pick_device, plain_warnings, survives
+from rsd.session import Session, alone, of_all, pick_device, plain_warnings, survives, working_in
 from rsd.settings import shard
 from rsd.summary import particles
 from rsd.tiny import check_decoder_name, load_decoder
@@ -78,20 +80,46 @@ def restore_all(options: Restore, jobs: list[Job], several: bool) -> dict[str, s
     device = pick_device(options.device)
     here, resume = connect(device), options.resume or options.shard is not None
     k, n = shard(options.shard)
-    jobs = jobs[k::n]
+    out, jobs = options.out or default_folder(options, jobs), jobs[k::n]
     if here.size > 1 and here.main:
         number = len(jobs) if several else options.particles
         print(shares_told(here, "images", number, several=several), flush=True)
     ensemble = Ensemble.of(options.particles, Processes() if several else here)
     mine = share(jobs, here) if several else jobs
-    out = options.out or Path("runs") / "restore" / slug(options.images[0].stem)
-    if several:
-        check_folder_of_runs(out, resume=resume)
-    folders = {job: RunFolder(out / slug(job.title) if several else out, resume=resume) for job in mine}
+    try:
+        if several:
+            check_folder_of_runs(out, resume=resume)
+        folders = {job: RunFolder(out / slug(job.title) if several else out, resume=resume) for job in mine}
+    except (ValueError, OSError):
+        check_shared(jobs, options, device)  # what is wrong with the flags is told first
+        raise
     todo = [job for job, folder in folders.items() if not folder.done]
     failures = check(todo, options, several, device)
     wait()  # all have looked at the folder before any writes into it
-    networks = needed(folders, failures, options, several, device, main=ensemble.main)
+    with working_in(out, main=ensemble.main and here.main and not options.shard):  # shards write no summary
+        networks = needed(folders, failures, options, several, device, main=ensemble.main)
+        restore_each(folders, failures, options, networks, ensemble, several)
+        if several:
+            failures = together(out, jobs, failures, options, networks.scorers if networks else None)
+    return failures
+
+
+def default_folder(options: Restore, jobs: list[Job]) -> Path:
+    """Where runs go without --out: named after the first input, the task and the method, where all have one."""
+    first, *others = options.images
+    name = slug(first.name or first.resolve().name) + (f"-and-{len(others)}-more" if others else "")
+    for values in ({job.options.task for job in jobs}, {job.options.method for job in jobs}):
+        name += f"-{values.pop()}" if len(values) == 1 else ""
+    return Path("runs") / "restore" / name
+
+
+def restore_each(
+    folders: dict[Job, RunFolder], failures: dict[str, str], options: Restore, networks: Networks | None,
+    ensemble: Ensemble, several: bool,
+) -> None:  # fmt: skip
+    """Restore what is not done, and measure of what is done what it lacks; what fails is added to ``failures``."""
+    todo = [job for job, folder in folders.items() if job.label not in failures and not folder.done]
+    progress = Progress(len(todo), "images:", first=1)
     for job, folder in folders.items():
         if job.label in failures or (folder.done and not ensemble.main):
             continue
@@ -100,10 +128,9 @@ def restore_all(options: Restore, jobs: list[Job], several: bool) -> dict[str, s
         else:
             assert networks is not None
             work = partial(restore_one, job, networks, folder, ensemble)
-        survives(job.label, failures, work, several)
-    if several:
-        failures = together(out, jobs, failures, options, networks.scorers if networks else None)
-    return failures
+        survives(job.label, failures, partial(alone, folder, work) if ensemble.main else work, several)
+        if job in todo:
+            progress.tick()
 
 
 def needed(
@@ -140,14 +167,20 @@ def check(jobs: list[Job], options: Restore, several: bool, device: torch.device
     for first. Raises ValueError, OSError or ImportError for what is wrong with all of them, or with a single one."""
     failures: dict[str, str] = {}
     if jobs:
-        size = image_size(options.prior, options.revision)
-        check_metrics(options, size)
-        if all(job.options is options for job in jobs):
-            check_task(options, size, device)
-            check_method(options, size)
+        size = check_shared(jobs, options, device)
         for job in jobs:
             survives(job.label, failures, partial(look, job, options, size, device), several)
     return failures
+
+
+def check_shared(jobs: list[Job], options: Restore, device: torch.device) -> int:
+    """Raise ValueError, OSError or ImportError for what no file could be restored with; the prior's pixels."""
+    size = image_size(options.prior, options.revision)
+    check_metrics(options, size)
+    if all(job.options is options for job in jobs):
+        check_task(options, size, device)
+        check_method(options, size)
+    return size
 
 
 def look(job: Job, shared: Restore, size: int, device: torch.device) -> None:
@@ -263,6 +296,7 @@ def restore_one(job: Job, networks: Networks, folder: RunFolder, ensemble: Ensem
     session.finish(last, figures, seed=options.seed, model=options.prior, cited=works)
     if ensemble.main:
         print(f"{job.title}: {headline(figures)}; {folder.path}", flush=True)
+        warn_if_equal(figures, len(images), remedy=apart_by(options))
 
 
 def remedy_of(options: Restore | Settings) -> str:
@@ -272,6 +306,13 @@ def remedy_of(options: Restore | Settings) -> str:
     if FIELD[options.method].made:
         told.append(f"a step size among its --hyper ({' '.join(options.hyper) or 'its defaults'})")
     return f"lower {', '.join(told[:-1])} or {told[-1]}" if len(told) > 1 else f"lower {told[0]}"
+
+
+def apart_by(options: Restore) -> str:
+    """What makes answers differ that are nearly equal."""
+    if "gamma" in FIELD[options.method].uses:
+        return f"raise --gamma ({options.gamma:g})"
+    return f"{options.method} has no --gamma: take --method rlsd with one"
 
 
 def cited(options: Restore, *, latent: bool) -> list[str]:

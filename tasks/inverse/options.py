@@ -43,7 +43,7 @@ class Restore:
     """Images (PNG, JPEG, ...), measurements (.safetensors), folders of them, or a manifest (.jsonl): a JSON object a
     line with "image" and any of task, mask, prompt, seed ... (docs/scale.md)."""
     out: Path | None = None
-    """The run folder; by default runs/restore/<name of the image>."""
+    """The run folder; by default runs/restore/<image>-<task>-<method>."""
     task: str = "inpaint_half_face"
     """What happened to the image: inpaint_half_face, inpaint_full_face, inpaint_box, inpaint_random, inpaint_freeform,
     inpaint_mask, sr2 ... sr16, deblur_motion, deblur_gaussian, phase_retrieval, hdr, operator."""

@@ -7,11 +7,12 @@ from typing import Any
 import torch
 
 from rsd import metrics
+from rsd.diversity import apart
 from rsd.heads.classifier import HeadsClassifier
 from rsd.heads.hidden import open_values
 
 from .networks import Scorers, why_not
-from .operators import data_residual
+from .operators import Inpaint, data_residual
 from .options import Restore
 from .problem import Problem
 
@@ -19,6 +20,7 @@ NOTHING = {
     "mean": "the measurement leaves no attribute open", "agreement": "the measurement shows no attribute for certain",
 }  # fmt: skip
 """Why a part of the coverage is null."""
+ALONE = "one particle has no diversity"
 EXACT = "an answer equals the truth to the bit, which is infinitely many dB"
 
 
@@ -57,15 +59,16 @@ def diversity(images: torch.Tensor, scorers: Scorers) -> tuple[dict[str, Any], d
     name, features = scorers.div.name, scorers.div.features
     found = {"div": None, "div_features": name}
     if len(images) < 2:
-        return found, {"div": "one particle has no diversity"}
+        return found, {"div": ALONE}
     if features is None:
         return found, {"div": scorers.div.reason or "no network measures it"}
     return {**found, "div": metrics.diversity(features(images))}, {}
 
 
 def score(images: torch.Tensor, problem: Problem, options: Restore, scorers: Scorers) -> dict[str, Any]:
-    """metrics.json without the run's costs: psnr, ssim, lpips, clip, residual, div, coverage, and the reasons for those
-    missing. images: [N, 3, H, W] in [-1, 1], aligned (:meth:`Problem.aligned`), on the CPU as the problem is.
+    """metrics.json without the run's costs: psnr, ssim, lpips, clip, residual, div, difference (of what an inpainting
+    mask hides, else of all), coverage, and the reasons for those missing. images: [N, 3, H, W] in [-1, 1], aligned
+    (:meth:`Problem.aligned`), on the CPU as the problem is.
     """
     images = images.float()
     found: dict[str, Any] = {"psnr": None, "ssim": None, "residual": None}
@@ -81,8 +84,12 @@ def score(images: torch.Tensor, problem: Problem, options: Restore, scorers: Sco
         found["residual"] = metrics.summary(metrics.residual(difference, count, options.sigma_v), best="min")
     else:
         reasons["residual"] = "sigma_v is 0, and the residual is measured in units of it"
-    apart, no_div = diversity(images, scorers)
-    found, reasons = {**found, **apart}, {**reasons, **no_div}
+    div, no_div = diversity(images, scorers)
+    known = problem.operator.observed if isinstance(problem.operator, Inpaint) else None
+    found |= {**div, **apart(images, None if known is None else ~known)}
+    reasons |= no_div
+    if found["difference"] is None:
+        reasons["difference"] = ALONE if len(images) < 2 else "the samples are not finite"
     covered = coverage(images, problem, scorers.judge)
     found["coverage"] = covered["coverage"]
     if "reason" in covered:

@@ -50,6 +50,8 @@ def headline(figures: dict[str, Any]) -> str:
         parts.append(f"residual {figures['residual']['mean']:.2f} sigma_v")
     if figures["div"] is not None:
         parts.append(f"Div {figures['div']:.3f}")
+    if figures.get("nearly_equal"):
+        parts.append("nearly equal")
     return ", ".join(parts) or "done"
 
 

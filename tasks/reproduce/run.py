@@ -12,8 +12,9 @@ from functools import partial
 from io import StringIO
 from pathlib import Path
 
+from rsd.progress import Progress
 from rsd.runs import RunFolder, write_bytes, write_json
-from rsd.session import survives
+from rsd.session import survives, working_in
 from rsd.settings import plain, shard
 
 from ..inverse.command import main as restore
@@ -50,12 +51,13 @@ def run(options: Reproduce) -> int:
     out = options.out or Path("runs") / "reproduce" / options.name
     settings = {k: plain(v) for k, v in asdict(options).items() if k not in NO_RESULT}
     folder = RunFolder(out, resume=options.resume or options.shard is not None)
-    folder.open({"experiment": options.name, **settings}, later=LATER)
-    if options.shard:
-        return run_shard(entries, options, out)
-    if options.name == "all":
-        return run_all(options, out)
-    return 1 if reproduce(entries[0], options, out, out).failures else 0
+    with working_in(out, main=not options.shard):  # shards write no report
+        folder.open({"experiment": options.name, **settings}, later=LATER)
+        if options.shard:
+            return run_shard(entries, options, out)
+        if options.name == "all":
+            return run_all(options, out)
+        return 1 if reproduce(entries[0], options, out, out).failures else 0
 
 
 def check_data(entry: Entry, options: Reproduce) -> None:
@@ -95,7 +97,9 @@ def run_shard(entries: Sequence[Entry], options: Reproduce, out: Path) -> int:
             print(f"skipped: {one.label} {one.lacks}", flush=True)
     plans = [one for one in every.values() if one.lacks is None]
     mine = plans[k::n]
-    failed = sum(attempt(one, out / "runs") is not None for one in mine)
+    progress, failed = Progress(unfinished(mine, out / "runs"), "runs:", first=1), 0
+    for one in mine:
+        failed += attempt(one, out / "runs", progress) is not None
     print(f"shard {options.shard}: {len(mine) - failed} of {len(plans)} runs done, {failed} failed", flush=True)
     return 1 if failed else 0
 
@@ -123,12 +127,13 @@ def carry_out(entry: Entry, options: Reproduce, shared: Path) -> Outcome:
     """Run what is not done; rows that cannot run, or fail, are told and kept with their reason."""
     plans = planned(entry, options, shared)
     outcome = Outcome(entry, options, plans, shared / "runs")
+    progress = Progress(unfinished(plans, outcome.runs), "runs:", first=1)
     for one in plans:
         if one.lacks:
             outcome.reasons[one.label] = f"{one.label} {one.lacks}"
             print(f"skipped: {outcome.reasons[one.label]}", flush=True)
             continue
-        if why := attempt(one, outcome.runs):
+        if why := attempt(one, outcome.runs, progress):
             outcome.failures[one.label] = why
             outcome.reasons[one.label] = f"{one.label} failed: {why}"
     return outcome
@@ -143,10 +148,18 @@ def planned(entry: Entry, options: Reproduce, shared: Path) -> list[Plan]:
     return [plan(entry, row, options, where) for row in entry.rows]
 
 
-def attempt(one: Plan, runs: Path) -> str | None:
+def unfinished(plans: Sequence[Plan], runs: Path) -> int:
+    """How many rows are to be run."""
+    return sum(one.lacks is None and not finished(one, one.folder(runs)) for one in plans)
+
+
+def attempt(one: Plan, runs: Path, progress: Progress) -> str | None:
     """Run a row; an error is told, and returned as a sentence."""
     failures: dict[str, str] = {}
+    new = not finished(one, one.folder(runs))
     survives(one.label, failures, partial(start, one, runs), several=True)
+    if new:
+        progress.tick()
     for why in failures.values():
         print(f"failed: {one.label}: {why}", file=sys.stderr, flush=True)
     return failures.get(one.label)

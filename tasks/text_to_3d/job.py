@@ -19,9 +19,10 @@ from rsd.engine import Embed, Record
 from rsd.features import check_features_name, load_features
 from rsd.priors import check_prior_name, image_size, is_latent, load_prior
 from rsd.priors.base import Prior
-from rsd.prompts import folder_name, folder_names, gather, notes, strange
-from rsd.runs import RunFolder, check_folder_of_runs, slug
-from rsd.session import Session, of_all, pick_device, plain_warnings, survives
+from rsd.progress import Progress
+from rsd.prompts import default_name, folder_names, gather, notes, strange
+from rsd.runs import RunFolder, check_folder_of_runs
+from rsd.session import Session, alone, of_all, pick_device, plain_warnings, survives, working_in
 
 from . import results
 from .cameras import CameraSettings
@@ -94,26 +95,36 @@ def make_all(prompts: list[str], options: TextTo3D, several: bool, here: Process
         print(shares_told(here, "prompts", number, several=several), flush=True)
     ensemble = Ensemble.of(options.particles, Processes() if several else here)
     out, names = options.out or default_folder(prompts, options), folder_names(prompts)
-    if several:
-        check_folder_of_runs(out, resume=options.resume)
     mine = share(prompts, here) if several else prompts
-    folders = {p: RunFolder(out / names[p] if several else out, resume=options.resume) for p in mine}
+    try:
+        if several:
+            check_folder_of_runs(out, resume=options.resume)
+        folders = {p: RunFolder(out / names[p] if several else out, resume=options.resume) for p in mine}
+    except (ValueError, OSError):
+        check_size(options)  # what is wrong with the flags is told first
+        raise
     for prompt, folder in folders.items():
         folder.check(config(prompt, options), added=ADDED)  # other settings are told before anything is loaded
     todo = [prompt for prompt, folder in folders.items() if not folder.done]
     wait()  # all have looked at the folder before any writes into it
     again = any(folder.done and "figures" in lacking(folder.metrics(), options) for folder in folders.values())
-    networks = load_networks(options, todo, pick_device(options.device)) if todo or again else None
     failures: dict[str, str] = {}
-    for prompt, folder in folders.items():
-        if prompt in todo or ensemble.main:
-            survives(prompt, failures, partial(make, prompt, options, networks, folder, ensemble=ensemble), several)
-    if several:
-        failures = of_all(failures)
-        if here.main:
-            done = {p: RunFolder(out / names[p], resume=True) for p in prompts if p not in failures}
-            summarise(out, done, failures)
-        wait()  # a launcher ends all as soon as one ends with an exit code
+    with working_in(out, main=ensemble.main and here.main):
+        networks = load_networks(options, todo, pick_device(options.device)) if todo or again else None
+        progress = Progress(len(todo), "prompts:", first=1)
+        for prompt, folder in folders.items():
+            if prompt not in todo and not ensemble.main:
+                continue
+            work = partial(make, prompt, options, networks, folder, ensemble=ensemble)
+            survives(prompt, failures, partial(alone, folder, work) if ensemble.main else work, several)
+            if prompt in todo:
+                progress.tick()
+        if several:
+            failures = of_all(failures)
+            if here.main:
+                done = {p: RunFolder(out / names[p], resume=True) for p in prompts if p not in failures}
+                summarise(out, done, failures)
+            wait()  # a launcher ends all as soon as one ends with an exit code
     return failures
 
 
@@ -140,8 +151,7 @@ def without_view(prompt: str, options: TextTo3D) -> str:
 
 def default_folder(prompts: list[str], options: TextTo3D) -> Path:
     """Where a run goes without --out."""
-    name = slug(options.prompts.stem) if options.prompts else folder_name(prompts[0])
-    return Path("runs") / "text-to-3d" / name
+    return Path("runs") / "text-to-3d" / f"{default_name(prompts, options.prompts)}-{options.method}"
 
 
 def check(options: TextTo3D) -> torch.device:

@@ -67,7 +67,7 @@ class TextTo3D:
     allow_empty: bool = False
     """An empty prompt is meant: only the view is told."""
     out: Path | None = None
-    """The run folder; by default runs/text-to-3d/<name of the prompt>."""
+    """The run folder; by default runs/text-to-3d/<prompt>-<method>."""
     method: str = "sds"
     """sds, or vsd (against a score learned along the way)."""
     prior: str = "heads-pixels"

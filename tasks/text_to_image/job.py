@@ -14,15 +14,17 @@ import torch
 
 from rsd import media
 from rsd.distributed import ALONE, Ensemble, Processes, connect, share, shares_told, speaking, wait
+from rsd.diversity import warn_if_equal
 from rsd.embedding import Decoded
 from rsd.engine import Embed
 from rsd.features import check_features_name, load_features
 from rsd.memory import Plans
 from rsd.priors import check_prior_name, image_size, load_prior
 from rsd.priors.base import Prior
-from rsd.prompts import embed_all, folder_name, folder_names, gather
-from rsd.runs import RunFolder, check_folder_of_runs, slug
-from rsd.session import Session, of_all, pick_device, plain_warnings, survives
+from rsd.progress import Progress
+from rsd.prompts import default_name, embed_all, folder_names, gather
+from rsd.runs import RunFolder, check_folder_of_runs
+from rsd.session import Session, alone, of_all, pick_device, plain_warnings, survives, working_in
 from rsd.summary import particles
 
 from . import distillation, samplers
@@ -86,34 +88,42 @@ def draw_all(
         number = len(prompts) if several else options.particles
         print(shares_told(here, "prompts", number, several=several), flush=True)
     names = folder_names(prompts)
-    if several:
-        check_folder_of_runs(out, resume=options.resume)
     mine = share(prompts, here) if several else prompts
-    folders = {p: RunFolder(out / names[p] if several else out, resume=options.resume) for p in mine}
+    try:
+        if several:
+            check_folder_of_runs(out, resume=options.resume)
+        folders = {p: RunFolder(out / names[p] if several else out, resume=options.resume) for p in mine}
+    except (ValueError, OSError):
+        image_size(options.prior, options.revision)  # what is wrong with the flags is told first
+        raise
     jobs = [(prompt, options, folder) for prompt, folder in folders.items()]
     for prompt, folder in folders.items():
         folder.check(config(prompt, options))  # other settings are told before anything is loaded or written
     done = {prompt for prompt, folder in folders.items() if folder.done}
     wait()  # all have looked at the folder before any writes into it
-    networks = needed(jobs, device, together=several and "fid" in options.metrics) if jobs else None
     failures: dict[str, str] = {}
-    for prompt, folder in folders.items():
-        if prompt in done and not ensemble.main:
-            continue
-        survives(prompt, failures, partial(draw, prompt, options, networks, folder, ensemble=ensemble), several)
-    if several:
-        failures = of_all(failures)
-        if here.main:
-            finished = {p: RunFolder(out / names[p], resume=True) for p in prompts if p not in failures}
-            summarise(out, finished, failures, networks.scorers if networks else None)
-        wait()  # a launcher ends all as soon as one ends with an exit code
+    with working_in(out, main=ensemble.main and here.main):
+        networks = needed(jobs, device, together=several and "fid" in options.metrics) if jobs else None
+        progress = Progress(len(folders) - len(done), "prompts:", first=1)
+        for prompt, folder in folders.items():
+            if prompt in done and not ensemble.main:
+                continue
+            work = partial(draw, prompt, options, networks, folder, ensemble=ensemble)
+            survives(prompt, failures, partial(alone, folder, work) if ensemble.main else work, several)
+            if prompt not in done:
+                progress.tick()
+        if several:
+            failures = of_all(failures)
+            if here.main:
+                finished = {p: RunFolder(out / names[p], resume=True) for p in prompts if p not in failures}
+                summarise(out, finished, failures, networks.scorers if networks else None)
+            wait()  # a launcher ends all as soon as one ends with an exit code
     return failures
 
 
 def default_folder(prompts: list[str], options: TextToImage) -> Path:
     """Where a run goes without --out."""
-    name = slug(options.prompts.stem) if options.prompts else folder_name(prompts[0])
-    return Path("runs") / "text-to-image" / name
+    return Path("runs") / "text-to-image" / f"{default_name(prompts, options.prompts)}-{options.method}"
 
 
 def check(settings: Iterable[TextToImage]) -> torch.device:
@@ -234,7 +244,15 @@ def draw(
     if not ensemble.main:
         return {}
     print(f"{_short(prompt)}: {headline(figures)}; {folder.path}", flush=True)
+    warn_if_equal(figures, len(images), remedy=apart_by(options))
     return folder.metrics()
+
+
+def apart_by(options: TextToImage) -> str:
+    """What makes pictures differ that are nearly equal."""
+    if options.method == "ancestral":
+        return "ancestral sampling has no --gamma: take --method particle-guidance with one"
+    return f"raise --gamma ({options.strength:g})"
 
 
 def look_again(prompt: str, options: TextToImage, networks: Networks | None, folder: RunFolder) -> list[str]:
@@ -276,6 +294,8 @@ def headline(figures: dict[str, Any]) -> str:
     parts = []
     if figures["div"] is not None:
         parts.append(f"Div {figures['div']:.3f}")
+    if figures.get("nearly_equal"):
+        parts.append("nearly equal")
     if figures.get("agreement_told"):
         parts.append(f"agreement {figures['agreement_told']}")
     if figures["coverage"]:

@@ -46,7 +46,7 @@ class TextToImage:
     allow_empty: bool = False
     """An empty prompt is meant: draw without one."""
     out: Path | None = None
-    """The run folder; by default runs/text-to-image/<name of the prompt>."""
+    """The run folder; by default runs/text-to-image/<prompt>-<method>."""
     method: str = "vsd"
     """vsd (a learned score), sds, nfsd, svgd; to compare with: ancestral sampling, particle-guidance."""
     prior: str = "heads"

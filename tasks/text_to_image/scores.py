@@ -14,7 +14,7 @@ import torch
 
 from rsd import metrics
 from rsd.aesthetic import load_aesthetic
-from rsd.diversity import CLASSIFIER, DIV, Features, load_div
+from rsd.diversity import CLASSIFIER, DIV, Features, apart, load_div
 from rsd.features import load_features, on_cpu
 from rsd.heads.agreement import agreement, readings
 from rsd.heads.attributes import ATTRIBUTES, ON_FACE
@@ -138,8 +138,8 @@ def measure_again(
 
 
 def score(images: torch.Tensor, prompt: str, scorers: Scorers) -> dict[str, Any]:
-    """The figures of one prompt's particles, images [N, 3, H, W] in [-1, 1]: ``div``, ``agreement``, ``coverage``,
-    ``clip``, ``aesthetic``, ``fid``, and ``reasons`` for those that are null."""
+    """The figures of one prompt's particles, images [N, 3, H, W] in [-1, 1]: ``div``, ``difference``, ``agreement``,
+    ``coverage``, ``clip``, ``aesthetic``, ``fid``, and ``reasons`` for those that are null."""
     images = images.detach().cpu().float()
     reasons = dict(scorers.reasons)
     found: dict[str, Any] = {"div": None, "div_features": scorers.features_name}
@@ -150,6 +150,9 @@ def score(images: torch.Tensor, prompt: str, scorers: Scorers) -> dict[str, Any]
         reasons["div"] = NOT_FINITE
     elif scorers.features:
         found["div"] = metrics.diversity(scorers.features(images))
+    found |= apart(images)
+    if found["difference"] is None:
+        reasons["difference"] = NOT_FINITE if not finite else ALONE
     if scorers.judge:
         faces = scorers.face.sees(scorers.judge, images) if scorers.face else None
         found |= heads_figures(scorers.judge.probabilities(images), read(prompt), reasons, faces)

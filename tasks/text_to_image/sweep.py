@@ -7,6 +7,7 @@ import math
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
+from functools import partial
 from importlib.resources import as_file, files
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal
@@ -213,9 +214,10 @@ def main(argv: list[str]) -> int:
 
 def run(sweep: Sweep, points: list[Setting], prompts: list[str]) -> int:
     """Draw what is not done, then write what the sweep leaves; the exit code."""
+    from rsd.progress import Progress
     from rsd.prompts import folder_names
     from rsd.runs import RunFolder, check_folder_of_runs
-    from rsd.session import survives
+    from rsd.session import alone, survives, working_in
 
     from . import job
 
@@ -229,20 +231,24 @@ def run(sweep: Sweep, points: list[Setting], prompts: list[str]) -> int:
     todo = sum(not folder.done for folder in folders)
     print(f"{len(cells)} runs: {len(points)} settings of {len(prompts)} prompts; {todo} to do", flush=True)
     jobs = [(prompt, point.options, folder) for (point, prompt), folder in zip(cells, folders, strict=True)]
-    networks = job.needed(jobs, device)
     failures: dict[str, str] = {}
     rows = []
-    for (point, prompt), folder in zip(cells, folders, strict=True):
+    with working_in(sweep.out, main=True):
+        networks, progress = job.needed(jobs, device), Progress(todo, "runs:", first=1)
+        for (point, prompt), folder in zip(cells, folders, strict=True):
 
-        def work(point: Setting = point, prompt: str = prompt, folder: RunFolder = folder) -> None:
-            if not folder.done:
-                print(f"{point.label}: ", end="", flush=True)
-            metrics = job.draw(prompt, point.options, networks, folder, quiet=True)
-            about = {"method": point.method, "gamma": point.gamma, "features": point.features, "prompt": prompt}
-            rows.append({**about, "folder": str(folder.path.relative_to(sweep.out)), "metrics": metrics})
+            def work(point: Setting = point, prompt: str = prompt, folder: RunFolder = folder) -> None:
+                if not folder.done:
+                    print(f"{point.label}:", flush=True)
+                metrics = job.draw(prompt, point.options, networks, folder, quiet=True)
+                about = {"method": point.method, "gamma": point.gamma, "features": point.features, "prompt": prompt}
+                rows.append({**about, "folder": str(folder.path.relative_to(sweep.out)), "metrics": metrics})
 
-        survives(f"{point.label}: {prompt}", failures, work, several=True)
-    write(sweep.out, rows, names)
+            new = not folder.done
+            survives(f"{point.label}: {prompt}", failures, partial(alone, folder, work), several=True)
+            if new:
+                progress.tick()
+        write(sweep.out, rows, names)
     for name, why in failures.items():
         print(f"failed: {name}: {why}", file=sys.stderr)
     return 1 if failures else 0

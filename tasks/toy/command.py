@@ -59,11 +59,12 @@ def main(argv: list[str]) -> int:
     options = flags.parse(Toy, argv, prog="rsd toy")
     options.check()
     make_folder(options.out)
-    from rsd.runs import check_own
+    from rsd.runs import check_own, locked
 
     check_own(options.out, FILES)
     try:
-        compute(options)
+        with locked(options.out):
+            compute(options)
     except KeyboardInterrupt:
         print("\nrsd: interrupted; the toy does not go on where it was, start it again", file=sys.stderr)
         return INTERRUPTED

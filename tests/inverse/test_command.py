@@ -141,6 +141,29 @@ def test_a_killed_run_resumes_to_the_same_pixels(restore, photo, monkeypatch):
     assert restore(*flags, "--resume", "--seed", "1", out="cut2")[0] == 0
 
 
+def test_a_damaged_checkpoint_is_told_and_its_remedy_works(restore, photo, monkeypatch, capsys):
+    flags = (photo, "--clean", "--gamma", "5", "--checkpoint-every", "2", "--particles", "2", "--resume")
+    _, whole = restore(*flags, out="whole")
+    with monkeypatch.context() as patch:
+        patch.setattr("rsd.session.Session.finish", lambda *a, **k: (_ for _ in ()).throw(KeyboardInterrupt))
+        assert restore(*flags)[0] == 130
+    file = whole.parent / "out" / "checkpoint.safetensors"
+    data = bytearray(file.read_bytes())
+    data[-1000] ^= 16
+    file.write_bytes(data)
+    capsys.readouterr()
+    assert restore(*flags)[0] == 2
+    said = capsys.readouterr().err
+    assert (
+        said.count("\n") == 1 and "checkpoint.safetensors is damaged (its checksum" in said and "delete it, and" in said
+    )
+    file.unlink()
+    code, out = restore(*flags)
+    assert code == 0 and (out / "steps.jsonl").read_text() == (whole / "steps.jsonl").read_text()
+    for a, b in zip(particles(whole), particles(out), strict=True):
+        assert torch.equal(a, b)
+
+
 @pytest.mark.parametrize("kind", [signal.SIGINT, signal.SIGTERM])
 def test_a_signal_lets_the_step_finish_and_keeps_it(restore, photo, monkeypatch, kind, capsys):
     log = RunFolder.log

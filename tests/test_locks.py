@@ -1,0 +1,226 @@
+"""One process at a time works in a run folder: a second is told who does, and one that was killed locks nothing."""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from rsd import runs
+from rsd.cli import main
+from rsd.runs import LOCK, RunFolder, check_folder_of_runs, check_own, locked, worker
+
+SETTINGS = {"seed": 0}
+HOLD = "import sys; from pathlib import Path; from rsd.runs import locked\nwith locked(Path(sys.argv[1])):\n"
+HOLD += "    print('here', flush=True); sys.stdin.read()"
+ROOT = Path(__file__).parent.parent
+
+
+@contextmanager
+def another(path: Path):
+    """Another process that works in a folder."""
+    with subprocess.Popen(
+        [sys.executable, "-c", HOLD, str(path)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, cwd=ROOT
+    ) as process:
+        assert process.stdout.readline() == "here\n"
+        try:
+            yield process
+        finally:
+            process.kill()
+
+
+def told(process: subprocess.Popen[str]) -> str:
+    return rf"process {process.pid} on \S+ has worked there since \d{{4}}-\d\d-\d\d \d\d:\d\d:\d\d UTC; wait until"
+
+
+def test_a_lock_says_who_works_there_and_is_gone_afterwards(tmp_path):
+    with locked(tmp_path / "a" / "b"):
+        about = json.loads((tmp_path / "a" / "b" / LOCK).read_text())
+        assert about["pid"] == os.getpid() and set(about) == {"pid", "host", "since"}
+        with locked(tmp_path / "a" / "b"):  # this process has it already
+            RunFolder(tmp_path / "a" / "b").open(SETTINGS)
+        assert (tmp_path / "a" / "b" / LOCK).exists() and worker(tmp_path / "a" / "b") is None
+    assert [p.name for p in (tmp_path / "a" / "b").iterdir()] == ["config.yaml"]
+
+
+def test_a_folder_in_which_nothing_was_written_is_gone_afterwards(tmp_path):
+    with pytest.raises(KeyError), locked(tmp_path / "a" / "b"):
+        raise KeyError
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_second_process_is_told_who_works_there_until_that_is_killed(tmp_path):
+    RunFolder(tmp_path).open(SETTINGS)
+    with another(tmp_path) as process:
+        with pytest.raises(ValueError, match=f"The output folder .* is in use: {told(process)}"), locked(tmp_path):
+            pass
+        with pytest.raises(ValueError, match=told(process)):  # --resume would be no remedy
+            RunFolder(tmp_path)
+        assert worker(tmp_path) and RunFolder(tmp_path, resume=True)
+        process.kill()
+        process.wait()
+        assert (tmp_path / LOCK).exists() and worker(tmp_path) is None
+        with pytest.raises(ValueError, match="holds another run; choose another --out, or go on with --resume"):
+            RunFolder(tmp_path)
+        with locked(tmp_path):
+            assert json.loads((tmp_path / LOCK).read_text())["pid"] == os.getpid()
+    assert not (tmp_path / LOCK).exists()
+
+
+def test_what_a_killed_process_leaves_is_no_foreign_file(tmp_path):
+    (tmp_path / LOCK).write_text("half a")
+    RunFolder(tmp_path)
+    check_folder_of_runs(tmp_path, resume=False)
+    check_own(tmp_path, ["toy.json"])
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / LOCK).touch()
+    check_folder_of_runs(tmp_path, resume=False)
+    with locked(tmp_path), locked(tmp_path / "run"):
+        RunFolder(tmp_path / "run").open(SETTINGS)
+    check_folder_of_runs(tmp_path, resume=True)
+
+
+def test_a_run_that_another_process_began_meanwhile_is_not_taken_over(tmp_path):
+    folder, later = RunFolder(tmp_path), RunFolder(tmp_path)
+    folder.open(SETTINGS)
+    folder.open(SETTINGS)  # its own
+    with pytest.raises(ValueError, match="holds another run"):
+        later.open(SETTINGS)
+
+
+@pytest.mark.parametrize("code", [errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOSYS])
+def test_without_locks_a_note_is_all(tmp_path, monkeypatch, code):
+    fcntl = pytest.importorskip("fcntl")
+
+    def none(*_):
+        raise OSError(code, os.strerror(code))
+
+    monkeypatch.setattr(fcntl, "flock", none)
+    for _ in range(2):
+        with pytest.warns(UserWarning, match="file system without locks; see to it that no other"), locked(tmp_path):
+            RunFolder(tmp_path, resume=True).open(SETTINGS)
+            assert worker(tmp_path) is None
+    assert [p.name for p in tmp_path.iterdir()] == ["config.yaml"]
+
+
+def test_a_lock_that_is_given_back_at_that_moment_is_taken(tmp_path, monkeypatch):
+    """The other process unlinks the file that we have opened: what we lock is no longer the folder's."""
+    lock, seen = runs._lock, []
+
+    def late(file, **how):
+        if not seen:
+            seen.append(file)
+            (tmp_path / LOCK).unlink()
+        return lock(file, **how)
+
+    monkeypatch.setattr(runs, "_lock", late)
+    monkeypatch.setattr(runs, "PAUSE", 0)
+    with locked(tmp_path):
+        assert json.loads((tmp_path / LOCK).read_text())["pid"] == os.getpid()
+        monkeypatch.undo()
+        with another_cannot(tmp_path) as error:
+            assert f"process {os.getpid()} on" in error
+
+
+@contextmanager
+def another_cannot(path: Path):
+    """What another process says that wants to work in a folder."""
+    done = subprocess.run([sys.executable, "-c", HOLD, str(path)], capture_output=True, text=True, cwd=ROOT)
+    assert done.returncode != 0
+    yield done.stderr.splitlines()[-1]
+
+
+@pytest.fixture
+def photo(tmp_path):
+    Image.effect_noise((16, 16), 80).convert("RGB").save(tmp_path / "photo.png")
+    return tmp_path / "photo.png"
+
+
+@pytest.fixture
+def fixed(tiny_folder, tmp_path):
+    flags = ["--prior", tiny_folder("epsilon"), "--div-features", "pixels", "-n", "2", "--out", tmp_path / "out"]
+    return [str(flag) for flag in flags]
+
+
+def test_two_restorations_in_one_folder_of_which_the_first_is_killed(photo, fixed, tmp_path, capsys, monkeypatch):
+    """The first is stopped in the middle, so that no clock decides."""
+    out = tmp_path / "out"
+    command = ["restore", str(photo), "--clean", *fixed, "--features", "pixels", "--steps", "200", "--gamma", "0"]
+    command += ["--checkpoint-every", "5"]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
+    first = subprocess.Popen([sys.executable, "-m", "rsd", *command], env=environment, stdout=subprocess.DEVNULL)
+    try:
+        while not (out / "checkpoint.safetensors").exists():
+            assert first.poll() is None
+            time.sleep(0.01)
+        first.send_signal(signal.SIGSTOP)
+        before = (out / "steps.jsonl").read_text()
+        with monkeypatch.context() as patch:
+            patch.setattr("rsd.tasks.inverse.job.load_networks", lambda *a, **k: pytest.fail("a model was loaded"))
+            for flags in ([], ["--resume"]):
+                assert main([*command, *flags]) == 2
+                assert re.search(told(first), capsys.readouterr().err)
+        assert (out / "steps.jsonl").read_text() == before
+    finally:
+        first.kill()
+        first.wait()
+    assert (out / LOCK).exists()
+    assert main([*command, "--resume"]) == 0
+    rows = [json.loads(line)["step"] for line in (out / "steps.jsonl").read_text().splitlines()]
+    assert rows == list(range(200))
+    assert not (out / LOCK).exists()
+
+
+COMMANDS = {
+    "restore": ["restore", "PHOTOS", "--steps", "1"],
+    "text-to-image": ["text-to-image", "red dog", "red", "--steps", "1"],
+    "text-to-3d": ["text-to-3d", "red dog", "--steps", "1"],
+    "sweep": ["sweep", "red dog", "--methods", "sds", "--gammas", "0"],
+    "compare": ["compare", "--images", "PHOTOS", "--methods", "latent-dps", "--tasks", "sr2"],
+    "toy": ["toy", "--realisations", "2", "--steps", "2"],
+    "reproduce": ["reproduce", "fig30", "--steps", "1"],
+}
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_every_command_says_who_works_in_its_folder_before_it_loads_anything(
+    name, photo, fixed, tmp_path, capsys, monkeypatch
+):
+    (tmp_path / "photos").mkdir()
+    photo.rename(tmp_path / "photos" / "photo.png")
+    monkeypatch.setattr("rsd.priors.load_prior", lambda *a, **k: pytest.fail("a model was loaded"))
+    with another(tmp_path / "out") as process:
+        command = [str(tmp_path / "photos") if part == "PHOTOS" else part for part in COMMANDS[name]]
+        flags = fixed[-2:] if name in ("toy", "reproduce") else fixed
+        assert main([*command, *flags]) == 2
+        assert re.search(f"rsd: The output folder .*out is in use: {told(process)}", capsys.readouterr().err)
+        assert [p.name for p in (tmp_path / "out").iterdir()] == [LOCK]
+
+
+def test_of_several_one_that_another_process_works_on_fails_alone_and_shards_share_a_folder(
+    photo, fixed, tmp_path, capsys
+):
+    folder, out = tmp_path / "photos", tmp_path / "out"
+    folder.mkdir()
+    for name in ("a.png", "b.png", "c.png"):
+        (folder / name).write_bytes(photo.read_bytes())
+    command = ["restore", str(folder), "--clean", *fixed, "--features", "pixels", "--steps", "2"]
+    with another(out / "c.png") as process:  # say another shard
+        assert main([*command, "--shard", "0/2"]) == 1
+    said = capsys.readouterr()
+    assert re.search(rf"failed: .*c\.png: The output folder .*c\.png is in use: {told(process)}", said.err)
+    assert "shard 0/2: 1 of 2 images done, 1 failed" in said.out
+    assert (out / "a.png" / "metrics.json").exists() and not (out / "b.png").exists()
+    assert main([*command, "--resume"]) == 0
+    assert {p.name for p in out.iterdir()} == {"a.png", "b.png", "c.png", "summary.json", "summary.csv"}
+    assert not list(out.rglob(LOCK))
