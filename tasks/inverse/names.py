@@ -25,6 +25,24 @@ TASK = {
 }
 """What each task does, and the work of rsd.citations that it is set as in."""
 TASKS = tuple(TASK)
+OWN = {"mask": ("inpaint_mask",), "box": ("inpaint_box",), "operator": ("operator",)}
+"""What a task does not go without, and whose it is."""
+OWNERS = {**OWN, "kernel": ("deblur_motion", "deblur_gaussian"), "mask_hole": ("inpaint_mask",)}
+"""Options of some tasks alone; the first is what is meant where one is given and no task is."""
+SAYING = ("mask", "box", "operator", "kernel")
+"""Options that say their task."""
+EVERYDAY = (
+    "inpaint_mask (parts are missing, or not wanted: --mask)",
+    "inpaint_box (a rectangle is: --box)",
+    "sr2 ... sr16 (it is too small)",
+    "deblur_motion (it is blurred by motion)",
+    "deblur_gaussian (it is out of focus)",
+    "hdr (its contrast is doubled, bright and dark parts are cut off)",
+    "phase_retrieval (its Fourier magnitudes are all there is)",
+    "operator (a function of yours was at it: --operator)",
+    "inpaint_half_face, inpaint_full_face, inpaint_random, inpaint_freeform (test damage: they HIDE parts of it)",
+)
+"""What can have happened to a picture, in everyday words."""
 METHODS = tuple(FIELD)
 X_STEPS = ("adam", "exact")
 MEMORY = ("auto", "fast", "flat", "lean")

@@ -160,6 +160,7 @@ def make_operator(
     seed: int = 0,
     box: masks.Box | None = None,
     mask: str | Path | torch.Tensor | None = None,
+    mask_hole: str = "black",
     downsample: str = "block",
     kernel: str | Path | torch.Tensor | None = None,
     operator: str | Callable[[torch.Tensor], torch.Tensor] | None = None,
@@ -170,7 +171,7 @@ def make_operator(
 
     ``seed``: of the random mask, the free-form strokes and the motion kernel. ``box``, ``mask``, ``kernel``,
     ``operator``: see masks.box_mask, masks.given_mask, kernels.given_kernel, callables.load_operator; each with its
-    own tasks only. ``downsample``: "block" or "bicubic". ``hidden``: inpaint_random's share of hidden pixels.
+    own tasks only. ``mask_hole``: the colour of what a mask image hides, "black" or "white". ``downsample``: "block" or "bicubic". ``hidden``: inpaint_random's share of hidden pixels.
     ``intensity``: of deblur_motion.
     Raises ValueError for an unknown task, an option that the task needs or does not use, or a value that cannot work.
     """
@@ -189,7 +190,7 @@ def make_operator(
         case "inpaint_freeform":
             return Inpaint(masks.freeform_mask(size, seed=seed), "free-form inpainting")
         case "inpaint_mask" if mask is not None:
-            return Inpaint(masks.given_mask(mask, size), "inpainting with a given mask")
+            return Inpaint(masks.given_mask(mask, size, mask_hole), "inpainting with a given mask")
         case "deblur_motion" | "deblur_gaussian":
             return _blur(task, size, seed, kernel, intensity)
         case "phase_retrieval":

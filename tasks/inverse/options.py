@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import tyro
 
@@ -13,7 +14,11 @@ from rsd.settings import known, shard
 
 from . import limits
 from .methods import FIELD
-from .names import TASKS, is_task
+from .names import EVERYDAY, OWN, OWNERS, SAYING, TASKS, is_task
+
+ALPHA = Path("alpha")
+"""The mask that is a picture's own: what is transparent is to be filled in."""
+MANIFEST = ".jsonl"
 
 
 @dataclass(kw_only=True)
@@ -30,9 +35,10 @@ class Restore:
     line with "image" and any of task, mask, prompt, seed ... (docs/scale.md)."""
     out: Path | None = None
     """The run folder; by default runs/restore/<name of the image>."""
-    task: str = "inpaint_half_face"
+    task: str = ""
     """What happened to the image: inpaint_half_face, inpaint_full_face, inpaint_box, inpaint_random, inpaint_freeform,
-    inpaint_mask, sr2 ... sr16, deblur_motion, deblur_gaussian, phase_retrieval, hdr, operator."""
+    inpaint_mask, sr2 ... sr16, deblur_motion, deblur_gaussian, phase_retrieval, hdr, operator. --mask, --box and
+    --operator say it too, and --kernel says deblur_motion; else it must be given."""
     method: str = "auto"
     """rlsd, nonrepuls (gamma 0), hybrid (some particles repel), nonaug (no x beside z), or another that `rsd methods`
     lists; auto: rlsd, or for phase_retrieval with other priors than the built-in ones nonaug, as in the paper."""
@@ -96,13 +102,17 @@ class Restore:
     sigma_v: float = 0.001
     """Standard deviation of the measurement noise, for images in [-1, 1]."""
     mask: Path | None = None
-    """inpaint_mask: an image as large as the input, white where pixels are known."""
+    """inpaint_mask: an image as large as the input, white where pixels are known; or the word alpha: what is
+    transparent in the input is filled in."""
+    mask_hole: Literal["black", "white"] = "black"
+    """The colour of what the mask hides; in other tools' masks it is often white."""
     box: tuple[int, int, int, int] | None = None
-    """inpaint_box: hidden rows and columns, FIRST_ROW LAST_ROW FIRST_COLUMN LAST_COLUMN, inclusive."""
+    """inpaint_box: hidden rows and columns, FIRST_ROW LAST_ROW FIRST_COLUMN LAST_COLUMN, inclusive, from 0, in the
+    input's own pixels, before it is cropped or resized."""
     downsample: Literal["block", "bicubic"] = "block"
     """sr: block average (the paper's code) or antialiased bicubic."""
     kernel: Path | None = None
-    """deblur: a kernel file (.png, .npy, .safetensors) instead of the task's own."""
+    """deblur: a kernel file (a picture, .npy, .safetensors) instead of the task's own."""
     operator: str | None = None
     """operator: a differentiable function of yours, as module:function, images [B, 3, H, W] in [-1, 1] to y."""
     fit: Literal["crop", "resize", "refuse"] = "crop"
@@ -136,14 +146,16 @@ class Restore:
     """Steps between checkpoints."""
 
     def __post_init__(self) -> None:
-        """Resolve the method: phases are retrieved by the one that has settings for it, the paper's with its models."""
+        """Resolve the task, where an option says it, and the method: phases are retrieved by the one that has settings
+        for it, the paper's with its models."""
+        self.task = self.task or said_by({name: getattr(self, name) for name in SAYING})
         if self.method == "auto":
             papers = self.task == "phase_retrieval" and not over_heads(self.prior)
             self.method = "nonaug" if papers else "rlsd"
 
     def check(self) -> None:
         """Raise ValueError or FileNotFoundError, in one sentence, for a value that cannot work."""
-        if not is_task(self.task):
+        if self.task and not is_task(self.task):
             raise known("task", self.task, TASKS)
         limits.check(self)
         shard(self.shard)
@@ -158,16 +170,61 @@ class Restore:
             raise ValueError(f"steps is {self.steps}; give 1 to 1000, the number of timesteps that these priors know.")
         self._needs()
 
+    @property
+    def manifests(self) -> bool:
+        """Whether nothing but manifests is given, whose lines may say what the flags leave open."""
+        return bool(self.images) and all(path.suffix.lower() == MANIFEST for path in self.images)
+
     def _needs(self) -> None:
-        for task, name in (("inpaint_mask", "mask"), ("inpaint_box", "box"), ("operator", "operator")):
-            given = getattr(self, name) is not None
-            flag = f"--{name}"
-            if self.task == task and not given:
-                raise ValueError(f"Task {task} needs {flag}.")
-            if self.task != task and given:
-                raise ValueError(f"{flag} goes with task {task}, but the task is {self.task}; change one of them.")
-        if self.kernel and not self.task.startswith("deblur"):
-            raise ValueError(f"--kernel goes with the deblur tasks, but the task is {self.task}.")
-        for path in (self.mask, self.kernel, self.config, *self.images):
+        for name, tasks in OWN.items():
+            if self.task in tasks and getattr(self, name) is None and not self.manifests:
+                raise ValueError(f"Task {self.task} needs --{name}.")
+        if self.box and not (0 <= self.box[0] <= self.box[1] and 0 <= self.box[2] <= self.box[3]):
+            raise ValueError(
+                f"box is {' '.join(map(str, self.box))}; give FIRST_ROW LAST_ROW FIRST_COLUMN LAST_COLUMN, from 0, the "
+                "first no larger than the last."
+            )
+        if self.mask == ALPHA and (self.clean or self.mask_hole != "black"):
+            flag, why = (
+                ("--clean", "the picture itself lacks what is transparent")
+                if self.clean
+                else ("--mask-hole", "transparent is neither black nor white")
+            )
+            raise ValueError(f"{flag} does not go with --mask alpha, since {why}; leave one of them out.")
+        for path in (None if self.mask == ALPHA else self.mask, self.kernel, self.config, *self.images):
             if path and not path.exists():
                 raise FileNotFoundError(f"{path} does not exist; check the path.")
+        if not self.task and self.images and not self.manifests:
+            raise ValueError(self.untold())
+
+    def untold(self) -> str:
+        """The sentence about a task that nobody said."""
+        several = [f"{name} says {OWNERS[name][0]}" for name in SAYING if getattr(self, name) is not None]
+        if several:
+            return f"There is no task, and {' but '.join(several)}; say one with --task."
+        clear = next((path for path in self.images if _is_clear(path)), None)
+        hint = f" {clear} has transparent pixels: --mask alpha fills them in." if clear else ""
+        what = str(self.images[0]) if len(self.images) == 1 else "these pictures"
+        return f"Say with --task what happened to {what}: {', '.join(EVERYDAY)}; `rsd tasks` tells more.{hint}"
+
+    def without_idle(self) -> Restore:
+        """The same without what the task makes no use of, which a file for several tasks may say."""
+        idle = [name for name, tasks in OWNERS.items() if self.task and self.task not in tasks]
+        fields = type(self).__dataclass_fields__
+        return replace(self, **{name: fields[name].default for name in idle})
+
+
+def said_by(given: Mapping[str, Any]) -> str:
+    """The task that options say by what they give; nothing where none does, or several do."""
+    said = [OWNERS[name][0] for name in SAYING if given.get(name) is not None]
+    return said[0] if len(said) == 1 else ""
+
+
+def _is_clear(path: Path) -> bool:
+    """Whether a file is a picture with transparent pixels; no for what cannot be read, which is told later."""
+    from rsd.formats import is_transparent
+
+    try:
+        return path.is_file() and is_transparent(path)
+    except Exception:  # Pillow's decoders raise many kinds for damaged files
+        return False
