@@ -1,4 +1,4 @@
-"""Which files are pictures: by their suffix in a folder, by their first bytes when they are opened. rsd.media reads them.
+"""Which files are pictures: in a folder by their suffix, when opened by their first bytes. rsd.media reads them.
 
 Imports nothing heavy, so that a mistake about files is told at once.
 """
@@ -47,4 +47,4 @@ def is_transparent(path: Path) -> bool:
     from PIL import Image
 
     with Image.open(path, formats=FORMATS) as image:
-        return image.has_transparency_data and image.convert("RGBA").getchannel("A").getextrema()[0] < 255
+        return image.has_transparency_data and min(image.convert("RGBA").getchannel("A").tobytes(), default=255) < 255

@@ -29,8 +29,8 @@ def read_image(path: str | Path) -> torch.Tensor:
 
     EXIF rotation is applied, transparency is laid on white, grey, palette, CMYK and 16-bit pictures become RGB
     (16-bit colours at 8 bits, 16-bit grey exactly); of an animation the first frame is read. Colours of an embedded
-    profile (Display P3, Adobe RGB, a printer's CMYK ...) are converted to sRGB; one that cannot be used is ignored, with
-    a warning.
+    profile (Display P3, Adobe RGB, a printer's CMYK ...) are converted to sRGB; one that cannot be used is ignored,
+    with a warning.
     Raises FileNotFoundError, PermissionError, or ValueError for a file that is no picture, is damaged, or has over 100
     million pixels.
     """

@@ -108,8 +108,8 @@ def guessed(name: str, options: Restore) -> str:
     tune = [f"--{flag.rstrip('_').replace('_', '-')}" for flag in used]
     tune += ["--hyper"] if FIELD[options.method].made else []
     return (
-        f"{name} was tuned for {theirs}; for {ours} it is a guess: look at the residual (about 1 sigma_v fits) and tune "
-        f"{', '.join([*tune, '--steps'])}"
+        f"{name} was tuned for {theirs}; for {ours} it is a guess: where the residual is far from 1 sigma_v or answers "
+        f"look wrong, tune {', '.join([*tune, '--steps'])}"
     )
 
 

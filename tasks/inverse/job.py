@@ -174,9 +174,9 @@ def warn(jobs: list[Job], foreign: list[Job], prior: str, size: int) -> None:
         what = first if len(jobs) == 1 else f"{len(foreign)} of {len(jobs)} pictures ({first})"
         verb = "does" if len(foreign) == 1 else "do"
         warnings.warn(
-            f"{what} {verb} not look like a built-in head. The prior {prior} knows cartoon heads of {size} px and nothing "
-            "else: it will fill in parts of those, however well it fits. For photographs take Stable Diffusion, on a "
-            f"GPU: --prior {PHOTOGRAPHS}",
+            f"{what} {verb} not look like a built-in head. The prior {prior} knows cartoon heads of {size} px and "
+            "nothing else: it will fill in parts of those, however well they fit. For photographs take Stable "
+            f"Diffusion, on a GPU: --prior {PHOTOGRAPHS}",
             stacklevel=2,
         )
     texts = [notes(job.options.prompt, prior) for job in jobs]

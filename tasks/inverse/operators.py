@@ -171,7 +171,8 @@ def make_operator(
 
     ``seed``: of the random mask, the free-form strokes and the motion kernel. ``box``, ``mask``, ``kernel``,
     ``operator``: see masks.box_mask, masks.given_mask, kernels.given_kernel, callables.load_operator; each with its
-    own tasks only. ``mask_hole``: the colour of what a mask image hides, "black" or "white". ``downsample``: "block" or "bicubic". ``hidden``: inpaint_random's share of hidden pixels.
+    own tasks only. ``mask_hole``: the colour of what a mask image hides, "black" or "white". ``downsample``: "block" or
+    "bicubic". ``hidden``: inpaint_random's share of hidden pixels.
     ``intensity``: of deblur_motion.
     Raises ValueError for an unknown task, an option that the task needs or does not use, or a value that cannot work.
     """

@@ -209,9 +209,11 @@ class Restore:
 
     def without_idle(self) -> Restore:
         """The same without what the task makes no use of, which a file for several tasks may say."""
-        idle = [name for name, tasks in OWNERS.items() if self.task and self.task not in tasks]
         fields = type(self).__dataclass_fields__
-        return replace(self, **{name: fields[name].default for name in idle})
+        idle: dict[str, Any] = {
+            name: fields[name].default for name, tasks in OWNERS.items() if self.task and self.task not in tasks
+        }
+        return replace(self, **idle)
 
 
 def said_by(given: Mapping[str, Any]) -> str:

@@ -127,15 +127,15 @@ def _enlarges(picture: torch.Tensor, aim: int, size: int, operator: Operator) ->
     height, width = picture.shape[-2:]
     if max(height, width) >= size:
         raise ValueError(
-            f"{operator.name} of this prior makes {size} x {size} px of {aim} x {aim} px, so of {width} x {height} px it "
-            f"would make a picture no larger; cut out a part of less than {size} px, take a --prior of larger pictures, "
-            "or, to see a clean picture made small and restored, --clean."
+            f"{operator.name} with this prior makes {size} x {size} px out of {aim} x {aim}; the image is {width} x "
+            f"{height} px, so the answer would be no larger. Cut out a part of less than {size} px, take a --prior of "
+            "larger pictures, or give --clean, which makes a clean picture small, restores and scores it."
         )
 
 
 def _hole(path: Path, options: Restore, shape: tuple[int, int]) -> tuple[torch.Tensor | None, tuple[str, ...]]:
-    """What --mask or --box leave known of a picture of ``shape`` (height, width), bool [1, 1, height, width], and notes;
-    None for the tasks whose hole is their own. Raises ValueError or OSError for a hole that cannot be."""
+    """What --mask or --box leave known of a picture of ``shape`` (height, width), bool [1, 1, *shape], and notes; None
+    for the tasks whose hole is their own. Raises ValueError or OSError for a hole that cannot be."""
     height, width = shape
     notes: tuple[str, ...] = ()
     if options.box:
@@ -149,7 +149,7 @@ def _hole(path: Path, options: Restore, shape: tuple[int, int]) -> tuple[torch.T
             raise ValueError("every pixel is transparent; leave some opaque, which are known.")
         if half := grey_share(levels):
             notes = (f"note: {_percent(half)} of {path.name} is half transparent, and filled in too",)
-        nothing = "it has no transparent pixels: give a --mask that is a file, as large as it, black what is to be filled in"
+        nothing = "it has no transparent pixels: give a --mask that is a file, black where it is to be filled in"
     else:
         levels = read_levels(options.mask)
         known, name = known_of(levels, options.mask, options.mask_hole), f"the mask {options.mask}"
