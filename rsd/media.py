@@ -10,15 +10,16 @@ from pathlib import Path
 import numpy as np
 import torch
 import torch.nn.functional as F
-from PIL import Image, ImageDraw, ImageOps, UnidentifiedImageError
+from PIL import Image, ImageCms, ImageDraw, ImageOps, UnidentifiedImageError
 from PIL.PngImagePlugin import PngInfo
 
+from rsd.formats import FORMATS, is_transparent
+from rsd.formats import PICTURES as PICTURES
 from rsd.runs import write_bytes
 
 MAX_PIXELS = 100_000_000
-FORMATS = ("PNG", "JPEG", "WEBP", "TIFF", "BMP", "GIF", "PPM")  # no others: Pillow hands EPS to Ghostscript
-PICTURES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff")
-"""Suffixes of what counts as a picture in a folder."""
+PROFILED = {"RGB": "RGB", "GRAY": "L", "CMYK": "CMYK"}
+"""The mode of a picture's colours, by the colour space that its profile describes."""
 FITS = ("crop", "resize", "refuse")
 MARGIN, CELL, LABEL = 6, 192, 16
 
@@ -27,7 +28,9 @@ def read_image(path: str | Path) -> torch.Tensor:
     """A picture as float32 [1, 3, H, W] in [-1, 1].
 
     EXIF rotation is applied, transparency is laid on white, grey, palette, CMYK and 16-bit pictures become RGB
-    (16-bit colours at 8 bits, 16-bit grey exactly); of an animation the first frame is read.
+    (16-bit colours at 8 bits, 16-bit grey exactly); of an animation the first frame is read. Colours of an embedded
+    profile (Display P3, Adobe RGB, a printer's CMYK ...) are converted to sRGB; one that cannot be used is ignored,
+    with a warning.
     Raises FileNotFoundError, PermissionError, or ValueError for a file that is no picture, is damaged, or has over 100
     million pixels.
     """
@@ -38,12 +41,14 @@ def read_image(path: str | Path) -> torch.Tensor:
         with warnings.catch_warnings(action="ignore"), Image.open(path, formats=FORMATS) as opened:
             if opened.width * opened.height > MAX_PIXELS:
                 raise Image.DecompressionBombError
-            mode, values = opened.mode, _rgb(ImageOps.exif_transpose(opened))
+            profile = opened.info.get("icc_profile", b"")
+            mode, (values, why) = opened.mode, _rgb(ImageOps.exif_transpose(opened), profile)
+            why = "it is damaged" if profile is None else why
     except Image.DecompressionBombError as error:
         raise ValueError(f"{path} has over {MAX_PIXELS:,} pixels; make it smaller.") from error
     except UnidentifiedImageError as error:
         raise ValueError(
-            f"{path} is not a picture of a kind that is read; give a PNG, JPEG, WebP, TIFF or BMP file."
+            f"{path} is not a picture of a kind that is read; give a PNG, JPEG, WebP, AVIF, TIFF, BMP or GIF file."
         ) from error
     except PermissionError as error:
         raise PermissionError(f"{path} cannot be read; check its permissions.") from error
@@ -52,26 +57,65 @@ def read_image(path: str | Path) -> torch.Tensor:
     if mode[0] in "IF" and not (np.isfinite(values).all() and values.min() >= 0 and values.max() <= 1):
         top = 1 if mode == "F" else 65535
         raise ValueError(f"{path} has pixels that are not finite or not in 0 to {top}; scale them.")
+    if why:
+        warnings.warn(f"{path.name}: its colour profile is ignored ({why}); its colours count as sRGB.", stacklevel=2)
     return torch.from_numpy(values).permute(2, 0, 1)[None].mul_(2).sub_(1)
 
 
-def _rgb(image: Image.Image) -> np.ndarray:
-    """float32 [H, W, 3]; in [0, 1], but for files of integers or floats that go beyond it."""
+def _rgb(image: Image.Image, profile: bytes | None) -> tuple[np.ndarray, str]:
+    """float32 [H, W, 3], in [0, 1] but for files of integers or floats that go beyond it; and why the profile could not
+    be used, or nothing."""
+    why = ""
     if image.mode[0] in "IF":
         grey = np.asarray(image).astype(np.float32) / np.float32(1 if image.mode == "F" else 65535)
-        return np.repeat(grey[..., None], 3, axis=2)
-    if image.has_transparency_data:
-        rgba = np.asarray(image.convert("RGBA"), dtype=np.float32) / 255
-        return (rgba[..., :3] * rgba[..., 3:] + (1 - rgba[..., 3:])).clip(0, 1)
-    rgb = np.array(image.convert("RGB"), dtype=np.float32)
+        rgb = np.repeat(grey[..., None], 3, axis=2)
+        if profile and image.mode != "F" and grey.min() >= 0 and grey.max() <= 1:
+            steps = np.arange(256, dtype=np.uint8)
+            curve, why = _to_srgb(Image.fromarray(steps[None]), profile)  # of 8 bits; between them a line
+            if curve:
+                values = np.asarray(curve, dtype=np.float32)[0] / 255
+                rgb = np.stack([np.interp(grey, steps / 255, values[:, k]) for k in range(3)], 2).astype(np.float32)
+        return rgb, why
+    colours, why = _to_srgb(image, profile) if profile else (None, "")
+    rgb = np.array(colours or image.convert("RGB"), dtype=np.float32)
     rgb /= 255  # in place: a panorama of 100 million pixels takes 1.2 GB
-    return rgb
+    if image.has_transparency_data:
+        alpha = np.asarray(image.convert("RGBA"), dtype=np.float32)[..., 3:] / 255
+        rgb = (rgb * alpha + (1 - alpha)).clip(0, 1)
+    return rgb, why
+
+
+def _to_srgb(image: Image.Image, profile: bytes) -> tuple[Image.Image | None, str]:
+    """A picture's colours by its profile, as RGB; None if they are sRGB as they stand (but for a rounding), or if the
+    profile cannot be used, and then why."""
+    try:
+        source = ImageCms.ImageCmsProfile(io.BytesIO(profile))
+        space = source.profile.xcolor_space.strip()
+        mode = PROFILED.get(space)
+        if mode is None or (mode == "CMYK") != (image.mode == "CMYK") or (mode == "L" and image.mode[0] not in "1L"):
+            return None, f"it is of {space} colours, the picture of {image.mode}"
+        transform = ImageCms.buildTransform(source, ImageCms.createProfile("sRGB"), mode, "RGB")
+        if mode != "CMYK":
+            levels = np.stack(np.meshgrid(*[np.arange(0, 256, 15, dtype=np.uint8)] * 3), -1).reshape(1, -1, 3)
+            probe = Image.fromarray(levels).convert(mode)
+            there = np.asarray(ImageCms.applyTransform(probe, transform), dtype=int)
+            if np.abs(there - np.asarray(probe.convert("RGB"))).max() <= 1:
+                return None, ""
+        return ImageCms.applyTransform(image.convert(mode), transform), ""
+    except (ImageCms.PyCMSError, OSError, ValueError, TypeError) as error:
+        return None, f"it is damaged: {str(error) or type(error).__name__}"
 
 
 def transparent(path: str | Path) -> bool:
     """Whether any pixel of a picture that :func:`read_image` reads is not opaque."""
-    with Image.open(path, formats=FORMATS) as image:
-        return image.has_transparency_data and bool(np.asarray(image.convert("RGBA"))[..., 3].min() < 255)
+    return is_transparent(Path(path))
+
+
+def read_alpha(path: str | Path) -> torch.Tensor:
+    """How opaque each pixel is of a picture that :func:`read_image` reads, [1, 1, H, W] in [0, 1], turned as it is."""
+    with Image.open(path, formats=FORMATS) as opened:
+        alpha = np.array(ImageOps.exif_transpose(opened).convert("RGBA").getchannel("A"), dtype=np.float32) / 255
+    return torch.from_numpy(alpha)[None, None]
 
 
 def read_text(path: str | Path) -> dict[str, str]:

@@ -111,7 +111,8 @@ def provenance(folder: Path) -> str:
 def test_restore(tmp_path):
     run("heads", "--out", tmp_path / "heads", "--number", 1)
     out = tmp_path / "run"
-    run("restore", tmp_path / "heads", "--clean", "--steps", 3, "--device", "cuda", "--autocast", "--out", out)
+    task = ("--task", "inpaint_half_face")
+    run("restore", tmp_path / "heads", "--clean", *task, "--steps", 3, "--device", "cuda", "--autocast", "--out", out)
     (found,) = out.rglob("metrics.json")
     assert json.loads(found.read_text())["peak_bytes"] > 0 and "cuda" in provenance(found.parent)
 

@@ -17,6 +17,8 @@ from rsd.distributed import ALONE, Ensemble, Processes, share, shares_told
 from rsd.media import read_image
 from tests.ensembles import CASES, N
 
+HALF = ("--task", "inpaint_half_face")
+
 ROOT = Path(__file__).parent.parent
 
 
@@ -102,7 +104,7 @@ def photo(tmp_path):
 def test_a_process_that_dies_ends_the_run_and_resume_goes_on(photo, tiny_folder, tmp_path, capsys):
     from rsd.cli import main
 
-    fixed = ["restore", str(photo), "--clean", "--prior", str(tiny_folder("epsilon")), "--features", "pixels"]
+    fixed = ["restore", str(photo), *HALF, "--clean", "--prior", str(tiny_folder("epsilon")), "--features", "pixels"]
     fixed += ["--steps", "6", "-n", "3", "--gamma", "5", "--checkpoint-every", "2", "--out"]
     whole, out = tmp_path / "whole", tmp_path / "out"
     assert main([*fixed, str(whole)]) == 0
@@ -130,8 +132,8 @@ def test_images_are_shared_out_and_one_that_fails_leaves_the_others(photo, tiny_
     for name in ("a.png", "b.png", "c.png"):
         (folder / name).write_bytes(photo.read_bytes())
     (folder / "d.png").write_bytes(b"no picture")  # the second process has b and d
-    fixed = ["restore", folder, "--clean", "--prior", tiny_folder("epsilon"), "--features", "pixels", "--steps", "2"]
-    done = launch(2, "rsd", *fixed, "-n", "1", "--out", tmp_path / "out")
+    fixed = ["restore", folder, *HALF, "--clean", "--prior", tiny_folder("epsilon"), "--features", "pixels"]
+    done = launch(2, "rsd", *fixed, "--steps", "2", "-n", "1", "--out", tmp_path / "out")
     assert done.returncode == 1 and "d.png is not a picture" in done.stderr.replace("\n", " ")
     assert "2 processes share 4 images" in done.stdout and "3 done, 1 failed" in done.stdout
     assert done.stdout.count("done, 1 failed") == 1

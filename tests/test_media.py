@@ -11,9 +11,11 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from PIL.ImageCms import ImageCmsProfile, createProfile
 from safetensors.torch import save_file
 
 from rsd import media
+from tests import profiles
 
 WHITE, RED = [1.0, 1.0, 1.0], [1.0, -1.0, -1.0]
 
@@ -330,3 +332,99 @@ def test_measurement_damaged(tmp_path):
         (tmp_path / "y.safetensors").write_bytes(data)
         with pytest.raises(ValueError, match="is not a safetensors file"):
             media.read_measurement(tmp_path / "y.safetensors")
+
+
+def colour(path: Path, image: Image.Image, profile: bytes, **options) -> list[int]:
+    """The middle pixel as it is read, in 8 bits."""
+    image.save(path, icc_profile=profile, **options)
+    x = media.read_image(path)
+    return media.to_uint8(x)[image.height // 2, image.width // 2].tolist()
+
+
+P3 = profiles.rgb(profiles.DISPLAY_P3, profiles.SRGB_CURVE)
+ADOBE = profiles.rgb(profiles.ADOBE_RGB, profiles.gamma(2.2))
+EXACTLY = {"webp": {"lossless": True}, "avif": {"quality": 100, "subsampling": "4:4:4"}}
+
+
+@pytest.mark.parametrize("suffix", ["png", "tif", "webp", "avif"])
+@pytest.mark.parametrize(
+    ("profile", "stored", "srgb"),
+    [  # what CSS Color 4 and Adobe's paper say of sRGB's red, green and a grey
+        (P3, (234, 51, 35), (255, 0, 0)),
+        (P3, (117, 251, 76), (0, 255, 0)),
+        (P3, (119, 119, 119), (119, 119, 119)),
+        (ADOBE, (219, 0, 0), (255, 0, 0)),
+        (ADOBE, (144, 255, 60), (0, 255, 0)),
+    ],
+)
+def test_colours_of_a_profile_become_srgb(tmp_path, suffix, profile, stored, srgb):
+    image = Image.new("RGB", (16, 16), stored)
+    found = colour(tmp_path / f"a.{suffix}", image, profile, **EXACTLY.get(suffix, {}))
+    assert found == pytest.approx(srgb, abs=6 if suffix == "avif" else 3)
+
+
+@pytest.mark.parametrize("mode", ["RGB", "RGBA", "P", "L", "LA", "1"])
+def test_pictures_in_srgb_and_greys_of_other_displays_stay_as_they_are(tmp_path, mode):
+    values = np.random.default_rng(0).integers(0, 256, (8, 8, 3), dtype=np.uint8)
+    image = Image.fromarray(values).convert(mode)
+    image.save(tmp_path / "plain.png")
+    own = profiles.rgb(profiles.DISPLAY_P3, profiles.SRGB_CURVE) if mode in ("L", "LA", "1") else None
+    image.save(tmp_path / "srgb.png", icc_profile=own or ImageCmsProfile(createProfile("sRGB")).tobytes())
+    found = [media.read_image(tmp_path / name) for name in ("plain.png", "srgb.png")]
+    assert (found[0] - found[1]).abs().max() <= (1.01 / 127.5 if own else 0)
+
+
+def test_a_profile_of_a_picture_with_transparency(tmp_path):
+    image = Image.new("RGBA", (2, 1), (234, 51, 35, 255))
+    image.putpixel((0, 0), (234, 51, 35, 0))
+    x = read(image, tmp_path / "a.png", icc_profile=P3)
+    assert pixel(x, 0, 0) == WHITE and pixel(x, 0, 1) == pytest.approx(RED, abs=0.03)
+
+
+def test_greys_of_a_profile_become_srgb(tmp_path):
+    linear = profiles.grey(profiles.gamma(1.0))
+    assert colour(tmp_path / "a.png", Image.new("L", (2, 2), 55), linear) == pytest.approx([128] * 3, abs=1)
+    x = read(of([[14135, 0, 65535]], "<u2"), tmp_path / "b.png", icc_profile=linear)  # 55 of 255, in 16 bits
+    assert media.to_uint8(x)[0].tolist() == [pytest.approx([v] * 3, abs=1) for v in (128, 0, 255)]
+
+
+def test_inks_of_a_profile_become_srgb(tmp_path):
+    """L* 50 is 119 in sRGB, where the naive conversion has 127."""
+    image = Image.new("CMYK", (16, 16), (0, 0, 0, 128))
+    assert colour(tmp_path / "a.tif", image, profiles.cmyk()) == pytest.approx([118] * 3, abs=2)
+    image.save(tmp_path / "b.tif")
+    assert media.to_uint8(media.read_image(tmp_path / "b.tif"))[8, 8].tolist() == [127] * 3
+
+
+@pytest.mark.parametrize(
+    ("profile", "why"),
+    [
+        (b"no profile", "it is damaged"),
+        (P3[:200], "it is damaged"),
+        (profiles.cmyk(), "it is of CMYK colours, the picture of RGB"),
+        (profiles.grey(profiles.gamma(1.0)), "it is of GRAY colours, the picture of RGB"),
+    ],
+)
+def test_a_profile_that_cannot_be_used_is_ignored_with_a_warning(tmp_path, profile, why):
+    Image.new("RGB", (2, 2), (234, 51, 35)).save(tmp_path / "a.png", icc_profile=profile)
+    with pytest.warns(
+        UserWarning, match=rf"a\.png: its colour profile is ignored \({why}.*\); its colours count as sRGB"
+    ):
+        x = media.read_image(tmp_path / "a.png")
+    assert media.to_uint8(x)[0, 0].tolist() == [234, 51, 35]
+
+
+@pytest.mark.parametrize("suffix", [s for s in media.PICTURES if s not in (".pbm", ".mpo")])
+def test_every_suffix_of_a_picture_is_read(tmp_path, suffix):
+    mode = "L" if suffix == ".pgm" else "RGB"
+    Image.new("RGB", (16, 16), "white").convert(mode).save(tmp_path / f"a{suffix.upper()}")
+    assert pixel(media.read_image(tmp_path / f"a{suffix.upper()}"), 8, 8) == pytest.approx(WHITE, abs=0.05)
+
+
+def test_alpha(tmp_path):
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    image = of([[[0, 0, 0, 0], [9, 9, 9, 51], [9, 9, 9, 255]]], np.uint8)
+    image.save(tmp_path / "a.png", exif=exif)
+    alpha = media.read_alpha(tmp_path / "a.png")
+    assert alpha.shape == (1, 1, 3, 1) and alpha.flatten().tolist() == pytest.approx([0, 0.2, 1])

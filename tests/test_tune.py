@@ -34,7 +34,7 @@ def test_a_task_has_settings_of_its_own_where_they_gain_half_a_decibel():
 def test_a_candidate_that_diverges_on_a_task_is_not_for_all(tmp_path):
     rows = tune.rows("dps", {"sr4": {"a": (30.0, 0.0), "b": (29.8, 0.0)}, "hdr": {"b": (25.0, 0.0)}})
     assert {row["all"] for row in rows} == {"b"}
-    options = parse([__file__, "--clean", "--out", str(tmp_path)])[0]
+    options = parse([__file__, "--task", "inpaint_half_face", "--clean", "--out", str(tmp_path)])[0]
     trial = tune.Trial("dps", "sr4", "a", options)
     assert trial.figures is None
     (tmp_path / "summary.json").write_text('{"mean": {"psnr_mean": 30.0, "div": 0.1}, "failed": {"head": "diverged"}}')
@@ -49,12 +49,12 @@ def test_methods_whose_particles_interact_take_the_largest_div_where_rlsd_repels
 
 
 def test_candidates_scale_the_packaged_settings_and_keep_what_they_do_not_say():
-    packaged, _ = parse([__file__, "--method", "resample"])
+    packaged, _ = parse([__file__, "--task", "inpaint_half_face", "--method", "resample"])
     flags = tune.flags("resample", "every=5 fits=25 gamma=4", packaged)
     assert flags == ["--hyper", "every=5", "fits=25", "zeta=0.3", "lr_z=0.02", "gamma=4"]
-    packaged, _ = parse([__file__, "--method", "rlsd"])
+    packaged, _ = parse([__file__, "--task", "inpaint_half_face", "--method", "rlsd"])
     assert tune.flags("rlsd", "lambda=x0.5 lr_z=x1", packaged) == ["--lambda", "0.025", "--lr-z", "0.6"]
-    packaged, _ = parse([__file__, "--method", "svgd"])
+    packaged, _ = parse([__file__, "--task", "inpaint_half_face", "--method", "svgd"])
     assert tune.flags("svgd", "lambda=0.1 gamma=2", packaged) == ["--lambda", "0.1", "--gamma", "2"]
 
 

@@ -14,6 +14,7 @@ from rsd.session import plain_warnings, survives, working_in
 from rsd.settings import shard
 
 from . import job
+from .command import ADDED
 from .common import Common
 from .compare import OWN, Compare, Pair
 from .left_out import sift
@@ -31,7 +32,7 @@ def run(compare: Compare, pairs: list[Pair], left_out: dict[str, str]) -> int:
     check_folder_of_runs(compare.out, resume=True, own=OWN, runs="cells/*/*")
     for pair in able:
         for one in pair.jobs:  # before anything is written: no half comparison of each setting
-            pair.cell(one).check(job.config(one.path, pair.options))
+            pair.cell(one).check(job.config(one.path, pair.options), added=ADDED)
     for name, why in left_out.items():
         print(f"left out: {name}: {why}")
     failures: dict[str, str] = {}

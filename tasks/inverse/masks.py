@@ -26,19 +26,24 @@ def scaled_box(box: Box, size: int) -> Box:
     return top, bottom - 1, left, right - 1
 
 
-def box_mask(box: Box, size: int) -> torch.Tensor:
-    """Hide rows box[0]..box[1] and columns box[2]..box[3], counted from 0, inclusive.
+def box_mask(box: Box, size: int, width: int | None = None) -> torch.Tensor:
+    """Hide rows box[0]..box[1] and columns box[2]..box[3], counted from 0, inclusive, of a picture ``size`` high and
+    ``width`` wide (by default square).
 
     Raises ValueError for a box that is empty, leaves the picture, or hides all of it.
     """
+    width = size if width is None else width
     top, bottom, left, right = box
-    if not (0 <= top <= bottom < size and 0 <= left <= right < size):
+    if not (0 <= top <= bottom < size and 0 <= left <= right < width):
+        limits = f"0-{size - 1}" if width == size else f"0-{size - 1} (rows) and 0-{width - 1} (columns)"
         raise ValueError(
-            f"The box hides rows {top}-{bottom}, columns {left}-{right}; first <= last must lie in 0-{size - 1}."
+            f"The box hides rows {top}-{bottom}, columns {left}-{right}; first <= last must lie in {limits}."
         )
-    keep = torch.ones(1, 1, size, size, dtype=torch.bool)
+    keep = torch.ones(1, 1, size, width, dtype=torch.bool)
     keep[..., top : bottom + 1, left : right + 1] = False
-    return _checked(keep, size, "box")
+    if not keep.any():
+        raise ValueError("The box hides every pixel; leave some known.")
+    return keep
 
 
 def random_mask(size: int, *, seed: int, hidden: float = 0.8) -> torch.Tensor:
@@ -72,28 +77,53 @@ def freeform_mask(size: int, *, seed: int, low: float = 0.10, high: float = 0.20
             x, y = (x + math.cos(angle) * radius / 2) % 1, (y + math.sin(angle) * radius / 2) % 1
 
 
-def read_mask(path: str | Path) -> torch.Tensor:
-    """A mask image of any size, bool [1, 1, H, W]: white (brighter than mid-grey) is True, KNOWN, black is hidden.
+def read_levels(path: str | Path) -> torch.Tensor:
+    """A mask image of any size as brightness, [1, 1, H, W] from 0 (black) to 1 (white).
 
-    Raises ValueError for a mask that hides everything or has transparent pixels, which are neither white nor black;
-    file errors as rsd.media.read_image.
+    Raises ValueError for a mask that has transparent pixels, which are neither; file errors as rsd.media.read_image.
     """
     from rsd.media import read_image, transparent
 
-    known = read_image(path).mean(1, keepdim=True) > 0
+    levels = (read_image(path).mean(1, keepdim=True) + 1) / 2
     if transparent(path):
         raise ValueError(
             f"The mask {path} has transparent pixels; save it without transparency, white where pixels are known and "
-            "black where they are hidden."
+            "black where they are hidden. If they are the hole in your picture, restore that file with --mask alpha."
         )
+    return levels
+
+
+def grey_share(levels: torch.Tensor) -> float:
+    """The share of a mask's pixels that are neither black nor white: further than 8 of 255 levels from both, since JPEG
+    moves them a little."""
+    return float(((levels > 8.5 / 255) & (levels < 1 - 8.5 / 255)).double().mean())
+
+
+def known_of(levels: torch.Tensor, path: str | Path, hole: str = "black") -> torch.Tensor:
+    """What a mask leaves KNOWN, bool, cut at mid-grey; ``hole``: the colour of what it hides. Raises ValueError if it
+    hides every pixel."""
+    known = (levels > 0.5) if hole == "black" else (levels <= 0.5)
     if not known.any():
-        raise ValueError(f"The mask {path} hides every pixel; white is known, black is hidden.")
+        other = "white" if hole == "black" else "black"
+        raise ValueError(
+            f"The mask {path} hides every pixel; {other} is known, {hole} is hidden (--mask-hole {other} turns that "
+            "round)."
+        )
     return known
 
 
-def given_mask(mask: str | Path | torch.Tensor, size: int) -> torch.Tensor:
-    """The user's mask: an image file, white (brighter than mid-grey) where pixels are KNOWN, black where hidden; or a
-    tensor [size, size] or [1, 1, size, size], 1 or True where known (above 0.5 counts as 1).
+def read_mask(path: str | Path, hole: str = "black") -> torch.Tensor:
+    """A mask image of any size, bool [1, 1, H, W]: white (brighter than mid-grey) is True, KNOWN, black is hidden; the
+    other way round with ``hole`` "white".
+
+    Raises what :func:`read_levels` and :func:`known_of` raise.
+    """
+    return known_of(read_levels(path), path, hole)
+
+
+def given_mask(mask: str | Path | torch.Tensor, size: int, hole: str = "black") -> torch.Tensor:
+    """The user's mask: an image file, white (brighter than mid-grey) where pixels are KNOWN, black where hidden, or as
+    ``hole`` says; or a tensor [size, size] or [1, 1, size, size], 1 or True where known (above 0.5 counts as 1).
 
     Raises ValueError for a wrong size, values that are not finite, and a mask that hides everything; file errors as
     rsd.media.read_image.
@@ -101,7 +131,7 @@ def given_mask(mask: str | Path | torch.Tensor, size: int) -> torch.Tensor:
     if isinstance(mask, torch.Tensor):
         what, values = "mask", mask
     else:
-        what, values = f"mask {mask}", read_mask(mask)[0, 0]
+        what, values = f"mask {mask}", read_mask(mask, hole)[0, 0]
     if values.shape[-2:] != (size, size) or values.numel() != size * size:
         raise ValueError(f"The {what} has shape {list(values.shape)}, the image [{size}, {size}]; they must be equal.")
     if not torch.isfinite(values.float()).all():

@@ -27,6 +27,24 @@ TASK = {
 }
 """What each task does, and the work of rsd.citations that it is set as in."""
 TASKS = tuple(TASK)
+OWN = {"mask": ("inpaint_mask",), "box": ("inpaint_box",), "operator": ("operator",)}
+"""What a task does not go without, and whose it is."""
+OWNERS = {**OWN, "kernel": ("deblur_motion", "deblur_gaussian"), "mask_hole": ("inpaint_mask",)}
+"""Options of some tasks alone; the first is what is meant where one is given and no task is."""
+SAYING = ("mask", "box", "operator", "kernel")
+"""Options that say their task."""
+EVERYDAY = (
+    "inpaint_mask (parts are missing, or not wanted: --mask)",
+    "inpaint_box (a rectangle is: --box)",
+    "sr2 ... sr16 (it is too small)",
+    "deblur_motion (it is blurred by motion)",
+    "deblur_gaussian (it is out of focus)",
+    "hdr (its contrast is doubled, bright and dark parts are cut off)",
+    "phase_retrieval (its Fourier magnitudes are all there is)",
+    "operator (a function of yours was at it: --operator)",
+    "inpaint_half_face, inpaint_full_face, inpaint_random, inpaint_freeform (test damage: they HIDE parts of it)",
+)
+"""What can have happened to a picture, in everyday words."""
 METHODS = tuple(FIELD)
 X_STEPS = ("adam", "exact")
 MEMORY = ("auto", "fast", "flat", "lean")
@@ -36,7 +54,7 @@ MEMORY = ("auto", "fast", "flat", "lean")
 MASKED = "inpaint_mask with your --mask, or inpaint_box with --box"
 SUPER = "take sr4 (fourfold), or any of sr2 ... sr16"
 FOCUS = "deblur_motion (a shaken camera) or deblur_gaussian (out of focus), with your --kernel if you know it"
-OWN = "an operator of your own does it, --task operator --operator module:function (docs/operators.md)"
+OWN_OPERATOR = "an operator of your own does it, --task operator --operator module:function (docs/operators.md)"
 EVERYDAY_TASKS = everyday({
     "deblur deblurring unblur blur sharpen blind": f"take {FOCUS}",
     "motion motionblur shake motiondeblur": "take deblur_motion, with your --kernel",
@@ -53,13 +71,13 @@ EVERYDAY_TASKS = everyday({
     "freeform strokes scribble brush": "take inpaint_freeform",
     "colorize colourise colourize colorise colorization colourization color colour gray grey grayscale "
     "greyscale bw":
-        f"colouring is not among the tasks yet; {OWN}, one that takes the colours away",
+        f"colouring is not among the tasks yet; {OWN_OPERATOR}, one that takes the colours away",
     "denoise denoising noise denoiser grain":
-        f"taking noise away is not among the tasks yet; {OWN}, one that returns the image as it is, with the noise as "
-        "--sigma-v",
+        f"taking noise away is not among the tasks yet; {OWN_OPERATOR}, one that returns the image as it is, with "
+        "the noise as --sigma-v",
     "jpeg dejpeg artifacts artefacts compression dehaze haze derain rain lowlight":
-        f"it is not among the tasks yet; {OWN}",
-    "mri ct tomography xray radon cs compressed physics": OWN,
+        f"it is not among the tasks yet; {OWN_OPERATOR}",
+    "mri ct tomography xray radon cs compressed physics": OWN_OPERATOR,
     "phase fourier phaseret holography ptychography": "take phase_retrieval",
     "declip overexposed exposure tonemap highdynamicrange": "take hdr",
     "own custom mine function": "take operator with --operator module:function",

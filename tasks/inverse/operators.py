@@ -160,6 +160,7 @@ def make_operator(
     seed: int = 0,
     box: masks.Box | None = None,
     mask: str | Path | torch.Tensor | None = None,
+    mask_hole: str = "black",
     downsample: str = "block",
     kernel: str | Path | torch.Tensor | None = None,
     operator: str | Callable[[torch.Tensor], torch.Tensor] | None = None,
@@ -170,22 +171,23 @@ def make_operator(
 
     ``seed``: of the random mask, the free-form strokes and the motion kernel. ``box``, ``mask``, ``kernel``,
     ``operator``: see masks.box_mask, masks.given_mask, kernels.given_kernel, callables.load_operator; each with its
-    own tasks only. ``downsample``: "block" or "bicubic". ``hidden``: inpaint_random's share of hidden pixels.
+    own tasks only. ``mask_hole``: the colour of what a mask image hides, "black" or "white". ``downsample``: "block" or
+    "bicubic". ``hidden``: inpaint_random's share of hidden pixels.
     ``intensity``: of deblur_motion.
     Raises ValueError for an unknown task, an option that the task needs or does not use, or a value that cannot work.
     """
     if not is_task(task):
         raise unknown_task(task)
     _check_options(task, box=box, mask=mask, kernel=kernel, operator=operator)
-    made = _made(task, size, seed, box, mask, downsample, kernel, operator, hidden, intensity)
+    made = _made(task, size, seed, box, mask, mask_hole, downsample, kernel, operator, hidden, intensity)
     made.task = task
     return made
 
 
 def _made(
-    task: str, size: int, seed: int, box: masks.Box | None, mask: str | Path | torch.Tensor | None, downsample: str,
-    kernel: str | Path | torch.Tensor | None, operator: str | Callable[[torch.Tensor], torch.Tensor] | None,
-    hidden: float, intensity: float,
+    task: str, size: int, seed: int, box: masks.Box | None, mask: str | Path | torch.Tensor | None, mask_hole: str,
+    downsample: str, kernel: str | Path | torch.Tensor | None,
+    operator: str | Callable[[torch.Tensor], torch.Tensor] | None, hidden: float, intensity: float,
 ) -> Operator:  # fmt: skip
     match task:
         case "inpaint_half_face":
@@ -199,7 +201,7 @@ def _made(
         case "inpaint_freeform":
             return Inpaint(masks.freeform_mask(size, seed=seed), "free-form inpainting")
         case "inpaint_mask" if mask is not None:
-            return Inpaint(masks.given_mask(mask, size), "inpainting with a given mask")
+            return Inpaint(masks.given_mask(mask, size, mask_hole), "inpainting with a given mask")
         case "deblur_motion" | "deblur_gaussian":
             return _blur(task, size, seed, kernel, intensity)
         case "phase_retrieval":

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Annotated, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 from rsd.flags import Flag, Groups, is_assignment
 from rsd.priors import over_heads
@@ -12,7 +13,11 @@ from rsd.settings import shard
 
 from . import limits
 from .methods import FIELD, check_space, method_name
-from .names import is_task, task_name, unknown_task
+from .names import EVERYDAY, OWN, OWNERS, SAYING, is_task, task_name, unknown_task
+
+ALPHA = Path("alpha")
+"""The mask that is a picture's own: what is transparent is to be filled in."""
+MANIFEST = ".jsonl"
 
 
 @dataclass(kw_only=True)
@@ -31,7 +36,7 @@ class Restore:
     )
     GROUPS: ClassVar[Groups] = {
         "input": "images config clean resume shard",
-        "task": "task mask box kernel operator downsample sigma_v fit keep_known prompt negative_prompt",
+        "task": "task mask mask_hole box kernel operator downsample sigma_v fit keep_known prompt negative_prompt",
         "method and prior": "method prior revision particles seed",
         "quality": "gamma window features guidance interacting",
         "speed and memory": "steps preset device chunk memory autocast dtype force_decoder feature_size repel_every",
@@ -44,9 +49,10 @@ class Restore:
     line with "image" and any of task, mask, prompt, seed ... (docs/scale.md)."""
     out: Path | None = None
     """The run folder; by default runs/restore/<image>-<task>-<method>."""
-    task: str = "inpaint_half_face"
+    task: str = ""
     """What happened to the image: inpaint_half_face, inpaint_full_face, inpaint_box, inpaint_random, inpaint_freeform,
-    inpaint_mask, sr2 ... sr16, deblur_motion, deblur_gaussian, phase_retrieval, hdr, operator."""
+    inpaint_mask, sr2 ... sr16, deblur_motion, deblur_gaussian, phase_retrieval, hdr, operator. --mask, --box and
+    --operator say it too, and --kernel says deblur_motion; else it must be given."""
     method: str = "auto"
     """rlsd, nonrepuls (gamma 0), hybrid (some particles repel), nonaug (no x beside z), or another that `rsd methods`
     lists; auto: rlsd, or for phase_retrieval with other priors than the built-in ones nonaug, as in the paper."""
@@ -113,15 +119,17 @@ class Restore:
     sigma_v: float = 0.001
     """Standard deviation of the measurement noise, for images in [-1, 1]."""
     mask: Path | None = None
-    """inpaint_mask: an image as large as the input, white where pixels are known (default: none; the task needs
-    one)."""
+    """inpaint_mask: an image as large as the input, white where pixels are known; or the word alpha: what is
+    transparent in the input is filled in (default: none; the task needs one)."""
+    mask_hole: Literal["black", "white"] = "black"
+    """The colour of what the mask hides; in other tools' masks it is often white."""
     box: tuple[int, int, int, int] | None = None
-    """inpaint_box: hidden rows and columns, FIRST_ROW LAST_ROW FIRST_COLUMN LAST_COLUMN, inclusive (default:
-    none; the task needs one)."""
+    """inpaint_box: hidden rows and columns, FIRST_ROW LAST_ROW FIRST_COLUMN LAST_COLUMN, inclusive, from 0, in the
+    input's own pixels, before it is cropped or resized (default: none; the task needs one)."""
     downsample: Literal["block", "bicubic"] = "block"
     """sr: block average (the paper's code) or antialiased bicubic."""
     kernel: Path | None = None
-    """deblur: a kernel file (.png, .npy, .safetensors) instead of the task's own (default: its own)."""
+    """deblur: a kernel file (a picture, .npy, .safetensors) instead of the task's own (default: its own)."""
     operator: str | None = None
     """operator: a differentiable function of yours, as module:function, images [B, 3, H, W] in [-1, 1] to y
     (default: none; the task needs one)."""
@@ -156,8 +164,9 @@ class Restore:
     """Steps between checkpoints."""
 
     def __post_init__(self) -> None:
-        """Write names as they are here, and resolve the method: phases are retrieved by the one that has settings
-        for it, the paper's with its models."""
+        """Write names as they are here, resolve the task where an option says it, and the method: phases are retrieved
+        by the one that has settings for it, the paper's with its models."""
+        self.task = self.task or said_by({name: getattr(self, name) for name in SAYING})
         if self.task:
             self.task = task_name(self.task)
         self.method = method_name(self.method)
@@ -167,7 +176,7 @@ class Restore:
 
     def check(self) -> None:
         """Raise ValueError or FileNotFoundError, in one sentence, for a value that cannot work."""
-        if not is_task(self.task):
+        if self.task and not is_task(self.task):
             raise unknown_task(self.task)
         limits.check(self)
         if over_heads(self.prior):  # of others this takes a look at their files, later
@@ -184,16 +193,63 @@ class Restore:
             raise ValueError(f"steps is {self.steps}; give 1 to 1000, the number of timesteps that these priors know.")
         self._needs()
 
+    @property
+    def manifests(self) -> bool:
+        """Whether nothing but manifests is given, whose lines may say what the flags leave open."""
+        return bool(self.images) and all(path.suffix.lower() == MANIFEST for path in self.images)
+
     def _needs(self) -> None:
-        for task, name in (("inpaint_mask", "mask"), ("inpaint_box", "box"), ("operator", "operator")):
-            given = getattr(self, name) is not None
-            flag = f"--{name}"
-            if self.task == task and not given:
-                raise ValueError(f"Task {task} needs {flag}.")
-            if self.task != task and given:
-                raise ValueError(f"{flag} goes with task {task}, but the task is {self.task}; change one of them.")
-        if self.kernel and not self.task.startswith("deblur"):
-            raise ValueError(f"--kernel goes with the deblur tasks, but the task is {self.task}.")
-        for path in (self.mask, self.kernel, self.config, *self.images):
+        for name, tasks in OWN.items():
+            if self.task in tasks and getattr(self, name) is None and not self.manifests:
+                raise ValueError(f"Task {self.task} needs --{name}.")
+        if self.box and not (0 <= self.box[0] <= self.box[1] and 0 <= self.box[2] <= self.box[3]):
+            raise ValueError(
+                f"box is {' '.join(map(str, self.box))}; give FIRST_ROW LAST_ROW FIRST_COLUMN LAST_COLUMN, from 0, the "
+                "first no larger than the last."
+            )
+        if self.mask == ALPHA and (self.clean or self.mask_hole != "black"):
+            flag, why = (
+                ("--clean", "the picture itself lacks what is transparent")
+                if self.clean
+                else ("--mask-hole", "transparent is neither black nor white")
+            )
+            raise ValueError(f"{flag} does not go with --mask alpha, since {why}; leave one of them out.")
+        for path in (None if self.mask == ALPHA else self.mask, self.kernel, self.config, *self.images):
             if path and not path.exists():
                 raise FileNotFoundError(f"{path} does not exist; check the path.")
+        if not self.task and self.images and not self.manifests:
+            raise ValueError(self.untold())
+
+    def untold(self) -> str:
+        """The sentence about a task that nobody said."""
+        several = [f"{name} says {OWNERS[name][0]}" for name in SAYING if getattr(self, name) is not None]
+        if several:
+            return f"There is no task, and {' but '.join(several)}; say one with --task."
+        clear = next((path for path in self.images if _is_clear(path)), None)
+        hint = f" {clear} has transparent pixels: --mask alpha fills them in." if clear else ""
+        what = str(self.images[0]) if len(self.images) == 1 else "these pictures"
+        return f"Say with --task what happened to {what}: {', '.join(EVERYDAY)}; `rsd tasks` tells more.{hint}"
+
+    def without_idle(self) -> Restore:
+        """The same without what the task makes no use of, which a file for several tasks may say."""
+        fields = type(self).__dataclass_fields__
+        idle: dict[str, Any] = {
+            name: fields[name].default for name, tasks in OWNERS.items() if self.task and self.task not in tasks
+        }
+        return replace(self, **idle)
+
+
+def said_by(given: Mapping[str, Any]) -> str:
+    """The task that options say by what they give; nothing where none does, or several do."""
+    said = [OWNERS[name][0] for name in SAYING if given.get(name) is not None]
+    return said[0] if len(said) == 1 else ""
+
+
+def _is_clear(path: Path) -> bool:
+    """Whether a file is a picture with transparent pixels; no for what cannot be read, which is told later."""
+    from rsd.formats import is_transparent
+
+    try:
+        return path.is_file() and is_transparent(path)
+    except Exception:  # Pillow's decoders raise many kinds for damaged files
+        return False

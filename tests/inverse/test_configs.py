@@ -109,13 +109,16 @@ def test_presets(image: str):
         ValueError, match="no preset of 60 steps for sr4 by rlsd with heads: there are 50, 100, 200, 1000"
     ):
         parse(["--task", "sr4", "--preset", "60", image])
-    for own in (["--task", "inpaint_random"], ["--method", "nonaug"]):  # settings of their own, without presets
+    for own in (
+        ["--task", "inpaint_random"],
+        ["--task", "inpaint_half_face", "--method", "nonaug"],
+    ):  # settings of their own, without presets
         with pytest.raises(ValueError, match="there is none; give --steps"):
             parse([*own, "--preset", "100", image])
     with pytest.raises(ValueError, match="preset 100 is settings for 100 steps, but steps is 50 .flags, --config"):
-        parse(["--preset", "100", "--steps", "50", image])
+        parse(["--task", "sr4", "--preset", "100", "--steps", "50", image])
     with pytest.raises(ValueError, match="--lr-x goes with --x-step adam, but the preset has the exact one"):
-        parse(["--preset", "100", "--lr-x", "0.3", image])
+        parse(["--task", "sr4", "--preset", "100", "--lr-x", "0.3", image])
     with pytest.raises(ValueError, match="no preset of 50 steps for hdr by rlsd with heads: there is none"):
         parse(["--task", "hdr", "--preset", "50", image])
 

@@ -18,6 +18,7 @@ from rsd.tasks.inverse.command import parse
 from rsd.tasks.inverse.operators import make_operator
 from rsd.tasks.inverse.problem import Problem, check_task, load, on
 from rsd.tasks.inverse.solve import Run
+from tests.tasks import tasked
 
 OPERATORS = """
 import torch
@@ -57,7 +58,7 @@ def restore(tiny_folder, here):
 
     def go(*arguments, out="out", steps=2, n=2):
         own = ["--steps", str(steps), "-n", str(n), "--out", str(here / out)]
-        return main(["restore", *fixed, *own, *map(str, arguments)])
+        return main(["restore", *fixed, *own, *(map(str, arguments) if "--config" in arguments else tasked(arguments))])
 
     return go
 
@@ -143,7 +144,7 @@ def test_phases_are_retrieved_by_the_method_that_has_settings(here, capsys, monk
     options, name = parse(phases)
     assert (options.method, name) == ("rlsd", "phase_retrieval_heads.yaml") and options.gamma == 0
     assert parse([*phases, "--method", "nonaug"])[1] == "phase_retrieval_nonaug_heads.yaml"
-    assert parse(["photo.png"])[0].method == parse(["photo.png", "--task", "hdr", *sd])[0].method == "rlsd"
+    assert parse(tasked(["photo.png"]))[0].method == parse(["photo.png", "--task", "hdr", *sd])[0].method == "rlsd"
     monkeypatch.setattr(job, "run", lambda options, jobs: 0)
     main(["restore", *phases, *sd, "--method", "rlsd"])
     assert "settings: none packaged for phase_retrieval by rlsd" in capsys.readouterr().out
@@ -161,13 +162,13 @@ def test_phases_are_retrieved_by_the_method_that_has_settings(here, capsys, monk
     ],
 )
 def test_options_without_effect_are_refused(here, flags, told, capsys):
-    assert main(["restore", "photo.png", *flags]) == 2
+    assert main(["restore", "photo.png", *tasked(flags)]) == 2
     assert told in capsys.readouterr().err
 
 
 def test_a_file_may_say_more_than_its_task_needs(here, restore):
     (here / "own.yaml").write_text("interacting: 2\ndownsample: bicubic\nkeep_known: true\nmethod: hybrid\n")
-    options, _ = parse(["photo.png", "--config", "own.yaml", "--method", "rlsd"])
+    options, _ = parse(tasked(["photo.png", "--config", "own.yaml", "--method", "rlsd"]))
     assert (options.method, options.interacting) == ("rlsd", 2)
     assert restore("photo.png", "--method", "hybrid", "--interacting", "2", "--clean", n=3) == 0
     held = yaml.safe_load((here / "out" / "config.yaml").read_text())

@@ -11,6 +11,7 @@ from PIL import Image
 from rsd.cli import main
 from rsd.tasks.inverse.command import parse
 from rsd.tasks.inverse.jobs import list_jobs
+from tests.tasks import tasked
 
 
 @pytest.fixture
@@ -31,10 +32,11 @@ def manifest(folder, *lines):
 
 
 def jobs(*argv):
-    options, _ = parse([*map(str, argv)])
+    argv = tasked(argv)
+    options, _ = parse(argv)
     from rsd.settings import tokens
 
-    return list_jobs(options, lambda choice: parse([*map(str, argv), *tokens(choice)])[0])
+    return list_jobs(options, lambda choice: parse([*argv, *tokens(choice)])[0])
 
 
 def test_a_line_has_its_task_s_packaged_settings_then_the_flags_then_its_own(photos):
@@ -87,7 +89,10 @@ def test_a_line_may_tune_its_sampler(photos):
         ({"image": "a.png", "particles": 0}, "line 2: particles is 0"),
         ({"image": "a.png", "task": "sr44"}, 'line 2: There is no task "sr44"'),
         ({"image": "a.png", "task": "inpaint_mask"}, "line 2: Task inpaint_mask needs --mask."),
-        ({"image": "a.png", "mask": "mask.png"}, "--mask goes with task inpaint_mask"),
+        (
+            {"image": "a.png", "mask": "mask.png"},
+            "--mask goes with the task inpaint_mask, but the task is inpaint_half_face",
+        ),
         ({"image": "z.png"}, "Two inputs have one name"),
         ({"prompt": "x"}, 'line 2: give an object with "image"'),
         ({"image": "a.png", "name": 3}, "name is 3; give text."),
@@ -101,14 +106,14 @@ def test_a_line_may_tune_its_sampler(photos):
 )
 def test_a_mistake_in_a_manifest_names_its_line_and_stops_all(photos, line, told, capsys):
     file = manifest(photos, {"image": "z.png"}, line)
-    assert main(["restore", str(file), "--out", "out"]) == 2
+    assert main(["restore", *tasked([file, "--out", "out"])]) == 2
     assert told in capsys.readouterr().err and not (photos / "out").exists()
 
 
 @pytest.fixture
 def restore(tiny_folder):
     fixed = ["--prior", str(tiny_folder("epsilon")), "--features", "pixels", "--steps", "2", "-n", "2", "--out", "out"]
-    return lambda *arguments: main(["restore", *map(str, arguments), *fixed])
+    return lambda *arguments: main(["restore", *tasked(arguments), *fixed])
 
 
 def test_a_manifest_is_restored_and_goes_on_after_what_fails(photos, restore, capsys):
@@ -152,9 +157,9 @@ def test_shards_leave_what_one_command_leaves(photos, restore, capsys):
 
 @pytest.mark.parametrize("shard", ["2/2", "1", "-1/2", "a/b", "0/0"])
 def test_a_shard_that_is_none(photos, shard, capsys):
-    assert main(["restore", ".", f"--shard={shard}"]) == 2
+    assert main(["restore", *tasked([".", f"--shard={shard}"])]) == 2
     assert f'shard is "{shard}"; give K/N with K from 0 to N-1' in capsys.readouterr().err
-    assert main(["restore", "a.png", "--shard", "0/2", "--out", "out"]) == 2
+    assert main(["restore", *tasked(["a.png", "--shard", "0/2", "--out", "out"])]) == 2
     assert "--shard 0/2 goes with several images" in capsys.readouterr().err
 
 
@@ -186,7 +191,7 @@ def test_of_many_images_the_plan_is_made_once_and_the_text_encoder_goes(photos, 
         "--steps",
         "2",
     ]
-    assert main(["restore", str(file), "--clean", *flags, "--out", "out"]) == 0
+    assert main(["restore", *tasked([file, "--clean", *flags, "--out", "out"])]) == 0
     assert chunks == [None, 1, None] and len(planned) == 2  # guidance needs twice as much
     (prior,) = priors
     assert prior.text_encoder is None and len(prior._embeddings) == 2

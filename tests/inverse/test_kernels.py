@@ -84,7 +84,7 @@ def test_no_pickle_is_loaded(tmp_path):
     torch.save(torch.ones(3, 3), tmp_path / "k.pt")
     with pytest.raises(ValueError, match="not an array of numbers"):
         given_kernel(tmp_path / "k.npy")
-    with pytest.raises(ValueError, match=r"no \.png, \.npy or \.safetensors"):
+    with pytest.raises(ValueError, match=r"no picture, \.npy or \.safetensors"):
         given_kernel(tmp_path / "k.pt")
 
 

@@ -13,6 +13,7 @@ from rsd.cli import main
 from rsd.media import read_image
 from rsd.tasks.inverse import job, networks
 from rsd.tasks.inverse.command import parse, resolved
+from tests.tasks import tasked
 
 
 @pytest.fixture
@@ -31,7 +32,7 @@ def restore(tiny_folder, tmp_path):
     fixed += ["--div-features", "pixels"]
 
     def go(*arguments, out="out"):
-        return main(["restore", *map(str, arguments), *fixed, "--out", str(tmp_path / out)]), tmp_path / out
+        return main(["restore", *tasked(arguments), *fixed, "--out", str(tmp_path / out)]), tmp_path / out
 
     return go
 
@@ -178,9 +179,9 @@ def test_an_interrupted_run_may_resume_with_other_metrics(restore, photos, netwo
 def test_metrics_in_a_yaml_file_do_not_swallow_the_images(photos, tmp_path):
     own = tmp_path / "own.yaml"
     own.write_text("metrics: [lpips, fid]\n")
-    options, _ = parse([str(photos), "--config", str(own)])
+    options, _ = parse(tasked([photos, "--config", own]))
     assert options.metrics == ("lpips", "fid") and options.images == (photos,)
-    assert parse([str(photos), "--config", str(own), "--metrics", "clip"])[0].metrics == ("clip",)
+    assert parse(tasked([photos, "--config", own, "--metrics", "clip"]))[0].metrics == ("clip",)
     assert not {"metrics", "clip_model", "fid_features"} & set(resolved(options))
 
 
@@ -190,7 +191,7 @@ def plain_restore(restore, tiny_folder, tmp_path):
 
     def go(*arguments, out="out"):
         fixed = ["--prior", str(tiny_folder("epsilon")), "--features", "pixels", "--steps", "2", "--particles", "2"]
-        return main(["restore", *fixed, *map(str, arguments), "--out", str(tmp_path / out)]), tmp_path / out
+        return main(["restore", *fixed, *tasked(arguments), "--out", str(tmp_path / out)]), tmp_path / out
 
     return go
 

@@ -14,6 +14,7 @@ from rsd.media import write_measurement
 from rsd.tasks.inverse import job
 from rsd.tasks.inverse.command import parse
 from rsd.tasks.inverse.problem import load
+from tests.tasks import tasked
 
 OPERATORS = """
 number = 3
@@ -45,7 +46,7 @@ def restore(tiny_folder, here):
     fixed = ["--prior", str(tiny_folder("epsilon")), "--features", "pixels", "-n", "1", "--out"]
 
     def go(*arguments, out="out", steps=1):
-        return main(["restore", *map(str, arguments), "--steps", str(steps), *fixed, str(here / out)])
+        return main(["restore", *tasked(arguments), "--steps", str(steps), *fixed, str(here / out)])
 
     return go
 
@@ -54,8 +55,8 @@ def restore(tiny_folder, here):
     ("flags", "told"),
     [
         (["--task", "sr3"], "Task sr3 needs a size that 3 divides, but the image is 64 px; take one of sr2, sr4,"),
-        (["--task", "inpaint_box", "--box", "0", "64", "0", "9"], "first <= last must lie in 0-63"),
-        (["--task", "inpaint_box", "--box", "0", "63", "0", "63"], "The box hides every pixel"),
+        (["--task", "inpaint_box", "--box", "0", "16", "0", "9"], "first <= last must lie in 0-15"),
+        (["--task", "inpaint_box", "--box", "0", "15", "0", "15"], "The box hides every pixel"),
         (["--task", "deblur_motion", "--kernel", "even.npy"], "even.npy has shape [4, 4]; give [height, width]"),
         (["--task", "deblur_motion", "--kernel", "text.png"], "text.png is not a picture"),
         (["--task", "operator", "--operator", "nowhere:f"], '"nowhere:f" cannot be imported (No module named'),
@@ -78,7 +79,7 @@ def restore(tiny_folder, here):
 )
 def test_what_cannot_work_is_told_in_one_sentence_before_any_model_is_loaded(here, flags, told, monkeypatch, capsys):
     monkeypatch.setattr(job, "load_networks", lambda *a, **k: pytest.fail("a model was loaded"))
-    assert main(["restore", "photo.png", *flags]) == 2
+    assert main(["restore", "photo.png", *tasked(flags)]) == 2
     error = capsys.readouterr().err
     assert told in error and error.startswith("rsd: ") and error.count("\n") == 1
     assert not (here / "runs").exists()
@@ -93,7 +94,7 @@ def test_what_cannot_work_is_told_in_one_sentence_before_any_model_is_loaded(her
 )
 def test_measurements_are_checked_first_too(here, flags, told, monkeypatch, capsys):
     monkeypatch.setattr(job, "load_networks", lambda *a, **k: pytest.fail("a model was loaded"))
-    assert main(["restore", "y.safetensors", *flags]) == 2 and told in capsys.readouterr().err
+    assert main(["restore", "y.safetensors", *tasked(flags)]) == 2 and told in capsys.readouterr().err
 
 
 def test_what_is_wrong_with_every_image_is_told_once(restore, here, capsys):
@@ -119,12 +120,21 @@ def test_a_finished_run_needs_no_prior(restore, here):
     file = here / "out" / "config.yaml"
     file.write_text(yaml.safe_dump({**yaml.safe_load(file.read_text()), "prior": "owner/gone"}))
     flags = ["--prior", "owner/gone", "--features", "pixels", "--steps", "1", "-n", "1", "--out", "out"]
-    assert main(["restore", "photo.png", *flags, "--resume"]) == 0
+    assert main(["restore", "photo.png", *tasked(flags), "--resume"]) == 0
 
 
 @pytest.mark.parametrize("mask", ["white.png", "opaque.png"])
 @pytest.mark.parametrize("file", ["photo.png", "y.safetensors"])
-def test_a_mask_that_hides_nothing_is_noted(here, file, mask):
-    options, _ = parse([file, "--task", "inpaint_mask", "--mask", mask])
-    (note,) = load(options.images[0], options, 16, "photo").notes
-    assert note.startswith(f"note: the mask {mask} hides nothing")
+def test_a_mask_that_hides_nothing_is_refused(here, file, mask):
+    options, _ = parse([file, "--mask", mask])
+    with pytest.raises(
+        ValueError, match=rf"the mask {mask} hides nothing: black is what is to be filled in \(--mask-h"
+    ):
+        load(options.images[0], options, 16, "photo")
+
+
+def test_of_a_clean_picture_a_mask_that_hides_nothing_is_noted(here):
+    options, _ = parse(["photo.png", "--mask", "white.png", "--clean"])
+    notes = load(options.images[0], options, 16, "photo").notes
+    assert notes[0] == "note: the mask white.png hides nothing: black is what is to be filled in"
+    assert notes[1] == "photo.png: 0% of the pixels are hidden and will be filled in"

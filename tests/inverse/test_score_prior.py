@@ -137,11 +137,11 @@ def test_the_fitted_flow_is_the_posterior_of_a_gaussian(blur):
 
 def test_a_fit_has_as_many_steps_as_one_likes():
     """They are an optimiser's, not levels of the noise, of which there are 1000."""
-    Restore(images=(Path(__file__),), method="score-prior", prior="heads-pixels", steps=1001).check()
+    Restore(images=(Path(__file__),), task="hdr", method="score-prior", prior="heads-pixels", steps=1001).check()
     known = gaussian()
     run_class("score-prior")(known.prior, known.operator, known.y, Settings(method="score-prior", steps=1001))
     with pytest.raises(ValueError, match="steps is 1001; give 1 to 1000"):
-        Restore(images=(Path(__file__),), method="dps", prior="heads-pixels", steps=1001).check()
+        Restore(images=(Path(__file__),), task="hdr", method="dps", prior="heads-pixels", steps=1001).check()
 
 
 def test_an_interrupted_fit_goes_on_with_the_same_pixels(heads_pixels):

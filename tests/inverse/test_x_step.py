@@ -79,7 +79,7 @@ def test_nonlinear_operators_are_refused(tmp_path, capsys):
     assert main([*command, "--task", "hdr"]) == 2
     told = "--x-step exact needs a linear operator, but high dynamic range is not"
     assert told in capsys.readouterr().err
-    assert main([*command, "--method", "nonaug"]) == 2
+    assert main([*command, "--task", "inpaint_half_face", "--method", "nonaug"]) == 2
     assert "--x-step goes with the methods rlsd, nonrepuls, hybrid, but the method is" in capsys.readouterr().err
     with pytest.raises(ValueError, match=told):
         Run(Toy(), make_operator("hdr", size=8), torch.zeros(1, 3, 8, 8), replace(BASE, x_step="exact"))

