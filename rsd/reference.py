@@ -211,7 +211,8 @@ class LoraScore(Learned):
         memory: Memory | None = None, lr: float = 1e-4, rank: int = 4, per_particle: bool = False,
         ensemble: Ensemble = ALONE,
     ):  # fmt: skip
-        unet = self.unet = getattr(prior, "unet", None)
+        unet: Any = getattr(prior, "unet", None)
+        self.unet = unet
         if not hasattr(unet, "encoder_hid_proj") or not projections(unet):  # UNets of DDPM's class read no text
             raise ValueError(f"The prior {prior.name} has no UNet for adapters; take another method than vsd.")
         if rank < 1:

@@ -134,7 +134,8 @@ def main() -> None:
     start = time.monotonic()
     apart = []
     for row in rows:
-        found, own = [], []
+        found: list[float] = []
+        own: list[float] = []
         for known in (noisy, sharp):
             x = drawn(row, known, number=number, steps=steps)
             found += moments(x, known.mean, known.covariance.diagonal())
