@@ -166,7 +166,7 @@ def _load_vit(name: str, *, normalise: bool, size: int | None, revision: str | N
     if kind not in VITS:
         raise ValueError(f'The feature map "{name}" is a "{kind}"; give a ViT or a DINOv2 ({", ".join(VITS)}).')
     commit = None if local else config.parent.name
-    pooling = {"add_pooling_layer": False} if kind == "vit" else {}
+    pooling: dict[str, Any] = {"add_pooling_layer": False} if kind == "vit" else {}
     with quietly():
         from transformers import AutoModel
     model = load_model(
