@@ -212,11 +212,11 @@ class LoraScore(Learned):
         ensemble: Ensemble = ALONE,
     ):  # fmt: skip
         unet: Any = getattr(prior, "unet", None)
-        self.unet = unet
         if not hasattr(unet, "encoder_hid_proj") or not projections(unet):  # UNets of DDPM's class read no text
             raise ValueError(f"The prior {prior.name} has no UNet for adapters; take another method than vsd.")
         if rank < 1:
             raise ValueError(f"lora_rank is {rank}; it must be at least 1.")
+        self.unet = unet
         drawn = [generator(seed=seed, purpose="reference weights", particle=k) for k in (ids if per_particle else [0])]
         self.adapters = [Adapters(unet, rank, random) for random in drawn]
         parameters = [p for own in self.adapters for p in own.parameters()]
