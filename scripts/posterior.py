@@ -135,7 +135,7 @@ def main() -> None:
     apart = []
     for row in rows:
         found: list[float] = []
-        own: list[float] = []
+        own: list[str] = []
         for known in (noisy, sharp):
             x = drawn(row, known, number=number, steps=steps)
             found += moments(x, known.mean, known.covariance.diagonal())
