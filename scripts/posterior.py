@@ -135,7 +135,7 @@ def main() -> None:
     apart = []
     for row in rows:
         found: list[float] = []
-        own: list[str] = []
+        own: list[float] = []
         for known in (noisy, sharp):
             x = drawn(row, known, number=number, steps=steps)
             found += moments(x, known.mean, known.covariance.diagonal())
@@ -150,11 +150,11 @@ def main() -> None:
     print(f"\nModes of two that 4 particles find, over {groups} groups (independent draws: 1.88 and 1.34).\n")
     print("| method | modes, 50:50 | in a mode | modes, 90:10 | in a mode |\n|---|---|---|---|---|")
     for row in rows:
-        found = []
+        shares: list[str] = []
         for rare in (0.5, 0.1):
             count, inside = modes(row, blind(rare=rare), groups=groups, steps=steps)
-            found += [f"{count:.2f}", f"{inside:.0%}"]
-        print(f"| {row.label} | {' | '.join(found)} |", flush=True)
+            shares += [f"{count:.2f}", f"{inside:.0%}"]
+        print(f"| {row.label} | {' | '.join(shares)} |", flush=True)
     print(f"\n{time.monotonic() - start:.0f} s on one core.")
 
 
