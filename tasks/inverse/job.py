@@ -24,7 +24,7 @@ from rsd.priors import check_prior_name, image_size, is_latent, load_prior
 from rsd.priors.base import Prior
 from rsd.progress import Progress
 from rsd.prompts import notes, strange
-from rsd.runs import RunFolder, check_folder_of_runs, slug
+from rsd.runs import RunFolder, check_folder_of_runs, locked, slug
 from rsd.session import Session, alone, of_all, pick_device, plain_warnings, survives, working_in
 from rsd.settings import shard
 from rsd.summary import particles
@@ -133,8 +133,9 @@ def restore_each(
         else:
             assert networks is not None
             work = partial(restore_one, job, networks, folder, ensemble)
-        survives(job.label, failures, partial(alone, folder, work) if ensemble.main else work, several)
-        if job in todo:
+        new = job in todo  # what is done is not touched, or only where something is measured
+        survives(job.label, failures, partial(alone, folder, work) if new and ensemble.main else work, several)
+        if new:
             progress.tick()
 
 
@@ -284,7 +285,8 @@ def look_again(job: Job, scorers: Scorers | None, folder: RunFolder) -> None:
             apart, no_div = diversity(images, scorers)
             found, why = {**found, **apart}, {**why, **no_div}
         why = {k: v for k, v in {**held["reasons"], **why}.items() if found.get(k) is None}
-        folder.finish({**held, **{k: v for k, v in found.items() if v is not None}, "reasons": why})
+        with locked(folder.path):
+            folder.finish({**held, **{k: v for k, v in found.items() if v is not None}, "reasons": why})
         measured = f"; now measured: {', '.join(names)}"
     print(f"{job.label}: already done in {folder.path}{measured}")
 

@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from rsd.runs import RunFolder
+from rsd.runs import RunFolder, locked
 from rsd.session import flat, nested
 
 from .cameras import orbit
@@ -96,8 +96,9 @@ def look_again(
                 stacklevel=2,
             )
         return []
-    told = write(parts, gallery, prompt=prompt, options=options, folder=folder.path, scorers=scorers)
-    stays = {k: v for k, v in held["reasons"].items() if ("meshes" if k == "meshes" else "figures") not in parts}
-    told |= {"reasons": {**stays, **told["reasons"]}, "outputs": {**held["outputs"], **told["outputs"]}}
-    folder.finish({**held, **told})
+    with locked(folder.path):
+        told = write(parts, gallery, prompt=prompt, options=options, folder=folder.path, scorers=scorers)
+        stays = {k: v for k, v in held["reasons"].items() if ("meshes" if k == "meshes" else "figures") not in parts}
+        told |= {"reasons": {**stays, **told["reasons"]}, "outputs": {**held["outputs"], **told["outputs"]}}
+        folder.finish({**held, **told})
     return parts

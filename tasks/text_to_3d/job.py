@@ -116,8 +116,9 @@ def make_all(prompts: list[str], options: TextTo3D, several: bool, here: Process
             if prompt not in todo and not ensemble.main:
                 continue
             work = partial(make, prompt, options, networks, folder, ensemble=ensemble)
-            survives(prompt, failures, partial(alone, folder, work) if ensemble.main else work, several)
-            if prompt in todo:
+            new = prompt in todo
+            survives(prompt, failures, partial(alone, folder, work) if new and ensemble.main else work, several)
+            if new:
                 progress.tick()
         if several:
             failures = of_all(failures)

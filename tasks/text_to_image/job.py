@@ -23,7 +23,7 @@ from rsd.priors import check_prior_name, image_size, load_prior
 from rsd.priors.base import Prior
 from rsd.progress import Progress
 from rsd.prompts import default_name, embed_all, folder_names, gather
-from rsd.runs import RunFolder, check_folder_of_runs
+from rsd.runs import RunFolder, check_folder_of_runs, locked
 from rsd.session import Session, alone, of_all, pick_device, plain_warnings, survives, working_in
 from rsd.summary import particles
 
@@ -109,8 +109,9 @@ def draw_all(
             if prompt in done and not ensemble.main:
                 continue
             work = partial(draw, prompt, options, networks, folder, ensemble=ensemble)
-            survives(prompt, failures, partial(alone, folder, work) if ensemble.main else work, several)
-            if prompt not in done:
+            new = prompt not in done
+            survives(prompt, failures, partial(alone, folder, work) if new and ensemble.main else work, several)
+            if new:
                 progress.tick()
         if several:
             failures = of_all(failures)
@@ -262,7 +263,8 @@ def look_again(prompt: str, options: TextToImage, networks: Networks | None, fol
     if not names or networks is None:
         return []
     found, done = measure_again(particles(folder), prompt, held, names, networks.scorers)
-    folder.finish(found)
+    with locked(folder.path):
+        folder.finish(found)
     return done
 
 

@@ -245,7 +245,7 @@ def run(sweep: Sweep, points: list[Setting], prompts: list[str]) -> int:
                 rows.append({**about, "folder": str(folder.path.relative_to(sweep.out)), "metrics": metrics})
 
             new = not folder.done
-            survives(f"{point.label}: {prompt}", failures, partial(alone, folder, work), several=True)
+            survives(f"{point.label}: {prompt}", failures, partial(alone, folder, work) if new else work, several=True)
             if new:
                 progress.tick()
         write(sweep.out, rows, names)
