@@ -2,10 +2,16 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 __version__ = "0.1.0"
 __all__ = ["restore"]
+
+# A checkout has tasks/ and configs/ beside rsd/, an installation inside it: both are rsd.tasks and rsd.configs.
+_checkout = Path(__file__).resolve().parent.parent
+if (_checkout / "pyproject.toml").is_file() and (_checkout / "tasks" / "inverse").is_dir():
+    __path__.append(str(_checkout))
 
 
 def __getattr__(name: str) -> Any:

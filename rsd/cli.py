@@ -8,8 +8,8 @@ import sys
 from collections.abc import Callable
 
 from rsd.errors import TRACEBACK, is_mistake, told
-from rsd.flags import quoted
-from rsd.words import everyday, fold, near, same
+from rsd.runs.flags import quoted
+from rsd.runs.words import everyday, fold, near, same
 
 os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 """torch's threads sleep while they wait for one another: by default they spin, and beside other programs that want the
@@ -21,7 +21,7 @@ COMMANDS = {
         "restore images: inpainting, super-resolution, deblurring, phase, HDR, yours",
     ),
     "measure": ("rsd.tasks.inverse.measuring", "measure clean images by an operator: files that restore takes"),
-    "compare": ("rsd.tasks.inverse.compare", "methods x tasks x images on equal terms: one table, one picture"),
+    "compare": ("rsd.tasks.inverse.compare.pairs", "methods x tasks x images on equal terms: one table, one picture"),
     "methods": ("rsd.tasks.inverse.list_methods", "the methods of restore and compare, with their citations"),
     "tasks": ("rsd.tasks.inverse.list_tasks", "the tasks of restore and compare, with their citations"),
     "text-to-image": ("rsd.tasks.text_to_image.command", "draw several different pictures of a prompt"),

@@ -15,7 +15,7 @@ from PIL.PngImagePlugin import PngInfo
 
 from rsd.formats import FORMATS, is_transparent
 from rsd.formats import PICTURES as PICTURES
-from rsd.runs import write_bytes
+from rsd.runs.folder import write_bytes
 
 MAX_PIXELS = 100_000_000
 PROFILED = {"RGB": "RGB", "GRAY": "L", "CMYK": "CMYK"}

@@ -28,7 +28,7 @@ from rsd.priors import load_prior
 from rsd.repulsion import Interaction
 from rsd.tasks.inverse.command import parse
 from rsd.tasks.inverse.operators import make_operator, measure
-from rsd.tasks.inverse.solve import Decoded, Run, Settings
+from rsd.tasks.inverse.run import Decoded, Run, Settings
 from scripts.bench import output
 
 

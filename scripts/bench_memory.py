@@ -27,7 +27,7 @@ import psutil  # noqa: E402
 import torch  # noqa: E402
 import tyro  # noqa: E402
 
-from rsd.peak import peak_bytes, reset_peak  # noqa: E402
+from rsd.memory.peak import peak_bytes, reset_peak  # noqa: E402
 from scripts.bench import output  # noqa: E402
 from scripts.bench.problem import Size, make  # noqa: E402
 

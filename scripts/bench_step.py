@@ -28,7 +28,7 @@ sys.path.insert(0, str(Path(__file__).parent.parent))
 import torch  # noqa: E402
 import tyro  # noqa: E402
 
-from rsd.tasks.inverse.solve import Run  # noqa: E402
+from rsd.tasks.inverse.run import Run  # noqa: E402
 from scripts.bench import force, output, plain, problem, timing  # noqa: E402
 
 Ratio = Literal["gamma0", "exact", "flat", "cheap"]

@@ -17,10 +17,10 @@ from typing import Any
 import torch
 import tyro
 
-from rsd.dryrun import Bytes, flops, weight
+from rsd.features.tiny_decoder import TinyDecoder
+from rsd.memory.meta import Bytes, flops, weight
 from rsd.priors import load_prior
 from rsd.priors.latent import LatentPrior
-from rsd.tiny import TinyDecoder
 from scripts.full_size import dino, stable_diffusion
 
 

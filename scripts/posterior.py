@@ -17,8 +17,8 @@ from typing import Any
 import torch
 
 from rsd.tasks.inverse.begin import run_class
-from rsd.tasks.inverse.exact import Exact, blind, gaussian
-from rsd.tasks.inverse.solve import Settings
+from rsd.tasks.inverse.run import Settings
+from rsd.tasks.inverse.samplers.exact import Exact, blind, gaussian
 
 
 @dataclass(frozen=True)

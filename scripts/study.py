@@ -21,7 +21,7 @@ import tyro
 from rsd.heads.command import main as write_heads
 from rsd.media import read_image
 from rsd.tasks.inverse.command import parse
-from rsd.tasks.inverse.job import run
+from rsd.tasks.inverse.head import run
 from rsd.tasks.inverse.operators import make_operator
 from rsd.tasks.reproduce.tables import ADAM, REPELS
 from rsd.tasks.reproduce.verdict import student

@@ -23,14 +23,14 @@ import torch
 import tyro
 
 from rsd.heads.command import main as write_heads
-from rsd.precision import multiplies_in
 from rsd.priors import image_size
-from rsd.session import pick_device
-from rsd.settings import shard
+from rsd.priors.precision import multiplies_in
+from rsd.runs.session import pick_device
+from rsd.runs.settings import shard
 from rsd.tasks.inverse.command import parse
-from rsd.tasks.inverse.compare import matched
-from rsd.tasks.inverse.job import check_method, run
-from rsd.tasks.inverse.left_out import what_runs
+from rsd.tasks.inverse.compare.pairs import matched
+from rsd.tasks.inverse.compare.selection import what_runs
+from rsd.tasks.inverse.head import check_method, run
 from rsd.tasks.inverse.methods import FIELD, load_method
 from rsd.tasks.inverse.networks import interacts
 from rsd.tasks.inverse.options import Restore

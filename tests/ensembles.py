@@ -78,7 +78,7 @@ def hybrid(ensemble: Ensemble, model: Path) -> dict[str, torch.Tensor]:
 
 def restored(ensemble: Ensemble, model: Path) -> dict[str, torch.Tensor]:
     from rsd.tasks.inverse.operators import make_operator
-    from rsd.tasks.inverse.solve import Decoded, Run, Settings
+    from rsd.tasks.inverse.run import Decoded, Run, Settings
 
     prior, settings = load_prior(str(model)), Settings(particles=N, steps=4, gamma=6.0)
     y = torch.linspace(-1, 1, 3 * 64).view(1, 3, 8, 8)
@@ -112,9 +112,9 @@ def scenes(interaction: str) -> Callable[[Ensemble, Path], dict[str, torch.Tenso
 
     def case(ensemble: Ensemble, model: Path) -> dict[str, torch.Tensor]:
         from rsd.tasks.text_to_3d.distillation import Run, Settings
-        from rsd.tasks.text_to_3d.field import FieldSettings
         from rsd.tasks.text_to_3d.gallery import SceneSettings
-        from rsd.tasks.text_to_3d.render import RenderSettings
+        from rsd.tasks.text_to_3d.scene.field import FieldSettings
+        from rsd.tasks.text_to_3d.scene.render import RenderSettings
 
         made = SceneSettings(FieldSettings(resolutions=(4, 8)), render=RenderSettings(8, 0), views=2, lr=0.05)
         settings = Settings("vsd", N, 3, gamma=5.0, scenes=replace(made, interaction=interaction), lr_phi=1e-2)
@@ -150,7 +150,7 @@ CASES = {
 def die_in_the_middle(arguments: list[str]) -> int:
     """``rsd`` of which the second process is killed after a checkpoint."""
     from rsd.cli import main
-    from rsd.run import Run
+    from rsd.runs.run import Run
 
     whole = Run.steps
 

@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import nn
 
-from rsd.tasks.inverse.solve import Decoded, Run
+from rsd.tasks.inverse.run import Decoded, Run
 from scripts import bench_force, bench_memory, bench_step
 from scripts.bench import plain, timing
 from scripts.cost import Pass, counted, steps

@@ -2,8 +2,8 @@ import re
 
 import pytest
 
-from rsd.citations import BIBTEX, bibtex
-from rsd.tasks.inverse.job import cited
+from rsd.runs.citations import BIBTEX, bibtex
+from rsd.tasks.inverse.head import cited
 from rsd.tasks.inverse.options import Restore
 
 

@@ -5,11 +5,11 @@ from __future__ import annotations
 import pytest
 
 from rsd.cli import COMMANDS, EVERYDAY, command_first, main
+from rsd.runs.words import articled, fold, same
 from rsd.tasks.inverse.methods import EVERYDAY as METHOD_WORDS
 from rsd.tasks.inverse.methods import FIELD, check_space, method_name
 from rsd.tasks.inverse.names import EVERYDAY_TASKS, TASKS, task_name, unknown_task
 from rsd.tasks.inverse.options import Restore
-from rsd.words import articled, fold, same
 
 DEBLUR = "take deblur_motion (a shaken camera) or deblur_gaussian (out of focus), with your --kernel if you know it."
 

@@ -16,7 +16,7 @@ from rsd.priors import load_prior
 from rsd.tasks.inverse.begin import run_class
 from rsd.tasks.inverse.methods import FIELD
 from rsd.tasks.inverse.operators import make_operator, measure
-from rsd.tasks.inverse.solve import Decoded, Run, Settings
+from rsd.tasks.inverse.run import Decoded, Run, Settings
 
 pytestmark = pytest.mark.cuda
 BASE = Settings(particles=4, steps=4, gamma=6.0, memory="fast")

@@ -10,8 +10,8 @@ import pytest
 import torch
 from PIL import Image
 
-from rsd import diversity
 from rsd.cli import main
+from rsd.metrics import diversity
 
 
 @pytest.fixture

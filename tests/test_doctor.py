@@ -8,7 +8,8 @@ import sys
 import pytest
 import torch
 
-from rsd import __version__, doctor, estimate
+from rsd import __version__, doctor
+from rsd.doctor import estimate
 
 
 @pytest.fixture(autouse=True)
@@ -116,8 +117,8 @@ def test_a_broken_section_does_not_stop_the_others(monkeypatch):
 
 def test_what_the_processor_multiplies_in(monkeypatch):
     held: dict[str, tuple[torch.dtype, ...]] = {}
-    monkeypatch.setattr("rsd.precision.multiplies_in", lambda dtype, device: dtype in held["has"])
-    monkeypatch.setattr("rsd.precision.instructions", lambda: ("amx_bf16", "avx512_bf16"))
+    monkeypatch.setattr("rsd.priors.precision.multiplies_in", lambda dtype, device: dtype in held["has"])
+    monkeypatch.setattr("rsd.priors.precision.instructions", lambda: ("amx_bf16", "avx512_bf16"))
     threads = f"{torch.get_num_threads()} torch threads; multiplies in float32"
     held["has"] = (torch.bfloat16,)
     assert line("cpu").endswith(

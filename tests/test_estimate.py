@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from rsd.estimate import AROUND, ENOUGH, KINDS, PARTICLES, START, Kind, estimate, measured, told
+from rsd.doctor.estimate import AROUND, ENOUGH, KINDS, PARTICLES, START, Kind, estimate, measured, told
 
 CONFIGS = Path(__file__).parent.parent / "configs"
 

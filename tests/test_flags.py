@@ -16,10 +16,10 @@ from typing import Annotated, ClassVar, Literal
 
 import pytest
 
-from rsd import flags
 from rsd.cli import main
-from rsd.flags import Flag, _docs, fields_of, groups, help_text, parse, positional_of, values
-from rsd.tasks.inverse.compare import Compare
+from rsd.runs import flags
+from rsd.runs.flags import Flag, _docs, fields_of, groups, help_text, parse, positional_of, values
+from rsd.tasks.inverse.compare.pairs import Compare
 from rsd.tasks.inverse.options import Restore
 from rsd.tasks.text_to_3d.options import TextTo3D
 from rsd.tasks.text_to_image.options import TextToImage

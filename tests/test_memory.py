@@ -11,18 +11,18 @@ from torch import nn
 
 from rsd import memory
 from rsd.distributed import speaking
-from rsd.dryrun import Bytes, ghost
-from rsd.embedding import Decoded
 from rsd.engine import Record
 from rsd.features import load_features
-from rsd.free import allowed, available
+from rsd.features.decoded import Decoded
 from rsd.memory import Memory, Need, Plans, fitting, needs, plan, save_memory
+from rsd.memory.available import allowed, available
+from rsd.memory.meta import Bytes, ghost
 from rsd.priors import load_prior
 from rsd.priors.base import Condition
-from rsd.session import plain_warnings
+from rsd.runs.session import plain_warnings
 from rsd.tasks.inverse.methods import FIELD
 from rsd.tasks.inverse.operators import make_operator
-from rsd.tasks.inverse.solve import Run, Settings
+from rsd.tasks.inverse.run import Run, Settings
 from tests.graphs import most_kept
 
 NEED = Need(epsilon=10, graph=100, pull=120, decode=90)

@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from rsd.features import load_features
-from rsd.perceptual import Perceptual, of_lpips
+from rsd.features.perceptual import Perceptual, of_lpips
 
 
 def images(n=2, size=64, seed=0):

@@ -9,9 +9,9 @@ import pytest
 import torch
 
 from rsd.cli import main
-from rsd.precision import check_autocast, multiplies_in, settle_autocast
 from rsd.priors import load_prior
-from rsd.tasks.inverse.compare import Compare
+from rsd.priors.precision import check_autocast, multiplies_in, settle_autocast
+from rsd.tasks.inverse.compare.pairs import Compare
 
 BF, FP, X86 = torch.bfloat16, torch.float16, {"architecture": "x86_64"}
 REFUSED = "--autocast multiplies in bfloat16, which this processor emulates, 20 to 40 times slower than float32; leave"
@@ -100,7 +100,7 @@ def test_an_emulated_precision_is_told(machine, tiny_folder, dtype, tells):
 def test_restore_refuses_the_flag_and_leaves_out_the_file_s(machine, monkeypatch, tmp_path, capsys):
     machine(X86)
     seen = []
-    monkeypatch.setattr("rsd.tasks.inverse.job.run", lambda options, jobs: seen.append((options, jobs)) or 0)
+    monkeypatch.setattr("rsd.tasks.inverse.head.run", lambda options, jobs: seen.append((options, jobs)) or 0)
     (tmp_path / "a.png").touch()
     (tmp_path / "b.png").touch()
     (tmp_path / "own.yaml").write_text("autocast: true\n")
@@ -120,7 +120,8 @@ def test_restore_refuses_the_flag_and_leaves_out_the_file_s(machine, monkeypatch
 def test_compare_refuses_the_flag_and_leaves_out_the_file_s(machine, monkeypatch, tmp_path, capsys):
     machine(X86)
     seen: list[Compare] = []
-    monkeypatch.setattr("rsd.tasks.inverse.cells.run", lambda compare, found, _: seen.append((compare, found)) or 0)
+    run = "rsd.tasks.inverse.compare.run.run"
+    monkeypatch.setattr(run, lambda compare, found, _: seen.append((compare, found)) or 0)
     (tmp_path / "clean").mkdir()
     (tmp_path / "clean" / "0.png").touch()
     (tmp_path / "own.yaml").write_text("autocast: true\n")

@@ -7,8 +7,8 @@ from types import SimpleNamespace
 
 import pytest
 
-from rsd import progress
-from rsd.progress import Progress, spelt
+from rsd.runs import progress
+from rsd.runs.progress import Progress, spelt
 
 
 class Clock:
@@ -128,7 +128,7 @@ def test_pictures_of_prompts_tell_theirs(method, tiny_folder, tmp_path, ticking,
 def test_a_terminal_has_its_bar_and_no_lines(photos, tiny_folder, tmp_path, ticking, capsys, monkeypatch):
     from rsd.cli import main
 
-    monkeypatch.setattr("rsd.session.unseen", lambda: False)
+    monkeypatch.setattr("rsd.runs.session.unseen", lambda: False)
     flags = ["--task", "sr2", "--clean", "--steps", "5", "--gamma", "0", "--out", str(tmp_path / "out")]
     assert main(["restore", str(photos / "a.png"), *flags, *FIXED, str(tiny_folder("epsilon"))]) == 0
     assert "step 3 of 5" not in capsys.readouterr().out

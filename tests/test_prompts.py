@@ -13,7 +13,7 @@ from rsd.heads.attributes import ATTRIBUTES, caption
 from rsd.heads.reading import read, unknown_words
 from rsd.priors.base import Condition
 from rsd.priors.latent import LatentPrior
-from rsd.prompts import embed_all, folder_name, folder_names, gather, notes, read_prompts
+from rsd.runs.prompts import embed_all, folder_name, folder_names, gather, notes, read_prompts
 
 
 @pytest.fixture
@@ -157,7 +157,7 @@ def test_folder_names_are_safe_and_differ():
 
 
 def test_two_prompts_never_share_a_folder(monkeypatch):
-    from rsd import prompts
+    from rsd.runs import prompts
 
     monkeypatch.setattr(prompts, "slug", lambda text: "same")
     with pytest.raises(ValueError, match='"a b" and "c d" have the same folder name same'):

@@ -9,13 +9,13 @@ from dataclasses import replace
 import pytest
 import torch
 
-from rsd.adapters import TARGETS, Adapters, seeded
 from rsd.memory import Memory
 from rsd.priors.latent import LatentPrior
 from rsd.priors.mixture import GaussianMixture
 from rsd.randomness import noise
 from rsd.reference import NFSD, PATIENCE, LoraScore, UNetScore, sds
-from rsd.session import flat, nested
+from rsd.reference.adapters import TARGETS, Adapters, seeded
+from rsd.runs.session import flat, nested
 
 IDS = [0, 1, 2]
 GUIDANCE = 7.5

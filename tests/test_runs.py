@@ -13,7 +13,7 @@ import torch
 import yaml
 
 from rsd import runs
-from rsd.runs import RunFolder, check_folder_of_runs, check_own, slug, write_bytes, write_json
+from rsd.runs.folder import RunFolder, check_folder_of_runs, check_own, slug, write_bytes, write_json
 
 SETTINGS = {"seed": 0, "gamma": 50.0, "prompt": "", "box": [1, 2], "steps": 100}
 

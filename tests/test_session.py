@@ -9,8 +9,8 @@ import torch
 
 from rsd import cli
 from rsd.errors import is_mistake, told
-from rsd.runs import RunFolder
-from rsd.session import Session, flat, nested, pick_device, survives
+from rsd.runs.folder import RunFolder
+from rsd.runs.session import Session, flat, nested, pick_device, survives
 
 
 @pytest.mark.parametrize(

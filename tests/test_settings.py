@@ -3,7 +3,7 @@
 import pytest
 
 from rsd.cli import main
-from rsd.settings import layered, make_folder, read_yaml
+from rsd.runs.settings import layered, make_folder, read_yaml
 from rsd.tasks.inverse.command import parse as parse_restore
 from rsd.tasks.inverse.options import Restore
 from rsd.tasks.text_to_image.command import parse as parse_text

@@ -4,7 +4,7 @@ import os
 
 import pytest
 
-from rsd.summary import mean, means_told, one_network, write_csv
+from rsd.runs.summary import mean, means_told, one_network, write_csv
 
 
 def test_a_table_is_written_in_one_piece(tmp_path, monkeypatch):

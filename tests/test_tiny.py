@@ -9,10 +9,10 @@ import pytest
 import torch
 
 from rsd.cli import main
-from rsd.embedding import Decoded
 from rsd.features import load_features, resized
+from rsd.features.decoded import Decoded
+from rsd.features.tiny_decoder import load_decoder
 from rsd.priors import load_prior
-from rsd.tiny import load_decoder
 from tests.inverse.test_rlsd import BASE, result
 
 

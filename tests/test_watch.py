@@ -12,12 +12,12 @@ from safetensors.torch import load_file, save_file
 
 import rsd
 from rsd.cli import main
-from rsd.embedding import Decoded
 from rsd.features import Function
+from rsd.features.decoded import Decoded
 from rsd.media import write_png
 from rsd.priors import load_prior
+from rsd.priors.watch import ANSWERED, ASKED, Watch
 from rsd.tasks.inverse.operators import make_operator
-from rsd.watch import ANSWERED, ASKED, Watch
 
 WEIGHTS = {
     "vae": ("diffusion_pytorch_model.safetensors", "decoder.conv_out.weight", "decoder"),

@@ -10,12 +10,13 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from rsd import metrics, weights
-from rsd.aesthetic import _read
+from rsd import metrics
 from rsd.features import load_features
+from rsd.features.tiny_decoder import load_decoder
+from rsd.hub import weights
+from rsd.hub.weights import find_weights
+from rsd.metrics.aesthetic import _read
 from rsd.priors import load_prior
-from rsd.tiny import load_decoder
-from rsd.weights import find_weights
 from tests.priors.test_pixel import build_if
 
 DTYPES = {"fp16": torch.float16, "bf16": torch.bfloat16, "mine": torch.float32}

@@ -7,10 +7,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar, Literal
 
-from rsd import flags
 from rsd.heads.attributes import ATTRIBUTES, Camera, Head, caption
 from rsd.heads.reading import vocabulary
-from rsd.settings import make_folder
+from rsd.runs import flags
+from rsd.runs.settings import make_folder
 
 
 @dataclass(kw_only=True)

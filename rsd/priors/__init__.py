@@ -63,8 +63,8 @@ def load_prior(
     missing, gated, removed, offline or of another kind.
     """
     check_prior_name(name)
-    from rsd.precision import check_autocast, slow
     from rsd.priors.base import check_dtype
+    from rsd.priors.precision import check_autocast, slow
 
     precision = check_dtype(dtype)
     if autocast:

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from rsd.hub import built_in_folder, fetch, read_json
-from rsd.words import articled
+from rsd.runs.words import articled
 
 BUILT_IN = {"heads": "latent", "heads-pixels": "pixel"}
 """Built-in priors, all of heads: name and folder inside the package's weights."""

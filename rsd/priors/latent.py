@@ -12,9 +12,9 @@ from rsd.hub import quietly
 from rsd.priors.base import Condition, as_epsilon, check_scheduler, count_backward, guided, multiplying, network
 from rsd.priors.index import LATENT, Index, square_side
 from rsd.priors.parts import load_network, load_scheduler, load_tokenizer
+from rsd.priors.watch import Watch
+from rsd.runs.words import articled
 from rsd.schedule import Schedule
-from rsd.watch import Watch
-from rsd.words import articled
 
 
 class LatentPrior:

@@ -7,8 +7,8 @@ from typing import Any
 import torch
 
 from rsd.hub import broken, quietly
+from rsd.hub.weights import load_model
 from rsd.priors.index import Index
-from rsd.weights import load_model
 
 
 def load_network(kind: Any, found: Index, part: str, dtype: torch.dtype) -> Any:

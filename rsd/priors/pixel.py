@@ -24,9 +24,9 @@ from rsd.priors.base import (
 from rsd.priors.index import BUILT_IN, PIXEL, PLAIN_PIXEL, Index, square_side
 from rsd.priors.parts import load_network, load_scheduler, load_tokenizer
 from rsd.priors.t5 import T5Embedder
+from rsd.priors.watch import Watch
+from rsd.runs.words import articled
 from rsd.schedule import Schedule
-from rsd.watch import Watch
-from rsd.words import articled
 
 
 class PixelPrior:

@@ -8,7 +8,7 @@ import torch
 
 from rsd.memory import Memory
 from rsd.randomness import noise
-from rsd.tasks.inverse.solve import Run
+from rsd.tasks.inverse.run import Run
 from scripts.bench.problem import Cheap, Problem
 
 

@@ -9,12 +9,12 @@ from typing import Any, Literal
 import torch
 
 from rsd.features import ViT, load_features
-from rsd.precision import check_autocast
+from rsd.features.tiny_decoder import TinyDecoder, load_decoder
 from rsd.priors import load_prior
+from rsd.priors.precision import check_autocast
 from rsd.randomness import noise
 from rsd.tasks.inverse.operators import make_operator, measure
-from rsd.tasks.inverse.solve import Decoded, Run, Settings
-from rsd.tiny import TinyDecoder, load_decoder
+from rsd.tasks.inverse.run import Decoded, Run, Settings
 
 Size = Literal["heads", "sd"]
 Cheap = Literal["every-2nd", "every-3rd", "window", "small-picture", "small-decoder", "bfloat16"]

@@ -17,7 +17,7 @@ from rsd.heads.classifier import HeadsClassifier
 from rsd.heads.data import SPLITS
 from rsd.heads.face import FILE, FaceReader, fingerprint
 from rsd.heads.render import render
-from rsd.runs import write_bytes
+from rsd.runs.folder import write_bytes
 
 COUNT = {"train": 600, "validation": 200}
 SIZES = (64, 32, 24, 18)

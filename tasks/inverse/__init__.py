@@ -10,5 +10,5 @@ def __getattr__(name: str) -> Any:
     if name in ("restore", "Run", "Settings", "Restoration", "Decoded"):
         from importlib import import_module
 
-        return getattr(import_module(".solve", __name__), name)
+        return getattr(import_module(".run", __name__), name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 from .methods import FIELD
-from .solve import Run
+from .run import Run
 
 
 def run_class(method: str) -> type[Run]:
-    """The class of a restoration by ``method``, made and used as :class:`rsd.tasks.inverse.solve.Run`."""
+    """The class of a restoration by ``method``, made and used as :class:`rsd.tasks.inverse.run.Run`."""
     if method == "score-prior":
-        from .score_prior import Fitting
+        from .samplers.score_prior import Fitting
 
         return Fitting
     if FIELD[method].made:
-        from .sampling import Sampling
+        from .samplers.loop import Sampling
 
         return Sampling
     if method == "svgd":

@@ -10,11 +10,11 @@ from typing import Any
 
 import yaml
 
-from rsd import flags
 from rsd.priors import family
-from rsd.settings import known, layered, plain, read_yaml, tokens
+from rsd.runs import flags
+from rsd.runs.settings import known, layered, plain, read_yaml, tokens
 
-from .jobs import Job, left_behind, list_jobs
+from .inputs import Job, left_behind, list_jobs
 from .methods import FIELD, check_method
 from .names import TASKS, is_task
 from .options import ALPHA, Restore
@@ -160,7 +160,7 @@ def main(argv: list[str]) -> int:
             print(f"note: {line}")
     if options.autocast:
         settle(options, jobs, typed="--autocast" in argv)
-    from .job import run
+    from .head import run
 
     sys.stdout.flush()
     return run(options, jobs)
@@ -168,8 +168,8 @@ def main(argv: list[str]) -> int:
 
 def settle(options: Restore, jobs: list[Job], *, typed: bool) -> None:
     """Refuse --autocast where the device has no bfloat16; that of a settings file is left out, with a note."""
-    from rsd.precision import settle_autocast
-    from rsd.session import pick_device
+    from rsd.priors.precision import settle_autocast
+    from rsd.runs.session import pick_device
 
     autocast = settle_autocast(options.autocast, pick_device(options.device), typed=typed)
     for one in (options, *(job.options for job in jobs)):

@@ -11,22 +11,21 @@ import torch
 
 from rsd.features import check_features_name
 from rsd.priors import check_prior_name, image_size, is_latent, over_heads
-from rsd.settings import nearest
+from rsd.runs.settings import nearest
 
-from . import trial
-from .linear import check_exact
 from .methods import FIELD, check_fits
-from .operators import Operator
+from .operators import Operator, trial
+from .operators.linear import check_exact
 from .options import Restore
 from .used import check_used
 
 if TYPE_CHECKING:
-    from .solve import Settings
+    from .run import Settings
 
 
 def check(y: Any, operator: Any, prior: Any, features: Any, changes: dict[str, Any]) -> str:
     """Raise ValueError for an argument of another kind or a setting of another name; the prior's name."""
-    from .solve import Settings
+    from .run import Settings
 
     if isinstance(y, str | Path):
         raise ValueError(
@@ -68,7 +67,7 @@ def settle(
     """The settings of a run, and where they come from: ``settings`` if given, else the packaged ones, then
     ``changes``. Raises ValueError for one without effect, as the command line does."""
     from .command import settled
-    from .solve import Settings
+    from .run import Settings
 
     yours = f", then yours: {', '.join(changes)}" if changes else ""
     if settings is not None:
@@ -115,7 +114,7 @@ def try_out(y: torch.Tensor, f: Operator, prior: Any, name: str, settings: Setti
 
 def diverged(where: str, settings: Settings) -> str:
     """What happened to a run, and what to do about it."""
-    from .job import remedy_of
+    from .head import remedy_of
 
     return f"The run diverged at {where}; {remedy_of(settings)}."
 

@@ -8,7 +8,7 @@ import types
 import typing
 from typing import Any
 
-from rsd.settings import known, wanted
+from rsd.runs.settings import known, wanted
 
 from .methods import FIELD, check_method, load_method
 from .names import MEMORY, X_STEPS

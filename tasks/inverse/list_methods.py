@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Iterator
 
-from rsd.citations import short
+from rsd.runs.citations import short
 
 from .methods import FIELD, load_method
 

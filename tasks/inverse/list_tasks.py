@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from rsd.citations import short
+from rsd.runs.citations import short
 
 from .names import TASK
 

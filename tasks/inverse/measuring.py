@@ -8,9 +8,9 @@ from typing import Annotated, Literal
 
 import tyro
 
-from rsd.settings import make_folder
+from rsd.runs.settings import make_folder
 
-from .jobs import MEASUREMENT, list_jobs
+from .inputs import MEASUREMENT, list_jobs
 from .options import Restore
 
 

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from importlib import import_module
 from typing import Any
 
-from rsd.words import everyday, known, nearest, same
+from rsd.runs.words import everyday, known, nearest, same
 
 REPELLING = ("gamma", "window", "features", "feature_size", "force_decoder")
 ADAM_Z = ("lambda_", "lr_z")
@@ -98,7 +98,7 @@ EVERYDAY = everyday({
     "sds vsd nfsd ancestral dreamfusion prolificdreamer ddpm ddim": DRAWS,
     "sd stablediffusion sdxl flux heads headspixels if deepfloyd": PRIOR,
 })  # fmt: skip
-"""What people call methods, as :func:`rsd.words.fold` writes it, and which of FIELD is meant."""
+"""What people call methods, as :func:`rsd.runs.words.fold` writes it, and which of FIELD is meant."""
 
 SAVING = ("x_step", "repel_every", "feature_size", "force_decoder")
 """Settings that save time."""
@@ -115,7 +115,7 @@ def load_method(name: str, hyper: tuple[str, ...] = ()) -> Any:
     if made is None:
         raise ValueError(f"Method {name} has no hyper-parameters of its own, but hyper is {' '.join(hyper)}; drop it.")
     module, kind = made.split(":")
-    sampler = getattr(import_module(f".{module}", __package__), kind)
+    sampler = getattr(import_module(f".samplers.{module}", __package__), kind)
     fields = {field.name: type(field.default) for field in dataclasses.fields(sampler)}
     given = {}
     for text in hyper:

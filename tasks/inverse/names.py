@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 
-from rsd.words import everyday, fold, known, same
+from rsd.runs.words import everyday, fold, known, same
 
 from .methods import FIELD
 
@@ -83,7 +83,7 @@ EVERYDAY_TASKS = everyday({
     "own custom mine function": "take operator with --operator module:function",
     "restore restoration auto photo fix": "say what happened to the image, see rsd tasks",
 })  # fmt: skip
-"""What people call tasks, as :func:`rsd.words.fold` writes it, and which of TASKS is meant."""
+"""What people call tasks, as :func:`rsd.runs.words.fold` writes it, and which of TASKS is meant."""
 
 
 def task_name(name: str) -> str:

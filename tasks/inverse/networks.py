@@ -9,14 +9,14 @@ from typing import Any
 import torch
 
 from rsd import metrics
-from rsd.diversity import DivNetwork, load_div
 from rsd.features import check_features_name, load_features, on_cpu
 from rsd.heads.classifier import HeadsClassifier
+from rsd.metrics.diversity import DivNetwork, load_div
 from rsd.priors import over_heads
 
 from . import given
 from .options import Restore
-from .solve import Settings
+from .run import Settings
 
 Features = Callable[[torch.Tensor], torch.Tensor]
 OPTIONAL = ("lpips", "clip", "fid")

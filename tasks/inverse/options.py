@@ -7,9 +7,9 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal
 
-from rsd.flags import Flag, Groups, is_assignment
 from rsd.priors import over_heads
-from rsd.settings import shard
+from rsd.runs.flags import Flag, Groups, is_assignment
+from rsd.runs.settings import shard
 
 from . import limits
 from .methods import FIELD, check_space, method_name

@@ -14,11 +14,11 @@ from rsd.heads.attributes import Head
 from rsd.media import fit_to, read_alpha, read_image, read_measurement, read_text, transparent
 from rsd.priors import over_heads
 
-from .jobs import MEASUREMENT
-from .masks import box_mask, given_mask, grey_share, known_of, read_levels, read_mask
+from .inputs import MEASUREMENT
 from .operators import HDR, Inpaint, Operator, PhaseRetrieval, best_rotation, make_operator, measure
+from .operators.masks import box_mask, given_mask, grey_share, known_of, read_levels, read_mask
+from .operators.trial import check_measurement, follows_gradient, try_out
 from .options import ALPHA, Restore
-from .trial import check_measurement, follows_gradient, try_out
 
 GREY = 0.05
 """How far from their mean the colours of a grey picture may be, in [-1, 1]: JPEG stains grey a little."""

@@ -7,9 +7,9 @@ from typing import Any
 import torch
 
 from rsd import metrics
-from rsd.diversity import apart
 from rsd.heads.classifier import HeadsClassifier
 from rsd.heads.hidden import open_values
+from rsd.metrics.diversity import apart
 
 from .networks import Scorers, why_not
 from .operators import Inpaint, data_residual

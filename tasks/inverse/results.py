@@ -7,7 +7,7 @@ from typing import Any
 import torch
 
 from rsd import media
-from rsd.runs import RunFolder
+from rsd.runs.folder import RunFolder
 
 from .operators import Inpaint
 from .options import Restore

@@ -22,8 +22,8 @@ from rsd.memory import Memory
 from rsd.priors.base import Prior
 from rsd.randomness import noise
 
-from .linear import check_exact, nearest
 from .operators import Operator, data_residual
+from .operators.linear import check_exact, nearest
 
 BETAS = (0.9, 0.99)
 EPS = 4e-8  # Adam's eps with per-particle means: the published behaviour at N = 4 (its mean ran over particles too)

@@ -9,10 +9,10 @@ import torch
 
 from rsd.media import fit_to, read_image
 from rsd.metrics import frechet, kernel_distance
-from rsd.runs import RunFolder, write_json
-from rsd.summary import mean, one_network, particles, write_csv
+from rsd.runs.folder import RunFolder, write_json
+from rsd.runs.summary import mean, one_network, particles, write_csv
 
-from .jobs import Job
+from .inputs import Job
 from .networks import Scorers, why_not
 from .options import Restore
 

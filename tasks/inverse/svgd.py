@@ -21,11 +21,11 @@ from rsd.randomness import noise
 from rsd.repulsion import Interaction
 
 from .rlsd import NonAugmented, Weights
-from .solve import Run
+from .run import Run
 
 
 class Stein(Run):
-    """One restoration by SVGD in progress; used as :class:`rsd.tasks.inverse.solve.Run`."""
+    """One restoration by SVGD in progress; used as :class:`rsd.tasks.inverse.run.Run`."""
 
     particles: NonAugmented
 

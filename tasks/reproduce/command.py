@@ -6,7 +6,7 @@ import json
 import sys
 import textwrap
 
-from rsd import flags
+from rsd.runs import flags
 
 from .entries import ENTRIES, find, listed
 from .options import Reproduce
@@ -26,7 +26,7 @@ def main(argv: list[str]) -> int:
         from .dry import run as look_ahead
 
         return look_ahead(options)
-    from rsd.session import plain_warnings
+    from rsd.runs.session import plain_warnings
 
     from .run import run
 

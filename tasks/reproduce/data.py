@@ -12,8 +12,8 @@ from importlib.resources import as_file, files
 from pathlib import Path
 
 from rsd.media import PICTURES
-from rsd.prompts import read_prompts
-from rsd.runs import write_bytes
+from rsd.runs.folder import write_bytes
+from rsd.runs.prompts import read_prompts
 
 from .options import Reproduce
 

@@ -15,7 +15,7 @@ from ..inverse.methods import FIELD, load_method
 from ..inverse.networks import features_name
 from ..inverse.operators import make_operator
 from ..inverse.options import Restore
-from ..inverse.solve import Settings
+from ..inverse.run import Settings
 from ..text_to_3d.command import parse as text_to_3d
 from ..text_to_3d.options import TextTo3D
 from ..text_to_image.command import parse as text_to_image

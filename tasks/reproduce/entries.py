@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from rsd.settings import known
+from rsd.runs.settings import known
 
 from .entry import Entry
 from .figures import FIGURES

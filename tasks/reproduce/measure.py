@@ -13,11 +13,11 @@ import torch.nn.functional as F
 
 from rsd import metrics
 from rsd.media import read_image
-from rsd.runs import slug
-from rsd.summary import mean
+from rsd.runs.folder import slug
+from rsd.runs.summary import mean
 
 from ..inverse.command import parse
-from ..inverse.jobs import Job, list_jobs
+from ..inverse.inputs import Job, list_jobs
 from ..inverse.operators import Inpaint
 from ..inverse.problem import load
 from .rows import Plan

@@ -11,11 +11,12 @@ import torch
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from rsd import architectures, dryrun
-from rsd.dryrun import ghost
+from rsd import architectures
 from rsd.features import ViT, load_features
 from rsd.hub import built_in_folder, quietly
 from rsd.memory import Need, needs
+from rsd.memory import meta as dryrun
+from rsd.memory.meta import ghost
 from rsd.priors import load_prior, over_heads
 from rsd.priors.base import Condition, Prior
 from rsd.priors.latent import LatentPrior

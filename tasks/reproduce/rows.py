@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from rsd import hub
-from rsd.runs import slug
+from rsd.runs.folder import slug
 
 from ..inverse.methods import FIELD
 from . import data

@@ -12,10 +12,10 @@ from functools import partial
 from io import StringIO
 from pathlib import Path
 
-from rsd.progress import Progress
-from rsd.runs import RunFolder, write_bytes, write_json
-from rsd.session import survives, working_in
-from rsd.settings import plain, shard
+from rsd.runs.folder import RunFolder, write_bytes, write_json
+from rsd.runs.progress import Progress
+from rsd.runs.session import survives, working_in
+from rsd.runs.settings import plain, shard
 
 from ..inverse.command import main as restore
 from ..text_to_3d.command import main as text_to_3d

@@ -9,7 +9,7 @@ from importlib.resources import files
 from typing import Any
 
 from rsd.priors import over_heads
-from rsd.settings import layered, plain
+from rsd.runs.settings import layered, plain
 
 from .options import TextTo3D
 

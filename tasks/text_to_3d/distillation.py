@@ -21,7 +21,7 @@ from rsd.priors.base import Condition, Prior
 from rsd.randomness import integers
 from rsd.reference import LoraScore, Reference, sds
 from rsd.repulsion import Interaction
-from rsd.run import Distillation
+from rsd.runs.run import Distillation
 
 from .gallery import SceneSettings
 from .names import METHODS

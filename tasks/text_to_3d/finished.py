@@ -9,13 +9,13 @@ from typing import Any
 
 import torch
 
-from rsd.runs import RunFolder, locked
-from rsd.session import flat, nested
+from rsd.runs.folder import RunFolder, locked
+from rsd.runs.session import flat, nested
 
-from .cameras import orbit
 from .gallery import Gallery, Scene, SceneSettings
 from .options import TextTo3D
 from .results import VIEWS, write_meshes, write_scenes
+from .scene.cameras import orbit
 from .scores import SIZE, Scorers, score
 
 KEPT = "scenes.safetensors"

@@ -10,14 +10,14 @@ from typing import Any
 import torch
 from torch import nn
 
-from .backgrounds import Background
-from .cameras import Cameras, CameraSettings, orbit
-from .field import Field, FieldSettings
-from .lights import LightSettings, no_shade
 from .names import BACKGROUNDS, INTERACTIONS, RENDERERS
-from .occupancy import Occupancy, backend
-from .regularisers import RegulariserSettings
-from .render import RenderSettings, photograph
+from .scene.backgrounds import Background
+from .scene.cameras import Cameras, CameraSettings, orbit
+from .scene.field import Field, FieldSettings
+from .scene.lights import LightSettings, no_shade
+from .scene.occupancy import Occupancy, backend
+from .scene.regularisers import RegulariserSettings
+from .scene.render import RenderSettings, photograph
 
 
 @dataclass(frozen=True)

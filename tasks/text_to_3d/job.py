@@ -14,28 +14,28 @@ from typing import Any
 import torch
 
 from rsd.distributed import ALONE, Ensemble, Processes, connect, share, shares_told, speaking, wait
-from rsd.embedding import Decoded
 from rsd.engine import Embed, Record
 from rsd.features import check_features_name, load_features
+from rsd.features.decoded import Decoded
 from rsd.priors import check_prior_name, image_size, is_latent, load_prior
 from rsd.priors.base import Prior
-from rsd.progress import Progress
-from rsd.prompts import default_name, folder_names, gather, notes, strange
-from rsd.runs import RunFolder, check_folder_of_runs
-from rsd.session import Session, alone, of_all, pick_device, plain_warnings, survives, working_in
+from rsd.runs.folder import RunFolder, check_folder_of_runs
+from rsd.runs.progress import Progress
+from rsd.runs.prompts import default_name, folder_names, gather, notes, strange
+from rsd.runs.session import Session, alone, of_all, pick_device, plain_warnings, survives, working_in
 
 from . import results
-from .cameras import CameraSettings
 from .command import ADDED, resolved
 from .distillation import Run, Settings
-from .field import FieldSettings
 from .finished import PARTS, keep, lacking, look_again, write
 from .gallery import SceneSettings
-from .lights import LightSettings
 from .options import TextTo3D
 from .prompts import PromptSettings, ViewPrompts, split_view, views_told
-from .regularisers import RegulariserSettings
-from .render import RenderSettings
+from .scene.cameras import CameraSettings
+from .scene.field import FieldSettings
+from .scene.lights import LightSettings
+from .scene.regularisers import RegulariserSettings
+from .scene.render import RenderSettings
 from .scores import Scorers, load_scorers
 from .summary import summarise
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from rsd.words import everyday
+from rsd.runs.words import everyday
 
 METHODS = ("sds", "vsd")
 EVERYDAY = everyday({

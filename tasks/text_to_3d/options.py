@@ -8,9 +8,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal
 
-from rsd.flags import Flag, Groups, is_assignment
 from rsd.priors import over_heads
-from rsd.words import known, same
+from rsd.runs.flags import Flag, Groups, is_assignment
+from rsd.runs.words import known, same
 
 from .names import BACKGROUNDS, CONVENTIONS, ENCODINGS, EVERYDAY, INTERACTIONS, MESHES, METHODS, RENDERERS, VIEWS
 

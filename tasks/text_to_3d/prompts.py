@@ -12,8 +12,8 @@ from rsd.heads.reading import from_view
 from rsd.priors import over_heads
 from rsd.priors.base import Condition, Prior
 
-from .cameras import Cameras
 from .names import CONVENTIONS, VIEWS
+from .scene.cameras import Cameras
 
 VIEW = rf"\b(?:{'|'.join(VIEWS)})[ -]view\b"
 GOVERNING = {"a", "an", "the", "its", "his", "her", "their", "and", "or", "at", "from", "in", "no", "of", "to", "with"}

@@ -11,11 +11,11 @@ import torch
 
 from rsd import media
 
-from .cameras import orbit
 from .gallery import Gallery
-from .mesh import extract, write_mesh
 from .options import TextTo3D
 from .pictures import contact_sheet, write_turntable
+from .scene.cameras import orbit
+from .scene.mesh import extract, write_mesh
 
 VIEWS, PREVIEW = 12, 4
 """Cameras around a finished scene, and around one in progress."""

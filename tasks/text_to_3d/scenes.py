@@ -25,13 +25,13 @@ import torch.nn.functional as F
 from rsd.priors.base import Prior
 from rsd.randomness import generator
 
-from .backgrounds import draw_colours
-from .cameras import Cameras, draw_cameras
 from .gallery import Gallery, Scene, SceneSettings
-from .lights import Light, draw_light
-from .occupancy import EVERY
-from .regularisers import regularisers
-from .render import Rendering, as_images, jitter_width, render
+from .scene.backgrounds import draw_colours
+from .scene.cameras import Cameras, draw_cameras
+from .scene.lights import Light, draw_light
+from .scene.occupancy import EVERY
+from .scene.regularisers import regularisers
+from .scene.render import Rendering, as_images, jitter_width, render
 
 ENTRIES = 3 * 64 * 64
 """Entries of DreamFusion's picture: score gradients are scaled to its number, so that the regularisers' weights mean

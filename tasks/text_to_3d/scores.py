@@ -12,16 +12,16 @@ from typing import Any
 import torch
 
 from rsd import metrics
-from rsd.diversity import Features, load_div
 from rsd.heads.agreement import agreement, readings
 from rsd.heads.attributes import ATTRIBUTES, Camera, visible
 from rsd.heads.classifier import HeadsClassifier
 from rsd.heads.face import FaceReader
 from rsd.heads.reading import read
+from rsd.metrics.diversity import Features, load_div
 from rsd.priors import over_heads
 
-from .cameras import Cameras
 from .prompts import PromptSettings
+from .scene.cameras import Cameras
 
 SIZE = 64
 """Pixels of the pictures that are scored."""

@@ -5,8 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from rsd.runs import RunFolder, write_json
-from rsd.summary import mean, means_told, one_network, write_csv
+from rsd.runs.folder import RunFolder, write_json
+from rsd.runs.summary import mean, means_told, one_network, write_csv
 
 FIGURES = ("div", "agreement", "face_front", "janus", "seconds")
 COLUMNS = (*FIGURES, "div_features")

@@ -8,7 +8,7 @@ from importlib.resources import files
 from typing import Any
 
 from rsd.priors import over_heads
-from rsd.settings import layered, plain
+from rsd.runs.settings import layered, plain
 
 from .names import SAMPLERS
 from .options import TextToImage

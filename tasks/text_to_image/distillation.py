@@ -26,7 +26,7 @@ from rsd.priors.base import Condition, Prior
 from rsd.randomness import integers, noise
 from rsd.reference import NFSD, LoraScore, Reference, UNetScore, sds
 from rsd.repulsion import Interaction
-from rsd.run import Distillation
+from rsd.runs.run import Distillation
 
 from .names import DISTILLATION, MEMORY, SCORES, TIMESTEPS
 

@@ -14,18 +14,18 @@ import torch
 
 from rsd import media
 from rsd.distributed import ALONE, Ensemble, Processes, connect, share, shares_told, speaking, wait
-from rsd.diversity import warn_if_equal
-from rsd.embedding import Decoded
 from rsd.engine import Embed
 from rsd.features import check_features_name, load_features
+from rsd.features.decoded import Decoded
 from rsd.memory import Plans
+from rsd.metrics.diversity import warn_if_equal
 from rsd.priors import check_prior_name, image_size, load_prior
 from rsd.priors.base import Prior
-from rsd.progress import Progress
-from rsd.prompts import default_name, embed_all, folder_names, gather
-from rsd.runs import RunFolder, check_folder_of_runs, locked
-from rsd.session import Session, alone, of_all, pick_device, plain_warnings, survives, working_in
-from rsd.summary import particles
+from rsd.runs.folder import RunFolder, check_folder_of_runs, locked
+from rsd.runs.progress import Progress
+from rsd.runs.prompts import default_name, embed_all, folder_names, gather
+from rsd.runs.session import Session, alone, of_all, pick_device, plain_warnings, survives, working_in
+from rsd.runs.summary import particles
 
 from . import distillation, samplers
 from .command import resolved

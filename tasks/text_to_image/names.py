@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from rsd.words import everyday
+from rsd.runs.words import everyday
 
 DISTILLATION = {"sds": 0.0, "vsd": 10.0, "nfsd": 0.0, "svgd": 1.0}
 """Score distillations and their gamma; for SVGD 1 is Liu & Wang's update."""

@@ -7,9 +7,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal
 
-from rsd.flags import Flag, Groups
 from rsd.priors import over_heads
-from rsd.words import known, same
+from rsd.runs.flags import Flag, Groups
+from rsd.runs.words import known, same
 
 from .names import DISTILLATION, EVERYDAY, METHODS, SAMPLERS, SCORES, TIMESTEPS
 

@@ -19,8 +19,8 @@ from matplotlib.text import Annotation  # noqa: E402
 from matplotlib.transforms import Bbox  # noqa: E402
 
 from rsd import media  # noqa: E402
-from rsd.runs import RunFolder, write_bytes  # noqa: E402
-from rsd.summary import mean, particles  # noqa: E402
+from rsd.runs.folder import RunFolder, write_bytes  # noqa: E402
+from rsd.runs.summary import mean, particles  # noqa: E402
 
 from .summary import FIGURES  # noqa: E402
 

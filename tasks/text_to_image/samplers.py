@@ -35,7 +35,7 @@ from rsd.memory import Memory, plan, save_memory
 from rsd.priors.base import Condition, Prior, predict
 from rsd.randomness import noise
 from rsd.repulsion import Interaction, potential_gradient
-from rsd.run import Run as BaseRun
+from rsd.runs.run import Run as BaseRun
 from rsd.schedule import Schedule
 
 from .names import MEMORY, SAMPLERS

@@ -13,8 +13,6 @@ from typing import Any
 import torch
 
 from rsd import metrics
-from rsd.aesthetic import load_aesthetic
-from rsd.diversity import CLASSIFIER, DIV, Features, apart, load_div
 from rsd.features import load_features, on_cpu
 from rsd.heads.agreement import agreement, readings
 from rsd.heads.attributes import ATTRIBUTES, ON_FACE
@@ -22,6 +20,8 @@ from rsd.heads.classifier import HeadsClassifier
 from rsd.heads.face import FaceReader
 from rsd.heads.reading import Told, read
 from rsd.media import PICTURES, fit_to, read_image
+from rsd.metrics.aesthetic import load_aesthetic
+from rsd.metrics.diversity import CLASSIFIER, DIV, Features, apart, load_div
 from rsd.priors import over_heads
 
 from .names import OPTIONAL

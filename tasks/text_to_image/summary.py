@@ -8,8 +8,8 @@ from typing import Any
 
 import torch
 
-from rsd.runs import RunFolder, write_json
-from rsd.summary import mean, means_told, particles, write_csv
+from rsd.runs.folder import RunFolder, write_json
+from rsd.runs.summary import mean, means_told, particles, write_csv
 
 from .scores import Scorers, fid
 

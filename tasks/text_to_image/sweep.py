@@ -12,10 +12,10 @@ from importlib.resources import as_file, files
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal
 
-from rsd.flags import Flag, Groups
-from rsd.flags import parse as read
 from rsd.priors import over_heads
-from rsd.words import known, same
+from rsd.runs.flags import Flag, Groups
+from rsd.runs.flags import parse as read
+from rsd.runs.words import known, same
 
 from .command import parse
 from .names import EVERYDAY, METHODS, SAMPLERS
@@ -146,7 +146,7 @@ class Setting:
     folder: str = field(init=False)
 
     def __post_init__(self) -> None:
-        from rsd.runs import slug
+        from rsd.runs.folder import slug
 
         shared = f"-{slug(self.features)}" if self.features else ""
         self.folder = self.method if self.method == "ancestral" else f"{self.method}-gamma-{self.gamma:g}{shared}"
@@ -191,7 +191,7 @@ def _options(method: str, gamma: float, flags: list[str]) -> TextToImage:
 
 def prompts_of(sweep: Sweep) -> list[str]:
     """The prompts; those held out if none is given (they are words that priors over heads know)."""
-    from rsd.prompts import gather
+    from rsd.runs.prompts import gather
 
     if sweep.prompt or sweep.prompts:
         return gather(sweep.prompt, sweep.prompts)
@@ -206,7 +206,7 @@ def main(argv: list[str]) -> int:
     sweep = read(Sweep, argv, prog="rsd sweep")
     sweep.check()
     points = settings(sweep)
-    from rsd.session import plain_warnings
+    from rsd.runs.session import plain_warnings
 
     with plain_warnings():
         return run(sweep, points, prompts_of(sweep))
@@ -214,10 +214,10 @@ def main(argv: list[str]) -> int:
 
 def run(sweep: Sweep, points: list[Setting], prompts: list[str]) -> int:
     """Draw what is not done, then write what the sweep leaves; the exit code."""
-    from rsd.progress import Progress
-    from rsd.prompts import folder_names
-    from rsd.runs import RunFolder, check_folder_of_runs
-    from rsd.session import alone, survives, working_in
+    from rsd.runs.folder import RunFolder, check_folder_of_runs
+    from rsd.runs.progress import Progress
+    from rsd.runs.prompts import folder_names
+    from rsd.runs.session import alone, survives, working_in
 
     from . import job
 
@@ -256,8 +256,8 @@ def run(sweep: Sweep, points: list[Setting], prompts: list[str]) -> int:
 
 def write(out: Path, rows: list[dict[str, Any]], names: dict[str, str]) -> None:
     """sweep.json, sweep.csv, tradeoff.png and grids/, from the runs that are done."""
-    from rsd.runs import write_json
-    from rsd.summary import write_csv
+    from rsd.runs.folder import write_json
+    from rsd.runs.summary import write_csv
 
     from .plots import grids, tradeoff
     from .summary import FIGURES, figures

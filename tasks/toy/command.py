@@ -9,8 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar
 
-from rsd import flags
-from rsd.settings import make_folder
+from rsd.runs import flags
+from rsd.runs.settings import make_folder
 
 if TYPE_CHECKING:
     from .experiment import Outcome
@@ -59,7 +59,7 @@ def main(argv: list[str]) -> int:
     options = flags.parse(Toy, argv, prog="rsd toy")
     options.check()
     make_folder(options.out)
-    from rsd.runs import check_own, locked
+    from rsd.runs.folder import check_own, locked
 
     check_own(options.out, FILES)
     try:
@@ -73,7 +73,7 @@ def main(argv: list[str]) -> int:
 
 def compute(options: Toy) -> None:
     """Move the particles for each gamma, then write the three files."""
-    from rsd.runs import write_json
+    from rsd.runs.folder import write_json
 
     from .experiment import run
     from .plots import collapse_plot, scatter_plot

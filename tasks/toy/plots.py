@@ -12,7 +12,7 @@ matplotlib.use("Agg")
 import matplotlib.pyplot as plt  # noqa: E402
 from matplotlib.figure import Figure  # noqa: E402
 
-from rsd.runs import write_bytes  # noqa: E402
+from rsd.runs.folder import write_bytes  # noqa: E402
 
 from .experiment import MODES, VARIANCE, Outcome  # noqa: E402
 

@@ -12,8 +12,8 @@ import torch
 
 import rsd
 from rsd.tasks.inverse import methods
-from rsd.tasks.inverse.base import measure
 from rsd.tasks.inverse.operators import make_operator
+from rsd.tasks.inverse.operators.base import measure
 
 PAGE = Path(__file__).parents[2] / "docs" / "extend.md"
 BLOCKS = re.findall(r"```python\n(.*?)```", PAGE.read_text(encoding="utf-8"), re.S)

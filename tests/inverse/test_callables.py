@@ -4,9 +4,9 @@ import sys
 import pytest
 import torch
 
-from rsd.tasks.inverse.deepinv_adapter import Physics, deepinv_physics
 from rsd.tasks.inverse.names import METHODS, TASKS, is_task, sr_factor
 from rsd.tasks.inverse.operators import Function, make_operator
+from rsd.tasks.inverse.operators.deepinv import Physics, deepinv_physics
 
 MINE = """
 import torch

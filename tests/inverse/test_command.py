@@ -14,8 +14,8 @@ from PIL import Image
 
 from rsd.cli import main
 from rsd.media import read_image, write_measurement
-from rsd.runs import RunFolder
-from rsd.settings import tokens
+from rsd.runs.folder import RunFolder
+from rsd.runs.settings import tokens
 from rsd.tasks.inverse.command import packaged, parse
 from rsd.tasks.inverse.problem import load
 from tests.tasks import tasked
@@ -146,7 +146,7 @@ def test_a_damaged_checkpoint_is_told_and_its_remedy_works(restore, photo, monke
     flags = (photo, "--clean", "--gamma", "5", "--checkpoint-every", "2", "--particles", "2", "--resume")
     _, whole = restore(*flags, out="whole")
     with monkeypatch.context() as patch:
-        patch.setattr("rsd.session.Session.finish", lambda *a, **k: (_ for _ in ()).throw(KeyboardInterrupt))
+        patch.setattr("rsd.runs.session.Session.finish", lambda *a, **k: (_ for _ in ()).throw(KeyboardInterrupt))
         assert restore(*flags)[0] == 130
     file = whole.parent / "out" / "checkpoint.safetensors"
     data = bytearray(file.read_bytes())
@@ -272,7 +272,7 @@ def test_bad_input_is_told_in_one_sentence_before_any_model_is_loaded(photo, fla
     (photo.parent / "full").mkdir()
     (photo.parent / "full" / "thesis.tex").write_text("x")
     (photo.parent / "empty").mkdir()
-    monkeypatch.setattr("rsd.tasks.inverse.job.load_networks", lambda *a, **k: pytest.fail("a model was loaded"))
+    monkeypatch.setattr("rsd.tasks.inverse.head.load_networks", lambda *a, **k: pytest.fail("a model was loaded"))
     with pytest.raises(SystemExit) as stopped:
         sys.exit(main(["restore", *(tasked(flags) if flags else flags)]))
     captured = capsys.readouterr()

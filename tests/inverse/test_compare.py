@@ -11,11 +11,11 @@ import torch
 import torch.nn.functional as F
 from PIL import Image
 
-from rsd.citations import BIBTEX, short
 from rsd.cli import main
 from rsd.media import fit_to, read_image, read_measurement
 from rsd.metrics import frechet, kernel_distance
-from rsd.tasks.inverse import job
+from rsd.runs.citations import BIBTEX, short
+from rsd.tasks.inverse import head as job
 from rsd.tasks.inverse.methods import FIELD
 from rsd.tasks.inverse.names import TASK
 

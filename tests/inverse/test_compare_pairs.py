@@ -10,12 +10,12 @@ import pytest
 
 from rsd.cli import main
 from rsd.media import fit_to, read_image, write_png
-from rsd.settings import layered
+from rsd.runs.settings import layered
 from rsd.tasks.inverse import compare
 from rsd.tasks.inverse.command import packaged, parse
-from rsd.tasks.inverse.common import Common
-from rsd.tasks.inverse.compare import Compare, matched, pairs
-from rsd.tasks.inverse.left_out import sift, what_runs
+from rsd.tasks.inverse.compare.equal_terms import Common
+from rsd.tasks.inverse.compare.pairs import Compare, matched, pairs
+from rsd.tasks.inverse.compare.selection import sift, what_runs
 from rsd.tasks.inverse.methods import FIELD
 
 

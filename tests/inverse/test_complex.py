@@ -6,11 +6,11 @@ import pytest
 import torch
 
 from rsd.priors.mixture import GaussianMixture
-from rsd.tasks.inverse.base import Operator, measure, variance
 from rsd.tasks.inverse.begin import run_class
-from rsd.tasks.inverse.exact import Matrix
-from rsd.tasks.inverse.fps_smc import product
-from rsd.tasks.inverse.solve import Settings
+from rsd.tasks.inverse.operators.base import Operator, measure, variance
+from rsd.tasks.inverse.run import Settings
+from rsd.tasks.inverse.samplers.exact import Matrix
+from rsd.tasks.inverse.samplers.fps_smc import product
 
 D = 3
 HYPER = {

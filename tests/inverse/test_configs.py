@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from rsd.settings import read_yaml
+from rsd.runs.settings import read_yaml
 from rsd.tasks.inverse.command import packaged, parse, presets
 from rsd.tasks.inverse.methods import FIELD, TUNABLE, load_method
 

@@ -3,8 +3,8 @@
 import pytest
 import torch
 
-from rsd.tasks.inverse.deepinv_adapter import deepinv_physics
 from rsd.tasks.inverse.operators import make_operator
+from rsd.tasks.inverse.operators.deepinv import deepinv_physics
 
 pytestmark = pytest.mark.deepinv
 

@@ -10,12 +10,11 @@ import torch
 
 from rsd.priors.mixture import GaussianMixture
 from rsd.schedule import Schedule
-from rsd.tasks.inverse import kernels
 from rsd.tasks.inverse.begin import run_class
-from rsd.tasks.inverse.deepinv_denoiser import PriorDenoiser
-from rsd.tasks.inverse.diffusion import fresh_noise, levels
-from rsd.tasks.inverse.operators import BicubicDownsample, BlockAverage, Blur, Inpaint, make_operator
-from rsd.tasks.inverse.solve import Settings
+from rsd.tasks.inverse.operators import BicubicDownsample, BlockAverage, Blur, Inpaint, kernels, make_operator
+from rsd.tasks.inverse.operators.deepinv_denoiser import PriorDenoiser
+from rsd.tasks.inverse.run import Settings
+from rsd.tasks.inverse.samplers.guidance import fresh_noise, levels
 
 SHAPE = (3, 2, 2)
 MEAN, SPREAD = 0.4, 0.3

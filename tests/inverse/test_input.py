@@ -12,9 +12,9 @@ from PIL import Image
 from rsd.cli import main
 from rsd.heads.command import main as write_heads
 from rsd.media import write_measurement
-from rsd.tasks.inverse import job
+from rsd.tasks.inverse import head as job
 from rsd.tasks.inverse.command import guessed, parse, resolved
-from rsd.tasks.inverse.jobs import list_jobs
+from rsd.tasks.inverse.inputs import list_jobs
 from rsd.tasks.inverse.names import TASKS
 from rsd.tasks.inverse.problem import load
 
@@ -118,7 +118,7 @@ def test_lines_of_a_manifest_say_their_tasks(here, capsys):
     ]
     file = here / "jobs.jsonl"
     file.write_text("\n".join(map(json.dumps, lines)))
-    from rsd.settings import tokens
+    from rsd.runs.settings import tokens
 
     found = list_jobs(parse([str(file)])[0], lambda choice: parse([str(file), *tokens(choice)])[0])
     tasks = ["inpaint_mask", "inpaint_mask", "inpaint_box", "deblur_motion", "operator", "sr4"]

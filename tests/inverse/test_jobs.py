@@ -10,7 +10,7 @@ from PIL import Image
 
 from rsd.cli import main
 from rsd.tasks.inverse.command import parse
-from rsd.tasks.inverse.jobs import list_jobs
+from rsd.tasks.inverse.inputs import list_jobs
 from tests.tasks import tasked
 
 
@@ -34,7 +34,7 @@ def manifest(folder, *lines):
 def jobs(*argv):
     argv = tasked(argv)
     options, _ = parse(argv)
-    from rsd.settings import tokens
+    from rsd.runs.settings import tokens
 
     return list_jobs(options, lambda choice: parse([*argv, *tokens(choice)])[0])
 
@@ -165,7 +165,7 @@ def test_a_shard_that_is_none(photos, shard, capsys):
 
 def test_of_many_images_the_plan_is_made_once_and_the_text_encoder_goes(photos, tiny_folder, monkeypatch):
     from rsd import memory
-    from rsd.tasks.inverse import job
+    from rsd.tasks.inverse import head as job
 
     planned, priors, chunks = [], [], []
     plan, load, drive = memory.plan, job.load_prior, job.Session.drive

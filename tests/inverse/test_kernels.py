@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from rsd.tasks.inverse.kernels import gaussian_kernel, given_kernel, motion_kernel, scaled_width
+from rsd.tasks.inverse.operators.kernels import gaussian_kernel, given_kernel, motion_kernel, scaled_width
 
 
 @pytest.mark.parametrize(("size", "width"), [(512, 61), (256, 31), (128, 15), (64, 7), (16, 3), (1024, 123)])

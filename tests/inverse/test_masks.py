@@ -1,8 +1,8 @@
 import pytest
 import torch
 
-from rsd.tasks.inverse.masks import box_mask, freeform_mask, given_mask, random_mask, read_mask
 from rsd.tasks.inverse.operators import make_operator
+from rsd.tasks.inverse.operators.masks import box_mask, freeform_mask, given_mask, random_mask, read_mask
 
 
 def hidden_range(task, size):

@@ -8,10 +8,12 @@ import pytest
 import torch
 from PIL import Image
 
-from rsd import diversity, metrics
+from rsd import metrics
 from rsd.cli import main
 from rsd.media import read_image
-from rsd.tasks.inverse import job, networks
+from rsd.metrics import diversity
+from rsd.tasks.inverse import head as job
+from rsd.tasks.inverse import networks
 from rsd.tasks.inverse.command import parse, resolved
 from tests.tasks import tasked
 

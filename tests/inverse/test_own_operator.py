@@ -12,7 +12,7 @@ from rsd.priors import load_prior
 from rsd.tasks.inverse.begin import run_class
 from rsd.tasks.inverse.methods import FIELD
 from rsd.tasks.inverse.operators import make_operator, measure
-from rsd.tasks.inverse.solve import Settings
+from rsd.tasks.inverse.run import Settings
 
 DOCS = Path(__file__).parents[2] / "docs" / "operators.md"
 SMALL = {"resample": ("fits=2", "every=2"), "daps": ("ode=2", "langevin=3"), "latent-daps": ("ode=2", "langevin=3")}

@@ -11,7 +11,7 @@ from PIL import Image
 from rsd.cli import main
 from rsd.hub import BUILT_IN
 from rsd.media import write_measurement
-from rsd.tasks.inverse import job
+from rsd.tasks.inverse import head as job
 from rsd.tasks.inverse.command import parse
 from rsd.tasks.inverse.problem import load
 from tests.tasks import tasked

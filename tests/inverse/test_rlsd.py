@@ -11,7 +11,7 @@ from rsd.randomness import noise
 from rsd.repulsion import feature_force
 from rsd.schedule import Schedule
 from rsd.tasks.inverse.operators import make_operator, measure
-from rsd.tasks.inverse.solve import Run, Settings
+from rsd.tasks.inverse.run import Run, Settings
 
 SIZE = 8
 BASE = Settings(particles=4, steps=20, gamma=0.0, lambda_=0.3, rho=0.2, lr_x=0.1, lr_z=0.1, seed=3, memory="fast")

@@ -9,15 +9,15 @@ import rsd
 from rsd.priors import load_prior
 from rsd.priors.mixture import GaussianMixture
 from rsd.tasks.inverse.begin import run_class
-from rsd.tasks.inverse.daps import DAPS
-from rsd.tasks.inverse.diffusion import CLEAN, Given, Move, level
-from rsd.tasks.inverse.exact import Matrix, gaussian
-from rsd.tasks.inverse.latino import LATINO
-from rsd.tasks.inverse.linear import gram, solve, solve_gram
 from rsd.tasks.inverse.methods import FIELD, check_fits, load_method
 from rsd.tasks.inverse.operators import data_residual, make_operator, measure
-from rsd.tasks.inverse.psld import glued
-from rsd.tasks.inverse.solve import Settings
+from rsd.tasks.inverse.operators.linear import gram, solve, solve_gram
+from rsd.tasks.inverse.run import Settings
+from rsd.tasks.inverse.samplers.daps import DAPS
+from rsd.tasks.inverse.samplers.exact import Matrix, gaussian
+from rsd.tasks.inverse.samplers.guidance import CLEAN, Given, Move, level
+from rsd.tasks.inverse.samplers.latino import LATINO
+from rsd.tasks.inverse.samplers.psld import glued
 
 SMALL = {"resample": ("fits=2", "every=2"), "daps": ("ode=2", "langevin=3"), "latent-daps": ("ode=2", "langevin=3")}
 SMALL["fps-smc"] = ("M=3",)
@@ -251,7 +251,7 @@ def test_conjugate_gradients_solve_the_system(task):
 
 
 def test_where_the_gram_matrix_is_known_no_gradients_are_conjugated(monkeypatch):
-    monkeypatch.setattr("rsd.tasks.inverse.linear.solve", None)
+    monkeypatch.setattr("rsd.tasks.inverse.operators.linear.solve", None)
     prior = GaussianMixture(torch.zeros(1, 3), 1.0)
     f = Matrix(torch.eye(3))
     with pytest.raises(TypeError):

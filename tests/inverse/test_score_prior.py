@@ -12,14 +12,14 @@ import torch
 from rsd.priors import load_prior
 from rsd.priors.mixture import GaussianMixture
 from rsd.schedule import Schedule
-from rsd.tasks.inverse import flow_ode
 from rsd.tasks.inverse.begin import run_class
-from rsd.tasks.inverse.exact import gaussian
-from rsd.tasks.inverse.flow_ode import log_density, timesteps, weights
 from rsd.tasks.inverse.operators import make_operator, measure
 from rsd.tasks.inverse.options import Restore
-from rsd.tasks.inverse.realnvp import RealNVP
-from rsd.tasks.inverse.solve import Settings
+from rsd.tasks.inverse.run import Settings
+from rsd.tasks.inverse.samplers import flow_ode
+from rsd.tasks.inverse.samplers.exact import gaussian
+from rsd.tasks.inverse.samplers.flow_ode import log_density, timesteps, weights
+from rsd.tasks.inverse.samplers.realnvp import RealNVP
 
 
 def signs(*shape):

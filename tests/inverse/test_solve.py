@@ -10,10 +10,10 @@ from rsd.cli import main
 from rsd.features import load_features
 from rsd.media import read_image, to_uint8, write_measurement
 from rsd.priors import load_prior
-from rsd.tasks.inverse import solve
+from rsd.tasks.inverse import run as solve
 from rsd.tasks.inverse.command import parse, presets
 from rsd.tasks.inverse.operators import make_operator, measure
-from rsd.tasks.inverse.solve import Run, Settings
+from rsd.tasks.inverse.run import Run, Settings
 
 
 @pytest.fixture

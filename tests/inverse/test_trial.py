@@ -12,12 +12,13 @@ from torch.nn.functional import avg_pool2d
 
 import rsd
 from rsd.cli import main
-from rsd.tasks.inverse import job, solve
-from rsd.tasks.inverse.base import Operator
-from rsd.tasks.inverse.callables import load_operator
+from rsd.tasks.inverse import head as job
+from rsd.tasks.inverse import run as solve
 from rsd.tasks.inverse.methods import FIELD
 from rsd.tasks.inverse.operators import make_operator
-from rsd.tasks.inverse.trial import follows_gradient, try_out
+from rsd.tasks.inverse.operators.base import Operator
+from rsd.tasks.inverse.operators.own import load_operator
+from rsd.tasks.inverse.operators.trial import follows_gradient, try_out
 
 SHAPE = (3, 16, 16)
 OPERATORS = """

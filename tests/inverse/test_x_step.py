@@ -8,10 +8,10 @@ import pytest
 import torch
 
 from rsd.cli import main
-from rsd.tasks.inverse.linear import nearest
 from rsd.tasks.inverse.operators import make_operator, measure
+from rsd.tasks.inverse.operators.linear import nearest
 from rsd.tasks.inverse.rlsd import data_loss, particle_mean
-from rsd.tasks.inverse.solve import Run
+from rsd.tasks.inverse.run import Run
 from tests.inverse.test_rlsd import BASE, Toy, embed_of, problem, result
 
 SIZE = 16

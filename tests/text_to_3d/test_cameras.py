@@ -10,9 +10,9 @@ import torch
 
 from rsd.heads.attributes import Camera
 from rsd.heads.render import _rays
-from rsd.tasks.text_to_3d.backgrounds import Background, draw_colours
-from rsd.tasks.text_to_3d.cameras import Cameras, CameraSettings, draw_cameras, fov_of, orbit
-from rsd.tasks.text_to_3d.lights import Light, LightSettings, draw_light
+from rsd.tasks.text_to_3d.scene.backgrounds import Background, draw_colours
+from rsd.tasks.text_to_3d.scene.cameras import Cameras, CameraSettings, draw_cameras, fov_of, orbit
+from rsd.tasks.text_to_3d.scene.lights import Light, LightSettings, draw_light
 
 
 def cameras(*rows):

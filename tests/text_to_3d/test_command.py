@@ -23,16 +23,16 @@ from safetensors.torch import load_file
 
 from rsd.cli import main
 from rsd.heads.attributes import sample_head
-from rsd.runs import RunFolder
+from rsd.runs.folder import RunFolder
 from rsd.tasks.text_to_3d import finished, job
-from rsd.tasks.text_to_3d.cameras import draw_cameras
 from rsd.tasks.text_to_3d.command import ADDED, packaged, parse
-from rsd.tasks.text_to_3d.field import FieldSettings
 from rsd.tasks.text_to_3d.job import cited
-from rsd.tasks.text_to_3d.lights import draw_light
 from rsd.tasks.text_to_3d.options import TextTo3D
-from rsd.tasks.text_to_3d.regularisers import regularisers
-from rsd.tasks.text_to_3d.render import Rendering
+from rsd.tasks.text_to_3d.scene.cameras import draw_cameras
+from rsd.tasks.text_to_3d.scene.field import FieldSettings
+from rsd.tasks.text_to_3d.scene.lights import draw_light
+from rsd.tasks.text_to_3d.scene.regularisers import regularisers
+from rsd.tasks.text_to_3d.scene.render import Rendering
 
 IF = "DeepFloyd/IF-I-XL-v1.0"
 

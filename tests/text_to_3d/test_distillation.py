@@ -6,12 +6,12 @@ import pytest
 import torch
 
 from rsd.priors.latent import LatentPrior
-from rsd.session import flat, nested
+from rsd.runs.session import flat, nested
 from rsd.tasks.text_to_3d.distillation import Run, Settings, draw_timesteps
-from rsd.tasks.text_to_3d.field import FieldSettings
 from rsd.tasks.text_to_3d.gallery import SceneSettings
-from rsd.tasks.text_to_3d.lights import LightSettings
-from rsd.tasks.text_to_3d.render import RenderSettings
+from rsd.tasks.text_to_3d.scene.field import FieldSettings
+from rsd.tasks.text_to_3d.scene.lights import LightSettings
+from rsd.tasks.text_to_3d.scene.render import RenderSettings
 
 SCENES = SceneSettings(
     field=FieldSettings(resolutions=(3, 6), grid_features=2, width=8), render=RenderSettings(6), views=2,

@@ -10,9 +10,17 @@ import types
 import pytest
 import torch
 
-from rsd.tasks.text_to_3d import encodings
-from rsd.tasks.text_to_3d.encodings import PRIMES, DenseGrid, Frequency, HashGrid, TinyCudaGrid, grid_rows, hash_grid
-from rsd.tasks.text_to_3d.field import Field, FieldSettings
+from rsd.tasks.text_to_3d.scene import encodings
+from rsd.tasks.text_to_3d.scene.encodings import (
+    PRIMES,
+    DenseGrid,
+    Frequency,
+    HashGrid,
+    TinyCudaGrid,
+    grid_rows,
+    hash_grid,
+)
+from rsd.tasks.text_to_3d.scene.field import Field, FieldSettings
 
 SMALL = dict(levels=4, features=2, log2_hashmap_size=9, base_resolution=4, per_level_scale=1.6)
 

@@ -7,7 +7,7 @@ import math
 import pytest
 import torch
 
-from rsd.tasks.text_to_3d.field import ENCODINGS, Field, FieldSettings
+from rsd.tasks.text_to_3d.scene.field import ENCODINGS, Field, FieldSettings
 
 SMALL = dict(
     resolutions=(3, 5), grid_features=2, levels=3, log2_hashmap_size=8, base_resolution=4, per_level_scale=1.5,

@@ -6,7 +6,7 @@ import json
 
 import pytest
 
-from rsd.runs import RunFolder
+from rsd.runs.folder import RunFolder
 from rsd.tasks.text_to_3d import job, scores
 from rsd.tasks.text_to_3d.finished import lacking
 from rsd.tasks.text_to_3d.options import TextTo3D

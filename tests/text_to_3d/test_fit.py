@@ -16,12 +16,12 @@ import torch
 from rsd.heads.attributes import Camera, Head, sample_values
 from rsd.heads.render import BACKGROUND
 from rsd.heads.render import render as draw
-from rsd.tasks.text_to_3d.cameras import Cameras, fov_of
-from rsd.tasks.text_to_3d.field import Field, FieldSettings
-from rsd.tasks.text_to_3d.lights import no_shade
-from rsd.tasks.text_to_3d.mesh import extract
-from rsd.tasks.text_to_3d.occupancy import EVERY, Occupancy
-from rsd.tasks.text_to_3d.render import RenderSettings, as_images, jitter_width, photograph, render
+from rsd.tasks.text_to_3d.scene.cameras import Cameras, fov_of
+from rsd.tasks.text_to_3d.scene.field import Field, FieldSettings
+from rsd.tasks.text_to_3d.scene.lights import no_shade
+from rsd.tasks.text_to_3d.scene.mesh import extract
+from rsd.tasks.text_to_3d.scene.occupancy import EVERY, Occupancy
+from rsd.tasks.text_to_3d.scene.render import RenderSettings, as_images, jitter_width, photograph, render
 
 VALUES = sample_values(np.random.default_rng(9))  # an afro, round glasses, two eye patches, two rings
 

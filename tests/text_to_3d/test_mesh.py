@@ -12,10 +12,10 @@ import pytest
 import torch
 from PIL import Image
 
-from rsd.tasks.text_to_3d.cameras import CameraSettings, orbit
-from rsd.tasks.text_to_3d.field import Field, FieldSettings
-from rsd.tasks.text_to_3d.mesh import automatic_threshold, extract, write_mesh
 from rsd.tasks.text_to_3d.pictures import contact_sheet, write_turntable
+from rsd.tasks.text_to_3d.scene.cameras import CameraSettings, orbit
+from rsd.tasks.text_to_3d.scene.field import Field, FieldSettings
+from rsd.tasks.text_to_3d.scene.mesh import automatic_threshold, extract, write_mesh
 
 
 class Ball(torch.nn.Module):

@@ -5,13 +5,13 @@ from __future__ import annotations
 import pytest
 import torch
 
-from rsd.tasks.text_to_3d import occupancy as module
-from rsd.tasks.text_to_3d.cameras import CameraSettings, orbit
-from rsd.tasks.text_to_3d.field import Field, FieldSettings
-from rsd.tasks.text_to_3d.lights import Light, no_shade
-from rsd.tasks.text_to_3d.occupancy import Occupancy, backend, torch_march
-from rsd.tasks.text_to_3d.render import RenderSettings, jitter_width, render
-from rsd.tasks.text_to_3d.samples import DenseSamples, PackedSamples, span, stratified
+from rsd.tasks.text_to_3d.scene import occupancy as module
+from rsd.tasks.text_to_3d.scene.cameras import CameraSettings, orbit
+from rsd.tasks.text_to_3d.scene.field import Field, FieldSettings
+from rsd.tasks.text_to_3d.scene.lights import Light, no_shade
+from rsd.tasks.text_to_3d.scene.occupancy import Occupancy, backend, torch_march
+from rsd.tasks.text_to_3d.scene.render import RenderSettings, jitter_width, render
+from rsd.tasks.text_to_3d.scene.samples import DenseSamples, PackedSamples, span, stratified
 
 
 def random(seed=0):

@@ -11,9 +11,9 @@ import torch
 from rsd.heads.attributes import Camera
 from rsd.heads.reading import read, unknown_words
 from rsd.priors.latent import LatentPrior
-from rsd.prompts import read_prompts
-from rsd.tasks.text_to_3d.cameras import Cameras
+from rsd.runs.prompts import read_prompts
 from rsd.tasks.text_to_3d.prompts import PromptSettings, ViewPrompts
+from rsd.tasks.text_to_3d.scene.cameras import Cameras
 
 
 def cameras(azimuth, elevation=None):

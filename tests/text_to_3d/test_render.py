@@ -9,12 +9,12 @@ import numpy as np
 import pytest
 import torch
 
-from rsd.tasks.text_to_3d.cameras import CameraSettings, orbit
-from rsd.tasks.text_to_3d.field import Field, FieldSettings
-from rsd.tasks.text_to_3d.lights import Light, no_shade
-from rsd.tasks.text_to_3d.regularisers import RegulariserSettings, entropy, regularisers, sparsity, thickness
-from rsd.tasks.text_to_3d.render import Rendering, RenderSettings, as_images, jitter_width, render
-from rsd.tasks.text_to_3d.samples import DenseSamples, composite, refine, span, stratified
+from rsd.tasks.text_to_3d.scene.cameras import CameraSettings, orbit
+from rsd.tasks.text_to_3d.scene.field import Field, FieldSettings
+from rsd.tasks.text_to_3d.scene.lights import Light, no_shade
+from rsd.tasks.text_to_3d.scene.regularisers import RegulariserSettings, entropy, regularisers, sparsity, thickness
+from rsd.tasks.text_to_3d.scene.render import Rendering, RenderSettings, as_images, jitter_width, render
+from rsd.tasks.text_to_3d.scene.samples import DenseSamples, composite, refine, span, stratified
 
 
 def rand(*shape, seed=0):

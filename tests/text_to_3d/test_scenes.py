@@ -12,16 +12,16 @@ from rsd.distributed import Ensemble, Processes
 from rsd.engine import distill
 from rsd.memory import Memory
 from rsd.repulsion import Interaction
+from rsd.runs.session import flat, nested
 from rsd.schedule import Schedule
-from rsd.session import flat, nested
 from rsd.tasks.text_to_3d import scenes as scenes_module
-from rsd.tasks.text_to_3d.cameras import CameraSettings, orbit
 from rsd.tasks.text_to_3d.distillation import groups_of, in_rows
-from rsd.tasks.text_to_3d.field import FieldSettings
 from rsd.tasks.text_to_3d.gallery import SceneSettings
-from rsd.tasks.text_to_3d.lights import LightSettings
-from rsd.tasks.text_to_3d.regularisers import RegulariserSettings, regularisers
-from rsd.tasks.text_to_3d.render import RenderSettings
+from rsd.tasks.text_to_3d.scene.cameras import CameraSettings, orbit
+from rsd.tasks.text_to_3d.scene.field import FieldSettings
+from rsd.tasks.text_to_3d.scene.lights import LightSettings
+from rsd.tasks.text_to_3d.scene.regularisers import RegulariserSettings, regularisers
+from rsd.tasks.text_to_3d.scene.render import RenderSettings
 from rsd.tasks.text_to_3d.scenes import Scenes, draw_shot, enlarged
 from tests.graphs import most_kept
 

@@ -11,7 +11,7 @@ from PIL import Image
 
 from rsd.cli import main
 from rsd.media import read_image, write_png
-from rsd.runs import RunFolder
+from rsd.runs.folder import RunFolder
 from rsd.tasks.text_to_image import job
 from rsd.tasks.text_to_image.command import packaged, parse
 from rsd.tasks.text_to_image.job import cited

@@ -5,9 +5,9 @@ from __future__ import annotations
 import pytest
 import torch
 
-from rsd.embedding import Decoded
 from rsd.engine import distill
 from rsd.features import Pixels
+from rsd.features.decoded import Decoded
 from rsd.memory import Memory
 from rsd.priors.latent import LatentPrior
 from rsd.priors.mixture import GaussianMixture

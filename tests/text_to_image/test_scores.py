@@ -12,12 +12,12 @@ import pytest
 import torch
 
 from rsd import metrics
-from rsd.aesthetic import load_aesthetic
 from rsd.heads.attributes import ATTRIBUTES, Camera, Head, caption
 from rsd.heads.classifier import HeadsClassifier
 from rsd.heads.reading import read
 from rsd.heads.render import render
 from rsd.media import write_png
+from rsd.metrics.aesthetic import load_aesthetic
 from rsd.tasks.text_to_image.options import TextToImage
 from rsd.tasks.text_to_image.scores import (
     Scorers,

@@ -13,7 +13,7 @@ from matplotlib.figure import Figure
 from PIL import Image
 
 from rsd.cli import main
-from rsd.runs import RunFolder
+from rsd.runs.folder import RunFolder
 from rsd.tasks.text_to_image.plots import curves, means, tradeoff
 from rsd.tasks.text_to_image.summary import FIGURES, write_csv
 from rsd.tasks.text_to_image.sweep import Sweep, prompts_of, settings

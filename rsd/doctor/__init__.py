@@ -1,0 +1,164 @@
+"""``rsd doctor``: what this machine can do, and why not."""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import os
+import platform
+import shutil
+import warnings
+from collections.abc import Callable, Iterator
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+
+from rsd import __version__
+from rsd.hub import BUILT_IN, training
+
+VERSIONS = ("torch", "diffusers", "transformers", "accelerate", "numpy", "safetensors")
+BACKENDS = {
+    "deepinv": "its physics as operators: pip install 'rsd[deepinv]' (another build of torch)",
+    "lpips": "the LPIPS metric: pip install 'rsd[lpips]'",
+    "torchvision": "needed by deepinv and lpips: the build that matches torch, from pytorch.org",
+    "imageio_ffmpeg": "MP4 files: pip install imageio-ffmpeg",
+    "nerfacc": "the packed renderer on CUDA: pip install 'rsd[nerfacc]' (it compiles its kernels when first used)",
+    "tinycudann": "hash grids on CUDA: build it from NVIDIA's repository with nvcc",
+}
+MODELS = {
+    "latent": "the prior heads", "pixel": "the prior heads-pixels", "features": "the repulsion's features",
+    "classifier": "the scoring network", "face": "what tells faces from backs",
+}  # fmt: skip
+
+
+def main(argv: list[str]) -> int:
+    """Print the report; returns the exit code."""
+    parser = argparse.ArgumentParser(prog="rsd doctor", description="What this machine can do, and why not.")
+    parser.add_argument("--quick", action="store_true", help="leave out how long runs take (measured in some seconds)")
+    quick = parser.parse_args(argv).quick
+    for line in report():
+        print(line, flush=True)
+    for line in [] if quick else told(_times):
+        print(line, flush=True)
+    return 0
+
+
+def report() -> list[str]:
+    """The lines of the report, section by section; never raises."""
+    return [line for section in (_versions, _devices, _backends, _built_in, _cache) for line in told(section)]
+
+
+def told(section: Callable[[], Iterator[str]]) -> list[str]:
+    """Its lines, or why they cannot be told."""
+    lines: list[str] = []
+    try:
+        lines += section()
+    except Exception as error:  # a broken installation is what a doctor is asked about
+        lines.append(f"{section.__name__.strip('_')}: cannot be told ({_why(error)})")
+    return lines
+
+
+def _versions() -> Iterator[str]:
+    yield f"rsd {__version__} on Python {platform.python_version()}, {platform.platform()}"
+    yield "versions: " + ", ".join(f"{name} {_version(name)}" for name in VERSIONS)
+
+
+def _built_in() -> Iterator[str]:
+    yield "built-in models:"
+    for folder, what in MODELS.items():
+        size = sum(f.stat().st_size for f in (BUILT_IN / folder).rglob("*") if f.is_file())
+        state = f"{size / 1e6:.1f} MB" if size else f"missing; train it with {training(folder)} in a clone"
+        yield f"  heads/{folder}, {what}: {state}"
+
+
+def _version(name: str) -> str:
+    try:
+        return version(name)
+    except PackageNotFoundError:
+        return "missing"
+
+
+def _why(error: BaseException) -> str:
+    return (str(error).strip() or repr(error)).splitlines()[0]
+
+
+def _devices() -> Iterator[str]:
+    cores = f"cpu: {os.cpu_count()} cores"
+    try:
+        import torch
+    except Exception as error:
+        yield f"{cores}; torch does not import ({_why(error)}); reinstall it from pytorch.org"
+        return
+    yield f"{cores}, {torch.get_num_threads()} torch threads; multiplies in {_multiplies('cpu')}"
+    if torch.cuda.is_available():
+        for k in range(torch.cuda.device_count()):
+            about = torch.cuda.get_device_properties(k)
+            multiplies = _multiplies(f"cuda:{k}")
+            yield f"cuda:{k}: {about.name}, {about.total_memory / 2**30:.0f} GiB; multiplies in {multiplies}"
+    else:
+        built = torch.version.cuda
+        why = (
+            f"this torch is built for CUDA {built}, but no driver or device answers: see nvidia-smi"
+            if built
+            else "a CPU build of torch; for a GPU install the CUDA build from pytorch.org"
+        )
+        yield f"cuda: none ({why})"
+    yield f"mps: {'available' if torch.backends.mps.is_available() else 'none (Apple silicon only)'}"
+
+
+def _multiplies(device: str) -> str:
+    """The precisions that a device has instructions for, and what follows for --autocast and --dtype."""
+    import torch
+
+    from rsd.priors.precision import instructions, multiplies_in
+
+    halves = {"bfloat16": torch.bfloat16, "float16": torch.float16}
+    has = [name for name, dtype in halves.items() if multiplies_in(dtype, device)]
+    lacks = [name for name in halves if name not in has]
+    by = f" ({', '.join(instructions())})" if device == "cpu" and has and instructions() else ""
+    slow = f", not in {' or '.join(lacks)} (emulated: 20 to 40 times slower)" if lacks else ""
+    refused = "; --autocast is refused" if "bfloat16" in lacks else ""
+    return ", ".join(["float32", *has]) + by + slow + refused
+
+
+def _times() -> Iterator[str]:
+    """How long runs take on the CPU, from a few passes of the built-in networks."""
+    from rsd.doctor.estimate import KINDS, estimate, measured, samples
+    from rsd.doctor.estimate import told as ranged
+
+    seconds = measured(samples())
+    yield "time of runs with the built-in priors on this CPU, as it is used now (estimated from a few network passes):"
+    for kind in KINDS:
+        yield f"  {kind.title} (N = {kind.particles}, {kind.steps} steps): {ranged(*estimate(kind, seconds))}"
+
+
+def _backends() -> Iterator[str]:
+    yield "optional backends:"
+    yield from (f"  {_backend(name, remedy)}" for name, remedy in BACKENDS.items())
+
+
+def _backend(name: str, remedy: str) -> str:
+    try:
+        with warnings.catch_warnings(action="ignore"):
+            importlib.import_module(name)
+    except Exception as error:  # tinycudann raises OSError without CUDA, others whatever they like
+        if isinstance(error, ModuleNotFoundError) and error.name == name:
+            return f"{name}: missing; {remedy}"
+        return f"{name} {_version(name)}: does not import ({_why(error)}); {remedy}"
+    return f"{name} {_version(name)}"
+
+
+def _cache() -> Iterator[str]:
+    """The Stable Diffusion class and feature models in the Hugging Face cache, and the room for more."""
+    from huggingface_hub import scan_cache_dir
+    from huggingface_hub.constants import HF_HUB_CACHE
+
+    folder = Path(HF_HUB_CACHE)
+    there = next(p for p in (folder, *folder.absolute().parents) if p.exists())
+    room = f"{shutil.disk_usage(there).free / 1e9:.1f} GB free"
+    if not folder.exists():
+        yield f"Hugging Face cache: none yet at {folder}, {room}"
+        return
+    repos = sorted(scan_cache_dir(folder).repos, key=lambda r: r.repo_id)
+    yield f"Hugging Face cache at {folder}: {len(repos)} models, {room}"
+    for repo in repos:
+        yield f"  {repo.repo_id}: {repo.size_on_disk / 1e9:.2f} GB"

@@ -1,0 +1,208 @@
+"""Figures, with what they are of: mean over particles, best of N and spread are never mixed up.
+
+LPIPS and CLIP need networks that do not ship: ``load_lpips`` and ``load_clip_score`` fetch them or say how to.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+
+from rsd.features.perceptual import lpips_network
+from rsd.heads.attributes import ATTRIBUTES
+
+CONFIDENT = 0.8
+CLIP = "openai/clip-vit-large-patch14"
+CLIP_MEAN, CLIP_STD = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)
+
+Compare = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
+Match = Callable[[torch.Tensor, str], torch.Tensor]
+Pixels = Callable[[torch.Tensor], torch.Tensor]
+
+
+def psnr(x: torch.Tensor, truth: torch.Tensor) -> torch.Tensor:
+    """Peak signal-to-noise ratio of each image, [N] dB, for x [N, 3, H, W] and truth [1 or N, 3, H, W] in [-1, 1] (x is
+    clamped); equal images give infinity."""
+    error = ((x.clamp(-1, 1) - truth) / 2).square().flatten(1).mean(1)
+    return -10 * error.log10()
+
+
+def ssim(x: torch.Tensor, truth: torch.Tensor) -> torch.Tensor:
+    """Structural similarity of each image, [N] in [-1, 1]: scikit-image's, 7 x 7 windows, mean over colours.
+
+    Measured on intensities in [0, 1]: unlike PSNR it compares means, so it changes if black is -1 instead of 0.
+    """
+    from skimage.metrics import structural_similarity
+
+    intensities = [((v.cpu().double() + 1) / 2).numpy() for v in (x.clamp(-1, 1), truth.expand_as(x))]
+    pairs = zip(*intensities, strict=True)
+    return torch.tensor([structural_similarity(a, b, data_range=1.0, channel_axis=0) for a, b in pairs])
+
+
+def residual(difference: torch.Tensor, count: int, sigma_v: float) -> torch.Tensor:
+    """|y - f(x)| / (sigma_v sqrt m) of each particle, [N]: about 1 if x explains y up to its noise.
+
+    difference: y - f(x) [N, ...], zero where nothing is observed; count: m, the number of observed entries.
+    """
+    return difference.abs().square().flatten(1).sum(1).sqrt() / (sigma_v * math.sqrt(count))
+
+
+def diversity(features: torch.Tensor) -> float:
+    """Div = 1 - mean cosine similarity over the pairs i < j (Eq. 26, 27); features [N, d], N >= 2."""
+    assert len(features) > 1, "one particle has no diversity"
+    phi = F.normalize(features.double(), dim=1)
+    rows, cols = torch.triu_indices(len(phi), len(phi), offset=1)
+    return float(1 - (phi[rows] * phi[cols]).sum(1).mean())
+
+
+def difference(images: torch.Tensor, where: torch.Tensor | None = None) -> float:
+    """How far images [N, 3, H, W] in [-1, 1] (clamped), N >= 2, are apart: the root-mean-square distance of a pixel
+    over all pairs, in units of the standard deviation of all pixels. 0: equal images; sqrt(2): independent noise.
+    ``where``: the pixels to look at, bool [1, 1, H, W].
+
+    Flat pictures are compared with one grey level of 256.
+    """
+    assert len(images) > 1, "one image has no difference"
+    x = images.detach().double().clamp(-1, 1)
+    if where is not None and where.any():
+        x = x[..., where[0, 0].cpu()]
+    x = x.reshape(len(x), 3, -1)
+    apart = 2 * x.var(0, correction=1).mean()  # the mean over pairs i < j of (x_i - x_j)^2
+    contrast = (x - x.mean((0, 2), keepdim=True)).square().mean()
+    return float((apart / contrast.clamp(min=(2 / 255) ** 2)).sqrt())
+
+
+def summary(values: torch.Tensor, *, best: Literal["max", "min"]) -> dict[str, float | None]:
+    """{"mean", "best", "std"} over particles; values that are not finite (equal images have infinite PSNR) are null."""
+    v = values.double().cpu()
+    figures = {"mean": v.mean(), "best": v.max() if best == "max" else v.min(), "std": v.std(correction=0)}
+    return {k: float(x) if math.isfinite(x) else None for k, x in figures.items()}
+
+
+def coverage(probabilities: dict[str, torch.Tensor], hidden: list[str], visible: dict[str, str]) -> dict[str, Any]:
+    """How the particles fill what the measurement hides, and whether they keep what it shows.
+
+    probabilities: for each attribute [N, K] (see HeadsClassifier). ``distinct``: for each hidden attribute how many
+    different values over the particles, confident classifications (0.8) only; ``mean``: over hidden attributes;
+    ``agreement``: share of (particle, visible attribute) pairs classified as the truth. Null where there is none.
+    A particle that is not finite has no value and agrees with nothing.
+    """
+    distinct = {}
+    for attribute in hidden:
+        confidence, value = probabilities[attribute].max(1)
+        distinct[attribute] = len(set(value[confidence >= CONFIDENT].tolist()))
+    right = []
+    for attribute, truth in visible.items():
+        confidence, value = probabilities[attribute].max(1)
+        right.append((value == ATTRIBUTES[attribute].index(truth)) & confidence.isfinite())
+    return {
+        "mean": float(np.mean(list(distinct.values()))) if distinct else None,
+        "distinct": distinct,
+        "agreement": float(torch.stack(right).double().mean()) if right else None,
+    }
+
+
+def frechet(a: torch.Tensor, b: torch.Tensor) -> float:
+    """Squared Frechet distance between Gaussians fitted to features a [N, d] and b [M, d], N and M >= 2.
+
+    With features of the Inception network of Heusel et al. (2017) this is FID; that network is not fetched here, since
+    its published loaders unpickle without weights_only. It is biased upwards for few images.
+    """
+    assert len(a) > 1 and len(b) > 1, "a covariance needs two rows"
+    means = (a.double().mean(0), b.double().mean(0))
+    a, b = ((x.double() - m) / math.sqrt(len(x) - 1) for x, m in zip((a, b), means, strict=True))  # x^T x: covariance
+    if min(len(a), len(b)) < a.shape[1]:  # the same number from a matrix N x M instead of d x d
+        overlap = torch.linalg.svdvals(a @ b.T).sum()
+    else:
+        values, vectors = torch.linalg.eigh(a.T @ a)
+        root = vectors * values.clamp(min=0).sqrt() @ vectors.T
+        overlap = torch.linalg.eigvalsh(root @ (b.T @ b) @ root).clamp(min=0).sqrt().sum()
+    apart = (means[0] - means[1]).square().sum()
+    return float((apart + a.square().sum() + b.square().sum() - 2 * overlap).clamp(min=0))
+
+
+def kernel_distance(a: torch.Tensor, b: torch.Tensor) -> float:
+    """Unbiased squared maximum mean discrepancy between features a [N, d] and b [M, d], N and M >= 2, under the kernel
+    (a^T b / d + 1)^3: with Inception's features KID (Binkowski et al. 2018). It may be below 0."""
+    assert len(a) > 1 and len(b) > 1, "the unbiased estimate needs two rows"
+
+    def kernel(x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
+        return (x @ y.T / x.shape[1] + 1) ** 3
+
+    def within(x: torch.Tensor) -> torch.Tensor:
+        k = kernel(x, x)
+        return (k.sum() - k.trace()) / (len(x) * (len(x) - 1))
+
+    a, b = a.double(), b.double()
+    return float(within(a) + within(b) - 2 * kernel(a, b).mean())
+
+
+def load_lpips(*, device: str | torch.device = "cpu") -> Compare:
+    """LPIPS (Zhang et al. 2018, AlexNet) as a function of x [N, 3, H, W] and truth [1 or N, 3, H, W], both in [-1, 1]
+    (x is clamped), to [N]; 32 px at least.
+
+    Raises ImportError if the package is missing or broken, FileNotFoundError if AlexNet's weights cannot be had.
+    """
+    network = lpips_network(device=device)
+
+    def distance(x: torch.Tensor, truth: torch.Tensor) -> torch.Tensor:
+        x = x.float().clamp(-1, 1)
+        return network(x.to(device), truth.float().expand_as(x).to(device)).flatten().cpu()
+
+    return distance
+
+
+def load_clip(name: str, *, device: str | torch.device = "cpu", revision: str | None = None) -> tuple[Any, Any, Pixels]:
+    """A frozen CLIPModel in float32, its tokenizer, and the function from images [N, 3, H, W] in [-1, 1] (clamped) to
+    what its vision model takes, in CLIP's square. ``name``: hub id or folder (safetensors only).
+
+    Raises ValueError that says what to do if the model cannot be had.
+    """
+    from rsd.hub import broken, check_name, fetch, quietly
+    from rsd.hub.weights import load_model
+
+    what = "CLIP model"
+    check_name(name, what=what, built_in=(), marker="config.json", example="openai/clip-vit-large-patch14")
+    local = Path(name).expanduser().is_dir()
+    where = str(Path(name).expanduser()) if local else name
+    commit = None if local else fetch(name, "config.json", revision=revision, what=what).parent.name
+    with quietly():
+        from transformers import CLIPModel, CLIPTokenizer
+    folder = Path(where) if local else None
+    model = load_model(CLIPModel, name, folder, what=what, dtype=torch.float32, commit=commit)
+    try:
+        with quietly():
+            tokenizer = CLIPTokenizer.from_pretrained(where, revision=commit or "main")
+    except Exception as error:
+        raise ValueError(broken(error, name, what=what, revision=revision)) from error
+    model = model.float().eval().requires_grad_(False).to(device)
+    size = model.config.vision_config.image_size
+    mean, std = (torch.tensor(v, device=device).view(1, 3, 1, 1) for v in (CLIP_MEAN, CLIP_STD))
+
+    def pixels(images: torch.Tensor) -> torch.Tensor:
+        x = images.to(device, torch.float32).clamp(-1, 1)
+        if x.shape[-2:] != (size, size):
+            x = F.interpolate(x, size=(size, size), mode="bicubic", antialias=True).clamp(-1, 1)
+        return ((x + 1) / 2 - mean) / std
+
+    return model, tokenizer, pixels
+
+
+def load_clip_score(name: str = CLIP, *, device: str | torch.device = "cpu", revision: str | None = None) -> Match:
+    """Cosine similarity of CLIP's embeddings, a function of images [N, 3, H, W] in [-1, 1] (clamped) and a prompt, to
+    [N]. ``name`` and what is raised: see :func:`load_clip`.
+    """
+    model, tokenizer, pixels = load_clip(name, device=device, revision=revision)
+
+    def match(images: torch.Tensor, prompt: str) -> torch.Tensor:
+        words = tokenizer(prompt, truncation=True, return_tensors="pt").to(device)
+        found = model(**words, pixel_values=pixels(images))
+        return F.cosine_similarity(found.image_embeds, found.text_embeds).cpu()
+
+    return match

@@ -1,0 +1,283 @@
+"""The reference score eps_ref: what the prior's score is compared with.
+
+SDS    the noise eps that was added (Poole et al. 2023)
+NFSD   what remains of the guided score that is noise, not image (Katzir et al. 2024)
+VSD    eps_phi(z_t, t, c), a network that learns the particles' own score (Wang et al. 2023): low-rank adapters on
+       the prior's UNet (LoraScore), or a small UNet from scratch (UNetScore)
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
+from functools import partial
+from typing import Any, Protocol
+
+import torch
+
+from rsd.distributed import ALONE, Ensemble
+from rsd.hub import quietly
+from rsd.memory import Memory
+from rsd.priors.base import Condition, Conditioning, Prior, predict, present
+from rsd.priors.watch import watch_of
+from rsd.randomness import generator, integers, noise
+from rsd.reference.adapters import Adapters, Told, projections, seeded
+
+Timestep = int | torch.Tensor
+
+PATIENCE = 20
+"""Steps in a row whose gradients may overflow: enough to halve the scale of float16, 2^14, to less than 1."""
+
+
+class Reference(Protocol):
+    """What the engine asks of a reference score. One that does not learn needs only ``__call__``."""
+
+    def __call__(self, z_t: torch.Tensor, t: Timestep, eps: torch.Tensor, eps_theta: torch.Tensor) -> torch.Tensor:
+        """eps_ref for the noisy particles z_t = alpha_t z + sigma_t eps, all [N, *latent_shape]; t: an int or [N]."""
+        ...
+
+    def learn(self, z: torch.Tensor, step: int) -> dict[str, float]:
+        """Take one optimiser step on the particles z [N, *latent_shape], just moved; return the losses."""
+        return {}
+
+    def state(self) -> dict[str, Any]:
+        """Everything a resumed run needs."""
+        return {}
+
+    def load_state(self, state: dict[str, Any]) -> None:
+        """Continue from :meth:`state`."""
+        return None
+
+
+class SDS(Reference):
+    """The noise itself."""
+
+    def __call__(self, z_t: torch.Tensor, t: Timestep, eps: torch.Tensor, eps_theta: torch.Tensor) -> torch.Tensor:
+        return eps
+
+
+sds = SDS()
+
+
+class NFSD(Reference):
+    """Noise-free score distillation (Katzir, Patashnik, Cohen-Or, Lischinski, ICLR 2024, Sec. 4), whose direction is
+
+        delta_D + s delta_C,   delta_C = eps(z_t; text) - eps(z_t; empty)
+        delta_D = eps(z_t; empty)                           for t < 200, where a trained prior predicts no noise
+                  eps(z_t; empty) - eps(z_t; negative)      for the others
+
+    As eps_theta = eps(empty) + s delta_C already (guidance with the *empty* prompt as the unconditional one), the
+    reference is 0 for t < 200 and eps(z_t; negative) for the others.
+
+    ``negative``: a condition without guidance for the negative prompt, by default the paper's :data:`NEGATIVE`; for a
+    prior without text, None. The bound is 0.2 T for a prior with T other than 1000.
+    """
+
+    NEGATIVE = "unrealistic, blurry, low quality, out of focus, ugly, low contrast, dull, dark, low-resolution, gloomy"
+
+    def __init__(self, prior: Prior, negative: Condition | None, *, memory: Memory | None = None):
+        self.prior, self.negative, self.memory = prior, negative, memory or Memory()
+
+    @torch.no_grad()
+    def __call__(self, z_t: torch.Tensor, t: Timestep, eps: torch.Tensor, eps_theta: torch.Tensor) -> torch.Tensor:
+        low = (torch.as_tensor(t) < 0.2 * self.prior.schedule.T).to(z_t.device).view(-1, *[1] * (z_t.ndim - 1))
+        if bool(low.all()):
+            return torch.zeros_like(z_t)
+        residual = torch.cat(self.memory.each(len(z_t), partial(predict, self.prior, z_t, t, self.negative)))
+        return torch.where(low, torch.zeros_like(residual), residual)
+
+
+class Learned(Reference):
+    """A network eps_phi(z_t, t, c) that learns the score of the particles as they move, one step of AdamW a time:
+
+        sum over particles of mean |eps_phi(z_t, t, c) - eps|^2,    t uniform in 0 .. T-1 for each particle
+
+    conditional, without guidance. Where several processes share the ``ensemble`` the sum runs over all of it: gradients
+    are added up, so that all have the same network (but for ``own`` ones, one a particle). Its noise and timesteps are
+    its own, from (seed, image, step, particle).
+    ``loss_scale`` keeps the gradients of means above float16's smallest number; where they overflow the step is
+    skipped and the scale halved. ``skipped``: how many steps in a row, up to now, were.
+    """
+
+    loss_scale = 1.0
+    skipped = 0
+    own = False
+
+    def __init__(
+        self, prior: Prior, condition: Conditioning, parameters: Sequence[torch.nn.Parameter],
+        *, ids: Sequence[int], seed: int, image: str = "", memory: Memory | None = None, lr: float = 1e-4,
+        ensemble: Ensemble = ALONE,
+    ):  # fmt: skip
+        self.prior, self.condition, self.parameters = prior, condition, list(parameters)
+        self.ids, self.memory = list(ids), memory or Memory()
+        self.seed, self.image, self.ensemble = seed, image, ensemble
+        self.optimiser = torch.optim.AdamW(self.parameters, lr=lr)
+
+    def epsilon(self, z_t: torch.Tensor, t: Timestep, condition: Condition | None) -> torch.Tensor:
+        """eps_phi of a chunk under its condition, inside :meth:`active`."""
+        raise NotImplementedError
+
+    def given(self) -> Condition | None:
+        """The present condition of all particles."""
+        given = present(self.condition)
+        assert given is None or given.negative is None, "the variational score has no guidance"
+        return given
+
+    def active(self, row: int) -> AbstractContextManager[None]:
+        """Where :meth:`epsilon` and its gradients may be asked for, for the rows of a chunk that begins at ``row``."""
+        return nullcontext()
+
+    @torch.no_grad()
+    def __call__(self, z_t: torch.Tensor, t: Timestep, eps: torch.Tensor, eps_theta: torch.Tensor) -> torch.Tensor:
+        given = self.given()
+
+        def answer(rows: slice) -> torch.Tensor:
+            with self.active(rows.start):
+                return predict(self, z_t, t, given, rows)
+
+        return torch.cat(self.memory.each(len(z_t), answer))
+
+    @torch.enable_grad()
+    def learn(self, z: torch.Tensor, step: int) -> dict[str, float]:
+        """One step of AdamW; returns the eps-MSE before it, a mean over particles, as "reference", and 1 as
+        "reference_skipped" if it was skipped, else 0. Raises ValueError after PATIENCE of those in a row."""
+        key: dict[str, Any] = {"seed": self.seed, "image": self.image, "step": step, "particles": self.ids}
+        t = integers(0, self.prior.schedule.T - 1, purpose="reference timestep", **key)
+        eps = noise(z.shape[1:], purpose="reference diffusion", **key).to(z)
+        alpha, sigma = self.prior.schedule.coefficients(t, z)
+        z_t, given = alpha * z + sigma * eps, self.given()
+
+        def learn(rows: slice) -> float:
+            with self.active(rows.start):
+                error = predict(self, z_t, t, given, rows) - eps[rows]
+                loss = error.square().flatten(1).mean(1).sum()  # no mean over particles: none depends on N
+                found = torch.autograd.grad(loss * self.loss_scale, self.parameters, allow_unused=True)
+            pairs = [(p, own) for p, own in zip(self.parameters, found, strict=True) if own is not None]
+            sums = [own.clone() if p.grad is None else p.grad + own for p, own in pairs]
+            for (p, _), added in zip(pairs, sums, strict=True):  # all of them or, where this did not fit, none
+                p.grad = added
+            return float(loss.detach())
+
+        total = sum(self.memory.each(len(z), learn)) / len(z)
+        gradients = [p.grad.div_(self.loss_scale) for p in self.parameters if p.grad is not None]
+        if not self.own:
+            self.ensemble.add(gradients)
+        finite = all(bool(gradient.isfinite().all()) for gradient in gradients)  # in half precision one may overflow
+        if not self.ensemble.agree(not finite):
+            self.optimiser.step()
+            self.skipped = 0
+        else:
+            self.loss_scale, self.skipped = self.loss_scale / 2, self.skipped + 1
+        self.optimiser.zero_grad()
+        if self.skipped == PATIENCE:
+            raise ValueError(
+                f"The learned score cannot learn: its gradients were not finite in {PATIENCE} steps in a row; use "
+                "--dtype float32 or bfloat16, or a lower --lr-phi."
+            )
+        return {"reference": total, "reference_skipped": float(self.skipped > 0)}
+
+    def state(self) -> dict[str, Any]:
+        """The network's learned tensors and their optimiser."""
+        return {
+            "parameters": [p.detach().clone() for p in self.parameters],
+            "optimiser": self.optimiser.state_dict()["state"],
+            "loss_scale": self.loss_scale,
+            "skipped": self.skipped,
+        }
+
+    def load_state(self, state: dict[str, Any]) -> None:
+        """Continue from :meth:`state`."""
+        with torch.no_grad():
+            for parameter, value in zip(self.parameters, state["parameters"], strict=True):
+                parameter.copy_(value)
+        moments = {int(k): v for k, v in state["optimiser"].items()}
+        self.optimiser.load_state_dict({**self.optimiser.state_dict(), "state": moments})
+        self.loss_scale, self.skipped = float(state["loss_scale"]), int(state["skipped"])
+
+
+class LoraScore(Learned):
+    """The prior with low-rank adapters on its UNet's attention, learned; they are on only inside :meth:`active`, so
+    that the prior itself answers to the bit as before, and its UNet is at no time another (a pipeline that its owner
+    handed over can be saved). Starts as the prior without guidance; a prediction of v is converted as the prior's own
+    is. Several objects may share a prior. What the condition tells besides text (``extra``: a camera) is added to the
+    UNet's time embedding, by a network that learns too.
+
+    ``rank``: of the adapters, whose scale is 1. ``per_particle``: a set of adapters for each particle (N UNet calls).
+    Raises ValueError for a prior without a UNet.
+    """
+
+    def __init__(
+        self, prior: Any, condition: Conditioning, *, ids: Sequence[int], seed: int, image: str = "",
+        memory: Memory | None = None, lr: float = 1e-4, rank: int = 4, per_particle: bool = False,
+        ensemble: Ensemble = ALONE,
+    ):  # fmt: skip
+        unet: Any = getattr(prior, "unet", None)
+        if not hasattr(unet, "encoder_hid_proj") or not projections(unet):  # UNets of DDPM's class read no text
+            raise ValueError(f"The prior {prior.name} has no UNet for adapters; take another method than vsd.")
+        if rank < 1:
+            raise ValueError(f"lora_rank is {rank}; it must be at least 1.")
+        self.unet = unet
+        drawn = [generator(seed=seed, purpose="reference weights", particle=k) for k in (ids if per_particle else [0])]
+        self.adapters = [Adapters(unet, rank, random) for random in drawn]
+        parameters = [p for own in self.adapters for p in own.parameters()]
+        first = present(condition)
+        self.told: Told | None = None
+        if first is not None and first.extra is not None:
+            self.told = Told(unet, first.extra.shape[-1], generator(seed=seed, purpose="reference told", particle=0))
+            parameters += self.told.parameters()
+        self.loss_scale = 2.0**14 if unet.dtype == torch.float16 else 1.0
+        self.own = per_particle
+        shared: dict[str, Any] = {"ids": ids, "seed": seed, "image": image, "ensemble": ensemble}
+        super().__init__(prior, condition, parameters, memory=Memory(1) if per_particle else memory, lr=lr, **shared)
+
+    def epsilon(self, z_t: torch.Tensor, t: Timestep, condition: Condition | None) -> torch.Tensor:
+        """The prior's, which is eps_phi inside :meth:`active`."""
+        with ExitStack() as stack:
+            if self.told is not None:
+                assert condition is not None and condition.extra is not None
+                stack.enter_context(self.told.telling(self.unet, condition.extra))
+            stack.enter_context(watch_of(self.prior).rest())  # if it goes astray, lr_phi may have driven it there
+            return self.prior.epsilon(z_t, t, condition)
+
+    @contextmanager
+    def active(self, row: int) -> Iterator[None]:
+        """The UNet with its adapters on."""
+        with self.adapters[row if self.own else 0].on(self.unet):
+            yield
+
+
+class UNetScore(Learned):
+    """A small UNet that predicts eps from scratch, given the prior's text embeddings: the paper's other eps_phi.
+
+    ``channels``: of its resolutions. Raises ValueError for a prior without latent images or text.
+    """
+
+    def __init__(
+        self, prior: Prior, condition: Conditioning, *, ids: Sequence[int], seed: int, image: str = "",
+        memory: Memory | None = None, lr: float = 1e-4, channels: Sequence[int] = (64, 128, 256),
+        ensemble: Ensemble = ALONE,
+    ):  # fmt: skip
+        text = present(condition)
+        if text is None or text.embeddings is None or len(prior.latent_shape) != 3:
+            raise ValueError(f"The prior {prior.name} has no latent images and text for a UNet; take another method.")
+        with quietly():
+            from diffusers import UNet2DConditionModel
+        C, h, w = prior.latent_shape
+        crossed = len(channels) - 1
+        with seeded(generator(seed=seed, purpose="reference weights")):
+            unet = UNet2DConditionModel(
+                sample_size=(h, w), in_channels=C, out_channels=C, block_out_channels=tuple(channels),
+                layers_per_block=1, cross_attention_dim=text.embeddings.shape[-1],
+                down_block_types=("DownBlock2D", *["CrossAttnDownBlock2D"] * crossed),
+                up_block_types=(*["CrossAttnUpBlock2D"] * crossed, "UpBlock2D"),
+            )  # fmt: skip
+        with quietly():  # diffusers warns of every change of dtype
+            self.unet = unet.to(prior.device, prior.dtype).eval()
+        parameters = list(self.unet.parameters())
+        shared: dict[str, Any] = {"ids": ids, "seed": seed, "image": image, "ensemble": ensemble}
+        super().__init__(prior, condition, parameters, memory=memory, lr=lr, **shared)
+
+    def epsilon(self, z_t: torch.Tensor, t: Timestep, condition: Condition | None) -> torch.Tensor:
+        assert condition is not None and condition.embeddings is not None
+        text = condition.embeddings.to(z_t.device, z_t.dtype).expand(len(z_t), -1, -1)
+        return self.unet(z_t, torch.as_tensor(t, device=z_t.device), encoder_hidden_states=text).sample

@@ -1,0 +1,1 @@
+"""`rsd compare`: methods side by side."""

@@ -1,0 +1,141 @@
+"""What a comparison leaves: compare.json, compare.csv, compare.md and grid.png."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from rsd import media
+from rsd.media import fit_to, read_image
+from rsd.runs.citations import short
+from rsd.runs.folder import CONFIG, write_bytes, write_json
+from rsd.runs.settings import read_yaml
+from rsd.runs.summary import mean, write_csv
+
+from ..methods import FIELD
+from .pairs import Pair
+
+Row = dict[str, Any]
+SCORES = ("psnr", "ssim", "lpips", "residual")
+CALLS = (
+    "unet_forward", "unet_backward", "decoder_forward", "decoder_backward", "encoder_forward", "encoder_backward",
+)  # fmt: skip
+PARTS = ("mean", "best", "std")
+COMMON: dict[str, tuple[str, Callable[[float], str]]] = {
+    "common_psnr_mean": ("PSNR", "{:.2f}".format),
+    "common_psnr_best": ("best", "{:.2f}".format),
+    "common_ssim_mean": ("SSIM", "{:.3f}".format),
+    "fid": ("Frechet", "{:.3g}".format),
+    "kid": ("KID", "{:.3g}".format),
+    "common_div": ("Div", "{:.4f}".format),
+    "common_coverage": ("coverage", "{:.2f}".format),
+    "common_agreement": ("agreement", "{:.2f}".format),
+}
+"""The columns of compare.md for which all methods' pictures have one size: a figure's name in compare.csv, its heading,
+and how it is written."""
+SHOWN = {
+    **COMMON,
+    "lpips_mean": ("LPIPS", "{:.3f}".format),
+    "residual_mean": ("residual/σ_v", "{:.2f}".format),
+    "seconds": ("seconds", "{:.1f}".format),
+    **{name: (name.replace("_", " ").replace("unet", "UNet"), "{:.0f}".format) for name in CALLS},
+    "peak_bytes": ("peak MiB", lambda size: f"{size / 2**20:.0f}"),
+}
+"""And all its columns."""
+
+
+def flat(row: Row) -> Row:
+    """A row of compare.json as a line of compare.csv."""
+    m, common, fid = row["metrics"], row["metrics"]["common"], row["fid"] or {}
+    line = {name: row[name] for name in ("task", "method", "image", "prior", "steps", "particles", "folder")}
+    line |= {f"{name}_{part}": (m.get(name) or {}).get(part) for name in SCORES for part in PARTS}
+    line |= {"common_size": common["size"]}
+    line |= {f"common_{name}_{part}": common[name][part] for name in ("psnr", "ssim") for part in PARTS}
+    line |= _spread(m) | {f"common_{name}": value for name, value in _spread(common).items()}
+    line |= {"fid": fid.get("value"), "kid": fid.get("kid"), "fid_features": fid.get("features")}
+    line |= {"seconds": row["seconds"], **{name: (row["network_calls"] or {}).get(name, 0) for name in CALLS}}
+    return {**line, "peak_bytes": row["peak_bytes"], "run_as": row["run_as"], "settings": row["settings"]}
+
+
+def _spread(m: Row) -> Row:
+    cover = m.get("coverage") or {}
+    found = {name: m.get(name) for name in ("div", "div_features")}
+    return {**found, "coverage": cover.get("mean"), "agreement": cover.get("agreement")}
+
+
+def write(out: Path, rows: list[Row], pairs: Sequence[Pair], left_out: dict[str, str]) -> None:
+    """All four files, from the cells that are done."""
+    write_json(out / "compare.json", rows)
+    lines = [flat(row) for row in rows]
+    write_csv(out / "compare.csv", lines, list(lines[0]) if lines else ["task", "method", "image"])
+    text = markdown(lines, pairs, left_out)
+    write_bytes(out / "compare.md", text.encode())
+    if rows:
+        media.save_png(out / "grid.png", grid(out, rows))
+    print(text)
+    print(f"compare.json, compare.csv, compare.md, grid.png in {out}")
+
+
+def markdown(lines: list[Row], pairs: Sequence[Pair], left_out: dict[str, str]) -> str:
+    """A table a task, a line a method: means over images. Columns that nobody has a figure for are left out."""
+    parts = []
+    for task in dict.fromkeys(line["task"] for line in lines):
+        methods: dict[str, list[Row]] = {}
+        for line in (line for line in lines if line["task"] == task):
+            methods.setdefault(line["method"], []).append(line)
+        parts.append(_one(task, list(methods.values())))
+    if lines:
+        parts.append(_sizes(lines))
+    if left_out:
+        parts.append("Left out:\n\n" + "\n".join(f"- {name}: {why}" for name, why in left_out.items()))
+    works = dict.fromkeys(work for pair in pairs for work in FIELD[pair.method].works)
+    parts.append("Works:\n\n" + "\n".join(f"- {short(work)}" for work in works))
+    return "\n\n".join(parts) + "\n"
+
+
+def _one(task: str, methods: list[list[Row]]) -> str:
+    """A task's table; ``methods``: the lines of each."""
+    means = [{name: mean([line[name] for line in mine]) for name in SHOWN} for mine in methods]
+    shown = [name for name in SHOWN if any(row[name] is not None for row in means)]
+    headings = ["method", "prior", "steps", "N", "images", *(SHOWN[name][0] for name in shown), "settings"]
+    lines = [f"## {task}", "", f"| {' | '.join(headings)} |", "|---" * len(headings) + "|"]
+    for mine, row in zip(methods, means, strict=True):
+        about = mine[0]
+        cells = [about["method"], about["prior"], str(about["steps"]), str(about["particles"]), str(len(mine))]
+        cells += ["" if row[name] is None else SHOWN[name][1](row[name]) for name in shown]
+        lines.append(f"| {' | '.join([*cells, about['settings'].removesuffix('.yaml')])} |")
+    others = {(mine[0]["run_as"], mine[0]["prior"]) for mine in methods if mine[0]["run_as"] != task}
+    lines += [f"\n{task} is {own} for {prior}, so that all measure as many pixels." for own, prior in sorted(others)]
+    return "\n".join(lines)
+
+
+def _sizes(lines: list[Row]) -> str:
+    """What is of pictures of which size."""
+    names = [name for name in COMMON if any(line[name] is not None for line in lines)]
+    told = ", ".join(COMMON[name][0] for name in names if COMMON[name][0] != "best")
+    return (
+        f"{told}: of pictures at {lines[0]['common_size']} px, whatever the prior's size; all else, and the columns of "
+        "compare.csv without common_, at the prior's own. Where steps differ, each setting has a budget of its own."
+    )
+
+
+def grid(out: Path, rows: list[Row], most: int = 4) -> Any:
+    """For each task its first image: a row a method, of the measurement, the truth and the answers."""
+    cells: list[Any] = []
+    labels: list[str] = []
+    columns = 2 + min(most, max(row["particles"] for row in rows))
+    for task in dict.fromkeys(row["task"] for row in rows):
+        mine = [row for row in rows if row["task"] == task]
+        for row in (row for row in mine if row["image"] == mine[0]["image"]):
+            folder = out / row["folder"]
+            answers = [read_image(path) for path in sorted((folder / "particles").glob("*.png"))[: columns - 2]]
+            held = read_yaml(folder / CONFIG)
+            truth = fit_to(read_image(held["images"][0]), answers[0].shape[-1], held["fit"])[0]
+            pictures = [read_image(folder / "measurement.png"), truth, *answers]
+            pictures += [torch.ones_like(truth)] * (columns - len(pictures))
+            cells += pictures
+            labels += [task, "truth", row["method"], *[""] * (columns - 3)]
+    return media.grid(cells, labels=labels, columns=columns)

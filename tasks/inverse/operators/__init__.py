@@ -1,0 +1,248 @@
+"""Forward operators for images [B, 3, H, W] in [-1, 1], and :func:`make_operator`, which makes one from a task's name.
+
+Presets are the paper's, at 512 px; :mod:`.masks` and :mod:`.kernels` scale them to other sizes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+
+from rsd.runs.settings import known
+
+from ..names import is_task, sr_factor, unknown_task
+from . import kernels, masks
+from .base import Operator, data_residual, measure, observed_count, stretch
+from .deepinv import Physics, deepinv_physics
+from .own import Function, load_operator
+
+__all__ = [
+    "BicubicDownsample", "BlockAverage", "Blur", "Function", "HDR", "Inpaint", "Operator", "PhaseRetrieval", "Physics",
+    "best_rotation", "data_residual", "deepinv_physics", "load_operator", "make_operator", "measure", "observed_count",
+]  # fmt: skip
+
+
+class Inpaint(Operator):
+    """y = x where the mask is True, 0 (mid-grey) elsewhere; range [-1, 1], no padding.
+
+    ``mask``: bool [1, 1, H, W], True where a pixel is known; those entries alone are observed.
+    """
+
+    gram_scale = 1.0
+
+    def __init__(self, mask: torch.Tensor, name: str = "inpainting"):
+        super().__init__(name, linear=True, observed=mask)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """[B, 3, H, W], hidden entries zero."""
+        assert self.observed is not None
+        return x.masked_fill(~self.observed, 0)
+
+
+class BlockAverage(Operator):
+    """y = the means of x over factor x factor blocks (the authors' super-resolution); range [-1, 1], no padding."""
+
+    def __init__(self, factor: int):
+        super().__init__(f"super-resolution x{factor}, block average", linear=True)
+        self.factor, self.gram_scale = factor, 1 / factor**2
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """[B, 3, H/factor, W/factor]."""
+        return F.avg_pool2d(x, self.factor)
+
+
+class BicubicDownsample(Operator):
+    """y = x made smaller by an antialiased cubic filter (a = -1/2, stretched by the factor, weights of sum 1).
+
+    It equals the resizer used by DPS: x is mirrored by 2 factor pixels on each side with its edge repeated, so the
+    filter sees no border. Range: a little beyond [-1, 1] at edges, where a cubic filter overshoots. Half precision is
+    computed in float32.
+    """
+
+    def __init__(self, factor: int):
+        super().__init__(f"super-resolution x{factor}, bicubic", linear=True)
+        self.factor = factor
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """[B, 3, H/factor, W/factor]."""
+        height, width = x.shape[-2] // self.factor, x.shape[-1] // self.factor
+        wide = mirror(mirror(at_least_float32(x), 2 * self.factor, -2), 2 * self.factor, -1)
+        y = F.interpolate(wide, size=(height + 4, width + 4), mode="bicubic", antialias=True, align_corners=False)
+        return y[..., 2:-2, 2:-2].to(x.dtype)
+
+
+def at_least_float32(x: torch.Tensor) -> torch.Tensor:
+    """x, raised from half precision, in which some of torch's functions do not exist."""
+    return x if x.dtype == torch.float64 else x.float()
+
+
+def mirror(x: torch.Tensor, margin: int, dim: int) -> torch.Tensor:
+    """x with ``margin`` more entries at both ends of ``dim``: reflections that repeat the edge (numpy: "symmetric")."""
+    length = x.shape[dim]
+    position = torch.arange(-margin, length + margin, device=x.device) % (2 * length)
+    return x.index_select(dim, torch.minimum(position, 2 * length - 1 - position))
+
+
+class Blur(Operator):
+    """y = kernel * x, a convolution of each channel (the kernel is the picture of a point).
+
+    ``kernel``: [height, width], odd, sum 1; if it is nowhere negative, y has range [-1, 1].
+    Padding: reflection without repeating the edge, by half the kernel. Computed by FFTs, whose cost does not grow with
+    the kernel (61 x 61 at 512 px); half precision in float32.
+    """
+
+    kernel: torch.Tensor
+
+    def __init__(self, kernel: torch.Tensor, name: str = "blur"):
+        super().__init__(name, linear=True)
+        self.register_buffer("kernel", kernel, persistent=False)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """[B, 3, H, W]."""
+        rows, columns = (side // 2 for side in self.kernel.shape)
+        padded = F.pad(at_least_float32(x), (columns, columns, rows, rows), mode="reflect")
+        size = padded.shape[-2:]
+        spectrum = torch.fft.rfft2(padded) * torch.fft.rfft2(self.kernel.to(padded.dtype), s=size)
+        # the circular convolution's first rows and columns have wrapped around
+        return torch.fft.irfft2(spectrum, s=size)[..., 2 * rows :, 2 * columns :].to(x.dtype)
+
+
+class PhaseRetrieval(Operator):
+    """y = |FFT of x|: x is mapped to [0, 1], padded with zeros by a quarter of its size on each side, and
+    transformed by a centred orthonormal 2-D FFT (so that the sum of y^2 is that of the [0, 1] image's squares).
+    Range: from 0 to size / 1.5. Half precision is raised to float32, y too.
+
+    y is the same for an image turned by 180 degrees: score with :func:`best_rotation`.
+    """
+
+    def __init__(self) -> None:
+        super().__init__("phase retrieval", linear=False)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """[B, 3, 1.5 H, 1.5 W]."""
+        rows, columns = x.shape[-2] // 4, x.shape[-1] // 4
+        padded = F.pad((at_least_float32(x) + 1) / 2, (columns, columns, rows, rows))
+        spectrum = torch.fft.fft2(torch.fft.ifftshift(padded, dim=(-2, -1)), norm="ortho")
+        return torch.fft.fftshift(spectrum, dim=(-2, -1)).abs()
+
+    def picture(self, y: torch.Tensor) -> torch.Tensor:
+        """log(1 + |y|) of each measurement, from black to white."""
+        return stretch(y.detach().float().abs().log1p())
+
+
+def best_rotation(x: torch.Tensor, truth: torch.Tensor) -> torch.Tensor:
+    """Each image of x [B, 3, H, W] or its 180-degree rotation, whichever is nearer to ``truth`` [1 or B, 3, H, W]
+    in mean square: a phase measurement cannot tell them apart.
+    """
+    turned = x.flip(-2, -1)
+    better = ((turned - truth) ** 2).flatten(1).mean(1) < ((x - truth) ** 2).flatten(1).mean(1)
+    return torch.where(better[:, None, None, None], turned, x)
+
+
+class HDR(Operator):
+    """y = clip(2x, -1, 1): contrast doubled and cut; range [-1, 1], no padding."""
+
+    def __init__(self) -> None:
+        super().__init__("high dynamic range", linear=False)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """[B, 3, H, W]."""
+        return (2 * x).clamp(-1, 1)
+
+
+def make_operator(
+    task: str,
+    *,
+    size: int,
+    seed: int = 0,
+    box: masks.Box | None = None,
+    mask: str | Path | torch.Tensor | None = None,
+    mask_hole: str = "black",
+    downsample: str = "block",
+    kernel: str | Path | torch.Tensor | None = None,
+    operator: str | Callable[[torch.Tensor], torch.Tensor] | None = None,
+    hidden: float = 0.8,
+    intensity: float = kernels.PRESET_INTENSITY,
+) -> Operator:
+    """The operator of ``task`` (one of TASKS, or srK) for images of size x size px.
+
+    ``seed``: of the random mask, the free-form strokes and the motion kernel. ``box``, ``mask``, ``kernel``,
+    ``operator``: see masks.box_mask, masks.given_mask, kernels.given_kernel, callables.load_operator; each with its
+    own tasks only. ``mask_hole``: the colour of what a mask image hides, "black" or "white". ``downsample``: "block" or
+    "bicubic". ``hidden``: inpaint_random's share of hidden pixels.
+    ``intensity``: of deblur_motion.
+    Raises ValueError for an unknown task, an option that the task needs or does not use, or a value that cannot work.
+    """
+    if not is_task(task):
+        raise unknown_task(task)
+    _check_options(task, box=box, mask=mask, kernel=kernel, operator=operator)
+    made = _made(task, size, seed, box, mask, mask_hole, downsample, kernel, operator, hidden, intensity)
+    made.task = task
+    return made
+
+
+def _made(
+    task: str, size: int, seed: int, box: masks.Box | None, mask: str | Path | torch.Tensor | None, mask_hole: str,
+    downsample: str, kernel: str | Path | torch.Tensor | None,
+    operator: str | Callable[[torch.Tensor], torch.Tensor] | None, hidden: float, intensity: float,
+) -> Operator:  # fmt: skip
+    match task:
+        case "inpaint_half_face":
+            return Inpaint(masks.box_mask(masks.scaled_box(masks.HALF_FACE, size), size), "half-face inpainting")
+        case "inpaint_full_face":
+            return Inpaint(masks.box_mask(masks.scaled_box(masks.FULL_FACE, size), size), "full-face inpainting")
+        case "inpaint_box" if box is not None:
+            return Inpaint(masks.box_mask(box, size), "box inpainting")
+        case "inpaint_random":
+            return Inpaint(masks.random_mask(size, seed=seed, hidden=hidden), f"random inpainting, {hidden:.0%}")
+        case "inpaint_freeform":
+            return Inpaint(masks.freeform_mask(size, seed=seed), "free-form inpainting")
+        case "inpaint_mask" if mask is not None:
+            return Inpaint(masks.given_mask(mask, size, mask_hole), "inpainting with a given mask")
+        case "deblur_motion" | "deblur_gaussian":
+            return _blur(task, size, seed, kernel, intensity)
+        case "phase_retrieval":
+            return PhaseRetrieval()
+        case "hdr":
+            return HDR()
+        case "operator" if operator is not None:
+            return load_operator(operator)
+    factor = sr_factor(task)
+    assert factor, f"no operator for task {task}"
+    return _downsample(factor, size, downsample)
+
+
+def _check_options(task: str, **options: object) -> None:
+    """Raise ValueError if the task lacks its option or has another's."""
+    owners = {"box": ["inpaint_box"], "mask": ["inpaint_mask"], "operator": ["operator"]}
+    owners["kernel"] = ["deblur_motion", "deblur_gaussian"]
+    for name, tasks in owners.items():
+        given = options[name] is not None
+        if given and task not in tasks:
+            raise ValueError(f"{name} goes with {' and '.join(tasks)}, but the task is {task}; change one of them.")
+        if not given and task in tasks and name != "kernel":
+            raise ValueError(f"Task {task} needs {name}.")
+
+
+def _downsample(factor: int, size: int, how: str) -> Operator:
+    if size % factor:
+        others = ", ".join(f"sr{k}" for k in range(2, 17) if size % k == 0)
+        remedy = f"; take one of {others}" if others else ""
+        raise ValueError(f"Task sr{factor} needs a size that {factor} divides, but the image is {size} px{remedy}.")
+    if how not in ("block", "bicubic"):
+        raise known("downsample", how, ("block", "bicubic"))
+    return BlockAverage(factor) if how == "block" else BicubicDownsample(factor)
+
+
+def _blur(task: str, size: int, seed: int, given: str | Path | torch.Tensor | None, intensity: float) -> Operator:
+    if given is not None:
+        kernel = kernels.given_kernel(given)
+        if max(kernel.shape) // 2 >= size:
+            raise ValueError(f"The kernel {list(kernel.shape)} is too large for an image of {size} px; crop it.")
+        return Blur(kernel, f"{task.removeprefix('deblur_')} blur with a given kernel")
+    if task == "deblur_gaussian":
+        return Blur(kernels.gaussian_kernel(size), "Gaussian blur")
+    return Blur(kernels.motion_kernel(size, seed=seed, intensity=intensity), "motion blur")

@@ -1,0 +1,236 @@
+"""Restoration as a Python API: ``rsd.restore(y, operator)``, and the pieces under it for people's own loops."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from rsd.distributed import Ensemble
+from rsd.engine import Embed, Record, distill
+from rsd.features.decoded import Decoded
+from rsd.memory import Memory, plan, save_memory
+from rsd.priors import load_prior
+from rsd.priors.base import Prior
+from rsd.randomness import noise
+from rsd.repulsion import Interaction
+from rsd.runs.run import Run as BaseRun
+
+from . import given, limits
+from .methods import FIELD
+from .operators import load_operator
+from .rlsd import Augmented, NonAugmented, Weights, image_shape
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What one restoration runs with. The defaults suit half a face with the built-in prior by Adam's x-step, which any
+    operator allows; :meth:`packaged` has those of a task, as ``rsd restore`` runs it."""
+
+    method: str = "rlsd"
+    particles: int = 4
+    steps: int = 100
+    gamma: float = 6.0
+    window: tuple[float, float] = (0.0, 1.0)
+    interacting: int | None = None
+    repel_every: int = 1
+    lambda_: float = 0.2
+    rho: float = 0.075
+    lr_x: float = 0.2
+    x_step: str = "adam"
+    lr_z: float = 0.4
+    prompt: str = ""
+    negative_prompt: str = ""
+    guidance: float = 1.0
+    sigma_v: float = 0.001
+    hyper: tuple[str, ...] = ()
+    seed: int = 0
+    chunk: int | None = None
+    memory: str = "auto"
+
+    def __post_init__(self) -> None:
+        """Raise ValueError, in one sentence, for a value that cannot work."""
+        limits.check_types(self)
+        limits.check(self)
+
+    @classmethod
+    def of(cls, options: Any) -> Settings:
+        """The fields of the same names of other options."""
+        return cls(**{name: getattr(options, name) for name in cls.__dataclass_fields__})
+
+    @classmethod
+    def packaged(
+        cls, task: str, *, method: str = "auto", prior: str = "heads", preset: int | None = None
+    ) -> tuple[Settings, str]:
+        """What ``rsd restore`` runs a task with by that method, prior and preset, and where that comes from: the name
+        of a file of configs/inverse, or that none is packaged. Raises ValueError for unknown ones."""
+        from .command import settled
+
+        options, name = settled(task, method=method, prior=prior, preset=preset)
+        guess = " (a guess: none is packaged for operators of your own)" if task == "operator" else ""
+        return cls.of(options), f"{name}{guess}" if name else f"none packaged for {task} by {options.method}"
+
+    @property
+    def interaction(self) -> Interaction:
+        """The method's repulsion: none for those that know no gamma, among a part of the particles for hybrid."""
+        gamma = self.gamma if "gamma" in FIELD[self.method].uses else 0.0
+        part = (self.interacting or self.particles - 1) if self.method == "hybrid" else None
+        kind = "svgd" if self.method == "svgd" else "repulsion"
+        return Interaction(gamma, self.window, part, every=self.repel_every, kind=kind)
+
+
+@dataclass(frozen=True)
+class Restoration:
+    """``images`` [N, 3, H, W] in [-1, 1] (not clamped) and the run's records; ``settings``: what it ran with, and
+    ``source``: where they come from."""
+
+    images: torch.Tensor
+    records: list[Record]
+    settings: Settings = field(default_factory=Settings)
+    source: str = ""
+
+
+class Run(BaseRun):
+    """One restoration in progress: iterate over :meth:`steps`, look at :attr:`particles`, then :meth:`finish`.
+
+    ``operator``: an Operator, or whatever ``load_operator`` makes one of: a differentiable function or module, a
+    physics. ``y``: the measurement, [1, ...], real or complex, the shape of ``operator(x)``. ``embed``: features of a
+    latent, [N, d], for the repulsion. ``ids``: the particles' numbers in the ensemble; ``ensemble``: which of them are
+    here, where several processes share them. ``image``: names the image in the random numbers. ``plan``: of the memory,
+    :func:`rsd.memory.plan`, or one that remembers (``Plans``).
+    """
+
+    def __init__(
+        self, prior: Prior, operator: Callable[[torch.Tensor], torch.Tensor] | str, y: torch.Tensor,
+        settings: Settings,
+        *, embed: Embed | None = None, image: str = "", ids: Sequence[int] | None = None,
+        ensemble: Ensemble | None = None, plan: Callable[..., Memory] = plan,
+    ):  # fmt: skip
+        self.prior, self.settings, self.embed, self.image = prior, settings, embed, image
+        s = settings
+        ids = list(range(s.particles)) if ids is None else ids
+        self.ensemble = ensemble or Ensemble.of(len(ids))
+        ids = [ids[row] for row in self.ensemble.mine]
+        self.operator, self.y = load_operator(operator).to(prior.device), y.to(prior.device)
+        self.timesteps = prior.schedule.descending(s.steps) if FIELD[s.method].descends else []
+        self.condition = prior.condition(s.prompt, s.negative_prompt, s.guidance)
+        entries = math.prod(prior.latent_shape) + math.prod(image_shape(prior))  # of z and x, each with two moments
+        self.memory = plan(
+            s.memory, chunk=s.chunk, n=len(ids), prior=prior, condition=self.condition,
+            embed=embed if s.interaction.acts(self.ensemble.total) else None, through=FIELD[s.method].through,
+            state=3 * entries * prior.dtype.itemsize,
+        )  # fmt: skip
+        save_memory(self.memory.lean, prior, embed)
+        self.particles = self.begin(ids)
+
+    def begin(self, ids: Sequence[int]) -> Any:
+        """The particles of these numbers, at their start."""
+        s = self.settings
+        weights = Weights(lambda_=s.lambda_, lr_z=s.lr_z, rho=s.rho, lr_x=s.lr_x, exact=s.x_step == "exact")
+        kind = NonAugmented if s.method in ("nonaug", "latent-red-diff", "red-diff") else Augmented
+        return kind(
+            self.prior, self.operator, self.y, weights, ids=ids, seed=s.seed, image=self.image, memory=self.memory
+        )
+
+    @cached_property
+    def given(self) -> dict[str, torch.Tensor]:
+        """What the run is to explain: y, and how the operator measures a fixed picture, which tells its mask, kernel or
+        code from another's."""
+        prior = self.prior
+        x = noise(image_shape(prior), seed=0, purpose="probe", particles=[0])
+        with torch.no_grad():
+            return {"y": self.y, "probe": self.operator(x.tanh().to(prior.device, prior.dtype))}
+
+    def state(self) -> dict[str, Any]:
+        """All that :meth:`load_state` needs to go on with the same pixels."""
+        return {**super().state(), "given": self.given}
+
+    def load_state(self, state: dict[str, Any]) -> None:
+        """Go on where ``state`` was taken. Raises ValueError if that was with another measurement or operator."""
+        before = state.get("given", self.given)
+        rough = max(1e-4, 4 * torch.finfo(self.prior.dtype).eps)
+        for name, what, share in (("y", "measurement", 1e-4), ("probe", "operator (mask, kernel, function)", rough)):
+            if not alike(before[name], self.given[name], share):
+                raise ValueError(
+                    f"The {what} is not the one that this run began with; bring that back, or choose another --out."
+                )
+        super().load_state(state)
+
+    def records(self) -> Iterator[Record]:
+        s = self.settings
+        return distill(
+            self.particles, self.prior, timesteps=self.timesteps, seed=s.seed, image=self.image,
+            condition=self.condition, interaction=s.interaction, embed=self.embed, memory=self.memory, start=self.step,
+            ensemble=self.ensemble,
+        )  # fmt: skip
+
+
+def alike(a: torch.Tensor, b: torch.Tensor, share: float = 1e-4) -> bool:
+    """Whether two measurements are the same but for the rounding of another device or number of threads: entries differ
+    by no more than that share of the largest."""
+    if a.shape != b.shape or a.is_complex() != b.is_complex():
+        return False
+    a, b = (x.cpu().to(torch.complex128 if x.is_complex() else torch.float64) for x in (a, b))
+    most = float(a.abs().nan_to_num(0, 0, 0).max()) if a.numel() else 0.0
+    return torch.allclose(a, b, rtol=0, atol=share * most, equal_nan=True)
+
+
+def restore(
+    y: torch.Tensor,
+    operator: Callable[[torch.Tensor], torch.Tensor] | str,
+    *,
+    prior: Prior | str = "heads",
+    features: Callable[[torch.Tensor], torch.Tensor] | str = "auto",
+    settings: Settings | None = None,
+    task: str | None = None,
+    preset: int | None = None,
+    image: str = "",
+    progress: Callable[[Record], None] | None = None,
+    **changes: Any,
+) -> Restoration:
+    """Draw ``particles`` restorations of a measurement ``y = operator(x) + noise``, by RLSD (Algorithm 1) or another
+    ``method``, with the settings that ``rsd restore`` has for the operator's task and the prior.
+
+    y: [1, ...]. operator: of ``rsd.tasks.inverse.operators.make_operator``, or any differentiable function or module,
+    images [B, 3, H, W] in [-1, 1] to measurements [B, ...]. prior and features: objects, or names for
+    ``load_prior`` and ``load_features``; features "auto": as ``rsd restore`` chooses them. ``changes``: fields of
+    Settings, e.g. ``gamma=20``, which win over the packaged ones, as ``settings`` do, which replace them.
+    ``task``: whose settings to take for an operator of your own; ``preset``: those for so many steps. ``image``: names
+    the image in the random numbers (``rsd restore photo.png`` says "photo").
+    Raises ValueError, before any model is loaded, for unknown names and settings, values that cannot work, and an
+    operator or a y that cannot; what ``load_prior`` raises for a model it cannot get; and for a run that diverged.
+    """
+    from rsd.features import load_features
+
+    from .begin import run_class
+    from .operators import Inpaint
+
+    asked = given.check(y, operator, prior, features, changes)
+    f = load_operator(operator)
+    settings, source = given.settle(settings, changes, task or f.task, asked, preset)
+    given.try_out(y, f, prior, asked, settings)
+    prior = load_prior(asked) if isinstance(prior, str | Path) else prior
+    embed = None
+    if settings.interaction.acts(settings.particles):
+        name = given.features_name(asked) if features == "auto" else features
+        embed = Decoded(prior, load_features(name, device=prior.device) if isinstance(name, str) else name)
+    run = run_class(settings.method)(prior, f, y, settings, embed=embed, image=image)
+    records = []
+    for record in run.steps():
+        records.append(record)
+        if not all(map(math.isfinite, (record.residual, record.repulsion, *record.losses.values()))):
+            raise ValueError(given.diverged(f"step {record.step}", settings))
+        if progress:
+            progress(record)
+    images = run.finish()
+    if not images.isfinite().all():
+        raise ValueError(given.diverged("its last step", settings))
+    if isinstance(f, Inpaint) and settings.sigma_v == 0:  # as rsd restore does with a measurement said to be exact
+        assert f.observed is not None
+        images = torch.where(f.observed, y.to(images), images)
+    return Restoration(images, records, settings, source)

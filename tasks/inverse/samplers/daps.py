@@ -1,0 +1,66 @@
+"""DAPS: decoupled annealing posterior sampling (Zhang et al. 2025, Algorithm 1), in pixels and in latents.
+
+At each level, from most noise to least: a few DDIM steps of the probability flow take z_t to a guess of z_0; Langevin
+steps take that to a draw from  N(z_0; guess, r_t^2 I) exp(-|y - f(D(z_0))|^2 / (2 tau^2)),  r_t = sigma_t / alpha_t
+(Eq. 7, 9); fresh noise takes that to the next level, z_s = alpha_s z_0 + sigma_s n. Their beta_y is tau here, and the
+step size falls linearly to ``lr_end`` of what it was; it is never above r_t^2 / 2, where Langevin would be unstable.
+With a momentum mu the steps are those of the authors' later program, which calls them Hamiltonian Monte Carlo:
+
+    v <- mu v + sqrt(lr) grad log p(z) + sqrt(2 (1 - mu)) n,    z <- z + sqrt(lr) v
+
+In the long run they move as Langevin steps of size lr / (1 - mu), but are stable where steps of that size are not.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import torch
+
+from ..operators.base import variance
+from .guidance import Move, Moved, norm
+
+
+@dataclass(frozen=True)
+class DAPS:
+    """``ode``: DDIM steps to the guess; ``langevin``: steps of size ``lr``; ``tau``: standard deviation that the
+    measurement is taken to have; ``momentum``: mu, 0 (Langevin) to below 1. Raises ValueError for another."""
+
+    ode: int = 5
+    langevin: int = 100
+    lr: float = 5e-5
+    lr_end: float = 0.01
+    tau: float = 0.01
+    momentum: float = 0.0
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.momentum < 1:
+            raise ValueError(f"momentum of DAPS is {self.momentum}; give 0 or more, and less than 1.")
+
+    def step(self, move: Move) -> Moved:
+        """Guess, Langevin, noise."""
+        with torch.no_grad():
+            guess = move.flow(move.z, self.ode)
+        drawn = self._langevin(move, guess)
+        with torch.no_grad():
+            x = move.given.prior.decode(drawn)
+        then = move.then
+        fresh = then.sigma * move.noise("anneal") if then.sigma > 0 else 0.0
+        return Moved(then.alpha * drawn + fresh, drawn, x)
+
+    def _langevin(self, move: Move, guess: torch.Tensor) -> torch.Tensor:
+        r = move.now.sigma / move.now.alpha
+        lr = min(self.lr * (1 + (self.lr_end - 1) * move.step / move.steps), r**2 / 2)
+        noises = move.noise("langevin", (self.langevin, *guess.shape[1:])).unbind(1)
+        z, v = guess, move.noise("velocity")
+        for n in noises:
+            z = z.detach().requires_grad_()
+            with torch.enable_grad():
+                misfit = norm(move.given.misfit(move.given.prior.decode(z)))
+                energy = misfit.square() / (2 * variance(move.given.y, self.tau))
+                energy = energy + (z - guess).square().flatten(1).sum(1) / (2 * r**2)
+                (gradient,) = torch.autograd.grad(energy.sum(), z)
+            v = self.momentum * v - math.sqrt(lr) * gradient + math.sqrt(2 * (1 - self.momentum)) * n
+            z = z + math.sqrt(lr) * v
+        return z.detach()

@@ -1,0 +1,27 @@
+"""Diffusion posterior sampling: DPS (Chung et al. 2023, Algorithm 1), and the same in latent space.
+
+    z_s = ancestral step from z_t  -  zeta grad_{z_t} |y - f(D(z_0(z_t)))|
+
+The paper writes zeta_i grad |.|^2 with zeta_i = zeta' / |.|; as in its published program, zeta here multiplies the
+gradient of the norm itself. D is the identity for a prior of pixels. Latent DPS is what Rout et al. (2023) call it
+(their Eq. 6).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from .guidance import Move, Moved, guidance
+
+
+@dataclass(frozen=True)
+class DPS:
+    """``zeta``: step size of the data term; ``eta``: of the DDIM step's noise, 1 is DDPM's."""
+
+    zeta: float = 1.0
+    eta: float = 1.0
+
+    def step(self, move: Move) -> Moved:
+        """The ancestral step, then a step of the data term through the network."""
+        clean, eps, x, gradient = guidance(move)
+        return Moved(move.ddim(clean, eps, self.eta) - self.zeta * gradient, clean, x)

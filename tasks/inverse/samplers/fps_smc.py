@@ -1,0 +1,93 @@
+"""FPS-SMC: filtering posterior sampling with sequential Monte Carlo (Dou & Song 2024, Algorithm 2), for linear A.
+
+A path of measurements, y_t = alpha_t y + sigma_t A n_t, is drawn along with the particles as if it were diffused: from
+t to s by the DDIM step with y for the guess of y_0. Given that, x_s is Gaussian by both of
+
+    p(x_s | x_t) = N(m, s~^2 I),  m the DDIM step's mean,        p(y_s | x_s) = N(A x_s, alpha_s^2 sigma_v^2 I)
+
+so it is drawn from their product, after the M particles of one answer were resampled by p(y_s | x_t) =
+N(A m, s~^2 A A^T + alpha_s^2 sigma_v^2 I). As M grows the answers are of the posterior, where the prior's
+p(x_s | x_t) is Gaussian (many steps). Each answer is one of its own M particles.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import torch
+
+from ..operators.base import Operator, variance
+from ..operators.linear import dot, observed, solve_gram
+from .guidance import Move, Moved, fresh_noise
+
+
+@dataclass(frozen=True)
+class FPS:
+    """``M``: particles of each answer; ``eta``: of the DDIM step's noise, above 0."""
+
+    M: int = 5
+    eta: float = 1.0
+
+    def step(self, move: Move) -> Moved:
+        """Resample the particles of each answer, and draw each from the product of the two Gaussians."""
+        given, now, then = move.given, move.now, move.then
+        n, shape = len(move.z), move.z.shape[1:]
+        x = self._swarm(move)  # [n, M, ...]
+        eps = move.epsilon(x.flatten(0, 1))
+        clean = move.clean(x.flatten(0, 1), eps)
+        y = observed(given.operator, given.y)
+        y_t = move.extra.get("y_t")
+        if y_t is None:
+            y_t = now.alpha * y + now.sigma * self._measured_noise(move, "path start")
+        deviation = fresh_noise(now, then, self.eta)
+        if deviation == 0:  # the last step
+            picked = clean.view(n, self.M, *shape)[:, 0]
+            return Moved(picked, picked, given.prior.decode(picked), {"x": x, "y_t": y_t})
+        keep = math.sqrt(max(0.0, then.sigma**2 - deviation**2))
+        y_s = then.alpha * y + keep * (y_t - now.alpha * y) / now.sigma + deviation * self._measured_noise(move, "path")
+        m = then.alpha * clean + keep * eps
+        spread = then.alpha * given.noise_level  # of y_s given x_s
+        y_all = y_s.repeat_interleave(self.M, 0)
+        m = self._resample(move, m, y_all, deviation, spread)
+        x_s = product(given.operator, m, y_all, deviation, spread, self._noises(move, m, y_all))
+        first = clean.view(n, self.M, *shape)[:, 0]
+        x_s = x_s.view(n, self.M, *shape)
+        return Moved(x_s[:, 0], first, given.prior.decode(first), {"x": x_s, "y_t": y_s})
+
+    def _swarm(self, move: Move) -> torch.Tensor:
+        x = move.extra.get("x")
+        return move.noise("swarm", (self.M, *move.z.shape[1:])) if x is None else x
+
+    def _measured_noise(self, move: Move, purpose: str) -> torch.Tensor:
+        """A n, n ~ N(0, I), one for each answer."""
+        return observed(move.given.operator, move.given.operator(move.noise(purpose)))
+
+    def _noises(self, move: Move, m: torch.Tensor, y: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        of_x = move.noise("swarm noise", (self.M, *m.shape[1:])).flatten(0, 1)
+        return of_x, move.noise_of_y("measurement's", y, self.M)
+
+    def _resample(self, move: Move, m: torch.Tensor, y: torch.Tensor, deviation: float, spread: float) -> torch.Tensor:
+        """The means m [n M, ...] of particles drawn with weights p(y_s | x_t), in each answer."""
+        operator, n = move.given.operator, len(move.z)
+        misfit = observed(operator, y - operator(m))
+        weighed = solve_gram(operator, misfit, m, times=deviation**2, plus=variance(y, spread))
+        log_w = -0.5 * dot(misfit, weighed).view(n, self.M)
+        edges = log_w.softmax(1).cumsum(1)
+        points = (move.noise("resampling", (self.M,)) / math.sqrt(2)).erf() / 2 + 0.5  # uniform
+        chosen = torch.searchsorted(edges.contiguous(), points).clamp(max=self.M - 1)
+        rows = torch.arange(n, device=m.device)[:, None]
+        return m.view(n, self.M, *m.shape[1:])[rows, chosen].flatten(0, 1)
+
+
+def product(
+    operator: Operator, m: torch.Tensor, y: torch.Tensor, deviation: float, spread: float,
+    noises: tuple[torch.Tensor, torch.Tensor],
+) -> torch.Tensor:  # fmt: skip
+    """A draw from N(x; m, deviation^2 I) N(y; A x, spread^2 I) for each row: prior draw x', measurement draw y', and
+    x' + deviation^2 A^T (deviation^2 A A^T + spread^2 I)^-1 (y - y' - A x')  (Matheron's rule; spread^2 / 2 where y is
+    complex). ``noises``: standard normal numbers of m's and y's shapes, circular where y is complex."""
+    x = m + deviation * noises[0]
+    misfit = observed(operator, y - spread * noises[1] - operator(x))
+    weighed = solve_gram(operator, misfit, m, times=deviation**2, plus=variance(y, spread))
+    return x + deviation**2 * operator.adjoint(weighed, m)

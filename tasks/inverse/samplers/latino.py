@@ -1,0 +1,43 @@
+"""LATINO: a latent consistency inverse solver (Spagnoletti et al. 2025, Algorithm 1): a few steps, and no gradients.
+
+    z_t = alpha_t E(x) + sigma_t n,    u = D(G(z_t, t)),    x = prox(u)
+    prox(u) = argmin_x |y - A x|^2 / (2 sigma_v^2) + |x - u|^2 / (2 delta sigma_t^2)
+
+Their G is a consistency model, whose one guess of z_0 (``ode`` 1) is a picture already; of another prior it takes a few
+DDIM steps of the probability flow, which consistency models learn to jump along. The first z_t is noise alone; the
+answer is D(E(x)), as in the authors' program.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+
+from ..operators.base import variance
+from ..operators.linear import proximal
+from .guidance import Move, Moved
+
+
+@dataclass(frozen=True)
+class LATINO:
+    """``delta``: how far the measurement may pull from the denoised picture, above 0; ``ode``: DDIM steps to the guess.
+    Raises ValueError for another delta."""
+
+    delta: float = 1.0
+    ode: int = 1
+
+    def __post_init__(self) -> None:
+        if not self.delta > 0:
+            raise ValueError(f"delta of LATINO is {self.delta}; give a number above 0.")
+
+    @torch.no_grad()
+    def step(self, move: Move) -> Moved:
+        """Denoise, fit, noise."""
+        given, now, then = move.given, move.now, move.then
+        clean = move.flow(move.z, self.ode)
+        u = given.prior.decode(clean)
+        tau = variance(given.y, given.noise_level) / (self.delta * now.sigma**2)
+        z = given.prior.encode(proximal(given.operator, given.y, u, tau))
+        fresh = then.sigma * move.noise("latino") if then.sigma > 0 else 0.0
+        return Moved(then.alpha * z + fresh, clean, u)

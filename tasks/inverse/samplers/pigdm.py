@@ -1,0 +1,48 @@
+"""PiGDM: pseudoinverse-guided diffusion (Song et al. 2023), for linear operators.
+
+With p(z_0 | z_t) taken for N(z_0(z_t), r_t^2 I), r_t^2 = sigma^2 / (sigma^2 + 1) in their units, 1 - alpha_t^2 in ours,
+
+    g = grad_{z_t} log p(y | z_t) = J^T A^T (r_t^2 A A^T + sigma_v^2 I)^-1 (y - A z_0(z_t)),   J = d z_0/d z_t  (Eq. 7)
+
+``adaptive`` is their Algorithm 1: z_s = DDIM step + alpha_s alpha_t r_t^2 g, whose weight suits few steps. Without it
+g is added to the score, eps <- eps - sigma_t g, and the DDIM step is taken from that: with many steps and a prior
+N(0, I), for which r_t is right, that samples the posterior.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+
+from ..operators.base import variance
+from ..operators.linear import solve_gram
+from .guidance import Move, Moved
+
+
+@dataclass(frozen=True)
+class PiGDM:
+    """``eta``: of the DDIM step's noise; ``adaptive``: the paper's weight of g, or the score's own."""
+
+    eta: float = 1.0
+    adaptive: bool = True
+
+    def step(self, move: Move) -> Moved:
+        """The guided DDIM step."""
+        prior, operator, now = move.given.prior, move.given.operator, move.now
+        z = move.z.detach().requires_grad_()
+        with torch.enable_grad():
+            eps = move.epsilon(z)
+            clean = move.clean(z, eps)
+            x = prior.decode(clean)
+            guess = x.detach()
+            misfit, plus = move.given.misfit(guess), variance(move.given.y, move.given.noise_level)
+            pull = operator.adjoint(solve_gram(operator, misfit, guess, times=now.sigma**2, plus=plus), guess)
+            (g,) = torch.autograd.grad(x, z, pull)
+        clean, eps = clean.detach(), eps.detach()
+        if self.adaptive:
+            z_s = move.ddim(clean, eps, self.eta) + move.then.alpha * now.alpha * now.sigma**2 * g
+        else:
+            eps = eps - now.sigma * g
+            z_s = move.ddim(move.clean(move.z, eps), eps, self.eta)
+        return Moved(z_s, clean, guess)

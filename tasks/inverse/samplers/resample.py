@@ -1,0 +1,79 @@
+"""ReSample: hard data consistency and stochastic resampling in latent space (Song et al. 2024, Algorithm 1).
+
+DDIM steps with a gradient step of the data term as in DPS; at every ``every``-th of those after the first third, z_0 is
+replaced by the solution of  min 1/2 |y - f(D(z))|^2  from there (Eq. 8; in the second third over images, z = E(x), in
+the last over latents, as their Appendix C has it), and mapped back to the noise level (Prop. 1, Eq. 10):
+
+    z_s ~ N( (r^2 alpha_s z_0(y) + sigma_s^2 z_s') / (r^2 + sigma_s^2),  r^2 sigma_s^2 / (r^2 + sigma_s^2) I )
+
+with z_s' the DDIM step's and r^2 = gamma (sigma_s^2 / alpha_t^2) (1 - alpha_t^2 / alpha_s^2). The answer is the last
+z_0 after one more such fit.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+
+from ..rlsd import data_loss
+from .guidance import Move, Moved, guidance
+
+
+@dataclass(frozen=True)
+class ReSample:
+    """``gamma``: scale of r^2; ``every``: steps from one fit to the next; ``fits``: Adam's steps in each, with rates
+    ``lr_x`` over images and ``lr_z`` over latents; ``zeta``: of the data term's gradient, times alpha_t^2; ``eta``: of
+    the DDIM step's noise."""
+
+    gamma: float = 40.0
+    every: int = 10
+    fits: int = 200
+    lr_x: float = 0.01
+    lr_z: float = 0.005
+    zeta: float = 0.5
+    eta: float = 0.0
+
+    def step(self, move: Move) -> Moved:
+        """One DDIM step, and where its turn comes a fit and a resampling."""
+        clean, eps, x, gradient = guidance(move)
+        z_s = move.ddim(clean, eps, self.eta) - self.zeta * move.now.alpha**2 * gradient
+        last = move.step + 1 == move.steps
+        third = 3 * move.step // move.steps
+        if last or (third > 0 and (move.step + 1) % self.every == 0):
+            fitted = self._in_pixels(move, clean) if third == 1 else self._in_latents(move, clean)
+            z_s = fitted if last else self._resample(move, fitted, z_s)
+        return Moved(z_s, clean, x)
+
+    def _in_latents(self, move: Move, clean: torch.Tensor) -> torch.Tensor:
+        given = move.given
+        return fit(given.prior.decode, clean, lambda x: data_loss(given.operator, x, given.y), self.fits, self.lr_z)
+
+    def _in_pixels(self, move: Move, clean: torch.Tensor) -> torch.Tensor:
+        given, prior = move.given, move.given.prior
+        start = prior.decode(clean)
+        x = fit(lambda x: x, start, lambda x: data_loss(given.operator, x, given.y), self.fits, self.lr_x)
+        return prior.encode(x)
+
+    def _resample(self, move: Move, clean: torch.Tensor, z_s: torch.Tensor) -> torch.Tensor:
+        now, then = move.now, move.then
+        r2 = self.gamma * then.sigma**2 / now.alpha**2 * (1 - (now.alpha / then.alpha) ** 2)
+        total = r2 + then.sigma**2
+        mean = (r2 * then.alpha * clean + then.sigma**2 * z_s) / total
+        return mean + (r2 * then.sigma**2 / total) ** 0.5 * move.noise("resample")
+
+
+def fit(
+    decode: Callable[[torch.Tensor], torch.Tensor], start: torch.Tensor, loss: Callable[[torch.Tensor], torch.Tensor],
+    steps: int, lr: float,
+) -> torch.Tensor:  # fmt: skip
+    """``steps`` of Adam on loss(decode(v)) [n], summed over particles, from v = ``start`` [n, ...]."""
+    v = start.detach().clone().requires_grad_()
+    optimiser = torch.optim.Adam([v], lr=lr)
+    with torch.enable_grad():
+        for _ in range(steps):
+            optimiser.zero_grad()
+            loss(decode(v)).sum().backward()
+            optimiser.step()
+    return v.detach()

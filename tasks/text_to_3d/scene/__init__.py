@@ -1,0 +1,1 @@
+"""A scene: its field, and how it is seen."""

@@ -1,0 +1,51 @@
+"""What is behind a scene: a colour, another colour at each step, or one learned for each direction."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import nn
+
+from rsd.randomness import generator
+
+from ..names import BACKGROUNDS
+from .encodings import Frequency
+from .field import network
+
+COLOURS = {"white": 1.0, "gray": 0.5, "black": 0.0}
+
+
+class Background(nn.Module):
+    """``kind``: a colour's name; "random", a colour for each view and step, the same in all scenes; or "learned", a
+    small network of the ray's direction, grey at first, a network a scene (DreamFusion). Raises ValueError for others.
+    """
+
+    network: Any
+
+    def __init__(self, kind: str, *, seed: int, particle: int = 0, image: str = "", octaves: int = 2, width: int = 16):
+        super().__init__()
+        if kind not in BACKGROUNDS:
+            raise ValueError(f'There is no background "{kind}"; there are {", ".join(BACKGROUNDS)}.')
+        self.kind = kind
+        if kind == "learned":
+            self.encoding = Frequency(octaves)
+            random = generator(seed=seed, purpose="initial background", image=image, particle=particle)
+            self.network = network([self.encoding.outputs, width, 3], generator=random)
+            with torch.no_grad():
+                self.network[-1].weight.mul_(0.01)
+
+    def forward(self, directions: torch.Tensor, drawn: torch.Tensor) -> torch.Tensor:
+        """Colours [V, R, 3] in [0, 1] behind rays of unit ``directions`` [V, R, 3]; ``drawn``: the step's, [V, 3]."""
+        if self.kind == "learned":
+            flat = directions.flatten(0, -2)
+            return self.network(self.encoding((flat + 1) / 2)).sigmoid().view_as(directions)
+        if self.kind == "random":
+            return drawn.to(directions)[:, None].expand_as(directions)
+        return torch.full_like(directions, COLOURS[self.kind])
+
+
+def draw_colours(views: int, *, seed: int, image: str = "", step: int = 0) -> torch.Tensor:
+    """A colour for each view of a step, uniform in [0, 1], float64 [V, 3]; it depends on nothing else."""
+    keys = [generator(seed=seed, purpose="background", image=image, step=step, particle=v) for v in range(views)]
+    return torch.stack([torch.rand(3, generator=key, dtype=torch.float64) for key in keys])

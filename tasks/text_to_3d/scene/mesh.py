@@ -1,0 +1,124 @@
+"""A scene as a coloured triangle mesh: marching cubes on the density, colours from the field, GLB, OBJ or PLY."""
+
+from __future__ import annotations
+
+import logging
+import math
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from rsd.runs.folder import write_bytes
+
+from .field import Field
+
+logger = logging.getLogger(__name__)
+FORMATS = (".glb", ".obj", ".ply")
+CHUNK = 2**18
+"""Points evaluated at once."""
+
+
+@dataclass(frozen=True)
+class Mesh:
+    """``vertices`` [P, 3] in the world of the cameras, ``faces`` int [F, 3] counter-clockwise from outside, ``colours``
+    [P, 3] in [0, 1] (sRGB), and the density ``threshold`` of the surface."""
+
+    vertices: np.ndarray
+    faces: np.ndarray
+    colours: np.ndarray
+    threshold: float
+
+    @property
+    def volume(self) -> float:
+        """Enclosed volume; positive where faces look outwards."""
+        a, b, c = (self.vertices[self.faces[:, k]] for k in range(3))
+        return float(np.einsum("fi,fi->", a, np.cross(b, c)) / 6)
+
+
+def extract(field: Field, *, resolution: int = 96, threshold: float | None = None) -> Mesh:
+    """The surface where the density is ``threshold`` (None: :func:`automatic_threshold`, logged), from ``resolution``
+    samples a side. The cube's faces close it. Raises ValueError for a scene without a surface."""
+    from skimage.measure import marching_cubes
+
+    density, bound = sample_density(field, resolution), field.settings.bound
+    spacing = 2 * bound / (resolution - 1)
+    if threshold is None:
+        threshold = automatic_threshold(density, spacing)
+        logger.info("mesh: surface at density %.3g (chosen by itself)", threshold)
+    if not 0 < threshold < float(density.max()):
+        raise ValueError(
+            f"There is no surface at density {threshold:.3g}; give a threshold between 0 and the scene's highest, "
+            f"{density.max():.3g}."
+        )
+    found = marching_cubes(np.pad(density, 1), threshold, gradient_direction="ascent")
+    vertices = ((found[0] - 1) * spacing - bound).clip(-bound, bound)
+    colours = _colours(field, vertices)
+    return Mesh(vertices.astype(np.float32), found[1].astype(np.int64), colours, threshold)
+
+
+def automatic_threshold(density: np.ndarray, spacing: float) -> float:
+    """Half of the median density that rays along the axes meet where they have lost half of their light: the surface is
+    where one sees it, on the scene's own scale. ``density``: samples [x, y, z], ``spacing`` apart.
+
+    Raises ValueError if no ray loses half of its light.
+    """
+    met = []
+    for axis in range(3):
+        for along in (density, np.flip(density, axis)):
+            rows = np.moveaxis(along, axis, -1).reshape(-1, along.shape[axis])
+            passed = (rows.cumsum(1) * spacing >= math.log(2)).argmax(1)  # 0 if never
+            met.append(rows[np.arange(len(rows)), passed][rows.sum(1) * spacing >= math.log(2)])
+    seen = np.concatenate(met)
+    if not len(seen):
+        raise ValueError(
+            f"The scene is empty: its density is at most {density.max():.2g}, too thin to see; run it for more steps, "
+            "or with less sparsity."
+        )
+    return float(np.median(seen) / 2)
+
+
+@torch.no_grad()
+def sample_density(field: Field, resolution: int) -> np.ndarray:
+    """float32 [resolution (x), resolution (y), resolution (z)]; the outermost samples lie on the cube's faces."""
+    parameter = next(field.parameters())
+    line = torch.linspace(-1, 1, resolution, dtype=parameter.dtype) * field.settings.bound
+    at = torch.stack(torch.meshgrid(line, line, line, indexing="ij"), -1).flatten(0, 2)
+    values = [field(part.to(parameter.device))[0].float().cpu() for part in at.split(CHUNK)]
+    return torch.cat(values).view((resolution,) * 3).numpy()
+
+
+@torch.no_grad()
+def _colours(field: Field, vertices: np.ndarray) -> np.ndarray:
+    at = torch.from_numpy(vertices).to(next(field.parameters()))
+    return torch.cat([field(part)[1].float().cpu() for part in at.split(CHUNK)]).numpy()
+
+
+def write_mesh(path: str | Path, mesh: Mesh) -> None:
+    """Write ``mesh`` as its suffix says, in one piece. Raises ValueError for another suffix, ImportError without
+    trimesh.
+
+    A GLB has no material: trimesh reads vertex colours as such only then, and Blender and three.js show them with the
+    default one, white. That one is a metal, so that where lamps are all there is, without surroundings, it is darker.
+    """
+    path = Path(path)
+    if path.suffix not in FORMATS:
+        raise ValueError(f'"{path.name}" is no name for a mesh; end it in {", ".join(FORMATS)}.')
+    try:
+        import trimesh
+    except ImportError as error:
+        raise ImportError("Meshes need trimesh: pip install trimesh.") from error
+    glb = path.suffix == ".glb"
+    colours = _linear(mesh.colours) if glb else mesh.colours  # glTF's vertex colours are linear
+    made = trimesh.Trimesh(
+        mesh.vertices, mesh.faces, vertex_colors=(colours * 255).round().astype(np.uint8), process=False
+    )
+    data: Any = made.export(file_type=path.suffix[1:])
+    write_bytes(path, data.encode() if isinstance(data, str) else data)
+
+
+def _linear(colours: np.ndarray) -> np.ndarray:
+    """sRGB in [0, 1] to linear light."""
+    return np.where(colours <= 0.04045, colours / 12.92, ((colours + 0.055) / 1.055) ** 2.4)
