@@ -11,7 +11,7 @@ import torch
 from PIL import Image
 
 from rsd.cli import main
-from rsd.metrics import diversity
+from rsd.metrics import networks as diversity
 
 
 @pytest.fixture

@@ -16,8 +16,8 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from rsd import runs
 from rsd.cli import main
+from rsd.runs import folder as runs
 from rsd.runs.folder import LOCK, RunFolder, check_folder_of_runs, check_own, locked, worker
 
 SETTINGS = {"seed": 0}

@@ -474,7 +474,7 @@ def provenance(*, seed: int, model: str, revision: str | None = None, device: st
 
 def _commit() -> str | None:
     """The commit of the checkout this package runs from, "+" if it has changes; None outside a checkout."""
-    here = Path(__file__).parent
+    here = Path(__file__).parents[1]
     if not (here.parent / ".git").exists():
         return None
     ask = lambda *a: subprocess.run(  # noqa: E731

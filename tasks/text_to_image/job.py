@@ -18,7 +18,7 @@ from rsd.engine import Embed
 from rsd.features import check_features_name, load_features
 from rsd.features.decoded import Decoded
 from rsd.memory import Plans
-from rsd.metrics.diversity import warn_if_equal
+from rsd.metrics.networks import warn_if_equal
 from rsd.priors import check_prior_name, image_size, load_prior
 from rsd.priors.base import Prior
 from rsd.runs.folder import RunFolder, check_folder_of_runs, locked

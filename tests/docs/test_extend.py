@@ -76,7 +76,7 @@ def test_the_features_keep_answers_apart(prior):
 
 
 def test_the_method_runs_from_its_table(prior, monkeypatch):
-    monkeypatch.setitem(sys.modules, "rsd.tasks.inverse.projection", run(METHOD, "page_method"))
+    monkeypatch.setitem(sys.modules, "rsd.tasks.inverse.samplers.projection", run(METHOD, "page_method"))
     monkeypatch.setattr(methods, "FIELD", methods.FIELD)
     try:
         run(TABLE, "page_table")

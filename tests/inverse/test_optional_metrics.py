@@ -11,7 +11,7 @@ from PIL import Image
 from rsd import metrics
 from rsd.cli import main
 from rsd.media import read_image
-from rsd.metrics import diversity
+from rsd.metrics import networks as diversity
 from rsd.runs import batch
 from rsd.tasks.inverse import networks
 from rsd.tasks.inverse.command import parse, resolved
