@@ -7,10 +7,12 @@ shares, locks, progress, finished runs, failures and the exit code.
 from __future__ import annotations
 
 import sys
+import warnings
 from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from functools import cached_property, partial
+from itertools import chain
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -27,6 +29,7 @@ from rsd.priors import check_prior_name, image_size, load_prior
 from rsd.priors.base import Prior
 from rsd.runs.folder import SUMMARIES, RunFolder, check_folder_of_runs, locked
 from rsd.runs.progress import Progress
+from rsd.runs.prompts import default_name, folder_names, notes, strange
 from rsd.runs.run import Run
 from rsd.runs.session import Session, alone, of_all, pick_device, plain_warnings, survives, working_in
 from rsd.runs.settings import shard
@@ -84,6 +87,8 @@ class Head:
     """Whether one run with other settings stops all of them."""
     adds: ClassVar[str] = "measured"
     """What is done to a finished run that lacks something."""
+    names_finished: ClassVar[bool] = True
+    """Whether a line names each finished run that lacks nothing."""
 
     def __init__(self, options: Any, items: Sequence[Item], *, several: bool):
         self.options, self.items, self.several = options, list(items), several
@@ -131,8 +136,8 @@ class Head:
     def look(self, item: Item, device: torch.device) -> None:
         """Raise ValueError or OSError for what is wrong with one item, before any model is loaded."""
 
-    def warn(self, items: Sequence[Item]) -> None:
-        """Warn of what is odd about the items that will run."""
+    def announce(self, items: Sequence[Item]) -> None:
+        """Tell, before anything is loaded, what is odd about the items that will run."""
 
     def config(self, item: Item) -> dict[str, Any]:
         """A run's config.yaml."""
@@ -213,6 +218,51 @@ class Head:
         raise NotImplementedError
 
 
+class PromptHead(Head):
+    """A head whose items are prompts, which name their runs in the random numbers."""
+
+    what = "prompts"
+    command: ClassVar[str]
+
+    def __init__(self, options: Any, prompts: Sequence[str]):
+        names = folder_names(prompts)
+        items = [Item(prompt, short(prompt), names[prompt], options, prompt) for prompt in prompts]
+        super().__init__(options, items, several=len(prompts) > 1 or options.prompts is not None)
+
+    @property
+    def out(self) -> Path:
+        """--out, or a folder named after the prompts and the method."""
+        o = self.options
+        name = default_name([item.source for item in self.items], o.prompts)
+        return o.out or Path("runs") / self.command / f"{name}-{o.method}"
+
+    @classmethod
+    def resolved(cls, options: Any) -> dict[str, Any]:
+        """The options as plain values."""
+        raise NotImplementedError
+
+    def config(self, item: Item) -> dict[str, Any]:
+        """One run's config.yaml."""
+        return {**self.resolved(item.options), "prompt": item.source}
+
+    def texts(self) -> Sequence[str]:
+        """What else the prior is told, which no score reads."""
+        return (self.options.negative_prompt,) if self.options.guidance != 1 else ()
+
+    def announce(self, items: Sequence[Item]) -> None:
+        """Warn of words that a prior over heads does not know."""
+        prior = self.options.prior
+        told = [notes(item.source, prior) for item in items]
+        told += [strange(text, prior) for text in self.texts()] if items else []
+        for note in dict.fromkeys(chain(*told)):
+            warnings.warn(note, stacklevel=2)
+
+
+def short(prompt: str, limit: int = 60) -> str:
+    """A prompt as messages name it."""
+    return prompt if 0 < len(prompt) <= limit else prompt[: limit - 3] + "..." if prompt else '""'
+
+
 def run_all(head: Head) -> int:
     """Run every item; the exit code: 0 all done, 1 some failed. Raises for what stops all of them.
 
@@ -281,7 +331,7 @@ def check_items(head: Head, folders: Mapping[Item, RunFolder], device: torch.dev
         if item.label not in failures:
             same = partial(folder.check, head.config(item), added=head.added)
             survives(item.label, failures, same, head.several and not head.all_or_none)
-    head.warn(todo)
+    head.announce(todo)
     return failures
 
 
@@ -376,7 +426,8 @@ def look_again(head: Head, item: Item, networks: Networks, folder: RunFolder, en
                 folder.finish(found[0])
                 added = found[1]
     told = f"; now {head.adds}: {', '.join(added)}" if added else ""
-    print(f"{item.title}: already done in {folder.path}{told}")
+    if added or head.names_finished:
+        print(f"{item.title}: already done in {folder.path}{told}")
 
 
 def together(head: Head, items: Sequence[Item], failures: dict[str, str], networks: Networks) -> dict[str, str]:

@@ -19,11 +19,12 @@ from rsd.priors.base import Prior
 from rsd.runs.batch import Head, Item, Networks, run_all
 from rsd.runs.folder import RunFolder, slug
 from rsd.runs.prompts import notes, strange
+from rsd.runs.settings import tokens
 from rsd.runs.summary import particles
 
 from . import networks as scoring
 from .begin import run_class
-from .command import ADDED, resolved
+from .command import ADDED, parse, resolved
 from .inputs import Job, are_several, list_jobs
 from .methods import FIELD, check_fits
 from .networks import check_metrics, load_scorers, why_not
@@ -55,6 +56,13 @@ class RestoreHead(Head):
         items = [Item(job.label, job.title, slug(job.title), job.options, job) for job in jobs]
         super().__init__(options, items, several=several)
         self.foreign: list[str] = []
+
+    @classmethod
+    def of(cls, argv: list[str]) -> RestoreHead:
+        """What ``rsd restore`` would run with these arguments."""
+        options, _ = parse(argv)
+        jobs = list_jobs(options, lambda choice: parse([*argv, *tokens(choice)])[0])
+        return cls(options, jobs, several=are_several(options, jobs))
 
     @property
     def out(self) -> Path:
@@ -100,7 +108,7 @@ class RestoreHead(Head):
         """An image as a problem for pictures of ``size`` px."""
         return load(item.source.path, item.options, size, item.source.name)
 
-    def warn(self, items: Sequence[Item]) -> None:
+    def announce(self, items: Sequence[Item]) -> None:
         """Warn of pictures and of words that a prior over heads was never told of."""
         prior, foreign = self.options.prior, self.foreign
         if foreign:
