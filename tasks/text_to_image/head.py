@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -19,12 +20,11 @@ from rsd.runs.prompts import gather
 from rsd.runs.session import plain_warnings
 from rsd.runs.summary import particles
 
-from . import distillation, samplers, scores
+from . import distillation, samplers
 from .command import parse, resolved
 from .names import SAMPLERS
 from .options import TextToImage
-from .scores import load_scorers, measure_again, pictures, score
-from .summary import summarise
+from .scores import FIGURES, SCORES, fid, figures, pictures
 
 Run = distillation.Run | samplers.Run
 
@@ -44,6 +44,8 @@ class ImageHead(PromptHead):
     """Prompts to draw by a distillation or a sampler."""
 
     command = "text-to-image"
+    scores = SCORES
+    figures = FIGURES
 
     @classmethod
     def of(cls, argv: list[str]) -> ImageHead:
@@ -67,16 +69,6 @@ class ImageHead(PromptHead):
                 "prompts at once."
             )
 
-    def scorers(self, todo: Sequence[Item], folders: Mapping[Item, RunFolder], device: torch.device) -> Any:
-        """The networks that score pictures of the prior's size, or of that of finished runs."""
-        size = self.size if todo else particles(next(iter(folders.values()))).shape[-1]
-        names = dict.fromkeys(self.features_name(one.options) for one in todo or folders if self.interacts(one.options))
-        return load_scorers(**asked(self.options), repulsion=list(names), size=size, device=device)
-
-    def scored_together(self) -> bool:
-        """Whether the distance of all pictures to a folder is asked for."""
-        return "fid" in self.options.metrics
-
     def embed_texts(self, todo: Sequence[Item], prior: Prior) -> None:
         """Embed all that the runs will ask for."""
         for options in {id(item.options): item.options for item in todo}.values():
@@ -85,16 +77,6 @@ class ImageHead(PromptHead):
                 prior.condition(item.source, negative, options.guidance)
             if options.method == "nfsd":
                 distillation.nfsd_negative(prior, options.negative_prompt)
-
-    def lacking(self, held: dict[str, Any], item: Item) -> list[str]:
-        """The figures asked for that a finished run does not have."""
-        return scores.lacking(held, **asked(item.options))
-
-    def again(
-        self, item: Item, held: dict[str, Any], lacks: Sequence[str], folder: RunFolder, networks: Networks
-    ) -> tuple[dict[str, Any], list[str]]:
-        """What --metrics asks for and a finished run lacks is measured on its pictures."""
-        return measure_again(particles(folder), item.source, held, lacks, networks.scorers)
 
     @contextmanager
     def start(
@@ -108,10 +90,8 @@ class ImageHead(PromptHead):
             ensemble=ensemble, plan=networks.plans,
         ), None  # fmt: skip
 
-    def leave(
-        self, item: Item, images: torch.Tensor, about: None, folder: RunFolder, networks: Networks
-    ) -> dict[str, Any]:
-        """Write particles/ and grid.png; the figures."""
+    def write(self, item: Item, images: torch.Tensor, about: None, folder: RunFolder) -> torch.Tensor:
+        """Write particles/ and grid.png."""
         o, n = item.options, len(images)
         text = {"seed": str(o.seed), "gamma": str(o.strength), "method": o.method, "prompt": item.source}
         for k, image in enumerate(images):
@@ -119,7 +99,7 @@ class ImageHead(PromptHead):
         labels = [f"particle {k}" for k in range(n)]
         columns = n if n <= 5 else math.ceil(math.sqrt(n))
         media.save_png(folder.path / "grid.png", media.grid([x[None] for x in images], labels=labels, columns=columns))
-        return score(images, item.source, networks.scorers)
+        return images
 
     def headline(self, figures: dict[str, Any]) -> str:
         """The figures of one prompt in a line."""
@@ -152,12 +132,19 @@ class ImageHead(PromptHead):
         repels = options.interacts and options.method not in ("svgd", "particle-guidance")
         return [*method, *(["rlsd"] if repels else [])]
 
-    def summarise(self, out: Path, done: dict[Item, RunFolder], failures: dict[str, str], networks: Networks) -> None:
-        """summary.json and summary.csv."""
-        summarise(out, {item.source: folder for item, folder in done.items()}, failures, networks.scorers)
+    def row(self, item: Item, held: dict[str, Any], folder: RunFolder) -> dict[str, Any]:
+        """A prompt's line of the summary."""
+        return {"prompt": item.source, "folder": folder.path.name, **figures(held)}
 
-
-def asked(options: TextToImage) -> dict[str, Any]:
-    """Which figures are wanted, and what they are measured with."""
-    same = ("prior", "div_features", "clip_model", "aesthetic_weights", "fid_folder", "fid_features")
-    return {"wanted": options.metrics, **{name: getattr(options, name) for name in same}}
+    def together(self, out: Path, done: dict[Item, RunFolder], networks: Networks) -> dict[str, tuple[Any, str | None]]:
+        """The distance of all runs' pictures to the folder of FID. Where it is not asked for, what the summary already
+        holds of the same runs stays."""
+        if networks.scorers and networks.scorers.fid:
+            found = fid(torch.cat([particles(folder) for folder in done.values()]), networks.scorers) if done else None
+            return {"fid": (found, None if found else "it needs two pictures or more")}
+        file = out / "summary.json"
+        before = json.loads(file.read_text(encoding="utf-8")) if file.exists() else {"prompts": [], "fid": None}
+        same = {row["folder"] for row in before["prompts"]} == {folder.path.name for folder in done.values()}
+        if before["fid"] and same:
+            return {"fid": (before["fid"], None)}
+        return {"fid": (None, "not asked for (see --metrics fid)")}

@@ -22,7 +22,7 @@ from rsd import media  # noqa: E402
 from rsd.runs.folder import RunFolder, write_bytes  # noqa: E402
 from rsd.runs.summary import mean, particles  # noqa: E402
 
-from .summary import FIGURES  # noqa: E402
+from .scores import FIGURES  # noqa: E402
 
 Key = tuple[str, str | None, float]
 OFFSETS = [

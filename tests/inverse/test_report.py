@@ -5,11 +5,11 @@ import torch
 
 from rsd.heads.attributes import ATTRIBUTES
 from rsd.heads.data import head_at
-from rsd.tasks.inverse.networks import Scorers
+from rsd.metrics.scoring import Scorers, Subject, measure
 from rsd.tasks.inverse.operators import make_operator
 from rsd.tasks.inverse.options import Restore
 from rsd.tasks.inverse.problem import Problem
-from rsd.tasks.inverse.report import score
+from rsd.tasks.inverse.report import SCORES
 
 
 class Judge:
@@ -34,7 +34,7 @@ def test_a_coverage_of_nothing_has_its_reason(scale, null, reason):
     operator = make_operator("operator", size=64, operator=lambda x: scale * x)
     problem = Problem(operator, operator(clean), clean, head_at("test", 0))
     options = Restore(images=(), clean=True)
-    found = score(torch.rand(2, 3, 64, 64), problem, options, Scorers(judge=Judge()))
+    found = measure(SCORES, torch.rand(2, 3, 64, 64), Subject("", problem, options), Scorers(judge=Judge()))
     assert found["coverage"][null] is None and found["reasons"][f"coverage.{null}"] == reason
     other = {"mean": "agreement", "agreement": "mean"}[null]
     assert found["coverage"][other] is not None and f"coverage.{other}" not in found["reasons"]

@@ -321,9 +321,7 @@ def test_a_resolution_that_does_not_fit_is_told_before_any_network_is_loaded(
 ):
     monkeypatch.chdir(tmp_path)
     for name in ("load_prior", "load_scorers", "load_features"):
-        monkeypatch.setattr(
-            head if name == "load_scorers" else batch, name, lambda *a, **k: pytest.fail("a network was loaded")
-        )
+        monkeypatch.setattr(batch, name, lambda *a, **k: pytest.fail("a network was loaded"))
     priors = {"heads": 64, str(tiny_folder("epsilon")): 16}
     capsys.readouterr()  # what transformers says when it is first imported
     for prior, own in priors.items():

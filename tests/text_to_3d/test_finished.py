@@ -6,12 +6,14 @@ import json
 
 import pytest
 
+from rsd.metrics import scoring
 from rsd.runs import batch
+from rsd.runs.batch import Item
 from rsd.runs.folder import RunFolder
-from rsd.tasks.text_to_3d import head, scores
+from rsd.runs.summary import summarise
 from rsd.tasks.text_to_3d.finished import lacking
+from rsd.tasks.text_to_3d.head import SceneHead
 from rsd.tasks.text_to_3d.options import TextTo3D
-from rsd.tasks.text_to_3d.summary import summarise
 
 LATER = (
     "--mesh", "obj", "--mesh-resolution", "14", "--mesh-threshold", "0.5", "--size", "20", "--turntable", "4",
@@ -53,7 +55,7 @@ def test_what_is_asked_later_is_what_would_have_been_made_at_once(make, kind, mo
 def test_asked_for_the_same_nothing_is_done(make, monkeypatch, capsys):
     _, out = make("red dog")
     before = {f: f.stat().st_mtime_ns for f in out.rglob("*.*")}
-    monkeypatch.setattr(head, "load_scorers", lambda *a, **k: pytest.fail("a network was loaded"))
+    monkeypatch.setattr(batch, "load_scorers", lambda *a, **k: pytest.fail("a network was loaded"))
     assert make("red dog", "--resume")[0] == 0
     assert capsys.readouterr().out.endswith(f"already done in {out}\n")
     assert {f: f.stat().st_mtime_ns for f in out.rglob("*.*")} == before
@@ -62,7 +64,7 @@ def test_asked_for_the_same_nothing_is_done(make, monkeypatch, capsys):
 def test_only_what_differs_is_made(make, monkeypatch):
     _, out = make("red dog")
     before = {f: f.stat().st_mtime_ns for f in out.rglob("*.*")}
-    monkeypatch.setattr(head, "load_scorers", lambda *a, **k: pytest.fail("a network was loaded"))
+    monkeypatch.setattr(batch, "load_scorers", lambda *a, **k: pytest.fail("a network was loaded"))
     assert make("red dog", "--resume", "--mesh-threshold", "1e9")[0] == 0
     found = metrics(out)
     assert found["meshes"] == [None, None] and "no surface at density 1e+09" in found["reasons"]["meshes"]
@@ -88,7 +90,7 @@ def test_a_run_without_its_scenes_says_so(make, capsys):
 
 def test_janus_as_an_older_version_counted_it_is_measured_again(make, monkeypatch, capsys):
     """On the scenes that the run kept; Janus was of all scenes, and nobody looked at the fronts."""
-    monkeypatch.setattr(scores, "over_heads", lambda name: True)
+    monkeypatch.setattr(scoring, "over_heads", lambda name: True)
     _, out = make("red dog", "--div-features", "auto")
     whole = metrics(out)
     (out / "metrics.json").write_text(json.dumps({k: v for k, v in whole.items() if k != "face_front"} | {"janus": 0}))
@@ -117,14 +119,13 @@ def test_several_prompts_are_asked_again(make, tmp_path, capsys):
 
 
 def test_div_of_different_networks_has_no_mean(tmp_path):
-    folders = {}
+    head, rows = SceneHead(TextTo3D(), []), {}
     for name, features in (("a", "heads"), ("b", "heads"), ("c", "pixels")):
-        folders[name] = RunFolder(tmp_path / name)
         figures = {"div": 0.5, "div_features": features, "agreement": 1.0, "janus": None, "seconds": 2.0}
         faces = {} if name == "b" else {"face_front": 0.25}  # an older version's
-        folders[name].finish(figures | faces)
-    assert summarise(tmp_path, {name: folders[name] for name in "ab"}, {})["div"] == 0.5
-    assert summarise(tmp_path, folders, {})["div"] is None
+        rows[name] = head.row(Item(name, name, name, head.options, name), figures | faces, RunFolder(tmp_path / name))
+    assert summarise(tmp_path, "prompts", [rows["a"], rows["b"]], head.figures, {})["div"] == 0.5
+    assert summarise(tmp_path, "prompts", list(rows.values()), head.figures, {})["div"] is None
     summary = json.loads((tmp_path / "summary.json").read_text())
     assert "heads, pixels" in summary["reasons"]["div"] and summary["prompts"][2]["div_features"] == "pixels"
     assert summary["mean"]["agreement"] == 1.0

@@ -13,9 +13,11 @@ from rsd.heads.classifier import HeadsClassifier
 from rsd.heads.face import FaceReader
 from rsd.heads.render import render
 from rsd.media import read_image
+from rsd.metrics import scoring
+from rsd.metrics.scoring import Asked, Scorers, Subject, measure
 from rsd.tasks.text_to_3d.head import headline
 from rsd.tasks.text_to_3d.scene.cameras import CameraSettings, orbit
-from rsd.tasks.text_to_3d.scores import Scorers, load_scorers, score, shown
+from rsd.tasks.text_to_3d.scores import SCORES, shown
 
 PLAIN = {a: options[0] for a, options in ATTRIBUTES.items()}
 HEADS = [
@@ -23,6 +25,16 @@ HEADS = [
     {**PLAIN, "hair": "mohawk", "hair_color": "blue", "beard": "full", "mouth": "open", "skin": "brown"},
 ]
 AROUND = orbit(CameraSettings(), 12)
+
+
+def load_scorers(prior, *, repulsion=(), **asked):
+    """The networks of a prior's scenes."""
+    return scoring.load_scorers(SCORES, Asked(prior, **asked), repulsion=repulsion)
+
+
+def score(images, cameras, prompt, scorers):
+    """The figures of scenes."""
+    return measure(SCORES, images, Subject(prompt, cameras=cameras), scorers)
 
 
 @pytest.fixture(scope="module")
@@ -185,7 +197,7 @@ def test_other_priors_have_no_attributes():
 
 def test_the_repulsion_s_features_should_not_measure():
     with pytest.warns(UserWarning, match="Div is measured on pixels, which the repulsion used"):
-        load_scorers("some/if", div_features="pixels", repulsion="pixels")
+        load_scorers("some/if", div_features="pixels", repulsion=["pixels"])
 
 
 def test_a_face_reader_belongs_to_its_classifier(tmp_path):

@@ -17,17 +17,11 @@ from rsd.heads.classifier import HeadsClassifier
 from rsd.heads.reading import read
 from rsd.heads.render import render
 from rsd.media import write_png
+from rsd.metrics import scoring
 from rsd.metrics.aesthetic import load_aesthetic
+from rsd.metrics.scoring import Asked, Scorers, Subject
 from rsd.tasks.text_to_image.options import TextToImage
-from rsd.tasks.text_to_image.scores import (
-    Scorers,
-    fid,
-    heads_figures,
-    lacking,
-    load_scorers,
-    measure_again,
-    score,
-)
+from rsd.tasks.text_to_image.scores import SCORES, fid, heads_figures
 
 PLAIN = {
     "person": "woman", "skin": "pale", "hair": "long", "hair_color": "red", "glasses": "round", "mouth": "smile",
@@ -35,6 +29,28 @@ PLAIN = {
     "left_cheek": "plain", "right_cheek": "plain", "shirt": "blue", "background": "white",
 }  # fmt: skip
 PROMPT = "a woman with long red hair, front view"
+
+
+def load_scorers(prior, *, repulsion=(), size=64, wanted=(), **asked):
+    """The networks of a prior's pictures."""
+    return scoring.load_scorers(SCORES, Asked(prior, wanted, **asked), repulsion=repulsion, size=size)
+
+
+def score(images, prompt, scorers):
+    """The figures of pictures."""
+    return scoring.measure(SCORES, images, Subject(prompt), scorers)
+
+
+def lacking(held, prior, *, wanted=(), **asked):
+    """What a finished run lacks."""
+    return scoring.lacking(SCORES, held, Asked(prior, wanted, **asked))
+
+
+def measure_again(images, prompt, held, names, scorers):
+    """A finished run's metrics, and what was measured."""
+    return scoring.measure_again(SCORES, images, Subject(prompt), held, names, scorers)
+
+
 NONE = Scorers(reasons={"clip": "no", "aesthetic": "no", "fid": "no"})
 
 

@@ -14,8 +14,9 @@ from PIL import Image
 
 from rsd.cli import main
 from rsd.runs.folder import RunFolder
+from rsd.runs.summary import write_csv
 from rsd.tasks.text_to_image.plots import curves, means, tradeoff
-from rsd.tasks.text_to_image.summary import FIGURES, write_csv
+from rsd.tasks.text_to_image.scores import FIGURES
 from rsd.tasks.text_to_image.sweep import Sweep, prompts_of, settings
 
 

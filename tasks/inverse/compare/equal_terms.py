@@ -13,15 +13,15 @@ import torch.nn.functional as F
 from rsd import metrics
 from rsd.heads.hidden import open_values
 from rsd.media import fit_to, read_image
+from rsd.metrics.scoring import Asked, Scorers, diversity, load_scorers
 from rsd.priors import over_heads
 from rsd.runs.session import pick_device
 from rsd.runs.summary import particles
 
 from ..inputs import Job
-from ..networks import Scorers, load_scorers
+from ..networks import features_name, interacts
 from ..problem import head_of, make
-from ..report import covered, diversity
-from ..summary import distance
+from ..report import SCORES, covered, distance
 from .pairs import Compare, Pair, matched
 
 
@@ -39,8 +39,10 @@ class Common:
         """For these pairs, whose priors make ``sizes`` px; heads are judged only if all priors are over heads. Raises
         what ``load_scorers`` raises for a network that was asked for and cannot be had."""
         strangers = [pair for pair in pairs if not over_heads(pair.options.prior)]
-        options = replace((strangers or pairs)[0].options, metrics=tuple(m for m in compare.metrics if m == "fid"))
-        scorers = load_scorers(options, pick_device(options.device), several=True)
+        options = (strangers or pairs)[0].options
+        asked = Asked.of(options, metrics=tuple(m for m in compare.metrics if m == "fid"))
+        repulsion = [features_name(options)] if interacts(options) else []
+        scorers = load_scorers(SCORES, asked, repulsion=repulsion, device=pick_device(options.device))
         return cls(min(sizes[pair.options.prior] for pair in pairs), sizes[compare.reference], scorers)
 
     def figures(self, pair: Pair, one: Job) -> dict[str, Any]:

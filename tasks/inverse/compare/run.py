@@ -8,6 +8,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from rsd.metrics.scoring import Asked, lacking
 from rsd.runs.batch import run_items
 from rsd.runs.folder import check_folder_of_runs
 from rsd.runs.progress import Progress
@@ -15,7 +16,7 @@ from rsd.runs.session import plain_warnings, survives, working_in
 from rsd.runs.settings import shard
 
 from ..head import RestoreHead
-from ..networks import lacking
+from ..report import SCORES
 from .equal_terms import Common
 from .pairs import OWN, Compare, Pair
 from .selection import sift
@@ -57,7 +58,7 @@ def run(compare: Compare, pairs: list[Pair], left_out: dict[str, str]) -> int:
 def is_done(pair: Pair) -> bool:
     """Whether a pair has its summary, and each of its images all that is asked for."""
     cells = [pair.cell(one) for one in pair.jobs]
-    lacks = any(not cell.done or lacking(cell.metrics(), pair.options) for cell in cells)
+    lacks = any(not cell.done or lacking(SCORES, cell.metrics(), Asked.of(pair.options)) for cell in cells)
     return not lacks and (pair.folder / "summary.json").exists()
 
 
@@ -70,7 +71,7 @@ def _told(failures: dict[str, str]) -> int:
 def restore(pair: Pair, failures: dict[str, str]) -> None:
     """Restore the images of a pair that are not done; what fails is added to ``failures``."""
     cells = [pair.cell(one) for one in pair.jobs]
-    todo = [cell for cell in cells if not cell.done or lacking(cell.metrics(), pair.options)]
+    todo = [cell for cell in cells if not cell.done or lacking(SCORES, cell.metrics(), Asked.of(pair.options))]
     print(f"{pair.title}: {len(todo)} of {len(cells)} to do", flush=True)
     for name, why in run_items(RestoreHead(pair.options, pair.jobs, several=True)).items():
         failures[f"{pair.title}: {name}"] = why
