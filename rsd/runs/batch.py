@@ -156,7 +156,7 @@ class Head:
         """The networks that score ``items``, or if there is none finished runs in ``folders``."""
         size = self.size if items else particles(next(iter(folders.values()))).shape[-1]
         repel = [self.features_name(one.options) for one in items or folders if self.interacts(one.options)]
-        return load_scorers(self.scores, self.asked(items), repulsion=repel, size=size, device=device)
+        return load_scorers(self.scores, self.asked(items or list(folders)), repulsion=repel, size=size, device=device)
 
     def scored_together(self) -> bool:
         """Whether a figure of all runs together is asked for, which needs networks."""
