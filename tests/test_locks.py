@@ -21,7 +21,7 @@ from rsd.runs import folder as runs
 from rsd.runs.folder import LOCK, RunFolder, check_folder_of_runs, check_own, locked, worker
 
 SETTINGS = {"seed": 0}
-HOLD = "import sys; from pathlib import Path; from rsd.runs import locked\nwith locked(Path(sys.argv[1])):\n"
+HOLD = "import sys; from pathlib import Path; from rsd.runs.folder import locked\nwith locked(Path(sys.argv[1])):\n"
 HOLD += "    print('here', flush=True); sys.stdin.read()"
 ROOT = Path(__file__).parent.parent
 

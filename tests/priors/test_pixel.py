@@ -337,7 +337,7 @@ def edit(folder: Path, to: Path, file: str, **changes) -> str:
     [
         ("model_index.json", {"_class_name": "IFSuperResolutionPipeline"}, "it must be a StableDiffusionPip.* IFPip"),
         ("model_index.json", {"text_encoder": [None, None]}, "is a None.None; it must be a T5EncoderModel"),
-        ("model_index.json", {"unet": ["evil", "UNet2DConditionModel"]}, "is a evil.UNet2DConditionModel"),
+        ("model_index.json", {"unet": ["evil", "UNet2DConditionModel"]}, "is an evil.UNet2DConditionModel"),
         ("model_index.json", {"scheduler": ["diffusers", "NoScheduler"]}, "NoScheduler, is not in diffusers"),
         ("model_index.json", {"scheduler": ["diffusers", "FlowMatchEulerDiscreteScheduler"]}, "no cumulative alphas"),
         ("scheduler/scheduler_config.json", {"prediction_type": "sample"}, 'predicts "sample"; only epsilon'),
