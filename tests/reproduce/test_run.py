@@ -214,7 +214,7 @@ def test_all_of_them(tmp_path, monkeypatch):
     assert main(["reproduce", "all", *one]) == 1  # one row is broken
     summary = json.loads((tmp_path / "all" / "summary.json").read_text())
     assert [row["name"] for row in summary["experiments"]] == ["small", "drawn"]
-    assert summary["experiments"][0]["undecided"] == 1  # one picture has no interval
+    assert summary["experiments"][0]["undecided"] == 2  # one picture has no interval
     page = (tmp_path / "all" / "report.html").read_text(encoding="utf-8")
     assert 'href="drawn/report.html"' in page and "not looked at yet" in page
     assert page.count("data:image/webp") >= 2  # a strip each, and a plot where two rows ran
