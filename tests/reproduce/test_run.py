@@ -216,7 +216,7 @@ def test_all_of_them(tmp_path, monkeypatch):
     assert [row["name"] for row in summary["experiments"]] == ["small", "drawn"]
     assert summary["experiments"][0]["undecided"] == 2  # one picture has no interval
     page = (tmp_path / "all" / "report.html").read_text(encoding="utf-8")
-    assert 'href="drawn/report.html"' in page and "not looked at yet" in page
+    assert 'href="drawn/report.html"' in page and "? undecided" in page and "never" in page
     assert page.count("data:image/webp") >= 2  # a strip each, and a plot where two rows ran
     assert summary["experiments"][1]["undecided"] == 1 and summary["experiments"][1]["seconds"] > 0
     assert (tmp_path / "all" / "drawn" / "claims.json").exists()
