@@ -16,9 +16,8 @@ from dataclasses import dataclass, field, replace
 
 import torch
 
-from rsd.engine import Embed
 from rsd.priors.base import Condition, Prior
-from rsd.randomness import noise
+from rsd.randomness import Stream
 from rsd.schedule import Schedule
 
 from .base import Operator, data_residual
@@ -56,17 +55,14 @@ def fresh_noise(now: Level, then: Level, eta: float) -> float:
 
 @dataclass(frozen=True)
 class Given:
-    """What a run's particles are to explain, and with what: ``y`` [1, ...] = operator(x) + sigma_v v. ``embed``:
-    features of a latent, for methods whose particles interact."""
+    """What a run's particles are to explain, and with what: ``y`` [1, ...] = operator(x) + sigma_v v."""
 
     prior: Prior
     operator: Operator
     y: torch.Tensor
     sigma_v: float
     condition: Condition
-    seed: int
-    image: str = ""
-    embed: Embed | None = None
+    stream: Stream
 
     @property
     def noise_level(self) -> float:
@@ -111,8 +107,7 @@ class Move:
     def noise(self, purpose: str, shape: Sequence[int] | None = None) -> torch.Tensor:
         """Standard normal numbers of this step, [n, *shape] (by default of z's shape)."""
         shape = self.z.shape[1:] if shape is None else shape
-        g = self.given
-        return noise(shape, seed=g.seed, purpose=purpose, image=g.image, step=self.step, particles=self.ids).to(self.z)
+        return self.given.stream.noise(purpose, shape, self.ids, self.step).to(self.z)
 
     def noise_of_y(self, purpose: str, y: torch.Tensor, times: int) -> torch.Tensor:
         """Standard normal numbers like y [n times, ...], circular where y is complex: E|v|^2 = 1."""

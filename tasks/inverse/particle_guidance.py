@@ -13,9 +13,8 @@ from dataclasses import dataclass
 
 import torch
 
-from rsd.distributed import Ensemble
-from rsd.memory import Memory
 from rsd.repulsion import Force, Interaction, potential_gradient
+from rsd.spread import Spread
 
 from .diffusion import Move, Moved, fresh_noise
 from .dps import DPS
@@ -26,16 +25,15 @@ class ParticleGuidance(DPS):
     """DPS's ``zeta`` and ``eta``; the potential's weight gamma and its window are the run's."""
 
     def couple(
-        self, move: Move, moved: Moved, interaction: Interaction, *, memory: Memory, ensemble: Ensemble
+        self, move: Move, moved: Moved, interaction: Interaction, spread: Spread
     ) -> tuple[torch.Tensor, Force | None]:
         """What the potential adds to z_s of all particles here [n, ...] (empty where it does not act), and its
         Force."""
-        now, then, embed = move.now, move.then, move.given.embed
-        if not interaction.active(now.t, move.given.prior.schedule.T, ensemble.total):
+        now, then = move.now, move.then
+        if not interaction.active(now.t, move.given.prior.schedule.T, spread.total):
             return torch.zeros(0), None
-        assert embed is not None, "particle guidance needs a feature map"
-        members = interaction.groups(ensemble.total).flatten()
-        pulled, force = potential_gradient(embed, moved.clean, memory=memory, members=members, ensemble=ensemble)
+        assert interaction.embed is not None, "particle guidance needs a feature map"
+        pulled, force = potential_gradient(interaction.embed, moved.clean, interaction.groups(spread.total), spread)
         change = -interaction.gamma * now.sigma / now.alpha * pulled
         keep = math.sqrt(max(0.0, then.sigma**2 - fresh_noise(now, then, self.eta) ** 2))
         return (keep - then.alpha * now.sigma / now.alpha) * change, force

@@ -7,17 +7,16 @@ particle), so that chunks, interruptions and devices change nothing but rounding
 
 from __future__ import annotations
 
-import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
+from dataclasses import replace
 from typing import Any, Protocol
 
 import torch
 
-from rsd.engine import Record, mean_square
-from rsd.memory import Memory
+from rsd.engine import Record
 from rsd.priors.base import Prior
-from rsd.randomness import noise
-from rsd.repulsion import Force
+from rsd.randomness import Stream
+from rsd.spread import Spread
 
 from .diffusion import Given, Move, Moved, levels, norm
 from .methods import load_method
@@ -36,10 +35,9 @@ class Chain:
     """Particles on their way from noise to answers: ``z`` at the present level [N, *latent_shape]; ``x``: pictures of
     the last guesses of z_0 [N, 3, H, W]; ``extra``: what else the method keeps, each [N, ...]."""
 
-    def __init__(self, prior: Prior, *, ids: Sequence[int], seed: int, memory: Memory, image: str = ""):
-        self.prior, self.ids, self.memory = prior, list(ids), memory
-        drawn = noise(prior.latent_shape, seed=seed, purpose="initial z", image=image, particles=self.ids)
-        self.z = drawn.to(prior.device, prior.dtype)
+    def __init__(self, prior: Prior, spread: Spread, stream: Stream):
+        self.prior, self.spread = prior, spread
+        self.z = stream.noise("initial z", prior.latent_shape, spread.ids).to(prior.device, prior.dtype)
         self.x: torch.Tensor | None = None
         self.extra: dict[str, torch.Tensor] = {}
 
@@ -50,7 +48,7 @@ class Chain:
     @torch.no_grad()
     def finish(self) -> torch.Tensor:
         """D(z) [N, 3, H, W]: after the last step the answers."""
-        return torch.cat(self.memory.each(len(self.ids), lambda rows: self.prior.decode(self.z[rows])))
+        return self.spread.cat(lambda rows: self.prior.decode(self.z[rows]))
 
     def state(self) -> dict[str, Any]:
         """Everything a resumed run needs."""
@@ -67,42 +65,29 @@ class Sampling(Run):
 
     particles: Chain
 
-    def begin(self, ids: Sequence[int]) -> Chain:
+    def begin(self, spread: Spread) -> Chain:
         s = self.settings
         self.method: Method = load_method(s.method, s.hyper)
-        return Chain(self.prior, ids=ids, seed=s.seed, memory=self.memory, image=self.image)
+        return Chain(self.prior, spread, self.stream)
 
     def records(self) -> Iterator[Record]:
         s, chain, grid = self.settings, self.particles, levels(self.prior.schedule, self.settings.steps)
-        given = Given(
-            self.prior, self.operator, self.y, s.sigma_v, self.condition, s.seed, self.image, embed=self.embed
-        )
+        spread, interaction = chain.spread, replace(s.interaction, embed=self.embed)
+        given = Given(self.prior, self.operator, self.y, s.sigma_v, self.condition, self.stream)
         for step in range(self.step, s.steps):
-            whole = Move(given, step, s.steps, grid[step], grid[step + 1], chain.ids, chain.z, chain.extra)
+            whole = Move(given, step, s.steps, grid[step], grid[step + 1], spread.ids, chain.z, chain.extra)
             with torch.no_grad():
-                parts = self.memory.each(len(chain.ids), lambda rows: self.method.step(whole.of(rows)))  # noqa: B023
+                parts = spread.each(lambda rows: self.method.step(whole.of(rows)))  # noqa: B023
             moved, push, force = gathered(parts), torch.zeros(0), None
             if couple := getattr(self.method, "couple", None):
-                push, force = couple(whole, moved, s.interaction, memory=self.memory, ensemble=self.ensemble)
+                push, force = couple(whole, moved, interaction, spread)
             drift = (grid[step].alpha * moved.clean - chain.z) / grid[step].sigma
             chain.z = moved.z + push if len(push) else moved.z
             chain.x, chain.extra = moved.x, moved.extra
             with torch.no_grad():
                 misfit = norm(given.misfit(moved.x))
-            yield self._record(step, grid[step].t, misfit, drift, push, force)
-
-    def _record(
-        self, step: int, t: int, misfits: torch.Tensor, drift: torch.Tensor, push: torch.Tensor, force: Force | None
-    ) -> Record:
-        n = len(misfits)
-        squares = {"misfit": (float(misfits.square().mean()), n), "residual": (mean_square(drift), n)}
-        means = self.ensemble.means({**squares, "repulsion": (mean_square(push), n)})
-        misfit, residual, repulsion = (math.sqrt(means[name]) for name in ("misfit", "residual", "repulsion"))
-        return Record(
-            step=step, t=t, losses={"misfit": misfit}, residual=residual, repulsion=repulsion,
-            ratio=repulsion / max(residual, 1e-12), bandwidth=force.bandwidth if force else None,
-            distance=force.distance if force else None,
-        )  # fmt: skip
+            norms = {"misfit": misfit}
+            yield Record.of(step, grid[step].t, spread, residual=drift, push=push, force=force, norms=norms)
 
 
 def gathered(parts: list[Moved]) -> Moved:

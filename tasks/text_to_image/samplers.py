@@ -22,7 +22,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
@@ -30,13 +30,14 @@ import numpy as np
 import torch
 
 from rsd.distributed import Ensemble
-from rsd.engine import Embed, Record, mean_square
+from rsd.engine import Embed, Record
 from rsd.memory import Memory, plan, save_memory
 from rsd.priors.base import Condition, Prior, predict
-from rsd.randomness import noise
+from rsd.randomness import Stream
 from rsd.repulsion import Interaction, potential_gradient
 from rsd.run import Run as BaseRun
 from rsd.schedule import Schedule
+from rsd.spread import Spread
 
 from .names import MEMORY, SAMPLERS
 
@@ -95,8 +96,9 @@ class Run(BaseRun):
         *, embed: Embed | None = None, image: str = "", ids: Sequence[int] | None = None,
         ensemble: Ensemble | None = None, plan: Callable[..., Memory] = plan,
     ):  # fmt: skip
-        self.prior, self.settings, self.embed, self.image = prior, settings, embed, image
+        self.prior, self.settings, self.embed = prior, settings, embed
         s = settings
+        self.stream = Stream(s.seed, image)
         ids = list(range(s.particles)) if ids is None else list(ids)
         self.ensemble = ensemble or Ensemble.of(len(ids))
         ids = [ids[row] for row in self.ensemble.mine]
@@ -108,15 +110,14 @@ class Run(BaseRun):
             state=2 * math.prod(prior.latent_shape) * prior.dtype.itemsize,
         )  # fmt: skip
         save_memory(self.memory.lean, prior, embed)
-        first = self.timesteps[0]
-        self.particles = Samples(prior, ids=ids, first=first, seed=s.seed, image=image, memory=self.memory)
+        spread = Spread(ids, self.memory, self.ensemble)
+        self.particles = Samples(prior, spread, self.stream, first=self.timesteps[0])
 
     def records(self) -> Iterator[Record]:
-        s = self.settings
+        interaction = replace(self.settings.interaction, embed=self.embed)
         return sample(
-            self.particles, self.prior, timesteps=self.timesteps, seed=s.seed, image=self.image,
-            condition=self.condition, interaction=s.interaction, embed=self.embed, memory=self.memory, start=self.step,
-            ensemble=self.ensemble,
+            self.particles, self.prior, timesteps=self.timesteps, stream=self.stream, condition=self.condition,
+            interaction=interaction, start=self.step,
         )  # fmt: skip
 
 
@@ -142,18 +143,16 @@ class Samples:
     ``first``: the timestep that the run starts at.
     """
 
-    def __init__(
-        self, prior: Prior, *, ids: Sequence[int], first: int, seed: int, image: str = "", memory: Memory | None = None
-    ):
-        self.prior, self.ids, self.memory = prior, list(ids), memory or Memory()
-        drawn = noise(prior.latent_shape, seed=seed, purpose="initial z", image=image, particles=self.ids)
+    def __init__(self, prior: Prior, spread: Spread, stream: Stream, *, first: int):
+        self.prior, self.spread = prior, spread
+        drawn = stream.noise("initial z", prior.latent_shape, spread.ids)
         self.clean = drawn.to(prior.device, prior.dtype)
         self.x = self.clean * prior.schedule.noise(first)
 
     @torch.no_grad()
     def images(self) -> torch.Tensor:
         """D of the guess, [N, 3, H, W]; after the last step it is the result, before the first it is noise."""
-        return torch.cat(self.memory.each(len(self.ids), lambda rows: self.prior.decode(self.clean[rows])))
+        return self.spread.cat(lambda rows: self.prior.decode(self.clean[rows]))
 
     def finish(self) -> torch.Tensor:
         """The result [N, 3, H, W]."""
@@ -173,14 +172,10 @@ def sample(
     prior: Prior,
     *,
     timesteps: Sequence[int],
-    seed: int,
-    image: str = "",
+    stream: Stream,
     condition: Condition | None = None,
     interaction: Interaction = Interaction(),
-    embed: Embed | None = None,
-    memory: Memory | None = None,
     start: int = 0,
-    ensemble: Ensemble | None = None,
 ) -> Iterator[Record]:
     """Run steps ``start`` .. len(timesteps)-1, yielding a Record after each, as :func:`rsd.engine.distill` does.
 
@@ -189,38 +184,25 @@ def sample(
     sees at once, by default all, and which graphs are kept; results differ by rounding alone. In the records
     ``residual`` is the size of the prior's guided eps, ``repulsion`` that of what the potential takes from it.
     """
-    n, schedule = len(samples.ids), prior.schedule
-    memory = memory or Memory()
-    ensemble = ensemble or Ensemble.of(n)
-    members = interaction.groups(ensemble.total).flatten()
-    rows, _ = ensemble.among(members)
+    spread, schedule = samples.spread, prior.schedule
+    groups = interaction.groups(spread.total)
+    rows, _ = spread.ensemble.among(groups.flatten())
     for step in range(start, len(timesteps)):
         t = timesteps[step]
         alpha, sigma, level = schedule.alpha(t), schedule.sigma(t), schedule.noise(t)
         target = schedule.noise(timesteps[step + 1]) if step + 1 < len(timesteps) else 0.0
         with torch.no_grad():
-            eps = torch.cat(memory.each(n, partial(predict, prior, alpha * samples.x, t, condition)))
-        squares, force = {"residual": (mean_square(eps), n), "repulsion": (0.0, n)}, None
-        if interaction.active(t, schedule.T, ensemble.total):
-            assert embed is not None, "particle guidance needs a feature map"
-            guess = (samples.x - level * eps)[rows]
-            pulled, force = potential_gradient(
-                embed, guess, interaction.ensembles, memory=memory, members=members, ensemble=ensemble
-            )
+            eps = spread.cat(partial(predict, prior, alpha * samples.x, t, condition))
+        residual, change, force = eps.clone(), None, None
+        if interaction.active(t, schedule.T, spread.total):
+            assert interaction.embed is not None, "particle guidance needs a feature map"
+            pulled, force = potential_gradient(interaction.embed, samples.x - level * eps, groups, spread)
             change = interaction.gamma * sigma / alpha * pulled  # d guess / d z_t = 1 / alpha
             eps[rows] -= change
-            squares["repulsion"] = mean_square(change), len(change)
         up = target * max(level**2 - target**2, 0.0) ** 0.5 / level
         down = max(target**2 - up**2, 0.0) ** 0.5
         samples.clean = samples.x - level * eps
         samples.x = samples.x + (down - level) * eps
         if up > 0:
-            fresh = noise(
-                prior.latent_shape, seed=seed, purpose="ancestral", image=image, step=step, particles=samples.ids
-            )
-            samples.x = samples.x + up * fresh.to(samples.x)
-        residual, push = map(math.sqrt, ensemble.means(squares).values())
-        yield Record(
-            step=step, t=t, losses={}, residual=residual, repulsion=push, ratio=push / max(residual, 1e-12),
-            bandwidth=force.bandwidth if force else None, distance=force.distance if force else None,
-        )  # fmt: skip
+            samples.x = samples.x + up * stream.noise("ancestral", prior.latent_shape, spread.ids, step).to(samples.x)
+        yield Record.of(step, t, spread, residual=residual, push=change, force=force)

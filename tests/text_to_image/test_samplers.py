@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from itertools import islice
 
 import pytest
@@ -10,9 +11,10 @@ import torch
 from rsd.memory import Memory
 from rsd.priors.latent import LatentPrior
 from rsd.priors.mixture import GaussianMixture
-from rsd.randomness import noise
+from rsd.randomness import Stream, noise
 from rsd.repulsion import Interaction, kernel_force, potential_gradient
 from rsd.schedule import Schedule
+from rsd.spread import Spread
 from rsd.tasks.text_to_image.samplers import (
     Run,
     Samples,
@@ -36,11 +38,12 @@ def mixture():
 def draw(prior, *, ids=range(4), steps=10, stop=None, start=0, state=None, chunk=None, seed=1, **options):
     """A run up to step ``stop``: the samples and the records."""
     times = ancestral_timesteps(prior.schedule, steps)
-    samples = Samples(prior, ids=list(ids), first=times[0], seed=seed, image="a")
+    samples = Samples(prior, Spread(ids, Memory(chunk)), Stream(seed, "a"), first=times[0])
     if state:
         samples.load_state(state)
+    interaction = replace(options.pop("interaction", Interaction()), embed=flat)
     run = sample(
-        samples, prior, timesteps=times, seed=seed, image="a", embed=flat, memory=Memory(chunk), start=start, **options
+        samples, prior, timesteps=times, stream=Stream(seed, "a"), interaction=interaction, start=start, **options
     )
     return samples, list(islice(run, (stop or steps) - start))
 
@@ -185,16 +188,17 @@ def test_the_force_is_the_gradient_of_the_sum_of_kernels():
 def test_the_gradient_goes_through_the_features():
     torch.manual_seed(0)
     matrix, z = torch.randn(6, 4, dtype=torch.float64), torch.randn(4, 6, dtype=torch.float64)
-    pulled, force = potential_gradient(lambda v: v @ matrix, z)
+    groups = torch.arange(4)[None]
+    pulled, force = potential_gradient(lambda v: v @ matrix, z, groups, Spread(range(4)))
     assert torch.allclose(pulled, kernel_force(z @ matrix).direction @ matrix.T)
-    chunked, _ = potential_gradient(lambda v: v @ matrix, z, memory=Memory(3))
+    chunked, _ = potential_gradient(lambda v: v @ matrix, z, groups, Spread(range(4), Memory(3)))
     assert torch.allclose(chunked, pulled) and force.distance > 0
 
 
 def test_the_first_guided_step_subtracts_gamma_sigma_grad_log_phi():
     """By hand: eps - gamma sigma_t grad_{z_t} log Phi, and the gradient of the clean guess is 1 / alpha_t."""
     mixture = GaussianMixture(torch.tensor([[2.0, 0.0], [-2.0, 0.0]], dtype=torch.float64), 0.01)
-    start = Samples(mixture, ids=range(4), first=999, seed=1, image="a")
+    start = Samples(mixture, Spread(range(4)), Stream(1, "a"), first=999)
     alpha, sigma, level = (f(999) for f in (
         mixture.schedule.alpha, mixture.schedule.sigma, mixture.schedule.noise
     ))  # fmt: skip
@@ -214,7 +218,7 @@ def test_a_run_is_the_sampler_and_goes_on_where_it_stopped(tiny_pipeline):
     pixels = lambda z: prior.decode(z).flatten(1)  # noqa: E731
     settings = Settings("particle-guidance", particles=3, steps=6, gamma=0.2, seed=4, guidance=2.0)
     run = Run(prior, "red", settings, embed=pixels, image="x")
-    first = Samples(prior, ids=range(3), first=999, seed=4, image="x").images()
+    first = Samples(prior, Spread(range(3)), Stream(4, "x"), first=999).images()
     assert torch.equal(run.particles.images(), first)
     records = list(run.steps())
     assert run.step == 6 and [r.t for r in records] == run.timesteps and records[2].repulsion > 0
