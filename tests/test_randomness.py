@@ -45,9 +45,9 @@ def test_descending_timesteps_follow_algorithm_1():
 
 
 def test_zero_terminal_snr_starts_below_infinity():
-    abar = Schedule.scaled_linear().alphas_cumprod.clone()
+    abar = Schedule.scaled_linear().alphas ** 2
     abar[-1] = 0.0
-    assert Schedule(abar).descending(4)[0] == 998
+    assert Schedule.vp(abar).descending(4)[0] == 998
 
 
 def test_alpha_and_sigma_lie_on_the_circle():

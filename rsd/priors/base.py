@@ -108,13 +108,6 @@ def count_backward(out: torch.Tensor, calls: Counter[str], name: str, n: int) ->
     return out
 
 
-def alpha_sigma(schedule: Schedule, t: int | torch.Tensor, z: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """alpha_t and sigma_t, t one index or [B] of them, shaped to multiply z [B, ...]."""
-    abar = schedule.alphas_cumprod[torch.as_tensor(t).cpu()]
-    abar = abar.reshape(-1, *[1] * (z.ndim - 1))
-    return abar.sqrt().to(z), (1 - abar).sqrt().to(z)
-
-
 def guided(predict: Callable[[list[Any]], torch.Tensor], condition: Condition) -> torch.Tensor:
     """uncond + s (text - uncond), by one call of ``predict``, which answers a list of n embeddings with [n B, ...];
     without guidance, the text's prediction [B, ...]."""
@@ -127,11 +120,22 @@ def guided(predict: Callable[[list[Any]], torch.Tensor], condition: Condition) -
 def as_epsilon(
     guess: torch.Tensor, z_t: torch.Tensor, t: int | torch.Tensor, prediction_type: str, schedule: Schedule
 ) -> torch.Tensor:
-    """The noise that a network's ``guess`` at z_t means; v = alpha eps - sigma z (Salimans & Ho 2022) is converted."""
+    """The noise that a network's ``guess`` at z_t means.
+
+    "v_prediction" is v = alpha eps - sigma z (Salimans & Ho 2022);
+    "flow" is u = eps - z of a network that is asked at :func:`flow_state`."""
     if prediction_type == "epsilon":
         return guess
-    alpha, sigma = alpha_sigma(schedule, t, z_t)
+    alpha, sigma = schedule.coefficients(torch.as_tensor(t), z_t)
+    if prediction_type == "flow":
+        return (z_t + alpha * guess) / (alpha + sigma)
     return alpha * guess + sigma * z_t
+
+
+def flow_state(z_t: torch.Tensor, t: int | torch.Tensor, schedule: Schedule) -> torch.Tensor:
+    """(1 - s) z + s eps, the state that a flow-matching network knows, of z_t = alpha z + sigma eps."""
+    alpha, sigma = schedule.coefficients(torch.as_tensor(t), z_t)
+    return z_t / (alpha + sigma)
 
 
 def thresholded(
@@ -140,7 +144,7 @@ def thresholded(
     """The noise of the picture that ``eps`` means after dynamic thresholding (Saharia et al. 2022, "Imagen", Sec. 2.3):
     what guidance has driven out of [-1, 1] is cut at the ``share`` quantile s of the picture's absolute entries and
     divided by s, where s is above 1."""
-    alpha, sigma = alpha_sigma(schedule, t, z_t)
+    alpha, sigma = schedule.coefficients(torch.as_tensor(t), z_t)
     x = (z_t - sigma * eps) / alpha
     s = x.abs().flatten(1).float().quantile(share, dim=1).clamp(min=1).to(x).view(-1, *[1] * (x.ndim - 1))
     return (z_t - alpha * x.clamp(-s, s) / s) / sigma

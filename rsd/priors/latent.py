@@ -74,7 +74,7 @@ class LatentPrior:
         """Predicted noise [B, C, h, w] in z_t's dtype; t: an index 0..T-1 or [B]. Guidance is one call on 2B images."""
         c = condition or self.condition()
         assert c.embeddings is not None, "this condition was made by another prior"
-        at = torch.as_tensor(t, device=self.device)
+        at = self.schedule.time(t, self.device)
         guess = guided(lambda texts: self._predict(z_t, at, texts), c)
         return as_epsilon(guess, z_t, t, self.prediction_type, self.schedule)
 

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 import torch
 
-from rsd.priors.base import Condition, alpha_sigma
+from rsd.priors.base import Condition
 from rsd.schedule import Schedule
 
 
@@ -62,7 +62,7 @@ class GaussianMixture:
     def epsilon(self, z_t: torch.Tensor, t: int | torch.Tensor, condition: Condition | None = None) -> torch.Tensor:
         """-sigma_t grad log p_t(z_t), [B, d], differentiable; t one index or [B]."""
         z = z_t.to(self.means)
-        alpha, sigma = alpha_sigma(self.schedule, t, z)
+        alpha, sigma = self.schedule.coefficients(torch.as_tensor(t), z)
         offset = z[:, None] - alpha[:, None] * self.means  # [B, K, d]
         variance = alpha[:, None] ** 2 * self.variances + sigma[:, None] ** 2
         if self.axes is not None:

@@ -90,7 +90,7 @@ class PixelPrior:
     def epsilon(self, z_t: torch.Tensor, t: int | torch.Tensor, condition: Condition | None = None) -> torch.Tensor:
         """Predicted noise [B, 3, s, s] in z_t's dtype; t: an index 0..T-1 or [B]. Guidance is one call on 2B images."""
         c = condition or self.condition()
-        at = torch.as_tensor(t, device=self.device)
+        at = self.schedule.time(t, self.device)
         guess = guided(lambda texts: self._predict(z_t, at, texts), c)
         eps = as_epsilon(guess, z_t, t, self.prediction_type, self.schedule)
         return eps if c.threshold is None else thresholded(eps, z_t, t, c.threshold, self.schedule)

@@ -26,7 +26,7 @@ from rsd.spread import Spread
 
 from .base import data_residual, variance
 from .diffusion import LEAST_SIGMA_V
-from .flow_ode import log_density, timesteps
+from .flow_ode import log_density
 from .methods import load_method
 from .realnvp import RealNVP
 from .solve import Run
@@ -136,7 +136,7 @@ class Fitting(Run):
         least = schedule.noise(0)
         if share == 1 or most <= least:
             return 0.0
-        return schedule.noise(timesteps(schedule, 1, most * (least / most) ** share)[0])
+        return schedule.noise(schedule.even(1, most * (least / most) ** share)[0])
 
     def _prior(self, x: torch.Tensor, v: torch.Tensor, blur: float) -> tuple[torch.Tensor, torch.Tensor]:
         """log p_theta and its gradient, chunk by chunk."""

@@ -1,7 +1,7 @@
 """Text to 3D by score distillation (the paper's 3-D experiments, after DreamFusion): scenes that descend, at a timestep
 shared by all,
 
-    w(t) [eps_theta(z_t, t, text of the view) - eps_ref - gamma sigma_t R],   w(t) = 1 - abar_t
+    w(t) [eps_theta(z_t, t, text of the view) - eps_ref - gamma sigma_t R],   w(t) = sigma_t^2
 
 through their renderer, where eps_ref is the noise (SDS) or a score learned along the way (VSD), which is told where the
 camera is, as in ProlificDreamer (Wang et al. 2023).

@@ -138,11 +138,10 @@ class Scenes(Gallery):
         return self._z.clone()
 
     def step(self, r: torch.Tensor, t: int | torch.Tensor, average: Average) -> dict[str, float]:
-        """Descend w(t) r, w = 1 - abar, with r [N V, *latent_shape], and the regularisers, whose values, means over
+        """Descend w(t) r, w = sigma_t^2, with r [N V, *latent_shape], and the regularisers, whose values, means over
         scenes, are returned; t is an int or [N V]."""
-        _, sigma = self.prior.schedule.coefficients(t, r)
         V, shot = self.settings.views, self.shot
-        pull = sigma**2 * r * (ENTRIES / r[0].numel() / V)
+        pull = self.prior.schedule.weight(t, r) * r * (ENTRIES / r[0].numel() / V)
         losses: dict[str, float] = {}
         progress = self.done / max(self.total - 1, 1)
         self.optimiser.zero_grad()

@@ -1,6 +1,6 @@
 """Text to image by score distillation (the paper's D.10.2): latents z_i ~ N(0, I) that descend
 
-    w(t) [eps_theta(z_t^i, t, text) - eps_ref - gamma sigma_t R_i],   w(t) = 1 - abar_t
+    w(t) [eps_theta(z_t^i, t, text) - eps_ref - gamma sigma_t R_i],   w(t) = sigma_t^2
 
 with Adam, where eps_ref makes the method: the noise (SDS), a score learned along the way (VSD), NFSD's, or the noise
 with scores averaged over the particles (SVGD, the update of collaborative score distillation).
@@ -113,8 +113,7 @@ class Latents:
 
     def step(self, r: torch.Tensor, t: int | torch.Tensor, average: Average) -> dict[str, float]:
         """Descend w(t) r; t is an int or [N]."""
-        _, sigma = self.prior.schedule.coefficients(t, r)
-        self.z.descend(sigma**2 * r)
+        self.z.descend(self.prior.schedule.weight(t, r) * r)
         return {}
 
     @torch.no_grad()

@@ -9,11 +9,12 @@ import pytest
 import torch
 
 from rsd.priors.mixture import GaussianMixture
+from rsd.sampling import fresh_noise
 from rsd.schedule import Schedule
 from rsd.tasks.inverse import kernels
 from rsd.tasks.inverse.begin import run_class
 from rsd.tasks.inverse.deepinv_denoiser import PriorDenoiser
-from rsd.tasks.inverse.diffusion import fresh_noise, levels
+from rsd.tasks.inverse.diffusion import levels
 from rsd.tasks.inverse.operators import BicubicDownsample, BlockAverage, Blur, Inpaint, make_operator
 from rsd.tasks.inverse.solve import Settings
 
@@ -50,7 +51,7 @@ class Pixels:
 def linear_schedule() -> Schedule:
     """deepinv's VP-SDE (beta from 0.1 to 20) at t = 1/1000 ... 1."""
     t = torch.arange(1, 1001, dtype=torch.float64) / 1000
-    return Schedule((-(0.1 * t + 0.5 * t**2 * 19.9)).exp())
+    return Schedule.vp((-(0.1 * t + 0.5 * t**2 * 19.9)).exp())
 
 
 def test_the_denoiser_is_the_posterior_mean_of_a_gaussian():

@@ -36,7 +36,7 @@ class Wish:
     name, image_size, latent_shape = "wish", SIZE, (3, SIZE, SIZE)
 
     def __init__(self, colour=(0.8, -0.6, -0.6), *, dtype=torch.float64):
-        self.schedule = Schedule(torch.linspace(0.9999, 0.01, 1000, dtype=torch.float64))
+        self.schedule = Schedule.vp(torch.linspace(0.9999, 0.01, 1000, dtype=torch.float64))
         self.device, self.dtype, self.calls = torch.device("cpu"), dtype, Counter()
         self.colour = torch.tensor(colour, dtype=dtype)
 
