@@ -22,7 +22,7 @@ class Decoded:
 
     def __call__(self, z: torch.Tensor) -> torch.Tensor:
         """Features of latents [N, *latent_shape]. Raises ValueError if features of finite images are not finite."""
-        with multiplying(z.device, getattr(self.prior, "autocast", False)):
+        with multiplying(z.device, self.prior.autocast):
             x = (self.decode or self.prior.decode)(z).to(z.dtype)
             phi = checkpoint(self.features, x, use_reentrant=False) if self.lean else self.features(x)
         phi = phi.to(x.dtype)

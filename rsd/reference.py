@@ -212,11 +212,11 @@ class LoraScore(Learned):
         self, prior: Any, condition: Conditioning, spread: Spread, stream: Stream,
         *, lr: float = 1e-4, rank: int = 4, per_particle: bool = False,
     ):  # fmt: skip
-        if not hasattr(getattr(prior, "unet", None), "add_adapter"):  # UNets of DDPM's class have none
+        if not hasattr(prior.network, "add_adapter"):  # UNets of DDPM's class have none
             raise ValueError(f"The prior {prior.name} has no UNet for adapters; take another method than vsd.")
         if rank < 1:
             raise ValueError(f"lora_rank is {rank}; it must be at least 1.")
-        unet = prior.unet
+        unet = prior.network
         self.names = [f"phi{next(self._numbers)}" for _ in (spread.ids if per_particle else [0])]
         parameters: list[torch.nn.Parameter] = []
         weights = Stream(stream.seed)  # the same for every image

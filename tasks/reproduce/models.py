@@ -130,7 +130,7 @@ def flops(name: str, dtype: str) -> dict[str, float]:
 
     z = latent(prior)
     found: dict[str, float] = dict(zip(("unet_forward", "unet_backward"), dryrun.flops(there, z), strict=True))
-    if hasattr(prior, "vae"):
+    if prior.latent:
         found |= dict(zip(("decoder_forward", "decoder_backward"), dryrun.flops(prior.decode, z), strict=True))
         there_and_back = dryrun.flops(prior.encode, picture(prior))
         found |= dict(zip(("encoder_forward", "encoder_backward"), there_and_back, strict=True))

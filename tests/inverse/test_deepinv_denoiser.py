@@ -8,6 +8,7 @@ from collections import Counter
 import pytest
 import torch
 
+from rsd.priors.base import Prior
 from rsd.priors.mixture import GaussianMixture
 from rsd.sampling import fresh_noise
 from rsd.schedule import Schedule
@@ -22,7 +23,7 @@ SHAPE = (3, 2, 2)
 MEAN, SPREAD = 0.4, 0.3
 
 
-class Pixels:
+class Pixels(Prior):
     """A Gaussian over 2 x 2 images: independent pixels N(MEAN, SPREAD^2), but for one direction of spread 0.6."""
 
     name, image_size, latent_shape = "tiny images", 2, SHAPE

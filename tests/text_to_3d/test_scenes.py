@@ -11,6 +11,7 @@ import torch
 from rsd.distributed import Ensemble, Processes
 from rsd.engine import distill
 from rsd.memory import Memory
+from rsd.priors.base import Prior
 from rsd.randomness import Stream
 from rsd.repulsion import Interaction
 from rsd.schedule import Schedule
@@ -30,7 +31,7 @@ from tests.graphs import most_kept
 SIZE, STEPS = 8, 6
 
 
-class Wish:
+class Wish(Prior):
     """A prior of pixels all of whose pictures are one: the noise that it sees in z_t is (z_t - alpha wish) / sigma."""
 
     name, image_size, latent_shape = "wish", SIZE, (3, SIZE, SIZE)

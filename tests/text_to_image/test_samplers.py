@@ -265,3 +265,17 @@ def test_the_papers_settings_are_in_the_configs():
     assert (
         dataclasses.asdict(distillation.Settings(**vsd)).items() >= {"lr": 0.03, "lr_phi": 1e-4, "steps": 500}.items()
     )
+
+
+def test_a_checkpoint_of_an_older_version_goes_on(tiny_pipeline):
+    """That kept x = z / alpha and the estimate."""
+    prior = LatentPrior(tiny_pipeline())
+    settings = Settings(particles=2, steps=5, seed=4, guidance=2.0)
+    half = Run(prior, "red", settings)
+    list(islice(half.steps(), 2))
+    state = half.state()
+    old = {"step": 2, "x": state["z"] / half.levels[2].alpha, "clean": state["clean"]}
+    rest = Run(prior, "red", settings)
+    rest.load_state(old)
+    list(half.steps()), list(rest.steps())
+    torch.testing.assert_close(rest.finish(), half.finish(), rtol=0, atol=1e-5)
