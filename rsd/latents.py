@@ -54,15 +54,12 @@ class Leaves:
         """Continue from :meth:`state`, or from a checkpoint whose particles were one leaf together."""
         self.put(state[name])
         moments = {int(k): v for k, v in state[f"{name}_optimiser"].items()}
-        if moments and moments[0]["exp_avg"].shape == state[name].shape:
-            moments = _one_each(moments[0], len(self.leaves))
+        if moments[0]["exp_avg"].shape == state[name].shape:
+            moments = {k: _row(moments[0], k) for k in range(len(self.leaves))}
+        moments = {k: {what: v.clone() for what, v in one.items()} for k, one in moments.items()}  # no one else's
         self.optimiser.load_state_dict({**self.optimiser.state_dict(), "state": moments})
 
 
-def _one_each(together: dict[str, torch.Tensor], n: int) -> dict[int, dict[str, torch.Tensor]]:
-    """Adam's moments of n particles from those of one leaf [n, ...]."""
-    step = together["step"]
-    return {
-        k: {"step": step.clone(), **{name: together[name][k].clone() for name in ("exp_avg", "exp_avg_sq")}}
-        for k in range(n)
-    }
+def _row(together: dict[str, torch.Tensor], k: int) -> dict[str, torch.Tensor]:
+    """Adam's moments of particle k from those of one leaf [N, ...]."""
+    return {what: value if what == "step" else value[k] for what, value in together.items()}
