@@ -80,8 +80,10 @@ class Record:
         ``losses``: means over the particles here. ``norms``: losses that are norms of these tensors."""
         given = {name: (value, spread.n) for name, value in (losses or {}).items()}
         squares = {name: (mean_square(x), len(x)) for name, x in (norms or {}).items()}
-        whole = isinstance(residual, torch.Tensor)
-        squares["residual"] = (mean_square(residual), len(residual)) if whole else (residual**2, spread.n)
+        if isinstance(residual, torch.Tensor):
+            squares["residual"] = mean_square(residual), len(residual)
+        else:
+            squares["residual"] = residual**2, spread.n
         squares["repulsion"] = (0.0, 0) if push is None else (mean_square(push), len(push))
         means = spread.ensemble.means({**given, **squares})
         means |= {name: math.sqrt(means[name]) for name in squares}

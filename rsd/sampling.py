@@ -261,8 +261,8 @@ def sample(
         # Push particles apart.
         coupling = method.couple(whole, moved, interaction, spread)
         chain.take(moved, coupling)
-        told = {"push": coupling.told, "force": coupling.force} if coupling else {}
-        yield Record.of(step, now.t, spread, residual=drift, norms=norms, **told)
+        told, force = (coupling.told, coupling.force) if coupling else (None, None)
+        yield Record.of(step, now.t, spread, residual=drift, push=told, force=force, norms=norms)
 
 
 def gathered(parts: list[Moved]) -> Moved:
