@@ -172,8 +172,8 @@ def _figures(record: Record) -> dict[str, str]:
 
 @contextmanager
 def working_in(path: Path, *, main: bool) -> Iterator[None]:
-    """Hold an output folder's lock (:func:`rsd.runs.folder.locked`) on the process that is ``main``. Raises on all of a run's
-    processes what the main one raises, so that none waits for it."""
+    """Hold an output folder's lock (:func:`rsd.runs.folder.locked`) on the process that is ``main``. Raises on all of
+    a run's processes what the main one raises, so that none waits for it."""
     with ExitStack() as stack:
         error: Exception | None = None
         if main:
