@@ -77,14 +77,15 @@ def test_folders_of_several_inputs(here, photo, fixed):
 
 @pytest.mark.parametrize("command", ["text-to-image", "text-to-3d"])
 def test_prompts_have_a_folder_for_each_method_and_for_several(command, here):
-    from rsd.tasks.text_to_3d.job import default_folder as scenes
+    from rsd.tasks.text_to_3d.head import SceneHead
     from rsd.tasks.text_to_3d.options import TextTo3D
-    from rsd.tasks.text_to_image.job import default_folder as pictures
+    from rsd.tasks.text_to_image.head import ImageHead
     from rsd.tasks.text_to_image.options import TextToImage
 
-    name, kind = {"text-to-image": (pictures, TextToImage), "text-to-3d": (scenes, TextTo3D)}[command]
-    found = [name(["dog"], kind(method=method)) for method in ("sds", "vsd")]
-    found += [name(["dog", "cat"], kind(method="sds")), name(["dog"], kind(method="sds", prompts=Path("a/dog.txt")))]
+    head, kind = {"text-to-image": (ImageHead, TextToImage), "text-to-3d": (SceneHead, TextTo3D)}[command]
+    found = [head(kind(method=method), ["dog"]).out for method in ("sds", "vsd")]
+    found += [head(kind(method="sds"), ["dog", "cat"]).out]
+    found += [head(kind(method="sds", prompts=Path("a/dog.txt")), ["dog"]).out]
     assert found == [
         Path("runs") / command / last for last in ("dog-sds", "dog-vsd", "dog-and-1-more-sds", "dog.txt-sds")
     ]

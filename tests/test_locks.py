@@ -179,7 +179,7 @@ def test_two_restorations_in_one_folder_of_which_the_first_is_killed(photo, fixe
         first.send_signal(signal.SIGSTOP)
         before = (out / "steps.jsonl").read_text()
         with monkeypatch.context() as patch:
-            patch.setattr("rsd.tasks.inverse.head.load_networks", lambda *a, **k: pytest.fail("a model was loaded"))
+            patch.setattr("rsd.runs.batch.load_networks", lambda *a, **k: pytest.fail("a model was loaded"))
             for flags in ([], ["--resume"]):
                 assert main([*command, *flags]) == 2
                 assert re.search(told(first), capsys.readouterr().err)

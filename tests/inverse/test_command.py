@@ -273,7 +273,7 @@ def test_bad_input_is_told_in_one_sentence_before_any_model_is_loaded(photo, fla
     (photo.parent / "full").mkdir()
     (photo.parent / "full" / "thesis.tex").write_text("x")
     (photo.parent / "empty").mkdir()
-    monkeypatch.setattr("rsd.tasks.inverse.head.load_networks", lambda *a, **k: pytest.fail("a model was loaded"))
+    monkeypatch.setattr("rsd.runs.batch.load_networks", lambda *a, **k: pytest.fail("a model was loaded"))
     with pytest.raises(SystemExit) as stopped:
         sys.exit(main(["restore", *(tasked(flags) if flags else flags)]))
     captured = capsys.readouterr()

@@ -203,7 +203,7 @@ def test_figures_asked_for_later_are_not_done(tmp_path):
 
 
 def test_an_interrupted_toy_ends_all(tmp_path, monkeypatch, capsys):
-    monkeypatch.setitem(module.COMMANDS, "toy", lambda argv: 130)
+    monkeypatch.setattr(module, "toy", lambda argv: 130)
     assert main(["reproduce", "fig30", "--out", str(tmp_path / "toy")]) == 130
     assert "failed" not in capsys.readouterr().err
 
