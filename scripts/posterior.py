@@ -134,13 +134,14 @@ def main() -> None:
     start = time.monotonic()
     apart = []
     for row in rows:
-        found, own = [], []
+        whole: list[float] = []
+        own: list[float] = []
         for known in (noisy, sharp):
             x = drawn(row, known, number=number, steps=steps)
-            found += moments(x, known.mean, known.covariance.diagonal())
+            whole += moments(x, known.mean, known.covariance.diagonal())
             own += directions(x, known)
         apart.append(f"| {row.label} | {' | '.join(map(figure, own))} |")
-        print(f"| {row.label} | {' | '.join(map(figure, found))} | {row.claim} |", flush=True)
+        print(f"| {row.label} | {' | '.join(map(figure, whole))} | {row.claim} |", flush=True)
     print("\nThe same answers in the directions that are measured, and in those that are not.\n")
     names = ("bias, measured", "variance, measured", "bias, unmeasured", "variance, unmeasured")
     both = " | ".join(f"{name}, σ_v = {sigma_v}" for sigma_v in (0.3, 0.02) for name in names)
