@@ -258,12 +258,13 @@ def train(
     model = Denoiser(tokenizer)
     if init and not (out / "pixel.pt").exists():
         warm_start(model, tokenizer, init)
-    precision = native_precision()
+    precision, layout = native_precision(), torch.channels_last  # a seventh faster in float32 on a CPU
     if precision == "bf16":
         model.unet.set_attn_processor(AttnAddedKVProcessor())  # the fused one is slow in bfloat16 on a CPU
-    # Rows of channels would make group norm's backward in bfloat16 seven times slower: it has no such kernel on a CPU.
+        # Rows of channels would make group norm's backward in bfloat16 seven times slower: no such kernel on a CPU.
+        layout = torch.contiguous_format
     model = fit(
-        "pixel", model, loss, out=out, steps=steps, lr=lr, ema=0.9995, layout=torch.contiguous_format,
+        "pixel", model, loss, out=out, steps=steps, lr=lr, ema=0.9995, layout=layout,
         precision=precision, every=40, schedule=functools.partial(hold, cooldown=cooldown),
     )  # fmt: skip
     return assemble(model, tokenizer)
