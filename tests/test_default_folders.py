@@ -94,11 +94,11 @@ def test_prompts_have_a_folder_for_each_method_and_for_several(command, here):
 MISTAKES = {
     "sr3": (["--task", "sr3"], "sr3"),
     "an unknown method": (["--method", "dsp"], 'Unknown method "dsp"'),
-    "a method of pixels": (["--method", "dps"], "Method dps works on a prior of pixels"),
-    "a box": (["--task", "inpaint_box", "--box", "2", "50", "2", "5"], "The box hides rows 2-50"),
+    "a method of pixels": (["--task", "sr2", "--method", "dps"], "Method dps works on a prior of pixels"),
+    "a box": (["--task", "inpaint_box", "--box", "50", "2", "2", "5"], "box is 50 2 2 5; give"),
     "a kernel": (["--task", "deblur_motion", "--kernel", "photo.png"], "photo.png"),
     "an exact step": (["--task", "hdr", "--x-step", "exact"], "exact"),
-    "a metric": (["--metrics", "lpips"], "LPIPS needs 32 px or more"),
+    "a metric": (["--task", "sr2", "--metrics", "lpips"], "LPIPS needs 32 px or more"),
 }
 
 
@@ -160,7 +160,7 @@ def test_answers_that_are_nearly_equal_are_told_with_the_remedy(photo, fixed, he
         alone = json.loads((here / "c" / "metrics.json").read_text())
         assert alone["difference"] is None and alone["reasons"]["difference"] == "one particle has no diversity"
         drawn = ["text-to-image", *fixed, "--out"]
-        assert main([*drawn, "d", "red", "dog", "--method", "sds"]) == 0
+        assert main([*drawn, "d", "a red", "a dog", "--method", "sds"]) == 0
         said = capsys.readouterr()
         assert said.out.count(", nearly equal; ") == 2 and said.err.count(told.format("raise --gamma (0)")) == 1
         assert main([*drawn, "e", "red", "--method", "ancestral"]) == 0

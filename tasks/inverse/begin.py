@@ -16,8 +16,4 @@ def run_class(method: str) -> type[Run]:
         from .samplers.loop import Sampling
 
         return Sampling
-    if method == "svgd":
-        from .svgd import Stein
-
-        return Stein
     return Run

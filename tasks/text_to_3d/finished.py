@@ -10,6 +10,7 @@ from typing import Any
 import torch
 
 from rsd.metrics.scoring import Scorers, Subject, measure
+from rsd.randomness import Stream
 from rsd.runs.folder import RunFolder
 from rsd.runs.session import flat, nested
 
@@ -62,7 +63,7 @@ def kept(folder: RunFolder, settings: SceneSettings, device: torch.device) -> Ga
     tensors, about = saved
     scenes = []
     for weights in nested(tensors)["scenes"]:
-        scene = Scene(settings, seed=0, particle=0, image="", device=device).to(next(iter(weights.values())).dtype)
+        scene = Scene(settings, Stream(0), 0, device=device).to(next(iter(weights.values())).dtype)
         scene.load_state_dict(weights)
         scenes.append(scene)
     return Gallery(scenes, settings, image_size=about["image_size"])

@@ -61,7 +61,7 @@ def restore(tiny_folder, here):
         (["--task", "deblur_motion", "--kernel", "text.png"], "text.png is not a picture"),
         (["--task", "operator", "--operator", "nowhere:f"], '"nowhere:f" cannot be imported (No module named'),
         (["--task", "operator", "--operator", "unclosed:f"], '"unclosed:f" cannot be imported (SyntaxError'),
-        (["--task", "operator", "--operator", "my_ops:number"], '"my_ops:number" is of type int; give a function'),
+        (["--task", "operator", "--operator", "my_ops:number"], '"my_ops:number" is an int; give a function'),
         (["--task", "operator", "--operator", "my_ops:fails"], "my_ops:fails failed on an image [1, 3, 64, 64] (Runt"),
         (["--task", "operator", "--operator", "my_ops:flat"], "photo.png: my_ops:flat measures [12288], which is no"),
         (["--fit", "refuse"], "photo.png: The image is 16 x 16 px, needed are 64 x 64; use --fit crop"),

@@ -23,6 +23,7 @@ from safetensors.torch import load_file
 
 from rsd.cli import main
 from rsd.heads.attributes import sample_head
+from rsd.randomness import Stream
 from rsd.runs import batch
 from rsd.runs.folder import RunFolder
 from rsd.tasks.text_to_3d import finished, head
@@ -403,8 +404,10 @@ def seen_lamps(settings, cameras, steps=500):
     """Where a camera sees its lamps: how far to the right and above its own direction, of 1 towards it, [steps]."""
     seen = []
     for step in range(steps):
-        camera = draw_cameras(cameras, 1, seed=0, step=step)
-        lit = draw_light(dataclasses.replace(settings, ambient_until=0, shaded=1), camera, seed=0, steps=1, step=step)
+        camera = draw_cameras(cameras, 1, Stream(0), step)
+        lit = draw_light(
+            dataclasses.replace(settings, ambient_until=0, shaded=1), camera, Stream(0), steps=1, step=step
+        )
         right, up, back = camera.axes[0] @ lit.position[0]
         seen.append((right / back, up / back))
     return torch.tensor(seen, dtype=torch.float64).T
@@ -445,8 +448,8 @@ def test_the_light_and_weights_of_dreamfusion_s_successors():
     from the camera, as often as a normal number is below -1.75; what faces away weighs 10, and 1000 at the end."""
     chosen = head.settings(parse(["dog", "--prior", IF])[0]).scenes
     lit = dataclasses.replace(chosen.lights, ambient_until=0, shaded=1)
-    draws = [draw_cameras(chosen.cameras, 20, seed=0, step=step) for step in range(100)]
-    lamps = [draw_light(lit, cameras, seed=0, steps=100, step=step).position for step, cameras in enumerate(draws)]
+    draws = [draw_cameras(chosen.cameras, 20, Stream(0), step) for step in range(100)]
+    lamps = [draw_light(lit, cameras, Stream(0), steps=100, step=step).position for step, cameras in enumerate(draws)]
     behind = [(lamp * cameras.back).sum(-1) < 0 for lamp, cameras in zip(lamps, draws, strict=True)]
     assert float(torch.cat(behind).double().mean()) == pytest.approx(0.04, abs=0.012)
     one = torch.ones(1, 1)
