@@ -118,9 +118,8 @@ def test_defaults_are_told_once():
     from rsd.tasks.inverse import Settings
 
     fields = fields_of(Settings)
-    own = {
-        name for name, field in fields_of(Restore).items() if name in fields and field.default != fields[name].default
-    }
+    options = fields_of(Restore)
+    own = {name for name in fields if options[name].default != fields[name].default}
     assert own == {"method"} and set(fields) < set(options)
 
 
@@ -139,9 +138,10 @@ def test_psld_has_its_program_s_settings_for_the_task(task: str, hyper: tuple[st
 
 
 @pytest.mark.parametrize(
-    ("stem", "stretch"), [("inpaint_half_face_heads.yaml: latent-daps", 20), ("any_heads_pixels.yaml: daps", 4)]
+    ("file", "method", "stretch"),
+    [("inpaint_half_face_heads.yaml", "latent-daps", 20), ("any_heads_pixels.yaml", "daps", 4)],
 )
-def test_daps_takes_stable_steps(stem: str, stretch: float):
+def test_daps_takes_stable_steps(file: str, method: str, stretch: float):
     """Stable below 2 (1 + momentum) tau^2 / (largest squared singular value of f o D), here at encoded heads; of HDR,
     with 150, longer steps are better all the same."""
     hyper = load_method("daps", tuple(section("inverse", file, method).settings["hyper"]))
