@@ -13,11 +13,10 @@ from rsd.features import check_features_name
 from rsd.priors import check_prior_name, image_size, is_latent, over_heads
 from rsd.runs.settings import nearest
 
-from .methods import FIELD, check_fits
+from .methods import METHODS, check_fits
 from .operators import Operator, trial
 from .operators.linear import check_exact
-from .options import Restore
-from .used import check_used
+from .options import check_used
 
 if TYPE_CHECKING:
     from .run import Settings
@@ -85,7 +84,7 @@ def settle(
     found = replace(found, **{**changes, "method": found.method})
     options, _ = settled(task, method=method, prior=prior, preset=preset)
     try:
-        check_used(Restore(images=(), **changes), replace(options, **changes))
+        check_used(changes, replace(options, **changes))
     except ValueError as error:
         told = re.sub(r"--([a-z][a-z-]*)", lambda flag: flag[1].replace("-", "_"), str(error))
         raise ValueError(told) from None
@@ -101,7 +100,7 @@ def try_out(y: torch.Tensor, f: Operator, prior: Any, name: str, settings: Setti
     if size:
         latent = is_latent(name) if named else hasattr(prior, "vae") or tuple(prior.latent_shape) != shape
         check_fits(settings.method, prior=name, latent=latent, operator=f.name, linear=f.linear)
-    if settings.x_step == "exact" and "x_step" in FIELD[settings.method].uses:
+    if settings.x_step == "exact" and "x_step" in METHODS[settings.method].uses:
         check_exact(f)
     place, dtype = (torch.device("cpu"), torch.float32) if named else (prior.device, prior.dtype)
     f.to(place)

@@ -23,10 +23,9 @@ from rsd.runs.settings import tokens
 from rsd.runs.summary import particles
 
 from . import networks as scoring
-from .begin import run_class
 from .command import ADDED, parse, resolved
 from .inputs import Job, are_several, list_jobs
-from .methods import FIELD, check_fits
+from .methods import FIELD, check_fits, run_class
 from .networks import check_metrics
 from .operators import Operator
 from .operators.linear import check_exact

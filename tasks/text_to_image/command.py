@@ -4,46 +4,46 @@ from __future__ import annotations
 
 import dataclasses
 import sys
-from importlib.resources import files
 from typing import Any
 
 from rsd.priors import over_heads
-from rsd.runs.settings import layered, plain
+from rsd.runs import flags
+from rsd.runs.options import check_used
+from rsd.runs.settings import Packaged, layered, plain, section
 
 from .names import SAMPLERS
 from .options import TextToImage
 
 NO_PIXEL = (
-    "resume", "config", "out", "prompts", "allow_empty", "checkpoint_every", "device", "chunk", "memory", "metrics",
-    "clip_model", "aesthetic_weights", "fid_folder", "fid_features", "div_features",
+    "resume", "shard", "config", "out", "prompts", "allow_empty", "checkpoint_every", "device", "chunk", "memory",
+    "metrics", "clip_model", "aesthetic_weights", "fid_folder", "fid_features", "div_features",
 )  # fmt: skip
 """Options that change no pixel, but for rounding (device, chunk, memory): a run may be resumed with others, and
 config.yaml leaves them out."""
 
+ADDED = {
+    "repel_every": 1, "interacting": None, "feature_size": None, "force_decoder": None, "autocast": False,
+}  # fmt: skip
+"""Options that a run of an older version does not name in its config.yaml, and what it was made with."""
 
-def packaged(method: str, prior: str) -> str:
-    """The name of the packaged configuration: heads are tuned apart, all else is the paper's, where the distillations
-    share VSD's and the samplers Ancestral's."""
-    own = method.replace("-", "_")
-    family = "heads" if over_heads(prior) else "sd"
+
+def packaged(method: str, prior: str) -> Packaged:
+    """The packaged settings: heads are tuned apart, all else is the paper's. A method without its own takes VSD's
+    (distillations) or Ancestral's (samplers), but for gamma."""
+    file = "heads.yaml" if over_heads(prior) else "sd.yaml"
     nearest = "ancestral" if method in SAMPLERS else "vsd"
-    folder = files("rsd.configs") / "text_to_image"
-    names = [f"{own}_{family}.yaml", f"{nearest}_{family}.yaml"]
-    return next(name for name in names if (folder / name).is_file())
+    own = section("text_to_image", file, method)
+    found = own or section("text_to_image", file, nearest, skip=("gamma",))  # another method's gamma would not do
+    assert found, "every method has one"
+    return found
 
 
 def parse(argv: list[str]) -> tuple[TextToImage, str]:
-    """Options from the packaged configuration, then --config, then the flags; and that configuration's name."""
-
-    def choose(options: TextToImage) -> tuple[str, tuple[str, ...]]:
-        name = packaged(options.method, options.prior)
-        # another method's gamma would not do
-        borrowed = not name.startswith(options.method.replace("-", "_"))
-        return name, ("method", "prior", "revision", *(["gamma"] if borrowed else []))
-
+    """Options from the packaged settings, then --config, then the flags; and the name of those settings."""
     options, name = layered(
-        TextToImage, argv, prog="rsd text-to-image", positional="prompt", folder="text_to_image", packaged=choose
-    )
+        TextToImage, argv, prog="rsd text-to-image", positional="prompt",
+        packaged=lambda options: packaged(options.method, options.prior),
+    )  # fmt: skip
     assert name, "every method has one"
     return options, name
 
@@ -54,18 +54,10 @@ def resolved(options: TextToImage) -> dict[str, Any]:
     return {**found, "gamma": options.strength, "features": options.features_name}
 
 
-def check_use(argv: list[str], options: TextToImage) -> None:
-    """Raise ValueError for a flag that does nothing with the method; a settings file may hold such fields."""
-    typed = {token[2:].split("=")[0].replace("-", "_").removeprefix("no_") for token in argv if token[:2] == "--"}
-    if idle := sorted(typed.intersection(options.idle)):
-        score = " --score unet" if options.method == "vsd" else ""
-        raise ValueError(f"--{idle[0].replace('_', '-')} does nothing with {options.method}{score}; leave it out.")
-
-
 def main(argv: list[str]) -> int:
     """Draw; returns the exit code."""
     options, name = parse(argv)
-    check_use(argv, options)
+    check_used(flags.values(TextToImage, argv, prog="rsd text-to-image"), options.unread)
     print(f"settings: {name}" + (f" and {options.config}" if options.config else "") + ", then your flags")
     from .head import run
 

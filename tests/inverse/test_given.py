@@ -139,11 +139,11 @@ def test_a_result_that_is_not_finite_is_no_result(restore, here, capsys):
 def test_phases_are_retrieved_by_the_method_that_has_settings(here, capsys, monkeypatch):
     phases, sd = ["photo.png", "--clean", "--task", "phase_retrieval"], ["--prior", "owner/stable-diffusion"]
     options, name = parse([*phases, *sd])
-    assert (options.method, name) == ("nonaug", "phase_retrieval_nonaug_sd.yaml")
+    assert (options.method, name) == ("nonaug", "phase_retrieval_sd.yaml: nonaug")
     assert options.window == (0.4, 1.0) and options.gamma == 30
     options, name = parse(phases)
-    assert (options.method, name) == ("rlsd", "phase_retrieval_heads.yaml") and options.gamma == 0
-    assert parse([*phases, "--method", "nonaug"])[1] == "phase_retrieval_nonaug_heads.yaml"
+    assert (options.method, name) == ("rlsd", "phase_retrieval_heads.yaml: rlsd") and options.gamma == 0
+    assert parse([*phases, "--method", "nonaug"])[1] == "phase_retrieval_heads.yaml: nonaug"
     assert parse(tasked(["photo.png"]))[0].method == parse(["photo.png", "--task", "hdr", *sd])[0].method == "rlsd"
     monkeypatch.setattr(job, "run", lambda options, jobs: 0)
     main(["restore", *phases, *sd, "--method", "rlsd"])

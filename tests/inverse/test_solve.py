@@ -156,9 +156,9 @@ def test_super_resolution_has_its_own_settings():
     assert (settings.gamma, settings.x_step, settings.lambda_, settings.rho, settings.lr_z) == (
         0, "exact", 0.02, 0.1, 0.8
     )  # fmt: skip
-    assert source == "sr4_heads.yaml"
+    assert source == "sr4_heads.yaml: rlsd"
     assert Settings.packaged("operator")[1] == (
-        "deblur_motion_heads.yaml (a guess: none is packaged for operators of your own)"
+        "deblur_motion_heads.yaml: rlsd (a guess: none is packaged for operators of your own)"
     )
 
 
@@ -176,7 +176,7 @@ def test_both_restore_to_the_same_pixels(tiny_folder, tmp_path, monkeypatch, tas
     result = rsd.restore(y, f, prior=folder, features="pixels", steps=3, particles=2, image="y", **changes)
     for k, x in enumerate(result.images):
         assert (to_uint8(x) == to_uint8(read_image(f"out/particles/0{k}.png"))).all()
-    told = {"sr2": "sr8_sd.yaml", "inpaint_random": "inpaint_random_sd.yaml", "hdr": "hdr_sd.yaml"}[task]
+    told = {"sr2": "sr8_sd.yaml", "inpaint_random": "inpaint_random_sd.yaml", "hdr": "hdr_sd.yaml"}[task] + ": rlsd"
     assert result.source.endswith(f", then yours: steps, particles{''.join(f', {name}' for name in changes)}")
     assert result.source.startswith(told) or task == "hdr"
     assert (result.settings.steps, result.settings.particles) == (3, 2)

@@ -327,26 +327,26 @@ def test_flags_win_over_config_and_config_over_the_packaged_one(tmp_path):
     own = tmp_path / "own.yaml"
     own.write_text("gamma: 7\nt_range: [5, 900]\nmetrics: [clip]\nprompt: of another run\n")
     options, name = parse(["--config", str(own), "a man", "--gamma", "8"])
-    assert name == "vsd_heads.yaml" and options.prompt == ("a man",)
+    assert name == "heads.yaml: vsd" and options.prompt == ("a man",)
     assert (options.gamma, options.t_range, options.metrics) == (8, (5, 900), ("clip",))
     assert options.timesteps == "annealed"  # the dataclass says uniform, the packaged file annealed
 
 
 def test_the_paper_s_settings():
     options, name = parse(["dog", "--prior", SD])
-    assert name == "vsd_sd.yaml" and options.features_name == "facebook/dino-vits16"
+    assert name == "sd.yaml: vsd" and options.features_name == "facebook/dino-vits16"
     row = (options.score, options.steps, options.particles, options.guidance, options.lr, options.strength)
     assert row == ("unet", 500, 4, 7.5, 0.03, 10)
     other, _ = parse(["dog", "--prior", SD, "--method", "sds"])
     assert (other.steps, other.strength) == (500, 0)  # VSD's settings, but not its gamma
     sampler, name = parse(["dog", "--prior", SD, "--method", "particle-guidance"])
-    assert name == "ancestral_sd.yaml" and (sampler.method, sampler.steps) == ("particle-guidance", 30)
+    assert name == "sd.yaml: ancestral" and (sampler.method, sampler.steps) == ("particle-guidance", 30)
 
 
 @pytest.mark.parametrize("method", ["vsd", "sds", "nfsd", "svgd", "ancestral", "particle-guidance"])
 def test_every_method_has_settings_for_heads(method):
     options, name = parse(["a man", "--method", method])
-    assert options.method == method and name == packaged(method, "heads") and options.steps <= 300
+    assert options.method == method and name == packaged(method, "heads").name and options.steps <= 300
 
 
 @pytest.mark.parametrize(

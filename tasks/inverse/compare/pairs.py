@@ -221,9 +221,7 @@ def _flags(compare: Compare, task: str, method: str, prior: str, out: Path) -> l
 
 def main(argv: list[str]) -> int:
     """Compare; returns the exit code."""
-    compare, _ = layered(
-        Compare, argv, prog="rsd compare", positional="", folder="inverse", packaged=lambda options: (None, ())
-    )
+    compare, _ = layered(Compare, argv, prog="rsd compare", positional="")
     compare.check()
     found, left_out = pairs(compare)
     assert compare.images is not None

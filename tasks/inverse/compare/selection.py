@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
-from ..begin import run_class
 from ..command import resolved
 from ..head import check_method
-from ..methods import ADAM, FIELD, TUNABLE
+from ..methods import ADAM, FIELD, TUNABLE, run_class
 from ..networks import interacts
 from ..options import Restore
 from .pairs import Pair
