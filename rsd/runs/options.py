@@ -171,17 +171,25 @@ def features_of(features: str, prior: str) -> str:
 
 
 @dataclass(kw_only=True)
-class ScoreOptions:
+class DivOptions:
+    """What the samples' difference is measured on."""
+
+    GROUPS = {"output": "div_features"}
+
+    div_features: str = "auto"
+    """What Div is measured on: auto (heads: the attribute classifier, else facebook/dinov2-small), or as --features."""
+
+
+@dataclass(kw_only=True)
+class ScoreOptions(DivOptions):
     """What samples are measured by. ``metrics`` is each head's own."""
 
-    GROUPS = {"output": "clip_model fid_features div_features"}
+    GROUPS = {"output": "clip_model fid_features"}
 
     clip_model: str = "openai/clip-vit-large-patch14"
     """clip, aesthetic: a hub id or a folder of a CLIPModel (safetensors)."""
     fid_features: str = "auto"
     """fid: what it compares; auto (what Div is measured on), or as --features. FID proper compares Inception's."""
-    div_features: str = "auto"
-    """What Div is measured on: auto (heads: the attribute classifier, else facebook/dinov2-small), or as --features."""
 
 
 @dataclass(kw_only=True)

@@ -268,7 +268,7 @@ def test_a_box_is_in_the_picture_s_own_pixels(here):
     [
         (
             ["--operator", "m:f"],
-            "deblur_motion_heads.yaml: rlsd was tuned for deblur_motion; for operator it is a guess",
+            "deblur_motion_heads.yaml: rlsd was tuned for deblur_motion; for operator it is",
         ),
         (["--task", "sr8"], "sr4_heads.yaml: rlsd was tuned for sr4; for sr8 it is a guess"),
         (MASK, "inpaint_half_face_heads.yaml: rlsd was tuned for inpaint_half_face; for inpaint_mask it is a guess"),
