@@ -24,6 +24,7 @@ COMMANDS = {
     "compare": ("rsd.tasks.inverse.compare.pairs", "methods x tasks x images on equal terms: one table, one picture"),
     "methods": ("rsd.tasks.inverse.methods", "the methods of restore and compare, with their citations"),
     "tasks": ("rsd.tasks.inverse.names", "the tasks of restore and compare, with their citations"),
+    "config": ("rsd.tasks.config", "the settings that would apply to a task, and where each comes from"),
     "text-to-image": ("rsd.tasks.text_to_image.command", "draw several different pictures of a prompt"),
     "text-to-3d": ("rsd.tasks.text_to_3d.command", "make several different 3-D scenes of a prompt, and their meshes"),
     "sweep": ("rsd.tasks.text_to_image.sweep", "quality against diversity: methods x gammas x prompts, as a plot"),

@@ -25,9 +25,9 @@ sys.path.insert(0, str(Path(__file__).parent.parent))
 
 import psutil  # noqa: E402
 import torch  # noqa: E402
-import tyro  # noqa: E402
 
 from rsd.memory.peak import peak_bytes, reset_peak  # noqa: E402
+from rsd.runs.flags import script  # noqa: E402
 from scripts.bench import output  # noqa: E402
 from scripts.bench.problem import Size, make  # noqa: E402
 
@@ -101,7 +101,7 @@ def resident(device: str) -> int:
 
 def main() -> None:
     """A process for each N; the table; the file."""
-    o = tyro.cli(Memory, prog="bench_memory")
+    o = script(Memory, "bench_memory")
     if o.alone:
         print(*measure(o))
         return

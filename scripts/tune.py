@@ -20,11 +20,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import tyro
 
 from rsd.heads.command import main as write_heads
 from rsd.priors import image_size
 from rsd.priors.precision import multiplies_in
+from rsd.runs.flags import script
 from rsd.runs.session import pick_device
 from rsd.runs.settings import shard
 from rsd.tasks.inverse.command import parse
@@ -201,7 +201,7 @@ def write(out: Path, every: list[Trial]) -> None:
 
 def main() -> None:
     """Run what is missing, then choose."""
-    o = tyro.cli(Tune, prog="python -m scripts.tune")
+    o = script(Tune, "python -m scripts.tune")
     heads = o.out / f"heads-validation-{o.heads}"
     write_heads(["--out", str(heads), "--number", str(o.heads), "--split", "validation"])
     every = list(trials(o, heads))

@@ -15,6 +15,7 @@ import os
 import re
 import shlex
 import shutil
+import sys
 import textwrap
 import types
 import typing
@@ -151,6 +152,15 @@ def parse(kind: type[Kind], argv: Sequence[str], *, prog: str, more: str = "") -
     """The options that ``argv`` says. Raises ValueError, in one sentence, for what cannot be read; SystemExit after
     ``--help``, whose text ends its description with ``more``."""
     return build(kind, values(kind, argv, prog=prog, more=more), prog=prog)
+
+
+def script(kind: type[Kind], prog: str, argv: Sequence[str] | None = None) -> Kind:
+    """The options of a script, of its own command line by default; a mistake ends it, told in one sentence."""
+    try:
+        return parse(kind, sys.argv[1:] if argv is None else argv, prog=prog)
+    except ValueError as error:
+        print(f"{prog}: {error}", file=sys.stderr)
+        raise SystemExit(2) from None
 
 
 def build(kind: type[Kind], *layers: Mapping[str, Any], prog: str) -> Kind:
@@ -341,7 +351,10 @@ class _Reader:
         if field.several == 1:
             if len(said) > 1:
                 raise ValueError(f"Give one {field.plain}, not {len(said)} ({', '.join(said)}).")
-            self.found[field.name] = field.one(said[0])
+            try:
+                self.found[field.name] = field.one(said[0])
+            except ValueError:
+                raise field.error(said[0]) from None
             return
         for word in said:
             if field.each is Path and not word:

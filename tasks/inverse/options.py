@@ -35,7 +35,44 @@ MANIFEST = ".jsonl"
 
 
 @dataclass(kw_only=True)
-class Settings(ParticleSettings, RepulsionSettings, TextSettings):
+class NoiseSettings:
+    """The noise of the measurement."""
+
+    sigma_v: float = 0.001
+    """Standard deviation of the measurement noise, for images in [-1, 1]."""
+
+
+@dataclass(kw_only=True)
+class TaskOptions(NoiseSettings):
+    """What happened to the images, in all that it needs."""
+
+    GROUPS: ClassVar[Groups] = {"task": "task mask mask_hole box kernel operator downsample sigma_v fit"}
+
+    task: str = ""
+    """What happened to the image: inpaint_half_face, inpaint_full_face, inpaint_box, inpaint_random, inpaint_freeform,
+    inpaint_mask, sr2 ... sr16, deblur_motion, deblur_gaussian, phase_retrieval, hdr, operator. --mask, --box and
+    --operator say it too, and --kernel says deblur_motion; else it must be given."""
+    mask: Path | None = None
+    """inpaint_mask: an image as large as the input, white where pixels are known; or the word alpha: what is
+    transparent in the input is filled in (default: none; the task needs one)."""
+    mask_hole: Literal["black", "white"] = "black"
+    """The colour of what the mask hides; in other tools' masks it is often white."""
+    box: tuple[int, int, int, int] | None = None
+    """inpaint_box: hidden rows and columns, FIRST_ROW LAST_ROW FIRST_COLUMN LAST_COLUMN, inclusive, from 0, in the
+    input's own pixels, before it is cropped or resized (default: none; the task needs one)."""
+    downsample: Literal["block", "bicubic"] = "block"
+    """sr: block average (the paper's code) or antialiased bicubic."""
+    kernel: Path | None = None
+    """deblur: a kernel file (a picture, .npy, .safetensors) instead of the task's own (default: its own)."""
+    operator: str | None = None
+    """operator: a differentiable function of yours, as module:function, images [B, 3, H, W] in [-1, 1] to y
+    (default: none; the task needs one)."""
+    fit: Literal["crop", "resize", "refuse"] = "crop"
+    """How an image of another size is brought to the prior's."""
+
+
+@dataclass(kw_only=True)
+class Settings(ParticleSettings, RepulsionSettings, TextSettings, NoiseSettings):
     """What one restoration runs with. The defaults are those of ``rsd restore`` where nothing is packaged;
     :meth:`packaged` has those of a task."""
 
@@ -66,8 +103,6 @@ class Settings(ParticleSettings, RepulsionSettings, TextSettings):
     negative_prompt: str = ""
     """What it does not show (with --guidance)."""
     guidance: float = 1.0
-    sigma_v: float = 0.001
-    """Standard deviation of the measurement noise, for images in [-1, 1]."""
 
     def __post_init__(self) -> None:
         """Raise ValueError, in one sentence, for a value that cannot work."""
@@ -123,7 +158,7 @@ def _check_hybrid(particles: int, interacting: int | None) -> None:
 
 
 @dataclass(kw_only=True)
-class Restore(Settings, RunOptions, PriorOptions, FeatureOptions, ScoreOptions):
+class Restore(TaskOptions, Settings, RunOptions, PriorOptions, FeatureOptions, ScoreOptions):
     """Restore degraded images: N different, plausible answers for each, and where they disagree.
 
     Without --clean an image is the measurement itself; with --clean it is degraded first, then restored and scored.
@@ -149,10 +184,6 @@ class Restore(Settings, RunOptions, PriorOptions, FeatureOptions, ScoreOptions):
     images: Annotated[tuple[Path, ...], Flag(positional=True)]
     """Images (PNG, JPEG, ...), measurements (.safetensors), folders of them, or a manifest (.jsonl): a JSON object a
     line with "image" and any of task, mask, prompt, seed ... (docs/scale.md)."""
-    task: str = ""
-    """What happened to the image: inpaint_half_face, inpaint_full_face, inpaint_box, inpaint_random, inpaint_freeform,
-    inpaint_mask, sr2 ... sr16, deblur_motion, deblur_gaussian, phase_retrieval, hdr, operator. --mask, --box and
-    --operator say it too, and --kernel says deblur_motion; else it must be given."""
     method: str = "auto"
     """rlsd, nonrepuls (gamma 0), hybrid (some particles repel), nonaug (no x beside z), or another that `rsd methods`
     lists; auto: rlsd, or for phase_retrieval with other priors than the built-in ones nonaug, as in the paper."""
@@ -163,23 +194,6 @@ class Restore(Settings, RunOptions, PriorOptions, FeatureOptions, ScoreOptions):
     """Settings for so many steps, with the exact x-step: 50, 100, 200 or 1000 (heads: masks, super-resolution;
     default: the packaged settings)."""
 
-    mask: Path | None = None
-    """inpaint_mask: an image as large as the input, white where pixels are known; or the word alpha: what is
-    transparent in the input is filled in (default: none; the task needs one)."""
-    mask_hole: Literal["black", "white"] = "black"
-    """The colour of what the mask hides; in other tools' masks it is often white."""
-    box: tuple[int, int, int, int] | None = None
-    """inpaint_box: hidden rows and columns, FIRST_ROW LAST_ROW FIRST_COLUMN LAST_COLUMN, inclusive, from 0, in the
-    input's own pixels, before it is cropped or resized (default: none; the task needs one)."""
-    downsample: Literal["block", "bicubic"] = "block"
-    """sr: block average (the paper's code) or antialiased bicubic."""
-    kernel: Path | None = None
-    """deblur: a kernel file (a picture, .npy, .safetensors) instead of the task's own (default: its own)."""
-    operator: str | None = None
-    """operator: a differentiable function of yours, as module:function, images [B, 3, H, W] in [-1, 1] to y
-    (default: none; the task needs one)."""
-    fit: Literal["crop", "resize", "refuse"] = "crop"
-    """How an image of another size is brought to the prior's."""
     keep_known: bool | None = None
     """Inpainting: put the known pixels back exactly (default: yes without --clean if --sigma-v is 0)."""
 

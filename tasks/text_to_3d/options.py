@@ -9,13 +9,13 @@ from typing import Annotated, Any, ClassVar, Literal
 
 from rsd.runs.flags import Flag, Groups, is_assignment
 from rsd.runs.options import (
+    DivOptions,
     FeatureOptions,
     ParticleSettings,
     PriorOptions,
     PromptOptions,
     RepulsionSettings,
     RunOptions,
-    ScoreOptions,
     TextSettings,
     Unread,
     features_of,
@@ -74,7 +74,7 @@ class Distilled(ParticleSettings, RepulsionSettings):
 
 
 @dataclass(kw_only=True)
-class TextTo3D(Distilled, TextSettings, RunOptions, PriorOptions, FeatureOptions, ScoreOptions, PromptOptions):
+class TextTo3D(Distilled, TextSettings, RunOptions, PriorOptions, FeatureOptions, DivOptions, PromptOptions):
     """Make N different scenes of each prompt by score distillation with repulsion: turntables, meshes, pictures.
 
     Settings come from the packaged configuration of the method and prior, then --config FILE, then the flags. The

@@ -156,7 +156,7 @@ def test_phases_are_retrieved_by_the_method_that_has_settings(here, capsys, monk
         (["--method", "hybrid", "-n", "2"], "needs 3 particles or more, or --interacting 2, not 2"),
         (["--method", "hybrid", "--interacting", "1"], "interacting is 1 of 4 particles; give 2 to 4"),
         (["--method", "hybrid", "--interacting", "5"], "interacting is 5 of 4 particles; give 2 to 4"),
-        (["--interacting", "2"], "--interacting goes with method hybrid, but the method is rlsd"),
+        (["--interacting", "2"], "--interacting goes with the method hybrid, but the method is rlsd"),
         (["--downsample", "bicubic"], "--downsample goes with the tasks sr2 ... sr16, but the task is inpaint_half"),
         (["--task", "sr4", "--keep-known", "True"], "--keep-known goes with the inpaint tasks, but the task is sr4"),
     ],
