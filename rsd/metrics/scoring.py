@@ -160,7 +160,7 @@ def load_scorers(
         if asked.fid_features != "auto":
             compare, compare_name = on_cpu(load_features(asked.fid_features, device=device), device), asked.fid_features
         if compare is None:
-            raise ValueError(f"The metric fid compares {DIV}, which cannot be had here; give other --fid-features.")
+            raise ValueError(f"The metric fid compares {DIV}, which cannot be had here; give --fid-features.")
         references = reference_features(files, size, compare) if files else None
     return Scorers(
         features=div.features, features_name=div.name, judge=judge, face=face, lpips=lpips, clip=clip,

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import sys
 import warnings
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from functools import cached_property, partial
@@ -400,9 +400,7 @@ def load_networks(
     dtype, autocast = getattr(torch, o.dtype), option(o, "autocast")
     prior = load_prior(o.prior, device=device, dtype=dtype, revision=o.revision, autocast=autocast)
     head.embed_texts(todo, prior)
-    release: Callable[[], None] | None = getattr(prior, "release_text_encoder", None)
-    if release:
-        release()
+    prior.release_text_encoder()
     decoder = option(o, "force_decoder")
     small = load_decoder(decoder, prior) if features and decoder else None
     return Networks(device, prior, {name: Decoded(prior, one, small) for name, one in features.items()}, scorers)
@@ -442,7 +440,7 @@ def run_one(head: Head, item: Item, networks: Networks, folder: RunFolder, ensem
     about = head.gather(run, about)
     images = head.finish(item, images, about)
     figures = head.leave(item, images, about, folder, networks) if ensemble.main else {}
-    works = head.cited(options, latent=hasattr(prior, "vae"))
+    works = head.cited(options, latent=prior.latent)
     session.finish(images, figures, seed=options.seed, model=options.prior, cited=works)
     if ensemble.main:
         print(f"{item.title}: {head.headline(figures)}; {folder.path}", flush=True)

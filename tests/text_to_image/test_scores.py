@@ -228,7 +228,7 @@ def test_networks_that_cannot_be_had(folder):
         load_scorers("other", div_features="facebook/dinov2-small")
     with pytest.raises(ValueError, match="go online once"):
         load_scorers("other", wanted=("clip",))
-    with pytest.raises(ValueError, match=r"^The metric fid compares facebook/dinov2-small, .*; give other --fid-feat"):
+    with pytest.raises(ValueError, match=r"^The metric fid compares facebook/dinov2-small, .*; give --fid-feat"):
         load_scorers("other", wanted=("fid",), fid_folder=folder)
     with pytest.raises(ValueError, match='Unknown metric "lpips"; use clip, aesthetic, fid'):
         load_scorers("other", wanted=("lpips",))
