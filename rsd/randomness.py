@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from zlib import crc32
 
 import numpy as np
@@ -39,3 +40,26 @@ def integers(
     """Uniform integers low .. high, both included, int64 [len(particles)]; what they depend on: see :func:`noise`."""
     keys = [generator(seed=seed, purpose=purpose, image=image, step=step, particle=particle) for particle in particles]
     return torch.cat([torch.randint(low, high + 1, (1,), generator=key) for key in keys])
+
+
+@dataclass(frozen=True)
+class Stream:
+    """The random numbers of one run, which ``seed`` and the name of its ``image`` (or prompt) choose.
+
+    What is drawn depends on these, on what it is for, on the step and on the particle's number, and on nothing else.
+    """
+
+    seed: int
+    image: str = ""
+
+    def generator(self, purpose: str, *, step: int = 0, particle: int = 0) -> torch.Generator:
+        """A CPU generator; see :func:`generator`."""
+        return generator(seed=self.seed, purpose=purpose, image=self.image, step=step, particle=particle)
+
+    def noise(self, purpose: str, shape: Sequence[int], ids: Sequence[int], step: int = 0) -> torch.Tensor:
+        """Standard normal numbers, float32 on the CPU, [len(ids), *shape], a row for each of the particles ``ids``."""
+        return noise(shape, seed=self.seed, purpose=purpose, image=self.image, step=step, particles=ids)
+
+    def integers(self, purpose: str, low: int, high: int, ids: Sequence[int], step: int = 0) -> torch.Tensor:
+        """Uniform integers low .. high, both included, int64 [len(ids)]."""
+        return integers(low, high, seed=self.seed, purpose=purpose, image=self.image, step=step, particles=ids)

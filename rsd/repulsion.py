@@ -16,13 +16,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Protocol
 
 import torch
 
-from rsd.distributed import Ensemble
 from rsd.memory import Memory
+from rsd.schedule import Schedule
+from rsd.spread import Spread
 
 Embed = Callable[[torch.Tensor], torch.Tensor]
 
@@ -39,6 +40,8 @@ class Interaction:
     ``every``: the force acts at every so many-th step only, so many times as strongly.
     ``kind``: "repulsion", or "svgd", where gamma weighs the kernel's gradient: 1 is Liu & Wang's update, and 0 still
     averages the scores.
+    ``embed``: maps z_t to features [N, d]; needed where particles interact.
+    ``on_clean``: the features are those of z_i, not of z_t, and R_i is a gradient there.
     """
 
     gamma: float = 0.0
@@ -48,6 +51,8 @@ class Interaction:
     include_self: bool = False
     every: int = 1
     kind: str = "repulsion"
+    embed: Embed | None = field(default=None, repr=False, compare=False)
+    on_clean: bool = False
 
     def __post_init__(self) -> None:
         """Raise ValueError for a weight that is no finite number."""
@@ -73,24 +78,33 @@ class Interaction:
         """Whether any of that many particles ever feels another."""
         return (self.gamma != 0 or self.kind == "svgd") and self.groups(particles).shape[1] > 1
 
-    def force(
-        self, embed: Embed, z_t: torch.Tensor, *, memory: Memory, ensemble: Ensemble | None = None
-    ) -> tuple[torch.Tensor, Force]:
-        """R [N, ...] of particles z_t, zero for those that are alone, and its Force; ``embed`` maps z_t to features
-        [N, d]. Of an ``ensemble`` in several processes z_t and R are the particles here."""
+    def force(self, z_t: torch.Tensor, spread: Spread) -> tuple[torch.Tensor, Force]:
+        """R [N, ...] of the particles here z_t, zero for those that are alone, and its Force."""
         assert self.kind in ("repulsion", "svgd")
-        ensemble = ensemble or Ensemble.of(len(z_t))
-        groups = self.groups(ensemble.total)
+        assert self.embed is not None, "interaction needs a feature map"
+        groups = self.groups(spread.total)
         R = torch.zeros_like(z_t)
         if self.kind == "svgd":
-            assert ensemble.alone, "SVGD's averages would need every particle's latents"
-            R[groups.flatten()], force = stein(embed, z_t, groups, memory=memory)
+            assert spread.ensemble.alone, "SVGD's averages would need every particle's latents"
+            R[groups.flatten()], force = stein(self.embed, z_t, groups, spread.memory)
         else:
-            rows, _ = ensemble.among(groups.flatten())
-            R[rows], force = repulsion(
-                embed, z_t, groups, memory=memory, include_self=self.include_self, ensemble=ensemble
-            )
+            rows, _ = spread.ensemble.among(groups.flatten())
+            R[rows], force = repulsion(self.embed, z_t, groups, spread, include_self=self.include_self)
         return R, force
+
+    def push(
+        self, z: torch.Tensor, z_t: torch.Tensor, t: int | torch.Tensor, step: int, schedule: Schedule, spread: Spread
+    ) -> Push:
+        """What the force does at this step to the particles here: z, diffused to z_t. ``t``: an int, or int64 [N] of
+        all processes' particles."""
+        if not self.active(t, schedule.T, spread.total) or step % self.every:
+            return Push()
+        R, force = self.force(z if self.on_clean else z_t, spread)
+        own, groups = spread.own(t), self.groups(spread.total)
+        _, sigma = schedule.coefficients(own, z)
+        inside = self.inside(own, schedule.T).to(z.device).view(-1, *[1] * (z.ndim - 1))
+        rows = spread.ensemble.among(groups.flatten())[0]
+        return Push(self.every * self.gamma * sigma * R, force, groups, rows, inside)
 
 
 @dataclass(frozen=True)
@@ -112,6 +126,35 @@ class Force:
         averaged = r.clone()
         averaged[groups.flatten()] = (self.weights @ rows.flatten(2)).view_as(rows).flatten(0, 1)
         return averaged
+
+
+@dataclass(frozen=True)
+class Push:
+    """What an interaction does to the residuals of a step; by default nothing.
+
+    ``change``: gamma sigma_t R [N, ...]; ``groups``: the rows of the whole that repel one another; ``rows``: those of
+    them that are here; ``inside``: whose timestep is in the window."""
+
+    change: torch.Tensor | None = None
+    force: Force | None = None
+    groups: torch.Tensor = torch.zeros(0, dtype=torch.int64)
+    rows: torch.Tensor = torch.zeros(0, dtype=torch.int64)
+    inside: torch.Tensor = torch.tensor(True)
+
+    def __call__(self, r: torch.Tensor) -> torch.Tensor:
+        """The residuals, averaged and pushed."""
+        return r if self.change is None else torch.where(self.inside, self.average(r) - self.change, r)
+
+    def average(self, g: torch.Tensor) -> torch.Tensor:
+        """Gradients [N, ...] averaged over particles, where SVGD acts; else themselves."""
+        if self.force is None or self.force.weights is None:
+            return g
+        return torch.where(self.inside, self.force.average(g, self.groups), g)
+
+    @property
+    def pushed(self) -> torch.Tensor | None:
+        """The change of the particles that repel one another; None where the force does not act."""
+        return None if self.change is None else self.change[self.rows]
 
 
 def median_bandwidth(distances: torch.Tensor) -> torch.Tensor:
@@ -159,26 +202,24 @@ def stein_force(features: torch.Tensor) -> Force:
 
 
 def repulsion(
-    embed: Embed, z_t: torch.Tensor, groups: torch.Tensor,
-    *, memory: Memory, include_self: bool = False, ensemble: Ensemble | None = None,
-) -> tuple[torch.Tensor, Force]:  # fmt: skip
+    embed: Embed, z_t: torch.Tensor, groups: torch.Tensor, spread: Spread, *, include_self: bool = False
+) -> tuple[torch.Tensor, Force]:
     """R of Eq. 13 for the rows ``groups`` [G, n] of z_t, [G * n, ...], and its Force: one vector-Jacobian product
-    through ``embed`` (z_t -> phi [rows, d]). Of an ``ensemble`` in several processes ``groups`` are rows of the whole,
-    z_t and R those that are here."""
-    ensemble = ensemble or Ensemble.of(len(z_t))
-    rows, places = ensemble.among(groups.flatten())
-    phi, pull = linearise(embed, z_t[rows], memory=memory)
-    phi = ensemble.gather(phi, groups.flatten())
+    through ``embed`` (z_t -> phi [rows, d]). ``groups`` are rows of the whole ensemble, z_t and R those that are
+    here."""
+    rows, places = spread.ensemble.among(groups.flatten())
+    phi, pull = linearise(embed, z_t[rows], spread.memory)
+    phi = spread.ensemble.gather(phi, groups.flatten())
     force = feature_force(phi.view(*groups.shape, -1), include_self=include_self)
     return pull(force.direction.flatten(0, 1)[places]), force
 
 
-def stein(embed: Embed, z_t: torch.Tensor, groups: torch.Tensor, *, memory: Memory) -> tuple[torch.Tensor, Force]:
+def stein(embed: Embed, z_t: torch.Tensor, groups: torch.Tensor, memory: Memory) -> tuple[torch.Tensor, Force]:
     """1/n sum_j grad_{z_j} k(phi_j, phi_i) for the rows ``groups`` [G, n] of z_t, [G * n, ...], and its Force.
 
     The gradient is taken where particle j is, as the theory wants: n vector-Jacobian products, not one.
     """
-    phi, pull = linearise(embed, z_t[groups.flatten()], memory=memory)
+    phi, pull = linearise(embed, z_t[groups.flatten()], memory)
     force = stein_force(phi.view(*groups.shape, -1))
     last = groups.shape[1] - 1
     pulled = [  # for each i: [G * n (of j), ...]
@@ -189,25 +230,19 @@ def stein(embed: Embed, z_t: torch.Tensor, groups: torch.Tensor, *, memory: Memo
 
 
 def potential_gradient(
-    embed: Embed,
-    z: torch.Tensor,
-    ensembles: int = 1,
-    *,
-    memory: Memory | None = None,
-    members: torch.Tensor | None = None,
-    ensemble: Ensemble | None = None,
+    embed: Embed, z: torch.Tensor, groups: torch.Tensor, spread: Spread
 ) -> tuple[torch.Tensor, Force]:
     """grad_{z_i} log Phi, log Phi = - 1/2 sum_{i != j} k_ij (Particle Guidance's fixed potential, Corso et al. 2024),
-    for latents z [ensembles * n, ...] that interact within each ensemble, and its Force: one vector-Jacobian product
-    through ``embed``. Of an ``ensemble`` in several processes z are those of its rows ``members`` that are here."""
-    ensemble = ensemble or Ensemble.of(len(z))
-    members = torch.arange(len(z)) if members is None else members
-    phi, pull = linearise(embed, z, memory=memory or Memory())
-    phi = ensemble.gather(phi, members)
-    forces = [kernel_force(group) for group in phi.chunk(ensembles)]
+    for the rows ``groups`` [G, n] of latents z, [G * n, ...], and its Force: one vector-Jacobian product through
+    ``embed``. ``groups`` are rows of the whole ensemble, z those that are here."""
+    rows, places = spread.ensemble.among(groups.flatten())
+    phi, pull = linearise(embed, z[rows], spread.memory)
+    phi = spread.ensemble.gather(phi, groups.flatten())
+    forces = [kernel_force(group) for group in phi.chunk(len(groups))]
     direction = torch.cat([force.direction for force in forces])
-    bandwidth, distance = (sum(getattr(f, name) for f in forces) / ensembles for name in ("bandwidth", "distance"))
-    return pull(direction[ensemble.among(members)[1]]), Force(direction, bandwidth, distance)
+    bandwidth = sum(force.bandwidth for force in forces) / len(groups)
+    distance = sum(force.distance for force in forces) / len(groups)
+    return pull(direction[places]), Force(direction, bandwidth, distance)
 
 
 def kernel_force(features: torch.Tensor) -> Force:
@@ -229,7 +264,7 @@ class Pull(Protocol):
         ...
 
 
-def linearise(embed: Embed, z: torch.Tensor, *, memory: Memory) -> tuple[torch.Tensor, Pull]:
+def linearise(embed: Embed, z: torch.Tensor, memory: Memory) -> tuple[torch.Tensor, Pull]:
     """Features phi [rows, d] of z [rows, ...], and their vector-Jacobian product.
 
     The graphs are kept if ``memory`` says so, or if all is one chunk; else they are made again chunk by chunk, so that

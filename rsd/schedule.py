@@ -1,60 +1,139 @@
-"""The forward process z_t = alpha_t z + sigma_t eps of a variance-preserving diffusion model."""
+"""The forward process z_t = alpha_t z + sigma_t eps of a diffusion or flow-matching model."""
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import torch
 
 
 class Schedule:
-    """alpha_t = sqrt(abar_t) and sigma_t = sqrt(1 - abar_t), t = 0 .. T-1, from the model's own cumulative alphas."""
+    """alpha_t and sigma_t, t = 0 .. T-1 from least noise to most, and what the network is told at each.
 
-    def __init__(self, alphas_cumprod: torch.Tensor):
-        self.alphas_cumprod = alphas_cumprod.double().cpu()
+    Variance preserving: alpha_t^2 + sigma_t^2 = 1. A flow-matching model is one too, once its state is rescaled (see
+    :meth:`flow`), so that everything outside of priors sees one kind of process.
+
+    ``alphas``, ``sigmas``: float64 [T]. ``times``: [T], the network's own measure of time.
+    """
+
+    def __init__(self, alphas: torch.Tensor, sigmas: torch.Tensor, times: torch.Tensor):
+        self.alphas, self.sigmas, self.times = alphas.double().cpu(), sigmas.double().cpu(), times.cpu()
 
     @classmethod
-    def from_scheduler(cls, scheduler: Any) -> Schedule:
-        """The schedule a diffusers scheduler was trained with (any that has ``alphas_cumprod``)."""
-        return cls(scheduler.alphas_cumprod)
+    def vp(cls, alphas_cumprod: torch.Tensor) -> Schedule:
+        """A DDPM's: alpha_t = sqrt(abar_t), sigma_t = sqrt(1 - abar_t); the network is told t."""
+        abar = alphas_cumprod.double().cpu()
+        return cls(abar**0.5, (1 - abar) ** 0.5, torch.arange(len(abar)))
+
+    @classmethod
+    def flow(cls, s: torch.Tensor, times: torch.Tensor) -> Schedule:
+        """A flow's z_s = (1 - s) z + s eps, s [T] from least noise to most, divided by r = sqrt((1 - s)^2 + s^2):
+        alpha = (1 - s) / r, sigma = s / r."""
+        s = s.double().cpu()
+        r = ((1 - s) ** 2 + s**2) ** 0.5
+        return cls((1 - s) / r, s / r, times)
+
+    @classmethod
+    def from_scheduler(cls, scheduler: Any, *, tokens: int | None = None) -> Schedule:
+        """The schedule a diffusers scheduler was trained with: any that has ``alphas_cumprod``, or a
+        FlowMatchEulerDiscreteScheduler with its shift. ``tokens``: the length of an image's sequence, where the shift
+        depends on it (``use_dynamic_shifting``).
+
+        Raises ValueError for a scheduler of another kind, or where ``tokens`` is missing."""
+        if getattr(scheduler, "alphas_cumprod", None) is not None:
+            return cls.vp(scheduler.alphas_cumprod)
+        kind = type(scheduler).__name__
+        if kind != "FlowMatchEulerDiscreteScheduler":
+            raise ValueError(f"The scheduler {kind} has neither cumulative alphas nor a flow's; use a DDIMScheduler.")
+        if scheduler.config.invert_sigmas:
+            raise ValueError(f"The scheduler {kind} has invert_sigmas, which is not supported; take another model.")
+        s = scheduler.sigmas.double()  # from most noise to least, with a fixed shift in it already
+        if scheduler.config.use_dynamic_shifting:
+            if tokens is None:
+                raise ValueError(f"The shift of the scheduler {kind} depends on the image's size; give tokens.")
+            s = scheduler.time_shift(_mu(scheduler.config, tokens), 1.0, s)
+        if scheduler.config.shift_terminal:
+            s = scheduler.stretch_shift_to_terminal(s)
+        s = s.flip(0)
+        return cls.flow(s, (s * scheduler.config.num_train_timesteps).float())
 
     @classmethod
     def scaled_linear(cls, T: int = 1000, beta_start: float = 0.00085, beta_end: float = 0.012) -> Schedule:
         """Stable Diffusion's schedule."""
         betas = torch.linspace(beta_start**0.5, beta_end**0.5, T, dtype=torch.float64) ** 2
-        return cls((1 - betas).cumprod(0))
+        return cls.vp((1 - betas).cumprod(0))
 
     @property
     def T(self) -> int:
         """Number of training timesteps."""
-        return len(self.alphas_cumprod)
+        return len(self.alphas)
 
     def alpha(self, t: int) -> float:
-        return float(self.alphas_cumprod[t] ** 0.5)
+        return float(self.alphas[t])
 
     def sigma(self, t: int) -> float:
-        return float((1 - self.alphas_cumprod[t]) ** 0.5)
+        return float(self.sigmas[t])
 
     def noise(self, t: int) -> float:
         """sigma_t / alpha_t, the standard deviation of the noise in z_t / alpha_t."""
         return self.sigma(t) / self.alpha(t)
 
-    def coefficients(self, t: int | torch.Tensor, z: torch.Tensor) -> tuple[float | torch.Tensor, float | torch.Tensor]:
-        """alpha_t and sigma_t to multiply z [N, ...] with: floats, or for t [N] tensors [N, 1, ...] of z's dtype."""
+    @property
+    def log_noise(self) -> torch.Tensor:
+        """log(sigma_t / alpha_t), float64 [T]: infinite where alpha_t is 0. The log-SNR is -2 times that."""
+        return self.sigmas.log() - self.alphas.log()
+
+    def time(self, t: int | torch.Tensor, device: torch.device | str = "cpu") -> torch.Tensor:
+        """What the network is told at t: a tensor [] or, for t [N], [N]."""
+        return self.times[torch.as_tensor(t).cpu()].to(device)
+
+    def coefficients(self, t: int | torch.Tensor, z: torch.Tensor) -> tuple[Any, Any]:
+        """alpha_t and sigma_t to multiply z [N, ...] with: floats, or for a tensor t, [] or [N], tensors of z's dtype,
+        [1, 1, ...] or [N, 1, ...]."""
         if isinstance(t, int):
             return self.alpha(t), self.sigma(t)
-        abar = self.alphas_cumprod[t.cpu()].view(-1, *[1] * (z.ndim - 1))
-        return (abar**0.5).to(z), ((1 - abar) ** 0.5).to(z)
+        shape = (-1, *[1] * (z.ndim - 1))
+        return self.alphas[t.cpu()].reshape(shape).to(z), self.sigmas[t.cpu()].reshape(shape).to(z)
+
+    def weight(self, t: int | torch.Tensor, z: torch.Tensor) -> Any:
+        """w(t) = sigma_t^2, the weight of score distillation; see :meth:`coefficients`."""
+        return self.coefficients(t, z)[1] ** 2
+
+    @property
+    def last(self) -> int:
+        """The timestep of most noise at which sigma/alpha is finite: T-1, or where the terminal SNR is zero the next
+        one below."""
+        return int((self.alphas >= 1e-4).nonzero().max())
 
     def descending(self, steps: int) -> list[int]:
-        """Timesteps of Algorithm 1: index_l = round(T (1 - (l-1)/L)) - 1, l = 1..L, from T-1 down.
+        """Timesteps of Algorithm 1: index_l = round(T (1 - (l-1)/L)) - 1, l = 1..L, from T-1 (:attr:`last`) down.
 
-        A schedule with zero terminal SNR has sigma/alpha = infinity at T-1: its run starts at the next timestep below.
         Raises ValueError if ``steps`` is not in 1..T.
         """
+        self.check_steps(steps)
+        return [min(round(self.T * (1 - step / steps)) - 1, self.last) for step in range(steps)]
+
+    def even(self, steps: int, least: float = 0.0) -> list[int]:
+        """Timesteps nearest to ``steps`` + 1 numbers even in log(sigma/alpha), from the first, but with no less noise
+        than ``least``, to the last; each once."""
+        log_noise = self.log_noise[: self.last + 1]
+        first = log_noise[0] if least == 0 else log_noise[0].clamp(min=math.log(least))
+        wanted = torch.linspace(float(first), float(log_noise[-1]), steps + 1, dtype=log_noise.dtype)
+        return sorted(set((log_noise - wanted[:, None]).abs().argmin(1).tolist()))
+
+    def nearest(self, noise: torch.Tensor) -> torch.Tensor:
+        """The timestep whose sigma/alpha is the nearest to ``noise``, by ratio; int64 of its shape."""
+        wanted = noise.double().cpu().clamp_min(1e-12).log()
+        return (wanted[..., None] - self.log_noise).abs().argmin(-1)
+
+    def check_steps(self, steps: int) -> None:
+        """Raise ValueError if a run cannot have that many steps."""
         if not 1 <= steps <= self.T:
             raise ValueError(f"steps is {steps}; give 1 to {self.T}, the number of timesteps of this prior.")
-        last = self.T - 1
-        while self.alphas_cumprod[last] < 1e-8:
-            last -= 1
-        return [min(round(self.T * (1 - step / steps)) - 1, last) for step in range(steps)]
+
+
+def _mu(config: Any, tokens: int) -> float:
+    """The logarithm of a dynamic shift, linear in the number of tokens."""
+    slope = (config.max_shift - config.base_shift) / (config.max_image_seq_len - config.base_image_seq_len)
+    return config.base_shift + slope * (tokens - config.base_image_seq_len)

@@ -77,14 +77,18 @@ def measure(o: Memory) -> tuple[int, int]:
 def scenes(o: Memory, n: int) -> tuple[Any, int]:
     """A run of text to 3D as the packaged settings for heads-pixels have it, and what its gradients and moments will
     take beside its parameters."""
-    from rsd.tasks.text_to_3d import job
+    from rsd.runs.batch import load_networks
     from rsd.tasks.text_to_3d.command import parse
     from rsd.tasks.text_to_3d.distillation import Run
+    from rsd.tasks.text_to_3d.head import SceneHead, settings
 
     flags = ["-n", str(n), "--steps", str(o.steps), "--device", o.device, "--dtype", o.dtype]
     options, _ = parse(["a man with a blue mohawk and sunglasses", *flags])
-    networks = job.load_networks(options, list(options.prompt), torch.device(o.device))
-    run = Run(networks.prior, options.prompt[0], job.settings(options), embed=networks.embed)
+    head = SceneHead(options, options.prompt)
+    networks = load_networks(head, head.items, {}, torch.device(o.device))
+    assert networks.prior is not None
+    embed = head.embed(head.items[0], networks)
+    run = Run(networks.prior, options.prompt[0], settings(options), embed=embed)
     parameters = [p for scene in run.particles.scenes for p in scene.parameters()]
     return run, 3 * sum(p.numel() * p.element_size() for p in parameters)
 

@@ -19,7 +19,9 @@ from rsd.engine import distill
 from rsd.features import Pixels
 from rsd.priors import load_prior
 from rsd.priors.mixture import GaussianMixture
+from rsd.randomness import Stream
 from rsd.repulsion import Embed, Interaction
+from rsd.spread import Spread
 
 N = 5
 
@@ -28,13 +30,13 @@ class Points:
     """Particles in R^2, as many as are here."""
 
     def __init__(self, ensemble: Ensemble):
-        self.ids = ensemble.mine
-        self.z = torch.tensor([[0.3, 0.0], [-0.3, 0.1], [0.0, 0.4], [0.2, -0.2], [-0.1, -0.4]])[self.ids].double()
+        self.spread = Spread(ensemble.mine, ensemble=ensemble)
+        self.z = torch.tensor([[0.3, 0.0], [-0.3, 0.1], [0.0, 0.4], [0.2, -0.2], [-0.1, -0.4]])[ensemble.mine].double()
 
     def render(self):
         return self.z.clone()
 
-    def step(self, r, t):
+    def step(self, r, t, average):
         self.z = self.z - 0.05 * r
         return {"norm": float(r.square().sum(1).mean())}
 
@@ -55,8 +57,8 @@ def moved(ensemble: Ensemble, interaction: Interaction, embed: Embed = features)
     prior = GaussianMixture(torch.tensor([[1.0, 0.0], [-1.0, 0.0]], dtype=torch.float64), 0.05)
     points, random = Points(ensemble), torch.Generator().manual_seed(0)
     timesteps = [torch.randint(20, 980, (N,), generator=random) for _ in range(10)]
-    settings = dict(seed=7, interaction=interaction, embed=embed, ensemble=ensemble)
-    records = list(distill(points, prior, timesteps=timesteps, **settings))
+    interaction = replace(interaction, embed=embed)
+    records = list(distill(points, prior, timesteps=timesteps, stream=Stream(7), interaction=interaction))
     told = [[r.residual, r.repulsion, r.bandwidth or 0, r.distance or 0, *r.losses.values()] for r in records]
     return {"z": ensemble.gather(points.z, what="result"), "records": torch.tensor(told, dtype=torch.float64)}
 

@@ -6,7 +6,7 @@ import pytest
 
 from scripts.batch import Batch, solve
 
-FLAGS = ["--steps", "2", "-n", "2", "--gamma", "20"]
+FLAGS = ["--task", "inpaint_half_face", "--steps", "2", "-n", "2", "--gamma", "20"]
 
 
 def test_a_head_s_particles_repel_one_another_alone():

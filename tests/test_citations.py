@@ -3,7 +3,7 @@ import re
 import pytest
 
 from rsd.runs.citations import BIBTEX, bibtex
-from rsd.tasks.inverse.head import cited
+from rsd.tasks.inverse.head import RestoreHead
 from rsd.tasks.inverse.options import Restore
 
 
@@ -34,4 +34,4 @@ def test_each_is_listed_once():
 )
 def test_a_run_cites_what_it_uses(options, keys):
     latent = "latent-diffusion" in keys
-    assert cited(Restore(images=(), **options), latent=latent) == keys
+    assert RestoreHead.cited(Restore(images=(), **options), latent=latent) == keys

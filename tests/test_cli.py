@@ -43,7 +43,7 @@ def test_a_flag_before_the_command_is_understood_or_explained(line, meant):
         ("sr4 a.png", "sr4 is a task, not a command: rsd restore a.png --task sr4"),
         ("deblur a.png", f'There is no command "deblur"; as a --task of rsd restore: {DEBLUR}'),
         ("generate cat", 'There is no command "generate"; to draw: rsd text-to-image "a man with a beard".'),
-        ("resotre", 'Unknown command "resotre". Did you mean "restore"? There are: restore, compare,'),
+        ("resotre", 'Unknown command "resotre". Did you mean "restore"? There are: restore, measure, compare,'),
         ("help resotre", 'Unknown command "resotre". Did you mean "restore"?'),
     ],
 )

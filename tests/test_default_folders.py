@@ -11,7 +11,7 @@ import torch
 from PIL import Image
 
 from rsd.cli import main
-from rsd.metrics import diversity
+from rsd.metrics import networks as diversity
 
 
 @pytest.fixture
@@ -77,14 +77,15 @@ def test_folders_of_several_inputs(here, photo, fixed):
 
 @pytest.mark.parametrize("command", ["text-to-image", "text-to-3d"])
 def test_prompts_have_a_folder_for_each_method_and_for_several(command, here):
-    from rsd.tasks.text_to_3d.job import default_folder as scenes
+    from rsd.tasks.text_to_3d.head import SceneHead
     from rsd.tasks.text_to_3d.options import TextTo3D
-    from rsd.tasks.text_to_image.job import default_folder as pictures
+    from rsd.tasks.text_to_image.head import ImageHead
     from rsd.tasks.text_to_image.options import TextToImage
 
-    name, kind = {"text-to-image": (pictures, TextToImage), "text-to-3d": (scenes, TextTo3D)}[command]
-    found = [name(["dog"], kind(method=method)) for method in ("sds", "vsd")]
-    found += [name(["dog", "cat"], kind(method="sds")), name(["dog"], kind(method="sds", prompts=Path("a/dog.txt")))]
+    head, kind = {"text-to-image": (ImageHead, TextToImage), "text-to-3d": (SceneHead, TextTo3D)}[command]
+    found = [head(kind(method=method), ["dog"]).out for method in ("sds", "vsd")]
+    found += [head(kind(method="sds"), ["dog", "cat"]).out]
+    found += [head(kind(method="sds", prompts=Path("a/dog.txt")), ["dog"]).out]
     assert found == [
         Path("runs") / command / last for last in ("dog-sds", "dog-vsd", "dog-and-1-more-sds", "dog.txt-sds")
     ]
@@ -93,11 +94,11 @@ def test_prompts_have_a_folder_for_each_method_and_for_several(command, here):
 MISTAKES = {
     "sr3": (["--task", "sr3"], "sr3"),
     "an unknown method": (["--method", "dsp"], 'Unknown method "dsp"'),
-    "a method of pixels": (["--method", "dps"], "Method dps works on a prior of pixels"),
-    "a box": (["--task", "inpaint_box", "--box", "2", "50", "2", "5"], "The box hides rows 2-50"),
+    "a method of pixels": (["--task", "sr2", "--method", "dps"], "Method dps works on a prior of pixels"),
+    "a box": (["--task", "inpaint_box", "--box", "50", "2", "2", "5"], "box is 50 2 2 5; give"),
     "a kernel": (["--task", "deblur_motion", "--kernel", "photo.png"], "photo.png"),
     "an exact step": (["--task", "hdr", "--x-step", "exact"], "exact"),
-    "a metric": (["--metrics", "lpips"], "LPIPS needs 32 px or more"),
+    "a metric": (["--task", "sr2", "--metrics", "lpips"], "LPIPS needs 32 px or more"),
 }
 
 
@@ -159,7 +160,7 @@ def test_answers_that_are_nearly_equal_are_told_with_the_remedy(photo, fixed, he
         alone = json.loads((here / "c" / "metrics.json").read_text())
         assert alone["difference"] is None and alone["reasons"]["difference"] == "one particle has no diversity"
         drawn = ["text-to-image", *fixed, "--out"]
-        assert main([*drawn, "d", "red", "dog", "--method", "sds"]) == 0
+        assert main([*drawn, "d", "a red", "a dog", "--method", "sds"]) == 0
         said = capsys.readouterr()
         assert said.out.count(", nearly equal; ") == 2 and said.err.count(told.format("raise --gamma (0)")) == 1
         assert main([*drawn, "e", "red", "--method", "ancestral"]) == 0

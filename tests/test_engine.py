@@ -8,21 +8,23 @@ import torch
 from rsd.engine import Reference, distill, sds
 from rsd.memory import Memory
 from rsd.priors.mixture import GaussianMixture
+from rsd.randomness import Stream
 from rsd.repulsion import Interaction
+from rsd.spread import Spread
 
 START = torch.tensor([[0.3, 0.0], [-0.3, 0.1], [0.0, 0.4]], dtype=torch.float64)
 
 
 class Points:
-    def __init__(self, z, lr=0.01, ids=None):
+    def __init__(self, z, lr=0.01, ids=None, memory=None):
         self.z, self.lr = z.clone(), lr
-        self.ids = range(len(z)) if ids is None else ids
+        self.spread = Spread(range(len(z)) if ids is None else ids, memory or Memory())
         self.seen = []
 
     def render(self):
         return self.z.clone()
 
-    def step(self, r, t):
+    def step(self, r, t, average):
         self.seen.append((t, r.clone()))
         self.z = self.z - self.lr * r
         return {"norm": float(r.norm())}
@@ -43,16 +45,15 @@ class ForceAlone(Reference):
 def distance_after(prior, gamma):
     points = Points(START[:2])
     timesteps = [50] * 60
-    interaction = Interaction(gamma)
+    interaction = Interaction(gamma, embed=lambda z: z)
     list(
         distill(
             points,
             prior,
             timesteps=timesteps,
-            seed=0,
+            stream=Stream(0),
             reference=ForceAlone(),
             interaction=interaction,
-            embed=lambda z: z,
         )
     )
     return float((points.z[0] - points.z[1]).norm())
@@ -67,11 +68,9 @@ def test_positive_gamma_repels_and_negative_attracts(prior):
 
 def test_the_residual_is_the_paper_s_with_the_sign_that_repels(prior):
     points = Points(START, lr=0.0)
-    interaction = Interaction(2.0)
-    list(distill(points, prior, timesteps=[700], seed=4, interaction=interaction, embed=lambda z: 3 * z))
-    from rsd.randomness import noise
-
-    eps = noise((2,), seed=4, purpose="diffusion", step=0, particles=range(3)).double()
+    interaction = Interaction(2.0, embed=lambda z: 3 * z)
+    list(distill(points, prior, timesteps=[700], stream=Stream(4), interaction=interaction))
+    eps = Stream(4).noise("diffusion", (2,), range(3)).double()
     alpha, sigma = prior.schedule.alpha(700), prior.schedule.sigma(700)
     z_t = (alpha * START + sigma * eps).requires_grad_()
     phi = 3 * z_t
@@ -86,16 +85,16 @@ def test_the_residual_is_the_paper_s_with_the_sign_that_repels(prior):
 def test_sds_descends_to_the_only_mode():
     prior = GaussianMixture(torch.tensor([[2.0, -1.0]], dtype=torch.float64), 0.01)
     points = Points(START, lr=0.02)
-    list(distill(points, prior, timesteps=[t for t in range(900, 100, -1)], seed=0, reference=sds))
+    list(distill(points, prior, timesteps=[t for t in range(900, 100, -1)], stream=Stream(0), reference=sds))
     assert (points.z - torch.tensor([2.0, -1.0])).norm(dim=1).max() < 0.25
 
 
 def test_golden_trajectory(prior):
     """A refactoring must keep these numbers; a change of them is a change of the method and goes in the CHANGELOG."""
     points = Points(START, lr=0.05)
-    interaction = Interaction(1.5, window=(0.3, 1.0))
+    interaction = Interaction(1.5, window=(0.3, 1.0), embed=lambda z: z)
     timesteps = prior.schedule.descending(20)
-    list(distill(points, prior, timesteps=timesteps, seed=7, interaction=interaction, embed=lambda z: z))
+    list(distill(points, prior, timesteps=timesteps, stream=Stream(7), interaction=interaction))
     torch.testing.assert_close(points.z, GOLDEN, rtol=0, atol=1e-6)
 
 
@@ -105,7 +104,8 @@ GOLDEN = torch.tensor(
 
 
 def test_resuming_in_the_middle_changes_nothing(prior):
-    settings = dict(timesteps=prior.schedule.descending(10), seed=2, interaction=Interaction(1.0), embed=lambda z: z)
+    interaction = Interaction(1.0, embed=lambda z: z)
+    settings = dict(timesteps=prior.schedule.descending(10), stream=Stream(2), interaction=interaction)
     whole = Points(START)
     list(distill(whole, prior, **settings))
     half = Points(START)
@@ -120,10 +120,10 @@ def test_resuming_in_the_middle_changes_nothing(prior):
 def test_ensembles_run_side_by_side_as_if_alone(prior):
     start = torch.cat([START, START + 0.5])
     both = Points(start)
-    settings = dict(timesteps=prior.schedule.descending(8), seed=2, embed=lambda z: z)
-    list(distill(both, prior, interaction=Interaction(1.0, ensembles=2), **settings))
+    settings = dict(timesteps=prior.schedule.descending(8), stream=Stream(2))
+    list(distill(both, prior, interaction=Interaction(1.0, ensembles=2, embed=lambda z: z), **settings))
     alone = Points(start[3:], ids=[3, 4, 5])
-    list(distill(alone, prior, interaction=Interaction(1.0), **settings))
+    list(distill(alone, prior, interaction=Interaction(1.0, embed=lambda z: z), **settings))
     torch.testing.assert_close(both.z[3:], alone.z, rtol=0, atol=1e-12)
 
 
@@ -131,32 +131,29 @@ def test_a_timestep_a_particle_is_each_particle_run_at_its_own(prior):
     """Without a force particles do not know of one another: each must move as it does alone at its own timesteps."""
     own = torch.tensor([[900, 500, 20], [700, 40, 300]])  # [steps, N]
     together = Points(START)
-    records = list(distill(together, prior, timesteps=list(own), seed=3))
+    records = list(distill(together, prior, timesteps=list(own), stream=Stream(3)))
     assert [record.t for record in records] == own.tolist()
     for i in range(3):
         alone = Points(START[i : i + 1], ids=[i])
-        list(distill(alone, prior, timesteps=own[:, i].tolist(), seed=3))
+        list(distill(alone, prior, timesteps=own[:, i].tolist(), stream=Stream(3)))
         torch.testing.assert_close(together.z[i], alone.z[0], rtol=0, atol=1e-14)
 
 
 @pytest.mark.parametrize("kind", ["repulsion", "svgd"])
 def test_one_timestep_repeated_is_the_shared_one(prior, kind):
-    settings = dict(seed=3, interaction=Interaction(1.5, (0.0, 0.8), kind=kind), embed=torch.sin)
-    shared, repeated = Points(START), Points(START)
+    settings = dict(stream=Stream(3), interaction=Interaction(1.5, (0.0, 0.8), kind=kind, embed=torch.sin))
+    shared, repeated = Points(START), Points(START, memory=Memory(2))
     list(distill(shared, prior, timesteps=[900, 500, 20], **settings))
-    list(
-        distill(
-            repeated, prior, timesteps=[torch.tensor([t] * 3) for t in (900, 500, 20)], memory=Memory(2), **settings
-        )
-    )
+    list(distill(repeated, prior, timesteps=[torch.tensor([t] * 3) for t in (900, 500, 20)], **settings))
     torch.testing.assert_close(repeated.z, shared.z, rtol=0, atol=1e-13)
 
 
 def test_the_window_holds_for_each_particle_s_own_timestep(prior):
     points, free = Points(START), Points(START)
     t = [torch.tensor([900, 100, 900])]
-    list(distill(points, prior, timesteps=t, seed=3, interaction=Interaction(5.0, (0.5, 1.0)), embed=lambda z: z))
-    list(distill(free, prior, timesteps=t, seed=3))
+    interaction = Interaction(5.0, (0.5, 1.0), embed=lambda z: z)
+    list(distill(points, prior, timesteps=t, stream=Stream(3), interaction=interaction))
+    list(distill(free, prior, timesteps=t, stream=Stream(3)))
     assert (points.z != free.z).any(1).tolist() == [True, False, True]
 
 
@@ -183,23 +180,22 @@ def svgd_by_loops(prior, z, t, eps, gamma, phi):
 @pytest.mark.parametrize("chunk", [None, 2])
 @pytest.mark.parametrize("phi", [lambda z: z, lambda z: torch.sin(2 * z) + z.flip(-1) ** 2])
 def test_svgd_is_liu_and_wang_s_double_sum(prior, chunk, phi):
-    from rsd.randomness import noise
-
-    points = Points(START, lr=0.0)
-    interaction = Interaction(1.7, kind="svgd")
-    list(distill(points, prior, timesteps=[400], seed=4, interaction=interaction, embed=phi, memory=Memory(chunk)))
-    eps = noise((2,), seed=4, purpose="diffusion", step=0, particles=range(3)).double()
+    points = Points(START, lr=0.0, memory=Memory(chunk))
+    interaction = Interaction(1.7, kind="svgd", embed=phi)
+    list(distill(points, prior, timesteps=[400], stream=Stream(4), interaction=interaction))
+    eps = Stream(4).noise("diffusion", (2,), range(3)).double()
     expected = svgd_by_loops(prior, START, 400, eps, 1.7, phi)
     torch.testing.assert_close(points.seen[0][1], expected, rtol=1e-9, atol=1e-9)
 
 
 def test_svgd_averages_within_ensembles_and_leaves_the_others_alone(prior):
     start = torch.cat([START, START + 0.5])
-    settings = dict(timesteps=[600, 300], seed=2, embed=lambda z: z)
+    settings = dict(timesteps=[600, 300], stream=Stream(2))
+    same = lambda z: z  # noqa: E731
     both, alone, free = Points(start), Points(start[[3, 4]], ids=[3, 4]), Points(start)
-    part = Interaction(1.0, ensembles=2, interacting=2, kind="svgd")
+    part = Interaction(1.0, ensembles=2, interacting=2, kind="svgd", embed=same)
     list(distill(both, prior, interaction=part, **settings))
-    list(distill(alone, prior, interaction=Interaction(1.0, kind="svgd"), **settings))
+    list(distill(alone, prior, interaction=Interaction(1.0, kind="svgd", embed=same), **settings))
     list(distill(free, prior, **settings))
     torch.testing.assert_close(both.z[[3, 4]], alone.z, rtol=0, atol=1e-12)
     torch.testing.assert_close(both.z[[2, 5]], free.z[[2, 5]], rtol=0, atol=1e-12)
@@ -211,11 +207,15 @@ def test_identical_particles_move_together_under_svgd(prior):
     points = Points(torch.zeros(3, 2, dtype=torch.float64), lr=0.0)
     list(
         distill(
-            points, prior, timesteps=[400], seed=4, interaction=Interaction(1.0, kind="svgd"), embed=lambda z: 0 * z
+            points,
+            prior,
+            timesteps=[400],
+            stream=Stream(4),
+            interaction=Interaction(1.0, kind="svgd", embed=lambda z: 0 * z),
         )
     )
     alone = Points(torch.zeros(3, 2, dtype=torch.float64), lr=0.0)
-    list(distill(alone, prior, timesteps=[400], seed=4))
+    list(distill(alone, prior, timesteps=[400], stream=Stream(4)))
     mean = alone.seen[0][1].mean(0).expand(3, 2)
     torch.testing.assert_close(points.seen[0][1], mean, rtol=0, atol=1e-12)
 
@@ -246,7 +246,7 @@ def test_vsd_moves_a_displaced_ensemble_by_the_closed_form_amount():
     points = Points(START, lr=lr)
     timesteps = [900, 500, 120, 60, 20]
     records = list(
-        distill(points, prior, timesteps=timesteps, seed=0, reference=EnsembleScore(prior.schedule, START, v))
+        distill(points, prior, timesteps=timesteps, stream=Stream(0), reference=EnsembleScore(prior.schedule, START, v))
     )
     left = 1.0
     for t in timesteps:

@@ -16,12 +16,12 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from rsd import runs
 from rsd.cli import main
+from rsd.runs import folder as runs
 from rsd.runs.folder import LOCK, RunFolder, check_folder_of_runs, check_own, locked, worker
 
 SETTINGS = {"seed": 0}
-HOLD = "import sys; from pathlib import Path; from rsd.runs import locked\nwith locked(Path(sys.argv[1])):\n"
+HOLD = "import sys; from pathlib import Path; from rsd.runs.folder import locked\nwith locked(Path(sys.argv[1])):\n"
 HOLD += "    print('here', flush=True); sys.stdin.read()"
 ROOT = Path(__file__).parent.parent
 
@@ -155,7 +155,20 @@ def fixed(tiny_folder, tmp_path):
 def test_two_restorations_in_one_folder_of_which_the_first_is_killed(photo, fixed, tmp_path, capsys, monkeypatch):
     """The first is stopped in the middle, so that no clock decides."""
     out = tmp_path / "out"
-    command = ["restore", str(photo), "--clean", *fixed, "--features", "pixels", "--steps", "200", "--gamma", "0"]
+    command = [
+        "restore",
+        str(photo),
+        "--clean",
+        "--task",
+        "inpaint_half_face",
+        *fixed,
+        "--features",
+        "pixels",
+        "--steps",
+        "200",
+        "--gamma",
+        "0",
+    ]
     command += ["--checkpoint-every", "5"]
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
     first = subprocess.Popen([sys.executable, "-m", "rsd", *command], env=environment, stdout=subprocess.DEVNULL)
@@ -166,7 +179,7 @@ def test_two_restorations_in_one_folder_of_which_the_first_is_killed(photo, fixe
         first.send_signal(signal.SIGSTOP)
         before = (out / "steps.jsonl").read_text()
         with monkeypatch.context() as patch:
-            patch.setattr("rsd.tasks.inverse.head.load_networks", lambda *a, **k: pytest.fail("a model was loaded"))
+            patch.setattr("rsd.runs.batch.load_networks", lambda *a, **k: pytest.fail("a model was loaded"))
             for flags in ([], ["--resume"]):
                 assert main([*command, *flags]) == 2
                 assert re.search(told(first), capsys.readouterr().err)
@@ -182,7 +195,7 @@ def test_two_restorations_in_one_folder_of_which_the_first_is_killed(photo, fixe
 
 
 COMMANDS = {
-    "restore": ["restore", "PHOTOS", "--steps", "1"],
+    "restore": ["restore", "PHOTOS", "--task", "sr2", "--steps", "1"],
     "text-to-image": ["text-to-image", "red dog", "red", "--steps", "1"],
     "text-to-3d": ["text-to-3d", "red dog", "--steps", "1"],
     "sweep": ["sweep", "red dog", "--methods", "sds", "--gammas", "0"],
@@ -198,7 +211,8 @@ def test_every_command_says_who_works_in_its_folder_before_it_loads_anything(
 ):
     (tmp_path / "photos").mkdir()
     photo.rename(tmp_path / "photos" / "photo.png")
-    monkeypatch.setattr("rsd.priors.load_prior", lambda *a, **k: pytest.fail("a model was loaded"))
+    # load_prior itself may have been imported by name; this is what it asks first.
+    monkeypatch.setattr("rsd.priors.base.check_dtype", lambda *a, **k: pytest.fail("a model was loaded"))
     with another(tmp_path / "out") as process:
         command = [str(tmp_path / "photos") if part == "PHOTOS" else part for part in COMMANDS[name]]
         flags = fixed[-2:] if name in ("toy", "reproduce") else fixed
@@ -214,7 +228,7 @@ def test_of_several_one_that_another_process_works_on_fails_alone_and_shards_sha
     folder.mkdir()
     for name in ("a.png", "b.png", "c.png"):
         (folder / name).write_bytes(photo.read_bytes())
-    command = ["restore", str(folder), "--clean", *fixed, "--features", "pixels", "--steps", "2"]
+    command = ["restore", str(folder), "--clean", "--task", "sr2", *fixed, "--features", "pixels", "--steps", "2"]
     with another(out / "c.png") as process:  # say another shard
         assert main([*command, "--shard", "0/2"]) == 1
     said = capsys.readouterr()

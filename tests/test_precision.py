@@ -120,8 +120,9 @@ def test_restore_refuses_the_flag_and_leaves_out_the_file_s(machine, monkeypatch
 def test_compare_refuses_the_flag_and_leaves_out_the_file_s(machine, monkeypatch, tmp_path, capsys):
     machine(X86)
     seen: list[Compare] = []
-    run = "rsd.tasks.inverse.compare.run.run"
-    monkeypatch.setattr(run, lambda compare, found, _: seen.append((compare, found)) or 0)
+    monkeypatch.setattr(
+        "rsd.tasks.inverse.compare.run.run", lambda compare, found, _: seen.append((compare, found)) or 0
+    )
     (tmp_path / "clean").mkdir()
     (tmp_path / "clean" / "0.png").touch()
     (tmp_path / "own.yaml").write_text("autocast: true\n")

@@ -120,9 +120,9 @@ def test_pictures_of_prompts_tell_theirs(method, tiny_folder, tmp_path, ticking,
     from rsd.cli import main
 
     flags = ["--method", method, "--steps", "5", "--out", str(tmp_path / "out")]
-    assert main(["text-to-image", "red", "dog", *flags, *FIXED, str(tiny_folder("epsilon"))]) == 0
+    assert main(["text-to-image", "a red", "a dog", *flags, *FIXED, str(tiny_folder("epsilon"))]) == 0
     said = capsys.readouterr().out
-    assert "\nred: step 3 of 5, " in said and "\ndog: step 3 of 5, " in said and "\nprompts: 1 of 2, " in said
+    assert "\na red: step 3 of 5, " in said and "\na dog: step 3 of 5, " in said and "\nprompts: 1 of 2, " in said
 
 
 def test_a_terminal_has_its_bar_and_no_lines(photos, tiny_folder, tmp_path, ticking, capsys, monkeypatch):

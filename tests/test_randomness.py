@@ -1,6 +1,6 @@
 import torch
 
-from rsd.randomness import noise
+from rsd.randomness import Stream, generator, integers, noise
 from rsd.schedule import Schedule
 
 
@@ -45,12 +45,21 @@ def test_descending_timesteps_follow_algorithm_1():
 
 
 def test_zero_terminal_snr_starts_below_infinity():
-    abar = Schedule.scaled_linear().alphas_cumprod.clone()
+    abar = Schedule.scaled_linear().alphas ** 2
     abar[-1] = 0.0
-    assert Schedule(abar).descending(4)[0] == 998
+    assert Schedule.vp(abar).descending(4)[0] == 998
 
 
 def test_alpha_and_sigma_lie_on_the_circle():
     schedule = Schedule.scaled_linear()
     for t in (0, 10, 500, 999):
         assert abs(schedule.alpha(t) ** 2 + schedule.sigma(t) ** 2 - 1) < 1e-12
+
+
+def test_a_stream_draws_the_same_numbers():
+    stream, key = Stream(1, "a"), {"seed": 1, "purpose": "p", "image": "a", "step": 2, "particles": [3, 0]}
+    assert torch.equal(stream.noise("p", (2, 2), [3, 0], 2), noise((2, 2), **key))
+    assert torch.equal(stream.integers("p", 5, 9, [3, 0], 2), integers(5, 9, **key))
+    own = stream.generator("p", step=2, particle=3)
+    assert own.initial_seed() == generator(seed=1, purpose="p", image="a", step=2, particle=3).initial_seed()
+    assert Stream(1) == Stream(1, "") != stream

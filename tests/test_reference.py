@@ -12,10 +12,11 @@ import torch
 from rsd.memory import Memory
 from rsd.priors.latent import LatentPrior
 from rsd.priors.mixture import GaussianMixture
-from rsd.randomness import noise
+from rsd.randomness import Stream, noise
 from rsd.reference import NFSD, PATIENCE, LoraScore, UNetScore, sds
 from rsd.reference.adapters import TARGETS, Adapters, seeded
 from rsd.runs.session import flat, nested
+from rsd.spread import Spread
 
 IDS = [0, 1, 2]
 GUIDANCE = 7.5
@@ -30,12 +31,13 @@ def prior(request, tiny_pipeline):
     return LatentPrior(tiny_pipeline(request.param))
 
 
-def lora(prior, **settings):
-    return LoraScore(prior, prior.condition("red"), **{"ids": IDS, "seed": 0, **settings})
+def lora(prior, *, ids=IDS, memory=None, **settings):
+    return LoraScore(prior, prior.condition("red"), Spread(ids, memory or Memory()), Stream(0), **settings)
 
 
-def unet(prior, **settings):
-    return UNetScore(prior, prior.condition("red"), **{"ids": IDS, "seed": 0, "channels": (32, 64), **settings})
+def unet(prior, *, ids=IDS, memory=None, **settings):
+    spread = Spread(ids, memory or Memory())
+    return UNetScore(prior, prior.condition("red"), spread, Stream(0), **{"channels": (32, 64), **settings})
 
 
 def test_adapters_are_on_the_text_of_unets_of_deepfloyd_if_s_class(tiny_heads_pixels):
@@ -84,7 +86,7 @@ def test_nfsd_is_delta_d_plus_s_delta_c(prior, t):
     delta_d = torch.where(small, empty, empty - negative)
     guided = prior.epsilon(z, t, prior.condition("red", guidance=GUIDANCE))
     for chunk in (None, 2):
-        direction = guided - NFSD(prior, prior.condition("ugly"), memory=Memory(chunk))(z, t, latents(2), guided)
+        direction = guided - NFSD(prior, prior.condition("ugly"), Spread(IDS, Memory(chunk)))(z, t, latents(2), guided)
         torch.testing.assert_close(direction, delta_d + GUIDANCE * (text - empty), rtol=0, atol=2e-5)
 
 
@@ -250,7 +252,7 @@ def test_where_learning_does_not_fit_the_chunk_is_halved(tiny_pipeline, monkeypa
             losses = [score.learn(z, step)["reference"] for step in range(2)]
         monkeypatch.undo()
         found.append((losses, score(latents(1).double(), 300, z, z)))
-    assert score.memory.chunk == 1 and found[0][0] == pytest.approx(found[1][0], rel=1e-10)
+    assert score.spread.memory.chunk == 1 and found[0][0] == pytest.approx(found[1][0], rel=1e-10)
     torch.testing.assert_close(found[0][1], found[1][1], rtol=0, atol=1e-9)
 
 
@@ -289,10 +291,11 @@ def test_one_set_of_adapters_a_particle_learns_each_alone(tiny_pipeline):
     torch.testing.assert_close(own[1:2], alone(z_t[1:2], 400, z_t[1:2], z_t[1:2]), rtol=0, atol=1e-5)
 
 
-def told(prior, **settings):
+def told(prior, *, memory=None, **settings):
     """Adapters that are told two numbers a particle."""
     numbers = torch.tensor([[1.0, 0.0], [0.0, 1.0], [-1.0, -1.0]])
-    return LoraScore(prior, replace(prior.condition("red"), extra=numbers), **{"ids": IDS, "seed": 0, **settings})
+    condition = replace(prior.condition("red"), extra=numbers)
+    return LoraScore(prior, condition, Spread(IDS, memory or Memory()), Stream(0), **settings)
 
 
 @torch.no_grad()
@@ -407,8 +410,8 @@ def test_initial_weights_leave_every_global_generator_alone(tiny_pipeline, monke
 def test_what_cannot_be_is_told(prior):
     points = GaussianMixture(torch.zeros(1, 2), 1.0)
     with pytest.raises(ValueError, match="gaussian mixture has no UNet"):
-        LoraScore(points, points.condition(), ids=IDS, seed=0)
+        LoraScore(points, points.condition(), Spread(IDS), Stream(0))
     with pytest.raises(ValueError, match="gaussian mixture has no latent images"):
-        UNetScore(points, points.condition(), ids=IDS, seed=0)
+        UNetScore(points, points.condition(), Spread(IDS), Stream(0))
     with pytest.raises(ValueError, match="lora_rank is 0"):
         lora(prior, rank=0)

@@ -9,6 +9,7 @@ import torch
 from rsd.engine import repulsion
 from rsd.memory import Memory
 from rsd.repulsion import Interaction, feature_force, linearise, median_bandwidth
+from rsd.spread import Spread
 
 
 def features(n, d=5, seed=0):
@@ -72,8 +73,8 @@ def test_chunked_vjp_equals_the_whole(chunk):
     z = features(4, 6, seed=1)
     embed = lambda z: torch.tanh(z @ weight)  # noqa: E731
     groups = torch.arange(4)[None]
-    whole, force = repulsion(embed, z, groups, memory=Memory(4))
-    part, _ = repulsion(embed, z, groups, memory=Memory(chunk))
+    whole, force = repulsion(embed, z, groups, Spread(range(4), Memory(4)))
+    part, _ = repulsion(embed, z, groups, Spread(range(4), Memory(chunk)))
     torch.testing.assert_close(part, whole, rtol=1e-12, atol=1e-14)
     x = z.clone().requires_grad_()
     (expected,) = torch.autograd.grad((embed(x) * force.direction).sum(), x)
@@ -119,23 +120,24 @@ class Card:
 @pytest.mark.parametrize("kind", ["repulsion", "svgd"])
 def test_where_the_pull_does_not_fit_the_graphs_make_room(memory, kind):
     z = features(4)
-    interaction = Interaction(1.0, kind=kind)
-    whole, _ = interaction.force(torch.sin, z, memory=Memory())
+    interaction = Interaction(1.0, kind=kind, embed=torch.sin)
+    whole, _ = interaction.force(z, Spread(range(4)))
     memory = replace(memory)
+    spread = Spread(range(4), memory)
     with pytest.warns(UserWarning, match="Memory is full") as told:
-        R, _ = interaction.force(Card(4).embed, z, memory=memory)
+        R, _ = replace(interaction, embed=Card(4).embed).force(z, spread)
     torch.testing.assert_close(R, whole, rtol=0, atol=1e-12)
     assert memory.chunk in (1, 2) and len(told) <= 2
     with warnings.catch_warnings(record=True) as told:
         warnings.simplefilter("always")
         for _ in range(3):  # what was learned stays, so that at most one plan more is tried
-            interaction.force(Card(4).embed, z, memory=memory)
+            replace(interaction, embed=Card(4).embed).force(z, spread)
     assert len(told) <= 1
 
 
 def test_a_kept_graph_goes_with_its_use():
     card = Card(100)
-    phi, pull = linearise(card.embed, features(3), memory=Memory(1, keep=True))
+    phi, pull = linearise(card.embed, features(3), Memory(1, keep=True))
     assert len(card.graphs) == 3
     pull(phi, again=True)
     assert len(card.graphs) == 3

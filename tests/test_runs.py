@@ -12,7 +12,7 @@ import pytest
 import torch
 import yaml
 
-from rsd import runs
+from rsd.runs import folder as runs
 from rsd.runs.folder import RunFolder, check_folder_of_runs, check_own, slug, write_bytes, write_json
 
 SETTINGS = {"seed": 0, "gamma": 50.0, "prompt": "", "box": [1, 2], "steps": 100}

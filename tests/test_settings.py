@@ -70,7 +70,7 @@ def test_fields_may_be_written_as_flags_or_as_names(file, name):
     file.write_text(
         f"{name}: 1e-3\nlr-x: 0.7\nlr_z: 0.6\nprompt: -_- a face\nkeep-known: false\nclean: yes\nmask: null\n"
     )
-    options, _ = parse_restore(["photo.png", "--config", "own.yaml"])
+    options, _ = parse_restore(["photo.png", "--task", "inpaint_half_face", "--config", "own.yaml"])
     assert (options.lambda_, options.lr_x, options.lr_z, options.prompt) == (0.001, 0.7, 0.6, "-_- a face")
     assert (options.keep_known, options.clean, options.mask) == (False, True, None)
 

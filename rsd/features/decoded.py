@@ -24,7 +24,7 @@ class Decoded:
     def __call__(self, z: torch.Tensor) -> torch.Tensor:
         """Features of latents [N, *latent_shape]. Raises ValueError, which names the network, if the decoder's pictures
         of latents within reason, or the features of such pictures, are not."""
-        with multiplying(z.device, getattr(self.prior, "autocast", False)):
+        with multiplying(z.device, self.prior.autocast):
             x = (self.decode or self.prior.decode)(z).to(z.dtype)
             phi = checkpoint(self.features, x, use_reentrant=False) if self.lean else self.features(x)
         phi = phi.to(x.dtype)

@@ -69,7 +69,7 @@ def load_decoder(name: str, prior: Prior) -> TinyDecoder:
             f'The small decoder "{name}" is {articled(str(config.get("_class_name")))}; give an AutoencoderTiny.'
         )
     channels = prior.latent_shape[0]
-    if not hasattr(prior, "vae") or config.get("latent_channels", 4) != channels:
+    if not prior.latent or config.get("latent_channels", 4) != channels:
         raise ValueError(
             f'The small decoder "{name}" takes latents of {config.get("latent_channels", 4)} channels, which the prior '
             f"{prior.name} does not have; leave it out."

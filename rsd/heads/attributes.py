@@ -180,13 +180,16 @@ def caption(values: dict[str, str], told: set[str] | None = None, view: str | No
     return ", ".join([noun, *tail, *([view] if view else [])])
 
 
-def sample_told(head: Head, rng: np.random.Generator, *, whole: float = 0.0) -> tuple[set[str], str | None]:
-    """What a training caption tells: a random part of the visible attributes, and perhaps the view. ``whole``: how
-    often a caption with a view also tells a part of what only other views show, as the prompt of a scene does."""
+def sample_told(
+    head: Head, rng: np.random.Generator, *, whole: float = 0.0, least: float = 0.3, view_told: bool | None = None
+) -> tuple[set[str], str | None]:
+    """What a training caption tells: a random part of the visible attributes (each with one chance, drawn from
+    ``least`` to 1), and perhaps the view (``view_told``; None: with the same chance). ``whole``: how often a caption
+    with a view also tells a part of what only other views show, as the prompt of a scene does."""
     seen = visible(head.values, head.camera)
-    keep = rng.uniform(0.3, 1.0)
+    keep = rng.uniform(least, 1.0)
     told = {a for a in ATTRIBUTES if seen[a] and rng.random() < keep}
-    view = head.camera.view if rng.random() < keep else None
+    view = head.camera.view if (rng.random() < keep if view_told is None else view_told) else None
     if view and whole and rng.random() < whole:
         around = [visible(head.values, Camera(azimuth, 0.0)) for azimuth in (0.0, 90.0, -90.0)]
         told |= {a for a in ATTRIBUTES if not seen[a] and any(s[a] for s in around) and rng.random() < keep}

@@ -13,7 +13,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
-BUILT_IN = Path(__file__).parent / "heads" / "weights"
+BUILT_IN = Path(__file__).parent.parent / "heads" / "weights"
 TRAINING = {
     "pixel": '"python -m scripts.heads pixel-data", then "python -m scripts.heads pixel"',
     "face": '"python -m scripts.heads.face"',

@@ -11,7 +11,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Any, TypeVar
+from typing import Any, Protocol, TypeVar, runtime_checkable
 
 import torch
 
@@ -28,6 +28,15 @@ LATENT, PIXEL, SMALL = 64 * 2**10, 2**20, 64
 """Bytes a pixel that no network on latents comes near (Stable Diffusion's UNet, decoder and encoder in one graph: 47
 KiB), nor one on pixels (DeepFloyd IF-XL's UNet with its gradient: 595 KiB), and the side of a picture up to which that
 is taken for granted: to measure it would take longer than a step."""
+
+
+@runtime_checkable
+class Thrifty(Protocol):
+    """A part of a run (a prior, a feature map) that can keep its graphs in part only."""
+
+    def save_memory(self, lean: bool) -> None:
+        """Keep them in part, or whole again."""
+        ...
 
 
 @dataclass
@@ -73,7 +82,7 @@ class Memory:
         elif rows > 1:
             self.chunk = rows // 2
             told = f"networks see {self.chunk} of the particles at once from now on, not {rows} (--chunk)"
-        elif not self.lean and any(hasattr(part, "save_memory") for part in self.parts):
+        elif not self.lean and any(isinstance(part, Thrifty) for part in self.parts):
             self.lean = True
             save_memory(True, *self.parts)
             told = "graphs are kept in part only, and the rest is made again, from now on (--memory lean)"
@@ -138,7 +147,7 @@ def _differentiated(network: Callable[[torch.Tensor], torch.Tensor], z: torch.Te
 def save_memory(lean: bool, *parts: Any) -> None:
     """Let the parts of a run that can (a prior, a feature map) keep their graphs in part only, or whole again."""
     for part in parts:
-        if hasattr(part, "save_memory"):
+        if isinstance(part, Thrifty):
             part.save_memory(lean)
 
 
@@ -166,7 +175,7 @@ def _measured(
 ) -> Memory:
     """The plan of "auto"."""
     free = available(prior.device)
-    small = n * prior.image_size**2 * (LATENT if hasattr(prior, "vae") else PIXEL)
+    small = n * prior.image_size**2 * (LATENT if prior.latent else PIXEL)
     if prior.image_size <= SMALL and small < SHARE * free:
         return Memory(chunk, keep=True, why=f"fast, less than {_gib(small)} of the {_gib(free)} that are free")
     try:
@@ -188,7 +197,7 @@ class Plans:
 
     def __call__(self, mode: str, *, embed: Any = None, condition: Any = None, prior: Any, **rest: Any) -> Memory:
         """As :func:`plan`."""
-        guided = getattr(condition, "negative", None) is not None
+        guided = condition is not None and condition.negative is not None
         key = mode, id(embed), guided, *sorted(rest.items())  # a plan holds its embed, so that no other has its id
         if key not in self.made:
             self.made[key] = plan(mode, embed=embed, condition=condition, prior=prior, **rest)

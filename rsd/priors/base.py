@@ -60,8 +60,10 @@ def predict(score: Score, z_t: torch.Tensor, t: Any, condition: Condition | None
     return score.epsilon(z_t[rows], t if isinstance(t, int) else t[rows], given)
 
 
-class Prior(Protocol):
-    """A frozen diffusion model in latent space; the networks inside are in evaluation mode."""
+class Prior:
+    """A frozen diffusion model as the engine asks for it: epsilon in, epsilon out. Networks inside are in evaluation
+    mode. A prior sets the fields without a default and defines ``epsilon``; the rest is right for a model of pixels or
+    points without text."""
 
     name: str
     schedule: Schedule
@@ -72,33 +74,47 @@ class Prior(Protocol):
     calls: Counter[str]
     """Network passes so far, one per image: unet_forward (guidance takes two), unet_backward, decoder_forward,
     decoder_backward, encoder_forward, encoder_backward."""
+    device: torch.device
+    dtype: torch.dtype
+    """That of particles and images: at least float32, whatever the precision of the networks."""
+    latent: bool = False
+    """Whether ``decode`` is a network."""
+    autocast: bool = False
+    """Whether networks in float32 multiply in bfloat16."""
+    revision: str | None = None
+    """The model's commit, for the record."""
 
     @property
-    def device(self) -> torch.device: ...
-
-    @property
-    def dtype(self) -> torch.dtype:
-        """That of particles and images: at least float32, whatever the precision of the UNet."""
-        ...
+    def network(self) -> Any:
+        """The module that predicts, on which adapters go; None if there is none."""
+        return None
 
     def condition(self, prompt: str = "", negative_prompt: str = "", guidance: float = 1.0) -> Condition:
         """Embed the prompts, to be handed to ``epsilon`` at every step."""
-        ...
+        return Condition(prompt, negative_prompt, guidance)
 
     def epsilon(self, z_t: torch.Tensor, t: int | torch.Tensor, condition: Condition | None = None) -> torch.Tensor:
         """Predicted noise in z_t [B, *latent_shape], of the same shape and dtype; t: one index 0..T-1, or [B] of them.
 
         No condition means the empty prompt without guidance.
         """
-        ...
+        raise NotImplementedError
 
     def encode(self, x: torch.Tensor) -> torch.Tensor:
         """Images [B, 3, H, W] in [-1, 1] to latents [B, *latent_shape] in the space of ``epsilon``."""
-        ...
+        return x
 
     def decode(self, z: torch.Tensor) -> torch.Tensor:
         """Latents [B, *latent_shape] to images [B, 3, H, W], about [-1, 1] but not clamped; differentiable."""
-        ...
+        return z
+
+    def save_memory(self, lean: bool) -> None:
+        """Keep the graphs of ``decode`` in part only, and make the rest again when it is needed; or keep them whole."""
+        return None
+
+    def release_text_encoder(self) -> None:
+        """Free the text encoder's memory; prompts embedded before keep working."""
+        return None
 
 
 def network(prior: str, what: str, folder: str) -> str:
@@ -113,13 +129,6 @@ def count_backward(out: torch.Tensor, calls: Counter[str], name: str, n: int) ->
     return out
 
 
-def alpha_sigma(schedule: Schedule, t: int | torch.Tensor, z: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """alpha_t and sigma_t, t one index or [B] of them, shaped to multiply z [B, ...]."""
-    abar = schedule.alphas_cumprod[torch.as_tensor(t).cpu()]
-    abar = abar.reshape(-1, *[1] * (z.ndim - 1))
-    return abar.sqrt().to(z), (1 - abar).sqrt().to(z)
-
-
 def guided(predict: Callable[[list[Any]], torch.Tensor], condition: Condition) -> torch.Tensor:
     """uncond + s (text - uncond), by one call of ``predict``, which answers a list of n embeddings with [n B, ...];
     without guidance, the text's prediction [B, ...]."""
@@ -132,11 +141,22 @@ def guided(predict: Callable[[list[Any]], torch.Tensor], condition: Condition) -
 def as_epsilon(
     guess: torch.Tensor, z_t: torch.Tensor, t: int | torch.Tensor, prediction_type: str, schedule: Schedule
 ) -> torch.Tensor:
-    """The noise that a network's ``guess`` at z_t means; v = alpha eps - sigma z (Salimans & Ho 2022) is converted."""
+    """The noise that a network's ``guess`` at z_t means.
+
+    "v_prediction" is v = alpha eps - sigma z (Salimans & Ho 2022);
+    "flow" is u = eps - z of a network that is asked at :func:`flow_state`."""
     if prediction_type == "epsilon":
         return guess
-    alpha, sigma = alpha_sigma(schedule, t, z_t)
+    alpha, sigma = schedule.coefficients(torch.as_tensor(t), z_t)
+    if prediction_type == "flow":
+        return (z_t + alpha * guess) / (alpha + sigma)
     return alpha * guess + sigma * z_t
+
+
+def flow_state(z_t: torch.Tensor, t: int | torch.Tensor, schedule: Schedule) -> torch.Tensor:
+    """(1 - s) z + s eps, the state that a flow-matching network knows, of z_t = alpha z + sigma eps."""
+    alpha, sigma = schedule.coefficients(torch.as_tensor(t), z_t)
+    return z_t / (alpha + sigma)
 
 
 def thresholded(
@@ -145,7 +165,7 @@ def thresholded(
     """The noise of the picture that ``eps`` means after dynamic thresholding (Saharia et al. 2022, "Imagen", Sec. 2.3):
     what guidance has driven out of [-1, 1] is cut at the ``share`` quantile s of the picture's absolute entries and
     divided by s, where s is above 1."""
-    alpha, sigma = alpha_sigma(schedule, t, z_t)
+    alpha, sigma = schedule.coefficients(torch.as_tensor(t), z_t)
     x = (z_t - sigma * eps) / alpha
     s = x.abs().flatten(1).float().quantile(share, dim=1).clamp(min=1).to(x).view(-1, *[1] * (x.ndim - 1))
     return (z_t - alpha * x.clamp(-s, s) / s) / sigma

@@ -9,7 +9,16 @@ from typing import Any
 import torch
 
 from rsd.hub import quietly
-from rsd.priors.base import Condition, as_epsilon, check_scheduler, count_backward, guided, multiplying, network
+from rsd.priors.base import (
+    Condition,
+    Prior,
+    as_epsilon,
+    check_scheduler,
+    count_backward,
+    guided,
+    multiplying,
+    network,
+)
 from rsd.priors.index import LATENT, Index, square_side
 from rsd.priors.parts import load_network, load_scheduler, load_tokenizer
 from rsd.priors.watch import Watch
@@ -17,7 +26,7 @@ from rsd.runs.words import articled
 from rsd.schedule import Schedule
 
 
-class LatentPrior:
+class LatentPrior(Prior):
     """A diffusers StableDiffusionPipeline that answers epsilon.
 
     Its parts are taken as they are, not copied: frozen, put in evaluation mode and moved to ``device``.
@@ -26,6 +35,8 @@ class LatentPrior:
     ``dtype``: of particles and images, float32, or float64 for a pipeline in float64.
     ``revision``: the model's commit, for the record. Raises ValueError for pipelines of other classes or predictions.
     """
+
+    latent = True
 
     def __init__(
         self,
@@ -36,7 +47,6 @@ class LatentPrior:
         revision: str | None = None,
     ):
         self.name, self.revision = name, revision
-        self.autocast = False  # whether the networks multiply in bfloat16
         self.prediction_type = _check_parts(pipeline, name)
         self.schedule = Schedule.from_scheduler(pipeline.scheduler)
         self.tokenizer = pipeline.tokenizer
@@ -46,16 +56,21 @@ class LatentPrior:
         )
         if self.vae.dtype in (torch.float16, torch.bfloat16):
             self.vae.float()
-        self.device: torch.device = self.unet.device
-        self.dtype: torch.dtype = self.vae.dtype
+        self.device = self.unet.device
+        self.dtype = self.vae.dtype
         self._unet_dtype = self.unet.dtype  # kept, since diffusers walks through all modules to find it
         self.scaling_factor = float(self.vae.config.scaling_factor)
         side = square_side(self.unet.config.sample_size, name)
-        self.latent_shape: tuple[int, ...] = (self.unet.config.in_channels, side, side)
+        self.latent_shape = (self.unet.config.in_channels, side, side)
         self.image_size = side * 2 ** (len(self.vae.config.block_out_channels) - 1)
-        self.calls: Counter[str] = Counter()
+        self.calls = Counter()
         self.watch = Watch()
         self._embeddings: dict[str, torch.Tensor] = {}
+
+    @property
+    def network(self) -> Any:
+        """The UNet."""
+        return self.unet
 
     def condition(self, prompt: str = "", negative_prompt: str = "", guidance: float = 1.0) -> Condition:
         """Embed the prompts. ``guidance``: s of uncond + s (text - uncond), where the negative prompt stands for the
@@ -78,7 +93,7 @@ class LatentPrior:
         """Predicted noise [B, C, h, w] in z_t's dtype; t: an index 0..T-1 or [B]. Guidance is one call on 2B images."""
         c = condition or self.condition()
         assert c.embeddings is not None, "this condition was made by another prior"
-        at = torch.as_tensor(t, device=self.device)
+        at = self.schedule.time(t, self.device)
         guess = guided(lambda texts: self._predict(z_t, at, texts), c)
         return as_epsilon(guess, z_t, t, self.prediction_type, self.schedule)
 

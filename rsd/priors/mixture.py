@@ -7,11 +7,11 @@ from collections.abc import Sequence
 
 import torch
 
-from rsd.priors.base import Condition, alpha_sigma
+from rsd.priors.base import Condition, Prior
 from rsd.schedule import Schedule
 
 
-class GaussianMixture:
+class GaussianMixture(Prior):
     """p(z) = sum_k w_k N(z; mu_k, S_k), so that p_t(z_t) = sum_k w_k N(z_t; alpha mu_k, alpha^2 S_k + sigma^2 I) and
     epsilon = -sigma_t grad log p_t, exact at every t.
 
@@ -35,7 +35,7 @@ class GaussianMixture:
             raise ValueError(f"means must be a float tensor [K, d]; got {means.dtype} {list(means.shape)}.")
         K, d = means.shape
         self.means = means
-        dtype, device = means.dtype, means.device
+        self.dtype, self.device = dtype, device = means.dtype, means.device
         self.variances, self.axes = _principal(torch.as_tensor(variances, dtype=dtype, device=device), K, d)
         w = torch.as_tensor([1.0] * K if weights is None else weights, dtype=dtype, device=device)
         if w.shape != (K,) or not bool((w > 0).all()):
@@ -44,14 +44,6 @@ class GaussianMixture:
         self.schedule = schedule or Schedule.scaled_linear()
         self.latent_shape: tuple[int, ...] = (d,)
         self.calls: Counter[str] = Counter()
-
-    @property
-    def device(self) -> torch.device:
-        return self.means.device
-
-    @property
-    def dtype(self) -> torch.dtype:
-        return self.means.dtype
 
     def condition(self, prompt: str = "", negative_prompt: str = "", guidance: float = 1.0) -> Condition:
         """The one condition there is; raises ValueError for a prompt."""
@@ -62,7 +54,7 @@ class GaussianMixture:
     def epsilon(self, z_t: torch.Tensor, t: int | torch.Tensor, condition: Condition | None = None) -> torch.Tensor:
         """-sigma_t grad log p_t(z_t), [B, d], differentiable; t one index or [B]."""
         z = z_t.to(self.means)
-        alpha, sigma = alpha_sigma(self.schedule, t, z)
+        alpha, sigma = self.schedule.coefficients(torch.as_tensor(t), z)
         offset = z[:, None] - alpha[:, None] * self.means  # [B, K, d]
         variance = alpha[:, None] ** 2 * self.variances + sigma[:, None] ** 2
         if self.axes is not None:
@@ -72,12 +64,6 @@ class GaussianMixture:
         if self.axes is not None:
             pull = torch.einsum("bke,kde->bkd", pull, self.axes)
         return (sigma * (log_joint.softmax(-1)[..., None] * pull).sum(1)).to(z_t.dtype)
-
-    def encode(self, x: torch.Tensor) -> torch.Tensor:
-        return x
-
-    def decode(self, z: torch.Tensor) -> torch.Tensor:
-        return z
 
 
 def _principal(variances: torch.Tensor, K: int, d: int) -> tuple[torch.Tensor, torch.Tensor | None]:

@@ -13,6 +13,7 @@ import torch
 from rsd.hub import quietly
 from rsd.priors.base import (
     Condition,
+    Prior,
     as_epsilon,
     check_scheduler,
     count_backward,
@@ -29,7 +30,7 @@ from rsd.runs.words import articled
 from rsd.schedule import Schedule
 
 
-class PixelPrior:
+class PixelPrior(Prior):
     """A UNet over pixels that answers epsilon; latents are the images themselves, [B, 3, s, s] in [-1, 1].
 
     The UNet is taken as it is, not copied: frozen, put in evaluation mode and moved to ``device``. A variance that it
@@ -52,14 +53,13 @@ class PixelPrior:
         self.prediction_type = _check_parts(unet, scheduler, text is not None, name)
         self.schedule = Schedule.from_scheduler(scheduler)
         self.unet = unet.to(device).eval().requires_grad_(False)
-        self.device: torch.device = self.unet.device
+        self.device = self.unet.device
         self._unet_dtype = self.unet.dtype
-        self.dtype: torch.dtype = torch.float64 if self._unet_dtype == torch.float64 else torch.float32
+        self.dtype = torch.float64 if self._unet_dtype == torch.float64 else torch.float32
         self.image_size = square_side(unet.config.sample_size, name)
-        self.latent_shape: tuple[int, ...] = (3, self.image_size, self.image_size)
-        self.calls: Counter[str] = Counter()
+        self.latent_shape = (3, self.image_size, self.image_size)
+        self.calls = Counter()
         self.watch = Watch()
-        self.autocast = False  # whether the UNet multiplies in bfloat16
 
     @classmethod
     def from_pipeline(cls, pipeline: Any, *, device: str | torch.device = "cpu", **options: Any) -> PixelPrior:
@@ -69,6 +69,11 @@ class PixelPrior:
             parts = pipeline.tokenizer, pipeline.text_encoder
             text = T5Embedder(lambda: parts, device=device)
         return cls(pipeline.unet, pipeline.scheduler, text, device=device, **options)
+
+    @property
+    def network(self) -> Any:
+        """The UNet."""
+        return self.unet
 
     def condition(self, prompt: str = "", negative_prompt: str = "", guidance: float = 1.0) -> Condition:
         """Embed the prompts. ``guidance``: s of uncond + s (text - uncond), where the negative prompt stands for the
@@ -95,18 +100,10 @@ class PixelPrior:
     def epsilon(self, z_t: torch.Tensor, t: int | torch.Tensor, condition: Condition | None = None) -> torch.Tensor:
         """Predicted noise [B, 3, s, s] in z_t's dtype; t: an index 0..T-1 or [B]. Guidance is one call on 2B images."""
         c = condition or self.condition()
-        at = torch.as_tensor(t, device=self.device)
+        at = self.schedule.time(t, self.device)
         guess = guided(lambda texts: self._predict(z_t, at, texts), c)
         eps = as_epsilon(guess, z_t, t, self.prediction_type, self.schedule)
         return eps if c.threshold is None else thresholded(eps, z_t, t, c.threshold, self.schedule)
-
-    def encode(self, x: torch.Tensor) -> torch.Tensor:
-        """The images themselves."""
-        return x
-
-    def decode(self, z: torch.Tensor) -> torch.Tensor:
-        """The images themselves, not clamped."""
-        return z
 
     def _predict(self, z_t: torch.Tensor, t: torch.Tensor, texts: list[torch.Tensor | None]) -> torch.Tensor:
         """The UNet's own prediction for z_t under each text embedding [1, L, d], [len(texts) * B, 3, s, s]."""

@@ -10,18 +10,19 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
+from dataclasses import replace
 from functools import partial
 from typing import Any, Protocol
 
 import torch
 
-from rsd.distributed import ALONE, Ensemble
 from rsd.hub import quietly
 from rsd.memory import Memory
 from rsd.priors.base import Condition, Conditioning, Prior, predict, present
 from rsd.priors.watch import watch_of
-from rsd.randomness import generator, integers, noise
+from rsd.randomness import Stream
 from rsd.reference.adapters import Adapters, Told, projections, seeded
+from rsd.spread import Spread
 
 Timestep = int | torch.Tensor
 
@@ -75,15 +76,15 @@ class NFSD(Reference):
 
     NEGATIVE = "unrealistic, blurry, low quality, out of focus, ugly, low contrast, dull, dark, low-resolution, gloomy"
 
-    def __init__(self, prior: Prior, negative: Condition | None, *, memory: Memory | None = None):
-        self.prior, self.negative, self.memory = prior, negative, memory or Memory()
+    def __init__(self, prior: Prior, negative: Condition | None, spread: Spread):
+        self.prior, self.negative, self.spread = prior, negative, spread
 
     @torch.no_grad()
     def __call__(self, z_t: torch.Tensor, t: Timestep, eps: torch.Tensor, eps_theta: torch.Tensor) -> torch.Tensor:
         low = (torch.as_tensor(t) < 0.2 * self.prior.schedule.T).to(z_t.device).view(-1, *[1] * (z_t.ndim - 1))
         if bool(low.all()):
             return torch.zeros_like(z_t)
-        residual = torch.cat(self.memory.each(len(z_t), partial(predict, self.prior, z_t, t, self.negative)))
+        residual = self.spread.cat(partial(predict, self.prior, z_t, t, self.negative))
         return torch.where(low, torch.zeros_like(residual), residual)
 
 
@@ -92,9 +93,9 @@ class Learned(Reference):
 
         sum over particles of mean |eps_phi(z_t, t, c) - eps|^2,    t uniform in 0 .. T-1 for each particle
 
-    conditional, without guidance. Where several processes share the ``ensemble`` the sum runs over all of it: gradients
+    conditional, without guidance. Where several processes share the particles the sum runs over all of them: gradients
     are added up, so that all have the same network (but for ``own`` ones, one a particle). Its noise and timesteps are
-    its own, from (seed, image, step, particle).
+    its own, of the run's ``stream``.
     ``loss_scale`` keeps the gradients of means above float16's smallest number; where they overflow the step is
     skipped and the scale halved. ``skipped``: how many steps in a row, up to now, were.
     """
@@ -104,13 +105,11 @@ class Learned(Reference):
     own = False
 
     def __init__(
-        self, prior: Prior, condition: Conditioning, parameters: Sequence[torch.nn.Parameter],
-        *, ids: Sequence[int], seed: int, image: str = "", memory: Memory | None = None, lr: float = 1e-4,
-        ensemble: Ensemble = ALONE,
+        self, prior: Prior, condition: Conditioning, parameters: Sequence[torch.nn.Parameter], spread: Spread,
+        stream: Stream, *, lr: float = 1e-4,
     ):  # fmt: skip
         self.prior, self.condition, self.parameters = prior, condition, list(parameters)
-        self.ids, self.memory = list(ids), memory or Memory()
-        self.seed, self.image, self.ensemble = seed, image, ensemble
+        self.spread, self.stream = spread, stream
         self.optimiser = torch.optim.AdamW(self.parameters, lr=lr)
 
     def epsilon(self, z_t: torch.Tensor, t: Timestep, condition: Condition | None) -> torch.Tensor:
@@ -135,15 +134,15 @@ class Learned(Reference):
             with self.active(rows.start):
                 return predict(self, z_t, t, given, rows)
 
-        return torch.cat(self.memory.each(len(z_t), answer))
+        return self.spread.cat(answer)
 
     @torch.enable_grad()
     def learn(self, z: torch.Tensor, step: int) -> dict[str, float]:
         """One step of AdamW; returns the eps-MSE before it, a mean over particles, as "reference", and 1 as
         "reference_skipped" if it was skipped, else 0. Raises ValueError after PATIENCE of those in a row."""
-        key: dict[str, Any] = {"seed": self.seed, "image": self.image, "step": step, "particles": self.ids}
-        t = integers(0, self.prior.schedule.T - 1, purpose="reference timestep", **key)
-        eps = noise(z.shape[1:], purpose="reference diffusion", **key).to(z)
+        ids = self.spread.ids
+        t = self.stream.integers("reference timestep", 0, self.prior.schedule.T - 1, ids, step)
+        eps = self.stream.noise("reference diffusion", z.shape[1:], ids, step).to(z)
         alpha, sigma = self.prior.schedule.coefficients(t, z)
         z_t, given = alpha * z + sigma * eps, self.given()
 
@@ -158,12 +157,12 @@ class Learned(Reference):
                 p.grad = added
             return float(loss.detach())
 
-        total = sum(self.memory.each(len(z), learn)) / len(z)
+        total = sum(self.spread.each(learn)) / len(z)
         gradients = [p.grad.div_(self.loss_scale) for p in self.parameters if p.grad is not None]
         if not self.own:
-            self.ensemble.add(gradients)
+            self.spread.ensemble.add(gradients)
         finite = all(bool(gradient.isfinite().all()) for gradient in gradients)  # in half precision one may overflow
-        if not self.ensemble.agree(not finite):
+        if not self.spread.ensemble.agree(not finite):
             self.optimiser.step()
             self.skipped = 0
         else:
@@ -207,28 +206,29 @@ class LoraScore(Learned):
     """
 
     def __init__(
-        self, prior: Any, condition: Conditioning, *, ids: Sequence[int], seed: int, image: str = "",
-        memory: Memory | None = None, lr: float = 1e-4, rank: int = 4, per_particle: bool = False,
-        ensemble: Ensemble = ALONE,
+        self, prior: Any, condition: Conditioning, spread: Spread, stream: Stream,
+        *, lr: float = 1e-4, rank: int = 4, per_particle: bool = False,
     ):  # fmt: skip
-        unet: Any = getattr(prior, "unet", None)
+        unet: Any = prior.network
         if not hasattr(unet, "encoder_hid_proj") or not projections(unet):  # UNets of DDPM's class read no text
             raise ValueError(f"The prior {prior.name} has no UNet for adapters; take another method than vsd.")
         if rank < 1:
             raise ValueError(f"lora_rank is {rank}; it must be at least 1.")
         self.unet = unet
-        drawn = [generator(seed=seed, purpose="reference weights", particle=k) for k in (ids if per_particle else [0])]
+        weights = Stream(stream.seed)  # the same for every image
+        numbers = spread.ids if per_particle else [0]
+        drawn = [weights.generator("reference weights", particle=k) for k in numbers]
         self.adapters = [Adapters(unet, rank, random) for random in drawn]
         parameters = [p for own in self.adapters for p in own.parameters()]
         first = present(condition)
         self.told: Told | None = None
         if first is not None and first.extra is not None:
-            self.told = Told(unet, first.extra.shape[-1], generator(seed=seed, purpose="reference told", particle=0))
+            self.told = Told(unet, first.extra.shape[-1], weights.generator("reference told"))
             parameters += self.told.parameters()
         self.loss_scale = 2.0**14 if unet.dtype == torch.float16 else 1.0
         self.own = per_particle
-        shared: dict[str, Any] = {"ids": ids, "seed": seed, "image": image, "ensemble": ensemble}
-        super().__init__(prior, condition, parameters, memory=Memory(1) if per_particle else memory, lr=lr, **shared)
+        spread = replace(spread, memory=Memory(1)) if per_particle else spread
+        super().__init__(prior, condition, parameters, spread, stream, lr=lr)
 
     def epsilon(self, z_t: torch.Tensor, t: Timestep, condition: Condition | None) -> torch.Tensor:
         """The prior's, which is eps_phi inside :meth:`active`."""
@@ -253,9 +253,8 @@ class UNetScore(Learned):
     """
 
     def __init__(
-        self, prior: Prior, condition: Conditioning, *, ids: Sequence[int], seed: int, image: str = "",
-        memory: Memory | None = None, lr: float = 1e-4, channels: Sequence[int] = (64, 128, 256),
-        ensemble: Ensemble = ALONE,
+        self, prior: Prior, condition: Conditioning, spread: Spread, stream: Stream,
+        *, lr: float = 1e-4, channels: Sequence[int] = (64, 128, 256),
     ):  # fmt: skip
         text = present(condition)
         if text is None or text.embeddings is None or len(prior.latent_shape) != 3:
@@ -264,7 +263,7 @@ class UNetScore(Learned):
             from diffusers import UNet2DConditionModel
         C, h, w = prior.latent_shape
         crossed = len(channels) - 1
-        with seeded(generator(seed=seed, purpose="reference weights")):
+        with seeded(Stream(stream.seed).generator("reference weights")):  # the same for every image
             unet = UNet2DConditionModel(
                 sample_size=(h, w), in_channels=C, out_channels=C, block_out_channels=tuple(channels),
                 layers_per_block=1, cross_attention_dim=text.embeddings.shape[-1],
@@ -274,8 +273,7 @@ class UNetScore(Learned):
         with quietly():  # diffusers warns of every change of dtype
             self.unet = unet.to(prior.device, prior.dtype).eval()
         parameters = list(self.unet.parameters())
-        shared: dict[str, Any] = {"ids": ids, "seed": seed, "image": image, "ensemble": ensemble}
-        super().__init__(prior, condition, parameters, memory=memory, lr=lr, **shared)
+        super().__init__(prior, condition, parameters, spread, stream, lr=lr)
 
     def epsilon(self, z_t: torch.Tensor, t: Timestep, condition: Condition | None) -> torch.Tensor:
         assert condition is not None and condition.embeddings is not None

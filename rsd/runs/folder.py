@@ -274,18 +274,24 @@ class RunFolder:
     def check(
         self, config: dict[str, Any], *, later: Collection[str] = (), added: Mapping[str, Any] | None = None
     ) -> None:
-        """Raise ValueError if the folder holds a run with other settings than ``config``. ``later``: those that may
-        have been None. ``added``: those that older versions did not have, and what their runs were made with."""
+        """Raise ValueError if the folder holds a run with other settings than ``config`` (:meth:`differences`)."""
+        if other := self.differences(config, later=later, added=added):
+            raise ValueError(f"Cannot resume {self.path} with other settings: {other}; choose another --out.")
+
+    def differences(
+        self, config: dict[str, Any], *, later: Collection[str] = (), added: Mapping[str, Any] | None = None
+    ) -> str:
+        """How the settings of the folder's run, if it holds one, differ from ``config``, in words; "" if they do not.
+        ``later``: those that may have been None. ``added``: those that older versions did not have, and what their runs
+        were made with. Raises ValueError for a damaged file."""
         file = self.path / CONFIG
         if not file.exists():
-            return
+            return ""
         before = {**(added or {}), **_settings(file)}
         config = yaml.safe_load(yaml.safe_dump(config))  # tuples become lists, as they did in the file
         open_still = {k for k in later if before.get(k) is None}
         other = sorted(k for k in {*before, *config} - open_still if before.get(k) != config.get(k))
-        if other:
-            told = ", ".join(f"{k} {before.get(k)!r} is now {config.get(k)!r}" for k in other)
-            raise ValueError(f"Cannot resume {self.path} with other settings: {told}; choose another --out.")
+        return ", ".join(f"{k} {before.get(k)!r} is now {config.get(k)!r}" for k in other)
 
     def open(
         self, config: dict[str, Any], *, later: Collection[str] = (), added: Mapping[str, Any] | None = None
@@ -474,7 +480,7 @@ def provenance(*, seed: int, model: str, revision: str | None = None, device: st
 
 def _commit() -> str | None:
     """The commit of the checkout this package runs from, "+" if it has changes; None outside a checkout."""
-    here = Path(__file__).parent
+    here = Path(__file__).parents[1]
     if not (here.parent / ".git").exists():
         return None
     ask = lambda *a: subprocess.run(  # noqa: E731

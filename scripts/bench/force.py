@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import torch
 
-from rsd.memory import Memory
-from rsd.randomness import noise
+from rsd.spread import Spread
 from rsd.tasks.inverse.run import Run
 from scripts.bench.problem import Cheap, Problem
 
@@ -16,14 +16,14 @@ def cosines(problem: Problem, cheap: Sequence[Cheap]) -> dict[Cheap, float]:
     """Of sigma_t R over all steps, particles and entries together; steps that a cheap force skips are zero, with
     "every-..." the others so many times as strong."""
     run = problem.run(memory="flat")
-    s, prior = run.settings, problem.prior
+    prior = problem.prior
     exact: list[torch.Tensor] = []
     others: dict[Cheap, list[torch.Tensor]] = {name: [] for name in cheap}
     compared = {name: problem.run(name, memory="flat") for name in cheap}
     steps = run.steps()
     for step, t in enumerate(run.timesteps):
         z, sigma = run.particles.render(), prior.schedule.sigma(t)
-        eps = noise(prior.latent_shape, seed=s.seed, purpose="diffusion", step=step, particles=range(s.particles)).to(z)
+        eps = run.stream.noise("diffusion", prior.latent_shape, range(run.settings.particles), step).to(z)
         z_t = prior.schedule.alpha(t) * z + sigma * eps
         exact.append(sigma * _force(run, z_t))
         for name, other in compared.items():
@@ -38,4 +38,4 @@ def cosines(problem: Problem, cheap: Sequence[Cheap]) -> dict[Cheap, float]:
 
 def _force(run: Run, z_t: torch.Tensor) -> torch.Tensor:
     assert run.embed is not None
-    return run.settings.interaction.force(run.embed, z_t, memory=Memory())[0]
+    return replace(run.settings.interaction, embed=run.embed).force(z_t, Spread(range(len(z_t))))[0]

@@ -15,7 +15,7 @@ from rsd.randomness import noise
 def force(features: Any, prior: Any, z_t: torch.Tensor) -> torch.Tensor:
     """R_i = - grad log sum_{j != i} k_ij of N latents, the others' features taken as constants, by autograd."""
     z_t = z_t.detach().requires_grad_()
-    with multiplying(z_t.device, getattr(prior, "autocast", False)):
+    with multiplying(z_t.device, prior.autocast):
         phi = features(prior.decode(z_t)).to(z_t.dtype)
     n, others = len(phi), phi.detach()
     squares = ((phi[:, None] - others[None]) ** 2).sum(-1)

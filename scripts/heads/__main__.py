@@ -22,7 +22,7 @@ import rsd.heads
 from rsd.heads.attributes import ATTRIBUTES, VIEWS
 from rsd.heads.data import head_from_row, load_shards, make_shard
 from rsd.runs.flags import Flag, script
-from scripts.heads import autoencoder, classifier, evaluate, features, latent, pixel
+from scripts.heads import autoencoder, classifier, errors, evaluate, features, latent, pixel
 
 WEIGHTS = Path(rsd.heads.__file__).parent / "weights"
 STAGES = (
@@ -47,11 +47,14 @@ class Heads:
             "evaluate",
             "pixel-data",
             "pixel",
+            "pixel-export",
+            "pixel-errors",
             "pixel-evaluate",
         ],  # fmt: skip
         Flag(positional=True),
     ]
-    """What to run; "all" runs everything in order."""
+    """What to run; "all" runs everything in order, but "pixel-export", which puts the weights of a run that goes on, or
+    was stopped, into ``out``, and "pixel-errors", which tells what the pixel model there has learnt, in a minute."""
     work: Path = Path("runs/heads")
     """Data and checkpoints (about 2 GB)."""
     out: Path = WEIGHTS
@@ -65,10 +68,19 @@ class Heads:
     decoder_steps: int = 5000
     classifier_steps: int = 2000
     features_steps: int = 2000
-    pixel_steps: int = 4500
-    pixel_lean: float = pixel.NOISE_WEIGHT
-    """How much the pixel model's loss leans to the noisy end; a run may be gone on with at another, as the shipped one
-    was from step 3,300 on, at 3."""
+    pixel_steps: int = 90_000
+    """Steps of the pixel model; a run may be gone on with at another number."""
+    pixel_cooldown: int = 300
+    """Steps at its end over which the learning rate, else constant, falls to 0."""
+    pixel_batch: int = 32
+    pixel_lr: float = 5e-4
+    pixel_lean: float = 3.0
+    """How much the pixel model's loss leans to the noisy end; a run may be gone on with at another. From nothing, begin
+    at 20: colours, which are decided there, come first."""
+    pixel_init: Path | None = WEIGHTS / "pixel"
+    """The pipeline whose weights the pixel model begins with where ``work`` has no checkpoint; None: from nothing."""
+    pixel_prompts: int = 256
+    """How many prompts "pixel-evaluate" samples: the model card's figures are of 256."""
 
 
 def data(o: Heads) -> None:
@@ -132,8 +144,18 @@ def train_features(o: Heads) -> None:
 
 def train_pixel(o: Heads) -> None:
     """The diffusion model of 32 px pictures from all sides."""
-    pipe = pixel.train(_load(o, "train", "pixel-data"), o.work, o.pixel_steps, most=o.pixel_lean)
+    pipe = pixel.train(
+        _load(o, "train", "pixel-data"), o.work, o.pixel_steps, batch=o.pixel_batch, lr=o.pixel_lr, most=o.pixel_lean,
+        init=o.pixel_init, cooldown=o.pixel_cooldown,
+    )  # fmt: skip
     _ship(pipe, o.out / "pixel")
+
+
+def export_pixel(o: Heads) -> None:
+    """The averaged weights of the pixel model's last checkpoint, while it is trained or after it was stopped."""
+    pipe, step = pixel.export(o.work)
+    _ship(pipe, o.out / "pixel")
+    print(f"{o.out / 'pixel'}: the weights of step {step}")
 
 
 def _ship(pipe: DiffusionPipeline, folder: Path) -> None:
@@ -176,7 +198,14 @@ def run_evaluation(o: Heads, count: int = 256) -> None:
     evaluate.contact_sheet(np.concatenate([images[:32], free]), 8).save(o.work / "samples.png")
 
 
-def run_pixel_evaluation(o: Heads, count: int = 256) -> None:
+def pixel_errors(o: Heads) -> None:
+    """Print the errors of the pixel model in ``out`` on held-out pictures, and what wrong words add to them."""
+    pipe = IFPipeline.from_pretrained(o.out / "pixel", dtype=torch.float32)
+    for name, values in errors.held_out_errors(pipe).items():
+        print(f"{name:16s}", *(f"{v:9.5f}" for v in values))
+
+
+def run_pixel_evaluation(o: Heads) -> None:
     """Obedience of the half-precision pixel model in ``out``, to attributes and view words, beside what the judges make
     of true pictures: "pixels" in figures.json, pixel-samples.png in ``work``."""
     judge = ResNetForImageClassification.from_pretrained(o.out / "classifier", dtype=torch.float32).eval()
@@ -186,13 +215,14 @@ def run_pixel_evaluation(o: Heads, count: int = 256) -> None:
     }
     reader = evaluate.ViewReader(judge, train["images"][:4000], views["train"][:4000])
     pipe = IFPipeline.from_pretrained(o.out / "pixel", dtype=torch.float32)
-    pairs = evaluate.prompts(count, view="all")
+    pairs = evaluate.prompts(o.pixel_prompts, view="all")
     images = evaluate.sample(pipe, [text for text, _ in pairs], clean_caption=False)
     codes, seen = classifier.targets(held)
     right = torch.from_numpy(evaluate.classify(judge, held["images"])) == codes
     wanted = [next(view for view in VIEWS if text.endswith(view)) for text, _ in pairs]
     found = reader(images)
     figures = {
+        "prompts": len(pairs),
         "judge_of_attributes": float(right[seen].float().mean()),
         "judge_of_views": float(np.mean(np.array(reader(held["images"])) == views["held"])),
         "obedience": evaluate.obedience(judge, images, [told for _, told in pairs]),
@@ -215,7 +245,8 @@ def _note(o: Heads, figures: dict[str, Any]) -> None:
 RUN = {
     "data": data, "autoencoder": train_autoencoder, "latent": train_latent, "decoder": train_decoder,
     "classifier": train_classifier, "features": train_features, "evaluate": run_evaluation,
-    "pixel-data": pixel_data, "pixel": train_pixel, "pixel-evaluate": run_pixel_evaluation,
+    "pixel-data": pixel_data, "pixel": train_pixel, "pixel-export": export_pixel,
+    "pixel-errors": pixel_errors, "pixel-evaluate": run_pixel_evaluation,
 }  # fmt: skip
 
 

@@ -15,6 +15,7 @@ from accelerate import Accelerator
 from diffusers.training_utils import EMAModel
 
 Loss = Callable[[Any, np.random.Generator, torch.device], dict[str, torch.Tensor]]
+Schedule = Callable[[int, int], float]
 
 
 def cosine(step: int, steps: int, warmup: int = 100) -> float:
@@ -22,6 +23,32 @@ def cosine(step: int, steps: int, warmup: int = 100) -> float:
     if step < warmup:
         return (step + 1) / warmup
     return 0.01 + 0.99 * 0.5 * (1 + math.cos(math.pi * (step - warmup) / max(steps - warmup, 1)))
+
+
+def hold(step: int, steps: int, cooldown: int = 0, warmup: int = 100) -> float:
+    """Learning-rate factor of a run without a set end: linear warm-up, then 1, and linearly to 0 over the last
+    ``cooldown`` steps. A run can be gone on with at other ``steps``, so the end may be set while it runs."""
+    return min((step + 1) / warmup, 1.0, (steps - step) / max(cooldown, 1))
+
+
+def native_precision() -> str:
+    """Accelerate's name of the precision this machine multiplies fastest in: "bf16" where the card, or else the
+    processor, has units for it, and "no" (float32) where bfloat16 would only be emulated."""
+    if torch.cuda.is_available():
+        return "bf16" if torch.cuda.is_bf16_supported(including_emulation=False) else "no"
+    able = torch.cpu.get_capabilities()
+    return "bf16" if able.get("amx_bf16") or able.get("avx512_bf16") else "no"
+
+
+def averaged(name: str, model: Any, out: Path) -> tuple[Any, int]:
+    """``model`` with the EMA weights of the checkpoint ``out/name.pt``, in eval mode, and the steps it has taken; the
+    run that writes it may go on meanwhile."""
+    state = torch.load(out / f"{name}.pt", map_location="cpu", weights_only=True)
+    model.load_state_dict(state["model"])
+    average = EMAModel(model.parameters())
+    average.load_state_dict(state["ema"])
+    average.copy_to(model.parameters())
+    return model.eval(), state["step"]
 
 
 def _save(path: Path, state: dict[str, Any]) -> None:
@@ -39,7 +66,8 @@ def fit(
     lr: float,
     ema: float = 0.999,
     weight_decay: float = 0.01,
-    precision: str = "bf16",
+    precision: str | None = None,
+    schedule: Schedule = cosine,
     every: int = 100,
     layout: torch.memory_format = torch.channels_last,
     after_step: Callable[[Any, int], None] | None = None,
@@ -47,9 +75,9 @@ def fit(
     """Minimise ``sum(loss(model, rng, device).values())`` with AdamW; return the model with EMA weights, in eval mode.
 
     Every random draw comes from (step, process), and ``out/name.pt`` is rewritten every ``every`` steps, so a run that
-    was killed goes on where it stopped.
+    was killed goes on where it stopped. ``precision``: Accelerate's; None: :func:`native_precision`.
     """
-    accelerator = Accelerator(mixed_precision=precision)
+    accelerator = Accelerator(mixed_precision=precision or native_precision())
     trainable = [p for p in model.parameters() if p.requires_grad]
     optimiser = torch.optim.AdamW(trainable, lr=lr, weight_decay=weight_decay, betas=(0.9, 0.99))
     average = EMAModel(trainable, decay=ema)
@@ -68,7 +96,7 @@ def fit(
     clock, recent = time.monotonic(), []
     for step in range(start, steps):
         for group in optimiser.param_groups:
-            group["lr"] = lr * cosine(step, steps)
+            group["lr"] = lr * schedule(step, steps)
         rng = np.random.default_rng([step, accelerator.process_index])
         torch.manual_seed(step * 64 + accelerator.process_index)
         terms = loss(prepared, rng, accelerator.device)

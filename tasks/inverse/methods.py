@@ -103,7 +103,6 @@ class SVGD(Method):
     what = "Stein variational gradient descent on the posterior (CSD)"
     works = ("svgd", "csd")
     uses = (*ADAM_Z, *REPELLING)
-    run = "svgd:Stein"
     averages = True
 
 

@@ -11,7 +11,7 @@ import torch
 from rsd import metrics
 from rsd.features import check_features_name, load_features, on_cpu
 from rsd.heads.classifier import HeadsClassifier
-from rsd.metrics.diversity import DivNetwork, load_div
+from rsd.metrics.networks import DivNetwork, load_div
 from rsd.priors import over_heads
 
 from . import given

@@ -9,7 +9,7 @@ import torch
 from rsd import metrics
 from rsd.heads.classifier import HeadsClassifier
 from rsd.heads.hidden import open_values
-from rsd.metrics.diversity import apart
+from rsd.metrics.networks import apart
 
 from .networks import Scorers, why_not
 from .operators import Inpaint, data_residual

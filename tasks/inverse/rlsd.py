@@ -1,9 +1,9 @@
-"""RLSD and its variants (Algorithm 1; Eq. 20, 21), each a setting of two small classes.
+"""RLSD and its variants (Algorithm 1; Eq. 20, 21).
 
-Augmented (RLSD, NonRepuls, Hybrid), with images x beside latents z:
+With images x beside latents z (RLSD, NonRepuls, Hybrid):
     z-step: Adam on 1/2 mean((x - D(z))^2) + lambda sigma_t/alpha_t mean(r z)
     x-step: Adam on 1/2 mean((y - f(x))^2) + rho 1/2 mean((x - D(z))^2), D(z) after the z-step, detached
-NonAugmented (NonAug, Latent RED-diff): z alone
+Latents alone (NonAug, Latent RED-diff, RED-diff, SVGD):
     z-step: Adam on 1/2 mean((y - f(D(z)))^2) + lambda sigma_t/alpha_t mean(r z)
 
 Means run over one particle's entries, so no particle depends on how many there are. The x-step's D(z) is the decode
@@ -18,9 +18,11 @@ from typing import Any
 
 import torch
 
-from rsd.memory import Memory
+from rsd.engine import Average
+from rsd.latents import Leaves
 from rsd.priors.base import Prior
-from rsd.randomness import noise
+from rsd.randomness import Stream
+from rsd.spread import Spread
 
 from .operators import Operator, data_residual
 from .operators.linear import check_exact, nearest
@@ -32,7 +34,7 @@ ENTRIES = 3 * 512 * 512  # the image entries at which EPS was published
 
 @dataclass(frozen=True)
 class Weights:
-    """lambda (prior), rho (coupling; none without augmentation), and the learning rates of z and x.
+    """lambda (prior), rho (coupling; none without images), and the learning rates of z and x.
     ``exact``: the x-step is no step of Adam but the minimum itself (linear operators)."""
 
     lambda_: float
@@ -42,28 +44,14 @@ class Weights:
     exact: bool = False
 
 
-def start(prior: Prior, ids: Sequence[int], what: str, shape: Sequence[int], seed: int, image: str) -> list[Any]:
-    """One leaf tensor a particle, drawn from N(0, I)."""
-    drawn = noise(shape, seed=seed, purpose=f"initial {what}", image=image, particles=ids)
-    return [row.to(prior.device, prior.dtype).requires_grad_() for row in drawn]
-
-
-def adam(leaves: list[Any], lr: float, eps: float) -> torch.optim.Adam:
-    """Adam whose moments are there from the start and which, on CUDA, is one kernel: a step takes no memory, so that it
-    is done or has not begun, and what does not fit can be done again."""
-    fused = leaves[0].is_cuda or None if leaves else None
-    optimiser = torch.optim.Adam(leaves, lr=lr, betas=BETAS, eps=eps, fused=fused)
-    for leaf in leaves:
-        step = torch.zeros((), device=leaf.device if fused else "cpu")
-        optimiser.state[leaf] = {
-            "step": step, "exp_avg": torch.zeros_like(leaf), "exp_avg_sq": torch.zeros_like(leaf),
-        }  # fmt: skip
-    return optimiser
-
-
 def image_shape(prior: Prior) -> tuple[int, ...]:
     """Of what the prior decodes to: an image, or the point itself."""
     return (3, prior.image_size, prior.image_size) if prior.image_size else prior.latent_shape
+
+
+def start(prior: Prior, what: str, shape: Sequence[int], spread: Spread, stream: Stream) -> torch.Tensor:
+    """Values [N, *shape] drawn from N(0, I)."""
+    return stream.noise(f"initial {what}", shape, spread.ids).to(prior.device, prior.dtype)
 
 
 def particle_mean(x: torch.Tensor) -> torch.Tensor:
@@ -77,156 +65,146 @@ def data_loss(operator: Operator, x: torch.Tensor, y: torch.Tensor) -> torch.Ten
     return 0.5 * difference.abs().square().flatten(1).sum(1) / count
 
 
-class NonAugmented:
-    """Latents z_i that fit y through the decoder."""
+def means(parts: list[dict[str, torch.Tensor]], n: int) -> dict[str, float]:
+    """Losses' means over n particles from the sums of chunks, all numbers at once: a GPU is waited for once a step, not
+    once a chunk."""
+    names = list(parts[0])
+    totals = torch.stack([torch.stack([one[name] for name in names]) for one in parts]).cpu().double().sum(0)
+    return dict(zip(names, (totals / n).tolist(), strict=True))
+
+
+class Images:
+    """Images x_i [N, 3, H, W], which fit y directly and follow D(z_i).
+
+    Each z-step leaves an x-step to do, which waits for the next decode of z. ``owed``: the rows whose x-step waits.
+    """
+
+    def __init__(self, values: torch.Tensor, operator: Operator, y: torch.Tensor, weights: Weights):
+        if weights.exact:
+            check_exact(operator)
+        self.operator, self.y, self.weights = operator, y, weights
+        eps = EPS * ENTRIES / values[0].numel()  # where x sees no data it follows D(z) as softly as at 512 px
+        self.x = Leaves(values, lr=weights.lr_x, betas=BETAS, eps=eps)
+        self.owed: set[int] = set()
+        self.data: torch.Tensor = values.new_zeros(len(values))  # the data loss at each one's last x-step
+
+    def coupling(self, decoded: torch.Tensor, rows: slice) -> torch.Tensor:
+        """1/2 mean((x - D(z))^2) of some particles, [n]."""
+        return 0.5 * particle_mean((self.x[rows] - decoded) ** 2)
+
+    def follow(self, decoded: torch.Tensor, rows: slice) -> None:
+        """The x-step that some particles owe, towards y and D(z): once, even if what comes after it is done again."""
+        if rows.start not in self.owed:
+            return
+        if self.weights.exact:
+            self._to_the_minimum(decoded, rows)
+        else:
+            self._by_adam(decoded, rows)
+        self.owed -= set(range(rows.start, rows.stop))
+
+    def _by_adam(self, decoded: torch.Tensor, rows: slice) -> None:
+        x = self.x[rows].requires_grad_()
+        data = data_loss(self.operator, x, self.y)
+        loss = data + self.weights.rho * 0.5 * particle_mean((x - decoded) ** 2)
+        (gradient,) = torch.autograd.grad(loss.sum(), x)
+        self.x.descend(gradient, rows)
+        self.data[rows] = data.detach()
+
+    @torch.no_grad()
+    def _to_the_minimum(self, decoded: torch.Tensor, rows: slice) -> None:
+        self.data[rows] = data_loss(self.operator, self.x[rows], self.y)
+        self.x.put(nearest(self.operator, self.y, decoded, self.weights.rho), rows)
+
+    def owe(self) -> None:
+        """Note that every particle's z has moved, which its x follows at the next decode."""
+        self.owed = set(range(len(self.data)))
+
+    def state(self) -> dict[str, Any]:
+        """Everything a resumed run needs: x of the step before, and whether its x-step is owed."""
+        return {**self.x.state("x"), "pending": bool(self.owed)}
+
+    def load_state(self, state: dict[str, Any]) -> None:
+        """Continue from :meth:`state`."""
+        self.x.load_state(state, "x")
+        self.owed = set(range(len(self.data))) if state["pending"] else set()
+
+
+class Restored:
+    """Latents z_i that fit y, coupled to images x_i that fit it, or (``augmented`` false) alone through the decoder."""
 
     def __init__(
-        self, prior: Prior, operator: Operator, y: torch.Tensor, weights: Weights,
-        *, ids: Sequence[int], seed: int, image: str = "", memory: Memory | None = None,
+        self, prior: Prior, operator: Operator, y: torch.Tensor, weights: Weights, *, augmented: bool, spread: Spread,
+        stream: Stream,
     ):  # fmt: skip
-        self.prior, self.operator, self.y, self.weights = prior, operator, y, weights
-        self.ids, self.memory = list(ids), memory or Memory()
-        self.z = start(prior, ids, "z", prior.latent_shape, seed, image)
-        self.z_optimiser = adam(self.z, weights.lr_z, EPS)
-        self.seen: dict[int, torch.Tensor] = {}  # what the last z-step decoded, by row
+        self.prior, self.operator, self.y, self.weights, self.spread = prior, operator, y, weights, spread
+        self.z = Leaves(start(prior, "z", prior.latent_shape, spread, stream), lr=weights.lr_z, betas=BETAS, eps=EPS)
+        self.x: Images | None = None
+        if augmented:
+            self.x = Images(start(prior, "x", image_shape(prior), spread, stream), operator, y, weights)
+        self.seen: dict[int, torch.Tensor] = {}  # what the last step decoded, by row
 
     def render(self) -> torch.Tensor:
-        """z [N, *latent_shape], detached."""
-        return torch.stack([z.detach() for z in self.z])
+        """z [N, *latent_shape], a copy without gradient."""
+        return self.z.values
 
-    def fit(self, decoded: torch.Tensor, rows: slice) -> dict[str, torch.Tensor]:
-        """The data term of the z-step, [n]."""
-        self.seen |= dict(zip(range(rows.start, rows.stop), decoded.detach(), strict=True))
-        return {"data": data_loss(self.operator, decoded, self.y)}
-
-    def step(self, r: torch.Tensor, t: int) -> dict[str, float]:
-        """The z-step, chunk by chunk; returns each loss's mean over particles."""
+    def step(self, r: torch.Tensor, t: int, average: Average) -> dict[str, float]:
+        """A step of Algorithm 1: the x-step that the step before has left, then the z-step; each loss's mean over
+        particles. An x-step is counted with the z-step that follows it."""
         weight = self.weights.lambda_ * self.prior.schedule.sigma(t) / self.prior.schedule.alpha(t)
+        x_moves = self.x is not None and bool(self.x.owed)
 
-        def z_step(rows: slice) -> dict[str, torch.Tensor]:
-            self.z_optimiser.zero_grad()  # of a chunk that did not fit
-            z = torch.stack(self.z[rows])
+        def work(rows: slice) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
+            z = self.z[rows].requires_grad_()
+            # The one decode of this step.
             decoded = self.prior.decode(z)
-            losses = self.fit(decoded, rows)
-            losses["prior"] = weight * particle_mean(r[rows] * z)
-            torch.stack(list(losses.values())).sum().backward()
-            self.z_optimiser.step()  # steps only these rows: the others have no gradient
-            self.z_optimiser.zero_grad()
-            return {name: loss.detach().sum() for name, loss in losses.items()}
+            if self.x is None:
+                # The data term of z: y through the decoder.
+                self.seen |= dict(zip(range(rows.start, rows.stop), decoded.detach(), strict=True))
+                fit = data_loss(self.operator, decoded, self.y)
+                losses = {"data": fit}
+            else:
+                # The x-step towards y and D(z), left over from the step before; then the data term of z: that x.
+                self.x.follow(decoded.detach(), rows)
+                fit = self.x.coupling(decoded, rows)
+                losses = {"coupling": fit, **({"data": self.x.data[rows]} if x_moves else {})}
+            (gradient,) = torch.autograd.grad(fit.sum(), z)
+            losses["prior"] = weight * particle_mean(r[rows] * z.detach())
+            return gradient, {name: loss.detach().sum() for name, loss in losses.items()}
 
-        sums = self.memory.each(len(self.ids), z_step)
-        names = list(sums[0])  # all numbers at once: a GPU is waited for once a step, not once a chunk
-        totals = torch.stack([torch.stack([one[name] for name in names]) for one in sums]).cpu().double().sum(0)
-        return dict(zip(names, (totals / len(self.ids)).tolist(), strict=True))
+        parts = self.spread.each(work)
+        # The z-step. SVGD averages the gradient of the data term too, as r was before it was pushed.
+        c = torch.tensor(weight, dtype=r.dtype, device=r.device) / r[0].numel()
+        self.z.descend(average(torch.cat([gradient for gradient, _ in parts])) + c * r)
+        if self.x is not None:
+            self.x.owe()
+        return means([losses for _, losses in parts], self.spread.n)
 
     def images(self) -> torch.Tensor:
-        """D(z) [N, 3, H, W] of the last step's beginning, which it decoded already; before the first as z stands."""
-        return torch.stack([self.seen[row] for row in range(len(self.ids))]) if self.seen else NonAugmented.finish(self)
+        """x [N, 3, H, W] as it stands; without x, D(z) of the last step's beginning, which it decoded already."""
+        if self.x is not None:
+            return self.x.x.values
+        return torch.stack([self.seen[row] for row in range(self.spread.n)]) if self.seen else self.finish()
 
     @torch.no_grad()
     def decoded(self, rows: slice) -> torch.Tensor:
         """D(z) of some particles, without gradient."""
-        return self.prior.decode(torch.stack(self.z[rows]))
+        return self.prior.decode(self.z[rows])
 
-    @torch.no_grad()
     def finish(self) -> torch.Tensor:
-        """The result D(z) [N, 3, H, W]."""
-        return torch.cat(self.memory.each(len(self.ids), self.decoded))
+        """The result [N, 3, H, W]: x after its last step, on one more decode without gradient; without x, D(z)."""
+        if self.x is None:
+            return self.spread.cat(self.decoded)
+        images = self.x
+        if images.owed:
+            self.spread.each(lambda rows: images.follow(self.decoded(rows), rows))
+        return images.x.values
 
     def state(self) -> dict[str, Any]:
         """Everything a resumed run needs."""
-        return {"z": self.render(), "z_optimiser": self.z_optimiser.state_dict()["state"]}
+        return {**self.z.state("z"), **(self.x.state() if self.x is not None else {})}
 
     def load_state(self, state: dict[str, Any]) -> None:
         """Continue from :meth:`state`."""
-        _restore(self.z, state["z"], self.z_optimiser, state["z_optimiser"])
-
-
-class Augmented(NonAugmented):
-    """Latents z_i coupled to images x_i, which fit y directly."""
-
-    def __init__(
-        self, prior: Prior, operator: Operator, y: torch.Tensor, weights: Weights,
-        *, ids: Sequence[int], seed: int, image: str = "", memory: Memory | None = None,
-    ):  # fmt: skip
-        super().__init__(prior, operator, y, weights, ids=ids, seed=seed, image=image, memory=memory)
-        if weights.exact:
-            check_exact(operator)
-        self.x = start(prior, ids, "x", image_shape(prior), seed, image)
-        eps = EPS * ENTRIES / self.x[0].numel()  # where x sees no data it follows D(z) as softly as at 512 px
-        self.x_optimiser = adam(self.x, weights.lr_x, eps)
-        self.started = False
-        self.late: set[int] = set()  # the rows whose x-step waits for the next decode of z
-        # the data loss of each one's last x-step
-        self.data = torch.zeros(len(self.ids), dtype=prior.dtype, device=prior.device)
-
-    def fit(self, decoded: torch.Tensor, rows: slice) -> dict[str, torch.Tensor]:
-        """The x-step left over from the step before, then the coupling term of this z-step, [n]."""
-        self.x_step(decoded.detach(), rows)
-        x = torch.stack(self.x[rows]).detach()
-        losses = {"coupling": 0.5 * particle_mean((x - decoded) ** 2)}
-        return {**losses, "data": self.data[rows]} if self.started else losses
-
-    def x_step(self, decoded: torch.Tensor, rows: slice) -> None:
-        """One step of Adam, or the minimum, towards the measurement and D(z), of those x that wait for it: once, even
-        if what comes after it has to be done again."""
-        if rows.start not in self.late:
-            return
-        if self.weights.exact:
-            self.exact_step(decoded, rows)
-        else:
-            self.adam_step(decoded, rows)
-        self.late -= set(range(rows.start, rows.stop))
-
-    @torch.no_grad()
-    def exact_step(self, decoded: torch.Tensor, rows: slice) -> None:
-        """x to the minimum."""
-        self.data[rows] = data_loss(self.operator, torch.stack(self.x[rows]), self.y)
-        for x, best in zip(self.x[rows], nearest(self.operator, self.y, decoded, self.weights.rho), strict=True):
-            x.copy_(best)
-
-    def adam_step(self, decoded: torch.Tensor, rows: slice) -> None:
-        """A step of Adam."""
-        self.x_optimiser.zero_grad()
-        x = torch.stack(self.x[rows])
-        data = data_loss(self.operator, x, self.y)
-        (data + self.weights.rho * 0.5 * particle_mean((x - decoded) ** 2)).sum().backward()
-        self.x_optimiser.step()
-        self.x_optimiser.zero_grad()
-        self.data[rows] = data.detach()
-
-    def step(self, r: torch.Tensor, t: int) -> dict[str, float]:
-        """The pending x-step, then the z-step; returns each loss's mean over particles."""
-        losses = super().step(r, t)
-        self.started, self.late = True, set(range(len(self.ids)))
-        return losses
-
-    @torch.no_grad()
-    def images(self) -> torch.Tensor:
-        """x [N, 3, H, W] as it stands."""
-        return torch.stack([x.detach() for x in self.x])
-
-    def finish(self) -> torch.Tensor:
-        """The last x-step, on one more decode without gradient; the result x [N, 3, H, W]."""
-        if self.late:
-            self.memory.each(len(self.ids), lambda rows: self.x_step(self.decoded(rows), rows))
-        return self.images()
-
-    def state(self) -> dict[str, Any]:
-        """Everything a resumed run needs: z of this step, x of the step before, and whether its x-step is pending."""
-        x = {"x": self.images(), "x_optimiser": self.x_optimiser.state_dict()["state"], "pending": bool(self.late)}
-        return {**super().state(), **x}
-
-    def load_state(self, state: dict[str, Any]) -> None:
-        """Continue from :meth:`state`."""
-        super().load_state(state)
-        _restore(self.x, state["x"], self.x_optimiser, state["x_optimiser"])
-        self.started = bool(state["pending"])
-        self.late = set(range(len(self.ids))) if self.started else set()
-
-
-def _restore(leaves: list[Any], values: torch.Tensor, optimiser: torch.optim.Optimizer, state: dict[Any, Any]) -> None:
-    with torch.no_grad():
-        for leaf, value in zip(leaves, values, strict=True):
-            leaf.copy_(value)
-    optimiser.load_state_dict({**optimiser.state_dict(), "state": {int(k): v for k, v in state.items()}})
+        self.z.load_state(state, "z")
+        if self.x is not None:
+            self.x.load_state(state)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -17,14 +17,15 @@ from rsd.features.decoded import Decoded
 from rsd.memory import Memory, plan, save_memory
 from rsd.priors import load_prior
 from rsd.priors.base import Prior
-from rsd.randomness import noise
+from rsd.randomness import Stream
 from rsd.runs.run import Run as BaseRun
+from rsd.spread import Spread
 
 from . import given
 from .methods import METHODS, run_class
 from .operators import load_operator
 from .options import Settings
-from .rlsd import Augmented, NonAugmented, Weights, image_shape
+from .rlsd import Restored, Weights, image_shape
 
 
 @dataclass(frozen=True)
@@ -54,8 +55,9 @@ class Run(BaseRun):
         *, embed: Embed | None = None, image: str = "", ids: Sequence[int] | None = None,
         ensemble: Ensemble | None = None, plan: Callable[..., Memory] = plan,
     ):  # fmt: skip
-        self.prior, self.settings, self.embed, self.image = prior, settings, embed, image
+        self.prior, self.settings, self.embed = prior, settings, embed
         s = settings
+        self.stream = Stream(s.seed, image)
         ids = list(range(s.particles)) if ids is None else ids
         self.ensemble = ensemble or Ensemble.of(len(ids))
         ids = [ids[row] for row in self.ensemble.mine]
@@ -69,15 +71,21 @@ class Run(BaseRun):
             state=3 * entries * prior.dtype.itemsize,
         )  # fmt: skip
         save_memory(self.memory.lean, prior, embed)
-        self.particles = self.begin(ids)
+        self.particles = self.begin(Spread(ids, self.memory, self.ensemble))
 
-    def begin(self, ids: Sequence[int]) -> Any:
-        """The particles of these numbers, at their start."""
+    def begin(self, spread: Spread) -> Any:
+        """The particles at their start."""
         s = self.settings
-        weights = Weights(lambda_=s.lambda_, lr_z=s.lr_z, rho=s.rho, lr_x=s.lr_x, exact=s.x_step == "exact")
-        kind = NonAugmented if s.method in ("nonaug", "latent-red-diff", "red-diff") else Augmented
-        return kind(
-            self.prior, self.operator, self.y, weights, ids=ids, seed=s.seed, image=self.image, memory=self.memory
+        method = METHODS[s.method]
+        if method.averages and not self.ensemble.alone:
+            raise ValueError(
+                f"Method {s.method} averages over all particles, so they must be in one process; start just one."
+            )
+        augmented = "rho" in method.uses
+        exact = augmented and s.x_step == "exact"
+        weights = Weights(lambda_=s.lambda_, lr_z=s.lr_z, rho=s.rho, lr_x=s.lr_x, exact=exact)
+        return Restored(
+            self.prior, self.operator, self.y, weights, augmented=augmented, spread=spread, stream=self.stream
         )
 
     @cached_property
@@ -85,7 +93,7 @@ class Run(BaseRun):
         """What the run is to explain: y, and how the operator measures a fixed picture, which tells its mask, kernel or
         code from another's."""
         prior = self.prior
-        x = noise(image_shape(prior), seed=0, purpose="probe", particles=[0])
+        x = Stream(0).noise("probe", image_shape(prior), [0])
         with torch.no_grad():
             return {"y": self.y, "probe": self.operator(x.tanh().to(prior.device, prior.dtype))}
 
@@ -105,11 +113,10 @@ class Run(BaseRun):
         super().load_state(state)
 
     def records(self) -> Iterator[Record]:
-        s = self.settings
+        interaction = replace(self.settings.interaction, embed=self.embed)
         return distill(
-            self.particles, self.prior, timesteps=self.timesteps, seed=s.seed, image=self.image,
-            condition=self.condition, interaction=s.interaction, embed=self.embed, memory=self.memory, start=self.step,
-            ensemble=self.ensemble,
+            self.particles, self.prior, timesteps=self.timesteps, stream=self.stream, condition=self.condition,
+            interaction=interaction, start=self.step,
         )  # fmt: skip
 
 

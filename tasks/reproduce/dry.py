@@ -134,7 +134,7 @@ def of_restoration(one: Plan, o: Restore, count: int) -> Ahead:
     operator(models.picture(prior))
     interaction = Settings.of(o).interaction
     repels = interaction.gamma != 0 and FIELD[o.method].made is None
-    calls = CALLS.get(o.method, RLSD if hasattr(prior, "vae") else {"unet_forward": 1})
+    calls = CALLS.get(o.method, RLSD if prior.latent else {"unet_forward": 1})
     if o.method == "fps-smc":
         calls = {"unet_forward": load_method(o.method, o.hyper).M}
     flops = passes(one.prior, o.dtype, calls)

@@ -22,7 +22,9 @@ from rsd.priors.base import Condition, Prior
 from rsd.priors.latent import LatentPrior
 from rsd.priors.pixel import PixelPrior
 from rsd.priors.t5 import LENGTH, T5Embedder
+from rsd.randomness import Stream
 from rsd.reference import UNetScore
+from rsd.spread import Spread
 
 from .options import IF, SD
 
@@ -129,7 +131,7 @@ def flops(name: str, dtype: str) -> dict[str, float]:
 
     z = latent(prior)
     found: dict[str, float] = dict(zip(("unet_forward", "unet_backward"), dryrun.flops(there, z), strict=True))
-    if hasattr(prior, "vae"):
+    if prior.latent:
         found |= dict(zip(("decoder_forward", "decoder_backward"), dryrun.flops(prior.decode, z), strict=True))
         there_and_back = dryrun.flops(prior.encode, picture(prior))
         found |= dict(zip(("encoder_forward", "encoder_backward"), there_and_back, strict=True))
@@ -146,7 +148,7 @@ def features_flops(features: str, name: str, dtype: str) -> float:
 def learned_flops(name: str, dtype: str) -> float:
     """FLOPs of VSD's learned score, a UNet from scratch, for a picture: asked once, then a step of learning."""
     prior, condition = prior_of(name, dtype), condition_of(name, dtype, guided=True)
-    score = UNetScore(prior, condition, ids=[0], seed=0)
+    score = UNetScore(prior, condition, Spread([0]), Stream(0))
     with torch.no_grad(), FlopCounterMode(display=False) as count:
         score.epsilon(latent(prior), 500, condition)
     return 4.0 * count.get_total_flops()  # asked; forward; backward in inputs and in weights

@@ -3,23 +3,22 @@
 from __future__ import annotations
 
 import json
-import re
 import sys
-from collections.abc import Sequence
-from contextlib import redirect_stderr, redirect_stdout
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from functools import partial
-from io import StringIO
 from pathlib import Path
 
+from rsd.runs import batch
+from rsd.runs.batch import Head
 from rsd.runs.folder import RunFolder, write_bytes, write_json
 from rsd.runs.progress import Progress
 from rsd.runs.session import survives, working_in
 from rsd.runs.settings import plain, shard
 
-from ..inverse.command import main as restore
-from ..text_to_3d.command import main as text_to_3d
-from ..text_to_image.command import main as text_to_image
+from ..inverse.head import RestoreHead
+from ..text_to_3d.head import SceneHead
+from ..text_to_image.head import ImageHead
 from ..toy.command import INTERRUPTED
 from ..toy.command import main as toy
 from . import report
@@ -32,7 +31,10 @@ from .outcome import Outcome, counts, headline
 from .rows import DONE, Plan, plan
 from .verdict import settled, verdict
 
-COMMANDS = {"restore": restore, "text-to-image": text_to_image, "text-to-3d": text_to_3d, "toy": toy}
+HEADS: Mapping[str, Callable[[list[str]], Head]] = {
+    "restore": RestoreHead.of, "text-to-image": ImageHead.of, "text-to-3d": SceneHead.of,
+}  # fmt: skip
+"""What the runner is given for a command's arguments; a toy runs by itself."""
 NO_RESULT = ("name", "list_", "json", "out", "resume", "shard", "dry_run", "device")
 """Options that change no figure: what was begun may go on with others."""
 GLANCE = "glance.json"
@@ -174,7 +176,8 @@ def start(one: Plan, runs: Path) -> None:
         print(f"-- {one.label}: already done in {folder}", flush=True)
         return
     print(f"-- {one.label}: {one.told()}", flush=True)
-    code = COMMANDS[one.command](one.whole(runs))
+    argv = one.whole(runs)
+    code = toy(argv) if one.command == "toy" else batch.run_all(HEADS[one.command](argv))
     if code == INTERRUPTED:
         raise KeyboardInterrupt
     if code != 0:
@@ -183,19 +186,17 @@ def start(one: Plan, runs: Path) -> None:
 
 def check_same(one: Plan, runs: Path) -> None:
     """Raise ValueError if a row that has run would run with other settings now, say since those that are packaged have
-    changed: its command looks, and is not heard."""
+    changed."""
     if one.command == "toy":  # its file has no settings, and the run's folder holds what can change
         return
-    with redirect_stdout(StringIO()), redirect_stderr(StringIO()) as told:
+    head, place = HEADS[one.command](one.whole(runs)), one.folder(runs)
+    for item in head.items:
         try:
-            code = COMMANDS[one.command](one.whole(runs))
-        except ValueError as error:  # of several images each has its line; several prompts are refused as one
-            told.write(str(error))
-            code = 1
-    if code != 0:
-        other = re.search(r"with other settings: (.*); choose", told.getvalue())
-        why = f"was made with other settings ({other[1]})" if other else f"cannot be used: {told.getvalue().strip()}"
-        raise ValueError(f"{one.folder(runs)} {why}; delete it to make it anew.")
+            other = batch.folder_of(head, item).differences(head.config(item), added=head.added)
+        except ValueError as error:
+            raise ValueError(f"{place} cannot be used: {error}; delete it to make it anew.") from error
+        if other:
+            raise ValueError(f"{place} was made with other settings ({other}); delete it to make it anew.")
 
 
 def finished(one: Plan, folder: Path) -> bool:

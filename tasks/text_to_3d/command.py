@@ -59,7 +59,7 @@ def main(argv: list[str]) -> int:
     options, name = parse(argv)
     check_used(flags.values(TextTo3D, argv, prog="rsd text-to-3d"), options.unread)
     print(f"settings: {name}" + (f" and {options.config}" if options.config else "") + ", then your flags")
-    from .job import run
+    from .head import run
 
     sys.stdout.flush()
     return run(options)

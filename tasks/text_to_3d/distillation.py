@@ -1,7 +1,7 @@
 """Text to 3D by score distillation (the paper's 3-D experiments, after DreamFusion): scenes that descend, at a timestep
 shared by all,
 
-    w(t) [eps_theta(z_t, t, text of the view) - eps_ref - gamma sigma_t R],   w(t) = 1 - abar_t
+    w(t) [eps_theta(z_t, t, text of the view) - eps_ref - gamma sigma_t R],   w(t) = sigma_t^2
 
 through their renderer, where eps_ref is the noise (SDS) or a score learned along the way (VSD), which is told where the
 camera is, as in ProlificDreamer (Wang et al. 2023).
@@ -12,16 +12,16 @@ from __future__ import annotations
 import itertools
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 from rsd.distributed import Ensemble
 from rsd.engine import Embed, Record, distill
 from rsd.memory import Memory
 from rsd.priors.base import Condition, Prior
-from rsd.randomness import integers
+from rsd.randomness import Stream
 from rsd.reference import LoraScore, Reference, sds
 from rsd.repulsion import Interaction
 from rsd.runs.run import Distillation
+from rsd.spread import Spread
 
 from .gallery import SceneSettings
 from .options import Distilled
@@ -37,21 +37,10 @@ class Settings(Distilled):
     scenes: SceneSettings = SceneSettings()
 
 
-def draw_timesteps(settings: Settings, T: int, *, image: str = "") -> list[int]:
+def draw_timesteps(settings: Settings, T: int, stream: Stream) -> list[int]:
     """A timestep a step, uniform in the range, the same for all scenes and views."""
     low, high = (min(round(edge * T), T - 1) for edge in settings.t_range)
-    key: dict[str, Any] = {"seed": settings.seed, "purpose": "timestep", "image": image, "particles": [0]}
-    return [int(integers(low, high, step=step, **key)) for step in range(settings.steps)]
-
-
-def in_rows(scenes: Ensemble, settings: SceneSettings) -> Ensemble:
-    """The engine's rows, pictures, of scenes: see :attr:`Scenes.rows`."""
-    N, V = scenes.total, settings.views
-    if settings.interaction == "scenes":
-        parts = tuple(tuple(v * N + s for v in range(V) for s in part) for part in scenes.parts)
-    else:
-        parts = tuple(tuple(s * V + v for s in part for v in range(V)) for part in scenes.parts)
-    return Ensemble(parts, scenes.rank, scenes.bytes)
+    return [int(stream.integers("timestep", low, high, [0], step)) for step in range(settings.steps)]
 
 
 def groups_of(scenes: Ensemble, settings: SceneSettings) -> int:
@@ -74,25 +63,26 @@ class Run(Distillation):
         *, embed: Embed | None = None, image: str = "", numbers: Sequence[int] | None = None,
         ensemble: Ensemble | None = None,
     ):  # fmt: skip
-        self.prior, self.settings, self.embed, self.image = prior, settings, embed, image
+        self.prior, self.settings, self.embed = prior, settings, embed
         s = settings
-        self.timesteps = draw_timesteps(s, prior.schedule.T, image=image)
+        self.stream = Stream(s.seed, image)
+        self.timesteps = draw_timesteps(s, prior.schedule.T, self.stream)
         self.prompts = ViewPrompts(prior, prompt, s.prompts)
         self.numbers = list(range(s.particles) if numbers is None else numbers)
         self.ensemble = ensemble or Ensemble.of(len(self.numbers))
-        self.pictures = in_rows(self.ensemble, s.scenes)
         self.memory = Memory(s.chunk, parts=(prior, embed))
-        self.particles = self._scenes([self.numbers[k] for k in self.ensemble.mine])
+        mine = [self.numbers[k] for k in self.ensemble.mine]
+        self.particles = self._scenes(Spread(mine, self.memory, self.ensemble))
         self.reference: Reference = sds
         if s.method == "vsd":
             self.reference = LoraScore(
-                prior, lambda: self.condition(guided=False), ids=self.particles.ids, seed=s.seed, image=image,
-                memory=self.memory, lr=s.lr_phi, rank=s.lora_rank, ensemble=self.pictures,
+                prior, lambda: self.condition(guided=False), self.particles.spread, self.stream, lr=s.lr_phi,
+                rank=s.lora_rank,
             )  # fmt: skip
 
-    def _scenes(self, numbers: Sequence[int]) -> Scenes:
+    def _scenes(self, spread: Spread) -> Scenes:
         s = self.settings
-        return Scenes(self.prior, s.scenes, numbers=numbers, steps=s.steps, seed=s.seed, image=self.image)
+        return Scenes(self.prior, s.scenes, spread, self.stream, steps=s.steps)
 
     def whole(self) -> Scenes | None:
         """All processes' scenes, on the one that writes; None on the others. All come here."""
@@ -102,7 +92,7 @@ class Run(Distillation):
         parts = self.ensemble.collect(here)
         if parts is None:
             return None
-        scenes = self._scenes(self.numbers)
+        scenes = self._scenes(Spread(self.numbers))
         for scene, state in zip(scenes.scenes, itertools.chain(*parts), strict=True):
             scene.load_state_dict(state)
         return scenes
@@ -113,10 +103,9 @@ class Run(Distillation):
         return self.prompts.condition(self.particles.shot.cameras, self.particles.rows, guided=guided, unit=unit)
 
     def records(self) -> Iterator[Record]:
-        s = self.settings
+        s, groups = self.settings, groups_of(self.ensemble, self.settings.scenes)
+        interaction = Interaction(s.gamma, s.window, ensembles=groups, embed=self.embed, on_clean=s.clean)
         return distill(
-            self.particles, self.prior, timesteps=self.timesteps, seed=s.seed, image=self.image,
-            condition=self.condition, reference=self.reference, embed=self.embed, clean=s.clean,
-            memory=self.memory, start=self.step, ensemble=self.pictures,
-            interaction=Interaction(s.gamma, s.window, ensembles=groups_of(self.ensemble, s.scenes)),
+            self.particles, self.prior, timesteps=self.timesteps, stream=self.stream, condition=self.condition,
+            reference=self.reference, interaction=interaction, start=self.step,
         )  # fmt: skip

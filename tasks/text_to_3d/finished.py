@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from rsd.runs.folder import RunFolder, locked
+from rsd.randomness import Stream
+from rsd.runs.folder import RunFolder
 from rsd.runs.session import flat, nested
 
 from .gallery import Gallery, Scene, SceneSettings
@@ -61,7 +62,7 @@ def kept(folder: RunFolder, settings: SceneSettings, device: torch.device) -> Ga
     tensors, about = saved
     scenes = []
     for weights in nested(tensors)["scenes"]:
-        scene = Scene(settings, seed=0, particle=0, image="", device=device).to(next(iter(weights.values())).dtype)
+        scene = Scene(settings, Stream(0), 0, device=device).to(next(iter(weights.values())).dtype)
         scene.load_state_dict(weights)
         scenes.append(scene)
     return Gallery(scenes, settings, image_size=about["image_size"])
@@ -80,25 +81,21 @@ def lacking(held: dict[str, Any], options: TextTo3D) -> list[str]:
     return parts + ["figures"] * (other_div or other_janus or other_agreement)
 
 
-def look_again(
-    prompt: str, options: TextTo3D, folder: RunFolder, *, settings: SceneSettings, scorers: Scorers,
-    device: torch.device,
-) -> list[str]:  # fmt: skip
-    """Make of a finished run's scenes what it lacks; which parts. Warns if it kept no scenes."""
-    held = folder.metrics()
-    parts = lacking(held, options)
-    gallery = kept(folder, settings, device) if parts else None
+def again(
+    prompt: str, options: TextTo3D, held: dict[str, Any], parts: Sequence[str], folder: RunFolder,
+    *, settings: SceneSettings, scorers: Scorers, device: torch.device,
+) -> tuple[dict[str, Any], list[str]] | None:  # fmt: skip
+    """Make ``parts`` of a finished run's scenes; its metrics, and which parts. None, with a warning, if it kept no
+    scenes."""
+    gallery = kept(folder, settings, device)
     if gallery is None:
-        if parts:
-            warnings.warn(
-                f"{folder.path} has no {KEPT} (older versions of rsd kept none), so its {', '.join(parts)} stay as "
-                "they are; for others run it again with another --out.",
-                stacklevel=2,
-            )
-        return []
-    with locked(folder.path):
-        told = write(parts, gallery, prompt=prompt, options=options, folder=folder.path, scorers=scorers)
-        stays = {k: v for k, v in held["reasons"].items() if ("meshes" if k == "meshes" else "figures") not in parts}
-        told |= {"reasons": {**stays, **told["reasons"]}, "outputs": {**held["outputs"], **told["outputs"]}}
-        folder.finish({**held, **told})
-    return parts
+        warnings.warn(
+            f"{folder.path} has no {KEPT} (older versions of rsd kept none), so its {', '.join(parts)} stay as they "
+            "are; for others run it again with another --out.",
+            stacklevel=2,
+        )
+        return None
+    told = write(parts, gallery, prompt=prompt, options=options, folder=folder.path, scorers=scorers)
+    stays = {k: v for k, v in held["reasons"].items() if ("meshes" if k == "meshes" else "figures") not in parts}
+    told |= {"reasons": {**stays, **told["reasons"]}, "outputs": {**held["outputs"], **told["outputs"]}}
+    return {**held, **told}, list(parts)

@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
 
 import torch
 from torch import nn
+
+from rsd.randomness import Stream
 
 from .names import BACKGROUNDS, INTERACTIONS, RENDERERS
 from .scene.backgrounds import Background
@@ -61,11 +62,10 @@ class SceneSettings:
 class Scene(nn.Module):
     """A field, what is behind it, and for the packed renderer where it has something."""
 
-    def __init__(self, settings: SceneSettings, *, seed: int, particle: int, image: str, device: torch.device):
+    def __init__(self, settings: SceneSettings, stream: Stream, particle: int, *, device: torch.device):
         super().__init__()
-        key: dict[str, Any] = {"seed": seed, "particle": particle, "image": image}
-        self.field = Field(settings.field, device=device, **key)
-        self.background = Background(settings.background, **key).to(device)
+        self.field = Field(settings.field, stream, particle, device=device)
+        self.background = Background(settings.background, stream, particle).to(device)
         self.occupancy: Occupancy | None = None
         if settings.renderer == "packed":
             bound, each = settings.field.bound, settings.render

@@ -14,7 +14,7 @@ rendered once more with the same random numbers.
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -22,8 +22,11 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 
+from rsd.distributed import Ensemble
+from rsd.engine import Average
 from rsd.priors.base import Prior
-from rsd.randomness import generator
+from rsd.randomness import Stream
+from rsd.spread import Spread
 
 from .gallery import Gallery, Scene, SceneSettings
 from .scene.backgrounds import draw_colours
@@ -54,12 +57,11 @@ class Shot:
         return Shot(self.cameras[views], self.light[views], self.colours[views])
 
 
-def draw_shot(settings: SceneSettings, *, seed: int, steps: int, image: str = "", step: int = 0) -> Shot:
+def draw_shot(settings: SceneSettings, stream: Stream, *, steps: int, step: int = 0) -> Shot:
     """The shot of step ``step`` of ``steps``; it depends on nothing else."""
-    key: dict[str, Any] = {"seed": seed, "image": image, "step": step}
-    cameras = draw_cameras(settings.cameras, settings.views, **key)
-    light = draw_light(settings.lights, cameras, steps=steps, **key)
-    return Shot(cameras, light, draw_colours(settings.views, **key))
+    cameras = draw_cameras(settings.cameras, settings.views, stream, step)
+    light = draw_light(settings.lights, cameras, stream, steps=steps, step=step)
+    return Shot(cameras, light, draw_colours(settings.views, stream, step))
 
 
 def enlarged(images: torch.Tensor, size: int) -> torch.Tensor:
@@ -67,24 +69,32 @@ def enlarged(images: torch.Tensor, size: int) -> torch.Tensor:
     return images if images.shape[-1] == size else F.interpolate(images, size=(size, size), mode="bilinear")
 
 
-class Scenes(Gallery):
-    """The particles: scene ``numbers[s]`` for each s, seen by ``prior`` at its size.
+def in_rows(scenes: Ensemble, settings: SceneSettings) -> Ensemble:
+    """The engine's rows, pictures, of scenes: see :attr:`Scenes.rows`."""
+    N, V = scenes.total, settings.views
+    if settings.interaction == "scenes":
+        parts = tuple(tuple(v * N + s for v in range(V) for s in part) for part in scenes.parts)
+    else:
+        parts = tuple(tuple(s * V + v for s in part for v in range(V)) for part in scenes.parts)
+    return Ensemble(parts, scenes.rank, scenes.bytes)
 
-    ``steps``: of the whole run, for the schedules. ``image`` names the run in the random numbers. A scene depends
-    neither on how many there are nor on where it stands among them.
+
+class Scenes(Gallery):
+    """The particles: a scene for each number of ``scenes``, seen by ``prior`` at its size.
+
+    ``scenes``: how the scenes are spread; ``spread``: the same of the engine's rows, their pictures. ``steps``: of the
+    whole run, for the schedules. A scene depends neither on how many there are nor on where it stands among them.
     """
 
-    def __init__(
-        self, prior: Prior, settings: SceneSettings, *, numbers: Sequence[int], steps: int, seed: int, image: str = ""
-    ):
+    def __init__(self, prior: Prior, settings: SceneSettings, scenes: Spread, stream: Stream, *, steps: int):
         if prior.image_size < 1:
             raise ValueError(f"The prior {prior.name} is over points, not pictures; a scene needs a prior of pictures.")
-        key: dict[str, Any] = {"seed": seed, "image": image, "device": prior.device}
-        made = [Scene(settings, particle=n, **key).to(prior.dtype) for n in numbers]
+        made = [Scene(settings, stream, n, device=prior.device).to(prior.dtype) for n in scenes.ids]
         super().__init__(made, settings, image_size=prior.image_size)
-        self.prior, self.numbers = prior, list(numbers)
+        self.prior, self.stream, self.numbers = prior, stream, scenes.ids
         self.resolution = prior.image_size if settings.resolution is None else settings.resolution
-        self.total, self.seed, self.image, self.done = steps, seed, image, 0
+        self.total, self.done = steps, 0
+        self.spread = Spread(self.ids, scenes.memory, in_rows(scenes.ensemble, settings))
         fields = [p for scene in self.scenes for p in scene.field.parameters()]
         backgrounds = [p for scene in self.scenes for p in scene.background.parameters()]
         groups = [{"params": fields, "lr": settings.lr}, {"params": backgrounds, "lr": settings.lr_background}]
@@ -114,7 +124,7 @@ class Scenes(Gallery):
     def shot(self) -> Shot:
         """The shot of the step to come; after the last step, that of the last again."""
         step = min(self.done, self.total - 1)
-        return draw_shot(self.settings, seed=self.seed, steps=self.total, image=self.image, step=step)
+        return draw_shot(self.settings, self.stream, steps=self.total, step=step)
 
     def render(self) -> torch.Tensor:
         """z [N V, *latent_shape] of the step to come, without gradient; kept until :meth:`step`."""
@@ -127,12 +137,11 @@ class Scenes(Gallery):
             self._z[self.rows.flatten().to(z.device)] = z.flatten(0, 1)
         return self._z.clone()
 
-    def step(self, r: torch.Tensor, t: int | torch.Tensor) -> dict[str, float]:
-        """Descend w(t) r, w = 1 - abar, with r [N V, *latent_shape], and the regularisers, whose values, means over
+    def step(self, r: torch.Tensor, t: int | torch.Tensor, average: Average) -> dict[str, float]:
+        """Descend w(t) r, w = sigma_t^2, with r [N V, *latent_shape], and the regularisers, whose values, means over
         scenes, are returned; t is an int or [N V]."""
-        _, sigma = self.prior.schedule.coefficients(t, r)
         V, shot = self.settings.views, self.shot
-        pull = sigma**2 * r * (ENTRIES / r[0].numel() / V)
+        pull = self.prior.schedule.weight(t, r) * r * (ENTRIES / r[0].numel() / V)
         losses: dict[str, float] = {}
         progress = self.done / max(self.total - 1, 1)
         self.optimiser.zero_grad()
@@ -154,9 +163,8 @@ class Scenes(Gallery):
     def _look_for_something(self) -> None:
         """Update the packed renderer's grids; what they become depends on the steps done and their scenes alone."""
         for number, scene in zip(self.numbers, self.scenes, strict=True):
-            key: dict[str, Any] = {"seed": self.seed, "image": self.image, "step": self.done, "particle": number}
             if scene.occupancy is not None:
-                scene.occupancy.update(scene.field, generator(purpose="occupancy", **key))
+                scene.occupancy.update(scene.field, self.stream.generator("occupancy", step=self.done, particle=number))
 
     def _look(self, s: int, shot: Shot) -> Iterator[tuple[slice, Rendering, torch.Tensor]]:
         """Scene s from ``views_at_once`` cameras at a time: which, its rendering, and z."""
@@ -176,12 +184,9 @@ class Scenes(Gallery):
         """Where a scene's samples lie at this step, [views, R, ...]."""
         shape = (self.resolution**2, jitter_width(self.settings.render))
         keys = [
-            generator(
-                seed=self.seed, purpose="ray samples", image=self.image, step=self.done,
-                particle=number * self.settings.views + view,
-            )
+            self.stream.generator("ray samples", step=self.done, particle=number * self.settings.views + view)
             for view in range(views.start, views.stop)
-        ]  # fmt: skip
+        ]
         drawn = torch.stack([torch.rand(*shape, generator=key) for key in keys])
         return drawn.to(self.prior.device, self.prior.dtype)
 

@@ -17,7 +17,7 @@ from rsd.heads.attributes import ATTRIBUTES, Camera, visible
 from rsd.heads.classifier import HeadsClassifier
 from rsd.heads.face import FaceReader
 from rsd.heads.reading import read
-from rsd.metrics.diversity import Features, load_div
+from rsd.metrics.networks import Features, load_div
 from rsd.priors import over_heads
 
 from .prompts import PromptSettings

@@ -1,6 +1,6 @@
 """Text to image by score distillation (the paper's D.10.2): latents z_i ~ N(0, I) that descend
 
-    w(t) [eps_theta(z_t^i, t, text) - eps_ref - gamma sigma_t R_i],   w(t) = 1 - abar_t
+    w(t) [eps_theta(z_t^i, t, text) - eps_ref - gamma sigma_t R_i],   w(t) = sigma_t^2
 
 with Adam, where eps_ref makes the method: the noise (SDS), a score learned along the way (VSD), NFSD's, or the noise
 with scores averaged over the particles (SVGD, the update of collaborative score distillation).
@@ -14,24 +14,25 @@ from __future__ import annotations
 import math
 import warnings
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from typing import Any
 
 import torch
 
-from rsd.distributed import ALONE, Ensemble
-from rsd.engine import Embed, Record, distill
+from rsd.distributed import Ensemble
+from rsd.engine import Average, Embed, Record, distill
+from rsd.latents import Leaves
 from rsd.memory import Memory, plan, save_memory
 from rsd.priors.base import Condition, Prior
-from rsd.randomness import integers, noise
+from rsd.randomness import Stream
 from rsd.reference import NFSD, LoraScore, Reference, UNetScore, sds
 from rsd.runs.run import Distillation
+from rsd.spread import Spread
 
 from .options import Settings
 
 
-def draw_timesteps(
-    settings: Settings, T: int, *, ids: Sequence[int], image: str = ""
-) -> list[int] | list[torch.Tensor]:
+def draw_timesteps(settings: Settings, T: int, *, ids: Sequence[int], stream: Stream) -> list[int] | list[torch.Tensor]:
     """The run's timesteps, one int a step or int64 [N]; raises ValueError for a range outside 0 .. T-1."""
     low, high = settings.t_range
     if not 0 <= low <= high < T:
@@ -40,39 +41,31 @@ def draw_timesteps(
     if settings.timesteps == "annealed":
         return [round(high + (low - high) * step / max(steps - 1, 1)) for step in range(steps)]
     particles = list(ids) if settings.t_per_particle else [0]
-    drawn = [
-        integers(low, high, seed=settings.seed, purpose="timestep", image=image, step=step, particles=particles)
-        for step in range(steps)
-    ]
+    drawn = [stream.integers("timestep", low, high, particles, step) for step in range(steps)]
     return drawn if settings.t_per_particle else [int(t) for t in drawn]
 
 
 class Latents:
     """The particles z_i, with Adam (0.9, 0.999)."""
 
-    def __init__(
-        self, prior: Prior, *, ids: Sequence[int], lr: float, seed: int, image: str = "", memory: Memory | None = None
-    ):
-        self.prior, self.ids, self.memory = prior, list(ids), memory or Memory()
-        drawn = noise(prior.latent_shape, seed=seed, purpose="initial z", image=image, particles=self.ids)
-        self.z = drawn.to(prior.device, prior.dtype).requires_grad_()
-        self.optimiser = torch.optim.Adam([self.z], lr=lr, betas=(0.9, 0.999))
+    def __init__(self, prior: Prior, spread: Spread, stream: Stream, *, lr: float):
+        self.prior, self.spread = prior, spread
+        drawn = stream.noise("initial z", prior.latent_shape, spread.ids).to(prior.device, prior.dtype)
+        self.z = Leaves(drawn, lr=lr, betas=(0.9, 0.999))
 
     def render(self) -> torch.Tensor:
         """z [N, *latent_shape], a copy without gradient."""
-        return self.z.detach().clone()
+        return self.z.values
 
-    def step(self, r: torch.Tensor, t: int | torch.Tensor) -> dict[str, float]:
+    def step(self, r: torch.Tensor, t: int | torch.Tensor, average: Average) -> dict[str, float]:
         """Descend w(t) r; t is an int or [N]."""
-        _, sigma = self.prior.schedule.coefficients(t, r)
-        self.z.grad = sigma**2 * r
-        self.optimiser.step()
+        self.z.descend(self.prior.schedule.weight(t, r) * r)
         return {}
 
     @torch.no_grad()
     def images(self) -> torch.Tensor:
         """D(z) [N, 3, H, W]."""
-        return torch.cat(self.memory.each(len(self.ids), lambda rows: self.prior.decode(self.z.detach()[rows])))
+        return self.spread.cat(lambda rows: self.prior.decode(self.z[rows]))
 
     def finish(self) -> torch.Tensor:
         """The result [N, 3, H, W]."""
@@ -80,14 +73,11 @@ class Latents:
 
     def state(self) -> dict[str, Any]:
         """Everything a resumed run needs."""
-        return {"z": self.render(), "z_optimiser": self.optimiser.state_dict()["state"]}
+        return self.z.state("z")
 
     def load_state(self, state: dict[str, Any]) -> None:
         """Continue from :meth:`state`."""
-        with torch.no_grad():
-            self.z.copy_(state["z"])
-        moments = {int(k): v for k, v in state["z_optimiser"].items()}
-        self.optimiser.load_state_dict({**self.optimiser.state_dict(), "state": moments})
+        self.z.load_state(state, "z")
 
 
 def nfsd_negative(prior: Prior, negative_prompt: str) -> Condition | None:
@@ -100,22 +90,17 @@ def nfsd_negative(prior: Prior, negative_prompt: str) -> Condition | None:
         return prior.condition(negative_prompt or NFSD.NEGATIVE)
 
 
-def make_reference(
-    prior: Prior, prompt: str, settings: Settings,
-    *, ids: Sequence[int], image: str = "", memory: Memory | None = None, ensemble: Ensemble = ALONE,
-) -> Reference:  # fmt: skip
+def make_reference(prior: Prior, prompt: str, settings: Settings, spread: Spread, stream: Stream) -> Reference:
     """The method's eps_ref."""
     s = settings
     if s.method == "nfsd":
-        return NFSD(prior, nfsd_negative(prior, s.negative_prompt), memory=memory)
+        return NFSD(prior, nfsd_negative(prior, s.negative_prompt), spread)
     if s.method != "vsd":
         return sds
     text = prior.condition(prompt)
-    common: dict[str, Any] = {"ids": ids, "seed": s.seed, "image": image, "memory": memory, "lr": s.lr_phi}
-    common["ensemble"] = ensemble
     if s.score == "unet":
-        return UNetScore(prior, text, **common)
-    return LoraScore(prior, text, rank=s.lora_rank, per_particle=s.score == "lora-each", **common)
+        return UNetScore(prior, text, spread, stream, lr=s.lr_phi)
+    return LoraScore(prior, text, spread, stream, lr=s.lr_phi, rank=s.lora_rank, per_particle=s.score == "lora-each")
 
 
 class Run(Distillation):
@@ -132,11 +117,12 @@ class Run(Distillation):
         *, embed: Embed | None = None, image: str = "", ids: Sequence[int] | None = None,
         ensemble: Ensemble | None = None, plan: Callable[..., Memory] = plan,
     ):  # fmt: skip
-        self.prior, self.settings, self.embed, self.image = prior, settings, embed, image
+        self.prior, self.settings, self.embed = prior, settings, embed
         s = settings
+        self.stream = Stream(s.seed, image)
         ids = list(range(s.particles)) if ids is None else list(ids)
         self.ensemble = ensemble or Ensemble.of(len(ids))
-        self.timesteps = draw_timesteps(s, prior.schedule.T, ids=ids, image=image)
+        self.timesteps = draw_timesteps(s, prior.schedule.T, ids=ids, stream=self.stream)
         ids = [ids[row] for row in self.ensemble.mine]
         self.condition: Condition = prior.condition(prompt, "" if s.method == "nfsd" else s.negative_prompt, s.guidance)
         self.memory = plan(
@@ -146,14 +132,13 @@ class Run(Distillation):
             state=3 * math.prod(prior.latent_shape) * prior.dtype.itemsize,
         )  # fmt: skip
         save_memory(self.memory.lean, prior, embed)
-        shared: dict[str, Any] = {"ids": ids, "image": image, "memory": self.memory}
-        self.reference = make_reference(prior, prompt, s, ensemble=self.ensemble, **shared)
-        self.particles = Latents(prior, lr=s.lr, seed=s.seed, **shared)
+        spread = Spread(ids, self.memory, self.ensemble)
+        self.reference = make_reference(prior, prompt, s, spread, self.stream)
+        self.particles = Latents(prior, spread, self.stream, lr=s.lr)
 
     def records(self) -> Iterator[Record]:
-        s = self.settings
+        interaction = replace(self.settings.interaction, embed=self.embed)
         return distill(
-            self.particles, self.prior, timesteps=self.timesteps, seed=s.seed, image=self.image,
-            condition=self.condition, reference=self.reference, interaction=s.interaction, embed=self.embed,
-            memory=self.memory, start=self.step, ensemble=self.ensemble,
+            self.particles, self.prior, timesteps=self.timesteps, stream=self.stream, condition=self.condition,
+            reference=self.reference, interaction=interaction, start=self.step,
         )  # fmt: skip

@@ -21,7 +21,7 @@ from rsd.heads.face import FaceReader
 from rsd.heads.reading import Told, read
 from rsd.media import PICTURES, fit_to, read_image
 from rsd.metrics.aesthetic import load_aesthetic
-from rsd.metrics.diversity import CLASSIFIER, DIV, Features, apart, load_div
+from rsd.metrics.networks import CLASSIFIER, DIV, Features, apart, load_div
 from rsd.priors import over_heads
 
 from .names import OPTIONAL

@@ -4,13 +4,10 @@ kernels side by side (Figs 32, 33). What is done is skipped, so the same command
 from __future__ import annotations
 
 import math
-import sys
-from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
-from functools import partial
 from importlib.resources import as_file, files
 from pathlib import Path
-from typing import Annotated, Any, ClassVar, Literal
+from typing import Annotated, ClassVar, Literal
 
 from rsd.priors import over_heads
 from rsd.runs.flags import Flag, Groups
@@ -21,8 +18,6 @@ from .command import parse
 from .names import EVERYDAY, METHODS, SAMPLERS
 from .options import TextToImage
 
-OWN = ("sweep.json", "sweep.csv", "tradeoff.png", "grids")
-"""What its folder holds beside its runs."""
 HELD_OUT = "heads_prompts.txt"
 FEATURES = ("auto", "pixels", "heads", "heads-layers", "lpips")
 """Feature maps that are no hub id, folder or function."""
@@ -214,70 +209,8 @@ def main(argv: list[str]) -> int:
 
 def run(sweep: Sweep, points: list[Setting], prompts: list[str]) -> int:
     """Draw what is not done, then write what the sweep leaves; the exit code."""
-    from rsd.runs.folder import RunFolder, check_folder_of_runs
-    from rsd.runs.progress import Progress
-    from rsd.runs.prompts import folder_names
-    from rsd.runs.session import alone, survives, working_in
+    from rsd.runs.batch import run_all
 
-    from . import job
+    from .cells import SweepHead
 
-    device = job.check(point.options for point in points)
-    names = folder_names(prompts)
-    check_folder_of_runs(sweep.out, resume=True, own=OWN, runs="runs/*/*")
-    cells = [(point, prompt) for prompt in prompts for point in points]
-    folders = [RunFolder(sweep.out / "runs" / p.folder / names[prompt], resume=True) for p, prompt in cells]
-    for (point, prompt), folder in zip(cells, folders, strict=True):
-        folder.check(job.config(prompt, point.options))  # before anything is written: no half sweep of each setting
-    todo = sum(not folder.done for folder in folders)
-    print(f"{len(cells)} runs: {len(points)} settings of {len(prompts)} prompts; {todo} to do", flush=True)
-    jobs = [(prompt, point.options, folder) for (point, prompt), folder in zip(cells, folders, strict=True)]
-    failures: dict[str, str] = {}
-    rows = []
-    with working_in(sweep.out, main=True):
-        networks, progress = job.needed(jobs, device), Progress(todo, "runs:", first=1)
-        for (point, prompt), folder in zip(cells, folders, strict=True):
-
-            def work(point: Setting = point, prompt: str = prompt, folder: RunFolder = folder) -> None:
-                if not folder.done:
-                    print(f"{point.label}:", flush=True)
-                metrics = job.draw(prompt, point.options, networks, folder, quiet=True)
-                about = {"method": point.method, "gamma": point.gamma, "features": point.features, "prompt": prompt}
-                rows.append({**about, "folder": str(folder.path.relative_to(sweep.out)), "metrics": metrics})
-
-            new = not folder.done
-            survives(f"{point.label}: {prompt}", failures, partial(alone, folder, work) if new else work, several=True)
-            if new:
-                progress.tick()
-        write(sweep.out, rows, names)
-    for name, why in failures.items():
-        print(f"failed: {name}: {why}", file=sys.stderr)
-    return 1 if failures else 0
-
-
-def write(out: Path, rows: list[dict[str, Any]], names: dict[str, str]) -> None:
-    """sweep.json, sweep.csv, tradeoff.png and grids/, from the runs that are done."""
-    from rsd.runs.folder import write_json
-    from rsd.runs.summary import write_csv
-
-    from .plots import grids, tradeoff
-    from .summary import FIGURES, figures
-
-    write_json(out / "sweep.json", rows)
-    about = ("method", "gamma", "features", "prompt", "folder")
-    table = [{**{k: row[k] for k in about}, **figures(row["metrics"])} for row in rows]
-    write_csv(out / "sweep.csv", table, [*about, *FIGURES])
-    tradeoff(table, out / "tradeoff.png")
-    grids(out, table, names)
-    for line in curves_told(table):
-        print(line)
-    print(f"sweep.json, sweep.csv, tradeoff.png, grids/ in {out}")
-
-
-def curves_told(table: list[dict[str, Any]]) -> Iterator[str]:
-    """The means over prompts of every setting, a line each."""
-    from .plots import means
-
-    for (method, features, gamma), figures in means(table).items():
-        shown = ", ".join(f"{k} {v:.3f}" for k, v in figures.items() if v is not None and k != "seconds")
-        at = "" if method == "ancestral" else f", gamma {gamma:g}" + (f", {features}" if features else "")
-        yield f"{method + at:<32} {shown}"
+    return run_all(SweepHead(sweep.out, points, prompts))

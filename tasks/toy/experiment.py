@@ -14,10 +14,11 @@ from typing import Any
 
 import torch
 
-from rsd.engine import distill
+from rsd.engine import Average, distill
 from rsd.priors.mixture import GaussianMixture
-from rsd.randomness import noise
+from rsd.randomness import Stream
 from rsd.repulsion import Interaction
+from rsd.spread import Spread
 
 MODES = torch.tensor([[1.0, 0.0], [-1.0, 0.0]])
 VARIANCE = 0.005
@@ -27,7 +28,7 @@ class Points:
     """Particles in R^2 that move by the engine's residual alone; ``render`` is the identity."""
 
     def __init__(self, start: torch.Tensor, lr: float):
-        self.ids = range(len(start))
+        self.spread = Spread(range(len(start)))
         self.z = start.clone().requires_grad_()
         self.optimiser = torch.optim.Adam([self.z], lr=lr, betas=(0.9, 0.99))
 
@@ -35,7 +36,7 @@ class Points:
         """[N, 2]."""
         return self.z.detach().clone()
 
-    def step(self, r: torch.Tensor, t: int) -> dict[str, float]:
+    def step(self, r: torch.Tensor, t: int, average: Average) -> dict[str, float]:
         """Descend r."""
         self.z.grad = r
         self.optimiser.step()
@@ -75,10 +76,10 @@ def run(gamma: float, *, realisations: int = 200, steps: int = 300, lr: float = 
     """Move ``realisations`` independent pairs at once: pair k is particles 2k and 2k+1, and
     starts at the same points for every gamma."""
     prior = GaussianMixture(MODES.double(), VARIANCE)
-    start = noise((2,), seed=seed, purpose="initial z", particles=range(2 * realisations)).double()
+    start = Stream(seed).noise("initial z", (2,), range(2 * realisations)).double()
     points = Points(start, lr)
-    interaction = Interaction(gamma, ensembles=realisations)
+    interaction = Interaction(gamma, ensembles=realisations, embed=lambda z: z)
     timesteps = prior.schedule.descending(steps)
-    for _ in distill(points, prior, timesteps=timesteps, seed=seed, interaction=interaction, embed=lambda z: z):
+    for _ in distill(points, prior, timesteps=timesteps, stream=Stream(seed), interaction=interaction):
         pass
     return Outcome(gamma, points.render().view(realisations, 2, 2))

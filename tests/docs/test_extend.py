@@ -11,6 +11,8 @@ import pytest
 import torch
 
 import rsd
+from rsd.cli import main
+from rsd.media import read_image, write_png
 from rsd.tasks.inverse import methods
 from rsd.tasks.inverse.operators import make_operator
 from rsd.tasks.inverse.operators.base import measure
@@ -50,6 +52,21 @@ def test_the_prior_is_exact(prior):
     assert answers[hidden].mean() == pytest.approx(-0.5, abs=0.1)
 
 
+def test_the_prior_on_the_command_line(tmp_path, monkeypatch, capsys):
+    """Every pixel of the measurement is the prior's mean, so the hidden ones are found to be it too."""
+    (tmp_path / "page_priors.py").write_text(PRIOR + "\nnumber = 3\n", encoding="utf-8")
+    monkeypatch.chdir(tmp_path)
+    write_png(tmp_path / "grey.png", torch.full((1, 3, 16, 16), -0.5))
+    command = ["restore", "grey.png", "--clean", "--task", "inpaint_half_face", "--features", "pixels", "-n", "2"]
+    command += ["--div-features", "pixels", "--steps", "50", "--gamma", "0", "--out", "out"]
+    assert main([*command, "--prior", "page_priors:Dim"]) == 0
+    assert read_image(tmp_path / "out" / "particles" / "00.png").mean() == pytest.approx(-0.5, abs=0.05)
+    capsys.readouterr()
+    for name, told in (("page_priors:number", "has no epsilon"), ("no_such_module:Dim", "cannot be imported")):
+        assert main([*command, "--prior", name]) == 2
+        assert told in capsys.readouterr().err
+
+
 def test_the_operators(prior, tmp_path, monkeypatch):
     (tmp_path / "page_operators.py").write_text(FUNCTION, encoding="utf-8")
     monkeypatch.chdir(tmp_path)
@@ -76,7 +93,7 @@ def test_the_features_keep_answers_apart(prior):
 
 
 def test_the_method_runs_from_its_table(prior, monkeypatch):
-    monkeypatch.setitem(sys.modules, "rsd.tasks.inverse.projection", run(METHOD, "page_method"))
+    monkeypatch.setitem(sys.modules, "rsd.tasks.inverse.samplers.projection", run(METHOD, "page_method"))
     monkeypatch.setattr(methods, "FIELD", methods.FIELD)
     try:
         run(TABLE, "page_table")

@@ -11,8 +11,8 @@ from diffusers import AutoencoderKL, IFPipeline
 from rsd.heads.attributes import ATTRIBUTES, VIEWS, caption
 from rsd.heads.data import head_at, make_shard
 from rsd.priors import load_prior
-from scripts.heads import evaluate, features, latent, pixel
-from scripts.heads.fit import cosine, fit
+from scripts.heads import errors, evaluate, features, latent, pixel
+from scripts.heads.fit import averaged, cosine, fit, hold, native_precision
 
 
 @pytest.fixture(autouse=True)
@@ -59,6 +59,31 @@ def test_the_learning_rate_warms_up_and_falls():
     assert cosine(99, 1000) == 1.0
     assert cosine(550, 1000) == pytest.approx(0.505, abs=1e-3)
     assert cosine(1000, 1000) == pytest.approx(0.01)
+
+
+def test_a_run_without_a_set_end_holds_its_learning_rate_until_it_cools_down():
+    assert [hold(step, 1000, cooldown=200) for step in (0, 49, 99, 500, 800)] == [0.01, 0.5, 1, 1, 1]
+    assert hold(900, 1000, cooldown=200) == 0.5 and hold(999, 1000, cooldown=200) == 0.005
+    assert hold(999, 1000) == 1
+
+
+@pytest.mark.parametrize(
+    ("able", "expected"),
+    [({"avx2": True}, "no"), ({"avx512_f": True, "avx512_bf16": False}, "no"), ({"amx_bf16": True}, "bf16")],
+)
+def test_bfloat16_only_where_the_processor_multiplies_in_it(monkeypatch, able, expected):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: able)
+    assert native_precision() == expected
+
+
+def test_a_run_hands_over_its_average_while_it_goes_on(tmp_path):
+    once = run(tmp_path)
+    layer, step = averaged("toy", torch.nn.Linear(2, 4), tmp_path)
+    assert step == 300 and not layer.training
+    assert torch.equal(layer.weight, once)
+    raw = torch.load(tmp_path / "toy.pt", weights_only=True)["model"]["weight"]
+    assert not torch.equal(layer.weight, raw)
 
 
 def test_a_caption_answers_for_what_it_tells_and_nothing_else():
@@ -109,6 +134,50 @@ def test_every_caption_fits_into_the_pixel_models_words_and_length():
     assert tokenizer.tokenize("zebra") == ["▁", "z", "e", "b", "r", "a"]
 
 
+def test_pixels_of_the_face_weigh_more_where_details_are_decided_and_nothing_else_counts():
+    weights = pixel.pixel_weights(torch.tensor([5, 330, 995]))
+    assert weights.shape == (3, 32, 32) and weights.min() > 0
+    torch.testing.assert_close(weights.mean((1, 2)), torch.ones(3))
+    ratio = weights[:, 23, 15] / weights[:, 2, 2]
+    assert ratio[1] > 6 and ratio[0] < 2.5 and ratio[2] < 1.5
+    density = pixel.timestep_density(1000)
+    assert density.sum() == pytest.approx(1, abs=1e-5) and density.min() >= 0.0004
+    assert density[330] > 4 * density[950]
+
+
+@pytest.mark.parametrize("step", [100, 330, 900])
+def test_weights_by_pixel_and_timestep_leave_the_minimiser_where_it_was(step):
+    """The guess that fits noises best is their mean, as without weights."""
+    noises = torch.randn(400, 32, 32, generator=torch.Generator().manual_seed(0))
+    guess = noises.mean(0).requires_grad_()
+    (slope,) = torch.autograd.grad((pixel.pixel_weights(torch.tensor([step])) * (guess - noises) ** 2).mean(), guess)
+    assert slope.abs().max() < 1e-8
+
+
+def test_views_are_preferred_only_where_the_caption_tells_them(monkeypatch):
+    heads = [head_at("train", k, "all") for k in range(600)]
+    views = np.array([VIEWS.index(head.camera.view) for head in heads])
+    row, text, answers = pixel.Draw(heads)(np.random.default_rng(1))
+    assert answers[-1] in (0, views[row] + 1) and text.endswith(VIEWS[views[row]]) == (answers[-1] > 0)
+    only_backs = pixel.Draw([head for head in heads if head.camera.view == "back view"])
+    rng = np.random.default_rng(0)
+    assert {only_backs(rng)[2][-1] for _ in range(50)} == {0, 3}
+
+    def kind(head, rng, empty, view_told):
+        return "empty" if empty else "told" if view_told else "untold", np.zeros(0)
+
+    monkeypatch.setattr(pixel, "sample_caption", kind)
+    draw = pixel.Draw(heads)
+    drawn: dict[str, list[int]] = {"empty": [], "told": [], "untold": []}
+    for _ in range(20_000):
+        row, text, _ = draw(rng)
+        drawn[text].append(views[row])
+    assert len(drawn["empty"]) == pytest.approx(20_000 * pixel.EMPTY, rel=0.1)
+    alike = np.bincount(views) / len(views)
+    for text, shares in (("empty", alike), ("untold", alike), ("told", pixel.VIEW_SHARES)):
+        assert np.bincount(drawn[text]) / len(drawn[text]) == pytest.approx(shares, abs=0.05)
+
+
 @pytest.fixture
 def small_pixel_model(monkeypatch):
     monkeypatch.setattr(pixel, "build_unet", functools.partial(pixel.build_unet, (16, 16, 32)))
@@ -116,18 +185,20 @@ def small_pixel_model(monkeypatch):
 
 def test_the_pixel_pipeline_trains_resumes_and_is_an_ordinary_one(tmp_path, small_pixel_model, monkeypatch):
     data = {"images": np.full((6, 32, 32, 3), 99, np.uint8), "heads": make_shard("train", 0, count=6, size=8)["heads"]}
-    monkeypatch.setattr(pixel, "fit", functools.partial(fit, every=1))
+    monkeypatch.setattr(pixel, "fit", lambda *a, **k: fit(*a, **{**k, "every": 1}))
     whole, pieces = tmp_path / "whole", tmp_path / "pieces"
     whole.mkdir()
     pieces.mkdir()
     torch.manual_seed(0)
     once = pixel.train(data, whole, steps=2, batch=4)
 
-    def off(text, rng):
+    def off(*a, **k):
         raise Power
 
     real, asked = pixel.sample_caption, []
-    monkeypatch.setattr(pixel, "sample_caption", lambda *a: asked.append(1) or (off if len(asked) > 4 else real)(*a))
+    monkeypatch.setattr(
+        pixel, "sample_caption", lambda *a, **k: asked.append(1) or (off if len(asked) > 4 else real)(*a, **k)
+    )
     torch.manual_seed(0)
     with pytest.raises(Power):
         pixel.train(data, pieces, steps=2, batch=4)
@@ -146,6 +217,43 @@ def test_the_pixel_pipeline_trains_resumes_and_is_an_ordinary_one(tmp_path, smal
     prior = load_prior(str(tmp_path / "model"))
     assert prior.latent_shape == (3, 32, 32)
     assert prior.epsilon(torch.zeros(1, 3, 32, 32), 500, prior.condition("a bald man", guidance=2.0)).isfinite().all()
+
+
+def test_a_pixel_model_begins_with_a_pipelines_weights_and_says_what_it_has_learnt(tmp_path, small_pixel_model):
+    tokenizer = pixel.build_tokenizer()
+    torch.manual_seed(0)
+    shipped = pixel.assemble(pixel.Denoiser(tokenizer), tokenizer).to(dtype=torch.float16)
+    shipped.save_pretrained(tmp_path / "shipped")
+    model = pixel.Denoiser(tokenizer)
+    pixel.warm_start(model, tokenizer, tmp_path / "shipped")
+    assert torch.equal(model.unet.conv_in.weight, shipped.unet.conv_in.weight.float())
+    assert torch.equal(model.text_encoder.shared.weight, shipped.text_encoder.shared.weight.float())
+    states = [p.clone() for p in model.text_encoder.parameters()]
+    assert pixel.learn_reader(model, tokenizer, count=100) > 0.9
+    assert all(map(torch.equal, states, model.text_encoder.parameters()))
+
+    data = {"images": np.full((6, 32, 32, 3), 99, np.uint8), "heads": make_shard("train", 0, count=6, size=8)["heads"]}
+    pipe = pixel.train(data, tmp_path, steps=1, batch=2, lr=1e-9, init=tmp_path / "shipped")
+    torch.testing.assert_close(pipe.unet.conv_in.weight.detach(), model.unet.conv_in.weight.detach())
+    again = pixel.train(data, tmp_path, steps=1, batch=2, init=tmp_path / "nowhere")  # it has a checkpoint
+    assert torch.equal(again.unet.conv_in.weight, pipe.unet.conv_in.weight)
+    exported, step = pixel.export(tmp_path)
+    assert step == 1 and torch.equal(exported.unet.conv_in.weight, pipe.unet.conv_in.weight)
+
+    found = errors.held_out_errors(pipe, count=2, timesteps=(300, 500), heads=12)
+    assert all(len(values) == 2 and np.isfinite(values).all() for values in found.values())
+    assert found["face"][0] > 0 and found["wrong mouth"] != [0, 0]
+
+    vocabulary = tokenizer.get_vocab()
+    tokenizer.get_vocab = lambda: {**vocabulary, "zebra": len(vocabulary)}
+    with pytest.raises(ValueError, match="words"):
+        pixel.warm_start(model, tokenizer, tmp_path / "shipped")
+
+
+def test_a_wrong_caption_differs_in_one_attribute():
+    head = head_at("validation", 1, "frontal")
+    assert errors.text_of(head) != errors.text_of(head, "mouth")
+    assert errors.text_of(head).split(" mouth")[-1][:1] in ("", ",", " ")
 
 
 def test_dino_trains_views_of_one_size_and_its_teacher_is_an_ordinary_vit(tmp_path):

@@ -118,7 +118,7 @@ def test_parameters_of_a_module_are_frozen(here):
         ("square", ValueError, "module:name"),
         (":square", ValueError, "module:name"),
         ("my_operators_for_rsd:cube", ValueError, 'has no "cube"'),
-        ("my_operators_for_rsd:scale", ValueError, "is of type int"),
+        ("my_operators_for_rsd:scale", ValueError, "is an int"),
         ("my_operators_for_rsd:Half", ValueError, "is a class; give an object of it, for example Half"),
         ("no_such_module_for_rsd:f", ImportError, "cannot be imported"),
     ],

@@ -71,9 +71,10 @@ def test_a_benchmark_run_leaves_what_the_contract_says(restore, photo):
 
 def test_an_exact_x_step_in_a_file_for_several_methods_is_nothing_to_those_without_x(restore, photo, tmp_path):
     file = tmp_path / "shared.yaml"
-    file.write_text("x_step: exact\ntask: phase_retrieval\ngamma: 0\n")
-    assert restore(photo, "--clean", "-n", "1", "--method", "nonaug", "--config", file, steps=2)[0] == 0
-    assert restore(photo, "--clean", "-n", "1", "--method", "rlsd", "--config", file, steps=2, out="b")[0] == 2
+    file.write_text("x_step: exact\ngamma: 0\n")
+    shared = ("--clean", "-n", "1", "--task", "phase_retrieval", "--config", file)
+    assert restore(photo, *shared, "--method", "nonaug", steps=2)[0] == 0
+    assert restore(photo, *shared, "--method", "rlsd", steps=2, out="b")[0] == 2
 
 
 DECODES = {"nonaug": 6, "latent-red-diff": 6, "svgd": 2 * 6}  # and one at the end; svgd's average takes features too
@@ -272,7 +273,7 @@ def test_bad_input_is_told_in_one_sentence_before_any_model_is_loaded(photo, fla
     (photo.parent / "full").mkdir()
     (photo.parent / "full" / "thesis.tex").write_text("x")
     (photo.parent / "empty").mkdir()
-    monkeypatch.setattr("rsd.tasks.inverse.head.load_networks", lambda *a, **k: pytest.fail("a model was loaded"))
+    monkeypatch.setattr("rsd.runs.batch.load_networks", lambda *a, **k: pytest.fail("a model was loaded"))
     with pytest.raises(SystemExit) as stopped:
         sys.exit(main(["restore", *(tasked(flags) if flags else flags)]))
     captured = capsys.readouterr()

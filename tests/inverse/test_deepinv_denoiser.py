@@ -8,19 +8,21 @@ from collections import Counter
 import pytest
 import torch
 
+from rsd.priors.base import Prior
 from rsd.priors.mixture import GaussianMixture
+from rsd.sampling import fresh_noise
 from rsd.schedule import Schedule
 from rsd.tasks.inverse.begin import run_class
 from rsd.tasks.inverse.operators import BicubicDownsample, BlockAverage, Blur, Inpaint, kernels, make_operator
 from rsd.tasks.inverse.operators.deepinv_denoiser import PriorDenoiser
 from rsd.tasks.inverse.run import Settings
-from rsd.tasks.inverse.samplers.guidance import fresh_noise, levels
+from rsd.tasks.inverse.samplers.guidance import levels
 
 SHAPE = (3, 2, 2)
 MEAN, SPREAD = 0.4, 0.3
 
 
-class Pixels:
+class Pixels(Prior):
     """A Gaussian over 2 x 2 images: independent pixels N(MEAN, SPREAD^2), but for one direction of spread 0.6."""
 
     name, image_size, latent_shape = "tiny images", 2, SHAPE
@@ -49,7 +51,7 @@ class Pixels:
 def linear_schedule() -> Schedule:
     """deepinv's VP-SDE (beta from 0.1 to 20) at t = 1/1000 ... 1."""
     t = torch.arange(1, 1001, dtype=torch.float64) / 1000
-    return Schedule((-(0.1 * t + 0.5 * t**2 * 19.9)).exp())
+    return Schedule.vp((-(0.1 * t + 0.5 * t**2 * 19.9)).exp())
 
 
 def test_the_denoiser_is_the_posterior_mean_of_a_gaussian():

@@ -12,6 +12,7 @@ from PIL import Image
 from rsd.cli import main
 from rsd.heads.command import main as write_heads
 from rsd.media import write_measurement
+from rsd.runs import batch
 from rsd.tasks.inverse import head as job
 from rsd.tasks.inverse.command import guessed, parse, resolved
 from rsd.tasks.inverse.inputs import list_jobs
@@ -43,7 +44,7 @@ def here(tmp_path, monkeypatch):
 @pytest.fixture
 def untouched(monkeypatch):
     """No model may be loaded."""
-    monkeypatch.setattr(job, "load_networks", lambda *a, **k: pytest.fail("a model was loaded"))
+    monkeypatch.setattr(batch, "load_networks", lambda *a, **k: pytest.fail("a model was loaded"))
 
 
 def problem(file, *flags, size=64):
@@ -316,7 +317,7 @@ def test_a_photograph_and_unknown_words_are_told_before_anything_is_loaded(here,
     def stop(*_, **__):
         raise ValueError("here the models would be loaded")
 
-    monkeypatch.setattr(job, "load_networks", stop)
+    monkeypatch.setattr(batch, "load_networks", stop)
     words = ["--prompt", "an astronaut with a beard", "--task", "inpaint_half_face"]
     assert main(["restore", "photo.png", *words]) == 2
     error = capsys.readouterr().err

@@ -165,10 +165,10 @@ def test_a_shard_that_is_none(photos, shard, capsys):
 
 def test_of_many_images_the_plan_is_made_once_and_the_text_encoder_goes(photos, tiny_folder, monkeypatch):
     from rsd import memory
-    from rsd.tasks.inverse import head as job
+    from rsd.runs import batch
 
     planned, priors, chunks = [], [], []
-    plan, load, drive = memory.plan, job.load_prior, job.Session.drive
+    plan, load, drive = memory.plan, batch.load_prior, batch.Session.drive
 
     def driven(session, **how):
         chunks.append(session.run.memory.chunk)
@@ -176,8 +176,8 @@ def test_of_many_images_the_plan_is_made_once_and_the_text_encoder_goes(photos, 
         return drive(session, **how)
 
     monkeypatch.setattr(memory, "plan", lambda *a, **k: planned.append(k) or plan(*a, **k))
-    monkeypatch.setattr(job, "load_prior", lambda *a, **k: priors.append(load(*a, **k)) or priors[0])
-    monkeypatch.setattr(job.Session, "drive", driven)
+    monkeypatch.setattr(batch, "load_prior", lambda *a, **k: priors.append(load(*a, **k)) or priors[0])
+    monkeypatch.setattr(batch.Session, "drive", driven)
     file = manifest(photos, {"image": "a.png", "prompt": "red"}, {"image": "b.png"}, {"image": "c.png", "guidance": 3})
     flags = [
         "--prior",

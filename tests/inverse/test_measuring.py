@@ -125,7 +125,7 @@ def test_measured_and_restored_is_as_restored_at_once(here, prior, task):
     [
         (["--task", "sr5"], "Task sr5 needs a size that 5 divides"),
         (["--task", "operator"], "Task operator needs --operator"),
-        (["--task", "sr44"], 'Unknown task "sr44"'),
+        (["--task", "sr44"], 'There is no task "sr44"'),
     ],
 )
 def test_what_cannot_be_measured_is_told(here, prior, flags, told, capsys):

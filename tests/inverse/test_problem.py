@@ -11,7 +11,7 @@ from PIL import Image
 from rsd.cli import main
 from rsd.hub import BUILT_IN
 from rsd.media import write_measurement
-from rsd.tasks.inverse import head as job
+from rsd.runs import batch
 from rsd.tasks.inverse.command import parse
 from rsd.tasks.inverse.problem import load
 from tests.tasks import tasked
@@ -61,7 +61,7 @@ def restore(tiny_folder, here):
         (["--task", "deblur_motion", "--kernel", "text.png"], "text.png is not a picture"),
         (["--task", "operator", "--operator", "nowhere:f"], '"nowhere:f" cannot be imported (No module named'),
         (["--task", "operator", "--operator", "unclosed:f"], '"unclosed:f" cannot be imported (SyntaxError'),
-        (["--task", "operator", "--operator", "my_ops:number"], '"my_ops:number" is of type int; give a function'),
+        (["--task", "operator", "--operator", "my_ops:number"], '"my_ops:number" is an int; give a function'),
         (["--task", "operator", "--operator", "my_ops:fails"], "my_ops:fails failed on an image [1, 3, 64, 64] (Runt"),
         (["--task", "operator", "--operator", "my_ops:flat"], "photo.png: my_ops:flat measures [12288], which is no"),
         (["--fit", "refuse"], "photo.png: The image is 16 x 16 px, needed are 64 x 64; use --fit crop"),
@@ -78,7 +78,7 @@ def restore(tiny_folder, here):
     ],
 )
 def test_what_cannot_work_is_told_in_one_sentence_before_any_model_is_loaded(here, flags, told, monkeypatch, capsys):
-    monkeypatch.setattr(job, "load_networks", lambda *a, **k: pytest.fail("a model was loaded"))
+    monkeypatch.setattr(batch, "load_networks", lambda *a, **k: pytest.fail("a model was loaded"))
     assert main(["restore", "photo.png", *tasked(flags)]) == 2
     error = capsys.readouterr().err
     assert told in error and error.startswith("rsd: ") and error.count("\n") == 1
@@ -93,7 +93,7 @@ def test_what_cannot_work_is_told_in_one_sentence_before_any_model_is_loaded(her
     ],
 )
 def test_measurements_are_checked_first_too(here, flags, told, monkeypatch, capsys):
-    monkeypatch.setattr(job, "load_networks", lambda *a, **k: pytest.fail("a model was loaded"))
+    monkeypatch.setattr(batch, "load_networks", lambda *a, **k: pytest.fail("a model was loaded"))
     assert main(["restore", "y.safetensors", *tasked(flags)]) == 2 and told in capsys.readouterr().err
 
 

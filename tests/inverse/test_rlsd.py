@@ -7,17 +7,19 @@ from dataclasses import replace
 import pytest
 import torch
 
+from rsd.priors.base import Prior
 from rsd.randomness import noise
 from rsd.repulsion import feature_force
 from rsd.schedule import Schedule
 from rsd.tasks.inverse.operators import make_operator, measure
+from rsd.tasks.inverse.rlsd import Images, Weights
 from rsd.tasks.inverse.run import Run, Settings
 
 SIZE = 8
 BASE = Settings(particles=4, steps=20, gamma=0.0, lambda_=0.3, rho=0.2, lr_x=0.1, lr_z=0.1, seed=3, memory="fast")
 
 
-class Toy:
+class Toy(Prior):
     """A prior in float64 with a smooth nonlinear decoder from [4, 2, 2] to [3, 8, 8] and N(0, I) latents, all exact."""
 
     name, latent_shape, image_size = "toy", (4, 2, 2), SIZE
@@ -270,3 +272,66 @@ def test_records_tell_what_happened():
 def test_few_particles_with_repulsion_stay_finite(n):
     images, _, _ = result(replace(BASE, particles=n, gamma=50.0))
     assert torch.isfinite(images).all()
+
+
+def plain_svgd(settings, task="inpaint_half_face"):
+    """Liu & Wang's update, Eq. 8, on the weighed posterior, sum by sum, with c = weight / entries: Adam on
+    1/n sum_j [k_ij g_j - c gamma sigma grad_{z_j} k_ij],  g_j = grad data + c (eps_theta - eps)."""
+    prior, (operator, y), s, n = Toy(), problem(task), settings, settings.particles
+    embed = embed_of(prior)
+    draw = lambda purpose, step=0: noise(  # noqa: E731
+        prior.latent_shape, seed=s.seed, purpose=purpose, step=step, particles=range(n)
+    ).double()
+    z = draw("initial z").requires_grad_()
+    adam = torch.optim.Adam([z], lr=s.lr_z, betas=(0.9, 0.99), eps=4e-8)
+    seen = torch.ones(1, 1, SIZE, SIZE, dtype=torch.bool) if operator.observed is None else operator.observed
+    seen = seen.expand(n, 3, SIZE, SIZE)
+    for step in range(s.steps):
+        t = round(1000 * (1 - step / s.steps)) - 1
+        alpha, sigma = prior.schedule.alpha(t), prior.schedule.sigma(t)
+        eps, c = draw("diffusion", step), s.lambda_ * sigma / alpha / 16
+        z_t = (alpha * z.detach() + sigma * eps).requires_grad_()
+        data = 0.5 * ((y - operator(prior.decode(z))) ** 2 * seen).flatten(1).sum(1) / seen[0].sum()
+        (of_data,) = torch.autograd.grad(data.sum(), z)
+        g = of_data + c * (prior.epsilon(z_t, t, None).detach() - eps)
+        phi = embed(z_t)
+        h = feature_force(phi).bandwidth
+        z.grad = torch.zeros_like(z)
+        for i in range(n):
+            k = torch.exp(-((phi - phi[i].detach()) ** 2).sum(-1) / h)  # of all j, at i
+            (towards,) = torch.autograd.grad(k.sum(), z_t, retain_graph=True)
+            shares = k.detach()[:, None, None, None] * g - c * s.gamma * sigma * towards
+            z.grad[i] = shares.mean(0)
+        adam.step()
+    return prior.decode(z).detach()
+
+
+@pytest.mark.parametrize("chunk", [None, 3])
+def test_svgd_through_the_engine_is_liu_and_wang_s_double_sum(chunk):
+    settings = replace(BASE, method="svgd", gamma=2.0, steps=8)
+    images, records, _ = result(replace(settings, chunk=chunk))
+    torch.testing.assert_close(images, plain_svgd(settings), rtol=0, atol=1e-8)
+    assert all(record.repulsion > 0 and record.bandwidth > 0 for record in records)
+
+
+def test_svgd_outside_of_its_window_averages_nothing():
+    outside = replace(BASE, method="svgd", gamma=2.0, window=(0.0, 0.001))
+    torch.testing.assert_close(result(outside)[0], result(replace(BASE, method="latent-red-diff"))[0], rtol=0, atol=0)
+
+
+def test_an_x_step_is_done_once_even_if_its_chunk_is_done_again():
+    """The chunk fails after x has followed D(z): the second time x stays, and only what failed is repeated."""
+    images, (operator, y) = torch.zeros(3, 3, SIZE, SIZE, dtype=torch.float64), problem()
+    x = Images(images, operator, y, Weights(lambda_=1.0, lr_z=0.1, rho=0.5, lr_x=0.1))
+    decoded = torch.rand(3, 3, SIZE, SIZE, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    x.follow(decoded, slice(0, 3))
+    assert torch.equal(x.x.values, images)  # no z-step has been done, so nothing is owed
+    x.owe()
+    x.follow(decoded[:2], slice(0, 2))
+    once = x.x.values
+    assert (once[:2] != 0).any() and torch.equal(once[2], images[2]) and x.owed == {2}
+    for rows in (slice(0, 1), slice(1, 2)):
+        x.follow(decoded[rows], rows)
+    assert torch.equal(x.x.values, once)
+    x.follow(decoded[2:], slice(2, 3))
+    assert not x.owed and (x.x.values[2] != 0).any()

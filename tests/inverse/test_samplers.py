@@ -8,6 +8,8 @@ import torch
 import rsd
 from rsd.priors import load_prior
 from rsd.priors.mixture import GaussianMixture
+from rsd.randomness import Stream
+from rsd.sampling import CLEAN, level
 from rsd.tasks.inverse.begin import run_class
 from rsd.tasks.inverse.methods import FIELD, check_fits, load_method
 from rsd.tasks.inverse.operators import data_residual, make_operator, measure
@@ -15,7 +17,7 @@ from rsd.tasks.inverse.operators.linear import gram, solve, solve_gram
 from rsd.tasks.inverse.run import Settings
 from rsd.tasks.inverse.samplers.daps import DAPS
 from rsd.tasks.inverse.samplers.exact import Matrix, gaussian
-from rsd.tasks.inverse.samplers.guidance import CLEAN, Given, Move, level
+from rsd.tasks.inverse.samplers.guidance import Measurement, Move
 from rsd.tasks.inverse.samplers.latino import LATINO
 from rsd.tasks.inverse.samplers.psld import glued
 
@@ -63,7 +65,7 @@ def test_langevin_s_draws_are_of_the_product(momentum):
     """N(z; guess, r^2) N(y; z, tau^2), from the guess; with momentum in a tenth of the step size."""
     prior, n = GaussianMixture(torch.zeros(1, 1, dtype=torch.float64), 1.0), 4000
     guess, y = torch.full((n, 1), 0.5, dtype=torch.float64), torch.tensor([[-0.5]], dtype=torch.float64)
-    given = Given(prior, Matrix(torch.eye(1, dtype=torch.float64)), y, 0.1, prior.condition(), seed=0)
+    given = Measurement(prior, prior.condition(), Stream(0), Matrix(torch.eye(1, dtype=torch.float64)), y, 0.1)
     now = level(prior.schedule, 100)
     r, tau = now.sigma / now.alpha, 0.2
     move = Move(given, 0, 10, now, CLEAN, range(n), guess)
@@ -77,7 +79,9 @@ def test_langevin_s_draws_are_of_the_product(momentum):
 def move_of(z, y, *, sigma_v, t):
     """The last move of particles z under a prior N(0, I), all of them measured."""
     prior = GaussianMixture(torch.zeros(1, z.shape[1], dtype=torch.float64), 1.0)
-    given = Given(prior, Matrix(torch.eye(z.shape[1], dtype=torch.float64)), y, sigma_v, prior.condition(), seed=0)
+    given = Measurement(
+        prior, prior.condition(), Stream(0), Matrix(torch.eye(z.shape[1], dtype=torch.float64)), y, sigma_v
+    )
     return Move(given, 7, 8, level(prior.schedule, t), CLEAN, range(len(z)), z)
 
 

@@ -18,7 +18,7 @@ from rsd.tasks.inverse.options import Restore
 from rsd.tasks.inverse.run import Settings
 from rsd.tasks.inverse.samplers import flow_ode
 from rsd.tasks.inverse.samplers.exact import gaussian
-from rsd.tasks.inverse.samplers.flow_ode import log_density, timesteps, weights
+from rsd.tasks.inverse.samplers.flow_ode import log_density, weights
 from rsd.tasks.inverse.samplers.realnvp import RealNVP
 
 
@@ -30,7 +30,7 @@ def test_the_density_of_a_mixture_is_the_closed_form():
     means = torch.tensor([[1.5], [-1.0]], dtype=torch.float64)
     prior = GaussianMixture(means, [0.3, 0.5], [0.3, 0.7])
     x = torch.linspace(-2, 2, 9, dtype=torch.float64)[:, None]
-    first = prior.schedule.alphas_cumprod[0]
+    first = prior.schedule.alphas[0] ** 2
     variance = torch.tensor([0.3, 0.5]) + (1 - first) / first  # with the noise of the first timestep
     parts = torch.distributions.Normal(means[:, 0], variance.sqrt()).log_prob(x)
     exact = (parts + torch.tensor([0.3, 0.7], dtype=torch.float64).log()).logsumexp(1)
@@ -41,14 +41,14 @@ def test_the_density_of_a_mixture_is_the_closed_form():
 def test_the_density_of_what_ends_as_noise_is_the_closed_form():
     prior = GaussianMixture(torch.zeros(1, 3, dtype=torch.float64), 1.0)
     x = torch.randn(4, 3, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
-    abar = prior.schedule.alphas_cumprod[0]
+    abar = prior.schedule.alphas[0] ** 2
     exact = torch.distributions.Normal(0.0, abar**-0.5).log_prob(x).sum(1)
     got, gradient = log_density(prior, x, signs(4, 3), steps=200)
     torch.testing.assert_close(got, exact, atol=5e-3, rtol=0)
     torch.testing.assert_close(gradient, -x * abar, atol=2e-3, rtol=0)
 
 
-DDPM = Schedule((1 - torch.linspace(1e-4, 0.02, 1000, dtype=torch.float64)).cumprod(0))
+DDPM = Schedule.vp((1 - torch.linspace(1e-4, 0.02, 1000, dtype=torch.float64)).cumprod(0))
 
 
 @pytest.mark.parametrize(("steps", "off"), [(8, 0.25), (10, 0.07), (20, 0.007)])
@@ -58,7 +58,7 @@ def test_few_steps_see_narrow_directions_too(v, steps, off):
     gradient with 10.)"""
     prior = GaussianMixture(torch.zeros(1, 3, dtype=torch.float64), v, schedule=DDPM)
     x = v**0.5 * torch.randn(4, 3, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
-    whole = v + float(1 / DDPM.alphas_cumprod[0] - 1)
+    whole = v + float(1 / DDPM.alphas[0] ** 2 - 1)
     density, gradient = log_density(prior, x, signs(4, 3), steps=steps)
     torch.testing.assert_close(gradient * -whole / x, torch.ones_like(x), atol=off, rtol=0)
     exact = torch.distributions.Normal(0.0, whole**0.5).log_prob(x).sum(1)
@@ -76,13 +76,13 @@ def test_multistep_weights_integrate_parabolas_in_log_s():
 
 
 def test_timesteps_are_even_in_the_logarithm_of_the_noise():
-    ts = timesteps(DDPM, 8)
+    ts = DDPM.even(8)
     assert (ts[0], ts[-1], len(ts)) == (0, 999, 9)
-    s = ((1 / DDPM.alphas_cumprod - 1).sqrt()).log()[ts]
+    s = ((1 / DDPM.alphas**2 - 1).sqrt()).log()[ts]
     torch.testing.assert_close(s.diff(), torch.full((8,), float(s[-1] - s[0]) / 8, dtype=s.dtype), atol=0.15, rtol=0)
-    assert len(set(timesteps(DDPM, 500))) == len(timesteps(DDPM, 500)) < 501  # several fall on one
-    cut = Schedule(torch.cat([DDPM.alphas_cumprod[:-1], torch.zeros(1, dtype=torch.float64)]))
-    assert timesteps(cut, 8)[-1] == 998  # zero terminal SNR: no infinite s
+    assert len(set(DDPM.even(500))) == len(DDPM.even(500)) < 501  # several fall on one
+    cut = Schedule.vp(torch.cat([DDPM.alphas[:-1] ** 2, torch.zeros(1, dtype=torch.float64)]))
+    assert cut.even(8)[-1] == 998  # zero terminal SNR: no infinite s
 
 
 def test_the_gradient_is_that_of_the_steps(monkeypatch):
@@ -165,7 +165,7 @@ def test_a_narrow_direction_keeps_most_of_its_gradient_in_ten_steps():
     prior = GaussianMixture(torch.zeros(1, 3, dtype=torch.float64), 1e-4, schedule=DDPM)
     x = torch.full((1, 3), 0.01, dtype=torch.float64)
     _, gradient = log_density(prior, x, signs(1, 3), steps=10)
-    exact = -x / (1e-4 + float(1 / DDPM.alphas_cumprod[0] - 1))
+    exact = -x / (1e-4 + float(1 / DDPM.alphas[0] ** 2 - 1))
     torch.testing.assert_close(gradient / exact, torch.full_like(x, 0.84), atol=0.01, rtol=0)
 
 
@@ -178,7 +178,7 @@ def test_from_a_later_timestep_on_the_density_is_that_with_its_noise(t):
     torch.testing.assert_close(gradient, -x / (0.2 + noise**2), atol=0, rtol=0.02)
     exact = torch.distributions.Normal(0.0, (0.2 + noise**2) ** 0.5).log_prob(x).sum(1)
     torch.testing.assert_close(density, exact, atol=0.06, rtol=0)
-    assert timesteps(DDPM, 20, noise)[0] == t and timesteps(DDPM, 20, 1e4) == [999]
+    assert DDPM.even(20, noise)[0] == t and DDPM.even(20, 1e4) == [999]
 
 
 def test_a_blurred_flow_s_density_is_that_with_the_noise():
@@ -204,7 +204,7 @@ def test_the_blur_falls_to_the_first_timestep_s_noise_and_then_ends():
     run, first = blurred(known, "blur=5"), known.prior.schedule.noise(0)
     got = [run._blur(share) for share in (0.0, 0.5, 0.999, 1.0)]
     assert got == pytest.approx([5, (5 * first) ** 0.5, first, 0], rel=0.1)
-    assert got[0] == known.prior.schedule.noise(timesteps(known.prior.schedule, 1, 5.0)[0])  # the prior's own noise
+    assert got[0] == known.prior.schedule.noise(known.prior.schedule.even(1, 5.0)[0])  # the prior's own noise
     assert blurred(known, "blur=0")._blur(0.0) == 0.0
 
 

@@ -12,7 +12,7 @@ from torch.nn.functional import avg_pool2d
 
 import rsd
 from rsd.cli import main
-from rsd.tasks.inverse import head as job
+from rsd.runs import batch
 from rsd.tasks.inverse import run as solve
 from rsd.tasks.inverse.methods import FIELD
 from rsd.tasks.inverse.operators import make_operator
@@ -101,7 +101,7 @@ def test_what_has_a_gradient_is_taken(here, name):
 @pytest.mark.parametrize("name", ["cut", "by_numpy", "rounded", "lost", "curve"])
 @pytest.mark.parametrize("clean", [True, False])
 def test_the_command_line_refuses_before_any_model_is_loaded(here, name, clean, monkeypatch, capsys):
-    monkeypatch.setattr(job, "load_networks", lambda *a, **k: pytest.fail("a model was loaded"))
+    monkeypatch.setattr(batch, "load_networks", lambda *a, **k: pytest.fail("a model was loaded"))
     flags = ["--task", "operator", "--operator", f"given_trials:{name}", *(["--clean"] if clean else [])]
     assert main(["restore", "photo.png", *flags]) == 2
     told = capsys.readouterr().err
@@ -109,7 +109,7 @@ def test_the_command_line_refuses_before_any_model_is_loaded(here, name, clean, 
 
 
 def test_a_manifest_s_own_operator_is_tried_out(here, monkeypatch, capsys):
-    monkeypatch.setattr(job, "load_networks", lambda *a, **k: pytest.fail("a model was loaded"))
+    monkeypatch.setattr(batch, "load_networks", lambda *a, **k: pytest.fail("a model was loaded"))
     line = '{"image": "photo.png", "task": "operator", "operator": "given_trials:rounded", "clean": true}\n'
     (here / "jobs.jsonl").write_text(line)
     assert main(["restore", "jobs.jsonl", "--out", "out"]) == 1

@@ -11,8 +11,9 @@ from rsd.engine import distill
 from rsd.memory import Memory
 from rsd.priors.base import Condition
 from rsd.priors.latent import LatentPrior
-from rsd.randomness import noise
+from rsd.randomness import Stream, noise
 from rsd.reference import LoraScore, UNetScore
+from rsd.spread import Spread
 
 WORDS = ("red dog", "cat", "a red tree")
 
@@ -42,13 +43,13 @@ def test_rows():
 class Still:
     """Particles that stay, and note what they are told."""
 
-    def __init__(self, z):
-        self.z, self.ids, self.told = z, range(len(z)), []
+    def __init__(self, z, memory):
+        self.z, self.spread, self.told = z, Spread(range(len(z)), memory), []
 
     def render(self):
         return self.z
 
-    def step(self, r, t):
+    def step(self, r, t, average):
         self.told.append(r)
         return {}
 
@@ -57,10 +58,10 @@ class Still:
 @pytest.mark.parametrize("guidance", [1.0, 5.0])
 def test_the_engine_asks_for_each_particle_s_own(prior, guidance, chunk):
     """And for the step's: here the prompts of the second step go round."""
-    still = Still(noise((4, 8, 8), seed=0, purpose="z", particles=range(3)).double())
+    still = Still(noise((4, 8, 8), seed=0, purpose="z", particles=range(3)).double(), Memory(chunk))
     order = [list(WORDS), [*WORDS[1:], WORDS[0]]]
     condition = lambda: each(prior, guidance, order[len(still.told)])  # noqa: E731
-    list(distill(still, prior, timesteps=[700, 300], seed=0, condition=condition, memory=Memory(chunk)))
+    list(distill(still, prior, timesteps=[700, 300], stream=Stream(0), condition=condition))
     for step, (t, words) in enumerate(zip((700, 300), order, strict=True)):
         eps = noise((4, 8, 8), seed=0, purpose="diffusion", step=step, particles=range(3)).double()
         z_t = prior.schedule.alpha(t) * still.z + prior.schedule.sigma(t) * eps
@@ -76,19 +77,19 @@ def test_the_engine_asks_for_each_particle_s_own(prior, guidance, chunk):
 def test_a_learned_score_has_them_too(prior, kind, chunk):
     """What it answers for a particle is what it answers for that prompt alone, before and after it has learned."""
     z = noise((4, 8, 8), seed=0, purpose="z", particles=range(3)).double()
-    score = kind(prior, lambda: each(prior), ids=range(3), seed=0, memory=Memory(chunk), lr=1e-2)
+    score = kind(prior, lambda: each(prior), Spread(range(3), Memory(chunk)), Stream(0), lr=1e-2)
     for _ in range(2):
         together = score(z, 500, z, z)
         for k, word in enumerate(WORDS):
-            score.condition, score.ids = prior.condition(word), [k]
+            score.condition, score.spread = prior.condition(word), Spread([k])
             torch.testing.assert_close(score(z[k : k + 1], 500, z, z)[0], together[k], rtol=0, atol=1e-10)
-            score.condition, score.ids = lambda: each(prior), range(3)
+            score.condition, score.spread = lambda: each(prior), Spread(range(3), Memory(chunk))
         score.learn(z, 0)
     assert (score(z, 500, z, z) - together).abs().max() > 1e-4
 
 
 def test_a_learned_score_takes_no_guidance(prior):
-    score = LoraScore(prior, lambda: each(prior, 5.0), ids=range(3), seed=0)
+    score = LoraScore(prior, lambda: each(prior, 5.0), Spread(range(3)), Stream(0))
     z = torch.zeros(3, 4, 8, 8, dtype=torch.float64)
     with pytest.raises(AssertionError, match="no guidance"):
         score(z, 500, z, z)

@@ -82,7 +82,7 @@ def ddim(prior: LatentPrior, z: torch.Tensor, timesteps: list[int], last_abar: f
     stride = timesteps[0] - timesteps[1]
     for t in timesteps:
         alpha, sigma = prior.schedule.alpha(t), prior.schedule.sigma(t)
-        before = float(prior.schedule.alphas_cumprod[t - stride]) if t >= stride else last_abar
+        before = prior.schedule.alpha(t - stride) ** 2 if t >= stride else last_abar
         eps = prior.epsilon(z, t, condition)
         z = before**0.5 * (z - sigma * eps) / alpha + (1 - before) ** 0.5 * eps
     return prior.decode(z)
@@ -154,7 +154,10 @@ def test_half_precision_keeps_the_autoencoder_and_the_particles_in_float32(tiny_
 def test_the_schedule_is_the_schedulers(tiny_pipeline):
     pipe = tiny_pipeline("v_prediction", rescale_betas_zero_snr=True)
     prior = LatentPrior(pipe)
-    assert prior.schedule.alphas_cumprod.tolist() == pipe.scheduler.alphas_cumprod.double().tolist()
+    abar = pipe.scheduler.alphas_cumprod.double()
+    assert prior.schedule.alphas.tolist() == abar.sqrt().tolist()
+    assert prior.schedule.sigmas.tolist() == (1 - abar).sqrt().tolist()
+    assert prior.schedule.times.tolist() == list(range(1000))
     assert prior.schedule.descending(1000)[0] == 998  # at 999 sigma/alpha is infinite
 
 

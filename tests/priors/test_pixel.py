@@ -27,6 +27,7 @@ from transformers import T5Config, T5EncoderModel, T5Tokenizer
 
 from rsd.priors import image_size, load_prior, t5
 from rsd.priors.pixel import PixelPrior
+from rsd.schedule import Schedule
 
 TYPES = ["epsilon", "v_prediction"]
 WORDS = ("red", "dog", "blue", "y")
@@ -141,7 +142,8 @@ def test_ddim_on_our_prior_gives_the_images_of_if_pipeline(kind, folder):
         pipe.scheduler.config, beta_schedule="linear", thresholding=False, clip_sample=True
     )
     pipe.set_progress_bar_config(disable=True)
-    prior.schedule.alphas_cumprod = pipe.scheduler.alphas_cumprod = pipe.scheduler.alphas_cumprod.double()
+    pipe.scheduler.alphas_cumprod = pipe.scheduler.alphas_cumprod.double()
+    prior.schedule = Schedule.vp(pipe.scheduler.alphas_cumprod)
     theirs = pipe(
         ["red dog"] * 2, negative_prompt=["blue"] * 2, guidance_scale=5.0, num_inference_steps=10, output_type="pt",
         generator=torch.Generator().manual_seed(3), clean_caption=False,
@@ -152,7 +154,7 @@ def test_ddim_on_our_prior_gives_the_images_of_if_pipeline(kind, folder):
     )
     for t in pipe.scheduler.timesteps.tolist():
         alpha, sigma = prior.schedule.alpha(t), prior.schedule.sigma(t)
-        before = float(prior.schedule.alphas_cumprod[t - 100]) if t >= 100 else 1.0
+        before = prior.schedule.alpha(t - 100) ** 2 if t >= 100 else 1.0
         with torch.no_grad():
             eps = prior.epsilon(z, t, c)
         z = before**0.5 * ((z - sigma * eps) / alpha).clamp(-1, 1) + (1 - before) ** 0.5 * eps
@@ -168,8 +170,8 @@ def test_ddpm_on_our_prior_gives_the_images_of_ddpm_pipeline(folder):
     random = torch.Generator().manual_seed(3)
     z = torch.randn(2, 3, 16, 16, generator=random)
     for t in pipe.scheduler.timesteps.tolist():
-        abar = float(prior.schedule.alphas_cumprod[t])
-        before = float(prior.schedule.alphas_cumprod[t - 100]) if t >= 100 else 1.0
+        abar = prior.schedule.alpha(t) ** 2
+        before = prior.schedule.alpha(t - 100) ** 2 if t >= 100 else 1.0
         with torch.no_grad():
             clean = ((z - prior.schedule.sigma(t) * prior.epsilon(z, t)) / prior.schedule.alpha(t)).clamp(-1, 1)
         a = abar / before
@@ -190,7 +192,7 @@ def test_the_guess_is_thresholded_as_by_diffusers(kind, folder):
     for t, beyond in ((700, True), (100, False)):
         z_t = z if beyond else 0.2 * z
         plain, cut = prior.epsilon(z_t, t, c), prior.epsilon(z_t, t, dataclasses.replace(c, threshold=0.9))
-        abar = prior.schedule.alphas_cumprod[t].float()
+        abar = (prior.schedule.alphas[t] ** 2).float()
         x, got = ((z_t - (1 - abar).sqrt() * eps) / abar.sqrt() for eps in (plain, cut))
         scheduler = DDPMScheduler(thresholding=True, dynamic_thresholding_ratio=0.9, sample_max_value=1e9)
         torch.testing.assert_close(got, scheduler._threshold_sample(x), rtol=0, atol=2e-5)
@@ -337,7 +339,7 @@ def edit(folder: Path, to: Path, file: str, **changes) -> str:
     [
         ("model_index.json", {"_class_name": "IFSuperResolutionPipeline"}, "it must be a StableDiffusionPip.* IFPip"),
         ("model_index.json", {"text_encoder": [None, None]}, "is a None.None; it must be a T5EncoderModel"),
-        ("model_index.json", {"unet": ["evil", "UNet2DConditionModel"]}, "is a evil.UNet2DConditionModel"),
+        ("model_index.json", {"unet": ["evil", "UNet2DConditionModel"]}, "is an evil.UNet2DConditionModel"),
         ("model_index.json", {"scheduler": ["diffusers", "NoScheduler"]}, "NoScheduler, is not in diffusers"),
         ("model_index.json", {"scheduler": ["diffusers", "FlowMatchEulerDiscreteScheduler"]}, "no cumulative alphas"),
         ("scheduler/scheduler_config.json", {"prediction_type": "sample"}, 'predicts "sample"; only epsilon'),

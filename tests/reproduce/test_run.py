@@ -137,7 +137,7 @@ def test_what_was_made_with_other_settings_is_not_taken(restored, without_pixels
 @pytest.mark.parametrize("entry", [DRAWN, SCENES], ids=lambda entry: entry.name)
 def test_text_to_image_and_3d(entry, heads_pixels, tmp_path):
     outcome = reproduce(entry, SMALL, tmp_path, tmp_path)
-    assert outcome.failures == {} and outcome.claims[0]["held"] is True
+    assert outcome.failures == {} and outcome.claims[0]["means"] is True
     one = plan(entry, entry.rows[0], SMALL, tmp_path / "data" / entry.data)
     for file in one.folder(tmp_path / "runs").glob("*/config.yaml"):
         file.write_text(re.sub(r"^guidance: .*$", "guidance: 2.5", file.read_text(), flags=re.MULTILINE))
@@ -203,7 +203,7 @@ def test_figures_asked_for_later_are_not_done(tmp_path):
 
 
 def test_an_interrupted_toy_ends_all(tmp_path, monkeypatch, capsys):
-    monkeypatch.setitem(module.COMMANDS, "toy", lambda argv: 130)
+    monkeypatch.setattr(module, "toy", lambda argv: 130)
     assert main(["reproduce", "fig30", "--out", str(tmp_path / "toy")]) == 130
     assert "failed" not in capsys.readouterr().err
 
@@ -214,11 +214,11 @@ def test_all_of_them(tmp_path, monkeypatch):
     assert main(["reproduce", "all", *one]) == 1  # one row is broken
     summary = json.loads((tmp_path / "all" / "summary.json").read_text())
     assert [row["name"] for row in summary["experiments"]] == ["small", "drawn"]
-    assert summary["experiments"][0]["not_held"] == 1
+    assert summary["experiments"][0]["undecided"] == 2  # one picture has no interval
     page = (tmp_path / "all" / "report.html").read_text(encoding="utf-8")
-    assert 'href="drawn/report.html"' in page and "not looked at yet" in page
+    assert 'href="drawn/report.html"' in page and "? undecided" in page and "never" in page
     assert page.count("data:image/webp") >= 2  # a strip each, and a plot where two rows ran
-    assert summary["experiments"][1]["held"] == 1 and summary["experiments"][1]["seconds"] > 0
+    assert summary["experiments"][1]["undecided"] == 1 and summary["experiments"][1]["seconds"] > 0
     assert (tmp_path / "all" / "drawn" / "claims.json").exists()
 
     def nothing(*_: object) -> None:

@@ -10,6 +10,7 @@ import torch
 
 from rsd.heads.attributes import Camera
 from rsd.heads.render import _rays
+from rsd.randomness import Stream
 from rsd.tasks.text_to_3d.scene.backgrounds import Background, draw_colours
 from rsd.tasks.text_to_3d.scene.cameras import Cameras, CameraSettings, draw_cameras, fov_of, orbit
 from rsd.tasks.text_to_3d.scene.lights import Light, LightSettings, draw_light
@@ -50,7 +51,7 @@ def test_poses_take_the_camera_s_points_to_the_world():
 
 def test_drawn_cameras_fill_their_ranges_and_their_parts():
     settings = CameraSettings((-90, 90), (0, 20), (3, 4), (30, 50))
-    drawn = [draw_cameras(settings, 3, seed=0, step=step) for step in range(200)]
+    drawn = [draw_cameras(settings, 3, Stream(0), step=step) for step in range(200)]
     for view, (low, high) in enumerate([(-90, -30), (-30, 30), (30, 90)]):
         azimuth = torch.stack([one.azimuth[view] for one in drawn])
         assert low <= azimuth.min() < low + 3 and high - 3 < azimuth.max() <= high
@@ -62,11 +63,11 @@ def test_drawn_cameras_fill_their_ranges_and_their_parts():
 
 def test_a_step_s_cameras_depend_on_seed_image_and_step_alone():
     settings = CameraSettings()
-    one = draw_cameras(settings, 2, seed=1, image="a", step=5)
-    draw_cameras(settings, 2, seed=1, image="a", step=4)
-    assert torch.equal(one.rays(4)[1], draw_cameras(settings, 2, seed=1, image="a", step=5).rays(4)[1])
-    for key in (dict(seed=2, image="a", step=5), dict(seed=1, image="b", step=5), dict(seed=1, image="a", step=6)):
-        assert not torch.equal(one.azimuth, draw_cameras(settings, 2, **key).azimuth)
+    one = draw_cameras(settings, 2, Stream(1, "a"), step=5)
+    draw_cameras(settings, 2, Stream(1, "a"), step=4)
+    assert torch.equal(one.rays(4)[1], draw_cameras(settings, 2, Stream(1, "a"), step=5).rays(4)[1])
+    for key in ((Stream(2, "a"), 5), (Stream(1, "b"), 5), (Stream(1, "a"), 6)):
+        assert not torch.equal(one.azimuth, draw_cameras(settings, 2, *key).azimuth)
 
 
 def test_an_orbit():
@@ -82,7 +83,7 @@ def test_an_orbit_looks_from_where_scenes_were_seen(elevation, at):
 
 def test_mistakes():
     with pytest.raises(ValueError, match="views is 0"):
-        draw_cameras(CameraSettings(), 0, seed=0)
+        draw_cameras(CameraSettings(), 0, Stream(0))
     with pytest.raises(ValueError, match="azimuth is 5 to 0"):
         CameraSettings(azimuth=(5, 0))
     with pytest.raises(ValueError, match="fov below 180"):
@@ -92,7 +93,7 @@ def test_mistakes():
     with pytest.raises(ValueError, match="shaded is 2"):
         LightSettings(shaded=2)
     with pytest.raises(ValueError, match='no background "plaid"; there are white'):
-        Background("plaid", seed=0)
+        Background("plaid", Stream(0))
 
 
 def test_lambert():
@@ -111,7 +112,7 @@ def test_lambert():
 def test_the_schedule_of_lights():
     """Ambient for the first fifth; then 3/4 are shaded, half of them textureless."""
     view = orbit(CameraSettings(), 2)
-    drawn = [draw_light(LightSettings(), view, seed=0, steps=2000, step=step) for step in range(2000)]
+    drawn = [draw_light(LightSettings(), view, Stream(0), steps=2000, step=step) for step in range(2000)]
     assert {light.kind for light in drawn[:400]} == {"ambient"}
     later = [light.kind for light in drawn[400:]]
     for kind, share in (("ambient", 0.25), ("lambertian", 0.375), ("textureless", 0.375)):
@@ -121,7 +122,7 @@ def test_the_schedule_of_lights():
 def test_lamps_are_about_the_camera():
     view = orbit(CameraSettings(), 2)
     settings = LightSettings(ambient_until=0, shaded=1, spread=0.3)
-    lamps = torch.stack([draw_light(settings, view, seed=0, steps=9, step=step).position for step in range(200)])
+    lamps = torch.stack([draw_light(settings, view, Stream(0), steps=9, step=step).position for step in range(200)])
     torch.testing.assert_close(lamps.norm(dim=-1), torch.full((200, 2), 8.0, dtype=torch.float64))
     cosine = (lamps / 8 * view.back).sum(-1)
     assert 0.85 < float(cosine.mean()) < 0.97
@@ -130,13 +131,13 @@ def test_lamps_are_about_the_camera():
 
 def test_backgrounds():
     _, directions = orbit(CameraSettings(), 2).rays(4)
-    drawn = draw_colours(2, seed=0, step=3)
-    assert torch.equal(drawn, draw_colours(2, seed=0, step=3)) and not torch.equal(drawn[0], drawn[1])
-    assert Background("gray", seed=0)(directions, drawn).unique().tolist() == [0.5]
-    random = Background("random", seed=0)(directions, drawn)
+    drawn = draw_colours(2, Stream(0), step=3)
+    assert torch.equal(drawn, draw_colours(2, Stream(0), step=3)) and not torch.equal(drawn[0], drawn[1])
+    assert Background("gray", Stream(0))(directions, drawn).unique().tolist() == [0.5]
+    random = Background("random", Stream(0))(directions, drawn)
     torch.testing.assert_close(random, drawn[:, None].expand(2, 16, 3))
-    learned = Background("learned", seed=0).double()
+    learned = Background("learned", Stream(0)).double()
     colours = learned(directions, drawn)
     torch.testing.assert_close(colours, torch.full_like(colours, 0.5), rtol=0, atol=0.02)
     assert colours.std() > 1e-4
-    assert not list(Background("random", seed=0).parameters()) and len(list(learned.parameters())) == 4
+    assert not list(Background("random", Stream(0)).parameters()) and len(list(learned.parameters())) == 4

@@ -23,10 +23,12 @@ from safetensors.torch import load_file
 
 from rsd.cli import main
 from rsd.heads.attributes import sample_head
+from rsd.randomness import Stream
+from rsd.runs import batch
 from rsd.runs.folder import RunFolder
-from rsd.tasks.text_to_3d import finished, job
+from rsd.tasks.text_to_3d import finished, head
 from rsd.tasks.text_to_3d.command import ADDED, packaged, parse
-from rsd.tasks.text_to_3d.job import cited
+from rsd.tasks.text_to_3d.head import SceneHead
 from rsd.tasks.text_to_3d.options import TextTo3D
 from rsd.tasks.text_to_3d.scene.cameras import draw_cameras
 from rsd.tasks.text_to_3d.scene.field import FieldSettings
@@ -199,7 +201,7 @@ def test_a_prompt_may_hold_braces(make, capsys):
 
 
 def test_an_empty_scene_has_no_mesh_and_keeps_the_rest(make, monkeypatch, capsys):
-    monkeypatch.setattr(job, "FieldSettings", functools.partial(FieldSettings, blob_radius=0.001))
+    monkeypatch.setattr(head, "FieldSettings", functools.partial(FieldSettings, blob_radius=0.001))
     code, out = make("red dog", steps=1)
     error = capsys.readouterr().err
     assert code == 0 and error.count("rsd: no mesh of scene") == 2 and "The scene is empty" in error
@@ -291,7 +293,7 @@ def test_bad_input_is_told_in_one_sentence_before_any_model_is_loaded(tmp_path, 
     (tmp_path / "empty.txt").write_text("# nothing\n")
     (tmp_path / "full").mkdir()
     (tmp_path / "full" / "thesis.tex").write_text("x")
-    monkeypatch.setattr(job, "load_networks", lambda *a, **k: pytest.fail("a model was loaded"))
+    monkeypatch.setattr(batch, "load_networks", lambda *a, **k: pytest.fail("a model was loaded"))
     with pytest.raises(SystemExit) as stopped:
         sys.exit(main(["text-to-3d", *flags]))
     captured = capsys.readouterr()
@@ -309,7 +311,7 @@ def test_bad_input_is_told_in_one_sentence_before_any_model_is_loaded(tmp_path, 
 )
 def test_what_cannot_be_is_told_before_the_prior_is_loaded(tmp_path, flags, told, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(job, "load_prior", lambda *a, **k: pytest.fail("the prior was loaded"))
+    monkeypatch.setattr(batch, "load_prior", lambda *a, **k: pytest.fail("the prior was loaded"))
     assert main(["text-to-3d", "a man", *flags]) == 2
     error = capsys.readouterr().err
     assert told in error and error.count("\n") == 1 and not (tmp_path / "runs").exists()
@@ -320,7 +322,9 @@ def test_a_resolution_that_does_not_fit_is_told_before_any_network_is_loaded(
 ):
     monkeypatch.chdir(tmp_path)
     for name in ("load_prior", "load_scorers", "load_features"):
-        monkeypatch.setattr(job, name, lambda *a, **k: pytest.fail("a network was loaded"))
+        monkeypatch.setattr(
+            head if name == "load_scorers" else batch, name, lambda *a, **k: pytest.fail("a network was loaded")
+        )
     priors = {"heads": 64, str(tiny_folder("epsilon")): 16}
     capsys.readouterr()  # what transformers says when it is first imported
     for prior, own in priors.items():
@@ -373,7 +377,7 @@ def test_latents_are_not_thresholded(tmp_path, capsys):
 
 def test_what_an_encoding_is_made_of_can_be_set(make, tmp_path):
     """To the parameters' sizes; by default it is what the field's own defaults say."""
-    own = job.settings(TextTo3D()).scenes.field
+    own = head.settings(TextTo3D()).scenes.field
     assert own == FieldSettings() and all(getattr(own, name) == ADDED[name] for name in ADDED if hasattr(own, name))
     hashed = ("--encoding", "hash", "--levels", "3", "--log2-hashmap-size", "7", "--per-level-scale", "2")
     _, out = make("red dog", *hashed, "-n", "1", out="hash", steps=1)
@@ -402,8 +406,10 @@ def seen_lamps(settings, cameras, steps=500):
     """Where a camera sees its lamps: how far to the right and above its own direction, of 1 towards it, [steps]."""
     seen = []
     for step in range(steps):
-        camera = draw_cameras(cameras, 1, seed=0, step=step)
-        lit = draw_light(dataclasses.replace(settings, ambient_until=0, shaded=1), camera, seed=0, steps=1, step=step)
+        camera = draw_cameras(cameras, 1, Stream(0), step)
+        lit = draw_light(
+            dataclasses.replace(settings, ambient_until=0, shaded=1), camera, Stream(0), steps=1, step=step
+        )
         right, up, back = camera.axes[0] @ lit.position[0]
         seen.append((right / back, up / back))
     return torch.tensor(seen, dtype=torch.float64).T
@@ -414,7 +420,7 @@ def seen_lamps(settings, cameras, steps=500):
 def test_the_settings_for_heads_are_the_light_and_cameras_of_the_training_pictures(method, prior):
     assert packaged(method, prior).name == f"heads.yaml: {method}"
     options, _ = parse(["a man", "--method", method, "--prior", prior])
-    chosen = job.settings(options)
+    chosen = head.settings(options)
     light, cameras = chosen.scenes.lights, chosen.scenes.cameras
     assert (light.ambient, light.diffuse, light.textureless) == (0.52, 0.5, 0)
     x, y = seen_lamps(light, cameras)
@@ -431,7 +437,7 @@ def test_the_settings_for_heads_are_the_light_and_cameras_of_the_training_pictur
 @pytest.mark.parametrize("method", ["sds", "vsd"])
 def test_the_paper_s_settings(method):
     options, name = parse(["dog", "--prior", IF, "--method", method])
-    chosen = job.settings(options)
+    chosen = head.settings(options)
     assert name == "if.yaml: sds" and options.features_name == "facebook/dino-vits16"
     assert (chosen.method, chosen.steps, chosen.gamma, chosen.t_range) == (method, 10000, 200, (0.02, 0.98))
     assert (chosen.prompts.guidance, chosen.prompts.convention) == (20, "dreamfusion")
@@ -442,10 +448,10 @@ def test_the_paper_s_settings(method):
 def test_the_light_and_weights_of_dreamfusion_s_successors():
     """For IF: the lamp is around cameras at 1.5 to 2 with a deviation of 1, so that it is behind the scene, seen
     from the camera, as often as a normal number is below -1.75; what faces away weighs 10, and 1000 at the end."""
-    chosen = job.settings(parse(["dog", "--prior", IF])[0]).scenes
+    chosen = head.settings(parse(["dog", "--prior", IF])[0]).scenes
     lit = dataclasses.replace(chosen.lights, ambient_until=0, shaded=1)
-    draws = [draw_cameras(chosen.cameras, 20, seed=0, step=step) for step in range(100)]
-    lamps = [draw_light(lit, cameras, seed=0, steps=100, step=step).position for step, cameras in enumerate(draws)]
+    draws = [draw_cameras(chosen.cameras, 20, Stream(0), step) for step in range(100)]
+    lamps = [draw_light(lit, cameras, Stream(0), steps=100, step=step).position for step, cameras in enumerate(draws)]
     behind = [(lamp * cameras.back).sum(-1) < 0 for lamp, cameras in zip(lamps, draws, strict=True)]
     assert float(torch.cat(behind).double().mean()) == pytest.approx(0.04, abs=0.012)
     one = torch.ones(1, 1)
@@ -477,22 +483,22 @@ def test_the_light_and_weights_of_dreamfusion_s_successors():
 )
 @pytest.mark.filterwarnings("ignore:A scene is seen from all sides")
 def test_a_view_at_the_end_is_no_part_of_the_prompt(prompt, cut):
-    assert job.without_view(prompt, TextTo3D(allow_empty=True)) == cut
+    assert head.without_view(prompt, TextTo3D(allow_empty=True)) == cut
 
 
 def test_what_is_said_of_a_view_is_so():
     with pytest.warns(UserWarning, match='"back view" is left out of the prompt; each camera adds its own.$'):
-        job.without_view("a man, back view", TextTo3D())
+        head.without_view("a man, back view", TextTo3D())
     with pytest.warns(UserWarning, match='"back view" is left out of the prompt.$'):
-        job.without_view("a man, back view", TextTo3D(view_words=False))
+        head.without_view("a man, back view", TextTo3D(view_words=False))
     with pytest.warns(UserWarning) as told:
-        assert job.without_view("Side view of a man, Back view.", TextTo3D()) == "Side view of a man"
+        assert head.without_view("Side view of a man, Back view.", TextTo3D()) == "Side view of a man"
     left_out, stays = (str(warning.message) for warning in told)
     assert '"Back view" is left out of the prompt; each camera' in left_out
     assert '"Side view" stays in the prompt "Side view of a man"; leave it out if it tells' in stays
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        assert job.without_view("a viewfinder at the back", TextTo3D()) == "a viewfinder at the back"
+        assert head.without_view("a viewfinder at the back", TextTo3D()) == "a viewfinder at the back"
 
 
 @pytest.mark.parametrize(
@@ -516,7 +522,7 @@ def test_what_is_said_of_a_view_is_so():
     ],
 )
 def test_a_run_cites_what_it_uses(options, latent, keys):
-    assert cited(TextTo3D(**options), latent=latent) == keys
+    assert SceneHead.cited(TextTo3D(**options), latent=latent) == keys
 
 
 def test_help_and_mistakes_come_without_loading_torch():

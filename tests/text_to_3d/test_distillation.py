@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from rsd.priors.latent import LatentPrior
+from rsd.randomness import Stream
 from rsd.runs.session import flat, nested
 from rsd.tasks.text_to_3d.distillation import Run, Settings, draw_timesteps
 from rsd.tasks.text_to_3d.gallery import SceneSettings
@@ -30,9 +31,9 @@ def run(prior, *, numbers=None, **settings):
 
 
 def test_timesteps_are_the_dreamfusion_ones():
-    t = draw_timesteps(Settings(steps=3000), 1000)
+    t = draw_timesteps(Settings(steps=3000), 1000, Stream(0))
     assert min(t) == 20 and max(t) == 980 and sum(t) / 3000 == pytest.approx(500, abs=20)
-    assert t[:5] == draw_timesteps(Settings(steps=5), 1000)
+    assert t[:5] == draw_timesteps(Settings(steps=5), 1000, Stream(0))
 
 
 @pytest.mark.parametrize("method", ["sds", "vsd"])

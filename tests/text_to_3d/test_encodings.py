@@ -10,6 +10,7 @@ import types
 import pytest
 import torch
 
+from rsd.randomness import Stream
 from rsd.tasks.text_to_3d.scene import encodings
 from rsd.tasks.text_to_3d.scene.encodings import (
     PRIMES,
@@ -204,10 +205,10 @@ def test_a_field_on_tinycudann_has_the_same_normals_and_gradients():
     """Normals need the encoding's gradient in the point; shaded pictures, that gradient's in the parameters."""
     pytest.importorskip("tinycudann")
     settings = FieldSettings("hash", levels=4, log2_hashmap_size=9, base_resolution=4, per_level_scale=1.6)
-    ours = Field(settings, seed=0)
+    ours = Field(settings, Stream(0))
     with torch.no_grad():
         ours.encoding.params.normal_(generator=random(2))
-    theirs = Field(settings, seed=0, device="cuda")
+    theirs = Field(settings, Stream(0), device="cuda")
     assert theirs.backend == "tinycudann" and ours.backend == "torch"
     theirs.load_state_dict(ours.state_dict())
     x = 3 * points(500, dtype=torch.float32) - 1.5

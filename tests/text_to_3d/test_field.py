@@ -7,6 +7,7 @@ import math
 import pytest
 import torch
 
+from rsd.randomness import Stream
 from rsd.tasks.text_to_3d.scene.field import ENCODINGS, Field, FieldSettings
 
 SMALL = dict(
@@ -16,7 +17,7 @@ SMALL = dict(
 
 
 def small(encoding="grid", *, double=True, **settings) -> Field:
-    field = Field(FieldSettings(encoding, **{**SMALL, **settings}), seed=0)
+    field = Field(FieldSettings(encoding, **{**SMALL, **settings}), Stream(0))
     with torch.no_grad():  # features of order 1: the initial ones are all but zero
         for name, parameter in field.named_parameters():
             if name.startswith("encoding"):
@@ -31,7 +32,7 @@ def inside(count, *, bound=1.8):
 
 @pytest.mark.parametrize("encoding", ["grid", "hash"])
 def test_the_start_is_a_blob(encoding):
-    field = Field(FieldSettings(encoding, bound=2.0, blob_height=10, blob_radius=0.5), seed=0)
+    field = Field(FieldSettings(encoding, bound=2.0, blob_height=10, blob_radius=0.5), Stream(0))
     x = torch.tensor([[0.0, 0, 0], [0.5, 0, 0], [0, 1, 0], [0, 0, 2]])
     density, colour = field(x)
     expected = [math.log1p(math.exp(raw)) for raw in (10.0, 5.0, 0.0, -10.0)]
@@ -52,7 +53,7 @@ def test_normals_are_the_density_s_gradient(encoding):
 def test_normals_of_the_blob_point_outwards():
     x = inside(50)
     x = x[x.norm(dim=1) < 0.9]
-    field = Field(FieldSettings(), seed=0).double()
+    field = Field(FieldSettings(), Stream(0)).double()
     torch.testing.assert_close(field.normals(x), x / x.norm(dim=1, keepdim=True), rtol=0, atol=5e-3)
 
 
@@ -93,17 +94,17 @@ def test_without_gradients_normals_are_the_same_and_free():
 def test_initial_parameters_come_from_seed_image_and_particle():
     settings = FieldSettings(**SMALL)
 
-    def flat(**key):
-        return torch.cat([p.detach().flatten() for p in Field(settings, **key).parameters()])
+    def flat(*key):
+        return torch.cat([p.detach().flatten() for p in Field(settings, *key).parameters()])
 
     torch.manual_seed(7)
-    one, after = flat(seed=0, particle=1), torch.rand(1)
+    one, after = flat(Stream(0), 1), torch.rand(1)
     torch.manual_seed(8)
-    assert torch.equal(one, flat(seed=0, particle=1))
+    assert torch.equal(one, flat(Stream(0), 1))
     torch.manual_seed(7)
     assert torch.equal(after, torch.rand(1))  # torch's own generator is left alone
-    for other in (dict(seed=1, particle=1), dict(seed=0, particle=0), dict(seed=0, particle=1, image="a man")):
-        assert not torch.equal(one, flat(**other))
+    for other in ((Stream(1), 1), (Stream(0), 0), (Stream(0, "a man"), 1)):
+        assert not torch.equal(one, flat(*other))
 
 
 def test_the_backend_is_told():

@@ -6,8 +6,9 @@ import json
 
 import pytest
 
+from rsd.runs import batch
 from rsd.runs.folder import RunFolder
-from rsd.tasks.text_to_3d import job, scores
+from rsd.tasks.text_to_3d import head, scores
 from rsd.tasks.text_to_3d.finished import lacking
 from rsd.tasks.text_to_3d.options import TextTo3D
 from rsd.tasks.text_to_3d.summary import summarise
@@ -34,8 +35,8 @@ def test_what_is_asked_later_is_what_would_have_been_made_at_once(make, kind, mo
     _, out = make("red dog", *kind)
     first = metrics(out)
     _, at_once = make("red dog", *kind, *LATER, out="at-once")
-    monkeypatch.setattr(job, "load_prior", lambda *a, **k: pytest.fail("the prior was loaded"))
-    monkeypatch.setattr(job, "image_size", lambda *a, **k: pytest.fail("the prior was looked for"))
+    monkeypatch.setattr(batch, "load_prior", lambda *a, **k: pytest.fail("the prior was loaded"))
+    monkeypatch.setattr(batch, "image_size", lambda *a, **k: pytest.fail("the prior was looked for"))
     capsys.readouterr()
     assert make("red dog", *kind, *LATER, "--resume")[0] == 0
     assert "already done in" in (told := capsys.readouterr().out) and "now made: pictures, meshes, figures" in told
@@ -52,7 +53,7 @@ def test_what_is_asked_later_is_what_would_have_been_made_at_once(make, kind, mo
 def test_asked_for_the_same_nothing_is_done(make, monkeypatch, capsys):
     _, out = make("red dog")
     before = {f: f.stat().st_mtime_ns for f in out.rglob("*.*")}
-    monkeypatch.setattr(job, "load_scorers", lambda *a, **k: pytest.fail("a network was loaded"))
+    monkeypatch.setattr(head, "load_scorers", lambda *a, **k: pytest.fail("a network was loaded"))
     assert make("red dog", "--resume")[0] == 0
     assert capsys.readouterr().out.endswith(f"already done in {out}\n")
     assert {f: f.stat().st_mtime_ns for f in out.rglob("*.*")} == before
@@ -61,7 +62,7 @@ def test_asked_for_the_same_nothing_is_done(make, monkeypatch, capsys):
 def test_only_what_differs_is_made(make, monkeypatch):
     _, out = make("red dog")
     before = {f: f.stat().st_mtime_ns for f in out.rglob("*.*")}
-    monkeypatch.setattr(job, "load_scorers", lambda *a, **k: pytest.fail("a network was loaded"))
+    monkeypatch.setattr(head, "load_scorers", lambda *a, **k: pytest.fail("a network was loaded"))
     assert make("red dog", "--resume", "--mesh-threshold", "1e9")[0] == 0
     found = metrics(out)
     assert found["meshes"] == [None, None] and "no surface at density 1e+09" in found["reasons"]["meshes"]

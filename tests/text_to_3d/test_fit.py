@@ -16,6 +16,7 @@ import torch
 from rsd.heads.attributes import Camera, Head, sample_values
 from rsd.heads.render import BACKGROUND
 from rsd.heads.render import render as draw
+from rsd.randomness import Stream
 from rsd.tasks.text_to_3d.scene.cameras import Cameras, fov_of
 from rsd.tasks.text_to_3d.scene.field import Field, FieldSettings
 from rsd.tasks.text_to_3d.scene.lights import no_shade
@@ -45,7 +46,7 @@ def fit(settings: FieldSettings, *, size, steps, views, packed=False):
     random, at = torch.Generator().manual_seed(0), np.random.default_rng(0)
     images, cameras = shoot([k * 360 / views for k in range(views)], list(at.uniform(2, 30, views)), size)
     origins, directions = (rays.float() for rays in cameras.rays(size))
-    field, sampling = Field(settings, seed=0), RenderSettings(32)
+    field, sampling = Field(settings, Stream(0)), RenderSettings(32)
     grid = Occupancy(settings.bound, step=2 * settings.bound / 32) if packed else None
     optimiser = torch.optim.Adam(field.parameters(), lr=0.01, betas=(0.9, 0.99), eps=1e-15)
     for step in range(steps):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
+from rsd.randomness import Stream
 from rsd.tasks.text_to_3d.scene import occupancy as module
 from rsd.tasks.text_to_3d.scene.cameras import CameraSettings, orbit
 from rsd.tasks.text_to_3d.scene.field import Field, FieldSettings
@@ -24,7 +25,7 @@ def rand(*shape, seed=0):
 
 def blob(*, seed=0):
     """A field with something in its middle and all but nothing outside."""
-    field = Field(FieldSettings(resolutions=(4, 8), blob_height=40.0, blob_radius=0.4), seed=0)
+    field = Field(FieldSettings(resolutions=(4, 8), blob_height=40.0, blob_radius=0.4), Stream(0))
     with torch.no_grad():
         for grid in field.encoding.levels:
             grid.normal_(generator=random(seed))
@@ -184,7 +185,7 @@ def test_jitter_moves_the_samples_and_nothing_else_is_random():
 
 
 def test_an_empty_scene_has_gradients_of_zero():
-    field = Field(FieldSettings(resolutions=(4,), blob_height=-60.0), seed=0)
+    field = Field(FieldSettings(resolutions=(4,), blob_height=-60.0), Stream(0))
     settings = RenderSettings(8)
     nothing = Occupancy(1.8, step=0.1)
     assert not nothing.occupied.any()

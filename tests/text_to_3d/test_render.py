@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 
+from rsd.randomness import Stream
 from rsd.tasks.text_to_3d.scene.cameras import CameraSettings, orbit
 from rsd.tasks.text_to_3d.scene.field import Field, FieldSettings
 from rsd.tasks.text_to_3d.scene.lights import Light, no_shade
@@ -109,7 +110,7 @@ def test_refining_nothing_is_even_and_a_missed_cube_stays_empty():
 
 @pytest.mark.parametrize("fine", [0, 5])
 def test_jitter_moves_samples_and_nothing_else_is_random(fine):
-    field = Field(FieldSettings(resolutions=(4,)), seed=0).double()
+    field = Field(FieldSettings(resolutions=(4,)), Stream(0)).double()
     even = look(field, samples=12, fine=fine)[0].colour
     one, other = (look(field, samples=12, fine=fine, jitter=True)[0].colour for _ in range(2))
     assert torch.equal(one, other) and 0 < float((one - even).detach().abs().max()) < 0.2
@@ -134,7 +135,7 @@ def test_weights_are_nerfacc_s():
 
 def test_renderings_are_nerfacc_s():
     nerfacc = nerfacc_module()
-    field = Field(FieldSettings(resolutions=(4, 8)), seed=0)
+    field = Field(FieldSettings(resolutions=(4, 8)), Stream(0))
     with torch.no_grad():
         for grid in field.encoding.levels:
             grid.normal_(generator=torch.Generator().manual_seed(1))
@@ -186,7 +187,7 @@ def test_shading_and_normals_of_a_ball():
 
 def test_samples_too_faint_to_shade_are_left_out():
     """The picture hardly changes, and its gradient reaches every parameter."""
-    field = Field(FieldSettings(resolutions=(4, 8)), seed=0).double()
+    field = Field(FieldSettings(resolutions=(4, 8)), Stream(0)).double()
     light = Light("lambertian", orbit(CameraSettings(), 2).position, 0.1, 0.9)
     every, most = (look(field, samples=24, light=light, shade_above=least)[0] for least in (0.0, 1e-3))
     torch.testing.assert_close(most.colour, every.colour, rtol=0, atol=5e-3)

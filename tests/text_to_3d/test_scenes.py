@@ -11,30 +11,33 @@ import torch
 from rsd.distributed import Ensemble, Processes
 from rsd.engine import distill
 from rsd.memory import Memory
+from rsd.priors.base import Prior
+from rsd.randomness import Stream
 from rsd.repulsion import Interaction
 from rsd.runs.session import flat, nested
 from rsd.schedule import Schedule
+from rsd.spread import Spread
 from rsd.tasks.text_to_3d import scenes as scenes_module
-from rsd.tasks.text_to_3d.distillation import groups_of, in_rows
+from rsd.tasks.text_to_3d.distillation import groups_of
 from rsd.tasks.text_to_3d.gallery import SceneSettings
 from rsd.tasks.text_to_3d.scene.cameras import CameraSettings, orbit
 from rsd.tasks.text_to_3d.scene.field import FieldSettings
 from rsd.tasks.text_to_3d.scene.lights import LightSettings
 from rsd.tasks.text_to_3d.scene.regularisers import RegulariserSettings, regularisers
 from rsd.tasks.text_to_3d.scene.render import RenderSettings
-from rsd.tasks.text_to_3d.scenes import Scenes, draw_shot, enlarged
+from rsd.tasks.text_to_3d.scenes import Scenes, draw_shot, enlarged, in_rows
 from tests.graphs import most_kept
 
 SIZE, STEPS = 8, 6
 
 
-class Wish:
+class Wish(Prior):
     """A prior of pixels all of whose pictures are one: the noise that it sees in z_t is (z_t - alpha wish) / sigma."""
 
     name, image_size, latent_shape = "wish", SIZE, (3, SIZE, SIZE)
 
     def __init__(self, colour=(0.8, -0.6, -0.6), *, dtype=torch.float64):
-        self.schedule = Schedule(torch.linspace(0.9999, 0.01, 1000, dtype=torch.float64))
+        self.schedule = Schedule.vp(torch.linspace(0.9999, 0.01, 1000, dtype=torch.float64))
         self.device, self.dtype, self.calls = torch.device("cpu"), dtype, Counter()
         self.colour = torch.tensor(colour, dtype=dtype)
 
@@ -56,8 +59,12 @@ def settings(**changes) -> SceneSettings:
     return SceneSettings(**changes)
 
 
-def scenes(numbers=(0, 1, 2), *, prior=None, steps=STEPS, **changes) -> Scenes:
-    return Scenes(prior or Wish(), settings(**changes), numbers=numbers, steps=steps, seed=0, image="a ball")
+STREAM = Stream(0, "a ball")
+
+
+def scenes(numbers=(0, 1, 2), *, prior=None, steps=STEPS, memory=None, **changes) -> Scenes:
+    spread = Spread(numbers, memory or Memory())
+    return Scenes(prior or Wish(), settings(**changes), spread, STREAM, steps=steps)
 
 
 def pixels(z):
@@ -68,12 +75,12 @@ def mean_colour(z):
     return z.mean((2, 3))
 
 
-def run(particles: Scenes, *, gamma=0.0, start=0, steps=STEPS, embed=pixels, memory=None):
-    interaction = Interaction(gamma, ensembles=groups_of(Ensemble.of(len(particles.scenes)), particles.settings))
+def run(particles: Scenes, *, gamma=0.0, start=0, steps=STEPS, embed=pixels):
+    groups = groups_of(Ensemble.of(len(particles.scenes)), particles.settings)
+    interaction = Interaction(gamma, ensembles=groups, embed=embed)
     timesteps = [(200 + 131 * k) % 900 for k in range(steps)]
     return distill(
-        particles, particles.prior, timesteps=timesteps, seed=0, image="a ball", interaction=interaction,
-        embed=embed, start=start, memory=memory,
+        particles, particles.prior, timesteps=timesteps, stream=STREAM, interaction=interaction, start=start,
     )  # fmt: skip
 
 
@@ -117,8 +124,8 @@ def test_both_layouts_hold_the_same_pictures():
 def test_a_step_has_one_shot_which_no_scene_changes():
     chosen = settings()
     shot = scenes((3,)).shot
-    assert torch.equal(shot.cameras.azimuth, draw_shot(chosen, seed=0, steps=STEPS, image="a ball").cameras.azimuth)
-    later = draw_shot(chosen, seed=0, steps=STEPS, image="a ball", step=4)
+    assert torch.equal(shot.cameras.azimuth, draw_shot(chosen, STREAM, steps=STEPS).cameras.azimuth)
+    later = draw_shot(chosen, STREAM, steps=STEPS, step=4)
     assert not torch.equal(shot.cameras.azimuth, later.cameras.azimuth)
     assert len(later[1:2].light.position) == 1 and torch.equal(later[1:2].colours[0], later.colours[1])
 
@@ -146,7 +153,7 @@ def test_the_gradient_is_that_of_one_graph_over_everything(step, views_at_once):
     wanted = [p for scene in one.scenes for p in scene.parameters()]
     expected, found = torch.autograd.grad(loss, wanted), []
     one.optimiser.step = lambda: found.extend(p.grad.clone() for p in wanted)
-    losses = one.step(r, 400)
+    losses = one.step(r, 400, lambda g: g)
     for a, b in zip(found, expected, strict=True):
         torch.testing.assert_close(a, b, rtol=1e-9, atol=1e-12)
     assert set(losses) == {"sparsity", "opacity", "z_variance"} | ({"orientation"} if step == 3 else set())
@@ -182,7 +189,7 @@ def test_scenes_differ_from_the_start_and_by_seed():
     one = scenes()
     z = one.render()[one.rows]
     assert (z[0] - z[1]).abs().max() > 1e-6
-    other = Scenes(Wish(), settings(), numbers=(0, 1, 2), steps=STEPS, seed=1, image="a ball")
+    other = Scenes(Wish(), settings(), Spread((0, 1, 2)), Stream(1, "a ball"), steps=STEPS)
     assert not torch.equal(one.render(), other.render())
 
 
@@ -246,11 +253,11 @@ def test_resuming_gives_the_same_numbers(interaction, renderer, monkeypatch):
 def saved_bytes(numbers, *, keep=False) -> int:
     """The most that autograd keeps at a time, over two steps of scenes that repel by a small network's features."""
     network = torch.nn.Sequential(torch.nn.Conv2d(3, 128, 3), torch.nn.SiLU(), torch.nn.Conv2d(128, 4, 3)).double()
-    particles, memory = scenes(numbers), Memory(2, keep=keep)
+    particles = scenes(numbers, memory=Memory(2, keep=keep))
     records = []
 
     def move():
-        records.extend(run(particles, steps=2, gamma=1.0, embed=lambda z: network(z).flatten(1), memory=memory))
+        records.extend(run(particles, steps=2, gamma=1.0, embed=lambda z: network(z).flatten(1)))
 
     peak = most_kept(move)
     assert records[-1].repulsion > 0

@@ -13,7 +13,7 @@ from rsd.heads.classifier import HeadsClassifier
 from rsd.heads.face import FaceReader
 from rsd.heads.render import render
 from rsd.media import read_image
-from rsd.tasks.text_to_3d.job import headline
+from rsd.tasks.text_to_3d.head import headline
 from rsd.tasks.text_to_3d.scene.cameras import CameraSettings, orbit
 from rsd.tasks.text_to_3d.scores import Scorers, load_scorers, score, shown
 

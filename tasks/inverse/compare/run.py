@@ -8,13 +8,14 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from rsd.runs.batch import run_items
 from rsd.runs.folder import check_folder_of_runs
 from rsd.runs.progress import Progress
 from rsd.runs.session import plain_warnings, survives, working_in
 from rsd.runs.settings import shard
 
-from .. import head as job
-from ..command import ADDED
+from ..head import RestoreHead
+from ..networks import lacking
 from .equal_terms import Common
 from .pairs import OWN, Compare, Pair
 from .selection import sift
@@ -31,8 +32,9 @@ def run(compare: Compare, pairs: list[Pair], left_out: dict[str, str]) -> int:
         raise ValueError(f"No method can be compared on any task: {told}")
     check_folder_of_runs(compare.out, resume=True, own=OWN, runs="cells/*/*")
     for pair in able:
-        for one in pair.jobs:  # before anything is written: no half comparison of each setting
-            pair.cell(one).check(job.config(one.path, pair.options), added=ADDED)
+        head = RestoreHead(pair.options, pair.jobs, several=True)
+        for item in head.items:  # before anything is written: no half comparison of each setting
+            pair.cell(item.source).check(head.config(item), added=head.added)
     for name, why in left_out.items():
         print(f"left out: {name}: {why}")
     failures: dict[str, str] = {}
@@ -55,7 +57,7 @@ def run(compare: Compare, pairs: list[Pair], left_out: dict[str, str]) -> int:
 def is_done(pair: Pair) -> bool:
     """Whether a pair has its summary, and each of its images all that is asked for."""
     cells = [pair.cell(one) for one in pair.jobs]
-    lacks = any(not cell.done or job.lacking(cell.metrics(), pair.options) for cell in cells)
+    lacks = any(not cell.done or lacking(cell.metrics(), pair.options) for cell in cells)
     return not lacks and (pair.folder / "summary.json").exists()
 
 
@@ -68,9 +70,9 @@ def _told(failures: dict[str, str]) -> int:
 def restore(pair: Pair, failures: dict[str, str]) -> None:
     """Restore the images of a pair that are not done; what fails is added to ``failures``."""
     cells = [pair.cell(one) for one in pair.jobs]
-    todo = [cell for cell in cells if not cell.done or job.lacking(cell.metrics(), pair.options)]
+    todo = [cell for cell in cells if not cell.done or lacking(cell.metrics(), pair.options)]
     print(f"{pair.title}: {len(todo)} of {len(cells)} to do", flush=True)
-    for name, why in job.restore_all(pair.options, pair.jobs, several=True).items():
+    for name, why in run_items(RestoreHead(pair.options, pair.jobs, several=True)).items():
         failures[f"{pair.title}: {name}"] = why
 
 

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
-from .. import head as job
 from ..begin import run_class
 from ..command import resolved
+from ..head import check_method
 from ..methods import ADAM, FIELD, TUNABLE
 from ..networks import interacts
 from ..options import Restore
@@ -22,7 +22,7 @@ def sift(pairs: list[Pair], sizes: dict[str, int]) -> tuple[list[Pair], dict[str
     left_out: dict[str, str] = {}
     for pair in pairs:
         try:
-            job.check_method(pair.options, sizes[pair.options.prior])
+            check_method(pair.options, sizes[pair.options.prior])
         except ValueError as error:
             left_out[pair.title] = str(error)
             continue

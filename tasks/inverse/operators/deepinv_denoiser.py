@@ -23,18 +23,15 @@ class PriorDenoiser(torch.nn.Module):
                 f"{prior.name} is no prior of pixels, but deepinv denoises images; take one such as heads-pixels."
             )
         self.prior = prior
-        abar = prior.schedule.alphas_cumprod
-        self.levels = ((1 - abar) / abar).sqrt()
 
     def timestep(self, sigma: torch.Tensor) -> torch.Tensor:
         """The timestep whose sigma_t / alpha_t is the nearest to 2 sigma, by ratio; int64 of sigma's shape."""
-        wanted = (2 * sigma.double().cpu()).clamp_min(1e-12).log()
-        return (wanted[..., None] - self.levels.log()).abs().argmin(-1)
+        return self.prior.schedule.nearest(2 * sigma)
 
     def forward(self, x: torch.Tensor, sigma: torch.Tensor | float, *args: Any, **kwargs: Any) -> torch.Tensor:
         """The denoised images [B, 3, H, W]; sigma: a number, or one an image, of any shape with B entries."""
         t = self.timestep(torch.as_tensor(sigma).detach().flatten()).expand(len(x))
-        abar = self.prior.schedule.alphas_cumprod[t].view(-1, *[1] * (x.ndim - 1)).to(x)
+        alpha, sigma = self.prior.schedule.coefficients(t, x)
         z = 2 * x - 1
-        eps = self.prior.epsilon(abar.sqrt() * z, t)
-        return (z - (1 - abar).sqrt() / abar.sqrt() * eps + 1) / 2
+        eps = self.prior.epsilon(alpha * z, t)
+        return (z - sigma / alpha * eps + 1) / 2

@@ -18,12 +18,14 @@ from dataclasses import dataclass
 
 import torch
 
+from rsd.sampling import Method, Moved
+
 from ..operators.base import variance
-from .guidance import Move, Moved, norm
+from .guidance import Move, norm
 
 
 @dataclass(frozen=True)
-class DAPS:
+class DAPS(Method):
     """``ode``: DDIM steps to the guess; ``langevin``: steps of size ``lr``; ``tau``: standard deviation that the
     measurement is taken to have; ``momentum``: mu, 0 (Langevin) to below 1. Raises ValueError for another."""
 

@@ -11,11 +11,13 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from .guidance import Move, Moved, guidance
+from rsd.sampling import Method, Moved
+
+from .guidance import Move, guidance
 
 
 @dataclass(frozen=True)
-class DPS:
+class DPS(Method):
     """``zeta``: step size of the data term; ``eta``: of the DDIM step's noise, 1 is DDPM's."""
 
     zeta: float = 1.0

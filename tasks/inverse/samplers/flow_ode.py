@@ -21,9 +21,7 @@ import torch
 from torch import Tensor
 
 from rsd.priors.base import Condition, Prior
-from rsd.schedule import Schedule
-
-from .guidance import level
+from rsd.sampling import level
 
 ORDER = 3
 """How many evaluations an extrapolation is made of."""
@@ -39,7 +37,7 @@ def log_density(
     ``steps``: of the solver, each three passes of the network and two through it; fewer where several fall on one
     timestep. ``least``: p_theta is the prior with noise of this standard deviation, or the nearest that it has.
     """
-    *levels, last = [level(prior.schedule, t) for t in timesteps(prior.schedule, steps, least)]
+    *levels, last = [level(prior.schedule, t) for t in prior.schedule.even(steps, least)]
     s = torch.tensor([prior.schedule.noise(at.t) for at in (*levels, last)], dtype=torch.float64)
     w, share, n = weights(s).tolist(), trapezoids(s).tolist(), len(levels)
     path, eps = [x.detach()], list[Tensor]()
@@ -88,13 +86,3 @@ def trapezoids(s: Tensor) -> Tensor:
 def _used(k: int) -> list[int]:
     """The evaluations that step k extrapolates."""
     return list(range(max(0, k - ORDER + 1), k + 1))
-
-
-def timesteps(schedule: Schedule, steps: int, least: float = 0.0) -> list[int]:
-    """Nearest to ``steps`` + 1 numbers even in log sigma_t / alpha_t, from the first, but no less than ``least``, to
-    the last; each once."""
-    abar = schedule.alphas_cumprod[: schedule.descending(1)[0] + 1]
-    log_s = ((1 - abar) / abar).log() / 2
-    first = log_s[0] if least == 0 else log_s[0].clamp(min=math.log(least))
-    even = torch.linspace(float(first), float(log_s[-1]), steps + 1, dtype=log_s.dtype)
-    return sorted(set((log_s - even[:, None]).abs().argmin(1).tolist()))

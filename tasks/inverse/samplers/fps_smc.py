@@ -17,13 +17,15 @@ from dataclasses import dataclass
 
 import torch
 
+from rsd.sampling import Method, Moved, fresh_noise
+
 from ..operators.base import Operator, variance
 from ..operators.linear import dot, observed, solve_gram
-from .guidance import Move, Moved, fresh_noise
+from .guidance import Move, noise_of_y
 
 
 @dataclass(frozen=True)
-class FPS:
+class FPS(Method):
     """``M``: particles of each answer; ``eta``: of the DDIM step's noise, above 0."""
 
     M: int = 5
@@ -65,7 +67,7 @@ class FPS:
 
     def _noises(self, move: Move, m: torch.Tensor, y: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         of_x = move.noise("swarm noise", (self.M, *m.shape[1:])).flatten(0, 1)
-        return of_x, move.noise_of_y("measurement's", y, self.M)
+        return of_x, noise_of_y(move, "measurement's", y, self.M)
 
     def _resample(self, move: Move, m: torch.Tensor, y: torch.Tensor, deviation: float, spread: float) -> torch.Tensor:
         """The means m [n M, ...] of particles drawn with weights p(y_s | x_t), in each answer."""

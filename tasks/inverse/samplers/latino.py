@@ -14,13 +14,15 @@ from dataclasses import dataclass
 
 import torch
 
+from rsd.sampling import Method, Moved
+
 from ..operators.base import variance
 from ..operators.linear import proximal
-from .guidance import Move, Moved
+from .guidance import Move
 
 
 @dataclass(frozen=True)
-class LATINO:
+class LATINO(Method):
     """``delta``: how far the measurement may pull from the denoised picture, above 0; ``ode``: DDIM steps to the guess.
     Raises ValueError for another delta."""
 

@@ -1,65 +1,17 @@
-"""A posterior sampler as a run: particles go down the noise levels, each step one move of the method.
-
-A method is a small frozen dataclass of its hyper-parameters, in its own file, with ``step(move) -> Moved``; one whose
-particles look at one another besides has ``couple``. Everything random depends on (seed, purpose, image, step,
-particle), so that chunks, interruptions and devices change nothing but rounding.
-"""
+"""A posterior sampler as a run: particles go down the noise levels, each step one move of the method."""
 
 from __future__ import annotations
 
-import math
-from collections.abc import Iterator, Sequence
-from typing import Any, Protocol
+from collections.abc import Iterator
+from dataclasses import replace
 
-import torch
-
-from rsd.engine import Record, mean_square
-from rsd.memory import Memory
-from rsd.priors.base import Prior
-from rsd.randomness import noise
-from rsd.repulsion import Force
+from rsd.engine import Record
+from rsd.sampling import Chain, Method, sample
+from rsd.spread import Spread
 
 from ..methods import load_method
 from ..run import Run
-from .guidance import Given, Move, Moved, levels, norm
-
-
-class Method(Protocol):
-    """A posterior sampler: its hyper-parameters, and how they move particles."""
-
-    def step(self, move: Move) -> Moved:
-        """One move of the particles of one chunk."""
-        ...
-
-
-class Chain:
-    """Particles on their way from noise to answers: ``z`` at the present level [N, *latent_shape]; ``x``: pictures of
-    the last guesses of z_0 [N, 3, H, W]; ``extra``: what else the method keeps, each [N, ...]."""
-
-    def __init__(self, prior: Prior, *, ids: Sequence[int], seed: int, memory: Memory, image: str = ""):
-        self.prior, self.ids, self.memory = prior, list(ids), memory
-        drawn = noise(prior.latent_shape, seed=seed, purpose="initial z", image=image, particles=self.ids)
-        self.z = drawn.to(prior.device, prior.dtype)
-        self.x: torch.Tensor | None = None
-        self.extra: dict[str, torch.Tensor] = {}
-
-    def images(self) -> torch.Tensor:
-        """The last step's guesses, which it decoded already, [N, 3, H, W]; before the first step noise, decoded."""
-        return self.finish() if self.x is None else self.x
-
-    @torch.no_grad()
-    def finish(self) -> torch.Tensor:
-        """D(z) [N, 3, H, W]: after the last step the answers."""
-        return torch.cat(self.memory.each(len(self.ids), lambda rows: self.prior.decode(self.z[rows])))
-
-    def state(self) -> dict[str, Any]:
-        """Everything a resumed run needs."""
-        return {"z": self.z, "extra": self.extra}
-
-    def load_state(self, state: dict[str, Any]) -> None:
-        """Continue from :meth:`state`."""
-        self.z = state["z"].to(self.z)
-        self.extra = {name: value.to(self.z.device) for name, value in state.get("extra", {}).items()}
+from .guidance import Measurement, levels
 
 
 class Sampling(Run):
@@ -67,49 +19,13 @@ class Sampling(Run):
 
     particles: Chain
 
-    def begin(self, ids: Sequence[int]) -> Chain:
-        s = self.settings
-        self.method: Method = load_method(s.method, s.hyper)
-        return Chain(self.prior, ids=ids, seed=s.seed, memory=self.memory, image=self.image)
+    def begin(self, spread: Spread) -> Chain:
+        self.method: Method = load_method(self.settings.method, self.settings.hyper)
+        return Chain(self.prior, spread, self.stream)
 
     def records(self) -> Iterator[Record]:
-        s, chain, grid = self.settings, self.particles, levels(self.prior.schedule, self.settings.steps)
-        given = Given(
-            self.prior, self.operator, self.y, s.sigma_v, self.condition, s.seed, self.image, embed=self.embed
-        )
-        for step in range(self.step, s.steps):
-            whole = Move(given, step, s.steps, grid[step], grid[step + 1], chain.ids, chain.z, chain.extra)
-            with torch.no_grad():
-                parts = self.memory.each(len(chain.ids), lambda rows: self.method.step(whole.of(rows)))  # noqa: B023
-            moved, push, force = gathered(parts), torch.zeros(0), None
-            if couple := getattr(self.method, "couple", None):
-                push, force = couple(whole, moved, s.interaction, memory=self.memory, ensemble=self.ensemble)
-            drift = (grid[step].alpha * moved.clean - chain.z) / grid[step].sigma
-            chain.z = moved.z + push if len(push) else moved.z
-            chain.x, chain.extra = moved.x, moved.extra
-            with torch.no_grad():
-                misfit = norm(given.misfit(moved.x))
-            yield self._record(step, grid[step].t, misfit, drift, push, force)
-
-    def _record(
-        self, step: int, t: int, misfits: torch.Tensor, drift: torch.Tensor, push: torch.Tensor, force: Force | None
-    ) -> Record:
-        n = len(misfits)
-        squares = {"misfit": (float(misfits.square().mean()), n), "residual": (mean_square(drift), n)}
-        means = self.ensemble.means({**squares, "repulsion": (mean_square(push), n)})
-        misfit, residual, repulsion = (math.sqrt(means[name]) for name in ("misfit", "residual", "repulsion"))
-        return Record(
-            step=step, t=t, losses={"misfit": misfit}, residual=residual, repulsion=repulsion,
-            ratio=repulsion / max(residual, 1e-12), bandwidth=force.bandwidth if force else None,
-            distance=force.distance if force else None,
-        )  # fmt: skip
-
-
-def gathered(parts: list[Moved]) -> Moved:
-    """The moves of all chunks as one."""
-    return Moved(
-        torch.cat([part.z for part in parts]).detach(),
-        torch.cat([part.clean for part in parts]).detach(),
-        torch.cat([part.x for part in parts]).detach(),
-        {name: torch.cat([part.extra[name] for part in parts]).detach() for name in parts[0].extra},
-    )
+        s = self.settings
+        given = Measurement(self.prior, self.condition, self.stream, self.operator, self.y, s.sigma_v)
+        interaction = replace(s.interaction, embed=self.embed)
+        grid = levels(self.prior.schedule, s.steps)
+        return sample(self.particles, self.method, given, levels=grid, interaction=interaction, start=self.step)

@@ -1,6 +1,6 @@
 """PiGDM: pseudoinverse-guided diffusion (Song et al. 2023), for linear operators.
 
-With p(z_0 | z_t) taken for N(z_0(z_t), r_t^2 I), r_t^2 = sigma^2 / (sigma^2 + 1) in their units, 1 - alpha_t^2 in ours,
+With p(z_0 | z_t) taken for N(z_0(z_t), r_t^2 I), r_t^2 = sigma_t^2 / (alpha_t^2 + sigma_t^2),
 
     g = grad_{z_t} log p(y | z_t) = J^T A^T (r_t^2 A A^T + sigma_v^2 I)^-1 (y - A z_0(z_t)),   J = d z_0/d z_t  (Eq. 7)
 
@@ -15,13 +15,15 @@ from dataclasses import dataclass
 
 import torch
 
+from rsd.sampling import Method, Moved
+
 from ..operators.base import variance
 from ..operators.linear import solve_gram
-from .guidance import Move, Moved
+from .guidance import Move
 
 
 @dataclass(frozen=True)
-class PiGDM:
+class PiGDM(Method):
     """``eta``: of the DDIM step's noise; ``adaptive``: the paper's weight of g, or the score's own."""
 
     eta: float = 1.0
@@ -37,11 +39,11 @@ class PiGDM:
             x = prior.decode(clean)
             guess = x.detach()
             misfit, plus = move.given.misfit(guess), variance(move.given.y, move.given.noise_level)
-            pull = operator.adjoint(solve_gram(operator, misfit, guess, times=now.sigma**2, plus=plus), guess)
+            pull = operator.adjoint(solve_gram(operator, misfit, guess, times=now.variance, plus=plus), guess)
             (g,) = torch.autograd.grad(x, z, pull)
         clean, eps = clean.detach(), eps.detach()
         if self.adaptive:
-            z_s = move.ddim(clean, eps, self.eta) + move.then.alpha * now.alpha * now.sigma**2 * g
+            z_s = move.ddim(clean, eps, self.eta) + move.then.alpha * now.alpha * now.variance * g
         else:
             eps = eps - now.sigma * g
             z_s = move.ddim(move.clean(move.z, eps), eps, self.eta)

@@ -14,12 +14,14 @@ from dataclasses import dataclass
 
 import torch
 
+from rsd.sampling import Method, Moved
+
 from ..operators.base import Operator
-from .guidance import Move, Moved, norm
+from .guidance import Move, norm
 
 
 @dataclass(frozen=True)
-class PSLD:
+class PSLD(Method):
     """``omega``, ``gamma``: step sizes of the data term and of the gluing term; ``eta``: of the DDIM step's noise."""
 
     omega: float = 1.0

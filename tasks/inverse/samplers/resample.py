@@ -6,7 +6,8 @@ the last over latents, as their Appendix C has it), and mapped back to the noise
 
     z_s ~ N( (r^2 alpha_s z_0(y) + sigma_s^2 z_s') / (r^2 + sigma_s^2),  r^2 sigma_s^2 / (r^2 + sigma_s^2) I )
 
-with z_s' the DDIM step's and r^2 = gamma (sigma_s^2 / alpha_t^2) (1 - alpha_t^2 / alpha_s^2). The answer is the last
+with z_s' the DDIM step's and r^2 = gamma (sigma_s^2 / alpha_t^2) v_ts (rsd.sampling), where v_ts is the paper's
+1 - alpha_t^2 / alpha_s^2. The answer is the last
 z_0 after one more such fit.
 """
 
@@ -17,12 +18,14 @@ from dataclasses import dataclass
 
 import torch
 
+from rsd.sampling import Method, Moved, step_variance
+
 from ..rlsd import data_loss
-from .guidance import Move, Moved, guidance
+from .guidance import Move, guidance
 
 
 @dataclass(frozen=True)
-class ReSample:
+class ReSample(Method):
     """``gamma``: scale of r^2; ``every``: steps from one fit to the next; ``fits``: Adam's steps in each, with rates
     ``lr_x`` over images and ``lr_z`` over latents; ``zeta``: of the data term's gradient, times alpha_t^2; ``eta``: of
     the DDIM step's noise."""
@@ -58,7 +61,7 @@ class ReSample:
 
     def _resample(self, move: Move, clean: torch.Tensor, z_s: torch.Tensor) -> torch.Tensor:
         now, then = move.now, move.then
-        r2 = self.gamma * then.sigma**2 / now.alpha**2 * (1 - (now.alpha / then.alpha) ** 2)
+        r2 = self.gamma * then.sigma**2 / now.alpha**2 * step_variance(now, then)
         total = r2 + then.sigma**2
         mean = (r2 * then.alpha * clean + then.sigma**2 * z_s) / total
         return mean + (r2 * then.sigma**2 / total) ** 0.5 * move.noise("resample")

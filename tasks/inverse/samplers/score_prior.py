@@ -12,7 +12,7 @@ likes.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -21,12 +21,13 @@ import torch
 
 from rsd.engine import Record
 from rsd.priors.base import Prior
-from rsd.randomness import generator, noise
+from rsd.randomness import Stream
+from rsd.spread import Spread
 
 from ..methods import load_method
 from ..operators.base import data_residual, variance
 from ..run import Run
-from .flow_ode import log_density, timesteps
+from .flow_ode import log_density
 from .guidance import LEAST_SIGMA_V
 from .realnvp import RealNVP
 
@@ -51,16 +52,16 @@ class ScorePrior:
 class Posterior:
     """The flow q_phi, and the draws that are the answers: each from noise of its own, which stays."""
 
-    def __init__(self, prior: Prior, hyper: ScorePrior, *, ids: Sequence[int], seed: int, image: str):
-        self.prior, self.ids = prior, list(ids)
+    def __init__(self, prior: Prior, hyper: ScorePrior, spread: Spread, stream: Stream):
+        self.prior, self.spread = prior, spread
         self.shape = prior.latent_shape
         d = torch.Size(self.shape).numel()
-        start = generator(seed=seed, purpose="flow", image=image)
+        start = stream.generator("flow")
         self.flow = RealNVP(d, layers=hyper.layers, hidden=hyper.hidden, spread=hyper.spread, generator=start)
         self.flow.to(prior.device, prior.dtype)
         last: dict[str, Any] = {"params": [self.flow.log_scale, self.flow.shift], "lr": hyper.lr_last}
         self.optimiser = torch.optim.Adam([{"params": self.flow.couplings.parameters()}, last], lr=hyper.lr)
-        drawn = noise((d,), seed=seed, purpose="initial z", image=image, particles=self.ids)
+        drawn = stream.noise("initial z", (d,), spread.ids)
         self.noise = drawn.to(prior.device, prior.dtype)
 
     def draw(self, n: torch.Tensor, blur: float = 0.0) -> tuple[torch.Tensor, torch.Tensor]:
@@ -93,19 +94,19 @@ class Fitting(Run):
 
     particles: Posterior
 
-    def begin(self, ids: Sequence[int]) -> Posterior:
+    def begin(self, spread: Spread) -> Posterior:
         s = self.settings
         if not self.ensemble.alone:
             raise ValueError("Method score-prior fits one flow for all particles; start just one process.")
         self.hyper: ScorePrior = load_method(s.method, s.hyper)
-        return Posterior(self.prior, self.hyper, ids=ids, seed=s.seed, image=self.image)
+        return Posterior(self.prior, self.hyper, spread, self.stream)
 
     def records(self) -> Iterator[Record]:
         s, q, least = self.settings, self.particles, max(self.settings.sigma_v, LEAST_SIGMA_V)
         for step in range(self.step, s.steps):
             rows = range(self.hyper.batch)
             n, v, b = (
-                noise(q.noise.shape[1:], seed=s.seed, purpose=purpose, image=self.image, step=step, particles=rows)
+                self.stream.noise(purpose, q.noise.shape[1:], rows, step)
                 for purpose in ("flow draws", "hutchinson", "flow blur")
             )
             share = min(1.0, 2 * step / s.steps)
@@ -125,10 +126,8 @@ class Fitting(Run):
             q.optimiser.step()
             with torch.no_grad():
                 kl = float((log_q - log_p + misfit / (2 * variance(self.y, least))).mean())
-            yield Record(
-                step=step, t=0, losses={"misfit": float(misfit.detach().mean().sqrt()), "kl": kl},
-                residual=float(pull.square().mean().sqrt()), repulsion=0.0, ratio=0.0, bandwidth=None, distance=None,
-            )  # fmt: skip
+            losses = {"misfit": float(misfit.detach().mean().sqrt()), "kl": kl}
+            yield Record.of(step, 0, q.spread, residual=float(pull.square().mean().sqrt()), losses=losses)
 
     def _blur(self, share: float) -> float:
         """The standard deviation of b: of the timesteps' noise from about ``blur`` down to the first's, evenly in its
@@ -137,7 +136,7 @@ class Fitting(Run):
         least = schedule.noise(0)
         if share == 1 or most <= least:
             return 0.0
-        return schedule.noise(timesteps(schedule, 1, most * (least / most) ** share)[0])
+        return schedule.noise(schedule.even(1, most * (least / most) ** share)[0])
 
     def _prior(self, x: torch.Tensor, v: torch.Tensor, blur: float) -> tuple[torch.Tensor, torch.Tensor]:
         """log p_theta and its gradient, chunk by chunk."""

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from rsd.randomness import generator
+from rsd.randomness import Stream
 
 from ..names import BACKGROUNDS
 from .encodings import Frequency
@@ -23,14 +23,14 @@ class Background(nn.Module):
 
     network: Any
 
-    def __init__(self, kind: str, *, seed: int, particle: int = 0, image: str = "", octaves: int = 2, width: int = 16):
+    def __init__(self, kind: str, stream: Stream, particle: int = 0, *, octaves: int = 2, width: int = 16):
         super().__init__()
         if kind not in BACKGROUNDS:
             raise ValueError(f'There is no background "{kind}"; there are {", ".join(BACKGROUNDS)}.')
         self.kind = kind
         if kind == "learned":
             self.encoding = Frequency(octaves)
-            random = generator(seed=seed, purpose="initial background", image=image, particle=particle)
+            random = stream.generator("initial background", particle=particle)
             self.network = network([self.encoding.outputs, width, 3], generator=random)
             with torch.no_grad():
                 self.network[-1].weight.mul_(0.01)
@@ -45,7 +45,7 @@ class Background(nn.Module):
         return torch.full_like(directions, COLOURS[self.kind])
 
 
-def draw_colours(views: int, *, seed: int, image: str = "", step: int = 0) -> torch.Tensor:
+def draw_colours(views: int, stream: Stream, step: int = 0) -> torch.Tensor:
     """A colour for each view of a step, uniform in [0, 1], float64 [V, 3]; it depends on nothing else."""
-    keys = [generator(seed=seed, purpose="background", image=image, step=step, particle=v) for v in range(views)]
+    keys = [stream.generator("background", step=step, particle=v) for v in range(views)]
     return torch.stack([torch.rand(3, generator=key, dtype=torch.float64) for key in keys])

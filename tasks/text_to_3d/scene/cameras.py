@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 import torch
 
-from rsd.randomness import generator
+from rsd.randomness import Stream
 
 
 @dataclass(frozen=True)
@@ -97,12 +97,12 @@ class Cameras:
         return self.position[:, None].expand_as(directions), directions
 
 
-def draw_cameras(settings: CameraSettings, views: int, *, seed: int, image: str = "", step: int = 0) -> Cameras:
+def draw_cameras(settings: CameraSettings, views: int, stream: Stream, step: int = 0) -> Cameras:
     """The cameras of a step, which depend on nothing else: not on the scenes. View v's azimuth is drawn from the v-th
     of ``views`` equal parts of the range. Raises ValueError for no views."""
     if views < 1:
         raise ValueError(f"views is {views}; a scene needs at least 1 camera.")
-    keys = [generator(seed=seed, purpose="camera", image=image, step=step, particle=view) for view in range(views)]
+    keys = [stream.generator("camera", step=step, particle=view) for view in range(views)]
     u = torch.stack([torch.rand(4, generator=key, dtype=torch.float64) for key in keys])
     u[:, 0] = (u[:, 0] + torch.arange(views)) / views
     ranges = (settings.azimuth, settings.elevation, settings.distance, settings.fov)

@@ -15,7 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from rsd.randomness import generator
+from rsd.randomness import Stream
 
 from ..names import ENCODINGS
 from .encodings import DenseGrid, Frequency, TinyCudaGrid, hash_grid
@@ -61,14 +61,13 @@ class FieldSettings:
 
 
 class Field(nn.Module):
-    """One scene; its initial parameters depend on (seed, image, particle) alone."""
+    """One scene; its initial parameters depend on the stream and the particle's number alone."""
 
     def __init__(
-        self, settings: FieldSettings, *, seed: int, particle: int = 0, image: str = "",
-        device: str | torch.device = "cpu",
-    ):  # fmt: skip
+        self, settings: FieldSettings, stream: Stream, particle: int = 0, *, device: str | torch.device = "cpu"
+    ):
         super().__init__()
-        s, random = settings, generator(seed=seed, purpose="initial field", image=image, particle=particle)
+        s, random = settings, stream.generator("initial field", particle=particle)
         self.settings = settings
         self.encoding: Any
         width, depth = s.width, s.depth

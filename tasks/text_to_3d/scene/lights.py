@@ -14,7 +14,7 @@ from dataclasses import dataclass
 import torch
 import torch.nn.functional as F
 
-from rsd.randomness import generator
+from rsd.randomness import Stream
 
 from .cameras import Cameras
 
@@ -75,16 +75,14 @@ def no_shade(views: int) -> Light:
     return Light("ambient", torch.zeros(views, 3, dtype=torch.float64), 1.0, 0.0)
 
 
-def draw_light(
-    settings: LightSettings, cameras: Cameras, *, seed: int, steps: int, image: str = "", step: int = 0
-) -> Light:
+def draw_light(settings: LightSettings, cameras: Cameras, stream: Stream, *, steps: int, step: int = 0) -> Light:
     """The light of step ``step`` of ``steps``, which depends on nothing else: one kind for all views, a lamp for each,
     as far away as its camera."""
-    key = generator(seed=seed, purpose="light", image=image, step=step)
+    key = stream.generator("light", step=step)
     shaded, textureless = torch.rand(2, generator=key, dtype=torch.float64).tolist()
     if step < settings.ambient_until * steps or shaded >= settings.shaded:
         return no_shade(len(cameras))
-    lamps = [generator(seed=seed, purpose="lamp", image=image, step=step, particle=v) for v in range(len(cameras))]
+    lamps = [stream.generator("lamp", step=step, particle=v) for v in range(len(cameras))]
     offsets = torch.stack([torch.randn(3, generator=lamp, dtype=torch.float64) for lamp in lamps])
     direction = F.normalize(cameras.back + settings.up * cameras.axes[:, 1] + settings.spread * offsets, dim=-1)
     kind = "textureless" if textureless < settings.textureless else "lambertian"

@@ -1,0 +1,243 @@
+"""Text to 3D as the runner has it: each prompt is a run, whose particles are scenes."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from functools import partial
+from typing import Any
+
+import torch
+
+from rsd.distributed import Ensemble
+from rsd.engine import Record
+from rsd.priors import is_latent
+from rsd.priors.base import Prior
+from rsd.runs.batch import Item, Networks, PromptHead, run_all
+from rsd.runs.folder import RunFolder
+from rsd.runs.prompts import gather
+from rsd.runs.session import plain_warnings
+
+from . import finished, results
+from .command import ADDED, parse, resolved
+from .distillation import Run, Settings
+from .finished import PARTS, keep, write
+from .gallery import SceneSettings
+from .options import TextTo3D
+from .prompts import PromptSettings, ViewPrompts, split_view, views_told
+from .scene.cameras import CameraSettings
+from .scene.field import FieldSettings
+from .scene.lights import LightSettings
+from .scene.regularisers import RegulariserSettings
+from .scene.render import RenderSettings
+from .scenes import Scenes
+from .scores import Scorers, load_scorers
+from .summary import summarise
+
+
+class Previewed(Run):
+    """A run that shows itself every so many steps: ``look`` is called then."""
+
+    every: int
+    look: Callable[[], None]
+
+    def steps(self) -> Iterator[Record]:
+        """The steps still to do, one Record each."""
+        for record in super().steps():
+            if self.step % self.every == 0:
+                self.look()
+            yield record
+
+
+def run(options: TextTo3D) -> int:
+    """Make every prompt's scenes; the exit code, and what is raised, is :func:`rsd.runs.batch.run_all`'s."""
+    with plain_warnings():
+        return run_all(SceneHead(options, prompts_of(options)))
+
+
+def prompts_of(options: TextTo3D) -> list[str]:
+    """The prompts, checked, without view words."""
+    given = gather(options.prompt, options.prompts, allow_empty=options.allow_empty)
+    return list(dict.fromkeys(without_view(prompt, options) for prompt in given))
+
+
+class SceneHead(PromptHead):
+    """Prompts to make scenes of."""
+
+    command = "text-to-3d"
+    added = ADDED
+    adds = "made"
+
+    @classmethod
+    def of(cls, argv: list[str]) -> SceneHead:
+        """What ``rsd text-to-3d`` would run with these arguments."""
+        options, _ = parse(argv)
+        return cls(options, prompts_of(options))
+
+    @classmethod
+    def resolved(cls, options: TextTo3D) -> dict[str, Any]:
+        """The options as plain values."""
+        return resolved(options)
+
+    def check_shared(self, device: torch.device) -> None:
+        """Raise ValueError if --resolution does not divide the prior's pixels, or --threshold asks for bounds that its
+        latents do not have."""
+        o, size = self.options, self.size
+        if o.threshold is not None and is_latent(o.prior, o.revision):
+            raise ValueError(f'--threshold goes with priors of pixels, and "{o.prior}" has latents; leave it out.')
+        if o.resolution is not None and size % o.resolution:
+            raise ValueError(
+                f'The prior "{o.prior}" sees pictures of {size} px, which cannot be rendered at {o.resolution}; give a '
+                f"--resolution that divides {size} (--size is that of the written pictures)."
+            )
+
+    def texts(self) -> Sequence[str]:
+        """The prompts of single views, and the negative one."""
+        return (*self.options.own_prompts.values(), self.options.negative_prompt)
+
+    def scorers(self, todo: Sequence[Item], folders: Mapping[Item, RunFolder], device: torch.device) -> Scorers:
+        """The networks that score."""
+        o = self.options
+        repulsion = o.features_name if o.interacts else None
+        return load_scorers(o.prior, repulsion=repulsion, div_features=o.div_features, device=device)
+
+    def embed_texts(self, todo: Sequence[Item], prior: Prior) -> None:
+        """Embed all prompts for all views."""
+        for item in todo:
+            ViewPrompts(prior, item.source, prompt_settings(item.options))
+
+    def lacking(self, held: dict[str, Any], item: Item) -> list[str]:
+        """What a finished run would make otherwise now."""
+        return finished.lacking(held, item.options)
+
+    def needs_scorers(self, lacks: Sequence[str]) -> bool:
+        """Pictures and meshes need none."""
+        return "figures" in lacks
+
+    def again(
+        self, item: Item, held: dict[str, Any], lacks: Sequence[str], folder: RunFolder, networks: Networks
+    ) -> tuple[dict[str, Any], list[str]] | None:
+        """What other flags ask for is made of the scenes that a finished run kept."""
+        o = item.options
+        return finished.again(
+            item.source, o, held, lacks, folder, settings=settings(o).scenes, scorers=networks.scorers or Scorers(),
+            device=networks.device,
+        )  # fmt: skip
+
+    @contextmanager
+    def start(
+        self, item: Item, networks: Networks, ensemble: Ensemble, folder: RunFolder
+    ) -> Iterator[tuple[Run, None]]:
+        """A distillation that shows its own scenes as they stand."""
+        o, prior = item.options, networks.prior
+        assert prior is not None
+        embed = self.embed(item, networks)
+        one = Previewed(prior, item.source, settings(o), embed=embed, image=item.source, ensemble=ensemble)
+        one.every = o.checkpoint_every if ensemble.main else o.steps + 1
+        one.look = partial(results.preview, folder.path, one.particles)
+        encoded, rendered = one.particles.backends.values()
+        told = f"{o.encoding} encoding by {encoded}, {o.renderer} renderer by {rendered}"
+        print(f"{item.title}: {told}", flush=True)
+        yield one, None
+
+    def gather(self, run: Any, about: None) -> Scenes | None:
+        """All processes' scenes."""
+        return run.whole()
+
+    def leave(
+        self, item: Item, images: torch.Tensor, about: Scenes, folder: RunFolder, networks: Networks
+    ) -> dict[str, Any]:
+        """Write pictures and meshes, keep the scenes; the figures."""
+        figures = write(
+            PARTS, about, prompt=item.source, options=item.options, folder=folder.path, scorers=networks.scorers
+        )
+        keep(folder, about)
+        return {**figures, **about.backends}
+
+    def headline(self, figures: dict[str, Any]) -> str:
+        """The figures of one prompt in a line."""
+        return headline(figures)
+
+    def remedy(self, item: Item) -> str:
+        """What to do about a run that diverged."""
+        o = item.options
+        return f"lower lr ({o.lr:g}), guidance ({o.guidance:g}) or gamma ({o.gamma:g})"
+
+    @classmethod
+    def works(cls, options: TextTo3D) -> list[str]:
+        """The works that the method and the scenes rest on."""
+        works = ["sds", "magic3d"]  # the loss, and the field's start
+        works += ["vsd", "lora"] if options.method == "vsd" else []
+        works += ["rlsd"] if options.interacts else []
+        works += ["imagen"] if options.threshold is not None else []
+        return works + (["instant-ngp"] if options.encoding == "hash" or options.renderer == "packed" else [])
+
+    def summarise(self, out: Any, done: dict[Item, RunFolder], failures: dict[str, str], networks: Networks) -> None:
+        """summary.json and summary.csv."""
+        summarise(out, {item.source: folder for item, folder in done.items()}, failures)
+
+
+def without_view(prompt: str, options: TextTo3D) -> str:
+    """A prompt without view words at its end, of which it warns, as of others that stay: a scene is seen from all
+    sides. Raises ValueError if nothing else is told, and that is not allowed."""
+    rest, view = split_view(prompt)
+    if view and not rest and not options.allow_empty:
+        raise ValueError(
+            f'The prompt "{prompt}" tells a view alone, and a scene is seen from all sides; say what to make, or '
+            "--allow-empty to make it without a prompt."
+        )
+    own = "; each camera adds its own" if options.view_words else ""
+    if view:
+        warnings.warn(f'A scene is seen from all sides: "{view}" is left out of the prompt{own}.', stacklevel=2)
+    for other in views_told(rest):
+        warnings.warn(
+            f'A scene is seen from all sides: "{other}" stays in the prompt "{rest}"; leave it out if it tells where '
+            f"the camera is{own}.",
+            stacklevel=2,
+        )
+    return rest
+
+
+def headline(figures: dict[str, Any]) -> str:
+    """The figures of one prompt in a line; of the agreement also what it is of, and what could not be read."""
+    shown = {"Div": "div", "faces in front": "face_front", "Janus": "janus"}
+    told = {name: f"{figures[figure]:.2f}" for name, figure in shown.items() if figures[figure] is not None}
+    if figures["agreement_told"]:
+        told["agreement in front"] = figures["agreement_told"]
+    return ", ".join(f"{name} {value}" for name, value in told.items()) or "done"
+
+
+def prompt_settings(options: TextTo3D) -> PromptSettings:
+    """How a prompt becomes each view's."""
+    o = options
+    return PromptSettings(
+        view_words=o.view_words, front=o.front, back=o.back, overhead=o.overhead, negative_prompt=o.negative_prompt,
+        guidance=o.guidance, convention=o.guidance_convention, threshold=o.threshold,
+        own=o.own_prompts,
+    )  # fmt: skip
+
+
+def settings(options: TextTo3D) -> Settings:
+    """What each prompt runs with."""
+    o = options
+    scenes = SceneSettings(
+        field=FieldSettings(
+            o.encoding, bound=o.bound, resolutions=o.grid, levels=o.levels, log2_hashmap_size=o.log2_hashmap_size,
+            per_level_scale=o.per_level_scale, octaves=o.octaves,
+        ),
+        background=o.background, renderer=o.renderer,
+        render=RenderSettings(o.samples, o.fine),
+        cameras=CameraSettings(o.azimuth, o.elevation, o.distance, o.fov),
+        lights=LightSettings(
+            o.ambient_until, o.shaded, o.textureless, o.ambient, o.diffuse, up=o.light_up, spread=o.light_spread,
+        ),
+        regularisers=RegulariserSettings(o.orientation, o.sparsity, o.opacity, o.z_variance),
+        views=o.views, views_at_once=o.views_at_once, interaction=o.interaction, resolution=o.resolution, lr=o.lr,
+        lr_background=o.lr_background,
+    )  # fmt: skip
+    return Settings(
+        method=o.method, particles=o.particles, steps=o.steps, gamma=o.gamma if o.interacts else 0.0, window=o.window,
+        clean=o.clean, t_range=o.t_range, prompts=prompt_settings(o), scenes=scenes, lora_rank=o.lora_rank,
+        lr_phi=o.lr_phi, seed=o.seed, chunk=o.chunk,
+    )  # fmt: skip

@@ -1,0 +1,152 @@
+"""README and docs: command lines that can be read, flags that exist, README's Python block, lengths and links."""
+
+from __future__ import annotations
+
+import re
+import shlex
+from importlib import import_module
+from pathlib import Path
+
+import pytest
+import torch
+
+import rsd
+from rsd import flags
+from rsd.cli import COMMANDS
+from rsd.cli import main as command_line
+from rsd.tasks.inverse.compare import Compare
+from rsd.tasks.inverse.options import Restore
+from rsd.tasks.text_to_3d.options import TextTo3D
+from rsd.tasks.text_to_image.options import TextToImage
+from rsd.tasks.text_to_image.sweep import Sweep
+from rsd.tasks.toy.command import Toy
+
+ROOT = Path(__file__).parents[2]
+README = ROOT / "README.md"
+PAGES = [README, ROOT / "CONTRIBUTING.md", ROOT / "CHANGELOG.md", *sorted((ROOT / "docs").glob("*.md"))]
+TEXT = {page: page.read_text(encoding="utf-8") for page in PAGES}
+KINDS = {
+    "restore": Restore, "measure": Restore, "compare": Compare, "text-to-image": TextToImage, "text-to-3d": TextTo3D,
+    "sweep": Sweep, "toy": Toy, "reproduce": import_module("rsd.tasks.reproduce.options").Reproduce,
+    "heads": import_module("rsd.heads.command").Heads,
+}  # fmt: skip
+PLAIN = {"doctor": {"--quick"}, "methods": set(), "tasks": set()}
+LINE = re.compile(r"^(?: {4}|.*-m )rsd ([a-z].*)$", re.M)
+PATHS = r"\S+\.(?:png|jsonl|safetensors|txt|yaml)|\S+/"
+
+
+def lines() -> list[tuple[str, str]]:
+    """The command lines in code blocks, without their comments, each with its page."""
+    found = []
+    for page, text in TEXT.items():
+        for line in LINE.findall(re.sub(r" \\\n +", " ", text)):
+            line = re.split(r" +# ", line)[0].strip()
+            if "..." not in line and "--shard $" not in line and 3 * " " not in line:
+                found.append((page.name, line))
+    return found
+
+
+LINES = lines()
+
+
+def test_there_are_lines_of_every_command():
+    assert {line.split()[0] for _, line in LINES} >= set(KINDS)
+    assert len(LINES) > 40
+
+
+@pytest.mark.parametrize(("page", "line"), LINES, ids=[f"{page}: {line}" for page, line in LINES])
+def test_a_command_line_can_be_read(page, line, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    command, *argv = shlex.split(line)
+    if command in PLAIN:
+        assert set(argv) <= PLAIN[command]
+        return
+    for path in re.findall(PATHS, " ".join(argv)):
+        if not Path(path).is_absolute() and "=" not in path and ":" not in path:
+            Path(path).parent.mkdir(parents=True, exist_ok=True)
+            Path(path).mkdir(exist_ok=True) if path.endswith("/") else Path(path).touch()
+    found = flags.values(KINDS[command], argv, prog=f"rsd {command}")
+    if command == "restore":
+        told = found.keys() & {"task", "mask", "box", "operator", "kernel"}
+        assert told or str(found["images"][0]).endswith(".jsonl"), "rsd restore needs a task"
+        assert found["images"]
+    if command == "text-to-image" and "prompt" in found:
+        assert all(" " in prompt for prompt in found["prompt"]), "prompts are quoted"
+
+
+def test_every_flag_in_the_text_exists(capsys):
+    known = {"--nproc-per-node", "--multi_gpu", "--num_processes", "--cpu", "--index-url"}  # of other programs
+    known |= {"--array", "--gres", "--signal", "--requeue", "--dependency", "--wrap", "--resume", "--help", "--quick"}
+    for kind in KINDS.values():
+        for field in flags.fields_of(kind).values():
+            known |= {field.dashed, field.dashed.replace("--", "--no-")}
+    for script in (ROOT / "scripts").rglob("*.py"):
+        known |= {flag.replace("_", "-") for flag in re.findall(r"--[a-z][\w-]+", script.read_text(encoding="utf-8"))}
+        names = re.findall(r"^    (\w+): .*=", script.read_text(encoding="utf-8"), re.M)
+        known |= {f"--{name.replace('_', '-')}" for name in names}
+    for page, text in TEXT.items():
+        code = " ".join(re.findall(r"^ {4}.*$|`[^`\n]+`", text, re.M))
+        told = set(re.findall(r"(?<![\w-])--[a-zA-Z][\w-]*", code))
+        assert told <= known, (page.name, told - known)
+
+
+def test_readme_is_short_and_tells_its_parts():
+    text = TEXT[README]
+    assert len(text.split()) <= 900
+    assert "https://arxiv.org/abs/2406.16683" in text[:400]
+    pictures = re.findall(r"!\[[^]]+\]\((docs/[\w-]+\.png)\)", text)
+    assert pictures == [f"docs/{name}.png" for name in ("demo-grid", "text-to-image-grid", "text-to-3d-contact")]
+    assert text.count("```python") == 1
+    for limit in ("cartoon heads only", "never been run", "29.3 dB", "undecided"):
+        assert limit in text[text.index("## Limits") :]
+
+
+def test_table_lines_fit_a_screen():
+    for page, text in TEXT.items():
+        long = [line for line in text.splitlines() if line.startswith("|") and len(line) >= 160]
+        assert not long, (page.name, long)
+
+
+def test_changes_are_told_in_few_words():
+    text = TEXT[ROOT / "CHANGELOG.md"]
+    first = text[text.index("## 0.1.0") :]
+    assert text.index("## Unreleased") < text.index("## 0.1.0") and len(first.split()) <= 600
+
+
+def test_every_link_leads_somewhere():
+    def anchors(page: Path) -> set[str]:
+        heads = re.findall(r"^#+ (.*)$", TEXT[page], re.M)
+        return {re.sub(r"[^\w\- ]", "", head.lower()).replace(" ", "-") for head in heads}
+
+    for page, text in TEXT.items():
+        for target in re.findall(r"\]\(([^)\s]+)\)", text):
+            if not target.startswith("http"):
+                file, _, anchor = target.partition("#")
+                there = (page.parent / file).resolve() if file else page
+                assert there.exists(), (page.name, target)
+                assert not anchor or anchor in anchors(there), (page.name, target)
+
+
+def test_readmes_python_runs(tmp_path, monkeypatch):
+    """As it stands there, but in two steps."""
+    monkeypatch.chdir(tmp_path)
+    assert command_line(["heads", "--out", "heads", "--number", "1"]) == 0
+    restore, asked = rsd.restore, {}
+
+    def quick(*args, **settings):
+        asked.update(settings)
+        return restore(*args, **settings, steps=2)
+
+    monkeypatch.setattr(rsd, "restore", quick, raising=False)
+    names: dict[str, object] = {}
+    [block] = re.findall(r"```python\n(.*?)```", TEXT[README], re.S)
+    exec(compile(block, str(README), "exec"), names)
+    assert asked == {"gamma": 6, "particles": 4}
+    x, result = names["x"], names["result"]
+    assert isinstance(x, torch.Tensor) and x.shape == (1, 3, 64, 64) and x.abs().max() <= 1
+    assert result.images.shape == (4, 3, 64, 64) and len(result.records) == 2
+
+
+def test_every_command_is_on_some_page():
+    told = set(re.findall(r"rsd ([a-z][a-z0-9-]*)", " ".join(TEXT.values())))
+    assert set(COMMANDS) <= told
