@@ -21,7 +21,7 @@ COMMANDS = {
         "restore images: inpainting, super-resolution, deblurring, phase, HDR, yours",
     ),
     "measure": ("rsd.tasks.inverse.measuring", "measure clean images by an operator: files that restore takes"),
-    "compare": ("rsd.tasks.inverse.compare.pairs", "methods x tasks x images on equal terms: one table, one picture"),
+    "compare": ("rsd.tasks.inverse.compare.command", "methods x tasks x images on equal terms: one table, one picture"),
     "methods": ("rsd.tasks.inverse.methods", "the methods of restore and compare, with their citations"),
     "tasks": ("rsd.tasks.inverse.names", "the tasks of restore and compare, with their citations"),
     "config": ("rsd.tasks.config", "the settings that would apply to a task, and where each comes from"),

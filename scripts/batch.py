@@ -26,8 +26,8 @@ from rsd.heads.hidden import picture
 from rsd.priors import load_prior
 from rsd.repulsion import Interaction
 from rsd.runs.flags import script
-from rsd.tasks.inverse.command import parse
 from rsd.tasks.inverse.operators import make_operator, measure
+from rsd.tasks.inverse.packaged import parse
 from rsd.tasks.inverse.run import Decoded, Run, Settings
 from scripts.bench import output
 

@@ -20,9 +20,9 @@ import torch
 from rsd.heads.command import main as write_heads
 from rsd.media import read_image
 from rsd.runs.flags import Flag, script
-from rsd.tasks.inverse.command import parse
 from rsd.tasks.inverse.head import run
 from rsd.tasks.inverse.operators import make_operator
+from rsd.tasks.inverse.packaged import parse
 from rsd.tasks.reproduce.tables import ADAM, REPELS
 from rsd.tasks.reproduce.verdict import student
 

@@ -27,13 +27,13 @@ from rsd.priors.precision import multiplies_in
 from rsd.runs.flags import script
 from rsd.runs.session import pick_device
 from rsd.runs.settings import shard
-from rsd.tasks.inverse.command import parse
 from rsd.tasks.inverse.compare.pairs import matched
 from rsd.tasks.inverse.compare.selection import what_runs
 from rsd.tasks.inverse.head import check_method, run
 from rsd.tasks.inverse.methods import FIELD, load_method
 from rsd.tasks.inverse.networks import interacts
 from rsd.tasks.inverse.options import Restore
+from rsd.tasks.inverse.packaged import parse
 
 TASKS = ("inpaint_half_face", "inpaint_random", "sr4", "deblur_motion", "hdr", "phase_retrieval")
 REPELS = ("inpaint_half_face",)

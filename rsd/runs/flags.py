@@ -119,9 +119,13 @@ class Field:
         return [part.strip() for part in re.split(comma, text) if part.strip()]
 
 
-@cache
-def fields_of(kind: type) -> dict[str, Field]:
+def fields_of(kind: Any) -> dict[str, Field]:
     """The fields of a dataclass of options, by name."""
+    return _fields_of(kind)
+
+
+@cache
+def _fields_of(kind: Any) -> dict[str, Field]:
     hints = typing.get_type_hints(kind, include_extras=True)
     found = {}
     for field in dataclasses.fields(kind):
@@ -166,7 +170,7 @@ def script(kind: type[Kind], prog: str, argv: Sequence[str] | None = None) -> Ki
 def build(kind: type[Kind], *layers: Mapping[str, Any], prog: str) -> Kind:
     """Options from layers of what :func:`values` found; the later win."""
     given = {name: value for layer in layers for name, value in layer.items()}
-    for field in fields_of(kind).values():  # type: ignore[arg-type]
+    for field in fields_of(kind).values():
         if field.name not in given and field.default is dataclasses.MISSING:
             if not field.flag.positional:
                 example = "".join(f", for example {text}" for text in getattr(kind, "EXAMPLES", ())[:1])

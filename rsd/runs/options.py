@@ -54,7 +54,7 @@ class ParticleSettings:
 
     def check_numbers(self) -> None:
         """Raise ValueError, in one sentence, for a number out of its range or an unknown name of a few."""
-        for name, field in fields_of(type(self)).items():  # type: ignore[arg-type]
+        for name, field in fields_of(type(self)).items():
             value = getattr(self, name)
             if typing.get_origin(field.hint) is Literal and value not in typing.get_args(field.hint):
                 if value is not None or not field.optional:
@@ -237,8 +237,9 @@ def finite(name: str, value: float, *, signed: bool = False) -> None:
 
 def check_types(settings: Any) -> None:
     """Raise ValueError, in one sentence, for a field of another type."""
+    fields = fields_of(type(settings))
     for name, hint in typing.get_type_hints(type(settings)).items():
-        if name in settings.__dataclass_fields__ and not _is(hint, value := getattr(settings, name)):
+        if name in fields and not _is(hint, value := getattr(settings, name)):
             raise ValueError(f"{name} is {value!r}; give {wanted(hint)}.")
 
 

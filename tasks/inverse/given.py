@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from dataclasses import fields, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 
@@ -16,16 +16,12 @@ from rsd.runs.settings import nearest
 from .methods import METHODS, check_fits
 from .operators import Operator, trial
 from .operators.linear import check_exact
-from .options import check_used
-
-if TYPE_CHECKING:
-    from .run import Settings
+from .options import Settings, check_used, remedy_of
+from .packaged import settings_of, settled
 
 
 def check(y: Any, operator: Any, prior: Any, features: Any, changes: dict[str, Any]) -> str:
     """Raise ValueError for an argument of another kind or a setting of another name; the prior's name."""
-    from .run import Settings
-
     if isinstance(y, str | Path):
         raise ValueError(
             f'y is a path, "{y}"; give the tensor: rsd.media.read_image(path) of a picture, or read_measurement(path) '
@@ -65,9 +61,6 @@ def settle(
 ) -> tuple[Settings, str]:
     """The settings of a run, and where they come from: ``settings`` if given, else the packaged ones, then
     ``changes``. Raises ValueError for one without effect, as the command line does."""
-    from .command import settled
-    from .run import Settings
-
     yours = f", then yours: {', '.join(changes)}" if changes else ""
     if settings is not None:
         if not isinstance(settings, Settings):
@@ -80,7 +73,7 @@ def settle(
     method = changes.get("method", "auto")
     if not isinstance(method, str):
         raise ValueError(f"method is {method!r}; give text.")
-    found, source = Settings.packaged(task, method=method, prior=prior, preset=preset)
+    found, source = settings_of(task, method=method, prior=prior, preset=preset)
     found = replace(found, **{**changes, "method": found.method})
     options, _ = settled(task, method=method, prior=prior, preset=preset)
     try:
@@ -113,8 +106,6 @@ def try_out(y: torch.Tensor, f: Operator, prior: Any, name: str, settings: Setti
 
 def diverged(where: str, settings: Settings) -> str:
     """What happened to a run, and what to do about it."""
-    from .head import remedy_of
-
     return f"The run diverged at {where}; {remedy_of(settings)}."
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
 from rsd.priors import over_heads
-from rsd.runs.flags import Flag, Groups, is_assignment
+from rsd.runs.flags import Flag, Groups, fields_of, is_assignment
 from rsd.runs.options import (
     FeatureOptions,
     ParticleSettings,
@@ -121,19 +121,7 @@ class Settings(ParticleSettings, RepulsionSettings, TextSettings, NoiseSettings)
     @classmethod
     def of(cls, options: Any) -> Settings:
         """The fields of the same names of other options."""
-        return cls(**{name: getattr(options, name) for name in Settings.__dataclass_fields__})
-
-    @classmethod
-    def packaged(
-        cls, task: str, *, method: str = "auto", prior: str = "heads", preset: int | None = None
-    ) -> tuple[Settings, str]:
-        """What ``rsd restore`` runs a task with by that method, prior and preset, and where that comes from: a section
-        of a file of configs/inverse, or that none is packaged. Raises ValueError for unknown ones."""
-        from .command import settled
-
-        options, name = settled(task, method=method, prior=prior, preset=preset)
-        guess = " (a guess: none is packaged for operators of your own)" if task == "operator" else ""
-        return Settings.of(options), f"{name}{guess}" if name else f"none packaged for {task} by {options.method}"
+        return cls(**{name: getattr(options, name) for name in fields_of(Settings)})
 
     @property
     def interaction(self) -> Interaction:
@@ -312,3 +300,12 @@ def _is_clear(path: Path) -> bool:
         return path.is_file() and is_transparent(path)
     except Exception:  # Pillow's decoders raise many kinds for damaged files
         return False
+
+
+def remedy_of(options: Settings) -> str:
+    """What to do about a run that diverged: its method's settings, to be lowered."""
+    used = [name for name in ("lr_x", "lr_z", "lambda_", "gamma") if name in METHODS[options.method].uses]
+    told = [f"{name.rstrip('_')} ({getattr(options, name):g})" for name in used]
+    if METHODS[options.method].sampler:
+        told.append(f"a step size among its --hyper ({' '.join(options.hyper) or 'its defaults'})")
+    return f"lower {', '.join(told[:-1])} or {told[-1]}" if len(told) > 1 else f"lower {told[0]}"

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
-from rsd.runs.flags import Groups
+from rsd.runs.flags import Groups, fields_of
 from rsd.runs.options import (
     FeatureOptions,
     ParticleSettings,
@@ -54,7 +54,7 @@ class Drawing(ParticleSettings, RepulsionSettings, TextSettings):
         """Raise ValueError, in one sentence, for a value of the settings that cannot run."""
         choices: dict[str, Any] = {"method": self.METHODS, "timesteps": TIMESTEPS, "score": SCORES}
         for name, names in choices.items():
-            if name in type(self).__dataclass_fields__:
+            if name in fields_of(type(self)):
                 setattr(self, name, same(getattr(self, name), names))
                 if getattr(self, name) not in names:
                     raise known(name, getattr(self, name), names, EVERYDAY if name == "method" else None)

@@ -16,7 +16,7 @@ from rsd.cli import main
 from rsd.media import read_image, write_measurement
 from rsd.runs.folder import RunFolder
 from rsd.runs.settings import tokens
-from rsd.tasks.inverse.command import packaged, parse
+from rsd.tasks.inverse.packaged import packaged, parse
 from rsd.tasks.inverse.problem import load
 from tests.tasks import tasked
 

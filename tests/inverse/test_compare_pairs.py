@@ -11,12 +11,12 @@ import pytest
 from rsd.cli import main
 from rsd.media import fit_to, read_image, write_png
 from rsd.runs.settings import layered
-from rsd.tasks.inverse.command import packaged, parse
 from rsd.tasks.inverse.compare import pairs as compare
 from rsd.tasks.inverse.compare.equal_terms import Common
 from rsd.tasks.inverse.compare.pairs import Compare, matched, pairs
 from rsd.tasks.inverse.compare.selection import sift, what_runs
 from rsd.tasks.inverse.methods import FIELD
+from rsd.tasks.inverse.packaged import packaged, parse
 
 
 @pytest.fixture

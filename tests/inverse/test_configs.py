@@ -11,9 +11,9 @@ import pytest
 
 from rsd.runs.flags import fields_of
 from rsd.runs.settings import plain, section, sections
-from rsd.tasks.inverse.command import packaged, parse, presets
 from rsd.tasks.inverse.methods import METHODS, TUNABLE, load_method
 from rsd.tasks.inverse.options import Restore
+from rsd.tasks.inverse.packaged import packaged, parse, presets
 
 ABLATIONS = {path.stem: path for path in sorted(Path(str(files("rsd.configs") / "ablations")).glob("*.yaml"))}
 SECTIONS = [(file, method) for file, held in sections("inverse").items() for method in held["methods"]]

@@ -14,8 +14,8 @@ from rsd.cli import main
 from rsd.media import read_image, read_measurement
 from rsd.runs.folder import RunFolder
 from rsd.tasks.inverse import head as job
-from rsd.tasks.inverse.command import parse
 from rsd.tasks.inverse.operators import make_operator
+from rsd.tasks.inverse.packaged import parse
 from rsd.tasks.inverse.problem import Problem, check_task, load, on
 from rsd.tasks.inverse.run import Run
 from tests.tasks import tasked

@@ -14,9 +14,9 @@ from rsd.heads.command import main as write_heads
 from rsd.media import write_measurement
 from rsd.runs import batch
 from rsd.tasks.inverse import head as job
-from rsd.tasks.inverse.command import guessed, parse, resolved
 from rsd.tasks.inverse.inputs import list_jobs
 from rsd.tasks.inverse.names import TASKS
+from rsd.tasks.inverse.packaged import guessed, parse, resolved
 from rsd.tasks.inverse.problem import load
 
 

@@ -27,9 +27,9 @@ from rsd.randomness import Stream
 from rsd.runs import batch
 from rsd.runs.folder import RunFolder
 from rsd.tasks.text_to_3d import finished, head
-from rsd.tasks.text_to_3d.command import ADDED, packaged, parse
 from rsd.tasks.text_to_3d.head import SceneHead
 from rsd.tasks.text_to_3d.options import TextTo3D
+from rsd.tasks.text_to_3d.packaged import ADDED, packaged, parse
 from rsd.tasks.text_to_3d.scene.cameras import draw_cameras
 from rsd.tasks.text_to_3d.scene.field import FieldSettings
 from rsd.tasks.text_to_3d.scene.lights import draw_light
@@ -524,5 +524,6 @@ def test_a_run_cites_what_it_uses(options, latent, keys):
 
 
 def test_help_and_mistakes_come_without_loading_torch():
-    code = "import sys; from rsd.tasks.text_to_3d.command import parse; parse(['x']); assert 'torch' not in sys.modules"
+    module = "rsd.tasks.text_to_3d.packaged"
+    code = f"import sys; from {module} import parse; parse(['x']); assert 'torch' not in sys.modules"
     subprocess.run([sys.executable, "-c", code], check=True, capture_output=True)

