@@ -10,12 +10,12 @@ camera is, as in ProlificDreamer (Wang et al. 2023).
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 from rsd.distributed import Ensemble
 from rsd.engine import Embed, Record, distill
-from rsd.memory import Memory
+from rsd.memory import Memory, plan, save_memory
 from rsd.priors.base import Condition, Prior
 from rsd.randomness import Stream
 from rsd.reference import LoraScore, Reference, sds
@@ -51,7 +51,8 @@ def groups_of(scenes: Ensemble, settings: SceneSettings) -> int:
 class Run(Distillation):
     """One prompt in progress. ``embed``: features of a noisy picture in the prior's space, [N V, d], for the repulsion.
     ``numbers``: the scenes' numbers in the ensemble; ``ensemble``: which of them are here, where several processes
-    share them. ``image``: names the run in the random numbers.
+    share them. ``image``: names the run in the random numbers. ``plan``: of the memory, :func:`rsd.memory.plan`, or one
+    that remembers (``Plans``).
 
     All prompts are embedded here: the prior's text encoder may be released afterwards.
     """
@@ -61,7 +62,7 @@ class Run(Distillation):
     def __init__(
         self, prior: Prior, prompt: str, settings: Settings,
         *, embed: Embed | None = None, image: str = "", numbers: Sequence[int] | None = None,
-        ensemble: Ensemble | None = None,
+        ensemble: Ensemble | None = None, plan: Callable[..., Memory] = plan,
     ):  # fmt: skip
         self.prior, self.settings, self.embed = prior, settings, embed
         s = settings
@@ -70,7 +71,18 @@ class Run(Distillation):
         self.prompts = ViewPrompts(prior, prompt, s.prompts)
         self.numbers = list(range(s.particles) if numbers is None else numbers)
         self.ensemble = ensemble or Ensemble.of(len(self.numbers))
-        self.memory = Memory(s.chunk, parts=(prior, embed))
+        views = s.scenes.views
+        self.interaction = Interaction(
+            s.gamma, s.window, s.interacting, every=s.repel_every, ensembles=groups_of(self.ensemble, s.scenes),
+            embed=embed, on_clean=s.clean,
+        )  # fmt: skip
+        self.memory = plan(
+            s.memory, chunk=s.chunk, n=len(self.ensemble.mine) * views, prior=prior,
+            condition=next(iter(self.prompts.conditions.values())),
+            embed=embed if self.interaction.acts(self.ensemble.total * views) else None,
+            through=("epsilon",) if s.method == "vsd" else (),  # adapters learn through the network
+        )  # fmt: skip
+        save_memory(self.memory.lean, prior, embed)
         mine = [self.numbers[k] for k in self.ensemble.mine]
         self.particles = self._scenes(Spread(mine, self.memory, self.ensemble))
         self.reference: Reference = sds
@@ -103,9 +115,7 @@ class Run(Distillation):
         return self.prompts.condition(self.particles.shot.cameras, self.particles.rows, guided=guided, unit=unit)
 
     def records(self) -> Iterator[Record]:
-        s, groups = self.settings, groups_of(self.ensemble, self.settings.scenes)
-        interaction = Interaction(s.gamma, s.window, ensembles=groups, embed=self.embed, on_clean=s.clean)
         return distill(
             self.particles, self.prior, timesteps=self.timesteps, stream=self.stream, condition=self.condition,
-            reference=self.reference, interaction=interaction, start=self.step,
+            reference=self.reference, interaction=self.interaction, start=self.step,
         )  # fmt: skip

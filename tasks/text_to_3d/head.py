@@ -16,6 +16,7 @@ from rsd.metrics.scoring import Scorers
 from rsd.priors import is_latent
 from rsd.priors.base import Prior
 from rsd.runs.batch import Item, Networks, PromptHead, run_all
+from rsd.runs.flags import fields_of
 from rsd.runs.folder import RunFolder
 from rsd.runs.prompts import gather
 from rsd.runs.session import plain_warnings
@@ -24,7 +25,7 @@ from . import finished, results
 from .distillation import Run, Settings
 from .finished import PARTS, keep, write
 from .gallery import SceneSettings
-from .options import TextTo3D
+from .options import Distilled, TextTo3D
 from .packaged import ADDED, parse, resolved
 from .prompts import PromptSettings, ViewPrompts, split_view, views_told
 from .scene.cameras import CameraSettings
@@ -129,7 +130,9 @@ class SceneHead(PromptHead):
         o, prior = item.options, networks.prior
         assert prior is not None
         embed = self.embed(item, networks)
-        one = Previewed(prior, item.source, settings(o), embed=embed, image=item.source, ensemble=ensemble)
+        one = Previewed(
+            prior, item.source, settings(o), embed=embed, image=item.source, ensemble=ensemble, plan=networks.plans
+        )
         one.every = o.checkpoint_every if ensemble.main else o.steps + 1
         one.look = partial(results.preview, folder.path, one.particles)
         encoded, rendered = one.particles.backends.values()
@@ -233,8 +236,5 @@ def settings(options: TextTo3D) -> Settings:
         views=o.views, views_at_once=o.views_at_once, interaction=o.interaction, resolution=o.resolution, lr=o.lr,
         lr_background=o.lr_background,
     )  # fmt: skip
-    return Settings(
-        method=o.method, particles=o.particles, steps=o.steps, gamma=o.gamma if o.interacts else 0.0, window=o.window,
-        clean=o.clean, t_range=o.t_range, prompts=prompt_settings(o), scenes=scenes, lora_rank=o.lora_rank,
-        lr_phi=o.lr_phi, seed=o.seed, chunk=o.chunk,
-    )  # fmt: skip
+    numbers = {name: getattr(o, name) for name in fields_of(Distilled)}
+    return Settings(**{**numbers, "gamma": o.gamma if o.interacts else 0.0}, prompts=prompt_settings(o), scenes=scenes)
