@@ -11,7 +11,7 @@ import torch
 
 from rsd.features import check_features_name
 from rsd.priors import check_prior_name, image_size, is_latent, over_heads
-from rsd.runs.settings import nearest
+from rsd.runs.api import check_known
 
 from .methods import METHODS, check_fits
 from .operators import Operator, trial
@@ -35,10 +35,7 @@ def check(y: Any, operator: Any, prior: Any, features: Any, changes: dict[str, A
     if isinstance(operator, torch.Tensor):
         raise ValueError("The operator is a tensor (the order is: rsd.restore(y, operator)); give a function x -> y.")
     names = [one.name for one in fields(Settings)]
-    for name in changes:
-        if name not in names:
-            hint = ' Did you mean "lambda_"?' if name == "lambda" else nearest(name, names)
-            raise ValueError(f'Unknown setting "{name}".{hint} There are: {", ".join(names)}.')
+    check_known(names, changes)
     if isinstance(features, type) or not (isinstance(features, str) or callable(features)):
         kind = f"the class {features.__name__}" if isinstance(features, type) else f"of type {type(features).__name__}"
         raise ValueError(f"features is {kind}; give a name, or a function of images [B, 3, H, W] to [B, d].")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +18,7 @@ from rsd.memory import Memory, plan, save_memory
 from rsd.priors import load_prior
 from rsd.priors.base import Prior
 from rsd.randomness import Stream
+from rsd.runs.api import drive
 from rsd.runs.run import Run as BaseRun
 from rsd.spread import Spread
 
@@ -167,16 +168,7 @@ def restore(
         name = given.features_name(asked) if features == "auto" else features
         embed = Decoded(prior, load_features(name, device=prior.device) if isinstance(name, str) else name)
     run = run_class(settings.method)(prior, f, y, settings, embed=embed, image=image)
-    records = []
-    for record in run.steps():
-        records.append(record)
-        if not all(map(math.isfinite, (record.residual, record.repulsion, *record.losses.values()))):
-            raise ValueError(given.diverged(f"step {record.step}", settings))
-        if progress:
-            progress(record)
-    images = run.finish()
-    if not images.isfinite().all():
-        raise ValueError(given.diverged("its last step", settings))
+    images, records = drive(run, diverged=partial(given.diverged, settings=settings), progress=progress)
     if isinstance(f, Inpaint) and settings.sigma_v == 0:  # as rsd restore does with a measurement said to be exact
         assert f.observed is not None
         images = torch.where(f.observed, y.to(images), images)

@@ -1,0 +1,83 @@
+"""What the Python functions of the heads share: settle the options, load what was named, run to the end."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Collection, Mapping
+from dataclasses import replace
+from typing import Any
+
+import torch
+
+from rsd.engine import Embed, Record
+from rsd.features import load_features
+from rsd.features.decoded import Decoded
+from rsd.priors import check_prior_name, load_prior
+from rsd.priors.base import Prior
+from rsd.runs.flags import fields_of
+from rsd.runs.options import check_used
+from rsd.runs.run import Run
+from rsd.runs.settings import Packaged
+from rsd.runs.words import nearest
+
+Features = Callable[[torch.Tensor], torch.Tensor]
+
+
+def check_known(names: Collection[str], changes: Mapping[str, Any]) -> None:
+    """Raise ValueError, with the nearest name, for a setting of a name that there is not."""
+    for name in changes:
+        if name not in names:
+            hint = ' Did you mean "lambda_"?' if name == "lambda" else nearest(name, names)
+            raise ValueError(f'Unknown setting "{name}".{hint} There are: {", ".join(names)}.')
+
+
+def settle(
+    kind: type, packaged: Callable[[str, str], Packaged], prompt: str, prior: Prior | str, features: Features | str,
+    method: str, changes: Mapping[str, Any],
+) -> tuple[Any, str, Prior, Embed | None]:  # fmt: skip
+    """The options of class ``kind`` for a prompt, where they come from, the prior, and what particles are compared by
+    (None if they do not interact). ``changes`` win over the packaged settings of the method and the prior.
+
+    Raises ValueError, before any model is loaded, for unknown names and settings, and for values that cannot work.
+    """
+    if not isinstance(prompt, str):
+        raise ValueError(f"prompt is of type {type(prompt).__name__}; give text.")
+    check_known([name for name in fields_of(kind) if name not in ("prompt", "method", "prior")], changes)
+    name = prior if isinstance(prior, str) else prior.name
+    if isinstance(prior, str):
+        check_prior_name(prior)
+    named = {"features": features} if isinstance(features, str) else {}
+    options: Any = kind(prompt=(prompt,), method=method, prior=name)
+    options.check()
+    found = packaged(options.method, name)
+    options = replace(options, **{**found.values(kind), **named, **changes})
+    options.check()
+    check_used(changes, options.unread)
+    if isinstance(prior, str):
+        dtype = getattr(torch, options.dtype)
+        prior = load_prior(prior, dtype=dtype, revision=options.revision, autocast=options.autocast)
+    embed: Embed | None = None
+    if options.interacts:
+        compared = load_features(options.features_name, device=prior.device) if isinstance(features, str) else features
+        embed = Decoded(prior, compared)
+    return options, found.name, prior, embed
+
+
+def drive(
+    run: Run, *, diverged: Callable[[str], str], progress: Callable[[Record], None] | None = None
+) -> tuple[torch.Tensor, list[Record]]:
+    """Run to the end; the result, and a record of each step. ``diverged``: the message, given where it was.
+
+    Raises ValueError for a run whose records or result are not finite.
+    """
+    records = []
+    for record in run.steps():
+        records.append(record)
+        if not all(map(math.isfinite, (record.residual, record.repulsion, *record.losses.values()))):
+            raise ValueError(diverged(f"step {record.step}"))
+        if progress:
+            progress(record)
+    images = run.finish()
+    if not images.isfinite().all():
+        raise ValueError(diverged("its last step"))
+    return images, records
