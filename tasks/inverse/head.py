@@ -57,6 +57,9 @@ class RestoreHead(Head):
         items = [Item(job.label, job.title, slug(job.title), job.options, job) for job in jobs]
         super().__init__(options, items, several=several)
         self.foreign: list[str] = []
+        scores = ("psnr", "ssim", *(name for name in ("lpips", "clip") if name in options.metrics), "residual")
+        self.figures = [f"{name}_{part}" for name in scores for part in PARTS]
+        self.figures += ["div", "coverage", "agreement", "seconds"]
 
     @classmethod
     def of(cls, argv: list[str]) -> RestoreHead:
@@ -210,12 +213,6 @@ class RestoreHead(Head):
     def works(cls, options: Restore) -> list[str]:
         """The works that the method rests on."""
         return list(FIELD[options.method].works)
-
-    @property
-    def figures(self) -> list[str]:
-        """The columns that have means."""
-        scores = ("psnr", "ssim", *(name for name in ("lpips", "clip") if name in self.options.metrics), "residual")
-        return [*(f"{name}_{part}" for name in scores for part in PARTS), "div", "coverage", "agreement", "seconds"]
 
     def row(self, item: Item, held: dict[str, Any], folder: RunFolder) -> dict[str, Any]:
         """An image's line of the summary."""
