@@ -154,9 +154,11 @@ class Head:
 
     def load_scorers(self, items: Sequence[Item], folders: Mapping[Item, RunFolder], device: torch.device) -> Scorers:
         """The networks that score ``items``, or if there is none finished runs in ``folders``."""
-        size = self.size if items else particles(next(iter(folders.values()))).shape[-1]
+        asked, size = self.asked(items or list(folders)), 0
+        if asked.fid_folder:  # its pictures are brought to the size of the samples
+            size = self.size if items else particles(next(iter(folders.values()))).shape[-1]
         repel = [self.features_name(one.options) for one in items or folders if self.interacts(one.options)]
-        return load_scorers(self.scores, self.asked(items or list(folders)), repulsion=repel, size=size, device=device)
+        return load_scorers(self.scores, asked, repulsion=repel, size=size, device=device)
 
     def scored_together(self) -> bool:
         """Whether a figure of all runs together is asked for, which needs networks."""
