@@ -104,7 +104,9 @@ class Run(Distillation):
 
     def records(self) -> Iterator[Record]:
         s, groups = self.settings, groups_of(self.ensemble, self.settings.scenes)
-        interaction = Interaction(s.gamma, s.window, ensembles=groups, embed=self.embed, on_clean=s.clean)
+        interaction = Interaction(
+            s.gamma, s.window, s.interacting, groups, every=s.repel_every, embed=self.embed, on_clean=s.clean
+        )
         return distill(
             self.particles, self.prior, timesteps=self.timesteps, stream=self.stream, condition=self.condition,
             reference=self.reference, interaction=interaction, start=self.step,

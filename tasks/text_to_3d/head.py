@@ -239,5 +239,5 @@ def settings(options: TextTo3D) -> Settings:
     return Settings(
         method=o.method, particles=o.particles, steps=o.steps, gamma=o.gamma if o.interacts else 0.0, window=o.window,
         clean=o.clean, t_range=o.t_range, prompts=prompt_settings(o), scenes=scenes, lora_rank=o.lora_rank,
-        lr_phi=o.lr_phi, seed=o.seed, chunk=o.chunk,
+        lr_phi=o.lr_phi, seed=o.seed, chunk=o.chunk, interacting=o.interacting, repel_every=o.repel_every,
     )  # fmt: skip
