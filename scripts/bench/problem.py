@@ -65,7 +65,7 @@ def make(
     networks multiply in bfloat16."""
     if autocast:
         check_autocast(device)
-    settings = Settings(particles=particles, steps=steps, gamma=6.0)
+    settings = Settings(particles=particles, steps=steps, gamma=6.0, lambda_=0.2, lr_x=0.2, lr_z=0.4)
     if size == "heads":
         prior = load_prior("heads", device=device, dtype=dtype)
         features = load_features("heads", device=device).to(getattr(torch, dtype))

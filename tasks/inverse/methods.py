@@ -38,8 +38,8 @@ class Method:
     """The kind of prior it needs, "pixels" or "latents"; None: either."""
     linear: ClassVar[bool] = False
     """Whether the operator must be linear."""
-    sampler: ClassVar[str | type] = ""
-    """Its class of hyper-parameters, which --hyper sets: "module:Class" of samplers/, or the class; "": none."""
+    sampler: ClassVar[str | type | None] = None
+    """Its class of hyper-parameters, which --hyper sets: "module:Class" of samplers/, or the class."""
     run: ClassVar[str] = "run:Run"
     """Module and class of its runs."""
     through: ClassVar[tuple[str, ...]] = ()
@@ -54,7 +54,7 @@ class Method:
     """Whether the particles' scores are averaged, as SVGD does."""
     borrows: ClassVar[tuple[str, ...]] = ()
     """Methods whose packaged settings it takes where it has none of its own."""
-    made: ClassVar[str | type] = ""
+    made: ClassVar[str | type | None] = None
     """The same as ``sampler``."""
 
     def __init_subclass__(cls) -> None:

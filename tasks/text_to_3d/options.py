@@ -89,7 +89,7 @@ class TextTo3D(Distilled, TextSettings, RunOptions, PriorOptions, FeatureOptions
     GROUPS: ClassVar[Groups] = {
         "input": "prompt prompts allow_empty negative_prompt view_words view_prompts",
         "method and prior": "method",
-        "quality": "gamma interaction",
+        "quality": "gamma interaction threshold background",
         "speed and memory": "resolution views_at_once",
         "output": "size turntable mp4 mesh mesh_resolution mesh_threshold",
         "expert: distillation": "clean guidance_convention t_range lora_rank lr_phi lr lr_background",

@@ -19,7 +19,7 @@ from rsd.tasks.inverse.operators.base import measure
 
 PAGE = Path(__file__).parents[2] / "docs" / "extend.md"
 BLOCKS = re.findall(r"```python\n(.*?)```", PAGE.read_text(encoding="utf-8"), re.S)
-PRIOR, FUNCTION, OPERATOR, FEATURES, METHOD, TABLE = BLOCKS
+PRIOR, FUNCTION, OPERATOR, FEATURES, METHOD = BLOCKS
 
 
 def run(block: str, name: str) -> ModuleType:
@@ -92,16 +92,16 @@ def test_the_features_keep_answers_apart(prior):
     assert apart[1] > 1.2 * apart[0]
 
 
-def test_the_method_runs_from_its_table(prior, monkeypatch):
-    monkeypatch.setitem(sys.modules, "rsd.tasks.inverse.samplers.projection", run(METHOD, "page_method"))
-    monkeypatch.setattr(methods, "FIELD", methods.FIELD)
-    try:
-        run(TABLE, "page_table")
-        f = make_operator("inpaint_half_face", size=16)
-        x = torch.full((1, 3, 16, 16), 0.3)
-        settings = dict(features="pixels", particles=2, steps=20, hyper=("eta=0.5",))
-        answers = rsd.restore(f(x), f, prior=prior, method="projection", **settings).images
-        assert (answers - x)[f.observed.expand_as(answers)].abs().max() < 1e-4
-        assert answers.isfinite().all()
-    finally:
-        methods.FIELD.pop("projection", None)
+def test_the_method_runs_by_its_module_and_name(prior, monkeypatch):
+    run(METHOD, "page_method")
+    monkeypatch.setattr(methods, "METHODS", dict(methods.METHODS))
+    f = make_operator("inpaint_half_face", size=16)
+    x = torch.full((1, 3, 16, 16), 0.3)
+    settings = dict(features="pixels", particles=2, steps=20, hyper=("eta=0.5",))
+    answers = rsd.restore(f(x), f, prior=prior, method="page_method:Projection", **settings).images
+    assert (answers - x)[f.observed.expand_as(answers)].abs().max() < 1e-4
+    assert answers.isfinite().all()
+    with pytest.raises(ValueError, match="page_method:torch.* is no dataclass with a function step"):
+        rsd.restore(f(x), f, prior=prior, method="page_method:torch")
+    with pytest.raises(ValueError, match='has no hyper-parameter "zeta"'):
+        rsd.restore(f(x), f, prior=prior, method="page_method:Projection", hyper=("zeta=1",))
