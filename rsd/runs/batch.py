@@ -35,7 +35,7 @@ from rsd.runs.session import Session, alone, of_all, pick_device, plain_warnings
 from rsd.runs.settings import shard
 
 ABSENT: dict[str, Any] = {
-    "shard": None, "autocast": False, "feature_size": None, "force_decoder": None, "fid_features": "auto",
+    "shard": None, "engine": "local", "autocast": False, "feature_size": None, "force_decoder": None, "fid_features": "auto",
 }  # fmt: skip
 """Options of the runner, and what holds for a head that has no such flag."""
 
@@ -263,6 +263,18 @@ def short(prompt: str, limit: int = 60) -> str:
     return prompt if 0 < len(prompt) <= limit else prompt[: limit - 3] + "..." if prompt else '""'
 
 
+def on_ray(head: Head) -> bool:
+    """Whether the runs are tasks of a Ray cluster."""
+    return option(head.options, "engine") == "ray"
+
+
+def cluster() -> Any:
+    """The module of ``--engine ray``, which needs this one."""
+    from rsd.runs import cluster
+
+    return cluster
+
+
 def run_all(head: Head) -> int:
     """Run every item; the exit code: 0 all done, 1 some failed. Raises for what stops all of them.
 
@@ -272,6 +284,8 @@ def run_all(head: Head) -> int:
     named = option(head.options, "shard")
     if named and not head.several:
         raise ValueError(f"--shard {named} goes with several {head.what}, but there is one; leave it out.")
+    if on_ray(head):
+        cluster().check(head)
     with plain_warnings(), speaking(all_of_them=head.several):
         failures = run_items(head)
     for name, why in failures.items():
@@ -283,7 +297,8 @@ def run_all(head: Head) -> int:
 def run_items(head: Head) -> dict[str, str]:
     """Run this process's share, and write the summary of all; what failed, by label, on the main process anywhere."""
     head.check()
-    device = pick_device(head.options.device)
+    ray = cluster() if on_ray(head) else None
+    device = ray.own_device(head.options) if ray else pick_device(head.options.device)
     here, named = connect(device), option(head.options, "shard")
     k, n = shard(named)
     items = head.items[k::n]
@@ -295,8 +310,11 @@ def run_items(head: Head) -> dict[str, str]:
     failures = check_items(head, folders, device)
     wait()  # all have looked at the folder before any writes into it
     with working_in(head.out, main=ensemble.main and here.main and not named):  # shards write no summary
-        networks = needed(head, folders, failures, device, main=ensemble.main)
-        run_each(head, folders, failures, networks, ensemble)
+        if ray:
+            networks = ray.run_each(head, folders, failures, device)
+        else:
+            networks = needed(head, folders, failures, device, main=ensemble.main)
+            run_each(head, folders, failures, networks, ensemble)
         if head.several:
             failures = together(head, items, failures, networks)
     return failures

@@ -22,7 +22,7 @@ from .used import check_used
 
 NO_PIXEL = (
     "resume", "shard", "config", "out", "checkpoint_every", "device", "chunk", "memory", "metrics", "clip_model",
-    "fid_features", "div_features",
+    "fid_features", "div_features", "engine",
 )  # fmt: skip
 """Options that change no pixel: a run may be resumed with others, and config.yaml leaves them out."""
 PRESETS = (50, 100, 200, 1000)

@@ -39,7 +39,7 @@ class Restore:
         "task": "task mask mask_hole box kernel operator downsample sigma_v fit keep_known prompt negative_prompt",
         "method and prior": "method prior revision particles seed",
         "quality": "gamma window features guidance interacting",
-        "speed and memory": "steps preset device chunk memory autocast dtype force_decoder feature_size repel_every",
+        "speed and memory": "steps preset device chunk memory autocast dtype force_decoder feature_size repel_every engine",
         "output": "out metrics clip_model fid_features div_features checkpoint_every",
         "expert": "lambda_ rho lr_x lr_z x_step hyper",
     }
@@ -160,6 +160,9 @@ class Restore:
     memory: Literal["auto", "fast", "flat", "lean"] = "auto"
     """fast keeps the graphs of all particles' features for the repulsion; flat computes them again, one particle after
     the other; lean keeps a part of those too; auto takes the first that fits. The results are the same."""
+    engine: Literal["local", "ray"] = "local"
+    """Who makes several runs: this process (with a launcher, its processes), or ray, the workers of a Ray cluster
+    (docs/scale.md)."""
     checkpoint_every: int = 25
     """Steps between checkpoints."""
 

@@ -15,7 +15,7 @@ from .options import TextTo3D
 
 NO_SCENE = (
     "resume", "config", "out", "prompts", "allow_empty", "checkpoint_every", "device", "chunk", "views_at_once",
-    "size", "turntable", "mp4", "mesh", "mesh_resolution", "mesh_threshold", "div_features",
+    "size", "turntable", "mp4", "mesh", "mesh_resolution", "mesh_threshold", "div_features", "engine",
 )  # fmt: skip
 """Options that change no scene: a run may be resumed with others, and config.yaml leaves them out."""
 

@@ -47,7 +47,7 @@ class TextTo3D:
         "input": "prompt prompts allow_empty negative_prompt view_words view_prompts config resume",
         "method and prior": "method prior revision particles seed",
         "quality": "gamma interaction window features guidance threshold background",
-        "speed and memory": "steps resolution device dtype chunk views_at_once",
+        "speed and memory": "steps resolution device dtype chunk views_at_once engine",
         "output": "out size turntable mp4 mesh mesh_resolution mesh_threshold div_features checkpoint_every",
         "expert: distillation": "clean guidance_convention t_range lora_rank lr_phi lr lr_background",
         "expert: cameras and light": (
@@ -213,6 +213,9 @@ class TextTo3D:
     """Pictures a network sees at once; more are a little quicker and need more memory, the results are the same."""
     views_at_once: int | None = None
     """Views of a scene that are rendered with gradient at once (default: all); fewer need less memory."""
+    engine: Literal["local", "ray"] = "local"
+    """Who makes several runs: this process (with a launcher, its processes), or ray, the workers of a Ray cluster
+    (docs/scale.md)."""
     checkpoint_every: int = 50
     """Steps between checkpoints, each with a fresh contact.png."""
 

@@ -16,6 +16,7 @@ from .options import TextToImage
 NO_PIXEL = (
     "resume", "config", "out", "prompts", "allow_empty", "checkpoint_every", "device", "chunk", "memory", "metrics",
     "clip_model", "aesthetic_weights", "fid_folder", "fid_features", "div_features",
+    "engine",
 )  # fmt: skip
 """Options that change no pixel, but for rounding (device, chunk, memory): a run may be resumed with others, and
 config.yaml leaves them out."""

@@ -34,7 +34,7 @@ class TextToImage:
         "input": "prompt prompts allow_empty negative_prompt config resume",
         "method and prior": "method prior revision particles seed",
         "quality": "gamma window features guidance",
-        "speed and memory": "steps device dtype chunk memory",
+        "speed and memory": "steps device dtype chunk memory engine",
         "output": "out metrics clip_model aesthetic_weights fid_folder fid_features div_features checkpoint_every",
         "expert": "lr t_range timesteps t_per_particle score lora_rank lr_phi",
     }
@@ -112,6 +112,9 @@ class TextToImage:
     """Particles a network sees at once (default: as many as fit); fewer need less; pictures differ by rounding."""
     memory: Literal["auto", "fast", "flat", "lean"] = "auto"
     """fast keeps the graphs of all particles, flat does not grow with them, lean needs least; auto: what fits."""
+    engine: Literal["local", "ray"] = "local"
+    """Who makes several runs: this process (with a launcher, its processes), or ray, the workers of a Ray cluster
+    (docs/scale.md)."""
     checkpoint_every: int = 25
     """Steps between checkpoints."""
 
