@@ -39,7 +39,9 @@ class Restore:
         "task": "task mask mask_hole box kernel operator downsample sigma_v fit keep_known prompt negative_prompt",
         "method and prior": "method prior revision particles seed",
         "quality": "gamma window features guidance interacting",
-        "speed and memory": "steps preset device chunk memory autocast dtype force_decoder feature_size repel_every engine",
+        "speed and memory": (
+            "steps preset device chunk memory autocast dtype force_decoder feature_size repel_every engine"
+        ),
         "output": "out metrics clip_model fid_features div_features checkpoint_every",
         "expert": "lambda_ rho lr_x lr_z x_step hyper",
     }
