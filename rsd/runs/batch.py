@@ -18,7 +18,7 @@ from typing import Any, ClassVar
 
 import torch
 
-from rsd.distributed import Ensemble, Processes, connect, processes, share, shares_told, speaking, wait
+from rsd.distributed import ALONE, Ensemble, Processes, connect, processes, share, shares_told, speaking, wait
 from rsd.engine import Embed
 from rsd.features import check_features_name, load_features
 from rsd.features.decoded import Decoded
@@ -28,6 +28,7 @@ from rsd.metrics.networks import warn_if_equal
 from rsd.metrics.scoring import Asked, Score, Scorers, Subject, lacking, load_scorers, measure, measure_again, reasons
 from rsd.priors import check_prior_name, image_size, load_prior
 from rsd.priors.base import Prior
+from rsd.runs import cluster
 from rsd.runs.folder import SUMMARIES, RunFolder, check_folder_of_runs, locked
 from rsd.runs.progress import Progress
 from rsd.runs.prompts import default_name, folder_names, notes, strange
@@ -37,7 +38,8 @@ from rsd.runs.settings import shard
 from rsd.runs.summary import particles, summarise
 
 ABSENT: dict[str, Any] = {
-    "shard": None, "autocast": False, "feature_size": None, "force_decoder": None, "fid_features": "auto",
+    "shard": None, "engine": "local", "autocast": False, "feature_size": None, "force_decoder": None,
+    "fid_features": "auto",
 }  # fmt: skip
 """Options of the runner, and what holds for a head that has no such flag."""
 
@@ -300,6 +302,11 @@ def short(prompt: str, limit: int = 60) -> str:
     return prompt if 0 < len(prompt) <= limit else prompt[: limit - 3] + "..." if prompt else '""'
 
 
+def on_ray(head: Head) -> bool:
+    """Whether the runs are tasks of a Ray cluster."""
+    return option(head.options, "engine") == "ray"
+
+
 def run_all(head: Head) -> int:
     """Run every item; the exit code: 0 all done, 1 some failed. Raises for what stops all of them.
 
@@ -309,6 +316,8 @@ def run_all(head: Head) -> int:
     named = option(head.options, "shard")
     if named and not head.several:
         raise ValueError(f"--shard {named} goes with several {head.what}, but there is one; leave it out.")
+    if on_ray(head):
+        cluster.check(head.what, several=head.several, shard=named, device=head.options.device)
     with plain_warnings(), speaking(all_of_them=head.several):
         failures = run_items(head)
     for name, why in failures.items():
@@ -320,7 +329,9 @@ def run_all(head: Head) -> int:
 def run_items(head: Head) -> dict[str, str]:
     """Run this process's share, and write the summary of all; what failed, by label, on the main process anywhere."""
     head.check()
-    device = pick_device(head.options.device)
+    # this process may have no GPU where Ray's workers have one
+    own = "auto" if on_ray(head) and head.options.device == "cuda" else head.options.device
+    device = pick_device(own)
     here, named = connect(device), option(head.options, "shard")
     k, n = shard(named)
     items = head.items[k::n]
@@ -332,8 +343,11 @@ def run_items(head: Head) -> dict[str, str]:
     failures = check_items(head, folders, device)
     wait()  # all have looked at the folder before any writes into it
     with working_in(head.out, main=ensemble.main and here.main and not named):  # shards write no summary
-        networks = needed(head, folders, failures, device, main=ensemble.main)
-        run_each(head, folders, failures, networks, ensemble)
+        if on_ray(head):
+            networks = run_on_ray(head, folders, failures, device)
+        else:
+            networks = needed(head, folders, failures, device, main=ensemble.main)
+            run_each(head, folders, failures, networks, ensemble)
         if head.several:
             failures = together(head, items, failures, networks)
     return failures
@@ -422,6 +436,51 @@ def run_each(
         survives(item.label, failures, partial(alone, folder, work) if new and ensemble.main else work, head.several)
         if new:
             progress.tick()
+
+
+def run_on_ray(
+    head: Head, folders: Mapping[Item, RunFolder], failures: dict[str, str], device: torch.device
+) -> Networks:
+    """Do what :func:`run_each` does by the workers of a Ray cluster; the networks that the summary needs here."""
+    left = {item: folder for item, folder in folders.items() if item.label not in failures}
+    todo = [item for item, folder in left.items() if not folder.done]
+    lacks = {item: head.lacking(folder.metrics(), item) for item, folder in left.items() if folder.done}
+    places = {item: place for place, item in enumerate(head.items)}  # a worker's items are copies
+    if asked := {places[item]: item.label for item in left if lacks.get(item, True)}:
+        load = bool(todo) or any(map(head.needs_scorers, lacks.values()))
+        work = Work(head, [places[item] for item in left], [places[item] for item in todo], load)
+        failures |= cluster.run_on_ray(work, asked, device=head.options.device, what=head.what)
+    for item, folder in left.items():
+        if places[item] not in asked:
+            look_again(head, item, Networks(device), folder, ALONE)
+    done = {item: folder for item, folder in left.items() if folder.done}
+    scored = bool(done) and head.scored_together()
+    return Networks(device, scorers=head.scorers([], done, device) if scored else None)
+
+
+class Work:
+    """What a worker of a cluster does, called with an item's place among the head's; it loads the networks once."""
+
+    def __init__(self, head: Head, left: Sequence[int], todo: Sequence[int], load: bool):
+        """``left``: the places of items that did not fail at the start, ``todo``: of those that were not done;
+        ``load``: whether networks are needed."""
+        self.head, self.left, self.todo, self.load = head, left, todo, load
+
+    @cached_property
+    def networks(self) -> Networks:
+        """The networks for all that was to do, as one process would have them for the same command."""
+        head, device = self.head, pick_device(self.head.options.device)
+        folders = {head.items[place]: folder_of(head, head.items[place]) for place in self.left}
+        todo = [head.items[place] for place in self.todo]
+        return load_networks(head, todo, folders, device) if self.load else Networks(device)
+
+    def __call__(self, place: int) -> dict[str, str]:
+        """Do one run, or measure what a finished one lacks; why it failed, by label."""
+        item, failures = self.head.items[place], dict[str, str]()
+        with plain_warnings():
+            networks, folder = self.networks, folder_of(self.head, item)
+            run_each(self.head, {item: folder}, failures, networks, Ensemble.of(item.options.particles))
+        return failures
 
 
 def run_one(head: Head, item: Item, networks: Networks, folder: RunFolder, ensemble: Ensemble) -> None:

@@ -101,7 +101,7 @@ class RunOptions:
 
     GROUPS: ClassVar[Mapping[str, str]] = {
         "input": "config resume shard",
-        "speed and memory": "device",
+        "speed and memory": "device engine",
         "output": "out checkpoint_every",
     }
 
@@ -116,6 +116,9 @@ class RunOptions:
     finds. The same command with --resume in its place, afterwards, writes the summary (default: all inputs)."""
     device: str = "auto"
     """auto, cpu, cuda, cuda:1 ..."""
+    engine: Literal["local", "ray"] = "local"
+    """Who makes several runs: this process (with a launcher, its processes), or ray, the workers of a Ray cluster
+    (docs/scale.md)."""
     checkpoint_every: int = 25
     """Steps between checkpoints."""
 
