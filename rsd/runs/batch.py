@@ -455,7 +455,7 @@ def run_on_ray(
             look_again(head, item, Networks(device), folder, ALONE)
     done = {item: folder for item, folder in left.items() if folder.done}
     scored = bool(done) and head.scored_together()
-    return Networks(device, scorers=head.scorers([], done, device) if scored else None)
+    return Networks(device, scorers=head.load_scorers([], done, device) if scored else None)
 
 
 class Work:

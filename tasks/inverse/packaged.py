@@ -14,7 +14,8 @@ from .names import TASKS, is_task
 from .options import ALPHA, Restore, Settings, check_used
 
 NO_PIXEL = (
-    "resume", "shard", "engine", "config", "out", "checkpoint_every", "device", "chunk", "memory", "metrics", "clip_model",
+    "engine",
+    "resume", "shard", "config", "out", "checkpoint_every", "device", "chunk", "memory", "metrics", "clip_model",
     "fid_features", "div_features",
 )  # fmt: skip
 """Options that change no pixel: a run may be resumed with others, and config.yaml leaves them out."""

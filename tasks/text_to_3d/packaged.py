@@ -12,7 +12,8 @@ from rsd.runs.settings import Packaged, layered, plain, section
 from .options import TextTo3D
 
 NO_SCENE = (
-    "resume", "shard", "engine", "config", "out", "prompts", "allow_empty", "checkpoint_every", "device", "chunk", "memory",
+    "engine",
+    "resume", "shard", "config", "out", "prompts", "allow_empty", "checkpoint_every", "device", "chunk", "memory",
     "views_at_once", "size", "turntable", "mp4", "mesh", "mesh_resolution", "mesh_threshold", "div_features",
 )  # fmt: skip
 """Options that change no scene: a run may be resumed with others, and config.yaml leaves them out."""

@@ -12,7 +12,8 @@ from .names import SAMPLERS
 from .options import TextToImage
 
 NO_PIXEL = (
-    "resume", "shard", "engine", "config", "out", "prompts", "allow_empty", "checkpoint_every", "device", "chunk", "memory",
+    "engine",
+    "resume", "shard", "config", "out", "prompts", "allow_empty", "checkpoint_every", "device", "chunk", "memory",
     "metrics", "clip_model", "aesthetic_weights", "fid_folder", "fid_features", "div_features",
 )  # fmt: skip
 """Options that change no pixel, but for rounding (device, chunk, memory): a run may be resumed with others, and
