@@ -17,7 +17,6 @@ from pathlib import Path
 from typing import Any, Literal
 
 import torch
-import tyro
 
 from rsd import metrics
 from rsd.features import load_features
@@ -26,8 +25,9 @@ from rsd.heads.data import head_at
 from rsd.heads.hidden import picture
 from rsd.priors import load_prior
 from rsd.repulsion import Interaction
-from rsd.tasks.inverse.command import parse
+from rsd.runs.flags import script
 from rsd.tasks.inverse.operators import make_operator, measure
+from rsd.tasks.inverse.packaged import parse
 from rsd.tasks.inverse.run import Decoded, Run, Settings
 from scripts.bench import output
 
@@ -85,7 +85,7 @@ def main() -> None:
     """Restore, print, write."""
     own = sys.argv[1:]
     own, flags = (own[: own.index("--")], own[own.index("--") + 1 :]) if "--" in own else (own, [])
-    o = tyro.cli(Batch, args=own, prog="python -m scripts.batch")
+    o = script(Batch, "python -m scripts.batch", own)
     output.ready(o.json)
     start = time.monotonic()
     found = solve(o, flags)

@@ -16,8 +16,8 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 sys.path.insert(0, str(Path(__file__).parent.parent))
 
 import torch  # noqa: E402
-import tyro  # noqa: E402
 
+from rsd.runs.flags import script  # noqa: E402
 from scripts.bench import force, output, problem  # noqa: E402
 
 
@@ -33,7 +33,7 @@ class Forces:
 
 def main() -> None:
     """Compare, print, write."""
-    o = tyro.cli(Forces, prog="bench_force")
+    o = script(Forces, "bench_force")
     output.ready(o.json)
     torch.set_num_threads(int(os.environ["OMP_NUM_THREADS"]))
     found = force.cosines(problem.make("heads", particles=o.particles, steps=o.steps), get_args(problem.Cheap))

@@ -25,9 +25,9 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 sys.path.insert(0, str(Path(__file__).parent.parent))
 
 import torch  # noqa: E402
-import tyro  # noqa: E402
 
 from rsd.randomness import noise  # noqa: E402
+from rsd.runs.flags import script  # noqa: E402
 from scripts.bench import output, problem, timing  # noqa: E402
 
 PLAIN = "float32"
@@ -113,7 +113,7 @@ def medians(contenders: dict[str, Callable[[], None]], o: Bench) -> dict[str, fl
 
 def main() -> None:
     """Time, print, write."""
-    o = tyro.cli(Bench, prog="bench_layout")
+    o = script(Bench, "bench_layout")
     output.ready(o.json)
     torch.set_num_threads(int(os.environ["OMP_NUM_THREADS"]))
     n = o.particles or (4 if o.size == "heads" else 2)

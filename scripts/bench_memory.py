@@ -25,9 +25,9 @@ sys.path.insert(0, str(Path(__file__).parent.parent))
 
 import psutil  # noqa: E402
 import torch  # noqa: E402
-import tyro  # noqa: E402
 
 from rsd.memory.peak import peak_bytes, reset_peak  # noqa: E402
+from rsd.runs.flags import script  # noqa: E402
 from scripts.bench import output  # noqa: E402
 from scripts.bench.problem import Size, make  # noqa: E402
 
@@ -78,9 +78,9 @@ def scenes(o: Memory, n: int) -> tuple[Any, int]:
     """A run of text to 3D as the packaged settings for heads-pixels have it, and what its gradients and moments will
     take beside its parameters."""
     from rsd.runs.batch import load_networks
-    from rsd.tasks.text_to_3d.command import parse
     from rsd.tasks.text_to_3d.distillation import Run
     from rsd.tasks.text_to_3d.head import SceneHead, settings
+    from rsd.tasks.text_to_3d.packaged import parse
 
     flags = ["-n", str(n), "--steps", str(o.steps), "--device", o.device, "--dtype", o.dtype]
     options, _ = parse(["a man with a blue mohawk and sunglasses", *flags])
@@ -101,7 +101,7 @@ def resident(device: str) -> int:
 
 def main() -> None:
     """A process for each N; the table; the file."""
-    o = tyro.cli(Memory, prog="bench_memory")
+    o = script(Memory, "bench_memory")
     if o.alone:
         print(*measure(o))
         return

@@ -26,8 +26,8 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 sys.path.insert(0, str(Path(__file__).parent.parent))
 
 import torch  # noqa: E402
-import tyro  # noqa: E402
 
+from rsd.runs.flags import script  # noqa: E402
 from rsd.tasks.inverse.run import Run  # noqa: E402
 from scripts.bench import force, output, plain, problem, timing  # noqa: E402
 
@@ -101,7 +101,7 @@ def overhead(p: problem.Problem, device: str) -> float:
 
 def main() -> None:
     """Time, print, write."""
-    o = tyro.cli(Bench, prog="bench_step")
+    o = script(Bench, "bench_step")
     torch.set_num_threads(int(os.environ["OMP_NUM_THREADS"]))
     output.ready(o.json)
     heads = o.size == "heads"

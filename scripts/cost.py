@@ -15,12 +15,12 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-import tyro
 
 from rsd.features.tiny_decoder import TinyDecoder
 from rsd.memory.meta import Bytes, flops, weight
 from rsd.priors import load_prior
 from rsd.priors.latent import LatentPrior
+from rsd.runs.flags import script
 from scripts.full_size import dino, stable_diffusion
 
 
@@ -125,7 +125,7 @@ def steps(passes: list[Pass], cost: Callable[[Pass], tuple[int, int]] = Pass.flo
 
 def main() -> None:
     """Print both tables."""
-    o = tyro.cli(Cost, prog="python -m scripts.cost")
+    o = script(Cost, "python -m scripts.cost")
     passes = table(o.px)
     print("| network | weights [MB] | forward [GFLOP] | backward [GFLOP] | made forward, backward [GB] | kept [GiB] |")
     print("|---|---|---|---|---|---|")

@@ -13,13 +13,14 @@ from __future__ import annotations
 import resource
 import subprocess
 import sys
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
 
 import torch
-import tyro
 
 from rsd.architectures import IF_WIDTHS, if_scheduler, if_unet
+from rsd.runs.flags import Flag, script
 
 STEP = [
     "a red dog", "-n", "2", "--steps", "1", "--views", "1", "--chunk", "1", "--features", "pixels", "--div-features",
@@ -61,14 +62,27 @@ def step(prior: Path, out: Path, flags: list[str] = STEP) -> float:
     return resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss / 2**20  # Linux counts KiB
 
 
-def main(folder: tyro.conf.Positional[Path], size: Literal["XL", "L", "M"] = "XL", run: bool = True) -> None:
-    """Write IF-I at its real size, random, below ``folder``, and take a step with it."""
-    prior = folder / "prior"
-    count = write(prior, IF_WIDTHS[size])
-    print(f"IF-I-{size}: {count:,} parameters, in {prior}", flush=True)
-    if run:
-        print(f"one step of two scenes at 64 px: peak memory {step(prior, folder / 'run'):.1f} GiB")
+@dataclass(kw_only=True)
+class FullSize:
+    """Write IF-I at its real size, random, below a folder, and take a step with it."""
+
+    folder: Annotated[Path, Flag(positional=True)]
+    """Where the prior and the run go."""
+    size: Literal["XL", "L", "M"] = "XL"
+    """Which of IF-I's widths."""
+    run: bool = True
+    """Take the step too."""
+
+
+def main() -> None:
+    """Write, and run."""
+    o = script(FullSize, "python -m scripts.full_size_if")
+    prior = o.folder / "prior"
+    count = write(prior, IF_WIDTHS[o.size])
+    print(f"IF-I-{o.size}: {count:,} parameters, in {prior}", flush=True)
+    if o.run:
+        print(f"one step of two scenes at 64 px: peak memory {step(prior, o.folder / 'run'):.1f} GiB")
 
 
 if __name__ == "__main__":
-    tyro.cli(main)
+    main()

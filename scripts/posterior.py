@@ -16,7 +16,7 @@ from typing import Any
 
 import torch
 
-from rsd.tasks.inverse.begin import run_class
+from rsd.tasks.inverse.methods import run_class
 from rsd.tasks.inverse.run import Settings
 from rsd.tasks.inverse.samplers.exact import Exact, blind, gaussian
 

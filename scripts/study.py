@@ -16,13 +16,13 @@ from typing import Annotated, Any, Literal
 
 import numpy as np
 import torch
-import tyro
 
 from rsd.heads.command import main as write_heads
 from rsd.media import read_image
-from rsd.tasks.inverse.command import parse
+from rsd.runs.flags import Flag, script
 from rsd.tasks.inverse.head import run
 from rsd.tasks.inverse.operators import make_operator
+from rsd.tasks.inverse.packaged import parse
 from rsd.tasks.reproduce.tables import ADAM, REPELS
 from rsd.tasks.reproduce.verdict import student
 
@@ -51,7 +51,7 @@ CHEAP: dict[str, list[str]] = {
 class Study:
     """Restore held-out heads with several methods and compare them, head by head."""
 
-    name: Annotated[Literal["half-face", "tasks", "presets", "cheap"], tyro.conf.Positional]
+    name: Annotated[Literal["half-face", "tasks", "presets", "cheap"], Flag(positional=True)]
     """Which comparison."""
     out: Path = Path("runs/study")
     """Where runs and tables go."""
@@ -153,7 +153,7 @@ def markdown(rows: list[dict[str, Any]], paired: bool) -> str:
 
 def main() -> None:
     """Run what is missing, then write the table."""
-    o = tyro.cli(Study, prog="python -m scripts.study")
+    o = script(Study, "python -m scripts.study")
     folder = o.out / f"heads-{o.split}-{o.heads}"
     write_heads(["--out", str(folder), "--number", str(o.heads), "--split", o.split])
     results: dict[str, dict[str, dict[str, Any]]] = {}

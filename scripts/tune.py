@@ -20,20 +20,20 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import tyro
 
 from rsd.heads.command import main as write_heads
 from rsd.priors import image_size
 from rsd.priors.precision import multiplies_in
+from rsd.runs.flags import script
 from rsd.runs.session import pick_device
 from rsd.runs.settings import shard
-from rsd.tasks.inverse.command import parse
 from rsd.tasks.inverse.compare.pairs import matched
 from rsd.tasks.inverse.compare.selection import what_runs
 from rsd.tasks.inverse.head import check_method, run
 from rsd.tasks.inverse.methods import FIELD, load_method
 from rsd.tasks.inverse.networks import interacts
 from rsd.tasks.inverse.options import Restore
+from rsd.tasks.inverse.packaged import parse
 
 TASKS = ("inpaint_half_face", "inpaint_random", "sr4", "deblur_motion", "hdr", "phase_retrieval")
 REPELS = ("inpaint_half_face",)
@@ -201,7 +201,7 @@ def write(out: Path, every: list[Trial]) -> None:
 
 def main() -> None:
     """Run what is missing, then choose."""
-    o = tyro.cli(Tune, prog="python -m scripts.tune")
+    o = script(Tune, "python -m scripts.tune")
     heads = o.out / f"heads-validation-{o.heads}"
     write_heads(["--out", str(heads), "--number", str(o.heads), "--split", "validation"])
     every = list(trials(o, heads))

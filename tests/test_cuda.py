@@ -13,8 +13,7 @@ import torch
 from rsd.cli import main
 from rsd.features import load_features
 from rsd.priors import load_prior
-from rsd.tasks.inverse.begin import run_class
-from rsd.tasks.inverse.methods import FIELD
+from rsd.tasks.inverse.methods import FIELD, run_class
 from rsd.tasks.inverse.operators import make_operator, measure
 from rsd.tasks.inverse.run import Decoded, Run, Settings
 

@@ -58,8 +58,13 @@ def test_ranges_for_people(seconds, says):
 
 def test_what_is_counted_is_what_the_packaged_settings_do():
     restore, image, scene = KINDS
-    files = ("inverse/inpaint_half_face_heads", "text_to_image/vsd_heads", "text_to_3d/sds_heads")
-    own = [yaml.safe_load((CONFIGS / f"{name}.yaml").read_text()) for name in files]
+    sections = [
+        ("inverse/inpaint_half_face_heads", "rlsd"),
+        ("text_to_image/heads", "vsd"),
+        ("text_to_3d/heads", "sds"),
+    ]
+    files = [(yaml.safe_load((CONFIGS / f"{name}.yaml").read_text()), method) for name, method in sections]
+    own = [{**held.get("default", {}), **held["methods"][method]} for held, method in files]
     assert [(kind.particles, kind.steps) for kind in KINDS] == [(one["particles"], one["steps"]) for one in own]
     # half a face repels at every step: the decoder and the features in the force, the decoder once more for x
     assert own[0]["gamma"] > 0 and "window" not in own[0] and "guidance" not in own[0]
@@ -68,7 +73,7 @@ def test_what_is_counted_is_what_the_packaged_settings_do():
     assert own[1]["guidance"] != 1 and own[1]["score"] == "lora" and own[1]["window"] == [0.4, 1.0]
     assert (image.passes["unet"], image.passes["unet there and back"]) == (3, 1)
     assert image.passes["decoder there and back"] == image.passes["features there and back"] == 0.6
-    assert own[2]["guidance"] != 1 and own[2]["views"] == 1 and own[2]["prior"] == "heads-pixels"
+    assert own[2]["guidance"] != 1 and own[2]["views"] == 1 and files[2][0]["prior"] == "heads-pixels"
     assert scene.passes["pixel unet"] == 2
 
 

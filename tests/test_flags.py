@@ -211,7 +211,7 @@ def test_restore_s_help_is_in_groups():
         "expert",
     ]
     text = help_text(Restore, prog="rsd restore")
-    assert "  -n, --particles INT   N, how many answers (default: 4).\n" in text
+    assert "  -n, --particles INT   N, how many samples (default: 4).\n" in text
     assert "  --revision TEXT       Revision of a hub model (default: the newest).\n" in text
     assert "  --clean               The images are clean:" in text and "--no-clean" not in text
     assert "  --keep-known, --no-keep-known\n" in text and "  --metrics {lpips,clip,fid},...\n" in text

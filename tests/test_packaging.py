@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import ast
 import re
 import tomllib
+from collections import Counter
+from collections.abc import Iterator
 from pathlib import Path
 
 import rsd
@@ -34,6 +37,51 @@ def test_heads_share_nothing_with_one_another():
             up = rf"^ *(?:from|import) +(?:\.{{{depth}}}|rsd\.tasks\.)(\w+)"
             found |= {(head, other) for other in re.findall(up, file.read_text(), re.MULTILINE)}
     assert {pair for pair in found if pair[0] != pair[1]} == set()
+
+
+def imports() -> dict[str, set[str]]:
+    """The package's modules that each of its modules imports, in functions too, but not for type checkers alone."""
+    files = [file for top in ("rsd", "tasks") for file in (ROOT / top).rglob("*.py")]
+    names = {file: ".".join(file.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__") for file in files}
+    modules = {name.replace("tasks", "rsd.tasks", 1) if name.startswith("tasks") else name for name in names.values()}
+    found: dict[str, set[str]] = {module: set() for module in modules}
+    for file, name in names.items():
+        module = name.replace("tasks", "rsd.tasks", 1) if name.startswith("tasks") else name
+        package = module if file.name == "__init__.py" else module.rpartition(".")[0]
+        for statement in statements(ast.parse(file.read_text(encoding="utf-8"))):
+            above = package.rsplit(".", statement.level - 1)[0] if statement.level > 1 else package
+            base = f"{above}.{statement.module or ''}".rstrip(".") if statement.level else statement.module or ""
+            for target in (base, *(f"{base}.{alias.name}" for alias in statement.names)):
+                if target in modules and not f"{module}.".startswith(f"{target}."):
+                    found[module].add(target)
+    return found
+
+
+def statements(node: ast.AST) -> Iterator[ast.ImportFrom]:
+    for child in ast.iter_child_nodes(node):
+        if isinstance(child, ast.If) and isinstance(child.test, ast.Name) and child.test.id == "TYPE_CHECKING":
+            continue
+        if isinstance(child, ast.ImportFrom):
+            yield child
+        yield from statements(child)
+
+
+def test_no_module_imports_itself_in_a_circle():
+    left = imports()
+    assert (
+        "rsd.engine" in left["rsd.tasks.inverse.run"] and "rsd.tasks.inverse.head" in left["rsd.tasks.inverse.command"]
+    )
+    while free := {module for module, targets in left.items() if not targets & left.keys()}:
+        left = {module: targets for module, targets in left.items() if module not in free}
+    # What is left imports, or is imported on the way to, a circle: those that nothing left imports are no part of it.
+    while free := left.keys() - set().union(*left.values()):
+        left = {module: targets for module, targets in left.items() if module not in free}
+    assert left == {}
+
+
+def test_no_folder_is_a_drawer():
+    counts = Counter(file.parent for top in ("rsd", "tasks") for file in (ROOT / top).rglob("*.py"))
+    assert max(counts.values()) <= 18, counts.most_common(3)
 
 
 def test_versions_agree():

@@ -3,10 +3,10 @@
 import pytest
 
 from rsd.cli import main
-from rsd.runs.settings import layered, make_folder, read_yaml
-from rsd.tasks.inverse.command import parse as parse_restore
+from rsd.runs.settings import layered, make_folder, read_yaml, section
 from rsd.tasks.inverse.options import Restore
-from rsd.tasks.text_to_image.command import parse as parse_text
+from rsd.tasks.inverse.packaged import parse as parse_restore
+from rsd.tasks.text_to_image.packaged import parse as parse_text
 
 MISTAKES = [
     ("gama: 3", 'unknown field "gama". Did you mean "gamma"?'),
@@ -87,13 +87,13 @@ def test_what_the_other_layers_decide_the_packaged_file_does_not(file):
 
     def packaged(options):
         asked.append((options.task, options.method, options.steps))
-        return "phase_retrieval_nonaug_heads.yaml", ("task", "method", "prior")
+        return section("inverse", "phase_retrieval_heads.yaml", "nonaug")
 
     options, name = layered(
         Restore, ["photo.png", "--config", "own.yaml", "--method", "hybrid"], prog="rsd restore", positional="images",
-        folder="inverse", packaged=packaged,
+        packaged=packaged,
     )  # fmt: skip
-    assert asked == [("sr4", "hybrid", 7)] and name == "phase_retrieval_nonaug_heads.yaml"
+    assert asked == [("sr4", "hybrid", 7)] and name == "phase_retrieval_heads.yaml: nonaug"
     assert (options.task, options.method, options.steps, options.gamma) == ("sr4", "hybrid", 7, 10)
     assert options.window == (0.4, 1.0)
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from rsd.tasks.inverse.command import parse
+from rsd.tasks.inverse.packaged import parse
 from scripts import tune
 
 FIGURES = {"a": (30.0, 0.01), "b": (29.4, 0.03), "c": (29.2, 0.02), "d": (20.0, 0.50)}

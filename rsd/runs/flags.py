@@ -15,6 +15,7 @@ import os
 import re
 import shlex
 import shutil
+import sys
 import textwrap
 import types
 import typing
@@ -118,9 +119,13 @@ class Field:
         return [part.strip() for part in re.split(comma, text) if part.strip()]
 
 
-@cache
-def fields_of(kind: type) -> dict[str, Field]:
+def fields_of(kind: Any) -> dict[str, Field]:
     """The fields of a dataclass of options, by name."""
+    return _fields_of(kind)
+
+
+@cache
+def _fields_of(kind: Any) -> dict[str, Field]:
     hints = typing.get_type_hints(kind, include_extras=True)
     found = {}
     for field in dataclasses.fields(kind):
@@ -153,10 +158,19 @@ def parse(kind: type[Kind], argv: Sequence[str], *, prog: str, more: str = "") -
     return build(kind, values(kind, argv, prog=prog, more=more), prog=prog)
 
 
+def script(kind: type[Kind], prog: str, argv: Sequence[str] | None = None) -> Kind:
+    """The options of a script, of its own command line by default; a mistake ends it, told in one sentence."""
+    try:
+        return parse(kind, sys.argv[1:] if argv is None else argv, prog=prog)
+    except ValueError as error:
+        print(f"{prog}: {error}", file=sys.stderr)
+        raise SystemExit(2) from None
+
+
 def build(kind: type[Kind], *layers: Mapping[str, Any], prog: str) -> Kind:
     """Options from layers of what :func:`values` found; the later win."""
     given = {name: value for layer in layers for name, value in layer.items()}
-    for field in fields_of(kind).values():  # type: ignore[arg-type]
+    for field in fields_of(kind).values():
         if field.name not in given and field.default is dataclasses.MISSING:
             if not field.flag.positional:
                 example = "".join(f", for example {text}" for text in getattr(kind, "EXAMPLES", ())[:1])
@@ -341,7 +355,10 @@ class _Reader:
         if field.several == 1:
             if len(said) > 1:
                 raise ValueError(f"Give one {field.plain}, not {len(said)} ({', '.join(said)}).")
-            self.found[field.name] = field.one(said[0])
+            try:
+                self.found[field.name] = field.one(said[0])
+            except ValueError:
+                raise field.error(said[0]) from None
             return
         for word in said:
             if field.each is Path and not word:

@@ -6,8 +6,9 @@ import dataclasses
 import json
 import re
 import typing
-from collections.abc import Callable, Collection, Sequence
-from importlib.resources import as_file, files
+from collections.abc import Callable, Collection, Mapping, Sequence
+from functools import cache
+from importlib.resources import files
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
@@ -30,17 +31,70 @@ class Options(Protocol):
 
 
 Kind = TypeVar("Kind", bound=Options)
-Packaged = Callable[[Kind], tuple[str | None, Collection[str]]]
+
+
+@dataclasses.dataclass(frozen=True)
+class Packaged:
+    """Settings that ship with the package: the section ``method`` of a file of rsd.configs, or its ``preset``.
+
+    A file has the keys ``default`` (fields that all its sections share), ``methods`` (a section of fields each, whose
+    ``presets`` change some of them for so many steps), and other keys, which say what the file was tuned for; a section
+    may say otherwise.
+    """
+
+    file: str
+    method: str
+    preset: int | None
+    settings: Mapping[str, Any]
+    origin: Mapping[str, str]
+    tuned_for: Mapping[str, Any]
+
+    @property
+    def name(self) -> str:
+        """The file and the section, for people."""
+        return f"{self.file}: {self.method}" + (f", {self.preset} steps" if self.preset else "")
+
+    def values(self, kind: type) -> dict[str, Any]:
+        """The settings as values of the fields of ``kind``."""
+        return values(kind, told(kind, self.settings, self.file), prog="")
+
+
+@cache
+def sections(folder: str) -> dict[str, dict[str, Any]]:
+    """The packaged files of a folder of rsd.configs, by name."""
+    found = {file.name: file for file in (files("rsd.configs") / folder).iterdir() if file.name.endswith(".yaml")}
+    return {name: yaml.safe_load(file.read_text(encoding="utf-8")) for name, file in sorted(found.items())}
+
+
+def section(
+    folder: str, file: str, method: str, preset: int | None = None, *, skip: Collection[str] = ()
+) -> Packaged | None:
+    """A file's section ``method``, for ``preset`` steps, without the fields in ``skip``; None if there is none."""
+    held = sections(folder).get(file, {})
+    if method not in held.get("methods", {}):
+        return None
+    own = {key: value for key, value in held["methods"][method].items() if key != "presets"}
+    layers = {f"{file}, default": held.get("default", {}), f"{file}, {method}": own}
+    presets = held["methods"][method].get("presets", {})
+    if preset is not None:
+        if preset not in presets:
+            return None
+        layers[f"{file}, {method}, presets, {preset}"] = {**presets[preset], "steps": preset}
+    tuned_for = {key: value for key, value in held.items() if key not in ("default", "methods")}
+    tuned_for |= {key: own.pop(key) for key in tuple(own) if key in tuned_for or key == "task"}
+    settings = {key: value for layer in layers.values() for key, value in layer.items() if key not in skip}
+    origin = {key: where for where, layer in layers.items() for key in layer}
+    return Packaged(file, method, preset, settings, origin, tuned_for)
 
 
 def layered(
-    kind: type[Kind], argv: Sequence[str], *, prog: str, positional: str, folder: str, packaged: Packaged[Kind]
-) -> tuple[Kind, str | None]:
+    kind: type[Kind], argv: Sequence[str], *, prog: str, positional: str,
+    packaged: Callable[[Kind], Packaged | None] = lambda options: None,
+) -> tuple[Kind, str | None]:  # fmt: skip
     """Options from the packaged configuration, then --config, then the flags, checked; and that configuration's name.
 
-    ``positional``: the field without a flag, which files say nothing about ("": there is none). ``packaged``: of
-    options that the other two layers give, the file's name in ``folder`` of rsd.configs, or None, and the fields that
-    it does not decide.
+    ``positional``: the field without a flag, which files say nothing about ("": there is none). ``packaged``: what is
+    packaged for options that the other two layers give.
     Raises ValueError or OSError, in one sentence that names the file, for a mistake in one.
     """
 
@@ -53,38 +107,45 @@ def layered(
     config = given.get("config")
     own = values(kind, file_tokens(kind, config, positional), prog=prog) if config else {}
     options = read(own, given)
-    name, decided = packaged(options)
-    if name is None:
+    found = packaged(options)
+    if found is None:
         return options, None
-    with as_file(files("rsd.configs") / folder / name) as path:
-        return read(values(kind, file_tokens(kind, path, positional, skip=decided), prog=prog), own, given), name
+    return read(found.values(kind), own, given), found.name
 
 
-def file_tokens(kind: type, path: Path, positional: str, *, skip: Collection[str] = ()) -> list[str]:
-    """A YAML file's fields as flags, without ``positional`` and those in ``skip``.
+def file_tokens(kind: type, path: Path, positional: str) -> list[str]:
+    """A YAML file's fields as flags, without ``positional``.
 
     Raises ValueError or OSError, in one sentence that names the file, the field and the remedy.
     """
+    return told(kind, read_yaml(path), str(path), skip=(positional,))
+
+
+def told(kind: type, settings: Mapping[str, Any], where: str, *, skip: Collection[str] = ()) -> list[str]:
+    """Fields of a file as flags, without those in ``skip``. Raises ValueError, in one sentence that names the file
+    (``where``), the field and the remedy."""
     hints = typing.get_type_hints(kind)
     fields = {field.name.rstrip("_"): field.name for field in dataclasses.fields(kind)}
     given: dict[str, Any] = {}
-    for key, value in read_yaml(path).items():
+    if isinstance(settings.get("methods"), dict):
+        raise ValueError(f"{where} has sections for methods; --config takes a file of fields: copy those of a section.")
+    for key, value in settings.items():
         plain_key = str(key).replace("-", "_").rstrip("_")
         if plain_key not in fields:
-            raise ValueError(f'{path}: unknown field "{key}".{nearest(plain_key, fields)}')
+            raise ValueError(f'{where}: unknown field "{key}".{nearest(plain_key, fields)}')
         if plain_key == "config":
-            raise ValueError(f"{path}: config has no meaning in a file; write the fields of {value} here.")
+            raise ValueError(f"{where}: config has no meaning in a file; write the fields of {value} here.")
         if plain_key in given:
-            raise ValueError(f'{path}: the field "{plain_key}" is given twice; leave one of them out.')
+            raise ValueError(f'{where}: the field "{plain_key}" is given twice; leave one of them out.')
         given[plain_key] = value
-    given = {key: value for key, value in given.items() if key not in (positional, *skip)}
+    given = {key: value for key, value in given.items() if key not in skip}
     valued = [name for name, field in fields.items() if bool in typing.get_args(hints[field])]
     flags = tokens(given, valued=valued)
     if any(isinstance(value, dict) for value in given.values()) or not _fits(kind, flags):
         for key, value in given.items():
             if isinstance(value, dict) or not _fits(kind, tokens({key: value}, valued=valued)):
                 shown = json.dumps(value, ensure_ascii=False, default=str)
-                raise ValueError(f"{path}: {key} is {shown}; give {wanted(hints[fields[key]])}.")
+                raise ValueError(f"{where}: {key} is {shown}; give {wanted(hints[fields[key]])}.")
     return flags
 
 

@@ -15,13 +15,13 @@ from typing import Annotated, Any, Literal
 
 import numpy as np
 import torch
-import tyro
 from diffusers import AutoencoderKL, DiffusionPipeline, IFPipeline, StableDiffusionPipeline
 from transformers import ResNetForImageClassification, ViTModel
 
 import rsd.heads
 from rsd.heads.attributes import ATTRIBUTES, VIEWS
 from rsd.heads.data import head_from_row, load_shards, make_shard
+from rsd.runs.flags import Flag, script
 from scripts.heads import autoencoder, classifier, errors, evaluate, features, latent, pixel
 
 WEIGHTS = Path(rsd.heads.__file__).parent / "weights"
@@ -51,7 +51,7 @@ class Heads:
             "pixel-errors",
             "pixel-evaluate",
         ],  # fmt: skip
-        tyro.conf.Positional,
+        Flag(positional=True),
     ]
     """What to run; "all" runs everything in order, but "pixel-export", which puts the weights of a run that goes on, or
     was stopped, into ``out``, and "pixel-errors", which tells what the pixel model there has learnt, in a minute."""
@@ -252,7 +252,7 @@ RUN = {
 
 def main() -> None:
     """Run the stage or all of them."""
-    o = tyro.cli(Heads, prog="python -m scripts.heads")
+    o = script(Heads, "python -m scripts.heads")
     if o.threads:
         torch.set_num_threads(o.threads)
     for stage in STAGES if o.stage == "all" else (o.stage,):

@@ -12,12 +12,12 @@ from pathlib import Path
 
 import numpy as np
 import torch
-import tyro
 from diffusers import AutoencoderTiny
 
 from rsd.features import load_features
 from rsd.heads.data import make_shard
 from rsd.priors import load_prior
+from rsd.runs.flags import script
 from scripts.heads.__main__ import WEIGHTS
 from scripts.heads.autoencoder import to_tensor
 from scripts.heads.fit import cosine
@@ -72,7 +72,7 @@ def errors(model: AutoencoderTiny, given: Pairs, features: torch.nn.Module) -> t
 
 def main() -> None:
     """Train, tell the held-out errors, save in half precision."""
-    o = tyro.cli(Tiny, prog="python -m scripts.heads.tiny")
+    o = script(Tiny, "python -m scripts.heads.tiny")
     features, start = load_features("heads"), time.monotonic()
     train, held = pairs("train", o.heads, features), pairs("validation", 50, features)
     torch.manual_seed(0)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from dataclasses import fields, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 
@@ -13,20 +13,15 @@ from rsd.features import check_features_name
 from rsd.priors import check_prior_name, image_size, is_latent, over_heads
 from rsd.runs.settings import nearest
 
-from .methods import FIELD, check_fits
+from .methods import METHODS, check_fits
 from .operators import Operator, trial
 from .operators.linear import check_exact
-from .options import Restore
-from .used import check_used
-
-if TYPE_CHECKING:
-    from .run import Settings
+from .options import Settings, check_used, remedy_of
+from .packaged import settings_of, settled
 
 
 def check(y: Any, operator: Any, prior: Any, features: Any, changes: dict[str, Any]) -> str:
     """Raise ValueError for an argument of another kind or a setting of another name; the prior's name."""
-    from .run import Settings
-
     if isinstance(y, str | Path):
         raise ValueError(
             f'y is a path, "{y}"; give the tensor: rsd.media.read_image(path) of a picture, or read_measurement(path) '
@@ -66,9 +61,6 @@ def settle(
 ) -> tuple[Settings, str]:
     """The settings of a run, and where they come from: ``settings`` if given, else the packaged ones, then
     ``changes``. Raises ValueError for one without effect, as the command line does."""
-    from .command import settled
-    from .run import Settings
-
     yours = f", then yours: {', '.join(changes)}" if changes else ""
     if settings is not None:
         if not isinstance(settings, Settings):
@@ -81,11 +73,11 @@ def settle(
     method = changes.get("method", "auto")
     if not isinstance(method, str):
         raise ValueError(f"method is {method!r}; give text.")
-    found, source = Settings.packaged(task, method=method, prior=prior, preset=preset)
+    found, source = settings_of(task, method=method, prior=prior, preset=preset)
     found = replace(found, **{**changes, "method": found.method})
     options, _ = settled(task, method=method, prior=prior, preset=preset)
     try:
-        check_used(Restore(images=(), **changes), replace(options, **changes))
+        check_used(changes, replace(options, **changes))
     except ValueError as error:
         told = re.sub(r"--([a-z][a-z-]*)", lambda flag: flag[1].replace("-", "_"), str(error))
         raise ValueError(told) from None
@@ -101,7 +93,7 @@ def try_out(y: torch.Tensor, f: Operator, prior: Any, name: str, settings: Setti
     if size:
         latent = is_latent(name) if named else hasattr(prior, "vae") or tuple(prior.latent_shape) != shape
         check_fits(settings.method, prior=name, latent=latent, operator=f.name, linear=f.linear)
-    if settings.x_step == "exact" and "x_step" in FIELD[settings.method].uses:
+    if settings.x_step == "exact" and "x_step" in METHODS[settings.method].uses:
         check_exact(f)
     place, dtype = (torch.device("cpu"), torch.float32) if named else (prior.device, prior.dtype)
     f.to(place)
@@ -114,8 +106,6 @@ def try_out(y: torch.Tensor, f: Operator, prior: Any, name: str, settings: Setti
 
 def diverged(where: str, settings: Settings) -> str:
     """What happened to a run, and what to do about it."""
-    from .head import remedy_of
-
     return f"The run diverged at {where}; {remedy_of(settings)}."
 
 

@@ -23,14 +23,13 @@ from rsd.runs.settings import tokens
 from rsd.runs.summary import particles
 
 from . import networks as scoring
-from .begin import run_class
-from .command import ADDED, parse, resolved
 from .inputs import Job, are_several, list_jobs
-from .methods import FIELD, check_fits
+from .methods import FIELD, check_fits, run_class
 from .networks import check_metrics
 from .operators import Operator
 from .operators.linear import check_exact
-from .options import Restore
+from .options import Restore, remedy_of
+from .packaged import ADDED, parse, resolved
 from .problem import Problem, check_task, load, make, on
 from .report import SCORES, distance
 from .results import headline, keep_known, write_results
@@ -58,8 +57,8 @@ class RestoreHead(Head):
         super().__init__(options, items, several=several)
         self.foreign: list[str] = []
         scores = ("psnr", "ssim", *(name for name in ("lpips", "clip") if name in options.metrics), "residual")
-        self.figures = [f"{name}_{part}" for name in scores for part in PARTS]
-        self.figures += ["div", "coverage", "agreement", "seconds"]
+        each = [f"{name}_{part}" for name in scores for part in PARTS]
+        self.figures = [*each, "div", "coverage", "agreement", "seconds"]
 
     @classmethod
     def of(cls, argv: list[str]) -> RestoreHead:
@@ -248,12 +247,3 @@ def check_method(options: Restore, size: int, operator: Operator | None = None) 
     )  # fmt: skip
     if options.x_step == "exact" and "x_step" in FIELD[options.method].uses:
         check_exact(operator)
-
-
-def remedy_of(options: Restore | Settings) -> str:
-    """What to do about a run that diverged: its method's settings, to be lowered."""
-    used = [name for name in ("lr_x", "lr_z", "lambda_", "gamma") if name in FIELD[options.method].uses]
-    told = [f"{name.rstrip('_')} ({getattr(options, name):g})" for name in used]
-    if FIELD[options.method].made:
-        told.append(f"a step size among its --hyper ({' '.join(options.hyper) or 'its defaults'})")
-    return f"lower {', '.join(told[:-1])} or {told[-1]}" if len(told) > 1 else f"lower {told[0]}"

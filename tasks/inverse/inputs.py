@@ -20,8 +20,7 @@ from rsd.formats import PICTURES, not_taken
 from rsd.runs.settings import nearest, wanted
 
 from .names import task_name
-from .options import ALPHA, MANIFEST, Restore, said_by
-from .used import check_used
+from .options import ALPHA, MANIFEST, Restore, check_used, said_by
 
 MEASUREMENT = ".safetensors"
 IMAGES = (*PICTURES, MEASUREMENT)
@@ -160,7 +159,7 @@ def _job(line: str, folder: Path, shared: Restore, chosen: dict[tuple[str, ...],
         options.check()
     if not options.task:
         raise ValueError(options.untold())
-    check_used(Restore(images=(path,), **choice, **values), options)
+    check_used({*choice, *values}, options)
     return Job(path, title or path.stem, title or path.name, options)
 
 

@@ -4,57 +4,48 @@ from __future__ import annotations
 
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, ClassVar
 
-import tyro
-
+from rsd.runs import flags
+from rsd.runs.flags import Flag
 from rsd.runs.settings import make_folder
 
 from .inputs import MEASUREMENT, list_jobs
-from .options import Restore
+from .options import Restore, TaskOptions, check_used
 
 
 @dataclass(kw_only=True)
-class Measure:
+class Measure(TaskOptions):
     """Measure clean images: y = f(x) + sigma_v v, one .safetensors file an image, as exact as float32.
 
     `rsd restore FILE.safetensors` with the same --task and --prior restores it; y and the noise in it are those of
     `rsd restore IMAGE --clean` with the same --seed. A picture of each, to look at, goes to pictures/.
     """
 
-    images: Annotated[tuple[Path, ...], tyro.conf.Positional]
+    EXAMPLES: ClassVar[tuple[str, ...]] = (
+        "rsd measure heads --task sr4 --out runs/measured",
+        "rsd measure photo.png --task deblur_motion --kernel kernel.png --sigma-v 0.01",
+    )
+    GROUPS = {"input": "images out prior revision seed"}
+
+    images: Annotated[tuple[Path, ...], Flag(positional=True)]
     """Clean images, or folders of them."""
-    task: str
-    """What happens to them: see `rsd tasks`."""
     out: Path = Path("runs/measured")
     """The folder to write to."""
     prior: str = "heads"
     """Images are brought to this prior's size."""
     revision: str | None = None
-    """Revision of a hub model."""
+    """Revision of a hub model (default: the newest)."""
     seed: int = 0
     """Of the noise, and of masks and kernels that are drawn."""
-    sigma_v: float = 0.001
-    """Standard deviation of the noise."""
-    mask: Path | None = None
-    """inpaint_mask: an image as large as the input, white where pixels are known."""
-    box: tuple[int, int, int, int] | None = None
-    """inpaint_box: hidden rows and columns, FIRST_ROW LAST_ROW FIRST_COLUMN LAST_COLUMN, inclusive."""
-    downsample: Literal["block", "bicubic"] = "block"
-    """sr: block average or antialiased bicubic."""
-    kernel: Path | None = None
-    """deblur: a kernel file (.png, .npy, .safetensors) instead of the task's own."""
-    operator: str | None = None
-    """operator: a function of yours, as module:function."""
-    fit: Literal["crop", "resize", "refuse"] = "crop"
-    """How an image of another size is brought to the prior's."""
 
 
 def main(argv: list[str]) -> int:
     """Measure; returns the exit code."""
-    asked = tyro.cli(Measure, args=argv, prog="rsd measure")
+    asked = flags.parse(Measure, argv, prog="rsd measure")
     options = Restore(**{**asdict(asked), "clean": True})
     options.check()
+    check_used(flags.values(Measure, argv, prog="rsd measure"), options)
     jobs = list_jobs(options)
     files = [asked.out / f"{job.name}{MEASUREMENT}" for job in jobs]
     for file in files:

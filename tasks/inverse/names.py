@@ -1,12 +1,11 @@
-"""The names of the tasks and methods. Imports nothing heavy, so that a typing mistake is told at once."""
+"""The tasks: their names, what people call them, and ``rsd tasks``. Imports nothing heavy."""
 
 from __future__ import annotations
 
 import re
 
+from rsd.runs.citations import short
 from rsd.runs.words import everyday, fold, known, same
-
-from .methods import FIELD
 
 TASK = {
     "inpaint_half_face": ("half of a face is hidden, the paper's box", "rlsd"),
@@ -45,11 +44,6 @@ EVERYDAY = (
     "inpaint_half_face, inpaint_full_face, inpaint_random, inpaint_freeform (test damage: they HIDE parts of it)",
 )
 """What can have happened to a picture, in everyday words."""
-METHODS = tuple(FIELD)
-X_STEPS = ("adam", "exact")
-MEMORY = ("auto", "fast", "flat", "lean")
-"""What :func:`rsd.memory.plan` takes."""
-
 
 MASKED = "inpaint_mask with your --mask, or inpaint_box with --box"
 SUPER = "take sr4 (fourfold), or any of sr2 ... sr16"
@@ -109,3 +103,12 @@ def sr_factor(task: str) -> int | None:
 def is_task(name: str) -> bool:
     """Whether ``name`` is one of TASKS, or srK with any K from 2 to 16."""
     return name in TASKS or sr_factor(name) is not None
+
+
+def main(argv: list[str]) -> int:
+    """``rsd tasks``: print the tasks of restore and compare, and whose they are; the exit code."""
+    if argv and argv[0] not in ("-h", "--help"):
+        raise ValueError(f"rsd tasks takes no arguments, but {argv[0]} is given; leave it out.")
+    for name, (what, work) in TASK.items():
+        print(f"{name:<20}{what}\n{'':<20}{short(work)}")
+    return 0

@@ -18,72 +18,14 @@ from rsd.memory import Memory, plan, save_memory
 from rsd.priors import load_prior
 from rsd.priors.base import Prior
 from rsd.randomness import Stream
-from rsd.repulsion import Interaction
 from rsd.runs.run import Run as BaseRun
 from rsd.spread import Spread
 
-from . import given, limits
-from .methods import FIELD
+from . import given
+from .methods import METHODS, run_class
 from .operators import load_operator
+from .options import Settings
 from .rlsd import Restored, Weights, image_shape
-
-
-@dataclass(frozen=True)
-class Settings:
-    """What one restoration runs with. The defaults suit half a face with the built-in prior by Adam's x-step, which any
-    operator allows; :meth:`packaged` has those of a task, as ``rsd restore`` runs it."""
-
-    method: str = "rlsd"
-    particles: int = 4
-    steps: int = 100
-    gamma: float = 6.0
-    window: tuple[float, float] = (0.0, 1.0)
-    interacting: int | None = None
-    repel_every: int = 1
-    lambda_: float = 0.2
-    rho: float = 0.075
-    lr_x: float = 0.2
-    x_step: str = "adam"
-    lr_z: float = 0.4
-    prompt: str = ""
-    negative_prompt: str = ""
-    guidance: float = 1.0
-    sigma_v: float = 0.001
-    hyper: tuple[str, ...] = ()
-    seed: int = 0
-    chunk: int | None = None
-    memory: str = "auto"
-
-    def __post_init__(self) -> None:
-        """Raise ValueError, in one sentence, for a value that cannot work."""
-        limits.check_types(self)
-        limits.check(self)
-
-    @classmethod
-    def of(cls, options: Any) -> Settings:
-        """The fields of the same names of other options."""
-        return cls(**{name: getattr(options, name) for name in cls.__dataclass_fields__})
-
-    @classmethod
-    def packaged(
-        cls, task: str, *, method: str = "auto", prior: str = "heads", preset: int | None = None
-    ) -> tuple[Settings, str]:
-        """What ``rsd restore`` runs a task with by that method, prior and preset, and where that comes from: the name
-        of a file of configs/inverse, or that none is packaged. Raises ValueError for unknown ones."""
-        from .command import settled
-
-        options, name = settled(task, method=method, prior=prior, preset=preset)
-        guess = " (a guess: none is packaged for operators of your own)" if task == "operator" else ""
-        return cls.of(options), f"{name}{guess}" if name else f"none packaged for {task} by {options.method}"
-
-    @property
-    def interaction(self) -> Interaction:
-        """The method's repulsion: none for those that know no gamma, among a part of the particles for hybrid."""
-        gamma = self.gamma if "gamma" in FIELD[self.method].uses else 0.0
-        part = (self.interacting or self.particles - 1) if self.method == "hybrid" else None
-        kind = "svgd" if self.method == "svgd" else "repulsion"
-        every = self.repel_every if "repel_every" in FIELD[self.method].uses else 1
-        return Interaction(gamma, self.window, part, every=every, kind=kind)
 
 
 @dataclass(frozen=True)
@@ -120,12 +62,12 @@ class Run(BaseRun):
         self.ensemble = ensemble or Ensemble.of(len(ids))
         ids = [ids[row] for row in self.ensemble.mine]
         self.operator, self.y = load_operator(operator).to(prior.device), y.to(prior.device)
-        self.timesteps = prior.schedule.descending(s.steps) if FIELD[s.method].descends else []
+        self.timesteps = prior.schedule.descending(s.steps) if METHODS[s.method].descends else []
         self.condition = prior.condition(s.prompt, s.negative_prompt, s.guidance)
         entries = math.prod(prior.latent_shape) + math.prod(image_shape(prior))  # of z and x, each with two moments
         self.memory = plan(
             s.memory, chunk=s.chunk, n=len(ids), prior=prior, condition=self.condition,
-            embed=embed if s.interaction.acts(self.ensemble.total) else None, through=FIELD[s.method].through,
+            embed=embed if s.interaction.acts(self.ensemble.total) else None, through=METHODS[s.method].through,
             state=3 * entries * prior.dtype.itemsize,
         )  # fmt: skip
         save_memory(self.memory.lean, prior, embed)
@@ -133,11 +75,12 @@ class Run(BaseRun):
 
     def begin(self, spread: Spread) -> Any:
         """The particles at their start."""
-        s = self.settings
-        if s.method == "svgd" and not self.ensemble.alone:
-            raise ValueError("Method svgd averages over all particles, so they must be in one process; start just one.")
-        augmented = s.method not in ("nonaug", "latent-red-diff", "red-diff", "svgd")
-        exact = augmented and s.x_step == "exact"
+        s, method = self.settings, METHODS[self.settings.method]
+        if method.averages and not self.ensemble.alone:
+            raise ValueError(
+                f"Method {s.method} averages over all particles, so they must be in one process; start just one."
+            )
+        augmented, exact = method.augmented, method.augmented and s.x_step == "exact"
         weights = Weights(lambda_=s.lambda_, lr_z=s.lr_z, rho=s.rho, lr_x=s.lr_x, exact=exact)
         return Restored(
             self.prior, self.operator, self.y, weights, augmented=augmented, spread=spread, stream=self.stream
@@ -212,7 +155,6 @@ def restore(
     """
     from rsd.features import load_features
 
-    from .begin import run_class
     from .operators import Inpaint
 
     asked = given.check(y, operator, prior, features, changes)

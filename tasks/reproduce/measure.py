@@ -16,9 +16,9 @@ from rsd.media import read_image
 from rsd.runs.folder import slug
 from rsd.runs.summary import mean
 
-from ..inverse.command import parse
 from ..inverse.inputs import Job, list_jobs
 from ..inverse.operators import Inpaint
+from ..inverse.packaged import parse
 from ..inverse.problem import load
 from .rows import Plan
 

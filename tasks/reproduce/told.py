@@ -37,7 +37,7 @@ def settings(command: str, config: dict[str, Any]) -> str:
         reads = [name for name in FIELD[method].uses if name != "lr_x" or config["x_step"] == "adam"]
         chosen = {name: title for name, title in chosen.items() if name in ALWAYS or name in reads}
     if command == "text-to-image":
-        idle = TextToImage(method=method).idle
+        idle = TextToImage(method=method).unread
         chosen = {name: title for name, title in chosen.items() if name not in idle}
     known = {title: config[name] for name, title in chosen.items() if config.get(name) not in SILENT.get(name, (None,))}
     parts = [f"{title} {plain(value)}" for title, value in known.items()]

@@ -24,43 +24,17 @@ from rsd.runs.run import Distillation
 from rsd.spread import Spread
 
 from .gallery import SceneSettings
-from .names import METHODS
+from .options import Distilled
 from .prompts import PromptSettings, ViewPrompts
 from .scenes import Scenes
 
 
-@dataclass(frozen=True)
-class Settings:
-    """What one prompt runs with; the defaults are the paper's, but for ``steps`` and what ``scenes`` is made of.
+@dataclass(kw_only=True)
+class Settings(Distilled):
+    """What one prompt runs with: the numbers of options.Distilled, what the prior is told, what scenes are made of."""
 
-    ``particles``: scenes. ``gamma``: weight of the repulsion, in ``window`` of (t+1)/T; ``clean``: on
-    features of the pictures themselves, not of the noisy ones. ``t_range``: in units of T.
-    ``lora_rank``, ``lr_phi``: of VSD's score. ``chunk``: pictures in a network at once; None: all.
-    """
-
-    method: str = "sds"
-    particles: int = 4
-    steps: int = 1000
-    gamma: float = 200.0
-    window: tuple[float, float] = (0.0, 1.0)
-    clean: bool = False
-    t_range: tuple[float, float] = (0.02, 0.98)
     prompts: PromptSettings = PromptSettings()
     scenes: SceneSettings = SceneSettings()
-    lora_rank: int = 4
-    lr_phi: float = 1e-4
-    seed: int = 0
-    chunk: int | None = None
-
-    def __post_init__(self) -> None:
-        """Raise ValueError for values that cannot run."""
-        if self.method not in METHODS:
-            raise ValueError(f'There is no method "{self.method}"; there are {", ".join(METHODS)}.')
-        for name in ("particles", "steps", "lora_rank"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} is {getattr(self, name)}; it must be at least 1.")
-        if not 0 <= self.t_range[0] < self.t_range[1] <= 1:
-            raise ValueError(f"t_range is {self.t_range}; it must rise within 0 to 1.")
 
 
 def draw_timesteps(settings: Settings, T: int, stream: Stream) -> list[int]:

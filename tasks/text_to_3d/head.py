@@ -21,11 +21,11 @@ from rsd.runs.prompts import gather
 from rsd.runs.session import plain_warnings
 
 from . import finished, results
-from .command import ADDED, parse, resolved
 from .distillation import Run, Settings
 from .finished import PARTS, keep, write
 from .gallery import SceneSettings
 from .options import TextTo3D
+from .packaged import ADDED, parse, resolved
 from .prompts import PromptSettings, ViewPrompts, split_view, views_told
 from .scene.cameras import CameraSettings
 from .scene.field import FieldSettings

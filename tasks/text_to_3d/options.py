@@ -5,33 +5,76 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal
 
-from rsd.priors import over_heads
 from rsd.runs.flags import Flag, Groups, is_assignment
+from rsd.runs.options import (
+    DivOptions,
+    FeatureOptions,
+    ParticleSettings,
+    PriorOptions,
+    PromptOptions,
+    RepulsionSettings,
+    RunOptions,
+    TextSettings,
+    Unread,
+    features_of,
+    readers,
+)
 from rsd.runs.words import known, same
 
 from .names import BACKGROUNDS, CONVENTIONS, ENCODINGS, EVERYDAY, INTERACTIONS, MESHES, METHODS, RENDERERS, VIEWS
 
-COUNTS = (
-    "particles", "steps", "views", "checkpoint_every", "turntable", "samples", "lora_rank", "chunk", "views_at_once",
-    "resolution", "levels", "log2_hashmap_size", "octaves",
-)  # fmt: skip
-WEIGHTS = (
-    "guidance", "lr", "lr_background", "lr_phi", "orientation", "sparsity", "opacity", "z_variance", "ambient",
-    "diffuse", "light_up", "light_spread",
-)  # fmt: skip
 READ = {
     "grid": ("grid",), "hash": ("levels", "log2_hashmap_size", "per_level_scale"), "frequency": ("octaves",),
 }  # fmt: skip
 """The fields that each encoding reads."""
+LEARNED = ("lora_rank", "lr_phi")
+"""The fields that the method vsd reads alone."""
 SHARES = ("ambient_until", "shaded", "textureless")
 SMALLEST_MESH, SMALLEST_PICTURE = 8, 16
 
 
 @dataclass(kw_only=True)
-class TextTo3D:
+class Distilled(ParticleSettings, RepulsionSettings):
+    """What one prompt's scenes are distilled with, beside what they are made of and what the prior is told."""
+
+    LEAST = {**ParticleSettings.LEAST, "lora_rank": 1}
+    POSITIVE = ParticleSettings.POSITIVE | {"lr_phi"}
+
+    method: str = "sds"
+    """sds, or vsd (against a score learned along the way)."""
+    steps: int = 400
+    gamma: float = 8.0
+    """Weight of the repulsion; more gives more different scenes, 0 none, below 0 attracts."""
+    clean: bool = False
+    """Compare the pictures themselves, not the noisy ones."""
+    t_range: tuple[float, float] = (0.02, 0.98)
+    """Lowest and highest timestep, in units of T; drawn anew each step."""
+    lora_rank: int = 4
+    """vsd: rank of the learned score's adapters."""
+    lr_phi: float = 1e-4
+    """vsd: AdamW's learning rate for the learned score."""
+    chunk: int | None = 2
+    """Pictures a network sees at once; more are a little quicker and need more memory, the results are the same."""
+
+    def __post_init__(self) -> None:
+        """Raise ValueError, in one sentence, for a value that cannot run."""
+        self.check_settings()
+
+    def check_settings(self) -> None:
+        """Raise ValueError, in one sentence, for a value of the settings that cannot run."""
+        self.method = same(self.method, METHODS)
+        if self.method not in METHODS:
+            raise known("method", self.method, METHODS, EVERYDAY)
+        self.check_numbers()
+        low, high = self.t_range
+        if not 0 <= low < high <= 1:
+            raise ValueError(f"t_range is {(low, high)}; give LO HI with 0 <= LO < HI <= 1.")
+
+
+@dataclass(kw_only=True)
+class TextTo3D(Distilled, TextSettings, RunOptions, PriorOptions, FeatureOptions, DivOptions, PromptOptions):
     """Make N different scenes of each prompt by score distillation with repulsion: turntables, meshes, pictures.
 
     Settings come from the packaged configuration of the method and prior, then --config FILE, then the flags. The
@@ -44,11 +87,11 @@ class TextTo3D:
         'rsd text-to-3d "a fox" --prior DeepFloyd/IF-I-XL-v1.0 --device cuda --mp4',
     )
     GROUPS: ClassVar[Groups] = {
-        "input": "prompt prompts allow_empty negative_prompt view_words view_prompts config resume",
-        "method and prior": "method prior revision particles seed",
-        "quality": "gamma interaction window features guidance threshold background",
-        "speed and memory": "steps resolution device dtype chunk views_at_once",
-        "output": "out size turntable mp4 mesh mesh_resolution mesh_threshold div_features checkpoint_every",
+        "input": "prompt prompts allow_empty negative_prompt view_words view_prompts",
+        "method and prior": "method",
+        "quality": "gamma interaction",
+        "speed and memory": "resolution views_at_once",
+        "output": "size turntable mp4 mesh mesh_resolution mesh_threshold",
         "expert: distillation": "clean guidance_convention t_range lora_rank lr_phi lr lr_background",
         "expert: cameras and light": (
             "views azimuth elevation distance fov front back overhead "
@@ -60,44 +103,24 @@ class TextTo3D:
         ),
     }
 
+    LEAST = {
+        **Distilled.LEAST, "fine": 0, "mesh_resolution": SMALLEST_MESH, "size": SMALLEST_PICTURE,
+        **dict.fromkeys(("views", "turntable", "samples", "views_at_once", "resolution", "levels"), 1),
+        **dict.fromkeys(("log2_hashmap_size", "octaves"), 1),
+    }  # fmt: skip
+    POSITIVE = Distilled.POSITIVE | {
+        "lr", "lr_background", "orientation", "sparsity", "opacity", "z_variance", "ambient", "diffuse", "light_up",
+        "light_spread",
+    }  # fmt: skip
+
     prompt: Annotated[tuple[str, ...], Flag(positional=True)] = ()
     """What to make; several prompts are one run each. The view is no part of it: its words are added to it."""
-    prompts: Path | None = None
-    """A text file of prompts, one a line, # begins a comment (default: those of the command line)."""
-    allow_empty: bool = False
-    """An empty prompt is meant: only the view is told."""
-    out: Path | None = None
-    """The run folder; by default runs/text-to-3d/<prompt>-<method>."""
-    method: str = "sds"
-    """sds, or vsd (against a score learned along the way)."""
     prior: str = "heads-pixels"
-    """A built-in name, a hub id or a local folder."""
-    revision: str | None = None
-    """Revision of a hub model (default: the newest)."""
-    config: Path | None = None
-    """A YAML file of these fields; flags win over it (default: only the packaged settings)."""
-    resume: bool = False
-    """Go on with an interrupted run, or add to a folder of runs; of what is done only the pictures, meshes and Div
-    that other flags ask for are made, of the scenes it kept."""
 
-    particles: Annotated[int, Flag(short="-n")] = 4
-    """N, how many scenes."""
+    checkpoint_every: int = 50
     interaction: str = "scenes"
     """Who repel one another: scenes (N scenes seen by one camera), or views (one scene's views, as in the authors'
     released program)."""
-    steps: int = 400
-    """Steps of the algorithm."""
-    seed: int = 0
-    """Every random number follows from it."""
-    gamma: float = 8.0
-    """Weight of the repulsion; more gives more different scenes, 0 none, below 0 attracts."""
-    window: tuple[float, float] = (0.0, 1.0)
-    """Repel only while (t+1)/T lies in it; 1 is pure noise."""
-    features: str = "auto"
-    """What the repulsion compares: auto (the prior's own), pixels, heads, heads-layers, lpips, a hub id such as
-    facebook/dino-vits16, a folder, or module:function."""
-    clean: bool = False
-    """Compare the pictures themselves, not the noisy ones."""
     guidance: float = 7.5
     """Classifier-free guidance s, in the convention that --guidance-convention names; 1 of diffusers' is none."""
     guidance_convention: str = "diffusers"
@@ -105,8 +128,6 @@ class TextTo3D:
     threshold: float | None = None
     """Priors of pixels: the share of a guess's entries that dynamic thresholding leaves as they are; the others are cut
     where guidance has driven them beyond black and white (default: none are)."""
-    negative_prompt: str = ""
-    """What not to show: takes the place of the unconditional prompt."""
     view_words: bool = True
     """Append ", front view" and so on to the prompt, by the camera."""
     view_prompts: Annotated[tuple[str, ...], Flag(own=is_assignment)] = ()
@@ -118,12 +139,6 @@ class TextTo3D:
     """Cameras within so many degrees of the back are told the back (figures keep to the default)."""
     overhead: float = 60.0
     """Cameras from this elevation on are told that they are overhead (figures keep to the default)."""
-    t_range: tuple[float, float] = (0.02, 0.98)
-    """Lowest and highest timestep, in units of T; drawn anew each step."""
-    lora_rank: int = 4
-    """vsd: rank of the learned score's adapters."""
-    lr_phi: float = 1e-4
-    """vsd: AdamW's learning rate for the learned score."""
 
     encoding: str = "grid"
     """What a scene is stored in: grid (dense, for CPUs), hash (tinycudann's, on CUDA by tinycudann if it is there) or
@@ -202,24 +217,27 @@ class TextTo3D:
     """Samples a side of the mesh."""
     mesh_threshold: float | None = None
     """Density of the mesh's surface (default: chosen for each scene, and told)."""
-    div_features: str = "auto"
-    """What Div is measured on: auto (heads: the attribute classifier, else facebook/dinov2-small), or as --features."""
 
-    device: str = "auto"
-    """auto, cpu, cuda, cuda:1 ..."""
-    dtype: Literal["float32", "float16", "bfloat16", "float64"] = "float32"
-    """Precision of the prior's networks."""
-    chunk: int = 2
-    """Pictures a network sees at once; more are a little quicker and need more memory, the results are the same."""
     views_at_once: int | None = None
     """Views of a scene that are rendered with gradient at once (default: all); fewer need less memory."""
-    checkpoint_every: int = 50
-    """Steps between checkpoints, each with a fresh contact.png."""
+
+    def __post_init__(self) -> None:
+        """Nothing: :meth:`check` says what cannot work."""
 
     @property
-    def idle(self) -> tuple[str, ...]:
-        """The fields that the encoding does not read."""
-        return tuple(name for encoding, names in READ.items() if encoding != self.encoding for name in names)
+    def unread(self) -> Unread:
+        """The fields that the encoding, the method or the background does not read."""
+        found = {
+            name: (f"--encoding {encoding}", f"the encoding is {self.encoding}")
+            for encoding, names in READ.items()
+            if encoding != self.encoding
+            for name in names
+        }
+        if self.method != "vsd":
+            found |= {name: (readers("method", ["vsd"]), f"the method is {self.method}") for name in LEARNED}
+        if self.background != "learned":
+            found["lr_background"] = ("--background learned", f"the background is {self.background}")
+        return found
 
     @property
     def interacts(self) -> bool:
@@ -229,9 +247,7 @@ class TextTo3D:
     @property
     def features_name(self) -> str:
         """The repulsion's feature map, "auto" resolved."""
-        if self.features != "auto":
-            return self.features
-        return "heads" if over_heads(self.prior) else "facebook/dino-vits16"
+        return features_of(self.features, self.prior)
 
     @property
     def own_prompts(self) -> Mapping[str, str]:
@@ -251,35 +267,22 @@ class TextTo3D:
     def check(self) -> None:
         """Raise ValueError or FileNotFoundError, in one sentence, for a value that cannot work."""
         choices: dict[str, Any] = {
-            "method": METHODS, "interaction": INTERACTIONS, "encoding": ENCODINGS, "renderer": RENDERERS,
+            "interaction": INTERACTIONS, "encoding": ENCODINGS, "renderer": RENDERERS,
             "background": BACKGROUNDS,
             "guidance_convention": CONVENTIONS, "mesh": MESHES,
         }  # fmt: skip
         for name, names in choices.items():
             setattr(self, name, same(getattr(self, name), names))
             if getattr(self, name) not in names:
-                everyday = EVERYDAY if name == "method" else None
-                raise known(name.replace("_", " "), getattr(self, name), names, everyday)
+                raise known(name.replace("_", " "), getattr(self, name), names)
+        self.check_settings()
+        self.check_prior()
         self._numbers()
         self._ranges()
         self._together()
-        for path in (self.config, self.prompts):
-            if path and not path.exists():
-                raise FileNotFoundError(f"{path} does not exist; check the path.")
+        self.check_run(self.prompts)
 
     def _numbers(self) -> None:
-        least = dict.fromkeys(COUNTS, 1)
-        least |= {"seed": 0, "fine": 0, "mesh_resolution": SMALLEST_MESH, "size": SMALLEST_PICTURE}
-        for name, low in least.items():
-            value = getattr(self, name)
-            if value is not None and value < low:
-                raise ValueError(f"{name} is {value}; give {low} or more.")
-        for name in WEIGHTS:
-            value = getattr(self, name)
-            if not (math.isfinite(value) and value >= 0):
-                raise ValueError(f"{name} is {value}; give a finite number, 0 or more.")
-        if not math.isfinite(self.gamma):
-            raise ValueError(f"gamma is {self.gamma}; give a finite number (below 0 attracts).")
         for name in SHARES:
             if not 0 <= getattr(self, name) <= 1:
                 raise ValueError(f"{name} is {getattr(self, name)}; give a number from 0 to 1.")
@@ -301,10 +304,6 @@ class TextTo3D:
             raise ValueError(f"grid is {self.grid}; give at least one number, each 2 or more.")
 
     def _ranges(self) -> None:
-        for name in ("window", "t_range"):
-            low, high = getattr(self, name)
-            if not 0 <= low < high <= 1:
-                raise ValueError(f"{name} is {(low, high)}; give LO HI with 0 <= LO < HI <= 1.")
         limits = {"azimuth": (-360, 360), "elevation": (-89, 89), "distance": (1e-3, math.inf), "fov": (1, 179)}
         for name, (low, high) in limits.items():
             first, last = getattr(self, name)

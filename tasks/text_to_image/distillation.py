@@ -14,7 +14,7 @@ from __future__ import annotations
 import math
 import warnings
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -26,64 +26,10 @@ from rsd.memory import Memory, plan, save_memory
 from rsd.priors.base import Condition, Prior
 from rsd.randomness import Stream
 from rsd.reference import NFSD, LoraScore, Reference, UNetScore, sds
-from rsd.repulsion import Interaction
 from rsd.runs.run import Distillation
 from rsd.spread import Spread
 
-from .names import DISTILLATION, MEMORY, SCORES, TIMESTEPS
-
-
-@dataclass(frozen=True)
-class Settings:
-    """What one prompt runs with; the defaults are the paper's.
-
-    ``guidance``: s of uncond + s (text - uncond), the convention of diffusers; the negative prompt is the unconditional
-    one, but NFSD's own term (by default the words of its paper).
-    ``gamma``: weight of the repulsion, or of SVGD's kernel gradient; None: see :data:`names.DISTILLATION`.
-    ``window``: it acts where lo <= (t+1)/T <= hi.
-    ``t_range``: lowest and highest timestep, both included. ``timesteps``: "uniform", drawn for each step, or
-    "annealed", straight down from the highest to the lowest. ``t_per_particle``: draw one for each particle.
-    ``score``: VSD's eps_phi, "lora", "lora-each" (one a particle) or "unet" (from scratch). ``lr_phi``: its AdamW's.
-    ``memory``: which graphs are kept, and ``chunk``: particles in a network at once, None: as many as fit; see
-    :func:`rsd.memory.plan`.
-    """
-
-    method: str = "vsd"
-    particles: int = 4
-    steps: int = 500
-    gamma: float | None = None
-    window: tuple[float, float] = (0.0, 1.0)
-    guidance: float = 7.5
-    negative_prompt: str = ""
-    lr: float = 0.03
-    t_range: tuple[int, int] = (20, 979)
-    timesteps: str = "uniform"
-    t_per_particle: bool = False
-    score: str = "lora"
-    lora_rank: int = 4
-    lr_phi: float = 1e-4
-    seed: int = 0
-    chunk: int | None = None
-    memory: str = "auto"
-
-    def __post_init__(self) -> None:
-        """Raise ValueError for values that cannot run."""
-        choices = {"method": tuple(DISTILLATION), "score": SCORES, "timesteps": TIMESTEPS, "memory": MEMORY}
-        for name, known in choices.items():
-            value = getattr(self, name)
-            if value not in known:
-                raise ValueError(f'There is no {name} "{value}"; there are {", ".join(known)}.')
-        for name in ("particles", "steps", "lora_rank"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} is {getattr(self, name)}; it must be at least 1.")
-        if self.t_per_particle and self.timesteps == "annealed":
-            raise ValueError("Annealed timesteps are shared; a timestep for each particle needs uniform ones.")
-
-    @property
-    def interaction(self) -> Interaction:
-        """The repulsion, or SVGD's."""
-        gamma = DISTILLATION[self.method] if self.gamma is None else self.gamma
-        return Interaction(gamma, self.window, kind="svgd" if self.method == "svgd" else "repulsion")
+from .options import Settings
 
 
 def draw_timesteps(settings: Settings, T: int, *, ids: Sequence[int], stream: Stream) -> list[int] | list[torch.Tensor]:

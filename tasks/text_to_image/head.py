@@ -15,15 +15,16 @@ from rsd import media
 from rsd.distributed import Ensemble, processes
 from rsd.priors.base import Prior
 from rsd.runs.batch import Item, Networks, PromptHead, run_all
+from rsd.runs.flags import fields_of
 from rsd.runs.folder import RunFolder
 from rsd.runs.prompts import gather
 from rsd.runs.session import plain_warnings
 from rsd.runs.summary import particles
 
 from . import distillation, samplers
-from .command import parse, resolved
 from .names import SAMPLERS
 from .options import TextToImage
+from .packaged import parse, resolved
 from .scores import FIGURES, SCORES, fid, figures, pictures
 
 Run = distillation.Run | samplers.Run
@@ -84,7 +85,7 @@ class ImageHead(PromptHead):
     ) -> Iterator[tuple[Run, None]]:
         """The distillation or the sampling of a prompt."""
         module: Any = samplers if item.options.method in SAMPLERS else distillation
-        settings = module.Settings(**{k: getattr(item.options, k) for k in module.Settings.__dataclass_fields__})
+        settings = module.Settings(**{k: getattr(item.options, k) for k in fields_of(module.Settings)})
         yield module.Run(
             networks.prior, item.source, settings, embed=self.embed(item, networks), image=item.source,
             ensemble=ensemble, plan=networks.plans,

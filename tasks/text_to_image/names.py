@@ -1,4 +1,4 @@
-"""The names of the methods, and what each repels with unless told otherwise. Imports nothing."""
+"""The methods: what each repels with unless told otherwise, and which settings it reads. Imports nothing heavy."""
 
 from __future__ import annotations
 
@@ -11,6 +11,19 @@ SAMPLERS = {"ancestral": 0.0, "particle-guidance": 10.0}
 """Samplers and their gamma (10 suits the built-in prior)."""
 
 METHODS = (*DISTILLATION, *SAMPLERS)
+REPELLING = ("gamma", "window", "features", "feature_size", "force_decoder")
+SOME = ("interacting", "repel_every")
+DISTILLED = ("lr", "t_range", "timesteps", "t_per_particle")
+LEARNED = ("score", "lora_rank", "lr_phi")
+USES = {
+    "sds": (*DISTILLED, *REPELLING, *SOME),
+    "vsd": (*DISTILLED, *REPELLING, *SOME, *LEARNED),
+    "nfsd": (*DISTILLED, *REPELLING, *SOME),
+    "svgd": (*DISTILLED, *REPELLING),
+    "ancestral": (),
+    "particle-guidance": (*REPELLING, "interacting"),
+}
+"""Which of the settings that only some methods read each of them reads."""
 EVERYDAY = everyday({
     "prolificdreamer variational default rsd repulsion": "take vsd",
     "dreamfusion scoredistillation distillation": "take sds",
@@ -28,3 +41,4 @@ OPTIONAL = ("clip", "aesthetic", "fid")
 """What --metrics adds."""
 
 MEMORY = ("auto", "fast", "flat", "lean")
+"""The older place of these names."""

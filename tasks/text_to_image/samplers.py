@@ -24,46 +24,7 @@ from rsd.sampling import Chain, Coupling, Denoiser, Level, Method, Move, Moved, 
 from rsd.schedule import Schedule
 from rsd.spread import Spread
 
-from .names import MEMORY, SAMPLERS
-
-STEPS = 30
-"""Steps of the paper's "Ancestral" (D.10.2)."""
-
-
-@dataclass(frozen=True)
-class Settings:
-    """What one prompt is sampled with; the defaults are the paper's.
-
-    ``guidance``: s of uncond + s (text - uncond). ``gamma``: weight of particle guidance; None: the method's own.
-    ``window``: it acts where lo <= (t+1)/T <= hi. ``memory`` and ``chunk``: as the distillation's.
-    """
-
-    method: str = "ancestral"
-    particles: int = 4
-    steps: int = STEPS
-    gamma: float | None = None
-    window: tuple[float, float] = (0.0, 1.0)
-    guidance: float = 7.5
-    negative_prompt: str = ""
-    seed: int = 0
-    chunk: int | None = None
-    memory: str = "auto"
-
-    def __post_init__(self) -> None:
-        """Raise ValueError for values that cannot run."""
-        if self.method not in SAMPLERS:
-            raise ValueError(f'There is no sampler "{self.method}"; there are {", ".join(SAMPLERS)}.')
-        if self.memory not in MEMORY:
-            raise ValueError(f'There is no memory "{self.memory}"; there are {", ".join(MEMORY)}.')
-        if self.method == "ancestral" and self.gamma:
-            raise ValueError(f"Ancestral sampling has no gamma, but {self.gamma} is given; use particle-guidance.")
-        if self.particles < 1:
-            raise ValueError(f"particles is {self.particles}; it must be at least 1.")
-
-    @property
-    def interaction(self) -> Interaction:
-        """The potential: none for ancestral sampling."""
-        return Interaction(SAMPLERS[self.method] if self.gamma is None else self.gamma, self.window)
+from .options import SamplerSettings as Settings
 
 
 class Run(BaseRun):
@@ -126,12 +87,12 @@ class Ancestral(Method):
         return pushed and replace(pushed, told=pushed.eps)
 
 
-def ancestral_levels(schedule: Schedule, steps: int = STEPS) -> list[Level]:
+def ancestral_levels(schedule: Schedule, steps: int = 30) -> list[Level]:
     """The noise levels of :func:`ancestral_timesteps`, and the end."""
     return levels(schedule, ancestral_timesteps(schedule, steps))
 
 
-def ancestral_timesteps(schedule: Schedule, steps: int = STEPS) -> list[int]:
+def ancestral_timesteps(schedule: Schedule, steps: int = 30) -> list[int]:
     """``steps`` timesteps evenly from T-1 down to 0 (diffusers' default spacing "linspace"), rounded to whole ones.
 
     The same as diffusers' where steps - 1 divides T - 1 (28 at T = 1000), else within half a timestep of them. A

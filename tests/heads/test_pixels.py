@@ -61,7 +61,7 @@ def run(command, flags, tmp_path, capsys):
 
 def test_text_to_image(heads_pixels, tmp_path, capsys):
     told, metrics, config = run("text-to-image", [*COMMANDS["text-to-image"], "--steps", "2"], tmp_path, capsys)
-    assert "settings: vsd_heads.yaml" in told.out and config["lr_phi"] == 0.003
+    assert "settings: heads.yaml: vsd" in told.out and config["lr_phi"] == 0.003
     assert told.err.count('The prior heads-pixels was never told of "wizard"; ') == 1
     assert 0 <= metrics["agreement"] <= 1 and metrics["coverage"]["mean"] >= 0
 
@@ -71,7 +71,7 @@ def test_text_to_3d(method, heads_pixels, tmp_path, capsys):
     told, metrics, config = run(
         "text-to-3d", [*COMMANDS["text-to-3d"], "--method", method, *SMALL_SCENES], tmp_path, capsys
     )
-    assert f"settings: {method}_heads.yaml" in told.out and "at 32 px" in told.out and config["ambient"] == 0.52
+    assert f"settings: heads.yaml: {method}" in told.out and "at 32 px" in told.out and config["ambient"] == 0.52
     assert told.err.count('The prior heads-pixels was never told of "wizard"; ') == 1
     assert 0 <= metrics["agreement"] <= 1 and 0 <= metrics["face_front"] <= 1 and len(metrics["faces"]) == 12
 
@@ -100,7 +100,7 @@ def test_restore(heads_pixels, tmp_path, capsys):
     (face,) = (tmp_path / "faces").glob("*.png")
     flags = [str(face), "--clean", "--task", "inpaint_half_face", "--steps", "2"]
     told, metrics, _ = run("restore", flags, tmp_path, capsys)
-    assert "settings: inpaint_half_face_heads_pixels.yaml" in told.out and metrics["coverage"]
+    assert "settings: inpaint_half_face_heads_pixels.yaml: rlsd" in told.out and metrics["coverage"]
 
 
 @pytest.mark.skipif(not (BUILT_IN / "features/config.json").is_file(), reason="built-in features not trained")

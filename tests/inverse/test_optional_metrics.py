@@ -14,7 +14,7 @@ from rsd.media import read_image
 from rsd.metrics import networks as diversity
 from rsd.runs import batch
 from rsd.tasks.inverse import networks
-from rsd.tasks.inverse.command import parse, resolved
+from rsd.tasks.inverse.packaged import parse, resolved
 from tests.tasks import tasked
 
 

@@ -12,7 +12,7 @@ from rsd.cli import main
 from rsd.hub import BUILT_IN
 from rsd.media import write_measurement
 from rsd.runs import batch
-from rsd.tasks.inverse.command import parse
+from rsd.tasks.inverse.packaged import parse
 from rsd.tasks.inverse.problem import load
 from tests.tasks import tasked
 

@@ -10,8 +10,7 @@ from rsd.priors import load_prior
 from rsd.priors.mixture import GaussianMixture
 from rsd.randomness import Stream
 from rsd.sampling import CLEAN, level
-from rsd.tasks.inverse.begin import run_class
-from rsd.tasks.inverse.methods import FIELD, check_fits, load_method
+from rsd.tasks.inverse.methods import FIELD, check_fits, load_method, run_class
 from rsd.tasks.inverse.operators import data_residual, make_operator, measure
 from rsd.tasks.inverse.operators.linear import gram, solve, solve_gram
 from rsd.tasks.inverse.run import Settings

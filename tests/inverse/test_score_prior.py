@@ -12,7 +12,7 @@ import torch
 from rsd.priors import load_prior
 from rsd.priors.mixture import GaussianMixture
 from rsd.schedule import Schedule
-from rsd.tasks.inverse.begin import run_class
+from rsd.tasks.inverse.methods import run_class
 from rsd.tasks.inverse.operators import make_operator, measure
 from rsd.tasks.inverse.options import Restore
 from rsd.tasks.inverse.run import Settings

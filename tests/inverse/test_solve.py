@@ -11,9 +11,9 @@ from rsd.features import load_features
 from rsd.media import read_image, to_uint8, write_measurement
 from rsd.priors import load_prior
 from rsd.tasks.inverse import run as solve
-from rsd.tasks.inverse.command import parse, presets
 from rsd.tasks.inverse.methods import FIELD
 from rsd.tasks.inverse.operators import make_operator, measure
+from rsd.tasks.inverse.packaged import parse, presets, settings_of
 from rsd.tasks.inverse.run import Run, Settings
 
 
@@ -135,7 +135,7 @@ def test_python_and_the_command_line_have_one_source_of_settings(prior, tmp_path
             if prior != SD and FIELD.get(method, FIELD["rlsd"]).space not in (None, SPACES[prior]):
                 continue  # refused by both
             options, name = parse(["a.png", "--task", task, "--method", method, "--prior", prior])
-            found, source = Settings.packaged(task, method=method, prior=prior)
+            found, source = settings_of(task, method=method, prior=prior)
             assert found == Settings.of(options), (task, method)
             assert source == (name or f"none packaged for {task} by {options.method}")
             files.add(name)
@@ -147,18 +147,18 @@ def test_presets_too(steps, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "a.png").touch()
     options, name = parse(["a.png", "--task", "sr4", "--preset", str(steps)])
-    found, source = Settings.packaged("sr4", preset=steps)
+    found, source = settings_of("sr4", preset=steps)
     assert (found, source) == (Settings.of(options), name) and found.steps == steps
 
 
 def test_super_resolution_has_its_own_settings():
-    settings, source = Settings.packaged("sr4")
+    settings, source = settings_of("sr4")
     assert (settings.gamma, settings.x_step, settings.lambda_, settings.rho, settings.lr_z) == (
         0, "exact", 0.02, 0.1, 0.8
     )  # fmt: skip
-    assert source == "sr4_heads.yaml"
-    assert Settings.packaged("operator")[1] == (
-        "deblur_motion_heads.yaml (a guess: none is packaged for operators of your own)"
+    assert source == "sr4_heads.yaml: rlsd"
+    assert settings_of("operator")[1] == (
+        "deblur_motion_heads.yaml: rlsd (a guess: none is packaged for operators of your own)"
     )
 
 
@@ -176,7 +176,7 @@ def test_both_restore_to_the_same_pixels(tiny_folder, tmp_path, monkeypatch, tas
     result = rsd.restore(y, f, prior=folder, features="pixels", steps=3, particles=2, image="y", **changes)
     for k, x in enumerate(result.images):
         assert (to_uint8(x) == to_uint8(read_image(f"out/particles/0{k}.png"))).all()
-    told = {"sr2": "sr8_sd.yaml", "inpaint_random": "inpaint_random_sd.yaml", "hdr": "hdr_sd.yaml"}[task]
+    told = {"sr2": "sr8_sd.yaml", "inpaint_random": "inpaint_random_sd.yaml", "hdr": "hdr_sd.yaml"}[task] + ": rlsd"
     assert result.source.endswith(f", then yours: steps, particles{''.join(f', {name}' for name in changes)}")
     assert result.source.startswith(told) or task == "hdr"
     assert (result.settings.steps, result.settings.particles) == (3, 2)

@@ -91,7 +91,7 @@ def test_a_narrow_if_takes_a_step_at_64_px_in_a_process_of_its_own(tmp_path, cap
     small = [*full_size_if.STEP, "--samples", "8", "--grid", "8", "--mesh-resolution", "12", "--turntable", "1"]
     peak = full_size_if.step(tmp_path / "prior", tmp_path / "run", small)
     told = capfd.readouterr().out
-    assert "settings: sds_if.yaml" in told and "at 64 px on cpu, bfloat16" in told
+    assert "settings: if.yaml: sds" in told and "at 64 px on cpu, bfloat16" in told
     assert 0.2 < peak < 4  # GiB, most of it torch itself
     metrics = json.loads((tmp_path / "run" / "metrics.json").read_text())
     assert metrics["network_calls"]["unet_forward"] == 4  # two pictures, with and without text

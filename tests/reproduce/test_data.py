@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from rsd.tasks.inverse.command import parse
 from rsd.tasks.inverse.inputs import list_jobs
+from rsd.tasks.inverse.packaged import parse
 from rsd.tasks.reproduce.data import made, number, prepare
 from rsd.tasks.reproduce.entries import ENTRIES, find
 from rsd.tasks.reproduce.options import SD, Reproduce

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from rsd.tasks.inverse.command import parse as restore
-from rsd.tasks.inverse.command import resolved
+from rsd.tasks.inverse.packaged import parse as restore
+from rsd.tasks.inverse.packaged import resolved
 from rsd.tasks.reproduce.told import settings
 
 

