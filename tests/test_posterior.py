@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from rsd.tasks.inverse.exact import gaussian
+from rsd.tasks.inverse.samplers.exact import gaussian
 from scripts.posterior import Row, answers, directions, figure, moments
 
 

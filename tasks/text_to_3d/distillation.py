@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from rsd.distributed import Ensemble
 from rsd.engine import Embed, Record, distill
@@ -74,7 +74,7 @@ class Run(Distillation):
         views = s.scenes.views
         self.interaction = Interaction(
             s.gamma, s.window, s.interacting, every=s.repel_every, ensembles=groups_of(self.ensemble, s.scenes),
-            embed=embed, on_clean=s.clean,
+            on_clean=s.clean,
         )  # fmt: skip
         self.memory = plan(
             s.memory, chunk=s.chunk, n=len(self.ensemble.mine) * views, prior=prior,
@@ -115,7 +115,8 @@ class Run(Distillation):
         return self.prompts.condition(self.particles.shot.cameras, self.particles.rows, guided=guided, unit=unit)
 
     def records(self) -> Iterator[Record]:
+        interaction = replace(self.interaction, embed=self.embed)
         return distill(
             self.particles, self.prior, timesteps=self.timesteps, stream=self.stream, condition=self.condition,
-            reference=self.reference, interaction=self.interaction, start=self.step,
+            reference=self.reference, interaction=interaction, start=self.step,
         )  # fmt: skip

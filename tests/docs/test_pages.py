@@ -11,10 +11,12 @@ import pytest
 import torch
 
 import rsd
-from rsd import flags
 from rsd.cli import COMMANDS
 from rsd.cli import main as command_line
-from rsd.tasks.inverse.compare import Compare
+from rsd.runs import flags
+from rsd.tasks.config import Config
+from rsd.tasks.inverse.compare.pairs import Compare
+from rsd.tasks.inverse.measuring import Measure
 from rsd.tasks.inverse.options import Restore
 from rsd.tasks.text_to_3d.options import TextTo3D
 from rsd.tasks.text_to_image.options import TextToImage
@@ -26,7 +28,8 @@ README = ROOT / "README.md"
 PAGES = [README, ROOT / "CONTRIBUTING.md", ROOT / "CHANGELOG.md", *sorted((ROOT / "docs").glob("*.md"))]
 TEXT = {page: page.read_text(encoding="utf-8") for page in PAGES}
 KINDS = {
-    "restore": Restore, "measure": Restore, "compare": Compare, "text-to-image": TextToImage, "text-to-3d": TextTo3D,
+    "restore": Restore, "measure": Measure, "config": Config,
+    "compare": Compare, "text-to-image": TextToImage, "text-to-3d": TextTo3D,
     "sweep": Sweep, "toy": Toy, "reproduce": import_module("rsd.tasks.reproduce.options").Reproduce,
     "heads": import_module("rsd.heads.command").Heads,
 }  # fmt: skip

@@ -71,7 +71,11 @@ def test_text_to_3d(method, heads_pixels, tmp_path, capsys):
     told, metrics, config = run(
         "text-to-3d", [*COMMANDS["text-to-3d"], "--method", method, *SMALL_SCENES], tmp_path, capsys
     )
-    assert f"settings: heads.yaml: {method}" in told.out and "at 32 px" in told.out and config["ambient"] == 0.52
+    assert (
+        f"settings: heads.yaml: {method}" in told.out
+        and "prior: heads-pixels on cpu" in told.out
+        and config["ambient"] == 0.52
+    )
     assert told.err.count('The prior heads-pixels was never told of "wizard"; ') == 1
     assert 0 <= metrics["agreement"] <= 1 and 0 <= metrics["face_front"] <= 1 and len(metrics["faces"]) == 12
 

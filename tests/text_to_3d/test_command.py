@@ -259,10 +259,19 @@ def test_a_film_without_the_extra_is_refused_at_once(monkeypatch, capsys):
         (["dog", "--encoding", "hash", "--per-level-scale", "0.5"], "per_level_scale is 0.5; give a finite number, 1"),
         (["dog", "--encoding", "hash", "--per-level-scale", "4"], "whose finest grid has 2^34 corners a side"),
         (["dog", "--encoding", "frequency", "--octaves", "-1"], "octaves is -1; give 1 or more."),
-        (["dog", "--levels", "4"], "--levels does nothing with --encoding grid; leave it out."),
-        (["dog", "--octaves=4", "--encoding", "hash"], "--octaves does nothing with --encoding hash; leave it out."),
-        (["dog", "--encoding", "frequency", "--grid", "4"], "--grid does nothing with --encoding frequency"),
-        (["dog", "--prior", IF, "--grid", "4"], "--grid does nothing with --encoding hash; leave it out."),
+        (["dog", "--levels", "4"], "--levels goes with --encoding hash, but the encoding is grid; change one"),
+        (
+            ["dog", "--octaves=4", "--encoding", "hash"],
+            "--octaves goes with --encoding frequency, but the encoding is hash; change one",
+        ),
+        (
+            ["dog", "--encoding", "frequency", "--grid", "4"],
+            "--grid goes with --encoding grid, but the encoding is frequency",
+        ),
+        (
+            ["dog", "--prior", IF, "--grid", "4"],
+            "--grid goes with --encoding grid, but the encoding is hash; change one",
+        ),
         (["dog", "--threshold", "1.5"], "threshold is 1.5; give a share above 0, at most 1, or None."),
         (["dog", "--t-range", "0.9", "0.1"], "t_range is (0.9, 0.1); give LO HI with 0 <= LO < HI <= 1."),
         (["dog", "--elevation", "0", "90"], "elevation is (0.0, 90.0); give LO HI with -89 <= LO <= HI <= 89."),
