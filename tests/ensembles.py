@@ -119,9 +119,8 @@ def scenes(interaction: str) -> Callable[[Ensemble, Path], dict[str, torch.Tenso
         from rsd.tasks.text_to_3d.scene.render import RenderSettings
 
         made = SceneSettings(FieldSettings(resolutions=(4, 8)), render=RenderSettings(8, 0), views=2, lr=0.05)
-        settings = Settings(
-            method="vsd", particles=N, steps=3, gamma=5.0, scenes=replace(made, interaction=interaction), lr_phi=1e-2
-        )
+        scenes = replace(made, interaction=interaction)
+        settings = Settings(method="vsd", particles=N, steps=3, gamma=5.0, scenes=scenes, lr_phi=1e-2)
         prior = load_prior(str(model))
         run = Run(prior, "red", settings, embed=lambda z: prior.decode(z).flatten(1), ensemble=ensemble)
         found, whole = finished(run), run.whole()
