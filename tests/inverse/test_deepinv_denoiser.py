@@ -60,7 +60,7 @@ def test_the_denoiser_is_the_posterior_mean_of_a_gaussian():
     denoise = PriorDenoiser(prior)
     x = torch.rand(3, *SHAPE, dtype=torch.float64)
     t = torch.tensor([10, 300, 800])
-    sigma = denoise.levels[t] / 2
+    sigma = denoise.prior.schedule.log_noise[t].exp() / 2
     assert torch.equal(denoise.timestep(sigma), t)
     got = 2 * denoise(x, sigma.view(-1, 1, 1, 1)) - 1
     for k in range(3):
