@@ -24,7 +24,7 @@ from rsd.runs.summary import particles
 from . import distillation, samplers
 from .names import SAMPLERS
 from .options import TextToImage
-from .packaged import parse, resolved
+from .packaged import ADDED, parse, resolved
 from .scores import FIGURES, SCORES, fid, figures, pictures
 
 Run = distillation.Run | samplers.Run
@@ -45,6 +45,7 @@ class ImageHead(PromptHead):
     """Prompts to draw by a distillation or a sampler."""
 
     command = "text-to-image"
+    added = ADDED
     scores = SCORES
     figures = FIGURES
 

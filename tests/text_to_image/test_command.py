@@ -33,6 +33,18 @@ def draw(tiny_folder, tmp_path):
     return go
 
 
+def test_a_run_of_an_older_version_goes_on(draw):
+    """Its config.yaml does not name what every head has now."""
+    code, out = draw("red dog", "--gamma", "5", "--checkpoint-every", "1")
+    assert code == 0
+    config = yaml.safe_load((out / "config.yaml").read_text())
+    for name in ("repel_every", "interacting", "feature_size", "force_decoder", "autocast"):
+        config.pop(name)
+    (out / "config.yaml").write_text(yaml.safe_dump(config))
+    assert draw("red dog", "--gamma", "5", "--checkpoint-every", "1", "--resume")[0] == 0
+    assert draw("red dog", "--gamma", "5", "--checkpoint-every", "1", "--repel-every", "2", "--resume")[0] == 2
+
+
 def particles(folder):
     return [read_image(p) for p in sorted((folder / "particles").glob("*.png"))]
 
