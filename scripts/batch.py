@@ -46,7 +46,7 @@ class Batch:
     """Where each head's figures go, one line a run."""
 
 
-@dataclass(frozen=True)
+@dataclass(kw_only=True)
 class Together(Settings):
     """Settings whose particles are of ``heads`` heads, one after another."""
 
