@@ -4,7 +4,8 @@ import sys
 import pytest
 import torch
 
-from rsd.tasks.inverse.names import METHODS, TASKS, is_task, sr_factor
+from rsd.tasks.inverse.methods import METHODS
+from rsd.tasks.inverse.names import TASKS, is_task, sr_factor
 from rsd.tasks.inverse.operators import Function, make_operator
 from rsd.tasks.inverse.operators.deepinv import Physics, deepinv_physics
 
@@ -143,7 +144,7 @@ def test_function_must_return_a_measurement_for_each_image(here):
 def test_names():
     assert all(is_task(name) for name in TASKS) and is_task("sr3") and sr_factor("sr16") == 16
     assert not any(is_task(name) for name in ("sr", "sr1", "sr17", "sr04", "sr2x", "", "inpaint"))
-    assert METHODS[:5] == ("rlsd", "nonrepuls", "nonaug", "hybrid", "latent-red-diff")
+    assert tuple(METHODS)[:5] == ("rlsd", "nonrepuls", "nonaug", "hybrid", "latent-red-diff")
 
 
 def test_names_import_no_torch():

@@ -25,7 +25,8 @@ def draw(tiny_folder, tmp_path):
     prior = str(tiny_folder("epsilon"))
 
     def go(*arguments, out="out", steps=4):
-        fixed = ["--prior", prior, "--features", "pixels", "--div-features", "pixels", "--particles", "2"]
+        fixed = ["--prior", prior, "--div-features", "pixels", "--particles", "2"]
+        fixed += [] if "ancestral" in arguments else ["--features", "pixels"]  # it compares nothing
         fixed += ["--steps", str(steps), "--out", str(tmp_path / out)]
         fixed += [] if "--method" in arguments else ["--score", "lora"]
         return main(["text-to-image", *fixed, *map(str, arguments)]), tmp_path / out
@@ -291,10 +292,19 @@ def test_a_run_that_diverges_says_so(draw, capsys):
         (["dog", "--device", "mps"], "Device mps cannot be used here; use --device cpu"),
         (["dog", "--device", "meta"], "Device meta cannot be used here"),
         (["dog", "--device", "cuda:7"], "use --device cpu or see `rsd doctor`"),
-        (["dog", "--method", "ancestral", "--lr=0.1"], "--lr does nothing with ancestral; leave it out."),
-        (["dog", "--method", "particle-guidance", "--t-range", "9", "99"], "--t-range does nothing with particle-"),
-        (["dog", "--method", "sds", "--lora_rank", "2"], "--lora-rank does nothing with sds; leave it out."),
-        (["dog", "--score", "unet", "--lora-rank", "2"], "--lora-rank does nothing with vsd --score unet"),
+        (
+            ["dog", "--method", "ancestral", "--lr=0.1"],
+            "--lr goes with the methods sds, vsd, nfsd, svgd, but the method is ancestral",
+        ),
+        (
+            ["dog", "--method", "particle-guidance", "--t-range", "9", "99"],
+            "--t-range goes with the methods sds, vsd, nfsd, svgd, but the method is particle-",
+        ),
+        (["dog", "--method", "sds", "--lora_rank", "2"], "--lora-rank goes with the method vsd, but the method is sds"),
+        (
+            ["dog", "--score", "unet", "--lora-rank", "2"],
+            "--lora-rank goes with --score lora and lora-each, but the score is unet",
+        ),
         (["a dog", "cat", "--out", "full"], "holds other files"),
     ],
 )
