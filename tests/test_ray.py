@@ -22,7 +22,7 @@ from rsd.runs import cluster
 
 ROOT = Path(__file__).parent.parent
 NAMES = ("a.png", "b.png", "c.png", "d.png")
-STEPS, EVERY = 60, 5
+STEPS, EVERY = 24, 3
 TIMES = ("seconds", "peak_bytes")
 
 
