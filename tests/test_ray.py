@@ -19,10 +19,11 @@ from PIL import Image
 
 from rsd.cli import main
 from rsd.runs import cluster
+from rsd.runs.folder import RunFolder
 
 ROOT = Path(__file__).parent.parent
 NAMES = ("a.png", "b.png", "c.png", "d.png")
-STEPS, EVERY = 60, 5
+STEPS, EVERY = 24, 3
 TIMES = ("seconds", "peak_bytes")
 
 
@@ -143,6 +144,24 @@ def test_one_that_fails_leaves_the_others_and_resume_does_what_is_left(photos, f
     assert "Ray shares out 1 images" in said and "4 done, 0 failed" in said
     assert said.count("already done in") == 3
     assert before == {name: (Path("out") / name / "metrics.json").stat().st_mtime_ns for name in before}
+
+
+@pytest.mark.ray
+def test_ctrl_c_lets_workers_save_checkpoints(photos, flags, workers, capfd):
+    def press() -> None:
+        while not any(len(log.read_text().splitlines()) > 1 for log in Path("out").glob("*/steps.jsonl")):
+            time.sleep(0.01)
+        os.kill(os.getpid(), signal.SIGINT)
+
+    command = ["restore", "photos", "--task", "sr2", "--out", "out", "--engine", "ray", *flags, "--steps", "900"]
+    threading.Thread(target=press, daemon=True).start()
+    assert main([*command, "--checkpoint-every", "1000"]) == 130
+    assert "what was done is kept, go on with --resume" in capfd.readouterr().err
+    begun = [log.parent for log in Path("out").glob("*/steps.jsonl")]
+    assert begun and not list(Path("out").glob("*/metrics.json"))
+    for run in begun:
+        saved = RunFolder(run.resolve(), resume=True).load_checkpoint()
+        assert saved is not None and saved[1]["step"] == len((run / "steps.jsonl").read_text().splitlines())
 
 
 @pytest.mark.ray
