@@ -9,14 +9,11 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Iterator
 from importlib import import_module
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import Any, ClassVar
 
 from rsd.runs.citations import short
 from rsd.runs.plugin import find
 from rsd.runs.words import everyday, known, nearest, same
-
-if TYPE_CHECKING:
-    from .run import Run
 
 REPELLING = ("gamma", "window", "features", "feature_size", "force_decoder")
 EVERY = "repel_every"
@@ -262,10 +259,10 @@ def load_method(name: str, hyper: tuple[str, ...] = ()) -> Any:
     return sampler(**given)  # type: ignore[operator]
 
 
-def run_class(method: str) -> type[Run]:
+def run_class(method: str) -> type[Any]:
     """The class of a restoration by ``method``, made and used as :class:`rsd.tasks.inverse.run.Run`."""
     module, kind = METHODS[method].run.split(":")
-    found: type[Run] = getattr(import_module(f".{module}", __package__), kind)
+    found: type[Any] = getattr(import_module(f".{module}", __package__), kind)
     return found
 
 
