@@ -107,11 +107,13 @@ def test_a_killed_worker_loses_nothing_and_nothing_is_done_twice(photos, flags, 
     (command,) = re.findall(r"^    rsd (restore .*--engine ray)$", page, re.MULTILINE)
     on_ray = [*shlex.split(command), *flags, "--steps", str(STEPS), "--checkpoint-every", str(EVERY)]
     out = Path(on_ray[on_ray.index("--out") + 1])
-    killer = Killer(out)
+    killer = Killer(out.resolve())
     killer.start()
-    assert main(on_ray) == 0
-    killer.ended.set()
-    killer.join()
+    try:
+        assert main(on_ray) == 0
+    finally:
+        killer.ended.set()
+        killer.join()
     name, number, steps = killer.killed
     assert name in NAMES and EVERY <= steps < STEPS and not Path(f"/proc/{number}").exists()
     for one in NAMES:
