@@ -170,7 +170,7 @@ def test_ctrl_c_lets_workers_save_checkpoints(photos, flags, workers, capfd):
 def test_without_a_cluster_one_is_started_and_ends(tiny_folder, tmp_path):
     pytest.importorskip("ray")
     flags = ["--prior", tiny_folder("epsilon"), "--features", "pixels", "--div-features", "pixels", "-n", "1"]
-    command = ["text-to-image", "red", "dog", *flags, "--steps", "2", "--device", "cpu"]
+    command = ["text-to-image", "red red", "re re", *flags, "--steps", "2", "--device", "cpu"]
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
     environment.pop("RAY_ADDRESS", None)
     for engine in ("ray", "local"):
