@@ -30,7 +30,7 @@ from rsd.runs.settings import shard
 from rsd.tasks.inverse.compare.pairs import matched
 from rsd.tasks.inverse.compare.selection import what_runs
 from rsd.tasks.inverse.head import check_method, run
-from rsd.tasks.inverse.methods import FIELD, load_method
+from rsd.tasks.inverse.methods import METHODS, load_method
 from rsd.tasks.inverse.networks import interacts
 from rsd.tasks.inverse.options import Restore
 from rsd.tasks.inverse.packaged import parse
@@ -112,7 +112,7 @@ class Trial:
 
 def flags(method: str, candidate: str, packaged: Restore) -> list[str]:
     """A candidate as flags of rsd restore."""
-    own = load_method(method) if FIELD[method].made else None
+    own = load_method(method) if METHODS[method].sampler else None
     hyper = dict(text.split("=") for text in packaged.hyper)
     found = []
     for name, _, value in (word.partition("=") for word in candidate.split()):
@@ -131,7 +131,7 @@ def trials(o: Tune, heads: Path) -> Iterator[Trial]:
     seen = set()
     fast = ["--autocast"] if multiplies_in(torch.bfloat16, pick_device("auto")) else []
     for method, task in product(o.methods, o.tasks):
-        prior = PIXELS if FIELD[method].space == "pixels" else LATENT
+        prior = PIXELS if METHODS[method].space == "pixels" else LATENT
         own = matched(task, sizes[prior], sizes[LATENT])
         assert own is not None
         common = [str(heads), "--clean", "--resume", "--task", own, "--method", method, "--prior", prior, *fast]
@@ -170,7 +170,7 @@ def rows(method: str, by_task: dict[str, Figures]) -> Iterator[dict[str, Any]]:
     means = {name: sum(found[name][0] for found in by_task.values()) / len(by_task) for name in sorted(candidates)}
     of_all = max(means, key=lambda name: means[name])
     for task, found in by_task.items():
-        apart = task in REPELS and "gamma" in FIELD[method].uses
+        apart = task in REPELS and "gamma" in METHODS[method].uses
         own = best(found, apart=apart)
         takes = own if apart or found[own][0] >= found[of_all][0] + GAIN else of_all
         yield {

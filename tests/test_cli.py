@@ -7,7 +7,7 @@ import pytest
 from rsd.cli import COMMANDS, EVERYDAY, command_first, main
 from rsd.runs.words import articled, fold, same
 from rsd.tasks.inverse.methods import EVERYDAY as METHOD_WORDS
-from rsd.tasks.inverse.methods import FIELD, check_space, method_name
+from rsd.tasks.inverse.methods import METHODS, check_space, method_name
 from rsd.tasks.inverse.names import EVERYDAY_TASKS, TASKS, task_name, unknown_task
 from rsd.tasks.inverse.options import Restore
 
@@ -88,7 +88,7 @@ def test_a_near_name_is_still_told():
     assert 'Unknown task "deblur_moton". Did you mean "deblur_motion"?' in str(unknown_task("deblur_moton"))
 
 
-@pytest.mark.parametrize(("table", "names"), [(EVERYDAY_TASKS, TASKS), (METHOD_WORDS, FIELD), (EVERYDAY, COMMANDS)])
+@pytest.mark.parametrize(("table", "names"), [(EVERYDAY_TASKS, TASKS), (METHOD_WORDS, METHODS), (EVERYDAY, COMMANDS)])
 def test_the_tables_hold_words_that_are_no_names(table, names):
     for word in table:
         assert word == fold(word) and same(word, names) == word and word not in names, word

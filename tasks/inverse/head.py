@@ -24,7 +24,7 @@ from rsd.runs.summary import particles
 
 from . import networks as scoring
 from .inputs import Job, are_several, list_jobs
-from .methods import FIELD, check_fits, run_class
+from .methods import METHODS, check_fits, run_class
 from .networks import check_metrics
 from .operators import Operator
 from .operators.linear import check_exact
@@ -204,14 +204,14 @@ class RestoreHead(Head):
 
     def apart_by(self, options: Restore) -> str:
         """What makes samples differ that are nearly equal."""
-        if "gamma" in FIELD[options.method].uses:
+        if "gamma" in METHODS[options.method].uses:
             return f"raise --gamma ({options.gamma:g})"
         return f"{options.method} has no --gamma: take --method rlsd with one"
 
     @classmethod
     def works(cls, options: Restore) -> list[str]:
         """The works that the method rests on."""
-        return list(FIELD[options.method].works)
+        return list(METHODS[options.method].works)
 
     def row(self, item: Item, held: dict[str, Any], folder: RunFolder) -> dict[str, Any]:
         """An image's line of the summary."""
@@ -245,5 +245,5 @@ def check_method(options: Restore, size: int, operator: Operator | None = None) 
         options.method, prior=options.prior, latent=is_latent(options.prior, options.revision), operator=operator.name,
         linear=operator.linear,
     )  # fmt: skip
-    if options.x_step == "exact" and "x_step" in FIELD[options.method].uses:
+    if options.x_step == "exact" and "x_step" in METHODS[options.method].uses:
         check_exact(operator)

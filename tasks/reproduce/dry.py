@@ -10,7 +10,7 @@ from typing import Any
 
 from PIL import Image
 
-from ..inverse.methods import FIELD, load_method
+from ..inverse.methods import METHODS, load_method
 from ..inverse.networks import features_name
 from ..inverse.operators import make_operator
 from ..inverse.options import Restore
@@ -133,7 +133,7 @@ def of_restoration(one: Plan, o: Restore, count: int) -> Ahead:
     operator = make_operator(o.task, size=prior.image_size, seed=o.seed).to("meta")
     operator(models.picture(prior))
     interaction = Settings.of(o).interaction
-    repels = interaction.gamma != 0 and FIELD[o.method].made is None
+    repels = interaction.gamma != 0 and METHODS[o.method].sampler is None
     calls = CALLS.get(o.method, RLSD if prior.latent else {"unet_forward": 1})
     if o.method == "fps-smc":
         calls = {"unet_forward": load_method(o.method, o.hyper).M}
@@ -141,7 +141,7 @@ def of_restoration(one: Plan, o: Restore, count: int) -> Ahead:
     if repels:
         share = interaction.groups(o.particles).shape[1] / o.particles * (o.window[1] - o.window[0])
         flops += share * force(one.prior, o.dtype, features_name(o))
-    features, through = features_name(o) if repels else None, tuple(FIELD[o.method].through)
+    features, through = features_name(o) if repels else None, tuple(METHODS[o.method].through)
     memory = models.memory_of(one.prior, o.dtype, features, False, through)
     taken = memory.of(o.particles, o.particles, keep=True) + models.weights_of(prior)
     return Ahead(one, count, o.particles, o.steps, taken, count * o.particles * o.steps * flops)

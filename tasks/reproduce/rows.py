@@ -9,7 +9,7 @@ from pathlib import Path
 from rsd import hub
 from rsd.runs.folder import slug
 
-from ..inverse.methods import FIELD
+from ..inverse.methods import METHODS
 from . import data
 from .entry import Entry, Row
 from .options import FFHQ, IF, SD, Reproduce
@@ -101,7 +101,7 @@ def asked(command: str, options: Reproduce) -> list[str]:
 
 def missing(command: str, method: str | None, options: Reproduce) -> str | None:
     """What this version, or this installation, lacks to run a method."""
-    if command == "restore" and method not in FIELD:
+    if command == "restore" and method not in METHODS:
         return f"needs the method {method}, which this version does not have"
     if command == "text-to-3d" or on_pixels(method):
         if options.scale == "builtin" and not (hub.BUILT_IN / "pixel" / "model_index.json").is_file():
@@ -113,7 +113,7 @@ def missing(command: str, method: str | None, options: Reproduce) -> str | None:
 
 def on_pixels(method: str | None) -> bool:
     """Whether a method of `rsd restore` needs a prior of pixels."""
-    return method in FIELD and FIELD[method].space == "pixels"
+    return method in METHODS and METHODS[method].space == "pixels"
 
 
 def value(flags: list[str], name: str) -> str | None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from ..inverse.methods import FIELD
+from ..inverse.methods import METHODS
 from ..text_to_image.options import TextToImage
 
 ALWAYS = {"particles": "N =", "steps": "L ="}
@@ -34,7 +34,7 @@ def settings(command: str, config: dict[str, Any]) -> str:
     chosen = {**ALWAYS, **TOLD[command]}
     method = config.get("method", "")
     if command == "restore":
-        reads = [name for name in FIELD[method].uses if name != "lr_x" or config["x_step"] == "adam"]
+        reads = [name for name in METHODS[method].uses if name != "lr_x" or config["x_step"] == "adam"]
         chosen = {name: title for name, title in chosen.items() if name in ALWAYS or name in reads}
     if command == "text-to-image":
         idle = TextToImage(method=method).unread

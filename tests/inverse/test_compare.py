@@ -16,7 +16,7 @@ from rsd.media import fit_to, read_image, read_measurement
 from rsd.metrics import frechet, kernel_distance
 from rsd.runs import batch
 from rsd.runs.citations import BIBTEX, short
-from rsd.tasks.inverse.methods import FIELD
+from rsd.tasks.inverse.methods import METHODS
 from rsd.tasks.inverse.names import TASK
 
 
@@ -185,7 +185,7 @@ def test_a_run_that_would_be_another_s_is_named_and_not_run(compare, images, tin
 def test_methods_and_tasks_are_listed_with_their_citations(capsys):
     assert main(["methods"]) == 0
     told = capsys.readouterr().out
-    assert all(f"\n{name} " in f"\n{told}" for name in FIELD)
+    assert all(f"\n{name} " in f"\n{told}" for name in METHODS)
     assert "--hyper omega=1.0 gamma=0.1 eta=1.0" in told and "Rout et al. (2023), https://arxiv.org/abs/2307" in told
     assert main(["tasks"]) == 0
     told = capsys.readouterr().out
@@ -199,5 +199,5 @@ def test_every_work_has_a_short_form(key):
 
 
 def test_works_of_methods_and_tasks_are_known():
-    assert {work for entry in FIELD.values() for work in entry.works} <= set(BIBTEX)
+    assert {work for entry in METHODS.values() for work in entry.works} <= set(BIBTEX)
     assert {work for _, work in TASK.values()} <= set(BIBTEX)

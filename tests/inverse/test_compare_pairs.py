@@ -15,7 +15,7 @@ from rsd.tasks.inverse.compare import pairs as compare
 from rsd.tasks.inverse.compare.equal_terms import Common
 from rsd.tasks.inverse.compare.pairs import Compare, matched, pairs
 from rsd.tasks.inverse.compare.selection import sift, what_runs
-from rsd.tasks.inverse.methods import FIELD
+from rsd.tasks.inverse.methods import METHODS
 from rsd.tasks.inverse.packaged import packaged, parse
 
 
@@ -55,7 +55,7 @@ def test_what_runs(one, other, flags, same, images):
     kept = {"steps": 7, "lambda_": 0.1, "lr_z": 0.2, "hyper": ()}
     found = []
     for method in (one, other):
-        gamma = flags if "gamma" in FIELD[method].uses else flags[1:]
+        gamma = flags if "gamma" in METHODS[method].uses else flags[1:]
         options = parse([str(images), "--task", "sr4", "--method", method, *gamma])[0]
         found.append(what_runs(replace(options, **kept)))
     assert (found[0] == found[1]) == same
@@ -127,7 +127,7 @@ def test_the_committed_comparison_runs_all_that_differs_and_was_set(images, head
     flags = ["--config", str(file), "--images", str(images)]
     options, _ = layered(Compare, flags, prog="x", positional="")
     options.check()
-    assert set(options.methods) == set(FIELD) - {"hybrid"} and options.metrics == ("fid",)
+    assert set(options.methods) == set(METHODS) - {"hybrid"} and options.metrics == ("fid",)
     found, unset = pairs(options)
     able, others = sift(found, {"heads": 64, "heads-pixels": 32})
     assert not unset

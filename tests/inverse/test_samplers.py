@@ -10,7 +10,7 @@ from rsd.priors import load_prior
 from rsd.priors.mixture import GaussianMixture
 from rsd.randomness import Stream
 from rsd.sampling import CLEAN, level
-from rsd.tasks.inverse.methods import FIELD, check_fits, load_method, run_class
+from rsd.tasks.inverse.methods import METHODS, check_fits, load_method, run_class
 from rsd.tasks.inverse.operators import data_residual, make_operator, measure
 from rsd.tasks.inverse.operators.linear import gram, solve, solve_gram
 from rsd.tasks.inverse.run import Settings
@@ -22,7 +22,7 @@ from rsd.tasks.inverse.samplers.psld import glued
 
 SMALL = {"resample": ("fits=2", "every=2"), "daps": ("ode=2", "langevin=3"), "latent-daps": ("ode=2", "langevin=3")}
 SMALL["fps-smc"] = ("M=3",)
-ONE_BY_ONE = [name for name in FIELD if FIELD[name].made or name in ("red-diff", "svgd")]
+ONE_BY_ONE = [name for name in METHODS if METHODS[name].sampler or name in ("red-diff", "svgd")]
 ONE_BY_ONE.remove("score-prior")  # see test_score_prior.py
 
 
@@ -143,7 +143,7 @@ def problem(prior, task="sr2"):
 
 
 def prior_for(method, request):
-    return request.getfixturevalue("pixels" if FIELD[method].space == "pixels" else "latents")
+    return request.getfixturevalue("pixels" if METHODS[method].space == "pixels" else "latents")
 
 
 @pytest.mark.parametrize("method", ONE_BY_ONE)

@@ -11,7 +11,7 @@ from rsd.features import load_features
 from rsd.media import read_image, to_uint8, write_measurement
 from rsd.priors import load_prior
 from rsd.tasks.inverse import run as solve
-from rsd.tasks.inverse.methods import FIELD
+from rsd.tasks.inverse.methods import METHODS
 from rsd.tasks.inverse.operators import make_operator, measure
 from rsd.tasks.inverse.packaged import parse, presets, settings_of
 from rsd.tasks.inverse.run import Run, Settings
@@ -132,7 +132,7 @@ def test_python_and_the_command_line_have_one_source_of_settings(prior, tmp_path
     files = set()
     for task in ("sr4", "inpaint_random", "deblur_gaussian", "phase_retrieval", "hdr"):
         for method in ("auto", "rlsd", "nonaug", "latent-red-diff", "svgd", "dps", "daps", "psld", "score-prior"):
-            if prior != SD and FIELD.get(method, FIELD["rlsd"]).space not in (None, SPACES[prior]):
+            if prior != SD and METHODS.get(method, METHODS["rlsd"]).space not in (None, SPACES[prior]):
                 continue  # refused by both
             options, name = parse(["a.png", "--task", task, "--method", method, "--prior", prior])
             found, source = settings_of(task, method=method, prior=prior)

@@ -14,7 +14,7 @@ import rsd
 from rsd.cli import main
 from rsd.runs import batch
 from rsd.tasks.inverse import run as solve
-from rsd.tasks.inverse.methods import FIELD
+from rsd.tasks.inverse.methods import METHODS
 from rsd.tasks.inverse.operators import make_operator
 from rsd.tasks.inverse.operators.base import Operator
 from rsd.tasks.inverse.operators.own import load_operator
@@ -140,7 +140,7 @@ class ByNumpy(Operator):
 
 
 def test_methods_without_gradients_take_an_operator_with_its_own_adjoint():
-    takers = {(method, step) for method in FIELD for step in ("adam", "exact") if not follows_gradient(method, step)}
+    takers = {(method, step) for method in METHODS for step in ("adam", "exact") if not follows_gradient(method, step)}
     exact = {(method, "exact") for method in ("rlsd", "nonrepuls", "hybrid")}
     assert takers == exact | {(m, s) for m in ("pigdm", "fps-smc", "latino") for s in ("adam", "exact")}
     try_out(ByNumpy(), SHAPE, "cpu", gradient=False)

@@ -15,7 +15,7 @@ from rsd.runs.folder import RunFolder, slug
 from rsd.runs.settings import shard
 
 from ..inputs import Job, list_jobs
-from ..methods import FIELD, check_method, method_name
+from ..methods import METHODS, check_method, method_name
 from ..names import is_task, sr_factor, task_name, unknown_task
 from ..options import Restore
 from ..packaged import packaged, parse, presets
@@ -94,7 +94,7 @@ class Compare:
 
     def prior_of(self, method: str) -> str:
         """The prior that a method runs on."""
-        return self.pixel_prior if FIELD[method].space == "pixels" else self.prior
+        return self.pixel_prior if METHODS[method].space == "pixels" else self.prior
 
     def sizes(self) -> dict[str, int]:
         """Pixels of each prior that a method runs on. Raises what ``image_size`` raises for one that cannot be had."""

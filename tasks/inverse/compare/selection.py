@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from ..head import check_method
-from ..methods import ADAM, FIELD, TUNABLE, run_class
+from ..methods import ADAM, METHODS, TUNABLE, run_class
 from ..networks import interacts
 from ..options import Restore
 from ..packaged import resolved
@@ -34,11 +34,11 @@ def sift(pairs: list[Pair], sizes: dict[str, int]) -> tuple[list[Pair], dict[str
 def what_runs(options: Restore) -> str:
     """All that decides a run's pixels: its options without the method's name and what this makes no use of. Methods
     whose particles do not interact and whose settings are the same ones of Adam's are the same update."""
-    entry = FIELD[options.method]
+    entry = METHODS[options.method]
     used = entry.uses if interacts(options) else [name for name in entry.uses if name in ADAM]
     kept: dict[str, Any] = {k: v for k, v in resolved(options).items() if k not in TUNABLE or k in used}
     del kept["method"]
-    return repr((run_class(options.method), entry.made, sorted(used), sorted(kept.items())))
+    return repr((run_class(options.method), entry.sampler, sorted(used), sorted(kept.items())))
 
 
 def _why_same(options: Restore) -> str:

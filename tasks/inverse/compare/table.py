@@ -15,7 +15,7 @@ from rsd.runs.folder import CONFIG, write_bytes, write_json
 from rsd.runs.settings import read_yaml
 from rsd.runs.summary import mean, write_csv
 
-from ..methods import FIELD
+from ..methods import METHODS
 from .pairs import Pair
 
 Row = dict[str, Any]
@@ -91,7 +91,7 @@ def markdown(lines: list[Row], pairs: Sequence[Pair], left_out: dict[str, str]) 
         parts.append(_sizes(lines))
     if left_out:
         parts.append("Left out:\n\n" + "\n".join(f"- {name}: {why}" for name, why in left_out.items()))
-    works = dict.fromkeys(work for pair in pairs for work in FIELD[pair.method].works)
+    works = dict.fromkeys(work for pair in pairs for work in METHODS[pair.method].works)
     parts.append("Works:\n\n" + "\n".join(f"- {short(work)}" for work in works))
     return "\n\n".join(parts) + "\n"
 
