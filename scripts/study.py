@@ -23,7 +23,7 @@ from rsd.runs.flags import Flag, script
 from rsd.tasks.inverse.head import run
 from rsd.tasks.inverse.operators import make_operator
 from rsd.tasks.inverse.packaged import parse
-from rsd.tasks.reproduce.tables import ADAM, REPELS
+from rsd.tasks.reproduce.experiments.tables import ADAM, REPELS
 from rsd.tasks.reproduce.verdict import student
 
 FIGURES = {

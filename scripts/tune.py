@@ -27,11 +27,10 @@ from rsd.priors.precision import multiplies_in
 from rsd.runs.flags import script
 from rsd.runs.session import pick_device
 from rsd.runs.settings import shard
-from rsd.tasks.inverse.compare.pairs import matched
-from rsd.tasks.inverse.compare.selection import what_runs
+from rsd.tasks.inverse.compare.run import what_runs
 from rsd.tasks.inverse.head import check_method, run
 from rsd.tasks.inverse.methods import METHODS, load_method
-from rsd.tasks.inverse.networks import interacts
+from rsd.tasks.inverse.names import matched
 from rsd.tasks.inverse.options import Restore
 from rsd.tasks.inverse.packaged import parse
 
@@ -139,7 +138,7 @@ def trials(o: Tune, heads: Path) -> Iterator[Trial]:
         if name is None or not fits(packaged, sizes[prior]) or what_runs(packaged) in seen:
             continue
         seen.add(what_runs(packaged))
-        n = o.particles if interacts(packaged) else 1
+        n = o.particles if packaged.interacts else 1
         for words in product(*CANDIDATES[method]):
             candidate = " ".join(words)
             out = ["-n", str(n), "--out", str(o.out / task / method / candidate.replace(" ", ","))]

@@ -22,17 +22,14 @@ from rsd.runs.prompts import notes, strange
 from rsd.runs.settings import tokens
 from rsd.runs.summary import particles
 
-from . import networks as scoring
 from .inputs import Job, are_several, list_jobs
 from .methods import METHODS, check_fits, run_class
-from .networks import check_metrics
 from .operators import Operator
 from .operators.linear import check_exact
 from .options import Restore, remedy_of
 from .packaged import ADDED, parse, resolved
 from .problem import Problem, check_task, load, make, on
-from .report import SCORES, distance
-from .results import headline, keep_known, write_results
+from .results import SCORES, check_metrics, distance, headline, keep_known, write_results
 from .run import Run, Settings, alike
 
 PARTS = ("mean", "best", "std")
@@ -78,16 +75,6 @@ class RestoreHead(Head):
             values = {getattr(item.options, field) for item in self.items}
             name += f"-{values.pop()}" if len(values) == 1 else ""
         return Path("runs") / "restore" / name
-
-    @classmethod
-    def interacts(cls, options: Restore) -> bool:
-        """Whether any particle ever feels another."""
-        return scoring.interacts(options)
-
-    @classmethod
-    def features_name(cls, options: Restore) -> str:
-        """The feature map's name, "auto" resolved."""
-        return scoring.features_name(options)
 
     def check_shared(self, device: torch.device) -> None:
         """Raise ValueError, OSError or ImportError for what no image could be restored with."""

@@ -105,6 +105,24 @@ def is_task(name: str) -> bool:
     return name in TASKS or sr_factor(name) is not None
 
 
+def split_task(text: str) -> tuple[str, int | None]:
+    """ "sr4:8" as ("sr4", 8), "sr4" as ("sr4", None). Raises ValueError, in one sentence, for what is neither."""
+    task, colon, first = text.partition(":")
+    if not is_task(task):
+        raise unknown_task(task)
+    if colon and not (first.isdigit() and int(first) > 0):
+        raise ValueError(f'The task "{text}" has no number after its colon; write {task}:8 for the first 8 images.')
+    return task, int(first) if colon else None
+
+
+def matched(task: str, size: int, reference: int) -> str | None:
+    """The task that measures as many pixels of size x size px as ``task`` does of reference x reference px: another
+    srK, or the same for all others. None if there is none."""
+    factor = sr_factor(task)
+    own = f"sr{factor * size / reference:g}" if factor else task
+    return own if is_task(own) else None
+
+
 def main(argv: list[str]) -> int:
     """``rsd tasks``: print the tasks of restore and compare, and whose they are; the exit code."""
     if argv and argv[0] not in ("-h", "--help"):

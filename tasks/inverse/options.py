@@ -19,6 +19,7 @@ from rsd.runs.options import (
     TextSettings,
     Unread,
     check_types,
+    features_of,
     readers,
 )
 from rsd.runs.options import check_used as check_unread
@@ -43,15 +44,19 @@ class NoiseSettings:
 
 
 @dataclass(kw_only=True)
-class TaskOptions(NoiseSettings):
-    """What happened to the images, in all that it needs."""
-
-    GROUPS: ClassVar[Groups] = {"task": "task mask mask_hole box kernel operator downsample sigma_v fit"}
+class TaskName:
+    """The name of the task."""
 
     task: str = ""
     """What happened to the image: inpaint_half_face, inpaint_full_face, inpaint_box, inpaint_random, inpaint_freeform,
     inpaint_mask, sr2 ... sr16, deblur_motion, deblur_gaussian, phase_retrieval, hdr, operator. --mask, --box and
     --operator say it too, and --kernel says deblur_motion; else it must be given."""
+
+
+@dataclass(kw_only=True)
+class OperatorOptions:
+    """The options of the forward operator, which each task reads some of."""
+
     mask: Path | None = None
     """inpaint_mask: an image as large as the input, white where pixels are known; or the word alpha: what is
     transparent in the input is filled in (default: none; the task needs one)."""
@@ -69,6 +74,13 @@ class TaskOptions(NoiseSettings):
     (default: none; the task needs one)."""
     fit: Literal["crop", "resize", "refuse"] = "crop"
     """How an image of another size is brought to the prior's."""
+
+
+@dataclass(kw_only=True)
+class TaskOptions(OperatorOptions, TaskName, NoiseSettings):
+    """The task, its operator and its noise."""
+
+    GROUPS: ClassVar[Groups] = {"task": "task mask mask_hole box kernel operator downsample sigma_v fit"}
 
 
 @dataclass(kw_only=True)
@@ -210,6 +222,16 @@ class Restore(TaskOptions, Settings, RunOptions, PriorOptions, FeatureOptions, S
         if self.steps > 1000 and METHODS[self.method].descends:
             raise ValueError(f"steps is {self.steps}; give 1 to 1000, the number of timesteps that these priors know.")
         self._needs()
+
+    @property
+    def interacts(self) -> bool:
+        """Whether particles interact at all, so that the feature map is needed."""
+        return Settings.of(self).interaction.acts(self.particles)
+
+    @property
+    def features_name(self) -> str:
+        """The repulsion's feature map, "auto" resolved."""
+        return features_of(self.features, self.prior)
 
     @property
     def manifests(self) -> bool:

@@ -19,10 +19,11 @@ from rsd.priors import load_prior
 from rsd.priors.base import Prior
 from rsd.randomness import Stream
 from rsd.runs.api import drive
+from rsd.runs.options import features_of
 from rsd.runs.run import Run as BaseRun
 from rsd.spread import Spread
 
-from . import given
+from . import arguments
 from .methods import METHODS, run_class
 from .operators import load_operator
 from .options import Settings
@@ -158,17 +159,17 @@ def restore(
 
     from .operators import Inpaint
 
-    asked = given.check(y, operator, prior, features, changes)
+    asked = arguments.check(y, operator, prior, features, changes)
     f = load_operator(operator)
-    settings, source = given.settle(settings, changes, task or f.task, asked, preset)
-    given.try_out(y, f, prior, asked, settings)
+    settings, source = arguments.settle(settings, changes, task or f.task, asked, preset)
+    arguments.try_out(y, f, prior, asked, settings)
     prior = load_prior(asked) if isinstance(prior, str | Path) else prior
     embed = None
     if settings.interaction.acts(settings.particles):
-        name = given.features_name(asked) if features == "auto" else features
+        name = features_of(features, asked) if isinstance(features, str) else features
         embed = Decoded(prior, load_features(name, device=prior.device) if isinstance(name, str) else name)
     run = run_class(settings.method)(prior, f, y, settings, embed=embed, image=image)
-    images, records = drive(run, diverged=partial(given.diverged, settings=settings), progress=progress)
+    images, records = drive(run, diverged=partial(arguments.diverged, settings=settings), progress=progress)
     if isinstance(f, Inpaint) and settings.sigma_v == 0:  # as rsd restore does with a measurement said to be exact
         assert f.observed is not None
         images = torch.where(f.observed, y.to(images), images)

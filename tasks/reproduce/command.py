@@ -5,11 +5,17 @@ from __future__ import annotations
 import json
 import sys
 import textwrap
+from pathlib import Path
+from typing import Any
 
 from rsd.runs import flags
 
-from .entries import ENTRIES, find, listed
+from .experiments import ENTRIES, find
 from .options import Reproduce
+from .verdict import settled
+
+MEASURED = Path(__file__).with_name("measured.json")
+"""summary.json of the run at the built-in scale that the documentation shows, if the package has it."""
 
 
 def main(argv: list[str]) -> int:
@@ -23,9 +29,9 @@ def main(argv: list[str]) -> int:
     if options.name != "all":
         find(options.name)
     if options.dry_run:
-        from .dry import run as look_ahead
+        from .estimate import run as estimate
 
-        return look_ahead(options)
+        return estimate(options)
     from rsd.runs.session import plain_warnings
 
     from .run import run
@@ -43,3 +49,31 @@ def table() -> str:
         lines.append(f"{entry.name:<{wide}}{entry.paper}")
         lines.append(textwrap.fill(entry.claim, 118, initial_indent=" " * wide, subsequent_indent=" " * wide))
     return "\n".join(lines)
+
+
+def listed(scale: str) -> list[dict[str, Any]]:
+    """What ``rsd reproduce --list --json`` prints: for each entry what it is, what it runs, what is expected, and what
+    was measured, if it was."""
+    measured = was_measured() if scale == "builtin" else {}
+    more = "" if scale == "builtin" else f" --scale {scale}"
+    return [
+        {
+            "name": entry.name, "paper": entry.paper, "claim": entry.claim,
+            "command": f"rsd reproduce {entry.name}{more}", "metric": list(entry.figures), "note": entry.note,
+            "rows": [{"label": row.label, "command": entry.command, "flags": row.at(scale)} for row in entry.rows],
+            "expected": [
+                {"claim": claim.text, "figure": claim.figure, "rising": list(claim.rising), "by": claim.by}
+                for claim in entry.expected(scale)
+            ],
+            "measured": measured.get(entry.name, []),
+        }
+        for entry in ENTRIES
+    ]  # fmt: skip
+
+
+def was_measured() -> dict[str, list[dict[str, Any]]]:
+    """The claims of that run, as claims.json has them, by the entry's name."""
+    if not MEASURED.exists():
+        return {}
+    experiments = json.loads(MEASURED.read_text(encoding="utf-8"))["experiments"]
+    return {row["name"]: [settled(claim) for claim in row["claims"]] for row in experiments}

@@ -20,7 +20,7 @@ from ..inverse.inputs import Job, list_jobs
 from ..inverse.operators import Inpaint
 from ..inverse.packaged import parse
 from ..inverse.problem import load
-from .rows import Plan
+from .plan import Plan
 
 Figures = dict[str, float | None]
 NAMES = {

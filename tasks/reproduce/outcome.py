@@ -8,10 +8,10 @@ from pathlib import Path
 from typing import Any
 
 from . import data
-from .entry import Entry
+from .experiments.entry import Entry
 from .measure import Measured
 from .options import Reproduce
-from .rows import Plan
+from .plan import Plan
 from .verdict import STATES, settled
 
 Claims = Sequence[dict[str, Any]]

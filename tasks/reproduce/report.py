@@ -14,11 +14,11 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from rsd.runs.folder import provenance
 
+from .cards import GLANCE, NAMES, card, glance, trade_off, uri
 from .data import made
-from .entry import Entry
+from .experiments.entry import Entry
 from .options import Reproduce
 from .outcome import Outcome, counts, headline
-from .pictures import GLANCE, NAMES, card, glance, trade_off, uri
 from .verdict import settled
 
 

@@ -23,12 +23,12 @@ from ..toy.command import INTERRUPTED
 from ..toy.command import main as toy
 from . import report
 from .data import prepare
-from .entries import ENTRIES, find
-from .entry import Entry
+from .experiments import ENTRIES, find
+from .experiments.entry import Entry
 from .measure import measured
 from .options import LATER, Reproduce
 from .outcome import Outcome, counts, headline
-from .rows import DONE, Plan, plan
+from .plan import DONE, Plan, plan
 from .verdict import settled, verdict
 
 HEADS: Mapping[str, Callable[[list[str]], Head]] = {

@@ -7,7 +7,7 @@ from itertools import pairwise
 from statistics import fmean, stdev
 from typing import TYPE_CHECKING, Any
 
-from .entry import Claim
+from .experiments.entry import Claim
 
 if TYPE_CHECKING:  # the list needs no torch
     from .measure import Measured

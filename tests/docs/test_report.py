@@ -9,7 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from rsd.tasks.reproduce.entries import ENTRIES, MEASURED
+from rsd.tasks.reproduce.command import MEASURED
+from rsd.tasks.reproduce.experiments import ENTRIES
 from rsd.tasks.reproduce.outcome import headline
 from rsd.tasks.reproduce.verdict import STATES, state_of
 

@@ -11,11 +11,13 @@ import pytest
 from rsd.cli import main
 from rsd.media import fit_to, read_image, write_png
 from rsd.runs.settings import layered
-from rsd.tasks.inverse.compare import pairs as compare
+from rsd.tasks.inverse.compare import pairs as compare_pairs
+from rsd.tasks.inverse.compare.command import Compare
 from rsd.tasks.inverse.compare.equal_terms import Common
-from rsd.tasks.inverse.compare.pairs import Compare, matched, pairs
-from rsd.tasks.inverse.compare.selection import sift, what_runs
+from rsd.tasks.inverse.compare.pairs import pairs
+from rsd.tasks.inverse.compare.run import sift, what_runs
 from rsd.tasks.inverse.methods import METHODS
+from rsd.tasks.inverse.names import matched
 from rsd.tasks.inverse.packaged import packaged, parse
 
 
@@ -62,7 +64,7 @@ def test_what_runs(one, other, flags, same, images):
 
 
 def test_a_method_without_settings_for_a_task_is_left_out_and_named(images, capsys, monkeypatch):
-    monkeypatch.setattr(compare, "packaged", lambda task, *of: None if "rlsd" in of else packaged(task, *of))
+    monkeypatch.setattr(compare_pairs, "packaged", lambda task, *of: None if "rlsd" in of else packaged(task, *of))
     found, left_out = pairs(Compare(methods=("rlsd", "nonaug"), tasks=("phase_retrieval",), images=images))
     assert [(pair.method, pair.settings) for pair in found] == [("nonaug", "phase_retrieval_heads.yaml: nonaug")]
     assert list(left_out) == ["phase_retrieval by rlsd"] and "No settings are packaged" in left_out.popitem()[1]

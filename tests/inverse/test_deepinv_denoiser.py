@@ -14,7 +14,7 @@ from rsd.sampling import fresh_noise
 from rsd.schedule import Schedule
 from rsd.tasks.inverse.methods import run_class
 from rsd.tasks.inverse.operators import BicubicDownsample, BlockAverage, Blur, Inpaint, kernels, make_operator
-from rsd.tasks.inverse.operators.deepinv_denoiser import PriorDenoiser
+from rsd.tasks.inverse.operators.deepinv import PriorDenoiser
 from rsd.tasks.inverse.run import Settings
 from rsd.tasks.inverse.samplers.guidance import levels
 

@@ -13,7 +13,7 @@ from rsd.cli import main
 from rsd.media import read_image
 from rsd.metrics import networks as diversity
 from rsd.runs import batch
-from rsd.tasks.inverse import networks
+from rsd.tasks.inverse import results
 from rsd.tasks.inverse.packaged import parse, resolved
 from tests.tasks import tasked
 
@@ -43,7 +43,7 @@ def restore(tiny_folder, tmp_path):
 def networks_at_hand(monkeypatch):
     """LPIPS is the mean absolute difference, CLIP's cosine the mean intensity; the models asked for are recorded."""
     asked, clamped = [], lambda x: x.clamp(-1, 1)
-    monkeypatch.setattr(networks, "SMALLEST", 0)
+    monkeypatch.setattr(results, "SMALLEST", 0)
     monkeypatch.setattr(
         metrics,
         "load_lpips",
@@ -135,7 +135,7 @@ def test_a_metric_that_cannot_be_had_is_told_before_anything_is_restored(
     import sys
 
     monkeypatch.setitem(sys.modules, "lpips", None)
-    monkeypatch.setattr(networks, "SMALLEST", 0)
+    monkeypatch.setattr(results, "SMALLEST", 0)
     monkeypatch.setattr(batch, "load_prior", lambda *a, **k: pytest.fail("the prior was loaded"))
     try:
         code, out = restore(photos, "--clean", *flags)

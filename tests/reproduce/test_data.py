@@ -13,9 +13,9 @@ from PIL import Image
 from rsd.tasks.inverse.inputs import list_jobs
 from rsd.tasks.inverse.packaged import parse
 from rsd.tasks.reproduce.data import made, number, prepare
-from rsd.tasks.reproduce.entries import ENTRIES, find
+from rsd.tasks.reproduce.experiments import ENTRIES, find
 from rsd.tasks.reproduce.options import SD, Reproduce
-from rsd.tasks.reproduce.rows import plan
+from rsd.tasks.reproduce.plan import plan
 
 PAPER = Reproduce(name="all", scale="paper")
 

@@ -8,12 +8,12 @@ import re
 import pytest
 
 from rsd.cli import main
-from rsd.tasks.reproduce import entries
-from rsd.tasks.reproduce.entries import ENTRIES, find
-from rsd.tasks.reproduce.entry import SCALES, Claim
+from rsd.tasks.reproduce import command
+from rsd.tasks.reproduce.cards import NAMES as SHOWN
+from rsd.tasks.reproduce.experiments import ENTRIES, find
+from rsd.tasks.reproduce.experiments.entry import SCALES, Claim
+from rsd.tasks.reproduce.experiments.tables import beats
 from rsd.tasks.reproduce.measure import NAMES
-from rsd.tasks.reproduce.pictures import NAMES as SHOWN
-from rsd.tasks.reproduce.tables import beats
 
 FIGURES = {*range(15, 23), *range(23, 40)}
 """Of the appendix; the others show pictures of the tables' runs."""
@@ -65,8 +65,8 @@ def test_the_list_tells_the_scale_and_what_was_measured(capsys, tmp_path, monkey
     claims = [{"claim": "a", "held": True, "clear": False, "measured": {}}]
     file = tmp_path / "measured.json"
     file.write_text(json.dumps({"scale": "builtin", "experiments": [{"name": "table2", "claims": claims}]}))
-    monkeypatch.setattr(entries, "MEASURED", file)
-    here, there = entries.listed("builtin"), entries.listed("paper")
+    monkeypatch.setattr(command, "MEASURED", file)
+    here, there = command.listed("builtin"), command.listed("paper")
     assert here[0]["command"] == "rsd reproduce table2"
     (told,) = here[0]["measured"]  # a file from before there were three states
     assert (told["claim"], told["held"], told["state"], told["means"]) == ("a", None, "undecided", True)

@@ -6,8 +6,8 @@ import matplotlib.pyplot as plt
 import pytest
 import torch
 
+from rsd.tasks.reproduce.cards import trade_off
 from rsd.tasks.reproduce.measure import Measured, at_size, of_toy, sharpness
-from rsd.tasks.reproduce.pictures import trade_off
 
 ROWS = {
     "a": Measured({"x": {"psnr": 20.0, "div": 0.1}, "y": {"psnr": 22.0, "div": None}}),

@@ -15,10 +15,10 @@ from rsd import hub, metrics
 from rsd.cli import main
 from rsd.media import read_image
 from rsd.tasks.reproduce import run as module
-from rsd.tasks.reproduce.entry import Claim, Entry, Row
+from rsd.tasks.reproduce.experiments.entry import Claim, Entry, Row
 from rsd.tasks.reproduce.options import Reproduce
+from rsd.tasks.reproduce.plan import Plan, plan
 from rsd.tasks.reproduce.report import of_entry
-from rsd.tasks.reproduce.rows import Plan, plan
 from rsd.tasks.reproduce.run import finished, reproduce, summarise
 
 SMALL = Reproduce(name="small", steps=2, number=2, device="cpu")

@@ -6,7 +6,7 @@ import math
 
 import pytest
 
-from rsd.tasks.reproduce.entry import Claim
+from rsd.tasks.reproduce.experiments.entry import Claim
 from rsd.tasks.reproduce.measure import Measured
 from rsd.tasks.reproduce.outcome import counts, headline
 from rsd.tasks.reproduce.verdict import NO_INTERVAL, settled, state_of, student, verdict

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 import torch.nn.functional as F
@@ -19,10 +19,13 @@ from rsd.runs.session import pick_device
 from rsd.runs.summary import particles
 
 from ..inputs import Job
-from ..networks import features_name, interacts
+from ..names import matched
 from ..problem import head_of, make
-from ..report import SCORES, covered, distance
-from .pairs import Compare, Pair, matched
+from ..results import SCORES, covered, distance
+from .pairs import Pair
+
+if TYPE_CHECKING:
+    from .command import Compare
 
 
 @dataclass(frozen=True)
@@ -41,7 +44,7 @@ class Common:
         strangers = [pair for pair in pairs if not over_heads(pair.options.prior)]
         options = (strangers or pairs)[0].options
         asked = Asked.of(options, metrics=tuple(m for m in compare.metrics if m == "fid"))
-        repulsion = [features_name(options)] if interacts(options) else []
+        repulsion = [options.features_name] if options.interacts else []
         scorers = load_scorers(SCORES, asked, repulsion=repulsion, device=pick_device(options.device))
         return cls(min(sizes[pair.options.prior] for pair in pairs), sizes[compare.reference], scorers)
 

@@ -10,10 +10,10 @@ from rsd.cli import main
 from rsd.priors import load_prior
 from rsd.tasks.inverse.operators import make_operator
 from rsd.tasks.reproduce import models
-from rsd.tasks.reproduce.dry import CALLS, RLSD, look_ahead, size
-from rsd.tasks.reproduce.entries import ENTRIES
+from rsd.tasks.reproduce.estimate import CALLS, RLSD, look_ahead, size
+from rsd.tasks.reproduce.experiments import ENTRIES
 from rsd.tasks.reproduce.options import FFHQ, IF, SD, Reproduce
-from rsd.tasks.reproduce.rows import on_pixels
+from rsd.tasks.reproduce.plan import on_pixels
 
 GIB = 2**30
 OPTIONS = Reproduce(name="all", scale="paper", dry_run=True)

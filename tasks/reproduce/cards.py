@@ -19,10 +19,11 @@ from PIL import Image, ImageSequence  # noqa: E402
 
 from rsd import media  # noqa: E402
 
+from ..inverse.methods import METHODS  # noqa: E402
+from ..text_to_image.options import TextToImage  # noqa: E402
 from ..text_to_image.plots import keep_within  # noqa: E402
 from .measure import Measured  # noqa: E402
-from .rows import Plan  # noqa: E402
-from .told import settings  # noqa: E402
+from .plan import Plan  # noqa: E402
 
 PICTURES, FRAMES, FILMED, TURNTABLES = 2, 8, 2, 2
 """How many pictures or prompts a row shows, moments and particles of a film, and scenes that turn."""
@@ -195,3 +196,47 @@ def uri(picture: Image.Image, most: int = 10 * LARGEST, **options: Any) -> str:
 
 def _data(content: bytes, kind: str) -> str:
     return f"data:image/{kind};base64,{base64.b64encode(content).decode()}"
+
+
+ALWAYS = {"particles": "N =", "steps": "L ="}
+TOLD = {
+    "restore": {
+        "gamma": "gamma", "window": "window", "interacting": "interacting", "lambda_": "lambda", "rho": "rho",
+        "lr_x": "lr_x", "lr_z": "lr_z", "x_step": "x-step", "features": "features",
+    },
+    "text-to-image": {
+        "gamma": "gamma", "window": "window", "features": "features", "guidance": "guidance", "lr": "lr",
+        "score": "score", "lr_phi": "lr_phi",
+    },
+    "text-to-3d": {
+        "views": "views a step", "gamma": "gamma", "interaction": "between", "features": "features",
+        "guidance": "guidance", "lr": "lr",
+    },
+    "toy": {"gamma": "gamma", "realisations": "pairs", "lr": "lr"},
+}  # fmt: skip
+"""By command: the settings that decide what a run shows, and what they are called."""
+SILENT: dict[str, tuple[Any, ...]] = {"window": ([0.0, 1.0],), "x_step": ("adam",), "features": ("auto",)}
+"""Values of settings that are not told: they change nothing, or are everybody's. Others are told unless None."""
+
+
+def settings(command: str, config: dict[str, Any]) -> str:
+    """Such as "N = 4, L = 100, gamma 12, lambda 0.05, rho 0.075, lr_z 0.6, x-step exact"; of a restoration those that
+    its method reads."""
+    chosen = {**ALWAYS, **TOLD[command]}
+    method = config.get("method", "")
+    if command == "restore":
+        reads = [name for name in METHODS[method].uses if name != "lr_x" or config["x_step"] == "adam"]
+        chosen = {name: title for name, title in chosen.items() if name in ALWAYS or name in reads}
+    if command == "text-to-image":
+        idle = TextToImage(method=method).unread
+        chosen = {name: title for name, title in chosen.items() if name not in idle}
+    known = {title: config[name] for name, title in chosen.items() if config.get(name) not in SILENT.get(name, (None,))}
+    parts = [f"{title} {_plain(value)}" for title, value in known.items()]
+    return ", ".join([*parts, *config.get("hyper", [])])
+
+
+def _plain(value: Any) -> str:
+    """A number as short as it can be, a list as a range."""
+    if isinstance(value, list):
+        return f"[{', '.join(map(_plain, value))}]" if len(value) > 1 else _plain(value[0])
+    return f"{value:g}" if isinstance(value, float) else str(value)

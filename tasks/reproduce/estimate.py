@@ -23,10 +23,10 @@ from ..text_to_image.options import TextToImage
 from ..text_to_image.packaged import parse as text_to_image
 from . import models
 from .data import FLAGS, number, prepare
-from .entries import ENTRIES, find
-from .entry import Entry
+from .experiments import ENTRIES, find
+from .experiments.entry import Entry
 from .options import Reproduce
-from .rows import Plan, plan
+from .plan import Plan, plan
 
 RATES = {"paper": (32e12, "hours of an A100"), "builtin": (100e9, "hours of one core")}
 """FLOPs a second. An A100: from the paper's 8.8 minutes for two samples of x8 super-resolution in 1000 steps (D.8.1),

@@ -11,7 +11,7 @@ from rsd.runs.folder import slug
 
 from ..inverse.methods import METHODS
 from . import data
-from .entry import Entry, Row
+from .experiments.entry import Entry, Row
 from .options import FFHQ, IF, SD, Reproduce
 
 DONE = {"restore": "summary.json", "text-to-image": "summary.json", "text-to-3d": "summary.json", "toy": "toy.json"}

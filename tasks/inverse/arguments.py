@@ -10,7 +10,7 @@ from typing import Any
 import torch
 
 from rsd.features import check_features_name
-from rsd.priors import check_prior_name, image_size, is_latent, over_heads
+from rsd.priors import check_prior_name, image_size, is_latent
 from rsd.runs.api import check_known
 
 from .methods import METHODS, check_fits
@@ -104,8 +104,3 @@ def try_out(y: torch.Tensor, f: Operator, prior: Any, name: str, settings: Setti
 def diverged(where: str, settings: Settings) -> str:
     """What happened to a run, and what to do about it."""
     return f"The run diverged at {where}; {remedy_of(settings)}."
-
-
-def features_name(prior: str) -> str:
-    """What the particles are compared by if the user does not say."""
-    return "heads" if over_heads(prior) else "facebook/dino-vits16"

@@ -6,7 +6,7 @@ import pytest
 
 from rsd.tasks.inverse.packaged import parse as restore
 from rsd.tasks.inverse.packaged import resolved
-from rsd.tasks.reproduce.told import settings
+from rsd.tasks.reproduce.cards import settings
 
 
 @pytest.mark.parametrize(

@@ -9,7 +9,7 @@ from rsd.metrics.scoring import Scorers, Subject, measure
 from rsd.tasks.inverse.operators import make_operator
 from rsd.tasks.inverse.options import Restore
 from rsd.tasks.inverse.problem import Problem
-from rsd.tasks.inverse.report import SCORES
+from rsd.tasks.inverse.results import SCORES
 
 
 class Judge:
