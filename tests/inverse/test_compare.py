@@ -182,6 +182,32 @@ def test_a_run_that_would_be_another_s_is_named_and_not_run(compare, images, tin
     assert all(torch.equal(a, b) for a, b in zip(*pictures, strict=True)) and len(pictures[0]) == 2
 
 
+def test_a_mask_and_an_operator_of_the_user_s_reach_every_method(compare, tmp_path, monkeypatch):
+    go, out = compare
+    monkeypatch.syspath_prepend(str(tmp_path))
+    (tmp_path / "compared_operator.py").write_text("def dim(x):\n    return 0.5 * x\n")
+    hole = np.full((32, 32), 255, np.uint8)
+    hole[8:16] = 0
+    Image.fromarray(hole).save(tmp_path / "mask.png")
+    own = ["--mask", str(tmp_path / "mask.png"), "--operator", "compared_operator:dim", "--sigma-v", "0"]
+    assert go("latent-dps,dps", "inpaint_mask:1,operator:1", *own) == 0
+    rows = json.loads((out / "compare.json").read_text())
+    assert [(row["task"], row["method"]) for row in rows] == [
+        (task, method) for task in ("inpaint_mask", "operator") for method in ("latent-dps", "dps")
+    ]
+    for row in rows:
+        y = read_measurement(out / row["folder"] / "measurement.safetensors")
+        size = y.shape[-1]
+        x = fit_to(read_image(out.parent / "clean" / "0.png"), size, "crop")[0]
+        if row["task"] == "operator":
+            assert torch.allclose(y, 0.5 * x)
+        else:
+            rows_hidden = slice(8 * size // 32, 16 * size // 32)
+            assert (y[..., rows_hidden, :] == 0).all() and torch.allclose(y[..., : rows_hidden.start, :], x[
+                ..., : rows_hidden.start, :
+            ])  # fmt: skip
+
+
 def test_methods_and_tasks_are_listed_with_their_citations(capsys):
     assert main(["methods"]) == 0
     told = capsys.readouterr().out

@@ -140,3 +140,53 @@ def test_the_committed_comparison_runs_all_that_differs_and_was_set(images, head
     assert set(others) == linear | twins
     assert len(able) == 6 * 17 - len(linear | twins) and all(pair.options.particles == 4 for pair in able)
     assert {p.options.task for p in able if p.task == "sr4" and p.options.prior == "heads-pixels"} == {"sr2"}
+
+
+@pytest.mark.parametrize(
+    ("flags", "task", "method", "same"),
+    [
+        ([], "inpaint_half_face", "rlsd", ""),
+        (["--tasks", "sr4", "--downsample", "bicubic", "--steps", "50"], "sr4", "rlsd",
+         "--downsample bicubic --preset 50"),
+        (["--tasks", "sr4", "--steps", "60", "-n", "3", "--seed", "5"], "sr4", "latent-dps",
+         "--steps 60 -n 3 --seed 5"),
+        (["--mask", "mask.png", "--mask-hole", "white"], "inpaint_mask", "nonrepuls",
+         "--mask mask.png --mask-hole white"),
+        (["--box", "2", "9", "2", "9"], "inpaint_box", "rlsd", "--box 2 9 2 9"),
+        (["--kernel", "mask.png", "--fit", "resize"], "deblur_motion", "psld", "--kernel mask.png --fit resize"),
+        (["--tasks", "deblur_gaussian,hdr", "--kernel", "mask.png"], "deblur_gaussian", "rlsd", "--kernel mask.png"),
+        (["--operator", "mine:blur", "--sigma-v", "0.05", "--metrics", "lpips"], "operator", "rlsd",
+         "--operator mine:blur --sigma-v 0.05 --metrics lpips"),
+    ],
+)  # fmt: skip
+def test_the_options_of_a_pair_are_those_of_rsd_restore(flags, task, method, same, images, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "mask.png").touch()
+    compare, _ = layered(Compare, ["--images", "clean", "--methods", method, *flags], prog="x", positional="")
+    found, left_out = pairs(compare)
+    pair = found[0]
+    assert (pair.task, pair.method, left_out) == (task, method, {}) and len(found) == len(compare.tasks)
+    argv = ["clean", "--task", task, "--method", method, "--prior", "heads", "--clean", "--resume", *same.split()]
+    options, settings = parse([*argv, "--out", str(pair.folder)])
+    assert pair.options == options and pair.settings == settings
+
+
+@pytest.mark.parametrize(
+    ("flags", "told"),
+    [
+        (["--tasks", "sr4,hdr", "--kernel", "mask.png"],
+         "--kernel goes with the tasks deblur_motion and deblur_gaussian, but the tasks are sr4, hdr"),
+        (["--mask", "mask.png", "--tasks", "sr4"], "--mask goes with the task inpaint_mask, but the task is sr4"),
+        (["--downsample", "bicubic"], "--downsample goes with the tasks sr2 ... sr16, but the task is inpaint_half"),
+        (["--tasks", "operator"], "Task operator needs --operator."),
+        (["--tasks", "inpaint_mask,sr4"], "Task inpaint_mask needs --mask."),
+        (["--mask", "alpha"], "--mask alpha is for damaged images"),
+        (["--kernel", "none.npy"], "none.npy does not exist"),
+        (["--box", "9", "2", "0", "1"], "box is 9 2 0 1; give FIRST_ROW LAST_ROW"),
+    ],
+)  # fmt: skip
+def test_an_operator_option_that_no_task_reads_is_an_error(flags, told, images, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "mask.png").touch()
+    assert main(["compare", "--images", "clean", "--methods", "rlsd", *flags]) == 2
+    assert told in capsys.readouterr().err

@@ -32,7 +32,6 @@ class Compare(OperatorOptions):
     """
 
     EXAMPLES: ClassVar[tuple[str, ...]] = (
-        "rsd heads --out heads",
         "rsd compare --images heads --methods rlsd,latent-dps,psld --tasks inpaint_half_face,sr4:4",
         "rsd compare --images heads --methods rlsd,latent-dps --mask mask.png",
         "rsd compare --images heads --config configs/compare/heads.yaml",
