@@ -27,7 +27,7 @@ from rsd.priors.precision import multiplies_in
 from rsd.runs.flags import script
 from rsd.runs.session import pick_device
 from rsd.runs.settings import shard
-from rsd.tasks.inverse.compare.run import what_runs
+from rsd.tasks.inverse.compare.run import run_key
 from rsd.tasks.inverse.head import check_method, run
 from rsd.tasks.inverse.methods import METHODS, load_method
 from rsd.tasks.inverse.names import matched
@@ -135,9 +135,9 @@ def trials(o: Tune, heads: Path) -> Iterator[Trial]:
         assert own is not None
         common = [str(heads), "--clean", "--resume", "--task", own, "--method", method, "--prior", prior, *fast]
         packaged, name = parse(common)
-        if name is None or not fits(packaged, sizes[prior]) or what_runs(packaged) in seen:
+        if name is None or not fits(packaged, sizes[prior]) or run_key(packaged) in seen:
             continue
-        seen.add(what_runs(packaged))
+        seen.add(run_key(packaged))
         n = o.particles if packaged.interacts else 1
         for words in product(*CANDIDATES[method]):
             candidate = " ".join(words)

@@ -26,11 +26,11 @@ TASK = {
 }
 """What each task does, and the work of rsd.citations that it is set as in."""
 TASKS = tuple(TASK)
-OWN = {"mask": ("inpaint_mask",), "box": ("inpaint_box",), "operator": ("operator",)}
+REQUIRED = {"mask": ("inpaint_mask",), "box": ("inpaint_box",), "operator": ("operator",)}
 """What a task does not go without, and whose it is."""
-OWNERS = {**OWN, "kernel": ("deblur_motion", "deblur_gaussian"), "mask_hole": ("inpaint_mask",)}
+READ_BY = {**REQUIRED, "kernel": ("deblur_motion", "deblur_gaussian"), "mask_hole": ("inpaint_mask",)}
 """Options of some tasks alone; the first is what is meant where one is given and no task is."""
-SAYING = ("mask", "box", "operator", "kernel")
+IMPLYING = ("mask", "box", "operator", "kernel")
 """Options that say their task."""
 EVERYDAY = (
     "inpaint_mask (parts are missing, or not wanted: --mask)",

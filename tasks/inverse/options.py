@@ -25,7 +25,7 @@ from rsd.runs.options import (
 from rsd.runs.options import check_used as check_unread
 
 from .methods import METHODS, TUNABLE, check_method, check_space, load_method, method_name
-from .names import EVERYDAY, OWN, OWNERS, SAYING, is_task, task_name, unknown_task
+from .names import EVERYDAY, IMPLYING, READ_BY, REQUIRED, is_task, task_name, unknown_task
 
 if TYPE_CHECKING:
     from rsd.repulsion import Interaction
@@ -203,7 +203,7 @@ class Restore(TaskOptions, Settings, RunOptions, PriorOptions, FeatureOptions, S
     def __post_init__(self) -> None:
         """Write names as they are here, resolve the task where an option says it, and the method: phases are retrieved
         by the one that has settings for it, the paper's with its models."""
-        self.task = self.task or said_by({name: getattr(self, name) for name in SAYING})
+        self.task = self.task or implied_task({name: getattr(self, name) for name in IMPLYING})
         if self.task:
             self.task = task_name(self.task)
         self.method = method_name(self.method)
@@ -239,7 +239,7 @@ class Restore(TaskOptions, Settings, RunOptions, PriorOptions, FeatureOptions, S
         return bool(self.images) and all(path.suffix.lower() == MANIFEST for path in self.images)
 
     def _needs(self) -> None:
-        for name, tasks in OWN.items():
+        for name, tasks in REQUIRED.items():
             if self.task in tasks and getattr(self, name) is None and not self.manifests:
                 raise ValueError(f"Task {self.task} needs --{name}.")
         if self.box and not (0 <= self.box[0] <= self.box[1] and 0 <= self.box[2] <= self.box[3]):
@@ -256,14 +256,14 @@ class Restore(TaskOptions, Settings, RunOptions, PriorOptions, FeatureOptions, S
             raise ValueError(f"{flag} does not go with --mask alpha, since {why}; leave one of them out.")
         self.check_run(None if self.mask == ALPHA else self.mask, self.kernel, *self.images)
         if not self.task and self.images and not self.manifests:
-            raise ValueError(self.untold())
+            raise ValueError(self.missing_task())
 
-    def untold(self) -> str:
+    def missing_task(self) -> str:
         """The sentence about a task that nobody said."""
-        several = [f"{name} says {OWNERS[name][0]}" for name in SAYING if getattr(self, name) is not None]
+        several = [f"{name} says {READ_BY[name][0]}" for name in IMPLYING if getattr(self, name) is not None]
         if several:
             return f"There is no task, and {' but '.join(several)}; say one with --task."
-        clear = next((path for path in self.images if _is_clear(path)), None)
+        clear = next((path for path in self.images if _is_transparent(path)), None)
         hint = f" {clear} has transparent pixels: --mask alpha fills them in." if clear else ""
         what = str(self.images[0]) if len(self.images) == 1 else "these pictures"
         return f"Say with --task what happened to {what}: {', '.join(EVERYDAY)}; `rsd tasks` tells more.{hint}"
@@ -276,7 +276,7 @@ class Restore(TaskOptions, Settings, RunOptions, PriorOptions, FeatureOptions, S
         needs = {
             "downsample": ("the tasks sr2 ... sr16", self.task.startswith("sr")),
             "keep_known": ("the inpaint tasks", self.task.startswith("inpaint")),
-            **{name: (readers("task", tasks, " and "), self.task in tasks) for name, tasks in OWNERS.items()},
+            **{name: (readers("task", tasks, " and "), self.task in tasks) for name, tasks in READ_BY.items()},
         }
         found = {name: (who, is_task) for name, (who, read) in needs.items() if self.task and not read}
         uses = METHODS[self.method].uses
@@ -291,7 +291,7 @@ class Restore(TaskOptions, Settings, RunOptions, PriorOptions, FeatureOptions, S
         """The same without what the task does not read, which a file for several tasks may say."""
         fields = type(self).__dataclass_fields__
         unread: dict[str, Any] = {
-            name: fields[name].default for name, tasks in OWNERS.items() if self.task and self.task not in tasks
+            name: fields[name].default for name, tasks in READ_BY.items() if self.task and self.task not in tasks
         }
         return replace(self, **unread)
 
@@ -304,17 +304,17 @@ def check_used(given: Collection[str], options: Restore) -> None:
             f"preset {options.preset} is settings for {options.preset} steps, but steps is {options.steps} (flags, "
             "--config, a manifest's line); leave one of them out."
         )
-    told = "task" in given or any(OWNERS[name][0] == options.task for name in SAYING if name in given)
+    told = "task" in given or any(READ_BY[name][0] == options.task for name in IMPLYING if name in given)
     check_unread(given, (replace(options, config=None) if told else options).unread)
 
 
-def said_by(given: Mapping[str, Any]) -> str:
+def implied_task(given: Mapping[str, Any]) -> str:
     """The task that options say by what they give; nothing where none does, or several do."""
-    said = [OWNERS[name][0] for name in SAYING if given.get(name) is not None]
+    said = [READ_BY[name][0] for name in IMPLYING if given.get(name) is not None]
     return said[0] if len(said) == 1 else ""
 
 
-def _is_clear(path: Path) -> bool:
+def _is_transparent(path: Path) -> bool:
     """Whether a file is a picture with transparent pixels; no for what cannot be read, which is told later."""
     from rsd.formats import is_transparent
 
@@ -324,7 +324,7 @@ def _is_clear(path: Path) -> bool:
         return False
 
 
-def remedy_of(options: Settings) -> str:
+def divergence_remedy(options: Settings) -> str:
     """What to do about a run that diverged: its method's settings, to be lowered."""
     used = [name for name in ("lr_x", "lr_z", "lambda_", "gamma") if name in METHODS[options.method].uses]
     told = [f"{name.rstrip('_')} ({getattr(options, name):g})" for name in used]

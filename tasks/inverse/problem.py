@@ -17,7 +17,7 @@ from rsd.priors import over_heads
 from .inputs import MEASUREMENT
 from .operators import HDR, Inpaint, Operator, PhaseRetrieval, best_rotation, make_operator, measure
 from .operators.masks import box_mask, given_mask, grey_share, known_of, read_levels, read_mask
-from .operators.trial import check_measurement, follows_gradient, try_out
+from .operators.trial import check_measurement, needs_gradient, try_out
 from .options import ALPHA, Restore
 
 GREY = 0.05
@@ -65,7 +65,7 @@ def check_task(options: Restore, size: int, device: torch.device | str = "cpu") 
         read_mask(options.mask, options.mask_hole)
     if options.mask or options.box:  # each picture has its own, of its size
         return
-    operator, follows = _operator(options, size, None), follows_gradient(options.method, options.x_step)
+    operator, follows = _operator(options, size, None), needs_gradient(options.method, options.x_step)
     for place in dict.fromkeys(("cpu", str(device))):  # it measures on the CPU and runs on the device
         try:
             with on(place, operator):
@@ -90,11 +90,11 @@ def load(path: Path, options: Restore, size: int, image: str) -> Problem:
             raise ValueError(f"{path} is a measurement; --clean takes images, leave it out.")
         if options.mask == ALPHA:
             raise ValueError(f"{path} is a measurement, which has no transparent pixels; give a --mask that is a file.")
-        known, notes = _hole(path, options, (size, size))
+        known, notes = _known_pixels(path, options, (size, size))
         operator = _operator(options, size, known)
         return Problem(
-            operator, _checked(path, read_measurement(path), operator, size),
-            notes=(*notes, *_hidden(path, operator, options)),
+            operator, _read_checked(path, read_measurement(path), operator, size),
+            notes=(*notes, *_describe_hidden(path, operator, options)),
         )  # fmt: skip
     if options.task == "phase_retrieval" and not options.clean:
         raise ValueError(
@@ -102,13 +102,13 @@ def load(path: Path, options: Restore, size: int, image: str) -> Problem:
         )
     given = read_image(path)
     try:
-        known, notes = _hole(path, options, (given.shape[-2], given.shape[-1]))
-        fitted, lost = (None, ()) if known is None else _fitted(known, options, size)
+        known, notes = _known_pixels(path, options, (given.shape[-2], given.shape[-1]))
+        fitted, lost = (None, ()) if known is None else _fit_mask(known, options, size)
         operator = _operator(options, size, fitted)
         if options.clean or isinstance(operator, Inpaint):
             picture, note = fit_to(given, size, options.fit)
         else:
-            picture, note = as_measurement(given, operator, size, options.fit)
+            picture, note = to_measurement(given, operator, size, options.fit)
     except ValueError as error:
         raise ValueError(f"{path}: {error}") from error
     clear = options.mask != ALPHA and transparent(path)
@@ -117,7 +117,7 @@ def load(path: Path, options: Restore, size: int, image: str) -> Problem:
         *([f"note: {path.name} has transparent pixels, laid on white; --mask alpha fills them in"] if clear else []),
         *notes,
         *lost,
-        *_hidden(path, operator, options),
+        *_describe_hidden(path, operator, options),
     )
     foreign = over_heads(options.prior) and not _shows_head(path, picture, operator, resized=note is not None)
     if not options.clean:
@@ -127,7 +127,7 @@ def load(path: Path, options: Restore, size: int, image: str) -> Problem:
     return Problem(operator, y, picture, None if note else head_of(path), foreign, notes)
 
 
-def _enlarges(picture: torch.Tensor, aim: int, size: int, operator: Operator) -> None:
+def _check_enlarges(picture: torch.Tensor, aim: int, size: int, operator: Operator) -> None:
     """Raise ValueError for a measured picture that would have to be made smaller first, so that the answer is no larger
     than it."""
     height, width = picture.shape[-2:]
@@ -139,7 +139,7 @@ def _enlarges(picture: torch.Tensor, aim: int, size: int, operator: Operator) ->
         )
 
 
-def _hole(path: Path, options: Restore, shape: tuple[int, int]) -> tuple[torch.Tensor | None, tuple[str, ...]]:
+def _known_pixels(path: Path, options: Restore, shape: tuple[int, int]) -> tuple[torch.Tensor | None, tuple[str, ...]]:
     """What --mask or --box leave known of a picture of ``shape`` (height, width), bool [1, 1, *shape], and notes; None
     for the tasks whose hole is their own. Raises ValueError or OSError for a hole that cannot be."""
     height, width = shape
@@ -176,7 +176,7 @@ def _hole(path: Path, options: Restore, shape: tuple[int, int]) -> tuple[torch.T
     return known, notes
 
 
-def _fitted(known: torch.Tensor, options: Restore, size: int) -> tuple[torch.Tensor, tuple[str, ...]]:
+def _fit_mask(known: torch.Tensor, options: Restore, size: int) -> tuple[torch.Tensor, tuple[str, ...]]:
     """What is known of a picture, fitted as it is, and notes: a pixel is known if all those are that it covers, and if
     those around it that the picture's filter mixes in are but for 1% of its weight.
 
@@ -197,11 +197,11 @@ def _fitted(known: torch.Tensor, options: Restore, size: int) -> tuple[torch.Ten
                 f"in; {remedy} (mask and all)."
             )
         notes = (f"note: {_percent(1 - left / hidden)} of the hole lies {lost}; {remedy}",)
-    covered = -F.adaptive_max_pool2d(-square, size)  # the least of all source pixels under each
-    return (mixed.mean(1) > 0.99) & (covered.mean(1) == 1), notes
+    coverage_of = -F.adaptive_max_pool2d(-square, size)  # the least of all source pixels under each
+    return (mixed.mean(1) > 0.99) & (coverage_of.mean(1) == 1), notes
 
 
-def _hidden(path: Path, operator: Operator, options: Restore) -> tuple[str, ...]:
+def _describe_hidden(path: Path, operator: Operator, options: Restore) -> tuple[str, ...]:
     """How much an inpainting hides, and what to think of if it is nearly all."""
     if not isinstance(operator, Inpaint) or operator.observed is None:
         return ()
@@ -258,21 +258,21 @@ def _operator(options: Restore, size: int, mask: torch.Tensor | None) -> Operato
 
 
 def _shape(operator: Operator, size: int, device: torch.device | str = "cpu") -> list[int]:
-    return list(_made(operator, size, device).shape[1:])
+    return list(_zero_measurement(operator, size, device).shape[1:])
 
 
 @torch.no_grad()
-def _made(operator: Operator, size: int, device: torch.device | str = "cpu") -> torch.Tensor:
+def _zero_measurement(operator: Operator, size: int, device: torch.device | str = "cpu") -> torch.Tensor:
     return operator(torch.zeros(1, 3, size, size, device=device))
 
 
-def as_measurement(picture: torch.Tensor, operator: Operator, size: int, fit: str) -> tuple[torch.Tensor, str | None]:
+def to_measurement(picture: torch.Tensor, operator: Operator, size: int, fit: str) -> tuple[torch.Tensor, str | None]:
     """A picture [1, 3, H, W] as the measurement that an operator makes of images of size x size px: in colour
     [1, 3, h, w] or grey [1, 1, h, w] or [1, h, w]; and what was done to it, if anything, as fit_to says it.
 
     Raises ValueError if the operator makes no pictures, or the picture is not of its kind or shape.
     """
-    made = _made(operator, size)
+    made = _zero_measurement(operator, size)
     shape = list(made.shape[1:])
     if made.is_complex() or len(shape) not in (2, 3) or (len(shape) == 3 and shape[0] not in (1, 3)):
         kind = f"complex {shape}" if made.is_complex() else f"{shape}"
@@ -283,7 +283,7 @@ def as_measurement(picture: torch.Tensor, operator: Operator, size: int, fit: st
     note: str | None = None
     if height == width:
         if height < size:
-            _enlarges(picture, height, size, operator)
+            _check_enlarges(picture, height, size, operator)
         picture, note = fit_to(picture, height, fit)
     elif picture.shape[-2:] != (height, width):
         raise ValueError(
@@ -297,8 +297,8 @@ def as_measurement(picture: torch.Tensor, operator: Operator, size: int, fit: st
     return picture.mean(1).reshape(made.shape), note
 
 
-def _checked(path: Path, y: torch.Tensor, operator: Operator, size: int) -> torch.Tensor:
-    made = _made(operator, size)
+def _read_checked(path: Path, y: torch.Tensor, operator: Operator, size: int) -> torch.Tensor:
+    made = _zero_measurement(operator, size)
     if y.shape != made.shape:
         expected = list(made.shape)
         raise ValueError(f"{path} has shape {list(y.shape)}, but {operator.name} at {size} px gives {expected}.")

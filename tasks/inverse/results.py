@@ -17,7 +17,7 @@ from .operators import Inpaint, data_residual
 from .options import Restore
 from .problem import Problem
 
-NOTHING = {
+NOTHING_TO_COVER = {
     "mean": "the measurement leaves no attribute open", "agreement": "the measurement shows no attribute for certain",
 }  # fmt: skip
 """Why a part of the coverage is null."""
@@ -41,17 +41,17 @@ def coverage(images: torch.Tensor, problem: Problem, judge: HeadsClassifier | No
     if judge is None or problem.head is None:
         return {"coverage": None, "reason": "needs --clean, a prior over heads and a picture from `rsd heads`"}
     left_open = open_values(problem.head, problem.operator, images.shape[-1])
-    return {"coverage": covered(images, left_open, judge)}
+    return {"coverage": coverage_of(images, left_open, judge)}
 
 
-def covered(images: torch.Tensor, left_open: dict[str, set[str]], judge: HeadsClassifier) -> dict[str, Any]:
+def coverage_of(images: torch.Tensor, left_open: dict[str, set[str]], judge: HeadsClassifier) -> dict[str, Any]:
     """The coverage of images [N, 3, H, W], given what is left open (:func:`open_values`)."""
     hidden = sorted(a for a, values in left_open.items() if len(values) > 1)
     visible = {a: next(iter(values)) for a, values in left_open.items() if len(values) == 1}
     return metrics.coverage(judge.probabilities(images.float()), hidden, visible)
 
 
-def to_truth(images: torch.Tensor, subject: Subject, scorers: Scorers) -> Found:
+def psnr_and_ssim(images: torch.Tensor, subject: Subject, scorers: Scorers) -> Found:
     """PSNR and SSIM."""
     clean = subject.problem.clean
     if clean is None:
@@ -77,19 +77,19 @@ def residual(images: torch.Tensor, subject: Subject, scorers: Scorers) -> Found:
     return {"residual": metrics.summary(metrics.residual(difference, count, sigma_v), best="min")}, {}
 
 
-def apart(images: torch.Tensor, subject: Subject, scorers: Scorers) -> Found:
-    """How far samples are apart, in what an inpainting mask hides, else everywhere."""
+def sample_difference(images: torch.Tensor, subject: Subject, scorers: Scorers) -> Found:
+    """How far samples are sample_difference, in what an inpainting mask hides, else everywhere."""
     operator = subject.problem.operator
     known = operator.observed if isinstance(operator, Inpaint) else None
     return difference(images, None if known is None else ~known)
 
 
-def heads(images: torch.Tensor, subject: Subject, scorers: Scorers) -> Found:
+def head_coverage(images: torch.Tensor, subject: Subject, scorers: Scorers) -> Found:
     """The coverage, and why parts of it are null."""
     found = coverage(images, subject.problem, scorers.judge)
     if found["coverage"] is None:
         return {"coverage": None}, {"coverage": found["reason"]}
-    return found, {f"coverage.{part}": why for part, why in NOTHING.items() if found["coverage"][part] is None}
+    return found, {f"coverage.{part}": why for part, why in NOTHING_TO_COVER.items() if found["coverage"][part] is None}
 
 
 def no_prompt(asked: Asked) -> str | None:
@@ -105,13 +105,13 @@ def no_truths(asked: Asked) -> str | None:
 
 
 SCORES = (
-    Score("psnr", to_truth),
+    Score("psnr", psnr_and_ssim),
     Score("lpips", lpips, lambda asked: None if asked.clean else NO_TRUTH, lambda asked: {}, optional=True),
     replace(CLIP, why_not=no_prompt),
     Score("residual", residual),
     replace(DIVERSITY, by=lambda asked: None if asked.div_features == "auto" else {"div_features": asked.div_features}),
-    Score("difference", apart),
-    Score("coverage", heads),
+    Score("difference", sample_difference),
+    Score("coverage", head_coverage),
     Score("fid", None, no_truths, optional=True),  # of all images together
 )
 

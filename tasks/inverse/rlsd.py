@@ -76,7 +76,7 @@ def means(parts: list[dict[str, torch.Tensor]], n: int) -> dict[str, float]:
 class Images:
     """Images x_i [N, 3, H, W], which fit y directly and follow D(z_i).
 
-    Each z-step leaves an x-step to do, which waits for the next decode of z. ``owed``: the rows whose x-step waits.
+    Each z-step leaves an x-step to do, which waits for the next decode of z. ``pending``: the rows whose x-step waits.
     """
 
     def __init__(self, values: torch.Tensor, operator: Operator, y: torch.Tensor, weights: Weights):
@@ -85,24 +85,24 @@ class Images:
         self.operator, self.y, self.weights = operator, y, weights
         eps = EPS * ENTRIES / values[0].numel()  # where x sees no data it follows D(z) as softly as at 512 px
         self.x = Leaves(values, lr=weights.lr_x, betas=BETAS, eps=eps)
-        self.owed: set[int] = set()
+        self.pending: set[int] = set()
         self.data: torch.Tensor = values.new_zeros(len(values))  # the data loss at each one's last x-step
 
     def coupling(self, decoded: torch.Tensor, rows: slice) -> torch.Tensor:
         """1/2 mean((x - D(z))^2) of some particles, [n]."""
         return 0.5 * particle_mean((self.x[rows] - decoded) ** 2)
 
-    def follow(self, decoded: torch.Tensor, rows: slice) -> None:
+    def x_step(self, decoded: torch.Tensor, rows: slice) -> None:
         """The x-step that some particles owe, towards y and D(z): once, even if what comes after it is done again."""
-        if rows.start not in self.owed:
+        if rows.start not in self.pending:
             return
         if self.weights.exact:
-            self._to_the_minimum(decoded, rows)
+            self._exact_step(decoded, rows)
         else:
-            self._by_adam(decoded, rows)
-        self.owed -= set(range(rows.start, rows.stop))
+            self._adam_step(decoded, rows)
+        self.pending -= set(range(rows.start, rows.stop))
 
-    def _by_adam(self, decoded: torch.Tensor, rows: slice) -> None:
+    def _adam_step(self, decoded: torch.Tensor, rows: slice) -> None:
         x = self.x[rows].requires_grad_()
         data = data_loss(self.operator, x, self.y)
         loss = data + self.weights.rho * 0.5 * particle_mean((x - decoded) ** 2)
@@ -111,25 +111,25 @@ class Images:
         self.data[rows] = data.detach()
 
     @torch.no_grad()
-    def _to_the_minimum(self, decoded: torch.Tensor, rows: slice) -> None:
+    def _exact_step(self, decoded: torch.Tensor, rows: slice) -> None:
         self.data[rows] = data_loss(self.operator, self.x[rows], self.y)
         self.x.put(nearest(self.operator, self.y, decoded, self.weights.rho), rows)
 
-    def owe(self) -> None:
+    def mark_pending(self) -> None:
         """Note that every particle's z has moved, which its x follows at the next decode."""
-        self.owed = set(range(len(self.data)))
+        self.pending = set(range(len(self.data)))
 
     def state(self) -> dict[str, Any]:
-        """Everything a resumed run needs: x of the step before, and whether its x-step is owed."""
-        return {**self.x.state("x"), "pending": bool(self.owed)}
+        """Everything a resumed run needs: x of the step before, and whether its x-step is pending."""
+        return {**self.x.state("x"), "pending": bool(self.pending)}
 
     def load_state(self, state: dict[str, Any]) -> None:
         """Continue from :meth:`state`."""
         self.x.load_state(state, "x")
-        self.owed = set(range(len(self.data))) if state["pending"] else set()
+        self.pending = set(range(len(self.data))) if state["pending"] else set()
 
 
-class Restored:
+class LatentParticles:
     """Latents z_i that fit y, coupled to images x_i that fit it, or (``augmented`` false) alone through the decoder."""
 
     def __init__(
@@ -141,7 +141,7 @@ class Restored:
         self.x: Images | None = None
         if augmented:
             self.x = Images(start(prior, "x", image_shape(prior), spread, stream), operator, y, weights)
-        self.seen: dict[int, torch.Tensor] = {}  # what the last step decoded, by row
+        self.last_decoded: dict[int, torch.Tensor] = {}  # what the last step decoded, by row
 
     def render(self) -> torch.Tensor:
         """z [N, *latent_shape], a copy without gradient."""
@@ -151,7 +151,7 @@ class Restored:
         """A step of Algorithm 1: the x-step that the step before has left, then the z-step; each loss's mean over
         particles. An x-step is counted with the z-step that follows it."""
         weight = self.weights.lambda_ * self.prior.schedule.sigma(t) / self.prior.schedule.alpha(t)
-        x_moves = self.x is not None and bool(self.x.owed)
+        x_moves = self.x is not None and bool(self.x.pending)
 
         def work(rows: slice) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
             z = self.z[rows].requires_grad_()
@@ -159,12 +159,12 @@ class Restored:
             decoded = self.prior.decode(z)
             if self.x is None:
                 # The data term of z: y through the decoder.
-                self.seen |= dict(zip(range(rows.start, rows.stop), decoded.detach(), strict=True))
+                self.last_decoded |= dict(zip(range(rows.start, rows.stop), decoded.detach(), strict=True))
                 fit = data_loss(self.operator, decoded, self.y)
                 losses = {"data": fit}
             else:
                 # The x-step towards y and D(z), left over from the step before; then the data term of z: that x.
-                self.x.follow(decoded.detach(), rows)
+                self.x.x_step(decoded.detach(), rows)
                 fit = self.x.coupling(decoded, rows)
                 losses = {"coupling": fit, **({"data": self.x.data[rows]} if x_moves else {})}
             (gradient,) = torch.autograd.grad(fit.sum(), z)
@@ -176,14 +176,18 @@ class Restored:
         c = torch.tensor(weight, dtype=r.dtype, device=r.device) / r[0].numel()
         self.z.descend(average(torch.cat([gradient for gradient, _ in parts])) + c * r)
         if self.x is not None:
-            self.x.owe()
+            self.x.mark_pending()
         return means([losses for _, losses in parts], self.spread.n)
 
     def images(self) -> torch.Tensor:
         """x [N, 3, H, W] as it stands; without x, D(z) of the last step's beginning, which it decoded already."""
         if self.x is not None:
             return self.x.x.values
-        return torch.stack([self.seen[row] for row in range(self.spread.n)]) if self.seen else self.finish()
+        return (
+            torch.stack([self.last_decoded[row] for row in range(self.spread.n)])
+            if self.last_decoded
+            else self.finish()
+        )
 
     @torch.no_grad()
     def decoded(self, rows: slice) -> torch.Tensor:
@@ -195,8 +199,8 @@ class Restored:
         if self.x is None:
             return self.spread.cat(self.decoded)
         images = self.x
-        if images.owed:
-            self.spread.each(lambda rows: images.follow(self.decoded(rows), rows))
+        if images.pending:
+            self.spread.each(lambda rows: images.x_step(self.decoded(rows), rows))
         return images.x.values
 
     def state(self) -> dict[str, Any]:

@@ -27,7 +27,7 @@ from . import arguments
 from .methods import METHODS, run_class
 from .operators import load_operator
 from .options import Settings
-from .rlsd import Restored, Weights, image_shape
+from .rlsd import LatentParticles, Weights, image_shape
 
 
 @dataclass(frozen=True)
@@ -84,12 +84,12 @@ class Run(BaseRun):
             )
         augmented, exact = method.augmented, method.augmented and s.x_step == "exact"
         weights = Weights(lambda_=s.lambda_, lr_z=s.lr_z, rho=s.rho, lr_x=s.lr_x, exact=exact)
-        return Restored(
+        return LatentParticles(
             self.prior, self.operator, self.y, weights, augmented=augmented, spread=spread, stream=self.stream
         )
 
     @cached_property
-    def given(self) -> dict[str, torch.Tensor]:
+    def fingerprint(self) -> dict[str, torch.Tensor]:
         """What the run is to explain: y, and how the operator measures a fixed picture, which tells its mask, kernel or
         code from another's."""
         prior = self.prior
@@ -99,14 +99,14 @@ class Run(BaseRun):
 
     def state(self) -> dict[str, Any]:
         """All that :meth:`load_state` needs to go on with the same pixels."""
-        return {**super().state(), "given": self.given}
+        return {**super().state(), "given": self.fingerprint}
 
     def load_state(self, state: dict[str, Any]) -> None:
         """Go on where ``state`` was taken. Raises ValueError if that was with another measurement or operator."""
-        before = state.get("given", self.given)
+        before = state.get("given", self.fingerprint)
         rough = max(1e-4, 4 * torch.finfo(self.prior.dtype).eps)
         for name, what, share in (("y", "measurement", 1e-4), ("probe", "operator (mask, kernel, function)", rough)):
-            if not alike(before[name], self.given[name], share):
+            if not same_measurement(before[name], self.fingerprint[name], share):
                 raise ValueError(
                     f"The {what} is not the one that this run began with; bring that back, or choose another --out."
                 )
@@ -120,7 +120,7 @@ class Run(BaseRun):
         )  # fmt: skip
 
 
-def alike(a: torch.Tensor, b: torch.Tensor, share: float = 1e-4) -> bool:
+def same_measurement(a: torch.Tensor, b: torch.Tensor, share: float = 1e-4) -> bool:
     """Whether two measurements are the same but for the rounding of another device or number of threads: entries differ
     by no more than that share of the largest."""
     if a.shape != b.shape or a.is_complex() != b.is_complex():

@@ -12,7 +12,7 @@ from rsd.runs import flags
 
 from .experiments import ENTRIES, find
 from .options import Reproduce
-from .verdict import settled
+from .verdict import with_state
 
 MEASURED = Path(__file__).with_name("measured.json")
 """summary.json of the run at the built-in scale that the documentation shows, if the package has it."""
@@ -76,4 +76,4 @@ def was_measured() -> dict[str, list[dict[str, Any]]]:
     if not MEASURED.exists():
         return {}
     experiments = json.loads(MEASURED.read_text(encoding="utf-8"))["experiments"]
-    return {row["name"]: [settled(claim) for claim in row["claims"]] for row in experiments}
+    return {row["name"]: [with_state(claim) for claim in row["claims"]] for row in experiments}

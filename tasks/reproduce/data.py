@@ -52,7 +52,7 @@ def number(kind: str, options: Reproduce) -> int:
     return min(wanted, len(PROMPTS[options.scale].get(kind, range(wanted))))
 
 
-def lacking(kind: str, options: Reproduce) -> str | None:
+def missing_data(kind: str, options: Reproduce) -> str | None:
     """Why the data of a kind cannot be had, or None."""
     flag = FLAGS.get(kind)
     if options.scale == "builtin" or options.dry_run or flag is None or getattr(options, flag):
@@ -79,7 +79,7 @@ def prepare(kind: str, options: Reproduce, folder: Path) -> Path:
     return manifest(given, folder / f"{kind}.jsonl", count)
 
 
-def made(kind: str, options: Reproduce, where: Path) -> str:
+def how_to_make(kind: str, options: Reproduce, where: Path) -> str:
     """How a reader makes the data that :func:`prepare` wrote to ``where``: commands, or a comment for a manifest."""
     name = shlex.quote(str(where))
     if where.suffix == ".txt":

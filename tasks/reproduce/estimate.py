@@ -48,7 +48,7 @@ RLSD = {"unet_forward": 1, "decoder_forward": 1, "decoder_backward": 1}
 
 
 @dataclass(frozen=True)
-class Ahead:
+class Estimate:
     """What a row will take: ``runs`` pictures or prompts, each ``particles`` by ``steps``; bytes of memory; FLOPs."""
 
     plan: Plan
@@ -58,11 +58,11 @@ class Ahead:
     memory: float = 0.0
     flops: float = 0.0
 
-    def told(self, scale: str) -> str:
+    def line(self, scale: str) -> str:
         """In a line."""
         rate, unit = RATES[scale]
-        if self.plan.lacks:
-            return f"  {self.plan.label}: {self.plan.lacks}"
+        if self.plan.why_not:
+            return f"  {self.plan.label}: {self.plan.why_not}"
         if not self.plan.prior:
             return f"  {self.plan.label}: no model, seconds"
         return (
@@ -80,32 +80,32 @@ def run(options: Reproduce) -> int:
     """Look ahead at one experiment or all, and print it; the exit code is 0. Raises ValueError for settings that cannot
     be."""
     entries = ENTRIES if options.name == "all" else (find(str(options.name)),)
-    seen: dict[str, Ahead] = {}
+    seen: dict[str, Estimate] = {}
     for entry in entries:
         print(f"{entry.name}: {entry.paper}")
-        for one in look_ahead(entry, options):
+        for one in estimates(entry, options):
             shared = " (as above)" if one.plan.key in seen else ""
-            print(one.told(options.scale) + shared, flush=True)
+            print(one.line(options.scale) + shared, flush=True)
             seen[one.plan.key] = one
     rate, unit = RATES[options.scale]
     hours = sum(one.flops for one in seen.values()) / rate / 3600
-    lacking = sum(one.plan.lacks is not None for one in seen.values())
-    cannot = f"; {lacking} more cannot run here" if lacking else ""
-    print(f"{len(seen) - lacking} runs in all, {hours:,.1f} {unit}, of network passes alone{cannot}")
+    blocked = sum(one.plan.why_not is not None for one in seen.values())
+    cannot = f"; {blocked} more cannot run here" if blocked else ""
+    print(f"{len(seen) - blocked} runs in all, {hours:,.1f} {unit}, of network passes alone{cannot}")
     return 0
 
 
-def look_ahead(entry: Entry, options: Reproduce) -> Iterator[Ahead]:
+def estimates(entry: Entry, options: Reproduce) -> Iterator[Estimate]:
     """Every row of an entry. Where the user's data are not given, one grey picture or a word stands for them."""
     with tempfile.TemporaryDirectory() as folder:
-        where = stand_in(entry, options, Path(folder))
+        where = placeholder_data(entry, options, Path(folder))
         count = number(entry.data, options)
         for row in entry.rows:
             one = plan(entry, row, options, where)
-            yield Ahead(one) if one.lacks or entry.command == "toy" else ahead(one, count)
+            yield Estimate(one) if one.why_not or entry.command == "toy" else estimate(one, count)
 
 
-def stand_in(entry: Entry, options: Reproduce, folder: Path) -> Path:
+def placeholder_data(entry: Entry, options: Reproduce, folder: Path) -> Path:
     """The data of an entry, or something of their kind."""
     flag = FLAGS.get(entry.data)
     if not entry.data or options.scale == "builtin" or flag is None or getattr(options, flag):
@@ -117,17 +117,17 @@ def stand_in(entry: Entry, options: Reproduce, folder: Path) -> Path:
     return folder / "prompts.txt"
 
 
-def ahead(one: Plan, count: int) -> Ahead:
+def estimate(one: Plan, count: int) -> Estimate:
     """What a row takes. Builds its models, and for a restoration its operator, at their real sizes."""
     argv = list(one.argv)
     if one.command == "restore":
-        return of_restoration(one, restore(argv)[0], count)
+        return restoration_cost(one, restore(argv)[0], count)
     if one.command == "text-to-image":
-        return of_pictures(one, text_to_image(argv)[0], count)
-    return of_scenes(one, text_to_3d(argv)[0], count)
+        return image_cost(one, text_to_image(argv)[0], count)
+    return scene_cost(one, text_to_3d(argv)[0], count)
 
 
-def of_restoration(one: Plan, o: Restore, count: int) -> Ahead:
+def restoration_cost(one: Plan, o: Restore, count: int) -> Estimate:
     """A restoration's row."""
     prior = models.prior_of(one.prior, o.dtype)
     operator = make_operator(o.task, size=prior.image_size, seed=o.seed).to("meta")
@@ -144,10 +144,10 @@ def of_restoration(one: Plan, o: Restore, count: int) -> Ahead:
     features, through = features_name(o) if repels else None, tuple(METHODS[o.method].through)
     memory = models.memory_of(one.prior, o.dtype, features, False, through)
     taken = memory.of(o.particles, o.particles, keep=True) + models.weights_of(prior)
-    return Ahead(one, count, o.particles, o.steps, taken, count * o.particles * o.steps * flops)
+    return Estimate(one, count, o.particles, o.steps, taken, count * o.particles * o.steps * flops)
 
 
-def of_pictures(one: Plan, o: TextToImage, count: int) -> Ahead:
+def image_cost(one: Plan, o: TextToImage, count: int) -> Estimate:
     """Text to image: guidance takes two passes; VSD's learned score, a small network or adapters on the prior, more."""
     guided = o.guidance != 1
     flops = passes(one.prior, o.dtype, {"unet_forward": 1 + guided})
@@ -160,10 +160,10 @@ def of_pictures(one: Plan, o: TextToImage, count: int) -> Ahead:
     through = ("epsilon",) if adapted else ()
     memory = models.memory_of(one.prior, o.dtype, o.features_name if o.interacts else None, guided, through)
     taken = memory.of(o.particles, o.particles, keep=True) + models.weights_of(models.prior_of(one.prior, o.dtype))
-    return Ahead(one, count, o.particles, o.steps, taken, count * o.particles * o.steps * flops)
+    return Estimate(one, count, o.particles, o.steps, taken, count * o.particles * o.steps * flops)
 
 
-def of_scenes(one: Plan, o: TextTo3D, count: int) -> Ahead:
+def scene_cost(one: Plan, o: TextTo3D, count: int) -> Estimate:
     """Text to 3D: a picture for each scene and view; fields and rays are not counted."""
     pictures = o.particles * o.views
     flops = passes(one.prior, o.dtype, {"unet_forward": 2})
@@ -171,7 +171,7 @@ def of_scenes(one: Plan, o: TextTo3D, count: int) -> Ahead:
         flops += models.features_flops(o.features_name, one.prior, o.dtype)
     memory = models.memory_of(one.prior, o.dtype, o.features_name if o.interacts else None, True)
     taken = memory.of(pictures, pictures, keep=True) + models.weights_of(models.prior_of(one.prior, o.dtype))
-    return Ahead(one, count, pictures, o.steps, taken, count * pictures * o.steps * flops)
+    return Estimate(one, count, pictures, o.steps, taken, count * pictures * o.steps * flops)
 
 
 def passes(prior: str, dtype: str, calls: dict[str, Any]) -> float:

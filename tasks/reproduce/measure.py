@@ -49,7 +49,7 @@ class Measured:
 def measured(plan: Plan, folder: Path, wanted: Iterable[str], scale: str) -> Measured:
     """The figures of a finished run in ``folder``; ``wanted``: those that cost something are measured if they are."""
     if plan.command == "toy":
-        return of_toy(_read(folder / "toy.json"))
+        return toy_figures(_read(folder / "toy.json"))
     summary = _read(folder / "summary.json")
     whole = {"fid": summary["fid"]["value"]} if summary.get("fid") else {}
     if plan.command != "restore":
@@ -60,26 +60,26 @@ def measured(plan: Plan, folder: Path, wanted: Iterable[str], scale: str) -> Mea
     items = {row["image"]: {ours: row.get(theirs) for theirs, ours in NAMES.items()} for row in summary["images"]}
     wanted = {"psnr_small", "sharpness"}.intersection(wanted)
     if wanted:
-        for title, figures in looked_at(plan, folder, SMALL[scale], items).items():
+        for title, figures in image_figures(plan, folder, SMALL[scale], items).items():
             items[title] |= {name: figures[name] for name in wanted}
     return Measured(items, whole)
 
 
-def of_toy(told: dict[str, Any]) -> Measured:
+def toy_figures(toy: dict[str, Any]) -> Measured:
     """The figures of the first gamma of a toy.json, pair by pair: pair k starts at the same points for every gamma, so
-    that differences between gammas are paired. Of a file from before it told its pairs: those of all together."""
-    gamma = told["gamma"][0]
-    if "pairs" not in told:
-        share = told["collapsed"][0] / told["realisations"]
-        return Measured({f"gamma {gamma:g}": {"gamma": gamma, "collapsed": share, "misfit": told["misfit"][0]}})
-    collapsed, misfit = (told["pairs"][name][0] for name in ("collapsed", "misfit"))
+    that differences between gammas are paired. Of a file from before it toy its pairs: those of all together."""
+    gamma = toy["gamma"][0]
+    if "pairs" not in toy:
+        share = toy["collapsed"][0] / toy["realisations"]
+        return Measured({f"gamma {gamma:g}": {"gamma": gamma, "collapsed": share, "misfit": toy["misfit"][0]}})
+    collapsed, misfit = (toy["pairs"][name][0] for name in ("collapsed", "misfit"))
     return Measured({
         f"pair {k}": {"gamma": gamma, "collapsed": float(both), "misfit": away}
         for k, (both, away) in enumerate(zip(collapsed, misfit, strict=True))
     })  # fmt: skip
 
 
-def looked_at(plan: Plan, folder: Path, small: int, titles: Iterable[str]) -> dict[str, Figures]:
+def image_figures(plan: Plan, folder: Path, small: int, titles: Iterable[str]) -> dict[str, Figures]:
     """psnr_small and sharpness, from the pictures of the restorations called ``titles``."""
     found: dict[str, Figures] = {}
     for job in jobs_of(plan):

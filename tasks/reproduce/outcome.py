@@ -12,7 +12,7 @@ from .experiments.entry import Entry
 from .measure import Measured
 from .options import Reproduce
 from .plan import Plan
-from .verdict import STATES, settled
+from .verdict import STATES, with_state
 
 Claims = Sequence[dict[str, Any]]
 
@@ -50,7 +50,7 @@ class Outcome:
 def counts(claims: Claims) -> dict[str, int]:
     """How many claims are in each state. ``held_within_noise`` and ``not_held_within_noise`` are 0, for readers from
     before such claims were undecided."""
-    states = [settled(claim)["state"] for claim in claims]
+    states = [with_state(claim)["state"] for claim in claims]
     found = {state.replace(" ", "_"): states.count(state) for state in STATES}
     return {**found, "held_within_noise": 0, "not_held_within_noise": 0}
 
@@ -58,7 +58,7 @@ def counts(claims: Claims) -> dict[str, int]:
 def headline(claims: Claims) -> str:
     """The same in a line."""
     n = counts(claims)
-    noisy = sum(settled(claim)["clear"] is False for claim in claims)
+    noisy = sum(with_state(claim)["clear"] is False for claim in claims)
     how = f" ({noisy} within noise)" if 0 < noisy < n["undecided"] else " (within noise)" if noisy else ""
     undecided = f"{n['undecided']} undecided{how}"
     held = f"{n['held']} claim{'s' * (n['held'] != 1)} held"

@@ -21,7 +21,7 @@ DONE = {"restore": "summary.json", "text-to-image": "summary.json", "text-to-3d"
 @dataclass(frozen=True)
 class Plan:
     """A row as it will run: ``argv`` of ``command``, without its folder. ``key``: what sets it apart from others of the
-    same scale. ``data``: what it runs on. ``prior``: the model it uses. ``lacks``: why it cannot run, or None."""
+    same scale. ``data``: what it runs on. ``prior``: the model it uses. ``why_not``: why it cannot run, or None."""
 
     label: str
     command: str
@@ -29,20 +29,20 @@ class Plan:
     key: str
     data: Path
     prior: str = ""
-    lacks: str | None = None
+    why_not: str | None = None
 
     def folder(self, runs: Path) -> Path:
         """Where it is kept below ``runs``: rows of several experiments that say the same share it."""
         return runs / slug(self.key, limit=100)
 
-    def told(self) -> str:
+    def command_line(self) -> str:
         """As one would type it."""
         return shlex.join(["rsd", self.command, *self.argv])
 
-    def whole(self, runs: Path) -> list[str]:
+    def arguments(self, runs: Path) -> list[str]:
         """The command's arguments, with its folder."""
-        again = [] if self.command == "toy" else ["--resume"]
-        return [*self.argv, "--out", str(self.folder(runs)), *again]
+        resume = [] if self.command == "toy" else ["--resume"]
+        return [*self.argv, "--out", str(self.folder(runs)), *resume]
 
 
 def plan(entry: Entry, row: Row, options: Reproduce, where: Path) -> Plan:
@@ -50,19 +50,19 @@ def plan(entry: Entry, row: Row, options: Reproduce, where: Path) -> Plan:
     flags = row.at(options.scale)
     prior = prior_of(entry.command, flags, options)
     method = value(flags, "--method")
-    argv = [*given(entry.command, where), *(["--prior", prior] if prior else []), *flags]
+    argv = [*data_arguments(entry.command, where), *(["--prior", prior] if prior else []), *flags]
     if options.steps:
         argv = [*without(argv, "--steps"), "--steps", str(options.steps)]
     if options.seed and "--seed" not in argv:
         argv += ["--seed", str(options.seed)]
     if entry.command != "toy":
-        argv += ["--device", options.device, *precision(options), *asked(entry.command, options)]
-    lacks = data.lacking(entry.data, options) or missing(entry.command, method, options)
+        argv += ["--device", options.device, *precision(options), *metric_arguments(entry.command, options)]
+    why_not = data.missing_data(entry.data, options) or why_unavailable(entry.command, method, options)
     key = " ".join([entry.command, entry.data, *flags])
-    return Plan(row.label, entry.command, tuple(argv), key, where, prior, lacks)
+    return Plan(row.label, entry.command, tuple(argv), key, where, prior, why_not)
 
 
-def given(command: str, where: Path) -> list[str]:
+def data_arguments(command: str, where: Path) -> list[str]:
     """How a command is told its data."""
     return {"restore": [str(where), "--clean"], "toy": []}.get(command, ["--prompts", str(where)])
 
@@ -85,7 +85,7 @@ def precision(options: Reproduce) -> list[str]:
     return ["--dtype", chosen] if chosen else []
 
 
-def asked(command: str, options: Reproduce) -> list[str]:
+def metric_arguments(command: str, options: Reproduce) -> list[str]:
     """The figures that need networks of their own, at the paper's scale."""
     if options.scale != "paper" or command not in ("restore", "text-to-image"):
         return []
@@ -99,7 +99,7 @@ def asked(command: str, options: Reproduce) -> list[str]:
     return ["--metrics", *names, *where]
 
 
-def missing(command: str, method: str | None, options: Reproduce) -> str | None:
+def why_unavailable(command: str, method: str | None, options: Reproduce) -> str | None:
     """What this version, or this installation, lacks to run a method."""
     if command == "restore" and method not in METHODS:
         return f"needs the method {method}, which this version does not have"

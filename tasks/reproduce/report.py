@@ -15,14 +15,14 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from rsd.runs.folder import provenance
 
 from .cards import GLANCE, NAMES, card, glance, trade_off, uri
-from .data import made
+from .data import how_to_make
 from .experiments.entry import Entry
 from .options import Reproduce
 from .outcome import Outcome, counts, headline
-from .verdict import settled
+from .verdict import with_state
 
 
-def of_entry(outcome: Outcome) -> str:
+def entry_page(outcome: Outcome) -> str:
     """The page of one experiment."""
     entry, ran = outcome.entry, outcome.ran
     figures = [name for name in entry.figures if any(row.mean(name) is not None for row in outcome.rows.values())]
@@ -34,14 +34,14 @@ def of_entry(outcome: Outcome) -> str:
         names=NAMES, rows=outcome.rows, plans=outcome.plans, plots=plots,
         cards=[card(plan, folder) for plan, folder in zip(ran, folders, strict=True)],
         about=about(outcome.options, folders),
-        data=made(entry.data, outcome.options, ran[0].data) if ran and entry.data else "",
+        data=how_to_make(entry.data, outcome.options, ran[0].data) if ran and entry.data else "",
     )  # fmt: skip
 
 
-def of_all(found: list[tuple[Entry, dict[str, Any]]], options: Reproduce, runs: Path) -> str:
+def summary_page(found: list[tuple[Entry, dict[str, Any]]], options: Reproduce, runs: Path) -> str:
     """The page of all experiments: each with what :func:`at_a_glance` told of it."""
-    found = [(entry, {**told, "claims": [settled(claim) for claim in told["claims"]]}) for entry, told in found]
-    claims = [claim for _, told in found for claim in told["claims"]]
+    found = [(entry, {**shown, "claims": [with_state(claim) for claim in shown["claims"]]}) for entry, shown in found]
+    claims = [claim for _, shown in found for claim in shown["claims"]]
     return _page(
         "all.html", title="all experiments", found=found, scale=options.scale, counts=counts, headline=headline(claims),
         about=about(options, sorted(runs.glob("*"))), data="",
@@ -62,7 +62,7 @@ def at_a_glance(outcome: Outcome) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def broken(why: str) -> dict[str, Any]:
+def failed_glance(why: str) -> dict[str, Any]:
     """The same of an experiment that could not be measured or drawn."""
     return {"claims": [], "failed": {"report": why}, "seconds": 0, "label": None, "strip": None, "plot": None}
 

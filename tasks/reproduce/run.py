@@ -29,7 +29,7 @@ from .measure import measured
 from .options import LATER, Reproduce
 from .outcome import Outcome, counts, headline
 from .plan import DONE, Plan, plan
-from .verdict import settled, verdict
+from .verdict import verdict, with_state
 
 HEADS: Mapping[str, Callable[[list[str]], Head]] = {
     "restore": RestoreHead.of, "text-to-image": ImageHead.of, "text-to-3d": SceneHead.of,
@@ -65,8 +65,8 @@ def run(options: Reproduce) -> int:
 def check_data(entry: Entry, options: Reproduce) -> None:
     """Raise ValueError, which says what is lacking, if no row of an experiment can run."""
     plans = [plan(entry, row, options, Path()) for row in entry.rows]
-    if all(one.lacks for one in plans):
-        raise ValueError(f"{entry.name} {plans[0].lacks}.")
+    if all(one.why_not for one in plans):
+        raise ValueError(f"{entry.name} {plans[0].why_not}.")
 
 
 def run_all(options: Reproduce, out: Path) -> int:
@@ -75,16 +75,16 @@ def run_all(options: Reproduce, out: Path) -> int:
     for entry in ENTRIES:
         file = out / entry.name / GLANCE
         failures: dict[str, str] = {}
-        survives(entry.name, failures, partial(into_all, entry, options, out), several=True)
+        survives(entry.name, failures, partial(reproduce_one, entry, options, out), several=True)
         for why in failures.values():
             print(f"failed: {entry.name}: {why}", file=sys.stderr, flush=True)
-            write_json(file, report.broken(why))
+            write_json(file, report.failed_glance(why))
         code |= bool(json.loads(file.read_text(encoding="utf-8"))["failed"])
         summarise(options, out)
     return code
 
 
-def into_all(entry: Entry, options: Reproduce, out: Path) -> None:
+def reproduce_one(entry: Entry, options: Reproduce, out: Path) -> None:
     """An experiment of all, and what their common report shows of it."""
     outcome = reproduce(entry, options, out, out / entry.name)
     write_json(out / entry.name / GLANCE, report.at_a_glance(outcome))
@@ -95,9 +95,9 @@ def run_shard(entries: Sequence[Entry], options: Reproduce, out: Path) -> int:
     every = {one.key: one for entry in entries for one in planned(entry, options, out)}
     k, n = shard(options.shard)
     for one in every.values():
-        if one.lacks:
-            print(f"skipped: {one.label} {one.lacks}", flush=True)
-    plans = [one for one in every.values() if one.lacks is None]
+        if one.why_not:
+            print(f"skipped: {one.label} {one.why_not}", flush=True)
+    plans = [one for one in every.values() if one.why_not is None]
     mine = plans[k::n]
     progress, failed = Progress(unfinished(mine, out / "runs"), "runs:", first=1), 0
     for one in mine:
@@ -110,7 +110,7 @@ def reproduce(entry: Entry, options: Reproduce, shared: Path, into: Path) -> Out
     """Run an experiment's rows, in folders below ``shared`` that others may use too, and write what it leaves into
     ``into``."""
     print(f"\n== {entry.name}: {entry.paper}", flush=True)
-    outcome = carry_out(entry, options, shared)
+    outcome = run_rows(entry, options, shared)
     wanted = {*entry.figures, *(claim.figure for claim in entry.expected(options.scale))}
     for one in outcome.plans:
         if one.label not in outcome.reasons:
@@ -120,19 +120,19 @@ def reproduce(entry: Entry, options: Reproduce, shared: Path, into: Path) -> Out
     ]
     write_json(into / "claims.json", outcome.claims)
     write_json(into / "figures.json", {label: asdict(row) for label, row in outcome.rows.items()})
-    write_bytes(into / "report.html", report.of_entry(outcome).encode())
+    write_bytes(into / "report.html", report.entry_page(outcome).encode())
     print(f"{entry.name}: {headline(outcome.claims)}; {into / 'report.html'}", flush=True)
     return outcome
 
 
-def carry_out(entry: Entry, options: Reproduce, shared: Path) -> Outcome:
+def run_rows(entry: Entry, options: Reproduce, shared: Path) -> Outcome:
     """Run what is not done; rows that cannot run, or fail, are told and kept with their reason."""
     plans = planned(entry, options, shared)
     outcome = Outcome(entry, options, plans, shared / "runs")
     progress = Progress(unfinished(plans, outcome.runs), "runs:", first=1)
     for one in plans:
-        if one.lacks:
-            outcome.reasons[one.label] = f"{one.label} {one.lacks}"
+        if one.why_not:
+            outcome.reasons[one.label] = f"{one.label} {one.why_not}"
             print(f"skipped: {outcome.reasons[one.label]}", flush=True)
             continue
         if why := attempt(one, outcome.runs, progress):
@@ -144,7 +144,7 @@ def carry_out(entry: Entry, options: Reproduce, shared: Path) -> Outcome:
 def planned(entry: Entry, options: Reproduce, shared: Path) -> list[Plan]:
     """The runs of an experiment, on data that are written if any of them can run."""
     plans = [plan(entry, row, options, shared / "data" / "none") for row in entry.rows]
-    if not entry.data or all(one.lacks for one in plans):
+    if not entry.data or all(one.why_not for one in plans):
         return plans
     where = prepare(entry.data, options, shared / "data")
     return [plan(entry, row, options, where) for row in entry.rows]
@@ -152,7 +152,7 @@ def planned(entry: Entry, options: Reproduce, shared: Path) -> list[Plan]:
 
 def unfinished(plans: Sequence[Plan], runs: Path) -> int:
     """How many rows are to be run."""
-    return sum(one.lacks is None and not finished(one, one.folder(runs)) for one in plans)
+    return sum(one.why_not is None and not finished(one, one.folder(runs)) for one in plans)
 
 
 def attempt(one: Plan, runs: Path, progress: Progress) -> str | None:
@@ -175,8 +175,8 @@ def start(one: Plan, runs: Path) -> None:
         check_same(one, runs)
         print(f"-- {one.label}: already done in {folder}", flush=True)
         return
-    print(f"-- {one.label}: {one.told()}", flush=True)
-    argv = one.whole(runs)
+    print(f"-- {one.label}: {one.command_line()}", flush=True)
+    argv = one.arguments(runs)
     code = toy(argv) if one.command == "toy" else batch.run_all(HEADS[one.command](argv))
     if code == INTERRUPTED:
         raise KeyboardInterrupt
@@ -189,7 +189,7 @@ def check_same(one: Plan, runs: Path) -> None:
     changed."""
     if one.command == "toy":  # its file has no settings, and the run's folder holds what can change
         return
-    head, place = HEADS[one.command](one.whole(runs)), one.folder(runs)
+    head, place = HEADS[one.command](one.arguments(runs)), one.folder(runs)
     for item in head.items:
         try:
             other = batch.folder_of(head, item).differences(head.config(item), added=head.added)
@@ -204,10 +204,10 @@ def finished(one: Plan, folder: Path) -> bool:
     file = folder / DONE[one.command]
     if not file.is_file():
         return False
-    told = json.loads(file.read_text(encoding="utf-8"))
-    lacks_fid = "--fid-folder" in one.argv and not told["fid"]
-    unrated = "--aesthetic-weights" in one.argv and any(row.get("aesthetic") is None for row in told["prompts"])
-    return not (told.get("failed") or lacks_fid or unrated)
+    found = json.loads(file.read_text(encoding="utf-8"))
+    without_fid = "--fid-folder" in one.argv and not found["fid"]
+    unrated = "--aesthetic-weights" in one.argv and any(row.get("aesthetic") is None for row in found["prompts"])
+    return not (found.get("failed") or without_fid or unrated)
 
 
 def summarise(options: Reproduce, out: Path) -> None:
@@ -216,10 +216,10 @@ def summarise(options: Reproduce, out: Path) -> None:
     found = [(entry, json.loads(file.read_text(encoding="utf-8"))) for entry, file in files if file.exists()]
     rows = [
         {
-            "name": entry.name, "paper": entry.paper, **counts(told["claims"]),
-            "failed": told["failed"], "seconds": told["seconds"], "claims": [settled(one) for one in told["claims"]],
+            "name": entry.name, "paper": entry.paper, **counts(shown["claims"]),
+            "failed": shown["failed"], "seconds": shown["seconds"], "claims": [with_state(one) for one in shown["claims"]],
         }
-        for entry, told in found
+        for entry, shown in found
     ]  # fmt: skip
     write_json(out / "summary.json", {"scale": options.scale, "experiments": rows})
-    write_bytes(out / "report.html", report.of_all(found, options, out / "runs").encode())
+    write_bytes(out / "report.html", report.summary_page(found, options, out / "runs").encode())

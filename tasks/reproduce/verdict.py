@@ -41,15 +41,15 @@ def verdict(claim: Claim, rows: dict[str, Measured], reasons: dict[str, str], *,
         "figure": claim.figure, "rising": list(claim.rising), "by": claim.by, "values": values, "differences": between,
     }  # fmt: skip
     if missing is not None:
-        return told(claim.text, NOT_MEASURED, None, None, measured, missing)
+        return claim_row(claim.text, NOT_MEASURED, None, None, measured, missing)
     line = [values[one] if isinstance(one, str) else one for one in claim.rising]
     means = all(b - a > claim.by for a, b in pairwise(line))
     state, clear = state_of(claim.by, len(claim.rising) - 1, between)
     unmet = claim.unmet if usual and (state == NOT_HELD or not means) else ""
-    return told(claim.text, state, clear, means, measured, unmet)
+    return claim_row(claim.text, state, clear, means, measured, unmet)
 
 
-def told(
+def claim_row(
     text: str, state: str, clear: bool | None, means: bool | None, measured: dict[str, Any], reason: str
 ) -> dict[str, Any]:
     """A claim as claims.json has it. An undecided one says why it is: within noise, or without an interval."""
@@ -78,14 +78,14 @@ def state_of(by: float, steps: int, between: list[dict[str, Any]]) -> tuple[str,
     return UNDECIDED, False
 
 
-def settled(claim: dict[str, Any]) -> dict[str, Any]:
+def with_state(claim: dict[str, Any]) -> dict[str, Any]:
     """A claim of a claims.json in three states, also of one from before there were: ``held`` was about the means then,
     and ``clear`` about noise."""
     if "state" in claim:
         return claim
     held, clear = claim["held"], claim["clear"]
     state = NOT_MEASURED if held is None else UNDECIDED if not clear else HELD if held else NOT_HELD
-    return told(claim["claim"], state, clear, held, claim["measured"], claim.get("reason") or "")
+    return claim_row(claim["claim"], state, clear, held, claim["measured"], claim.get("reason") or "")
 
 
 def differences(claim: Claim, rows: dict[str, Measured]) -> list[dict[str, Any]]:

@@ -15,7 +15,7 @@ from rsd.tasks.inverse.compare import pairs as compare_pairs
 from rsd.tasks.inverse.compare.command import Compare
 from rsd.tasks.inverse.compare.equal_terms import Common
 from rsd.tasks.inverse.compare.pairs import pairs
-from rsd.tasks.inverse.compare.run import sift, what_runs
+from rsd.tasks.inverse.compare.run import run_key, runnable
 from rsd.tasks.inverse.methods import METHODS
 from rsd.tasks.inverse.names import matched
 from rsd.tasks.inverse.packaged import packaged, parse
@@ -59,7 +59,7 @@ def test_what_runs(one, other, flags, same, images):
     for method in (one, other):
         gamma = flags if "gamma" in METHODS[method].uses else flags[1:]
         options = parse([str(images), "--task", "sr4", "--method", method, *gamma])[0]
-        found.append(what_runs(replace(options, **kept)))
+        found.append(run_key(replace(options, **kept)))
     assert (found[0] == found[1]) == same
 
 
@@ -131,7 +131,7 @@ def test_the_committed_comparison_runs_all_that_differs_and_was_set(images, head
     options.check()
     assert set(options.methods) == set(METHODS) - {"hybrid"} and options.metrics == ("fid",)
     found, unset = pairs(options)
-    able, others = sift(found, {"heads": 64, "heads-pixels": 32})
+    able, others = runnable(found, {"heads": 64, "heads-pixels": 32})
     assert not unset
     linear = {f"{t} by {m}" for t in ("hdr", "phase_retrieval") for m in ("psld", "latino", "pigdm", "fps-smc")}
     plain = ("inpaint_random", "sr4", "deblur_motion", "hdr")  # gamma is 0

@@ -324,14 +324,14 @@ def test_an_x_step_is_done_once_even_if_its_chunk_is_done_again():
     images, (operator, y) = torch.zeros(3, 3, SIZE, SIZE, dtype=torch.float64), problem()
     x = Images(images, operator, y, Weights(lambda_=1.0, lr_z=0.1, rho=0.5, lr_x=0.1))
     decoded = torch.rand(3, 3, SIZE, SIZE, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
-    x.follow(decoded, slice(0, 3))
+    x.x_step(decoded, slice(0, 3))
     assert torch.equal(x.x.values, images)  # no z-step has been done, so nothing is owed
-    x.owe()
-    x.follow(decoded[:2], slice(0, 2))
+    x.mark_pending()
+    x.x_step(decoded[:2], slice(0, 2))
     once = x.x.values
-    assert (once[:2] != 0).any() and torch.equal(once[2], images[2]) and x.owed == {2}
+    assert (once[:2] != 0).any() and torch.equal(once[2], images[2]) and x.pending == {2}
     for rows in (slice(0, 1), slice(1, 2)):
-        x.follow(decoded[rows], rows)
+        x.x_step(decoded[rows], rows)
     assert torch.equal(x.x.values, once)
-    x.follow(decoded[2:], slice(2, 3))
-    assert not x.owed and (x.x.values[2] != 0).any()
+    x.x_step(decoded[2:], slice(2, 3))
+    assert not x.pending and (x.x.values[2] != 0).any()

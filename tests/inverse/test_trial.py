@@ -18,7 +18,7 @@ from rsd.tasks.inverse.methods import METHODS
 from rsd.tasks.inverse.operators import make_operator
 from rsd.tasks.inverse.operators.base import Operator
 from rsd.tasks.inverse.operators.own import load_operator
-from rsd.tasks.inverse.operators.trial import follows_gradient, try_out
+from rsd.tasks.inverse.operators.trial import needs_gradient, try_out
 
 SHAPE = (3, 16, 16)
 OPERATORS = """
@@ -140,7 +140,7 @@ class ByNumpy(Operator):
 
 
 def test_methods_without_gradients_take_an_operator_with_its_own_adjoint():
-    takers = {(method, step) for method in METHODS for step in ("adam", "exact") if not follows_gradient(method, step)}
+    takers = {(method, step) for method in METHODS for step in ("adam", "exact") if not needs_gradient(method, step)}
     exact = {(method, "exact") for method in ("rlsd", "nonrepuls", "hybrid")}
     assert takers == exact | {(m, s) for m in ("pigdm", "fps-smc", "latino") for s in ("adam", "exact")}
     try_out(ByNumpy(), SHAPE, "cpu", gradient=False)

@@ -12,7 +12,7 @@ from PIL import Image
 
 from rsd.tasks.inverse.inputs import list_jobs
 from rsd.tasks.inverse.packaged import parse
-from rsd.tasks.reproduce.data import made, number, prepare
+from rsd.tasks.reproduce.data import how_to_make, number, prepare
 from rsd.tasks.reproduce.experiments import ENTRIES, find
 from rsd.tasks.reproduce.options import SD, Reproduce
 from rsd.tasks.reproduce.plan import plan
@@ -50,14 +50,14 @@ def test_prompts(tmp_path):
 def test_how_a_reader_makes_the_data(tmp_path):
     small = Reproduce(name="all", number=2)
     where = prepare("captions", small, tmp_path)
-    told = made("captions", small, where)
+    told = how_to_make("captions", small, where)
     where.unlink()
     subprocess.run(["bash", "-c", told], check=True)
     assert where.read_text() == prepare("captions", small, tmp_path / "again").read_text()
     heads = tmp_path / "some faces"
-    assert made("faces", small, heads) == f"rsd heads --out '{heads}' --number 2 --view frontal"
+    assert how_to_make("faces", small, heads) == f"rsd heads --out '{heads}' --number 2 --view frontal"
     given = replace(PAPER, ffhq=Path("/ffhq"))
-    assert made("faces", given, Path("faces.jsonl")) == (
+    assert how_to_make("faces", given, Path("faces.jsonl")) == (
         "# faces.jsonl: the first 100 pictures below /ffhq, by their paths"
     )
 
@@ -78,18 +78,18 @@ def plans(name: str, options: Reproduce):
 
 def test_a_row_at_both_scales():
     here = plans("table2", Reproduce(name="table2", seed=3, steps=7))["RLSD"]
-    assert here.told() == (
+    assert here.command_line() == (
         "rsd restore data --clean --prior heads --task inpaint_half_face --method rlsd --x-step adam --lambda 0.2 "
         "--lr-x 0.2 --lr-z 0.4 --gamma 6 --steps 7 --seed 3 --device auto"
     )
     there = plans("table2", PAPER)
-    assert there["RLSD"].prior == SD and "--dtype float16 --metrics lpips fid" in there["RLSD"].told()
-    assert there["RLSD"].lacks == "needs --ffhq PATH"
+    assert there["RLSD"].prior == SD and "--dtype float16 --metrics lpips fid" in there["RLSD"].command_line()
+    assert there["RLSD"].why_not == "needs --ffhq PATH"
     given = plans("table2", replace(PAPER, ffhq=Path("faces")))
-    assert given["RLSD"].lacks is None
-    assert given["DPS"].lacks == "needs --pixel-prior, a DDPMPipeline of faces at 256 px"
+    assert given["RLSD"].why_not is None
+    assert given["DPS"].why_not == "needs --pixel-prior, a DDPMPipeline of faces at 256 px"
     asked = plans("fig31", replace(PAPER, coco=Path("c"), coco_images=Path("d")))["Ancestral"]
-    assert asked.told().endswith("--metrics clip fid --fid-folder d")
+    assert asked.command_line().endswith("--metrics clip fid --fid-folder d")
 
 
 def test_rows_that_say_the_same_share_a_folder():

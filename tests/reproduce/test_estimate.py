@@ -10,7 +10,7 @@ from rsd.cli import main
 from rsd.priors import load_prior
 from rsd.tasks.inverse.operators import make_operator
 from rsd.tasks.reproduce import models
-from rsd.tasks.reproduce.estimate import CALLS, RLSD, look_ahead, size
+from rsd.tasks.reproduce.estimate import CALLS, RLSD, estimates, size
 from rsd.tasks.reproduce.experiments import ENTRIES
 from rsd.tasks.reproduce.options import FFHQ, IF, SD, Reproduce
 from rsd.tasks.reproduce.plan import on_pixels
@@ -21,10 +21,10 @@ OPTIONS = Reproduce(name="all", scale="paper", dry_run=True)
 
 @pytest.mark.parametrize("entry", ENTRIES, ids=lambda entry: entry.name)
 def test_every_entry_at_the_paper_s_scale(entry):
-    rows = list(look_ahead(entry, OPTIONS))
+    rows = list(estimates(entry, OPTIONS))
     assert [one.plan.label for one in rows] == [row.label for row in entry.rows]
     for one in rows:
-        assert one.plan.lacks is None
+        assert one.plan.why_not is None
         if entry.command == "toy":
             continue
         assert one.plan.prior in (SD, IF, FFHQ)
@@ -35,9 +35,9 @@ def test_every_entry_at_the_paper_s_scale(entry):
 
 @pytest.mark.parametrize("entry", ENTRIES, ids=lambda entry: entry.name)
 def test_every_entry_at_the_built_in_scale(entry, heads_pixels):
-    rows = list(look_ahead(entry, Reproduce(name="all", dry_run=True, number=1)))
+    rows = list(estimates(entry, Reproduce(name="all", dry_run=True, number=1)))
     for one in rows:
-        assert one.plan.lacks is None
+        assert one.plan.why_not is None
         assert entry.command == "toy" or (one.runs == 1 and one.flops > 0)
     if entry.command == "restore" and entry.name not in ("fig15", "fig16"):  # which are about the number of steps
         assert len({one.steps for one in rows}) == 1
@@ -59,7 +59,7 @@ def test_flops_are_the_published_ones():
 def test_the_paper_s_own_time_is_met():
     """D.8.1: two samples in 1000 steps took 8.8 minutes; here one decode of three a step is saved."""
     entry = next(entry for entry in ENTRIES if entry.name == "fig15")
-    row = next(one for one in look_ahead(entry, OPTIONS) if one.plan.label == "RLSD, many steps")
+    row = next(one for one in estimates(entry, OPTIONS) if one.plan.label == "RLSD, many steps")
     assert (row.particles, row.steps) == (2, 1000)
     minutes = row.flops / row.runs / 32e12 / 60
     assert 5 < minutes < 8.8

@@ -18,7 +18,7 @@ from rsd.tasks.reproduce import run as module
 from rsd.tasks.reproduce.experiments.entry import Claim, Entry, Row
 from rsd.tasks.reproduce.options import Reproduce
 from rsd.tasks.reproduce.plan import Plan, plan
-from rsd.tasks.reproduce.report import of_entry
+from rsd.tasks.reproduce.report import entry_page
 from rsd.tasks.reproduce.run import finished, reproduce, summarise
 
 SMALL = Reproduce(name="small", steps=2, number=2, device="cpu")
@@ -100,7 +100,7 @@ def test_a_report_is_one_file(restored):
     assert "url(" not in page and "@import" not in page and "<script" not in page
     assert "rsd restore" in page and "torch 2" in page and "seed 0" in page
     undecided = {**outcome.claims[0], "held": None, "state": "undecided", "clear": False, "reason": "within noise"}
-    noisy = of_entry(replace(outcome, claims=[undecided, *outcome.claims[1:]]))
+    noisy = entry_page(replace(outcome, claims=[undecided, *outcome.claims[1:]]))
     for said, count in (("✓ held", 0), ("? undecided", 1), ("within noise", 1), ("✗ did not hold", 1)):
         assert noisy.count(f">{said}<") == count
     assert (page.count(">✓ held<"), page.count(">within noise<"), page.count(">? undecided<")) == (1, 0, 0)

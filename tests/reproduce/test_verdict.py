@@ -9,7 +9,7 @@ import pytest
 from rsd.tasks.reproduce.experiments.entry import Claim
 from rsd.tasks.reproduce.measure import Measured
 from rsd.tasks.reproduce.outcome import counts, headline
-from rsd.tasks.reproduce.verdict import NO_INTERVAL, settled, state_of, student, verdict
+from rsd.tasks.reproduce.verdict import NO_INTERVAL, state_of, student, verdict, with_state
 
 ROWS = {
     "a": Measured({"x": {"psnr": 20.0, "div": 0.1}, "y": {"psnr": 22.0, "div": None}}),
@@ -91,9 +91,9 @@ def test_without_an_interval_nothing_is_decided():
 )
 def test_a_claim_from_before_there_were_three_states(held, clear, expected):
     old = {"claim": "a", "held": held, "clear": clear, "measured": {}, "reason": None if held else "why"}
-    found = settled(old)
+    found = with_state(old)
     assert tuple(found[name] for name in ("state", "held", "means", "reason")) == expected
-    assert found["clear"] is clear and found["claim"] == "a" and settled(found) == found
+    assert found["clear"] is clear and found["claim"] == "a" and with_state(found) == found
 
 
 def claims(**states):
@@ -101,7 +101,7 @@ def claims(**states):
     told = {"held": True, "not_held": True, "noisy": False, "open": None, "missing": None}
     held = {"held": True, "not_held": False, "noisy": True, "open": False}
     return [
-        settled({"claim": "", "held": held.get(name), "clear": told[name], "measured": {}})
+        with_state({"claim": "", "held": held.get(name), "clear": told[name], "measured": {}})
         for name, number in states.items()
         for _ in range(number)
     ]

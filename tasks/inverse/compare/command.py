@@ -13,10 +13,10 @@ from rsd.runs.flags import Flag, Groups
 from rsd.runs.options import Unread, check_used, readers
 from rsd.runs.settings import layered, shard
 
-from ..inputs import left_behind
+from ..inputs import ignored_files
 from ..methods import METHODS, check_method, method_name
-from ..names import OWN, OWNERS, SAYING, split_task, task_name
-from ..options import ALPHA, OperatorOptions, said_by
+from ..names import IMPLYING, READ_BY, REQUIRED, split_task, task_name
+from ..options import ALPHA, OperatorOptions, implied_task
 from .pairs import pairs
 
 
@@ -90,7 +90,7 @@ class Compare(OperatorOptions):
 
     def __post_init__(self) -> None:
         """Resolve the default task."""
-        implied = said_by({name: getattr(self, name) for name in SAYING})
+        implied = implied_task({name: getattr(self, name) for name in IMPLYING})
         self.tasks = self.tasks or (implied or "inpaint_half_face",)
 
     def prior_of(self, method: str) -> str:
@@ -121,7 +121,7 @@ class Compare(OperatorOptions):
             check_method(method)
         shard(self.shard)
         tasks = {split_task(text)[0] for text in self.tasks}
-        for name, owners in OWN.items():
+        for name, owners in REQUIRED.items():
             if getattr(self, name) is None and (lone := tasks.intersection(owners)):
                 raise ValueError(f"Task {lone.pop()} needs --{name}.")
         if self.mask == ALPHA:
@@ -141,7 +141,7 @@ class Compare(OperatorOptions):
         why = f"the task{'s are' if len(tasks) > 1 else ' is'} {', '.join(tasks)}"
         found = {
             name: (readers("task", owners, " and "), why)
-            for name, owners in OWNERS.items()
+            for name, owners in READ_BY.items()
             if not set(tasks).intersection(owners)
         }
         if not any(task.startswith("sr") for task in tasks):
@@ -155,7 +155,7 @@ def main(argv: list[str]) -> int:
     check_used(flags.values(Compare, argv, prog="rsd compare"), compare.unread)
     found, left_out = pairs(compare)
     assert compare.images is not None
-    for line in left_behind([compare.images]):
+    for line in ignored_files([compare.images]):
         print(f"note: {line}")
     if compare.autocast:
         from rsd.priors.precision import settle_autocast

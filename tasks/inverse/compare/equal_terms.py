@@ -21,7 +21,7 @@ from rsd.runs.summary import particles
 from ..inputs import Job
 from ..names import matched
 from ..problem import head_of, make
-from ..results import SCORES, covered, distance
+from ..results import SCORES, coverage_of, distance
 from .pairs import Pair
 
 if TYPE_CHECKING:
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Common:
-    """``size``: pixels; ``reference``: those that srK is of; ``scorers``: the networks that score all methods alike."""
+    """``size``: pixels; ``reference``: those that srK is of; ``scorers``: the networks that score all methods same_measurement."""
 
     size: int
     reference: int
@@ -56,7 +56,7 @@ class Common:
         found |= {**diversity(images, self.scorers)[0], "coverage": None}
         judge, left_open = self.scorers.judge, self._open(pair, one)
         if judge and left_open:
-            found["coverage"] = covered(images, left_open, judge)
+            found["coverage"] = coverage_of(images, left_open, judge)
         return found
 
     def distance(self, pair: Pair, jobs: Sequence[Job]) -> dict[str, Any] | None:

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from rsd.runs.folder import RunFolder, slug
 
 from ..inputs import Job, list_jobs
-from ..names import OWNERS, matched, split_task
+from ..names import READ_BY, matched, split_task
 from ..options import Restore
 from ..packaged import chosen, packaged, presets
 
@@ -86,7 +86,7 @@ def options_of(compare: Compare, task: str, method: str, prior: str, out: Path) 
     """Return the options of ``rsd restore --clean`` for a pair, checked, and the name of its packaged settings."""
     assert compare.images is not None
     given: dict[str, Any] = {name: value for name in PASSED if (value := getattr(compare, name)) is not None}
-    given |= {name: getattr(compare, name) for name, tasks in OWNERS.items() if task in tasks}
+    given |= {name: getattr(compare, name) for name, tasks in READ_BY.items() if task in tasks}
     if task.startswith("sr"):
         given["downsample"] = compare.downsample
     if "lpips" in compare.metrics:

@@ -33,7 +33,7 @@ OWN = ("compare.json", "compare.csv", "compare.md", "grid.png", "cells")
 def run(compare: Compare, pairs: list[Pair], left_out: dict[str, str]) -> int:
     """Run what is not done, then write what a comparison leaves; the exit code: 0 all done, 1 some failed."""
     sizes = compare.sizes()
-    able, others = sift(pairs, sizes)
+    able, others = runnable(pairs, sizes)
     left_out = {**left_out, **others}
     if not able:
         told = "; ".join(f"{name}: {why}" for name, why in left_out.items())
@@ -101,7 +101,7 @@ def rows(out: Path, pair: Pair, common: Common) -> Iterator[dict[str, Any]]:
         }  # fmt: skip
 
 
-def sift(pairs: list[Pair], sizes: dict[str, int]) -> tuple[list[Pair], dict[str, str]]:
+def runnable(pairs: list[Pair], sizes: dict[str, int]) -> tuple[list[Pair], dict[str, str]]:
     """Those that run, and for each other its title and why not: it does not fit, or it would be another's run.
 
     ``sizes``: pixels of each prior.
@@ -114,13 +114,13 @@ def sift(pairs: list[Pair], sizes: dict[str, int]) -> tuple[list[Pair], dict[str
         except ValueError as error:
             left_out[pair.title] = str(error)
             continue
-        twin = able.setdefault(what_runs(pair.options), pair)
+        twin = able.setdefault(run_key(pair.options), pair)
         if twin is not pair:
             left_out[pair.title] = f"{pair.method} is {twin.method} here: {_why_same(pair.options)}."
     return list(able.values()), left_out
 
 
-def what_runs(options: Restore) -> str:
+def run_key(options: Restore) -> str:
     """All that decides a run's pixels: its options without the method's name and what this makes no use of. Methods
     whose particles do not interact and whose settings are the same ones of Adam's are the same update."""
     entry = METHODS[options.method]

@@ -179,12 +179,12 @@ def make_operator(
     if not is_task(task):
         raise unknown_task(task)
     _check_options(task, box=box, mask=mask, kernel=kernel, operator=operator)
-    made = _made(task, size, seed, box, mask, mask_hole, downsample, kernel, operator, hidden, intensity)
+    made = _make(task, size, seed, box, mask, mask_hole, downsample, kernel, operator, hidden, intensity)
     made.task = task
     return made
 
 
-def _made(
+def _make(
     task: str, size: int, seed: int, box: masks.Box | None, mask: str | Path | torch.Tensor | None, mask_hole: str,
     downsample: str, kernel: str | Path | torch.Tensor | None,
     operator: str | Callable[[torch.Tensor], torch.Tensor] | None, hidden: float, intensity: float,

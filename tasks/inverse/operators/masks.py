@@ -59,7 +59,7 @@ def random_mask(size: int, *, seed: int, hidden: float = 0.8) -> torch.Tensor:
 def freeform_mask(size: int, *, seed: int, low: float = 0.10, high: float = 0.20) -> torch.Tensor:
     """Hide brush strokes that cover between ``low`` and ``high`` of the picture (as Saharia et al. 2022: 10-20%).
 
-    A round brush walks along curves of random length and width until a share drawn from that range is covered. The
+    A round brush walks along curves of random length and width until a share drawn from that range is coverage_of. The
     strokes are drawn in the unit square, so a seed has (nearly) the same mask at every size.
     """
     rng = np.random.default_rng(generator(seed=seed, purpose="free-form mask").initial_seed())

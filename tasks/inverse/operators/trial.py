@@ -16,7 +16,7 @@ EXACT = ("rlsd", "nonrepuls", "hybrid")
 """Methods that take no gradient of the operator's where their x-step is exact."""
 
 
-def follows_gradient(method: str, x_step: str) -> bool:
+def needs_gradient(method: str, x_step: str) -> bool:
     """Whether a method differentiates the operator; the others ask for its adjoint alone."""
     return METHODS[method].follows and not (method in EXACT and x_step == "exact")
 
@@ -39,7 +39,7 @@ def try_out(
         if not bool(magnitude(observed(operator, y)).isfinite()):
             remedy = "samples on their way do: clamp x first" if x is drawn else "mend it"
             raise ValueError(f"{operator.name} made values that are not finite (NaN or infinite) of {what}; {remedy}.")
-        pulled.append(gradient_of(operator, x, y, gradient, what))
+        pulled.append(has_gradient(operator, x, y, gradient, what))
     if not any(pulled):
         raise ValueError(
             f"{operator.name} has a gradient of zero everywhere (rounding, comparing, counting do that), and no method "
@@ -61,7 +61,7 @@ def measured(operator: Operator, x: torch.Tensor) -> torch.Tensor:
     return y
 
 
-def gradient_of(operator: Operator, x: torch.Tensor, y: torch.Tensor, needed: bool, what: str) -> bool:
+def has_gradient(operator: Operator, x: torch.Tensor, y: torch.Tensor, needed: bool, what: str) -> bool:
     """Whether the gradient at x is anywhere above zero; ``y``: f(x)."""
     leaf = x.clone().requires_grad_()
     given = leaf * 1  # no leaf, as in a run
@@ -84,7 +84,7 @@ def gradient_of(operator: Operator, x: torch.Tensor, y: torch.Tensor, needed: bo
             return bool(most > 0)
     if not needed and has_adjoint(operator, x, y):
         return True
-    raise ValueError(without_gradient(operator, error))
+    raise ValueError(explain_no_gradient(operator, error))
 
 
 def has_adjoint(operator: Operator, x: torch.Tensor, y: torch.Tensor) -> bool:
@@ -95,7 +95,7 @@ def has_adjoint(operator: Operator, x: torch.Tensor, y: torch.Tensor) -> bool:
         return False
 
 
-def without_gradient(operator: Operator, error: Exception | None) -> str:
+def explain_no_gradient(operator: Operator, error: Exception | None) -> str:
     """What to do about an operator that leaves torch."""
     others = [name for name, entry in METHODS.items() if not entry.follows]
     takers = [f"{', '.join(EXACT)} with the exact x-step", *others]
