@@ -106,9 +106,9 @@ class RestoreHead(Head):
             what = first if len(items) == 1 else f"{len(foreign)} of {len(items)} images ({first})"
             verb = "does" if len(foreign) == 1 else "do"
             warnings.warn(
-                f"{what} {verb} not look like a built-in head. The prior {prior} was trained on cartoon heads of {self.size} px "
-                "only and will fill in parts of those, even where they do not fit. For photographs use Stable "
-                f"Diffusion, on a GPU: --prior {PHOTOGRAPHS}",
+                f"{what} {verb} not look like a built-in head. The prior {prior} knows only cartoon heads "
+                f"of {self.size} px and will fill in parts of those, even if they do not fit. For photographs use Stable Diffusion, "
+                f"on a GPU: --prior {PHOTOGRAPHS}",
                 stacklevel=2,
             )
         texts = [notes(item.options.prompt, prior) for item in items]
@@ -148,7 +148,8 @@ class RestoreHead(Head):
         problem = self.load(item, images.shape[-1])
         if not same_measurement(problem.y, media.read_measurement(folder.path / "measurement.safetensors")):
             raise ValueError(
-                f"{item.source.path} differs from the file that {folder.path} restored; restore that file, or choose another --out."
+                f"{item.source.path} is not the file that {folder.path} restored; restore that file, or choose "
+                "another --out."
             )
         return problem
 

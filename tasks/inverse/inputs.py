@@ -75,8 +75,8 @@ def list_jobs(options: Restore, resolve: Resolve | None = None) -> list[Job]:
     for job in jobs:
         if job.name in first:
             raise ValueError(
-                f"Two inputs have the same name, {first[job.name].path} and {job.path}; rename one (in a manifest give it "
-                'a "name"): it identifies the random numbers.'
+                f"Two inputs have the same name, {first[job.name].path} and {job.path}; rename one (in a manifest give "
+                'it a "name"): it identifies the random numbers.'
             )
         first[job.name] = job
     if not jobs:

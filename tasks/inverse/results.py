@@ -1,4 +1,4 @@
-"""What a finished restoration leaves: its scores, its pictures and its headline."""
+"""Score a finished restoration, write its images, and summarise its figures in a line."""
 
 from __future__ import annotations
 
@@ -20,39 +20,39 @@ from .problem import Problem
 NOTHING_TO_COVER = {
     "mean": "the measurement leaves no attribute open", "agreement": "the measurement shows no attribute for certain",
 }  # fmt: skip
-"""Why a part of the coverage is null."""
-EXACT = "an answer equals the truth to the bit, which is infinitely many dB"
+"""The reason if a part of the coverage is null."""
+EXACT = "a sample equals the clean image exactly, so its PSNR is infinite"
 NO_TRUTH = "no clean image to compare with (see --clean)"
 SMALLEST = 32
-"""Pixels that LPIPS needs: AlexNet pools what is smaller away."""
+"""The least image size in pixels for LPIPS: AlexNet's pooling needs it."""
 
 
 def check_metrics(options: Restore, size: int) -> None:
-    """Raise ValueError for a metric that pictures of size x size px cannot have. Loads nothing."""
+    """Raise ValueError for a metric that images of size x size px do not support. Loads nothing."""
     if "lpips" in options.metrics and options.clean and size < SMALLEST:
         raise ValueError(
-            f"LPIPS needs {SMALLEST} px or more, {options.prior} makes {size} px; leave it out of --metrics."
+            f"LPIPS needs at least {SMALLEST} px, but {options.prior} makes {size} px; leave it out of --metrics."
         )
 
 
 def coverage(images: torch.Tensor, problem: Problem, judge: HeadsClassifier | None) -> dict[str, Any]:
-    """For a known head: distinct confident values of each hidden attribute over the particles, and the share of
-    visible attributes that the particles got right."""
+    """Return, for a known head, the number of distinct confident values of each hidden attribute over the samples, and
+    the share of visible attributes that the samples reproduce."""
     if judge is None or problem.head is None:
-        return {"coverage": None, "reason": "needs --clean, a prior over heads and a picture from `rsd heads`"}
+        return {"coverage": None, "reason": "needs --clean, a prior over heads and an image from `rsd heads`"}
     left_open = open_values(problem.head, problem.operator, images.shape[-1])
     return {"coverage": coverage_of(images, left_open, judge)}
 
 
 def coverage_of(images: torch.Tensor, left_open: dict[str, set[str]], judge: HeadsClassifier) -> dict[str, Any]:
-    """The coverage of images [N, 3, H, W], given what is left open (:func:`open_values`)."""
+    """Return the coverage of images [N, 3, H, W], given the open values of each attribute (:func:`open_values`)."""
     hidden = sorted(a for a, values in left_open.items() if len(values) > 1)
     visible = {a: next(iter(values)) for a, values in left_open.items() if len(values) == 1}
     return metrics.coverage(judge.probabilities(images.float()), hidden, visible)
 
 
 def psnr_and_ssim(images: torch.Tensor, subject: Subject, scorers: Scorers) -> Found:
-    """PSNR and SSIM."""
+    """Return PSNR and SSIM."""
     clean = subject.problem.clean
     if clean is None:
         return {"psnr": None, "ssim": None}, dict.fromkeys(("psnr", "ssim"), NO_TRUTH)
@@ -62,14 +62,14 @@ def psnr_and_ssim(images: torch.Tensor, subject: Subject, scorers: Scorers) -> F
 
 
 def lpips(images: torch.Tensor, subject: Subject, scorers: Scorers) -> Found:
-    """LPIPS to the truth."""
+    """Return LPIPS to the clean image."""
     if scorers.lpips is None or subject.problem.clean is None:
         return {"lpips": None}, {"lpips": NO_TRUTH} if scorers.lpips else {}
     return {"lpips": metrics.summary(scorers.lpips(images, subject.problem.clean), best="min")}, {}
 
 
 def residual(images: torch.Tensor, subject: Subject, scorers: Scorers) -> Found:
-    """The data residual in units of sigma_v."""
+    """Return the data residual in units of sigma_v."""
     problem, sigma_v = subject.problem, subject.options.sigma_v
     if sigma_v == 0:
         return {"residual": None}, {"residual": "sigma_v is 0, and the residual is measured in units of it"}
@@ -85,7 +85,7 @@ def sample_difference(images: torch.Tensor, subject: Subject, scorers: Scorers) 
 
 
 def head_coverage(images: torch.Tensor, subject: Subject, scorers: Scorers) -> Found:
-    """The coverage, and why parts of it are null."""
+    """Return the coverage, and the reasons for parts that are null."""
     found = coverage(images, subject.problem, scorers.judge)
     if found["coverage"] is None:
         return {"coverage": None}, {"coverage": found["reason"]}
@@ -93,15 +93,15 @@ def head_coverage(images: torch.Tensor, subject: Subject, scorers: Scorers) -> F
 
 
 def no_prompt(asked: Asked) -> str | None:
-    """Why CLIP has nothing to compare with."""
+    """Return the reason if CLIP has no prompt."""
     return None if asked.prompt else "no prompt to compare with (see --prompt)"
 
 
 def no_truths(asked: Asked) -> str | None:
-    """Why the distance of two sets of images is null."""
+    """Return the reason if the distance between two sets of images is null."""
     if not asked.clean:
         return NO_TRUTH
-    return None if asked.several else "it compares many images with many; give several or a folder"
+    return None if asked.several else "it compares sets of images; give several images or a folder"
 
 
 SCORES = (
@@ -117,8 +117,8 @@ SCORES = (
 
 
 def distance(answers: list[torch.Tensor], truths: list[torch.Tensor], scorers: Scorers) -> dict[str, Any]:
-    """The Frechet and kernel distances between all answers and all truths, an entry an image, [N, 3, H, W] and
-    [1, 3, H, W] in [-1, 1], with what they are of."""
+    """Return the Frechet and kernel distances between all samples and all clean images, with the feature map and the
+    counts. One entry per image: [N, 3, H, W] and [1, 3, H, W] in [-1, 1]."""
     network = scorers.fid
     assert network is not None
     a, b = (torch.cat([network(x) for x in images]) for images in (answers, truths))
@@ -127,15 +127,16 @@ def distance(answers: list[torch.Tensor], truths: list[torch.Tensor], scorers: S
 
 
 def keep_known(options: Restore, problem: Problem) -> bool:
-    """Whether the known pixels are put back: as asked, else when restoring a measurement said to be exact."""
-    asked = options.keep_known
+    """Return whether to copy the known pixels into the samples: by default when restoring a measurement without
+    noise."""
+    chosen = options.keep_known
     return isinstance(problem.operator, Inpaint) and (
-        asked if asked is not None else not options.clean and options.sigma_v == 0
+        chosen if chosen is not None else not options.clean and options.sigma_v == 0
     )
 
 
 def write_results(images: torch.Tensor, problem: Problem, folder: RunFolder, options: Restore) -> None:
-    """particles/, measurement, grid and spread."""
+    """Write particles/, measurement, grid and spread."""
     about = {"seed": str(options.seed), "gamma": str(options.gamma), "method": options.method, "task": options.task}
     about["prompt"] = options.prompt
     for k, image in enumerate(images):
@@ -153,7 +154,7 @@ def write_results(images: torch.Tensor, problem: Problem, folder: RunFolder, opt
 
 
 def headline(figures: dict[str, Any]) -> str:
-    """The figures of one image in a line."""
+    """Return the figures of one image in a line."""
     parts = []
     if figures["psnr"]:
         mean, best = (figures["psnr"][part] for part in ("mean", "best"))

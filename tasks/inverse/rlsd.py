@@ -3,11 +3,11 @@
 With images x beside latents z (RLSD, NonRepuls, Hybrid):
     z-step: Adam on 1/2 mean((x - D(z))^2) + lambda sigma_t/alpha_t mean(r z)
     x-step: Adam on 1/2 mean((y - f(x))^2) + rho 1/2 mean((x - D(z))^2), D(z) after the z-step, detached
-Latents alone (NonAug, Latent RED-diff, RED-diff, SVGD):
+Latents only (NonAug, Latent RED-diff, RED-diff, SVGD):
     z-step: Adam on 1/2 mean((y - f(D(z)))^2) + lambda sigma_t/alpha_t mean(r z)
 
 Means run over one particle's entries, so no particle depends on how many there are. The x-step's D(z) is the decode
-that the next z-step needs anyway, so it is done then: L + 1 decodes instead of 2 L, the same results.
+that the next z-step needs anyway, so it is done then: L + 1 decodes instead of 2 L with the same results.
 """
 
 from __future__ import annotations
@@ -34,8 +34,8 @@ ENTRIES = 3 * 512 * 512  # the image entries at which EPS was published
 
 @dataclass(frozen=True)
 class Weights:
-    """lambda (prior), rho (coupling; none without images), and the learning rates of z and x.
-    ``exact``: the x-step is no step of Adam but the minimum itself (linear operators)."""
+    """The weights lambda (prior) and rho (coupling; unused without images), and the learning rates of z and x.
+    ``exact``: the x-step is the exact minimiser instead of an Adam step (linear operators)."""
 
     lambda_: float
     lr_z: float
@@ -45,36 +45,36 @@ class Weights:
 
 
 def image_shape(prior: Prior) -> tuple[int, ...]:
-    """Of what the prior decodes to: an image, or the point itself."""
+    """Return the shape that the prior decodes to: an image, or the point itself."""
     return (3, prior.image_size, prior.image_size) if prior.image_size else prior.latent_shape
 
 
 def start(prior: Prior, what: str, shape: Sequence[int], spread: Spread, stream: Stream) -> torch.Tensor:
-    """Values [N, *shape] drawn from N(0, I)."""
+    """Draw the initial values [N, *shape] from N(0, I)."""
     return stream.noise(f"initial {what}", shape, spread.ids).to(prior.device, prior.dtype)
 
 
 def particle_mean(x: torch.Tensor) -> torch.Tensor:
-    """Mean over each particle's entries: [N, ...] to [N]."""
+    """Return the mean over each particle's entries: [N, ...] to [N]."""
     return x.flatten(1).mean(1)
 
 
 def data_loss(operator: Operator, x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
-    """1/2 mean((y - f(x))^2) over the observed entries, [N]."""
+    """Return 1/2 mean((y - f(x))^2) over the observed entries, [N]."""
     difference, count = data_residual(operator, x, y)
     return 0.5 * difference.abs().square().flatten(1).sum(1) / count
 
 
 def means(parts: list[dict[str, torch.Tensor]], n: int) -> dict[str, float]:
-    """Losses' means over n particles from the sums of chunks, all numbers at once: a GPU is waited for once a step, not
-    once a chunk."""
+    """Return the losses' means over n particles from the sums of chunks. One transfer for all numbers: the GPU is
+    synchronised once per step, not once per chunk."""
     names = list(parts[0])
     totals = torch.stack([torch.stack([one[name] for name in names]) for one in parts]).cpu().double().sum(0)
     return dict(zip(names, (totals / n).tolist(), strict=True))
 
 
 class Images:
-    """Images x_i [N, 3, H, W], which fit y directly and follow D(z_i).
+    """Images x_i [N, 3, H, W] that fit y directly and are coupled to D(z_i).
 
     Each z-step leaves an x-step to do, which waits for the next decode of z. ``pending``: the rows whose x-step waits.
     """
@@ -83,17 +83,18 @@ class Images:
         if weights.exact:
             check_exact(operator)
         self.operator, self.y, self.weights = operator, y, weights
-        eps = EPS * ENTRIES / values[0].numel()  # where x sees no data it follows D(z) as softly as at 512 px
+        eps = EPS * ENTRIES / values[0].numel()  # unobserved x follows D(z) as slowly as at 512 px
         self.x = Leaves(values, lr=weights.lr_x, betas=BETAS, eps=eps)
         self.pending: set[int] = set()
-        self.data: torch.Tensor = values.new_zeros(len(values))  # the data loss at each one's last x-step
+        self.data: torch.Tensor = values.new_zeros(len(values))  # the data loss at each particle's last x-step
 
     def coupling(self, decoded: torch.Tensor, rows: slice) -> torch.Tensor:
-        """1/2 mean((x - D(z))^2) of some particles, [n]."""
+        """Return 1/2 mean((x - D(z))^2) of some particles, [n]."""
         return 0.5 * particle_mean((self.x[rows] - decoded) ** 2)
 
     def x_step(self, decoded: torch.Tensor, rows: slice) -> None:
-        """The x-step that some particles owe, towards y and D(z): once, even if what comes after it is done again."""
+        """Do the pending x-step of some particles, towards y and D(z). It runs once, even if the step is retried after
+        an out-of-memory error."""
         if rows.start not in self.pending:
             return
         if self.weights.exact:
@@ -116,11 +117,11 @@ class Images:
         self.x.put(nearest(self.operator, self.y, decoded, self.weights.rho), rows)
 
     def mark_pending(self) -> None:
-        """Note that every particle's z has moved, which its x follows at the next decode."""
+        """Mark the x-step of all particles as pending: their z has moved."""
         self.pending = set(range(len(self.data)))
 
     def state(self) -> dict[str, Any]:
-        """Everything a resumed run needs: x of the step before, and whether its x-step is pending."""
+        """Return the checkpoint: x before its pending x-step, and whether it is pending."""
         return {**self.x.state("x"), "pending": bool(self.pending)}
 
     def load_state(self, state: dict[str, Any]) -> None:
@@ -130,7 +131,8 @@ class Images:
 
 
 class LatentParticles:
-    """Latents z_i that fit y, coupled to images x_i that fit it, or (``augmented`` false) alone through the decoder."""
+    """Latents z_i that fit y: coupled to images x_i that fit y, or (without ``augmented``) directly through the
+    decoder."""
 
     def __init__(
         self, prior: Prior, operator: Operator, y: torch.Tensor, weights: Weights, *, augmented: bool, spread: Spread,
@@ -141,21 +143,21 @@ class LatentParticles:
         self.x: Images | None = None
         if augmented:
             self.x = Images(start(prior, "x", image_shape(prior), spread, stream), operator, y, weights)
-        self.last_decoded: dict[int, torch.Tensor] = {}  # what the last step decoded, by row
+        self.last_decoded: dict[int, torch.Tensor] = {}  # D(z) of the last step, by row
 
     def render(self) -> torch.Tensor:
-        """z [N, *latent_shape], a copy without gradient."""
+        """Return z [N, *latent_shape], a copy without gradient."""
         return self.z.values
 
     def step(self, r: torch.Tensor, t: int, average: Average) -> dict[str, float]:
-        """A step of Algorithm 1: the x-step that the step before has left, then the z-step; each loss's mean over
-        particles. An x-step is counted with the z-step that follows it."""
+        """Do a step of Algorithm 1: the pending x-step, then the z-step. Return each loss's mean over particles. An
+        x-step is counted with the z-step that follows it."""
         weight = self.weights.lambda_ * self.prior.schedule.sigma(t) / self.prior.schedule.alpha(t)
         x_moves = self.x is not None and bool(self.x.pending)
 
         def work(rows: slice) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
             z = self.z[rows].requires_grad_()
-            # The one decode of this step.
+            # The only decode of this step.
             decoded = self.prior.decode(z)
             if self.x is None:
                 # The data term of z: y through the decoder.
@@ -163,7 +165,7 @@ class LatentParticles:
                 fit = data_loss(self.operator, decoded, self.y)
                 losses = {"data": fit}
             else:
-                # The x-step towards y and D(z), left over from the step before; then the data term of z: that x.
+                # The pending x-step, towards y and D(z). Then the data term of z: the coupling to that x.
                 self.x.x_step(decoded.detach(), rows)
                 fit = self.x.coupling(decoded, rows)
                 losses = {"coupling": fit, **({"data": self.x.data[rows]} if x_moves else {})}
@@ -172,7 +174,7 @@ class LatentParticles:
             return gradient, {name: loss.detach().sum() for name, loss in losses.items()}
 
         parts = self.spread.each(work)
-        # The z-step. SVGD averages the gradient of the data term too, as r was before it was pushed.
+        # The z-step. SVGD averages the gradient of the data term too, as it did the residual before the repulsion.
         c = torch.tensor(weight, dtype=r.dtype, device=r.device) / r[0].numel()
         self.z.descend(average(torch.cat([gradient for gradient, _ in parts])) + c * r)
         if self.x is not None:
@@ -180,7 +182,7 @@ class LatentParticles:
         return means([losses for _, losses in parts], self.spread.n)
 
     def images(self) -> torch.Tensor:
-        """x [N, 3, H, W] as it stands; without x, D(z) of the last step's beginning, which it decoded already."""
+        """Return x [N, 3, H, W]; without x, D(z) from the start of the last step, which is already decoded."""
         if self.x is not None:
             return self.x.x.values
         return (
@@ -191,11 +193,12 @@ class LatentParticles:
 
     @torch.no_grad()
     def decoded(self, rows: slice) -> torch.Tensor:
-        """D(z) of some particles, without gradient."""
+        """Return D(z) of some particles, without gradient."""
         return self.prior.decode(self.z[rows])
 
     def finish(self) -> torch.Tensor:
-        """The result [N, 3, H, W]: x after its last step, on one more decode without gradient; without x, D(z)."""
+        """Return the result [N, 3, H, W]: x after its last x-step, which takes one more decode without gradient;
+        without x, D(z)."""
         if self.x is None:
             return self.spread.cat(self.decoded)
         images = self.x
@@ -204,7 +207,7 @@ class LatentParticles:
         return images.x.values
 
     def state(self) -> dict[str, Any]:
-        """Everything a resumed run needs."""
+        """Return the checkpoint."""
         return {**self.z.state("z"), **(self.x.state() if self.x is not None else {})}
 
     def load_state(self, state: dict[str, Any]) -> None:
