@@ -107,8 +107,8 @@ class RestoreHead(Head):
             verb = "does" if len(foreign) == 1 else "do"
             warnings.warn(
                 f"{what} {verb} not look like a built-in head. The prior {prior} knows only cartoon heads "
-                f"of {self.size} px and will fill in parts of those, even if they do not fit. For photographs use Stable Diffusion, "
-                f"on a GPU: --prior {PHOTOGRAPHS}",
+                f"of {self.size} px and will fill in parts of those, even if they do not fit. For photographs use "
+                f"Stable Diffusion, on a GPU: --prior {PHOTOGRAPHS}",
                 stacklevel=2,
             )
         texts = [notes(item.options.prompt, prior) for item in items]

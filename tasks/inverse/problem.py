@@ -276,7 +276,7 @@ def to_measurement(picture: torch.Tensor, operator: Operator, size: int, fit: st
     if made.is_complex() or len(shape) not in (2, 3) or (len(shape) == 3 and shape[0] not in (1, 3)):
         kind = f"complex {shape}" if made.is_complex() else f"{shape}"
         raise ValueError(
-            f"{operator.name} measures {kind}, which is not an image; give it as .safetensors (rsd measure writes them)."
+            f"{operator.name} measures {kind}, which is not an image; give it as .safetensors (see rsd measure)."
         )
     height, width = shape[-2:]
     note: str | None = None

@@ -78,7 +78,7 @@ def residual(images: torch.Tensor, subject: Subject, scorers: Scorers) -> Found:
 
 
 def sample_difference(images: torch.Tensor, subject: Subject, scorers: Scorers) -> Found:
-    """How far samples are sample_difference, in what an inpainting mask hides, else everywhere."""
+    """Return the difference between samples: in the hidden pixels of an inpainting mask, else everywhere."""
     operator = subject.problem.operator
     known = operator.observed if isinstance(operator, Inpaint) else None
     return difference(images, None if known is None else ~known)

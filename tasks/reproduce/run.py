@@ -217,7 +217,8 @@ def summarise(options: Reproduce, out: Path) -> None:
     rows = [
         {
             "name": entry.name, "paper": entry.paper, **counts(shown["claims"]),
-            "failed": shown["failed"], "seconds": shown["seconds"], "claims": [with_state(one) for one in shown["claims"]],
+            "failed": shown["failed"], "seconds": shown["seconds"],
+            "claims": [with_state(one) for one in shown["claims"]],
         }
         for entry, shown in found
     ]  # fmt: skip
