@@ -1,4 +1,4 @@
-"""``rsd reproduce``: the list, a dry run, or the experiments themselves."""
+"""``rsd reproduce``: list the experiments, estimate their cost, or run them."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ from .options import Reproduce
 from .verdict import with_state
 
 MEASURED = Path(__file__).with_name("measured.json")
-"""summary.json of the run at the built-in scale that the documentation shows, if the package has it."""
+"""summary.json of the documented run at the built-in scale, if the package contains it."""
 
 
 def main(argv: list[str]) -> int:
-    """List, look ahead or reproduce; returns the exit code."""
+    """List, estimate or reproduce; return the exit code."""
     options = flags.parse(Reproduce, argv, prog="rsd reproduce")
     options.check()
     if options.list_:
@@ -42,7 +42,7 @@ def main(argv: list[str]) -> int:
 
 
 def table() -> str:
-    """Every experiment with its place in the paper and its claim, for people."""
+    """Return the list of experiments as text, with their place in the paper and their claim."""
     wide = max(len(entry.name) for entry in ENTRIES) + 2
     lines = []
     for entry in ENTRIES:
@@ -52,8 +52,8 @@ def table() -> str:
 
 
 def listed(scale: str) -> list[dict[str, Any]]:
-    """What ``rsd reproduce --list --json`` prints: for each entry what it is, what it runs, what is expected, and what
-    was measured, if it was."""
+    """Return what ``rsd reproduce --list --json`` prints: each entry's description, commands, expected claims, and
+    measured claims if there are any."""
     measured = was_measured() if scale == "builtin" else {}
     more = "" if scale == "builtin" else f" --scale {scale}"
     return [
@@ -72,7 +72,7 @@ def listed(scale: str) -> list[dict[str, Any]]:
 
 
 def was_measured() -> dict[str, list[dict[str, Any]]]:
-    """The claims of that run, as claims.json has them, by the entry's name."""
+    """Return the claims of the run in :data:`MEASURED` by the entry's name, as in claims.json."""
     if not MEASURED.exists():
         return {}
     experiments = json.loads(MEASURED.read_text(encoding="utf-8"))["experiments"]

@@ -1,4 +1,5 @@
-"""``rsd reproduce --dry-run``: every row's settings and models, without a number computed; what it would take."""
+"""``rsd reproduce --dry-run``: resolve every row's settings, build its models without weights, and estimate its
+cost."""
 
 from __future__ import annotations
 
@@ -29,8 +30,8 @@ from .options import Reproduce
 from .plan import Plan, plan
 
 RATES = {"paper": (32e12, "hours of an A100"), "builtin": (100e9, "hours of one core")}
-"""FLOPs a second. An A100: from the paper's 8.8 minutes for two samples of x8 super-resolution in 1000 steps (D.8.1),
-by a program that decodes once more a step than this one; a core: of the Xeon that docs/results.md was made on."""
+"""FLOPs per second. An A100: from the paper's 8.8 minutes for two samples of x8 super-resolution in 1000 steps (D.8.1),
+by a program with one more decode per step than this one. A core: of the Xeon on which docs/results.md was measured."""
 GIB = 2**30
 CALLS = {
     "dps": {"unet_forward": 1, "unet_backward": 1},
@@ -42,14 +43,14 @@ CALLS = {
         "encoder_backward": 1,
     },
 }  # fmt: skip
-"""Network passes of a particle in a step, of the methods that experiments compare with. FPS-SMC's are as many as its
-particles of an answer."""
+"""Network passes per particle and step of the baselines. FPS-SMC takes as many as it has particles per sample."""
 RLSD = {"unet_forward": 1, "decoder_forward": 1, "decoder_backward": 1}
 
 
 @dataclass(frozen=True)
 class Estimate:
-    """What a row will take: ``runs`` pictures or prompts, each ``particles`` by ``steps``; bytes of memory; FLOPs."""
+    """The cost of a row: ``runs`` images or prompts with ``particles`` and ``steps`` each, memory in bytes, and
+    FLOPs."""
 
     plan: Plan
     runs: int = 0
@@ -59,7 +60,7 @@ class Estimate:
     flops: float = 0.0
 
     def line(self, scale: str) -> str:
-        """In a line."""
+        """Return the estimate in a line."""
         rate, unit = RATES[scale]
         if self.plan.why_not:
             return f"  {self.plan.label}: {self.plan.why_not}"
@@ -72,13 +73,13 @@ class Estimate:
 
 
 def size(memory: float) -> str:
-    """Bytes in GiB, below a tenth of one in MiB."""
+    """Return bytes in GiB, or in MiB below 0.1 GiB."""
     return f"{memory / GIB:.1f} GiB" if memory >= 0.1 * GIB else f"{memory / 2**20:.0f} MiB"
 
 
 def run(options: Reproduce) -> int:
-    """Look ahead at one experiment or all, and print it; the exit code is 0. Raises ValueError for settings that cannot
-    be."""
+    """Estimate one experiment or all, and print the result; the exit code is 0. Raise ValueError for invalid
+    settings."""
     entries = ENTRIES if options.name == "all" else (find(str(options.name)),)
     seen: dict[str, Estimate] = {}
     for entry in entries:
@@ -96,7 +97,8 @@ def run(options: Reproduce) -> int:
 
 
 def estimates(entry: Entry, options: Reproduce) -> Iterator[Estimate]:
-    """Every row of an entry. Where the user's data are not given, one grey picture or a word stands for them."""
+    """Yield the estimate of every row of an entry. If the user's data are missing, one grey image or one prompt
+    replaces them."""
     with tempfile.TemporaryDirectory() as folder:
         where = placeholder_data(entry, options, Path(folder))
         count = number(entry.data, options)
@@ -106,7 +108,7 @@ def estimates(entry: Entry, options: Reproduce) -> Iterator[Estimate]:
 
 
 def placeholder_data(entry: Entry, options: Reproduce, folder: Path) -> Path:
-    """The data of an entry, or something of their kind."""
+    """Return the data of an entry, or a placeholder of their kind."""
     flag = FLAGS.get(entry.data)
     if not entry.data or options.scale == "builtin" or flag is None or getattr(options, flag):
         return prepare(entry.data, options, folder) if entry.data else folder
@@ -118,7 +120,7 @@ def placeholder_data(entry: Entry, options: Reproduce, folder: Path) -> Path:
 
 
 def estimate(one: Plan, count: int) -> Estimate:
-    """What a row takes. Builds its models, and for a restoration its operator, at their real sizes."""
+    """Estimate a row. Builds its models, and for a restoration its operator, at their real sizes."""
     argv = list(one.argv)
     if one.command == "restore":
         return restoration_cost(one, restore(argv)[0], count)
@@ -128,7 +130,7 @@ def estimate(one: Plan, count: int) -> Estimate:
 
 
 def restoration_cost(one: Plan, o: Restore, count: int) -> Estimate:
-    """A restoration's row."""
+    """Estimate a restoration's row."""
     prior = models.prior_of(one.prior, o.dtype)
     operator = make_operator(o.task, size=prior.image_size, seed=o.seed).to("meta")
     operator(models.picture(prior))
@@ -148,10 +150,11 @@ def restoration_cost(one: Plan, o: Restore, count: int) -> Estimate:
 
 
 def image_cost(one: Plan, o: TextToImage, count: int) -> Estimate:
-    """Text to image: guidance takes two passes; VSD's learned score, a small network or adapters on the prior, more."""
+    """Estimate a row of text to image. Guidance takes two passes; VSD's learned score, a small network or adapters on
+    the prior, takes more."""
     guided = o.guidance != 1
     flops = passes(one.prior, o.dtype, {"unet_forward": 1 + guided})
-    adapted = o.method == "vsd" and o.score != "unet"  # they learn through the prior's UNet
+    adapted = o.method == "vsd" and o.score != "unet"  # adapters learn through the prior's UNet
     if o.method == "vsd":
         adapters = passes(one.prior, o.dtype, {"unet_forward": 2, "unet_backward": 2})
         flops += models.learned_flops(one.prior, o.dtype) if o.score == "unet" else adapters
@@ -164,7 +167,7 @@ def image_cost(one: Plan, o: TextToImage, count: int) -> Estimate:
 
 
 def scene_cost(one: Plan, o: TextTo3D, count: int) -> Estimate:
-    """Text to 3D: a picture for each scene and view; fields and rays are not counted."""
+    """Estimate a row of text to 3D: one image per scene and view; fields and rays are not counted."""
     pictures = o.particles * o.views
     flops = passes(one.prior, o.dtype, {"unet_forward": 2})
     if o.interacts:
@@ -175,12 +178,12 @@ def scene_cost(one: Plan, o: TextTo3D, count: int) -> Estimate:
 
 
 def passes(prior: str, dtype: str, calls: dict[str, Any]) -> float:
-    """FLOPs of those passes."""
-    of = models.flops(prior, dtype)
-    return sum(times * of[name] for name, times in calls.items())
+    """Return the FLOPs of those passes."""
+    cost = models.flops(prior, dtype)
+    return sum(times * cost[name] for name, times in calls.items())
 
 
 def force(prior: str, dtype: str, features: str) -> float:
-    """FLOPs of a particle's features and of pulling the force back through them."""
+    """Return the FLOPs of a particle's features and of pulling the force back through them."""
     decoder = {name: 1 for name in models.flops(prior, dtype) if name.startswith("decoder")}
     return passes(prior, dtype, decoder) + models.features_flops(features, prior, dtype)

@@ -1,4 +1,4 @@
-"""From a row of an experiment to a command of rsd and its folder, and whether it can run here."""
+"""Plan a row of an experiment: its command of rsd, its folder, and whether it can run here."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ from .experiments.entry import Entry, Row
 from .options import FFHQ, IF, SD, Reproduce
 
 DONE = {"restore": "summary.json", "text-to-image": "summary.json", "text-to-3d": "summary.json", "toy": "toy.json"}
-"""What a command leaves at its end."""
+"""The file that a command writes when it finishes."""
 
 
 @dataclass(frozen=True)
 class Plan:
-    """A row as it will run: ``argv`` of ``command``, without its folder. ``key``: what sets it apart from others of the
-    same scale. ``data``: what it runs on. ``prior``: the model it uses. ``why_not``: why it cannot run, or None."""
+    """A row as it will run: ``argv`` of ``command``, without its folder. ``key``: identifies it among rows of the same
+    scale. ``data``: the data it runs on. ``prior``: its model. ``why_not``: why it cannot run, or None."""
 
     label: str
     command: str
@@ -32,21 +32,21 @@ class Plan:
     why_not: str | None = None
 
     def folder(self, runs: Path) -> Path:
-        """Where it is kept below ``runs``: rows of several experiments that say the same share it."""
+        """Return its folder below ``runs``; identical rows of several experiments share it."""
         return runs / slug(self.key, limit=100)
 
     def command_line(self) -> str:
-        """As one would type it."""
+        """Return the command line."""
         return shlex.join(["rsd", self.command, *self.argv])
 
     def arguments(self, runs: Path) -> list[str]:
-        """The command's arguments, with its folder."""
+        """Return the command's arguments, with its folder."""
         resume = [] if self.command == "toy" else ["--resume"]
         return [*self.argv, "--out", str(self.folder(runs)), *resume]
 
 
 def plan(entry: Entry, row: Row, options: Reproduce, where: Path) -> Plan:
-    """The run of a row on data in ``where`` (see :func:`rsd.tasks.reproduce.data.prepare`)."""
+    """Return the plan of a row on data in ``where`` (see :func:`rsd.tasks.reproduce.data.prepare`)."""
     flags = row.at(options.scale)
     prior = prior_of(entry.command, flags, options)
     method = value(flags, "--method")
@@ -63,12 +63,12 @@ def plan(entry: Entry, row: Row, options: Reproduce, where: Path) -> Plan:
 
 
 def data_arguments(command: str, where: Path) -> list[str]:
-    """How a command is told its data."""
+    """Return the arguments that give a command its data."""
     return {"restore": [str(where), "--clean"], "toy": []}.get(command, ["--prompts", str(where)])
 
 
 def prior_of(command: str, flags: list[str], options: Reproduce) -> str:
-    """The model of a row."""
+    """Return the prior of a row."""
     paper = options.scale == "paper"
     if command == "toy":
         return ""
@@ -80,13 +80,13 @@ def prior_of(command: str, flags: list[str], options: Reproduce) -> str:
 
 
 def precision(options: Reproduce) -> list[str]:
-    """The precision of the networks."""
+    """Return the arguments for the networks' precision."""
     chosen = options.dtype or ("float16" if options.scale == "paper" else None)
     return ["--dtype", chosen] if chosen else []
 
 
 def metric_arguments(command: str, options: Reproduce) -> list[str]:
-    """The figures that need networks of their own, at the paper's scale."""
+    """Return the arguments for figures that need networks of their own, at the paper's scale."""
     if options.scale != "paper" or command not in ("restore", "text-to-image"):
         return []
     if command == "restore":
@@ -100,7 +100,7 @@ def metric_arguments(command: str, options: Reproduce) -> list[str]:
 
 
 def why_unavailable(command: str, method: str | None, options: Reproduce) -> str | None:
-    """What this version, or this installation, lacks to run a method."""
+    """Return the reason if this version or installation cannot run a method, else None."""
     if command == "restore" and method not in METHODS:
         return f"needs the method {method}, which this version does not have"
     if command == "text-to-3d" or on_pixels(method):
@@ -112,17 +112,17 @@ def why_unavailable(command: str, method: str | None, options: Reproduce) -> str
 
 
 def on_pixels(method: str | None) -> bool:
-    """Whether a method of `rsd restore` needs a prior of pixels."""
+    """Return whether a method of `rsd restore` needs a prior in pixel space."""
     return method in METHODS and METHODS[method].space == "pixels"
 
 
 def value(flags: list[str], name: str) -> str | None:
-    """What follows a flag, or None."""
+    """Return the value of a flag, or None."""
     return flags[flags.index(name) + 1] if name in flags else None
 
 
 def without(flags: list[str], name: str) -> list[str]:
-    """The flags without one of one value."""
+    """Return the flags without one flag and its value."""
     if name not in flags:
         return flags
     at = flags.index(name)

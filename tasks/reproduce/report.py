@@ -1,4 +1,4 @@
-"""Reports: one HTML file each, with all pictures inside and nothing fetched."""
+"""Reports: one self-contained HTML file each, with all images inline."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from .verdict import with_state
 
 
 def entry_page(outcome: Outcome) -> str:
-    """The page of one experiment."""
+    """Return the page of one experiment."""
     entry, ran = outcome.entry, outcome.ran
     figures = [name for name in entry.figures if any(row.mean(name) is not None for row in outcome.rows.values())]
     drawn = [(trade_off(outcome.rows, *axes), axes) for axes in entry.plots]
@@ -39,7 +39,7 @@ def entry_page(outcome: Outcome) -> str:
 
 
 def summary_page(found: list[tuple[Entry, dict[str, Any]]], options: Reproduce, runs: Path) -> str:
-    """The page of all experiments: each with what :func:`at_a_glance` told of it."""
+    """Return the page of all experiments, each as in :func:`at_a_glance`."""
     found = [(entry, {**shown, "claims": [with_state(claim) for claim in shown["claims"]]}) for entry, shown in found]
     claims = [claim for _, shown in found for claim in shown["claims"]]
     return _page(
@@ -49,8 +49,8 @@ def summary_page(found: list[tuple[Entry, dict[str, Any]]], options: Reproduce, 
 
 
 def at_a_glance(outcome: Outcome) -> dict[str, Any]:
-    """What the report of all shows of an experiment: its claims, failures, seconds, a strip of the row that its first
-    claim is about, and its first plot; pictures are data URIs, or null."""
+    """Return what the report of all shows of an experiment: its claims, failures, seconds, a strip of the row of its
+    first claim, and its first plot; images are data URIs, or null."""
     first = next((claim.labels[-1] for claim in outcome.entry.claims), None)
     shown = next((plan for plan in outcome.ran if plan.label == first), outcome.ran[0] if outcome.ran else None)
     drawn = [trade_off(outcome.rows, *axes) for axes in outcome.entry.plots]
@@ -63,12 +63,13 @@ def at_a_glance(outcome: Outcome) -> dict[str, Any]:
 
 
 def failed_glance(why: str) -> dict[str, Any]:
-    """The same of an experiment that could not be measured or drawn."""
+    """Return :func:`at_a_glance` for an experiment that could not be measured or drawn."""
     return {"claims": [], "failed": {"report": why}, "seconds": 0, "label": None, "strip": None, "plot": None}
 
 
 def about(options: Reproduce, folders: Iterable[Path]) -> dict[str, Any]:
-    """The command and seed, and the versions, device and time of the first run in ``folders`` that tells them."""
+    """Return the command and seed, and the versions, device and time of the first run in ``folders`` that records
+    them."""
     files = (path for folder in folders for path in sorted(folder.glob("*/provenance.json")))
     file = next(files, None)
     found = json.loads(file.read_text(encoding="utf-8")) if file else provenance(seed=options.seed, model="")
@@ -76,12 +77,12 @@ def about(options: Reproduce, folders: Iterable[Path]) -> dict[str, Any]:
 
 
 def number(value: Any) -> str:
-    """A figure with three digits; a dash for none."""
+    """Format a figure with three digits, None as a dash."""
     return "–" if value is None else f"{value:.3g}" if abs(value) < 100 else f"{value:.0f}"
 
 
 def minutes(seconds: float) -> str:
-    """Seconds for people."""
+    """Format seconds."""
     return f"{seconds:.0f} s" if seconds < 100 else f"{seconds / 60:.0f} min"
 
 

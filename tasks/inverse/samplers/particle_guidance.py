@@ -17,8 +17,8 @@ from .guidance import Move
 
 @dataclass(frozen=True)
 class ParticleGuidance(DPS):
-    """DPS's ``zeta`` and ``eta``; the potential's weight gamma and its window are the run's."""
+    """DPS's ``zeta`` and ``eta``; the potential's weight gamma and window are the run's settings."""
 
     def couple(self, move: Move, moved: Moved, interaction: Interaction, spread: Spread) -> Coupling | None:
-        """The potential's push; the record tells how far it moves z_s."""
+        """Return the potential's update; the record reports how far it moves z_s."""
         return particle_guidance(move, moved, interaction, spread, eta=self.eta)

@@ -1,4 +1,4 @@
-"""What an experiment of the paper is: which commands run, what is claimed of their figures. Imports nothing heavy."""
+"""An experiment of the paper: the commands that it runs and the claims about their figures. Imports nothing heavy."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ SCALES = ("builtin", "paper")
 
 @dataclass(frozen=True)
 class Row:
-    """A line of the experiment's table: one run of the entry's command.
+    """A row of the experiment's table: one run of the entry's command.
 
-    ``flags``: what it is told beside its data, prior and folder; ``builtin`` and ``paper``: more of them at that scale,
-    where the packaged settings of the prior do not already make the difference.
+    ``flags``: its flags besides data, prior and folder; ``builtin`` and ``paper``: additional flags at that scale, if
+    the packaged settings of the prior do not already differ.
     """
 
     label: str
@@ -21,17 +21,17 @@ class Row:
     paper: str = ""
 
     def at(self, scale: str) -> list[str]:
-        """Its flags at a scale."""
+        """Return its flags at a scale."""
         return [*self.flags.split(), *getattr(self, scale).split()]
 
 
 @dataclass(frozen=True)
 class Claim:
-    """What is expected: the means of ``figure`` rise along ``rising``, by more than ``by`` from each to the next.
+    """An expected result: the means of ``figure`` rise along ``rising``, by more than ``by`` from each to the next.
 
-    ``rising``: labels of rows; a number stands for itself. ``by``: below 0, how much it may fall. ``only``: the scale
-    that it is about, where it is not both. ``unmet``: why it does not hold in the usual run
-    (:attr:`rsd.tasks.reproduce.options.Reproduce.usual`), found by looking.
+    ``rising``: labels of rows, or numbers. ``by``: below 0, the decrease that is allowed. ``only``: the scale of the
+    claim, if not both. ``unmet``: the known reason why it does not hold in the usual run
+    (:attr:`rsd.tasks.reproduce.options.Reproduce.usual`).
     """
 
     text: str
@@ -49,11 +49,11 @@ class Claim:
 
 @dataclass(frozen=True)
 class Entry:
-    """An experiment. ``paper``: where it is there; ``claim``: what the paper says, in our words.
+    """An experiment. ``paper``: its place in the paper; ``claim``: the paper's statement, in our words.
 
-    ``command``: of rsd; ``data``: what its rows are run on, a kind of :mod:`rsd.tasks.reproduce.data`. ``figures``: the
-    columns of its table. ``plots``: pairs of figures, horizontal and vertical, that are drawn where they are known.
-    ``note``: what is done otherwise than in the paper.
+    ``command``: of rsd; ``data``: the kind of data of its rows, see :mod:`rsd.tasks.reproduce.data`. ``figures``: the
+    columns of its table. ``plots``: pairs of figures, horizontal and vertical, to plot if they are known. ``note``: how
+    it differs from the paper.
     """
 
     name: str
@@ -68,5 +68,5 @@ class Entry:
     note: str = ""
 
     def expected(self, scale: str) -> list[Claim]:
-        """The claims at a scale."""
+        """Return the claims at a scale."""
         return [claim for claim in self.claims if claim.only in (None, scale)]
