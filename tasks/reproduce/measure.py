@@ -1,4 +1,4 @@
-"""The figures of a finished run, picture by picture (or prompt by prompt)."""
+"""Read the figures of a finished run, per image or prompt."""
 
 from __future__ import annotations
 

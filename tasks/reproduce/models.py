@@ -30,6 +30,7 @@ from .options import IF, SD
 
 PROMPT = "a head"
 DINO = "facebook/dino-vits16"
+DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16, "float64": torch.float64}
 ALIKE = {"lpips": "pixels", "heads-layers": "heads"}
 """Feature maps that are cheap next to a decoder, or are layers of another, and their substitutes."""
 
@@ -44,7 +45,7 @@ def prior_of(name: str, dtype: str) -> Prior:
 def _prior_of(name: str, dtype: str) -> Prior:
     if over_heads(name):
         return ghost(read(load_prior(name)))
-    precision = getattr(torch, dtype)
+    precision = DTYPES[dtype]
     if name == SD:
         from transformers import CLIPTokenizer
 
@@ -166,11 +167,13 @@ def memory_of(
     return needs(prior, embed, condition_of(name, dtype, guided), lean=False, through=through)
 
 
-def weights_of(prior: Any) -> int:
+def weights_of(prior: Prior) -> int:
     """Return the bytes of a prior's UNet and autoencoder, or of its text encoder if that is larger: it is released, or
     loaded before."""
-    main = sum(dryrun.weight(getattr(prior, part, None)) for part in ("unet", "vae"))
-    return max(main, dryrun.weight(getattr(prior, "text_encoder", None)))
+    main = dryrun.weight(prior.network)
+    if not isinstance(prior, LatentPrior):
+        return main
+    return max(main + dryrun.weight(prior.vae), dryrun.weight(prior.text_encoder))
 
 
 def latent(prior: Prior) -> torch.Tensor:

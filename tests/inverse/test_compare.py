@@ -45,7 +45,7 @@ def compare(heads_pixels, tiny_folder, images, tmp_path):
 DIV = ("--div-features", "pixels")
 
 
-def test_a_comparison_leaves_what_the_contract_says(compare):
+def test_a_comparison_writes_the_documented_files(compare):
     go, out = compare
     assert go() == 0
     assert {p.name for p in out.iterdir()} == {"compare.json", "compare.csv", "compare.md", "grid.png", "cells"}
@@ -67,11 +67,11 @@ def test_a_comparison_leaves_what_the_contract_says(compare):
     lines = list(csv.DictReader((out / "compare.csv").open()))
     assert len(lines) == 6 and float(lines[2]["psnr_mean"]) == pytest.approx(rows[2]["metrics"]["psnr"]["mean"])
     text = (out / "compare.md").read_text()
-    assert "## sr2" in text and "PSNR, SSIM, Div: of pictures at 16 px" in text and "Chung et al. (2023)" in text
+    assert "## sr2" in text and "PSNR, SSIM, Div: of images at 16 px" in text and "Chung et al. (2023)" in text
     assert Image.open(out / "grid.png").width > 200
 
 
-def test_the_same_command_goes_on_and_does_only_what_is_missing(compare, capsys):
+def test_the_same_command_resumes_and_does_only_what_is_missing(compare, capsys):
     go, out = compare
     assert go() == 0
     before = (out / "compare.json").read_text()
@@ -97,7 +97,7 @@ def test_shards_do_a_part_each_and_the_whole_command_writes_the_table(compare, c
     assert go("latent-dps", "sr2", "--shard", "2/2") == 2
 
 
-def test_other_settings_are_refused_before_anything_is_written(compare, capsys):
+def test_other_settings_are_rejected_before_anything_is_written(compare, capsys):
     go, out = compare
     assert go() == 0
     before = sorted(out.rglob("*"))
@@ -122,7 +122,7 @@ def test_a_method_that_does_not_fit_is_left_out_and_named(compare, capsys):
         (["--images", "nowhere"], "nowhere is no folder of images"),
     ],
 )
-def test_mistakes_are_told_at_once(flags, told, images, capsys):
+def test_mistakes_are_reported_at_once(flags, told, images, capsys):
     assert main(["compare", "--images", str(images), *flags]) == 2
     assert told in capsys.readouterr().err
 
@@ -138,7 +138,9 @@ def test_methods_of_either_size_get_as_many_pixels_of_srk(compare):
         "latent-dps": ("sr2", "sr2", False, (1, 3, 8, 8)),
         "dps": ("sr2", "sr4", True, (1, 3, 8, 8)),
     }  # fmt: skip
-    assert "sr2 is sr4 for heads-pixels, so that all measure as many pixels" in (out / "compare.md").read_text()
+    assert (
+        "sr2 is sr4 for heads-pixels, so that all measure the same number of pixels" in (out / "compare.md").read_text()
+    )
     assert go("latent-dps,dps", "sr16:1") == 0
     assert (
         "sr16 by dps: No srK of heads-pixels (32 px) leaves as many px as sr16 of" in (out / "compare.md").read_text()
@@ -168,7 +170,7 @@ def test_a_distance_asked_for_later_is_measured_and_is_of_the_rows_images(compar
     assert [row["fid"] for row in json.loads((out / "compare.json").read_text())] == [None, None]
 
 
-def test_a_run_that_would_be_another_s_is_named_and_not_run(compare, images, tiny_folder, tmp_path):
+def test_a_run_that_repeats_another_is_named_and_skipped(compare, images, tiny_folder, tmp_path):
     go, out = compare
     assert go("rlsd,nonrepuls", "sr2:1") == 0
     assert [row["method"] for row in json.loads((out / "compare.json").read_text())] == ["rlsd"]
@@ -182,7 +184,7 @@ def test_a_run_that_would_be_another_s_is_named_and_not_run(compare, images, tin
     assert all(torch.equal(a, b) for a, b in zip(*pictures, strict=True)) and len(pictures[0]) == 2
 
 
-def test_a_mask_and_an_operator_of_the_user_s_reach_every_method(compare, tmp_path, monkeypatch):
+def test_a_users_mask_and_operator_reach_every_method(compare, tmp_path, monkeypatch):
     go, out = compare
     monkeypatch.syspath_prepend(str(tmp_path))
     (tmp_path / "compared_operator.py").write_text("def dim(x):\n    return 0.5 * x\n")

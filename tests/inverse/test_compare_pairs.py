@@ -1,4 +1,4 @@
-"""Which pairs `rsd compare` runs, with which settings, and at which size it judges them: nothing is restored."""
+"""The pairs of `rsd compare`, their settings, and the size at which it compares images. Nothing is restored."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ def test_matched_factors(task, size, reference, own):
         ("latent-dps", "particle-guidance", ["--gamma=0"], False),
     ],
 )
-def test_what_runs(one, other, flags, same, images):
+def test_run_keys_are_equal_for_equal_updates(one, other, flags, same, images):
     kept = {"steps": 7, "lambda_": 0.1, "lr_z": 0.2, "hyper": ()}
     found = []
     for method in (one, other):

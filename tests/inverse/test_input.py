@@ -1,4 +1,4 @@
-"""What `rsd restore` makes of what people type and of the pictures they have: no damage without a word."""
+"""What `rsd restore` does with users' flags and images: no change without a note."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from rsd.runs import batch
 from rsd.tasks.inverse import head as job
 from rsd.tasks.inverse.inputs import list_jobs
 from rsd.tasks.inverse.names import TASKS
-from rsd.tasks.inverse.packaged import guessed, parse, resolved
+from rsd.tasks.inverse.packaged import borrowed_note, parse, resolved
 from rsd.tasks.inverse.problem import load
 
 
@@ -25,7 +25,7 @@ def noise(width, height, seed=0):
 
 
 def hole(width, height, top, bottom, left, right):
-    """A mask whose hole is those rows and columns, inclusive."""
+    """Write a mask with a hole of those rows and columns, inclusive."""
     mask = np.full((height, width), 255, dtype=np.uint8)
     mask[top : bottom + 1, left : right + 1] = 0
     return Image.fromarray(mask)
@@ -33,7 +33,7 @@ def hole(width, height, top, bottom, left, right):
 
 @pytest.fixture
 def here(tmp_path, monkeypatch):
-    """The working folder, with a picture of 64 px, its mask, a kernel and a function."""
+    """The working folder, with an image of 64 px, its mask, a kernel and a function."""
     monkeypatch.chdir(tmp_path)
     noise(64, 64).save("photo.png")
     hole(64, 64, 10, 19, 20, 39).save("mask.png")
@@ -54,7 +54,7 @@ def problem(file, *flags, size=64):
 
 
 def hidden(found):
-    """First and last hidden row and column, and how many pixels are."""
+    """Return the first and last hidden row and column, and the number of hidden pixels."""
     gone = ~found.operator.observed[0, 0]
     rows, columns = gone.any(1).nonzero().flatten(), gone.any(0).nonzero().flatten()
     return [int(x) for x in (rows[0], rows[-1], columns[0], columns[-1], gone.sum())]
@@ -72,14 +72,14 @@ SAYING = [
 
 
 @pytest.mark.parametrize(("flags", "task"), SAYING)
-def test_a_flag_says_its_task_and_has_its_settings(here, flags, task):
+def test_a_flag_implies_its_task_and_settings(here, flags, task):
     options, name = parse(["photo.png", *flags])
     same, other = parse(["photo.png", *flags, *([] if "--task" in flags else ["--task", task])])
     assert options.task == task and options == same and name == other is not None
 
 
 @pytest.mark.parametrize("flags", [[], ["--clean"], ["--gamma", "3"], ["--config", "own.yaml"]])
-def test_without_a_task_nothing_is_done_but_all_are_named(here, untouched, flags, capsys):
+def test_a_missing_task_is_an_error_that_names_all_tasks(here, untouched, flags, capsys):
     (here / "own.yaml").write_text("gamma: 3\n")
     assert main(["restore", "photo.png", *flags]) == 2
     error = capsys.readouterr().err
@@ -90,7 +90,7 @@ def test_without_a_task_nothing_is_done_but_all_are_named(here, untouched, flags
     )
 
 
-def test_a_file_says_its_task_too_and_a_flag_and_a_file_that_differ_are_both_named(here, capsys):
+def test_a_file_implies_its_task_too_and_a_conflict_names_both(here, capsys):
     (here / "own.yaml").write_text("mask: mask.png\ngamma: 3\n")
     options, name = parse(["photo.png", "--config", "own.yaml"])
     assert (options.task, options.gamma, name) == ("inpaint_mask", 3, "inpaint_half_face_heads.yaml: rlsd")
@@ -108,7 +108,7 @@ def test_a_file_says_its_task_too_and_a_flag_and_a_file_that_differ_are_both_nam
         assert told in capsys.readouterr().err
 
 
-def test_lines_of_a_manifest_say_their_tasks(here, capsys):
+def test_lines_of_a_manifest_imply_their_tasks(here, capsys):
     lines = [
         {"image": "photo.png", "name": "a", "mask": "mask.png", "mask_hole": "white"},
         {"image": "photo.png", "name": "b", "mask": "alpha"},
@@ -132,7 +132,7 @@ def test_lines_of_a_manifest_say_their_tasks(here, capsys):
     assert f"{file}, line 2: Say with --task what happened to" in capsys.readouterr().err
 
 
-def test_a_hole_that_the_crop_takes_away_is_an_error_with_the_remedy(here, untouched, capsys):
+def test_a_hole_outside_the_crop_is_an_error_with_the_remedy(here, untouched, capsys):
     noise(427, 640).save("tall.png")
     hole(427, 640, 20, 59, 100, 199).save("above.png")  # the crop keeps rows 106 to 532
     assert main(["restore", "tall.png", "--mask", "above.png"]) == 2
@@ -149,7 +149,7 @@ def test_a_hole_that_the_crop_takes_away_is_an_error_with_the_remedy(here, untou
     )
 
 
-def test_the_hidden_share_is_told_and_nearly_all_is_asked_about(here):
+def test_the_hidden_share_is_printed_with_a_hint_if_it_is_nearly_all(here):
     assert problem("photo.png", *MASK).notes == ("photo.png: 4.88% of the pixels are hidden and will be filled in",)
     turned = problem("photo.png", *MASK, "--mask-hole", "white")
     assert turned.notes == (
@@ -166,7 +166,7 @@ def test_the_hidden_share_is_told_and_nearly_all_is_asked_about(here):
     assert problem("y.safetensors", *MASK).notes[0].startswith("y.safetensors: 4.88% of the pixels")
 
 
-def test_greys_of_a_mask_are_told(here):
+def test_grey_mask_pixels_are_reported(here):
     mask = np.array(Image.open("mask.png"))
     mask[10:14, 20:36] = 100  # 64 of 4096 pixels
     mask[0, 0], mask[0, 1] = 4, 251  # what JPEG does to black and white
@@ -180,7 +180,7 @@ def test_greys_of_a_mask_are_told(here):
     assert "brighter is filled in" in problem("photo.png", "--mask", "grey.png", "--mask-hole", "white").notes[0]
 
 
-def test_an_enlargement_that_would_not_enlarge_is_refused(here, untouched, capsys):
+def test_an_image_as_large_as_the_result_is_rejected(here, untouched, capsys):
     noise(150, 100).save("small.png")
     assert main(["restore", "small.png", "--task", "sr4"]) == 2
     error = capsys.readouterr().err
@@ -194,7 +194,7 @@ def test_an_enlargement_that_would_not_enlarge_is_refused(here, untouched, capsy
     assert problem("small.png", "--task", "sr4", "--clean").clean.shape[-1] == 64
 
 
-def test_the_hole_of_a_picture_with_transparent_pixels(here, untouched, capsys):
+def test_the_hole_of_an_image_with_transparent_pixels(here, untouched, capsys):
     alpha = hole(64, 64, 5, 9, 6, 15)
     picture = Image.open("photo.png").convert("RGBA")
     picture.putalpha(alpha)
@@ -220,7 +220,7 @@ def test_the_hole_of_a_picture_with_transparent_pixels(here, untouched, capsys):
         assert told in capsys.readouterr().err
 
 
-def test_a_folder_takes_what_can_be_read_and_names_the_rest(here, monkeypatch, capsys):
+def test_a_folder_lists_readable_files_and_names_the_ignored_ones(here, monkeypatch, capsys):
     folder = here / "many"
     folder.mkdir()
     for name in ("a.png", "b.gif", "c.jfif", "d.avif", "E.JPG", "f.webp", "g.tiff", "h.ppm"):
@@ -246,7 +246,7 @@ def test_a_folder_takes_what_can_be_read_and_names_the_rest(here, monkeypatch, c
 BOX = ("--box", "100", "199", "50", "249")
 
 
-def test_a_box_is_in_the_picture_s_own_pixels(here):
+def test_a_box_is_in_the_images_own_pixels(here):
     assert hidden(problem("photo.png", "--box", "10", "19", "20", "39")) == [10, 19, 20, 39, 200]  # of the prior's size
     noise(512, 512).save("large.png")
     assert hidden(problem("large.png", *BOX)) == [12, 25, 6, 31, 14 * 26]  # edges 12.5 to 25 and 6.25 to 31.25
@@ -282,23 +282,23 @@ def test_a_box_is_in_the_picture_s_own_pixels(here):
 )
 def test_borrowed_settings_are_called_a_guess(here, flags, told, monkeypatch, capsys):
     options, name = parse(["photo.png", *flags])
-    assert guessed(options).startswith(told) and bool(guessed(options)) == bool(told)
+    assert borrowed_note(options).startswith(told) and bool(borrowed_note(options)) == bool(told)
     monkeypatch.setattr(job, "run", lambda options, jobs: 0)
     assert main(["restore", "photo.png", *flags]) == 0
     assert ("it is a guess" in capsys.readouterr().out) == bool(told)
 
 
-def test_what_to_tune_is_what_the_method_reads(here):
+def test_the_note_names_the_settings_that_the_method_reads(here):
     options, name = parse(["photo.png", "--operator", "m:f"])
-    assert guessed(options).endswith("tune --gamma, --lambda, --rho, --lr-x, --lr-z, --steps")
+    assert borrowed_note(options).endswith("tune --gamma, --lambda, --rho, --lr-x, --lr-z, --steps")
     options, name = parse(["photo.png", *MASK])  # the exact x-step has no learning rate
-    assert guessed(options).endswith("tune --gamma, --lambda, --rho, --lr-z, --steps")
+    assert borrowed_note(options).endswith("tune --gamma, --lambda, --rho, --lr-z, --steps")
     options, name = parse(["photo.png", *MASK, "--method", "psld"])
-    assert guessed(options).endswith("tune --hyper, --steps")
+    assert borrowed_note(options).endswith("tune --hyper, --steps")
 
 
 @pytest.mark.parametrize("task", ["inpaint_half_face", "inpaint_random", "hdr", "deblur_motion"])
-def test_heads_are_known_as_heads_and_photographs_are_not(here, task, capsys):
+def test_heads_are_recognised_and_photographs_are_not(here, task, capsys):
     write_heads(["--out", "heads", "--number", "6"])
     for k, marked in enumerate(sorted((here / "heads").iterdir())):
         assert not problem(marked, "--task", task).foreign
@@ -310,7 +310,7 @@ def test_heads_are_known_as_heads_and_photographs_are_not(here, task, capsys):
     assert not problem("photo.png", "--task", task, "--prior", "owner/own").foreign
 
 
-def test_a_photograph_and_unknown_words_are_told_before_anything_is_loaded(here, monkeypatch, capsys):
+def test_photographs_and_unknown_words_are_reported_before_anything_is_loaded(here, monkeypatch, capsys):
     noise(100, 80).save("other.png")
     write_heads(["--out", "heads", "--number", "1"])
 

@@ -24,12 +24,12 @@ from rsd.tasks.reproduce.cards import settings
         ("--method psld", "N = 4, L = 100, omega=0.5, gamma=0.1"),
     ],
 )
-def test_of_a_restoration_what_its_method_reads(flags, told, tmp_path):
+def test_settings_of_a_restoration_are_those_that_its_method_reads(flags, told, tmp_path):
     options, _ = restore([str(tmp_path), "--task", "inpaint_half_face", *flags.split()])
     assert settings("restore", resolved(options)) == told
 
 
-def test_of_the_others():
+def test_settings_of_the_other_commands():
     drawn = {"particles": 4, "steps": 240, "method": "vsd", "gamma": 20.0, "window": [0.0, 1.0], "features": "pixels"}
     learned = {"guidance": 7.5, "lr": 0.03, "score": "lora", "lr_phi": 1e-4}
     told = "N = 4, L = 240, gamma 20, features pixels, guidance 7.5, lr 0.03, score lora, lr_phi 0.0001"

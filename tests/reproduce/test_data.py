@@ -30,7 +30,7 @@ def test_the_first_pictures_below_a_folder(tmp_path):
     assert [row["name"] for row in rows] == ["a/0001", "a/0002"]
     jobs = list_jobs(parse([str(manifest), "--clean", "--task", "sr4"])[0])
     assert [job.path for job in jobs] == [(faces / "a" / name).resolve() for name in ("0001.png", "0002.jpg")]
-    with pytest.raises(ValueError, match="holds no pictures"):
+    with pytest.raises(ValueError, match="has no images"):
         prepare("pictures", replace(PAPER, imagenet=tmp_path / "faces" / "nothing"), tmp_path)
 
 
@@ -47,7 +47,7 @@ def test_prompts(tmp_path):
     assert prepare("sundae", PAPER, tmp_path).read_text() == "an ice cream sundae\n"
 
 
-def test_how_a_reader_makes_the_data(tmp_path):
+def test_the_commands_that_make_the_data(tmp_path):
     small = Reproduce(name="all", number=2)
     where = prepare("captions", small, tmp_path)
     told = how_to_make("captions", small, where)
@@ -92,7 +92,7 @@ def test_a_row_at_both_scales():
     assert asked.command_line().endswith("--metrics clip fid --fid-folder d")
 
 
-def test_rows_that_say_the_same_share_a_folder():
+def test_identical_rows_share_a_folder():
     options = Reproduce(name="all")
     folders = {}
     for entry in ENTRIES:

@@ -40,7 +40,7 @@ def test_every_table_and_figure_of_the_appendix_has_one():
 
 
 @pytest.mark.parametrize("entry", ENTRIES, ids=lambda entry: entry.name)
-def test_claims_are_of_rows_and_figures_that_there_are(entry):
+def test_claims_refer_to_existing_rows_and_figures(entry):
     labels = [row.label for row in entry.rows]
     assert len(set(labels)) == len(labels) and entry.claims
     for claim in entry.claims:
@@ -61,7 +61,7 @@ def test_list_as_json(capsys):
     assert all(one["paper"] and one["claim"] and one["expected"] and one["rows"] for one in listed)
 
 
-def test_the_list_tells_the_scale_and_what_was_measured(capsys, tmp_path, monkeypatch):
+def test_the_list_gives_the_scale_and_the_measured_claims(capsys, tmp_path, monkeypatch):
     claims = [{"claim": "a", "held": True, "clear": False, "measured": {}}]
     file = tmp_path / "measured.json"
     file.write_text(json.dumps({"scale": "builtin", "experiments": [{"name": "table2", "claims": claims}]}))
@@ -74,7 +74,7 @@ def test_the_list_tells_the_scale_and_what_was_measured(capsys, tmp_path, monkey
     assert here[1]["measured"] == []
 
 
-def test_list_for_people(capsys):
+def test_list_as_text(capsys):
     assert main(["reproduce", "--list"]) == 0
     told = capsys.readouterr().out
     assert all(entry.paper in told for entry in ENTRIES)
@@ -92,7 +92,7 @@ def test_list_for_people(capsys):
         (["table2", "--scale", "paper", "--ffhq", "nowhere"], "nowhere does not exist"),
     ],
 )
-def test_mistakes_are_told_at_once(argv, told, capsys, tmp_path, monkeypatch):
+def test_mistakes_are_reported_at_once(argv, told, capsys, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     assert main(["reproduce", *argv]) == 2
     assert told in capsys.readouterr().err

@@ -49,7 +49,7 @@ SCENES = Entry(
 
 @pytest.fixture(scope="module")
 def without_pixels(tmp_path_factory):
-    """The built-in models, but for the prior of pixels."""
+    """The built-in models without the prior in pixel space."""
     folder = tmp_path_factory.mktemp("weights")
     for part in hub.BUILT_IN.iterdir():
         if part.name != "pixel":
@@ -59,14 +59,14 @@ def without_pixels(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def restored(without_pixels, tmp_path_factory):
-    """An experiment on restorations, run once; read only. Without a prior of pixels."""
+    """An experiment on restorations, run once and read only, without a prior in pixel space."""
     out = tmp_path_factory.mktemp("restored")
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(hub, "BUILT_IN", without_pixels)
         return reproduce(RESTORED, SMALL, out, out), out
 
 
-def test_claims_json_is_what_the_contract_says(restored):
+def test_claims_json_is_as_documented(restored):
     outcome, out = restored
     claims = json.loads((out / "claims.json").read_text())
     assert [claim["held"] for claim in claims] == [True, False, None, None]
@@ -108,7 +108,7 @@ def test_a_report_is_one_file(restored):
     assert f"rsd heads --out {out / 'data' / 'faces'} --number 2 --view frontal" in page
 
 
-def test_what_is_done_is_not_done_again(restored, without_pixels, capsys, monkeypatch):
+def test_finished_rows_are_not_run_again(restored, without_pixels, capsys, monkeypatch):
     monkeypatch.setattr(hub, "BUILT_IN", without_pixels)
     _, out = restored
     before = {path: path.stat().st_mtime_ns for path in (out / "runs").rglob("*.png")}
@@ -118,8 +118,8 @@ def test_what_is_done_is_not_done_again(restored, without_pixels, capsys, monkey
     assert (out / "again" / "claims.json").read_text() == (out / "claims.json").read_text()
 
 
-def test_what_was_made_with_other_settings_is_not_taken(restored, without_pixels, capsys, monkeypatch, tmp_path):
-    """Say since packaged ones have changed; the others' figures are there."""
+def test_rows_with_other_settings_are_not_reused(restored, without_pixels, capsys, monkeypatch, tmp_path):
+    """For example if the packaged settings have changed; the other rows keep their figures."""
     monkeypatch.setattr(hub, "BUILT_IN", without_pixels)
     _, out = restored
     shutil.copytree(out / "data", tmp_path / "data")
@@ -162,14 +162,14 @@ def test_an_experiment_from_the_command_line(tmp_path, capsys):
     assert "already done" in capsys.readouterr().out
 
 
-def test_the_seed_of_an_experiment_without_a_model_is_told(tmp_path):
+def test_the_seed_of_an_experiment_without_a_model_is_reported(tmp_path):
     assert main(["reproduce", "fig30", "--steps", "2", "--seed", "7", "--out", str(tmp_path / "toy")]) == 0
     page = (tmp_path / "toy" / "report.html").read_text(encoding="utf-8")
     assert "seed 7;" in page and "not looked at yet" in page  # nothing collapses to a mode in two steps
     assert page.count("against gamma, the weight of the repulsion</figcaption>") == 2
 
 
-def test_data_that_no_row_can_do_without(tmp_path, capsys):
+def test_data_that_every_row_requires(tmp_path, capsys):
     out = tmp_path / "table2"
     assert main(["reproduce", "table2", "--scale", "paper", "--out", str(out)]) == 2
     assert "table2 needs --ffhq PATH." in capsys.readouterr().err
@@ -187,7 +187,7 @@ def test_data_may_be_given_later(tmp_path, capsys):
     assert f"ffhq '{faces}' is now" in capsys.readouterr().err
 
 
-def test_figures_asked_for_later_are_not_done(tmp_path):
+def test_figures_requested_later_are_not_done(tmp_path):
     one = Plan("a", "text-to-image", (), "", tmp_path)
     file = tmp_path / "summary.json"
     assert not finished(one, tmp_path)
@@ -208,7 +208,7 @@ def test_an_interrupted_toy_ends_all(tmp_path, monkeypatch, capsys):
     assert "failed" not in capsys.readouterr().err
 
 
-def test_all_of_them(tmp_path, monkeypatch):
+def test_all_experiments(tmp_path, monkeypatch):
     monkeypatch.setattr(module, "ENTRIES", (RESTORED, DRAWN))
     one = ["--steps", "2", "--number", "1", "--out", str(tmp_path / "all"), "--device", "cpu"]
     assert main(["reproduce", "all", *one]) == 1  # one row is broken
@@ -271,7 +271,7 @@ def test_shards_share_the_runs(tmp_path, monkeypatch, capsys):
     assert main([*base, "--shard", "2/2"]) == 2
 
 
-def test_a_shard_tells_what_it_leaves_out(tmp_path, capsys):
+def test_a_shard_reports_what_it_skips(tmp_path, capsys):
     toys = Entry("toys", "Fig. 0", "Toys.", (Row("a", "--gammas 0"),), (), "toy", "", ())
     lost = Entry("lost", "Fig. 0", "Lost.", (Row("none", f"{HALF} nonsense"),), ())
     options = Reproduce(name="all", steps=2, shard="0/1")

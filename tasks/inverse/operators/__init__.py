@@ -11,7 +11,7 @@ from pathlib import Path
 import torch
 import torch.nn.functional as F
 
-from rsd.runs.settings import known
+from rsd.runs.words import known
 
 from ..names import is_task, sr_factor, unknown_task
 from . import kernels, masks

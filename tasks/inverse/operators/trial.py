@@ -38,7 +38,9 @@ def try_out(
         y = measured(operator, x)
         if not bool(magnitude(observed(operator, y)).isfinite()):
             remedy = "samples do during a run: clamp x first" if x is drawn else "fix it"
-            raise ValueError(f"{operator.name} made values that are not finite (NaN or infinite) of {what}; {remedy}.")
+            raise ValueError(
+                f"{operator.name} returned values that are not finite (NaN or infinite) for {what}; {remedy}."
+            )
         gradients.append(has_gradient(operator, x, y, gradient, what))
     if not any(gradients):
         raise ValueError(
