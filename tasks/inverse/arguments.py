@@ -24,8 +24,8 @@ def check(y: Any, operator: Any, prior: Any, features: Any, changes: dict[str, A
     """Return the prior's name. Raise ValueError for an argument of the wrong type or an unknown setting."""
     if isinstance(y, str | Path):
         raise ValueError(
-            f'y is a path, "{y}"; give the tensor: rsd.media.read_image(path) of a picture, or read_measurement(path) '
-            "of a .safetensors file."
+            f'y is a path, "{y}"; give the tensor: rsd.media.read_image(path) for an image, read_measurement(path) '
+            "for a .safetensors file."
         )
     if not isinstance(y, torch.Tensor):
         swapped = " (the order is: rsd.restore(y, operator))" if callable(y) else ""
@@ -47,7 +47,7 @@ def check(y: Any, operator: Any, prior: Any, features: Any, changes: dict[str, A
     if isinstance(prior, type) or not (hasattr(prior, "epsilon") and hasattr(prior, "schedule")):
         kind = f"the class {prior.__name__}" if isinstance(prior, type) else f"of type {type(prior).__name__}"
         raise ValueError(
-            f"prior is {kind}; give a name, a folder or a prior: of a pipeline in memory "
+            f"prior is {kind}; give a name, a folder or a prior: for a pipeline in memory "
             "rsd.priors.latent.LatentPrior(pipeline) or rsd.priors.pixel.PixelPrior.from_pipeline(pipeline)."
         )
     return str(getattr(prior, "name", ""))
@@ -76,8 +76,8 @@ def settle(
     try:
         check_used(changes, replace(options, **changes))
     except ValueError as error:
-        told = re.sub(r"--([a-z][a-z-]*)", lambda flag: flag[1].replace("-", "_"), str(error))
-        raise ValueError(told) from None
+        message = re.sub(r"--([a-z][a-z-]*)", lambda flag: flag[1].replace("-", "_"), str(error))
+        raise ValueError(message) from None
     return found, source + yours
 
 

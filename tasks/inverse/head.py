@@ -130,8 +130,8 @@ class RestoreHead(Head):
         """Embed the prompts of all runs."""
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", message=".* has no effect")  # each run warns for itself
-            asked = [(one.options.prompt, one.options.negative_prompt, one.options.guidance) for one in todo]
-            for prompt, negative, guidance in dict.fromkeys(asked):
+            prompts = [(one.options.prompt, one.options.negative_prompt, one.options.guidance) for one in todo]
+            for prompt, negative, guidance in dict.fromkeys(prompts):
                 prior.condition(prompt, negative, guidance)
 
     def lacking(self, held: dict[str, Any], item: Item) -> list[str]:
@@ -219,12 +219,12 @@ class RestoreHead(Head):
             why = f"it needs at least 2 restored images, not {len(done)}"
         if why is not None or networks.scorers is None or networks.scorers.fid is None:
             return {"fid": (None, why or "its network is not loaded")}
-        answers = [particles(folder) for folder in done.values()]
-        truths = [
+        samples = [particles(folder) for folder in done.values()]
+        clean = [
             media.fit_to(media.read_image(item.source.path), images.shape[-1], item.options.fit)[0]
-            for item, images in zip(done, answers, strict=True)
+            for item, images in zip(done, samples, strict=True)
         ]
-        return {"fid": (distance(answers, truths, networks.scorers), None)}
+        return {"fid": (distance(samples, clean, networks.scorers), None)}
 
 
 def check_method(options: Restore, size: int, operator: Operator | None = None) -> None:

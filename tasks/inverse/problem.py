@@ -63,7 +63,7 @@ def check_task(options: Restore, size: int, device: torch.device | str = "cpu") 
     use it."""
     if options.mask and options.mask != ALPHA:
         read_mask(options.mask, options.mask_hole)
-    if options.mask or options.box:  # each picture has its own, of its size
+    if options.mask or options.box:  # each image has its own, of its size
         return
     operator, follows = _operator(options, size, None), needs_gradient(options.method, options.x_step)
     for place in dict.fromkeys(("cpu", str(device))):  # it measures on the CPU and samples on the device

@@ -116,12 +116,12 @@ SCORES = (
 )
 
 
-def distance(answers: list[torch.Tensor], truths: list[torch.Tensor], scorers: Scorers) -> dict[str, Any]:
+def distance(samples: list[torch.Tensor], clean: list[torch.Tensor], scorers: Scorers) -> dict[str, Any]:
     """Return the Frechet and kernel distances between all samples and all clean images, with the feature map and the
     counts. One entry per image: [N, 3, H, W] and [1, 3, H, W] in [-1, 1]."""
     network = scorers.fid
     assert network is not None
-    a, b = (torch.cat([network(x) for x in images]) for images in (answers, truths))
+    a, b = (torch.cat([network(x) for x in images]) for images in (samples, clean))
     found = {"value": metrics.frechet(a, b), "kid": metrics.kernel_distance(a, b), "features": scorers.fid_name}
     return {**found, "images": len(b), "particles": len(a)}
 

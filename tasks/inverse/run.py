@@ -157,14 +157,14 @@ def restore(
 
     from .operators import Inpaint
 
-    asked = arguments.check(y, operator, prior, features, changes)
+    prior_name = arguments.check(y, operator, prior, features, changes)
     f = load_operator(operator)
-    settings, source = arguments.settle(settings, changes, task or f.task, asked, preset)
-    arguments.try_out(y, f, prior, asked, settings)
-    prior = load_prior(asked) if isinstance(prior, str | Path) else prior
+    settings, source = arguments.settle(settings, changes, task or f.task, prior_name, preset)
+    arguments.try_out(y, f, prior, prior_name, settings)
+    prior = load_prior(prior_name) if isinstance(prior, str | Path) else prior
     embed = None
     if settings.interaction.acts(settings.particles):
-        name = features_of(features, asked) if isinstance(features, str) else features
+        name = features_of(features, prior_name) if isinstance(features, str) else features
         embed = Decoded(prior, load_features(name, device=prior.device) if isinstance(name, str) else name)
     run = run_class(settings.method)(prior, f, y, settings, embed=embed, image=image)
     images, records = drive(run, diverged=partial(arguments.diverged, settings=settings), progress=progress)

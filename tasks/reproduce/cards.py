@@ -61,8 +61,8 @@ def card(plan: Plan, folder: Path) -> Card:
     for run in runs[:PICTURES]:
         made.strips.append((config(run).get("prompt") or run.name, uri(strip(run))))
     if (first / "measurement.png").exists():
-        answer = small(Image.open(first / "particles" / "00.png"))
-        made.slider = uri(before(first, answer.size)), uri(answer)
+        sample = small(Image.open(first / "particles" / "00.png"))
+        made.slider = uri(before(first, sample.size)), uri(sample)
     if (first / "spread.png").exists():
         made.spread = uri(Image.open(first / "spread.png"), 320, quality=75)
     made.film = uri(film(first / "evolution.gif"), quality=60)
@@ -87,10 +87,10 @@ def strip(run: Path) -> Image.Image:
     the scenes."""
     if (run / "contact.png").exists():
         return shrink(Image.open(run / "contact.png").convert("RGB"), 640)
-    answers = [small(Image.open(path)) for path in sorted((run / "particles").glob("*.png"))]
+    samples = [small(Image.open(path)) for path in sorted((run / "particles").glob("*.png"))]
     if (run / "measurement.png").exists():
-        answers = [before(run, answers[0].size), truth(run, answers[0].size), *answers]
-    return sheet(answers, len(answers))
+        samples = [before(run, samples[0].size), truth(run, samples[0].size), *samples]
+    return sheet(samples, len(samples))
 
 
 def before(run: Path, size: tuple[int, int]) -> Image.Image:

@@ -91,7 +91,7 @@ def run(options: Reproduce) -> int:
     hours = sum(one.flops for one in seen.values()) / rate / 3600
     blocked = sum(one.plan.why_not is not None for one in seen.values())
     cannot = f"; {blocked} more cannot run here" if blocked else ""
-    print(f"{len(seen) - blocked} runs in all, {hours:,.1f} {unit}, of network passes alone{cannot}")
+    print(f"{len(seen) - blocked} runs in all, {hours:,.1f} {unit}, network passes only{cannot}")
     return 0
 
 

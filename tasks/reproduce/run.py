@@ -71,7 +71,7 @@ def check_data(entry: Entry, options: Reproduce) -> None:
 
 
 def run_all(options: Reproduce, out: Path) -> int:
-    """Run every experiment. Print the error of one that cannot be measured or drawn, and go on. Return the exit
+    """Run every experiment. Print the error of one that cannot be measured or drawn, and continue. Return the exit
     code."""
     code = 0
     for entry in ENTRIES:

@@ -65,8 +65,8 @@ def run(compare: Compare, pairs: list[Pair], left_out: dict[str, str]) -> int:
 def is_done(pair: Pair) -> bool:
     """Return whether a pair has its summary, and each of its images all requested figures."""
     cells = [pair.cell(job) for job in pair.jobs]
-    lacks = any(not cell.done or lacking(SCORES, cell.metrics(), Asked.of(pair.options)) for cell in cells)
-    return not lacks and (pair.folder / "summary.json").exists()
+    unfinished = any(not cell.done or lacking(SCORES, cell.metrics(), Asked.of(pair.options)) for cell in cells)
+    return not unfinished and (pair.folder / "summary.json").exists()
 
 
 def _report_failures(failures: dict[str, str]) -> int:

@@ -63,7 +63,7 @@ def measured(operator: Operator, x: torch.Tensor) -> torch.Tensor:
     return y
 
 
-def has_gradient(operator: Operator, x: torch.Tensor, y: torch.Tensor, needed: bool, what: str) -> bool:
+def has_gradient(operator: Operator, x: torch.Tensor, y: torch.Tensor, required: bool, what: str) -> bool:
     """Return whether the gradient at x is nonzero anywhere; ``y``: f(x)."""
     leaf = x.clone().requires_grad_()
     given = leaf * 1  # not a leaf, as in a run
@@ -84,7 +84,7 @@ def has_gradient(operator: Operator, x: torch.Tensor, y: torch.Tensor, needed: b
             if not bool(most.isfinite()):
                 raise ValueError(f"The gradient of {operator.name} is not finite (NaN or infinite) at {what}; fix it.")
             return bool(most > 0)
-    if not needed and has_adjoint(operator, x, y):
+    if not required and has_adjoint(operator, x, y):
         return True
     raise ValueError(explain_no_gradient(operator, error))
 
