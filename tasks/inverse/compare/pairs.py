@@ -14,15 +14,14 @@ from rsd.runs.folder import RunFolder, slug
 
 from ..inputs import Job, list_jobs
 from ..names import READ_BY, matched, split_task
-from ..options import Restore
+from ..options import OperatorOptions, Restore
 from ..packaged import chosen, packaged, presets
 
 if TYPE_CHECKING:
     from .command import Compare
 
 PASSED = (
-    "particles", "seed", "sigma_v", "fit", "div_features", "fid_features", "device", "dtype", "autocast", "chunk",
-    "memory",
+    "particles", "seed", "sigma_v", "div_features", "fid_features", "device", "dtype", "autocast", "chunk", "memory",
 )  # fmt: skip
 """Options that every run gets."""
 
@@ -85,10 +84,12 @@ def pairs(compare: Compare) -> tuple[list[Pair], dict[str, str]]:
 def options_of(compare: Compare, task: str, method: str, prior: str, out: Path) -> tuple[Restore, str]:
     """Return the options of ``rsd restore --clean`` for a pair, checked, and the name of its packaged settings."""
     assert compare.images is not None
-    given: dict[str, Any] = {name: value for name in PASSED if (value := getattr(compare, name)) is not None}
-    given |= {name: getattr(compare, name) for name, tasks in READ_BY.items() if task in tasks}
-    if task.startswith("sr"):
-        given["downsample"] = compare.downsample
+    passed: dict[str, Any] = {name: getattr(compare, name) for name in PASSED}
+    given = {name: value for name, value in passed.items() if value is not None and value is not False}
+    for field in dataclasses.fields(OperatorOptions):
+        read = task in READ_BY[field.name] if field.name in READ_BY else field.name == "fit" or task.startswith("sr")
+        if read and getattr(compare, field.name) != field.default:
+            given[field.name] = getattr(compare, field.name)
     if "lpips" in compare.metrics:
         given["metrics"] = ("lpips",)
     if compare.steps is not None:
