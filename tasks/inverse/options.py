@@ -268,7 +268,7 @@ class Restore(TaskOptions, Settings, RunOptions, PriorOptions, FeatureOptions, S
         clear = next((path for path in self.images if _is_transparent(path)), None)
         hint = f" {clear} has transparent pixels: --mask alpha fills them in." if clear else ""
         what = str(self.images[0]) if len(self.images) == 1 else "these images"
-        return f"Give --task, what happened to {what}: {', '.join(EVERYDAY)}; see `rsd tasks`.{hint}"
+        return f"Name with --task what happened to {what}: {', '.join(EVERYDAY)}; see `rsd tasks`.{hint}"
 
     @property
     def unread(self) -> Unread:

@@ -165,11 +165,11 @@ def test_presets(image: str):
     ):  # settings of their own, without presets
         with pytest.raises(ValueError, match="there are none; give --steps"):
             parse([*own, "--preset", "100", image])
-    with pytest.raises(ValueError, match="preset 100 is settings for 100 steps, but steps is 50 .flags, --config"):
+    with pytest.raises(ValueError, match="preset 100 is for 100 steps, but steps is 50 .flags, --config"):
         parse(["--task", "sr4", "--preset", "100", "--steps", "50", image])
     with pytest.raises(ValueError, match="--lr-x goes with --x-step adam, but the preset has the exact one"):
         parse(["--task", "sr4", "--preset", "100", "--lr-x", "0.3", image])
-    with pytest.raises(ValueError, match="no preset of 50 steps for hdr by rlsd with heads: there is none"):
+    with pytest.raises(ValueError, match="no preset of 50 steps for hdr by rlsd with heads: there are none"):
         parse(["--task", "hdr", "--preset", "50", image])
 
 

