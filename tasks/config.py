@@ -119,5 +119,5 @@ def format_value(value: Any) -> str:
 
 def notes(options: Restore | TextToImage | TextTo3D) -> list[str]:
     """Return a note if the settings were tuned for another task or prior."""
-    note = restore.guessed(options) if isinstance(options, Restore) else ""
+    note = restore.borrowed_note(options) if isinstance(options, Restore) else ""
     return [f"note: {note}"] if note else []

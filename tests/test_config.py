@@ -60,7 +60,7 @@ def test_what_the_method_does_not_read_is_left_out(capsys):
 @pytest.mark.parametrize(
     ("words", "told"),
     [
-        ([], "Say what first: rsd config sr4"),
+        ([], "Name a task or head first: rsd config sr4"),
         (["sr99"], "srK enlarges K-fold"),
         (["sr4", "--method", "pdsl"], 'Unknown method "pdsl". Did you mean "psld"?'),
         (["sr4", "--preset", "60"], "There is no preset of 60 steps"),

@@ -98,7 +98,7 @@ MISTAKES = {
     "a box": (["--task", "inpaint_box", "--box", "50", "2", "2", "5"], "box is 50 2 2 5; give"),
     "a kernel": (["--task", "deblur_motion", "--kernel", "photo.png"], "photo.png"),
     "an exact step": (["--task", "hdr", "--x-step", "exact"], "exact"),
-    "a metric": (["--task", "sr2", "--metrics", "lpips"], "LPIPS needs 32 px or more"),
+    "a metric": (["--task", "sr2", "--metrics", "lpips"], "LPIPS needs at least 32 px"),
 }
 
 

@@ -102,7 +102,7 @@ def test_the_method_runs_by_its_module_and_name(prior, monkeypatch):
     answers = rsd.restore(f(x), f, prior=prior, method="page_method:Projection", **settings).images
     assert (answers - x)[f.observed.expand_as(answers)].abs().max() < 1e-4
     assert answers.isfinite().all()
-    with pytest.raises(ValueError, match="page_method:torch.* is no dataclass with a function step"):
+    with pytest.raises(ValueError, match="page_method:torch.* is not a dataclass with a method step"):
         rsd.restore(f(x), f, prior=prior, method="page_method:torch")
     with pytest.raises(ValueError, match='has no hyper-parameter "zeta"'):
         rsd.restore(f(x), f, prior=prior, method="page_method:Projection", hyper=("zeta=1",))

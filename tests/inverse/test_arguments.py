@@ -226,7 +226,7 @@ def test_a_resumed_run_has_the_inputs_that_it_began_with(restore, here, monkeypa
     assert restore(*flags, "--resume", steps=6) == 0
     shutil.copy("right.png", "mask.png")
     assert restore(*flags, "--resume", "--div-features", "pixels", steps=6) == 2
-    assert "is not what" in capsys.readouterr().err
+    assert "is not the file that" in capsys.readouterr().err
 
 
 def test_an_operator_that_fails_on_the_device_is_told_first(here):

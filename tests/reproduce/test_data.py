@@ -58,7 +58,7 @@ def test_the_commands_that_make_the_data(tmp_path):
     assert how_to_make("faces", small, heads) == f"rsd heads --out '{heads}' --number 2 --view frontal"
     given = replace(PAPER, ffhq=Path("/ffhq"))
     assert how_to_make("faces", given, Path("faces.jsonl")) == (
-        "# faces.jsonl: the first 100 pictures below /ffhq, by their paths"
+        "# faces.jsonl: the first 100 images below /ffhq, by their paths"
     )
 
 

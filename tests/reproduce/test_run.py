@@ -130,7 +130,7 @@ def test_rows_with_other_settings_are_not_reused(restored, without_pixels, capsy
     monkeypatch.setattr(module, "prepare", lambda *_: out / "data" / "faces")
     outcome = reproduce(RESTORED, SMALL, tmp_path, tmp_path / "again")
     why = f"{one.folder(tmp_path / 'runs')} was made with other settings (lambda_ 0.3 is now 0.05)"
-    assert outcome.failures["one"] == f"{why}; delete it to make it anew."
+    assert outcome.failures["one"] == f"{why}; delete it to run it again."
     assert f"failed: one: {why}" in capsys.readouterr().err
 
 
@@ -143,7 +143,7 @@ def test_text_to_image_and_3d(entry, heads_pixels, tmp_path):
         file.write_text(re.sub(r"^guidance: .*$", "guidance: 2.5", file.read_text(), flags=re.MULTILINE))
     again = reproduce(entry, SMALL, tmp_path, tmp_path / "again")
     assert "was made with other settings (guidance 2.5 is now" in again.failures[one.label]
-    assert again.failures[one.label].endswith("delete it to make it anew.")
+    assert again.failures[one.label].endswith("delete it to run it again.")
     page = (tmp_path / "report.html").read_text(encoding="utf-8")
     assert page.count("data:image/webp") == (3 if entry is DRAWN else 4)  # strips, a film; for scenes two turntables
 

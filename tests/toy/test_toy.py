@@ -90,7 +90,7 @@ def test_the_command_writes_the_documented_files(tmp_path, capsys):
     [
         (["--realisations", "0"], "realisations is 0; give a finite number above 0."),
         (["--lr", "nan"], "lr is nan; give a finite number above 0."),
-        (["--gammas", "0", "nan"], "gammas holds nan; give finite numbers, for example --gammas 0 1 2000."),
+        (["--gammas", "0", "nan"], "gammas contains nan; give finite numbers, for example --gammas 0 1 2000."),
         (["--out", "taken"], "The output folder taken is a file; choose another --out."),
         (["--seed", "-1"], "seed is -1; give 0 or more."),
         (["--out", "taken/x"], "The output folder taken/x is not writable (Not a directory); choose another --out."),
