@@ -100,7 +100,7 @@ def test_a_file_implies_its_task_too_and_a_conflict_names_both(here, capsys):
     for flags, told in (
         (["--task", "sr4", *MASK], "--mask goes with the task inpaint_mask, but the task is sr4; change one of them."),
         (["--config", "task.yaml", *MASK], "but the task is sr4, as in task.yaml; change one of them."),
-        (["--box", "0", "1", "0", "1", *MASK], "mask implies inpaint_mask but box implies inpaint_box; choose one with --task."),
+        (["--box", "0", "1", "0", "1", *MASK], "mask implies inpaint_mask but box implies inpaint_box; choose one"),
         (["--mask-hole", "white", "--task", "sr4"], "--mask-hole goes with the task inpaint_mask, but the task is sr4"),
         (["--task", "hdr", "--kernel", "kernel.npy"], "--kernel goes with the tasks deblur_motion and deblur_gaussian"),
     ):
