@@ -64,7 +64,7 @@ def test_what_the_method_does_not_read_is_left_out(capsys):
         (["sr99"], "srK enlarges K-fold"),
         (["sr4", "--method", "pdsl"], 'Unknown method "pdsl". Did you mean "psld"?'),
         (["sr4", "--preset", "60"], "There is no preset of 60 steps"),
-        (["text-to-3d", "--preset", "50"], "preset is 50, but text-to-3d has none"),
+        (["text-to-3d", "--preset", "50"], "preset is 50, but text-to-3d has no presets"),
     ],
 )
 def test_mistakes_are_told_in_one_sentence(capsys, words, told):
