@@ -62,9 +62,9 @@ def test_the_prior_on_the_command_line(tmp_path, monkeypatch, capsys):
     assert main([*command, "--prior", "page_priors:Dim"]) == 0
     assert read_image(tmp_path / "out" / "particles" / "00.png").mean() == pytest.approx(-0.5, abs=0.05)
     capsys.readouterr()
-    for name, told in (("page_priors:number", "has no epsilon"), ("no_such_module:Dim", "cannot be imported")):
+    for name, output in (("page_priors:number", "has no epsilon"), ("no_such_module:Dim", "cannot be imported")):
         assert main([*command, "--prior", name]) == 2
-        assert told in capsys.readouterr().err
+        assert output in capsys.readouterr().err
 
 
 def test_the_operators(prior, tmp_path, monkeypatch):

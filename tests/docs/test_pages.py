@@ -70,8 +70,8 @@ def test_every_command_line_parses(page, line, tmp_path, monkeypatch):
             Path(path).mkdir(exist_ok=True) if path.endswith("/") else Path(path).touch()
     found = flags.values(KINDS[command], argv, prog=f"rsd {command}")
     if command == "restore":
-        told = found.keys() & {"task", "mask", "box", "operator", "kernel"}
-        assert told or str(found["images"][0]).endswith(".jsonl"), "rsd restore needs a task"
+        output = found.keys() & {"task", "mask", "box", "operator", "kernel"}
+        assert output or str(found["images"][0]).endswith(".jsonl"), "rsd restore needs a task"
         assert found["images"]
     if command == "text-to-image" and "prompt" in found:
         assert all(" " in prompt for prompt in found["prompt"]), "prompts are quoted"
@@ -89,8 +89,8 @@ def test_every_flag_in_the_text_exists(capsys):
         known |= {f"--{name.replace('_', '-')}" for name in names}
     for page, text in TEXT.items():
         code = " ".join(re.findall(r"^ {4}.*$|`[^`\n]+`", text, re.M))
-        told = set(re.findall(r"(?<![\w-])--[a-zA-Z][\w-]*", code))
-        assert told <= known, (page.name, told - known)
+        output = set(re.findall(r"(?<![\w-])--[a-zA-Z][\w-]*", code))
+        assert output <= known, (page.name, output - known)
 
 
 def test_readme_is_short_and_lists_its_parts():
@@ -151,5 +151,5 @@ def test_readmes_python_runs(tmp_path, monkeypatch):
 
 
 def test_every_command_is_on_some_page():
-    told = set(re.findall(r"rsd ([a-z][a-z0-9-]*)", " ".join(TEXT.values())))
-    assert set(COMMANDS) <= told
+    output = set(re.findall(r"rsd ([a-z][a-z0-9-]*)", " ".join(TEXT.values())))
+    assert set(COMMANDS) <= output

@@ -71,12 +71,12 @@ def test_the_documents_give_its_figures():
     claims = [claim for row in EXPERIMENTS.values() for claim in row["claims"]]
     assert headline(claims) in text.replace("\n", " ")
     held, not_held, undecided = ([claim["state"] for claim in claims].count(state) for state in STATES[:3])
-    told = f"{held} held, {not_held} did not and {undecided} are within noise"
-    assert told in (ROOT / "README.md").read_text(encoding="utf-8").replace("\n", " ")
+    output = f"{held} held, {not_held} did not and {undecided} are within noise"
+    assert output in (ROOT / "README.md").read_text(encoding="utf-8").replace("\n", " ")
     table = re.findall(r"^\| (\w+): .*? \| ([^|]*) \| ([^|]*) \|$", text, re.M)
     assert len(table) >= 5
     for name, *cells in table:
         values = [value for claim in EXPERIMENTS[name]["claims"] for value in claim["measured"]["values"].values()]
-        for told in re.findall(r"\d+\.\d+", " ".join(cells)):
-            digits = len(told.partition(".")[2])
-            assert any(f"{value:.{digits}f}" == told for value in values), (name, told)
+        for output in re.findall(r"\d+\.\d+", " ".join(cells)):
+            digits = len(output.partition(".")[2])
+            assert any(f"{value:.{digits}f}" == output for value in values), (name, output)

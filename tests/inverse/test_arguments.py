@@ -151,7 +151,7 @@ def test_phases_are_retrieved_by_the_method_that_has_settings(here, capsys, monk
 
 
 @pytest.mark.parametrize(
-    ("flags", "told"),
+    ("flags", "expected"),
     [
         (["--method", "hybrid", "-n", "2"], "needs 3 particles or more, or --interacting 2, not 2"),
         (["--method", "hybrid", "--interacting", "1"], "interacting is 1 of 4 particles; give 2 to 4"),
@@ -161,9 +161,9 @@ def test_phases_are_retrieved_by_the_method_that_has_settings(here, capsys, monk
         (["--task", "sr4", "--keep-known", "True"], "--keep-known goes with the inpaint tasks, but the task is sr4"),
     ],
 )
-def test_options_without_effect_are_errors(here, flags, told, capsys):
+def test_options_without_effect_are_errors(here, flags, expected, capsys):
     assert main(["restore", "photo.png", *tasked(flags)]) == 2
-    assert told in capsys.readouterr().err
+    assert expected in capsys.readouterr().err
 
 
 def test_a_file_may_give_more_than_its_task_reads(here, restore):
@@ -182,8 +182,8 @@ def test_a_folder_of_other_files_takes_no_runs(restore, here, held, capsys):
         (here / name).mkdir()
     (here / "full" / held).write_text("x: 1\n")
     assert restore("photo.png", "other.png", "--clean", "--resume", out="full") == 2
-    told = "a single run" if held == "config.yaml" else "holds other files"
-    assert told in capsys.readouterr().err and not (here / "full" / "summary.json").exists()
+    output = "a single run" if held == "config.yaml" else "holds other files"
+    assert output in capsys.readouterr().err and not (here / "full" / "summary.json").exists()
 
 
 def test_a_folder_of_runs_is_extended_with_resume(restore, here, capsys):
@@ -250,8 +250,8 @@ def test_a_users_operator_returns_to_the_cpu_after_a_failed_image(restore, here)
 
 def test_warnings_are_printed_without_their_location(restore, here, capsys):
     assert restore("photo.png", "--clean", "--prompt", "red " * 30, n=1) == 0
-    told = capsys.readouterr().err
-    assert "rsd: note: " in told and "UserWarning" not in told
+    output = capsys.readouterr().err
+    assert "rsd: note: " in output and "UserWarning" not in output
 
 
 def test_a_feature_map_that_is_not_finite_is_named(restore, here, capsys):

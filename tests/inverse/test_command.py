@@ -241,7 +241,7 @@ MASK, BLACK = "mask.png", "black.png"
 
 
 @pytest.mark.parametrize(
-    ("flags", "told"),
+    ("flags", "expected"),
     [
         (["nowhere.png"], "nowhere.png"),
         (["text.png"], "not a picture"),
@@ -265,7 +265,7 @@ MASK, BLACK = "mask.png", "black.png"
         ([], "images"),
     ],
 )
-def test_bad_input_is_reported_in_one_sentence_before_any_model_is_loaded(photo, flags, told, monkeypatch, capsys):
+def test_bad_input_is_reported_in_one_sentence_before_any_model_is_loaded(photo, flags, expected, monkeypatch, capsys):
     monkeypatch.chdir(photo.parent)
     (photo.parent / "text.png").write_text("hello")
     Image.new("L", (8, 8), 255).save(MASK)
@@ -280,7 +280,7 @@ def test_bad_input_is_reported_in_one_sentence_before_any_model_is_loaded(photo,
         sys.exit(main(["restore", *(tasked(flags) if flags else flags)]))
     captured = capsys.readouterr()
     assert stopped.value.code == 2
-    assert told in captured.err + captured.out
+    assert expected in captured.err + captured.out
     assert "Traceback" not in captured.err
 
 
@@ -324,8 +324,11 @@ def test_tokens_equal_the_yaml_fields():
 def test_help_explains_its_defaults(capsys):
     with pytest.raises(SystemExit):
         main(["restore", "--help"])
-    told = " ".join(capsys.readouterr().out.split())
-    assert "the defaults below apply only to settings that none of them gives" in told and "-n, --particles INT" in told
+    output = " ".join(capsys.readouterr().out.split())
+    assert (
+        "the defaults below apply only to settings that none of them gives" in output
+        and "-n, --particles INT" in output
+    )
 
 
 def test_help_loads_no_torch():

@@ -78,8 +78,8 @@ def test_the_same_command_resumes_and_does_only_what_is_missing(compare, capsys)
     (out / "cells" / "sr2-dps" / "1.png" / "metrics.json").unlink()
     capsys.readouterr()
     assert go() == 0
-    told = capsys.readouterr().out
-    assert "sr2 by dps: 1 of 2 to do" in told and "latent-dps: " not in told
+    output = capsys.readouterr().out
+    assert "sr2 by dps: 1 of 2 to do" in output and "latent-dps: " not in output
     after = json.loads((out / "compare.json").read_text())
     assert [row["metrics"] for row in after] == [row["metrics"] for row in json.loads(before)]
 
@@ -114,7 +114,7 @@ def test_a_method_that_does_not_fit_is_left_out_and_named(compare, capsys):
 
 
 @pytest.mark.parametrize(
-    ("flags", "told"),
+    ("flags", "expected"),
     [
         (["--methods", "dsp"], 'Unknown method "dsp". Did you mean "dps"?'),
         (["--tasks", "sr2:x"], 'The task "sr2:x" has no number after its colon'),
@@ -122,9 +122,9 @@ def test_a_method_that_does_not_fit_is_left_out_and_named(compare, capsys):
         (["--images", "nowhere"], "nowhere is no folder of images"),
     ],
 )
-def test_mistakes_are_reported_at_once(flags, told, images, capsys):
+def test_mistakes_are_reported_at_once(flags, expected, images, capsys):
     assert main(["compare", "--images", str(images), *flags]) == 2
-    assert told in capsys.readouterr().err
+    assert expected in capsys.readouterr().err
 
 
 def test_methods_of_either_size_get_as_many_pixels_of_srk(compare):
@@ -161,8 +161,8 @@ def test_a_distance_asked_for_later_is_measured_and_is_of_the_rows_images(compar
         size = answers[0].shape[-1]
         truths = [fit_to(read_image(out.parent / "clean" / row["image"]), size, "crop")[0] for row in mine]
         b = torch.cat([F.interpolate(x, size=(16, 16), mode="area") for x in truths]).flatten(1)
-        told = {"value": pytest.approx(frechet(a, b)), "kid": pytest.approx(kernel_distance(a, b))}
-        assert [row["fid"] for row in mine] == 2 * [{**told, "features": "pixels", "images": 2, "particles": 4}]
+        output = {"value": pytest.approx(frechet(a, b)), "kid": pytest.approx(kernel_distance(a, b))}
+        assert [row["fid"] for row in mine] == 2 * [{**output, "features": "pixels", "images": 2, "particles": 4}]
     lines = list(csv.DictReader((out / "compare.csv").open()))
     assert float(lines[0]["fid"]) == pytest.approx(rows[0]["fid"]["value"]) and lines[0]["fid_features"] == "pixels"
     assert "| Frechet | KID |" in (out / "compare.md").read_text()
@@ -211,12 +211,14 @@ def test_a_users_mask_and_operator_reach_every_method(compare, tmp_path, monkeyp
 
 def test_methods_and_tasks_are_listed_with_their_citations(capsys):
     assert main(["methods"]) == 0
-    told = capsys.readouterr().out
-    assert all(f"\n{name} " in f"\n{told}" for name in METHODS)
-    assert "--hyper omega=1.0 gamma=0.1 eta=1.0" in told and "Rout et al. (2023), https://arxiv.org/abs/2307" in told
+    output = capsys.readouterr().out
+    assert all(f"\n{name} " in f"\n{output}" for name in METHODS)
+    assert (
+        "--hyper omega=1.0 gamma=0.1 eta=1.0" in output and "Rout et al. (2023), https://arxiv.org/abs/2307" in output
+    )
     assert main(["tasks"]) == 0
-    told = capsys.readouterr().out
-    assert all(name in told for name in TASK) and "Saharia et al. (2022)" in told
+    output = capsys.readouterr().out
+    assert all(name in output for name in TASK) and "Saharia et al. (2022)" in output
     assert main(["tasks", "sr4"]) == 2
 
 

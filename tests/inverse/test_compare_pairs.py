@@ -73,7 +73,7 @@ def test_a_method_without_settings_for_a_task_is_left_out_and_named(images, caps
 
 
 @pytest.mark.parametrize(
-    ("steps", "told"),
+    ("steps", "expected"),
     [
         (
             50,
@@ -91,10 +91,10 @@ def test_a_method_without_settings_for_a_task_is_left_out_and_named(images, caps
         ),
     ],
 )
-def test_steps_take_the_preset_where_there_is_one(steps, told, images):
+def test_steps_take_the_preset_where_there_is_one(steps, expected, images):
     found, _ = pairs(Compare(methods=("rlsd", "latent-dps"), tasks=("sr4",), images=images, steps=steps))
     got = {p.method: (p.settings, p.options.x_step, p.options.lambda_) for p in found}
-    assert got == told and {pair.options.steps for pair in found} == {steps}
+    assert got == expected and {pair.options.steps for pair in found} == {steps}
 
 
 def test_all_networks_multiply_in_bfloat16_if_asked(images):
@@ -172,7 +172,7 @@ def test_the_options_of_a_pair_are_those_of_rsd_restore(flags, task, method, sam
 
 
 @pytest.mark.parametrize(
-    ("flags", "told"),
+    ("flags", "expected"),
     [
         (["--tasks", "sr4,hdr", "--kernel", "mask.png"],
          "--kernel goes with the tasks deblur_motion and deblur_gaussian, but the tasks are sr4, hdr"),
@@ -185,8 +185,8 @@ def test_the_options_of_a_pair_are_those_of_rsd_restore(flags, task, method, sam
         (["--box", "9", "2", "0", "1"], "box is 9 2 0 1; give FIRST_ROW LAST_ROW"),
     ],
 )  # fmt: skip
-def test_an_operator_option_that_no_task_reads_is_an_error(flags, told, images, tmp_path, monkeypatch, capsys):
+def test_an_operator_option_that_no_task_reads_is_an_error(flags, expected, images, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "mask.png").touch()
     assert main(["compare", "--images", "clean", "--methods", "rlsd", *flags]) == 2
-    assert told in capsys.readouterr().err
+    assert expected in capsys.readouterr().err

@@ -97,7 +97,7 @@ def test_a_file_implies_its_task_too_and_a_conflict_names_both(here, capsys):
     options, _ = parse(["photo.png", "--config", "own.yaml", "--task", "sr4"])
     assert (options.task, options.mask) == ("sr4", None)  # a file may say more than its task needs
     (here / "task.yaml").write_text("task: sr4\n")
-    for flags, told in (
+    for flags, output in (
         (["--task", "sr4", *MASK], "--mask goes with the task inpaint_mask, but the task is sr4; change one of them."),
         (["--config", "task.yaml", *MASK], "but the task is sr4, as in task.yaml; change one of them."),
         (["--box", "0", "1", "0", "1", *MASK], "mask implies inpaint_mask but box implies inpaint_box; choose one"),
@@ -105,7 +105,7 @@ def test_a_file_implies_its_task_too_and_a_conflict_names_both(here, capsys):
         (["--task", "hdr", "--kernel", "kernel.npy"], "--kernel goes with the tasks deblur_motion and deblur_gaussian"),
     ):
         assert main(["restore", "photo.png", *flags]) == 2
-        assert told in capsys.readouterr().err
+        assert output in capsys.readouterr().err
 
 
 def test_lines_of_a_manifest_imply_their_tasks(here, capsys):
@@ -213,13 +213,13 @@ def test_the_hole_of_an_image_with_transparent_pixels(here, untouched, capsys):
     assert problem("erased.png", "--task", "hdr").notes[0] == (
         "note: erased.png has transparent pixels, shown on white; --mask alpha fills them in"
     )
-    for flags, told in (
+    for flags, output in (
         (["photo.png"], "photo.png: it has no transparent pixels: give a mask file, black where pixels are to be fill"),
         (["erased.png", "--clean"], "--clean does not go with --mask alpha, since transparent pixels have no clean v"),
         (["erased.png", "--mask-hole", "white"], "--mask-hole does not go with --mask alpha, since transparent is nei"),
     ):
         assert main(["restore", *flags, "--mask", "alpha"]) == 2
-        assert told in capsys.readouterr().err
+        assert output in capsys.readouterr().err
 
 
 def test_a_folder_lists_readable_files_and_names_the_ignored_ones(here, monkeypatch, capsys):
@@ -232,12 +232,12 @@ def test_a_folder_lists_readable_files_and_names_the_ignored_ones(here, monkeypa
     (folder / "more.png").mkdir()
     monkeypatch.setattr(job, "run", lambda options, jobs: print([one.title for one in jobs]) or 0)
     assert main(["restore", "many", "--task", "sr4"]) == 0
-    told = capsys.readouterr().out
-    assert "['E.JPG', 'a.png', 'b.gif', 'c.jfif', 'd.avif', 'f.webp', 'g.tiff', 'h.ppm']" in told
+    output = capsys.readouterr().out
+    assert "['E.JPG', 'a.png', 'b.gif', 'c.jfif', 'd.avif', 'f.webp', 'g.tiff', 'h.ppm']" in output
     assert (
         "note: ignored in many: README (no suffix), i.heic (a kind of picture that is not read: save it as PNG, "
         "JPEG or TIFF), more.png (a folder: give it by itself), notes.txt (the suffix .txt is of no picture)\n"
-    ) in told
+    ) in output
     for name in ("b.gif", "c.jfif", "d.avif", "E.JPG"):
         assert list(problem(folder / name, "--task", "sr4").y.shape) == [1, 3, 16, 16]
     (here / "others").mkdir()
@@ -267,7 +267,7 @@ def test_a_box_is_in_the_images_own_pixels(here):
 
 
 @pytest.mark.parametrize(
-    ("flags", "told"),
+    ("flags", "expected"),
     [
         (
             ["--operator", "m:f"],
@@ -282,12 +282,12 @@ def test_a_box_is_in_the_images_own_pixels(here):
         ),
     ],
 )
-def test_borrowed_settings_are_called_a_guess(here, flags, told, monkeypatch, capsys):
+def test_borrowed_settings_are_called_a_guess(here, flags, expected, monkeypatch, capsys):
     options, name = parse(["photo.png", *flags])
-    assert borrowed_note(options).startswith(told) and bool(borrowed_note(options)) == bool(told)
+    assert borrowed_note(options).startswith(expected) and bool(borrowed_note(options)) == bool(expected)
     monkeypatch.setattr(job, "run", lambda options, jobs: 0)
     assert main(["restore", "photo.png", *flags]) == 0
-    assert ("it is a guess" in capsys.readouterr().out) == bool(told)
+    assert ("it is a guess" in capsys.readouterr().out) == bool(expected)
 
 
 def test_the_note_names_the_settings_that_the_method_reads(here):

@@ -76,7 +76,7 @@ def test_a_line_may_tune_its_sampler(photos):
 
 
 @pytest.mark.parametrize(
-    ("line", "told"),
+    ("line", "expected"),
     [
         ({"image": "a.png", "gama": 1}, 'jobs.jsonl, line 2: unknown key "gama". Did you mean "gamma"?'),
         ({"image": "a.png", "device": "cpu"}, 'unknown key "device"'),
@@ -104,10 +104,10 @@ def test_a_line_may_tune_its_sampler(photos):
         ('{"image": ', "line 2: this is not JSON (Expecting value at column 11)"),
     ],
 )
-def test_a_mistake_in_a_manifest_names_its_line_and_stops_all(photos, line, told, capsys):
+def test_a_mistake_in_a_manifest_names_its_line_and_stops_all(photos, line, expected, capsys):
     file = manifest(photos, {"image": "z.png"}, line)
     assert main(["restore", *tasked([file, "--out", "out"])]) == 2
-    assert told in capsys.readouterr().err and not (photos / "out").exists()
+    assert expected in capsys.readouterr().err and not (photos / "out").exists()
 
 
 @pytest.fixture
@@ -124,8 +124,8 @@ def test_a_manifest_is_restored_and_continues_after_a_failure(photos, restore, c
         {"image": "b.png", "task": "inpaint_mask", "mask": "nowhere.png"},
     ]
     assert restore(manifest(photos, *lines)) == 1
-    told = capsys.readouterr()
-    assert "absent.png" in told.err and "nowhere.png" in told.err and "2 done, 2 failed" in told.out
+    output = capsys.readouterr()
+    assert "absent.png" in output.err and "nowhere.png" in output.err and "2 done, 2 failed" in output.out
     summary = json.loads((photos / "out" / "summary.json").read_text())
     assert [row["image"] for row in summary["images"]] == ["a.png", "other"] and len(summary["failed"]) == 2
     assert summary["images"][0]["psnr_mean"] is not None and summary["images"][1]["psnr_mean"] is None

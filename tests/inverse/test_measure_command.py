@@ -77,7 +77,7 @@ def test_a_grey_measurement_is_restored_from_a_png(here, prior, capsys):
 
 
 @pytest.mark.parametrize(
-    ("name", "file", "told"),
+    ("name", "file", "expected"),
     [
         (
             "grey",
@@ -93,9 +93,9 @@ def test_a_grey_measurement_is_restored_from_a_png(here, prior, capsys):
         ("two", "photo.png", "measures [2, 16, 16], which is not an image; give it as .safetensors (see rsd measure"),
     ],
 )
-def test_images_that_cannot_be_its_measurements_are_reported(here, prior, name, file, told, capsys):
+def test_images_that_cannot_be_its_measurements_are_reported(here, prior, name, file, expected, capsys):
     assert main(["restore", file, *own(name), *prior, "-n", "1", "--steps", "1"]) == 2
-    assert told in capsys.readouterr().err
+    assert expected in capsys.readouterr().err
 
 
 def test_jpeg_artifacts_do_not_count_as_colour():
@@ -121,16 +121,16 @@ def test_measuring_then_restoring_equals_restoring_a_clean_image(here, prior, ta
 
 
 @pytest.mark.parametrize(
-    ("flags", "told"),
+    ("flags", "expected"),
     [
         (["--task", "sr5"], "Task sr5 needs a size that 5 divides"),
         (["--task", "operator"], "Task operator needs --operator"),
         (["--task", "sr44"], 'There is no task "sr44"'),
     ],
 )
-def test_invalid_measurements_are_reported(here, prior, flags, told, capsys):
+def test_invalid_measurements_are_reported(here, prior, flags, expected, capsys):
     assert main(["measure", "photo.png", *flags, *prior]) == 2
-    assert told in capsys.readouterr().err and not (here / "runs").exists()
+    assert expected in capsys.readouterr().err and not (here / "runs").exists()
 
 
 def test_measurements_are_not_overwritten(here, prior, capsys):

@@ -120,7 +120,7 @@ def test_fid_features_are_named_and_scored_by_their_own_network(restore, photos,
 
 
 @pytest.mark.parametrize(
-    ("flags", "told"),
+    ("flags", "expected"),
     [
         (["--metrics", "lpips"], "rsd[lpips]"),
         (["--metrics", "clip", "--prompt", "red"], "go online once"),
@@ -130,7 +130,7 @@ def test_fid_features_are_named_and_scored_by_their_own_network(restore, photos,
     ],
 )
 def test_an_unavailable_metric_is_reported_before_anything_is_restored(
-    restore, photos, flags, told, monkeypatch, capsys
+    restore, photos, flags, expected, monkeypatch, capsys
 ):
     import sys
 
@@ -142,7 +142,7 @@ def test_an_unavailable_metric_is_reported_before_anything_is_restored(
     except SystemExit as stopped:
         code, out = stopped.code, photos.parent / "out"
     captured = capsys.readouterr()
-    assert code == 2 and told in captured.err + captured.out and not out.exists()
+    assert code == 2 and expected in captured.err + captured.out and not out.exists()
 
 
 def test_images_too_small_for_lpips_are_reported_first(restore, photos, monkeypatch, capsys):

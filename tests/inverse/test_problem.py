@@ -52,7 +52,7 @@ def restore(tiny_folder, here):
 
 
 @pytest.mark.parametrize(
-    ("flags", "told"),
+    ("flags", "expected"),
     [
         (["--task", "sr3"], "Task sr3 needs a size that 3 divides, but the image is 64 px; use one of sr2, sr4,"),
         (["--task", "inpaint_box", "--box", "0", "16", "0", "9"], "first <= last must lie in 0-15"),
@@ -77,24 +77,26 @@ def restore(tiny_folder, here):
         (["--window", "0.5", "nan"], "give LO HI with 0 <= LO < HI <= 1"),
     ],
 )
-def test_invalid_input_is_reported_in_one_sentence_before_any_model_is_loaded(here, flags, told, monkeypatch, capsys):
+def test_invalid_input_is_reported_in_one_sentence_before_any_model_is_loaded(
+    here, flags, expected, monkeypatch, capsys
+):
     monkeypatch.setattr(batch, "load_networks", lambda *a, **k: pytest.fail("a model was loaded"))
     assert main(["restore", "photo.png", *tasked(flags)]) == 2
     error = capsys.readouterr().err
-    assert told in error and error.startswith("rsd: ") and error.count("\n") == 1
+    assert expected in error and error.startswith("rsd: ") and error.count("\n") == 1
     assert not (here / "runs").exists()
 
 
 @pytest.mark.parametrize(
-    ("flags", "told"),
+    ("flags", "expected"),
     [
         (["--clean"], "y.safetensors is a measurement, but --clean takes images"),
         (["--task", "sr2"], "y.safetensors has shape [1, 3, 16, 16], but"),
     ],
 )
-def test_measurements_are_checked_first_too(here, flags, told, monkeypatch, capsys):
+def test_measurements_are_checked_first_too(here, flags, expected, monkeypatch, capsys):
     monkeypatch.setattr(batch, "load_networks", lambda *a, **k: pytest.fail("a model was loaded"))
-    assert main(["restore", "y.safetensors", *tasked(flags)]) == 2 and told in capsys.readouterr().err
+    assert main(["restore", "y.safetensors", *tasked(flags)]) == 2 and expected in capsys.readouterr().err
 
 
 def test_an_error_that_concerns_every_image_is_reported_once(restore, here, capsys):

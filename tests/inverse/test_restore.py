@@ -88,7 +88,7 @@ def test_any_differentiable_function_or_module_is_an_operator(prior, operator):
 
 
 @pytest.mark.parametrize(
-    ("values", "told"),
+    ("values", "expected"),
     [
         ({"particles": 0}, "particles is 0; give 1 or more."),
         ({"seed": -1}, "seed is -1; give 0 or more."),
@@ -101,9 +101,9 @@ def test_any_differentiable_function_or_module_is_an_operator(prior, operator):
         ({"method": "hybrid", "particles": 2}, "Method hybrid needs 3 particles or more"),
     ],
 )
-def test_invalid_values_are_reported(prior, values, told):
+def test_invalid_values_are_reported(prior, values, expected):
     f, y = problem()
-    with pytest.raises(ValueError, match=told):
+    with pytest.raises(ValueError, match=expected):
         rsd.restore(y, f, prior=prior, features="pixels", **values)
 
 
@@ -176,9 +176,9 @@ def test_both_restore_to_the_same_pixels(tiny_folder, tmp_path, monkeypatch, tas
     result = rsd.restore(y, f, prior=folder, features="pixels", steps=3, particles=2, image="y", **changes)
     for k, x in enumerate(result.images):
         assert (to_uint8(x) == to_uint8(read_image(f"out/particles/0{k}.png"))).all()
-    told = {"sr2": "sr8_sd.yaml", "inpaint_random": "inpaint_random_sd.yaml", "hdr": "hdr_sd.yaml"}[task] + ": rlsd"
+    output = {"sr2": "sr8_sd.yaml", "inpaint_random": "inpaint_random_sd.yaml", "hdr": "hdr_sd.yaml"}[task] + ": rlsd"
     assert result.source.endswith(f", then yours: steps, particles{''.join(f', {name}' for name in changes)}")
-    assert result.source.startswith(told) or task == "hdr"
+    assert result.source.startswith(output) or task == "hdr"
     assert (result.settings.steps, result.settings.particles) == (3, 2)
 
 
@@ -211,7 +211,7 @@ Y = torch.zeros(1, 3, 16, 16)
 
 
 @pytest.mark.parametrize(
-    ("arguments", "changes", "told"),
+    ("arguments", "changes", "expected"),
     [
         (("photo.png", F), {}, 'y is a path, "photo.png"; give the tensor: rsd.media.read_image'),
         ((Path("photo.png"), F), {}, 'y is a path, "photo.png"'),
@@ -243,9 +243,9 @@ Y = torch.zeros(1, 3, 16, 16)
         ((Y[..., :8], F), {}, r"y is \[1, 3, 16, 8\], but super-resolution x4, block average makes \[1, 3, 16, 16\]"),
     ],
 )
-def test_mistakes_are_reported_in_a_sentence_before_any_model_is_loaded(arguments, changes, told, monkeypatch):
+def test_mistakes_are_reported_in_a_sentence_before_any_model_is_loaded(arguments, changes, expected, monkeypatch):
     monkeypatch.setattr(solve, "load_prior", lambda *a, **k: pytest.fail("a model was loaded"))
-    with pytest.raises(ValueError, match=told) as error:
+    with pytest.raises(ValueError, match=expected) as error:
         rsd.restore(*arguments, **changes)
     assert "\n" not in str(error.value)
 

@@ -265,7 +265,7 @@ def test_a_known_gram_matrix_needs_no_conjugate_gradients(monkeypatch):
 
 
 @pytest.mark.parametrize(
-    ("method", "hyper", "told"),
+    ("method", "hyper", "expected"),
     [
         ("dps", ("zeat=1",), 'Method dps has no hyper-parameter "zeat". Did you mean "zeta"?'),
         ("dps", ("zeta",), '"zeta", which is not name=value'),
@@ -277,8 +277,8 @@ def test_a_known_gram_matrix_needs_no_conjugate_gradients(monkeypatch):
         ("rlsd", ("zeta=1",), "Method rlsd has no hyper-parameters of its own"),
     ],
 )
-def test_invalid_hyper_parameters_are_reported(method, hyper, told):
-    with pytest.raises(ValueError, match=told.replace("?", r"\?")):
+def test_invalid_hyper_parameters_are_reported(method, hyper, expected):
+    with pytest.raises(ValueError, match=expected.replace("?", r"\?")):
         Settings(method=method, hyper=hyper)
 
 
@@ -288,7 +288,7 @@ def test_hyper_parameters_are_read():
 
 
 @pytest.mark.parametrize(
-    ("method", "latent", "linear", "told"),
+    ("method", "latent", "linear", "expected"),
     [
         ("dps", True, True, "Method dps needs a prior in pixel space, but heads works in latent space"),
         ("psld", False, True, "Method psld needs a prior in latent space, but heads works in pixel space"),
@@ -296,8 +296,8 @@ def test_hyper_parameters_are_read():
         ("pigdm", False, False, "Method pigdm needs a linear operator"),
     ],
 )
-def test_a_method_that_does_not_fit_is_reported(method, latent, linear, told):
-    with pytest.raises(ValueError, match=told):
+def test_a_method_that_does_not_fit_is_reported(method, latent, linear, expected):
+    with pytest.raises(ValueError, match=expected):
         check_fits(method, prior="heads", latent=latent, operator="f", linear=linear)
 
 

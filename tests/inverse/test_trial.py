@@ -87,11 +87,11 @@ def here(tmp_path, monkeypatch):
 
 @pytest.mark.parametrize("name", REFUSED)
 def test_an_operator_that_no_method_can_follow_is_rejected(here, name):
-    with pytest.raises(ValueError, match=REFUSED[name]) as told:
+    with pytest.raises(ValueError, match=REFUSED[name]) as output:
         try_out(load_operator(f"given_trials:{name}"), SHAPE, "cpu")
-    assert "given_trials:" + name in str(told.value)
+    assert "given_trials:" + name in str(output.value)
     if REFUSED[name] is LEAVES:
-        assert "detach" not in str(told.value)  # torch's own advice, which leads to an operator that is ignored
+        assert "detach" not in str(output.value)  # torch's own advice, which leads to an operator that is ignored
 
 
 @pytest.mark.parametrize("name", TAKEN)
@@ -105,8 +105,8 @@ def test_the_command_line_rejects_it_before_any_model_is_loaded(here, name, clea
     monkeypatch.setattr(batch, "load_networks", lambda *a, **k: pytest.fail("a model was loaded"))
     flags = ["--task", "operator", "--operator", f"given_trials:{name}", *(["--clean"] if clean else [])]
     assert main(["restore", "photo.png", *flags]) == 2
-    told = capsys.readouterr().err
-    assert told.startswith(f"rsd: given_trials:{name} ") and told.count("\n") == 1 and "lr_x" not in told
+    output = capsys.readouterr().err
+    assert output.startswith(f"rsd: given_trials:{name} ") and output.count("\n") == 1 and "lr_x" not in output
 
 
 def test_a_manifests_own_operator_is_tried(here, monkeypatch, capsys):
@@ -188,7 +188,7 @@ def test_a_deepinv_physics_is_accepted():
 
 
 @pytest.mark.parametrize(
-    ("y", "told"),
+    ("y", "expected"),
     [
         (torch.full((1, 3, 8, 8), float("nan")), "y has values that are not finite"),
         (torch.zeros(1, 3, 8, 8, dtype=torch.complex64), "y is complex, but .* makes real numbers"),
@@ -196,9 +196,9 @@ def test_a_deepinv_physics_is_accepted():
         (torch.zeros(2, 3, 8, 8), r"y is \[2, 3, 8, 8\], but"),
     ],
 )
-def test_an_impossible_measurement_is_reported_before_any_model_is_loaded(tiny_folder, y, told, monkeypatch):
+def test_an_impossible_measurement_is_reported_before_any_model_is_loaded(tiny_folder, y, expected, monkeypatch):
     monkeypatch.setattr(solve, "load_prior", lambda *a, **k: pytest.fail("a model was loaded"))
-    with pytest.raises(ValueError, match=told):
+    with pytest.raises(ValueError, match=expected):
         rsd.restore(y, make_operator("sr2", size=16), prior=str(tiny_folder("epsilon")))
 
 

@@ -77,9 +77,9 @@ def test_nonlinear_operators_are_rejected(tmp_path, capsys):
     Image.new("RGB", (64, 64)).save(tmp_path / "a.png")
     command = ["restore", str(tmp_path / "a.png"), "--clean", "--x-step", "exact", "--out", str(tmp_path / "out")]
     assert main([*command, "--task", "hdr"]) == 2
-    told = "--x-step exact needs a linear operator, but high dynamic range is not"
-    assert told in capsys.readouterr().err
+    output = "--x-step exact needs a linear operator, but high dynamic range is not"
+    assert output in capsys.readouterr().err
     assert main([*command, "--task", "inpaint_half_face", "--method", "nonaug"]) == 2
     assert "--x-step goes with the methods rlsd, nonrepuls, hybrid, but the method is" in capsys.readouterr().err
-    with pytest.raises(ValueError, match=told):
+    with pytest.raises(ValueError, match=output):
         Run(Toy(), make_operator("hdr", size=8), torch.zeros(1, 3, 8, 8), replace(BASE, x_step="exact"))

@@ -50,9 +50,9 @@ def test_prompts(tmp_path):
 def test_the_commands_that_make_the_data(tmp_path):
     small = Reproduce(name="all", number=2)
     where = prepare("captions", small, tmp_path)
-    told = how_to_make("captions", small, where)
+    output = how_to_make("captions", small, where)
     where.unlink()
-    subprocess.run(["bash", "-c", told], check=True)
+    subprocess.run(["bash", "-c", output], check=True)
     assert where.read_text() == prepare("captions", small, tmp_path / "again").read_text()
     heads = tmp_path / "some faces"
     assert how_to_make("faces", small, heads) == f"rsd heads --out '{heads}' --number 2 --view frontal"

@@ -68,21 +68,21 @@ def test_the_list_gives_the_scale_and_the_measured_claims(capsys, tmp_path, monk
     monkeypatch.setattr(command, "MEASURED", file)
     here, there = command.listed("builtin"), command.listed("paper")
     assert here[0]["command"] == "rsd reproduce table2"
-    (told,) = here[0]["measured"]  # a file from before there were three states
-    assert (told["claim"], told["held"], told["state"], told["means"]) == ("a", None, "undecided", True)
+    (output,) = here[0]["measured"]  # a file from before there were three states
+    assert (output["claim"], output["held"], output["state"], output["means"]) == ("a", None, "undecided", True)
     assert there[0]["command"] == "rsd reproduce table2 --scale paper" and there[0]["measured"] == []
     assert here[1]["measured"] == []
 
 
 def test_list_as_text(capsys):
     assert main(["reproduce", "--list"]) == 0
-    told = capsys.readouterr().out
-    assert all(entry.paper in told for entry in ENTRIES)
-    assert max(map(len, told.splitlines())) <= 120
+    output = capsys.readouterr().out
+    assert all(entry.paper in output for entry in ENTRIES)
+    assert max(map(len, output.splitlines())) <= 120
 
 
 @pytest.mark.parametrize(
-    ("argv", "told"),
+    ("argv", "expected"),
     [
         ([], "Give the name of one experiment, or all"),
         (["tabel2"], 'Unknown experiment "tabel2". Did you mean "table2"?'),
@@ -92,10 +92,10 @@ def test_list_as_text(capsys):
         (["table2", "--scale", "paper", "--ffhq", "nowhere"], "nowhere does not exist"),
     ],
 )
-def test_mistakes_are_reported_at_once(argv, told, capsys, tmp_path, monkeypatch):
+def test_mistakes_are_reported_at_once(argv, expected, capsys, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     assert main(["reproduce", *argv]) == 2
-    assert told in capsys.readouterr().err
+    assert expected in capsys.readouterr().err
     assert not list(tmp_path.iterdir())
 
 

@@ -87,9 +87,9 @@ def test_the_users_data_are_used(tmp_path, capsys):
     (tmp_path / "coco.txt").write_text("one\ntwo\n", encoding="utf-8")
     flags = ["--scale", "paper", "--dry-run", "--number", "7", "--coco", str(tmp_path / "coco.txt"), "--steps", "3"]
     assert main(["reproduce", "fig31", *flags]) == 0
-    told = capsys.readouterr().out
-    assert "VSD, gamma 40: 7 x 4 particles x 3 steps" in told
-    assert told.splitlines()[-1].startswith("6 runs in all, 0.") and "cannot run here" not in told
+    output = capsys.readouterr().out
+    assert "VSD, gamma 40: 7 x 4 particles x 3 steps" in output
+    assert output.splitlines()[-1].startswith("6 runs in all, 0.") and "cannot run here" not in output
 
 
 def test_the_users_pixel_prior_is_read_from_its_folder(tmp_path):

@@ -41,11 +41,11 @@ def test_sharpness_is_the_gradient_in_units_of_the_truth_s():
 
 
 def test_a_toy_s_pairs_have_figures_of_their_own():
-    told = {"gamma": [0.5], "collapsed": [1], "misfit": [0.3], "realisations": 2}
+    output = {"gamma": [0.5], "collapsed": [1], "misfit": [0.3], "realisations": 2}
     pairs = {"collapsed": [[True, False]], "misfit": [[0.2, 0.4]]}
-    found = toy_figures({**told, "pairs": pairs})
+    found = toy_figures({**output, "pairs": pairs})
     assert found.items["pair 1"] == {"gamma": 0.5, "collapsed": 0.0, "misfit": 0.4}
-    before = toy_figures(told)  # of a file from before
+    before = toy_figures(output)  # of a file from before
     assert len(found.items) == 2 and len(before.items) == 1
     for name, value in (("gamma", 0.5), ("collapsed", 0.5), ("misfit", 0.3)):
         assert found.mean(name) == pytest.approx(value) and before.mean(name) == value

@@ -86,8 +86,8 @@ def test_figures_are_those_of_the_pictures(restored):
     truth = read_image(out / "data" / "faces" / "head-0001.png")
     halved = [torch.nn.functional.avg_pool2d(x, 2) for x in (answers, truth)]
     assert figures["head-0001.png"]["psnr_small"] == pytest.approx(float(metrics.psnr(*halved).mean()), abs=1e-4)
-    told = json.loads((run / "head-0001.png" / "metrics.json").read_text())
-    assert figures["head-0001.png"]["psnr_best"] == told["psnr"]["best"]
+    output = json.loads((run / "head-0001.png" / "metrics.json").read_text())
+    assert figures["head-0001.png"]["psnr_best"] == output["psnr"]["best"]
 
 
 def test_a_report_is_one_file(restored):
@@ -276,8 +276,8 @@ def test_a_shard_reports_what_it_skips(tmp_path, capsys):
     lost = Entry("lost", "Fig. 0", "Lost.", (Row("none", f"{HALF} nonsense"),), ())
     options = Reproduce(name="all", steps=2, shard="0/1")
     assert module.run_shard((toys, lost), options, tmp_path) == 0
-    told = capsys.readouterr().out
-    assert "skipped: none needs the method nonsense" in told and "shard 0/1: 1 of 1 runs done, 0 failed" in told
+    output = capsys.readouterr().out
+    assert "skipped: none needs the method nonsense" in output and "shard 0/1: 1 of 1 runs done, 0 failed" in output
 
 
 LOOK = """<script>onload = () => {

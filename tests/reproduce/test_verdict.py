@@ -98,10 +98,10 @@ def test_a_claim_of_an_older_version_gets_a_state(held, clear, expected):
 
 def claims(**states):
     """The number of claims in each state; ``clear`` distinguishes within noise from no interval."""
-    told = {"held": True, "not_held": True, "noisy": False, "open": None, "missing": None}
+    output = {"held": True, "not_held": True, "noisy": False, "open": None, "missing": None}
     held = {"held": True, "not_held": False, "noisy": True, "open": False}
     return [
-        with_state({"claim": "", "held": held.get(name), "clear": told[name], "measured": {}})
+        with_state({"claim": "", "held": held.get(name), "clear": output[name], "measured": {}})
         for name, number in states.items()
         for _ in range(number)
     ]

@@ -86,7 +86,7 @@ def test_the_command_writes_the_documented_files(tmp_path, capsys):
 
 
 @pytest.mark.parametrize(
-    ("flags", "told"),
+    ("flags", "expected"),
     [
         (["--realisations", "0"], "realisations is 0; give a finite number above 0."),
         (["--lr", "nan"], "lr is nan; give a finite number above 0."),
@@ -96,11 +96,11 @@ def test_the_command_writes_the_documented_files(tmp_path, capsys):
         (["--out", "taken/x"], "The output folder taken/x is not writable (Not a directory); choose another --out."),
     ],
 )
-def test_bad_values_are_reported_in_one_sentence(tmp_path, flags, told, monkeypatch, capsys):
+def test_bad_values_are_reported_in_one_sentence(tmp_path, flags, expected, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "taken").touch()
     assert main(["toy", *flags]) == 2
-    assert capsys.readouterr().err == f"rsd: {told}\n"
+    assert capsys.readouterr().err == f"rsd: {expected}\n"
 
 
 def test_a_folder_of_other_files_is_left_alone(tmp_path, capsys):
@@ -116,7 +116,7 @@ def test_an_interruption_does_not_promise_a_resume(tmp_path, monkeypatch, capsys
 
     monkeypatch.setattr(experiment, "run", interrupt)
     assert main(["toy", "--out", str(tmp_path)]) == 130
-    assert "--resume" not in (told := capsys.readouterr().err) and "start it again" in told
+    assert "--resume" not in (output := capsys.readouterr().err) and "start it again" in output
 
 
 @pytest.mark.parametrize("name", ["toy.json", "collapse.png", "scatter.png"])
