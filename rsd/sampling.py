@@ -75,13 +75,13 @@ class Denoiser:
     condition: Condition | None
     stream: Stream
 
-    def norms(self, moved: Moved) -> dict[str, torch.Tensor]:
+    def norms(self, result: StepResult) -> dict[str, torch.Tensor]:
         """What the record tells of a move besides, as the norms of tensors."""
         return {}
 
 
 @dataclass(frozen=True)
-class Moved:
+class StepResult:
     """Where a move took its particles: ``z`` [n, ...] at the next level; ``clean``: the present estimate of z_0
     [n, ...]; ``x``: its picture D(z_0) [n, 3, H, W], if the method has decoded it; ``extra``: what else the method
     keeps, each [n, ...]."""
@@ -96,9 +96,9 @@ G = TypeVar("G", bound=Denoiser)
 
 
 @dataclass(frozen=True)
-class Move(Generic[G]):
+class Transition(Generic[G]):
     """One step of some particles z [n, *latent_shape] from level ``now`` to ``then``. ``ids``: their numbers, on which
-    their noise depends; ``extra``: what the method kept in its last move."""
+    their noise depends; ``extra``: what the method kept in its last transition."""
 
     given: G
     step: int
@@ -109,7 +109,7 @@ class Move(Generic[G]):
     z: torch.Tensor
     extra: dict[str, torch.Tensor] = field(default_factory=dict)
 
-    def of(self, rows: slice) -> Move[G]:
+    def of(self, rows: slice) -> Transition[G]:
         """The same move of some of the particles."""
         condition = self.given.condition and self.given.condition.rows(rows.start, rows.stop)
         extra = {name: value[rows] for name, value in self.extra.items()}
@@ -148,7 +148,7 @@ class Move(Generic[G]):
 
 @dataclass(frozen=True)
 class Coupling:
-    """What particles do to one another in a move: changes of those among them that are here (``rows``) in their
+    """What particles do to one another in a transition: changes of those among them that are here (``rows``) in their
     ``eps``, and thereby in z at the next level and in the ``clean`` estimate; ``told``: that of the record."""
 
     rows: torch.Tensor
@@ -162,17 +162,19 @@ class Coupling:
 class Method:
     """A sampler: its hyper-parameters, and how they move particles."""
 
-    def step(self, move: Move[Any]) -> Moved:
+    def step(self, transition: Transition[Any]) -> StepResult:
         """One move of the particles of one chunk."""
         raise NotImplementedError
 
-    def couple(self, move: Move[Any], moved: Moved, interaction: Interaction, spread: Spread) -> Coupling | None:
+    def couple(
+        self, transition: Transition[Any], result: StepResult, interaction: Interaction, spread: Spread
+    ) -> Coupling | None:
         """What the particles, moved by :meth:`step`, do to one another; None if they do not interact."""
         return None
 
 
 def particle_guidance(
-    move: Move[Any], moved: Moved, interaction: Interaction, spread: Spread, *, eta: float
+    transition: Transition[Any], result: StepResult, interaction: Interaction, spread: Spread, *, eta: float
 ) -> Coupling | None:
     """Particle Guidance (Corso et al. 2024, "Particle Guidance: non-I.I.D. Diverse Sampling with Diffusion Models",
     Eq. 4), which adds the gradient of a joint log potential to every particle's score; with eps = -sigma_t score
@@ -186,12 +188,12 @@ def particle_guidance(
 
     Where estimates all but agree (pure noise, a weak prior) the kernel is narrow and the force large; a window such as
     (0, 0.9) leaves those steps out."""
-    now, then = move.now, move.then
-    if not interaction.active(now.t, move.given.prior.schedule.T, spread.total):
+    now, then = transition.now, transition.then
+    if not interaction.active(now.t, transition.given.prior.schedule.T, spread.total):
         return None
     assert interaction.embed is not None, "particle guidance needs a feature map"
     groups = interaction.groups(spread.total)
-    pulled, force = potential_gradient(interaction.embed, moved.clean, groups, spread)
+    pulled, force = potential_gradient(interaction.embed, result.clean, groups, spread)
     change = -interaction.gamma * now.sigma / now.alpha * pulled  # d estimate / d z_t = 1 / alpha_t
     keep = math.sqrt(max(0.0, then.sigma**2 - fresh_noise(now, then, eta) ** 2))
     z, clean = (keep - then.alpha * now.sigma / now.alpha) * change, -now.sigma / now.alpha * change
@@ -210,9 +212,9 @@ class Chain:
         self.x: torch.Tensor | None = None
         self.extra: dict[str, torch.Tensor] = {}
 
-    def take(self, moved: Moved, coupling: Coupling | None) -> None:
+    def take(self, result: StepResult, coupling: Coupling | None) -> None:
         """Go where a move has taken the particles."""
-        self.z, self.clean, self.x, self.extra = moved.z, moved.clean, moved.x, moved.extra
+        self.z, self.clean, self.x, self.extra = result.z, result.clean, result.x, result.extra
         if coupling is not None:
             self.z[coupling.rows] += coupling.z
             self.clean[coupling.rows] += coupling.clean
@@ -251,24 +253,24 @@ def sample(
     spread, steps = chain.spread, len(levels) - 1
     for step in range(start, steps):
         now, then = levels[step], levels[step + 1]
-        whole = Move(given, step, steps, now, then, spread.ids, chain.z, chain.extra)
+        whole = Transition(given, step, steps, now, then, spread.ids, chain.z, chain.extra)
         # Denoise, pull towards the data and go to the next level, chunk by chunk.
         with torch.no_grad():
-            moved = gathered(spread.each(lambda rows: method.step(whole.of(rows))))  # noqa: B023
-        drift = (now.alpha * moved.clean - chain.z) / now.sigma
+            result = gathered(spread.each(lambda rows: method.step(whole.of(rows))))  # noqa: B023
+        drift = (now.alpha * result.clean - chain.z) / now.sigma
         with torch.no_grad():
-            norms = given.norms(moved)
+            norms = given.norms(result)
         # Push particles apart.
-        coupling = method.couple(whole, moved, interaction, spread)
-        chain.take(moved, coupling)
+        coupling = method.couple(whole, result, interaction, spread)
+        chain.take(result, coupling)
         told, force = (coupling.told, coupling.force) if coupling else (None, None)
         yield Record.of(step, now.t, spread, residual=drift, push=told, force=force, norms=norms)
 
 
-def gathered(parts: list[Moved]) -> Moved:
+def gathered(parts: list[StepResult]) -> StepResult:
     """The moves of all chunks as one."""
     pictures = [part.x for part in parts if part.x is not None]
-    return Moved(
+    return StepResult(
         torch.cat([part.z for part in parts]).detach(),
         torch.cat([part.clean for part in parts]).detach(),
         torch.cat(pictures).detach() if pictures else None,
