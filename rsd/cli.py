@@ -7,9 +7,9 @@ import os
 import sys
 from collections.abc import Callable
 
-from rsd.errors import TRACEBACK, is_mistake, told
+from rsd.errors import TRACEBACK, describe, is_mistake
 from rsd.runs.flags import quoted
-from rsd.runs.words import everyday, fold, near, same
+from rsd.runs.words import closest_name, match_name, normalise, synonyms
 
 os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 """torch's threads sleep while they wait for one another: by default they spin, and beside other programs that want the
@@ -34,7 +34,7 @@ COMMANDS = {
     "doctor": ("rsd.doctor", "what this machine can do, and why not"),
 }
 
-EVERYDAY = everyday({
+SYNONYMS = synonyms({
     "generate draw paint image t2i txt2img text2img text2image sample prompt dream":
         'to draw: rsd text-to-image "a man with a beard"',
     "3d t23d text23d textto3 mesh scene text2mesh": 'to make scenes: rsd text-to-3d "a man with a beard"',
@@ -83,7 +83,7 @@ def usage() -> str:
 def command_first(argv: list[str]) -> list[str]:
     """The command line with its command first, as it is written here. Raises ValueError, in one sentence, for one that
     names none, with the command that is meant."""
-    first = same(argv[0], COMMANDS)
+    first = match_name(argv[0], COMMANDS)
     if first in COMMANDS:
         return [first, *argv[1:]]
     if first.startswith("-"):
@@ -100,18 +100,18 @@ def command_first(argv: list[str]) -> list[str]:
         raise ValueError(f"Say first what to do, then the flags: {typed('rsd', likely, *rest)} (rsd --help tells all).")
     if is_picture(argv[0]):
         raise ValueError(f"{argv[0]} is no command; to restore it: {typed('rsd', 'restore', *argv)} --task TASK.")
-    if told := EVERYDAY.get(fold(argv[0])):
+    if told := SYNONYMS.get(normalise(argv[0])):
         raise ValueError(f'There is no command "{argv[0]}"; {told}.')
-    found = near(argv[0], COMMANDS)
+    found = closest_name(argv[0], COMMANDS)
     if found is None:
-        from rsd.tasks.inverse.names import EVERYDAY_TASKS, is_task, task_name
+        from rsd.tasks.inverse.names import TASK_SYNONYMS, is_task, task_name
 
         task = task_name(argv[0])
         if is_task(task):
             raise ValueError(
                 f"{argv[0]} is a task, not a command: {typed('rsd', 'restore', *argv[1:], '--task', task)}"
             )
-        if meant := EVERYDAY_TASKS.get(fold(argv[0])):
+        if meant := TASK_SYNONYMS.get(normalise(argv[0])):
             raise ValueError(f'There is no command "{argv[0]}"; as a --task of rsd restore: {meant}.')
     hint = f' Did you mean "{found}"?' if found else ""
     raise ValueError(f'Unknown command "{argv[0]}".{hint} There are: {", ".join(COMMANDS)}.')
@@ -158,7 +158,7 @@ def main(argv: list[str] | None = None) -> int:
     except Exception as error:
         if os.environ.get(TRACEBACK):
             raise
-        return _complain(told(error), WRONG_USAGE if is_mistake(error) else FAILED)
+        return _complain(describe(error), WRONG_USAGE if is_mistake(error) else FAILED)
 
 
 def _complain(message: str, code: int = WRONG_USAGE) -> int:

@@ -20,7 +20,7 @@ from typing import Any
 import torch
 import torch.distributed as dist
 
-from rsd.errors import OwnNote, ProcessLost, is_out_of_memory
+from rsd.errors import ProcessLost, RankWarning, is_out_of_memory
 
 PATIENCE = timedelta(days=30)
 """How long processes wait for one another where one may have much more to do; one that dies is noticed at once."""
@@ -108,15 +108,15 @@ def wait() -> None:
 
 
 @contextmanager
-def speaking(*, all_of_them: bool) -> Iterator[None]:
-    """Let only the main process print to stdout and warn, unless ``all_of_them`` have something to say; an OwnNote is
+def rank_output(*, all_ranks: bool) -> Iterator[None]:
+    """Let only the main process print to stdout and warn, unless ``all_ranks`` have something to say; an RankWarning is
     told by any."""
-    if all_of_them or processes().main:
+    if all_ranks or processes().main:
         yield
         return
     with open(os.devnull, "w") as nowhere, redirect_stdout(nowhere), warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        warnings.simplefilter("default", OwnNote)
+        warnings.simplefilter("default", RankWarning)
         yield
 
 
@@ -125,7 +125,7 @@ def share(items: Sequence[Any], here: Processes) -> list[Any]:
     return list(items[here.rank :: here.size])
 
 
-def shares_told(here: Processes, what: str, number: int, *, several: bool) -> str:
+def describe_shares(here: Processes, what: str, number: int, *, several: bool) -> str:
     """How the processes divide the work, in a line: a sentence for the user."""
     if several:
         return f"{here.size} processes share {number} {what}: each makes its own, with all their particles"

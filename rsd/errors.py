@@ -15,7 +15,7 @@ FULL = ("out of memory", "allocate memory", "not enough memory", "alloc_failed")
 """How torch, CUDA and cuBLAS say, in a RuntimeError, that memory is full."""
 
 
-class OwnNote(UserWarning):
+class RankWarning(UserWarning):
     """A warning that this process alone has reason to give: it is told whichever of several processes gives it."""
 
 
@@ -36,7 +36,7 @@ def is_out_of_memory(error: BaseException | None) -> bool:
     return full or isinstance(error, MemoryError) or is_out_of_memory(error.__cause__)
 
 
-def told(error: BaseException) -> str:
+def describe(error: BaseException) -> str:
     """An error as one sentence for the user; one that nobody foresaw with its kind and place."""
     if is_out_of_memory(error):
         return (

@@ -1,14 +1,14 @@
-"""The command before its flags: which one is meant, and everyday words for commands, tasks and methods."""
+"""The command before its flags: which one is meant, and synonyms for commands, tasks and methods."""
 
 from __future__ import annotations
 
 import pytest
 
-from rsd.cli import COMMANDS, EVERYDAY, command_first, main
-from rsd.runs.words import articled, fold, same
-from rsd.tasks.inverse.methods import EVERYDAY as METHOD_WORDS
+from rsd.cli import COMMANDS, SYNONYMS, command_first, main
+from rsd.runs.words import match_name, normalise, with_article
 from rsd.tasks.inverse.methods import FIELD, check_space, method_name
-from rsd.tasks.inverse.names import EVERYDAY_TASKS, TASKS, task_name, unknown_task
+from rsd.tasks.inverse.methods import SYNONYMS as METHOD_WORDS
+from rsd.tasks.inverse.names import TASK_SYNONYMS, TASKS, task_name, unknown_task
 from rsd.tasks.inverse.options import Restore
 
 DEBLUR = "take deblur_motion (a shaken camera) or deblur_gaussian (out of focus), with your --kernel if you know it."
@@ -88,10 +88,10 @@ def test_a_near_name_is_still_told():
     assert 'Unknown task "deblur_moton". Did you mean "deblur_motion"?' in str(unknown_task("deblur_moton"))
 
 
-@pytest.mark.parametrize(("table", "names"), [(EVERYDAY_TASKS, TASKS), (METHOD_WORDS, FIELD), (EVERYDAY, COMMANDS)])
+@pytest.mark.parametrize(("table", "names"), [(TASK_SYNONYMS, TASKS), (METHOD_WORDS, FIELD), (SYNONYMS, COMMANDS)])
 def test_the_tables_hold_words_that_are_no_names(table, names):
     for word in table:
-        assert word == fold(word) and same(word, names) == word and word not in names, word
+        assert word == normalise(word) and match_name(word, names) == word and word not in names, word
 
 
 @pytest.mark.parametrize(
@@ -145,6 +145,6 @@ def test_names_may_be_written_in_any_way():
 
 
 def test_articles():
-    assert [articled(n) for n in ("int", "IFPipeline", "UNet2DModel", "dict")] == [
+    assert [with_article(n) for n in ("int", "IFPipeline", "UNet2DModel", "dict")] == [
         "an int", "an IFPipeline", "a UNet2DModel", "a dict",
     ]  # fmt: skip

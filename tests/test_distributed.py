@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from rsd.distributed import ALONE, Ensemble, Processes, share, shares_told
+from rsd.distributed import ALONE, Ensemble, Processes, describe_shares, share
 from rsd.media import read_image
 from tests.ensembles import CASES, N
 
@@ -82,7 +82,9 @@ def test_shares():
     with pytest.raises(ValueError, match="3 processes cannot share 2 particles; start 2 at most"):
         Ensemble.of(2, Processes(0, 3))
     assert [share("abcdefg", Processes(rank, 3)) for rank in range(3)] == [["a", "d", "g"], ["b", "e"], ["c", "f"]]
-    assert shares_told(Processes(0, 3), "images", 5, several=False) == "3 processes share the 5 particles: 1 + 2 + 2"
+    assert (
+        describe_shares(Processes(0, 3), "images", 5, several=False) == "3 processes share the 5 particles: 1 + 2 + 2"
+    )
 
 
 def test_alone_nothing_travels():

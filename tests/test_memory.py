@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from rsd import memory
-from rsd.distributed import speaking
+from rsd.distributed import rank_output
 from rsd.engine import Record
 from rsd.features import load_features
 from rsd.features.decoded import Decoded
@@ -195,7 +195,7 @@ def test_a_full_memory_is_told_by_whichever_process_has_it(monkeypatch, capsys):
             raise torch.cuda.OutOfMemoryError("CUDA out of memory.")
         return rows.start
 
-    with plain_warnings(), speaking(all_of_them=False):
+    with plain_warnings(), rank_output(all_ranks=False):
         print("hello")
         warnings.warn("what all processes find", stacklevel=1)
         assert Memory().each(3, full) == [0, 1, 2]

@@ -13,7 +13,7 @@ from rsd.heads.attributes import ATTRIBUTES, caption
 from rsd.heads.reading import read, unknown_words
 from rsd.priors.base import Condition
 from rsd.priors.latent import LatentPrior
-from rsd.runs.prompts import embed_all, folder_name, folder_names, gather, notes, read_prompts
+from rsd.runs.prompts import embed_all, folder_name, folder_names, gather, prompt_notes, read_prompts
 
 
 @pytest.fixture
@@ -98,9 +98,9 @@ def test_the_name_of_a_file_is_no_prompt(write, monkeypatch):
 
 
 def test_many_unknown_words_are_counted():
-    (text,) = notes("a man with " + " ".join(f"w{k}" for k in range(9)), "heads")
+    (text,) = prompt_notes("a man with " + " ".join(f"w{k}" for k in range(9)), "heads")
     assert '"w4" and 4 more; ' in text and "w5" not in text
-    assert "more" not in notes("a man with w0 w1", "heads")[0]
+    assert "more" not in prompt_notes("a man with w0 w1", "heads")[0]
 
 
 def test_unknown_words_are_named_with_what_is_known():
@@ -115,12 +115,12 @@ def test_unknown_words_are_named_with_what_is_known():
 
 
 def test_contradictions_are_named_and_captions_raise_no_note():
-    assert notes("a bald man with long hair", "heads-pixels") == [
+    assert prompt_notes("a bald man with long hair", "heads-pixels") == [
         'The prompt "a bald man with long hair" tells hair in two ways; no score counts that.'
     ]
-    assert notes(caption({a: options[-1] for a, options in ATTRIBUTES.items()}, view="side view"), "heads") == []
-    assert notes("", "heads") == []
-    assert notes("a green bun", "heads") == [
+    assert prompt_notes(caption({a: options[-1] for a, options in ATTRIBUTES.items()}, view="side view"), "heads") == []
+    assert prompt_notes("", "heads") == []
+    assert prompt_notes("a green bun", "heads") == [
         'The prior heads knows "green", but not of what "a green bun" says so; see `rsd heads --help`.'
     ]
 

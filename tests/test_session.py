@@ -8,9 +8,9 @@ import pytest
 import torch
 
 from rsd import cli
-from rsd.errors import is_mistake, told
+from rsd.errors import describe, is_mistake
 from rsd.runs.folder import RunFolder
-from rsd.runs.session import Session, flat, nested, pick_device, survives
+from rsd.runs.session import Session, collect_failure, flat, nested, pick_device
 
 
 @pytest.mark.parametrize(
@@ -88,7 +88,7 @@ def test_full_memory_names_the_flags_that_help(error):
     wrapped = ValueError("The prior did not load")
     wrapped.__cause__ = error
     for one in (error, wrapped):
-        sentence = told(one)
+        sentence = describe(one)
         assert sentence.startswith("Out of memory (") and "--chunk 1" in sentence and "--dtype" in sentence
         assert "\n" not in sentence and not is_mistake(one)
 
@@ -98,10 +98,12 @@ def test_an_error_that_nobody_foresaw_is_told_with_its_kind_and_place():
         raise TypeError("bad operand\nmore")
 
     failures: dict[str, str] = {}
-    survives("good", failures, lambda: None, several=True)
-    survives("a", failures, lambda: broken(1), several=True)
-    survives("b", failures, lambda: (_ for _ in ()).throw(ValueError("The photo is grey; use another.")), several=True)
-    survives("c", failures, lambda: torch.ones(2) @ torch.ones(3), several=True)
+    collect_failure("good", failures, lambda: None, several=True)
+    collect_failure("a", failures, lambda: broken(1), several=True)
+    collect_failure(
+        "b", failures, lambda: (_ for _ in ()).throw(ValueError("The photo is grey; use another.")), several=True
+    )
+    collect_failure("c", failures, lambda: torch.ones(2) @ torch.ones(3), several=True)
     line = broken.__code__.co_firstlineno + 1
     assert (
         failures["a"] == f"TypeError in test_session.py, line {line}: bad operand (RSD_TRACEBACK=1 shows the way there)"
@@ -111,9 +113,9 @@ def test_an_error_that_nobody_foresaw_is_told_with_its_kind_and_place():
     )
     assert set(failures) == {"a", "b", "c"}
     with pytest.raises(TypeError):
-        survives("a", failures, lambda: broken(1), several=False)
+        collect_failure("a", failures, lambda: broken(1), several=False)
     with pytest.raises(KeyboardInterrupt):
-        survives("a", failures, lambda: (_ for _ in ()).throw(KeyboardInterrupt), several=True)
+        collect_failure("a", failures, lambda: (_ for _ in ()).throw(KeyboardInterrupt), several=True)
 
 
 def command(monkeypatch, error):

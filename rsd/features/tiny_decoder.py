@@ -15,7 +15,7 @@ from rsd.memory.meta import ghost
 from rsd.priors import over_heads
 from rsd.priors.base import Prior
 from rsd.priors.watch import Watch, watch_of
-from rsd.runs.words import articled
+from rsd.runs.words import with_article
 
 BUILT_IN = ("tiny",)
 SIZE = 64
@@ -66,7 +66,7 @@ def load_decoder(name: str, prior: Prior) -> TinyDecoder:
     config = read_json(file)
     if config.get("_class_name") != "AutoencoderTiny":
         raise ValueError(
-            f'The small decoder "{name}" is {articled(str(config.get("_class_name")))}; give an AutoencoderTiny.'
+            f'The small decoder "{name}" is {with_article(str(config.get("_class_name")))}; give an AutoencoderTiny.'
         )
     channels = prior.latent_shape[0]
     if not prior.latent or config.get("latent_channels", 4) != channels:

@@ -16,7 +16,7 @@ from typing import Any, Protocol, TypeVar, runtime_checkable
 import torch
 
 from rsd.distributed import processes
-from rsd.errors import OwnNote, is_out_of_memory
+from rsd.errors import RankWarning, is_out_of_memory
 from rsd.memory.available import available
 from rsd.memory.meta import Bytes, ghost
 
@@ -88,7 +88,7 @@ class Memory:
             told = "graphs are kept in part only, and the rest is made again, from now on (--memory lean)"
         else:
             return False
-        warnings.warn(f"Memory is full{processes().named}: {told}; the step goes on.", OwnNote, stacklevel=4)
+        warnings.warn(f"Memory is full{processes().named}: {told}; the step goes on.", RankWarning, stacklevel=4)
         return True
 
 

@@ -27,7 +27,7 @@ NEVER = (NO_PROMPT, ALONE, ONE_IMAGE)
 
 
 @dataclass(frozen=True)
-class Asked:
+class ScoreRequest:
     """Which figures are wanted and what they are measured with; the options of the same names. ``fact``: what else a
     head's scores go by."""
 
@@ -43,7 +43,7 @@ class Asked:
     several: bool = True
 
     @classmethod
-    def of(cls, options: Any, **facts: Any) -> Asked:
+    def of(cls, options: Any, **facts: Any) -> ScoreRequest:
         """What a command's options ask for; those that it does not have stay as they are by default."""
         names = [one.name for one in fields(cls) if hasattr(options, one.name)]
         return cls(**{**{name: getattr(options, name) for name in names}, **facts})
@@ -102,24 +102,24 @@ class Score:
 
     name: str
     measure: Callable[[torch.Tensor, Subject, Scorers], Found] | None
-    why_not: Callable[[Asked], str | None] = lambda asked: None
-    by: Callable[[Asked], dict[str, Any] | None] = lambda asked: None
+    why_not: Callable[[ScoreRequest], str | None] = lambda asked: None
+    by: Callable[[ScoreRequest], dict[str, Any] | None] = lambda asked: None
     optional: bool = False
 
-    def missing(self, asked: Asked) -> str | None:
+    def missing(self, asked: ScoreRequest) -> str | None:
         """Why it is null whatever the images are; None if it is measured."""
         if self.optional and self.name not in asked.metrics:
             return f"not asked for (see --metrics {self.name})"
         return self.why_not(asked)
 
 
-def reasons(scores: Sequence[Score], asked: Asked) -> dict[str, str]:
+def reasons(scores: Sequence[Score], asked: ScoreRequest) -> dict[str, str]:
     """Why scores are null whatever the images are, by name."""
     return {score.name: why for score in scores if (why := score.missing(asked))}
 
 
 def load_scorers(
-    scores: Sequence[Score], asked: Asked, *, repulsion: Collection[str] = (), size: int = 64,
+    scores: Sequence[Score], asked: ScoreRequest, *, repulsion: Collection[str] = (), size: int = 64,
     device: str | torch.device = "cpu",
 ) -> Scorers:  # fmt: skip
     """The networks of ``scores``, for pictures of ``size`` px. ``repulsion``: the repulsion's feature maps, to warn if
@@ -183,7 +183,7 @@ def measure(scores: Sequence[Score], images: torch.Tensor, subject: Subject, sco
     return {**found, "reasons": why}
 
 
-def lacking(scores: Sequence[Score], held: Mapping[str, Any], asked: Asked) -> list[str]:
+def missing_figures(scores: Sequence[Score], held: Mapping[str, Any], asked: ScoreRequest) -> list[str]:
     """The figures asked for that a finished run's metrics.json does not hold, or holds as another network measured
     them; not those that it can never have. Loads nothing."""
     names = []
@@ -197,7 +197,7 @@ def lacking(scores: Sequence[Score], held: Mapping[str, Any], asked: Asked) -> l
     return names
 
 
-def measure_again(
+def measure_missing(
     scores: Sequence[Score], images: torch.Tensor, subject: Subject, held: Mapping[str, Any], names: Collection[str],
     scorers: Scorers,
 ) -> tuple[dict[str, Any], list[str]]:  # fmt: skip

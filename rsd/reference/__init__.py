@@ -21,7 +21,7 @@ from rsd.memory import Memory
 from rsd.priors.base import Condition, Conditioning, Prior, predict, present
 from rsd.priors.watch import watch_of
 from rsd.randomness import Stream
-from rsd.reference.adapters import Adapters, Told, projections, seeded
+from rsd.reference.adapters import Adapters, CameraEmbedding, projections, seeded
 from rsd.spread import Spread
 
 Timestep = int | torch.Tensor
@@ -221,10 +221,10 @@ class LoraScore(Learned):
         self.adapters = [Adapters(unet, rank, random) for random in drawn]
         parameters = [p for own in self.adapters for p in own.parameters()]
         first = present(condition)
-        self.told: Told | None = None
+        self.camera: CameraEmbedding | None = None
         if first is not None and first.extra is not None:
-            self.told = Told(unet, first.extra.shape[-1], weights.generator("reference told"))
-            parameters += self.told.parameters()
+            self.camera = CameraEmbedding(unet, first.extra.shape[-1], weights.generator("reference told"))
+            parameters += self.camera.parameters()
         self.loss_scale = 2.0**14 if unet.dtype == torch.float16 else 1.0
         self.own = per_particle
         spread = replace(spread, memory=Memory(1)) if per_particle else spread
@@ -233,9 +233,9 @@ class LoraScore(Learned):
     def epsilon(self, z_t: torch.Tensor, t: Timestep, condition: Condition | None) -> torch.Tensor:
         """The prior's, which is eps_phi inside :meth:`active`."""
         with ExitStack() as stack:
-            if self.told is not None:
+            if self.camera is not None:
                 assert condition is not None and condition.extra is not None
-                stack.enter_context(self.told.telling(self.unet, condition.extra))
+                stack.enter_context(self.camera.on(self.unet, condition.extra))
             stack.enter_context(watch_of(self.prior).rest())  # if it goes astray, lr_phi may have driven it there
             return self.prior.epsilon(z_t, t, condition)
 

@@ -14,10 +14,10 @@ TARGETS = ("to_q", "to_k", "to_v", "to_out.0", "add_k_proj", "add_v_proj")
 """The attention projections that have adapters; the last two are those of the text in UNets of DeepFloyd IF's class."""
 
 
-class Told(nn.Module):
+class CameraEmbedding(nn.Module):
     """``numbers`` a picture, added to the time embedding of ``unet`` through Linear, SiLU, Linear, as ProlificDreamer
     tells its score the camera. The last layer starts at 0, so that nothing is added at first; the first is drawn from
-    ``random``. The UNet is not changed, and hears nothing outside :meth:`telling`. float32 at least."""
+    ``random``. The UNet is not changed, and hears nothing outside :meth:`on`. float32 at least."""
 
     def __init__(self, unet: Any, numbers: int, random: torch.Generator):
         super().__init__()
@@ -30,7 +30,7 @@ class Told(nn.Module):
         self.to(unet.device, self.precision)
 
     @contextmanager
-    def telling(self, unet: Any, numbers: torch.Tensor) -> Iterator[None]:
+    def on(self, unet: Any, numbers: torch.Tensor) -> Iterator[None]:
         """Calls of ``unet`` on pictures [B, ...] are told ``numbers``, [B, k] or [1, k]."""
 
         def add(_module: nn.Module, _inputs: Any, embedding: torch.Tensor) -> torch.Tensor:

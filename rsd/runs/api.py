@@ -18,7 +18,7 @@ from rsd.runs.flags import fields_of
 from rsd.runs.options import check_used
 from rsd.runs.run import Run
 from rsd.runs.settings import Packaged
-from rsd.runs.words import nearest
+from rsd.runs.words import suggestion
 
 Features = Callable[[torch.Tensor], torch.Tensor]
 
@@ -27,7 +27,7 @@ def check_known(names: Collection[str], changes: Mapping[str, Any]) -> None:
     """Raise ValueError, with the nearest name, for a setting of a name that there is not."""
     for name in changes:
         if name not in names:
-            hint = ' Did you mean "lambda_"?' if name == "lambda" else nearest(name, names)
+            hint = ' Did you mean "lambda_"?' if name == "lambda" else suggestion(name, names)
             raise ValueError(f'Unknown setting "{name}".{hint} There are: {", ".join(names)}.')
 
 

@@ -18,22 +18,32 @@ from typing import Any, ClassVar
 
 import torch
 
-from rsd.distributed import ALONE, Ensemble, Processes, connect, processes, share, shares_told, speaking, wait
+from rsd.distributed import ALONE, Ensemble, Processes, connect, describe_shares, processes, rank_output, share, wait
 from rsd.engine import Embed
 from rsd.features import check_features_name, load_features
 from rsd.features.decoded import Decoded
 from rsd.features.tiny_decoder import check_decoder_name, load_decoder
 from rsd.memory import Plans
 from rsd.metrics.networks import warn_if_equal
-from rsd.metrics.scoring import Asked, Score, Scorers, Subject, lacking, load_scorers, measure, measure_again, reasons
+from rsd.metrics.scoring import (
+    Score,
+    ScoreRequest,
+    Scorers,
+    Subject,
+    load_scorers,
+    measure,
+    measure_missing,
+    missing_figures,
+    reasons,
+)
 from rsd.priors import check_prior_name, image_size, load_prior
 from rsd.priors.base import Prior
 from rsd.runs import cluster
 from rsd.runs.folder import SUMMARIES, RunFolder, check_folder_of_runs, locked
 from rsd.runs.progress import Progress
-from rsd.runs.prompts import default_name, folder_names, notes, strange
+from rsd.runs.prompts import default_name, folder_names, prompt_notes, word_notes
 from rsd.runs.run import Run
-from rsd.runs.session import Session, alone, of_all, pick_device, plain_warnings, survives, working_in
+from rsd.runs.session import Session, alone, collect_failure, merge_failures, pick_device, plain_warnings, working_in
 from rsd.runs.settings import shard
 from rsd.runs.summary import particles, summarise
 
@@ -150,9 +160,9 @@ class Head:
         """A run's config.yaml."""
         raise NotImplementedError
 
-    def asked(self, items: Sequence[Item]) -> Asked:
+    def asked(self, items: Sequence[Item]) -> ScoreRequest:
         """Which figures of these items are wanted, and what they are measured with."""
-        return Asked.of(self.options)
+        return ScoreRequest.of(self.options)
 
     def load_scorers(self, items: Sequence[Item], folders: Mapping[Item, RunFolder], device: torch.device) -> Scorers:
         """The networks that score ``items``, or if there is none finished runs in ``folders``."""
@@ -170,9 +180,9 @@ class Head:
         """Embed all that the runs will ask for; the text encoder is released afterwards."""
         raise NotImplementedError
 
-    def lacking(self, held: dict[str, Any], item: Item) -> list[str]:
+    def missing_figures(self, held: dict[str, Any], item: Item) -> list[str]:
         """What is asked for now and is not in the metrics ``held`` of a finished run."""
-        return lacking(self.scores, held, Asked.of(item.options))
+        return missing_figures(self.scores, held, ScoreRequest.of(item.options))
 
     def needs_scorers(self, lacks: Sequence[str]) -> bool:
         """Whether networks have to be loaded for what finished runs lack."""
@@ -192,7 +202,7 @@ class Head:
         """The metrics of a finished run with what it lacks, and what was measured or made; None: leave it as it is."""
         images = particles(folder)
         subject = self.subject(item, self.finished(item, folder, images))
-        return measure_again(self.scores, images, subject, held, lacks, networks.scorers)
+        return measure_missing(self.scores, images, subject, held, lacks, networks.scorers)
 
     def start(
         self, item: Item, networks: Networks, ensemble: Ensemble, folder: RunFolder
@@ -291,8 +301,8 @@ class PromptHead(Head):
     def announce(self, items: Sequence[Item]) -> None:
         """Warn of words that a prior over heads does not know."""
         prior = self.options.prior
-        told = [notes(item.source, prior) for item in items]
-        told += [strange(text, prior) for text in self.texts()] if items else []
+        told = [prompt_notes(item.source, prior) for item in items]
+        told += [word_notes(text, prior) for text in self.texts()] if items else []
         for note in dict.fromkeys(chain(*told)):
             warnings.warn(note, stacklevel=2)
 
@@ -318,7 +328,7 @@ def run_all(head: Head) -> int:
         raise ValueError(f"--shard {named} goes with several {head.what}, but there is one; leave it out.")
     if on_ray(head):
         cluster.check(head.what, several=head.several, shard=named, device=head.options.device)
-    with plain_warnings(), speaking(all_of_them=head.several):
+    with plain_warnings(), rank_output(all_ranks=head.several):
         failures = run_items(head)
     for name, why in failures.items():
         is_path = "/" in name or "\\" in name  # and why names it already
@@ -337,7 +347,7 @@ def run_items(head: Head) -> dict[str, str]:
     items = head.items[k::n]
     if here.size > 1 and here.main:
         number = len(items) if head.several else head.options.particles
-        print(shares_told(here, head.what, number, several=head.several), flush=True)
+        print(describe_shares(here, head.what, number, several=head.several), flush=True)
     ensemble = Ensemble.of(head.options.particles, Processes() if head.several else here)
     folders = look_at_folders(head, share(items, here) if head.several else items, device)
     failures = check_items(head, folders, device)
@@ -377,11 +387,11 @@ def check_items(head: Head, folders: Mapping[Item, RunFolder], device: torch.dev
     if todo:
         head.check_shared(device)
     for item in todo:
-        survives(item.label, failures, partial(head.look, item, device), head.several)
+        collect_failure(item.label, failures, partial(head.look, item, device), head.several)
     for item, folder in folders.items():
         if item.label not in failures:
             same = partial(folder.check, head.config(item), added=head.added)
-            survives(item.label, failures, same, head.several and not head.all_or_none)
+            collect_failure(item.label, failures, same, head.several and not head.all_or_none)
     head.announce(todo)
     return failures
 
@@ -394,7 +404,8 @@ def needed(
     left = {item: folder for item, folder in folders.items() if item.label not in failures}
     todo = [item for item, folder in left.items() if not folder.done]
     again = any(
-        folder.done and head.needs_scorers(head.lacking(folder.metrics(), item)) for item, folder in left.items()
+        folder.done and head.needs_scorers(head.missing_figures(folder.metrics(), item))
+        for item, folder in left.items()
     )
     if todo or again or (left and head.several and head.scored_together()):
         return load_networks(head, todo, left, device, main=main)
@@ -432,8 +443,10 @@ def run_each(
         if item.label in failures or (folder.done and not ensemble.main):
             continue
         new = item in todo  # what is done is not touched, or only where something is measured
-        work = partial(run_one if new else look_again, head, item, networks, folder, ensemble)
-        survives(item.label, failures, partial(alone, folder, work) if new and ensemble.main else work, head.several)
+        work = partial(run_one if new else update_finished, head, item, networks, folder, ensemble)
+        collect_failure(
+            item.label, failures, partial(alone, folder, work) if new and ensemble.main else work, head.several
+        )
         if new:
             progress.tick()
 
@@ -444,7 +457,7 @@ def run_on_ray(
     """Do what :func:`run_each` does by the workers of a Ray cluster; the networks that the summary needs here."""
     left = {item: folder for item, folder in folders.items() if item.label not in failures}
     todo = [item for item, folder in left.items() if not folder.done]
-    lacks = {item: head.lacking(folder.metrics(), item) for item, folder in left.items() if folder.done}
+    lacks = {item: head.missing_figures(folder.metrics(), item) for item, folder in left.items() if folder.done}
     places = {item: place for place, item in enumerate(head.items)}  # a worker's items are copies
     if asked := {places[item]: item.label for item in left if lacks.get(item, True)}:
         load = bool(todo) or any(map(head.needs_scorers, lacks.values()))
@@ -452,7 +465,7 @@ def run_on_ray(
         failures |= cluster.run_on_ray(work, asked, device=head.options.device, what=head.what)
     for item, folder in left.items():
         if places[item] not in asked:
-            look_again(head, item, Networks(device), folder, ALONE)
+            update_finished(head, item, Networks(device), folder, ALONE)
     done = {item: folder for item, folder in left.items() if folder.done}
     scored = bool(done) and head.scored_together()
     return Networks(device, scorers=head.load_scorers([], done, device) if scored else None)
@@ -509,11 +522,11 @@ def run_one(head: Head, item: Item, networks: Networks, folder: RunFolder, ensem
             warn_if_equal(figures, len(images), remedy=head.apart_by(options))
 
 
-def look_again(head: Head, item: Item, networks: Networks, folder: RunFolder, ensemble: Ensemble) -> None:
+def update_finished(head: Head, item: Item, networks: Networks, folder: RunFolder, ensemble: Ensemble) -> None:
     """Add to a finished run what is asked for now and it lacks."""
     held = folder.metrics()
     added: list[str] = []
-    if lacks := head.lacking(held, item):
+    if lacks := head.missing_figures(held, item):
         with locked(folder.path):
             found = head.again(item, held, lacks, folder, networks)
             if found is not None:
@@ -527,7 +540,7 @@ def look_again(head: Head, item: Item, networks: Networks, folder: RunFolder, en
 def together(head: Head, items: Sequence[Item], failures: dict[str, str], networks: Networks) -> dict[str, str]:
     """Wait for all processes; the main one writes the summary, but not of a shard. What failed, on the main one
     anywhere."""
-    failures = of_all(failures)
+    failures = merge_failures(failures)
     if processes().main:
         if named := option(head.options, "shard"):
             done = len(items) - len(failures)

@@ -17,7 +17,7 @@ from typing import Any
 import torch
 
 from rsd.distributed import processes
-from rsd.errors import told
+from rsd.errors import describe
 from rsd.runs.progress import Progress
 from rsd.runs.session import interruptible
 
@@ -167,7 +167,7 @@ def outcome(get: Callable[[], Failures], label: str) -> Failures:
         return get()
     except RayTaskError as error:
         if not isinstance(error.cause, Stopped):
-            return {label: told(error.cause)}
+            return {label: describe(error.cause)}
         why = "was told to end"
     except RayError as error:
         why = f"died ({type(error).__name__})"

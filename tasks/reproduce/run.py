@@ -13,7 +13,7 @@ from rsd.runs import batch
 from rsd.runs.batch import Head
 from rsd.runs.folder import RunFolder, write_bytes, write_json
 from rsd.runs.progress import Progress
-from rsd.runs.session import survives, working_in
+from rsd.runs.session import collect_failure, working_in
 from rsd.runs.settings import plain, shard
 
 from ..inverse.head import RestoreHead
@@ -63,7 +63,7 @@ def run(options: Reproduce) -> int:
 
 
 def check_data(entry: Entry, options: Reproduce) -> None:
-    """Raise ValueError, which says what is lacking, if no row of an experiment can run."""
+    """Raise ValueError, which says what is missing_figures, if no row of an experiment can run."""
     plans = [plan(entry, row, options, Path()) for row in entry.rows]
     if all(one.lacks for one in plans):
         raise ValueError(f"{entry.name} {plans[0].lacks}.")
@@ -75,7 +75,7 @@ def run_all(options: Reproduce, out: Path) -> int:
     for entry in ENTRIES:
         file = out / entry.name / GLANCE
         failures: dict[str, str] = {}
-        survives(entry.name, failures, partial(into_all, entry, options, out), several=True)
+        collect_failure(entry.name, failures, partial(into_all, entry, options, out), several=True)
         for why in failures.values():
             print(f"failed: {entry.name}: {why}", file=sys.stderr, flush=True)
             write_json(file, report.broken(why))
@@ -159,7 +159,7 @@ def attempt(one: Plan, runs: Path, progress: Progress) -> str | None:
     """Run a row; an error is told, and returned as a sentence."""
     failures: dict[str, str] = {}
     new = not finished(one, one.folder(runs))
-    survives(one.label, failures, partial(start, one, runs), several=True)
+    collect_failure(one.label, failures, partial(start, one, runs), several=True)
     if new:
         progress.tick()
     for why in failures.values():

@@ -104,9 +104,9 @@ class SceneHead(PromptHead):
         for item in todo:
             ViewPrompts(prior, item.source, prompt_settings(item.options))
 
-    def lacking(self, held: dict[str, Any], item: Item) -> list[str]:
+    def missing_figures(self, held: dict[str, Any], item: Item) -> list[str]:
         """What a finished run would make otherwise now."""
-        return finished.lacking(held, item.options)
+        return finished.missing_figures(held, item.options)
 
     def needs_scorers(self, lacks: Sequence[str]) -> bool:
         """Pictures and meshes need none."""

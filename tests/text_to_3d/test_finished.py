@@ -11,7 +11,7 @@ from rsd.runs import batch
 from rsd.runs.batch import Item
 from rsd.runs.folder import RunFolder
 from rsd.runs.summary import summarise
-from rsd.tasks.text_to_3d.finished import lacking
+from rsd.tasks.text_to_3d.finished import missing_figures
 from rsd.tasks.text_to_3d.head import SceneHead
 from rsd.tasks.text_to_3d.options import TextTo3D
 
@@ -134,20 +134,26 @@ def test_div_of_different_networks_has_no_mean(tmp_path):
 
 def test_what_is_lacking():
     held = {"outputs": {**vars(TextTo3D(turntable=12, mp4=True))}, "div_features": "pixels"}
-    assert lacking(held, TextTo3D(turntable=12)) == []  # a film that is there and not asked for
-    assert lacking(held, TextTo3D(turntable=12, mp4=True, div_features="pixels")) == []
-    assert lacking(held, TextTo3D()) == ["pictures"]
-    assert lacking({**held, "outputs": {**held["outputs"], "mp4": False}}, TextTo3D(turntable=12, mp4=True)) == [
-        "pictures"
-    ]
-    assert lacking(held, TextTo3D(turntable=12, mesh="ply", div_features="heads")) == ["meshes", "figures"]
-    assert lacking({"div_features": None}, TextTo3D()) == []  # an older version's
+    assert missing_figures(held, TextTo3D(turntable=12)) == []  # a film that is there and not asked for
+    assert missing_figures(held, TextTo3D(turntable=12, mp4=True, div_features="pixels")) == []
+    assert missing_figures(held, TextTo3D()) == ["pictures"]
+    assert missing_figures(
+        {**held, "outputs": {**held["outputs"], "mp4": False}}, TextTo3D(turntable=12, mp4=True)
+    ) == ["pictures"]
+    assert missing_figures(held, TextTo3D(turntable=12, mesh="ply", div_features="heads")) == ["meshes", "figures"]
+    assert missing_figures({"div_features": None}, TextTo3D()) == []  # an older version's
     old = {"div_features": "heads classifier", "faces": {"0": 1.0}, "janus": 0.0}
-    assert lacking(old, TextTo3D()) == ["figures"] and lacking(old | {"face_front": 1.0}, TextTo3D()) == []
+    assert (
+        missing_figures(old, TextTo3D()) == ["figures"] and missing_figures(old | {"face_front": 1.0}, TextTo3D()) == []
+    )
 
 
 def test_an_agreement_from_before_it_was_read_is_measured_again():
     """Of a version that did not tell what could be read; one that had none has none to correct."""
     held = {"div_features": "heads classifier", "face_front": 1.0, "faces": {}, "agreement": 0.9}
-    assert lacking(held, TextTo3D()) == ["figures"]
-    assert lacking({**held, "agreement_read": {}}, TextTo3D()) == [] == lacking({**held, "agreement": None}, TextTo3D())
+    assert missing_figures(held, TextTo3D()) == ["figures"]
+    assert (
+        missing_figures({**held, "agreement_read": {}}, TextTo3D())
+        == []
+        == missing_figures({**held, "agreement": None}, TextTo3D())
+    )
