@@ -12,9 +12,8 @@ import torch.nn.functional as F
 from torch import nn
 
 from rsd.features import perceptual
-from rsd.hub import built_in_folder, check_name, fetch, quietly, read_json
+from rsd.hub import built_in_folder, check_name, fetch, find_object, quietly, read_json
 from rsd.hub.weights import load_model
-from rsd.runs.plugin import find
 
 Embedding = Callable[[torch.Tensor], torch.Tensor]
 
@@ -159,7 +158,7 @@ def _load_other(name: str, device: str | torch.device) -> nn.Module:
         return Pixels()
     if name == "lpips":
         return perceptual.of_lpips(perceptual.lpips_network(device=device)).to(device)
-    function = find(name, what="feature map", example="my_features:embed")
+    function = find_object(name, what="feature map", example="my_features:embed")
     if isinstance(function, type) or not callable(function):
         raise ValueError(f'The feature map "{name}" is no function; it must map images to features.')
     return Function(function, name).to(device)

@@ -11,8 +11,8 @@ from collections.abc import Iterator
 from importlib import import_module
 from typing import Any, ClassVar
 
+from rsd.hub import find_object
 from rsd.runs.citations import short
-from rsd.runs.plugin import find
 from rsd.runs.words import match_name, suggestion, synonyms, unknown_name
 
 REPELLING = ("gamma", "window", "features", "feature_size", "force_decoder")
@@ -314,12 +314,12 @@ def method_name(name: str) -> str:
 
 def check_method(name: str) -> None:
     """Raise ValueError, with the nearest one, if there is no method of that name. A method of the user's own, named
-    ``module:Class``, is imported and joins METHODS; raises what :func:`rsd.runs.plugin.find` raises."""
+    ``module:Class``, is imported and joins METHODS; raises what :func:`rsd.hub.find_object` raises."""
     if name in METHODS:
         return
     if ":" not in name:
         raise unknown_name("method", name, tuple(METHODS), SYNONYMS)
-    own = find(name, what="method", example="my_methods:Projection")
+    own = find_object(name, what="method", example="my_methods:Projection")
     if not (isinstance(own, type) and dataclasses.is_dataclass(own) and callable(getattr(own, "step", None))):
         raise ValueError(
             f'The method "{name}" is no dataclass with a function step(move), such as docs/extend.md shows; give one.'

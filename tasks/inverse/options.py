@@ -19,6 +19,7 @@ from rsd.runs.options import (
     TextSettings,
     Unread,
     check_types,
+    features_of,
     readers,
 )
 from rsd.runs.options import check_used as check_unread
@@ -210,6 +211,16 @@ class Restore(TaskOptions, Settings, RunOptions, PriorOptions, FeatureOptions, S
         if self.steps > 1000 and METHODS[self.method].descends:
             raise ValueError(f"steps is {self.steps}; give 1 to 1000, the number of timesteps that these priors know.")
         self._needs()
+
+    @property
+    def interacts(self) -> bool:
+        """Whether particles interact at all, so that the feature map is needed."""
+        return Settings.of(self).interaction.acts(self.particles)
+
+    @property
+    def features_name(self) -> str:
+        """The repulsion's feature map, "auto" resolved."""
+        return features_of(self.features, self.prior)
 
     @property
     def manifests(self) -> bool:

@@ -10,8 +10,8 @@ from functools import partial
 from pathlib import Path
 
 from rsd.runs import batch
-from rsd.runs.batch import Head
 from rsd.runs.folder import RunFolder, write_bytes, write_json
+from rsd.runs.head import Head
 from rsd.runs.progress import Progress
 from rsd.runs.session import collect_failure, working_in
 from rsd.runs.settings import plain, shard
@@ -192,7 +192,7 @@ def check_same(one: Plan, runs: Path) -> None:
     head, place = HEADS[one.command](one.whole(runs)), one.folder(runs)
     for item in head.items:
         try:
-            other = batch.folder_of(head, item).differences(head.config(item), added=head.added)
+            other = head.run_folder(item).differences(head.config(item), added=head.added)
         except ValueError as error:
             raise ValueError(f"{place} cannot be used: {error}; delete it to make it anew.") from error
         if other:

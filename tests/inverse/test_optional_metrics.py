@@ -12,7 +12,6 @@ from rsd import metrics
 from rsd.cli import main
 from rsd.media import read_image
 from rsd.metrics import networks as diversity
-from rsd.runs import batch
 from rsd.tasks.inverse import networks
 from rsd.tasks.inverse.packaged import parse, resolved
 from tests.tasks import tasked
@@ -136,7 +135,7 @@ def test_a_metric_that_cannot_be_had_is_told_before_anything_is_restored(
 
     monkeypatch.setitem(sys.modules, "lpips", None)
     monkeypatch.setattr(networks, "SMALLEST", 0)
-    monkeypatch.setattr(batch, "load_prior", lambda *a, **k: pytest.fail("the prior was loaded"))
+    monkeypatch.setattr("rsd.runs.head.load_prior", lambda *a, **k: pytest.fail("the prior was loaded"))
     try:
         code, out = restore(photos, "--clean", *flags)
     except SystemExit as stopped:
@@ -154,7 +153,7 @@ def test_pictures_too_small_for_lpips_are_told_first(restore, photos, monkeypatc
 def test_a_finished_run_is_measured_when_resumed_with_metrics(restore, photos, networks_at_hand, monkeypatch):
     _, out = restore(photos, "--clean", "--prompt", "red")
     before = read(out / "0.png" / "metrics.json")
-    monkeypatch.setattr(batch, "load_prior", lambda *a, **k: pytest.fail("the prior was loaded"))
+    monkeypatch.setattr("rsd.runs.head.load_prior", lambda *a, **k: pytest.fail("the prior was loaded"))
     asked = ["--clean", "--prompt", "red", "--resume", "--metrics", "lpips", "clip", "fid"]
     assert restore(photos, *asked)[0] == 0
     after = read(out / "0.png" / "metrics.json")
@@ -233,6 +232,6 @@ def test_div_of_different_networks_has_no_mean(plain_restore, photos, tiny_vit):
 
 
 def test_the_distance_needs_features_that_can_be_had(plain_restore, photos, monkeypatch, capsys):
-    monkeypatch.setattr(batch, "load_prior", lambda *a, **k: pytest.fail("the prior was loaded"))
+    monkeypatch.setattr("rsd.runs.head.load_prior", lambda *a, **k: pytest.fail("the prior was loaded"))
     assert plain_restore(photos, "--clean", "--metrics", "fid")[0] == 2
     assert "give --fid-features" in capsys.readouterr().err

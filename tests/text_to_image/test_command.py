@@ -158,9 +158,9 @@ def test_metrics_asked_for_later_are_measured_on_the_pictures(draw, faces, monke
     _, out = draw(*flags)
     before, pixels = figures(out), [p.read_bytes() for p in sorted((out / "particles").iterdir())]
     assert before["fid"] is None and "--metrics fid" in before["reasons"]["fid"]
-    monkeypatch.setattr(batch, "load_prior", lambda *a, **k: pytest.fail("the prior was loaded"))
+    monkeypatch.setattr("rsd.runs.head.load_prior", lambda *a, **k: pytest.fail("the prior was loaded"))
     later = (*flags, "--resume", "--metrics", "fid", "--fid-folder", faces)
-    assert draw(*later)[0] == 0 and "now measured: fid" in capsys.readouterr().out
+    assert draw(*later)[0] == 0 and "added: fid" in capsys.readouterr().out
     after = figures(out)
     assert after["fid"]["value"] > 0 and "fid" not in after["reasons"]
     assert {k: v for k, v in after.items() if k not in ("fid", "reasons")} == {
@@ -281,7 +281,7 @@ def test_a_run_that_diverges_says_so(draw, capsys):
         (["dog", "--method", "ancestral", "--steps", "2000"], "steps is 2000"),
         (["dog", "--metrics", "fid"], "--fid-folder"),
         (["dog", "--gamma", "nan"], "gamma is nan; give a finite number (below 0 attracts)."),
-        (["prompts.txt"], "The prompt prompts.txt is a file; draw what its lines say with --prompts prompts.txt."),
+        (["prompts.txt"], "The prompt prompts.txt is a file; use --prompts prompts.txt to read prompts from it."),
         (["dog", "--fid-folder", "full"], "--fid-folder full goes with --metrics fid; add it."),
         (["dog", "--metrics", "fid", "--fid-folder", "full"], "full holds 0 pictures; --fid-folder needs two or more"),
         (["dog", "--metrics", "aesthetic"], "needs weights that do not ship; give --aesthetic-weights FILE"),
@@ -339,7 +339,7 @@ def test_what_is_missing_is_told_before_the_prior_is_loaded_and_the_prior_first(
     tmp_path, flags, told, monkeypatch, capsys
 ):
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(batch, "load_prior", lambda *a, **k: pytest.fail("the prior was loaded"))
+    monkeypatch.setattr("rsd.runs.head.load_prior", lambda *a, **k: pytest.fail("the prior was loaded"))
     assert main(["text-to-image", "a man", *flags]) == 2
     error = capsys.readouterr().err
     assert told in error and error.count("\n") == 1 and not (tmp_path / "runs").exists()

@@ -112,7 +112,7 @@ def test_a_sweep_measures_what_is_asked_for_later_and_goes_into_no_other_folder(
     code, out = sweep("red dog", *FLAGS[:-1], "--div-features", own)
     rows = json.loads((out / "sweep.json").read_text())
     assert code == 0 and {row["metrics"]["div_features"] for row in rows} == {own}
-    assert capsys.readouterr().out.count("now measured: div") == 3
+    assert capsys.readouterr().out.count("added: div") == 3
 
 
 def dark(x):

@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 
-from rsd.runs.plugin import find
+from rsd.hub import find_object
 from rsd.runs.words import with_article
 
 from ..names import is_task
@@ -68,7 +68,7 @@ def _name(operator: Any) -> str:
 
 def _imported(spec: str) -> Any:
     try:
-        return find(spec, what="operator", example="my_operators:blur")
+        return find_object(spec, what="operator", example="my_operators:blur")
     except ImportError as error:
         cause = error.__cause__
         if isinstance(cause, ImportError) and (cause.name or "").startswith("deepinv"):
