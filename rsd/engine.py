@@ -132,7 +132,7 @@ def distill(
         # Repel: r - gamma sigma_t R (Eq. 7, 13); SVGD also averages r. Nothing outside the window.
         push = interaction.push(z, z_t, timesteps[step], step, prior.schedule, spread)
         # Backpropagate to theta, fit the data, take a step; then the reference learns from the new particles.
-        losses = particles.step(push(r), t, push.average)
+        losses = particles.step(push.apply(r), t, push.average)
         losses = {**losses, **reference.learn(particles.render(), step)}
         yield Record.of(step, timesteps[step], spread, residual=r, push=push.pushed, force=push.force, losses=losses)
 

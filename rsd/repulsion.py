@@ -143,7 +143,7 @@ class Push:
     rows: torch.Tensor = torch.zeros(0, dtype=torch.int64)
     inside: torch.Tensor = torch.tensor(True)
 
-    def __call__(self, r: torch.Tensor) -> torch.Tensor:
+    def apply(self, r: torch.Tensor) -> torch.Tensor:
         """Average the residuals (SVGD) and subtract the repulsion."""
         return r if self.change is None else torch.where(self.inside, self.average(r) - self.change, r)
 

@@ -212,5 +212,5 @@ def test_what_a_run_takes():
     assert cluster.gpus_each("auto", {"CPU": 4.0}, 1) == 0
     with pytest.raises(ValueError, match="the Ray cluster has no GPU; use --device cpu"):
         cluster.gpus_each("cuda", {"CPU": 4.0}, 1)
-    with pytest.raises(ValueError, match="OMP_NUM_THREADS is 5, the CPUs that a run takes, but the Ray cluster has 4;"):
+    with pytest.raises(ValueError, match="OMP_NUM_THREADS is 5, the CPUs per run, but the Ray cluster has 4;"):
         cluster.gpus_each("cpu", has, 5)
