@@ -394,7 +394,7 @@ def test_a_score_that_never_learns_says_so(tiny_pipeline):
     score.loss_scale = float("inf")
     for step in range(PATIENCE - 1):
         score.learn(latents(2), step)
-    with pytest.raises(ValueError, match="cannot learn: .* in 20 steps in a row; use --dtype float32"):
+    with pytest.raises(ValueError, match="cannot learn: .* in 20 consecutive steps; use --dtype float32"):
         score.learn(latents(2), PATIENCE)
 
 

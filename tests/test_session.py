@@ -1,4 +1,4 @@
-"""Errors as sentences, devices, checkpoints, and what an interrupted user is told."""
+"""Errors as sentences, devices, checkpoints, and what an interrupted user sees."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ import torch
 from rsd import cli
 from rsd.errors import describe, is_mistake
 from rsd.runs.folder import RunFolder
+from rsd.runs.run import Run
 from rsd.runs.session import Session, collect_failure, flat, nested, pick_device
 
 
@@ -32,14 +33,16 @@ def test_a_checkpoint_brings_back_what_it_was_given(state):
 
 
 def test_a_checkpoint_of_another_version_is_told(tmp_path):
-    class Strict:
+    class Strict(Run):
         def load_state(self, state):
             state["new"]
 
     folder = RunFolder(tmp_path)
     folder.open({})
     folder.save_checkpoint(flat({"old": 1}), {"step": 1})
-    with pytest.raises(ValueError, match="lacks 'new': another version of rsd wrote it; delete checkpoint.safetensors"):
+    with pytest.raises(
+        ValueError, match="has no 'new': another version of rsd wrote it; delete checkpoint.safetensors"
+    ):
         Session(Strict(), folder, None)
 
 
@@ -55,7 +58,8 @@ def test_a_checkpoint_that_only_some_processes_see_is_told_to_all(tmp_path):
 
     folder = RunFolder(tmp_path)
     folder.open({})
-    run = type("Run", (), {"ensemble": Shared(True, False)})()
+    run = Run()
+    run.ensemble = Shared(True, False)
     with pytest.raises(ValueError, match=r"Some of the processes see no checkpoint.safetensors in .*share"):
         Session(run, folder, None)
     folder.save_checkpoint({}, {"step": 1})

@@ -63,7 +63,7 @@ def run(options: Reproduce) -> int:
 
 
 def check_data(entry: Entry, options: Reproduce) -> None:
-    """Raise ValueError, which says what is missing_figures, if no row of an experiment can run."""
+    """Raise ValueError, which says what is missing, if no row of an experiment can run."""
     plans = [plan(entry, row, options, Path()) for row in entry.rows]
     if all(one.lacks for one in plans):
         raise ValueError(f"{entry.name} {plans[0].lacks}.")

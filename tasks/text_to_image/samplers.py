@@ -97,7 +97,7 @@ class Ancestral(Method):
     ) -> Coupling | None:
         """The potential's push; the record tells what it takes from the prior's eps."""
         pushed = particle_guidance(transition, result, interaction, spread, eta=1.0)
-        return pushed and replace(pushed, told=pushed.eps)
+        return pushed and replace(pushed, change=pushed.eps)
 
 
 def ancestral_levels(schedule: Schedule, steps: int = 30) -> list[Level]:
