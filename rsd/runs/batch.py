@@ -14,12 +14,13 @@ from functools import partial
 import torch
 
 from rsd.distributed import Ensemble, Processes, connect, describe_shares, rank_output, share, wait
+from rsd.errors import plain_warnings
 from rsd.metrics.networks import warn_if_equal
 from rsd.runs import cluster
 from rsd.runs.folder import RunFolder, check_folder_of_runs, locked
 from rsd.runs.head import Head, Item, Networks, load_head_scorers, load_networks
 from rsd.runs.progress import Progress
-from rsd.runs.session import Session, collect_failure, merge_failures, pick_device, plain_warnings, working_in
+from rsd.runs.session import Session, collect_failure, merge_failures, pick_device, working_in
 from rsd.runs.settings import shard
 
 Failures = dict[str, str]

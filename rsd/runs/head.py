@@ -6,11 +6,13 @@ here, once.
 
 from __future__ import annotations
 
+import warnings
 from abc import ABC, abstractmethod
 from collections.abc import Collection, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from functools import cached_property
+from itertools import chain
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -35,6 +37,7 @@ from rsd.metrics.scoring import (
 from rsd.priors import check_prior_name, image_size, load_prior
 from rsd.priors.base import Prior
 from rsd.runs.folder import SUMMARIES, RunFolder
+from rsd.runs.prompts import default_name, folder_names, prompt_notes, shorten, word_notes
 from rsd.runs.run import Run
 from rsd.runs.summary import particles, summarise
 
@@ -243,6 +246,37 @@ class Head(ABC):
         """Write the summary of several runs and print it in a line."""
         rows = [self.row(item, folder.metrics(), folder) for item, folder in done.items()]
         summarise(out, self.what, rows, self.figures, failures, self.joint_figures(out, done, networks))
+
+
+class PromptHead(Head):
+    """A head whose items are prompts; the prompt selects a run's random numbers."""
+
+    what = "prompts"
+    command: ClassVar[str]
+
+    def __init__(self, options: Any, prompts: Sequence[str]):
+        names = folder_names(prompts)
+        items = [Item(prompt, shorten(prompt), names[prompt], options, prompt) for prompt in prompts]
+        super().__init__(options, items, several=len(prompts) > 1 or options.prompts is not None)
+
+    @property
+    def out(self) -> Path:
+        """--out, or a folder named after the prompts and the method."""
+        o = self.options
+        name = default_name([item.source for item in self.items], o.prompts)
+        return o.out or Path("runs") / self.command / f"{name}-{o.method}"
+
+    def other_texts(self) -> Sequence[str]:
+        """Texts for the prior beside the prompt, which no score reads."""
+        return (self.options.negative_prompt,) if self.options.guidance != 1 else ()
+
+    def announce(self, items: Sequence[Item]) -> None:
+        """Warn of words that a prior over heads does not know."""
+        prior = self.options.prior
+        found = [prompt_notes(item.source, prior) for item in items]
+        found += [word_notes(text, prior) for text in self.other_texts()] if items else []
+        for note in dict.fromkeys(chain(*found)):
+            warnings.warn(note, stacklevel=2)
 
 
 def load_networks(

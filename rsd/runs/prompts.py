@@ -1,4 +1,4 @@
-"""The prompts of a run: read, checked, and each with its own folder name; and the head whose items are prompts."""
+"""The prompts of a run: read, checked, and each with its own folder name. Imports nothing heavy."""
 
 from __future__ import annotations
 
@@ -6,51 +6,17 @@ import hashlib
 import os
 import warnings
 from collections.abc import Sequence
-from itertools import chain
 from pathlib import Path
-from typing import Any, ClassVar
 
 from rsd.heads.reading import read, unknown_words, unread_words
 from rsd.priors import over_heads
 from rsd.runs.folder import slug
-from rsd.runs.head import Head, Item
 
 EMPTY = '""'
 """The line of a prompts file that means the empty prompt."""
 
 RESERVED = {"con", "prn", "aux", "nul", *(f"{d}{k}" for d in ("com", "lpt") for k in range(1, 10))}
 """Device names that Windows reserves, with any suffix."""
-
-
-class PromptHead(Head):
-    """A head whose items are prompts; the prompt selects a run's random numbers."""
-
-    what = "prompts"
-    command: ClassVar[str]
-
-    def __init__(self, options: Any, prompts: Sequence[str]):
-        names = folder_names(prompts)
-        items = [Item(prompt, shorten(prompt), names[prompt], options, prompt) for prompt in prompts]
-        super().__init__(options, items, several=len(prompts) > 1 or options.prompts is not None)
-
-    @property
-    def out(self) -> Path:
-        """--out, or a folder named after the prompts and the method."""
-        o = self.options
-        name = default_name([item.source for item in self.items], o.prompts)
-        return o.out or Path("runs") / self.command / f"{name}-{o.method}"
-
-    def other_texts(self) -> Sequence[str]:
-        """Texts for the prior beside the prompt, which no score reads."""
-        return (self.options.negative_prompt,) if self.options.guidance != 1 else ()
-
-    def announce(self, items: Sequence[Item]) -> None:
-        """Warn of words that a prior over heads does not know."""
-        prior = self.options.prior
-        found = [prompt_notes(item.source, prior) for item in items]
-        found += [word_notes(text, prior) for text in self.other_texts()] if items else []
-        for note in dict.fromkeys(chain(*found)):
-            warnings.warn(note, stacklevel=2)
 
 
 def gather(prompts: Sequence[str] = (), file: Path | None = None, *, allow_empty: bool = False) -> list[str]:

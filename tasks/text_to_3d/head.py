@@ -12,14 +12,14 @@ import torch
 
 from rsd.distributed import Ensemble
 from rsd.engine import Record
+from rsd.errors import plain_warnings
 from rsd.priors import is_latent
 from rsd.priors.base import Prior
 from rsd.runs.batch import run_all
 from rsd.runs.flags import fields_of
 from rsd.runs.folder import RunFolder
-from rsd.runs.head import Item, Networks
-from rsd.runs.prompts import PromptHead, gather
-from rsd.runs.session import plain_warnings
+from rsd.runs.head import Item, Networks, PromptHead
+from rsd.runs.prompts import gather
 
 from . import finished, results
 from .distillation import Run, Settings
