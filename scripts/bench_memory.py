@@ -26,7 +26,7 @@ sys.path.insert(0, str(Path(__file__).parent.parent))
 import psutil  # noqa: E402
 import torch  # noqa: E402
 
-from rsd.memory.peak import peak_bytes, reset_peak  # noqa: E402
+from rsd.memory.usage import peak_bytes, reset_peak  # noqa: E402
 from rsd.runs.flags import script  # noqa: E402
 from scripts.bench import output  # noqa: E402
 from scripts.bench.problem import Size, make  # noqa: E402

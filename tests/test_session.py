@@ -110,7 +110,7 @@ def test_an_error_that_nobody_foresaw_is_told_with_its_kind_and_place():
     collect_failure("c", failures, lambda: torch.ones(2) @ torch.ones(3), several=True)
     line = broken.__code__.co_firstlineno + 1
     assert (
-        failures["a"] == f"TypeError in test_session.py, line {line}: bad operand (RSD_TRACEBACK=1 shows the way there)"
+        failures["a"] == f"TypeError in test_session.py, line {line}: bad operand (RSD_TRACEBACK=1 shows the traceback)"
     )
     assert failures["b"] == "The photo is grey; use another." and failures["c"].startswith(
         "RuntimeError in test_session"

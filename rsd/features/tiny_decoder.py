@@ -11,7 +11,7 @@ from torch import nn
 
 from rsd.hub import built_in_folder, check_name, fetch, quietly, read_json
 from rsd.hub.weights import load_model
-from rsd.memory.meta import ghost
+from rsd.memory.meta import to_meta
 from rsd.priors import over_heads
 from rsd.priors.base import Prior
 from rsd.priors.watch import Watch, watch_of
@@ -82,7 +82,7 @@ def load_decoder(name: str, prior: Prior) -> TinyDecoder:
     )  # fmt: skip
     with torch.no_grad():
         z = torch.empty(1, *prior.latent_shape, dtype=model.dtype, device="meta")
-        made = tuple(ghost(model).decode(z).sample.shape[1:])
+        made = tuple(to_meta(model).decode(z).sample.shape[1:])
     if made != (3, prior.image_size, prior.image_size):
         raise ValueError(
             f'The small decoder "{name}" makes pictures of {made[-1]} px of the latents of the prior {prior.name}, '

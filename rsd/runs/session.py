@@ -24,7 +24,7 @@ from rsd import media
 from rsd.distributed import agree, collect, processes
 from rsd.engine import Record
 from rsd.errors import TRACEBACK, describe
-from rsd.memory.peak import peak_bytes, reset_peak
+from rsd.memory.usage import peak_bytes, reset_peak
 from rsd.priors.base import Prior
 from rsd.runs.citations import bibtex
 from rsd.runs.folder import CHECKPOINT, RunFolder, locked, provenance, write_bytes
