@@ -49,11 +49,11 @@ SYNONYMS = synonyms({
 """What people call commands, as rsd.words.fold writes it, and what to type."""
 
 GO_ON = {
-    "restore": "; what was done is kept, go on with --resume",
+    "restore": "; what was done is kept, continue with --resume",
     "compare": "; what was done is kept, the same command goes on",
-    "text-to-image": "; what was done is kept, go on with --resume",
+    "text-to-image": "; what was done is kept, continue with --resume",
     "sweep": "; what was done is kept, the same command goes on",
-    "reproduce": "; what was done is kept, go on with --resume",
+    "reproduce": "; what was done is kept, continue with --resume",
 }
 """What an interrupted user is told; the other commands keep nothing."""
 

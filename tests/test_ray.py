@@ -158,7 +158,7 @@ def test_ctrl_c_lets_workers_save_checkpoints(photos, flags, workers, capfd):
     command = ["restore", "photos", "--task", "sr2", "--out", "out", "--engine", "ray", *flags, "--steps", "900"]
     threading.Thread(target=press, daemon=True).start()
     assert main([*command, "--checkpoint-every", "1000"]) == 130
-    assert "what was done is kept, go on with --resume" in capfd.readouterr().err
+    assert "what was done is kept, continue with --resume" in capfd.readouterr().err
     begun = [log.parent for log in Path("out").glob("*/steps.jsonl")]
     assert begun and not list(Path("out").glob("*/metrics.json"))
     for run in begun:

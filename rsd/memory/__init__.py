@@ -26,8 +26,8 @@ SHARE = 0.8
 """The part of the free memory that a plan may use; the rest is for workspaces and fragmentation."""
 LATENT, PIXEL, SMALL = 64 * 2**10, 2**20, 64
 """Upper bounds of bytes per pixel for networks on latents (Stable Diffusion's UNet, decoder and encoder in one graph:
-47 KiB) and on pixels (DeepFloyd IF-XL's UNet with its gradient: 595 KiB), and the largest side of images for which these
-replace a dry run, which would take longer than a step."""
+47 KiB) and on pixels (DeepFloyd IF-XL's UNet with its gradient: 595 KiB). Up to images of side SMALL they replace a dry
+run, which would take longer than a step."""
 
 
 @runtime_checkable

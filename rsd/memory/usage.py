@@ -14,8 +14,8 @@ CGROUPS = {
     "": (".", "memory.max", "memory.current", "inactive_file"),
     "memory": ("memory", "memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file"),
 }
-"""For cgroup version 2 ("") and version 1's memory controller: the folder in /sys/fs/cgroup, the files with the limit and the
-usage, and the line of memory.stat that counts the file cache, which the system frees when memory is short."""
+"""For cgroup version 2 ("") and version 1's memory controller: the folder in /sys/fs/cgroup, the files with the limit
+and the usage, and the line of memory.stat that counts the file cache, which the system frees when memory is short."""
 
 
 def available(device: torch.device) -> int:

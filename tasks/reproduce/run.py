@@ -181,7 +181,7 @@ def start(one: Plan, runs: Path) -> None:
     if code == INTERRUPTED:
         raise KeyboardInterrupt
     if code != 0:
-        raise ValueError(f"a part of it failed, see above; {folder} keeps the rest, go on with --resume.")
+        raise ValueError(f"a part of it failed, see above; {folder} keeps the rest, continue with --resume.")
 
 
 def check_same(one: Plan, runs: Path) -> None:

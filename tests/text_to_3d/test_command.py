@@ -140,7 +140,7 @@ def test_a_killed_run_resumes_to_the_same_bits(make, flags, monkeypatch):
     assert code == 130 and not (out / "metrics.json").exists()
     assert Image.open(out / "contact.png").width > 4 * 192  # the preview: four views a scene
     monkeypatch.undo()
-    assert make(*flags, out="cut", steps=5)[0] == 2  # the folder holds another run
+    assert make(*flags, out="cut", steps=5)[0] == 2  # the folder contains another run
     assert make(*flags, "--resume", out="cut", steps=5)[0] == 0
     assert written(out) == written(whole) and len(written(out)) == 2 * 14 + 3
     assert (out / "steps.jsonl").read_text() == (whole / "steps.jsonl").read_text()
@@ -291,8 +291,8 @@ def test_a_film_without_the_extra_is_refused_at_once(monkeypatch, capsys):
         (["dog", "--prompts", "nowhere.txt"], "nowhere.txt does not exist"),
         (["dog", "--prompts", "empty.txt"], "empty.txt contains no prompt"),
         (["empty.txt"], "--prompts empty.txt"),
-        (["dog", "--out", "full"], "holds other files"),
-        (["a dog", "cat", "--out", "full"], "holds other files"),
+        (["dog", "--out", "full"], "contains other files"),
+        (["a dog", "cat", "--out", "full"], "contains other files"),
         (["dog", "--device", "gpu"], "Unknown device"),
     ],
 )

@@ -100,7 +100,7 @@ def test_a_killed_run_resumes_to_the_same_pixels(draw, flags, monkeypatch):
     code, out = draw(*flags, out="cut", steps=6)
     assert code == 130 and not (out / "metrics.json").exists()
     monkeypatch.undo()
-    assert draw(*flags, out="cut", steps=6)[0] == 2  # the folder holds another run
+    assert draw(*flags, out="cut", steps=6)[0] == 2  # the folder contains another run
     assert draw(*flags, "--resume", out="cut", steps=6)[0] == 0
     for a, b in zip(particles(whole), particles(out), strict=True):
         assert torch.equal(a, b)
@@ -198,12 +198,12 @@ def test_several_runs_go_only_into_a_folder_of_runs(draw, tmp_path, capsys):
     (tmp_path / "full").mkdir()
     (tmp_path / "full" / "thesis.tex").write_text("x")
     both = ("red dog", "red cat", "--method", "ancestral")
-    assert draw(*both, out="full")[0] == 2 and "holds other files (thesis.tex, ...)" in capsys.readouterr().err
+    assert draw(*both, out="full")[0] == 2 and "contains other files (thesis.tex, ...)" in capsys.readouterr().err
     assert draw("red dog", *both[2:], out="one")[0] == 0
-    assert draw(*both, "--resume", out="one")[0] == 2 and "holds a single run" in capsys.readouterr().err
+    assert draw(*both, "--resume", out="one")[0] == 2 and "contains a single run" in capsys.readouterr().err
     assert draw(*both, out="both")[0] == 0
     assert draw("red pig", "red ox", *both[2:], out="both")[0] == 2
-    assert "holds other runs; choose another --out, or add to it with --resume" in capsys.readouterr().err
+    assert "contains other runs; choose another --out, or add to it with --resume" in capsys.readouterr().err
     assert draw("red pig", *both[2:], out="both")[0] == 2  # nor a single run into a folder of runs
 
 
@@ -287,7 +287,7 @@ def test_a_run_that_diverges_says_so(draw, capsys):
         (["dog", "--metrics", "aesthetic"], "needs weights that do not ship; give --aesthetic-weights FILE"),
         (["dog", "--config", "bad.yaml"], 'bad.yaml: unknown field "gama". Did you mean "gamma"?'),
         (["dog", "--prompts", "nowhere.txt"], "nowhere.txt does not exist"),
-        (["dog", "--out", "full"], "holds other files"),
+        (["dog", "--out", "full"], "contains other files"),
         (["dog", "--device", "gpu"], "Unknown device"),
         (["dog", "--device", "mps"], "Device mps cannot be used here; use --device cpu"),
         (["dog", "--device", "meta"], "Device meta cannot be used here"),
@@ -305,7 +305,7 @@ def test_a_run_that_diverges_says_so(draw, capsys):
             ["dog", "--score", "unet", "--lora-rank", "2"],
             "--lora-rank goes with --score lora and lora-each, but the score is unet",
         ),
-        (["a dog", "cat", "--out", "full"], "holds other files"),
+        (["a dog", "cat", "--out", "full"], "contains other files"),
     ],
 )
 def test_bad_input_is_told_in_one_sentence_before_any_model_is_loaded(tmp_path, flags, told, monkeypatch, capsys):
