@@ -31,15 +31,18 @@ def test_a_flag_before_the_command_is_understood_or_explained(line, meant):
         return
     with pytest.raises(ValueError) as error:
         command_first(line.split())
-    assert "Say first what to do, then the flags: rsd restore --prior heads --clean x.png" in str(error.value)
+    assert "The command comes before the flags: rsd restore --prior heads --clean x.png" in str(error.value)
 
 
 @pytest.mark.parametrize(
     ("line", "told"),
     [
-        ("--prior heads", "Say first what to do, then the flags: rsd COMMAND --prior heads (rsd --help tells all)."),
-        ("--task sr4 a.png", "Say first what to do, then the flags: rsd restore --task sr4 a.png"),
-        ("a.png", "a.png is no command; to restore it: rsd restore a.png --task TASK."),
+        (
+            "--prior heads",
+            "The command comes before the flags: rsd COMMAND --prior heads (rsd --help lists the commands).",
+        ),
+        ("--task sr4 a.png", "The command comes before the flags: rsd restore --task sr4 a.png"),
+        ("a.png", "a.png is not a command; to restore it: rsd restore a.png --task TASK."),
         ("sr4 a.png", "sr4 is a task, not a command: rsd restore a.png --task sr4"),
         ("deblur a.png", f'There is no command "deblur"; as a --task of rsd restore: {DEBLUR}'),
         ("generate cat", 'There is no command "generate"; to draw: rsd text-to-image "a man with a beard".'),
