@@ -149,4 +149,4 @@ class ImageHead(PromptHead):
         same = {row["folder"] for row in before["prompts"]} == {folder.path.name for folder in done.values()}
         if before["fid"] and same:
             return {"fid": (before["fid"], None)}
-        return {"fid": (None, "not asked for (see --metrics fid)")}
+        return {"fid": (None, "not requested (see --metrics fid)")}

@@ -86,7 +86,7 @@ def test_what_cannot_be_compared_is_null_and_its_network_is_not_loaded(restore, 
     assert "--clean" in found["reasons"]["lpips"] and "--prompt" in found["reasons"]["clip"]
     assert "fid will be null" in capsys.readouterr().out
     _, out = restore(photos / "0.png", "--clean", out="plain")
-    assert "not asked for" in read(out / "metrics.json")["reasons"]["lpips"]
+    assert "not requested" in read(out / "metrics.json")["reasons"]["lpips"]
 
 
 def test_the_distance_of_all_particles_to_all_images(restore, photos):
@@ -107,7 +107,7 @@ def test_the_distance_of_all_particles_to_all_images(restore, photos):
 def test_the_distance_is_null_with_its_reason(restore, photos):
     _, out = restore(photos)
     assert read(out / "summary.json")["fid"] is None
-    assert "not asked for" in read(out / "summary.json")["reasons"]["fid"]
+    assert "not requested" in read(out / "summary.json")["reasons"]["fid"]
     (photos / "1.png").unlink()
     _, out = restore(photos, "--clean", "--metrics", "fid", out="one")
     assert "2 restored images" in read(out / "summary.json")["reasons"]["fid"]
