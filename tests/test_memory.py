@@ -13,8 +13,7 @@ from rsd import memory
 from rsd.distributed import rank_output
 from rsd.engine import Record
 from rsd.errors import plain_warnings
-from rsd.features import load_features
-from rsd.features.decoded import Decoded
+from rsd.features import Decoded, load_features
 from rsd.memory import Memory, Need, Plans, fitting, needs, plan, save_memory
 from rsd.memory.meta import Bytes, to_meta
 from rsd.memory.usage import allowed, available

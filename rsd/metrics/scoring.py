@@ -12,8 +12,7 @@ import torch
 
 from rsd import metrics
 from rsd.features import load_features, on_cpu
-from rsd.heads.classifier import HeadsClassifier
-from rsd.heads.face import FaceReader
+from rsd.heads.classifier import FaceReader, HeadsClassifier
 from rsd.media import PICTURES, fit_to, read_image
 from rsd.metrics.aesthetic import load_aesthetic
 from rsd.metrics.networks import CLASSIFIER, DIV, Features, apart, load_div

@@ -10,8 +10,7 @@ from typing import Any
 import torch
 
 from rsd.engine import Embed, Record
-from rsd.features import load_features
-from rsd.features.decoded import Decoded
+from rsd.features import Decoded, load_features
 from rsd.priors import check_prior_name, load_prior
 from rsd.priors.base import Prior
 from rsd.runs.flags import fields_of

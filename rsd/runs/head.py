@@ -20,8 +20,7 @@ import torch
 
 from rsd.distributed import Ensemble
 from rsd.engine import Embed
-from rsd.features import check_features_name, load_features
-from rsd.features.decoded import Decoded
+from rsd.features import Decoded, check_features_name, load_features
 from rsd.features.tiny_decoder import check_decoder_name, load_decoder
 from rsd.memory import Plans
 from rsd.metrics.scoring import (

@@ -8,8 +8,8 @@ from typing import Any
 import torch
 
 from rsd import metrics
+from rsd.heads.agreement import open_values
 from rsd.heads.classifier import HeadsClassifier
-from rsd.heads.hidden import open_values
 from rsd.metrics.scoring import CLIP, DIVERSITY, Found, Score, ScoreRequest, Scorers, Subject, difference
 
 from .operators import Inpaint, data_residual

@@ -13,8 +13,8 @@ import yaml
 
 from rsd.cli import main
 from rsd.features import load_features
+from rsd.heads.classifier import FaceReader
 from rsd.heads.data import head_at
-from rsd.heads.face import FaceReader
 from rsd.heads.render import render
 from rsd.hub import BUILT_IN
 from rsd.media import write_png

@@ -9,8 +9,7 @@ import pytest
 import torch
 
 from rsd.heads.attributes import ATTRIBUTES, Camera, Head, caption
-from rsd.heads.classifier import HeadsClassifier
-from rsd.heads.face import FaceReader
+from rsd.heads.classifier import FaceReader, HeadsClassifier
 from rsd.heads.render import render
 from rsd.media import read_image
 from rsd.metrics import scoring

@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 
 from rsd import metrics
-from rsd.heads.hidden import open_values
+from rsd.heads.agreement import open_values
 from rsd.media import fit_to, read_image
 from rsd.metrics.scoring import ScoreRequest, Scorers, diversity, load_scorers
 from rsd.priors import over_heads
