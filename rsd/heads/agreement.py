@@ -2,9 +2,9 @@
 
 The classifier answers for every attribute of every picture, also for the mouth of a back or the glasses of a blob. A
 reading counts where the classifier is sure (:data:`~rsd.metrics.CONFIDENT`) and, for what sits on the face, where a
-face is seen (:class:`~rsd.heads.classifier.FaceReader`). Of 160 held-out heads from the front and the back 97% of what shows
-counts, and 99.8% of that is right (98.7% of all); shown at 32 px 97% and 99.7%, at 18 px 82% and 94% (88% of all). A
-black bar where a scene was asked for round glasses is read as round with 0.6 to 0.7: that counts for nothing.
+face is seen (:class:`~rsd.heads.classifier.FaceReader`). Of 160 held-out heads from the front and the back 97% of what
+shows counts, and 99.8% of that is right (98.7% of all); shown at 32 px 97% and 99.7%, at 18 px 82% and 94% (88% of
+all). A black bar where a scene was asked for round glasses is read as round with 0.6 to 0.7: that counts for nothing.
 """
 
 from __future__ import annotations

@@ -65,7 +65,7 @@ def _read(weights: str, revision: str | None) -> dict[str, Any]:
     files: tuple[Path, ...] = (path,)
     if path.is_dir():
         if not any(path.glob("*.safetensors")):
-            raise FileNotFoundError(f'The folder "{weights}" holds no {WEIGHTS}; give the file of the weights.')
+            raise FileNotFoundError(f'The folder "{weights}" contains no {WEIGHTS}; give the file of the weights.')
         files = find_weights(weights, path, what=what).files
     elif not path.is_file():
         if path.suffix in (".pth", ".pt", ".bin", ".safetensors") or not HUB_ID.fullmatch(weights):

@@ -38,7 +38,7 @@ def test_without_its_weights_it_is_told_how_to_train_them(command, tmp_path, mon
     task = ["--task", "sr2"] if command == "restore" else []
     assert main([command, *COMMANDS[command], "--prior", "heads-pixels", "--out", "run", *task]) == 2
     error = capsys.readouterr().err
-    assert "This installation lacks the built-in model in" in error and error.count("\n") == 1
+    assert "The built-in model in" in error and error.count("\n") == 1
     assert (
         'train it with "python -m scripts.heads pixel-data", then "python -m scripts.heads pixel" in a clone' in error
     )

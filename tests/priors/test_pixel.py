@@ -323,7 +323,7 @@ def test_in_half_precision_the_fp16_files_are_enough(folder, tmp_path):
     build_if().to(dtype=torch.float16).save_pretrained(tmp_path, variant="fp16")
     prior = load_prior(str(tmp_path), dtype="bfloat16")
     assert prior.condition("red").embeddings.dtype == prior.unet.dtype == torch.bfloat16
-    with pytest.warns(UserWarning, match='no plain weights: those of the variant "fp16"'):
+    with pytest.warns(UserWarning, match='only variants of its weights; using "fp16"'):
         assert load_prior(str(tmp_path)).unet.dtype == torch.float32
 
 

@@ -302,7 +302,7 @@ def test_an_aesthetic_head_that_cannot_be_used(clip, tmp_path):
         load_aesthetic(None)
     with pytest.raises(FileNotFoundError, match='no file "missing.pth"'):
         load_aesthetic("missing.pth")
-    with pytest.raises(FileNotFoundError, match="holds no model.safetensors"):
+    with pytest.raises(FileNotFoundError, match="contains no model.safetensors"):
         load_aesthetic(str(tmp_path))
     with pytest.raises(ValueError, match="go online once"):
         load_aesthetic("somebody/aesthetics-predictor")
