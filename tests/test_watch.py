@@ -126,7 +126,7 @@ def test_python_is_told_too(broken):
 def test_a_feature_map_beyond_reason_is_named_and_the_decoder_is_not(tiny_folder, scale):
     prior = load_prior(str(tiny_folder("epsilon")))
     embed = Decoded(prior, Function(lambda x: x.flatten(1) * scale, "mine:map"))
-    with pytest.raises(ValueError, match='The feature map "mine:map" answered values .*, of healthy pictures'):
+    with pytest.raises(ValueError, match='The feature map "mine:map" answered values .* for plausible images'):
         embed(torch.zeros(1, *prior.latent_shape))
     prior.watch.check()
 

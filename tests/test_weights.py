@@ -159,7 +159,7 @@ def test_which_variant_is_taken(tmp_path, dtype, there, taken):
         ({"pytorch_model.bin": ""}, "contains pytorch_model.bin, but no model.safetensors. Only safetensors are loaded "
             "(pickles can run code): convert it with save_pretrained(FOLDER)."),
         ({"other.safetensors": ""}, "contains no model.safetensors, nor one of a variant (model.fp16.safetensors); "
-            "it again with save_pretrained."),
+            "write it again with save_pretrained."),
         ({"model.safetensors.index.fp16.json": '{"weight_map": {"a": "model.fp16-00001-of-00002.safetensors"}}',
             "pytorch_model.bin": ""}, "model.fp16-00001-of-00002.safetensors is missing; copy or write it again."),
         ({"model.safetensors.index.json": '{"weight_map": {"a": "../a.safetensors"}}'},

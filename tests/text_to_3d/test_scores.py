@@ -195,7 +195,7 @@ def test_other_priors_have_no_attributes():
 
 
 def test_the_repulsion_s_features_should_not_measure():
-    with pytest.warns(UserWarning, match="Div is measured on pixels, which the repulsion used"):
+    with pytest.warns(UserWarning, match="Div is measured with pixels, which the repulsion used"):
         load_scorers("some/if", div_features="pixels", repulsion=["pixels"])
 
 
