@@ -106,7 +106,7 @@ def test_lists_end_where_prompts_begin():
         (Restore, "--partcles 3", "There is no flag --partcles. Did you mean --particles? rsd x --help lists them."),
         (Restore, "-steps 3", "There is no flag -steps. Did you mean --steps?"),
         (Restore, "--Steps 3", "There is no flag --Steps. Did you mean --steps?"),
-        (Restore, "—task sr4", '"—task" begins with a long dash; flags begin with two short ones: --.'),
+        (Restore, "—task sr4", '"—task" starts with a long dash; flags start with two short ones: --.'),
         (Restore, "--clean=maybe", '--clean is "maybe"; write --clean, or --no-clean for no.'),
         (Restore, "photo.png --mask my mask.png", 'my and mask.png are one path; put it in quotes: "my mask.png"'),
         (Restore, "my mask.png photo.png", 'my and mask.png are one path; put it in quotes: "my mask.png"'),
@@ -178,7 +178,7 @@ def test_every_flag_is_in_one_group_and_says_what_happens_without_it(command):
     assert sorted(listed) == sorted(fields_of(kind)) and "more" not in groups(kind)
     for name, field in fields_of(kind).items():
         doc = _docs(kind)[name]
-        assert field.default is not None or re.search(flags.TOLD, doc), (
+        assert field.default is not None or re.search(flags.DESCRIBES_DEFAULT, doc), (
             f"{name}: say in its docstring what happens by default"
         )
     text = help_text(kind, prog=f"rsd {command}")
@@ -211,7 +211,7 @@ def test_restore_s_help_is_in_groups():
         "expert",
     ]
     text = help_text(Restore, prog="rsd restore")
-    assert "  -n, --particles INT   N, how many samples (default: 4).\n" in text
+    assert "  -n, --particles INT   N, the number of samples (default: 4).\n" in text
     assert "  --revision TEXT       Revision of a hub model (default: the newest).\n" in text
     assert "  --clean               The images are clean:" in text and "--no-clean" not in text
     assert "  --keep-known, --no-keep-known\n" in text and "  --metrics {lpips,clip,fid},...\n" in text

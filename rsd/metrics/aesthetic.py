@@ -39,7 +39,7 @@ def load_aesthetic(
     if not weights:
         raise FileNotFoundError(
             "The aesthetic score needs a predictor's weights, which are not included: give --aesthetic-weights FILE, "
-            "for example sac+logos+ava1-l14-linearMSE.pth from github.com/christophschuhmann/improved-aesthetic-predictor."
+            "e.g. sac+logos+ava1-l14-linearMSE.pth from github.com/christophschuhmann/improved-aesthetic-predictor."
         )
     head = _head(_read(weights, revision), weights)
     model, _, pixels = load_clip(clip, device=device)
