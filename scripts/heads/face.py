@@ -1,4 +1,4 @@
-"""Fit what tells fronts from backs (rsd/heads/face.py): ``python -m scripts.heads.face``, about two minutes.
+"""Fit the detector of faces (rsd/heads/classifier.py): ``python -m scripts.heads.face``, about two minutes.
 
 Fronts are seen from within 45 degrees of the face, backs from within 45 degrees of the opposite side, as the view words
 have it. Both are shown sharp, and as pictures of fewer pixels are: scenes are made at 32 px and may be blurred.

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from rsd.heads.attributes import ATTRIBUTES, caption, sample_told
+from rsd.heads.attributes import ATTRIBUTES, caption, sample_mentioned
 from rsd.heads.data import head_at
 from rsd.heads.reading import known_words, read, unknown_words, unread_words, vocabulary
 
@@ -15,7 +15,7 @@ def test_reading_is_the_inverse_of_writing():
     silent = 0
     for k in range(500):
         head = head_at("test", k)
-        told, view = sample_told(head, rng)
+        told, view = sample_mentioned(head, rng)
         found = read(caption(head.values, told, view))
         unsaid = told - set(found.values)
         silent += len(unsaid)
@@ -86,7 +86,7 @@ def test_words_that_no_caption_has():
     rng = np.random.default_rng(1)
     for k in range(100):
         head = head_at("train", k)
-        assert unknown_words(caption(head.values, *sample_told(head, rng))) == []
+        assert unknown_words(caption(head.values, *sample_mentioned(head, rng))) == []
     assert unknown_words("A dragon with red hair, 4K dragon's eye 猫") == ["dragon", "4k", "s", "猫"]
 
 

@@ -163,8 +163,8 @@ def test_views_are_preferred_only_where_the_caption_tells_them(monkeypatch):
     rng = np.random.default_rng(0)
     assert {only_backs(rng)[2][-1] for _ in range(50)} == {0, 3}
 
-    def kind(head, rng, empty, view_told):
-        return "empty" if empty else "told" if view_told else "untold", np.zeros(0)
+    def kind(head, rng, empty, mention_view):
+        return "empty" if empty else "told" if mention_view else "untold", np.zeros(0)
 
     monkeypatch.setattr(pixel, "sample_caption", kind)
     draw = pixel.Draw(heads)
