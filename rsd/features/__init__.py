@@ -16,7 +16,7 @@ from rsd.features import perceptual
 from rsd.hub import built_in_folder, check_name, fetch, find_object, quietly, read_json
 from rsd.hub.weights import load_model
 from rsd.priors.base import Prior, multiplying
-from rsd.priors.watch import ASKED, FEATURES, REMEDY, beyond, magnitude, watch_of
+from rsd.priors.watch import MAX_FEATURE, MAX_INPUT, REMEDY, beyond, magnitude, watch_of
 
 Embedding = Callable[[torch.Tensor], torch.Tensor]
 
@@ -243,12 +243,12 @@ class Decoded:
         if x.is_meta:  # a dry run
             return phi
         most = float(magnitude(phi)) if phi.numel() else 0.0
-        if not most <= FEATURES:
+        if not most <= MAX_FEATURE:
             watch_of(self.prior).check()  # the decoder may be the cause
-            if float(magnitude(x)) <= ASKED:  # otherwise the run has diverged, which is reported there
+            if float(magnitude(x)) <= MAX_INPUT:  # otherwise the run has diverged, which is reported there
                 name = getattr(self.features, "name", None)
                 which = f'The feature map "{name}"' if name else "The feature map"
-                raise ValueError(f"{which} {beyond(most)} for plausible images; choose other --features, or {REMEDY}")
+                raise ValueError(f"{which} {beyond(most)} for plausible images; {REMEDY} Or choose other --features.")
         return phi
 
     def save_memory(self, lean: bool) -> None:

@@ -150,10 +150,10 @@ def test_the_size_of_pictures_is_read_without_loading_anything(hub_cache, tiny_f
     (other / "unet/config.json").write_text(json.dumps({**config, "sample_size": [6, 6]}))
     assert image_size(str(other)) == 12
     (other / "unet/config.json").write_text(json.dumps({**config, "sample_size": [6, 8]}))
-    with pytest.raises(ValueError, match="works on 6 x 8, but only square pictures are supported; take another"):
+    with pytest.raises(ValueError, match="works on 6 x 8, but only square images are supported; use another"):
         image_size(str(other))
     (other / "unet/config.json").write_text(json.dumps({**config, "sample_size": None}))
-    with pytest.raises(ValueError, match="does not tell the size of its pictures: unet/config.json needs sample_size"):
+    with pytest.raises(ValueError, match="does not specify the size of its images: unet/config.json needs sample_size"):
         image_size(str(other))
     (other / "unet/config.json").unlink()
     with pytest.raises(ValueError, match="unet/config.json is missing; write it again with save_pretrained"):

@@ -356,7 +356,7 @@ def test_other_kinds_are_refused(file, changes, says, folder, tmp_path):
     [
         ({"in_channels": 6}, "takes 6 channels; it must take 3"),
         ({"out_channels": 4}, "gives 4 channels; it must give 3, or 6"),
-        ({"sample_size": [16, 8]}, "works on 16 x 8, but only square pictures"),
+        ({"sample_size": [16, 8]}, "works on 16 x 8, but only square images"),
     ],
 )
 def test_other_unets_are_refused(changes, says):
