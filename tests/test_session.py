@@ -133,7 +133,7 @@ def command(monkeypatch, error):
 
 @pytest.mark.parametrize(
     ("name", "said"),
-    [("restore", "continue with --resume"), ("sweep", "the same command goes on"), ("toy", ""), ("heads", "")],
+    [("restore", "continue with --resume"), ("sweep", "the same command continues"), ("toy", ""), ("heads", "")],
 )
 def test_ctrl_c_says_how_to_go_on_where_one_can(name, said, monkeypatch, capsys):
     command(monkeypatch, KeyboardInterrupt())
