@@ -1,4 +1,4 @@
-"""Command lines: what a flag takes, what a list leaves, what is told of what cannot be read, and --help in groups."""
+"""Command lines: values of flags and lists, error messages, and --help in groups."""
 
 from __future__ import annotations
 
@@ -117,13 +117,13 @@ def test_lists_end_where_prompts_begin():
         (KINDS["reproduce"], "table2 table3", "Give one name, not 2 (table2, table3)."),
     ],
 )  # fmt: skip
-def test_what_cannot_be_read_is_told_in_our_words(kind, line, told):
+def test_what_cannot_be_read_is_reported_in_our_words(kind, line, told):
     with pytest.raises(ValueError) as error:
         read(kind, line)
     assert told in str(error.value) and "invalid literal" not in str(error.value)
 
 
-def test_a_needed_flag_is_told_with_an_example():
+def test_a_needed_flag_is_reported_with_an_example():
     with pytest.raises(ValueError) as error:
         parse(KINDS["heads"], [], prog="rsd heads")
     assert str(error.value) == "--out is missing; give a path, for example rsd heads --out heads."
@@ -138,11 +138,11 @@ def test_a_needed_flag_is_told_with_an_example():
         ("--seed 3 red dog", '--seed 3 "red dog"'),
     ],
 )
-def test_a_prompt_without_quotes_is_asked_for_them(command, words, typed, capsys):
+def test_an_unquoted_prompt_is_an_error_with_the_quoted_command(command, words, typed, capsys):
     assert main([command, *words.split()]) == 2
     error = capsys.readouterr().err
     assert error.count("\n") == 1 and "prompts of one word each (" in error
-    assert f"put it in quotes: rsd {command} {typed} (else write them in a file" in error
+    assert f"put it in quotes: rsd {command} {typed} (otherwise write them to a file" in error
 
 
 @pytest.mark.parametrize(
@@ -160,7 +160,7 @@ def test_what_needs_no_quotes_is_taken(kind, words, count):
     assert len(values(kind, words, prog="rsd x").get(positional_of(kind).name, ())) == count
 
 
-def test_a_text_of_a_flag_without_quotes_is_asked_for_them():
+def test_an_unquoted_text_of_a_flag_is_an_error():
     with pytest.raises(ValueError) as error:
         read(Restore, "photo.png --prompt a man with a beard")
     assert str(error.value) == (

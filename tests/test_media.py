@@ -1,4 +1,4 @@
-"""Pictures in and out: values, geometry and refusals."""
+"""Reading and writing pictures: values, geometry and errors."""
 
 from __future__ import annotations
 

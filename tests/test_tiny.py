@@ -1,4 +1,4 @@
-"""A cheap force: a small decoder, smaller pictures, every k-th step."""
+"""A cheaper force: a small decoder, smaller images, every k-th step."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def test_a_small_decoder_takes_the_prior_s_latents_and_counts(tiny_folder, tiny_
     assert phi.shape == (3, 3 * 8 * 8) and "decoder_forward" not in prior.calls
 
 
-def test_what_does_not_fit_is_told(tiny_folder, tiny_decoder, tiny_heads_pixels, tmp_path):
+def test_what_does_not_fit_is_reported(tiny_folder, tiny_decoder, tiny_heads_pixels, tmp_path):
     from diffusers import AutoencoderTiny
 
     prior = load_prior(str(tiny_folder()))

@@ -50,7 +50,7 @@ def broken(tiny_folder, tmp_path):
         (float("nan"), "returned values that are not finite"),
     ],
 )
-def test_an_answer_beyond_reason_is_told_once(answer, told):
+def test_an_implausible_output_is_reported_once(answer, told):
     watch = Watch()
     watch.see("A", torch.ones(2), torch.full((2,), MAX_INPUT))
     watch.see("A", torch.tensor([0.5, -answer]), torch.zeros(2))
@@ -114,7 +114,7 @@ def test_scenes_name_the_network(gamma, broken, tmp_path, monkeypatch, capsys):
     assert name.replace("decoder", "encoder") in capsys.readouterr().err
 
 
-def test_python_is_told_too(broken):
+def test_python_is_reported_too(broken):
     name = damaged(broken, "vae", 1e30)
     f, y = make_operator("sr2", size=16), torch.zeros(1, 3, 8, 8)
     with pytest.raises(ValueError) as told:
@@ -123,7 +123,7 @@ def test_python_is_told_too(broken):
 
 
 @pytest.mark.parametrize("scale", [1e30, float("nan")])
-def test_a_feature_map_beyond_reason_is_named_and_the_decoder_is_not(tiny_folder, scale):
+def test_an_implausible_feature_map_is_named_and_the_decoder_is_not(tiny_folder, scale):
     prior = load_prior(str(tiny_folder("epsilon")))
     embed = Decoded(prior, Function(lambda x: x.flatten(1) * scale, "mine:map"))
     with pytest.raises(ValueError, match='The feature map "mine:map" returned values .* for plausible images'):

@@ -1,4 +1,4 @@
-"""One loader of weights for all: plain, of a variant, in shards, from folders and from the hub's cache."""
+"""The loader of weights: without a variant, with one, in shards, from folders and the hub cache."""
 
 from __future__ import annotations
 
@@ -168,7 +168,7 @@ def test_which_variant_is_taken(tmp_path, dtype, there, taken):
         ({}, "contains no model.safetensors"),
     ],
 )  # fmt: skip
-def test_what_cannot_be_loaded_is_told_with_the_remedy(tmp_path, files, says):
+def test_what_cannot_be_loaded_is_reported_with_the_remedy(tmp_path, files, says):
     for name, text in files.items():
         (tmp_path / name).write_text(text)
     with pytest.raises(ValueError) as caught:

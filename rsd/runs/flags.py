@@ -384,7 +384,7 @@ class _Reader:
             if len(single) > 1:
                 raise ValueError(
                     f"{len(single)} prompts of one word each ({', '.join(single)})? If they are one prompt, put it in "
-                    f"quotes: {self._quoted_together()} (otherwise write them to a file, one per line, for --prompts FILE)."
+                    f"quotes: {self._quoted_together()} (otherwise write them to a file for --prompts FILE)."
                 )
 
     def _path_of_several_words(self) -> None:

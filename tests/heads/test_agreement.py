@@ -1,4 +1,4 @@
-"""What counts as read of a picture: by hand, and on rendered heads from all sides."""
+"""Which readings of a picture count: by hand, and on rendered heads from all sides."""
 
 from __future__ import annotations
 

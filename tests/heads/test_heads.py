@@ -57,7 +57,7 @@ def test_view_words():
     ]  # fmt: skip
 
 
-def test_caption_tells_what_it_is_asked_to_tell():
+def test_a_caption_mentions_the_given_attributes():
     values = {**PLAIN, "hair": "long", "hair_color": "red", "glasses": "round", "person": "woman"}
     told = {"person", "hair", "hair_color", "glasses", "shirt"}
     text = caption(values, told, "side view")
@@ -65,7 +65,7 @@ def test_caption_tells_what_it_is_asked_to_tell():
     assert caption({**values, "hair": "bald"}, {"hair"}) == "a bald person"
 
 
-def test_captions_tell_a_random_part_of_what_can_be_seen():
+def test_captions_mention_a_random_part_of_the_visible_attributes():
     head, rng = head_at("train", 3), np.random.default_rng(0)
     drawn = [sample_mentioned(head, rng) for _ in range(400)]
     seen = {a for a, s in visible(head.values, head.camera).items() if s}
@@ -76,7 +76,7 @@ def test_captions_tell_a_random_part_of_what_can_be_seen():
     assert {view for _, view in drawn} == {None, head.camera.view}
 
 
-def test_captions_with_a_view_may_tell_what_it_hides():
+def test_captions_with_a_view_may_mention_what_it_hides():
     values, rng = {**PLAIN, "hair": "long", "glasses": "sun"}, np.random.default_rng(0)
     head = Head(values, Camera(azimuth=180), (0.0, 0.5))
     drawn = [sample_mentioned(head, rng, whole=0.5) for _ in range(400)]
@@ -138,7 +138,7 @@ def test_the_half_face_box_hides_exactly_the_left_side():
         (["--out", "new", "--first", "-1"], "first is -1; give 0 or more."),
     ],
 )
-def test_bad_values_are_told_in_one_sentence(tmp_path, flags, told, monkeypatch, capsys):
+def test_bad_values_are_reported_in_one_sentence(tmp_path, flags, told, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "taken").touch()
     assert main(["heads", *flags]) == 2

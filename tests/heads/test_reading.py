@@ -1,4 +1,4 @@
-"""Prompts are read as captions are written."""
+"""Prompts are parsed as captions are written."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ def test_other_sentences(prompt, values):
     assert read(prompt).values == values
 
 
-def test_what_is_told_in_two_ways_is_told_in_none():
+def test_contradicted_attributes_have_no_value():
     found = read("a bald man with long red hair, front view, back view")
     assert found.values == {"person": "man", "hair_color": "red"} and found.contradicted == {"hair"}
     assert found.view is None and "hair" not in found.open
@@ -105,5 +105,5 @@ def test_the_vocabulary_uses_known_words_and_names_every_value():
         ("red  long hair, no red beard, no glasses", []),
     ],
 )
-def test_a_value_of_nothing_that_is_known_is_told(prompt, words):
+def test_a_value_of_nothing_that_is_known_is_reported(prompt, words):
     assert unread_words(prompt) == words

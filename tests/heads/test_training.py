@@ -1,4 +1,4 @@
-"""The training scripts, for a few steps on a few heads: they learn, stop, resume and hand over ordinary models."""
+"""The training scripts, for a few steps on a few heads: they learn, stop, resume and save ordinary models."""
 
 import functools
 
@@ -86,7 +86,7 @@ def test_a_run_hands_over_its_average_while_it_goes_on(tmp_path):
     assert not torch.equal(layer.weight, raw)
 
 
-def test_a_caption_answers_for_what_it_tells_and_nothing_else():
+def test_the_loss_of_a_caption_counts_its_attributes_alone():
     head, rng = head_at("train", 3), np.random.default_rng(0)
     drawn = [latent.sample_caption(head, rng, empty=0.2) for _ in range(300)]
     assert 0.13 < np.mean([text == "" for text, _ in drawn]) < 0.27

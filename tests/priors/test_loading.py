@@ -124,7 +124,7 @@ class Hub:
         raise ConnectionError("no route")
 
 
-def test_a_hub_that_does_not_answer_is_asked_once(monkeypatch, hub_cache, tiny_folder):
+def test_a_hub_that_does_not_respond_is_asked_once(monkeypatch, hub_cache, tiny_folder):
     hub = Hub(monkeypatch)
     with pytest.raises(ValueError, match='"owner/absent" is not in the local cache and the hub cannot be reached'):
         fetch("owner/absent", "model_index.json", revision=None, what="prior")
