@@ -9,7 +9,7 @@ from typing import Annotated, Any, ClassVar
 from rsd.runs import flags
 from rsd.runs.flags import Flag
 from rsd.runs.settings import Packaged
-from rsd.runs.words import same
+from rsd.runs.words import match_name
 
 from .inverse import packaged as restore
 from .inverse.names import is_task, task_name, unknown_task
@@ -84,7 +84,7 @@ def chosen(request: Config) -> tuple[Restore | TextToImage | TextTo3D, Packaged 
     given: dict[str, Any] = {
         name: value for name in ("method", "prior") if (value := getattr(request, name)) is not None
     }
-    head = same(request.what, HEADS)
+    head = match_name(request.what, HEADS)
     if head in HEADS:
         if request.preset is not None:
             raise ValueError(f"preset is {request.preset}, but {head} has no presets; leave it out.")

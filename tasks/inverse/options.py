@@ -26,7 +26,7 @@ from rsd.runs.options import (
 from rsd.runs.options import check_used as check_unread
 
 from .methods import METHODS, TUNABLE, check_method, check_space, load_method, method_name
-from .names import EVERYDAY, IMPLYING, READ_BY, REQUIRED, is_task, task_name, unknown_task
+from .names import CASES, IMPLYING, READ_BY, REQUIRED, is_task, task_name, unknown_task
 
 if TYPE_CHECKING:
     from rsd.repulsion import Interaction
@@ -268,7 +268,7 @@ class Restore(TaskOptions, Settings, RunOptions, PriorOptions, FeatureOptions, S
         clear = next((path for path in self.images if _is_transparent(path)), None)
         hint = f" {clear} has transparent pixels: --mask alpha fills them in." if clear else ""
         what = str(self.images[0]) if len(self.images) == 1 else "these images"
-        return f"Name with --task what happened to {what}: {', '.join(EVERYDAY)}; see `rsd tasks`.{hint}"
+        return f"Name with --task what happened to {what}: {', '.join(CASES)}; see `rsd tasks`.{hint}"
 
     @property
     def unread(self) -> Unread:

@@ -8,9 +8,9 @@ from typing import Any
 import torch
 
 from rsd import media, metrics
+from rsd.heads.agreement import open_values
 from rsd.heads.classifier import HeadsClassifier
-from rsd.heads.hidden import open_values
-from rsd.metrics.scoring import CLIP, DIVERSITY, Asked, Found, Score, Scorers, Subject, difference
+from rsd.metrics.scoring import CLIP, DIVERSITY, Found, Score, ScoreRequest, Scorers, Subject, difference
 from rsd.runs.folder import RunFolder
 
 from .operators import Inpaint, data_residual
@@ -92,12 +92,12 @@ def head_coverage(images: torch.Tensor, subject: Subject, scorers: Scorers) -> F
     return found, {f"coverage.{part}": why for part, why in NOTHING_TO_COVER.items() if found["coverage"][part] is None}
 
 
-def no_prompt(asked: Asked) -> str | None:
+def no_prompt(asked: ScoreRequest) -> str | None:
     """Return the reason if CLIP has no prompt."""
     return None if asked.prompt else "no prompt to compare with (see --prompt)"
 
 
-def no_truths(asked: Asked) -> str | None:
+def no_truths(asked: ScoreRequest) -> str | None:
     """Return the reason if the distance between two sets of images is null."""
     if not asked.clean:
         return NO_TRUTH

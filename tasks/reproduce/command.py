@@ -32,7 +32,7 @@ def main(argv: list[str]) -> int:
         from .estimate import run as estimate
 
         return estimate(options)
-    from rsd.runs.session import plain_warnings
+    from rsd.errors import plain_warnings
 
     from .run import run
 

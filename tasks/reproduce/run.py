@@ -10,10 +10,10 @@ from functools import partial
 from pathlib import Path
 
 from rsd.runs import batch
-from rsd.runs.batch import Head
 from rsd.runs.folder import RunFolder, write_bytes, write_json
+from rsd.runs.head import Head
 from rsd.runs.progress import Progress
-from rsd.runs.session import survives, working_in
+from rsd.runs.session import collect_failure, working_in
 from rsd.runs.settings import plain, shard
 
 from ..inverse.head import RestoreHead
@@ -77,7 +77,7 @@ def run_all(options: Reproduce, out: Path) -> int:
     for entry in ENTRIES:
         file = out / entry.name / GLANCE
         failures: dict[str, str] = {}
-        survives(entry.name, failures, partial(reproduce_one, entry, options, out), several=True)
+        collect_failure(entry.name, failures, partial(reproduce_one, entry, options, out), several=True)
         for why in failures.values():
             print(f"failed: {entry.name}: {why}", file=sys.stderr, flush=True)
             write_json(file, report.failed_glance(why))
@@ -162,7 +162,7 @@ def attempt(one: Plan, runs: Path, progress: Progress) -> str | None:
     """Run a row. Print an error and return it as a sentence."""
     failures: dict[str, str] = {}
     new = not finished(one, one.folder(runs))
-    survives(one.label, failures, partial(start, one, runs), several=True)
+    collect_failure(one.label, failures, partial(start, one, runs), several=True)
     if new:
         progress.tick()
     for why in failures.values():
@@ -184,7 +184,7 @@ def start(one: Plan, runs: Path) -> None:
     if code == INTERRUPTED:
         raise KeyboardInterrupt
     if code != 0:
-        raise ValueError(f"a part of it failed, see above; {folder} keeps the rest, use --resume to continue.")
+        raise ValueError(f"a part of it failed, see above; {folder} keeps the rest, continue with --resume.")
 
 
 def check_same(one: Plan, runs: Path) -> None:
@@ -195,7 +195,7 @@ def check_same(one: Plan, runs: Path) -> None:
     head, place = HEADS[one.command](one.arguments(runs)), one.folder(runs)
     for item in head.items:
         try:
-            other = batch.folder_of(head, item).differences(head.config(item), added=head.added)
+            other = head.run_folder(item).differences(head.config(item), added=head.added)
         except ValueError as error:
             raise ValueError(f"{place} cannot be used: {error}; delete it to run it again.") from error
         if other:

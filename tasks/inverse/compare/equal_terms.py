@@ -11,9 +11,9 @@ import torch
 import torch.nn.functional as F
 
 from rsd import metrics
-from rsd.heads.hidden import open_values
+from rsd.heads.agreement import open_values
 from rsd.media import fit_to, read_image
-from rsd.metrics.scoring import Asked, Scorers, diversity, load_scorers
+from rsd.metrics.scoring import ScoreRequest, Scorers, diversity, load_scorers
 from rsd.priors import over_heads
 from rsd.runs.session import pick_device
 from rsd.runs.summary import particles
@@ -43,7 +43,7 @@ class Common:
         over heads. Raise what ``load_scorers`` raises for a requested network that is not available."""
         others = [pair for pair in pairs if not over_heads(pair.options.prior)]
         options = (others or pairs)[0].options
-        request = Asked.of(options, metrics=tuple(m for m in compare.metrics if m == "fid"))
+        request = ScoreRequest.of(options, metrics=tuple(m for m in compare.metrics if m == "fid"))
         repulsion = [options.features_name] if options.interacts else []
         scorers = load_scorers(SCORES, request, repulsion=repulsion, device=pick_device(options.device))
         return cls(min(sizes[pair.options.prior] for pair in pairs), sizes[compare.reference], scorers)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from rsd.runs.words import known
+from rsd.runs.words import unknown_name
 
 from .entry import Entry
 from .figures import FIGURES
@@ -16,4 +16,4 @@ def find(name: str) -> Entry:
     for entry in ENTRIES:
         if entry.name == name:
             return entry
-    raise known("experiment", name, [*(entry.name for entry in ENTRIES), "all"])
+    raise unknown_name("experiment", name, [*(entry.name for entry in ENTRIES), "all"])
