@@ -242,7 +242,7 @@ def test_a_folder_lists_readable_files_and_names_the_ignored_ones(here, monkeypa
         assert list(problem(folder / name, "--task", "sr4").y.shape) == [1, 3, 16, 16]
     (here / "others").mkdir()
     (here / "others" / "x.heic").touch()
-    assert main(["restore", "others", "--task", "sr4"]) == 2 and "it has x.heic (a kind" in capsys.readouterr().err
+    assert main(["restore", "others", "--task", "sr4"]) == 2 and "it has x.heic (an unsupp" in capsys.readouterr().err
 
 
 BOX = ("--box", "100", "199", "50", "249")
