@@ -22,6 +22,7 @@ from rsd.runs.options import (
     readers,
 )
 from rsd.runs.options import check_used as check_unread
+from rsd.runs.settings import is_manifest
 
 from .methods import METHODS, TUNABLE, check_method, check_space, load_method, method_name
 from .names import EVERYDAY, OWN, OWNERS, SAYING, is_task, task_name, unknown_task
@@ -31,7 +32,6 @@ if TYPE_CHECKING:
 
 ALPHA = Path("alpha")
 """The mask that is a picture's own: what is transparent is to be filled in."""
-MANIFEST = ".jsonl"
 
 
 @dataclass(kw_only=True)
@@ -170,8 +170,8 @@ class Restore(TaskOptions, Settings, RunOptions, PriorOptions, FeatureOptions, S
     }
 
     images: Annotated[tuple[Path, ...], Flag(positional=True)]
-    """Images (PNG, JPEG, ...), measurements (.safetensors), folders of them, or a manifest (.jsonl): a JSON object a
-    line with "image" and any of task, mask, prompt, seed ... (docs/scale.md)."""
+    """Images (PNG, JPEG, ...), measurements (.safetensors), folders of them, or a manifest (.jsonl, .csv):
+    lines with "image" and any of task, mask, prompt, seed ... (docs/scale.md)."""
     method: str = "auto"
     """rlsd, nonrepuls (gamma 0), hybrid (some particles repel), nonaug (no x beside z), or another that `rsd methods`
     lists; auto: rlsd, or for phase_retrieval with other priors than the built-in ones nonaug, as in the paper."""
@@ -214,7 +214,7 @@ class Restore(TaskOptions, Settings, RunOptions, PriorOptions, FeatureOptions, S
     @property
     def manifests(self) -> bool:
         """Whether nothing but manifests is given, whose lines may say what the flags leave open."""
-        return bool(self.images) and all(path.suffix.lower() == MANIFEST for path in self.images)
+        return bool(self.images) and all(map(is_manifest, self.images))
 
     def _needs(self) -> None:
         for name, tasks in OWN.items():
