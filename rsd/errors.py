@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+import sys
 import traceback
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 TRACEBACK = "RSD_TRACEBACK"
 """The environment variable that lets errors come with their traceback."""
@@ -64,3 +69,18 @@ def _place(error: BaseException) -> str:
 def _is_library(file: Path) -> bool:
     installed = {"site-packages", "dist-packages"} & {*file.parts}
     return bool(installed) and Path(__file__).parent not in file.parents  # this package may be installed itself
+
+
+@contextmanager
+def plain_warnings() -> Iterator[None]:
+    """Print each warning once, as one line without its place in the code."""
+    shown: set[str] = set()
+
+    def show(message: Warning | str, *_: Any, **__: Any) -> None:
+        if str(message) not in shown:  # the warnings module forgets what it has shown when warnings are caught
+            shown.add(str(message))
+            print(f"rsd: note: {message}", file=sys.stderr, flush=True)
+
+    with warnings.catch_warnings():
+        warnings.showwarning = show
+        yield

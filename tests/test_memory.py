@@ -12,6 +12,7 @@ from torch import nn
 from rsd import memory
 from rsd.distributed import speaking
 from rsd.engine import Record
+from rsd.errors import plain_warnings
 from rsd.features import load_features
 from rsd.features.decoded import Decoded
 from rsd.memory import Memory, Need, Plans, fitting, needs, plan, save_memory
@@ -19,7 +20,6 @@ from rsd.memory.available import allowed, available
 from rsd.memory.meta import Bytes, ghost
 from rsd.priors import load_prior
 from rsd.priors.base import Condition
-from rsd.runs.session import plain_warnings
 from rsd.tasks.inverse.methods import FIELD
 from rsd.tasks.inverse.operators import make_operator
 from rsd.tasks.inverse.run import Run, Settings

@@ -20,6 +20,7 @@ import torch
 
 from rsd.distributed import ALONE, Ensemble, Processes, connect, processes, share, shares_told, speaking, wait
 from rsd.engine import Embed
+from rsd.errors import plain_warnings
 from rsd.features import check_features_name, load_features
 from rsd.features.decoded import Decoded
 from rsd.features.tiny_decoder import check_decoder_name, load_decoder
@@ -33,7 +34,7 @@ from rsd.runs.folder import SUMMARIES, RunFolder, check_folder_of_runs, locked
 from rsd.runs.progress import Progress
 from rsd.runs.prompts import default_name, folder_names, notes, strange
 from rsd.runs.run import Run
-from rsd.runs.session import Session, alone, of_all, pick_device, plain_warnings, survives, working_in
+from rsd.runs.session import Session, alone, of_all, pick_device, survives, working_in
 from rsd.runs.settings import shard
 from rsd.runs.summary import particles, summarise
 

@@ -9,10 +9,8 @@ import math
 import os
 import shutil
 import signal
-import sys
 import time
 import traceback
-import warnings
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
@@ -301,18 +299,3 @@ def interruptible() -> Iterator[list[int]]:
     finally:
         for kind, handler in before.items():
             signal.signal(kind, handler)
-
-
-@contextmanager
-def plain_warnings() -> Iterator[None]:
-    """Warnings as one line for the user, each once, without the place in the code."""
-    told: set[str] = set()
-
-    def show(message: Warning | str, *_: Any, **__: Any) -> None:
-        if str(message) not in told:  # warnings forgets what it has shown whenever someone catches some
-            told.add(str(message))
-            print(f"rsd: note: {message}", file=sys.stderr, flush=True)
-
-    with warnings.catch_warnings():
-        warnings.showwarning = show
-        yield

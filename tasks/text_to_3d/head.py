@@ -12,6 +12,7 @@ import torch
 
 from rsd.distributed import Ensemble
 from rsd.engine import Record
+from rsd.errors import plain_warnings
 from rsd.metrics.scoring import Scorers
 from rsd.priors import is_latent
 from rsd.priors.base import Prior
@@ -19,7 +20,6 @@ from rsd.runs.batch import Item, Networks, PromptHead, run_all
 from rsd.runs.flags import fields_of
 from rsd.runs.folder import RunFolder
 from rsd.runs.prompts import gather
-from rsd.runs.session import plain_warnings
 
 from . import finished, results
 from .distillation import Run, Settings

@@ -13,12 +13,12 @@ import torch
 
 from rsd import media
 from rsd.distributed import Ensemble, processes
+from rsd.errors import plain_warnings
 from rsd.priors.base import Prior
 from rsd.runs.batch import Item, Networks, PromptHead, run_all
 from rsd.runs.flags import fields_of
 from rsd.runs.folder import RunFolder
 from rsd.runs.prompts import gather
-from rsd.runs.session import plain_warnings
 from rsd.runs.summary import particles
 
 from . import distillation, samplers

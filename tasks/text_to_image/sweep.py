@@ -201,7 +201,7 @@ def main(argv: list[str]) -> int:
     sweep = read(Sweep, argv, prog="rsd sweep")
     sweep.check()
     points = settings(sweep)
-    from rsd.runs.session import plain_warnings
+    from rsd.errors import plain_warnings
 
     with plain_warnings():
         return run(sweep, points, prompts_of(sweep))

@@ -8,11 +8,12 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from rsd.errors import plain_warnings
 from rsd.metrics.scoring import Asked, lacking
 from rsd.runs.batch import run_items
 from rsd.runs.folder import check_folder_of_runs
 from rsd.runs.progress import Progress
-from rsd.runs.session import plain_warnings, survives, working_in
+from rsd.runs.session import survives, working_in
 from rsd.runs.settings import shard
 
 from ..head import RestoreHead
