@@ -78,13 +78,13 @@ def scenes(o: Memory, n: int) -> tuple[Any, int]:
     """A run of text to 3D as the packaged settings for heads-pixels have it, and what its gradients and moments will
     take beside its parameters."""
     from rsd.runs.batch import load_networks
+    from rsd.tasks.text_to_3d.command import list_jobs, parse
     from rsd.tasks.text_to_3d.distillation import Run
     from rsd.tasks.text_to_3d.head import SceneHead, settings
-    from rsd.tasks.text_to_3d.packaged import parse
 
     flags = ["-n", str(n), "--steps", str(o.steps), "--device", o.device, "--dtype", o.dtype]
     options, _ = parse(["a man with a blue mohawk and sunglasses", *flags])
-    head = SceneHead(options, options.prompt)
+    head = SceneHead(options, list_jobs(options, []))
     networks = load_networks(head, head.items, {}, torch.device(o.device))
     assert networks.prior is not None
     embed = head.embed(head.items[0], networks)

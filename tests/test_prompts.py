@@ -11,9 +11,8 @@ import pytest
 
 from rsd.heads.attributes import ATTRIBUTES, caption
 from rsd.heads.reading import read, unknown_words
-from rsd.priors.base import Condition
 from rsd.priors.latent import LatentPrior
-from rsd.runs.prompts import embed_all, folder_name, folder_names, gather, notes, read_prompts
+from rsd.runs.prompts import folder_name, folder_names, gather, notes, read_prompts
 
 
 @pytest.fixture
@@ -24,19 +23,6 @@ def write(tmp_path):
         return tmp_path / "prompts.txt"
 
     return put
-
-
-class Words:
-    """A prior called heads that keeps what it is asked for."""
-
-    name = "heads"
-
-    def __init__(self):
-        self.asked = []
-
-    def condition(self, prompt="", negative_prompt="", guidance=1.0):
-        self.asked.append((prompt, negative_prompt, guidance))
-        return Condition(prompt, negative_prompt, guidance)
 
 
 def test_one_prompt_a_line(write):
@@ -87,6 +73,12 @@ def test_files_that_are_not_there(tmp_path):
         read_prompts(tmp_path)
 
 
+def test_a_manifest_is_taken_only_where_lines_may_have_settings(tmp_path):
+    (tmp_path / "prompts.jsonl").write_text('{"prompt": "a man"}')
+    with pytest.raises(ValueError, match="prompts.jsonl is a manifest, which is not taken here"):
+        gather((), tmp_path / "prompts.jsonl")
+
+
 def test_the_name_of_a_file_is_no_prompt(write, monkeypatch):
     file = write("a man\n")
     monkeypatch.chdir(file.parent)
@@ -104,14 +96,9 @@ def test_many_unknown_words_are_counted():
 
 
 def test_unknown_words_are_named_with_what_is_known():
-    prior = Words()
-    with pytest.warns(UserWarning) as caught:
-        found = embed_all(["a Wizard with blue hair, 4k", "a bald man"], prior, negative_prompt="x", guidance=7.5)
-    (text,) = (str(w.message) for w in caught)
+    (text,) = notes("a Wizard with blue hair, 4k", "heads")
     assert '"wizard", "4k"' in text and '"hair"' not in text and "rsd heads --help" in text and len(text) < 120
-    assert prior.asked == [("a Wizard with blue hair, 4k", "x", 7.5), ("a bald man", "x", 7.5)]
-    assert list(found) == ["a Wizard with blue hair, 4k", "a bald man"]
-    assert found["a bald man"].prompt == "a bald man"
+    assert notes("a bald man", "heads") == []
 
 
 def test_contradictions_are_named_and_captions_raise_no_note():
@@ -129,14 +116,15 @@ def test_other_priors_know_any_word_and_tell_what_they_cut(tiny_pipeline):
     prior = LatentPrior(tiny_pipeline())
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        assert set(embed_all(["dragon", ""], prior)) == {"dragon", ""}
+        for prompt in ("dragon", ""):
+            assert notes(prompt, prior.name) == [] and prior.condition(prompt).prompt == prompt
     with pytest.warns(UserWarning, match='longer than 16 tokens; this was cut off: "o p q"'):
-        found = embed_all(["a b c d e f g h i j k l m n o p q"], prior, guidance=7.5)
+        found = prior.condition("a b c d e f g h i j k l m n o p q", guidance=7.5)
     with pytest.warns(UserWarning, match=r"was cut off: \"[a-z ]{57}\.\.\.\"$"):
         prior.condition(" ".join("abcdefghijklmno" * 5))
     prior.release_text_encoder()
     again = prior.condition("a b c d e f g h i j k l m n o p q", guidance=7.5)
-    assert again.embeddings.equal(next(iter(found.values())).embeddings)
+    assert again.embeddings.equal(found.embeddings)
 
 
 ODD = [

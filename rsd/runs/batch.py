@@ -32,7 +32,7 @@ from rsd.priors.base import Prior
 from rsd.runs import cluster
 from rsd.runs.folder import SUMMARIES, RunFolder, check_folder_of_runs, locked
 from rsd.runs.progress import Progress
-from rsd.runs.prompts import default_name, folder_names, notes, strange
+from rsd.runs.prompts import PromptJob, default_name, folder_names, notes, strange
 from rsd.runs.run import Run
 from rsd.runs.session import Session, alone, of_all, pick_device, survives, working_in
 from rsd.runs.settings import shard
@@ -259,15 +259,15 @@ class Head:
 
 
 class PromptHead(Head):
-    """A head whose items are prompts, which name their runs in the random numbers."""
+    """A head whose items are prompts; random numbers depend on the prompt."""
 
     what = "prompts"
     command: ClassVar[str]
 
-    def __init__(self, options: Any, prompts: Sequence[str]):
-        names = folder_names(prompts)
-        items = [Item(prompt, short(prompt), names[prompt], options, prompt) for prompt in prompts]
-        super().__init__(options, items, several=len(prompts) > 1 or options.prompts is not None)
+    def __init__(self, options: Any, jobs: Sequence[PromptJob]):
+        folders = folder_names([job.name for job in jobs])
+        items = [Item(job.name, short(job.name), folders[job.name], job.options, job.prompt) for job in jobs]
+        super().__init__(options, items, several=len(jobs) > 1 or options.prompts is not None)
 
     @property
     def out(self) -> Path:
@@ -285,15 +285,15 @@ class PromptHead(Head):
         """One run's config.yaml."""
         return {**self.resolved(item.options), "prompt": item.source}
 
-    def texts(self) -> Sequence[str]:
-        """What else the prior is told, which no score reads."""
-        return (self.options.negative_prompt,) if self.options.guidance != 1 else ()
+    def texts(self, options: Any) -> Sequence[str]:
+        """Return the other texts that the prior is given, which no score reads."""
+        return (options.negative_prompt,) if options.guidance != 1 else ()
 
     def announce(self, items: Sequence[Item]) -> None:
         """Warn of words that a prior over heads does not know."""
         prior = self.options.prior
         told = [notes(item.source, prior) for item in items]
-        told += [strange(text, prior) for text in self.texts()] if items else []
+        told += [strange(text, prior) for item in items for text in self.texts(item.options)]
         for note in dict.fromkeys(chain(*told)):
             warnings.warn(note, stacklevel=2)
 

@@ -207,9 +207,18 @@ class PromptOptions:
     prompt: Annotated[tuple[str, ...], Flag(positional=True)] = ()
     """What to show; several prompts are one run each."""
     prompts: Path | None = None
-    """A text file of prompts, one a line, # begins a comment (default: those of the command line)."""
+    """A text file of prompts, one a line, # begins a comment; or a manifest (.jsonl, .csv), whose lines have a "prompt"
+    and settings such as seed, gamma, guidance (docs/scale.md; default: the prompts of the command line)."""
     allow_empty: bool = False
     """An empty prompt is meant."""
+
+
+def line_settings(kind: type, same: Collection[str]) -> tuple[str, ...]:
+    """Return the fields that a line of a manifest may set: those that change a sample (not in ``same``) and choose no
+    network, since networks are loaded once."""
+    fixed = {*same, *fields_of(PriorOptions), *fields_of(FeatureOptions)}
+    own = [field for field in fields_of(kind).values() if field.name not in fixed and not field.flag.positional]
+    return tuple(field.plain for field in own)
 
 
 Unread = Mapping[str, tuple[str, str]]

@@ -1,23 +1,89 @@
-"""The prompts of a run: from the command line or a file, checked, and each with a folder name of its own."""
+"""The prompts of a command, from its command line, a text file or a manifest, each with settings and a folder of its
+own. Imports nothing heavy."""
 
 from __future__ import annotations
 
 import hashlib
 import os
 import warnings
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Collection, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 from rsd.heads.reading import read, unknown_words, unread_words
 from rsd.priors import over_heads
-from rsd.priors.base import Condition, Prior
 from rsd.runs.folder import slug
+from rsd.runs.options import check_used
+from rsd.runs.settings import Line, is_manifest, read_manifest
 
 EMPTY = '""'
 """How a line of a prompts file says the empty prompt."""
 
 RESERVED = {"con", "prn", "aux", "nul", *(f"{d}{k}" for d in ("com", "lpt") for k in range(1, 10))}
 """Names that Windows keeps for devices, whatever their suffix."""
+
+
+@dataclass(frozen=True, eq=False)
+class PromptJob:
+    """A prompt to run. ``name``: its title and folder, by default the prompt itself."""
+
+    prompt: str
+    name: str
+    options: Any
+
+
+Resolve = Callable[[dict[str, Any]], Any]
+"""The options where a manifest's line chooses the method."""
+
+
+def list_prompts(
+    options: Any,
+    resolve: Resolve,
+    settings: Collection[str],
+    tidy: Callable[[str, Any], str] = lambda prompt, _: prompt,
+) -> list[PromptJob]:
+    """Return the prompts of the command line, then those of --prompts: a text file (see :func:`gather`), or a manifest
+    whose lines have a "prompt", a "name" and any of ``settings``.
+
+    ``resolve``: the options with another method. ``tidy``: a prompt as it is run with its options. Random numbers
+    depend on the prompt and the seed, not on the name.
+    Raises what :func:`gather` and :func:`rsd.runs.settings.read_manifest` raise, and ValueError if two lines have one
+    name, or a name that is another's prompt.
+    """
+    file = options.prompts if options.prompts and is_manifest(options.prompts) else None
+    texts: list[str] = []
+    if options.prompt or file is None:
+        texts = gather(options.prompt, None if file else options.prompts, allow_empty=options.allow_empty)
+    texts = [tidy(text, options) for text in texts] if tidy else texts
+    jobs = [PromptJob(text, text, options) for text in dict.fromkeys(texts)]
+    if file is None:
+        return jobs
+    chosen: dict[str, Any] = {}
+
+    def make(line: Line) -> PromptJob:
+        values, method = dict(line.settings), line.settings.get("method")
+        if method is None:
+            shared = options
+        else:
+            shared = chosen[method] = chosen.get(method) or resolve({"method": values.pop("method")})
+        own = replace(shared, **values)
+        own.check()
+        check_used(line.settings, own.unread)
+        prompt = _tidy(line.source)
+        prompt = tidy(prompt, own) if tidy else prompt
+        if not (prompt or options.allow_empty):
+            raise ValueError("the prompt is empty; say what to draw, or --allow-empty to draw without a prompt.")
+        return PromptJob(prompt, line.name or prompt, own)
+
+    example = '{"prompt": "a man with a beard", "seed": 7}'
+    jobs += read_manifest(file, type(options), "prompt", settings, make, example=example)
+    if not jobs:
+        raise ValueError(f"The manifest {file} holds no prompt; write a line such as {example}.")
+    names = [job.name for job in jobs]
+    if twice := next((name for name in names if names.count(name) > 1), None):
+        raise ValueError(f'Two prompts have one name, "{twice}"; give each line its own "name".')
+    return jobs
 
 
 def gather(prompts: Sequence[str] = (), file: Path | None = None, *, allow_empty: bool = False) -> list[str]:
@@ -50,6 +116,8 @@ def gather(prompts: Sequence[str] = (), file: Path | None = None, *, allow_empty
 
 def read_prompts(file: Path) -> list[str]:
     """The prompts of a file, as :func:`gather` describes it; raises what it raises."""
+    if is_manifest(file):
+        raise ValueError(f"The prompts file {file} is a manifest, which is not taken here; give one prompt a line.")
     if not file.is_file():
         why = "is a folder" if file.is_dir() else "does not exist"
         raise FileNotFoundError(f"The prompts file {file} {why}; give a text file, one prompt a line.")
@@ -67,23 +135,6 @@ def read_prompts(file: Path) -> list[str]:
     if not prompts:
         raise ValueError(f"The prompts file {file} holds no prompt; write one a line ({EMPTY} is the empty one).")
     return prompts
-
-
-def embed_all(
-    prompts: Iterable[str], prior: Prior, *, negative_prompt: str = "", guidance: float = 1.0
-) -> dict[str, Condition]:
-    """Every prompt's condition, so that what is wrong with any of them is told before the first is drawn, and the text
-    encoder can be released.
-
-    Warns of words that a prior over heads does not know and of a prompt told in two ways (heads); the prior itself
-    warns of a prompt that is too long, with what it cut off.
-    """
-    found = {}
-    for prompt in prompts:
-        for text in notes(prompt, prior.name):
-            warnings.warn(text, stacklevel=2)
-        found[prompt] = prior.condition(prompt, negative_prompt, guidance)
-    return found
 
 
 def notes(prompt: str, prior: str) -> list[str]:

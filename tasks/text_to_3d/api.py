@@ -12,11 +12,11 @@ from rsd.engine import Record
 from rsd.priors.base import Prior
 from rsd.runs.api import Features, drive, settle
 
+from .command import packaged
 from .distillation import Run
 from .gallery import Gallery
 from .head import settings
 from .options import TextTo3D
-from .packaged import packaged
 
 
 @dataclass(frozen=True)

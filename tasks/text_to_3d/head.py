@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
@@ -12,22 +11,21 @@ import torch
 
 from rsd.distributed import Ensemble
 from rsd.engine import Record
-from rsd.errors import plain_warnings
 from rsd.metrics.scoring import Scorers
 from rsd.priors import is_latent
 from rsd.priors.base import Prior
 from rsd.runs.batch import Item, Networks, PromptHead, run_all
 from rsd.runs.flags import fields_of
 from rsd.runs.folder import RunFolder
-from rsd.runs.prompts import gather
+from rsd.runs.prompts import PromptJob
 
 from . import finished, results
+from .command import ADDED, list_jobs, parse, resolved
 from .distillation import Run, Settings
 from .finished import PARTS, keep, write
 from .gallery import SceneSettings
 from .options import Distilled, TextTo3D
-from .packaged import ADDED, parse, resolved
-from .prompts import PromptSettings, ViewPrompts, split_view, views_told
+from .prompts import PromptSettings, ViewPrompts
 from .scene.cameras import CameraSettings
 from .scene.field import FieldSettings
 from .scene.lights import LightSettings
@@ -51,16 +49,9 @@ class Previewed(Run):
             yield record
 
 
-def run(options: TextTo3D) -> int:
+def run(options: TextTo3D, jobs: Sequence[PromptJob]) -> int:
     """Make every prompt's scenes; the exit code, and what is raised, is :func:`rsd.runs.batch.run_all`'s."""
-    with plain_warnings():
-        return run_all(SceneHead(options, prompts_of(options)))
-
-
-def prompts_of(options: TextTo3D) -> list[str]:
-    """The prompts, checked, without view words."""
-    given = gather(options.prompt, options.prompts, allow_empty=options.allow_empty)
-    return list(dict.fromkeys(without_view(prompt, options) for prompt in given))
+    return run_all(SceneHead(options, jobs))
 
 
 class SceneHead(PromptHead):
@@ -76,7 +67,7 @@ class SceneHead(PromptHead):
     def of(cls, argv: list[str]) -> SceneHead:
         """What ``rsd text-to-3d`` would run with these arguments."""
         options, _ = parse(argv)
-        return cls(options, prompts_of(options))
+        return cls(options, list_jobs(options, argv))
 
     @classmethod
     def resolved(cls, options: TextTo3D) -> dict[str, Any]:
@@ -84,20 +75,16 @@ class SceneHead(PromptHead):
         return resolved(options)
 
     def check_shared(self, device: torch.device) -> None:
-        """Raise ValueError if --resolution does not divide the prior's pixels, or --threshold asks for bounds that its
-        latents do not have."""
-        o, size = self.options, self.size
-        if o.threshold is not None and is_latent(o.prior, o.revision):
-            raise ValueError(f'--threshold goes with priors of pixels, and "{o.prior}" has latents; leave it out.')
-        if o.resolution is not None and size % o.resolution:
-            raise ValueError(
-                f'The prior "{o.prior}" sees pictures of {size} px, which cannot be rendered at {o.resolution}; give a '
-                f"--resolution that divides {size} (--size is that of the written pictures)."
-            )
+        """Raise ValueError for options that no prompt can run with."""
+        check_fits(self.options, self.size)
 
-    def texts(self) -> Sequence[str]:
-        """The prompts of single views, and the negative one."""
-        return (*self.options.own_prompts.values(), self.options.negative_prompt)
+    def look(self, item: Item, device: torch.device) -> None:
+        """Raise ValueError for settings of a manifest's line that do not fit the prior."""
+        check_fits(item.options, self.size)
+
+    def texts(self, options: TextTo3D) -> Sequence[str]:
+        """Return the prompts of single views, and the negative one."""
+        return (*options.own_prompts.values(), options.negative_prompt)
 
     def embed_texts(self, todo: Sequence[Item], prior: Prior) -> None:
         """Embed all prompts for all views."""
@@ -178,25 +165,16 @@ class SceneHead(PromptHead):
         return {"prompt": item.source, "folder": folder.path.name, **{name: held.get(name) for name in names}}
 
 
-def without_view(prompt: str, options: TextTo3D) -> str:
-    """A prompt without view words at its end, of which it warns, as of others that stay: a scene is seen from all
-    sides. Raises ValueError if nothing else is told, and that is not allowed."""
-    rest, view = split_view(prompt)
-    if view and not rest and not options.allow_empty:
+def check_fits(o: TextTo3D, size: int) -> None:
+    """Raise ValueError if --resolution does not divide the prior's ``size``, or --threshold is set for a prior of
+    latents, which have no bounds."""
+    if o.threshold is not None and is_latent(o.prior, o.revision):
+        raise ValueError(f'--threshold goes with priors of pixels, and "{o.prior}" has latents; leave it out.')
+    if o.resolution is not None and size % o.resolution:
         raise ValueError(
-            f'The prompt "{prompt}" tells a view alone, and a scene is seen from all sides; say what to make, or '
-            "--allow-empty to make it without a prompt."
+            f'The prior "{o.prior}" sees pictures of {size} px, which cannot be rendered at {o.resolution}; give a '
+            f"--resolution that divides {size} (--size is that of the written pictures)."
         )
-    own = "; each camera adds its own" if options.view_words else ""
-    if view:
-        warnings.warn(f'A scene is seen from all sides: "{view}" is left out of the prompt{own}.', stacklevel=2)
-    for other in views_told(rest):
-        warnings.warn(
-            f'A scene is seen from all sides: "{other}" stays in the prompt "{rest}"; leave it out if it tells where '
-            f"the camera is{own}.",
-            stacklevel=2,
-        )
-    return rest
 
 
 def headline(figures: dict[str, Any]) -> str:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 
@@ -14,25 +13,6 @@ from rsd.priors.base import Condition, Prior
 
 from .names import CONVENTIONS, VIEWS
 from .scene.cameras import Cameras
-
-VIEW = rf"\b(?:{'|'.join(VIEWS)})[ -]view\b"
-GOVERNING = {"a", "an", "the", "its", "his", "her", "their", "and", "or", "at", "from", "in", "no", "of", "to", "with"}
-"""Words after which "side view" goes with what is before it, as in "a house with a side view"."""
-
-
-def split_view(prompt: str) -> tuple[str, str]:
-    """A prompt without the view words at its end, and these, "" if there are none: in any case, with or without a comma
-    or full stop before them and a full stop after."""
-    found = re.fullmatch(rf"(.*?)([,;.]?) ?({VIEW})\.?", prompt, re.IGNORECASE)
-    rest = found[1].rstrip() if found else ""
-    if not found or (rest and not found[2] and rest.split()[-1].lower() in GOVERNING):
-        return prompt, ""
-    return rest, found[3]
-
-
-def views_told(prompt: str) -> list[str]:
-    """The view words anywhere in a prompt, as they are written."""
-    return re.findall(VIEW, prompt, re.IGNORECASE)
 
 
 @dataclass(frozen=True)

@@ -14,9 +14,9 @@ from rsd.runs.api import Features, drive, settle
 from rsd.runs.flags import fields_of
 
 from . import distillation, samplers
+from .command import packaged
 from .names import SAMPLERS
 from .options import TextToImage
-from .packaged import packaged
 
 
 @dataclass(frozen=True)

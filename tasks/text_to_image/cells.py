@@ -10,7 +10,7 @@ from typing import Any, Protocol
 from rsd.distributed import Ensemble
 from rsd.runs.batch import Item, Networks, short
 from rsd.runs.folder import METRICS, RunFolder, write_json
-from rsd.runs.prompts import folder_names
+from rsd.runs.prompts import PromptJob, folder_names
 from rsd.runs.summary import write_csv
 
 from .head import ImageHead, Run
@@ -47,7 +47,8 @@ class SweepHead(ImageHead):
     names_finished = False
 
     def __init__(self, out: Path, points: Sequence[Point], prompts: Sequence[str]):
-        super().__init__(points[0].options, prompts)
+        shared = points[0].options
+        super().__init__(shared, [PromptJob(prompt, prompt, shared) for prompt in prompts])
         self.several, self.folder, self.names = True, out, folder_names(prompts)
         self.settings = points
         self.points: dict[Item, Point] = {}

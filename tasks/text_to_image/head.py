@@ -13,32 +13,25 @@ import torch
 
 from rsd import media
 from rsd.distributed import Ensemble, processes
-from rsd.errors import plain_warnings
 from rsd.priors.base import Prior
 from rsd.runs.batch import Item, Networks, PromptHead, run_all
 from rsd.runs.flags import fields_of
 from rsd.runs.folder import RunFolder
-from rsd.runs.prompts import gather
+from rsd.runs.prompts import PromptJob
 from rsd.runs.summary import particles
 
 from . import distillation, samplers
+from .command import ADDED, list_jobs, parse, resolved
 from .names import SAMPLERS
 from .options import TextToImage
-from .packaged import ADDED, parse, resolved
 from .scores import FIGURES, SCORES, fid, figures, pictures
 
 Run = distillation.Run | samplers.Run
 
 
-def run(options: TextToImage) -> int:
+def run(options: TextToImage, jobs: Sequence[PromptJob]) -> int:
     """Draw every prompt; the exit code, and what is raised, is :func:`rsd.runs.batch.run_all`'s."""
-    with plain_warnings():
-        return run_all(ImageHead(options, prompts_of(options)))
-
-
-def prompts_of(options: TextToImage) -> list[str]:
-    """The prompts, checked."""
-    return gather(options.prompt, options.prompts, allow_empty=options.allow_empty)
+    return run_all(ImageHead(options, jobs))
 
 
 class ImageHead(PromptHead):
@@ -53,7 +46,7 @@ class ImageHead(PromptHead):
     def of(cls, argv: list[str]) -> ImageHead:
         """What ``rsd text-to-image`` would run with these arguments."""
         options, _ = parse(argv)
-        return cls(options, prompts_of(options))
+        return cls(options, list_jobs(options, argv))
 
     @classmethod
     def resolved(cls, options: TextToImage) -> dict[str, Any]:
@@ -73,10 +66,10 @@ class ImageHead(PromptHead):
 
     def embed_texts(self, todo: Sequence[Item], prior: Prior) -> None:
         """Embed all that the runs will ask for."""
-        for options in {id(item.options): item.options for item in todo}.values():
-            for item in todo:
-                negative = "" if options.method == "nfsd" else options.negative_prompt
-                prior.condition(item.source, negative, options.guidance)
+        for item in todo:
+            options = item.options
+            negative = "" if options.method == "nfsd" else options.negative_prompt
+            prior.condition(item.source, negative, options.guidance)
             if options.method == "nfsd":
                 distillation.nfsd_negative(prior, options.negative_prompt)
 

