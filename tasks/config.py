@@ -15,9 +15,9 @@ from .inverse import packaged as restore
 from .inverse.names import is_task, task_name, unknown_task
 from .inverse.options import Restore
 from .inverse.options import Settings as Restoration
-from .text_to_3d import command as text_to_3d
+from .text_to_3d import packaged as text_to_3d
 from .text_to_3d.options import TextTo3D
-from .text_to_image import command as text_to_image
+from .text_to_image import packaged as text_to_image
 from .text_to_image.options import TextToImage
 
 HEADS = ("text-to-image", "text-to-3d")

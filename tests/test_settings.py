@@ -6,7 +6,7 @@ from rsd.cli import main
 from rsd.runs.settings import layered, make_folder, read_yaml, section
 from rsd.tasks.inverse.options import Restore
 from rsd.tasks.inverse.packaged import parse as parse_restore
-from rsd.tasks.text_to_image.command import parse as parse_text
+from rsd.tasks.text_to_image.packaged import parse as parse_text
 
 MISTAKES = [
     ("gama: 3", 'unknown field "gama". Did you mean "gamma"?'),

@@ -22,35 +22,13 @@ from rsd.runs.settings import shard
 from rsd.runs.words import known, wanted
 
 
-@dataclass(kw_only=True)
-class ParticleSettings:
-    """How many particles go how far, and how many at once."""
+class NumberChecks:
+    """Checks of a dataclass's numbers by their names."""
 
-    GROUPS: ClassVar[Mapping[str, str]] = {
-        "method and prior": "particles seed",
-        "speed and memory": "steps chunk memory",
-    }
-
-    LEAST = {
-        "particles": 1, "steps": 1, "chunk": 1, "interacting": 2, "repel_every": 1, "checkpoint_every": 1, "seed": 0,
-        "feature_size": 8,
-    }  # fmt: skip
-    """Fields that are counts, and the least that each may be. A head adds its own."""
-    POSITIVE = frozenset({"guidance"})
-    """Fields that are numbers, finite and 0 or more. A head adds its own."""
-
-    particles: Annotated[int, Flag(short="-n")] = 4
-    """N, how many samples."""
-    steps: int = 100
-    """L, steps of the algorithm."""
-    seed: int = 0
-    """Every random number follows from it."""
-    chunk: int | None = None
-    """Particles a network sees at once (default: as --memory says); fewer need less memory, the results are the
-    same."""
-    memory: Literal["auto", "fast", "flat", "lean"] = "auto"
-    """fast keeps the graphs of all particles' features for the repulsion; flat computes them again, one particle after
-    the other; lean keeps a part of those too; auto takes the first that fits. The results are the same."""
+    LEAST: ClassVar[Mapping[str, int]] = {}
+    """Counts, and the least that each may be."""
+    POSITIVE: ClassVar[Collection[str]] = ()
+    """Numbers that must be finite and 0 or more."""
 
     def check_numbers(self) -> None:
         """Raise ValueError, in one sentence, for a number out of its range or an unknown name of a few."""
@@ -67,6 +45,35 @@ class ParticleSettings:
                 finite(name, value, signed=name == "gamma")
             elif name == "window" and not 0 <= value[0] < value[1] <= 1:
                 raise ValueError(f"window is {value}; give LO HI with 0 <= LO < HI <= 1.")
+
+
+@dataclass(kw_only=True)
+class ParticleSettings(NumberChecks):
+    """How many particles go how far, and how many at once."""
+
+    GROUPS: ClassVar[Mapping[str, str]] = {
+        "method and prior": "particles seed",
+        "speed and memory": "steps chunk memory",
+    }
+
+    LEAST = {
+        "particles": 1, "steps": 1, "chunk": 1, "interacting": 2, "repel_every": 1, "checkpoint_every": 1, "seed": 0,
+        "feature_size": 8,
+    }  # fmt: skip
+    POSITIVE = frozenset({"guidance"})
+
+    particles: Annotated[int, Flag(short="-n")] = 4
+    """N, how many samples."""
+    steps: int = 100
+    """L, steps of the algorithm."""
+    seed: int = 0
+    """Every random number follows from it."""
+    chunk: int | None = None
+    """Particles a network sees at once (default: as --memory says); fewer need less memory, the results are the
+    same."""
+    memory: Literal["auto", "fast", "flat", "lean"] = "auto"
+    """fast keeps the graphs of all particles' features for the repulsion; flat computes them again, one particle after
+    the other; lean keeps a part of those too; auto takes the first that fits. The results are the same."""
 
 
 @dataclass(kw_only=True)

@@ -41,7 +41,7 @@ def list_prompts(
     options: Any,
     resolve: Resolve,
     settings: Collection[str],
-    tidy: Callable[[str, Any], str] = lambda prompt, _: prompt,
+    tidy: Callable[[str, Any], str] | None = None,
 ) -> list[PromptJob]:
     """Return the prompts of the command line, then those of --prompts: a text file (see :func:`gather`), or a manifest
     whose lines have a "prompt", a "name" and any of ``settings``.
@@ -62,12 +62,11 @@ def list_prompts(
     chosen: dict[str, Any] = {}
 
     def make(line: Line) -> PromptJob:
-        values, method = dict(line.settings), line.settings.get("method")
-        if method is None:
-            shared = options
-        else:
-            shared = chosen[method] = chosen.get(method) or resolve({"method": values.pop("method")})
-        own = replace(shared, **values)
+        values = dict(line.settings)
+        method = values.pop("method", None)
+        if method is not None and method not in chosen:
+            chosen[method] = resolve({"method": method})
+        own = replace(options if method is None else chosen[method], **values)
         own.check()
         check_used(line.settings, own.unread)
         prompt = _tidy(line.source)
@@ -81,7 +80,8 @@ def list_prompts(
     if not jobs:
         raise ValueError(f"The manifest {file} holds no prompt; write a line such as {example}.")
     names = [job.name for job in jobs]
-    if twice := next((name for name in names if names.count(name) > 1), None):
+    if len(set(names)) < len(names):
+        twice = next(name for name in names if names.count(name) > 1)
         raise ValueError(f'Two prompts have one name, "{twice}"; give each line its own "name".')
     return jobs
 

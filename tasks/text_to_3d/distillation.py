@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 from rsd.distributed import Ensemble
 from rsd.engine import Embed, Record, distill
@@ -23,18 +23,10 @@ from rsd.repulsion import Interaction
 from rsd.runs.run import Distillation
 from rsd.spread import Spread
 
-from .gallery import SceneSettings
-from .options import Distilled
-from .prompts import PromptSettings, ViewPrompts
+from .options import Settings
+from .prompts import ViewPrompts
+from .scene.settings import SceneSettings
 from .scenes import Scenes
-
-
-@dataclass(kw_only=True)
-class Settings(Distilled):
-    """What one prompt runs with: the numbers of options.Distilled, what the prior is told, what scenes are made of."""
-
-    prompts: PromptSettings = PromptSettings()
-    scenes: SceneSettings = SceneSettings()
 
 
 def draw_timesteps(settings: Settings, T: int, stream: Stream) -> list[int]:
@@ -68,12 +60,12 @@ class Run(Distillation):
         s = settings
         self.stream = Stream(s.seed, image)
         self.timesteps = draw_timesteps(s, prior.schedule.T, self.stream)
-        self.prompts = ViewPrompts(prior, prompt, s.prompts)
+        self.prompts = ViewPrompts(prior, prompt, s)
         self.numbers = list(range(s.particles) if numbers is None else numbers)
         self.ensemble = ensemble or Ensemble.of(len(self.numbers))
-        views = s.scenes.views
+        views = s.views
         self.interaction = Interaction(
-            s.gamma, s.window, s.interacting, every=s.repel_every, ensembles=groups_of(self.ensemble, s.scenes),
+            s.gamma, s.window, s.interacting, every=s.repel_every, ensembles=groups_of(self.ensemble, s),
             on_clean=s.clean,
         )  # fmt: skip
         self.memory = plan(
@@ -94,7 +86,7 @@ class Run(Distillation):
 
     def _scenes(self, spread: Spread) -> Scenes:
         s = self.settings
-        return Scenes(self.prior, s.scenes, spread, self.stream, steps=s.steps)
+        return Scenes(self.prior, s, spread, self.stream, steps=s.steps)
 
     def whole(self) -> Scenes | None:
         """All processes' scenes, on the one that writes; None on the others. All come here."""
@@ -111,7 +103,7 @@ class Run(Distillation):
 
     def condition(self, *, guided: bool = True) -> Condition:
         """What fits the pictures that the scenes show now."""
-        unit = self.settings.scenes.cameras.middle  # so that the poses' entries are about 1 in any world
+        unit = self.settings.mean_distance  # so that the poses' entries are about 1 in any world
         return self.prompts.condition(self.particles.shot.cameras, self.particles.rows, guided=guided, unit=unit)
 
     def records(self) -> Iterator[Record]:

@@ -14,10 +14,11 @@ from rsd.randomness import Stream
 from rsd.runs.folder import RunFolder
 from rsd.runs.session import flat, nested
 
-from .gallery import Gallery, Scene, SceneSettings
+from .gallery import Gallery, Scene
 from .options import TextTo3D
 from .results import VIEWS, write_meshes, write_scenes
 from .scene.cameras import orbit
+from .scene.settings import SceneSettings
 from .scores import SCORES, SIZE
 
 KEPT = "scenes.safetensors"
@@ -37,7 +38,7 @@ def write(
         size = options.size or max(gallery.image_size, SIZE)
         images = write_scenes(folder, gallery, options, prompt=prompt, size=size)
     if "figures" in parts:
-        around = orbit(gallery.settings.cameras, VIEWS)
+        around = orbit(gallery.settings, VIEWS)
         if images is None or images.shape[-1] != SIZE:
             images = gallery.photographs(around, size=SIZE)
         told |= measure(SCORES, images, Subject(prompt, cameras=around), scorers)

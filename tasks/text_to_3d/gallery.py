@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from functools import partial
 
 import torch
@@ -11,52 +10,13 @@ from torch import nn
 
 from rsd.randomness import Stream
 
-from .names import BACKGROUNDS, INTERACTIONS, RENDERERS
 from .scene.backgrounds import Background
-from .scene.cameras import Cameras, CameraSettings, orbit
-from .scene.field import Field, FieldSettings
-from .scene.lights import LightSettings, no_shade
+from .scene.cameras import Cameras, orbit
+from .scene.field import Field
+from .scene.lights import no_shade
 from .scene.occupancy import Occupancy, backend
-from .scene.regularisers import RegulariserSettings
-from .scene.render import RenderSettings, photograph
-
-
-@dataclass(frozen=True)
-class SceneSettings:
-    """What scenes are made of and seen with. ``views``: cameras a step, V. ``views_at_once``: with gradient; None: all.
-    ``resolution``: pixels a side that are rendered, and enlarged to the prior's; None: as many as the prior sees.
-
-    ``lr`` and ``lr_background``: Adam's (0.9, 0.99), eps 1e-15.
-    """
-
-    field: FieldSettings = FieldSettings()
-    background: str = "learned"
-    renderer: str = "dense"
-    render: RenderSettings = RenderSettings()
-    cameras: CameraSettings = CameraSettings()
-    lights: LightSettings = LightSettings()
-    regularisers: RegulariserSettings = RegulariserSettings()
-    views: int = 1
-    views_at_once: int | None = None
-    interaction: str = "scenes"
-    resolution: int | None = None
-    lr: float = 0.01
-    lr_background: float = 0.001
-
-    def __post_init__(self) -> None:
-        """Raise ValueError for values that cannot run."""
-        if self.views < 1:
-            raise ValueError(f"views is {self.views}; a scene needs at least 1 camera.")
-        for name in ("views_at_once", "resolution"):
-            value = getattr(self, name)
-            if value is not None and value < 1:
-                raise ValueError(f"{name} is {value}; it must be at least 1.")
-        if self.interaction not in INTERACTIONS:
-            raise ValueError(f'There is no interaction "{self.interaction}"; there are {", ".join(INTERACTIONS)}.')
-        if self.background not in BACKGROUNDS:
-            raise ValueError(f'There is no background "{self.background}"; there are {", ".join(BACKGROUNDS)}.')
-        if self.renderer not in RENDERERS:
-            raise ValueError(f'There is no renderer "{self.renderer}"; there are {", ".join(RENDERERS)}.')
+from .scene.render import photograph
+from .scene.settings import SceneSettings
 
 
 class Scene(nn.Module):
@@ -64,12 +24,12 @@ class Scene(nn.Module):
 
     def __init__(self, settings: SceneSettings, stream: Stream, particle: int, *, device: torch.device):
         super().__init__()
-        self.field = Field(settings.field, stream, particle, device=device)
+        self.field = Field(settings, stream, particle, device=device)
         self.background = Background(settings.background, stream, particle).to(device)
         self.occupancy: Occupancy | None = None
         if settings.renderer == "packed":
-            bound, each = settings.field.bound, settings.render
-            self.occupancy = Occupancy(bound, step=2 * bound / (each.samples + each.fine)).to(device)
+            bound, samples = settings.bound, settings.samples + settings.fine
+            self.occupancy = Occupancy(bound, step=2 * bound / samples).to(device)
 
 
 class Gallery:
@@ -109,7 +69,7 @@ class Gallery:
         chosen = [self.scenes[s] for s in (range(len(self.scenes)) if scenes is None else scenes)]
         return torch.stack([
             photograph(
-                scene.field, origins, directions, settings=self.settings.render, light=no_shade(len(cameras)),
+                scene.field, origins, directions, settings=self.settings, light=no_shade(len(cameras)),
                 backdrop=partial(scene.background, drawn=grey), occupancy=scene.occupancy,
             )
             for scene in chosen
@@ -117,4 +77,4 @@ class Gallery:
 
     def images(self) -> torch.Tensor:
         """The scenes from the front, [N, 3, H, W]."""
-        return self.photographs(orbit(self.settings.cameras, 1))[:, 0]
+        return self.photographs(orbit(self.settings, 1))[:, 0]

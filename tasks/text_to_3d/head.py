@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
@@ -14,23 +15,19 @@ from rsd.engine import Record
 from rsd.metrics.scoring import Scorers
 from rsd.priors import is_latent
 from rsd.priors.base import Prior
+from rsd.runs.api import Features, Samples, draw
 from rsd.runs.batch import Item, Networks, PromptHead, run_all
 from rsd.runs.flags import fields_of
 from rsd.runs.folder import RunFolder
 from rsd.runs.prompts import PromptJob
 
 from . import finished, results
-from .command import ADDED, list_jobs, parse, resolved
-from .distillation import Run, Settings
+from .distillation import Run
 from .finished import PARTS, keep, write
-from .gallery import SceneSettings
-from .options import Distilled, TextTo3D
-from .prompts import PromptSettings, ViewPrompts
-from .scene.cameras import CameraSettings
-from .scene.field import FieldSettings
-from .scene.lights import LightSettings
-from .scene.regularisers import RegulariserSettings
-from .scene.render import RenderSettings
+from .gallery import Gallery
+from .options import Settings, TextTo3D
+from .packaged import ADDED, packaged, resolved
+from .prompts import ViewPrompts
 from .scenes import Scenes
 from .scores import SCORES
 
@@ -54,6 +51,42 @@ def run(options: TextTo3D, jobs: Sequence[PromptJob]) -> int:
     return run_all(SceneHead(options, jobs))
 
 
+@dataclass(frozen=True)
+class SceneSamples(Samples):
+    """``images``: from the front. ``gallery``: the scenes; :meth:`Gallery.photographs` shows them from any camera."""
+
+    gallery: Gallery
+
+
+def text_to_3d(
+    prompt: str,
+    *,
+    prior: Prior | str = "heads-pixels",
+    features: Features | str = "auto",
+    method: str = "sds",
+    progress: Callable[[Record], None] | None = None,
+    **changes: Any,
+) -> SceneSamples:
+    """Make ``particles`` scenes of a prompt by score distillation, with repulsion.
+
+    The arguments and errors are those of :func:`rsd.text_to_image`, with the options of ``rsd text-to-3d``.
+    """
+    run, samples = draw(
+        TextTo3D, packaged, prompt, prior, features, method, changes, progress, make_run=make_run, remedy=remedy
+    )
+    return SceneSamples(**vars(samples), gallery=run.particles)
+
+
+def make_run(prior: Prior, prompt: str, options: TextTo3D, **where: Any) -> Run:
+    """Return the distillation of a prompt's scenes; ``where``: see :class:`.distillation.Run`."""
+    return Run(prior, prompt, settings(options), **where)
+
+
+def remedy(options: TextTo3D) -> str:
+    """Return what to do about a run that diverged."""
+    return f"lower lr ({options.lr:g}), guidance ({options.guidance:g}) or gamma ({options.gamma:g})"
+
+
 class SceneHead(PromptHead):
     """Prompts to make scenes of."""
 
@@ -62,12 +95,6 @@ class SceneHead(PromptHead):
     adds = "made"
     scores = SCORES
     figures = ("div", "agreement", "face_front", "janus", "seconds")
-
-    @classmethod
-    def of(cls, argv: list[str]) -> SceneHead:
-        """What ``rsd text-to-3d`` would run with these arguments."""
-        options, _ = parse(argv)
-        return cls(options, list_jobs(options, argv))
 
     @classmethod
     def resolved(cls, options: TextTo3D) -> dict[str, Any]:
@@ -89,7 +116,7 @@ class SceneHead(PromptHead):
     def embed_texts(self, todo: Sequence[Item], prior: Prior) -> None:
         """Embed all prompts for all views."""
         for item in todo:
-            ViewPrompts(prior, item.source, prompt_settings(item.options))
+            ViewPrompts(prior, item.source, settings(item.options))
 
     def lacking(self, held: dict[str, Any], item: Item) -> list[str]:
         """What a finished run would make otherwise now."""
@@ -105,7 +132,7 @@ class SceneHead(PromptHead):
         """What other flags ask for is made of the scenes that a finished run kept."""
         o = item.options
         return finished.again(
-            item.source, o, held, lacks, folder, settings=settings(o).scenes, scorers=networks.scorers or Scorers(),
+            item.source, o, held, lacks, folder, settings=settings(o), scorers=networks.scorers or Scorers(),
             device=networks.device,
         )  # fmt: skip
 
@@ -146,9 +173,12 @@ class SceneHead(PromptHead):
         return headline(figures)
 
     def remedy(self, item: Item) -> str:
-        """What to do about a run that diverged."""
-        o = item.options
-        return f"lower lr ({o.lr:g}), guidance ({o.guidance:g}) or gamma ({o.gamma:g})"
+        """Return what to do about a run that diverged."""
+        return remedy(item.options)
+
+    def apart_by(self, options: TextTo3D) -> str:
+        """Return what makes scenes differ that are nearly equal."""
+        return f"raise --gamma ({options.gamma:g})"
 
     @classmethod
     def works(cls, options: TextTo3D) -> list[str]:
@@ -181,38 +211,14 @@ def headline(figures: dict[str, Any]) -> str:
     """The figures of one prompt in a line; of the agreement also what it is of, and what could not be read."""
     shown = {"Div": "div", "faces in front": "face_front", "Janus": "janus"}
     told = {name: f"{figures[figure]:.2f}" for name, figure in shown.items() if figures[figure] is not None}
+    if figures.get("nearly_equal"):
+        told["scenes"] = "nearly equal"
     if figures["agreement_told"]:
         told["agreement in front"] = figures["agreement_told"]
     return ", ".join(f"{name} {value}" for name, value in told.items()) or "done"
 
 
-def prompt_settings(options: TextTo3D) -> PromptSettings:
-    """How a prompt becomes each view's."""
-    o = options
-    return PromptSettings(
-        view_words=o.view_words, front=o.front, back=o.back, overhead=o.overhead, negative_prompt=o.negative_prompt,
-        guidance=o.guidance, convention=o.guidance_convention, threshold=o.threshold,
-        own=o.own_prompts,
-    )  # fmt: skip
-
-
 def settings(options: TextTo3D) -> Settings:
-    """What each prompt runs with."""
-    o = options
-    scenes = SceneSettings(
-        field=FieldSettings(
-            o.encoding, bound=o.bound, resolutions=o.grid, levels=o.levels, log2_hashmap_size=o.log2_hashmap_size,
-            per_level_scale=o.per_level_scale, octaves=o.octaves,
-        ),
-        background=o.background, renderer=o.renderer,
-        render=RenderSettings(o.samples, o.fine),
-        cameras=CameraSettings(o.azimuth, o.elevation, o.distance, o.fov),
-        lights=LightSettings(
-            o.ambient_until, o.shaded, o.textureless, o.ambient, o.diffuse, up=o.light_up, spread=o.light_spread,
-        ),
-        regularisers=RegulariserSettings(o.orientation, o.sparsity, o.opacity, o.z_variance),
-        views=o.views, views_at_once=o.views_at_once, interaction=o.interaction, resolution=o.resolution, lr=o.lr,
-        lr_background=o.lr_background,
-    )  # fmt: skip
-    numbers = {name: getattr(o, name) for name in fields_of(Distilled)}
-    return Settings(**{**numbers, "gamma": o.gamma if o.interacts else 0.0}, prompts=prompt_settings(o), scenes=scenes)
+    """Return what each prompt runs with."""
+    own = {name: getattr(options, name) for name in fields_of(Settings)}
+    return Settings(**{**own, "gamma": options.gamma if options.interacts else 0.0})

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 
 import torch
 
@@ -11,49 +10,22 @@ from rsd.heads.reading import from_view
 from rsd.priors import over_heads
 from rsd.priors.base import Condition, Prior
 
-from .names import CONVENTIONS, VIEWS
+from .options import VIEWS, PromptSettings
 from .scene.cameras import Cameras
 
 
-@dataclass(frozen=True)
-class PromptSettings:
-    """``view_words``: append ", front view" and so on to the prompt. ``front``, ``back``: half widths of these sectors
-    in degrees of azimuth; ``overhead``: from this elevation on. ``own``: a whole prompt for a view, instead.
+def view_of(settings: PromptSettings, azimuth: float, elevation: float) -> str:
+    """Return which of :data:`VIEWS` a camera has; angles in degrees."""
+    away = abs((azimuth + 180) % 360 - 180)
+    if elevation >= settings.overhead:
+        return "overhead"
+    return "front" if away <= settings.front else "back" if away >= 180 - settings.back else "side"
 
-    ``guidance``: s, of uncond + s (text - uncond) in ``convention`` "diffusers", of text + s (text - uncond) in
-    "dreamfusion", whose 20 is 21 of diffusers'. ``threshold``: of :class:`~rsd.priors.base.Condition`.
-    """
 
-    view_words: bool = True
-    front: float = 45.0
-    back: float = 45.0
-    overhead: float = 60.0
-    negative_prompt: str = ""
-    guidance: float = 20.0
-    convention: str = "dreamfusion"
-    threshold: float | None = None
-    own: Mapping[str, str] = field(default_factory=dict)
-
-    def __post_init__(self) -> None:
-        """Raise ValueError for unknown views and conventions, and for sectors that overlap."""
-        for view in self.own:
-            if view not in VIEWS:
-                raise ValueError(f'There is no view "{view}"; there are {", ".join(VIEWS)}.')
-        if self.convention not in CONVENTIONS:
-            raise ValueError(f'There is no guidance convention "{self.convention}"; use {" or ".join(CONVENTIONS)}.')
-        if self.front < 0 or self.back < 0 or self.front + self.back > 180:
-            raise ValueError(f"front is {self.front} and back {self.back}; together they must not exceed 180 degrees.")
-
-    def view(self, azimuth: float, elevation: float) -> str:
-        """Which of :data:`VIEWS` a camera has; angles in degrees."""
-        away = abs((azimuth + 180) % 360 - 180)
-        if elevation >= self.overhead:
-            return "overhead"
-        return "front" if away <= self.front else "back" if away >= 180 - self.back else "side"
-
-    def views(self, cameras: Cameras) -> list[str]:
-        """The view of each camera, [V]."""
-        return [self.view(*at) for at in zip(cameras.azimuth.tolist(), cameras.elevation.tolist(), strict=True)]
+def views_of(settings: PromptSettings, cameras: Cameras) -> list[str]:
+    """Return the view of each camera, [V]."""
+    angles = zip(cameras.azimuth.tolist(), cameras.elevation.tolist(), strict=True)
+    return [view_of(settings, *angle) for angle in angles]
 
 
 class ViewPrompts:
@@ -62,7 +34,7 @@ class ViewPrompts:
     def __init__(self, prior: Prior, prompt: str, settings: PromptSettings):
         self.settings, self.heads = settings, over_heads(prior.name)
         self.texts = {view: self._text(prompt, view) for view in VIEWS}
-        scale = settings.guidance + (settings.convention == "dreamfusion")
+        scale = settings.guidance + (settings.guidance_convention == "dreamfusion")
         negative = settings.negative_prompt if scale != 1 else ""
         self.conditions: dict[str, Condition] = {}
         for view, text in self.texts.items():
@@ -72,8 +44,8 @@ class ViewPrompts:
 
     def _text(self, prompt: str, view: str) -> str:
         s = self.settings
-        if view in s.own:
-            return s.own[view]
+        if view in s.own_prompts:
+            return s.own_prompts[view]
         if not s.view_words:
             return prompt
         if self.heads and view != "overhead":
@@ -84,7 +56,7 @@ class ViewPrompts:
         """The condition of pictures from ``cameras``, one embedding a row; ``rows`` [N, V]: each scene's and view's.
         ``guided``: False for a learned reference, which takes no guidance but is told the cameras' poses, in
         ``unit``s of length."""
-        own = [self.conditions[view] for view in self.settings.views(cameras)]
+        own = [self.conditions[view] for view in views_of(self.settings, cameras)]
         if guided:
             first = replace(own[0], threshold=self.settings.threshold)
         else:

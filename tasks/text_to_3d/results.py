@@ -24,7 +24,7 @@ VIEWS, PREVIEW = 12, 4
 def write_scenes(folder: Path, scenes: Gallery, options: TextTo3D, *, prompt: str, size: int) -> torch.Tensor:
     """scenes/00/ (views/, turntable.gif, turntable.mp4) and so on, contact.png and grid.png; the pictures from
     ``VIEWS`` cameras, [N, VIEWS, 3, size, size]."""
-    around, turning = orbit(scenes.settings.cameras, VIEWS), orbit(scenes.settings.cameras, options.turntable)
+    around, turning = orbit(scenes.settings, VIEWS), orbit(scenes.settings, options.turntable)
     shown = []
     for s in range(len(scenes.scenes)):
         at = scene_folder(folder, s)
@@ -52,7 +52,7 @@ def scene_folder(folder: Path, scene: int) -> Path:
 
 def preview(folder: Path, scenes: Gallery) -> None:
     """contact.png of scenes in progress, at the prior's size."""
-    around = orbit(scenes.settings.cameras, PREVIEW)
+    around = orbit(scenes.settings, PREVIEW)
     write_contact(folder, scenes.photographs(around).cpu().float(), around.azimuth)
 
 

@@ -28,13 +28,14 @@ from rsd.priors.base import Prior
 from rsd.randomness import Stream
 from rsd.spread import Spread
 
-from .gallery import Gallery, Scene, SceneSettings
+from .gallery import Gallery, Scene
 from .scene.backgrounds import draw_colours
 from .scene.cameras import Cameras, draw_cameras
 from .scene.lights import Light, draw_light
 from .scene.occupancy import EVERY
 from .scene.regularisers import regularisers
 from .scene.render import Rendering, as_images, jitter_width, render
+from .scene.settings import SceneSettings
 
 ENTRIES = 3 * 64 * 64
 """Entries of DreamFusion's picture: score gradients are scaled to its number, so that the regularisers' weights mean
@@ -59,8 +60,8 @@ class Shot:
 
 def draw_shot(settings: SceneSettings, stream: Stream, *, steps: int, step: int = 0) -> Shot:
     """The shot of step ``step`` of ``steps``; it depends on nothing else."""
-    cameras = draw_cameras(settings.cameras, settings.views, stream, step)
-    light = draw_light(settings.lights, cameras, stream, steps=steps, step=step)
+    cameras = draw_cameras(settings, settings.views, stream, step)
+    light = draw_light(settings, cameras, stream, steps=steps, step=step)
     return Shot(cameras, light, draw_colours(settings.views, stream, step))
 
 
@@ -147,7 +148,7 @@ class Scenes(Gallery):
         self.optimiser.zero_grad()
         for s, rows in enumerate(self.rows.to(r.device)):
             for views, shown, z in self._look(s, shot):
-                terms = regularisers(shown, self.settings.regularisers, progress=progress)
+                terms = regularisers(shown, self.settings, progress=progress)
                 share = len(z) / V
                 outputs = [z, *(share * term for term in terms.values())]
                 torch.autograd.backward(outputs, [pull[rows[views]], *(torch.ones_like(o) for o in outputs[1:])])
@@ -175,14 +176,14 @@ class Scenes(Gallery):
             part, origins, directions = shot[views], *self.rays(shot.cameras[views], self.resolution)
             jitter = self._jitter(self.numbers[s], views)
             shown = render(
-                scene.field, origins, directions, settings=self.settings.render, light=part.light, jitter=jitter,
+                scene.field, origins, directions, settings=self.settings, light=part.light, jitter=jitter,
                 backdrop=partial(scene.background, drawn=part.colours), occupancy=scene.occupancy,
             )  # fmt: skip
             yield views, shown, self.prior.encode(enlarged(as_images(shown.colour), self.prior.image_size))
 
     def _jitter(self, number: int, views: slice) -> torch.Tensor:
         """Where a scene's samples lie at this step, [views, R, ...]."""
-        shape = (self.resolution**2, jitter_width(self.settings.render))
+        shape = (self.resolution**2, jitter_width(self.settings))
         keys = [
             self.stream.generator("ray samples", step=self.done, particle=number * self.settings.views + view)
             for view in range(views.start, views.stop)

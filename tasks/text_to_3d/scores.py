@@ -16,10 +16,11 @@ from rsd.heads.agreement import agreement, readings
 from rsd.heads.attributes import ATTRIBUTES, Camera, visible
 from rsd.heads.classifier import HeadsClassifier
 from rsd.heads.reading import read
-from rsd.metrics.scoring import Found, Score, Scorers, Subject
+from rsd.metrics.scoring import Found, Score, Scorers, Subject, difference
 from rsd.priors import over_heads
 
-from .prompts import PromptSettings
+from .options import PromptSettings
+from .prompts import views_of
 from .scene.cameras import Cameras
 
 SIZE = 64
@@ -52,7 +53,7 @@ def heads(images: torch.Tensor, subject: Subject, scorers: Scorers) -> Found:
     if scorers.judge is None:
         return found, {}
     faces, cameras = None, subject.cameras
-    views = PromptSettings().views(cameras)
+    views = views_of(PromptSettings(), cameras)
     if scorers.face:
         faces = scorers.face.sees(scorers.judge, images.flatten(0, 1)).view(images.shape[:2])
         found |= sides(faces, cameras, views, reasons)
@@ -133,8 +134,14 @@ def _by_azimuth(cameras: Cameras, values: Sequence[float | None]) -> dict[str, f
     return {f"{angle:.0f}": value for angle, value in zip(cameras.azimuth.tolist(), values, strict=True)}
 
 
+def distance(images: torch.Tensor, subject: Subject, scorers: Scorers) -> Found:
+    """How far scenes are apart, over all cameras together, and whether that is next to nothing."""
+    return difference(images.transpose(1, 2).flatten(2, 3))  # one picture a scene, its views one above the other
+
+
 SCORES = (
     Score("div", diversity),
+    Score("difference", distance),
     Score("agreement", heads, no_heads("attributes are known")),
     Score("janus", lambda *_: ({}, {}), no_heads("faces the attribute classifier knows")),  # with the agreement
 )

@@ -1,67 +1,36 @@
-"""``rsd text-to-image``: read flags, YAML files and prompts, then run. Imports nothing heavy."""
+"""``rsd text-to-image``: read flags, files and prompts, then run. Imports nothing heavy."""
 
 from __future__ import annotations
 
-import dataclasses
 import sys
-from typing import Any
+from typing import TYPE_CHECKING
 
 from rsd.errors import plain_warnings
-from rsd.priors import over_heads
 from rsd.runs import flags
 from rsd.runs.options import check_used, line_settings
 from rsd.runs.prompts import PromptJob, list_prompts
-from rsd.runs.settings import Packaged, layered, plain, section, tokens
+from rsd.runs.settings import tokens
 
-from .names import SAMPLERS
 from .options import TextToImage
+from .packaged import NO_PIXEL, parse
 
-NO_PIXEL = (
-    "engine",
-    "resume", "shard", "config", "out", "prompts", "allow_empty", "checkpoint_every", "device", "chunk", "memory",
-    "metrics", "clip_model", "aesthetic_weights", "fid_folder", "fid_features", "div_features",
-)  # fmt: skip
-"""Options that change no pixel, but for rounding (device, chunk, memory): a run may be resumed with others, and
-config.yaml leaves them out."""
-
-ADDED = {
-    "repel_every": 1, "interacting": None, "feature_size": None, "force_decoder": None, "autocast": False,
-}  # fmt: skip
-"""Options that a run of an older version does not name in its config.yaml, and what it was made with."""
-
-
-def packaged(method: str, prior: str) -> Packaged:
-    """The packaged settings: heads are tuned apart, all else is the paper's. A method without its own takes VSD's
-    (distillations) or Ancestral's (samplers), but for gamma."""
-    file = "heads.yaml" if over_heads(prior) else "sd.yaml"
-    nearest = "ancestral" if method in SAMPLERS else "vsd"
-    own = section("text_to_image", file, method)
-    found = own or section("text_to_image", file, nearest, skip=("gamma",))  # another method's gamma would not do
-    assert found, "every method has one"
-    return found
-
-
-def parse(argv: list[str]) -> tuple[TextToImage, str]:
-    """Options from the packaged settings, then --config, then the flags; and the name of those settings."""
-    options, name = layered(
-        TextToImage, argv, prog="rsd text-to-image", positional="prompt",
-        packaged=lambda options: packaged(options.method, options.prior),
-    )  # fmt: skip
-    assert name, "every method has one"
-    return options, name
-
-
-def resolved(options: TextToImage) -> dict[str, Any]:
-    """The options as plain values, as config.yaml holds them."""
-    found = {k: plain(v) for k, v in dataclasses.asdict(options).items() if k not in NO_PIXEL}
-    return {**found, "gamma": options.strength, "features": options.features_name}
+if TYPE_CHECKING:
+    from .head import ImageHead
 
 
 def list_jobs(options: TextToImage, argv: list[str]) -> list[PromptJob]:
     """Return the prompts to run. ``argv``: the flags that a manifest's line with another method keeps."""
-    return list_prompts(
-        options, lambda choice: parse([*argv, *tokens(choice)])[0], line_settings(TextToImage, NO_PIXEL)
-    )
+    settings = line_settings(TextToImage, NO_PIXEL)
+    return list_prompts(options, lambda choice: parse([*argv, *tokens(choice)])[0], settings)
+
+
+def head_of(argv: list[str]) -> ImageHead:
+    """Return the head that runs these arguments."""
+    options, _ = parse(argv)
+    jobs = list_jobs(options, argv)
+    from .head import ImageHead
+
+    return ImageHead(options, jobs)
 
 
 def main(argv: list[str]) -> int:
@@ -71,7 +40,7 @@ def main(argv: list[str]) -> int:
         check_used(flags.values(TextToImage, argv, prog="rsd text-to-image"), options.unread)
         jobs = list_jobs(options, argv)
         print(f"settings: {name}" + (f" and {options.config}" if options.config else "") + ", then your flags")
+        sys.stdout.flush()
         from .head import run
 
-        sys.stdout.flush()
         return run(options, jobs)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -13,7 +13,9 @@ import torch
 
 from rsd import media
 from rsd.distributed import Ensemble, processes
+from rsd.engine import Record
 from rsd.priors.base import Prior
+from rsd.runs.api import Features, Samples, draw
 from rsd.runs.batch import Item, Networks, PromptHead, run_all
 from rsd.runs.flags import fields_of
 from rsd.runs.folder import RunFolder
@@ -21,9 +23,9 @@ from rsd.runs.prompts import PromptJob
 from rsd.runs.summary import particles
 
 from . import distillation, samplers
-from .command import ADDED, list_jobs, parse, resolved
 from .names import SAMPLERS
 from .options import TextToImage
+from .packaged import ADDED, packaged, resolved
 from .scores import FIGURES, SCORES, fid, figures, pictures
 
 Run = distillation.Run | samplers.Run
@@ -34,6 +36,40 @@ def run(options: TextToImage, jobs: Sequence[PromptJob]) -> int:
     return run_all(ImageHead(options, jobs))
 
 
+def text_to_image(
+    prompt: str,
+    *,
+    prior: Prior | str = "heads",
+    features: Features | str = "auto",
+    method: str = "vsd",
+    progress: Callable[[Record], None] | None = None,
+    **changes: Any,
+) -> Samples:
+    """Draw ``particles`` pictures of a prompt by a distillation or a sampler, with repulsion.
+
+    ``prior`` and ``features``: objects, or names as for ``rsd text-to-image``. ``changes``: fields of its options, such
+    as ``gamma=20``; they win over the packaged settings of the method and the prior.
+    Raises ValueError for unknown names, unknown settings and invalid values before any model is loaded, and for a run
+    that diverged.
+    """
+    return draw(
+        TextToImage, packaged, prompt, prior, features, method, changes, progress, make_run=make_run, remedy=remedy
+    )[1]
+
+
+def make_run(prior: Prior, prompt: str, options: TextToImage, **where: Any) -> Run:
+    """Return the distillation or the sampling of a prompt; ``where``: see :class:`distillation.Run`."""
+    module: Any = samplers if options.method in SAMPLERS else distillation
+    settings = module.Settings(**{name: getattr(options, name) for name in fields_of(module.Settings)})
+    return module.Run(prior, prompt, settings, **where)
+
+
+def remedy(options: TextToImage) -> str:
+    """Return what to do about a run that diverged."""
+    rates = "" if options.method in SAMPLERS else f"lr ({options.lr:g}), "
+    return f"lower {rates}guidance ({options.guidance:g}) or gamma ({options.strength:g})"
+
+
 class ImageHead(PromptHead):
     """Prompts to draw by a distillation or a sampler."""
 
@@ -41,12 +77,6 @@ class ImageHead(PromptHead):
     added = ADDED
     scores = SCORES
     figures = FIGURES
-
-    @classmethod
-    def of(cls, argv: list[str]) -> ImageHead:
-        """What ``rsd text-to-image`` would run with these arguments."""
-        options, _ = parse(argv)
-        return cls(options, list_jobs(options, argv))
 
     @classmethod
     def resolved(cls, options: TextToImage) -> dict[str, Any]:
@@ -78,10 +108,9 @@ class ImageHead(PromptHead):
         self, item: Item, networks: Networks, ensemble: Ensemble, folder: RunFolder
     ) -> Iterator[tuple[Run, None]]:
         """The distillation or the sampling of a prompt."""
-        module: Any = samplers if item.options.method in SAMPLERS else distillation
-        settings = module.Settings(**{k: getattr(item.options, k) for k in fields_of(module.Settings)})
-        yield module.Run(
-            networks.prior, item.source, settings, embed=self.embed(item, networks), image=item.source,
+        assert networks.prior is not None
+        yield make_run(
+            networks.prior, item.source, item.options, embed=self.embed(item, networks), image=item.source,
             ensemble=ensemble, plan=networks.plans,
         ), None  # fmt: skip
 
@@ -106,10 +135,8 @@ class ImageHead(PromptHead):
         return ", ".join(parts) or "done"
 
     def remedy(self, item: Item) -> str:
-        """What to do about a run that diverged."""
-        o = item.options
-        rates = "" if o.method in SAMPLERS else f"lr ({o.lr:g}), "
-        return f"lower {rates}guidance ({o.guidance:g}) or gamma ({o.strength:g})"
+        """Return what to do about a run that diverged."""
+        return remedy(item.options)
 
     def apart_by(self, options: TextToImage) -> str:
         """What makes pictures differ that are nearly equal."""

@@ -14,9 +14,9 @@ from rsd.runs.flags import Flag, Groups
 from rsd.runs.flags import parse as read
 from rsd.runs.words import known, same
 
-from .command import parse
 from .names import EVERYDAY, METHODS, SAMPLERS
 from .options import TextToImage
+from .packaged import parse
 
 HELD_OUT = "heads_prompts.txt"
 FEATURES = ("auto", "pixels", "heads", "heads-layers", "lpips")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import functools
 import importlib.util
 import io
 import json
@@ -27,14 +26,16 @@ from rsd.randomness import Stream
 from rsd.runs import batch
 from rsd.runs.folder import RunFolder
 from rsd.tasks.text_to_3d import finished, head
-from rsd.tasks.text_to_3d.command import ADDED, packaged, parse
+from rsd.tasks.text_to_3d.command import head_of, without_view
 from rsd.tasks.text_to_3d.head import SceneHead
 from rsd.tasks.text_to_3d.options import TextTo3D
+from rsd.tasks.text_to_3d.packaged import ADDED, packaged, parse
 from rsd.tasks.text_to_3d.scene.cameras import draw_cameras
 from rsd.tasks.text_to_3d.scene.field import FieldSettings
 from rsd.tasks.text_to_3d.scene.lights import draw_light
 from rsd.tasks.text_to_3d.scene.regularisers import regularisers
 from rsd.tasks.text_to_3d.scene.render import Rendering
+from rsd.tasks.text_to_3d.scene.settings import FieldSizes
 
 IF = "DeepFloyd/IF-I-XL-v1.0"
 
@@ -57,7 +58,7 @@ def test_a_line_of_a_manifest_has_settings_of_its_own(tmp_path):
     ]
     (tmp_path / "prompts.jsonl").write_text("\n".join(map(json.dumps, lines)))
     with pytest.warns(UserWarning, match='"back view" is left out of the prompt'):
-        head = SceneHead.of(["--prompts", str(tmp_path / "prompts.jsonl"), "--views", "2"])
+        head = head_of(["--prompts", str(tmp_path / "prompts.jsonl"), "--views", "2"])
     man, hashed, woman = head.items
     assert [item.source for item in head.items] == ["a man", "a man", "a woman"] and hashed.folder == "hashed"
     assert (man.options.seed, man.options.azimuth, man.options.own_prompts) == (3, (0.0, 90.0), {"back": "long hair"})
@@ -243,7 +244,7 @@ def test_a_prompt_may_hold_braces(make, capsys):
 
 
 def test_an_empty_scene_has_no_mesh_and_keeps_the_rest(make, monkeypatch, capsys):
-    monkeypatch.setattr(head, "FieldSettings", functools.partial(FieldSettings, blob_radius=0.001))
+    monkeypatch.setattr(FieldSettings, "sizes", FieldSizes(blob_radius=0.001))
     code, out = make("red dog", steps=1)
     error = capsys.readouterr().err
     assert code == 0 and error.count("rsd: no mesh of scene") == 2 and "The scene is empty" in error
@@ -426,8 +427,8 @@ def test_latents_are_not_thresholded(tmp_path, capsys):
 
 def test_what_an_encoding_is_made_of_can_be_set(make, tmp_path):
     """To the parameters' sizes; by default it is what the field's own defaults say."""
-    own = head.settings(TextTo3D()).scenes.field
-    assert own == FieldSettings() and all(getattr(own, name) == ADDED[name] for name in ADDED if hasattr(own, name))
+    own = FieldSettings()
+    assert all(getattr(own, name) == ADDED[name] for name in ADDED if hasattr(own, name))
     hashed = ("--encoding", "hash", "--levels", "3", "--log2-hashmap-size", "7", "--per-level-scale", "2")
     _, out = make("red dog", *hashed, "-n", "1", out="hash", steps=1)
     weights = load_file(out / "scenes.safetensors")
@@ -451,11 +452,11 @@ def test_a_run_from_before_some_options_goes_on(make, capsys):
     assert "with other settings: levels 16 is now 4" in capsys.readouterr().err
 
 
-def seen_lamps(settings, cameras, steps=500):
+def seen_lamps(settings, steps=500):
     """Where a camera sees its lamps: how far to the right and above its own direction, of 1 towards it, [steps]."""
     seen = []
     for step in range(steps):
-        camera = draw_cameras(cameras, 1, Stream(0), step)
+        camera = draw_cameras(settings, 1, Stream(0), step)
         lit = draw_light(
             dataclasses.replace(settings, ambient_until=0, shaded=1), camera, Stream(0), steps=1, step=step
         )
@@ -470,16 +471,15 @@ def test_the_settings_for_heads_are_the_light_and_cameras_of_the_training_pictur
     assert packaged(method, prior).name == f"heads.yaml: {method}"
     options, _ = parse(["a man", "--method", method, "--prior", prior])
     chosen = head.settings(options)
-    light, cameras = chosen.scenes.lights, chosen.scenes.cameras
-    assert (light.ambient, light.diffuse, light.textureless) == (0.52, 0.5, 0)
-    x, y = seen_lamps(light, cameras)
+    assert (chosen.ambient, chosen.diffuse, chosen.textureless) == (0.52, 0.5, 0)
+    x, y = seen_lamps(chosen)
     rng = np.random.default_rng(0)
     trained = np.array([sample_head(rng).light for _ in range(1000)])
     (left, low), (right, high) = trained.min(0), trained.max(0)
     inside = (left < x) & (x < right) & (low < y) & (y < high)
     assert float(inside.double().mean()) > 0.85
     assert y.mean() == pytest.approx(trained[:, 1].mean(), abs=0.05)
-    assert (cameras.elevation, cameras.distance) == ((-10, 30), (8, 8))
+    assert (chosen.elevation, chosen.distance) == ((-10, 30), (8, 8))
     assert chosen.gamma > 0 and chosen.method == method
 
 
@@ -489,23 +489,23 @@ def test_the_paper_s_settings(method):
     chosen = head.settings(options)
     assert name == "if.yaml: sds" and options.features_name == "facebook/dino-vits16"
     assert (chosen.method, chosen.steps, chosen.gamma, chosen.t_range) == (method, 10000, 200, (0.02, 0.98))
-    assert (chosen.prompts.guidance, chosen.prompts.convention) == (20, "dreamfusion")
-    assert (chosen.scenes.lr, chosen.scenes.lr_background) == (0.01, 0.001)
-    assert chosen.particles * chosen.scenes.views == 20
+    assert (chosen.guidance, chosen.guidance_convention) == (20, "dreamfusion")
+    assert (chosen.lr, chosen.lr_background) == (0.01, 0.001)
+    assert chosen.particles * chosen.views == 20
 
 
 def test_the_light_and_weights_of_dreamfusion_s_successors():
     """For IF: the lamp is around cameras at 1.5 to 2 with a deviation of 1, so that it is behind the scene, seen
     from the camera, as often as a normal number is below -1.75; what faces away weighs 10, and 1000 at the end."""
-    chosen = head.settings(parse(["dog", "--prior", IF])[0]).scenes
-    lit = dataclasses.replace(chosen.lights, ambient_until=0, shaded=1)
-    draws = [draw_cameras(chosen.cameras, 20, Stream(0), step) for step in range(100)]
+    chosen = head.settings(parse(["dog", "--prior", IF])[0])
+    lit = dataclasses.replace(chosen, ambient_until=0, shaded=1)
+    draws = [draw_cameras(chosen, 20, Stream(0), step) for step in range(100)]
     lamps = [draw_light(lit, cameras, Stream(0), steps=100, step=step).position for step, cameras in enumerate(draws)]
     behind = [(lamp * cameras.back).sum(-1) < 0 for lamp, cameras in zip(lamps, draws, strict=True)]
     assert float(torch.cat(behind).double().mean()) == pytest.approx(0.04, abs=0.012)
     one = torch.ones(1, 1)
     away = Rendering(one[..., None], one, one, 0 * one, orientation=one)
-    weights = [regularisers(away, chosen.regularisers, progress=progress)["orientation"] for progress in (0, 1)]
+    weights = [regularisers(away, chosen, progress=progress)["orientation"] for progress in (0, 1)]
     assert [float(weight) for weight in weights] == pytest.approx([10, 1000])
 
 
@@ -532,22 +532,22 @@ def test_the_light_and_weights_of_dreamfusion_s_successors():
 )
 @pytest.mark.filterwarnings("ignore:A scene is seen from all sides")
 def test_a_view_at_the_end_is_no_part_of_the_prompt(prompt, cut):
-    assert head.without_view(prompt, TextTo3D(allow_empty=True)) == cut
+    assert without_view(prompt, TextTo3D(allow_empty=True)) == cut
 
 
 def test_what_is_said_of_a_view_is_so():
     with pytest.warns(UserWarning, match='"back view" is left out of the prompt; each camera adds its own.$'):
-        head.without_view("a man, back view", TextTo3D())
+        without_view("a man, back view", TextTo3D())
     with pytest.warns(UserWarning, match='"back view" is left out of the prompt.$'):
-        head.without_view("a man, back view", TextTo3D(view_words=False))
+        without_view("a man, back view", TextTo3D(view_words=False))
     with pytest.warns(UserWarning) as told:
-        assert head.without_view("Side view of a man, Back view.", TextTo3D()) == "Side view of a man"
+        assert without_view("Side view of a man, Back view.", TextTo3D()) == "Side view of a man"
     left_out, stays = (str(warning.message) for warning in told)
     assert '"Back view" is left out of the prompt; each camera' in left_out
     assert '"Side view" stays in the prompt "Side view of a man"; leave it out if it tells' in stays
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        assert head.without_view("a viewfinder at the back", TextTo3D()) == "a viewfinder at the back"
+        assert without_view("a viewfinder at the back", TextTo3D()) == "a viewfinder at the back"
 
 
 @pytest.mark.parametrize(
@@ -575,6 +575,6 @@ def test_a_run_cites_what_it_uses(options, latent, keys):
 
 
 def test_help_and_mistakes_come_without_loading_torch():
-    module = "rsd.tasks.text_to_3d.command"
+    module = "rsd.tasks.text_to_3d.packaged"
     code = f"import sys; from {module} import parse; parse(['x']); assert 'torch' not in sys.modules"
     subprocess.run([sys.executable, "-c", code], check=True, capture_output=True)

@@ -23,6 +23,7 @@ from rsd.tasks.text_to_3d.scene.lights import no_shade
 from rsd.tasks.text_to_3d.scene.mesh import extract
 from rsd.tasks.text_to_3d.scene.occupancy import EVERY, Occupancy
 from rsd.tasks.text_to_3d.scene.render import RenderSettings, as_images, jitter_width, photograph, render
+from tests.scenes import sized
 
 VALUES = sample_values(np.random.default_rng(9))  # an afro, round glasses, two eye patches, two rings
 
@@ -46,7 +47,7 @@ def fit(settings: FieldSettings, *, size, steps, views, packed=False):
     random, at = torch.Generator().manual_seed(0), np.random.default_rng(0)
     images, cameras = shoot([k * 360 / views for k in range(views)], list(at.uniform(2, 30, views)), size)
     origins, directions = (rays.float() for rays in cameras.rays(size))
-    field, sampling = Field(settings, Stream(0)), RenderSettings(32)
+    field, sampling = Field(settings, Stream(0)), RenderSettings(samples=32)
     grid = Occupancy(settings.bound, step=2 * settings.bound / 32) if packed else None
     optimiser = torch.optim.Adam(field.parameters(), lr=0.01, betas=(0.9, 0.99), eps=1e-15)
     for step in range(steps):
@@ -73,7 +74,7 @@ def fit(settings: FieldSettings, *, size, steps, views, packed=False):
 @pytest.mark.parametrize("packed", [False, True])
 def test_a_head_at_16_px(packed):
     """The first blob is at 11 dB."""
-    _, psnr = fit(FieldSettings(resolutions=(8, 16)), size=16, steps=80, views=16, packed=packed)
+    _, psnr = fit(FieldSettings(grid=(8, 16)), size=16, steps=80, views=16, packed=packed)
     assert psnr.min() > 18
 
 
@@ -91,6 +92,6 @@ def test_a_head_at_32_px(packed):
 
 @pytest.mark.slow
 def test_a_small_hash_grid_learns_the_head_too():
-    small = dict(levels=5, log2_hashmap_size=14, base_resolution=8, per_level_scale=1.6)
-    _, psnr = fit(FieldSettings("hash", **small), size=32, steps=250, views=36)
+    small = dict(levels=5, log2_hashmap_size=14, per_level_scale=1.6)
+    _, psnr = fit(sized(FieldSettings, base_resolution=8)(encoding="hash", **small), size=32, steps=250, views=36)
     assert psnr.min() > 21

@@ -146,7 +146,7 @@ def test_a_glb_has_vertex_colours_alone(tmp_path):
 
 def test_the_blob_of_a_new_scene_is_a_mesh():
     """A ball about where the density falls off."""
-    mesh = extract(Field(FieldSettings(resolutions=(4,)), Stream(0)), resolution=40)
+    mesh = extract(Field(FieldSettings(grid=(4,)), Stream(0)), resolution=40)
     radius = np.linalg.norm(mesh.vertices, axis=1)
     assert 0.3 < radius.mean() < 0.9 and radius.std() < 0.01
 

@@ -13,6 +13,7 @@ from rsd.tasks.text_to_3d.scene.lights import Light, no_shade
 from rsd.tasks.text_to_3d.scene.occupancy import Occupancy, backend, torch_march
 from rsd.tasks.text_to_3d.scene.render import RenderSettings, jitter_width, render
 from rsd.tasks.text_to_3d.scene.samples import DenseSamples, PackedSamples, span, stratified
+from tests.scenes import sized
 
 
 def random(seed=0):
@@ -25,7 +26,7 @@ def rand(*shape, seed=0):
 
 def blob(*, seed=0):
     """A field with something in its middle and all but nothing outside."""
-    field = Field(FieldSettings(resolutions=(4, 8), blob_height=40.0, blob_radius=0.4), Stream(0))
+    field = Field(sized(FieldSettings, blob_height=40.0, blob_radius=0.4)(grid=(4, 8)), Stream(0))
     with torch.no_grad():
         for grid in field.encoding.levels:
             grid.normal_(generator=random(seed))
@@ -185,8 +186,8 @@ def test_jitter_moves_the_samples_and_nothing_else_is_random():
 
 
 def test_an_empty_scene_has_gradients_of_zero():
-    field = Field(FieldSettings(resolutions=(4,), blob_height=-60.0), Stream(0))
-    settings = RenderSettings(8)
+    field = Field(sized(FieldSettings, blob_height=-60.0)(grid=(4,)), Stream(0))
+    settings = RenderSettings(samples=8)
     nothing = Occupancy(1.8, step=0.1)
     assert not nothing.occupied.any()
     origins, directions = (r.float() for r in orbit(CameraSettings(), 1).rays(4))
@@ -225,7 +226,7 @@ def test_nerfacc_marches_the_same_samples(jitter):
     origins, directions = (r.float().flatten(0, 1).to(device) for r in orbit(CameraSettings(), 3).rays(32))
     near, far = span(origins, directions, 1.8)
     near = near + 0.05 * rand(len(near)).float().to(device) if jitter else near
-    occupied = occupied_by(blob(), RenderSettings(72)).occupied.to(device)
+    occupied = occupied_by(blob(), RenderSettings(samples=72)).occupied.to(device)
     ours, theirs = (
         march(occupied, 1.8, origins, directions, near, far, 0.05) for march in (torch_march, module._nerfacc_march)
     )

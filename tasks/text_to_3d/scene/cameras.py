@@ -13,35 +13,7 @@ import torch
 
 from rsd.randomness import Stream
 
-
-@dataclass(frozen=True)
-class CameraSettings:
-    """Ranges from which cameras are drawn uniformly; the defaults see what the built-in heads are drawn with (distance
-    8, a picture 3.2 high at the origin).
-
-    DreamFusion's differ: closer cameras with wider lenses, elevation -10 to 90.
-    """
-
-    azimuth: tuple[float, float] = (-180.0, 180.0)
-    elevation: tuple[float, float] = (-10.0, 30.0)
-    distance: tuple[float, float] = (8.0, 8.0)
-    fov: tuple[float, float] = (22.0, 23.3)
-
-    @property
-    def middle(self) -> float:
-        """The middle distance."""
-        return sum(self.distance) / 2
-
-    def __post_init__(self) -> None:
-        """Raise ValueError for ranges without cameras."""
-        for name in ("azimuth", "elevation", "distance", "fov"):
-            low, high = getattr(self, name)
-            if low > high:
-                raise ValueError(f"{name} is {low} to {high}; the first must not be the larger.")
-        if self.distance[0] <= 0 or not 0 < self.fov[0] <= self.fov[1] < 180:
-            raise ValueError(f"distance is {self.distance} and fov {self.fov}; give positive ones, fov below 180.")
-        if not -90 < self.elevation[0] <= self.elevation[1] < 90:
-            raise ValueError(f"elevation is {self.elevation}; it must lie between -90 and 90.")
+from .settings import CameraSettings as CameraSettings
 
 
 @dataclass(frozen=True)

@@ -17,32 +17,9 @@ import torch.nn.functional as F
 from rsd.randomness import Stream
 
 from .cameras import Cameras
+from .settings import LightSettings as LightSettings
 
 KINDS = ("ambient", "lambertian", "textureless")
-
-
-@dataclass(frozen=True)
-class LightSettings:
-    """``ambient_until``: the share of the run, from its start, that has ambient light only. After it, ``shaded`` is the
-    probability of a shaded step, and ``textureless`` that of a textureless one among the shaded.
-
-    ``ambient`` and ``diffuse``: strengths in shaded steps. The lamp is in the direction of the camera, moved upwards in
-    its picture by ``up``, and by normal noise of standard deviation ``spread``, both as shares of its distance.
-    """
-
-    ambient_until: float = 0.2
-    shaded: float = 0.75
-    textureless: float = 0.5
-    ambient: float = 0.1
-    diffuse: float = 0.9
-    up: float = 0.0
-    spread: float = 1.0
-
-    def __post_init__(self) -> None:
-        """Raise ValueError for what is no probability."""
-        for name in ("ambient_until", "shaded", "textureless"):
-            if not 0 <= getattr(self, name) <= 1:
-                raise ValueError(f"{name} is {getattr(self, name)}; it must lie in 0 to 1.")
 
 
 @dataclass(frozen=True)
@@ -84,6 +61,8 @@ def draw_light(settings: LightSettings, cameras: Cameras, stream: Stream, *, ste
         return no_shade(len(cameras))
     lamps = [stream.generator("lamp", step=step, particle=v) for v in range(len(cameras))]
     offsets = torch.stack([torch.randn(3, generator=lamp, dtype=torch.float64) for lamp in lamps])
-    direction = F.normalize(cameras.back + settings.up * cameras.axes[:, 1] + settings.spread * offsets, dim=-1)
+    direction = F.normalize(
+        cameras.back + settings.light_up * cameras.axes[:, 1] + settings.light_spread * offsets, dim=-1
+    )
     kind = "textureless" if textureless < settings.textureless else "lambertian"
     return Light(kind, cameras.distance[:, None] * direction, settings.ambient, settings.diffuse)

@@ -2,27 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import torch
 
 from .render import Rendering
-
-
-@dataclass(frozen=True)
-class RegulariserSettings:
-    """Weights beside a score gradient of the size that 64 x 64 px give.
-
-    ``orientation``: of what is seen facing away (DreamFusion, B.3), at the end of the run; grows from 0.01 of it.
-    ``sparsity``: of sqrt(opacity^2 + 0.01), against fog.
-    ``opacity``: of the entropy of opacity, against what is half there.
-    ``z_variance``: of the spread in depth of what is seen where opacity is above a half, against thick surfaces.
-    """
-
-    orientation: float = 100.0
-    sparsity: float = 1.0
-    opacity: float = 0.0
-    z_variance: float = 0.0
+from .settings import RegulariserSettings as RegulariserSettings
 
 
 def regularisers(rendering: Rendering, settings: RegulariserSettings, *, progress: float) -> dict[str, torch.Tensor]:

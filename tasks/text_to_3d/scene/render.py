@@ -19,24 +19,9 @@ from .field import Field
 from .lights import Light
 from .occupancy import Occupancy
 from .samples import DenseSamples, Samples, refine, span, stratified
+from .settings import RenderSettings as RenderSettings
 
 Backdrop = Callable[[torch.Tensor], torch.Tensor]
-
-
-@dataclass(frozen=True)
-class RenderSettings:
-    """``samples``: intervals of equal mean length on a ray; ``fine``: intervals added where the first have weight.
-    ``shade_above``: samples of less weight are not shaded, for normals cost ten times what the rest does; 0: all are.
-    """
-
-    samples: int = 32
-    fine: int = 0
-    shade_above: float = 1e-3
-
-    def __post_init__(self) -> None:
-        """Raise ValueError for no samples."""
-        if self.samples < 1 or self.fine < 0:
-            raise ValueError(f"samples is {self.samples} and fine {self.fine}; give at least 1 and 0.")
 
 
 @dataclass(frozen=True)
