@@ -51,7 +51,7 @@ def test_a_second_task_a_second_method_and_another_suffix_have_folders_of_their_
     }  # fmt: skip
     capsys.readouterr()
     assert main(["restore", "photo.jpg", "--clean", *tasks[0], *fixed, *pixels([])]) == 2
-    assert "photo.jpg-sr2-rlsd holds another run; choose another --out" in capsys.readouterr().err
+    assert "photo.jpg-sr2-rlsd contains another run; choose another --out" in capsys.readouterr().err
 
 
 def pixels(flags: list[str]) -> list[str]:

@@ -10,14 +10,13 @@ import torch
 from torch import nn
 
 from rsd import memory
-from rsd.distributed import speaking
+from rsd.distributed import rank_output
 from rsd.engine import Record
 from rsd.errors import plain_warnings
-from rsd.features import load_features
-from rsd.features.decoded import Decoded
+from rsd.features import Decoded, load_features
 from rsd.memory import Memory, Need, Plans, fitting, needs, plan, save_memory
-from rsd.memory.available import allowed, available
-from rsd.memory.meta import Bytes, ghost
+from rsd.memory.meta import Bytes, to_meta
+from rsd.memory.usage import allowed, available
 from rsd.priors import load_prior
 from rsd.priors.base import Condition
 from rsd.tasks.inverse.methods import FIELD
@@ -160,7 +159,7 @@ def test_a_dry_run_counts_what_a_network_holds():
     net = nn.Sequential(nn.Linear(10, 100), nn.Tanh(), nn.Linear(100, 1000), nn.Tanh())
     for p in net.parameters():
         p.requires_grad_(False)
-    shade = ghost(net)
+    shade = to_meta(net)
     assert all(p.is_meta for p in shade.parameters()) and not any(p.is_meta for p in net.parameters())
     x = torch.empty(7, 10, device="meta", requires_grad=True)
     with Bytes() as count:
@@ -195,7 +194,7 @@ def test_a_full_memory_is_told_by_whichever_process_has_it(monkeypatch, capsys):
             raise torch.cuda.OutOfMemoryError("CUDA out of memory.")
         return rows.start
 
-    with plain_warnings(), speaking(all_of_them=False):
+    with plain_warnings(), rank_output(all_ranks=False):
         print("hello")
         warnings.warn("what all processes find", stacklevel=1)
         assert Memory().each(3, full) == [0, 1, 2]

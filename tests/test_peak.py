@@ -8,7 +8,7 @@ import pytest
 # In a process of its own: one that ran other tests has freed memory to give, and its peak need not grow.
 CODE = """
 import torch
-from rsd.memory.peak import peak_bytes, reset_peak
+from rsd.memory.usage import peak_bytes, reset_peak
 cpu = torch.device("cpu")
 reset_peak(cpu)
 before = peak_bytes(cpu)

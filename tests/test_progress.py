@@ -8,7 +8,7 @@ from types import SimpleNamespace
 import pytest
 
 from rsd.runs import progress
-from rsd.runs.progress import Progress, spelt
+from rsd.runs.progress import Progress, format_duration
 
 
 class Clock:
@@ -67,7 +67,7 @@ def test_what_was_done_before_does_not_count_for_the_time(capsys):
 
 
 def test_times_for_people():
-    told = [spelt(s) for s in (0.4, 59.4, 59.6, 61, 600, 3599, 3600, 3900, 90000)]
+    told = [format_duration(s) for s in (0.4, 59.4, 59.6, 61, 600, 3599, 3600, 3900, 90000)]
     assert told == ["0 s", "59 s", "1 min", "1 min 1 s", "10 min", "59 min", "1 h", "1 h 5 min", "25 h"]
 
 
@@ -128,7 +128,7 @@ def test_pictures_of_prompts_tell_theirs(method, tiny_folder, tmp_path, ticking,
 def test_a_terminal_has_its_bar_and_no_lines(photos, tiny_folder, tmp_path, ticking, capsys, monkeypatch):
     from rsd.cli import main
 
-    monkeypatch.setattr("rsd.runs.session.unseen", lambda: False)
+    monkeypatch.setattr("rsd.runs.session.output_redirected", lambda: False)
     flags = ["--task", "sr2", "--clean", "--steps", "5", "--gamma", "0", "--out", str(tmp_path / "out")]
     assert main(["restore", str(photos / "a.png"), *flags, *FIXED, str(tiny_folder("epsilon"))]) == 0
     assert "step 3 of 5" not in capsys.readouterr().out

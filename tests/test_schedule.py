@@ -48,7 +48,7 @@ def test_a_shift_by_the_image_s_size_is_the_scheduler_s(terminal):
 def test_other_schedulers_are_told():
     from diffusers import EDMEulerScheduler
 
-    with pytest.raises(ValueError, match="EDMEulerScheduler has neither cumulative alphas nor a flow's"):
+    with pytest.raises(ValueError, match="EDMEulerScheduler has no alphas_cumprod and is not a flow scheduler"):
         Schedule.from_scheduler(EDMEulerScheduler())
     with pytest.raises(ValueError, match="has invert_sigmas"):
         Schedule.from_scheduler(scheduler(invert_sigmas=True))

@@ -4,7 +4,7 @@ import os
 
 import pytest
 
-from rsd.runs.summary import mean, means_told, one_network, write_csv
+from rsd.runs.summary import format_means, mean, mixed_networks, write_csv
 
 
 def test_a_table_is_written_in_one_piece(tmp_path, monkeypatch):
@@ -23,11 +23,11 @@ def test_a_table_is_written_in_one_piece(tmp_path, monkeypatch):
 
 def test_means_are_over_what_is_known():
     assert mean([1.0, None, 2.0]) == 1.5 and mean([None]) is None and mean([]) is None
-    assert one_network(["a", "a"]) is None and one_network([]) is None
-    assert "(None, a)" in one_network(["a", None, "a"])
+    assert mixed_networks(["a", "a"]) is None and mixed_networks([]) is None
+    assert "(None, a)" in mixed_networks(["a", None, "a"])
 
 
 def test_a_mean_says_of_how_many_it_is():
     rows = [{"div": 0.1, "agreement": 1.0, "janus": None}, {"div": 0.3, "agreement": None, "janus": None}]
     means = {"div": 0.2, "agreement": 1.0, "janus": None}
-    assert means_told(rows, means) == "div 0.2, agreement 1 (of 1 of 2)"
+    assert format_means(rows, means) == "div 0.2, agreement 1 (of 1 of 2)"

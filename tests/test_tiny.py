@@ -9,8 +9,7 @@ import pytest
 import torch
 
 from rsd.cli import main
-from rsd.features import load_features, resized
-from rsd.features.decoded import Decoded
+from rsd.features import Decoded, load_features, resized
 from rsd.features.tiny_decoder import load_decoder
 from rsd.priors import load_prior
 from tests.inverse.test_rlsd import BASE, result

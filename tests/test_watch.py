@@ -12,8 +12,7 @@ from safetensors.torch import load_file, save_file
 
 import rsd
 from rsd.cli import main
-from rsd.features import Function
-from rsd.features.decoded import Decoded
+from rsd.features import Decoded, Function
 from rsd.media import write_png
 from rsd.priors import load_prior
 from rsd.priors.watch import ANSWERED, ASKED, Watch

@@ -10,11 +10,13 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import nn
+from torch.utils.checkpoint import checkpoint
 
 from rsd.features import perceptual
-from rsd.hub import built_in_folder, check_name, fetch, quietly, read_json
+from rsd.hub import built_in_folder, check_name, fetch, find_object, quietly, read_json
 from rsd.hub.weights import load_model
-from rsd.runs.plugin import find
+from rsd.priors.base import Prior, multiplying
+from rsd.priors.watch import ASKED, FEATURES, REMEDY, beyond, magnitude, watch_of
 
 Embedding = Callable[[torch.Tensor], torch.Tensor]
 
@@ -159,7 +161,7 @@ def _load_other(name: str, device: str | torch.device) -> nn.Module:
         return Pixels()
     if name == "lpips":
         return perceptual.of_lpips(perceptual.lpips_network(device=device)).to(device)
-    function = find(name, what="feature map", example="my_features:embed")
+    function = find_object(name, what="feature map", example="my_features:embed")
     if isinstance(function, type) or not callable(function):
         raise ValueError(f'The feature map "{name}" is no function; it must map images to features.')
     return Function(function, name).to(device)
@@ -218,3 +220,34 @@ def on_cpu(features: Embedding, device: str | torch.device) -> Embedding:
         return features(images.to(device)).cpu()
 
     return embed
+
+
+class Decoded:
+    """phi = features(D(z_t)), [N, d]: what the paper repels in. ``decode``: in the place of D, a cheaper one."""
+
+    lean = False
+
+    def __init__(self, prior: Prior, features: Embedding, decode: Embedding | None = None):
+        self.prior, self.features, self.decode = prior, features, decode
+
+    def __call__(self, z: torch.Tensor) -> torch.Tensor:
+        """Features of latents [N, *latent_shape]. Raises ValueError, which names the network, if the decoder's pictures
+        of latents within reason, or the features of such pictures, are not."""
+        with multiplying(z.device, self.prior.autocast):
+            x = (self.decode or self.prior.decode)(z).to(z.dtype)
+            phi = checkpoint(self.features, x, use_reentrant=False) if self.lean else self.features(x)
+        phi = phi.to(x.dtype)
+        if x.is_meta:  # a dry run
+            return phi
+        most = float(magnitude(phi)) if phi.numel() else 0.0
+        if not most <= FEATURES:
+            watch_of(self.prior).check()  # its pictures may be at fault
+            if float(magnitude(x)) <= ASKED:  # else the run diverged, which it says itself
+                name = getattr(self.features, "name", None)
+                told = f'The feature map "{name}"' if name else "The feature map"
+                raise ValueError(f"{told} {beyond(most)}, of healthy pictures; choose other --features, or {REMEDY}")
+        return phi
+
+    def save_memory(self, lean: bool) -> None:
+        """Whether the feature map's graph is made again when it is needed, not kept."""
+        self.lean = lean

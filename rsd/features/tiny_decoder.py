@@ -11,11 +11,11 @@ from torch import nn
 
 from rsd.hub import built_in_folder, check_name, fetch, quietly, read_json
 from rsd.hub.weights import load_model
-from rsd.memory.meta import ghost
+from rsd.memory.meta import to_meta
 from rsd.priors import over_heads
 from rsd.priors.base import Prior
 from rsd.priors.watch import Watch, watch_of
-from rsd.runs.words import articled
+from rsd.runs.words import with_article
 
 BUILT_IN = ("tiny",)
 SIZE = 64
@@ -66,7 +66,7 @@ def load_decoder(name: str, prior: Prior) -> TinyDecoder:
     config = read_json(file)
     if config.get("_class_name") != "AutoencoderTiny":
         raise ValueError(
-            f'The small decoder "{name}" is {articled(str(config.get("_class_name")))}; give an AutoencoderTiny.'
+            f'The small decoder "{name}" is {with_article(str(config.get("_class_name")))}; give an AutoencoderTiny.'
         )
     channels = prior.latent_shape[0]
     if not prior.latent or config.get("latent_channels", 4) != channels:
@@ -82,7 +82,7 @@ def load_decoder(name: str, prior: Prior) -> TinyDecoder:
     )  # fmt: skip
     with torch.no_grad():
         z = torch.empty(1, *prior.latent_shape, dtype=model.dtype, device="meta")
-        made = tuple(ghost(model).decode(z).sample.shape[1:])
+        made = tuple(to_meta(model).decode(z).sample.shape[1:])
     if made != (3, prior.image_size, prior.image_size):
         raise ValueError(
             f'The small decoder "{name}" makes pictures of {made[-1]} px of the latents of the prior {prior.name}, '

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +15,7 @@ from rsd.heads.attributes import ATTRIBUTES
 
 FOLDER = Path(__file__).parent / "weights" / "classifier"
 SIZES = [len(options) for options in ATTRIBUTES.values()]
+FACE = FOLDER.parent / "face" / "face.json"
 LABELS = [f"{attribute}={value}" for attribute, options in ATTRIBUTES.items() for value in options]
 
 
@@ -57,3 +61,34 @@ class HeadsClassifier:
         """Twice the size: the network's stem halves twice."""
         x = images.to(next(self.network.parameters()).device, torch.float32).clamp(-1, 1)
         return F.interpolate(x, size=(128, 128), mode="bilinear")
+
+
+@dataclass(frozen=True)
+class FaceReader:
+    """A face is seen where features @ ``weights`` [d] + ``bias`` is positive; ``classifier``: the hash of the weights
+    whose features these are."""
+
+    weights: torch.Tensor
+    bias: float
+    classifier: str
+
+    @classmethod
+    def load(cls, file: Path = FACE, *, classifier: Path = FOLDER) -> FaceReader:
+        """The built-in one. Raises ValueError if it is missing or was fitted to another classifier."""
+        remedy = "fit it with `python -m scripts.heads.face`"
+        if not file.is_file():
+            raise ValueError(f"There is no {file}, which tells fronts from backs; {remedy}.")
+        found = json.loads(file.read_text(encoding="utf-8"))
+        if found["classifier"] != fingerprint(classifier):
+            raise ValueError(f"What tells fronts from backs, {file}, was fitted to another classifier; {remedy}.")
+        return cls(torch.tensor(found["weights"]), float(found["bias"]), found["classifier"])
+
+    def sees(self, classifier: HeadsClassifier, images: torch.Tensor) -> torch.Tensor:
+        """Whether each image [B, 3, H, W] in [-1, 1] shows a face, bool [B] on the CPU. One that is not finite does
+        not."""
+        return classifier.features(images).cpu() @ self.weights + self.bias > 0
+
+
+def fingerprint(classifier: Path = FOLDER) -> str:
+    """The first 16 digits of the SHA-256 of a classifier's weights."""
+    return hashlib.sha256((classifier / "model.safetensors").read_bytes()).hexdigest()[:16]

@@ -16,7 +16,7 @@ UNREMARKABLE = {**{a: options[0] for a, options in ATTRIBUTES.items()}, "hair": 
 
 
 @dataclass(frozen=True)
-class Told:
+class PromptAttributes:
     """What a prompt tells: ``values`` of attributes, the ``view`` word or None, and the attributes that it tells in two
     ways (``contradicted``), which are in neither ``values`` nor :attr:`open`."""
 
@@ -82,7 +82,7 @@ def _plain(prompt: str) -> str:
     return " ".join(re.findall(r"[a-z]+|[^a-z\s]", prompt.lower()))
 
 
-def read(prompt: str) -> Told:
+def read(prompt: str) -> PromptAttributes:
     """What a prompt tells, in the words of the captions, in any order and case; other words tell nothing.
 
     The inverse of ``caption``: ``read(caption(values, told, view))`` has the values of ``told`` and the view, except
@@ -99,7 +99,7 @@ def read(prompt: str) -> Told:
         if re.search(rf"\b{pattern}\b", text):
             found.setdefault(attribute, set()).add(value)
     views = {view for view in VIEWS if view in text}
-    return Told(
+    return PromptAttributes(
         {a: next(iter(found[a])) for a in ATTRIBUTES if len(found.get(a, ())) == 1},
         next(iter(views)) if len(views) == 1 else None,
         frozenset(a for a, values in found.items() if len(values) > 1),

@@ -1,14 +1,16 @@
-"""Where models come from: the package, a local folder or the hub. Checks names and turns failures into one sentence.
+"""Find models in the package, a local folder or the hub, and a user's own objects. Errors are one sentence.
 
-Nothing heavy is imported here until a file is asked of the hub.
+Heavy packages are imported only when a file is downloaded.
 """
 
 from __future__ import annotations
 
 import contextlib
 import difflib
+import importlib
 import json
 import re
+import sys
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
@@ -180,3 +182,29 @@ def quietly() -> Iterator[None]:
 def _first_line(error: BaseException) -> str:
     text = str(error).strip() or type(error).__name__
     return text.splitlines()[0].rstrip(". ") + "."
+
+
+def find_object(spec: str, *, what: str, example: str) -> Any:
+    """Import the object that ``spec`` (``module:name``) names, from the current folder or an installed package. This
+    runs the module's code.
+
+    ``what`` is the object in error messages, ``example`` a valid spec. Raises ValueError for an invalid spec or a name
+    that the module does not define, ImportError (with the module's own error as cause) if the import fails.
+    """
+    module_name, _, attribute = spec.partition(":")
+    if not module_name or not attribute:
+        raise ValueError(f'The {what} "{spec}" is not of the form module:name, e.g. {example}.')
+    here = str(Path.cwd())
+    sys.path.append(here)
+    try:
+        module = importlib.import_module(module_name)
+    except ImportError as error:
+        raise ImportError(f'The {what} "{spec}" cannot be imported ({error}); is its file in {here}?') from error
+    except Exception as error:  # the user's own code runs here
+        why = f"{type(error).__name__}: {error}".splitlines()[0]
+        raise ImportError(f'The {what} "{spec}" cannot be imported ({why}); fix its module.') from error
+    finally:
+        sys.path.remove(here)
+    if not hasattr(module, attribute):
+        raise ValueError(f'The {what} "{spec}" was not found: module {module_name} has no "{attribute}".')
+    return getattr(module, attribute)

@@ -19,7 +19,7 @@ from torch import nn
 from rsd.hub import HUB_ID
 from rsd.hub.weights import find_weights
 from rsd.metrics import CLIP, load_clip
-from rsd.runs.words import articled
+from rsd.runs.words import with_article
 
 WEIGHTS = "model.safetensors"
 _KEY = re.compile(r"(?:(?:layers|predictor|mlp)\.)?(?:(\d+)\.)?(weight|bias)")
@@ -82,7 +82,9 @@ def _read(weights: str, revision: str | None) -> dict[str, Any]:
         line = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise ValueError(f'The aesthetic weights "{weights}" cannot be read: {line}') from error
     if not isinstance(found, dict):
-        raise ValueError(f'The aesthetic weights "{weights}" are {articled(type(found).__name__)}; give a state dict.')
+        raise ValueError(
+            f'The aesthetic weights "{weights}" are {with_article(type(found).__name__)}; give a state dict.'
+        )
     return found
 
 

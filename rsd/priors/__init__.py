@@ -7,9 +7,8 @@ import warnings
 from functools import cache
 from typing import TYPE_CHECKING, Any
 
-from rsd.hub import check_name
+from rsd.hub import check_name, find_object
 from rsd.priors import index
-from rsd.runs.plugin import find
 
 if TYPE_CHECKING:
     import torch
@@ -29,7 +28,7 @@ def own_prior(name: str) -> Any:
 
     Raises ImportError if the module does not import, ValueError if it answers no epsilon (docs/extend.md).
     """
-    found: Any = find(name, what="prior", example="my_priors:Dim")
+    found: Any = find_object(name, what="prior", example="my_priors:Dim")
     if isinstance(found, type) or not hasattr(found, "epsilon"):
         if not callable(found):
             raise ValueError(f'The prior "{name}" has no epsilon; give a Prior such as docs/extend.md shows.')

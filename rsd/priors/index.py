@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from rsd.hub import built_in_folder, fetch, read_json
-from rsd.runs.words import articled
+from rsd.runs.words import with_article
 
 BUILT_IN = {"heads": "latent", "heads-pixels": "pixel"}
 """Built-in priors, all of heads: name and folder inside the package's weights."""
@@ -107,17 +107,17 @@ def _check_classes(index: dict[str, Any], name: str) -> Parts:
     found = index.get("_class_name")
     if found not in PIPELINES:
         raise ValueError(
-            f'The prior "{name}" is {articled(str(found))}; it must be a StableDiffusionPipeline (1.x or 2.x), an '
+            f'The prior "{name}" is {with_article(str(found))}; it must be a StableDiffusionPipeline (1.x or 2.x), an '
             "IFPipeline (stage I) or a DDPMPipeline."
         )
     for part, classes in PIPELINES[found].items():
         library, kind = index.get(part) or (None, None)
         if kind not in classes or library not in ("diffusers", "transformers"):
-            there, wanted = articled(f"{library}.{kind}"), articled(classes[0])
+            there, wanted = with_article(f"{library}.{kind}"), with_article(classes[0])
             raise ValueError(f'The {part} of the prior "{name}" is {there}; it must be {wanted}.')
     library, kind = index.get("scheduler") or (None, None)
     if library != "diffusers":
         raise ValueError(
-            f'The scheduler of the prior "{name}" is {articled(f"{library}.{kind}")}; it must be one of diffusers.'
+            f'The scheduler of the prior "{name}" is {with_article(f"{library}.{kind}")}; it must be one of diffusers.'
         )
     return PIPELINES[found]

@@ -22,7 +22,7 @@ from rsd.priors.base import (
 from rsd.priors.index import LATENT, Index, square_side
 from rsd.priors.parts import load_network, load_scheduler, load_tokenizer
 from rsd.priors.watch import Watch
-from rsd.runs.words import articled
+from rsd.runs.words import with_article
 from rsd.schedule import Schedule
 
 
@@ -173,7 +173,7 @@ def _check_parts(pipeline: Any, name: str) -> str:
         kind = type(getattr(pipeline, part, None)).__name__
         if kind not in classes:
             raise ValueError(
-                f'The {part} of the prior "{name}" is {articled(kind)}; it must be {articled(classes[0])}.'
+                f'The {part} of the prior "{name}" is {with_article(kind)}; it must be {with_article(classes[0])}.'
             )
     prediction = check_scheduler(pipeline.scheduler, name)
     channels, latent = pipeline.unet.config.in_channels, pipeline.vae.config.latent_channels

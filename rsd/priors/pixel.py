@@ -26,7 +26,7 @@ from rsd.priors.index import BUILT_IN, PIXEL, PLAIN_PIXEL, Index, square_side
 from rsd.priors.parts import load_network, load_scheduler, load_tokenizer
 from rsd.priors.t5 import T5Embedder
 from rsd.priors.watch import Watch
-from rsd.runs.words import articled
+from rsd.runs.words import with_article
 from rsd.schedule import Schedule
 
 
@@ -177,7 +177,9 @@ def _check_parts(unet: Any, scheduler: Any, text: bool, name: str) -> str:
     """The prediction type of a model we can use; ValueError for the others."""
     kind, classes = type(unet).__name__, (PIXEL if text else PLAIN_PIXEL)["unet"]
     if kind not in classes:
-        raise ValueError(f'The unet of the prior "{name}" is {articled(kind)}; it must be {articled(classes[0])}.')
+        raise ValueError(
+            f'The unet of the prior "{name}" is {with_article(kind)}; it must be {with_article(classes[0])}.'
+        )
     taken, given = unet.config.in_channels, unet.config.out_channels
     if taken != 3:
         raise ValueError(

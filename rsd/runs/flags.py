@@ -1,9 +1,8 @@
-"""Command lines: a dataclass whose fields are flags, read from words, told in our own, and its ``--help`` in groups.
+"""Command lines: parse flags into the fields of a dataclass, and print ``--help`` in groups.
 
-A subcommand's options are a dataclass. A field is a flag of its name, with dashes; what a field of a type takes is in
-:func:`rsd.runs.words.wanted`, its help is the docstring below it, which says in words what happens by default where the
-default is None. ``Annotated[..., Flag(...)]`` says more of a field; the class variables GROUPS and EXAMPLES say how
-``--help`` is laid out. Base classes may have fields and GROUPS too. Imports nothing heavy.
+The options of a subcommand are a dataclass. A field ``a_b`` is the flag ``--a-b``; its help is the docstring below it,
+which describes the default in words if that is None. ``Annotated[..., Flag(...)]`` adds details of a field; the class
+variables GROUPS and EXAMPLES lay out ``--help``. Base classes may have fields and GROUPS too. Imports nothing heavy.
 """
 
 from __future__ import annotations
@@ -24,7 +23,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
-from rsd.runs.words import near, same, wanted
+from rsd.runs.words import closest_name, expected, match_name
 
 Kind = TypeVar("Kind")
 Groups = Mapping[str, str]
@@ -85,18 +84,18 @@ class Field:
     def error(self, text: str, more: str = "") -> ValueError:
         """That ``text`` is not what it takes."""
         names = typing.get_args(self.each) if typing.get_origin(self.each) is Literal else self.flag.names
-        if found := near(text, names, cutoff=0.5):
+        if found := closest_name(text, names, cutoff=0.5):
             more = f'. Did you mean "{found}"?'
         elif self.several == 1 and re.fullmatch(r"-?\d+(,\d+)+", text):
             more = ", without commas." if self.each is int else ", with a decimal point."
-        wants = f"some of {', '.join(self.flag.names)}" if self.flag.names else wanted(self.hint)
+        wants = f"some of {', '.join(self.flag.names)}" if self.flag.names else expected(self.hint)
         return ValueError(f'{self.plain} is "{text}"; give {wants}{more or "."}')
 
     def one(self, text: str) -> Any:
         """``text`` as one value; ValueError, without a text, if it is none."""
         if self.each is bool and text.lower() in (*YES, *NO):
             return text.lower() in YES
-        if typing.get_origin(self.each) is Literal and (name := same(text, typing.get_args(self.each))) != text:
+        if typing.get_origin(self.each) is Literal and (name := match_name(text, typing.get_args(self.each))) != text:
             text = name
         if typing.get_origin(self.each) is Literal and text in typing.get_args(self.each):
             return text
@@ -174,7 +173,7 @@ def build(kind: type[Kind], *layers: Mapping[str, Any], prog: str) -> Kind:
         if field.name not in given and field.default is dataclasses.MISSING:
             if not field.flag.positional:
                 example = "".join(f", for example {text}" for text in getattr(kind, "EXAMPLES", ())[:1])
-                raise ValueError(f"{field.dashed} is missing; give {wanted(field.hint)}{example}.")
+                raise ValueError(f"{field.dashed} is missing; give {expected(field.hint)}{example}.")
             given[field.name] = ()
     return kind(**given)
 
@@ -226,7 +225,7 @@ class _Reader:
         if field.each is bool and field.several == 1:
             self.found[field.name] = self._switch(field, value, attached if equals else None)
         elif not value:
-            raise ValueError(f"{field.dashed} takes {wanted(field.hint)}, so {name} says nothing; leave it out.")
+            raise ValueError(f"{field.dashed} takes {expected(field.hint)}, so {name} says nothing; leave it out.")
         elif field.several == 1:
             self.found[field.name] = self._value(field, attached if equals else None)
         else:
@@ -249,7 +248,7 @@ class _Reader:
         if name[0] in "–—":
             raise ValueError(f'"{token}" begins with a long dash; flags begin with two short ones: --.')
         meant = plain.lower() if plain.startswith("--") else f"-{plain.lower()}"
-        found = meant if meant in spelt else near(meant, [flag for flag in spelt if flag.startswith("--")])
+        found = meant if meant in spelt else closest_name(meant, [flag for flag in spelt if flag.startswith("--")])
         hint = f" Did you mean {found}?" if found else ""
         raise ValueError(f"There is no flag {name}.{hint} {self.prog} --help lists them.")
 
@@ -287,7 +286,7 @@ class _Reader:
         hint = (
             f'; one that begins with a dash is written {field.dashed}="{after} ..."' if text and after != "--" else ""
         )
-        return ValueError(f"{field.dashed} has no value; give {wanted(field.hint)}{hint}.")
+        return ValueError(f"{field.dashed} has no value; give {expected(field.hint)}{hint}.")
 
     def _list(self, field: Field, attached: str | None) -> None:
         """Values with commas or spaces between, up to the number that the field takes, or as many as are of its kind:
@@ -327,7 +326,7 @@ class _Reader:
         """Whether a word after a list's first is one of it still."""
         if field.each is str:
             names, own = field.flag.names, field.flag.own
-            return all(same(part, names) in names or (own and own(part)) for part in field.parts(word))
+            return all(match_name(part, names) in names or (own and own(part)) for part in field.parts(word))
         return field.fits(word)
 
     def _stray(self, field: Field, word: str) -> None:

@@ -19,7 +19,7 @@ from typing import Annotated, Any, ClassVar, Literal
 from rsd.priors import over_heads
 from rsd.runs.flags import Flag, fields_of
 from rsd.runs.settings import shard
-from rsd.runs.words import known, wanted
+from rsd.runs.words import expected, unknown_name
 
 
 class NumberChecks:
@@ -36,7 +36,7 @@ class NumberChecks:
             value = getattr(self, name)
             if typing.get_origin(field.hint) is Literal and value not in typing.get_args(field.hint):
                 if value is not None or not field.optional:
-                    raise known(field.plain, value, typing.get_args(field.hint))
+                    raise unknown_name(field.plain, value, typing.get_args(field.hint))
             elif value is None:
                 continue
             elif name in self.LEAST and value < self.LEAST[name]:
@@ -259,7 +259,7 @@ def check_types(settings: Any) -> None:
     fields = fields_of(type(settings))
     for name, hint in typing.get_type_hints(type(settings)).items():
         if name in fields and not _is(hint, value := getattr(settings, name)):
-            raise ValueError(f"{name} is {value!r}; give {wanted(hint)}.")
+            raise ValueError(f"{name} is {value!r}; give {expected(hint)}.")
 
 
 def _is(hint: Any, value: Any) -> bool:

@@ -13,9 +13,8 @@ import torch
 import torch.nn.functional as F
 
 from rsd.heads.attributes import Camera, Head, sample_head
-from rsd.heads.classifier import HeadsClassifier
+from rsd.heads.classifier import FACE, FaceReader, HeadsClassifier, fingerprint
 from rsd.heads.data import SPLITS
-from rsd.heads.face import FILE, FaceReader, fingerprint
 from rsd.heads.render import render
 from rsd.runs.folder import write_bytes
 
@@ -72,7 +71,7 @@ def main() -> None:
     }
     print(json.dumps({"faces seen": figures}, indent=1))
     values = {"classifier": reader.classifier, "bias": bias, "weights": [round(v, 6) for v in weights.tolist()]}
-    write_bytes(FILE, (json.dumps({**values, "held_out": figures}) + "\n").encode())
+    write_bytes(FACE, (json.dumps({**values, "held_out": figures}) + "\n").encode())
 
 
 if __name__ == "__main__":

@@ -21,12 +21,12 @@ from rsd.runs.options import (
     features_of,
     readers,
 )
-from rsd.runs.words import everyday, known, same
+from rsd.runs.words import match_name, synonyms, unknown_name
 
 from .scene.settings import SceneSettings, check_names
 
 METHODS = ("sds", "vsd")
-EVERYDAY = everyday({
+SYNONYMS = synonyms({
     "prolificdreamer variational": "take vsd",
     "dreamfusion default rsd repulsion scoredistillation distillation": "take sds",
     "nfsd svgd ancestral particleguidance": "it is of rsd text-to-image",
@@ -74,9 +74,9 @@ class Distilled(ParticleSettings, RepulsionSettings):
 
     def check_settings(self) -> None:
         """Raise ValueError, in one sentence, for a value of the settings that cannot run."""
-        self.method = same(self.method, METHODS)
+        self.method = match_name(self.method, METHODS)
         if self.method not in METHODS:
-            raise known("method", self.method, METHODS, EVERYDAY)
+            raise unknown_name("method", self.method, METHODS, SYNONYMS)
         self.check_numbers()
         low, high = self.t_range
         if not 0 <= low < high <= 1:
@@ -129,7 +129,7 @@ class PromptSettings(TextSettings):
             if not sign or not text.strip():
                 raise ValueError(f'--view-prompts "{entry}" is not VIEW=TEXT; write for example "back=long blue hair".')
             if view not in VIEWS:
-                raise known("view", view, VIEWS)
+                raise unknown_name("view", view, VIEWS)
             if view in found:
                 raise ValueError(f"--view-prompts tells the {view} twice; leave one of them out.")
             found[view] = " ".join(text.split())

@@ -16,9 +16,10 @@ from rsd.distributed import Ensemble, processes
 from rsd.engine import Record
 from rsd.priors.base import Prior
 from rsd.runs.api import Features, Samples, draw
-from rsd.runs.batch import Item, Networks, PromptHead, run_all
+from rsd.runs.batch import run_all
 from rsd.runs.flags import fields_of
 from rsd.runs.folder import RunFolder
+from rsd.runs.head import Item, JointFigures, Networks, PromptHead
 from rsd.runs.prompts import PromptJob
 from rsd.runs.summary import particles
 
@@ -79,9 +80,9 @@ class ImageHead(PromptHead):
     figures = FIGURES
 
     @classmethod
-    def resolved(cls, options: TextToImage) -> dict[str, Any]:
-        """The options as plain values."""
-        return resolved(options)
+    def config(self, item: Item) -> dict[str, Any]:
+        """Return the content of the run's config.yaml."""
+        return {**resolved(item.options), "prompt": item.source}
 
     def check(self) -> None:
         """Raise ValueError for names, folders and numbers of processes that cannot be. Loads nothing."""
@@ -110,11 +111,11 @@ class ImageHead(PromptHead):
         """The distillation or the sampling of a prompt."""
         assert networks.prior is not None
         yield make_run(
-            networks.prior, item.source, item.options, embed=self.embed(item, networks), image=item.source,
+            networks.prior, item.source, item.options, embed=networks.embed(item.options), image=item.source,
             ensemble=ensemble, plan=networks.plans,
         ), None  # fmt: skip
 
-    def write(self, item: Item, images: torch.Tensor, about: None, folder: RunFolder) -> torch.Tensor:
+    def write(self, item: Item, images: torch.Tensor, context: None, folder: RunFolder) -> torch.Tensor:
         """Write particles/ and grid.png."""
         o, n = item.options, len(images)
         text = {"seed": str(o.seed), "gamma": str(o.strength), "method": o.method, "prompt": item.source}
@@ -138,7 +139,7 @@ class ImageHead(PromptHead):
         """Return what to do about a run that diverged."""
         return remedy(item.options)
 
-    def apart_by(self, options: TextToImage) -> str:
+    def diversity_remedy(self, options: TextToImage) -> str:
         """What makes pictures differ that are nearly equal."""
         if options.method == "ancestral":
             return "ancestral sampling has no --gamma: take --method particle-guidance with one"
@@ -158,10 +159,10 @@ class ImageHead(PromptHead):
         """A prompt's line of the summary."""
         return {"prompt": item.source, "folder": folder.path.name, **figures(held)}
 
-    def together(self, out: Path, done: dict[Item, RunFolder], networks: Networks) -> dict[str, tuple[Any, str | None]]:
+    def joint_figures(self, out: Path, done: dict[Item, RunFolder], networks: Networks) -> JointFigures:
         """The distance of all runs' pictures to the folder of FID. Where it is not asked for, what the summary already
         holds of the same runs stays."""
-        if networks.scorers and networks.scorers.fid:
+        if networks.scorers.fid:
             found = fid(torch.cat([particles(folder) for folder in done.values()]), networks.scorers) if done else None
             return {"fid": (found, None if found else "it needs two pictures or more")}
         file = out / "summary.json"
@@ -169,4 +170,4 @@ class ImageHead(PromptHead):
         same = {row["folder"] for row in before["prompts"]} == {folder.path.name for folder in done.values()}
         if before["fid"] and same:
             return {"fid": (before["fid"], None)}
-        return {"fid": (None, "not asked for (see --metrics fid)")}
+        return {"fid": (None, "not requested (see --metrics fid)")}

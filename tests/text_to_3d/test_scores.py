@@ -9,12 +9,11 @@ import pytest
 import torch
 
 from rsd.heads.attributes import ATTRIBUTES, Camera, Head, caption
-from rsd.heads.classifier import HeadsClassifier
-from rsd.heads.face import FaceReader
+from rsd.heads.classifier import FaceReader, HeadsClassifier
 from rsd.heads.render import render
 from rsd.media import read_image
 from rsd.metrics import scoring
-from rsd.metrics.scoring import Asked, Scorers, Subject, measure
+from rsd.metrics.scoring import ScoreRequest, Scorers, Subject, measure
 from rsd.tasks.text_to_3d.head import headline
 from rsd.tasks.text_to_3d.scene.cameras import CameraSettings, orbit
 from rsd.tasks.text_to_3d.scores import SCORES, shown
@@ -29,7 +28,7 @@ AROUND = orbit(CameraSettings(), 12)
 
 def load_scorers(prior, *, repulsion=(), **asked):
     """The networks of a prior's scenes."""
-    return scoring.load_scorers(SCORES, Asked(prior, **asked), repulsion=repulsion)
+    return scoring.load_scorers(SCORES, ScoreRequest(prior, **asked), repulsion=repulsion)
 
 
 def score(images, cameras, prompt, scorers):

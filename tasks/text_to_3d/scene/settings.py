@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any, ClassVar
 
 from rsd.runs.options import NumberChecks
-from rsd.runs.words import known, same
+from rsd.runs.words import match_name, unknown_name
 
 ENCODINGS = ("grid", "hash", "frequency")
 RENDERERS = ("dense", "packed")
@@ -19,9 +19,9 @@ BACKGROUNDS = ("white", "gray", "black", "random", "learned")
 def check_names(settings: Any, **choices: tuple[str, ...]) -> None:
     """Spell the names in these fields as we do. Raise ValueError for an unknown one."""
     for name, names in choices.items():
-        setattr(settings, name, same(getattr(settings, name), names))
+        setattr(settings, name, match_name(getattr(settings, name), names))
         if getattr(settings, name) not in names:
-            raise known(name.replace("_", " "), getattr(settings, name), names)
+            raise unknown_name(name.replace("_", " "), getattr(settings, name), names)
 
 
 @dataclass(frozen=True)
