@@ -21,12 +21,12 @@ if TYPE_CHECKING:
 
 VIEW = rf"\b(?:{'|'.join(VIEWS)})[ -]view\b"
 GOVERNING = {"a", "an", "the", "its", "his", "her", "their", "and", "or", "at", "from", "in", "no", "of", "to", "with"}
-"""Words after which "side view" goes with what is before it, as in "a house with a side view"."""
+"""Words after which "side view" belongs to the phrase before it, as in "a house with a side view"."""
 
 
 def split_view(prompt: str) -> tuple[str, str]:
-    """A prompt without the view words at its end, and these, "" if there are none: in any case, with or without a comma
-    or full stop before them and a full stop after."""
+    """Split view words off the end of a prompt; return the rest and these words ("" if there are none). Case does not
+    matter, nor do a comma or full stop before them and a full stop after."""
     found = re.fullmatch(rf"(.*?)([,;.]?) ?({VIEW})\.?", prompt, re.IGNORECASE)
     rest = found[1].rstrip() if found else ""
     if not found or (rest and not found[2] and rest.split()[-1].lower() in GOVERNING):
@@ -34,26 +34,26 @@ def split_view(prompt: str) -> tuple[str, str]:
     return rest, found[3]
 
 
-def views_told(prompt: str) -> list[str]:
-    """The view words anywhere in a prompt, as they are written."""
+def view_words_in(prompt: str) -> list[str]:
+    """Return all view words in a prompt, as written."""
     return re.findall(VIEW, prompt, re.IGNORECASE)
 
 
 def without_view(prompt: str, options: TextTo3D) -> str:
-    """A prompt without view words at its end, of which it warns, as of others that stay: a scene is seen from all
-    sides. Raises ValueError if nothing else is told, and that is not allowed."""
+    """Return a prompt without view words at its end, since a scene is seen from all sides. Warn of these and of view
+    words that stay. Raise ValueError if the prompt is then empty and --allow-empty is not set."""
     rest, view = split_view(prompt)
     if view and not rest and not options.allow_empty:
         raise ValueError(
-            f'The prompt "{prompt}" tells a view alone, and a scene is seen from all sides; say what to make, or '
-            "--allow-empty to make it without a prompt."
+            f'The prompt "{prompt}" is only a view, but a scene is seen from all sides; give a prompt, or '
+            "--allow-empty to run without one."
         )
     own = "; each camera adds its own" if options.view_words else ""
     if view:
         warnings.warn(f'A scene is seen from all sides: "{view}" is left out of the prompt{own}.', stacklevel=2)
-    for other in views_told(rest):
+    for other in view_words_in(rest):
         warnings.warn(
-            f'A scene is seen from all sides: "{other}" stays in the prompt "{rest}"; leave it out if it tells where '
+            f'A scene is seen from all sides: "{other}" stays in the prompt "{rest}"; leave it out if it says where '
             f"the camera is{own}.",
             stacklevel=2,
         )
@@ -76,7 +76,7 @@ def head_of(argv: list[str]) -> SceneHead:
 
 
 def main(argv: list[str]) -> int:
-    """Make the scenes; returns the exit code."""
+    """Make the scenes; return the exit code."""
     with plain_warnings():
         options, name = parse(argv)
         check_used(flags.values(TextTo3D, argv, prog="rsd text-to-3d"), options.unread)

@@ -1,4 +1,4 @@
-"""Text to 3D as the runner has it: each prompt is a run, whose particles are scenes."""
+"""Text to 3D for the runner and for Python: each prompt is a run, whose particles are scenes."""
 
 from __future__ import annotations
 
@@ -21,9 +21,8 @@ from rsd.runs.folder import RunFolder
 from rsd.runs.head import Item, Networks, PromptHead
 from rsd.runs.prompts import PromptJob
 
-from . import finished, results
+from . import outputs
 from .distillation import Run
-from .finished import PARTS, keep, write
 from .gallery import Gallery
 from .options import Settings, TextTo3D
 from .packaged import ADDED, packaged, resolved
@@ -32,22 +31,22 @@ from .scenes import Scenes
 from .scores import SCORES
 
 
-class Previewed(Run):
-    """A run that shows itself every so many steps: ``look`` is called then."""
+class PreviewedRun(Run):
+    """A run that calls ``preview`` after every ``every`` steps."""
 
     every: int
-    look: Callable[[], None]
+    preview: Callable[[], None]
 
     def steps(self) -> Iterator[Record]:
-        """The steps still to do, one Record each."""
+        """Run the remaining steps, yielding one Record each."""
         for record in super().steps():
             if self.step % self.every == 0:
-                self.look()
+                self.preview()
             yield record
 
 
 def run(options: TextTo3D, jobs: Sequence[PromptJob]) -> int:
-    """Make every prompt's scenes; the exit code, and what is raised, is :func:`rsd.runs.batch.run_all`'s."""
+    """Make every prompt's scenes. Return the exit code, and raise, as :func:`rsd.runs.batch.run_all` does."""
     return run_all(SceneHead(options, jobs))
 
 
@@ -95,7 +94,6 @@ class SceneHead(PromptHead):
     scores = SCORES
     figures = ("div", "agreement", "face_front", "janus", "seconds")
 
-    @classmethod
     def config(self, item: Item) -> dict[str, Any]:
         """Return the content of the run's config.yaml."""
         return {**resolved(item.options), "prompt": item.source}
@@ -104,7 +102,7 @@ class SceneHead(PromptHead):
         """Raise ValueError for options that no prompt can run with."""
         check_fits(self.options, self.size)
 
-    def look(self, item: Item, device: torch.device) -> None:
+    def check_item(self, item: Item, device: torch.device) -> None:
         """Raise ValueError for settings of a manifest's line that do not fit the prior."""
         check_fits(item.options, self.size)
 
@@ -118,19 +116,19 @@ class SceneHead(PromptHead):
             ViewPrompts(prior, item.source, settings(item.options))
 
     def missing_figures(self, held: dict[str, Any], item: Item) -> list[str]:
-        """What a finished run would make otherwise now."""
-        return finished.missing_figures(held, item.options)
+        """Return the parts of a finished run that would differ now."""
+        return outputs.outdated_parts(held, item.options)
 
     def needs_scorers(self, missing: Sequence[str]) -> bool:
-        """Pictures and meshes need none."""
+        """Return whether figures are among them; pictures and meshes need no networks."""
         return "figures" in missing
 
     def add_missing(
         self, item: Item, held: dict[str, Any], missing: Sequence[str], folder: RunFolder, networks: Networks
     ) -> tuple[dict[str, Any], list[str]] | None:
-        """What other flags ask for is made of the scenes that a finished run kept."""
+        """Make the missing parts from the scenes that the finished run kept."""
         o = item.options
-        return finished.again(
+        return outputs.remake(
             item.source, o, held, missing, folder, settings=settings(o), scorers=networks.scorers,
             device=networks.device,
         )  # fmt: skip
@@ -139,57 +137,61 @@ class SceneHead(PromptHead):
     def start(
         self, item: Item, networks: Networks, ensemble: Ensemble, folder: RunFolder
     ) -> Iterator[tuple[Run, None]]:
-        """A distillation that shows its own scenes as they stand."""
+        """Return a distillation that writes previews of its scenes."""
         o, prior = item.options, networks.prior
         assert prior is not None
         embed = networks.embed(item.options)
-        one = Previewed(
+        run = PreviewedRun(
             prior, item.source, settings(o), embed=embed, image=item.source, ensemble=ensemble, plan=networks.plans
         )
-        one.every = o.checkpoint_every if ensemble.main else o.steps + 1
-        one.look = partial(results.preview, folder.path, one.particles)
-        encoded, rendered = one.particles.backends.values()
-        told = f"{o.encoding} encoding by {encoded}, {o.renderer} renderer by {rendered}"
-        print(f"{item.title}: {told}", flush=True)
-        yield one, None
+        run.every = o.checkpoint_every if ensemble.main else o.steps + 1
+        run.preview = partial(outputs.preview, folder.path, run.particles)
+        encoded, rendered = run.particles.backends.values()
+        print(f"{item.title}: {o.encoding} encoding by {encoded}, {o.renderer} renderer by {rendered}", flush=True)
+        yield run, None
 
     def gather(self, run: Any, context: None) -> Scenes | None:
-        """All processes' scenes."""
-        return run.whole()
+        """Return all processes' scenes."""
+        return run.collect_scenes()
 
     def save(
         self, item: Item, images: torch.Tensor, context: Scenes, folder: RunFolder, networks: Networks
     ) -> dict[str, Any]:
-        """Write pictures and meshes, keep the scenes; the figures, of other pictures than the run's result."""
-        figures = write(
-            PARTS, context, prompt=item.source, options=item.options, folder=folder.path, scorers=networks.scorers
+        """Write pictures, meshes and scenes; return the figures, which are measured on views from all sides."""
+        figures = outputs.write_outputs(
+            outputs.PARTS,
+            context,
+            prompt=item.source,
+            options=item.options,
+            folder=folder.path,
+            scorers=networks.scorers,
         )
-        keep(folder, context)
+        outputs.save_scenes(folder, context)
         return {**figures, **context.backends}
 
     def headline(self, figures: dict[str, Any]) -> str:
-        """The figures of one prompt in a line."""
+        """Format the figures of one prompt in a line."""
         return headline(figures)
 
     def remedy(self, item: Item) -> str:
         """Return what to do about a run that diverged."""
         return remedy(item.options)
 
-    def apart_by(self, options: TextTo3D) -> str:
-        """Return what makes scenes differ that are nearly equal."""
+    def diversity_remedy(self, options: TextTo3D) -> str:
+        """Say how to get more different scenes."""
         return f"raise --gamma ({options.gamma:g})"
 
     @classmethod
     def works(cls, options: TextTo3D) -> list[str]:
-        """The works that the method and the scenes rest on."""
-        works = ["sds", "magic3d"]  # the loss, and the field's start
+        """Return the works that the method and the scenes build on."""
+        works = ["sds", "magic3d"]  # the loss, and the initial density
         works += ["vsd", "lora"] if options.method == "vsd" else []
         works += ["rlsd"] if options.interacts else []
         works += ["imagen"] if options.threshold is not None else []
         return works + (["instant-ngp"] if options.encoding == "hash" or options.renderer == "packed" else [])
 
     def row(self, item: Item, held: dict[str, Any], folder: RunFolder) -> dict[str, Any]:
-        """A prompt's line of the summary."""
+        """Return a prompt's row of the summary."""
         names = (*self.figures, "div_features")
         return {"prompt": item.source, "folder": folder.path.name, **{name: held.get(name) for name in names}}
 
@@ -207,14 +209,14 @@ def check_fits(o: TextTo3D, size: int) -> None:
 
 
 def headline(figures: dict[str, Any]) -> str:
-    """The figures of one prompt in a line; of the agreement also what it is of, and what could not be read."""
-    shown = {"Div": "div", "faces in front": "face_front", "Janus": "janus"}
-    told = {name: f"{figures[figure]:.2f}" for name, figure in shown.items() if figures[figure] is not None}
+    """Format the figures of one prompt in a line; the agreement with its attributes, and those that were not read."""
+    names = {"Div": "div", "faces in front": "face_front", "Janus": "janus"}
+    parts = {name: f"{figures[figure]:.2f}" for name, figure in names.items() if figures[figure] is not None}
     if figures.get("nearly_equal"):
-        told["scenes"] = "nearly equal"
+        parts["scenes"] = "nearly equal"
     if figures["agreement_told"]:
-        told["agreement in front"] = figures["agreement_told"]
-    return ", ".join(f"{name} {value}" for name, value in told.items()) or "done"
+        parts["agreement in front"] = figures["agreement_told"]
+    return ", ".join(f"{name} {value}" for name, value in parts.items()) or "done"
 
 
 def settings(options: TextTo3D) -> Settings:

@@ -34,7 +34,7 @@ def head_of(argv: list[str]) -> ImageHead:
 
 
 def main(argv: list[str]) -> int:
-    """Draw; returns the exit code."""
+    """Draw; return the exit code."""
     with plain_warnings():
         options, name = parse(argv)
         check_used(flags.values(TextToImage, argv, prog="rsd text-to-image"), options.unread)

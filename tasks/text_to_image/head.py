@@ -1,4 +1,4 @@
-"""Text to image as the runner has it: each prompt is a run."""
+"""Text to image for the runner and for Python: each prompt is a run."""
 
 from __future__ import annotations
 
@@ -24,8 +24,7 @@ from rsd.runs.prompts import PromptJob
 from rsd.runs.summary import particles
 
 from . import distillation, samplers
-from .names import SAMPLERS
-from .options import TextToImage
+from .options import SAMPLERS, TextToImage
 from .packaged import ADDED, packaged, resolved
 from .scores import FIGURES, SCORES, fid, figures, pictures
 
@@ -33,7 +32,7 @@ Run = distillation.Run | samplers.Run
 
 
 def run(options: TextToImage, jobs: Sequence[PromptJob]) -> int:
-    """Draw every prompt; the exit code, and what is raised, is :func:`rsd.runs.batch.run_all`'s."""
+    """Draw every prompt. Return the exit code, and raise, as :func:`rsd.runs.batch.run_all` does."""
     return run_all(ImageHead(options, jobs))
 
 
@@ -79,13 +78,12 @@ class ImageHead(PromptHead):
     scores = SCORES
     figures = FIGURES
 
-    @classmethod
     def config(self, item: Item) -> dict[str, Any]:
         """Return the content of the run's config.yaml."""
         return {**resolved(item.options), "prompt": item.source}
 
     def check(self) -> None:
-        """Raise ValueError for names, folders and numbers of processes that cannot be. Loads nothing."""
+        """Raise ValueError for invalid names, folders and numbers of processes. Loads nothing."""
         super().check()
         if self.options.fid_folder:
             pictures(self.options.fid_folder)
@@ -96,7 +94,7 @@ class ImageHead(PromptHead):
             )
 
     def embed_texts(self, todo: Sequence[Item], prior: Prior) -> None:
-        """Embed all that the runs will ask for."""
+        """Embed all texts of the runs."""
         for item in todo:
             options = item.options
             negative = "" if options.method == "nfsd" else options.negative_prompt
@@ -108,7 +106,7 @@ class ImageHead(PromptHead):
     def start(
         self, item: Item, networks: Networks, ensemble: Ensemble, folder: RunFolder
     ) -> Iterator[tuple[Run, None]]:
-        """The distillation or the sampling of a prompt."""
+        """Return the distillation or the sampling of a prompt."""
         assert networks.prior is not None
         yield make_run(
             networks.prior, item.source, item.options, embed=networks.embed(item.options), image=item.source,
@@ -127,7 +125,7 @@ class ImageHead(PromptHead):
         return images
 
     def headline(self, figures: dict[str, Any]) -> str:
-        """The figures of one prompt in a line."""
+        """Format the figures of one prompt in a line."""
         parts = [f"Div {figures['div']:.3f}"] if figures["div"] is not None else []
         parts += ["nearly equal"] if figures["nearly_equal"] else []
         parts += [f"agreement {figures['agreement_told']}"] if figures.get("agreement_told") else []
@@ -140,14 +138,14 @@ class ImageHead(PromptHead):
         return remedy(item.options)
 
     def diversity_remedy(self, options: TextToImage) -> str:
-        """What makes pictures differ that are nearly equal."""
+        """Say how to get more different pictures."""
         if options.method == "ancestral":
             return "ancestral sampling has no --gamma: take --method particle-guidance with one"
         return f"raise --gamma ({options.strength:g})"
 
     @classmethod
     def works(cls, options: TextToImage) -> list[str]:
-        """The works that the method rests on."""
+        """Return the works that the method builds on."""
         method = {
             "vsd": ["vsd", *([] if options.score == "unet" else ["lora"])], "sds": ["sds"], "nfsd": ["nfsd"],
             "svgd": ["svgd", "csd"], "ancestral": ["edm"], "particle-guidance": ["particle-guidance", "edm"],
@@ -156,12 +154,12 @@ class ImageHead(PromptHead):
         return [*method, *(["rlsd"] if repels else [])]
 
     def row(self, item: Item, held: dict[str, Any], folder: RunFolder) -> dict[str, Any]:
-        """A prompt's line of the summary."""
+        """Return a prompt's row of the summary."""
         return {"prompt": item.source, "folder": folder.path.name, **figures(held)}
 
     def joint_figures(self, out: Path, done: dict[Item, RunFolder], networks: Networks) -> JointFigures:
-        """The distance of all runs' pictures to the folder of FID. Where it is not asked for, what the summary already
-        holds of the same runs stays."""
+        """Return the FID of all runs' pictures. If it is not requested, keep the value that the summary has for the
+        same runs."""
         if networks.scorers.fid:
             found = fid(torch.cat([particles(folder) for folder in done.values()]), networks.scorers) if done else None
             return {"fid": (found, None if found else "it needs two pictures or more")}

@@ -14,8 +14,7 @@ from rsd.runs.flags import Flag, Groups
 from rsd.runs.flags import parse as read
 from rsd.runs.words import match_name, unknown_name
 
-from .names import METHODS, SAMPLERS, SYNONYMS
-from .options import TextToImage
+from .options import METHODS, SAMPLERS, SYNONYMS, TextToImage
 from .packaged import parse
 
 HELD_OUT = "heads_prompts.txt"

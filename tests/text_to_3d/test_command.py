@@ -25,7 +25,7 @@ from rsd.heads.attributes import sample_head
 from rsd.randomness import Stream
 from rsd.runs import batch
 from rsd.runs.folder import RunFolder
-from rsd.tasks.text_to_3d import finished, head
+from rsd.tasks.text_to_3d import head, outputs
 from rsd.tasks.text_to_3d.command import head_of, without_view
 from rsd.tasks.text_to_3d.head import SceneHead
 from rsd.tasks.text_to_3d.options import TextTo3D
@@ -114,7 +114,7 @@ def test_a_run_leaves_what_the_contract_says(make, capsys):
     assert found["outputs"] == {
         "size": 16, "turntable": 3, "mp4": False, "mesh": "glb", "mesh_resolution": 12, "mesh_threshold": None
     }  # fmt: skip
-    told = re.findall(r"mesh of scene (\d): surface at density (\S+) \(chosen by itself\)", capsys.readouterr().out)
+    told = re.findall(r"mesh of scene (\d): surface at density (\S+) \(automatic\)", capsys.readouterr().out)
     assert [(s, float(d)) for s, d in told] == [
         (str(k), pytest.approx(mesh["threshold"], rel=1e-2)) for k, mesh in enumerate(found["meshes"])
     ]
@@ -224,14 +224,14 @@ def test_several_prompts_are_one_run_each_and_a_prompt_is_the_same_alone(make, t
 
 
 def test_a_prompt_that_fails_leaves_the_others(make, monkeypatch, capsys):
-    write = finished.write_scenes
+    write = outputs.write_outputs_scenes
 
     def fails(folder, *rest, prompt, **size):
         if prompt == "red cat":
             raise OSError("the disk is full")
         return write(folder, *rest, prompt=prompt, **size)
 
-    monkeypatch.setattr(finished, "write_scenes", fails)
+    monkeypatch.setattr(outputs, "write_scenes", fails)
     code, out = make("red cat", "red dog", "-n", "1", steps=1)
     assert code == 1 and "failed: red cat: the disk is full" in capsys.readouterr().err
     summary = json.loads((out / "summary.json").read_text())
@@ -279,7 +279,7 @@ def test_a_film_without_the_extra_is_refused_at_once(monkeypatch, capsys):
     [
         ([], "no prompt"),
         ([""], "--allow-empty"),
-        (["side view"], 'The prompt "side view" tells a view alone'),
+        (["side view"], 'The prompt "side view" is only a view'),
         (["dog", ", front view"], "say what to make, or --allow-empty to make it without a prompt."),
         (["dog", "--views", "0"], "views is 0; give 1 or more."),
         (["dog", "--encoding", "hsah"], 'Unknown encoding "hsah". Did you mean "hash"?'),
@@ -544,7 +544,7 @@ def test_what_is_said_of_a_view_is_so():
         assert without_view("Side view of a man, Back view.", TextTo3D()) == "Side view of a man"
     left_out, stays = (str(warning.message) for warning in told)
     assert '"Back view" is left out of the prompt; each camera' in left_out
-    assert '"Side view" stays in the prompt "Side view of a man"; leave it out if it tells' in stays
+    assert '"Side view" stays in the prompt "Side view of a man"; leave it out if it says where' in stays
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         assert without_view("a viewfinder at the back", TextTo3D()) == "a viewfinder at the back"

@@ -10,9 +10,9 @@ from rsd.metrics import scoring
 from rsd.runs.folder import RunFolder
 from rsd.runs.head import Item
 from rsd.runs.summary import summarise
-from rsd.tasks.text_to_3d.finished import missing_figures
 from rsd.tasks.text_to_3d.head import SceneHead
 from rsd.tasks.text_to_3d.options import TextTo3D
+from rsd.tasks.text_to_3d.outputs import outdated_parts
 
 LATER = (
     "--mesh", "obj", "--mesh-resolution", "14", "--mesh-threshold", "0.5", "--size", "20", "--turntable", "4",
@@ -133,26 +133,26 @@ def test_div_of_different_networks_has_no_mean(tmp_path):
 
 def test_what_is_lacking():
     held = {"outputs": {**vars(TextTo3D(turntable=12, mp4=True))}, "div_features": "pixels"}
-    assert missing_figures(held, TextTo3D(turntable=12)) == []  # a film that is there and not asked for
-    assert missing_figures(held, TextTo3D(turntable=12, mp4=True, div_features="pixels")) == []
-    assert missing_figures(held, TextTo3D()) == ["pictures"]
-    assert missing_figures(
-        {**held, "outputs": {**held["outputs"], "mp4": False}}, TextTo3D(turntable=12, mp4=True)
-    ) == ["pictures"]
-    assert missing_figures(held, TextTo3D(turntable=12, mesh="ply", div_features="heads")) == ["meshes", "figures"]
-    assert missing_figures({"div_features": None}, TextTo3D()) == []  # an older version's
+    assert outdated_parts(held, TextTo3D(turntable=12)) == []  # a film that is there and not asked for
+    assert outdated_parts(held, TextTo3D(turntable=12, mp4=True, div_features="pixels")) == []
+    assert outdated_parts(held, TextTo3D()) == ["pictures"]
+    assert outdated_parts({**held, "outputs": {**held["outputs"], "mp4": False}}, TextTo3D(turntable=12, mp4=True)) == [
+        "pictures"
+    ]
+    assert outdated_parts(held, TextTo3D(turntable=12, mesh="ply", div_features="heads")) == ["meshes", "figures"]
+    assert outdated_parts({"div_features": None}, TextTo3D()) == []  # an older version's
     old = {"div_features": "heads classifier", "faces": {"0": 1.0}, "janus": 0.0}
     assert (
-        missing_figures(old, TextTo3D()) == ["figures"] and missing_figures(old | {"face_front": 1.0}, TextTo3D()) == []
+        outdated_parts(old, TextTo3D()) == ["figures"] and outdated_parts(old | {"face_front": 1.0}, TextTo3D()) == []
     )
 
 
 def test_an_agreement_from_before_it_was_read_is_measured_again():
     """Of a version that did not tell what could be read; one that had none has none to correct."""
     held = {"div_features": "heads classifier", "face_front": 1.0, "faces": {}, "agreement": 0.9}
-    assert missing_figures(held, TextTo3D()) == ["figures"]
+    assert outdated_parts(held, TextTo3D()) == ["figures"]
     assert (
-        missing_figures({**held, "agreement_read": {}}, TextTo3D())
+        outdated_parts({**held, "agreement_read": {}}, TextTo3D())
         == []
-        == missing_figures({**held, "agreement": None}, TextTo3D())
+        == outdated_parts({**held, "agreement": None}, TextTo3D())
     )

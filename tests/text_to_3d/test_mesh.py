@@ -13,7 +13,7 @@ import torch
 from PIL import Image
 
 from rsd.randomness import Stream
-from rsd.tasks.text_to_3d.pictures import contact_sheet, write_turntable
+from rsd.tasks.text_to_3d.outputs import contact_sheet, write_turntable
 from rsd.tasks.text_to_3d.scene.cameras import CameraSettings, orbit
 from rsd.tasks.text_to_3d.scene.field import Field, FieldSettings
 from rsd.tasks.text_to_3d.scene.mesh import automatic_threshold, extract, write_mesh

@@ -18,7 +18,7 @@ from rsd.runs.session import flat, nested
 from rsd.schedule import Schedule
 from rsd.spread import Spread
 from rsd.tasks.text_to_3d import scenes as scenes_module
-from rsd.tasks.text_to_3d.distillation import groups_of
+from rsd.tasks.text_to_3d.distillation import count_groups
 from rsd.tasks.text_to_3d.scene.cameras import CameraSettings, orbit
 from rsd.tasks.text_to_3d.scene.regularisers import regularisers
 from rsd.tasks.text_to_3d.scene.settings import SceneSettings
@@ -71,7 +71,7 @@ def mean_colour(z):
 
 
 def run(particles: Scenes, *, gamma=0.0, start=0, steps=STEPS, embed=pixels):
-    groups = groups_of(Ensemble.of(len(particles.scenes)), particles.settings)
+    groups = count_groups(Ensemble.of(len(particles.scenes)), particles.settings)
     interaction = Interaction(gamma, ensembles=groups, embed=embed)
     timesteps = [(200 + 131 * k) % 900 for k in range(steps)]
     return distill(
@@ -88,14 +88,14 @@ def parameters(particles: Scenes, s: int) -> torch.Tensor:
 
 def test_scenes_seen_by_one_camera_are_a_group():
     one, three = scenes((5, 7, 9)), Ensemble.of(3)
-    groups = Interaction(1.0, ensembles=groups_of(three, one.settings)).groups(len(one.ids))
+    groups = Interaction(1.0, ensembles=count_groups(three, one.settings)).groups(len(one.ids))
     assert groups.tolist() == [[0, 1, 2], [3, 4, 5]] == one.rows.T.tolist()
     assert one.ids == [10, 14, 18, 11, 15, 19]  # number * V + view
 
 
 def test_views_of_one_scene_are_a_group():
     one, three = scenes((5, 7, 9), interaction="views"), Ensemble.of(3)
-    groups = Interaction(1.0, ensembles=groups_of(three, one.settings)).groups(len(one.ids))
+    groups = Interaction(1.0, ensembles=count_groups(three, one.settings)).groups(len(one.ids))
     assert groups.tolist() == [[0, 1], [2, 3], [4, 5]] == one.rows.tolist()
     assert one.ids == [10, 11, 14, 15, 18, 19]
 
@@ -105,7 +105,7 @@ def test_shared_scenes_bring_their_rows_of_the_whole(interaction):
     """Three scenes of two views, which two processes share as one and two: whose numbers their noise has."""
     whole, shared = scenes((5, 7, 9), interaction=interaction), Ensemble.of(3, Processes(0, 2))
     rows = in_rows(shared, whole.settings)
-    assert groups_of(shared, whole.settings) == {"scenes": 2, "views": 3}[interaction] and rows.total == 6
+    assert count_groups(shared, whole.settings) == {"scenes": 2, "views": 3}[interaction] and rows.total == 6
     for numbers, part in zip(((5,), (7, 9)), rows.parts, strict=True):
         assert scenes(numbers, interaction=interaction).ids == [whole.ids[row] for row in part]
 

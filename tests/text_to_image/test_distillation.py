@@ -13,7 +13,7 @@ from rsd.priors.mixture import GaussianMixture
 from rsd.randomness import Stream
 from rsd.spread import Spread
 from rsd.tasks.text_to_image.distillation import Latents, Run, Settings, draw_timesteps
-from rsd.tasks.text_to_image.names import DISTILLATION
+from rsd.tasks.text_to_image.options import DISTILLATION
 
 MODES = torch.tensor([[1.0, 0.0], [-1.0, 0.0]], dtype=torch.float64)
 
