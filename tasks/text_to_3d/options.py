@@ -33,7 +33,7 @@ SYNONYMS = synonyms({
     "rlsd dps psld reddiff nonaug hybrid daps": "it is of rsd restore",
     "sd stablediffusion heads if deepfloyd": "that is a prior, for --prior",
 })  # fmt: skip
-"""What people call methods, as rsd.words.fold writes it, and which of METHODS is meant."""
+"""Other names of methods, normalised, and the hint for each."""
 VIEWS = ("front", "side", "back", "overhead")
 CONVENTIONS = ("diffusers", "dreamfusion")
 READ = {
@@ -41,24 +41,24 @@ READ = {
 }  # fmt: skip
 """The fields that each encoding reads."""
 LEARNED = ("lora_rank", "lr_phi")
-"""The fields that the method vsd reads alone."""
+"""The fields that only the method vsd reads."""
 SMALLEST_MESH, SMALLEST_PICTURE = 8, 16
 
 
 @dataclass(kw_only=True)
 class Distilled(ParticleSettings, RepulsionSettings):
-    """What one prompt's scenes are distilled with, beside what they are made of and what the prior is told."""
+    """The settings of the distillation, apart from the scenes and the prompts."""
 
     LEAST = {**ParticleSettings.LEAST, "lora_rank": 1}
     POSITIVE = ParticleSettings.POSITIVE | {"lr_phi"}
 
     method: str = "sds"
-    """sds, or vsd (against a score learned along the way)."""
+    """sds, or vsd (with a score learned during the run)."""
     steps: int = 400
     gamma: float = 8.0
-    """Weight of the repulsion; more gives more different scenes, 0 none, below 0 attracts."""
+    """Weight of the repulsion; more gives more diverse scenes, 0 none, below 0 attracts."""
     clean: bool = False
-    """Compare the pictures themselves, not the noisy ones."""
+    """Compare the clean pictures, not the noisy ones."""
     t_range: tuple[float, float] = (0.02, 0.98)
     """Lowest and highest timestep, in units of T; drawn anew each step."""
     lora_rank: int = 4
@@ -66,7 +66,7 @@ class Distilled(ParticleSettings, RepulsionSettings):
     lr_phi: float = 1e-4
     """vsd: AdamW's learning rate for the learned score."""
     chunk: int | None = 2
-    """Pictures a network sees at once; more are a little quicker and need more memory, the results are the same."""
+    """Pictures in one batch of a network; more are a little faster and need more memory, with the same results."""
 
     def __post_init__(self) -> None:
         """Raise ValueError, in one sentence, for a value that cannot run."""
@@ -85,26 +85,26 @@ class Distilled(ParticleSettings, RepulsionSettings):
 
 @dataclass(kw_only=True)
 class PromptSettings(TextSettings):
-    """How a prompt becomes each view's. The guidance s is that of the convention; 1 of diffusers' is none."""
+    """The prompts of the views and their guidance."""
 
     guidance: float = 7.5
     """Classifier-free guidance s, in the convention that --guidance-convention names; 1 of diffusers' is none."""
     guidance_convention: str = "diffusers"
     """diffusers: uncond + s (text - uncond); dreamfusion: text + s (text - uncond), whose 20 is 21 of diffusers'."""
     threshold: float | None = None
-    """Priors of pixels: the share of a guess's entries that dynamic thresholding leaves as they are; the others are cut
-    where guidance has driven them beyond black and white (default: none are)."""
+    """Priors of pixels: the share of the denoised estimate's entries that dynamic thresholding keeps; it clips the
+    others where guidance has driven them beyond black and white (default: no thresholding)."""
     view_words: bool = True
     """Append ", front view" and so on to the prompt, by the camera."""
     view_prompts: Annotated[tuple[str, ...], Flag(own=is_assignment)] = ()
-    """Whole prompts for some views instead, each VIEW=TEXT of front, side, back, overhead (default: the
-    prompt and the view's words)."""
+    """Whole prompts for some views, each VIEW=TEXT with front, side, back or overhead (default: the prompt and the
+    view's words)."""
     front: float = 45.0
-    """Cameras within so many degrees of azimuth of the face are told the front (figures keep to the default)."""
+    """Cameras within this azimuth of the face, in degrees, have the front view (figures use the default)."""
     back: float = 45.0
-    """Cameras within so many degrees of the back are told the back (figures keep to the default)."""
+    """Cameras within this azimuth of the back, in degrees, have the back view (figures use the default)."""
     overhead: float = 60.0
-    """Cameras from this elevation on are told that they are overhead (figures keep to the default)."""
+    """Cameras from this elevation on, in degrees, have the overhead view (figures use the default)."""
 
     def __post_init__(self) -> None:
         self.check_settings()
@@ -122,7 +122,7 @@ class PromptSettings(TextSettings):
 
     @property
     def own_prompts(self) -> Mapping[str, str]:
-        """``view_prompts`` by view. Raises ValueError for one that is not VIEW=TEXT, or a view told twice."""
+        """``view_prompts`` by view. Raises ValueError for an entry that is not VIEW=TEXT, and for a repeated view."""
         found: dict[str, str] = {}
         for entry in self.view_prompts:
             view, sign, text = entry.partition("=")
@@ -131,14 +131,14 @@ class PromptSettings(TextSettings):
             if view not in VIEWS:
                 raise unknown_name("view", view, VIEWS)
             if view in found:
-                raise ValueError(f"--view-prompts tells the {view} twice; leave one of them out.")
+                raise ValueError(f"--view-prompts has two prompts for {view}; leave one of them out.")
             found[view] = " ".join(text.split())
         return found
 
 
 @dataclass(kw_only=True)
 class Settings(Distilled, PromptSettings, SceneSettings):
-    """What one prompt runs with: the distillation, the prompts of the views, and the scenes."""
+    """The settings of one run: the distillation, the prompts of the views, and the scenes."""
 
     LEAST = {**Distilled.LEAST, **SceneSettings.LEAST}
     POSITIVE = Distilled.POSITIVE | SceneSettings.POSITIVE
@@ -150,7 +150,7 @@ class Settings(Distilled, PromptSettings, SceneSettings):
 
     @property
     def interacts(self) -> bool:
-        """Whether any picture is repelled by another."""
+        """Whether any pictures repel one another."""
         return self.gamma != 0 and (self.particles if self.interaction == "scenes" else self.views) > 1
 
 
@@ -159,7 +159,7 @@ class TextTo3D(Settings, RunOptions, PriorOptions, FeatureOptions, DivOptions, P
     """Make N different scenes of each prompt by score distillation with repulsion: turntables, meshes, pictures.
 
     Settings come from the packaged configuration of the method and prior, then --config FILE, then the flags. The
-    defaults below are those of sds on the built-in heads (a run's config.yaml tells what it used).
+    defaults below are those of sds on the built-in heads (a run's config.yaml has the values used).
     """
 
     EXAMPLES: ClassVar[tuple[str, ...]] = (
@@ -202,10 +202,10 @@ class TextTo3D(Settings, RunOptions, PriorOptions, FeatureOptions, DivOptions, P
     mesh_resolution: int = 96
     """Samples a side of the mesh."""
     mesh_threshold: float | None = None
-    """Density of the mesh's surface (default: chosen for each scene, and told)."""
+    """Density of the mesh's surface (default: chosen for each scene, and printed)."""
 
     def __post_init__(self) -> None:
-        """Nothing: :meth:`check` says what cannot work."""
+        """Check nothing here: :meth:`check` does, when all fields are known."""
 
     @property
     def unread(self) -> Unread:

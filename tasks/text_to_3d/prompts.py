@@ -1,4 +1,4 @@
-"""Prompts that say from where a scene is seen ("..., back view"), without which every side grows a face (Janus)."""
+"""Prompts with the view of each camera ("..., back view"); without it every side gets a face (Janus)."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def views_of(settings: PromptSettings, cameras: Cameras) -> list[str]:
 
 
 class ViewPrompts:
-    """A prompt, embedded once for every view: the prior's text encoder may be released afterwards."""
+    """A prompt, embedded once for every view; the prior's text encoder may be released afterwards."""
 
     def __init__(self, prior: Prior, prompt: str, settings: PromptSettings):
         self.settings, self.heads = settings, over_heads(prior.name)
@@ -38,9 +38,9 @@ class ViewPrompts:
         negative = settings.negative_prompt if scale != 1 else ""
         self.conditions: dict[str, Condition] = {}
         for view, text in self.texts.items():
-            told = self.conditions.get(VIEWS[0])
-            without_text = told is not None and told.embeddings is None  # then one will do, and one warning
-            self.conditions[view] = told if told and without_text else prior.condition(text, negative, scale)
+            first = self.conditions.get(VIEWS[0])
+            without_text = first is not None and first.embeddings is None  # one condition and one warning suffice
+            self.conditions[view] = first if first and without_text else prior.condition(text, negative, scale)
 
     def _text(self, prompt: str, view: str) -> str:
         s = self.settings
@@ -53,9 +53,9 @@ class ViewPrompts:
         return f"{prompt}, {view} view".removeprefix(", ")
 
     def condition(self, cameras: Cameras, rows: torch.Tensor, *, guided: bool = True, unit: float = 1.0) -> Condition:
-        """The condition of pictures from ``cameras``, one embedding a row; ``rows`` [N, V]: each scene's and view's.
-        ``guided``: False for a learned reference, which takes no guidance but is told the cameras' poses, in
-        ``unit``s of length."""
+        """Return the condition of pictures from ``cameras``, one embedding per row; ``rows`` [N, V] are the rows of
+        each scene and view. ``guided``: False for a learned reference, which takes no guidance, but the cameras' poses
+        in ``unit``s of length."""
         own = [self.conditions[view] for view in views_of(self.settings, cameras)]
         if guided:
             first = replace(own[0], threshold=self.settings.threshold)

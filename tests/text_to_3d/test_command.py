@@ -324,7 +324,7 @@ def test_a_film_without_the_extra_is_refused_at_once(monkeypatch, capsys):
         (["dog", "--front", "100", "--back", "90"], "together they must not exceed 180 degrees"),
         (["dog", "--view-prompts", "a dog's back"], "is not VIEW=TEXT"),
         (["dog", "--view-prompts", "bakc=a tail"], 'Unknown view "bakc". Did you mean "back"?'),
-        (["dog", "--view-prompts", "back=a tail", "back=tails"], "tells the back twice"),
+        (["dog", "--view-prompts", "back=a tail", "back=tails"], "has two prompts for back"),
         (["dog", "--guidance", "1", "--negative-prompt", "cat"], "has no effect without guidance (guidance is 1)"),
         (["dog", "--mesh-threshold", "0"], "mesh_threshold is 0.0"),
         (["dog", "--resolution", "0"], "resolution is 0; give 1 or more."),

@@ -19,7 +19,7 @@ from rsd.heads.render import render as draw
 from rsd.randomness import Stream
 from rsd.tasks.text_to_3d.scene.cameras import Cameras, fov_of
 from rsd.tasks.text_to_3d.scene.field import Field, FieldSettings
-from rsd.tasks.text_to_3d.scene.lights import no_shade
+from rsd.tasks.text_to_3d.scene.lights import ambient_light
 from rsd.tasks.text_to_3d.scene.mesh import extract
 from rsd.tasks.text_to_3d.scene.occupancy import EVERY, Occupancy
 from rsd.tasks.text_to_3d.scene.render import RenderSettings, as_images, jitter_width, photograph, render
@@ -56,8 +56,8 @@ def fit(settings: FieldSettings, *, size, steps, views, packed=False):
         v = slice(k := int(torch.randint(views, (1,), generator=random)), k + 1)
         jitter = torch.rand(1, size**2, jitter_width(sampling), generator=random)
         shown = render(
-            field, origins[v], directions[v], settings=sampling, light=no_shade(1), backdrop=backdrop, jitter=jitter,
-            occupancy=grid,
+            field, origins[v], directions[v], settings=sampling, light=ambient_light(1), backdrop=backdrop,
+            jitter=jitter, occupancy=grid,
         )  # fmt: skip
         optimiser.zero_grad()
         (as_images(shown.colour) - images[v]).square().mean().backward()
@@ -66,7 +66,7 @@ def fit(settings: FieldSettings, *, size, steps, views, packed=False):
     held, cameras = shoot([22.5, 112.5, 202.5, 292.5], [5.0, 15.0, 25.0, 10.0], size)
     origins, directions = (rays.float() for rays in cameras.rays(size))
     seen = photograph(
-        field, origins, directions, settings=sampling, light=no_shade(4), backdrop=backdrop, occupancy=grid
+        field, origins, directions, settings=sampling, light=ambient_light(4), backdrop=backdrop, occupancy=grid
     )
     return field, 10 * torch.log10(4 / (seen.clamp(-1, 1) - held).square().flatten(1).mean(1))
 

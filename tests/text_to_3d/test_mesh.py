@@ -91,7 +91,7 @@ def test_an_empty_scene_and_other_mistakes(tmp_path):
         extract(Ball(height=0.01, fog=0.0), resolution=16)
     with pytest.raises(ValueError, match="no surface at density 99; give a threshold between 0 and the scene's"):
         extract(Ball(), resolution=16, threshold=99.0)
-    with pytest.raises(ValueError, match='"mesh.stl" is no name for a mesh; end it in .glb, .obj, .ply'):
+    with pytest.raises(ValueError, match='"mesh.stl" has no suffix of a mesh; use .glb, .obj, .ply'):
         write_mesh(tmp_path / "mesh.stl", extract(Ball(), resolution=16))
 
 

@@ -9,7 +9,7 @@ from rsd.randomness import Stream
 from rsd.tasks.text_to_3d.scene import occupancy as module
 from rsd.tasks.text_to_3d.scene.cameras import CameraSettings, orbit
 from rsd.tasks.text_to_3d.scene.field import Field, FieldSettings
-from rsd.tasks.text_to_3d.scene.lights import Light, no_shade
+from rsd.tasks.text_to_3d.scene.lights import Light, ambient_light
 from rsd.tasks.text_to_3d.scene.occupancy import Occupancy, backend, torch_march
 from rsd.tasks.text_to_3d.scene.render import RenderSettings, jitter_width, render
 from rsd.tasks.text_to_3d.scene.samples import DenseSamples, PackedSamples, span, stratified
@@ -52,7 +52,7 @@ def look(field, *, light=None, size=9, grid=occupied_by, jitter=False, device="c
     origins, directions = (r.float().to(device) for r in orbit(CameraSettings(), 2).rays(size))
     drawn = rand(2, size * size, jitter_width(settings), seed=5) if jitter else None
     return render(
-        field, origins, directions, settings=settings, light=light or no_shade(2), backdrop=torch.ones_like,
+        field, origins, directions, settings=settings, light=light or ambient_light(2), backdrop=torch.ones_like,
         jitter=drawn, occupancy=grid(field, settings).to(device) if grid else None,
     )  # fmt: skip
 
@@ -70,7 +70,7 @@ def test_the_same_samples_weigh_the_same_packed_or_dense():
     dense, packed = DenseSamples(edges), lists(edges)
     density = (40 * rand(48, seed=1) ** 4) * (rand(48, seed=2) > 0.3)
     values, per_ray = rand(48, 3, seed=3), rand(2, 3, 4, seed=4)
-    assert torch.equal(dense.t, packed.t) and torch.equal(dense.spread(per_ray), packed.spread(per_ray))
+    assert torch.equal(dense.t, packed.t) and torch.equal(dense.expand(per_ray), packed.expand(per_ray))
     found = []
     for samples in (dense, packed):
         d = density.clone().requires_grad_()
@@ -149,7 +149,7 @@ def test_its_cells_are_nerfacc_s():
 
 @pytest.mark.parametrize("kind", ["ambient", "lambertian"])
 def test_pictures_and_gradients_are_the_dense_renderer_s(kind):
-    light = no_shade(2) if kind == "ambient" else Light(kind, orbit(CameraSettings(), 2).position, 0.1, 0.9)
+    light = ambient_light(2) if kind == "ambient" else Light(kind, orbit(CameraSettings(), 2).position, 0.1, 0.9)
     field = blob()
     dense, packed = (look(field, light=light, grid=grid, samples=300) for grid in (None, everywhere))
     solid = dense.opacity > 0.9
@@ -192,7 +192,13 @@ def test_an_empty_scene_has_gradients_of_zero():
     assert not nothing.occupied.any()
     origins, directions = (r.float() for r in orbit(CameraSettings(), 1).rays(4))
     shown = render(
-        field, origins, directions, settings=settings, light=no_shade(1), backdrop=torch.ones_like, occupancy=nothing
+        field,
+        origins,
+        directions,
+        settings=settings,
+        light=ambient_light(1),
+        backdrop=torch.ones_like,
+        occupancy=nothing,
     )
     assert torch.equal(shown.colour, torch.ones(1, 16, 3)) and not shown.opacity.any()
     grads = torch.autograd.grad(shown.colour.sum(), list(field.parameters()))

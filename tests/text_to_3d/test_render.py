@@ -12,7 +12,7 @@ import torch
 from rsd.randomness import Stream
 from rsd.tasks.text_to_3d.scene.cameras import CameraSettings, orbit
 from rsd.tasks.text_to_3d.scene.field import Field, FieldSettings
-from rsd.tasks.text_to_3d.scene.lights import Light, no_shade
+from rsd.tasks.text_to_3d.scene.lights import Light, ambient_light
 from rsd.tasks.text_to_3d.scene.regularisers import RegulariserSettings, entropy, regularisers, sparsity, thickness
 from rsd.tasks.text_to_3d.scene.render import Rendering, RenderSettings, as_images, jitter_width, render
 from rsd.tasks.text_to_3d.scene.samples import DenseSamples, composite, refine, span, stratified
@@ -45,7 +45,7 @@ def look(field, *, size=9, views=2, light=None, jitter=False, shade_above=1e-3, 
     origins, directions = orbit(CameraSettings(), views).rays(size)
     settings = type("Shading", (RenderSettings,), {"shade_above": shade_above})(**settings)
     drawn = rand(views, size * size, jitter_width(settings), seed=5) if jitter else None
-    light = light or no_shade(views)
+    light = light or ambient_light(views)
     return render(field, origins, directions, settings=settings, light=light, backdrop=white, jitter=drawn), directions
 
 
@@ -143,14 +143,14 @@ def test_renderings_are_nerfacc_s():
     settings = RenderSettings(samples=24)
     jitter = rand(1, 64, 23).float()
     shown = render(
-        field, origins, directions, settings=settings, light=no_shade(1), backdrop=torch.zeros_like, jitter=jitter
+        field, origins, directions, settings=settings, light=ambient_light(1), backdrop=torch.zeros_like, jitter=jitter
     )
     edges = stratified(*span(origins, directions, field.settings.bound), 24, jitter)[0]
 
     def look_up(starts, ends, rays):
         assert rays is None
         samples = DenseSamples(edges[None])
-        x = samples.spread(origins) + samples.t[:, None] * samples.spread(directions)
+        x = samples.expand(origins) + samples.t[:, None] * samples.expand(directions)
         density, colour = field(x)
         return colour.view(64, 24, 3), density.view(64, 24)
 

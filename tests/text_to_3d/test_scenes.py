@@ -22,7 +22,7 @@ from rsd.tasks.text_to_3d.distillation import count_groups
 from rsd.tasks.text_to_3d.scene.cameras import CameraSettings, orbit
 from rsd.tasks.text_to_3d.scene.regularisers import regularisers
 from rsd.tasks.text_to_3d.scene.settings import SceneSettings
-from rsd.tasks.text_to_3d.scenes import Scenes, draw_shot, enlarged, in_rows
+from rsd.tasks.text_to_3d.scenes import Scenes, draw_shot, enlarge, row_ensemble
 from tests.graphs import most_kept
 from tests.scenes import sized
 
@@ -104,7 +104,7 @@ def test_views_of_one_scene_are_a_group():
 def test_shared_scenes_bring_their_rows_of_the_whole(interaction):
     """Three scenes of two views, which two processes share as one and two: whose numbers their noise has."""
     whole, shared = scenes((5, 7, 9), interaction=interaction), Ensemble.of(3, Processes(0, 2))
-    rows = in_rows(shared, whole.settings)
+    rows = row_ensemble(shared, whole.settings)
     assert count_groups(shared, whole.settings) == {"scenes": 2, "views": 3}[interaction] and rows.total == 6
     for numbers, part in zip(((5,), (7, 9)), rows.parts, strict=True):
         assert scenes(numbers, interaction=interaction).ids == [whole.ids[row] for row in part]
@@ -140,7 +140,7 @@ def test_the_gradient_is_that_of_one_graph_over_everything(step, views_at_once):
     loss, progress = torch.zeros((), dtype=torch.float64), step / (STEPS - 1)
     sigma = one.prior.schedule.sigma(400)
     for s, rows in enumerate(one.rows):
-        for views, shown, z in one._look(s, one.shot):
+        for views, shown, z in one._render_views(s, one.shot):
             weight = sigma**2 * (64 / SIZE) ** 2 / 2
             loss = loss + weight * (r[rows[views]] * z).sum()
             share = len(z) / 2
@@ -158,7 +158,7 @@ def test_the_gradient_is_that_of_one_graph_over_everything(step, views_at_once):
 def test_what_is_pulled_back_is_what_the_engine_saw():
     one = scenes()
     z = one.render()
-    again = torch.stack([torch.cat([z for _, _, z in one._look(s, one.shot)]) for s in range(3)])
+    again = torch.stack([torch.cat([z for _, _, z in one._render_views(s, one.shot)]) for s in range(3)])
     assert torch.equal(z[one.rows], again.detach())
 
 
@@ -215,7 +215,9 @@ def test_another_backend_than_the_checkpoint_s_is_told():
     state = scenes().state()
     assert state["backends"] == {"encoding_backend": 0, "renderer_backend": 0}  # torch
     state["backends"]["encoding_backend"] = 1
-    with pytest.warns(UserWarning, match="tinycudann began this run, torch goes on: the same but for rounding"):
+    with pytest.warns(
+        UserWarning, match="started with tinycudann and continues with torch: results differ by rounding"
+    ):
         scenes().load_state(state)
 
 
@@ -264,8 +266,8 @@ def test_graphs_do_not_grow_with_the_number_of_scenes():
 def test_the_picture_is_kept_between_two_steps(monkeypatch):
     """The engine renders once before and once after a step (for a reference that learns): N scenes, not 2 N."""
     one, looks = scenes(), []
-    look = one._look
-    monkeypatch.setattr(one, "_look", lambda s, shot: (looks.append(s), look(s, shot))[1])
+    look = one._render_views
+    monkeypatch.setattr(one, "_render_views", lambda s, shot: (looks.append(s), look(s, shot))[1])
     list(run(one, steps=3))
     assert len(looks) == 3 * (3 + 1 + 3)  # with gradient at each of 3 steps; without, before each and at the end
 
@@ -292,7 +294,7 @@ def test_small_renderings_are_enlarged_to_what_the_prior_sees():
     z = small.render()[0]
     assert z.shape == (3, SIZE, SIZE)
     ramp = torch.tensor([0.0, 1.0]).expand(1, 3, 2, 2)
-    assert enlarged(ramp, 4)[0, 0].tolist() == [[0, 0.25, 0.75, 1]] * 4 and enlarged(ramp, 2) is ramp
+    assert enlarge(ramp, 4)[0, 0].tolist() == [[0, 0.25, 0.75, 1]] * 4 and enlarge(ramp, 2) is ramp
     before = parameters(small, 0)
     list(run(small, steps=2))
     assert not torch.equal(parameters(small, 0), before) and small.images().shape == (1, 3, SIZE, SIZE)

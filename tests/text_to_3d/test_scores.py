@@ -16,7 +16,7 @@ from rsd.metrics import scoring
 from rsd.metrics.scoring import ScoreRequest, Scorers, Subject, measure
 from rsd.tasks.text_to_3d.head import headline
 from rsd.tasks.text_to_3d.scene.cameras import CameraSettings, orbit
-from rsd.tasks.text_to_3d.scores import SCORES, shown
+from rsd.tasks.text_to_3d.scores import SCORES, visible_attributes
 
 PLAIN = {a: options[0] for a, options in ATTRIBUTES.items()}
 HEADS = [
@@ -109,7 +109,7 @@ def test_div_is_a_mean_over_cameras(pictures, scorers):
 
 def test_what_is_not_told_or_not_seen_has_a_reason(pictures, scorers):
     found = score(pictures, AROUND, "a dog", scorers)
-    assert found["agreement"] is None and "tells nothing that heads have" in found["reasons"]["agreement"]
+    assert found["agreement"] is None and "names no attribute of heads" in found["reasons"]["agreement"]
     behind = orbit(CameraSettings(), 2)[1:]
     found = score(pictures[:, 6:7], behind, "a smile", scorers)
     assert found["agreement"] is None and "nothing that a front view shows" in found["reasons"]["agreement"]
@@ -137,7 +137,7 @@ def test_a_blob_agrees_with_nothing_that_sits_on_a_face(colour, scorers):
         assert one["agreement_attributes"] == dict.fromkeys(("person", "mouth", "beard"))
         assert set(one["agreement_read"].values()) == {0.0} and set(one["agreement_views"].values()) == {None}
         why = "person: no face is seen; mouth: no face is seen; beard: no face is seen"
-        assert one["reasons"]["agreement"] == f"front views do not show what the prompt tells; {why}"
+        assert one["reasons"]["agreement"] == f"front views do not show the attributes of the prompt; {why}"
         assert one["agreement_told"] == f"none ({why})"
         json.dumps(one, allow_nan=False)
 
@@ -180,9 +180,13 @@ def test_a_face_is_read_as_before(pictures, scorers):
 
 def test_what_a_camera_shows():
     told = {"mouth": "smile", "hair": "long", "left_ear": "ring"}
-    assert shown(told, 0, 0) == [True, True, True]
-    assert shown(told, 180, 10) == [False, True, False]
-    assert shown(told, 90, 0) == [False, True, True] and shown(told, 270, 0) == [False, True, False]
+    assert visible_attributes(told, 0, 0) == [True, True, True]
+    assert visible_attributes(told, 180, 10) == [False, True, False]
+    assert visible_attributes(told, 90, 0) == [False, True, True] and visible_attributes(told, 270, 0) == [
+        False,
+        True,
+        False,
+    ]
 
 
 def test_other_priors_have_no_attributes():

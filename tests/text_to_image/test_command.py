@@ -360,7 +360,7 @@ def test_a_run_that_diverges_says_so(draw, capsys):
         (["dog", "--metrics", "fid"], "--fid-folder"),
         (["dog", "--gamma", "nan"], "gamma is nan; give a finite number (below 0 attracts)."),
         (["prompts.txt"], "The prompt prompts.txt is a file; use --prompts prompts.txt to read prompts from it."),
-        (["dog", "--fid-folder", "full"], "--fid-folder full goes with --metrics fid; add it."),
+        (["dog", "--fid-folder", "full"], "--fid-folder full has no effect without --metrics fid; add it."),
         (["dog", "--metrics", "fid", "--fid-folder", "full"], "full contains 0 pictures; --fid-folder needs two"),
         (["dog", "--metrics", "aesthetic"], "needs weights that do not ship; give --aesthetic-weights FILE"),
         (["dog", "--config", "bad.yaml"], 'bad.yaml: unknown field "gama". Did you mean "gamma"?'),

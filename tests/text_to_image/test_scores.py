@@ -98,7 +98,7 @@ def test_what_a_particle_s_missing_face_would_show_counts_for_nothing():
     assert (found["coverage"]["distinct"]["left_cheek"], found["coverage"]["distinct"]["shirt"]) == (1, 2)
     none = heads_figures(particles, read("a smile"), reasons := {}, torch.tensor([False] * 3))
     assert none["agreement"] is none["agreement_particles"] is None
-    assert reasons["agreement"] == "the pictures do not show what the prompt tells; mouth: no face is seen"
+    assert reasons["agreement"] == "the pictures do not show the attributes of the prompt; mouth: no face is seen"
     unsure = heads_figures(tell({}, confidence=0.7), read("a smile"), reasons := {})
     assert unsure["agreement"] is None and "the classifier is not sure" in reasons["agreement"]
 

@@ -130,8 +130,8 @@ def test_one_bad_setting_does_not_stop_the_others(sweep, capsys):
     ("flags", "told"),
     [
         (["--methods", "vds"], 'Did you mean "vsd"'),
-        (["--gammas", "0", "0"], "one is given twice"),
-        (["--methods", "particle-guidance", "--lr", "0.1"], "--lr is of no use to particle-guidance"),
+        (["--gammas", "0", "0"], "give each value once"),
+        (["--methods", "particle-guidance", "--lr", "0.1"], "--lr has no effect on particle-guidance"),
         (["--gammas", "nan"], "finite"),
         (["--features", "pixel"], 'Did you mean "pixels"'),
         (["--prompts", "nowhere.txt"], "nowhere.txt"),

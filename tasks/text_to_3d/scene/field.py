@@ -2,8 +2,8 @@
 
     sigma(x) = softplus(network(x)_0 + height (1 - |x| / radius)),   colour(x) = sigmoid(network(x)_1..3)
 
-The blob of density at the centre, without which nothing holds the first gradients, is Magic3D's (Lin et al. 2023):
-linear in |x|, height 10, under a softplus. DreamFusion's own is a Gaussian under an exponential.
+The initial density at the centre, without which the first gradients vanish, is Magic3D's (Lin et al. 2023): linear in
+|x|, height 10, under a softplus. DreamFusion's is a Gaussian under an exponential.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from .settings import FieldSettings as FieldSettings
 
 
 class Field(nn.Module):
-    """One scene; its initial parameters depend on the stream and the particle's number alone."""
+    """One scene. Its initial parameters depend only on the stream and the particle's number."""
 
     def __init__(
         self, settings: FieldSettings, stream: Stream, particle: int = 0, *, device: str | torch.device = "cpu"
@@ -46,19 +46,19 @@ class Field(nn.Module):
 
     @property
     def backend(self) -> str:
-        """What computes the encoding, "torch" or "tinycudann": for the run's provenance."""
+        """The encoding's backend for the run's provenance, "torch" or "tinycudann"."""
         return "tinycudann" if isinstance(self.encoding, TinyCudaGrid) else "torch"
 
     def forward(self, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """Density [M] per unit of length and colour [M, 3] in [0, 1] at points x [M, 3] of the cube."""
+        """Return density [M] per unit of length and colour [M, 3] in [0, 1] at points x [M, 3] of the cube."""
         bound, sizes = self.settings.bound, self.settings.sizes
         raw = self.network(self.encoding((x / bound + 1) / 2))
         blob = sizes.blob_height * (1 - x.square().sum(-1).clamp(min=1e-12).sqrt() / (sizes.blob_radius * bound))
         return F.softplus(raw[:, 0] + blob), raw[:, 1:].sigmoid()
 
     def normals(self, x: torch.Tensor) -> torch.Tensor:
-        """Unit normals -grad sigma / |grad sigma| at x [M, 3], [M, 3]; differentiable in the parameters where gradients
-        are on; zero where the density is flat."""
+        """Return unit normals -grad sigma / |grad sigma| [M, 3] at x [M, 3], zero where the density is flat.
+        Differentiable in the parameters if gradients are enabled."""
         differentiable = torch.is_grad_enabled()
         with torch.enable_grad():
             x = x.detach().requires_grad_()
@@ -68,8 +68,8 @@ class Field(nn.Module):
 
 
 def network(sizes: list[int], *, generator: torch.Generator) -> nn.Sequential:
-    """Linear layers of these sizes with SiLU between them, which is twice differentiable; weights uniform, of variance
-    1/inputs from ``generator``, biases 0."""
+    """Return linear layers of these sizes with SiLU between them, which is twice differentiable. Weights are uniform
+    with variance 1/inputs, biases 0."""
     layers: list[nn.Module] = []
     for inputs, outputs in zip(sizes, sizes[1:], strict=False):
         linear = nn.utils.skip_init(nn.Linear, inputs, outputs)
