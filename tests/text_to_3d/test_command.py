@@ -65,7 +65,7 @@ def test_a_line_of_a_manifest_has_settings_of_its_own(tmp_path):
     assert (hashed.options.method, hashed.options.encoding, hashed.options.levels) == ("vsd", "hash", 4)
     assert (woman.options.guidance, woman.options.particles, woman.options.steps) == (3, 1, 7)
     assert all(item.options.views == 2 for item in head.items)
-    assert head.texts(man.options) == ("long hair", "") and head.texts(woman.options) == ("a beard",)
+    assert head.other_texts(man.options) == ("long hair", "") and head.other_texts(woman.options) == ("a beard",)
 
 
 @pytest.mark.parametrize(
