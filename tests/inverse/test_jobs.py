@@ -77,7 +77,7 @@ def test_a_line_may_tune_its_sampler(photos):
 
 
 @pytest.mark.parametrize(
-    ("line", "told"),
+    ("line", "message"),
     [
         ({"image": "a.png", "gama": 1}, 'jobs.jsonl, line 2: unknown key "gama". Did you mean "gamma"?'),
         ({"image": "a.png", "device": "cpu"}, 'unknown key "device"'),
@@ -105,10 +105,10 @@ def test_a_line_may_tune_its_sampler(photos):
         ('{"image": ', "line 2: this is not JSON (Expecting value at column 11)"),
     ],
 )
-def test_a_mistake_in_a_manifest_names_its_line_and_stops_all(photos, line, told, capsys):
+def test_a_mistake_in_a_manifest_names_its_line_and_stops_all(photos, line, message, capsys):
     file = manifest(photos, {"image": "z.png"}, line)
     assert main(["restore", *tasked([file, "--out", "out"])]) == 2
-    assert told in capsys.readouterr().err and not (photos / "out").exists()
+    assert message in capsys.readouterr().err and not (photos / "out").exists()
 
 
 def test_a_table_is_a_manifest_too(photos):
@@ -128,7 +128,7 @@ def test_a_table_is_a_manifest_too(photos):
 
 
 @pytest.mark.parametrize(
-    ("text", "told"),
+    ("text", "message"),
     [
         ("image,gama\na.png,1\n", 'jobs.csv, line 1: unknown column "gama". Did you mean "gamma"? There are: image'),
         ("task,seed\nsr4,1\n", 'line 1: the column "image" is missing'),
@@ -139,10 +139,10 @@ def test_a_table_is_a_manifest_too(photos):
         ("image,clean\na.png,maybe\n", 'line 2: --clean is "maybe"'),
     ],
 )
-def test_a_mistake_in_a_table_names_its_line_and_column(photos, text, told, capsys):
+def test_a_mistake_in_a_table_names_its_line_and_column(photos, text, message, capsys):
     (photos / "jobs.csv").write_text(text)
     assert main(["restore", *tasked([photos / "jobs.csv", "--out", "out"])]) == 2
-    assert told in capsys.readouterr().err and not (photos / "out").exists()
+    assert message in capsys.readouterr().err and not (photos / "out").exists()
 
 
 @pytest.fixture
@@ -159,8 +159,8 @@ def test_a_manifest_is_restored_and_goes_on_after_what_fails(photos, restore, ca
         {"image": "b.png", "task": "inpaint_mask", "mask": "nowhere.png"},
     ]
     assert restore(manifest(photos, *lines)) == 1
-    told = capsys.readouterr()
-    assert "absent.png" in told.err and "nowhere.png" in told.err and "2 done, 2 failed" in told.out
+    message = capsys.readouterr()
+    assert "absent.png" in message.err and "nowhere.png" in message.err and "2 done, 2 failed" in message.out
     summary = json.loads((photos / "out" / "summary.json").read_text())
     assert [row["image"] for row in summary["images"]] == ["a.png", "other"] and len(summary["failed"]) == 2
     assert summary["images"][0]["psnr_mean"] is not None and summary["images"][1]["psnr_mean"] is None

@@ -41,7 +41,7 @@ IF = "DeepFloyd/IF-I-XL-v1.0"
 
 
 def written(folder):
-    """What a run made of its scenes: each file's bytes, by name."""
+    """Return the bytes of each output file of a run's scenes, by name."""
     files = [*folder.glob("scenes/**/*.*"), folder / "contact.png", folder / "grid.png", folder / "evolution.gif"]
     return {str(f.relative_to(folder)): f.read_bytes() for f in files}
 
@@ -69,7 +69,7 @@ def test_a_line_of_a_manifest_has_settings_of_its_own(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("line", "told"),
+    ("line", "expected"),
     [
         ({"prompt": "a man", "mesh": "obj"}, 'line 1: unknown key "mesh"'),
         ({"prompt": "a man", "levels": 4}, "line 1: --levels goes with --encoding hash"),
@@ -77,10 +77,10 @@ def test_a_line_of_a_manifest_has_settings_of_its_own(tmp_path):
         ({"prompt": "back view"}, 'line 1: The prompt "back view" '),
     ],
 )
-def test_a_mistake_in_a_manifest_names_its_line(tmp_path, line, told, capsys):
+def test_a_mistake_in_a_manifest_names_its_line(tmp_path, line, expected, capsys):
     (tmp_path / "prompts.jsonl").write_text(json.dumps(line))
     assert main(["text-to-3d", "--prompts", str(tmp_path / "prompts.jsonl"), "--out", str(tmp_path / "out")]) == 2
-    assert told in capsys.readouterr().err and not (tmp_path / "out").exists()
+    assert expected in capsys.readouterr().err and not (tmp_path / "out").exists()
 
 
 def test_a_line_that_does_not_fit_the_prior_fails_alone(make, tmp_path):
@@ -114,8 +114,8 @@ def test_a_run_leaves_what_the_contract_says(make, capsys):
     assert found["outputs"] == {
         "size": 16, "turntable": 3, "mp4": False, "mesh": "glb", "mesh_resolution": 12, "mesh_threshold": None
     }  # fmt: skip
-    told = re.findall(r"mesh of scene (\d): surface at density (\S+) \(automatic\)", capsys.readouterr().out)
-    assert [(s, float(d)) for s, d in told] == [
+    expected = re.findall(r"mesh of scene (\d): surface at density (\S+) \(automatic\)", capsys.readouterr().out)
+    assert [(s, float(d)) for s, d in expected] == [
         (str(k), pytest.approx(mesh["threshold"], rel=1e-2)) for k, mesh in enumerate(found["meshes"])
     ]
     # each step: two pictures, guidance takes two passes each; a decode for the force
@@ -253,12 +253,12 @@ def test_an_empty_scene_has_no_mesh_and_keeps_the_rest(make, monkeypatch, capsys
     assert {p.name for p in (out / "scenes" / "00").iterdir()} == {"views", "turntable.gif"}
 
 
-def test_a_run_that_diverges_says_so(make, capsys):
+def test_a_run_that_diverges_is_an_error(make, capsys):
     code, out = make("red dog", "--lr", "1e30", "--background", "white")
     assert code == 2 and "diverged" in capsys.readouterr().err and not (out / "metrics.json").exists()
 
 
-def test_a_film_where_the_extra_is_installed(make):
+def test_an_mp4_where_the_extra_is_installed(make):
     pytest.importorskip("imageio_ffmpeg")
     _, out = make("red dog", "--mp4", "-n", "1", steps=1)
     film = (out / "scenes" / "00" / "turntable.mp4").read_bytes()
@@ -267,7 +267,7 @@ def test_a_film_where_the_extra_is_installed(make):
     }  # fmt: skip
 
 
-def test_a_film_without_the_extra_is_refused_at_once(monkeypatch, capsys):
+def test_an_mp4_without_the_extra_is_refused_at_once(monkeypatch, capsys):
     found = importlib.util.find_spec
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name == "imageio_ffmpeg" else found(name))
     assert main(["text-to-3d", "a man", "--mp4"]) == 2
@@ -275,7 +275,7 @@ def test_a_film_without_the_extra_is_refused_at_once(monkeypatch, capsys):
 
 
 @pytest.mark.parametrize(
-    ("flags", "told"),
+    ("flags", "expected"),
     [
         ([], "no prompt"),
         ([""], "--allow-empty"),
@@ -339,7 +339,9 @@ def test_a_film_without_the_extra_is_refused_at_once(monkeypatch, capsys):
         (["dog", "--device", "gpu"], "Unknown device"),
     ],
 )
-def test_bad_input_is_told_in_one_sentence_before_any_model_is_loaded(tmp_path, flags, told, monkeypatch, capsys):
+def test_bad_input_is_reported_in_one_sentence_before_any_model_is_loaded(
+    tmp_path, flags, expected, monkeypatch, capsys
+):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "bad.yaml").write_text("gama: 3\n")
     (tmp_path / "empty.txt").write_text("# nothing\n")
@@ -350,26 +352,26 @@ def test_bad_input_is_told_in_one_sentence_before_any_model_is_loaded(tmp_path, 
         sys.exit(main(["text-to-3d", *flags]))
     captured = capsys.readouterr()
     assert stopped.value.code == 2
-    assert told in captured.err + captured.out and "Traceback" not in captured.err
+    assert expected in captured.err + captured.out and "Traceback" not in captured.err
 
 
 @pytest.mark.parametrize(
-    ("flags", "told"),
+    ("flags", "expected"),
     [
         (["--prior", "owner/absent", "--features", "owner/no-map"], 'The prior "owner/absent" is not in the local'),
         (["--features", "owner/no-map"], 'The feature map "owner/no-map" is not in the local cache'),
         (["--div-features", "nowhere:f"], 'The feature map "nowhere:f" cannot be imported'),
     ],
 )
-def test_what_cannot_be_is_told_before_the_prior_is_loaded(tmp_path, flags, told, monkeypatch, capsys):
+def test_what_cannot_be_is_reported_before_the_prior_is_loaded(tmp_path, flags, expected, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr("rsd.runs.head.load_prior", lambda *a, **k: pytest.fail("the prior was loaded"))
     assert main(["text-to-3d", "a man", *flags]) == 2
     error = capsys.readouterr().err
-    assert told in error and error.count("\n") == 1 and not (tmp_path / "runs").exists()
+    assert expected in error and error.count("\n") == 1 and not (tmp_path / "runs").exists()
 
 
-def test_a_resolution_that_does_not_fit_is_told_before_any_network_is_loaded(
+def test_a_resolution_that_does_not_fit_is_reported_before_any_network_is_loaded(
     tmp_path, tiny_folder, monkeypatch, capsys
 ):
     monkeypatch.chdir(tmp_path)
@@ -379,14 +381,14 @@ def test_a_resolution_that_does_not_fit_is_told_before_any_network_is_loaded(
     capsys.readouterr()  # what transformers says when it is first imported
     for prior, own in priors.items():
         assert main(["text-to-3d", "a man", "--resolution", "48", "--prior", prior]) == 2
-        told = (
+        expected = (
             f'rsd: The prior "{prior}" sees pictures of {own} px, which cannot be rendered at 48; give a --resolution '
         )
         error = capsys.readouterr().err
-        assert error.startswith(told) and error.count("\n") == 1 and not (tmp_path / "runs").exists()
+        assert error.startswith(expected) and error.count("\n") == 1 and not (tmp_path / "runs").exists()
 
 
-def test_gated_weights_are_told_with_the_way_to_them(tmp_path, monkeypatch, capsys):
+def test_gated_weights_are_reported_with_the_way_to_them(tmp_path, monkeypatch, capsys):
     import huggingface_hub
     from huggingface_hub.errors import GatedRepoError
 
@@ -441,7 +443,7 @@ def test_what_an_encoding_is_made_of_can_be_set(make, tmp_path):
     assert parse(["a man", "--config", str(own_file)])[0].levels == 4
 
 
-def test_a_run_from_before_some_options_goes_on(make, capsys):
+def test_a_run_from_before_some_options_resumes(make, capsys):
     """Its config.yaml does not name them; it goes on with what it was made with, and anything else is another run."""
     hashed = ("red dog", "--encoding", "hash", "-n", "1", "--light-up", "0")
     _, out = make(*hashed, steps=1)
@@ -540,9 +542,9 @@ def test_what_is_said_of_a_view_is_so():
         without_view("a man, back view", TextTo3D())
     with pytest.warns(UserWarning, match='"back view" is left out of the prompt.$'):
         without_view("a man, back view", TextTo3D(view_words=False))
-    with pytest.warns(UserWarning) as told:
+    with pytest.warns(UserWarning) as expected:
         assert without_view("Side view of a man, Back view.", TextTo3D()) == "Side view of a man"
-    left_out, stays = (str(warning.message) for warning in told)
+    left_out, stays = (str(warning.message) for warning in expected)
     assert '"Back view" is left out of the prompt; each camera' in left_out
     assert '"Side view" stays in the prompt "Side view of a man"; leave it out if it says where' in stays
     with warnings.catch_warnings():

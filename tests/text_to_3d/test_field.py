@@ -107,7 +107,7 @@ def test_initial_parameters_come_from_seed_image_and_particle():
         assert not torch.equal(one, flat(*other))
 
 
-def test_the_backend_is_told():
+def test_the_backend_is_reported():
     assert [small(encoding).backend for encoding in ENCODINGS] == ["torch"] * 3
 
 

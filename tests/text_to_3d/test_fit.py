@@ -73,7 +73,7 @@ def fit(settings: FieldSettings, *, size, steps, views, packed=False):
 
 @pytest.mark.parametrize("packed", [False, True])
 def test_a_head_at_16_px(packed):
-    """The first blob is at 11 dB."""
+    """The initial blob has 11 dB."""
     _, psnr = fit(FieldSettings(grid=(8, 16)), size=16, steps=80, views=16, packed=packed)
     assert psnr.min() > 18
 

@@ -53,7 +53,7 @@ def test_a_given_threshold_moves_the_surface_where_the_density_is():
         assert np.linalg.norm(mesh.vertices - [0.2, -0.1, 0.3], axis=1).mean() == pytest.approx(expected, abs=3e-3)
 
 
-def test_the_automatic_threshold_is_told(caplog):
+def test_the_automatic_threshold_is_reported(caplog):
     with caplog.at_level("INFO"):
         mesh = extract(Ball(), resolution=32)
     assert f"surface at density {mesh.threshold:.3g}" in caplog.text
@@ -77,7 +77,7 @@ def test_what_reaches_the_cube_s_faces_is_closed():
     assert (np.unique(edges, axis=0, return_counts=True)[1] == 2).all()
 
 
-def test_a_scene_too_thin_for_the_automatic_threshold_has_a_surface_where_it_is_told():
+def test_a_scene_too_thin_for_the_automatic_threshold_has_a_surface_where_it_is_reported():
     """No ray through a ball of density 0.2 loses half of its light."""
     thin = Ball(height=0.2, fog=0.0)
     with pytest.raises(ValueError, match="The scene is empty"):

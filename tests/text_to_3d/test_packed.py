@@ -25,7 +25,7 @@ def rand(*shape, seed=0):
 
 
 def blob(*, seed=0):
-    """A field with something in its middle and all but nothing outside."""
+    """Return a field with density in its middle and nearly none outside."""
     field = Field(sized(FieldSettings, blob_height=40.0, blob_radius=0.4)(grid=(4, 8)), Stream(0))
     with torch.no_grad():
         for grid in field.encoding.levels:
@@ -132,7 +132,7 @@ def test_a_grid_knows_what_is_there_and_forgets_what_has_gone():
 
 
 def test_its_cells_are_nerfacc_s():
-    """Their order and which are occupied, beside the neighbours."""
+    """Order and occupancy of the cells, apart from the neighbours."""
     pytest.importorskip("nerfacc")
 
     def slab(x):  # something in x > 0.5, more of it for larger y
@@ -209,7 +209,7 @@ def test_on_a_cpu_torch_marches():
     assert backend(torch.device("cpu"), torch.float32) == "torch"
 
 
-def test_a_nerfacc_that_does_not_work_is_told_once(monkeypatch, caplog):
+def test_a_nerfacc_that_does_not_work_is_logged_once(monkeypatch, caplog):
     def fails(*_):
         raise RuntimeError("no nvcc\nand more")
 

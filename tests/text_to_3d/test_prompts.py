@@ -56,7 +56,7 @@ def test_a_guess_is_thresholded_and_that_of_a_learned_score_is_not(tiny_pipeline
 
 
 @pytest.mark.filterwarnings("ignore:The prompt is longer")
-def test_a_prior_over_heads_is_not_told_what_a_view_hides(tiny_pipeline):
+def test_a_prior_over_heads_gets_no_attributes_that_a_view_hides(tiny_pipeline):
     prior = LatentPrior(tiny_pipeline(), name="heads")  # its tokenizer reads letters, and little of this
     texts = ViewPrompts(prior, "a man with a blue mohawk and sunglasses", PromptSettings()).texts
     assert texts == {
@@ -97,7 +97,7 @@ def test_mistakes():
         PromptSettings(front=100, back=90)
 
 
-def test_the_held_out_prompts_tell_no_view():
+def test_the_held_out_prompts_have_no_view():
     prompts = read_prompts(Path(str(files("rsd.configs") / "text_to_3d" / "heads_prompts.txt")))
     assert len(set(prompts)) == 8
     for prompt in prompts:

@@ -155,7 +155,7 @@ def test_the_gradient_is_that_of_one_graph_over_everything(step, views_at_once):
     assert one.done == step + 1
 
 
-def test_what_is_pulled_back_is_what_the_engine_saw():
+def test_the_rows_of_the_gradient_are_those_of_the_engine():
     one = scenes()
     z = one.render()
     again = torch.stack([torch.cat([z for _, _, z in one._render_views(s, one.shot)]) for s in range(3)])
@@ -211,7 +211,7 @@ def test_distillation_paints_the_scene_and_repulsion_parts_two():
     assert all(record.repulsion > 0 and record.distance > 0 for record in records[1:])
 
 
-def test_another_backend_than_the_checkpoint_s_is_told():
+def test_another_backend_than_the_checkpoint_s_is_reported():
     state = scenes().state()
     assert state["backends"] == {"encoding_backend": 0, "renderer_backend": 0}  # torch
     state["backends"]["encoding_backend"] = 1

@@ -54,11 +54,11 @@ def pictures():
 
 
 def test_a_true_head_agrees_and_has_no_face_behind(pictures, scorers):
-    told = {"hair", "hair_color", "glasses", "mouth", "person"}
-    prompt = caption(HEADS[0], told)
+    named = {"hair", "hair_color", "glasses", "mouth", "person"}
+    prompt = caption(HEADS[0], named)
     found = score(pictures[:1], AROUND, prompt, scorers)
     assert found["agreement"] == 1 and found["agreement_scenes"]["mean"] == 1
-    assert set(found["agreement_attributes"]) == told
+    assert set(found["agreement_attributes"]) == named
     assert found["agreement_views"]["180"] == 1  # of the hair: the rest is not seen from there
     assert found["janus"] == 0 and found["faces"]["0"] == found["faces"]["30"] == found["faces"]["330"] == 1
     assert found["div"] is None and set(found["reasons"]) == {"div", "difference"} and found["face_front"] == 1
@@ -107,7 +107,7 @@ def test_div_is_a_mean_over_cameras(pictures, scorers):
     assert there["face_front"] == 1
 
 
-def test_what_is_not_told_or_not_seen_has_a_reason(pictures, scorers):
+def test_what_is_not_named_or_not_visible_has_a_reason(pictures, scorers):
     found = score(pictures, AROUND, "a dog", scorers)
     assert found["agreement"] is None and "names no attribute of heads" in found["reasons"]["agreement"]
     behind = orbit(CameraSettings(), 2)[1:]
@@ -172,17 +172,17 @@ def test_a_black_bar_is_no_round_glasses(scorers):
 def test_a_face_is_read_as_before(pictures, scorers):
     """Of heads that show what was told the readings are sure: nothing is left out."""
     for head, images in zip(HEADS, pictures, strict=True):
-        told = {"person", "skin", "hair", "hair_color", "glasses", "mouth", "beard"}
-        found = score(images[None], AROUND, caption(head, told), scorers)
+        named = {"person", "skin", "hair", "hair_color", "glasses", "mouth", "beard"}
+        found = score(images[None], AROUND, caption(head, named), scorers)
         assert found["agreement"] == 1 and set(found["agreement_read"].values()) == {1.0}
         assert "agreement_attributes" not in found["reasons"]
 
 
 def test_what_a_camera_shows():
-    told = {"mouth": "smile", "hair": "long", "left_ear": "ring"}
-    assert visible_attributes(told, 0, 0) == [True, True, True]
-    assert visible_attributes(told, 180, 10) == [False, True, False]
-    assert visible_attributes(told, 90, 0) == [False, True, True] and visible_attributes(told, 270, 0) == [
+    named = {"mouth": "smile", "hair": "long", "left_ear": "ring"}
+    assert visible_attributes(named, 0, 0) == [True, True, True]
+    assert visible_attributes(named, 180, 10) == [False, True, False]
+    assert visible_attributes(named, 90, 0) == [False, True, True] and visible_attributes(named, 270, 0) == [
         False,
         True,
         False,

@@ -42,12 +42,12 @@ def score(images, prompt, scorers):
 
 
 def missing_figures(held, prior, *, wanted=(), **asked):
-    """What a finished run lacks."""
+    """Return the figures that a finished run misses."""
     return scoring.missing_figures(SCORES, held, ScoreRequest(prior, wanted, **asked))
 
 
 def measure_missing(images, prompt, held, names, scorers):
-    """A finished run's metrics, and what was measured."""
+    """Return a finished run's metrics, and what was measured."""
     return scoring.measure_missing(SCORES, images, Subject(prompt), held, names, scorers)
 
 
@@ -69,7 +69,7 @@ def pictures(n, size=16, seed=0):
     return torch.rand(n, 3, size, size, generator=torch.Generator().manual_seed(seed)) * 2 - 1
 
 
-def test_agreement_is_the_share_of_told_attributes_that_are_right():
+def test_agreement_is_the_share_of_named_attributes_that_are_right():
     reasons = {}
     found = heads_figures(tell({}, {"hair": "bun"}, {"hair": "afro", "hair_color": "pink"}), read(PROMPT), reasons)
     assert found["agreement"] == pytest.approx(6 / 9) and reasons == {}
@@ -79,8 +79,8 @@ def test_agreement_is_the_share_of_told_attributes_that_are_right():
 
 
 def test_what_the_view_hides_is_not_asked_for():
-    told = read("a man with sunglasses and a left eye patch, front view")
-    found = heads_figures(tell({"person": "man", "glasses": "sun"}), told, {})
+    named = read("a man with sunglasses and a left eye patch, front view")
+    found = heads_figures(tell({"person": "man", "glasses": "sun"}), named, {})
     assert found["agreement"] == 1 and set(found["agreement_attributes"]) == {"person", "glasses"}
     back = heads_figures(tell({"mouth": "open"}), read("a person with a smile, back view"), reasons := {})
     assert back["agreement"] is None and "tells nothing" in reasons["agreement"]
@@ -88,10 +88,10 @@ def test_what_the_view_hides_is_not_asked_for():
 
 
 def test_what_a_particle_s_missing_face_would_show_counts_for_nothing():
-    """Three particles, of which one has a face: mouths and people are read of that one alone, hair of all."""
-    told = read("a man with long red hair and a smile, front view")
+    """One of three particles has a face: mouths and persons are read for that one only, hair for all."""
+    named = read("a man with long red hair and a smile, front view")
     particles = tell({"person": "man"}, {"mouth": "open", "shirt": "red"}, {"mouth": "open", "left_cheek": "red"})
-    found = heads_figures(particles, told, reasons := {}, torch.tensor([True, False, False]))
+    found = heads_figures(particles, named, reasons := {}, torch.tensor([True, False, False]))
     assert found["agreement"] == 1 and found["agreement_read"]["mouth"] == pytest.approx(1 / 3)
     assert found["agreement_attributes"] == {"person": None, "hair": 1, "hair_color": 1, "mouth": None}
     assert reasons["agreement_attributes"] == "not averaged; person: no face is seen; mouth: no face is seen"
@@ -124,7 +124,7 @@ def test_eyes_behind_sunglasses_count_for_nothing():
     assert heads_figures(bald, read("a woman"), {})["coverage"]["distinct"]["hair_color"] == 1
 
 
-def test_nothing_left_open_and_nothing_told():
+def test_nothing_left_open_and_nothing_named():
     whole = caption(PLAIN, view="front view")
     found = heads_figures(tell({}), read(whole), reasons := {})
     assert found["coverage"] is None and found["agreement"] == 1 and "nothing open" in reasons["coverage"]
@@ -133,7 +133,7 @@ def test_nothing_left_open_and_nothing_told():
     assert found["coverage"]["distinct"]["skin"] == 2 and len(found["coverage"]["of"]) == 15
 
 
-def test_a_diverged_particle_is_told_and_agrees_with_nothing():
+def test_a_diverged_particle_is_reported_and_agrees_with_nothing():
     answers = tell({}, {})
     for p in answers.values():
         p[1] = torch.nan
@@ -219,7 +219,7 @@ def test_what_fid_cannot_compare_with(folder, tmp_path):
         load_scorers("other", wanted=("fid",), div_features="pixels", fid_folder=folder)
 
 
-def test_networks_that_cannot_be_had(folder):
+def test_networks_that_are_not_available(folder):
     scorers = load_scorers("other")
     assert scorers.features is None and "dinov2-small" in scorers.reasons["div"]
     assert "--div-features" in scorers.reasons["div"] and "a prior over heads" in scorers.reasons["coverage"]
@@ -344,7 +344,7 @@ def held(**changes):
     return {**nothing, **changes}
 
 
-def test_what_a_finished_run_lacks(folder):
+def test_what_a_finished_run_misses(folder):
     def names(**asked):
         return missing_figures(run, "other", **{"div_features": "pixels", **asked})
 
