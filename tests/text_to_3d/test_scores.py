@@ -112,7 +112,7 @@ def test_what_is_not_named_or_not_visible_has_a_reason(pictures, scorers):
     assert found["agreement"] is None and "names no attribute of heads" in found["reasons"]["agreement"]
     behind = orbit(CameraSettings(), 2)[1:]
     found = score(pictures[:, 6:7], behind, "a smile", scorers)
-    assert found["agreement"] is None and "nothing that a front view shows" in found["reasons"]["agreement"]
+    assert found["agreement"] is None and "no attribute that a front view shows" in found["reasons"]["agreement"]
     assert found["agreement_views"] == {"180": None} and found["janus"] is found["face_front"] is None
     assert found["reasons"]["janus"].startswith("no camera sees the front") and found["faces"] == {"180": 0}
 

@@ -83,7 +83,7 @@ def test_what_the_view_hides_is_not_asked_for():
     found = heads_figures(tell({"person": "man", "glasses": "sun"}), named, {})
     assert found["agreement"] == 1 and set(found["agreement_attributes"]) == {"person", "glasses"}
     back = heads_figures(tell({"mouth": "open"}), read("a person with a smile, back view"), reasons := {})
-    assert back["agreement"] is None and "tells nothing" in reasons["agreement"]
+    assert back["agreement"] is None and "names no attribute" in reasons["agreement"]
     assert set(back["coverage"]["distinct"]) == {"skin", "hair", "hair_color", "shirt", "background"}
 
 
@@ -127,7 +127,7 @@ def test_eyes_behind_sunglasses_count_for_nothing():
 def test_nothing_left_open_and_nothing_named():
     whole = caption(PLAIN, view="front view")
     found = heads_figures(tell({}), read(whole), reasons := {})
-    assert found["coverage"] is None and found["agreement"] == 1 and "nothing open" in reasons["coverage"]
+    assert found["coverage"] is None and found["agreement"] == 1 and "no attribute open" in reasons["coverage"]
     found = heads_figures(tell({}, {"skin": "green"}), read(""), reasons := {})
     assert found["agreement"] is found["agreement_particles"] is None and set(reasons) == {"agreement"}
     assert found["coverage"]["distinct"]["skin"] == 2 and len(found["coverage"]["of"]) == 15
@@ -211,7 +211,7 @@ def test_fid_compares_with_the_folder(folder):
 def test_what_fid_cannot_compare_with(folder, tmp_path):
     with pytest.raises(ValueError, match="--fid-folder DIR"):
         load_scorers("other", wanted=("fid",), div_features="pixels")
-    with pytest.raises(FileNotFoundError, match="nowhere is no folder"):
+    with pytest.raises(FileNotFoundError, match="nowhere is not a folder"):
         load_scorers("other", wanted=("fid",), div_features="pixels", fid_folder=tmp_path / "nowhere")
     for k in (1, 2):
         (folder / f"{k}.png").unlink()
@@ -228,7 +228,7 @@ def test_networks_that_are_not_available(folder):
         load_scorers("other", div_features="facebook/dinov2-small")
     with pytest.raises(ValueError, match="go online once"):
         load_scorers("other", wanted=("clip",))
-    with pytest.raises(ValueError, match=r"^The metric fid compares facebook/dinov2-small, .*; give --fid-feat"):
+    with pytest.raises(ValueError, match=r"^The metric fid uses facebook/dinov2-small, .*; give --fid-feat"):
         load_scorers("other", wanted=("fid",), fid_folder=folder)
     with pytest.raises(ValueError, match='Unknown metric "lpips"; use clip, aesthetic, fid'):
         load_scorers("other", wanted=("lpips",))
