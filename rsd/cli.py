@@ -50,9 +50,9 @@ SYNONYMS = synonyms({
 
 KEPT = {
     "restore": "; what was done is kept, continue with --resume",
-    "compare": "; what was done is kept, the same command goes on",
+    "compare": "; what was done is kept, the same command continues",
     "text-to-image": "; what was done is kept, continue with --resume",
-    "sweep": "; what was done is kept, the same command goes on",
+    "sweep": "; what was done is kept, the same command continues",
     "reproduce": "; what was done is kept, continue with --resume",
 }
 """The message after an interruption; the other commands keep nothing."""

@@ -1,4 +1,4 @@
-"""The benchmarks: what ours is compared with is Algorithm 1, and what is counted is right."""
+"""The benchmarks: the baseline is Algorithm 1, and the counts are right."""
 
 from __future__ import annotations
 

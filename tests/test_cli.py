@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
+
 import pytest
 
 from rsd.cli import COMMANDS, SYNONYMS, command_first, main
@@ -50,7 +53,7 @@ def test_a_flag_before_the_command_is_understood_or_explained(line, meant):
         ("help resotre", 'Unknown command "resotre". Did you mean "restore"?'),
     ],
 )
-def test_what_is_no_command_is_told_what_to_type(line, told, capsys):
+def test_what_is_no_command_is_reported_what_to_type(line, told, capsys):
     assert main(line.split()) == 2
     printed = capsys.readouterr()
     assert printed.err.startswith(f"rsd: {told}") and printed.err.count("\n") == 1 and not printed.out
@@ -87,7 +90,7 @@ def test_everyday_words_for_tasks(name, told, tmp_path, capsys):
     assert told in capsys.readouterr().err
 
 
-def test_a_near_name_is_still_told():
+def test_a_similar_name_is_still_suggested():
     assert 'Unknown task "deblur_moton". Did you mean "deblur_motion"?' in str(unknown_task("deblur_moton"))
 
 
@@ -110,7 +113,7 @@ def test_the_tables_hold_words_that_are_no_names(table, names):
         ),
     ],
 )
-def test_methods_that_are_not_here_or_do_not_fit_are_told_first(method, told, tmp_path, capsys):
+def test_methods_that_are_not_here_or_do_not_fit_are_reported_first(method, told, tmp_path, capsys):
     (tmp_path / "a.png").touch()
     assert main(["restore", str(tmp_path / "a.png"), "--method", method]) == 2
     printed = capsys.readouterr()
@@ -151,3 +154,11 @@ def test_articles():
     assert [with_article(n) for n in ("int", "IFPipeline", "UNet2DModel", "dict")] == [
         "an int", "an IFPipeline", "a UNet2DModel", "a dict",
     ]  # fmt: skip
+
+
+@pytest.mark.parametrize(("given", "found"), [({}, "passive"), ({"OMP_WAIT_POLICY": "active"}, "active")])
+def test_waiting_threads_sleep(given, found):
+    code = "import os, sys, rsd.cli; print('torch' in sys.modules, os.environ['OMP_WAIT_POLICY'])"
+    environment = {k: v for k, v in os.environ.items() if k != "OMP_WAIT_POLICY"} | given
+    done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True)
+    assert done.stdout.split() == ["False", found]  # libgomp reads it when torch is imported, which is later

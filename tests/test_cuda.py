@@ -1,4 +1,4 @@
-"""On a CUDA card: a CPU's results, its memory when it is full, and each head from the command line to its files."""
+"""On CUDA: the same results as on a CPU, full memory, and each head from the command line to its files."""
 
 from __future__ import annotations
 

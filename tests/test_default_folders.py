@@ -1,4 +1,4 @@
-"""Where runs go that are told no folder: another for each task and method; and what is told first of two mistakes."""
+"""Default output folders differ by task and method; which of two mistakes is reported first."""
 
 from __future__ import annotations
 
@@ -103,7 +103,7 @@ MISTAKES = {
 
 
 @pytest.mark.parametrize(("name", "taken"), list(zip(MISTAKES, 2 * ["run", "runs", "file", "thesis"], strict=False)))
-def test_what_is_wrong_with_the_flags_is_told_before_what_is_wrong_with_the_folder(
+def test_what_is_wrong_with_the_flags_is_reported_before_what_is_wrong_with_the_folder(
     name, taken, photo, fixed, here, capsys
 ):
     flags, told = MISTAKES[name]
@@ -144,7 +144,7 @@ def test_so_do_the_other_commands(command, flags, told, photo, tiny_folder, here
     assert told in said and "output folder" not in said
 
 
-def test_answers_that_are_nearly_equal_are_told_with_the_remedy(photo, fixed, here, capsys, monkeypatch):
+def test_answers_that_are_nearly_equal_are_reported_with_the_remedy(photo, fixed, here, capsys, monkeypatch):
     with monkeypatch.context() as patch:
         patch.setattr(diversity, "NEARLY_EQUAL", 10.0)  # random networks answer with noise
         task = ["restore", "photo.jpg", "--clean", "--task", "sr2", *fixed, "--out"]

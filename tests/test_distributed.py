@@ -1,4 +1,4 @@
-"""Several processes over gloo give what one process gives, and what travels between them is counted."""
+"""Several processes (gloo) give the results of one process, and their communication is counted."""
 
 from __future__ import annotations
 
@@ -103,7 +103,7 @@ def photo(tmp_path):
     return tmp_path / "photo.png"
 
 
-def test_a_process_that_dies_ends_the_run_and_resume_goes_on(photo, tiny_folder, tmp_path, capsys):
+def test_a_process_that_dies_ends_the_run_which_can_be_resumed(photo, tiny_folder, tmp_path, capsys):
     from rsd.cli import main
 
     fixed = ["restore", str(photo), *HALF, "--clean", "--prior", str(tiny_folder("epsilon")), "--features", "pixels"]

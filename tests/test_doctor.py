@@ -1,4 +1,4 @@
-"""The doctor tells what is there, what is not, and never crashes."""
+"""The doctor reports what is installed and what is missing, and never crashes."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How long runs take: counts that are those of the packaged settings, times a clock that the test winds."""
+"""Time estimates: the counts of the packaged settings times a fake clock."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""One process at a time works in a run folder: a second is told who does, and one that was killed locks nothing."""
+"""Only one process works in a run folder: a second one fails with the holder, and a killed one locks nothing."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ def test_a_folder_in_which_nothing_was_written_is_gone_afterwards(tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_second_process_is_told_who_works_there_until_that_is_killed(tmp_path):
+def test_a_second_process_is_reported_who_works_there_until_that_is_killed(tmp_path):
     RunFolder(tmp_path).open(SETTINGS)
     with another(tmp_path) as process:
         with pytest.raises(ValueError, match=f"The output folder .* is in use: {told(process)}"), locked(tmp_path):

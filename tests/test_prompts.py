@@ -112,7 +112,7 @@ def test_contradictions_are_named_and_captions_raise_no_note():
     ]
 
 
-def test_other_priors_know_any_word_and_tell_what_they_cut(tiny_pipeline):
+def test_other_priors_accept_any_word_and_report_what_they_cut(tiny_pipeline):
     prior = LatentPrior(tiny_pipeline())
     with warnings.catch_warnings():
         warnings.simplefilter("error")

@@ -1,4 +1,4 @@
-"""Runs as tasks of a Ray cluster: what one process makes, also when a worker is killed in the middle."""
+"""Runs on a Ray cluster give the results of one process, also if a worker is killed in the middle."""
 
 from __future__ import annotations
 
@@ -195,7 +195,7 @@ def test_what_does_not_go_with_ray(photos, flags, given, why, capsys):
     assert [p.name for p in Path().iterdir()] == ["photos"]
 
 
-def test_a_launcher_and_a_missing_ray_are_told(photos, flags, capsys, monkeypatch):
+def test_a_launcher_and_a_missing_ray_are_reported(photos, flags, capsys, monkeypatch):
     command = ["restore", "photos", "--task", "sr2", "--engine", "ray", *flags]
     find = importlib.util.find_spec
     monkeypatch.setattr(importlib.util, "find_spec", lambda name, *a: None if name == "ray" else find(name, *a))

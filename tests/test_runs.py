@@ -1,4 +1,4 @@
-"""Run folders: names, refusals, whole files, resuming."""
+"""Run folders: names, errors, atomic files, resuming; and the summary of several runs."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ import yaml
 
 from rsd.runs import folder as runs
 from rsd.runs.folder import RunFolder, check_folder_of_runs, check_own, slug, write_bytes, write_json
+from rsd.runs.summary import format_means, mean, mixed_networks, write_csv
 
 SETTINGS = {"seed": 0, "gamma": 50.0, "prompt": "", "box": [1, 2], "steps": 100}
 
@@ -132,7 +133,7 @@ def test_another_run_is_refused(tmp_path):
     RunFolder(tmp_path, resume=True)
 
 
-def test_a_folder_of_runs_is_new_or_holds_runs(tmp_path):
+def test_a_folder_of_runs_is_new_or_contains_runs(tmp_path):
     for resume in (False, True):
         check_folder_of_runs(tmp_path / "new", resume=resume)
         check_folder_of_runs(tmp_path, resume=resume)
@@ -376,3 +377,29 @@ def test_provenance_is_plain_json():
     assert made["seed"] == 3 and made["model"] == "heads" and made["revision"] is None
     assert made["versions"]["torch"].split("+")[0] == torch.__version__.split("+")[0]
     assert made["commit"] is None or len(made["commit"].rstrip("+")) == 40
+
+
+def test_a_table_is_written_atomically(tmp_path, monkeypatch):
+    file = tmp_path / "t.csv"
+    write_csv(file, [{"a": "x, y", "b": None}, {"a": "z", "b": 0.5}], ["a", "b"])
+    assert file.read_bytes() == b'a,b\r\n"x, y",\r\nz,0.5\r\n'
+
+    def full(*paths):
+        raise OSError("no space left")
+
+    monkeypatch.setattr(os, "replace", full)
+    with pytest.raises(OSError, match="no space"):
+        write_csv(file, [], ["c"])
+    assert file.read_bytes().startswith(b"a,b") and [p.name for p in tmp_path.iterdir()] == ["t.csv"]
+
+
+def test_means_ignore_none():
+    assert mean([1.0, None, 2.0]) == 1.5 and mean([None]) is None and mean([]) is None
+    assert mixed_networks(["a", "a"]) is None and mixed_networks([]) is None
+    assert "(None, a)" in mixed_networks(["a", None, "a"])
+
+
+def test_a_mean_is_shown_with_its_number_of_rows():
+    rows = [{"div": 0.1, "agreement": 1.0, "janus": None}, {"div": 0.3, "agreement": None, "janus": None}]
+    means = {"div": 0.2, "agreement": 1.0, "janus": None}
+    assert format_means(rows, means) == "div 0.2, agreement 1 (of 1 of 2)"

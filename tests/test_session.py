@@ -32,7 +32,7 @@ def test_a_checkpoint_brings_back_what_it_was_given(state):
     assert plain(nested(flat(state))) == plain(state)
 
 
-def test_a_checkpoint_of_another_version_is_told(tmp_path):
+def test_a_checkpoint_of_another_version_is_reported(tmp_path):
     class Strict(Run):
         def load_state(self, state):
             state["new"]
@@ -46,7 +46,7 @@ def test_a_checkpoint_of_another_version_is_told(tmp_path):
         Session(Strict(), folder, None)
 
 
-def test_a_checkpoint_that_only_some_processes_see_is_told_to_all(tmp_path):
+def test_a_checkpoint_that_only_some_processes_see_is_reported_by_all(tmp_path):
     class Shared:
         """What a process of two hears; ``others``: whether the other sees a checkpoint, then whether it sees none."""
 
@@ -97,7 +97,7 @@ def test_full_memory_names_the_flags_that_help(error):
         assert "\n" not in sentence and not is_mistake(one)
 
 
-def test_an_error_that_nobody_foresaw_is_told_with_its_kind_and_place():
+def test_an_unexpected_error_is_reported_with_type_and_location():
     def broken(_):
         raise TypeError("bad operand\nmore")
 
@@ -133,7 +133,7 @@ def command(monkeypatch, error):
 
 @pytest.mark.parametrize(
     ("name", "said"),
-    [("restore", "continue with --resume"), ("sweep", "the same command goes on"), ("toy", ""), ("heads", "")],
+    [("restore", "continue with --resume"), ("sweep", "the same command continues"), ("toy", ""), ("heads", "")],
 )
 def test_ctrl_c_says_how_to_go_on_where_one_can(name, said, monkeypatch, capsys):
     command(monkeypatch, KeyboardInterrupt())
@@ -145,7 +145,7 @@ def test_ctrl_c_says_how_to_go_on_where_one_can(name, said, monkeypatch, capsys)
 @pytest.mark.parametrize(
     ("error", "code"), [(ValueError("No."), 2), (OSError("No."), 2), (KeyError("No."), 1), (FULL[0], 1)]
 )
-def test_errors_of_a_command_are_one_sentence_and_a_traceback_only_if_asked(error, code, monkeypatch, capsys):
+def test_errors_of_a_command_are_one_sentence_and_a_traceback_only_on_request(error, code, monkeypatch, capsys):
     command(monkeypatch, error)
     assert cli.main(["toy"]) == code
     said = capsys.readouterr().err

@@ -1,4 +1,4 @@
-"""Settings files: what is wrong with one is told with its name, the field and the remedy."""
+"""Settings files: errors name the file, the field and the remedy."""
 
 import pytest
 
@@ -53,7 +53,7 @@ def test_a_mistaken_field_is_named_with_its_file_and_what_it_takes(file, command
         (b"lambda: 1\nlambda_: 2\n", 'own.yaml: the field "lambda" is given twice; leave one of them out.'),
     ],
 )
-def test_a_file_that_is_no_settings_is_told(file, text, told, capsys):
+def test_a_file_that_is_no_settings_is_reported(file, text, told, capsys):
     file.write_bytes(text)
     assert main(["restore", "photo.png", "--config", "own.yaml"]) == 2
     error = capsys.readouterr().err

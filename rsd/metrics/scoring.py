@@ -15,7 +15,7 @@ from rsd.features import load_features, on_cpu
 from rsd.heads.classifier import FaceReader, HeadsClassifier
 from rsd.media import PICTURES, fit_to, read_image
 from rsd.metrics.aesthetic import load_aesthetic
-from rsd.metrics.networks import CLASSIFIER, DIV, Features, apart, load_div
+from rsd.metrics.networks import CLASSIFIER, DIV, Features, load_div, pixel_difference
 from rsd.priors import over_heads
 
 CLIP_MODEL = metrics.CLIP
@@ -234,7 +234,7 @@ def diversity(images: torch.Tensor, scorers: Scorers) -> Found:
 
 def difference(images: torch.Tensor, where: torch.Tensor | None = None) -> Found:
     """Measure the difference of samples in pixels, and whether they are nearly equal."""
-    found = apart(images, where)
+    found = pixel_difference(images, where)
     if found["difference"] is not None:
         return found, {}
     return found, {"difference": ALONE if len(images) < 2 else NOT_FINITE}

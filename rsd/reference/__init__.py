@@ -240,7 +240,7 @@ class LoraScore(Learned):
             if self.camera is not None:
                 assert condition is not None and condition.extra is not None
                 stack.enter_context(self.camera.on(self.unet, condition.extra))
-            stack.enter_context(watch_of(self.prior).rest())  # large outputs may be due to lr_phi
+            stack.enter_context(watch_of(self.prior).paused())  # large outputs may be due to lr_phi
             return self.prior.epsilon(z_t, t, condition)
 
     @contextmanager

@@ -16,14 +16,14 @@ EACH = {float: ("a number", "numbers"), int: ("a whole number", "whole numbers")
 
 def unknown_name(kind: str, name: str, names: Sequence[str], synonyms: Mapping[str, str] | None = None) -> ValueError:
     """Return the error for an unknown name, with the remedy of ``synonyms`` (keys normalised) or the closest name."""
-    if told := (synonyms or {}).get(normalise(name)):
-        return ValueError(f'There is no {kind} "{name}": {told}.')
+    if remedy := (synonyms or {}).get(normalise(name)):
+        return ValueError(f'There is no {kind} "{name}": {remedy}.')
     return ValueError(f'Unknown {kind} "{name}".{suggestion(name, names)} There are: {", ".join(names)}.')
 
 
 def synonyms(table: Mapping[str, str]) -> dict[str, str]:
     """Map each word to its remedy. A key of ``table`` holds several normalised words, separated by spaces."""
-    return {word: told for words, told in table.items() for word in words.split()}
+    return {word: remedy for words, remedy in table.items() for word in words.split()}
 
 
 def suggestion(name: str, names: Collection[str]) -> str:

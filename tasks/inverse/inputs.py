@@ -13,7 +13,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from rsd.formats import PICTURES, not_taken
+from rsd.formats import PICTURES, skipped_files
 from rsd.runs.settings import Line, is_manifest, read_manifest
 
 from .names import task_name
@@ -87,7 +87,7 @@ def are_several(options: Restore, jobs: list[Job]) -> bool:
 
 def left_behind(folders: Iterable[Path]) -> list[str]:
     """For each folder that holds more than is taken from it a sentence that names the rest, and why."""
-    rest = {folder: not_taken(folder, IMAGES) for folder in folders if folder.is_dir()}
+    rest = {folder: skipped_files(folder, IMAGES) for folder in folders if folder.is_dir()}
     return [f"not taken from {folder}: {', '.join(names)}" for folder, names in rest.items() if names]
 
 
@@ -98,7 +98,7 @@ def _under(path: Path, options: Restore, resolve: Resolve) -> Iterator[Job]:
     taken = lambda p: p.suffix.lower() in IMAGES and not p.name.startswith(".") and not p.is_dir()  # noqa: E731
     found = sorted(filter(taken, path.iterdir())) if path.is_dir() else [path]
     if not found:
-        rest = not_taken(path, IMAGES)
+        rest = skipped_files(path, IMAGES)
         told = f"; it has {', '.join(rest)}" if rest else ""
         raise ValueError(f"The folder {path} holds no images ({', '.join(IMAGES)}){told}.")
     for one in found:

@@ -78,7 +78,7 @@ def heads_figures(
         figures["agreement_particles"] = metrics.summary(torch.stack(each), best="max") if each else None
         figures |= {
             "agreement": whole.value, "agreement_attributes": whole.attributes, "agreement_read": whole.read,
-            "agreement_told": whole.told(),
+            "agreement_told": whole.describe(),
         }  # fmt: skip
         if whole.value is None:
             reasons["agreement"] = f"the pictures do not show the attributes of the prompt; {whole.reason}"

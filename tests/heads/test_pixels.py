@@ -31,14 +31,14 @@ def test_which_priors_are_over_heads():
 
 
 @pytest.mark.parametrize("command", COMMANDS)
-def test_without_its_weights_it_is_told_how_to_train_them(command, tmp_path, monkeypatch, capsys):
+def test_without_its_weights_it_is_reported_how_to_train_them(command, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr("rsd.hub.BUILT_IN", tmp_path / "none")
     write_png(tmp_path / "face.png", torch.zeros(1, 3, 32, 32))
     task = ["--task", "sr2"] if command == "restore" else []
     assert main([command, *COMMANDS[command], "--prior", "heads-pixels", "--out", "run", *task]) == 2
     error = capsys.readouterr().err
-    assert "This installation lacks the built-in model in" in error and error.count("\n") == 1
+    assert "The built-in model in" in error and error.count("\n") == 1
     assert (
         'train it with "python -m scripts.heads pixel-data", then "python -m scripts.heads pixel" in a clone' in error
     )
@@ -80,7 +80,7 @@ def test_text_to_3d(method, heads_pixels, tmp_path, capsys):
     assert 0 <= metrics["agreement"] <= 1 and 0 <= metrics["face_front"] <= 1 and len(metrics["faces"]) == 12
 
 
-def test_words_that_it_does_not_know_are_told_wherever_they_are(heads_pixels, tmp_path, capsys):
+def test_words_that_it_does_not_know_are_reported_wherever_they_are(heads_pixels, tmp_path, capsys):
     more = ["--view-prompts", "back=a wizard", "side=a red fez", "--negative-prompt", "a bald man with long hair, ugly"]
     told, *_ = run("text-to-3d", [*COMMANDS["text-to-3d"], *SMALL_SCENES, "--steps", "1", *more], tmp_path, capsys)
     for words in ('"wizard"', '"fez"', '"ugly"'):

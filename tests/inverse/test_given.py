@@ -258,6 +258,6 @@ def test_a_feature_map_that_is_not_finite_is_named(restore, here, capsys):
     (here / "given_maps.py").write_text("def lost(x): return x.flatten(1) * float('nan')\n")
     assert restore("photo.png", "--clean", "--gamma", "5", "--features", "given_maps:lost") == 2
     assert (
-        'The feature map "given_maps:lost" answered values that are not finite (NaN or infinite), of healthy pictures'
+        'The feature map "given_maps:lost" returned values that are not finite (NaN or infinite) for plausible images'
         in capsys.readouterr().err
     )

@@ -233,8 +233,8 @@ def test_a_folder_takes_what_can_be_read_and_names_the_rest(here, monkeypatch, c
     told = capsys.readouterr().out
     assert "['E.JPG', 'a.png', 'b.gif', 'c.jfif', 'd.avif', 'f.webp', 'g.tiff', 'h.ppm']" in told
     assert (
-        "note: not taken from many: README (no suffix), i.heic (a kind of picture that is not read: save it as PNG, "
-        "JPEG or TIFF), more.png (a folder: give it by itself), notes.txt (the suffix .txt is of no picture)\n"
+        "note: not taken from many: README (no suffix), i.heic (an unsupported picture format: save it as PNG, "
+        "JPEG or TIFF), more.png (a folder: give it by itself), notes.txt (.txt is not a picture format)\n"
     ) in told
     for name in ("b.gif", "c.jfif", "d.avif", "E.JPG"):
         assert list(problem(folder / name, "--task", "sr4").y.shape) == [1, 3, 16, 16]

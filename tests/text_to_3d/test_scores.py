@@ -199,14 +199,14 @@ def test_other_priors_have_no_attributes():
 
 
 def test_the_repulsion_s_features_should_not_measure():
-    with pytest.warns(UserWarning, match="Div is measured on pixels, which the repulsion used"):
+    with pytest.warns(UserWarning, match="Div is measured with pixels, which the repulsion used"):
         load_scorers("some/if", div_features="pixels", repulsion=["pixels"])
 
 
 def test_a_face_reader_belongs_to_its_classifier(tmp_path):
     reader = FaceReader.load()
     assert len(reader.weights) == 128
-    with pytest.raises(ValueError, match="There is no .*face.json, which tells fronts from backs; fit it with"):
+    with pytest.raises(ValueError, match="The detector of faces .*face.json is missing; fit it with"):
         FaceReader.load(tmp_path / "face.json")
     (tmp_path / "model.safetensors").write_bytes(b"another")
     with pytest.raises(ValueError, match="was fitted to another classifier"):

@@ -235,7 +235,7 @@ def test_networks_that_are_not_available(folder):
 
 
 def test_div_on_the_repulsion_s_own_features_is_said():
-    with pytest.warns(UserWarning, match="Div is measured on pixels"):
+    with pytest.warns(UserWarning, match="Div is measured with pixels"):
         load_scorers("other", div_features="pixels", repulsion=["heads", "pixels"])
     with warnings.catch_warnings():
         warnings.simplefilter("error")
@@ -302,7 +302,7 @@ def test_an_aesthetic_head_that_cannot_be_used(clip, tmp_path):
         load_aesthetic(None)
     with pytest.raises(FileNotFoundError, match='no file "missing.pth"'):
         load_aesthetic("missing.pth")
-    with pytest.raises(FileNotFoundError, match="holds no model.safetensors"):
+    with pytest.raises(FileNotFoundError, match="contains no model.safetensors"):
         load_aesthetic(str(tmp_path))
     with pytest.raises(ValueError, match="go online once"):
         load_aesthetic("somebody/aesthetics-predictor")
@@ -310,7 +310,7 @@ def test_an_aesthetic_head_that_cannot_be_used(clip, tmp_path):
         load(predictor((6, 1)))
     with pytest.raises(ValueError, match="no linear layers that end in one score"):
         load(predictor((8, 4)))
-    with pytest.raises(ValueError, match="no chain of linear layers"):
+    with pytest.raises(ValueError, match="not a chain of linear layers"):
         load({**predictor(), "layers.2.weight": torch.zeros(1, 5)})
     with pytest.raises(ValueError, match="are a list"):
         load([1, 2])

@@ -79,7 +79,7 @@ def test_an_interrupted_sweep_resumes_and_grows(sweep, monkeypatch, capsys):
     monkeypatch.setattr(RunFolder, "finish", killed)
     code, out = sweep("red dog", *FLAGS[:-1])
     assert code == 130 and not (out / "sweep.json").exists()
-    assert "the same command goes on" in capsys.readouterr().err
+    assert "the same command continues" in capsys.readouterr().err
     monkeypatch.undo()
     first = next(out.rglob("metrics.json"))
     before = first.stat().st_mtime_ns
