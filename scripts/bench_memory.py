@@ -119,8 +119,8 @@ def main() -> None:
         flags += ["--autocast"] * o.autocast
         start = time.monotonic()
         command = [sys.executable, __file__, *flags, "--particles", str(n), "--alone"]
-        told = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout.split()
-        before, peaks[n] = map(int, told[-2:])
+        printed = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout.split()
+        before, peaks[n] = map(int, printed[-2:])
         own, share = (peaks[n] - before) / 2**30, peaks[n] / peaks[o.particles[0]]
         seconds = time.monotonic() - start
         print(f"  {n:3}  {peaks[n] / 2**30:9.3f}  {own:9.3f}  {share:9.3f}  {seconds:7.0f}", flush=True)

@@ -191,7 +191,7 @@ def run_evaluation(o: Heads, count: int = 256) -> None:
     figures = {
         "autoencoder": autoencoder.psnr(pipe.vae, held["images"]),
         "classifier": classifier.accuracy(judge, held),
-        "obedience": evaluate.obedience(judge, images, [told for _, told in pairs]),
+        "obedience": evaluate.obedience(judge, images, [named for _, named in pairs]),
         "features_1nn": dict(zip(ATTRIBUTES, map(float, neighbours), strict=True)),
     }
     _note(o, figures)
@@ -225,7 +225,7 @@ def run_pixel_evaluation(o: Heads) -> None:
         "prompts": len(pairs),
         "judge_of_attributes": float(right[seen].float().mean()),
         "judge_of_views": float(np.mean(np.array(reader(held["images"])) == views["held"])),
-        "obedience": evaluate.obedience(judge, images, [told for _, told in pairs]),
+        "obedience": evaluate.obedience(judge, images, [named for _, named in pairs]),
         "views": {v: float(np.mean([f == v for f, w in zip(found, wanted, strict=True) if w == v])) for v in VIEWS},
         "view": float(np.mean(np.array(found) == wanted)),
     }

@@ -107,14 +107,14 @@ def sample_caption(head: Head, rng: np.random.Generator, empty: float = 0.1) -> 
     """Return a training caption and its attributes: 0 if left out, else 1 + the code, int64 [attributes]."""
     if rng.random() < empty:
         return "", np.zeros(len(ATTRIBUTES), dtype=np.int64)
-    told, view = sample_mentioned(head, rng)
-    return caption(head.values, told, view), answers_to(head, told)
+    mentioned, view = sample_mentioned(head, rng)
+    return caption(head.values, mentioned, view), answers_to(head, mentioned)
 
 
-def answers_to(head: Head, told: set[str]) -> np.ndarray:
-    """Return the reader's targets for a caption with the attributes ``told``: 0 if left out, else 1 + the code,
+def answers_to(head: Head, mentioned: set[str]) -> np.ndarray:
+    """Return the reader's targets for a caption with the attributes ``mentioned``: 0 if left out, else 1 + the code,
     int64."""
-    return np.where([a in told for a in ATTRIBUTES], 1 + head.codes, 0)
+    return np.where([a in mentioned for a in ATTRIBUTES], 1 + head.codes, 0)
 
 
 def noise_weights(abar: torch.Tensor, most: float = NOISE_WEIGHT) -> torch.Tensor:
@@ -175,8 +175,8 @@ def train(
         z_t = (a.sqrt() * z + (1 - a).sqrt() * eps).to(device)
         guess, read = model(z_t, t.to(device), tokens.to(device))
         error = ((guess.float() - eps.to(device)) ** 2).mean((1, 2, 3))
-        told = torch.tensor(np.array(answers), device=device).unbind(1)
-        reading = sum(F.cross_entropy(r.float(), a) for r, a in zip(read, told, strict=True))
+        mentioned = torch.tensor(np.array(answers), device=device).unbind(1)
+        reading = sum(F.cross_entropy(r.float(), a) for r, a in zip(read, mentioned, strict=True))
         return {"eps": (weight.to(device)[t] * error).mean(), "reading": READING * reading}
 
     model = fit("latent", Denoiser(tokenizer), loss, out=out, steps=steps, lr=lr, ema=0.9995)

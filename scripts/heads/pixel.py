@@ -128,8 +128,10 @@ def sample_caption(
     ``mention_view``: whether the caption has the view; None: at random."""
     if rng.random() < empty:
         return "", np.zeros(len(QUESTIONS), dtype=np.int64)
-    told, view = sample_mentioned(head, rng, whole=WHOLE, least=TOLD, mention_view=mention_view)
-    return caption(head.values, told, view), np.append(answers_to(head, told), VIEWS.index(view) + 1 if view else 0)
+    mentioned, view = sample_mentioned(head, rng, whole=WHOLE, least=TOLD, mention_view=mention_view)
+    return caption(head.values, mentioned, view), np.append(
+        answers_to(head, mentioned), VIEWS.index(view) + 1 if view else 0
+    )
 
 
 class Draw:
@@ -146,12 +148,12 @@ class Draw:
 
     def __call__(self, rng: np.random.Generator) -> tuple[int, str, np.ndarray]:
         """Return the row, its caption and the targets of ``QUESTIONS``."""
-        empty, told = rng.random() < EMPTY, rng.random() < VIEW_TOLD
-        if told and not empty:
+        empty, mentioned = rng.random() < EMPTY, rng.random() < VIEW_TOLD
+        if mentioned and not empty:
             row = int(rng.choice(self.rows[rng.choice(len(VIEWS), p=self.shares)]))
         else:
             row = int(rng.integers(len(self.heads)))
-        return row, *sample_caption(self.heads[row], rng, float(empty), mention_view=told)
+        return row, *sample_caption(self.heads[row], rng, float(empty), mention_view=mentioned)
 
 
 class Denoiser(torch.nn.Module):
@@ -202,15 +204,15 @@ def learn_reader(model: Denoiser, tokenizer: T5Tokenizer, count: int = 1000, ste
     with torch.no_grad():
         parts = zip(tokens.input_ids.split(100), tokens.attention_mask.split(100), strict=True)
         pooled = torch.cat([model.read(ids, mask)[1] for ids, mask in parts])
-    told = torch.tensor(np.array(answers)).unbind(1)
+    mentioned = torch.tensor(np.array(answers)).unbind(1)
     optimiser = torch.optim.Adam(model.reader.parameters(), lr=0.03)
     for _ in range(steps):
         logits = model.reader(pooled).split(QUESTIONS, dim=1)
-        loss = sum((F.cross_entropy(r, a) for r, a in zip(logits, told, strict=True)), torch.zeros(()))
+        loss = sum((F.cross_entropy(r, a) for r, a in zip(logits, mentioned, strict=True)), torch.zeros(()))
         optimiser.zero_grad()
         loss.backward()
         optimiser.step()
-    return float(np.mean([float((r.argmax(1) == a).float().mean()) for r, a in zip(logits, told, strict=True)]))
+    return float(np.mean([float((r.argmax(1) == a).float().mean()) for r, a in zip(logits, mentioned, strict=True)]))
 
 
 def export(out: Path) -> tuple[IFPipeline, int]:
@@ -254,8 +256,8 @@ def train(
         guess, read = model(z_t, t.to(device), tokens.input_ids, tokens.attention_mask)
         error = ((guess.float() - eps.to(device)) ** 2).mean(1)
         each = weight[t][:, None, None] * pixel_weights(t)
-        told = torch.tensor(np.array(answers), device=device).unbind(1)
-        reading = sum(F.cross_entropy(r.float(), a) for r, a in zip(read, told, strict=True))
+        mentioned = torch.tensor(np.array(answers), device=device).unbind(1)
+        reading = sum(F.cross_entropy(r.float(), a) for r, a in zip(read, mentioned, strict=True))
         return {"eps": (each.to(device) * error).mean(), "reading": READING * reading}
 
     model = Denoiser(tokenizer)

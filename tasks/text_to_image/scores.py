@@ -52,7 +52,7 @@ def no_heads(asked: ScoreRequest) -> str | None:
 
 def heads_figures(
     probabilities: dict[str, torch.Tensor],
-    told: PromptAttributes,
+    named: PromptAttributes,
     reasons: dict[str, str],
     faces: torch.Tensor | None = None,
 ) -> dict[str, Any]:
@@ -71,8 +71,8 @@ def heads_figures(
     """
     names = ("agreement", "agreement_particles", "agreement_attributes", "agreement_read", "agreement_told")
     figures: dict[str, Any] = dict.fromkeys(names)
-    if told.seen:
-        found = readings(probabilities, {a: told.values[a] for a in told.seen}, faces)
+    if named.seen:
+        found = readings(probabilities, {a: named.values[a] for a in named.seen}, faces)
         whole = agreement(found)
         each = [right[at].double().mean() for right, at in zip(found.right, whole.counted, strict=True) if at.any()]
         figures["agreement_particles"] = metrics.summary(torch.stack(each), best="max") if each else None
@@ -88,9 +88,9 @@ def heads_figures(
         figures["agreement_attributes"] = {}
         reasons["agreement"] = "the prompt names no attribute that is visible from the view"
     covered = None
-    if told.open:
-        counted = metrics.coverage(_shown(probabilities, told, faces), told.open, {})
-        of = {a: len(ATTRIBUTES[a]) for a in told.open}
+    if named.open:
+        counted = metrics.coverage(_shown(probabilities, named, faces), named.open, {})
+        of = {a: len(ATTRIBUTES[a]) for a in named.open}
         covered = {"mean": counted["mean"], "distinct": counted["distinct"], "of": of}
     else:
         reasons["coverage"] = "the prompt leaves no attribute open that is visible from the view"
@@ -98,17 +98,17 @@ def heads_figures(
 
 
 def _shown(
-    probabilities: dict[str, torch.Tensor], told: PromptAttributes, faces: torch.Tensor | None = None
+    probabilities: dict[str, torch.Tensor], named: PromptAttributes, faces: torch.Tensor | None = None
 ) -> dict[str, torch.Tensor]:
     """Return the probabilities of the open attributes; nan if the particle, as classified, hides the attribute or has
     no face."""
     found = {a: p.argmax(1).tolist() for a, p in probabilities.items()}
-    shown = {a: probabilities[a].clone() for a in told.open}
+    shown = {a: probabilities[a].clone() for a in named.open}
     for k in range(len(next(iter(probabilities.values())))):
         values = {a: ATTRIBUTES[a][codes[k]] for a, codes in found.items()}
-        for a in told.open:
+        for a in named.open:
             faceless = faces is not None and a in ON_FACE and not faces[k]
-            if faceless or not told.shows(values, a):
+            if faceless or not named.shows(values, a):
                 shown[a][k] = torch.nan
     return shown
 

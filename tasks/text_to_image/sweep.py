@@ -90,7 +90,7 @@ class Sweep:
     guidance: float | None = None
     """Classifier-free guidance (default: the packaged one)."""
     seed: int = 0
-    """Every random number follows from it."""
+    """The seed of all random numbers."""
     metrics: tuple[Literal["clip", "aesthetic"], ...] = ()
     """Figures that need additional networks."""
     clip_model: str | None = None
@@ -104,7 +104,7 @@ class Sweep:
     dtype: str | None = None
     """Precision of the networks (default: the packaged one, float32 if it names none)."""
     chunk: int | None = None
-    """Particles a network sees at once (default: as many as fit)."""
+    """Particles that go through a network at once (default: as many as fit)."""
     memory: str | None = None
     """fast, flat, lean or auto (default: auto)."""
 

@@ -12,8 +12,9 @@ from rsd.heads.attributes import Camera
 from rsd.heads.render import _rays
 from rsd.randomness import Stream
 from rsd.tasks.text_to_3d.scene.backgrounds import Background, draw_colours
-from rsd.tasks.text_to_3d.scene.cameras import Cameras, CameraSettings, draw_cameras, fov_of, orbit
-from rsd.tasks.text_to_3d.scene.lights import Light, LightSettings, draw_light
+from rsd.tasks.text_to_3d.scene.cameras import Cameras, draw_cameras, fov_of, orbit
+from rsd.tasks.text_to_3d.scene.lights import Light, draw_light
+from rsd.tasks.text_to_3d.scene.settings import CameraSettings, LightSettings
 
 
 def cameras(*rows):

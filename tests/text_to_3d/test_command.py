@@ -31,11 +31,10 @@ from rsd.tasks.text_to_3d.head import SceneHead
 from rsd.tasks.text_to_3d.options import TextTo3D
 from rsd.tasks.text_to_3d.packaged import ADDED, packaged, parse
 from rsd.tasks.text_to_3d.scene.cameras import draw_cameras
-from rsd.tasks.text_to_3d.scene.field import FieldSettings
 from rsd.tasks.text_to_3d.scene.lights import draw_light
 from rsd.tasks.text_to_3d.scene.regularisers import regularisers
 from rsd.tasks.text_to_3d.scene.render import Rendering
-from rsd.tasks.text_to_3d.scene.settings import FieldSizes
+from rsd.tasks.text_to_3d.scene.settings import FieldSettings, FieldSizes
 
 IF = "DeepFloyd/IF-I-XL-v1.0"
 

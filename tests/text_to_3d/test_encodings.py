@@ -21,7 +21,8 @@ from rsd.tasks.text_to_3d.scene.encodings import (
     grid_rows,
     hash_grid,
 )
-from rsd.tasks.text_to_3d.scene.field import Field, FieldSettings
+from rsd.tasks.text_to_3d.scene.field import Field
+from rsd.tasks.text_to_3d.scene.settings import FieldSettings
 from tests.scenes import sized
 
 SMALL = dict(levels=4, features=2, log2_hashmap_size=9, base_resolution=4, per_level_scale=1.6)

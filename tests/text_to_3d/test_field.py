@@ -8,8 +8,8 @@ import pytest
 import torch
 
 from rsd.randomness import Stream
-from rsd.tasks.text_to_3d.scene.field import Field, FieldSettings
-from rsd.tasks.text_to_3d.scene.settings import ENCODINGS
+from rsd.tasks.text_to_3d.scene.field import Field
+from rsd.tasks.text_to_3d.scene.settings import ENCODINGS, FieldSettings
 from tests.scenes import sized
 
 SMALL = dict(grid=(3, 5), levels=3, log2_hashmap_size=8, per_level_scale=1.5, octaves=2)

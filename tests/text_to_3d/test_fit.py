@@ -18,11 +18,12 @@ from rsd.heads.render import BACKGROUND
 from rsd.heads.render import render as draw
 from rsd.randomness import Stream
 from rsd.tasks.text_to_3d.scene.cameras import Cameras, fov_of
-from rsd.tasks.text_to_3d.scene.field import Field, FieldSettings
+from rsd.tasks.text_to_3d.scene.field import Field
 from rsd.tasks.text_to_3d.scene.lights import ambient_light
 from rsd.tasks.text_to_3d.scene.mesh import extract
 from rsd.tasks.text_to_3d.scene.occupancy import EVERY, Occupancy
-from rsd.tasks.text_to_3d.scene.render import RenderSettings, as_images, jitter_width, photograph, render
+from rsd.tasks.text_to_3d.scene.render import as_images, jitter_width, photograph, render
+from rsd.tasks.text_to_3d.scene.settings import FieldSettings, RenderSettings
 from tests.scenes import sized
 
 VALUES = sample_values(np.random.default_rng(9))  # an afro, round glasses, two eye patches, two rings

@@ -14,9 +14,10 @@ from PIL import Image
 
 from rsd.randomness import Stream
 from rsd.tasks.text_to_3d.outputs import contact_sheet, write_turntable
-from rsd.tasks.text_to_3d.scene.cameras import CameraSettings, orbit
-from rsd.tasks.text_to_3d.scene.field import Field, FieldSettings
+from rsd.tasks.text_to_3d.scene.cameras import orbit
+from rsd.tasks.text_to_3d.scene.field import Field
 from rsd.tasks.text_to_3d.scene.mesh import automatic_threshold, extract, write_mesh
+from rsd.tasks.text_to_3d.scene.settings import CameraSettings, FieldSettings
 
 
 class Ball(torch.nn.Module):

@@ -7,12 +7,13 @@ import torch
 
 from rsd.randomness import Stream
 from rsd.tasks.text_to_3d.scene import occupancy as module
-from rsd.tasks.text_to_3d.scene.cameras import CameraSettings, orbit
-from rsd.tasks.text_to_3d.scene.field import Field, FieldSettings
+from rsd.tasks.text_to_3d.scene.cameras import orbit
+from rsd.tasks.text_to_3d.scene.field import Field
 from rsd.tasks.text_to_3d.scene.lights import Light, ambient_light
 from rsd.tasks.text_to_3d.scene.occupancy import Occupancy, backend, torch_march
-from rsd.tasks.text_to_3d.scene.render import RenderSettings, jitter_width, render
+from rsd.tasks.text_to_3d.scene.render import jitter_width, render
 from rsd.tasks.text_to_3d.scene.samples import DenseSamples, PackedSamples, span, stratified
+from rsd.tasks.text_to_3d.scene.settings import CameraSettings, FieldSettings, RenderSettings
 from tests.scenes import sized
 
 

@@ -10,12 +10,13 @@ import pytest
 import torch
 
 from rsd.randomness import Stream
-from rsd.tasks.text_to_3d.scene.cameras import CameraSettings, orbit
-from rsd.tasks.text_to_3d.scene.field import Field, FieldSettings
+from rsd.tasks.text_to_3d.scene.cameras import orbit
+from rsd.tasks.text_to_3d.scene.field import Field
 from rsd.tasks.text_to_3d.scene.lights import Light, ambient_light
-from rsd.tasks.text_to_3d.scene.regularisers import RegulariserSettings, entropy, regularisers, sparsity, thickness
-from rsd.tasks.text_to_3d.scene.render import Rendering, RenderSettings, as_images, jitter_width, render
+from rsd.tasks.text_to_3d.scene.regularisers import entropy, regularisers, sparsity, thickness
+from rsd.tasks.text_to_3d.scene.render import Rendering, as_images, jitter_width, render
 from rsd.tasks.text_to_3d.scene.samples import DenseSamples, composite, refine, span, stratified
+from rsd.tasks.text_to_3d.scene.settings import CameraSettings, FieldSettings, RegulariserSettings, RenderSettings
 
 
 def rand(*shape, seed=0):

@@ -19,9 +19,9 @@ from rsd.schedule import Schedule
 from rsd.spread import Spread
 from rsd.tasks.text_to_3d import scenes as scenes_module
 from rsd.tasks.text_to_3d.distillation import count_groups
-from rsd.tasks.text_to_3d.scene.cameras import CameraSettings, orbit
+from rsd.tasks.text_to_3d.scene.cameras import orbit
 from rsd.tasks.text_to_3d.scene.regularisers import regularisers
-from rsd.tasks.text_to_3d.scene.settings import SceneSettings
+from rsd.tasks.text_to_3d.scene.settings import CameraSettings, SceneSettings
 from rsd.tasks.text_to_3d.scenes import Scenes, draw_shot, enlarge, row_ensemble
 from tests.graphs import most_kept
 from tests.scenes import sized

@@ -15,7 +15,8 @@ from rsd.media import read_image
 from rsd.metrics import scoring
 from rsd.metrics.scoring import ScoreRequest, Scorers, Subject, measure
 from rsd.tasks.text_to_3d.head import headline
-from rsd.tasks.text_to_3d.scene.cameras import CameraSettings, orbit
+from rsd.tasks.text_to_3d.scene.cameras import orbit
+from rsd.tasks.text_to_3d.scene.settings import CameraSettings
 from rsd.tasks.text_to_3d.scores import SCORES, visible_attributes
 
 PLAIN = {a: options[0] for a, options in ATTRIBUTES.items()}

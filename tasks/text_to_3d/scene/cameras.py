@@ -13,7 +13,7 @@ import torch
 
 from rsd.randomness import Stream
 
-from .settings import CameraSettings as CameraSettings
+from .settings import CameraSettings
 
 
 @dataclass(frozen=True)

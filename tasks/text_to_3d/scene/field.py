@@ -17,7 +17,7 @@ from torch import nn
 from rsd.randomness import Stream
 
 from .encodings import DenseGrid, Frequency, TinyCudaGrid, hash_grid
-from .settings import FieldSettings as FieldSettings
+from .settings import FieldSettings
 
 
 class Field(nn.Module):

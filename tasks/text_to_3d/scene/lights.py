@@ -17,7 +17,7 @@ import torch.nn.functional as F
 from rsd.randomness import Stream
 
 from .cameras import Cameras
-from .settings import LightSettings as LightSettings
+from .settings import LightSettings
 
 KINDS = ("ambient", "lambertian", "textureless")
 

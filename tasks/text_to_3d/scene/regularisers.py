@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 
 from .render import Rendering
-from .settings import RegulariserSettings as RegulariserSettings
+from .settings import RegulariserSettings
 
 
 def regularisers(rendering: Rendering, settings: RegulariserSettings, *, progress: float) -> dict[str, torch.Tensor]:

@@ -18,7 +18,7 @@ from .field import Field
 from .lights import Light
 from .occupancy import Occupancy
 from .samples import DenseSamples, Samples, refine, span, stratified
-from .settings import RenderSettings as RenderSettings
+from .settings import RenderSettings
 
 Backdrop = Callable[[torch.Tensor], torch.Tensor]
 

@@ -17,7 +17,7 @@ BACKGROUNDS = ("white", "gray", "black", "random", "learned")
 
 
 def check_names(settings: Any, **choices: tuple[str, ...]) -> None:
-    """Spell the names in these fields as we do. Raise ValueError for an unknown one."""
+    """Normalise the names in these fields. Raise ValueError for an unknown one."""
     for name, names in choices.items():
         setattr(settings, name, match_name(getattr(settings, name), names))
         if getattr(settings, name) not in names:
@@ -189,7 +189,7 @@ class RegulariserSettings:
 class SceneSettings(
     FieldSettings, RenderSettings, CameraSettings, LightSettings, RegulariserSettings, NumberChecks
 ):  # fmt: skip
-    """What scenes are made of and seen with."""
+    """The settings of scenes and of their rendering."""
 
     LEAST = {
         "fine": 0, **dict.fromkeys(("views", "samples", "views_at_once", "resolution", "levels"), 1),
