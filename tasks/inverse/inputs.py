@@ -1,26 +1,23 @@
 """List the images to restore and their options: files, folders of them, and manifests.
 
-A manifest is a text file with one JSON object per line: ``image``, a path relative to the manifest, and any of
-:data:`FIELDS`, which win over the flags. Imports nothing heavy.
+A line of a manifest has an ``image``, a path relative to the manifest, and any of :data:`FIELDS`, which win over the
+flags. Imports nothing heavy.
 """
 
 from __future__ import annotations
 
-import json
-import types
-import typing
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass, replace
-from functools import cache
+from functools import partial
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from rsd.formats import PICTURES, skipped_files
-from rsd.runs.words import expected, suggestion
+from rsd.runs.settings import Line, is_manifest, read_manifest
 
 from .names import task_name
-from .options import ALPHA, MANIFEST, Restore, check_used, implied_task
+from .options import ALPHA, Restore, check_used, implied_task
 
 MEASUREMENT = ".safetensors"
 IMAGES = (*PICTURES, MEASUREMENT)
@@ -89,11 +86,6 @@ def are_several(options: Restore, jobs: list[Job]) -> bool:
     return len(jobs) > 1 or options.images[0].is_dir() or is_manifest(options.images[0])
 
 
-def is_manifest(path: Path) -> bool:
-    """Return whether a file is a manifest, by its suffix."""
-    return path.suffix.lower() == MANIFEST
-
-
 def ignored_files(folders: Iterable[Path]) -> list[str]:
     """Return a note for each folder with ignored files."""
     rest = {folder: skipped_files(folder, IMAGES) for folder in folders if folder.is_dir()}
@@ -102,7 +94,7 @@ def ignored_files(folders: Iterable[Path]) -> list[str]:
 
 def _jobs_in(path: Path, options: Restore, resolve: Resolve) -> Iterator[Job]:
     if is_manifest(path):
-        yield from read_manifest(path, options, resolve)
+        yield from read_lines(path, options, resolve)
         return
     taken = lambda p: p.suffix.lower() in IMAGES and not p.name.startswith(".") and not p.is_dir()  # noqa: E731
     found = sorted(filter(taken, path.iterdir())) if path.is_dir() else [path]
@@ -114,35 +106,19 @@ def _jobs_in(path: Path, options: Restore, resolve: Resolve) -> Iterator[Job]:
         yield Job(one, one.stem, one.name, options)
 
 
-def read_manifest(path: Path, options: Restore, resolve: Resolve) -> Iterator[Job]:
-    """Yield a job for each non-empty line, with ``options`` as its defaults. Missing files are reported by their jobs.
-    Raise ValueError, in one sentence that names the line, for an error in it."""
+def read_lines(path: Path, options: Restore, resolve: Resolve) -> Iterator[Job]:
+    """Yield a job for each line of a manifest, with ``options`` where the line sets nothing. Missing pictures fail with
+    their job. Raises ValueError, in one sentence that names the line, for a mistake."""
     chosen: dict[tuple[str, ...], Restore] = {}
-    try:
-        lines = path.read_text(encoding="utf-8-sig").splitlines()  # some editors start a file with a byte-order mark
-    except UnicodeDecodeError as error:
-        raise ValueError(f"{path} is not UTF-8 text; save it as UTF-8.") from error
-    for number, line in enumerate(lines, 1):
-        if not line.strip():
-            continue
-        try:
-            yield _job(line, path.parent, options, chosen, resolve)
-        except ValueError as error:
-            raise ValueError(f"{path}, line {number}: {error}") from error
+    make = partial(_job, folder=path.parent, shared=options, chosen=chosen, resolve=resolve)
+    example = '{"image": "a.png", "task": "sr4"}'
+    yield from read_manifest(path, Restore, "image", FIELDS, make, example=example)
 
 
-def _job(line: str, folder: Path, shared: Restore, chosen: dict[tuple[str, ...], Restore], resolve: Resolve) -> Job:
-    try:
-        given = json.loads(line)
-    except json.JSONDecodeError as error:
-        raise ValueError(f"this is not JSON ({error.msg} at column {error.colno}).") from error
-    if not isinstance(given, dict) or not isinstance(given.get("image"), str):
-        raise ValueError('give an object with "image": a path, for example {"image": "a.png", "task": "sr4"}.')
-    names = ("image", "name", *FIELDS)
-    for key in given:
-        if key not in names:
-            raise ValueError(f'unknown key "{key}".{suggestion(key, names)} There are: {", ".join(names)}.')
-    values = {key: _value(key, given[key], folder) for key in given if key not in ("image", "name")}
+def _job(line: Line, *, folder: Path, shared: Restore, chosen: dict[tuple[str, ...], Restore], resolve: Resolve) -> Job:
+    values = dict(line.settings)
+    if values.get("mask") == folder / ALPHA:  # a word, not a path
+        values["mask"] = ALPHA
     choice = {key: values.pop(key) for key in CHOOSING if key in values}
     if "task" not in choice and not shared.task and (implied := implied_task(values)):
         choice["task"] = implied
@@ -151,48 +127,11 @@ def _job(line: str, folder: Path, shared: Restore, chosen: dict[tuple[str, ...],
         needs = PLACEHOLDERS.get(task_name(choice.get("task", shared.task)), {})
         own = {name: getattr(shared, name) for name in needs}
         chosen[key] = replace(resolve({**choice, **needs}), **own) if choice else shared
-    path, title = folder / given["image"], given.get("name")
-    if title is not None and (not isinstance(title, str) or not title):
-        raise ValueError(f"name is {json.dumps(title)}; give text.")
-    values = {"lambda_" if name == "lambda" else name: value for name, value in values.items()}
+    path = folder / line.source
     options = replace(chosen[key], images=(path,), **values)
     with suppress(FileNotFoundError):  # reported for this image alone
         options.check()
     if not options.task:
         raise ValueError(options.missing_task())
     check_used({*choice, *values}, options)
-    return Job(path, title or path.stem, title or path.name, options)
-
-
-def _value(key: str, value: Any, folder: Path) -> Any:
-    """Convert a JSON value to the field's type. Raise ValueError, in one sentence, if it does not fit."""
-    hint = _hints()["lambda_" if key == "lambda" else key]
-    try:
-        return ALPHA if key == "mask" and value == str(ALPHA) else _convert(hint, value, folder)
-    except TypeError as error:
-        raise ValueError(f"{key} is {json.dumps(value, ensure_ascii=False)}; give {expected(hint)}.") from error
-
-
-@cache
-def _hints() -> dict[str, Any]:
-    return typing.get_type_hints(Restore)
-
-
-def _convert(hint: Any, value: Any, folder: Path) -> Any:
-    arguments = typing.get_args(hint)
-    origin = typing.get_origin(hint)
-    if origin in (typing.Union, types.UnionType):
-        return None if value is None else _convert(next(a for a in arguments if a is not type(None)), value, folder)
-    if origin is tuple and arguments[-1] is Ellipsis and isinstance(value, list):
-        return tuple(_convert(arguments[0], v, folder) for v in value)
-    if origin is tuple and isinstance(value, list) and len(value) == len(arguments):
-        return tuple(_convert(a, v, folder) for a, v in zip(arguments, value, strict=True))
-    if origin is Literal and value in arguments:
-        return value
-    if hint is Path and isinstance(value, str):
-        return folder / value
-    if hint is float and isinstance(value, int | float) and not isinstance(value, bool):
-        return float(value)
-    if hint in (int, str, bool) and type(value) is hint:
-        return value
-    raise TypeError(hint)
+    return Job(path, line.name or path.stem, line.name or path.name, options)

@@ -24,6 +24,7 @@ from rsd.runs.options import (
     readers,
 )
 from rsd.runs.options import check_used as check_unread
+from rsd.runs.settings import is_manifest
 
 from .methods import METHODS, TUNABLE, check_method, check_space, load_method, method_name
 from .names import CASES, IMPLYING, READ_BY, REQUIRED, is_task, task_name, unknown_task
@@ -33,7 +34,6 @@ if TYPE_CHECKING:
 
 ALPHA = Path("alpha")
 """The mask made of an image's own transparency: transparent pixels are filled in."""
-MANIFEST = ".jsonl"
 
 
 @dataclass(kw_only=True)
@@ -185,8 +185,8 @@ class Restore(TaskOptions, Settings, RunOptions, PriorOptions, FeatureOptions, S
     }
 
     images: Annotated[tuple[Path, ...], Flag(positional=True)]
-    """Images (PNG, JPEG, ...), measurements (.safetensors), folders of them, or a manifest (.jsonl): one JSON object
-    per line with "image" and any of task, mask, prompt, seed ... (docs/scale.md)."""
+    """Images (PNG, JPEG, ...), measurements (.safetensors), folders of them, or a manifest (.jsonl, .csv):
+    lines with "image" and any of task, mask, prompt, seed ... (docs/scale.md)."""
     method: str = "auto"
     """rlsd, nonrepuls (gamma 0), hybrid (some particles repel), nonaug (no x beside z), or another of `rsd methods`;
     auto: rlsd, or nonaug for phase_retrieval with a prior that is not built in, as in the paper."""
@@ -238,7 +238,7 @@ class Restore(TaskOptions, Settings, RunOptions, PriorOptions, FeatureOptions, S
     @property
     def manifests(self) -> bool:
         """Whether all inputs are manifests, whose lines may give what the flags leave open."""
-        return bool(self.images) and all(path.suffix.lower() == MANIFEST for path in self.images)
+        return bool(self.images) and all(map(is_manifest, self.images))
 
     def _needs(self) -> None:
         for name, tasks in REQUIRED.items():

@@ -22,7 +22,7 @@ from rsd import media  # noqa: E402
 
 from ..inverse.methods import METHODS  # noqa: E402
 from ..text_to_image.options import TextToImage  # noqa: E402
-from ..text_to_image.plots import keep_within  # noqa: E402
+from ..text_to_image.plots import clip_axes  # noqa: E402
 from .measure import Measured  # noqa: E402
 from .plan import Plan  # noqa: E402
 
@@ -153,7 +153,7 @@ def trade_off(rows: dict[str, Measured], across: str, up: str) -> Image.Image | 
     axes.set(xlabel=NAMES[across], ylabel=NAMES[up])
     if across == "gamma":
         axes.set_xscale("symlog", linthresh=0.1)
-    keep_within(axes, across, up)
+    clip_axes(axes, across, up)
     axes.grid(alpha=0.3)
     figure.legend(loc="outside right upper", fontsize=9, frameon=False)
     buffer = io.BytesIO()

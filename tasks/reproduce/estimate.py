@@ -18,8 +18,7 @@ from ..inverse.packaged import parse as restore
 from ..inverse.run import Settings
 from ..text_to_3d.options import TextTo3D
 from ..text_to_3d.packaged import parse as text_to_3d
-from ..text_to_image.names import SAMPLERS
-from ..text_to_image.options import TextToImage
+from ..text_to_image.options import SAMPLERS, TextToImage
 from ..text_to_image.packaged import parse as text_to_image
 from . import models
 from .data import FLAGS, number, prepare

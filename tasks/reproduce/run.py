@@ -17,8 +17,8 @@ from rsd.runs.session import collect_failure, working_in
 from rsd.runs.settings import plain, shard
 
 from ..inverse.head import RestoreHead
-from ..text_to_3d.head import SceneHead
-from ..text_to_image.head import ImageHead
+from ..text_to_3d.command import head_of as scene_head
+from ..text_to_image.command import head_of as image_head
 from ..toy.command import INTERRUPTED
 from ..toy.command import main as toy
 from . import report
@@ -32,7 +32,7 @@ from .plan import DONE, Plan, plan
 from .verdict import verdict, with_state
 
 HEADS: Mapping[str, Callable[[list[str]], Head]] = {
-    "restore": RestoreHead.of, "text-to-image": ImageHead.of, "text-to-3d": SceneHead.of,
+    "restore": RestoreHead.of, "text-to-image": image_head, "text-to-3d": scene_head,
 }  # fmt: skip
 """The runner's head for a command's arguments; a toy runs by itself."""
 NO_RESULT = ("name", "list_", "json", "out", "resume", "shard", "dry_run", "device")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -76,7 +77,7 @@ def test_a_line_may_tune_its_sampler(photos):
 
 
 @pytest.mark.parametrize(
-    ("line", "expected"),
+    ("line", "message"),
     [
         ({"image": "a.png", "gama": 1}, 'jobs.jsonl, line 2: unknown key "gama". Did you mean "gamma"?'),
         ({"image": "a.png", "device": "cpu"}, 'unknown key "device"'),
@@ -104,10 +105,44 @@ def test_a_line_may_tune_its_sampler(photos):
         ('{"image": ', "line 2: this is not JSON (Expecting value at column 11)"),
     ],
 )
-def test_a_mistake_in_a_manifest_names_its_line_and_stops_all(photos, line, expected, capsys):
+def test_a_mistake_in_a_manifest_names_its_line_and_stops_all(photos, line, message, capsys):
     file = manifest(photos, {"image": "z.png"}, line)
     assert main(["restore", *tasked([file, "--out", "out"])]) == 2
-    assert expected in capsys.readouterr().err and not (photos / "out").exists()
+    assert message in capsys.readouterr().err and not (photos / "out").exists()
+
+
+def test_a_table_is_a_manifest_too(photos):
+    """Empty cells set nothing, lists have spaces or commas between, and cells with commas are quoted."""
+    (photos / "jobs.csv").write_text(
+        "image,name,task,mask,window,lambda,clean,hyper,prompt\n"
+        'a.png,,sr4,,0.2 1,0.5,true,,"a man, smiling"\n'
+        "\n"
+        'b.png,again,inpaint_mask,mask.png,"0.5,1",,,,\n'
+        "c.png,,inpaint_mask,alpha,,,,,\n"
+    )
+    a, b, c = jobs(photos / "jobs.csv", "--gamma", 3)
+    assert (a.options.task, a.options.window, a.options.lambda_) == ("sr4", (0.2, 1.0), 0.5)
+    assert (a.options.clean, a.options.prompt, a.options.gamma) == (True, "a man, smiling", 3)
+    assert (b.title, b.options.mask, b.options.window) == ("again", photos / "mask.png", (0.5, 1.0))
+    assert c.options.mask == Path("alpha")
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("image,gama\na.png,1\n", 'jobs.csv, line 1: unknown column "gama". Did you mean "gamma"? There are: image'),
+        ("task,seed\nsr4,1\n", 'line 1: the column "image" is missing'),
+        ("image,seed\na.png,1\nb.png,few\n", 'jobs.csv, line 3: seed is "few"; give a whole number.'),
+        ("image,seed\n,1\n", 'line 2: fill in the column "image".'),
+        ("image,window\na.png,0.5\n", 'line 2: window is "0.5"; give 2 numbers.'),
+        ("image,prompt\na.png,a man, smiling\n", "line 2: it has more cells than the first line; quote cells"),
+        ("image,clean\na.png,maybe\n", 'line 2: --clean is "maybe"'),
+    ],
+)
+def test_a_mistake_in_a_table_names_its_line_and_column(photos, text, message, capsys):
+    (photos / "jobs.csv").write_text(text)
+    assert main(["restore", *tasked([photos / "jobs.csv", "--out", "out"])]) == 2
+    assert message in capsys.readouterr().err and not (photos / "out").exists()
 
 
 @pytest.fixture
@@ -124,8 +159,8 @@ def test_a_manifest_is_restored_and_continues_after_a_failure(photos, restore, c
         {"image": "b.png", "task": "inpaint_mask", "mask": "nowhere.png"},
     ]
     assert restore(manifest(photos, *lines)) == 1
-    output = capsys.readouterr()
-    assert "absent.png" in output.err and "nowhere.png" in output.err and "2 done, 2 failed" in output.out
+    message = capsys.readouterr()
+    assert "absent.png" in message.err and "nowhere.png" in message.err and "2 done, 2 failed" in message.out
     summary = json.loads((photos / "out" / "summary.json").read_text())
     assert [row["image"] for row in summary["images"]] == ["a.png", "other"] and len(summary["failed"]) == 2
     assert summary["images"][0]["psnr_mean"] is not None and summary["images"][1]["psnr_mean"] is None
