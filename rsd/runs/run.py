@@ -1,15 +1,27 @@
-"""The base classes of all runs: particles, an iterator over the steps, and a state to resume from."""
+"""The base classes of all runs: particles, an iterator over the steps, and a state to resume from. And what the heads'
+Python functions share: resolve the options, load the networks, run to the end."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import math
+from collections.abc import Callable, Collection, Iterator, Mapping
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
 
 from rsd.distributed import ALONE, Ensemble
-from rsd.engine import Record, Reference
+from rsd.engine import Embed, Record, Reference
+from rsd.features import Decoded, load_features
+from rsd.priors import check_prior_name, load_prior
+from rsd.priors.base import Prior
 from rsd.priors.watch import watch_of
+from rsd.runs.flags import fields_of
+from rsd.runs.options import check_used
+from rsd.runs.settings import Packaged
+from rsd.runs.words import suggestion
+
+Features = Callable[[torch.Tensor], torch.Tensor]
 
 
 class Run:
@@ -69,3 +81,91 @@ class Distillation(Run):
         """Load :meth:`state`."""
         super().load_state(state)
         self.reference.load_state(state.get("reference", {}))
+
+
+def check_known(names: Collection[str], changes: Mapping[str, Any]) -> None:
+    """Raise ValueError, with a suggestion, for an unknown setting."""
+    for name in changes:
+        if name not in names:
+            hint = ' Did you mean "lambda_"?' if name == "lambda" else suggestion(name, names)
+            raise ValueError(f'Unknown setting "{name}".{hint} There are: {", ".join(names)}.')
+
+
+def resolve_options(
+    kind: type, packaged: Callable[[str, str], Packaged], prompt: str, prior: Prior | str, features: Features | str,
+    method: str, changes: Mapping[str, Any],
+) -> tuple[Any, str, Prior, Embed | None]:  # fmt: skip
+    """Return the options of class ``kind`` for a prompt, the name of their packaged settings, the prior, and the
+    feature map (None if the particles do not interact). ``changes`` override the packaged settings.
+
+    Raises ValueError for unknown names, unknown settings and invalid values, before any model is loaded.
+    """
+    if not isinstance(prompt, str):
+        raise ValueError(f"prompt is of type {type(prompt).__name__}; give text.")
+    check_known([name for name in fields_of(kind) if name not in ("prompt", "method", "prior")], changes)
+    name = prior if isinstance(prior, str) else prior.name
+    if isinstance(prior, str):
+        check_prior_name(prior)
+    named = {"features": features} if isinstance(features, str) else {}
+    options: Any = kind(prompt=(prompt,), method=method, prior=name)
+    options.check()
+    found = packaged(options.method, name)
+    options = replace(options, **{**found.values(kind), **named, **changes})
+    options.check()
+    check_used(changes, options.unread)
+    if isinstance(prior, str):
+        dtype = getattr(torch, options.dtype)
+        prior = load_prior(prior, dtype=dtype, revision=options.revision, autocast=options.autocast)
+    embed: Embed | None = None
+    if options.interacts:
+        compared = load_features(options.features_name, device=prior.device) if isinstance(features, str) else features
+        embed = Decoded(prior, compared)
+    return options, found.name, prior, embed
+
+
+def drive(
+    run: Run, *, diverged: Callable[[str], str], progress: Callable[[Record], None] | None = None
+) -> tuple[torch.Tensor, list[Record]]:
+    """Run to the end. Return the result and the records. ``diverged`` formats the error message from the location.
+
+    Raises ValueError if a record or the result is not finite.
+    """
+    records = []
+    for record in run.steps():
+        records.append(record)
+        if not all(map(math.isfinite, (record.residual, record.repulsion, *record.losses.values()))):
+            raise ValueError(diverged(f"step {record.step}"))
+        if progress:
+            progress(record)
+    images = run.finish()
+    if not images.isfinite().all():
+        raise ValueError(diverged("its last step"))
+    return images, records
+
+
+@dataclass(frozen=True)
+class Samples:
+    """Results of a prompt: ``images`` [N, 3, H, W] in [-1, 1] (not clamped), the run's records, the options that it ran
+    with, and ``source``: where they come from."""
+
+    images: torch.Tensor
+    records: list[Record]
+    options: Any
+    source: str
+
+
+def draw(
+    kind: type, packaged: Callable[[str, str], Packaged], prompt: str, prior: Prior | str, features: Features | str,
+    method: str, changes: Mapping[str, Any], progress: Callable[[Record], None] | None,
+    *, make_run: Callable[..., Run], remedy: Callable[[Any], str],
+) -> tuple[Run, Samples]:  # fmt: skip
+    """Draw the samples of a prompt; return the run and its results. Raises what :func:`resolve_options` and
+    :func:`drive` raise.
+
+    ``make_run``: (prior, prompt, options, embed=..., image=...) to a run; ``remedy``: what to do if it diverges.
+    """
+    options, source, prior, embed = resolve_options(kind, packaged, prompt, prior, features, method, changes)
+    run = make_run(prior, prompt, options, embed=embed, image=prompt)
+    advice = remedy(options)
+    images, records = drive(run, diverged=lambda where: f"The run diverged at {where}; {advice}.", progress=progress)
+    return run, Samples(images, records, options, source)

@@ -15,12 +15,12 @@ from rsd import media
 from rsd.distributed import Ensemble, processes
 from rsd.engine import Record
 from rsd.priors.base import Prior
-from rsd.runs.api import Features, Samples, draw
 from rsd.runs.batch import run_all
 from rsd.runs.flags import fields_of
 from rsd.runs.folder import RunFolder
 from rsd.runs.head import Item, JointFigures, Networks, PromptHead
 from rsd.runs.prompts import PromptJob
+from rsd.runs.run import Features, Samples, draw
 from rsd.runs.summary import particles
 
 from . import distillation, samplers
