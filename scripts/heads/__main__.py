@@ -15,14 +15,14 @@ from typing import Annotated, Any, Literal
 
 import numpy as np
 import torch
-from diffusers import AutoencoderKL, DiffusionPipeline, IFPipeline, StableDiffusionPipeline
+from diffusers import AutoencoderKL, DiffusionPipeline, IFPipeline, StableDiffusion3Pipeline, StableDiffusionPipeline
 from transformers import ResNetForImageClassification, ViTModel
 
 import rsd.heads
 from rsd.heads.attributes import ATTRIBUTES, VIEWS
 from rsd.heads.data import head_from_row, load_shards, make_shard
 from rsd.runs.flags import Flag, script
-from scripts.heads import autoencoder, classifier, errors, evaluate, features, latent, pixel
+from scripts.heads import autoencoder, classifier, errors, evaluate, features, flow, latent, pixel
 
 WEIGHTS = Path(rsd.heads.__file__).parent / "weights"
 STAGES = (
@@ -50,6 +50,9 @@ class Heads:
             "pixel-export",
             "pixel-errors",
             "pixel-evaluate",
+            "flow",
+            "flow-export",
+            "flow-evaluate",
         ],  # fmt: skip
         Flag(positional=True),
     ]
@@ -81,6 +84,14 @@ class Heads:
     """The pipeline whose weights the pixel model begins with where ``work`` has no checkpoint; None: from nothing."""
     pixel_prompts: int = 256
     """How many prompts "pixel-evaluate" samples: the model card's figures are of 256."""
+    flow_steps: int = 100_000
+    """Steps of the flow prior; a run may be gone on with at another number."""
+    flow_cooldown: int = 300
+    """Steps at its end over which the learning rate, else constant, falls to 0."""
+    flow_batch: int = 64
+    flow_lr: float = 1e-3
+    flow_prompts: int = 256
+    """How many prompts "flow-evaluate" samples: the model card's figures are of 256."""
 
 
 def data(o: Heads) -> None:
@@ -156,6 +167,49 @@ def export_pixel(o: Heads) -> None:
     pipe, step = pixel.export(o.work)
     _ship(pipe, o.out / "pixel")
     print(f"{o.out / 'pixel'}: the weights of step {step}")
+
+
+def train_flow(o: Heads) -> None:
+    """The flow prior, on latents that it renders and encodes itself."""
+    pipe = flow.train(
+        o.out / "latent", o.work, o.flow_steps, shards=o.shards, batch=o.flow_batch, lr=o.flow_lr,
+        cooldown=o.flow_cooldown,
+    )  # fmt: skip
+    _ship_flow(pipe, o.out / "flow")
+
+
+def export_flow(o: Heads) -> None:
+    """The averaged weights of the flow prior's last checkpoint, while it is trained or after it was stopped."""
+    pipe, step = flow.export(o.out / "latent", o.work)
+    _ship_flow(pipe, o.out / "flow")
+    print(f"{o.out / 'flow'}: the weights of step {step}")
+
+
+def _ship_flow(pipe: DiffusionPipeline, folder: Path) -> None:
+    """Without the autoencoder's weights, which are those of "heads"."""
+    _ship(pipe, folder)
+    (folder / "vae" / "diffusion_pytorch_model.safetensors").unlink()
+
+
+def run_flow_evaluation(o: Heads) -> None:
+    """Obedience of the half-precision flow prior in ``out`` beside that of "heads", on the same prompts with as many
+    network passes: "flow" in figures.json, flow-samples.png in ``work``."""
+    judge = ResNetForImageClassification.from_pretrained(o.out / "classifier", dtype=torch.float32).eval()
+    heads = StableDiffusionPipeline.from_pretrained(o.out / "latent", safety_checker=None, dtype=torch.float32)
+    heads.vae.register_to_config(shift_factor=0.0)
+    pipe = StableDiffusion3Pipeline.from_pretrained(o.out / "flow", vae=heads.vae, dtype=torch.float32)
+    pairs = evaluate.prompts(o.flow_prompts)
+    texts, told = [text for text, _ in pairs], [told for _, told in pairs]
+    images = evaluate.sample(pipe, texts, height=64, width=64, max_sequence_length=0)
+    theirs = evaluate.sample(heads, texts, height=64, width=64)
+    figures = {
+        "prompts": len(pairs),
+        "obedience": evaluate.obedience(judge, images, told),
+        "obedience_of_heads": evaluate.obedience(judge, theirs, told)["all"],
+    }
+    _note(o, {"flow": figures})
+    free = evaluate.sample(pipe, [""] * 32, guidance=1.0, seed=1, height=64, width=64, max_sequence_length=0)
+    evaluate.contact_sheet(np.concatenate([images[:32], free]), 8).save(o.work / "flow-samples.png")
 
 
 def _ship(pipe: DiffusionPipeline, folder: Path) -> None:
@@ -247,6 +301,7 @@ RUN = {
     "classifier": train_classifier, "features": train_features, "evaluate": run_evaluation,
     "pixel-data": pixel_data, "pixel": train_pixel, "pixel-export": export_pixel,
     "pixel-errors": pixel_errors, "pixel-evaluate": run_pixel_evaluation,
+    "flow": train_flow, "flow-export": export_flow, "flow-evaluate": run_flow_evaluation,
 }  # fmt: skip
 
 

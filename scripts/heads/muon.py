@@ -1,0 +1,71 @@
+"""Muon: steps of a matrix along the nearest orthogonal one to its averaged gradient; Adam's for all else.
+
+After Jordan et al. 2024 ("Muon: an optimizer for hidden layers"). torch.optim.Muon multiplies in bfloat16, which this
+project's processors emulate; here it is the gradients' own precision.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+import torch
+
+SIZE = 0.4
+"""Root mean square of an update of a matrix, in units of the learning rate: about Adam's."""
+
+
+def orthogonal(x: torch.Tensor, steps: int = 5) -> torch.Tensor:
+    """About U V^T of a matrix x = U S V^T, [m, n]: singular values within 0.7 to 1.2, by Newton-Schulz iterations."""
+    a, b, c = 3.4445, -4.7750, 2.0315
+    tall = x.shape[0] > x.shape[1]
+    x = (x.mT if tall else x) / x.norm().clamp(min=1e-7)
+    for _ in range(steps):
+        gram = x @ x.mT
+        x = a * x + (b * gram + c * gram @ gram) @ x
+    return x.mT if tall else x
+
+
+class MuonAdam(torch.optim.Optimizer):
+    """Muon on ``matrices``, Adam on ``others``, at one learning rate; weight decay is decoupled from both."""
+
+    def __init__(
+        self,
+        matrices: Iterable[torch.Tensor],
+        others: Iterable[torch.Tensor],
+        lr: float,
+        *,
+        momentum: float = 0.95,
+        betas: tuple[float, float] = (0.9, 0.99),
+        weight_decay: float = 0.01,
+    ):
+        groups = [{"params": list(matrices), "muon": True}, {"params": list(others), "muon": False}]
+        super().__init__(groups, {"lr": lr, "momentum": momentum, "betas": betas, "weight_decay": weight_decay})
+
+    @torch.no_grad()
+    def step(self, closure: Any = None) -> None:  # type: ignore[override]
+        """One step by the gradients that are there."""
+        for group in self.param_groups:
+            for p in group["params"]:
+                if p.grad is None:
+                    continue
+                p.mul_(1 - group["lr"] * group["weight_decay"])
+                update = self._muon(p, group) if group["muon"] else self._adam(p, group)
+                p.sub_(update, alpha=group["lr"])
+
+    def _muon(self, p: torch.Tensor, group: dict[str, Any]) -> torch.Tensor:
+        state = self.state[p]
+        if not state:
+            state["momentum"] = torch.zeros_like(p)
+        average = state["momentum"].lerp_(p.grad, 1 - group["momentum"])
+        ahead = p.grad.lerp(average, group["momentum"])
+        return orthogonal(ahead) * (SIZE * max(p.shape) ** 0.5)
+
+    def _adam(self, p: torch.Tensor, group: dict[str, Any]) -> torch.Tensor:
+        state, (first, second) = self.state[p], group["betas"]
+        if not state:
+            state.update(step=torch.zeros(()), mean=torch.zeros_like(p), square=torch.zeros_like(p))
+        state["step"] += 1
+        mean = state["mean"].lerp_(p.grad, 1 - first) / (1 - first ** state["step"])
+        square = state["square"].lerp_(p.grad**2, 1 - second) / (1 - second ** state["step"])
+        return mean / (square.sqrt() + 1e-8)
