@@ -36,14 +36,19 @@ class Schedule:
 
     @classmethod
     def from_scheduler(cls, scheduler: Any, *, tokens: int | None = None) -> Schedule:
-        """The schedule a diffusers scheduler was trained with: any that has ``alphas_cumprod``, or a
-        FlowMatchEulerDiscreteScheduler with its shift. ``tokens``: the length of an image's sequence, where the shift
-        depends on it (``use_dynamic_shifting``).
+        """The schedule a diffusers scheduler was trained with: any that has ``alphas_cumprod``, a
+        FlowMatchEulerDiscreteScheduler with its shift, or a solver that ``use_flow_sigmas``. ``tokens``: the length of
+        an image's sequence, where the shift depends on it (``use_dynamic_shifting``).
 
         Raises ValueError for a scheduler of another kind, or where ``tokens`` is missing."""
-        if getattr(scheduler, "alphas_cumprod", None) is not None:
+        if getattr(scheduler, "alphas_cumprod", None) is not None and not is_flow(scheduler):
             return cls.vp(scheduler.alphas_cumprod)
         kind = type(scheduler).__name__
+        if scheduler.config.get("use_flow_sigmas"):  # solvers of both kinds, with a fixed shift
+            T, shift = scheduler.config.num_train_timesteps, scheduler.config.flow_shift
+            s = torch.arange(1, T + 1, dtype=torch.float64) / T
+            s = shift * s / (1 + (shift - 1) * s)
+            return cls.flow(s, (s * T).float())
         if kind != "FlowMatchEulerDiscreteScheduler":
             raise ValueError(f"The scheduler {kind} has neither cumulative alphas nor a flow's; use a DDIMScheduler.")
         if scheduler.config.invert_sigmas:
@@ -131,6 +136,13 @@ class Schedule:
         """Raise ValueError if a run cannot have that many steps."""
         if not 1 <= steps <= self.T:
             raise ValueError(f"steps is {steps}; give 1 to {self.T}, the number of timesteps of this prior.")
+
+
+def is_flow(scheduler: Any) -> bool:
+    """Whether a diffusers scheduler is a flow-matching model's."""
+    return type(scheduler).__name__ == "FlowMatchEulerDiscreteScheduler" or bool(
+        scheduler.config.get("use_flow_sigmas")
+    )
 
 
 def _mu(config: Any, tokens: int) -> float:

@@ -86,15 +86,17 @@ def load_prior(
     dtype: str | torch.dtype = "float32",
     revision: str | None = None,
     autocast: bool = False,
+    size: int | tuple[int, int] | None = None,
 ) -> Prior:
-    """Load a pipeline as a prior, frozen: of Stable Diffusion's class (latents), DeepFloyd IF's (pixels) or DDPM's
-    (pixels, without text).
+    """Load a pipeline as a prior, frozen: of Stable Diffusion's class (latents), DeepFloyd IF's (pixels), DDPM's
+    (pixels, without text) or one of :data:`rsd.priors.families.FAMILIES` (latents).
 
     ``name``: a built-in name (``heads``, ``heads-pixels``), a local folder written by ``save_pretrained`` (write
     ``./heads`` for a folder that has a built-in name), a hub id, whose ``revision`` is a commit, tag or branch, or
     ``module:name``, a prior of your own, which is taken as it is.
     ``dtype`` is the precision of the UNet and the text encoder; ``autocast`` lets networks in float32 multiply in
-    bfloat16. Warns of a precision that the device only emulates.
+    bfloat16. ``size``: pixels of a picture's side, or height and width, for a pipeline of a family (None: its own).
+    Warns of a precision that the device only emulates.
     Raises ValueError that says what to do if the device has no bfloat16 for ``autocast``, or if the model is unknown,
     missing, gated, removed, offline or of another kind.
     """
@@ -111,6 +113,14 @@ def load_prior(
     elif told := slow(precision, device):
         warnings.warn(told, stacklevel=2)
     found = index.find(name, revision)
+    if found.family:
+        from rsd.priors.families.load import load_family
+
+        member = load_family(found, device=device, dtype=precision, size=size)
+        member.autocast = autocast
+        return member
+    if size is not None:
+        raise ValueError(f'The prior "{name}" makes pictures of one size; leave size out.')
     if "vae" in found.parts:
         from rsd.priors.latent import load_latent
 

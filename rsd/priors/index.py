@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from rsd.hub import built_in_folder, fetch, read_json
+from rsd.priors.families import BY_PIPELINE, FAMILIES, Family, image_side
 from rsd.runs.words import articled
 
 BUILT_IN = {"heads": "latent", "heads-pixels": "pixel"}
@@ -33,6 +34,7 @@ PIPELINES = {
     "IFPipeline": PIXEL,
     "DDPMPipeline": PLAIN_PIXEL,
     "DDIMPipeline": PLAIN_PIXEL,
+    **{family.pipeline: family.parts for family in FAMILIES},
 }
 """The classes of pipelines, and the classes that each may consist of: nothing else is loaded, no code of a model's own
 is run."""
@@ -46,6 +48,7 @@ class Index:
     folder: Path | None
     parts: Parts
     commit: str | None = None
+    family: Family | None = None
 
     @property
     def source(self) -> str | Path:
@@ -74,12 +77,15 @@ def find(name: str, revision: str | None = None) -> Index:
     else:
         commit = fetch(name, MARKER, revision=revision, what="prior").parent.name
     listed = Index(name, folder, {}, commit).json(MARKER)
-    return Index(name, folder, _check_classes(listed, name), commit)
+    return Index(name, folder, _check_classes(listed, name), commit, BY_PIPELINE.get(listed["_class_name"]))
 
 
 def image_size(found: Index) -> int:
     """Pixels of the pictures it makes. Raises ValueError if its files do not tell, or tell that they are not square."""
     try:
+        if found.family:
+            network = found.json(f"{found.family.network}/config.json")
+            return image_side(found.family, network, found.json("vae/config.json"))
         side = square_side(found.json("unet/config.json")["sample_size"], found.name)
         if "vae" not in found.parts:
             return side
@@ -112,6 +118,8 @@ def _check_classes(index: dict[str, Any], name: str) -> Parts:
         )
     for part, classes in PIPELINES[found].items():
         library, kind = index.get(part) or (None, None)
+        if kind is None and found in BY_PIPELINE and part in BY_PIPELINE[found].may_lack:
+            continue
         if kind not in classes or library not in ("diffusers", "transformers"):
             there, wanted = articled(f"{library}.{kind}"), articled(classes[0])
             raise ValueError(f'The {part} of the prior "{name}" is {there}; it must be {wanted}.')

@@ -16,12 +16,12 @@ def load_network(kind: Any, found: Index, part: str, dtype: torch.dtype) -> Any:
     return load_model(kind, found.name, found.folder, what="prior", dtype=dtype, part=part, commit=found.commit)
 
 
-def load_tokenizer(kind: Any, found: Index) -> Any:
-    """The pipeline's tokenizer. Raises ValueError that says what to do."""
+def load_tokenizer(kind: Any, found: Index, part: str = "tokenizer") -> Any:
+    """The pipeline's tokenizer in the subfolder ``part``. Raises ValueError that says what to do."""
     try:
         with quietly():
             return kind.from_pretrained(
-                str(found.source), subfolder="tokenizer", revision=found.commit or "main",
+                str(found.source), subfolder=part, revision=found.commit or "main",
                 local_files_only=found.folder is not None,
             )  # fmt: skip
     except ImportError:

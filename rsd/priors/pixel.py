@@ -157,7 +157,7 @@ def cache_folder(found: Index, dtype: torch.dtype) -> Path | None:
 def text_state(folder: Path) -> str:
     """A hash that changes with what embeds text in a pipeline's folder: where it is, the encoder's configuration, and
     the names, sizes and times of change of its files and the tokenizer's. The weights are not read."""
-    files = sorted(file for part in ("text_encoder", "tokenizer") for file in (folder / part).glob("*"))
+    files = sorted(file for part in ("text_encoder", "tokenizer") for file in folder.glob(f"{part}*/*"))
     config = folder / "text_encoder" / "config.json"
     told = [str(folder.resolve()), config.read_text(encoding="utf-8") if config.is_file() else ""]
     for file in files:

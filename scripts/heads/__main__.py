@@ -88,6 +88,8 @@ class Heads:
     """Steps of the flow prior; a run may be gone on with at another number."""
     flow_cooldown: int = 300
     """Steps at its end over which the learning rate, else constant, falls to 0."""
+    flow_shards: int = 80
+    """Training shards of the flow prior, of 500 heads each, rendered while it is trained."""
     flow_batch: int = 64
     flow_lr: float = 1e-3
     flow_prompts: int = 256
@@ -172,7 +174,7 @@ def export_pixel(o: Heads) -> None:
 def train_flow(o: Heads) -> None:
     """The flow prior, on latents that it renders and encodes itself."""
     pipe = flow.train(
-        o.out / "latent", o.work, o.flow_steps, shards=o.shards, batch=o.flow_batch, lr=o.flow_lr,
+        o.out / "latent", o.work, o.flow_steps, shards=o.flow_shards, batch=o.flow_batch, lr=o.flow_lr,
         cooldown=o.flow_cooldown,
     )  # fmt: skip
     _ship_flow(pipe, o.out / "flow")

@@ -17,13 +17,14 @@ from diffusers import AutoencoderKL, FlowMatchEulerDiscreteScheduler, SD3Transfo
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection, CLIPTokenizer
 
 from rsd.heads.data import head_from_row, make_shard
+from scripts.heads.autoencoder import to_tensor
 from scripts.heads.fit import averaged, fit, hold
-from scripts.heads.latent import LENGTH, WIDTH, encode, sample_caption
+from scripts.heads.latent import LENGTH, WIDTH, sample_caption
 from scripts.heads.muon import MuonAdam
 
 SILENT = 16  # width of the second text encoder, which says nothing
-SHARD = 1000  # heads a shard
-FIRST_SHARDS, STEPS_PER_SHARD = 4, 60  # shards before the first step, and steps for each one more
+SHARD = 500  # heads a shard
+FIRST_SHARDS, STEPS_PER_SHARD = 1, 20  # shards before the first step, and steps for each one more
 
 
 def build_transformer() -> SD3Transformer2DModel:
@@ -91,6 +92,13 @@ def assemble(transformer: SD3Transformer2DModel, heads: Path) -> StableDiffusion
     )  # fmt: skip
 
 
+@torch.no_grad()
+def encode(vae: AutoencoderKL, images: np.ndarray) -> torch.Tensor:
+    """Means of the latents, float32 [n, 4, 16, 16], unscaled. Not in bfloat16, which many processors emulate."""
+    parts = torch.from_numpy(images).split(50)
+    return torch.cat([vae.encode(to_tensor(part.numpy(), vae.device)).latent_dist.mean for part in parts])
+
+
 class Shards:
     """Latents [n, 4, 16, 16] (the posterior's means, unscaled) and heads of training shards, rendered when missing.
 
@@ -118,7 +126,7 @@ class Shards:
         file = self.folder / f"train-{number:04d}.pt"
         if not file.exists():
             made = make_shard("train", number, self.count)
-            latents = encode(self.vae, made["images"])[0]
+            latents = encode(self.vae, made["images"])
             torch.save({"latents": latents, "heads": torch.from_numpy(made["heads"])}, file.with_suffix(".tmp"))
             file.with_suffix(".tmp").rename(file)
         return torch.load(file, weights_only=True)
@@ -146,7 +154,7 @@ def train(
     out: Path,
     steps: int,
     *,
-    shards: int = 40,
+    shards: int = 80,
     batch: int = 64,
     lr: float = 1e-3,
     cooldown: int = 0,

@@ -1,0 +1,133 @@
+"""The families of text-to-image models that are used now, and what their pipelines consist of. Imports nothing heavy.
+
+One file a family tells how its network is asked (:mod:`rsd.priors.families.base` has what all share).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+CLIP = ("CLIPTokenizer", "CLIPTokenizerFast")
+T5 = ("T5Tokenizer", "T5TokenizerFast")
+QWEN = ("Qwen2Tokenizer", "Qwen2TokenizerFast")
+GEMMA = ("GemmaTokenizer", "GemmaTokenizerFast")
+
+
+@dataclass(frozen=True)
+class Family:
+    """A class of pipelines of diffusers.
+
+    ``module``: the file of its prior and the class in it; ``parts``: the classes that each part may be; ``may_lack``:
+    parts that may be missing; ``example``: a hub id; ``licence``: of its weights; ``side``: of the latents if no config
+    tells it.
+    """
+
+    title: str
+    pipeline: str
+    module: str
+    parts: dict[str, tuple[str, ...]]
+    example: str
+    licence: str
+    may_lack: tuple[str, ...] = ()
+    side: int = 128
+
+    @property
+    def network(self) -> str:
+        """The part that predicts."""
+        return "unet" if "unet" in self.parts else "transformer"
+
+    @property
+    def texts(self) -> list[str]:
+        """The parts that embed prompts: encoders and tokenizers."""
+        return [part for part in self.parts if part.startswith(("text_encoder", "tokenizer"))]
+
+
+FAMILIES = (
+    Family(
+        "Stable Diffusion XL", "StableDiffusionXLPipeline", "sdxl:SDXLPrior",
+        {
+            "unet": ("UNet2DConditionModel",), "vae": ("AutoencoderKL",), "text_encoder": ("CLIPTextModel",),
+            "text_encoder_2": ("CLIPTextModelWithProjection",), "tokenizer": CLIP, "tokenizer_2": CLIP,
+        },
+        "stabilityai/stable-diffusion-xl-base-1.0", "OpenRAIL++",
+    ),
+    Family(
+        "Stable Diffusion 3 and 3.5", "StableDiffusion3Pipeline", "sd3:SD3Prior",
+        {
+            "transformer": ("SD3Transformer2DModel",), "vae": ("AutoencoderKL",),
+            "text_encoder": ("CLIPTextModelWithProjection",), "text_encoder_2": ("CLIPTextModelWithProjection",),
+            "text_encoder_3": ("T5EncoderModel",), "tokenizer": CLIP, "tokenizer_2": CLIP, "tokenizer_3": T5,
+        },
+        "stabilityai/stable-diffusion-3.5-medium", "gated: Stability Community", ("text_encoder_3", "tokenizer_3"),
+    ),
+    Family(
+        "FLUX.1", "FluxPipeline", "flux:FluxPrior",
+        {
+            "transformer": ("FluxTransformer2DModel",), "vae": ("AutoencoderKL",), "text_encoder": ("CLIPTextModel",),
+            "text_encoder_2": ("T5EncoderModel",), "tokenizer": CLIP, "tokenizer_2": T5,
+        },
+        "black-forest-labs/FLUX.1-schnell", "schnell: Apache 2.0; dev: gated, non-commercial",
+    ),
+    Family(
+        "FLUX.2 klein", "Flux2KleinPipeline", "flux2:Flux2Prior",
+        {
+            "transformer": ("Flux2Transformer2DModel",), "vae": ("AutoencoderKLFlux2",),
+            "text_encoder": ("Qwen3ForCausalLM",), "tokenizer": QWEN,
+        },
+        "black-forest-labs/FLUX.2-klein-4B", "Apache 2.0 (4B)",
+    ),
+    Family(
+        "Z-Image", "ZImagePipeline", "z_image:ZImagePrior",
+        {
+            "transformer": ("ZImageTransformer2DModel",), "vae": ("AutoencoderKL",),
+            "text_encoder": ("Qwen3Model", "Qwen3ForCausalLM"), "tokenizer": QWEN,
+        },
+        "Tongyi-MAI/Z-Image-Turbo", "Apache 2.0",
+    ),
+    Family(
+        "Qwen-Image", "QwenImagePipeline", "qwen_image:QwenImagePrior",
+        {
+            "transformer": ("QwenImageTransformer2DModel",), "vae": ("AutoencoderKLQwenImage",),
+            "text_encoder": ("Qwen2_5_VLForConditionalGeneration",), "tokenizer": QWEN,
+        },
+        "Qwen/Qwen-Image", "Apache 2.0",
+    ),
+    Family(
+        "SANA", "SanaPipeline", "sana:SanaPrior",
+        {
+            "transformer": ("SanaTransformer2DModel",), "vae": ("AutoencoderDC",),
+            "text_encoder": ("Gemma2Model", "Gemma2ForCausalLM"), "tokenizer": GEMMA,
+        },
+        "Efficient-Large-Model/Sana_1600M_1024px_diffusers", "NVIDIA, non-commercial; Gemma's terms", side=32,
+    ),
+    Family(
+        "PixArt-Sigma", "PixArtSigmaPipeline", "pixart:PixArtPrior",
+        {
+            "transformer": ("PixArtTransformer2DModel", "Transformer2DModel"), "vae": ("AutoencoderKL",),
+            "text_encoder": ("T5EncoderModel",), "tokenizer": T5,
+        },
+        "PixArt-alpha/PixArt-Sigma-XL-2-1024-MS", "OpenRAIL++",
+    ),
+)  # fmt: skip
+
+BY_PIPELINE = {family.pipeline: family for family in FAMILIES}
+
+
+def image_side(family: Family, network: dict[str, Any], vae: dict[str, Any]) -> int:
+    """Pixels on a side of its pictures, from the configurations of its network and its autoencoder.
+
+    Raises KeyError or TypeError if they do not tell.
+    """
+    side = network.get("sample_size") or family.side
+    if not isinstance(side, int):
+        side = max(side)
+    return side * scale_factor(vae)
+
+
+def scale_factor(vae: dict[str, Any]) -> int:
+    """Pixels on a side of what an autoencoder of that configuration makes one entry of its latents."""
+    for widths in ("block_out_channels", "encoder_block_out_channels"):
+        if widths in vae:
+            return 2 ** (len(vae[widths]) - 1)
+    return 2 ** len(vae["temperal_downsample"])

@@ -1,0 +1,27 @@
+"""Z-Image: flow matching by one stream of tokens; its time runs from noise to picture, and its output is -v."""
+
+from __future__ import annotations
+
+import torch
+
+from rsd.priors.families.base import FamilyPrior
+from rsd.priors.families.words import Words
+
+
+class ZImagePrior(FamilyPrior):
+    """The prior of a ZImagePipeline. That pipeline's guidance_scale g means text + g (text - uncond): it is 1 less than
+    the guidance here, as for all priors uncond + s (text - uncond)."""
+
+    @property
+    def channels(self) -> int:
+        return int(self.network.in_channels)
+
+    def embed(self, text: str, device: torch.device, negative: bool) -> Words:
+        (embeddings,), _ = self.pipeline.encode_prompt(text, device=device, do_classifier_free_guidance=False)
+        mask = torch.ones(1, len(embeddings), dtype=torch.bool, device=embeddings.device)
+        return {"embeddings": embeddings[None], "mask": mask}
+
+    def predict(self, z: torch.Tensor, time: torch.Tensor, words: Words, guidance: float) -> torch.Tensor:
+        texts = [row[own] for row, own in zip(words["embeddings"], words["mask"].bool(), strict=True)]
+        out = self.network(list(z.unsqueeze(2).unbind(0)), (1000 - time) / 1000, texts, return_dict=False)[0]
+        return -torch.stack(list(out)).squeeze(2)
