@@ -8,6 +8,10 @@ from typing import Any
 import torch
 
 
+MOST_NOISE = 14.6
+"""sigma/alpha of Stable Diffusion at its last timestep."""
+
+
 class Schedule:
     """alpha_t and sigma_t, t = 0 .. T-1 from least noise to most, and what the network is told at each.
 
@@ -16,6 +20,9 @@ class Schedule:
 
     ``alphas``, ``sigmas``: float64 [T]. ``times``: [T], the network's own measure of time.
     """
+
+    most = math.inf
+    """The bound of sigma/alpha where that is the weight of a loss (RLSD's prior term)."""
 
     def __init__(self, alphas: torch.Tensor, sigmas: torch.Tensor, times: torch.Tensor):
         self.alphas, self.sigmas, self.times = alphas.double().cpu(), sigmas.double().cpu(), times.cpu()
@@ -29,10 +36,13 @@ class Schedule:
     @classmethod
     def flow(cls, s: torch.Tensor, times: torch.Tensor) -> Schedule:
         """A flow's z_s = (1 - s) z + s eps, s [T] from least noise to most, divided by r = sqrt((1 - s)^2 + s^2):
-        alpha = (1 - s) / r, sigma = s / r."""
+        alpha = (1 - s) / r, sigma = s / r. Its sigma/alpha, 999 and more near pure noise, is bounded where it is a
+        weight: :data:`MOST_NOISE`."""
         s = s.double().cpu()
         r = ((1 - s) ** 2 + s**2) ** 0.5
-        return cls((1 - s) / r, s / r, times)
+        made = cls((1 - s) / r, s / r, times)
+        made.most = MOST_NOISE
+        return made
 
     @classmethod
     def from_scheduler(cls, scheduler: Any, *, tokens: int | None = None) -> Schedule:

@@ -6,6 +6,9 @@ With images x beside latents z (RLSD, NonRepuls, Hybrid):
 Latents alone (NonAug, Latent RED-diff, RED-diff, SVGD):
     z-step: Adam on 1/2 mean((y - f(D(z)))^2) + lambda sigma_t/alpha_t mean(r z)
 
+The weight sigma_t/alpha_t of a flow-matching prior, which near pure noise is 999 and more, is at most
+:data:`rsd.schedule.MOST_NOISE`, what it is for Stable Diffusion at its last timestep.
+
 Means run over one particle's entries, so no particle depends on how many there are. The x-step's D(z) is the decode
 that the next z-step needs anyway, so it is done then: L + 1 decodes instead of 2 L, the same results.
 """
@@ -150,7 +153,8 @@ class Restored:
     def step(self, r: torch.Tensor, t: int, average: Average) -> dict[str, float]:
         """A step of Algorithm 1: the x-step that the step before has left, then the z-step; each loss's mean over
         particles. An x-step is counted with the z-step that follows it."""
-        weight = self.weights.lambda_ * self.prior.schedule.sigma(t) / self.prior.schedule.alpha(t)
+        schedule, lambda_ = self.prior.schedule, self.weights.lambda_
+        weight = min(lambda_ * schedule.sigma(t) / schedule.alpha(t), lambda_ * schedule.most)
         x_moves = self.x is not None and bool(self.x.owed)
 
         def work(rows: slice) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:

@@ -10,7 +10,7 @@ import torch
 
 from rsd.heads.reading import from_view
 from rsd.priors import over_heads
-from rsd.priors.base import Condition, Prior
+from rsd.priors.base import Condition, joined, Prior
 
 from .names import CONVENTIONS, VIEWS
 from .scene.cameras import Cameras
@@ -116,4 +116,5 @@ class ViewPrompts:
             first = replace(first, extra=cameras.pose(unit).flatten(1)[view_of].float())
         if first.embeddings is None:
             return first
-        return replace(first, embeddings=torch.cat([c.embeddings for c in chosen if c.embeddings is not None]))
+        texts = joined(chosen)
+        return replace(first, embeddings=texts.embeddings, mask=texts.mask, pooled=texts.pooled)
