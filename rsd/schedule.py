@@ -7,7 +7,6 @@ from typing import Any
 
 import torch
 
-
 MOST_NOISE = 14.6
 """sigma/alpha of Stable Diffusion at its last timestep."""
 

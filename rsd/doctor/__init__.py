@@ -44,7 +44,9 @@ def main(argv: list[str]) -> int:
 
 def report() -> list[str]:
     """The lines of the report, section by section; never raises."""
-    return [line for section in (_versions, _devices, _backends, _built_in, _cache) for line in told(section)]
+    return [
+        line for section in (_versions, _devices, _backends, _built_in, _families, _cache) for line in told(section)
+    ]
 
 
 def told(section: Callable[[], Iterator[str]]) -> list[str]:
@@ -68,6 +70,13 @@ def _built_in() -> Iterator[str]:
         size = sum(f.stat().st_size for f in (BUILT_IN / folder).rglob("*") if f.is_file())
         state = f"{size / 1e6:.1f} MB" if size else f"missing; train it with {training(folder)} in a clone"
         yield f"  heads/{folder}, {what}: {state}"
+
+
+def _families() -> Iterator[str]:
+    """The families of priors: how much memory, whether that is here, and which are on disk."""
+    from rsd.doctor.families import lines
+
+    yield from lines()
 
 
 def _version(name: str) -> str:

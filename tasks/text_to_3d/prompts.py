@@ -10,7 +10,7 @@ import torch
 
 from rsd.heads.reading import from_view
 from rsd.priors import over_heads
-from rsd.priors.base import Condition, joined, Prior
+from rsd.priors.base import Condition, Prior, joined
 
 from .names import CONVENTIONS, VIEWS
 from .scene.cameras import Cameras

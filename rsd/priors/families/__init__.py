@@ -19,8 +19,8 @@ class Family:
     """A class of pipelines of diffusers.
 
     ``module``: the file of its prior and the class in it; ``parts``: the classes that each part may be; ``may_lack``:
-    parts that may be missing; ``example``: a hub id; ``licence``: of its weights; ``side``: of the latents if no config
-    tells it.
+    parts that may be missing; ``example``: a hub id; ``licence``: of its weights; ``sizes``: billions of parameters of
+    its network, its text encoders and its autoencoder; ``side``: of the latents if no config tells it.
     """
 
     title: str
@@ -29,6 +29,7 @@ class Family:
     parts: dict[str, tuple[str, ...]]
     example: str
     licence: str
+    sizes: tuple[float, float, float]
     may_lack: tuple[str, ...] = ()
     side: int = 128
 
@@ -36,6 +37,11 @@ class Family:
     def network(self) -> str:
         """The part that predicts."""
         return "unet" if "unet" in self.parts else "transformer"
+
+    def gib(self, bytes_each: int) -> tuple[float, float]:
+        """GiB of the weights of the network, with the autoencoder in float32, and of the text encoders."""
+        network, texts, vae = (1e9 * size / 2**30 for size in self.sizes)
+        return bytes_each * network + 4 * vae, bytes_each * texts
 
     @property
     def texts(self) -> list[str]:
@@ -50,7 +56,7 @@ FAMILIES = (
             "unet": ("UNet2DConditionModel",), "vae": ("AutoencoderKL",), "text_encoder": ("CLIPTextModel",),
             "text_encoder_2": ("CLIPTextModelWithProjection",), "tokenizer": CLIP, "tokenizer_2": CLIP,
         },
-        "stabilityai/stable-diffusion-xl-base-1.0", "OpenRAIL++",
+        "stabilityai/stable-diffusion-xl-base-1.0", "OpenRAIL++", (2.57, 0.81, 0.08),
     ),
     Family(
         "Stable Diffusion 3 and 3.5", "StableDiffusion3Pipeline", "sd3:SD3Prior",
@@ -59,7 +65,8 @@ FAMILIES = (
             "text_encoder": ("CLIPTextModelWithProjection",), "text_encoder_2": ("CLIPTextModelWithProjection",),
             "text_encoder_3": ("T5EncoderModel",), "tokenizer": CLIP, "tokenizer_2": CLIP, "tokenizer_3": T5,
         },
-        "stabilityai/stable-diffusion-3.5-medium", "gated: Stability Community", ("text_encoder_3", "tokenizer_3"),
+        "stabilityai/stable-diffusion-3.5-medium", "gated: Stability Community", (2.24, 5.57, 0.08),
+        ("text_encoder_3", "tokenizer_3"),
     ),
     Family(
         "FLUX.1", "FluxPipeline", "flux:FluxPrior",
@@ -67,7 +74,7 @@ FAMILIES = (
             "transformer": ("FluxTransformer2DModel",), "vae": ("AutoencoderKL",), "text_encoder": ("CLIPTextModel",),
             "text_encoder_2": ("T5EncoderModel",), "tokenizer": CLIP, "tokenizer_2": T5,
         },
-        "black-forest-labs/FLUX.1-schnell", "schnell: Apache 2.0; dev: gated, non-commercial",
+        "black-forest-labs/FLUX.1-schnell", "schnell: Apache 2.0; dev: gated, non-commercial", (11.89, 4.88, 0.08),
     ),
     Family(
         "FLUX.2 klein", "Flux2KleinPipeline", "flux2:Flux2Prior",
@@ -75,7 +82,7 @@ FAMILIES = (
             "transformer": ("Flux2Transformer2DModel",), "vae": ("AutoencoderKLFlux2",),
             "text_encoder": ("Qwen3ForCausalLM",), "tokenizer": QWEN,
         },
-        "black-forest-labs/FLUX.2-klein-4B", "Apache 2.0 (4B)",
+        "black-forest-labs/FLUX.2-klein-4B", "Apache 2.0 (4B)", (3.88, 4.02, 0.08),
     ),
     Family(
         "Z-Image", "ZImagePipeline", "z_image:ZImagePrior",
@@ -83,7 +90,7 @@ FAMILIES = (
             "transformer": ("ZImageTransformer2DModel",), "vae": ("AutoencoderKL",),
             "text_encoder": ("Qwen3Model", "Qwen3ForCausalLM"), "tokenizer": QWEN,
         },
-        "Tongyi-MAI/Z-Image-Turbo", "Apache 2.0",
+        "Tongyi-MAI/Z-Image-Turbo", "Apache 2.0", (6.15, 4.02, 0.08),
     ),
     Family(
         "Qwen-Image", "QwenImagePipeline", "qwen_image:QwenImagePrior",
@@ -91,7 +98,7 @@ FAMILIES = (
             "transformer": ("QwenImageTransformer2DModel",), "vae": ("AutoencoderKLQwenImage",),
             "text_encoder": ("Qwen2_5_VLForConditionalGeneration",), "tokenizer": QWEN,
         },
-        "Qwen/Qwen-Image", "Apache 2.0",
+        "Qwen/Qwen-Image", "Apache 2.0", (20.43, 8.29, 0.13),
     ),
     Family(
         "SANA", "SanaPipeline", "sana:SanaPrior",
@@ -99,7 +106,8 @@ FAMILIES = (
             "transformer": ("SanaTransformer2DModel",), "vae": ("AutoencoderDC",),
             "text_encoder": ("Gemma2Model", "Gemma2ForCausalLM"), "tokenizer": GEMMA,
         },
-        "Efficient-Large-Model/Sana_1600M_1024px_diffusers", "NVIDIA, non-commercial; Gemma's terms", side=32,
+        "Efficient-Large-Model/Sana_1600M_1024px_diffusers", "NVIDIA, non-commercial; Gemma's terms",
+        (1.60, 2.61, 0.31), side=32,
     ),
     Family(
         "PixArt-Sigma", "PixArtSigmaPipeline", "pixart:PixArtPrior",
@@ -107,7 +115,7 @@ FAMILIES = (
             "transformer": ("PixArtTransformer2DModel", "Transformer2DModel"), "vae": ("AutoencoderKL",),
             "text_encoder": ("T5EncoderModel",), "tokenizer": T5,
         },
-        "PixArt-alpha/PixArt-Sigma-XL-2-1024-MS", "OpenRAIL++",
+        "PixArt-alpha/PixArt-Sigma-XL-2-1024-MS", "OpenRAIL++", (0.61, 4.76, 0.08),
     ),
 )  # fmt: skip
 

@@ -24,12 +24,12 @@ class QwenImagePrior(FamilyPrior):
 
     def predict(self, z: torch.Tensor, time: torch.Tensor, words: Words, guidance: float) -> torch.Tensor:
         h, w = z.shape[-2:]
-        mask = words["mask"]
+        mask = words.get("mask")
         told = z.new_full((len(z),), guidance, dtype=torch.float32) if self.takes_guidance else None
         out = self.network(
             hidden_states=packed(z), timestep=time.to(z.dtype) / 1000, guidance=told,
             encoder_hidden_states=words["embeddings"], img_shapes=[[(1, h // 2, w // 2)]] * len(z),
-            encoder_hidden_states_mask=None if bool(mask.all()) else mask, return_dict=False,
+            encoder_hidden_states_mask=None if mask is None or bool(mask.all()) else mask, return_dict=False,
         )[0]  # fmt: skip
         return unpacked(out, h, w)
 

@@ -22,6 +22,8 @@ class ZImagePrior(FamilyPrior):
         return {"embeddings": embeddings[None], "mask": mask}
 
     def predict(self, z: torch.Tensor, time: torch.Tensor, words: Words, guidance: float) -> torch.Tensor:
-        texts = [row[own] for row, own in zip(words["embeddings"], words["mask"].bool(), strict=True)]
+        texts = list(words["embeddings"].unbind(0))
+        if "mask" in words:  # some are padded: the network takes texts of their own lengths
+            texts = [row[own] for row, own in zip(texts, words["mask"].bool(), strict=True)]
         out = self.network(list(z.unsqueeze(2).unbind(0)), (1000 - time) / 1000, texts, return_dict=False)[0]
         return -torch.stack(list(out)).squeeze(2)

@@ -52,7 +52,7 @@ def test_a_folder_loads_as_the_prior_of_its_pipeline(family, saved, tmp_path):
     ("family", "side"), [("sdxl", 16), ("sd3", 16), ("flux", 256), ("flux2", 256), ("sana", 16), ("pixart", 16)]
 )
 def test_the_size_of_pictures_is_told_by_small_files(family, side, saved, tmp_path):
-    """The tiny autoencoders have a factor of 2, where the real ones have 8 or 32; FLUX's configuration tells no size."""
+    """The tiny autoencoders have a factor of 2, the real ones have 8 or 32; FLUX's configuration tells no size."""
     for part in ("transformer", "unet", "vae", "text_encoder"):
         (tmp_path / part).mkdir()
         if (saved(family) / part).exists():
