@@ -14,6 +14,7 @@ BUILT_IN = {"heads": "latent", "heads-pixels": "pixel"}
 """Built-in priors, all of heads: name and folder inside the package's weights."""
 
 MARKER = "model_index.json"
+SINGLE = ".safetensors"
 
 Parts = dict[str, tuple[str, ...]]
 LATENT: Parts = {
@@ -49,6 +50,8 @@ class Index:
     parts: Parts
     commit: str | None = None
     family: Family | None = None
+    file: Path | None = None
+    """A single checkpoint that holds the network's weights in place of the pipeline's."""
 
     @property
     def source(self) -> str | Path:
@@ -67,8 +70,15 @@ class Index:
         return read_json(self.folder / path)
 
 
+def split(name: str) -> tuple[Path | None, str]:
+    """A single checkpoint and its pipeline, if a prior is called FILE.safetensors@PIPELINE; else None and the name."""
+    file, at, pipeline = name.partition(f"{SINGLE}@")
+    return (Path(file + SINGLE).expanduser(), pipeline) if at else (None, name)
+
+
 def find(name: str, revision: str | None = None) -> Index:
     """The prior called ``name``, checked to be of classes that can be used. Raises ValueError that says what to do."""
+    file, name = split(name)
     folder, commit = None, None
     if name in BUILT_IN:
         folder = built_in_folder(BUILT_IN[name], marker=MARKER)
@@ -77,7 +87,7 @@ def find(name: str, revision: str | None = None) -> Index:
     else:
         commit = fetch(name, MARKER, revision=revision, what="prior").parent.name
     listed = Index(name, folder, {}, commit).json(MARKER)
-    return Index(name, folder, _check_classes(listed, name), commit, BY_PIPELINE.get(listed["_class_name"]))
+    return Index(name, folder, _check_classes(listed, name), commit, BY_PIPELINE.get(listed["_class_name"]), file)
 
 
 def image_size(found: Index) -> int:

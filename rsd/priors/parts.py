@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import torch
 
-from rsd.hub import broken, quietly
+from rsd.hub import broken, fetch, quietly
 from rsd.hub.weights import load_model
 from rsd.priors.index import Index
 
 
 def load_network(kind: Any, found: Index, part: str, dtype: torch.dtype) -> Any:
-    """The network of class ``kind`` in the subfolder ``part``. Raises ValueError that says what to do."""
+    """The network of class ``kind`` in the subfolder ``part``, or in the single checkpoint, if there is one that has
+    it. Raises ValueError that says what to do."""
+    if found.file is not None and part in _held(found.file):
+        return _single(kind, found, part, dtype)
     return load_model(kind, found.name, found.folder, what="prior", dtype=dtype, part=part, commit=found.commit)
 
 
@@ -40,3 +44,41 @@ def load_scheduler(found: Index) -> Any:
     if kind is None:
         raise ValueError(f'The scheduler of the prior "{found.name}", {name}, is not in diffusers.')
     return kind.from_config(found.json("scheduler/scheduler_config.json"))
+
+
+def _held(file: Path) -> tuple[str, ...]:
+    """The networks that a single checkpoint has: the one that predicts, and often the autoencoder."""
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        with safe_open(file, "pt") as held:
+            names = list(held.keys())
+    except (OSError, SafetensorError) as error:
+        raise ValueError(f"{file} is no safetensors file that can be read: {error}") from None
+    autoencoder = any(name.startswith(("first_stage_model.", "vae.")) for name in names)
+    return ("unet", "transformer", "vae") if autoencoder else ("unet", "transformer")
+
+
+def _single(kind: Any, found: Index, part: str, dtype: torch.dtype) -> Any:
+    """The network of a single checkpoint, by diffusers' conversion of it."""
+    name = str(found.file)
+    if not hasattr(kind, "from_single_file"):
+        raise ValueError(
+            f'The prior "{name}" is a single file, which {kind.__name__} has no conversion of; give a folder.'
+        )
+    found.json(f"{part}/config.json")  # fetched, if it is on the hub
+    folder = found.folder
+    if folder is None:
+        folder = fetch(found.name, f"{part}/config.json", revision=found.commit, what="prior").parent.parent
+    try:
+        with quietly():
+            return kind.from_single_file(
+                name, config=str(folder), subfolder=part, torch_dtype=dtype, local_files_only=True
+            )
+    except ImportError:
+        raise
+    except Exception as error:
+        raise ValueError(
+            f'The prior "{name}" did not load as the {part} of "{found.name}" ({type(error).__name__}: '
+            f"{str(error).splitlines()[0] if str(error) else 'no reason given'}); name the pipeline that it is one of."
+        ) from error

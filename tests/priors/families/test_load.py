@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from rsd.priors import image_size, index, is_latent, load_prior
+from rsd.priors import check_prior_name, image_size, index, is_latent, load_prior
 from rsd.priors.families import FAMILIES
 from rsd.priors.families.load import prior_of
 from tests.priors.families.tiny import BUILD, build
@@ -129,3 +129,40 @@ def test_other_parts_schedulers_and_sizes_are_refused(saved, tmp_path):
         load_prior(str(folder), size=18)
     with pytest.raises(ValueError, match="makes pictures of one size"):
         load_prior("heads", size=64)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("family", ["sdxl", "flux"])
+def test_a_single_checkpoint_with_the_rest_of_a_pipeline(family, saved, tmp_path):
+    """Here in diffusers' own names; other names are converted by diffusers."""
+    from safetensors.torch import save_file
+
+    whole = load_prior(str(saved(family)), size=16)
+    changed = {k: 1.1 * v for k, v in whole.network.state_dict().items()}
+    file = tmp_path / "tuned.safetensors"
+    save_file(changed, file)
+    name = f"{file}@{saved(family)}"
+    check_prior_name(name)
+    tuned = load_prior(name, size=16)
+    assert tuned.name == name and all(torch.equal(v, changed[k]) for k, v in tuned.network.state_dict().items())
+    z = torch.randn(1, *whole.latent_shape)
+    assert torch.equal(tuned.decode(z), whole.decode(z))
+    assert not torch.equal(tuned.epsilon(z, 500), whole.epsilon(z, 500))
+
+
+def test_single_checkpoints_that_do_not_load(saved, tmp_path):
+    from safetensors.torch import save_file
+
+    file = tmp_path / "tuned.safetensors"
+    save_file({"weight": torch.zeros(1)}, file)
+    with pytest.raises(ValueError, match='is a single file; .* or "/.*tuned.safetensors@PIPELINE"'):
+        load_prior(str(file))
+    with pytest.raises(ValueError, match=r'There is no file ".*absent.safetensors"'):
+        load_prior(f"{tmp_path}/absent.safetensors@{saved('flux')}")
+    with pytest.raises(ValueError, match="did not load as the transformer of .*; name the pipeline"):
+        load_prior(f"{file}@{saved('flux')}")
+    with pytest.raises(ValueError, match="PixArtTransformer2DModel has no conversion of; give a folder"):
+        load_prior(f"{file}@{saved('pixart')}")
+    file.write_bytes(b"none")
+    with pytest.raises(ValueError, match="is no safetensors file that can be read"):
+        load_prior(f"{file}@{saved('flux')}")
