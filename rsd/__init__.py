@@ -1,4 +1,4 @@
-"""Repulsive score distillation: an ensemble of particles that denoise, repel one another and fit the data."""
+"""Repulsive score distillation: an ensemble of particles that denoise, repel each other and fit the data."""
 
 from __future__ import annotations
 
@@ -8,14 +8,14 @@ from typing import Any
 __version__ = "0.1.0"
 __all__ = ["restore", "text_to_3d", "text_to_image"]
 
-# A checkout has tasks/ and configs/ beside rsd/, an installation inside it: both are rsd.tasks and rsd.configs.
+# tasks/ and configs/ are beside rsd/ in a checkout and inside it when installed; import both as rsd.tasks, rsd.configs.
 _checkout = Path(__file__).resolve().parent.parent
 if (_checkout / "pyproject.toml").is_file() and (_checkout / "tasks" / "inverse").is_dir():
     __path__.append(str(_checkout))
 
 
 def __getattr__(name: str) -> Any:
-    """The heads' functions are loaded when first asked for: importing rsd costs nothing."""
+    """Import the heads' functions on first use, so that importing rsd is fast."""
     if name == "restore":
         from rsd.tasks.inverse import restore
 

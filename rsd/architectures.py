@@ -1,7 +1,6 @@
-"""The paper's models at their real sizes, without their weights: for dry runs on the meta device, and for tests of
-memory and speed where the hub cannot be reached.
+"""The paper's models at their real sizes without the trained weights, for dry runs and tests of memory and speed.
 
-Sizes and kinds are those of the published configurations. Weights are random, or none under ``torch.device("meta")``.
+The configurations are the published ones. Weights are random, or absent under ``torch.device("meta")``.
 """
 
 from __future__ import annotations
@@ -11,14 +10,14 @@ from typing import Any, Literal
 import torch
 
 IF_WIDTHS = {"XL": 704, "L": 320, "M": 192}
-"""Channels of IF-I's UNet at 64 px; lower resolutions have 2, 3 and 4 times as many."""
+"""Channels of IF-I's UNet at 64 px; the lower resolutions have 2, 3 and 4 times as many."""
 T5_WIDTH = 4096
-"""Width of IF's text states, of google/t5-v1_1-xxl."""
+"""Width of IF's text states (google/t5-v1_1-xxl)."""
 
 
 def stable_diffusion(tokenizer: Any, *, device: str = "cpu", size: int = 512) -> Any:
-    """A StableDiffusionPipeline of SD 2.1-base's configuration (866 M, 84 M and 340 M parameters), float32; its
-    pictures have ``size`` px."""
+    """Create a StableDiffusionPipeline with SD 2.1-base's configuration (866 M, 84 M and 340 M parameters) in float32,
+    for images of ``size`` px."""
     from diffusers import AutoencoderKL, DDIMScheduler, StableDiffusionPipeline, UNet2DConditionModel
     from transformers import CLIPTextConfig, CLIPTextModel
 
@@ -47,7 +46,7 @@ def stable_diffusion(tokenizer: Any, *, device: str = "cpu", size: int = 512) ->
 
 
 def dino() -> Any:
-    """A ViT of facebook/dino-vits16's configuration (22 M parameters)."""
+    """Create a ViT with facebook/dino-vits16's configuration (22 M parameters)."""
     from transformers import ViTConfig, ViTModel
 
     small = ViTConfig(hidden_size=384, num_attention_heads=6, intermediate_size=1536, patch_size=16, qkv_bias=True)
@@ -55,14 +54,14 @@ def dino() -> Any:
 
 
 def dinov2() -> Any:
-    """A Dinov2Model of facebook/dinov2-small's configuration (22 M parameters), on which Div is measured."""
+    """Create a Dinov2Model with facebook/dinov2-small's configuration (22 M parameters), which measures Div."""
     from transformers import Dinov2Config, Dinov2Model
 
     return Dinov2Model(Dinov2Config(hidden_size=384, num_attention_heads=6, patch_size=14, image_size=518))
 
 
 def clip() -> Any:
-    """A CLIPModel of openai/clip-vit-large-patch14's configuration (428 M parameters), for scores of a prompt."""
+    """Create a CLIPModel with openai/clip-vit-large-patch14's configuration (428 M parameters)."""
     from transformers import CLIPConfig, CLIPModel
 
     text = {"hidden_size": 768, "intermediate_size": 3072, "num_attention_heads": 12, "projection_dim": 768}
@@ -74,7 +73,7 @@ def clip() -> Any:
 
 
 def if_unet(width: int = IF_WIDTHS["XL"], *, text: int = T5_WIDTH, head: int = 64) -> Any:
-    """The UNet of DeepFloyd IF's first stage for 64 px (XL: 4.3 billion parameters)."""
+    """Create the UNet of DeepFloyd IF's first stage at 64 px (XL: 4.3 billion parameters)."""
     from diffusers import UNet2DConditionModel
 
     return UNet2DConditionModel(
@@ -89,7 +88,7 @@ def if_unet(width: int = IF_WIDTHS["XL"], *, text: int = T5_WIDTH, head: int = 6
 
 
 def if_scheduler() -> Any:
-    """IF-I's."""
+    """Create the scheduler of IF-I."""
     from diffusers import DDPMScheduler
 
     return DDPMScheduler(
@@ -99,7 +98,7 @@ def if_scheduler() -> Any:
 
 
 def t5() -> Any:
-    """The encoder of google/t5-v1_1-xxl (4.8 billion parameters), which reads IF's prompts."""
+    """Create the encoder of google/t5-v1_1-xxl (4.8 billion parameters), IF's text encoder."""
     from transformers import T5Config, T5EncoderModel
 
     return T5EncoderModel(
@@ -111,12 +110,12 @@ def t5() -> Any:
 
 
 def guided_diffusion(data: Literal["ffhq", "imagenet"]) -> Any:
-    """A UNet2DModel for 256 px of guided-diffusion's class, which the paper's methods on pixels use: of FFHQ as DPS
-    (Chung et al. 2023) trained it (94 M parameters), of ImageNet as Dhariwal & Nichol (2021) did, without classes
+    """Create a UNet2DModel at 256 px like guided-diffusion's, which the paper's pixel-space methods use: for FFHQ as
+    trained by DPS (Chung et al. 2023; 94 M parameters), for ImageNet as by Dhariwal & Nichol (2021), unconditional
     (553 M).
 
-    Residual blocks take the time as scale and shift and change the resolution; attention has heads of 64 channels, at
-    16 px (FFHQ) or at 32, 16 and 8 px; the variance is predicted besides.
+    Residual blocks use the time as scale and shift and change the resolution; attention has heads of 64 channels, at
+    16 px (FFHQ) or at 32, 16 and 8 px; the variance is predicted too.
     """
     from diffusers import UNet2DModel
 
@@ -132,7 +131,7 @@ def guided_diffusion(data: Literal["ffhq", "imagenet"]) -> Any:
 
 
 def guided_diffusion_scheduler() -> Any:
-    """Their linear schedule."""
+    """Create the linear schedule of guided-diffusion."""
     from diffusers import DDIMScheduler
 
     return DDIMScheduler(beta_start=1e-4, beta_end=0.02, beta_schedule="linear", clip_sample=True)

@@ -1,4 +1,4 @@
-"""The ``rsd`` command: picks the subcommand, loads only what it needs, and turns errors into one sentence."""
+"""The ``rsd`` command: select the subcommand, import only what it needs, and print errors as one sentence."""
 
 from __future__ import annotations
 
@@ -7,13 +7,13 @@ import os
 import sys
 from collections.abc import Callable
 
-from rsd.errors import TRACEBACK, is_mistake, told
+from rsd.errors import TRACEBACK, describe, is_mistake
 from rsd.runs.flags import quoted
-from rsd.runs.words import everyday, fold, near, same
+from rsd.runs.words import closest_name, match_name, normalise, synonyms
 
 os.environ.setdefault("OMP_WAIT_POLICY", "passive")
-"""torch's threads sleep while they wait for one another: by default they spin, and beside other programs that want the
-same cores each step is then tens of times slower (docs/cost.md). Read when torch is imported, which is later."""
+"""Let torch's threads sleep while they wait. By default they spin, which makes steps tens of times slower if other
+programs use the same cores (docs/cost.md). torch reads this when it is imported, which is later."""
 
 COMMANDS = {
     "restore": (
@@ -34,7 +34,7 @@ COMMANDS = {
     "doctor": ("rsd.doctor", "what this machine can do, and why not"),
 }
 
-EVERYDAY = everyday({
+SYNONYMS = synonyms({
     "generate draw paint image t2i txt2img text2img text2image sample prompt dream":
         'to draw: rsd text-to-image "a man with a beard"',
     "3d t23d text23d textto3 mesh scene text2mesh": 'to make scenes: rsd text-to-3d "a man with a beard"',
@@ -46,31 +46,31 @@ EVERYDAY = everyday({
     "faces data testimages": "built-in test images: rsd heads --out heads",
     "train finetune": "the models ship trained; scripts/heads in a clone trains them",
 })  # fmt: skip
-"""What people call commands, as rsd.words.fold writes it, and what to type."""
+"""Other words for commands, normalised (rsd.runs.words), and what to type."""
 
-GO_ON = {
-    "restore": "; what was done is kept, go on with --resume",
-    "compare": "; what was done is kept, the same command goes on",
-    "text-to-image": "; what was done is kept, go on with --resume",
-    "sweep": "; what was done is kept, the same command goes on",
-    "reproduce": "; what was done is kept, go on with --resume",
+KEPT = {
+    "restore": "; what was done is kept, continue with --resume",
+    "compare": "; what was done is kept, the same command continues",
+    "text-to-image": "; what was done is kept, continue with --resume",
+    "sweep": "; what was done is kept, the same command continues",
+    "reproduce": "; what was done is kept, continue with --resume",
 }
-"""What an interrupted user is told; the other commands keep nothing."""
+"""The message after an interruption; the other commands keep nothing."""
 
 SHARED = ("restore", "text-to-image", "text-to-3d", "doctor")
-"""What several processes may run; the others would all write the same files."""
+"""Commands for several processes; the others would write the same files in each."""
 
 DONE, FAILED, WRONG_USAGE, INTERRUPTED = 0, 1, 2, 130
 
 
 def usage() -> str:
-    """The text of ``rsd --help``."""
+    """Return the text of ``rsd --help``."""
     lines = [f"  {name:<15}{what}" for name, (_, what) in COMMANDS.items()]
     return "\n".join(
         [
-            "rsd: repulsive score distillation. N particles denoise, repel one another and fit your data.",
+            "rsd: repulsive score distillation. N particles denoise, repel each other and fit your data.",
             "",
-            "usage: rsd COMMAND ... (rsd COMMAND --help tells its options)",
+            "usage: rsd COMMAND ... (rsd COMMAND --help lists its options)",
             "",
             *lines,
             "",
@@ -81,54 +81,58 @@ def usage() -> str:
 
 
 def command_first(argv: list[str]) -> list[str]:
-    """The command line with its command first, as it is written here. Raises ValueError, in one sentence, for one that
-    names none, with the command that is meant."""
-    first = same(argv[0], COMMANDS)
+    """Return the command line with its command first, spelled as in COMMANDS. Raise ValueError, with a suggestion, if
+    it contains no command."""
+    first = match_name(argv[0], COMMANDS)
     if first in COMMANDS:
         return [first, *argv[1:]]
     if first.startswith("-"):
-        # of words that could be the command, the likeliest is no flag's value: rsd --prior heads restore photo.png
+        # prefer a word that does not follow a flag: rsd --prior heads restore photo.png
         places = [place for place, word in enumerate(argv) if word in COMMANDS]
         free = [place for place in places if not argv[place - 1].startswith("-")]
-        places = [place for place in places if argv[place] != "heads"]  # which is a prior too
+        places = [place for place in places if argv[place] != "heads"]  # which is also a prior
         if free:
             return [argv[free[0]], *argv[: free[0]], *argv[free[0] + 1 :]]
         likely = "restore" if any(map(is_picture, argv)) else "COMMAND"
         rest = list(argv)
         if places:
             likely = rest.pop(places[0])
-        raise ValueError(f"Say first what to do, then the flags: {typed('rsd', likely, *rest)} (rsd --help tells all).")
+        raise ValueError(
+            f"The command comes before the flags: {command_line('rsd', likely, *rest)} (rsd --help lists the commands)."
+        )
     if is_picture(argv[0]):
-        raise ValueError(f"{argv[0]} is no command; to restore it: {typed('rsd', 'restore', *argv)} --task TASK.")
-    if told := EVERYDAY.get(fold(argv[0])):
-        raise ValueError(f'There is no command "{argv[0]}"; {told}.')
-    found = near(argv[0], COMMANDS)
+        raise ValueError(
+            f"{argv[0]} is not a command; to restore it: {command_line('rsd', 'restore', *argv)} --task TASK."
+        )
+    if meant := SYNONYMS.get(normalise(argv[0])):
+        raise ValueError(f'There is no command "{argv[0]}"; {meant}.')
+    found = closest_name(argv[0], COMMANDS)
     if found is None:
-        from rsd.tasks.inverse.names import EVERYDAY_TASKS, is_task, task_name
+        from rsd.tasks.inverse.names import TASK_SYNONYMS, is_task, task_name
 
         task = task_name(argv[0])
         if is_task(task):
             raise ValueError(
-                f"{argv[0]} is a task, not a command: {typed('rsd', 'restore', *argv[1:], '--task', task)}"
+                f"{argv[0]} is a task, not a command: {command_line('rsd', 'restore', *argv[1:], '--task', task)}"
             )
-        if meant := EVERYDAY_TASKS.get(fold(argv[0])):
+        if meant := TASK_SYNONYMS.get(normalise(argv[0])):
             raise ValueError(f'There is no command "{argv[0]}"; as a --task of rsd restore: {meant}.')
     hint = f' Did you mean "{found}"?' if found else ""
     raise ValueError(f'Unknown command "{argv[0]}".{hint} There are: {", ".join(COMMANDS)}.')
 
 
 def is_picture(word: str) -> bool:
-    """Whether a word is the name of a picture, or of any file."""
+    """Return whether a word names a picture or an existing file."""
     return word.lower().endswith((".png", ".jpg", ".jpeg", ".webp", ".tif", ".tiff", ".bmp")) or os.path.isfile(word)
 
 
-def typed(*words: str) -> str:
-    """A command line as it is typed."""
+def command_line(*words: str) -> str:
+    """Format a command line, quoted for the shell."""
     return " ".join(quoted(word) for word in words)
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Run the command line; returns the exit code."""
+    """Run the command line. Return the exit code."""
     argv = sys.argv[1:] if argv is None else argv
     if argv[:1] == ["help"]:
         argv = [*argv[1:2], "--help"]
@@ -143,25 +147,26 @@ def main(argv: list[str] | None = None) -> int:
     try:
         argv = command_first(argv)
     except ValueError as error:
-        return _complain(str(error))
+        return _print_error(str(error))
     if int(os.environ.get("WORLD_SIZE", 1)) > 1 and argv[0] not in SHARED:
-        return _complain(f"rsd {argv[0]} runs in one process; start it without a launcher.")
+        return _print_error(f"rsd {argv[0]} runs in one process; start it without a launcher.")
     command: Callable[[list[str]], int] = importlib.import_module(COMMANDS[argv[0]][0]).main
     try:
         return command(argv[1:])
     except KeyboardInterrupt:
-        print(f"\nrsd: interrupted{GO_ON.get(argv[0], '')}", file=sys.stderr)
+        print(f"\nrsd: interrupted{KEPT.get(argv[0], '')}", file=sys.stderr)
         return INTERRUPTED
-    except BrokenPipeError:  # of `rsd restore --help | head`; what is left in the buffer has nowhere to go either
+    except BrokenPipeError:  # of `rsd restore --help | head`; discard the rest of the buffer
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
         return FAILED
     except Exception as error:
         if os.environ.get(TRACEBACK):
             raise
-        return _complain(told(error), WRONG_USAGE if is_mistake(error) else FAILED)
+        return _print_error(describe(error), WRONG_USAGE if is_mistake(error) else FAILED)
 
 
-def _complain(message: str, code: int = WRONG_USAGE) -> int:
+def _print_error(message: str, code: int = WRONG_USAGE) -> int:
+    """Print an error with the rank of the process, if there are several. Return the exit code."""
     rank, size = (int(os.environ.get(name, k)) for k, name in enumerate(("RANK", "WORLD_SIZE")))
     who = f" (process {rank} of {size})" if size > 1 else ""
     print(f"rsd{who}: {message}", file=sys.stderr, flush=True)

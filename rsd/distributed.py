@@ -1,8 +1,8 @@
-"""Several processes: they share the particles of one run, or take their share of many runs.
+"""Several processes that share the particles of one run, or the runs of one command.
 
 Any launcher that sets RANK and WORLD_SIZE starts them (``accelerate launch``, ``torchrun``); Accelerate connects them.
-Of a run's particles each process holds a block; what travels at each step is their features [N, d], which the force of
-all on all needs, and a few numbers for the records.
+Each process holds a block of a run's particles. At each step the processes exchange the particles' features [N, d], for
+the forces between all pairs, and a few numbers for the records.
 """
 
 from __future__ import annotations
@@ -20,17 +20,17 @@ from typing import Any
 import torch
 import torch.distributed as dist
 
-from rsd.errors import OwnNote, ProcessLost, is_out_of_memory
+from rsd.errors import ProcessLost, RankWarning, is_out_of_memory
 
 PATIENCE = timedelta(days=30)
-"""How long processes wait for one another where one may have much more to do; one that dies is noticed at once."""
+"""How long processes wait for one another, since one may have much more work; dead processes are noticed at once."""
 VARIABLES = (("RANK", 0), ("WORLD_SIZE", 1), ("LOCAL_RANK", 0))
-"""What a launcher sets, and what holds without one."""
+"""Environment variables of a launcher, and the defaults without one."""
 
 
 @dataclass(frozen=True)
 class Processes:
-    """This process's number, how many there are, and its number on its machine."""
+    """The rank of this process, the number of processes, and the rank on this machine."""
 
     rank: int = 0
     size: int = 1
@@ -38,24 +38,23 @@ class Processes:
 
     @property
     def main(self) -> bool:
-        """Whether this one speaks and writes for all."""
+        """Whether this process prints and writes for all."""
         return self.rank == 0
 
     @property
-    def named(self) -> str:
-        """For the user, which of several this is; nothing if there is one."""
+    def label(self) -> str:
+        """The rank for messages; "" if there is one process."""
         return f" (process {self.rank} of {self.size})" if self.size > 1 else ""
 
 
 def processes() -> Processes:
-    """What the launcher says; one process without a launcher. Connects nothing."""
+    """Read the launcher's variables; a single process without a launcher. Does not connect."""
     rank, size, local = (int(os.environ.get(name, default)) for name, default in VARIABLES)
     return Processes(rank, size, local)
 
 
 def connect(device: torch.device | str) -> Processes:
-    """Let the launcher's processes find one another, for tensors on ``device``. Raises RuntimeError if they are not as
-    many as it said."""
+    """Connect the launcher's processes, for tensors on ``device``. Raise RuntimeError if their number is wrong."""
     here = processes()
     if here.size > 1:
         from accelerate import PartialState
@@ -63,20 +62,20 @@ def connect(device: torch.device | str) -> Processes:
         with _peers():
             state = PartialState(cpu=torch.device(device).type == "cpu")
         if state.num_processes != here.size:
-            raise RuntimeError(f"{here.size} processes were started, but {state.num_processes} found one another.")
+            raise RuntimeError(f"{here.size} processes were started, but {state.num_processes} are connected.")
         _plain()
     return here
 
 
 @cache
 def _plain() -> dist.ProcessGroup | None:
-    """The group for what is no tensor on the device; ``None`` would be the default one."""
+    """Return the group for objects and CPU tensors; ``None`` would be the default group."""
     return dist.new_group(backend="gloo", timeout=PATIENCE)
 
 
 @contextmanager
 def _peers() -> Iterator[None]:
-    """Errors of the connection as one sentence."""
+    """Turn errors of the connection into one sentence."""
     try:
         yield
     except RuntimeError as error:
@@ -84,13 +83,13 @@ def _peers() -> Iterator[None]:
             raise
         why = str(error).splitlines()[0]
         raise ProcessLost(
-            f"The connection to the other processes is lost, one of them may have ended ({why}); this run stops, go on "
-            "with the same command and --resume."
+            f"The connection to the other processes is lost, one of them may have ended ({why}); this run stops. "
+            "Continue with the same command and --resume."
         ) from error
 
 
 def collect(value: Any) -> list[Any] | None:
-    """On the main process every process's ``value``, in order; None on the others. Waits for all."""
+    """Return every process's ``value`` by rank on the main process, None on the others. Waits for all."""
     here = processes()
     if here.size == 1:
         return [value]
@@ -101,40 +100,39 @@ def collect(value: Any) -> list[Any] | None:
 
 
 def wait() -> None:
-    """Return when every process has come here."""
+    """Wait until every process calls this."""
     if processes().size > 1:
         with _peers():
             dist.barrier(group=_plain())
 
 
 @contextmanager
-def speaking(*, all_of_them: bool) -> Iterator[None]:
-    """Let only the main process print to stdout and warn, unless ``all_of_them`` have something to say; an OwnNote is
-    told by any."""
-    if all_of_them or processes().main:
+def rank_output(*, all_ranks: bool) -> Iterator[None]:
+    """Let only the main process print to stdout and warn, unless ``all_ranks``; every rank shows a RankWarning."""
+    if all_ranks or processes().main:
         yield
         return
     with open(os.devnull, "w") as nowhere, redirect_stdout(nowhere), warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        warnings.simplefilter("default", OwnNote)
+        warnings.simplefilter("default", RankWarning)
         yield
 
 
 def share(items: Sequence[Any], here: Processes) -> list[Any]:
-    """This process's share of runs: every size-th."""
+    """Return this process's share of runs: every size-th."""
     return list(items[here.rank :: here.size])
 
 
-def shares_told(here: Processes, what: str, number: int, *, several: bool) -> str:
-    """How the processes divide the work, in a line: a sentence for the user."""
+def describe_shares(here: Processes, what: str, number: int, *, several: bool) -> str:
+    """Describe in a line how the processes share the work."""
     if several:
-        return f"{here.size} processes share {number} {what}: each makes its own, with all their particles"
+        return f"{here.size} processes share {number} {what}: each runs its own, with all their particles"
     parts = " + ".join(str(len(part)) for part in Ensemble.of(number, here).parts)
     return f"{here.size} processes share the {number} particles: {parts}"
 
 
 def agree(flag: bool) -> bool:
-    """Whether it is true on any process."""
+    """Return whether ``flag`` is true on any process."""
     if processes().size == 1:
         return flag
     answer = torch.tensor(int(flag))
@@ -145,10 +143,10 @@ def agree(flag: bool) -> bool:
 
 @dataclass(frozen=True)
 class Ensemble:
-    """A run's particles, shared out. ``parts``: the rows of the whole that each process holds; ``rank``: which this is.
+    """How processes share a run's particles. ``parts``: the global rows of each process; ``rank``: of this process.
 
-    Alone, nothing travels and nothing is changed. ``bytes``: what this process has got, its own rows included:
-    "features" and "pictures" of :meth:`gather`, "gradients" of :meth:`add`, "sums" of :meth:`means`.
+    In a single process nothing is communicated. ``bytes``: received by this process, its own rows included: "features"
+    and "pictures" of :meth:`gather`, "gradients" of :meth:`add`, "sums" of :meth:`means`.
     """
 
     parts: tuple[tuple[int, ...], ...]
@@ -157,20 +155,22 @@ class Ensemble:
 
     @classmethod
     def of(cls, n: int, here: Processes = Processes()) -> Ensemble:
-        """n particles in blocks whose sizes differ by no more than one. Raises ValueError for fewer than processes."""
+        """Split n particles into blocks whose sizes differ by at most one. Raise ValueError if n < processes."""
         if n < here.size:
-            raise ValueError(f"{here.size} processes cannot share {n} particles; start {n} at most, or more particles.")
+            raise ValueError(
+                f"{here.size} processes cannot share {n} particles; start at most {n}, or give more particles."
+            )
         edges = [k * n // here.size for k in range(here.size + 1)]
         return cls(tuple(tuple(range(a, b)) for a, b in zip(edges, edges[1:], strict=False)), here.rank)
 
     @property
     def total(self) -> int:
-        """N, particles in all."""
+        """N, the number of all particles."""
         return sum(map(len, self.parts))
 
     @property
     def alone(self) -> bool:
-        """Whether all of them are here."""
+        """Whether all particles are in this process."""
         return len(self.parts) == 1
 
     @property
@@ -180,15 +180,15 @@ class Ensemble:
 
     @property
     def mine(self) -> list[int]:
-        """The rows of the whole that are here."""
+        """The global rows of this process."""
         return list(self.parts[self.rank])
 
     def own(self, values: Any) -> Any:
-        """Of values for all [N] those of the particles here; what is one for all stays."""
+        """Select the local particles' entries of a tensor [N]; return other values unchanged."""
         return values if self.alone or not isinstance(values, torch.Tensor) else values[self.mine]
 
     def among(self, members: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """Of ``members``, rows of the whole [m], those that are here: their rows here, and their places in it."""
+        """Return the local rows of those ``members`` (global rows [m]) that are here, and their positions in it."""
         return self._among(members, self.rank)
 
     def _among(self, members: torch.Tensor, rank: int) -> tuple[torch.Tensor, torch.Tensor]:
@@ -198,8 +198,8 @@ class Ensemble:
         return rows, places
 
     def gather(self, x: torch.Tensor, members: torch.Tensor | None = None, *, what: str = "features") -> torch.Tensor:
-        """Values of all ``members`` (None: of all particles) in their order, [m, ...], from each process's own, x
-        [k, ...], detached. ``what`` they are: for the count of bytes."""
+        """Gather the values of ``members`` (None: all particles) in their order, [m, ...], detached, from the local x
+        [k, ...] of each process. ``what``: the key for the count of bytes."""
         if self.alone:
             return x.detach()
         members = torch.arange(self.total) if members is None else members
@@ -216,14 +216,14 @@ class Ensemble:
         return whole
 
     def _kind(self, x: torch.Tensor, counts: list[int]) -> tuple[tuple[int, ...], torch.dtype]:
-        """Of what shape and type a row is; a process without rows has to be told."""
+        """Return the shape and dtype of a row; broadcast them if a process has no rows."""
         kind = [(tuple(x.shape[1:]), x.dtype)]
         if min(counts) == 0:
             dist.broadcast_object_list(kind, src=next(k for k, n in enumerate(counts) if n), group=_plain())
         return kind[0]
 
     def means(self, values: dict[str, tuple[float, int]]) -> dict[str, float]:
-        """Means over all particles from means over a number of those here, ``name: (mean, number)``."""
+        """Return means over all particles from means over local ones, ``name: (mean, number)``."""
         if self.alone:
             return {name: mean for name, (mean, _) in values.items()}
         sums = torch.tensor([[mean * n, n] for mean, n in values.values()], dtype=torch.float64)
@@ -231,7 +231,7 @@ class Ensemble:
         return {name: total / max(n, 1.0) for name, (total, n) in zip(values, sums.tolist(), strict=True)}
 
     def add(self, tensors: Sequence[torch.Tensor]) -> None:
-        """Put into each tensor its sum over processes."""
+        """Replace each tensor by its sum over processes."""
         if self.alone or not tensors:
             return
         together = torch.cat([t.flatten() for t in tensors])
@@ -245,13 +245,13 @@ class Ensemble:
         self.bytes[what] += x.numel() * x.element_size()
 
     def agree(self, flag: bool) -> bool:
-        """Whether it is true of any process's particles."""
+        """Return whether ``flag`` is true in any process that shares the particles."""
         return flag if self.alone else agree(flag)
 
     def collect(self, value: Any) -> list[Any] | None:
-        """On the process that writes the ``value`` of each; None on the others."""
+        """Return the ``value`` of each process on the main one, None on the others."""
         return [value] if self.alone else collect(value)
 
 
 ALONE = Ensemble(((),))
-"""Of particles that nobody counted, all here."""
+"""An uncounted number of particles, all in this process."""

@@ -1,15 +1,17 @@
-"""The loop that every head runs: denoise, repel, and let the head fit its data.
+"""Repulsive score distillation: the loop that every head runs.
+
+For each particle theta_i and each timestep t:
 
     z_i   = render(theta_i)
     z_t^i = alpha_t z_i + sigma_t eps_i
     R_i   = -grad_{z_t^i} log sum_{j != i} k(phi_i, phi_j)      phi = features of the decoded noisy latent
     r_i   = eps_theta(z_t^i, t) - eps_ref - gamma sigma_t R_i   (Eq. 13 and 20, with the sign that repels)
 
-Then the head pulls r_i back to theta_i beside its own data term, and steps its optimiser. Where eps_ref is learned
-(VSD), it takes a step on the new particles. With SVGD, eps_theta - eps_ref is averaged over the particles first.
+Then the head backpropagates r_i to theta_i, adds the gradient of its data term, and takes an optimiser step. A learned
+eps_ref (VSD) takes a step on the new particles. SVGD averages eps_theta - eps_ref over the particles first.
 
-The particles may be a part of an ensemble that several processes share (rsd.distributed). All above is then local, but
-for the features phi of all particles, which R_i needs, and the means in the records.
+Several processes can share the particles (rsd.distributed). Everything above is then local, except for the features phi
+of all particles, which R_i needs, and the means in the records.
 """
 
 from __future__ import annotations
@@ -31,32 +33,32 @@ from rsd.spread import Spread
 __all__ = ["Average", "Embed", "Particles", "Record", "Reference", "distill", "repulsion", "sds"]
 
 Average = Callable[[torch.Tensor], torch.Tensor]
-"""Gradients [N, ...] averaged over particles by SVGD's kernel; the identity without SVGD."""
+"""Average gradients [N, ...] over the particles with SVGD's kernel; the identity without SVGD."""
 
 
 class Particles(Protocol):
-    """What a head brings to the engine."""
+    """The particles of a head."""
 
     @property
     def spread(self) -> Spread:
-        """The particles' numbers, on which their noise depends, and how they are spread over processes and chunks."""
+        """The particles' numbers, which select their noise, and their distribution over processes and chunks."""
         ...
 
     def render(self) -> torch.Tensor:
-        """The present z_i, without gradient, [N, *latent_shape]."""
+        """Return the current z_i without gradient, [N, *latent_shape]."""
         ...
 
     def step(self, r: torch.Tensor, t: Any, average: Average) -> dict[str, float]:
-        """Pull r [N, *latent_shape] back to the parameters, add the data term, step; return the losses.
+        """Backpropagate r [N, *latent_shape] to the parameters, add the data term, take a step. Return the losses.
 
-        ``r`` is averaged and pushed already; a head with a data term averages the gradient of that. ``t``: an int, or
-        int64 [N] where the run has a timestep a particle."""
+        ``r`` contains the repulsion and is averaged; a head averages the gradient of its data term with ``average``.
+        ``t``: an int, or int64 [N] if each particle has its own timestep."""
         ...
 
 
 @dataclass(frozen=True)
 class Record:
-    """One step of the run. Norms are root-mean-squares over all particles' entries; None: not computed this step."""
+    """One step of a run. Norms are root mean squares over all particles' entries; None: not computed in this step."""
 
     step: int
     t: int | list[int]
@@ -74,10 +76,10 @@ class Record:
         push: torch.Tensor | None = None, force: Force | None = None, losses: Mapping[str, float] | None = None,
         norms: Mapping[str, torch.Tensor] | None = None,
     ) -> Record:  # fmt: skip
-        """The record of a step, over all processes' particles.
+        """Create the record of a step from the local particles of each process.
 
-        ``residual`` (or its norm) and ``push``: of the particles here; ``push`` is None where nothing repelled.
-        ``losses``: means over the particles here. ``norms``: losses that are norms of these tensors."""
+        ``residual``: a tensor or its norm. ``push``: None if nothing repelled. ``losses``: means over the local
+        particles. ``norms``: losses that are norms of these tensors."""
         given = {name: (value, spread.n) for name, value in (losses or {}).items()}
         squares = {name: (mean_square(x), len(x)) for name, x in (norms or {}).items()}
         if isinstance(residual, torch.Tensor):
@@ -95,7 +97,7 @@ class Record:
         )  # fmt: skip
 
     def row(self) -> dict[str, Any]:
-        """A flat dict for steps.jsonl."""
+        """Return a flat dict for steps.jsonl."""
         row = asdict(self)
         return {**{k: v for k, v in row.items() if k not in ("losses", "extra")}, **row["losses"], **row["extra"]}
 
@@ -111,30 +113,30 @@ def distill(
     interaction: Interaction = Interaction(),
     start: int = 0,
 ) -> Iterator[Record]:
-    """Run steps ``start`` .. len(timesteps)-1 of the algorithm, yielding a Record after each.
+    """Run steps ``start`` .. len(timesteps)-1 and yield a Record after each.
 
-    ``timesteps``: for each step one int, or int64 [N], one a particle of the whole ensemble. ``condition``: one for all
-    steps, or what gives each step's.
+    ``timesteps``: for each step an int, or int64 [N] with the timestep of each particle (of all processes).
+    ``condition``: of all steps, or a function that returns the current one.
     """
     spread = particles.spread
     for step in range(start, len(timesteps)):
         z, t = particles.render(), spread.own(timesteps[step])
-        # Diffuse every particle with its own noise.
+        # Diffuse each particle with its own noise: z_t = alpha_t z + sigma_t eps.
         eps = stream.noise("diffusion", z.shape[1:], spread.ids, step).to(z)
         alpha, sigma = prior.schedule.coefficients(t, z)
         z_t = alpha * z + sigma * eps
-        # The residual of score distillation: the prior's score against the reference's.
+        # Score distillation residual: eps_theta - eps_ref.
         with torch.no_grad():
             eps_theta = spread.cat(partial(predict, prior, z_t, t, present(condition)))
             r = eps_theta - reference(z_t, t, eps, eps_theta)
-        # Repel (Eq. 7, 13) and, with SVGD, average; outside of the window nothing.
+        # Repel: r - gamma sigma_t R (Eq. 7, 13); SVGD also averages r. Nothing outside the window.
         push = interaction.push(z, z_t, timesteps[step], step, prior.schedule, spread)
-        # Pull back to the parameters, fit the data, step; then let the reference learn the new particles.
-        losses = particles.step(push(r), t, push.average)
+        # Backpropagate to theta, fit the data, take a step; then the reference learns from the new particles.
+        losses = particles.step(push.apply(r), t, push.average)
         losses = {**losses, **reference.learn(particles.render(), step)}
         yield Record.of(step, timesteps[step], spread, residual=r, push=push.pushed, force=push.force, losses=losses)
 
 
 def mean_square(x: torch.Tensor) -> float:
-    """Over all entries; 0 of none."""
+    """Mean square of all entries; 0 if there are none."""
     return float(x.float().square().mean()) if len(x) else 0.0

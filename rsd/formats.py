@@ -1,6 +1,6 @@
 """Which files are pictures: in a folder by their suffix, when opened by their first bytes. rsd.media reads them.
 
-Imports nothing heavy, so that a mistake about files is told at once.
+Imports nothing heavy, so that mistakes are reported at once.
 """
 
 from __future__ import annotations
@@ -9,22 +9,22 @@ from collections.abc import Collection
 from pathlib import Path
 
 FORMATS = ("PNG", "JPEG", "WEBP", "TIFF", "BMP", "GIF", "PPM", "AVIF")
-"""What Pillow may open a file as. No others: it hands EPS to Ghostscript."""
+"""Formats that Pillow may open. Not all: it passes EPS to Ghostscript."""
 PICTURES = (
     ".png", ".apng", ".jpg", ".jpeg", ".jpe", ".jfif", ".mpo", ".webp", ".avif", ".bmp", ".tif", ".tiff", ".gif",
     ".ppm", ".pgm", ".pbm", ".pnm",
 )  # fmt: skip
-"""Suffixes of what counts as a picture in a folder, in lower case: those of FORMATS."""
+"""Lower-case suffixes of pictures in a folder, those of FORMATS."""
 UNREAD = (
     ".heic", ".heif", ".jxl", ".jp2", ".j2k", ".svg", ".pdf", ".eps", ".ps", ".psd", ".xcf", ".kra", ".ico", ".icns",
     ".tga", ".dds", ".exr", ".hdr", ".raw", ".dng", ".cr2", ".cr3", ".nef", ".arw", ".orf", ".raf", ".rw2",
 )  # fmt: skip
-"""Suffixes of pictures of kinds that are not read."""
+"""Suffixes of pictures in unsupported formats."""
 
 
-def not_taken(folder: Path, taken: Collection[str] = PICTURES) -> list[str]:
-    """What of a folder has none of the suffixes ``taken``, in order, each with the reason; hidden files are no part
-    of it."""
+def skipped_files(folder: Path, taken: Collection[str] = PICTURES) -> list[str]:
+    """List the entries of a folder without one of the suffixes ``taken``, each with the reason; hidden files are
+    skipped."""
     found = []
     for path in sorted(folder.iterdir()):
         suffix = path.suffix.lower()
@@ -33,17 +33,17 @@ def not_taken(folder: Path, taken: Collection[str] = PICTURES) -> list[str]:
         if path.is_dir():
             why = "a folder: give it by itself"
         elif suffix in UNREAD:
-            why = "a kind of picture that is not read: save it as PNG, JPEG or TIFF"
+            why = "an unsupported picture format: save it as PNG, JPEG or TIFF"
         elif suffix == ".jsonl":
             why = "a manifest: give it by itself"
         else:
-            why = f"the suffix {path.suffix} is of no picture" if suffix else "no suffix"
+            why = f"{path.suffix} is not a picture format" if suffix else "no suffix"
         found.append(f"{path.name} ({why})")
     return found
 
 
 def is_transparent(path: Path) -> bool:
-    """Whether any pixel of a picture is not opaque. Raises what Pillow raises for what it cannot open."""
+    """Return whether a picture has transparent pixels. Raises Pillow's errors if it cannot be opened."""
     from PIL import Image
 
     with Image.open(path, formats=FORMATS) as image:

@@ -1,4 +1,4 @@
-"""Values that descend by Adam, one leaf a particle: latents z, and the images x of RLSD."""
+"""Particles optimised with Adam, one leaf tensor each: latents z, and the images x of RLSD."""
 
 from __future__ import annotations
 
@@ -8,10 +8,10 @@ import torch
 
 
 class Leaves:
-    """``values`` [N, ...] that descend by Adam, one leaf tensor a particle, so that some can step without the others.
+    """``values`` [N, ...] optimised with Adam, one leaf tensor per particle, so that a part of them can take a step.
 
-    Adam's moments are there from the start, and on CUDA it is one kernel. A step takes no memory: it is done or has not
-    begun, and what does not fit can be done again.
+    Adam's moments are allocated at the start, so a step allocates nothing: if a chunk runs out of memory, it can be
+    repeated. On CUDA a step is one fused kernel.
     """
 
     def __init__(self, values: torch.Tensor, *, lr: float, betas: tuple[float, float], eps: float = 1e-8):
@@ -24,16 +24,16 @@ class Leaves:
             self.optimiser.state[leaf] = {"step": step, **moments}
 
     def __getitem__(self, rows: slice) -> torch.Tensor:
-        """The present values of some particles [n, ...], a copy without gradient."""
+        """Return the values of some particles [n, ...], a copy without gradient."""
         return torch.stack([leaf.detach() for leaf in self.leaves[rows]])
 
     @property
     def values(self) -> torch.Tensor:
-        """All present values [N, ...], a copy without gradient."""
+        """All values [N, ...], a copy without gradient."""
         return self[:]
 
     def descend(self, gradients: torch.Tensor, rows: slice = slice(None)) -> None:
-        """A step of Adam for some particles along ``gradients`` [n, ...]; the others stay."""
+        """Take a step of Adam for some particles with ``gradients`` [n, ...]; the others stay."""
         self.optimiser.zero_grad()
         for leaf, gradient in zip(self.leaves[rows], gradients, strict=True):
             leaf.grad = gradient
@@ -47,19 +47,20 @@ class Leaves:
             leaf.copy_(value)
 
     def state(self, name: str) -> dict[str, Any]:
-        """Everything a resumed run needs, filed under ``name``."""
+        """Return the state of a checkpoint, with keys that start with ``name``."""
         return {name: self.values, f"{name}_optimiser": self.optimiser.state_dict()["state"]}
 
     def load_state(self, state: dict[str, Any], name: str) -> None:
-        """Continue from :meth:`state`, or from a checkpoint whose particles were one leaf together."""
+        """Load :meth:`state`, or that of an older version, which had one leaf for all particles."""
         self.put(state[name])
         moments = {int(k): v for k, v in state[f"{name}_optimiser"].items()}
         if moments[0]["exp_avg"].shape == state[name].shape:
             moments = {k: _row(moments[0], k) for k in range(len(self.leaves))}
-        moments = {k: {what: v.clone() for what, v in one.items()} for k, one in moments.items()}  # no one else's
+        # Copy, so that the optimiser does not change the checkpoint's tensors.
+        moments = {k: {what: v.clone() for what, v in one.items()} for k, one in moments.items()}
         self.optimiser.load_state_dict({**self.optimiser.state_dict(), "state": moments})
 
 
 def _row(together: dict[str, torch.Tensor], k: int) -> dict[str, torch.Tensor]:
-    """Adam's moments of particle k from those of one leaf [N, ...]."""
+    """Return Adam's moments of particle k from those of one leaf [N, ...]."""
     return {what: value if what == "step" else value[k] for what, value in together.items()}

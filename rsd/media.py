@@ -1,4 +1,4 @@
-"""Pictures in and out. Inside, images are float32 tensors [B, 3, H, W] in [-1, 1]; conversion happens here alone."""
+"""Read and write pictures. Elsewhere, images are float32 tensors [B, 3, H, W] in [-1, 1]; only this module converts."""
 
 from __future__ import annotations
 
@@ -19,20 +19,20 @@ from rsd.runs.folder import write_bytes
 
 MAX_PIXELS = 100_000_000
 PROFILED = {"RGB": "RGB", "GRAY": "L", "CMYK": "CMYK"}
-"""The mode of a picture's colours, by the colour space that its profile describes."""
+"""The mode of a picture by the colour space of its profile."""
 FITS = ("crop", "resize", "refuse")
 MARGIN, CELL, LABEL = 6, 192, 16
 
 
 def read_image(path: str | Path) -> torch.Tensor:
-    """A picture as float32 [1, 3, H, W] in [-1, 1].
+    """Read a picture as float32 [1, 3, H, W] in [-1, 1].
 
-    EXIF rotation is applied, transparency is laid on white, grey, palette, CMYK and 16-bit pictures become RGB
-    (16-bit colours at 8 bits, 16-bit grey exactly); of an animation the first frame is read. Colours of an embedded
-    profile (Display P3, Adobe RGB, a printer's CMYK ...) are converted to sRGB; one that cannot be used is ignored,
-    with a warning.
-    Raises FileNotFoundError, PermissionError, or ValueError for a file that is no picture, is damaged, or has over 100
-    million pixels.
+    Applies the EXIF rotation, composites transparency on white, and converts grey, palette, CMYK and 16-bit pictures to
+    RGB (16-bit colours to 8 bits, 16-bit grey exactly); reads the first frame of an animation. Colours with an embedded
+    profile (Display P3, Adobe RGB, a printer's CMYK ...) are converted to sRGB; an unusable profile is ignored with a
+    warning.
+    Raises FileNotFoundError, PermissionError, or ValueError if the file is not a picture, is damaged, or has more than
+    100 million pixels.
     """
     path = Path(path)
     if not path.is_file():
@@ -45,33 +45,33 @@ def read_image(path: str | Path) -> torch.Tensor:
             mode, (values, why) = opened.mode, _rgb(ImageOps.exif_transpose(opened), profile)
             why = "it is damaged" if profile is None else why
     except Image.DecompressionBombError as error:
-        raise ValueError(f"{path} has over {MAX_PIXELS:,} pixels; make it smaller.") from error
+        raise ValueError(f"{path} has more than {MAX_PIXELS:,} pixels; make it smaller.") from error
     except UnidentifiedImageError as error:
         raise ValueError(
-            f"{path} is not a picture of a kind that is read; give a PNG, JPEG, WebP, AVIF, TIFF, BMP or GIF file."
+            f"{path} is not a picture in a supported format; give a PNG, JPEG, WebP, AVIF, TIFF, BMP or GIF file."
         ) from error
     except PermissionError as error:
         raise PermissionError(f"{path} cannot be read; check its permissions.") from error
     except Exception as error:  # Pillow's decoders raise many kinds for damaged files
-        raise ValueError(f"{path} is a damaged picture ({error}); make it anew.") from error
+        raise ValueError(f"{path} is a damaged picture ({error}); create it again.") from error
     if mode[0] in "IF" and not (np.isfinite(values).all() and values.min() >= 0 and values.max() <= 1):
         top = 1 if mode == "F" else 65535
         raise ValueError(f"{path} has pixels that are not finite or not in 0 to {top}; scale them.")
     if why:
-        warnings.warn(f"{path.name}: its colour profile is ignored ({why}); its colours count as sRGB.", stacklevel=2)
+        warnings.warn(f"{path.name}: its colour profile is ignored ({why}); colours are read as sRGB.", stacklevel=2)
     return torch.from_numpy(values).permute(2, 0, 1)[None].mul_(2).sub_(1)
 
 
 def _rgb(image: Image.Image, profile: bytes | None) -> tuple[np.ndarray, str]:
-    """float32 [H, W, 3], in [0, 1] but for files of integers or floats that go beyond it; and why the profile could not
-    be used, or nothing."""
+    """Return float32 [H, W, 3] in [0, 1] (integer and float files may exceed it), and why the profile was not used, or
+    ""."""
     why = ""
     if image.mode[0] in "IF":
         grey = np.asarray(image).astype(np.float32) / np.float32(1 if image.mode == "F" else 65535)
         rgb = np.repeat(grey[..., None], 3, axis=2)
         if profile and image.mode != "F" and grey.min() >= 0 and grey.max() <= 1:
             steps = np.arange(256, dtype=np.uint8)
-            curve, why = _to_srgb(Image.fromarray(steps[None]), profile)  # of 8 bits; between them a line
+            curve, why = _to_srgb(Image.fromarray(steps[None]), profile)  # in 8 bits, interpolated linearly
             if curve:
                 values = np.asarray(curve, dtype=np.float32)[0] / 255
                 rgb = np.stack([np.interp(grey, steps / 255, values[:, k]) for k in range(3)], 2).astype(np.float32)
@@ -86,8 +86,8 @@ def _rgb(image: Image.Image, profile: bytes | None) -> tuple[np.ndarray, str]:
 
 
 def _to_srgb(image: Image.Image, profile: bytes) -> tuple[Image.Image | None, str]:
-    """A picture's colours by its profile, as RGB; None if they are sRGB as they stand (but for a rounding), or if the
-    profile cannot be used, and then why."""
+    """Convert a picture to sRGB by its profile. Return None if the colours are already sRGB (up to rounding), or if the
+    profile cannot be used, with the reason."""
     try:
         source = ImageCms.ImageCmsProfile(io.BytesIO(profile))
         space = source.profile.xcolor_space.strip()
@@ -107,31 +107,31 @@ def _to_srgb(image: Image.Image, profile: bytes) -> tuple[Image.Image | None, st
 
 
 def transparent(path: str | Path) -> bool:
-    """Whether any pixel of a picture that :func:`read_image` reads is not opaque."""
+    """Return whether a picture has transparent pixels."""
     return is_transparent(Path(path))
 
 
 def read_alpha(path: str | Path) -> torch.Tensor:
-    """How opaque each pixel is of a picture that :func:`read_image` reads, [1, 1, H, W] in [0, 1], turned as it is."""
+    """Read the opacity of a picture, [1, 1, H, W] in [0, 1], rotated as in :func:`read_image`."""
     with Image.open(path, formats=FORMATS) as opened:
         alpha = np.array(ImageOps.exif_transpose(opened).convert("RGBA").getchannel("A"), dtype=np.float32) / 255
     return torch.from_numpy(alpha)[None, None]
 
 
 def read_text(path: str | Path) -> dict[str, str]:
-    """The text chunks of a PNG file; empty for other pictures."""
+    """Read the text chunks of a PNG file; empty for other pictures."""
     with Image.open(path) as image:
         return {str(k): str(v) for k, v in getattr(image, "text", {}).items()}
 
 
 def to_uint8(x: torch.Tensor) -> np.ndarray:
-    """[3, H, W] or [1, 3, H, W] in [-1, 1], clamped, to uint8 [H, W, 3]."""
+    """Convert [3, H, W] or [1, 3, H, W] in [-1, 1] (clamped) to uint8 [H, W, 3]."""
     x = x.detach().float().cpu().reshape(3, *x.shape[-2:]).clamp(-1, 1)
     return ((x + 1) * 127.5).round().byte().permute(1, 2, 0).numpy()
 
 
 def write_png(path: Path, x: torch.Tensor, text: dict[str, str] | None = None) -> None:
-    """Write [1, 3, H, W] in [-1, 1] (clamped) with text chunks, in one piece."""
+    """Write [1, 3, H, W] in [-1, 1] (clamped) as PNG with text chunks, atomically."""
     info = PngInfo()
     for key, value in (text or {}).items():
         info.add_itxt(key, value)
@@ -139,17 +139,17 @@ def write_png(path: Path, x: torch.Tensor, text: dict[str, str] | None = None) -
 
 
 def save_png(path: Path, picture: Image.Image, info: PngInfo | None = None) -> None:
-    """Write a PIL picture as PNG, in one piece."""
+    """Write a PIL picture as PNG, atomically."""
     buffer = io.BytesIO()
     picture.save(buffer, "PNG", pnginfo=info)
     write_bytes(path, buffer.getvalue())
 
 
 def fit_to(x: torch.Tensor, size: int, how: str) -> tuple[torch.Tensor, str | None]:
-    """Bring [1, 3, H, W] to size x size px; also one sentence about what was done, or None if nothing was.
+    """Crop and resize [1, 3, H, W] to size x size px. Also return a description, or None if nothing changed.
 
     ``how``: "crop" (the central square, then resized), "resize" (stretched) or "refuse". Resizing is bicubic and
-    antialiased. Raises ValueError with "refuse" if the size differs, and for another word.
+    antialiased. Raises ValueError if ``how`` is "refuse" and the size differs, or if it is unknown.
     """
     if how not in FITS:
         raise ValueError(f'Unknown fit "{how}"; use {", ".join(FITS)}.')
@@ -158,7 +158,7 @@ def fit_to(x: torch.Tensor, size: int, how: str) -> tuple[torch.Tensor, str | No
         return x, None
     if how == "refuse":
         raise ValueError(
-            f"The image is {width} x {height} px, needed are {size} x {size}; use --fit crop or --fit resize."
+            f"The image is {width} x {height} px, but {size} x {size} are required; use --fit crop or --fit resize."
         )
     done = []
     if how == "crop" and height != width:
@@ -173,7 +173,7 @@ def fit_to(x: torch.Tensor, size: int, how: str) -> tuple[torch.Tensor, str | No
 
 
 def enlarge(x: torch.Tensor, least: int = CELL) -> Image.Image:
-    """[1, 3, H, W] as a picture at least ``least`` px wide, each pixel a square."""
+    """Convert [1, 3, H, W] to a picture at least ``least`` px wide, with square pixels."""
     picture = Image.fromarray(to_uint8(x))
     factor = -(-least // picture.width) if picture.width < least else 1
     return picture.resize((picture.width * factor, picture.height * factor), Image.Resampling.NEAREST)
@@ -182,7 +182,7 @@ def enlarge(x: torch.Tensor, least: int = CELL) -> Image.Image:
 def grid(
     images: Sequence[torch.Tensor | Image.Image], *, labels: Sequence[str] | None = None, columns: int = 0
 ) -> Image.Image:
-    """Pictures side by side on white, each with its label above; small ones are enlarged. ``columns`` 0: one row."""
+    """Arrange pictures on white with labels above; small ones are enlarged. ``columns`` 0: one row."""
     columns = columns or len(images)
     cells = [x if isinstance(x, Image.Image) else enlarge(x) for x in images]
     side = max(max(c.size) for c in cells)
@@ -204,20 +204,20 @@ def _contain(picture: Image.Image, side: int) -> Image.Image:
     return picture.resize((round(picture.width * factor), round(picture.height * factor)), Image.Resampling.NEAREST)
 
 
-# Anchors of a dark-to-bright perceptual ramp, 0 .. 255.
+# Anchors of a perceptual colour map from dark to bright, 0 .. 255.
 _RAMP = np.array(
     [(0, 0, 4), (59, 15, 112), (140, 41, 129), (222, 73, 104), (254, 159, 109), (252, 253, 191)], dtype=np.float32
 )
 
 
 def deviation(images: torch.Tensor) -> torch.Tensor:
-    """Per-pixel standard deviation over particles, mean over colours, [H, W], for images [N, 3, H, W] in [-1, 1]."""
+    """Return the standard deviation of each pixel over images [N, 3, H, W] in [-1, 1], mean over colours, [H, W]."""
     return images.float().clamp(-1, 1).std(0, correction=0).mean(0)
 
 
 def spread(images: torch.Tensor) -> Image.Image:
-    """Where the particles disagree: :func:`deviation` from black (0) to yellow (the most), with a scale in units of
-    [-1, 1] intensities."""
+    """Show where the particles disagree: :func:`deviation` from black (0) to yellow (the maximum), with a scale in
+    units of [-1, 1] intensities."""
     values = deviation(images).cpu().numpy()
     top = max(float(values.max()), 1e-6)
     picture = Image.fromarray(_colour(values / top))
@@ -241,9 +241,9 @@ def _colour(values: np.ndarray) -> np.ndarray:
 
 
 def write_gif(path: Path, frames: Sequence[torch.Tensor], *, milliseconds: int = 90, hold: int = 2500) -> None:
-    """An animation of frames [N, 3, H, W], the N particles side by side; the last frame is held."""
+    """Write an animation of frames [N, 3, H, W], the particles side by side; the last frame stays longer."""
     pictures = [grid([x[None] for x in frame]) for frame in frames]
-    pictures = [p.quantize(256, dither=Image.Dither.NONE) for p in pictures]  # early noise would spoil a common palette
+    pictures = [p.quantize(256, dither=Image.Dither.NONE) for p in pictures]  # early noise would spoil a shared palette
     buffer = io.BytesIO()
     times = [milliseconds] * (len(pictures) - 1) + [hold]
     pictures[0].save(buffer, "GIF", save_all=True, append_images=pictures[1:], duration=times, loop=0)
@@ -258,8 +258,8 @@ def write_measurement(path: Path, y: torch.Tensor, about: dict[str, str] | None 
 
 
 def read_measurement(path: str | Path) -> torch.Tensor:
-    """A measurement [1, ...] from a safetensors file that holds one tensor, or one called "y"; a missing batch
-    dimension is not added. Raises FileNotFoundError, or ValueError for another file, several tensors, or NaN.
+    """Read a measurement [1, ...] from a safetensors file with one tensor, or one called "y". A missing batch dimension
+    is not added. Raises FileNotFoundError, or ValueError for another file, several tensors, or NaN.
     """
     from safetensors import SafetensorError
     from safetensors.torch import load_file
@@ -276,7 +276,7 @@ def read_measurement(path: str | Path) -> torch.Tensor:
             f"{path} is not a safetensors file; write measurements with safetensors.torch.save_file."
         ) from error
     if "y" not in tensors and len(tensors) != 1:
-        raise ValueError(f'{path} holds {sorted(tensors)}; a measurement is one tensor, called "y".')
+        raise ValueError(f'{path} contains {sorted(tensors)}; a measurement is one tensor, called "y".')
     y = tensors["y"] if "y" in tensors else next(iter(tensors.values()))
     if not torch.isfinite(torch.view_as_real(y) if y.is_complex() else y.float()).all():
         raise ValueError(f"{path} has values that are not finite (NaN or infinite); repair it.")

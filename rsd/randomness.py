@@ -1,4 +1,4 @@
-"""Random numbers that depend on what they are for, not on when they are drawn."""
+"""Random numbers that depend on their purpose, not on the order in which they are drawn."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import torch
 
 
 def generator(*, seed: int, purpose: str, image: str = "", step: int = 0, particle: int = 0) -> torch.Generator:
-    """A CPU generator for one (seed, purpose, image, step, particle)."""
+    """Create a CPU generator for one (seed, purpose, image, step, particle)."""
     key = np.random.SeedSequence([seed, crc32(purpose.encode()), crc32(image.encode()), step, particle])
     return torch.Generator().manual_seed(int(key.generate_state(1, np.uint64)[0]))
 
@@ -19,10 +19,10 @@ def generator(*, seed: int, purpose: str, image: str = "", step: int = 0, partic
 def noise(
     shape: Sequence[int], *, seed: int, purpose: str, particles: Sequence[int], image: str = "", step: int = 0
 ) -> torch.Tensor:
-    """Standard normal numbers, float32 on the CPU, [len(particles), *shape].
+    """Draw standard normal numbers, float32 on the CPU, [len(particles), *shape].
 
-    Row k depends only on (seed, purpose, image, step, particles[k]): chunking, resuming, the device and the number of
-    processes change nothing, and noise drawn for one purpose never equals noise drawn for another.
+    Row k depends only on (seed, purpose, image, step, particles[k]), not on chunks, resuming, the device or the number
+    of processes. Noise for different purposes is independent.
     """
     return torch.stack(
         [
@@ -37,29 +37,29 @@ def noise(
 def integers(
     low: int, high: int, *, seed: int, purpose: str, particles: Sequence[int], image: str = "", step: int = 0
 ) -> torch.Tensor:
-    """Uniform integers low .. high, both included, int64 [len(particles)]; what they depend on: see :func:`noise`."""
+    """Draw uniform integers low .. high (inclusive), int64 [len(particles)]; see :func:`noise`."""
     keys = [generator(seed=seed, purpose=purpose, image=image, step=step, particle=particle) for particle in particles]
     return torch.cat([torch.randint(low, high + 1, (1,), generator=key) for key in keys])
 
 
 @dataclass(frozen=True)
 class Stream:
-    """The random numbers of one run, which ``seed`` and the name of its ``image`` (or prompt) choose.
+    """The random numbers of one run.
 
-    What is drawn depends on these, on what it is for, on the step and on the particle's number, and on nothing else.
+    They depend only on ``seed``, the name of the ``image`` (or prompt), the purpose, step and particle.
     """
 
     seed: int
     image: str = ""
 
     def generator(self, purpose: str, *, step: int = 0, particle: int = 0) -> torch.Generator:
-        """A CPU generator; see :func:`generator`."""
+        """Create a CPU generator; see :func:`generator`."""
         return generator(seed=self.seed, purpose=purpose, image=self.image, step=step, particle=particle)
 
     def noise(self, purpose: str, shape: Sequence[int], ids: Sequence[int], step: int = 0) -> torch.Tensor:
-        """Standard normal numbers, float32 on the CPU, [len(ids), *shape], a row for each of the particles ``ids``."""
+        """Draw standard normal numbers, float32 on the CPU, [len(ids), *shape], a row per particle."""
         return noise(shape, seed=self.seed, purpose=purpose, image=self.image, step=step, particles=ids)
 
     def integers(self, purpose: str, low: int, high: int, ids: Sequence[int], step: int = 0) -> torch.Tensor:
-        """Uniform integers low .. high, both included, int64 [len(ids)]."""
+        """Draw uniform integers low .. high (inclusive), int64 [len(ids)]."""
         return integers(low, high, seed=self.seed, purpose=purpose, image=self.image, step=step, particles=ids)

@@ -1,12 +1,12 @@
-"""The force that keeps particles apart (Eq. 7, 13, with the signs and the bandwidth that repel: see docs/method.md).
+"""The repulsive force between particles (Eq. 7, 13; docs/method.md explains the sign and the bandwidth).
 
     k_ij = exp(-|phi_i - phi_j|^2 / h)          RBF kernel on features phi
     R_i  = -grad_{z_i} log sum_{j != i} k_ij    points away from the other particles
 
-The gradient treats the other particles' features as constants. It is analytic in feature space, so that a single
-vector-Jacobian product through the feature map gives every R_i.
+The gradient treats the other particles' features as constants. It is analytic in feature space, so one vector-Jacobian
+product through the feature map gives all R_i.
 
-Beside it, Stein variational gradient descent (Liu & Wang 2016, Eq. 8; the update of CSD, Kim et al. 2023), whose
+Also Stein variational gradient descent (Liu & Wang 2016, Eq. 8; the update of CSD, Kim et al. 2023), whose
 particles also average their scores. With eps = -sigma_t score, its ascent direction times -sigma_t is
 
     r_i  <-  1/n sum_j [k_ij r_j - sigma_t grad_{z_j} k(z_j, z_i)]      the sums include j = i
@@ -30,18 +30,18 @@ Embed = Callable[[torch.Tensor], torch.Tensor]
 
 @dataclass(frozen=True)
 class Interaction:
-    """Who repels whom, how strongly and when.
+    """Which particles repel each other, how strongly and when.
 
-    ``gamma``: weight of the force; negative attracts (the paper's footnote 2).
-    ``window``: the force acts where lo <= (t+1)/T <= hi, in units of T.
-    ``interacting``: in each ensemble the first so many repel one another, the others are alone (Hybrid); None: all.
-    ``ensembles``: the particles are this many independent ensembles of equal size, one after another.
+    ``gamma``: weight of the force; negative values attract (the paper's footnote 2).
+    ``window``: (lo, hi); the force acts if lo <= (t+1)/T <= hi.
+    ``interacting``: in each ensemble only the first so many particles repel each other (Hybrid); None: all.
+    ``ensembles``: number of independent ensembles of equal size, one after another.
     ``include_self``: keep the term j = i in the sum (as Eq. 13 prints it); it weakens the force between far particles.
-    ``every``: the force acts at every so many-th step only, so many times as strongly.
-    ``kind``: "repulsion", or "svgd", where gamma weighs the kernel's gradient: 1 is Liu & Wang's update, and 0 still
+    ``every``: the force acts only at every k-th step, k times as strongly.
+    ``kind``: "repulsion", or "svgd", where gamma weights the kernel's gradient: 1 is Liu & Wang's update, and 0 still
     averages the scores.
-    ``embed``: maps z_t to features [N, d]; needed where particles interact.
-    ``on_clean``: the features are those of z_i, not of z_t, and R_i is a gradient there.
+    ``embed``: maps z_t to features [N, d]; required if particles interact.
+    ``on_clean``: evaluate features and gradient at z_i instead of z_t.
     """
 
     gamma: float = 0.0
@@ -55,37 +55,37 @@ class Interaction:
     on_clean: bool = False
 
     def __post_init__(self) -> None:
-        """Raise ValueError for a weight that is no finite number."""
+        """Raise ValueError if gamma is not finite."""
         if not math.isfinite(self.gamma):
-            raise ValueError(f"gamma is {self.gamma}; give a finite number (a negative one attracts).")
+            raise ValueError(f"gamma is {self.gamma}; give a finite number (negative values attract).")
 
     def groups(self, particles: int) -> torch.Tensor:
-        """The rows that repel one another, int64 [ensembles, n]."""
+        """Return the rows that repel each other, int64 [ensembles, n]."""
         assert particles % self.ensembles == 0, "ensembles must be of equal size"
         return torch.arange(particles).view(self.ensembles, -1)[:, : self.interacting]
 
     def inside(self, t: int | torch.Tensor, T: int) -> torch.Tensor:
-        """Whether t is in the window; bool, [] or, for a t a particle, [N]."""
+        """Return whether t is in the window: bool [], or [N] if t is [N]."""
         lo, hi = self.window
         at = (torch.as_tensor(t).double() + 1) / T
         return (lo <= at) & (at <= hi)
 
     def active(self, t: int | torch.Tensor, T: int, particles: int) -> bool:
-        """Whether any of that many particles feels another at timestep t."""
+        """Return whether any of the particles interact at timestep t (an int or [N])."""
         return self.acts(particles) and bool(self.inside(t, T).any())
 
     def acts(self, particles: int) -> bool:
-        """Whether any of that many particles ever feels another."""
+        """Return whether any of the particles interact at some timestep."""
         return (self.gamma != 0 or self.kind == "svgd") and self.groups(particles).shape[1] > 1
 
     def force(self, z_t: torch.Tensor, spread: Spread) -> tuple[torch.Tensor, Force]:
-        """R [N, ...] of the particles here z_t, zero for those that are alone, and its Force."""
+        """Return R [N, ...] of the local particles z_t, zero for those that do not interact, and its Force."""
         assert self.kind in ("repulsion", "svgd")
         assert self.embed is not None, "interaction needs a feature map"
         groups = self.groups(spread.total)
         R = torch.zeros_like(z_t)
         if self.kind == "svgd":
-            assert spread.ensemble.alone, "SVGD's averages would need every particle's latents"
+            assert spread.ensemble.alone, "SVGD averages over all particles, so one process must hold them"
             R[groups.flatten()], force = stein(self.embed, z_t, groups, spread.memory)
         else:
             rows, _ = spread.ensemble.among(groups.flatten())
@@ -95,8 +95,8 @@ class Interaction:
     def push(
         self, z: torch.Tensor, z_t: torch.Tensor, t: int | torch.Tensor, step: int, schedule: Schedule, spread: Spread
     ) -> Push:
-        """What the force does at this step to the particles here: z, diffused to z_t. ``t``: an int, or int64 [N] of
-        all processes' particles."""
+        """Return the change of the residuals at this step, for the local particles z, diffused to z_t. ``t``: an int,
+        or int64 [N] with the timesteps of all processes' particles."""
         if not self.active(t, schedule.T, spread.total) or step % self.every:
             return Push()
         R, force = self.force(z if self.on_clean else z_t, spread)
@@ -109,9 +109,11 @@ class Interaction:
 
 @dataclass(frozen=True)
 class Force:
-    """``direction``: -d log sum_j k_ij / d phi_i, [..., n, d] (SVGD: d k_ij / d phi_j / n, [..., i, j, d]);
-    ``bandwidth`` h and ``distance``, the mean over pairs i < j, each averaged over groups. ``weights``: k_ij / n, with
-    which SVGD averages, [..., n, n]."""
+    """The force in feature space.
+
+    ``direction``: -d log sum_j k_ij / d phi_i, [..., n, d]; for SVGD d k_ij / d phi_j / n, [..., i, j, d].
+    ``bandwidth``: h, and ``distance``: mean over pairs i < j, both averaged over groups.
+    ``weights``: k_ij / n [..., n, n], the weights of SVGD's average."""
 
     direction: torch.Tensor
     bandwidth: float
@@ -119,7 +121,7 @@ class Force:
     weights: torch.Tensor | None = None
 
     def average(self, r: torch.Tensor, groups: torch.Tensor) -> torch.Tensor:
-        """r [N, ...] averaged over the groups' particles with ``weights``; without them r itself."""
+        """Average r [N, ...] over the particles of each group with ``weights``; return r if there are none."""
         if self.weights is None:
             return r
         rows = r[groups]  # [G, n, ...]
@@ -130,10 +132,10 @@ class Force:
 
 @dataclass(frozen=True)
 class Push:
-    """What an interaction does to the residuals of a step; by default nothing.
+    """The effect of an interaction on the residuals of a step; by default none.
 
-    ``change``: gamma sigma_t R [N, ...]; ``groups``: the rows of the whole that repel one another; ``rows``: those of
-    them that are here; ``inside``: whose timestep is in the window."""
+    ``change``: gamma sigma_t R [N, ...]. ``groups``: the global rows that repel each other. ``rows``: the local rows of
+    these. ``inside``: which particles' timesteps are in the window."""
 
     change: torch.Tensor | None = None
     force: Force | None = None
@@ -141,26 +143,26 @@ class Push:
     rows: torch.Tensor = torch.zeros(0, dtype=torch.int64)
     inside: torch.Tensor = torch.tensor(True)
 
-    def __call__(self, r: torch.Tensor) -> torch.Tensor:
-        """The residuals, averaged and pushed."""
+    def apply(self, r: torch.Tensor) -> torch.Tensor:
+        """Average the residuals (SVGD) and subtract the repulsion."""
         return r if self.change is None else torch.where(self.inside, self.average(r) - self.change, r)
 
     def average(self, g: torch.Tensor) -> torch.Tensor:
-        """Gradients [N, ...] averaged over particles, where SVGD acts; else themselves."""
+        """Average gradients [N, ...] over the particles if SVGD acts; otherwise return them."""
         if self.force is None or self.force.weights is None:
             return g
         return torch.where(self.inside, self.force.average(g, self.groups), g)
 
     @property
     def pushed(self) -> torch.Tensor | None:
-        """The change of the particles that repel one another; None where the force does not act."""
+        """The change of the particles that repel each other; None if the force does not act."""
         return None if self.change is None else self.change[self.rows]
 
 
 def median_bandwidth(distances: torch.Tensor) -> torch.Tensor:
-    """h = m^2 / log n, m the median distance over the pairs i < j (mean of the middle two), [...].
+    """Return h = m^2 / log n [...], with m the median distance over pairs i < j (mean of the middle two).
 
-    ``distances``: [..., n, n], n >= 2. Mostly identical particles give h = 0; :func:`feature_force` is zero then.
+    ``distances``: [..., n, n], n >= 2. h is 0 if most particles are identical; :func:`feature_force` is zero then.
     """
     n = distances.shape[-1]
     rows, cols = torch.triu_indices(n, n, offset=1)
@@ -169,27 +171,29 @@ def median_bandwidth(distances: torch.Tensor) -> torch.Tensor:
 
 
 def feature_force(features: torch.Tensor, *, include_self: bool = False) -> Force:
-    """The force of each group of particles on one another, in feature space; ``features`` [..., n, d].
+    """Return the force between the particles of each group, from ``features`` [..., n, d].
 
-    A particle alone, or among identical ones, feels no force.
+    It is zero for a single particle and among identical ones.
     """
     phi = features.detach()
     n = phi.shape[-2]
     if n < 2:
         return Force(torch.zeros_like(phi), 0.0, 0.0)
+    # Kernel weights k_ij / sum_j k_ij.
     distances, h, safe = _distances(phi)
     logits = -(distances**2) / safe
     if not include_self:
         logits = logits.masked_fill(torch.eye(n, dtype=torch.bool, device=phi.device), -torch.inf)
-    w = logits.softmax(-1)  # k_ij / sum_j k_ij
+    w = logits.softmax(-1)
+    # -d log sum_j k_ij / d phi_i = 2 / h sum_j w_ij (phi_i - phi_j).
     direction = torch.where(h > 0, 2 / safe * (phi - w @ phi), torch.zeros_like(phi))
     return Force(direction, float(h.mean()), float(distances.mean()) * n / (n - 1))
 
 
 def stein_force(features: torch.Tensor) -> Force:
-    """What each group of n >= 2 particles needs for SVGD, in feature space; ``features`` [..., n, d].
+    """Return SVGD's kernel and its gradients for each group of n >= 2 particles, from ``features`` [..., n, d].
 
-    Where most particles are identical the kernel is 1 among identical ones, 0 elsewhere, without a gradient.
+    If most particles are identical, the kernel is 1 between identical ones, 0 otherwise, and the gradient is zero.
     """
     phi = features.detach()
     n = phi.shape[-2]
@@ -204,9 +208,8 @@ def stein_force(features: torch.Tensor) -> Force:
 def repulsion(
     embed: Embed, z_t: torch.Tensor, groups: torch.Tensor, spread: Spread, *, include_self: bool = False
 ) -> tuple[torch.Tensor, Force]:
-    """R of Eq. 13 for the rows ``groups`` [G, n] of z_t, [G * n, ...], and its Force: one vector-Jacobian product
-    through ``embed`` (z_t -> phi [rows, d]). ``groups`` are rows of the whole ensemble, z_t and R those that are
-    here."""
+    """Return R of Eq. 13 [rows, ...] and its Force, with one vector-Jacobian product through ``embed``
+    (z_t -> phi [rows, d]). ``groups`` [G, n] are global rows; z_t and R contain the local ones."""
     rows, places = spread.ensemble.among(groups.flatten())
     phi, pull = linearise(embed, z_t[rows], spread.memory)
     phi = spread.ensemble.gather(phi, groups.flatten())
@@ -215,9 +218,9 @@ def repulsion(
 
 
 def stein(embed: Embed, z_t: torch.Tensor, groups: torch.Tensor, memory: Memory) -> tuple[torch.Tensor, Force]:
-    """1/n sum_j grad_{z_j} k(phi_j, phi_i) for the rows ``groups`` [G, n] of z_t, [G * n, ...], and its Force.
+    """Return 1/n sum_j grad_{z_j} k(phi_j, phi_i) [G * n, ...] for the rows ``groups`` [G, n] of z_t, and its Force.
 
-    The gradient is taken where particle j is, as the theory wants: n vector-Jacobian products, not one.
+    The gradient is taken at particle j, as the theory requires, which needs n vector-Jacobian products.
     """
     phi, pull = linearise(embed, z_t[groups.flatten()], memory)
     force = stein_force(phi.view(*groups.shape, -1))
@@ -232,9 +235,9 @@ def stein(embed: Embed, z_t: torch.Tensor, groups: torch.Tensor, memory: Memory)
 def potential_gradient(
     embed: Embed, z: torch.Tensor, groups: torch.Tensor, spread: Spread
 ) -> tuple[torch.Tensor, Force]:
-    """grad_{z_i} log Phi, log Phi = - 1/2 sum_{i != j} k_ij (Particle Guidance's fixed potential, Corso et al. 2024),
-    for the rows ``groups`` [G, n] of latents z, [G * n, ...], and its Force: one vector-Jacobian product through
-    ``embed``. ``groups`` are rows of the whole ensemble, z those that are here."""
+    """Return grad_{z_i} log Phi [rows, ...], log Phi = - 1/2 sum_{i != j} k_ij (the fixed potential of Particle
+    Guidance, Corso et al. 2024), and its Force, with one vector-Jacobian product through ``embed``. ``groups`` [G, n]
+    are global rows; z contains the local ones."""
     rows, places = spread.ensemble.among(groups.flatten())
     phi, pull = linearise(embed, z[rows], spread.memory)
     phi = spread.ensemble.gather(phi, groups.flatten())
@@ -246,8 +249,8 @@ def potential_gradient(
 
 
 def kernel_force(features: torch.Tensor) -> Force:
-    """- sum_{j != i} d k_ij / d phi_i for features [n, d], the others taken as constant: what
-    :func:`feature_force` says of the log of that sum, times the sum."""
+    """Return - sum_{j != i} d k_ij / d phi_i for features [n, d], the others constant: :func:`feature_force`, which is
+    of the log of the sum, times the sum."""
     force = feature_force(features)
     phi = features.detach()
     squared = torch.cdist(phi, phi, compute_mode="donot_use_mm_for_euclid_dist") ** 2
@@ -259,18 +262,18 @@ class Pull(Protocol):
     """A vector-Jacobian product."""
 
     def __call__(self, vectors: torch.Tensor, *, again: bool = False) -> torch.Tensor:
-        """Of ``vectors`` [rows, d], [rows, ...]. ``again``: whether others follow; else each graph goes with its
-        use."""
+        """Map ``vectors`` [rows, d] to [rows, ...]. ``again``: keep the graphs for another call; otherwise free each
+        after its use."""
         ...
 
 
 def linearise(embed: Embed, z: torch.Tensor, memory: Memory) -> tuple[torch.Tensor, Pull]:
-    """Features phi [rows, d] of z [rows, ...], and their vector-Jacobian product.
+    """Return features phi [rows, d] of z [rows, ...], and their vector-Jacobian product.
 
-    The graphs are kept if ``memory`` says so, or if all is one chunk; else they are made again chunk by chunk, so that
-    memory does not grow with N. Nothing here waits for other processes: what does not fit is done again.
+    The graphs are kept if ``memory.keep``, or if there is one chunk; otherwise they are recomputed chunk by chunk, so
+    that memory does not grow with N. This waits for no other process: chunks that run out of memory are repeated.
     """
-    if not len(z):  # of an ensemble's interacting particles none is in this process
+    if not len(z):  # none of the interacting particles is in this process
         return z.new_empty(0), lambda vectors, *, again=False: z
     graphs: dict[tuple[int, int], tuple[torch.Tensor, torch.Tensor]] = {}
 
@@ -288,7 +291,7 @@ def linearise(embed: Embed, z: torch.Tensor, memory: Memory) -> tuple[torch.Tens
     def pull(vectors: torch.Tensor, *, again: bool = False) -> torch.Tensor:
         def pulled(rows: slice) -> torch.Tensor:
             key = rows.start, rows.stop
-            kept = graphs.get(key) if again else graphs.pop(key, None)  # what fails here is held by nobody
+            kept = graphs.get(key) if again else graphs.pop(key, None)  # if this fails, nothing keeps its memory
             part, phi = kept or graph(rows)
             return torch.autograd.grad(phi, part, vectors[rows], retain_graph=again and kept is not None)[0]
 
@@ -298,7 +301,7 @@ def linearise(embed: Embed, z: torch.Tensor, memory: Memory) -> tuple[torch.Tens
 
 
 def _distances(phi: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """Distances [..., n, n], the bandwidth h [..., 1, 1], and h with 1 in the place of 0."""
+    """Return distances [..., n, n], the bandwidth h [..., 1, 1], and h with 0 replaced by 1."""
     distances = torch.cdist(phi, phi, compute_mode="donot_use_mm_for_euclid_dist")
     h = median_bandwidth(distances)[..., None, None]
     return distances, h, torch.where(h > 0, h, torch.ones_like(h))

@@ -1,16 +1,16 @@
-"""Reverse diffusion: particles go down the noise levels, from noise to samples, each step one move of a method.
+"""Reverse diffusion from noise to samples, each step one transition of a :class:`Method`.
 
 z_t = alpha_t z_0 + sigma_t eps; the prior's denoised estimate is (z_t - sigma_t eps_theta) / alpha_t (Tweedie's
-formula). A DDIM step (Song et al. 2021, Eq. 12) goes from level t to the next, s:
+formula). A DDIM step (Song et al. 2021, Eq. 12) from level t to the next level s is
 
     z_s = alpha_s z_0 + sqrt(sigma_s^2 - s~^2) eps + s~ n,    s~^2 = eta^2 sigma_s^2 / sigma_t^2 v_ts
     v_ts = sigma_t^2 - (alpha_t / alpha_s)^2 sigma_s^2        the variance of z_t given z_s
 
-eta = 0 is deterministic, eta = 1 is DDPM's ancestral step, and the step of Euler-ancestral sampling. The last level is
+eta = 0 is deterministic; eta = 1 is DDPM's ancestral step, and the step of Euler ancestral sampling. The last level is
 alpha = 1, sigma = 0: z_s is the estimate.
 
-A method is a small frozen dataclass of its hyper-parameters. Everything random depends on the stream, the purpose, the
-step and the particle, so that chunks, interruptions and devices change nothing but rounding.
+A method is a frozen dataclass of its hyper-parameters. Random numbers depend on the stream, the purpose, the step and
+the particle, so chunks, interruptions and devices change only rounding.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ from rsd.spread import Spread
 
 @dataclass(frozen=True)
 class Level:
-    """A noise level: its timestep (-1: no noise), alpha and sigma."""
+    """A noise level: timestep (-1: no noise), alpha and sigma."""
 
     t: int
     alpha: float
@@ -40,7 +40,7 @@ class Level:
 
     @property
     def variance(self) -> float:
-        """r_t^2, the variance of z_0 given z_t where z_0 is N(0, I): sigma^2 / (alpha^2 + sigma^2)."""
+        """r_t^2 = sigma^2 / (alpha^2 + sigma^2), the variance of z_0 given z_t if z_0 is N(0, I)."""
         return self.sigma**2 / (self.alpha**2 + self.sigma**2)
 
 
@@ -48,43 +48,44 @@ CLEAN = Level(-1, 1.0, 0.0)
 
 
 def level(schedule: Schedule, t: int) -> Level:
-    """The noise level of timestep t."""
+    """Return the noise level of timestep t."""
     return Level(t, schedule.alpha(t), schedule.sigma(t))
 
 
 def levels(schedule: Schedule, timesteps: Sequence[int]) -> list[Level]:
-    """The levels of timesteps, most noise first, and CLEAN: one more than there are steps."""
+    """Return the levels of descending timesteps, followed by CLEAN."""
     return [level(schedule, t) for t in timesteps] + [CLEAN]
 
 
 def step_variance(now: Level, then: Level) -> float:
-    """v_ts, the variance of z at level ``now`` given z at the next level ``then``."""
+    """Return v_ts, the variance of z at level ``now`` given z at the next level ``then``."""
     return max(0.0, now.sigma**2 - (now.alpha / then.alpha) ** 2 * then.sigma**2)
 
 
 def fresh_noise(now: Level, then: Level, eta: float) -> float:
-    """s~ of the DDIM step from ``now`` to ``then``: the standard deviation of its new noise."""
+    """Return s~, the standard deviation of the new noise in the DDIM step from ``now`` to ``then``."""
     return eta * then.sigma / now.sigma * math.sqrt(step_variance(now, then))
 
 
 @dataclass(frozen=True)
 class Denoiser:
-    """What a run's particles are denoised with."""
+    """The prior, its condition and the random numbers of a run."""
 
     prior: Prior
     condition: Condition | None
     stream: Stream
 
-    def norms(self, moved: Moved) -> dict[str, torch.Tensor]:
-        """What the record tells of a move besides, as the norms of tensors."""
+    def norms(self, result: StepResult) -> dict[str, torch.Tensor]:
+        """Return tensors [N, ...] whose norms the record contains."""
         return {}
 
 
 @dataclass(frozen=True)
-class Moved:
-    """Where a move took its particles: ``z`` [n, ...] at the next level; ``clean``: the present estimate of z_0
-    [n, ...]; ``x``: its picture D(z_0) [n, 3, H, W], if the method has decoded it; ``extra``: what else the method
-    keeps, each [n, ...]."""
+class StepResult:
+    """The particles after a transition.
+
+    ``z``: [n, ...] at the next level. ``clean``: the estimate of z_0 [n, ...]. ``x``: its picture D(z_0) [n, 3, H, W],
+    if the method has decoded it. ``extra``: other state of the method, each [n, ...]."""
 
     z: torch.Tensor
     clean: torch.Tensor
@@ -96,9 +97,11 @@ G = TypeVar("G", bound=Denoiser)
 
 
 @dataclass(frozen=True)
-class Move(Generic[G]):
-    """One step of some particles z [n, *latent_shape] from level ``now`` to ``then``. ``ids``: their numbers, on which
-    their noise depends; ``extra``: what the method kept in its last move."""
+class Transition(Generic[G]):
+    """One step of particles z [n, *latent_shape] from level ``now`` to ``then``, the input of a method.
+
+    ``given``: what denoises them. ``ids``: the particles' numbers, which select their noise. ``extra``: the method's
+    state after its last transition."""
 
     given: G
     step: int
@@ -109,35 +112,35 @@ class Move(Generic[G]):
     z: torch.Tensor
     extra: dict[str, torch.Tensor] = field(default_factory=dict)
 
-    def of(self, rows: slice) -> Move[G]:
-        """The same move of some of the particles."""
+    def of(self, rows: slice) -> Transition[G]:
+        """Return the transition of some of the particles."""
         condition = self.given.condition and self.given.condition.rows(rows.start, rows.stop)
         extra = {name: value[rows] for name, value in self.extra.items()}
         given = replace(self.given, condition=condition)
         return replace(self, given=given, ids=self.ids[rows], z=self.z[rows], extra=extra)
 
     def noise(self, purpose: str, shape: Sequence[int] | None = None) -> torch.Tensor:
-        """Standard normal numbers of this step, [n, *shape] (by default of z's shape)."""
+        """Draw standard normal numbers of this step, [n, *shape] (default: z's shape)."""
         shape = self.z.shape[1:] if shape is None else shape
         return self.given.stream.noise(purpose, shape, self.ids, self.step).to(self.z)
 
     def epsilon(self, z: torch.Tensor, at: Level | None = None) -> torch.Tensor:
-        """eps_theta of z at the present level, or another."""
+        """Predict eps_theta of z at the current level or another one."""
         return self.given.prior.epsilon(z, (at or self.now).t, self.given.condition)
 
     def clean(self, z: torch.Tensor, eps: torch.Tensor) -> torch.Tensor:
-        """The denoised estimate of z_0."""
+        """Return the denoised estimate of z_0."""
         return (z - self.now.sigma * eps) / self.now.alpha
 
     def ddim(self, clean: torch.Tensor, eps: torch.Tensor, eta: float, purpose: str = "ddim") -> torch.Tensor:
-        """z at the next level from an estimate of z_0 and of the noise. ``purpose``: of the new noise."""
+        """Return z at the next level from estimates of z_0 and of the noise. ``purpose``: of the new noise."""
         fresh = fresh_noise(self.now, self.then, eta)
         z = self.then.alpha * clean + math.sqrt(max(0.0, self.then.sigma**2 - fresh**2)) * eps
         return z + fresh * self.noise(purpose) if fresh > 0 else z
 
     def flow(self, z: torch.Tensor, steps: int) -> torch.Tensor:
-        """z_0 at the end of so many deterministic DDIM steps from z [n, ...] at the present level, evenly in t; of one
-        step it is the estimate."""
+        """Return z_0 after ``steps`` deterministic DDIM steps from z [n, ...] at the current level, evenly spaced in t;
+        one step gives the denoised estimate."""
         t, schedule = self.now.t, self.given.prior.schedule
         grid = levels(schedule, sorted({round(t * (1 - k / steps)) for k in range(steps)}, reverse=True))
         for now, then in zip(grid[:-1], grid[1:], strict=True):
@@ -148,50 +151,54 @@ class Move(Generic[G]):
 
 @dataclass(frozen=True)
 class Coupling:
-    """What particles do to one another in a move: changes of those among them that are here (``rows``) in their
-    ``eps``, and thereby in z at the next level and in the ``clean`` estimate; ``told``: that of the record."""
+    """The effect of the interaction on the local particles ``rows``.
+
+    ``eps``, ``z``, ``clean``: changes of the predicted noise, and thereby of z at the next level and of the estimate.
+    ``change``: the change that the record contains."""
 
     rows: torch.Tensor
     eps: torch.Tensor
     z: torch.Tensor
     clean: torch.Tensor
-    told: torch.Tensor
+    change: torch.Tensor
     force: Force
 
 
 class Method:
-    """A sampler: its hyper-parameters, and how they move particles."""
+    """A sampler with its hyper-parameters."""
 
-    def step(self, move: Move[Any]) -> Moved:
-        """One move of the particles of one chunk."""
+    def step(self, transition: Transition[Any]) -> StepResult:
+        """Take one step for the particles of one chunk."""
         raise NotImplementedError
 
-    def couple(self, move: Move[Any], moved: Moved, interaction: Interaction, spread: Spread) -> Coupling | None:
-        """What the particles, moved by :meth:`step`, do to one another; None if they do not interact."""
+    def couple(
+        self, transition: Transition[Any], result: StepResult, interaction: Interaction, spread: Spread
+    ) -> Coupling | None:
+        """Return the interaction of the particles after :meth:`step`; None if there is none."""
         return None
 
 
 def particle_guidance(
-    move: Move[Any], moved: Moved, interaction: Interaction, spread: Spread, *, eta: float
+    transition: Transition[Any], result: StepResult, interaction: Interaction, spread: Spread, *, eta: float
 ) -> Coupling | None:
     """Particle Guidance (Corso et al. 2024, "Particle Guidance: non-I.I.D. Diverse Sampling with Diffusion Models",
-    Eq. 4), which adds the gradient of a joint log potential to every particle's score; with eps = -sigma_t score
+    Eq. 4), which adds the gradient of a joint log potential to each particle's score; with eps = -sigma_t score
 
         eps_i  <-  eps_i - gamma sigma_t grad_{z_t^i} log Phi,    log Phi = - 1/2 sum_{i != j} k_ij
 
-    with the RBF kernel and median bandwidth of :mod:`rsd.repulsion`. Their potential is a sum of kernels, where
-    repulsive distillation has the log of the sum: the same direction, times sum_{j != i} k_ij. As in their experiments
-    with DINO, the features are those of the estimate (z_t - sigma_t eps) / alpha_t, eps taken as constant. As the DDIM
-    step is linear in eps, z_s moves by (d z_s / d eps) times that change. None outside of the interaction's window.
+    with the RBF kernel and median bandwidth of :mod:`rsd.repulsion`. Their potential is a sum of kernels, while
+    repulsive distillation uses the log of the sum: the same direction, times sum_{j != i} k_ij. As in their experiments
+    with DINO, the features are those of the estimate (z_t - sigma_t eps) / alpha_t, with constant eps. The DDIM step is
+    linear in eps, so z_s changes by (d z_s / d eps) times that change. Returns None outside the interaction's window.
 
-    Where estimates all but agree (pure noise, a weak prior) the kernel is narrow and the force large; a window such as
-    (0, 0.9) leaves those steps out."""
-    now, then = move.now, move.then
-    if not interaction.active(now.t, move.given.prior.schedule.T, spread.total):
+    If the estimates are almost equal (pure noise, a weak prior), the kernel is narrow and the force large; a window
+    such as (0, 0.9) skips those steps."""
+    now, then = transition.now, transition.then
+    if not interaction.active(now.t, transition.given.prior.schedule.T, spread.total):
         return None
     assert interaction.embed is not None, "particle guidance needs a feature map"
     groups = interaction.groups(spread.total)
-    pulled, force = potential_gradient(interaction.embed, moved.clean, groups, spread)
+    pulled, force = potential_gradient(interaction.embed, result.clean, groups, spread)
     change = -interaction.gamma * now.sigma / now.alpha * pulled  # d estimate / d z_t = 1 / alpha_t
     keep = math.sqrt(max(0.0, then.sigma**2 - fresh_noise(now, then, eta) ** 2))
     z, clean = (keep - then.alpha * now.sigma / now.alpha) * change, -now.sigma / now.alpha * change
@@ -199,9 +206,11 @@ def particle_guidance(
 
 
 class Chain:
-    """Particles on their way from noise to samples: ``z`` at the present level [N, *latent_shape]; ``clean``: the last
-    estimates of z_0; ``x``: their pictures [N, 3, H, W], if the method has decoded them; ``extra``: what else it keeps,
-    each [N, ...]. ``scale``: standard deviation of the noise that z begins as."""
+    """The particles of a reverse diffusion.
+
+    ``z``: at the current level [N, *latent_shape]. ``clean``: the last estimates of z_0. ``x``: their pictures
+    [N, 3, H, W], if the method has decoded them. ``extra``: other state of the method, each [N, ...].
+    ``scale``: standard deviation of the initial noise."""
 
     def __init__(self, prior: Prior, spread: Spread, stream: Stream, *, scale: float = 1.0):
         self.prior, self.spread = prior, spread
@@ -210,32 +219,32 @@ class Chain:
         self.x: torch.Tensor | None = None
         self.extra: dict[str, torch.Tensor] = {}
 
-    def take(self, moved: Moved, coupling: Coupling | None) -> None:
-        """Go where a move has taken the particles."""
-        self.z, self.clean, self.x, self.extra = moved.z, moved.clean, moved.x, moved.extra
+    def take(self, result: StepResult, coupling: Coupling | None) -> None:
+        """Set the particles to the result of a transition and its coupling."""
+        self.z, self.clean, self.x, self.extra = result.z, result.clean, result.x, result.extra
         if coupling is not None:
             self.z[coupling.rows] += coupling.z
             self.clean[coupling.rows] += coupling.clean
 
     @torch.no_grad()
     def decoded(self, z: torch.Tensor) -> torch.Tensor:
-        """D(z) [N, 3, H, W], chunk by chunk."""
+        """Decode z to pictures [N, 3, H, W], chunk by chunk."""
         return self.spread.cat(lambda rows: self.prior.decode(z[rows]))
 
     def images(self) -> torch.Tensor:
-        """Pictures of the last estimates, [N, 3, H, W]; before the first step noise, decoded."""
+        """Return pictures [N, 3, H, W] of the last estimates; before the first step, of the initial noise."""
         return self.decoded(self.clean) if self.x is None else self.x
 
     def finish(self) -> torch.Tensor:
-        """D(z) [N, 3, H, W]: after the last step the samples."""
+        """Return D(z) [N, 3, H, W], after the last step the samples."""
         return self.decoded(self.z)
 
     def state(self) -> dict[str, Any]:
-        """Everything a resumed run needs."""
+        """Return the state of a checkpoint."""
         return {"z": self.z, "clean": self.clean, "extra": self.extra}
 
     def load_state(self, state: dict[str, Any]) -> None:
-        """Continue from :meth:`state`."""
+        """Load :meth:`state`."""
         self.z, self.clean = state["z"].to(self.z), state.get("clean", state["z"]).to(self.z)
         self.extra = {name: value.to(self.z.device) for name, value in state.get("extra", {}).items()}
 
@@ -244,31 +253,31 @@ def sample(
     chain: Chain, method: Method, given: Denoiser,
     *, levels: Sequence[Level], interaction: Interaction = Interaction(), start: int = 0,
 ) -> Iterator[Record]:  # fmt: skip
-    """Run steps ``start`` .. len(levels)-2, yielding a Record after each, as :func:`rsd.engine.distill` does.
+    """Run steps ``start`` .. len(levels)-2 and yield a Record after each, as :func:`rsd.engine.distill` does.
 
-    In the records ``residual`` is the size of the eps that the estimate means, ``repulsion`` that of what the method
-    tells of its coupling."""
+    In the records ``residual`` is the norm of the eps that corresponds to the estimate, ``repulsion`` that of the
+    coupling's ``change``."""
     spread, steps = chain.spread, len(levels) - 1
     for step in range(start, steps):
         now, then = levels[step], levels[step + 1]
-        whole = Move(given, step, steps, now, then, spread.ids, chain.z, chain.extra)
-        # Denoise, pull towards the data and go to the next level, chunk by chunk.
+        whole = Transition(given, step, steps, now, then, spread.ids, chain.z, chain.extra)
+        # Denoise, guide towards the data and go to the next level, chunk by chunk.
         with torch.no_grad():
-            moved = gathered(spread.each(lambda rows: method.step(whole.of(rows))))  # noqa: B023
-        drift = (now.alpha * moved.clean - chain.z) / now.sigma
+            result = concatenate(spread.each(lambda rows: method.step(whole.of(rows))))  # noqa: B023
+        drift = (now.alpha * result.clean - chain.z) / now.sigma
         with torch.no_grad():
-            norms = given.norms(moved)
-        # Push particles apart.
-        coupling = method.couple(whole, moved, interaction, spread)
-        chain.take(moved, coupling)
-        told, force = (coupling.told, coupling.force) if coupling else (None, None)
-        yield Record.of(step, now.t, spread, residual=drift, push=told, force=force, norms=norms)
+            norms = given.norms(result)
+        # Repel the particles.
+        coupling = method.couple(whole, result, interaction, spread)
+        chain.take(result, coupling)
+        change, force = (coupling.change, coupling.force) if coupling else (None, None)
+        yield Record.of(step, now.t, spread, residual=drift, push=change, force=force, norms=norms)
 
 
-def gathered(parts: list[Moved]) -> Moved:
-    """The moves of all chunks as one."""
+def concatenate(parts: list[StepResult]) -> StepResult:
+    """Concatenate the results of all chunks."""
     pictures = [part.x for part in parts if part.x is not None]
-    return Moved(
+    return StepResult(
         torch.cat([part.z for part in parts]).detach(),
         torch.cat([part.clean for part in parts]).detach(),
         torch.cat(pictures).detach() if pictures else None,

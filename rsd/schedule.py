@@ -12,12 +12,12 @@ MOST_NOISE = 14.6
 
 
 class Schedule:
-    """alpha_t and sigma_t, t = 0 .. T-1 from least noise to most, and what the network is told at each.
+    """alpha_t, sigma_t and the network's time input, for t = 0 .. T-1 from least to most noise.
 
-    Variance preserving: alpha_t^2 + sigma_t^2 = 1. A flow-matching model is one too, once its state is rescaled (see
-    :meth:`flow`), so that everything outside of priors sees one kind of process.
+    Variance preserving: alpha_t^2 + sigma_t^2 = 1. A flow-matching model becomes variance preserving if its state is
+    rescaled (:meth:`flow`), so everything outside the priors sees one kind of process.
 
-    ``alphas``, ``sigmas``: float64 [T]. ``times``: [T], the network's own measure of time.
+    ``alphas``, ``sigmas``: float64 [T]. ``times``: [T], the time input of the network.
     """
 
     most = math.inf
@@ -28,15 +28,15 @@ class Schedule:
 
     @classmethod
     def vp(cls, alphas_cumprod: torch.Tensor) -> Schedule:
-        """A DDPM's: alpha_t = sqrt(abar_t), sigma_t = sqrt(1 - abar_t); the network is told t."""
+        """Create a DDPM schedule: alpha_t = sqrt(abar_t), sigma_t = sqrt(1 - abar_t), time input t."""
         abar = alphas_cumprod.double().cpu()
         return cls(abar**0.5, (1 - abar) ** 0.5, torch.arange(len(abar)))
 
     @classmethod
     def flow(cls, s: torch.Tensor, times: torch.Tensor) -> Schedule:
-        """A flow's z_s = (1 - s) z + s eps, s [T] from least noise to most, divided by r = sqrt((1 - s)^2 + s^2):
-        alpha = (1 - s) / r, sigma = s / r. Its sigma/alpha, 999 and more near pure noise, is bounded where it is a
-        weight: :data:`MOST_NOISE`."""
+        """Create the schedule of a flow z_s = (1 - s) z + s eps, s [T] from least to most noise, divided by
+        r = sqrt((1 - s)^2 + s^2): alpha = (1 - s) / r, sigma = s / r. Its sigma/alpha is 999 and more near pure noise;
+        as a weight of a loss it is bounded by :data:`MOST_NOISE`."""
         s = s.double().cpu()
         r = ((1 - s) ** 2 + s**2) ** 0.5
         made = cls((1 - s) / r, s / r, times)
@@ -45,11 +45,11 @@ class Schedule:
 
     @classmethod
     def from_scheduler(cls, scheduler: Any, *, tokens: int | None = None) -> Schedule:
-        """The schedule a diffusers scheduler was trained with: any that has ``alphas_cumprod``, a
-        FlowMatchEulerDiscreteScheduler with its shift, or a solver that ``use_flow_sigmas``. ``tokens``: the length of
-        an image's sequence, where the shift depends on it (``use_dynamic_shifting``).
+        """Create the training schedule of a diffusers scheduler with ``alphas_cumprod``, of a
+        FlowMatchEulerDiscreteScheduler with its shift, or of a solver with ``use_flow_sigmas``. ``tokens``: the length
+        of an image's token sequence, required if the shift depends on it (``use_dynamic_shifting``).
 
-        Raises ValueError for a scheduler of another kind, or where ``tokens`` is missing."""
+        Raises ValueError for other schedulers, or if ``tokens`` is missing."""
         if getattr(scheduler, "alphas_cumprod", None) is not None and not is_flow(scheduler):
             return cls.vp(scheduler.alphas_cumprod)
         kind = type(scheduler).__name__
@@ -59,10 +59,12 @@ class Schedule:
             s = shift * s / (1 + (shift - 1) * s)
             return cls.flow(s, (s * T).float())
         if kind != "FlowMatchEulerDiscreteScheduler":
-            raise ValueError(f"The scheduler {kind} has neither cumulative alphas nor a flow's; use a DDIMScheduler.")
+            raise ValueError(
+                f"The scheduler {kind} has no alphas_cumprod and is not a flow scheduler; use a DDIMScheduler."
+            )
         if scheduler.config.invert_sigmas:
-            raise ValueError(f"The scheduler {kind} has invert_sigmas, which is not supported; take another model.")
-        s = scheduler.sigmas.double()  # from most noise to least, with a fixed shift in it already
+            raise ValueError(f"The scheduler {kind} has invert_sigmas, which is not supported; use another model.")
+        s = scheduler.sigmas.double()  # from most to least noise, with the fixed shift applied
         if scheduler.config.use_dynamic_shifting:
             if tokens is None:
                 raise ValueError(f"The shift of the scheduler {kind} depends on the image's size; give tokens.")
@@ -74,7 +76,7 @@ class Schedule:
 
     @classmethod
     def scaled_linear(cls, T: int = 1000, beta_start: float = 0.00085, beta_end: float = 0.012) -> Schedule:
-        """Stable Diffusion's schedule."""
+        """Create Stable Diffusion's schedule."""
         betas = torch.linspace(beta_start**0.5, beta_end**0.5, T, dtype=torch.float64) ** 2
         return cls.vp((1 - betas).cumprod(0))
 
@@ -84,9 +86,11 @@ class Schedule:
         return len(self.alphas)
 
     def alpha(self, t: int) -> float:
+        """alpha_t."""
         return float(self.alphas[t])
 
     def sigma(self, t: int) -> float:
+        """sigma_t."""
         return float(self.sigmas[t])
 
     def noise(self, t: int) -> float:
@@ -95,16 +99,16 @@ class Schedule:
 
     @property
     def log_noise(self) -> torch.Tensor:
-        """log(sigma_t / alpha_t), float64 [T]: infinite where alpha_t is 0. The log-SNR is -2 times that."""
+        """log(sigma_t / alpha_t), float64 [T], infinite if alpha_t is 0; the log-SNR is -2 times this."""
         return self.sigmas.log() - self.alphas.log()
 
     def time(self, t: int | torch.Tensor, device: torch.device | str = "cpu") -> torch.Tensor:
-        """What the network is told at t: a tensor [] or, for t [N], [N]."""
+        """Return the network's time input at t: a tensor [], or [N] if t is [N]."""
         return self.times[torch.as_tensor(t).cpu()].to(device)
 
     def coefficients(self, t: int | torch.Tensor, z: torch.Tensor) -> tuple[Any, Any]:
-        """alpha_t and sigma_t to multiply z [N, ...] with: floats, or for a tensor t, [] or [N], tensors of z's dtype,
-        [1, 1, ...] or [N, 1, ...]."""
+        """Return alpha_t and sigma_t to multiply z [N, ...] with: floats if t is an int; if t is a tensor [] or [N],
+        tensors [1, 1, ...] or [N, 1, ...] of z's dtype."""
         if isinstance(t, int):
             return self.alpha(t), self.sigma(t)
         shape = (-1, *[1] * (z.ndim - 1))
@@ -116,12 +120,11 @@ class Schedule:
 
     @property
     def last(self) -> int:
-        """The timestep of most noise at which sigma/alpha is finite: T-1, or where the terminal SNR is zero the next
-        one below."""
+        """The noisiest timestep with finite sigma/alpha: T-1, or the one below if the terminal SNR is zero."""
         return int((self.alphas >= 1e-4).nonzero().max())
 
     def descending(self, steps: int) -> list[int]:
-        """Timesteps of Algorithm 1: index_l = round(T (1 - (l-1)/L)) - 1, l = 1..L, from T-1 (:attr:`last`) down.
+        """Return the timesteps of Algorithm 1, round(T (1 - (l-1)/L)) - 1 for l = 1..L, at most :attr:`last`.
 
         Raises ValueError if ``steps`` is not in 1..T.
         """
@@ -129,20 +132,20 @@ class Schedule:
         return [min(round(self.T * (1 - step / steps)) - 1, self.last) for step in range(steps)]
 
     def even(self, steps: int, least: float = 0.0) -> list[int]:
-        """Timesteps nearest to ``steps`` + 1 numbers even in log(sigma/alpha), from the first, but with no less noise
-        than ``least``, to the last; each once."""
+        """Return ascending timesteps, without duplicates, that are nearest to ``steps`` + 1 numbers evenly spaced in
+        log(sigma/alpha), from the first timestep (or noise level ``least``) to :attr:`last`."""
         log_noise = self.log_noise[: self.last + 1]
         first = log_noise[0] if least == 0 else log_noise[0].clamp(min=math.log(least))
         wanted = torch.linspace(float(first), float(log_noise[-1]), steps + 1, dtype=log_noise.dtype)
         return sorted(set((log_noise - wanted[:, None]).abs().argmin(1).tolist()))
 
     def nearest(self, noise: torch.Tensor) -> torch.Tensor:
-        """The timestep whose sigma/alpha is the nearest to ``noise``, by ratio; int64 of its shape."""
+        """Return the timesteps whose sigma/alpha is closest to ``noise`` in log scale; int64 of its shape."""
         wanted = noise.double().cpu().clamp_min(1e-12).log()
         return (wanted[..., None] - self.log_noise).abs().argmin(-1)
 
     def check_steps(self, steps: int) -> None:
-        """Raise ValueError if a run cannot have that many steps."""
+        """Raise ValueError if ``steps`` is not in 1..T."""
         if not 1 <= steps <= self.T:
             raise ValueError(f"steps is {steps}; give 1 to {self.T}, the number of timesteps of this prior.")
 
@@ -155,6 +158,6 @@ def is_flow(scheduler: Any) -> bool:
 
 
 def _mu(config: Any, tokens: int) -> float:
-    """The logarithm of a dynamic shift, linear in the number of tokens."""
+    """Return the log of the dynamic shift, linear in the number of tokens."""
     slope = (config.max_shift - config.base_shift) / (config.max_image_seq_len - config.base_image_seq_len)
     return config.base_shift + slope * (tokens - config.base_image_seq_len)

@@ -1,4 +1,4 @@
-"""How a run's particles are spread: over processes, and here over chunks that a network sees at once."""
+"""The distribution of a run's particles over processes, and of the local ones over chunks."""
 
 from __future__ import annotations
 
@@ -16,9 +16,11 @@ T = TypeVar("T")
 
 @dataclass
 class Spread:
-    """``ids``: the numbers in the whole ensemble of the particles here, on which their noise depends. ``memory``: how
-    many of them a network sees at once, and which graphs are kept; results do not depend on it. ``ensemble``: which of
-    the whole are here; by default all."""
+    """The local particles.
+
+    ``ids``: their numbers in the whole ensemble, which select their noise. ``memory``: how many particles go through a
+    network at once, and which graphs are kept; results do not depend on it. ``ensemble``: which particles are local; by
+    default all."""
 
     ids: Sequence[int]
     memory: Memory = field(default_factory=Memory)
@@ -31,22 +33,22 @@ class Spread:
 
     @property
     def n(self) -> int:
-        """How many particles are here."""
+        """Number of local particles."""
         return len(self.ids)
 
     @property
     def total(self) -> int:
-        """How many particles there are in all processes."""
+        """Number of particles in all processes."""
         return self.ensemble.total
 
     def each(self, work: Callable[[slice], T]) -> list[T]:
-        """``work`` of the rows here, a chunk at a time; see :meth:`rsd.memory.Memory.each`."""
+        """Apply ``work`` to the local rows, one chunk at a time; see :meth:`rsd.memory.Memory.each`."""
         return self.memory.each(self.n, work)
 
     def cat(self, work: Callable[[slice], torch.Tensor]) -> torch.Tensor:
-        """What ``work`` makes of each chunk, as one tensor [n, ...]."""
+        """Apply ``work`` to each chunk and concatenate the results, [n, ...]."""
         return torch.cat(self.each(work))
 
     def own(self, values: Any) -> Any:
-        """Of values for all particles [N] those of the particles here; what is one for all stays."""
+        """Select the local particles' entries of values [N]; return other values unchanged."""
         return self.ensemble.own(values)

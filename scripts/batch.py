@@ -20,9 +20,9 @@ import torch
 
 from rsd import metrics
 from rsd.features import load_features
+from rsd.heads.agreement import picture
 from rsd.heads.classifier import HeadsClassifier
 from rsd.heads.data import head_at
-from rsd.heads.hidden import picture
 from rsd.priors import load_prior
 from rsd.repulsion import Interaction
 from rsd.runs.flags import script

@@ -26,7 +26,7 @@ sys.path.insert(0, str(Path(__file__).parent.parent))
 import psutil  # noqa: E402
 import torch  # noqa: E402
 
-from rsd.memory.peak import peak_bytes, reset_peak  # noqa: E402
+from rsd.memory.usage import peak_bytes, reset_peak  # noqa: E402
 from rsd.runs.flags import script  # noqa: E402
 from scripts.bench import output  # noqa: E402
 from scripts.bench.problem import Size, make  # noqa: E402
@@ -77,7 +77,7 @@ def measure(o: Memory) -> tuple[int, int]:
 def scenes(o: Memory, n: int) -> tuple[Any, int]:
     """A run of text to 3D as the packaged settings for heads-pixels have it, and what its gradients and moments will
     take beside its parameters."""
-    from rsd.runs.batch import load_networks
+    from rsd.runs.head import load_networks
     from rsd.tasks.text_to_3d.distillation import Run
     from rsd.tasks.text_to_3d.head import SceneHead, settings
     from rsd.tasks.text_to_3d.packaged import parse
@@ -87,7 +87,7 @@ def scenes(o: Memory, n: int) -> tuple[Any, int]:
     head = SceneHead(options, options.prompt)
     networks = load_networks(head, head.items, {}, torch.device(o.device))
     assert networks.prior is not None
-    embed = head.embed(head.items[0], networks)
+    embed = networks.embed(options)
     run = Run(networks.prior, options.prompt[0], settings(options), embed=embed)
     parameters = [p for scene in run.particles.scenes for p in scene.parameters()]
     return run, 3 * sum(p.numel() * p.element_size() for p in parameters)

@@ -9,7 +9,7 @@ from typing import Annotated, Any, ClassVar
 from rsd.runs import flags
 from rsd.runs.flags import Flag
 from rsd.runs.settings import Packaged
-from rsd.runs.words import same
+from rsd.runs.words import match_name
 
 from .inverse import packaged as restore
 from .inverse.names import is_task, task_name, unknown_task
@@ -78,7 +78,7 @@ def lines(asked: Config) -> list[str]:
 def chosen(asked: Config) -> tuple[Restore | TextToImage | TextTo3D, Packaged | None]:
     """The options that the command would settle on, and the packaged settings among them."""
     given: dict[str, Any] = {name: value for name in ("method", "prior") if (value := getattr(asked, name)) is not None}
-    head = same(asked.what, HEADS)
+    head = match_name(asked.what, HEADS)
     if head in HEADS:
         if asked.preset is not None:
             raise ValueError(f"preset is {asked.preset}, but {head} has none; leave it out.")

@@ -1,4 +1,4 @@
-"""Tests run on one thread, offline, with an empty model cache; tiny random models stand for the big ones."""
+"""Tests run on one thread, offline, with an empty model cache, and with tiny random models."""
 
 from __future__ import annotations
 

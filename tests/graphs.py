@@ -1,4 +1,4 @@
-"""What autograd keeps between forward and backward passes."""
+"""Measure what autograd keeps between forward and backward passes."""
 
 from __future__ import annotations
 

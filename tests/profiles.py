@@ -1,4 +1,4 @@
-"""Colour profiles for tests, as the ICC specification (v2 and v4 tags that all readers know) writes them."""
+"""Colour profiles for tests, written as in the ICC specification (v2 and v4 tags)."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Commands of `rsd restore` in tests that are about something else than the task."""
+"""Arguments of `rsd restore` for tests in which the task does not matter."""
 
 from __future__ import annotations
 

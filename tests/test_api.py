@@ -1,4 +1,4 @@
-"""The Python functions of the drawing heads have the command line's settings and pictures."""
+"""The Python functions of the drawing heads use the command line's settings and give the same pictures."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def test_scenes_are_the_command_s(tmp_path):
         (("a man",), {"prior": "haeds"}, 'Unknown prior "haeds". Did you mean "heads"?'),
     ],
 )
-def test_slips_are_told_before_any_model_is_loaded(arguments, changes, told, monkeypatch):
+def test_slips_are_reported_before_any_model_is_loaded(arguments, changes, told, monkeypatch):
     monkeypatch.setattr("rsd.priors.base.check_dtype", lambda *a: pytest.fail("a model was loaded"))
     with pytest.raises(ValueError, match=told):
         rsd.text_to_image(*arguments, **changes)

@@ -1,4 +1,4 @@
-"""The benchmarks: what ours is compared with is Algorithm 1, and what is counted is right."""
+"""The benchmarks: the baseline is Algorithm 1, and the counts are right."""
 
 from __future__ import annotations
 
@@ -85,7 +85,7 @@ def test_the_benchmarks_write_what_the_contract_says(tmp_path, monkeypatch, caps
         bench_step.main()
 
 
-def test_pictures_that_are_not_finite_are_told(capsys):
+def test_pictures_that_are_not_finite_are_reported(capsys):
     near, wrong = torch.tensor(1e-6), torch.tensor(float("nan"))
     assert bench_step.largest({"gamma0": near, "exact": 2 * near}) == pytest.approx(2e-6)
     assert bench_step.largest({"gamma0": near, "exact": wrong, "flat": near}) is None

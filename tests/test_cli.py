@@ -1,14 +1,17 @@
-"""The command before its flags: which one is meant, and everyday words for commands, tasks and methods."""
+"""The command before its flags: which one is meant, and synonyms for commands, tasks and methods."""
 
 from __future__ import annotations
 
+import subprocess
+import sys
+
 import pytest
 
-from rsd.cli import COMMANDS, EVERYDAY, command_first, main
-from rsd.runs.words import articled, fold, same
-from rsd.tasks.inverse.methods import EVERYDAY as METHOD_WORDS
+from rsd.cli import COMMANDS, SYNONYMS, command_first, main
+from rsd.runs.words import match_name, normalise, with_article
 from rsd.tasks.inverse.methods import FIELD, check_space, method_name
-from rsd.tasks.inverse.names import EVERYDAY_TASKS, TASKS, task_name, unknown_task
+from rsd.tasks.inverse.methods import SYNONYMS as METHOD_WORDS
+from rsd.tasks.inverse.names import TASK_SYNONYMS, TASKS, task_name, unknown_task
 from rsd.tasks.inverse.options import Restore
 
 DEBLUR = "take deblur_motion (a shaken camera) or deblur_gaussian (out of focus), with your --kernel if you know it."
@@ -31,15 +34,18 @@ def test_a_flag_before_the_command_is_understood_or_explained(line, meant):
         return
     with pytest.raises(ValueError) as error:
         command_first(line.split())
-    assert "Say first what to do, then the flags: rsd restore --prior heads --clean x.png" in str(error.value)
+    assert "The command comes before the flags: rsd restore --prior heads --clean x.png" in str(error.value)
 
 
 @pytest.mark.parametrize(
     ("line", "told"),
     [
-        ("--prior heads", "Say first what to do, then the flags: rsd COMMAND --prior heads (rsd --help tells all)."),
-        ("--task sr4 a.png", "Say first what to do, then the flags: rsd restore --task sr4 a.png"),
-        ("a.png", "a.png is no command; to restore it: rsd restore a.png --task TASK."),
+        (
+            "--prior heads",
+            "The command comes before the flags: rsd COMMAND --prior heads (rsd --help lists the commands).",
+        ),
+        ("--task sr4 a.png", "The command comes before the flags: rsd restore --task sr4 a.png"),
+        ("a.png", "a.png is not a command; to restore it: rsd restore a.png --task TASK."),
         ("sr4 a.png", "sr4 is a task, not a command: rsd restore a.png --task sr4"),
         ("deblur a.png", f'There is no command "deblur"; as a --task of rsd restore: {DEBLUR}'),
         ("generate cat", 'There is no command "generate"; to draw: rsd text-to-image "a man with a beard".'),
@@ -47,7 +53,7 @@ def test_a_flag_before_the_command_is_understood_or_explained(line, meant):
         ("help resotre", 'Unknown command "resotre". Did you mean "restore"?'),
     ],
 )
-def test_what_is_no_command_is_told_what_to_type(line, told, capsys):
+def test_what_is_no_command_is_reported_what_to_type(line, told, capsys):
     assert main(line.split()) == 2
     printed = capsys.readouterr()
     assert printed.err.startswith(f"rsd: {told}") and printed.err.count("\n") == 1 and not printed.out
@@ -84,14 +90,14 @@ def test_everyday_words_for_tasks(name, told, tmp_path, capsys):
     assert told in capsys.readouterr().err
 
 
-def test_a_near_name_is_still_told():
+def test_a_similar_name_is_still_suggested():
     assert 'Unknown task "deblur_moton". Did you mean "deblur_motion"?' in str(unknown_task("deblur_moton"))
 
 
-@pytest.mark.parametrize(("table", "names"), [(EVERYDAY_TASKS, TASKS), (METHOD_WORDS, FIELD), (EVERYDAY, COMMANDS)])
+@pytest.mark.parametrize(("table", "names"), [(TASK_SYNONYMS, TASKS), (METHOD_WORDS, FIELD), (SYNONYMS, COMMANDS)])
 def test_the_tables_hold_words_that_are_no_names(table, names):
     for word in table:
-        assert word == fold(word) and same(word, names) == word and word not in names, word
+        assert word == normalise(word) and match_name(word, names) == word and word not in names, word
 
 
 @pytest.mark.parametrize(
@@ -107,7 +113,7 @@ def test_the_tables_hold_words_that_are_no_names(table, names):
         ),
     ],
 )
-def test_methods_that_are_not_here_or_do_not_fit_are_told_first(method, told, tmp_path, capsys):
+def test_methods_that_are_not_here_or_do_not_fit_are_reported_first(method, told, tmp_path, capsys):
     (tmp_path / "a.png").touch()
     assert main(["restore", str(tmp_path / "a.png"), "--method", method]) == 2
     printed = capsys.readouterr()
@@ -145,6 +151,14 @@ def test_names_may_be_written_in_any_way():
 
 
 def test_articles():
-    assert [articled(n) for n in ("int", "IFPipeline", "UNet2DModel", "dict")] == [
+    assert [with_article(n) for n in ("int", "IFPipeline", "UNet2DModel", "dict")] == [
         "an int", "an IFPipeline", "a UNet2DModel", "a dict",
     ]  # fmt: skip
+
+
+@pytest.mark.parametrize(("given", "found"), [({}, "passive"), ({"OMP_WAIT_POLICY": "active"}, "active")])
+def test_waiting_threads_sleep(given, found):
+    code = "import os, sys, rsd.cli; print('torch' in sys.modules, os.environ['OMP_WAIT_POLICY'])"
+    environment = {k: v for k, v in os.environ.items() if k != "OMP_WAIT_POLICY"} | given
+    done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True)
+    assert done.stdout.split() == ["False", found]  # libgomp reads it when torch is imported, which is later

@@ -1,4 +1,4 @@
-"""``rsd config``: what would apply, and where each value comes from."""
+"""``rsd config`` prints the settings that apply, and where each value comes from."""
 
 from __future__ import annotations
 
@@ -67,7 +67,7 @@ def test_what_the_method_does_not_read_is_left_out(capsys):
         (["text-to-3d", "--preset", "50"], "preset is 50, but text-to-3d has none"),
     ],
 )
-def test_mistakes_are_told_in_one_sentence(capsys, words, told):
+def test_mistakes_are_reported_in_one_sentence(capsys, words, told):
     assert main(["config", *words]) == 2
     assert told in capsys.readouterr().err
 

@@ -1,4 +1,4 @@
-"""On a CUDA card: a CPU's results, its memory when it is full, and each head from the command line to its files."""
+"""On CUDA: the same results as on a CPU, full memory, and each head from the command line to its files."""
 
 from __future__ import annotations
 
@@ -87,7 +87,7 @@ def crowded(settings: Settings, share: float, told: str) -> Run:
 
 def test_where_the_card_is_full_nothing_is_lost():
     settings = replace(BASE, particles=32, steps=2, memory="flat", chunk=32)
-    run = crowded(settings, 1 / 4, "networks see . of the particles at once from now on")
+    run = crowded(settings, 1 / 4, ". instead of . particles go through a network at once")
     assert run.memory.chunk is not None and run.memory.chunk <= 16
 
 

@@ -1,4 +1,4 @@
-"""Where runs go that are told no folder: another for each task and method; and what is told first of two mistakes."""
+"""Default output folders differ by task and method; which of two mistakes is reported first."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ def test_a_second_task_a_second_method_and_another_suffix_have_folders_of_their_
     }  # fmt: skip
     capsys.readouterr()
     assert main(["restore", "photo.jpg", "--clean", *tasks[0], *fixed, *pixels([])]) == 2
-    assert "photo.jpg-sr2-rlsd holds another run; choose another --out" in capsys.readouterr().err
+    assert "photo.jpg-sr2-rlsd contains another run; choose another --out" in capsys.readouterr().err
 
 
 def pixels(flags: list[str]) -> list[str]:
@@ -103,7 +103,7 @@ MISTAKES = {
 
 
 @pytest.mark.parametrize(("name", "taken"), list(zip(MISTAKES, 2 * ["run", "runs", "file", "thesis"], strict=False)))
-def test_what_is_wrong_with_the_flags_is_told_before_what_is_wrong_with_the_folder(
+def test_what_is_wrong_with_the_flags_is_reported_before_what_is_wrong_with_the_folder(
     name, taken, photo, fixed, here, capsys
 ):
     flags, told = MISTAKES[name]
@@ -144,7 +144,7 @@ def test_so_do_the_other_commands(command, flags, told, photo, tiny_folder, here
     assert told in said and "output folder" not in said
 
 
-def test_answers_that_are_nearly_equal_are_told_with_the_remedy(photo, fixed, here, capsys, monkeypatch):
+def test_answers_that_are_nearly_equal_are_reported_with_the_remedy(photo, fixed, here, capsys, monkeypatch):
     with monkeypatch.context() as patch:
         patch.setattr(diversity, "NEARLY_EQUAL", 10.0)  # random networks answer with noise
         task = ["restore", "photo.jpg", "--clean", "--task", "sr2", *fixed, "--out"]

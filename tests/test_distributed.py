@@ -1,4 +1,4 @@
-"""Several processes over gloo give what one process gives, and what travels between them is counted."""
+"""Several processes (gloo) give the results of one process, and their communication is counted."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from rsd.distributed import ALONE, Ensemble, Processes, share, shares_told
+from rsd.distributed import ALONE, Ensemble, Processes, describe_shares, share
 from rsd.media import read_image
 from tests.ensembles import CASES, N
 
@@ -79,10 +79,12 @@ def test_shares():
     assert [e.mine for e in three] == [[0], [1, 2], [3, 4]] and {e.total for e in three} == {5}
     rows, places = three[1].among(torch.tensor([4, 2, 0, 1]))
     assert (rows.tolist(), places.tolist()) == ([1, 0], [1, 3])
-    with pytest.raises(ValueError, match="3 processes cannot share 2 particles; start 2 at most"):
+    with pytest.raises(ValueError, match="3 processes cannot share 2 particles; start at most 2"):
         Ensemble.of(2, Processes(0, 3))
     assert [share("abcdefg", Processes(rank, 3)) for rank in range(3)] == [["a", "d", "g"], ["b", "e"], ["c", "f"]]
-    assert shares_told(Processes(0, 3), "images", 5, several=False) == "3 processes share the 5 particles: 1 + 2 + 2"
+    assert (
+        describe_shares(Processes(0, 3), "images", 5, several=False) == "3 processes share the 5 particles: 1 + 2 + 2"
+    )
 
 
 def test_alone_nothing_travels():
@@ -101,7 +103,7 @@ def photo(tmp_path):
     return tmp_path / "photo.png"
 
 
-def test_a_process_that_dies_ends_the_run_and_resume_goes_on(photo, tiny_folder, tmp_path, capsys):
+def test_a_process_that_dies_ends_the_run_which_can_be_resumed(photo, tiny_folder, tmp_path, capsys):
     from rsd.cli import main
 
     fixed = ["restore", str(photo), *HALF, "--clean", "--prior", str(tiny_folder("epsilon")), "--features", "pixels"]
@@ -109,7 +111,7 @@ def test_a_process_that_dies_ends_the_run_and_resume_goes_on(photo, tiny_folder,
     whole, out = tmp_path / "whole", tmp_path / "out"
     assert main([*fixed, str(whole)]) == 0
     killed = launch(2, "tests.ensembles", "killed", *fixed, out)
-    assert killed.returncode != 0 and "go on with the same command and --resume" in killed.stderr
+    assert killed.returncode != 0 and "Continue with the same command and --resume" in killed.stderr
     assert not (out / "metrics.json").exists() and (out / "checkpoint.safetensors").exists()
     capsys.readouterr()
     assert main([*fixed, str(out), "--resume"]) == 2

@@ -1,4 +1,4 @@
-"""The doctor tells what is there, what is not, and never crashes."""
+"""The doctor reports what is installed and what is missing, and never crashes."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ def test_cuda(monkeypatch):
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: (9, 0))
     assert line("cuda") == "cuda:0: Some GPU, 80 GiB; multiplies in float32, bfloat16, float16"
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: (7, 5))
-    emulated = "not in bfloat16 (emulated: 20 to 40 times slower); --autocast is refused"
+    emulated = "not in bfloat16 (emulated: 20 to 40 times slower); --autocast is not possible"
     assert line("cuda") == f"cuda:0: Some GPU, 80 GiB; multiplies in float32, float16, {emulated}"
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     monkeypatch.setattr(torch.version, "cuda", "12.8")
@@ -109,7 +109,7 @@ def test_a_broken_section_does_not_stop_the_others(monkeypatch):
         raise RuntimeError("driver mismatch\nlong story")
 
     monkeypatch.setattr(torch.cuda, "is_available", broken)
-    assert line("devices") == "devices: cannot be told (driver mismatch)"
+    assert line("devices") == "devices: not available (driver mismatch)"
     assert line("heads/latent")
     monkeypatch.setitem(sys.modules, "torch", None)
     assert "torch does not import" in line("cpu")
@@ -126,15 +126,15 @@ def test_what_the_processor_multiplies_in(monkeypatch):
     )
     held["has"] = ()
     assert line("cpu").endswith(
-        f"{threads}, not in bfloat16 or float16 (emulated: 20 to 40 times slower); --autocast is refused"
+        f"{threads}, not in bfloat16 or float16 (emulated: 20 to 40 times slower); --autocast is not possible"
     )
 
 
-def test_times_are_told_unless_they_are_not_wanted(monkeypatch, capsys):
+def test_times_are_estimated_unless_quick(monkeypatch, capsys):
     monkeypatch.setattr(doctor, "report", lambda: ["first"])
     seconds = dict.fromkeys([name for kind in estimate.KINDS for name in (*kind.passes, *kind.once)], 0.01)
     monkeypatch.setattr(estimate, "samples", dict)
-    monkeypatch.setattr(estimate, "measured", lambda calls: seconds)
+    monkeypatch.setattr(estimate, "measure", lambda calls: seconds)
     assert doctor.main([]) == 0
     assert capsys.readouterr().out.splitlines()[2:] == [
         "  the restoration of `make demo` (N = 4, 100 steps): 22 to 45 s",
@@ -143,6 +143,6 @@ def test_times_are_told_unless_they_are_not_wanted(monkeypatch, capsys):
     ]
     monkeypatch.setattr(estimate, "samples", lambda: 1 / 0)
     assert doctor.main([]) == 0
-    assert capsys.readouterr().out.splitlines()[1:] == ["times: cannot be told (division by zero)"]
+    assert capsys.readouterr().out.splitlines()[1:] == ["times: not available (division by zero)"]
     assert doctor.main(["--quick"]) == 0
     assert capsys.readouterr().out == "first\n"

@@ -1,4 +1,4 @@
-"""The loop by itself: particles in R^2 under a prior known in closed form."""
+"""The engine alone: particles in R^2 with a prior known in closed form."""
 
 import math
 

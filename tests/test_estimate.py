@@ -1,4 +1,4 @@
-"""How long runs take: counts that are those of the packaged settings, times a clock that the test winds."""
+"""Time estimates: the counts of the packaged settings times a fake clock."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from rsd.doctor.estimate import AROUND, ENOUGH, KINDS, PARTICLES, START, Kind, estimate, measured, told
+from rsd.doctor.estimate import AROUND, ENOUGH, KINDS, PARTICLES, START, Kind, estimate, format_range, measure
 
 CONFIGS = Path(__file__).parent.parent / "configs"
 
@@ -33,9 +33,9 @@ class Clock:
 def test_a_pass_is_the_median_of_two_after_one_that_is_not_counted():
     clock = Clock()
     short, left = clock.call(50.0, 0.4, 0.6)
-    assert measured({"short": short}, clock) == pytest.approx({"short": 0.5 / PARTICLES}) and not left
+    assert measure({"short": short}, clock) == pytest.approx({"short": 0.5 / PARTICLES}) and not left
     long, left = clock.call(9.0, ENOUGH + 1, 7.0)  # so slow that once is enough
-    assert measured({"long": long}, clock) == pytest.approx({"long": 2.0 / PARTICLES}) and left == [7.0]
+    assert measure({"long": long}, clock) == pytest.approx({"long": 2.0 / PARTICLES}) and left == [7.0]
 
 
 def test_steps_times_calls_times_seconds():
@@ -43,7 +43,7 @@ def test_steps_times_calls_times_seconds():
     calls = {"a": clock.call(1.0, 0.4, 0.4)[0], "b": clock.call(1.0, 0.8, 0.8)[0]}
     kind = Kind("x", steps=50, passes={"a": 2, "b": 0.5}, once={"b": 10}, share=0.5, particles=3)
     # 3 particles x (50 steps x (2 x 0.1 + 0.5 x 0.2) + 10 x 0.2) = 51 s of passes, half of the time
-    low, high = estimate(kind, measured(calls, clock))
+    low, high = estimate(kind, measure(calls, clock))
     assert (low, high) == pytest.approx((AROUND[0] * (START + 102), AROUND[1] * (START + 102)))
 
 
@@ -53,7 +53,7 @@ def test_steps_times_calls_times_seconds():
         ((700, 1400), "12 to 23 minutes"), ((5400, 10800), "1.5 to 3.0 hours"), ((4e5, 8e5), "111 to 222 hours")],
 )  # fmt: skip
 def test_ranges_for_people(seconds, says):
-    assert told(*seconds) == says
+    assert format_range(*seconds) == says
 
 
 def test_what_is_counted_is_what_the_packaged_settings_do():
@@ -68,20 +68,20 @@ def test_what_is_counted_is_what_the_packaged_settings_do():
     assert [(kind.particles, kind.steps) for kind in KINDS] == [(one["particles"], one["steps"]) for one in own]
     # half a face repels at every step: the decoder and the features in the force, the decoder once more for x
     assert own[0]["gamma"] > 0 and "window" not in own[0] and "guidance" not in own[0]
-    assert restore.passes == {"unet": 1, "decoder there and back": 2, "features there and back": 1}
+    assert restore.passes == {"unet": 1, "decoder with gradient": 2, "features with gradient": 1}
     # VSD: two passes of guidance and the learned score; it repels while (t+1)/T >= 0.4, of annealed timesteps 60%
     assert own[1]["guidance"] != 1 and own[1]["score"] == "lora" and own[1]["window"] == [0.4, 1.0]
-    assert (image.passes["unet"], image.passes["unet there and back"]) == (3, 1)
-    assert image.passes["decoder there and back"] == image.passes["features there and back"] == 0.6
+    assert (image.passes["unet"], image.passes["unet with gradient"]) == (3, 1)
+    assert image.passes["decoder with gradient"] == image.passes["features with gradient"] == 0.6
     assert own[2]["guidance"] != 1 and own[2]["views"] == 1 and files[2][0]["prior"] == "heads-pixels"
     assert scene.passes["pixel unet"] == 2
 
 
 def test_a_run_s_network_calls():
-    """Those that metrics.json of `make demo` (40 steps) and of a text-to-image run (20 steps) told."""
+    """Those that metrics.json of `make demo` (40 steps) and of a text-to-image run (20 steps) contain."""
     restore, image, scene = KINDS
-    assert restore.passes["unet"] * 4 * 40 == 160 and restore.passes["decoder there and back"] * 4 * 40 == 320
-    unet = image.passes["unet"] + image.passes["unet there and back"]
-    assert (unet * 4 * 20, image.passes["unet there and back"] * 4 * 20) == (320, 80)
-    assert image.passes["decoder there and back"] * 4 * 20 == pytest.approx(48)
+    assert restore.passes["unet"] * 4 * 40 == 160 and restore.passes["decoder with gradient"] * 4 * 40 == 320
+    unet = image.passes["unet"] + image.passes["unet with gradient"]
+    assert (unet * 4 * 20, image.passes["unet with gradient"] * 4 * 20) == (320, 80)
+    assert image.passes["decoder with gradient"] * 4 * 20 == pytest.approx(48)
     assert scene.passes["pixel unet"] * 4 * 16 == 128

@@ -104,7 +104,7 @@ def test_a_function_of_the_users_own(tmp_path, monkeypatch):
     torch.testing.assert_close(x.grad, torch.full_like(x, 1 / 256))
     with pytest.raises(ValueError, match=r"returned \[\] for 2 images; return a tensor \[2, d\]"):
         load_features("my_features_for_test:broken")(x)
-    with pytest.raises(ValueError, match="is no function"):
+    with pytest.raises(ValueError, match="is not a function"):
         load_features("my_features_for_test:number")
     with pytest.raises(ValueError, match='my_features_for_test has no "absent"'):
         load_features("my_features_for_test:absent")

@@ -1,4 +1,4 @@
-"""Command lines: what a flag takes, what a list leaves, what is told of what cannot be read, and --help in groups."""
+"""Command lines: values of flags and lists, error messages, and --help in groups."""
 
 from __future__ import annotations
 
@@ -106,7 +106,7 @@ def test_lists_end_where_prompts_begin():
         (Restore, "--partcles 3", "There is no flag --partcles. Did you mean --particles? rsd x --help lists them."),
         (Restore, "-steps 3", "There is no flag -steps. Did you mean --steps?"),
         (Restore, "--Steps 3", "There is no flag --Steps. Did you mean --steps?"),
-        (Restore, "—task sr4", '"—task" begins with a long dash; flags begin with two short ones: --.'),
+        (Restore, "—task sr4", '"—task" starts with a long dash; flags start with two short ones: --.'),
         (Restore, "--clean=maybe", '--clean is "maybe"; write --clean, or --no-clean for no.'),
         (Restore, "photo.png --mask my mask.png", 'my and mask.png are one path; put it in quotes: "my mask.png"'),
         (Restore, "my mask.png photo.png", 'my and mask.png are one path; put it in quotes: "my mask.png"'),
@@ -117,13 +117,13 @@ def test_lists_end_where_prompts_begin():
         (KINDS["reproduce"], "table2 table3", "Give one name, not 2 (table2, table3)."),
     ],
 )  # fmt: skip
-def test_what_cannot_be_read_is_told_in_our_words(kind, line, told):
+def test_what_cannot_be_read_is_reported_in_our_words(kind, line, told):
     with pytest.raises(ValueError) as error:
         read(kind, line)
     assert told in str(error.value) and "invalid literal" not in str(error.value)
 
 
-def test_a_needed_flag_is_told_with_an_example():
+def test_a_needed_flag_is_reported_with_an_example():
     with pytest.raises(ValueError) as error:
         parse(KINDS["heads"], [], prog="rsd heads")
     assert str(error.value) == "--out is missing; give a path, for example rsd heads --out heads."
@@ -138,11 +138,11 @@ def test_a_needed_flag_is_told_with_an_example():
         ("--seed 3 red dog", '--seed 3 "red dog"'),
     ],
 )
-def test_a_prompt_without_quotes_is_asked_for_them(command, words, typed, capsys):
+def test_an_unquoted_prompt_is_an_error_with_the_quoted_command(command, words, typed, capsys):
     assert main([command, *words.split()]) == 2
     error = capsys.readouterr().err
     assert error.count("\n") == 1 and "prompts of one word each (" in error
-    assert f"put it in quotes: rsd {command} {typed} (else write them in a file" in error
+    assert f"put it in quotes: rsd {command} {typed} (otherwise write them to a file" in error
 
 
 @pytest.mark.parametrize(
@@ -160,7 +160,7 @@ def test_what_needs_no_quotes_is_taken(kind, words, count):
     assert len(values(kind, words, prog="rsd x").get(positional_of(kind).name, ())) == count
 
 
-def test_a_text_of_a_flag_without_quotes_is_asked_for_them():
+def test_an_unquoted_text_of_a_flag_is_an_error():
     with pytest.raises(ValueError) as error:
         read(Restore, "photo.png --prompt a man with a beard")
     assert str(error.value) == (
@@ -178,7 +178,7 @@ def test_every_flag_is_in_one_group_and_says_what_happens_without_it(command):
     assert sorted(listed) == sorted(fields_of(kind)) and "more" not in groups(kind)
     for name, field in fields_of(kind).items():
         doc = _docs(kind)[name]
-        assert field.default is not None or re.search(flags.TOLD, doc), (
+        assert field.default is not None or re.search(flags.DESCRIBES_DEFAULT, doc), (
             f"{name}: say in its docstring what happens by default"
         )
     text = help_text(kind, prog=f"rsd {command}")
@@ -211,7 +211,7 @@ def test_restore_s_help_is_in_groups():
         "expert",
     ]
     text = help_text(Restore, prog="rsd restore")
-    assert "  -n, --particles INT   N, how many samples (default: 4).\n" in text
+    assert "  -n, --particles INT   N, the number of samples (default: 4).\n" in text
     assert "  --revision TEXT       Revision of a hub model (default: the newest).\n" in text
     assert "  --clean               The images are clean:" in text and "--no-clean" not in text
     assert "  --keep-known, --no-keep-known\n" in text and "  --metrics {lpips,clip,fid},...\n" in text

@@ -1,4 +1,4 @@
-"""Values that descend by Adam, one leaf a particle."""
+"""Particles optimised with Adam, one leaf tensor each."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ def test_values_are_a_copy_and_can_be_put():
 
 @pytest.mark.parametrize("n", [1, 4])
 @pytest.mark.parametrize("old", [False, True])
-def test_it_goes_on_from_a_checkpoint_also_from_one_of_one_leaf_for_all(old, n):
+def test_it_resumes_also_from_a_checkpoint_with_one_leaf_for_all(old, n):
     """Through the names and tensors of a file. ``old``: as text-to-image kept its latents up to version 0.0."""
     first = Leaves(START[:n], **OPTIONS)
     for step in range(3):

@@ -1,4 +1,4 @@
-"""One process at a time works in a run folder: a second is told who does, and one that was killed locks nothing."""
+"""Only one process works in a run folder: a second one fails with the holder, and a killed one locks nothing."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from PIL import Image
 
 from rsd.cli import main
 from rsd.runs import folder as runs
-from rsd.runs.folder import LOCK, RunFolder, check_folder_of_runs, check_own, locked, worker
+from rsd.runs.folder import LOCK, RunFolder, check_folder_of_runs, check_own, lock_holder, locked
 
 SETTINGS = {"seed": 0}
 HOLD = "import sys; from pathlib import Path; from rsd.runs.folder import locked\nwith locked(Path(sys.argv[1])):\n"
@@ -40,7 +40,7 @@ def another(path: Path):
 
 
 def told(process: subprocess.Popen[str]) -> str:
-    return rf"process {process.pid} on \S+ has worked there since \d{{4}}-\d\d-\d\d \d\d:\d\d:\d\d UTC; wait until"
+    return rf"process {process.pid} on \S+ has used it since \d{{4}}-\d\d-\d\d \d\d:\d\d:\d\d UTC; wait until"
 
 
 def test_a_lock_says_who_works_there_and_is_gone_afterwards(tmp_path):
@@ -49,7 +49,7 @@ def test_a_lock_says_who_works_there_and_is_gone_afterwards(tmp_path):
         assert about["pid"] == os.getpid() and set(about) == {"pid", "host", "since"}
         with locked(tmp_path / "a" / "b"):  # this process has it already
             RunFolder(tmp_path / "a" / "b").open(SETTINGS)
-        assert (tmp_path / "a" / "b" / LOCK).exists() and worker(tmp_path / "a" / "b") is None
+        assert (tmp_path / "a" / "b" / LOCK).exists() and lock_holder(tmp_path / "a" / "b") is None
     assert [p.name for p in (tmp_path / "a" / "b").iterdir()] == ["config.yaml"]
 
 
@@ -59,18 +59,18 @@ def test_a_folder_in_which_nothing_was_written_is_gone_afterwards(tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_second_process_is_told_who_works_there_until_that_is_killed(tmp_path):
+def test_a_second_process_is_reported_who_works_there_until_that_is_killed(tmp_path):
     RunFolder(tmp_path).open(SETTINGS)
     with another(tmp_path) as process:
         with pytest.raises(ValueError, match=f"The output folder .* is in use: {told(process)}"), locked(tmp_path):
             pass
         with pytest.raises(ValueError, match=told(process)):  # --resume would be no remedy
             RunFolder(tmp_path)
-        assert worker(tmp_path) and RunFolder(tmp_path, resume=True)
+        assert lock_holder(tmp_path) and RunFolder(tmp_path, resume=True)
         process.kill()
         process.wait()
-        assert (tmp_path / LOCK).exists() and worker(tmp_path) is None
-        with pytest.raises(ValueError, match="holds another run; choose another --out, or go on with --resume"):
+        assert (tmp_path / LOCK).exists() and lock_holder(tmp_path) is None
+        with pytest.raises(ValueError, match="contains another run; choose another --out, or continue with --resume"):
             RunFolder(tmp_path)
         with locked(tmp_path):
             assert json.loads((tmp_path / LOCK).read_text())["pid"] == os.getpid()
@@ -94,7 +94,7 @@ def test_a_run_that_another_process_began_meanwhile_is_not_taken_over(tmp_path):
     folder, later = RunFolder(tmp_path), RunFolder(tmp_path)
     folder.open(SETTINGS)
     folder.open(SETTINGS)  # its own
-    with pytest.raises(ValueError, match="holds another run"):
+    with pytest.raises(ValueError, match="contains another run"):
         later.open(SETTINGS)
 
 
@@ -109,7 +109,7 @@ def test_without_locks_a_note_is_all(tmp_path, monkeypatch, code):
     for _ in range(2):
         with pytest.warns(UserWarning, match="file system without locks; see to it that no other"), locked(tmp_path):
             RunFolder(tmp_path, resume=True).open(SETTINGS)
-            assert worker(tmp_path) is None
+            assert lock_holder(tmp_path) is None
     assert [p.name for p in tmp_path.iterdir()] == ["config.yaml"]
 
 

@@ -1,4 +1,4 @@
-"""Pictures in and out: values, geometry and refusals."""
+"""Reading and writing pictures: values, geometry and errors."""
 
 from __future__ import annotations
 
@@ -120,7 +120,7 @@ def test_first_frame_of_an_animation(tmp_path):
 def test_too_many_pixels(tmp_path, monkeypatch):
     path = tmp_path / "a.png"
     Image.new("1", (20000, 10000)).save(path)  # 200 million: Pillow itself would only warn
-    with pytest.raises(ValueError, match=r"a\.png has over 100,000,000 pixels; make it smaller"):
+    with pytest.raises(ValueError, match=r"a\.png has more than 100,000,000 pixels; make it smaller"):
         media.read_image(path)
     monkeypatch.setattr(media, "MAX_PIXELS", 10**10)
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 1000)
@@ -153,7 +153,7 @@ def test_only_raster_formats_are_opened(tmp_path, monkeypatch):
     monkeypatch.setattr(EpsImagePlugin, "Ghostscript", lambda *_, **__: pytest.fail("Ghostscript was started"))
     (tmp_path / "a.png").write_bytes(b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 8 8\n%%EndComments\n%%EOF\n")
     assert Image.open(tmp_path / "a.png").format == "EPS"
-    with pytest.raises(ValueError, match=r"a\.png is not a picture of a kind that is read"):
+    with pytest.raises(ValueError, match=r"a\.png is not a picture in a supported format"):
         media.read_image(tmp_path / "a.png")
 
 
@@ -242,7 +242,7 @@ def test_fit_resize():
 
 
 def test_fit_refuses():
-    with pytest.raises(ValueError, match=r"The image is 20 x 8 px, needed are 8 x 8; use --fit crop or --fit resize"):
+    with pytest.raises(ValueError, match=r"The image is 20 x 8 px, but 8 x 8 are required; use --fit crop"):
         media.fit_to(ramp(8, 20), 8, "refuse")
 
 
@@ -317,7 +317,7 @@ def test_measurement_of_other_kinds(tmp_path):
     [
         ({"y": torch.tensor([1, float("nan")])}, "not finite"),
         ({"y": torch.tensor([1, float("inf")], dtype=torch.complex64)}, "not finite"),
-        ({"a": torch.ones(1), "b": torch.zeros(1)}, r"holds \['a', 'b'\]; a measurement is one tensor"),
+        ({"a": torch.ones(1), "b": torch.zeros(1)}, r"contains \['a', 'b'\]; a measurement is one tensor"),
         ({}, "a measurement is one tensor"),
     ],
 )
@@ -408,7 +408,7 @@ def test_inks_of_a_profile_become_srgb(tmp_path):
 def test_a_profile_that_cannot_be_used_is_ignored_with_a_warning(tmp_path, profile, why):
     Image.new("RGB", (2, 2), (234, 51, 35)).save(tmp_path / "a.png", icc_profile=profile)
     with pytest.warns(
-        UserWarning, match=rf"a\.png: its colour profile is ignored \({why}.*\); its colours count as sRGB"
+        UserWarning, match=rf"a\.png: its colour profile is ignored \({why}.*\); colours are read as sRGB"
     ):
         x = media.read_image(tmp_path / "a.png")
     assert media.to_uint8(x)[0, 0].tolist() == [234, 51, 35]

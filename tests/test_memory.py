@@ -1,7 +1,9 @@
-"""What a plan says a run takes, and which plan is chosen."""
+"""The memory that a plan predicts, which plan is chosen, and the measured peak."""
 
 from __future__ import annotations
 
+import subprocess
+import sys
 import warnings
 from dataclasses import replace
 
@@ -10,16 +12,15 @@ import torch
 from torch import nn
 
 from rsd import memory
-from rsd.distributed import speaking
+from rsd.distributed import rank_output
 from rsd.engine import Record
-from rsd.features import load_features
-from rsd.features.decoded import Decoded
+from rsd.errors import plain_warnings
+from rsd.features import Decoded, load_features
 from rsd.memory import Memory, Need, Plans, fitting, needs, plan, save_memory
-from rsd.memory.available import allowed, available
-from rsd.memory.meta import Bytes, ghost
+from rsd.memory.meta import Bytes, to_meta
+from rsd.memory.usage import allowed, available
 from rsd.priors import load_prior
 from rsd.priors.base import Condition
-from rsd.runs.session import plain_warnings
 from rsd.tasks.inverse.methods import FIELD
 from rsd.tasks.inverse.operators import make_operator
 from rsd.tasks.inverse.run import Run, Settings
@@ -54,7 +55,7 @@ def test_small_pictures_are_not_measured(monkeypatch):
     assert found.why.startswith("fast, less than 1 GiB of the ")
 
 
-def test_what_networks_cannot_tell_is_said_and_taken_for_large(monkeypatch, tiny_folder):
+def test_networks_without_a_dry_run_get_the_flat_plan_with_a_note(monkeypatch, tiny_folder):
     monkeypatch.setattr(memory, "available", lambda device: 1)
     prior = load_prior(str(tiny_folder()))
     embed = lambda z: prior.decode(z).flatten(1)  # noqa: E731  its network is out of reach
@@ -156,11 +157,11 @@ def test_auto_goes_by_a_dry_run(monkeypatch, tiny_folder, tiny_vit):
     assert found.lean and prior.calls == calls and not embed.lean  # nothing was computed, nothing changed
 
 
-def test_a_dry_run_counts_what_a_network_holds():
+def test_a_dry_run_counts_the_bytes_of_a_network():
     net = nn.Sequential(nn.Linear(10, 100), nn.Tanh(), nn.Linear(100, 1000), nn.Tanh())
     for p in net.parameters():
         p.requires_grad_(False)
-    shade = ghost(net)
+    shade = to_meta(net)
     assert all(p.is_meta for p in shade.parameters()) and not any(p.is_meta for p in net.parameters())
     x = torch.empty(7, 10, device="meta", requires_grad=True)
     with Bytes() as count:
@@ -186,7 +187,7 @@ def test_lean_has_the_same_gradient(tiny_folder, tiny_vit):
         torch.testing.assert_close(other, found[0], rtol=0, atol=1e-12)
 
 
-def test_a_full_memory_is_told_by_whichever_process_has_it(monkeypatch, capsys):
+def test_a_full_memory_is_reported_by_whichever_process_has_it(monkeypatch, capsys):
     monkeypatch.setenv("RANK", "1")
     monkeypatch.setenv("WORLD_SIZE", "2")
 
@@ -195,7 +196,7 @@ def test_a_full_memory_is_told_by_whichever_process_has_it(monkeypatch, capsys):
             raise torch.cuda.OutOfMemoryError("CUDA out of memory.")
         return rows.start
 
-    with plain_warnings(), speaking(all_of_them=False):
+    with plain_warnings(), rank_output(all_ranks=False):
         print("hello")
         warnings.warn("what all processes find", stacklevel=1)
         assert Memory().each(3, full) == [0, 1, 2]
@@ -261,3 +262,23 @@ def test_limits_of_control_groups_of_version_1(tmp_path):
 
 def test_no_control_groups_no_limit(tmp_path):
     assert not [*allowed(tmp_path)] and available(torch.device("cpu")) > 2**20
+
+
+# In its own process, since after other tests freed memory could be reused without a new peak.
+PEAK = """
+cpu = torch.device("cpu")
+reset_peak(cpu)
+before = peak_bytes(cpu)
+big = torch.ones(32 * 2**20)
+del big
+print(peak_bytes(cpu) - before)
+reset_peak(cpu)
+print(peak_bytes(cpu) - before)
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="resets the peak through /proc")
+def test_the_peak_is_measured_and_reset():
+    printed = subprocess.run([sys.executable, "-c", PEAK], capture_output=True, text=True, check=True).stdout
+    grown, left = map(int, printed.split())
+    assert grown > 120 * 2**20 and left < 80 * 2**20  # of 128 MiB

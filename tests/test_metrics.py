@@ -1,4 +1,4 @@
-"""Figures against closed forms."""
+"""Metrics against closed forms."""
 
 from __future__ import annotations
 

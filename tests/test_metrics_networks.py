@@ -1,4 +1,4 @@
-"""Figures that need somebody's network: the arithmetic, with small stand-ins, and how to get the real ones."""
+"""Metrics with external networks: the arithmetic with small stand-ins, and how to get the real ones."""
 
 from __future__ import annotations
 

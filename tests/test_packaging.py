@@ -1,4 +1,4 @@
-"""What is installed is what is there: packages and versions. (tests/inverse/test_configs.py reads the settings.)"""
+"""The installed packages and versions. (tests/inverse/test_configs.py reads the settings.)"""
 
 from __future__ import annotations
 

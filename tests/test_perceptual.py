@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from rsd.features import load_features
-from rsd.features.perceptual import Perceptual, of_lpips
+from rsd.features.perceptual import Perceptual, lpips_features
 
 
 def images(n=2, size=64, seed=0):
@@ -53,7 +53,7 @@ class Standin(nn.Module):
 
 def test_rows_are_as_far_apart_as_lpips_says():
     network = Standin()
-    features = of_lpips(network)
+    features = lpips_features(network)
     x, y = images(seed=1), images(seed=2)
     found = (features(x) - features(y)).square().sum(1)
     torch.testing.assert_close(found, network.distance(x, y).detach())
@@ -64,7 +64,7 @@ def test_the_package_s_own_distance():
     torch.manual_seed(0)
     network = lpips.LPIPS(net="alex", pnet_rand=True, verbose=False).eval()
     x, y = images(seed=1), images(seed=2)
-    found = (of_lpips(network)(x) - of_lpips(network)(y)).square().sum(1)
+    found = (lpips_features(network)(x) - lpips_features(network)(y)).square().sum(1)
     torch.testing.assert_close(found, network(x, y).flatten().detach())
 
 

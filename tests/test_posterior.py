@@ -1,4 +1,4 @@
-"""The figures of scripts/posterior.py: by direction they show what those by coordinate hide."""
+"""The figures of scripts/posterior.py: those by direction show what those by coordinate hide."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a machine multiplies in, and what is said where it was asked for more."""
+"""Which precisions a machine supports, and the messages if it does not."""
 
 from __future__ import annotations
 
@@ -84,7 +84,7 @@ def test_every_way_to_a_prior_refuses(machine, tiny_folder):
 
 
 @pytest.mark.parametrize(("dtype", "tells"), [("bfloat16", True), ("float16", True), ("float32", False)])
-def test_an_emulated_precision_is_told(machine, tiny_folder, dtype, tells):
+def test_an_emulated_precision_is_reported(machine, tiny_folder, dtype, tells):
     machine(X86)
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")

@@ -1,4 +1,4 @@
-"""Lines of progress for those who see no bar: when they come, and what they estimate."""
+"""Progress lines: when they are printed, and their estimates."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from types import SimpleNamespace
 import pytest
 
 from rsd.runs import progress
-from rsd.runs.progress import Progress, spelt
+from rsd.runs.progress import Progress, format_duration
 
 
 class Clock:
@@ -35,7 +35,7 @@ def test_an_estimate_comes_after_three_steps_and_leaves_out_the_first(capsys):
     assert capsys.readouterr().out == "photo.png: step 3 of 100, residual 0.5, 9 s so far, about 3 min 14 s left\n"
 
 
-def test_slow_steps_are_told_after_the_first(capsys):
+def test_slow_steps_are_reported_after_the_first(capsys):
     run([10.0], total=7)
     assert capsys.readouterr().out == "photo.png: step 1 of 7, residual 0.5, 10 s so far, about 1 min left\n"
 
@@ -67,7 +67,7 @@ def test_what_was_done_before_does_not_count_for_the_time(capsys):
 
 
 def test_times_for_people():
-    told = [spelt(s) for s in (0.4, 59.4, 59.6, 61, 600, 3599, 3600, 3900, 90000)]
+    told = [format_duration(s) for s in (0.4, 59.4, 59.6, 61, 600, 3599, 3600, 3900, 90000)]
     assert told == ["0 s", "59 s", "1 min", "1 min 1 s", "10 min", "59 min", "1 h", "1 h 5 min", "25 h"]
 
 
@@ -97,7 +97,7 @@ def photos(tmp_path):
 
 
 @pytest.mark.parametrize("method", ["rlsd", "latent-dps"])
-def test_restorations_tell_their_steps_and_the_images(method, photos, tiny_folder, tmp_path, ticking, capsys):
+def test_restorations_print_their_steps_and_images(method, photos, tiny_folder, tmp_path, ticking, capsys):
     from rsd.cli import main
 
     gamma = ["--gamma", "0"] if method == "rlsd" else []
@@ -116,7 +116,7 @@ def test_restorations_tell_their_steps_and_the_images(method, photos, tiny_folde
 
 
 @pytest.mark.parametrize("method", ["sds", "ancestral"])
-def test_pictures_of_prompts_tell_theirs(method, tiny_folder, tmp_path, ticking, capsys):
+def test_prompts_print_their_steps(method, tiny_folder, tmp_path, ticking, capsys):
     from rsd.cli import main
 
     flags = ["--method", method, "--steps", "5", "--out", str(tmp_path / "out")]
@@ -128,7 +128,7 @@ def test_pictures_of_prompts_tell_theirs(method, tiny_folder, tmp_path, ticking,
 def test_a_terminal_has_its_bar_and_no_lines(photos, tiny_folder, tmp_path, ticking, capsys, monkeypatch):
     from rsd.cli import main
 
-    monkeypatch.setattr("rsd.runs.session.unseen", lambda: False)
+    monkeypatch.setattr("rsd.runs.session.output_redirected", lambda: False)
     flags = ["--task", "sr2", "--clean", "--steps", "5", "--gamma", "0", "--out", str(tmp_path / "out")]
     assert main(["restore", str(photos / "a.png"), *flags, *FIXED, str(tiny_folder("epsilon"))]) == 0
     assert "step 3 of 5" not in capsys.readouterr().out

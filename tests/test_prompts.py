@@ -11,9 +11,8 @@ import pytest
 
 from rsd.heads.attributes import ATTRIBUTES, caption
 from rsd.heads.reading import read, unknown_words
-from rsd.priors.base import Condition
 from rsd.priors.latent import LatentPrior
-from rsd.runs.prompts import embed_all, folder_name, folder_names, gather, notes, read_prompts
+from rsd.runs.prompts import folder_name, folder_names, gather, prompt_notes, read_prompts
 
 
 @pytest.fixture
@@ -24,19 +23,6 @@ def write(tmp_path):
         return tmp_path / "prompts.txt"
 
     return put
-
-
-class Words:
-    """A prior called heads that keeps what it is asked for."""
-
-    name = "heads"
-
-    def __init__(self):
-        self.asked = []
-
-    def condition(self, prompt="", negative_prompt="", guidance=1.0):
-        self.asked.append((prompt, negative_prompt, guidance))
-        return Condition(prompt, negative_prompt, guidance)
 
 
 def test_one_prompt_a_line(write):
@@ -66,8 +52,8 @@ def test_the_empty_prompt_must_be_meant(write):
 @pytest.mark.parametrize(
     ("content", "told"),
     [
-        (b"", "holds no prompt"),
-        (b"# only\n\n   \n", "holds no prompt"),
+        (b"", "contains no prompt"),
+        (b"# only\n\n   \n", "contains no prompt"),
         (b"a man\na caf\xe9\n", "not UTF-8 in line 2"),
         ("a man".encode("utf-16"), "not UTF-8 in line 1"),
         (b"PK\0\1\n", "not text"),
@@ -91,52 +77,47 @@ def test_the_name_of_a_file_is_no_prompt(write, monkeypatch):
     file = write("a man\n")
     monkeypatch.chdir(file.parent)
     for name in (file.name, f"./{file.name}", str(file)):
-        with pytest.raises(ValueError, match=f"is a file; draw what its lines say with --prompts .*{file.name}"):
+        with pytest.raises(ValueError, match=f"is a file; use --prompts .*{file.name}"):
             gather([name])
     (file.parent / "castle").touch()
     assert gather(["castle", "a man.", "x" * 500 + "."]) == ["castle", "a man.", "x" * 500 + "."]
 
 
 def test_many_unknown_words_are_counted():
-    (text,) = notes("a man with " + " ".join(f"w{k}" for k in range(9)), "heads")
+    (text,) = prompt_notes("a man with " + " ".join(f"w{k}" for k in range(9)), "heads")
     assert '"w4" and 4 more; ' in text and "w5" not in text
-    assert "more" not in notes("a man with w0 w1", "heads")[0]
+    assert "more" not in prompt_notes("a man with w0 w1", "heads")[0]
 
 
-def test_unknown_words_are_named_with_what_is_known():
-    prior = Words()
-    with pytest.warns(UserWarning) as caught:
-        found = embed_all(["a Wizard with blue hair, 4k", "a bald man"], prior, negative_prompt="x", guidance=7.5)
-    (text,) = (str(w.message) for w in caught)
+def test_unknown_words_are_named_with_a_link_to_the_vocabulary():
+    (text,) = prompt_notes("a Wizard with blue hair, 4k", "heads")
     assert '"wizard", "4k"' in text and '"hair"' not in text and "rsd heads --help" in text and len(text) < 120
-    assert prior.asked == [("a Wizard with blue hair, 4k", "x", 7.5), ("a bald man", "x", 7.5)]
-    assert list(found) == ["a Wizard with blue hair, 4k", "a bald man"]
-    assert found["a bald man"].prompt == "a bald man"
+    assert prompt_notes("a bald man", "heads") == [] and prompt_notes("a Wizard", "other") == []
 
 
 def test_contradictions_are_named_and_captions_raise_no_note():
-    assert notes("a bald man with long hair", "heads-pixels") == [
-        'The prompt "a bald man with long hair" tells hair in two ways; no score counts that.'
+    assert prompt_notes("a bald man with long hair", "heads-pixels") == [
+        'The prompt "a bald man with long hair" contradicts itself about hair; scores ignore that.'
     ]
-    assert notes(caption({a: options[-1] for a, options in ATTRIBUTES.items()}, view="side view"), "heads") == []
-    assert notes("", "heads") == []
-    assert notes("a green bun", "heads") == [
-        'The prior heads knows "green", but not of what "a green bun" says so; see `rsd heads --help`.'
+    assert prompt_notes(caption({a: options[-1] for a, options in ATTRIBUTES.items()}, view="side view"), "heads") == []
+    assert prompt_notes("", "heads") == []
+    assert prompt_notes("a green bun", "heads") == [
+        'The prior heads knows "green", but not in the way "a green bun" uses it; see `rsd heads --help`.'
     ]
 
 
-def test_other_priors_know_any_word_and_tell_what_they_cut(tiny_pipeline):
+def test_other_priors_accept_any_word_and_report_what_they_cut(tiny_pipeline):
     prior = LatentPrior(tiny_pipeline())
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        assert set(embed_all(["dragon", ""], prior)) == {"dragon", ""}
+        assert [prior.condition(text).prompt for text in ("dragon", "")] == ["dragon", ""]
     with pytest.warns(UserWarning, match='longer than 16 tokens; this was cut off: "o p q"'):
-        found = embed_all(["a b c d e f g h i j k l m n o p q"], prior, guidance=7.5)
+        found = prior.condition("a b c d e f g h i j k l m n o p q", guidance=7.5)
     with pytest.warns(UserWarning, match=r"was cut off: \"[a-z ]{57}\.\.\.\"$"):
         prior.condition(" ".join("abcdefghijklmno" * 5))
     prior.release_text_encoder()
     again = prior.condition("a b c d e f g h i j k l m n o p q", guidance=7.5)
-    assert again.embeddings.equal(next(iter(found.values())).embeddings)
+    assert again.embeddings.equal(found.embeddings)
 
 
 ODD = [

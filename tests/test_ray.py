@@ -1,4 +1,4 @@
-"""Runs as tasks of a Ray cluster: what one process makes, also when a worker is killed in the middle."""
+"""Runs on a Ray cluster give the results of one process, also if a worker is killed in the middle."""
 
 from __future__ import annotations
 
@@ -121,7 +121,7 @@ def test_a_killed_worker_loses_nothing_and_nothing_is_done_twice(photos, flags, 
         assert rows == list(range(STEPS))
     assert not list(out.rglob(".lock"))
     said = capfd.readouterr().out
-    assert "Ray shares out 4 images, 1 CPU for each" in said and "4 done, 0 failed" in said
+    assert "Ray distributes 4 images, 1 CPU each" in said and "4 done, 0 failed" in said
     summary = json.loads((out / "summary.json").read_text())
     assert [row["image"] for row in summary["images"]] == list(NAMES) and summary["failed"] == {}
 
@@ -143,7 +143,7 @@ def test_one_that_fails_leaves_the_others_and_resume_does_what_is_left(photos, f
     before = {name: (Path("out") / name / "metrics.json").stat().st_mtime_ns for name in ("a.png", "c.png", "d.png")}
     assert main([*command, "--resume"]) == 0
     said = capfd.readouterr().out
-    assert "Ray shares out 1 images" in said and "4 done, 0 failed" in said
+    assert "Ray distributes 1 images" in said and "4 done, 0 failed" in said
     assert said.count("already done in") == 3
     assert before == {name: (Path("out") / name / "metrics.json").stat().st_mtime_ns for name in before}
 
@@ -158,7 +158,7 @@ def test_ctrl_c_lets_workers_save_checkpoints(photos, flags, workers, capfd):
     command = ["restore", "photos", "--task", "sr2", "--out", "out", "--engine", "ray", *flags, "--steps", "900"]
     threading.Thread(target=press, daemon=True).start()
     assert main([*command, "--checkpoint-every", "1000"]) == 130
-    assert "what was done is kept, go on with --resume" in capfd.readouterr().err
+    assert "what was done is kept, continue with --resume" in capfd.readouterr().err
     begun = [log.parent for log in Path("out").glob("*/steps.jsonl")]
     assert begun and not list(Path("out").glob("*/metrics.json"))
     for run in begun:
@@ -184,8 +184,8 @@ def test_without_a_cluster_one_is_started_and_ends(tiny_folder, tmp_path):
 @pytest.mark.parametrize(
     ("given", "why"),
     [
-        (["photos/a.png"], "--engine ray goes with several images, but there is one; leave it out"),
-        (["photos", "--shard", "0/2"], "--engine ray does not go with --shard 0/2: Ray shares out all images itself"),
+        (["photos/a.png"], "--engine ray requires several images, but there is one; leave it out"),
+        (["photos", "--shard", "0/2"], "--engine ray does not go with --shard 0/2: Ray distributes all images itself"),
         (["photos", "--device", "cuda:1"], "--engine ray does not go with --device cuda:1: Ray picks the GPUs"),
     ],
 )
@@ -195,7 +195,7 @@ def test_what_does_not_go_with_ray(photos, flags, given, why, capsys):
     assert [p.name for p in Path().iterdir()] == ["photos"]
 
 
-def test_a_launcher_and_a_missing_ray_are_told(photos, flags, capsys, monkeypatch):
+def test_a_launcher_and_a_missing_ray_are_reported(photos, flags, capsys, monkeypatch):
     command = ["restore", "photos", "--task", "sr2", "--engine", "ray", *flags]
     find = importlib.util.find_spec
     monkeypatch.setattr(importlib.util, "find_spec", lambda name, *a: None if name == "ray" else find(name, *a))
@@ -212,5 +212,5 @@ def test_what_a_run_takes():
     assert cluster.gpus_each("auto", {"CPU": 4.0}, 1) == 0
     with pytest.raises(ValueError, match="the Ray cluster has no GPU; use --device cpu"):
         cluster.gpus_each("cuda", {"CPU": 4.0}, 1)
-    with pytest.raises(ValueError, match="OMP_NUM_THREADS is 5, the CPUs that a run takes, but the Ray cluster has 4;"):
+    with pytest.raises(ValueError, match="OMP_NUM_THREADS is 5, the CPUs per run, but the Ray cluster has 4;"):
         cluster.gpus_each("cpu", has, 5)

@@ -1,4 +1,4 @@
-"""Reference scores: NFSD's formula, and the scores that learn, on tiny random networks."""
+"""Reference scores: NFSD's formula, and learned scores on tiny random networks."""
 
 from __future__ import annotations
 
@@ -299,30 +299,30 @@ def told(prior, *, memory=None, **settings):
 
 
 @torch.no_grad()
-def test_what_it_is_told_besides_text_adds_nothing_at_first(prior):
+def test_what_it_is_reported_besides_text_adds_nothing_at_first(prior):
     z, t = latents(1), torch.tensor([5, 500, 999])
     assert torch.equal(told(prior)(z, t, z, z), prior.epsilon(z, t, prior.condition("red")))
 
 
-def test_it_learns_from_what_it_is_told_and_the_prior_hears_none_of_it(prior):
+def test_it_learns_from_what_it_is_reported_and_the_prior_hears_none_of_it(prior):
     before, z, t = base_score(prior), latents(1)[:1].expand(3, -1, -1, -1), 500
     score, bare = told(prior, lr=0.01), lora(prior, lr=0.01)
-    start = [p.detach().clone() for p in score.told.parameters()]
+    start = [p.detach().clone() for p in score.camera.parameters()]
     for step in range(3):
         score.learn(latents(2), step)
         bare.learn(latents(2), step)
-    assert all(not torch.equal(a, b) for a, b in zip(start, score.told.parameters(), strict=True))
+    assert all(not torch.equal(a, b) for a, b in zip(start, score.camera.parameters(), strict=True))
     own, untold = score(z, t, z, z), bare(z, t, z, z)
     for other in (1, 2):  # the same picture, told differently
         assert not torch.allclose(own[other], own[0], atol=1e-4)
         torch.testing.assert_close(untold[other], untold[0], rtol=0, atol=1e-5)
     assert torch.equal(base_score(prior), before)
-    with pytest.raises(RuntimeError), score.told.telling(prior.unet, torch.ones(1, 2)):
+    with pytest.raises(RuntimeError), score.camera.on(prior.unet, torch.ones(1, 2)):
         raise RuntimeError
     assert torch.equal(base_score(prior), before) and not prior.unet.time_embedding._forward_hooks
 
 
-def test_chunks_are_told_their_own_numbers(tiny_pipeline):
+def test_chunks_are_reported_their_own_numbers(tiny_pipeline):
     scores = []
     for chunk in (None, 2):
         score = told(LatentPrior(tiny_pipeline().to(torch.float64)), memory=Memory(chunk), lr=1e-2)
@@ -333,12 +333,12 @@ def test_chunks_are_told_their_own_numbers(tiny_pipeline):
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
-def test_in_half_precision_it_is_told_in_float32(tiny_pipeline, dtype):
+def test_in_half_precision_it_is_reported_in_float32(tiny_pipeline, dtype):
     score = told(LatentPrior(tiny_pipeline().to(dtype)), lr=0.01)
     assert {p.dtype for p in score.parameters} == {torch.float32}
     for step in range(2):
         assert score.learn(latents(2), step)["reference_skipped"] == 0
-    assert all(float(p.detach().abs().max()) > 0 for p in score.told.parameters())
+    assert all(float(p.detach().abs().max()) > 0 for p in score.camera.parameters())
 
 
 def test_scores_share_a_prior(prior):
@@ -389,12 +389,12 @@ def test_a_scale_that_is_too_large_for_float16_is_halved_until_it_learns(tiny_pi
     assert any(not torch.equal(a, b) for a, b in zip(before, again.parameters, strict=True))
 
 
-def test_a_score_that_never_learns_says_so(tiny_pipeline):
+def test_a_score_that_never_learns_raises_an_error(tiny_pipeline):
     score = lora(LatentPrior(tiny_pipeline()))
     score.loss_scale = float("inf")
     for step in range(PATIENCE - 1):
         score.learn(latents(2), step)
-    with pytest.raises(ValueError, match="cannot learn: .* in 20 steps in a row; use --dtype float32"):
+    with pytest.raises(ValueError, match="cannot learn: .* in 20 consecutive steps; use --dtype float32"):
         score.learn(latents(2), PATIENCE)
 
 
@@ -407,7 +407,7 @@ def test_initial_weights_leave_every_global_generator_alone(tiny_pipeline, monke
     assert torch.equal(torch.get_rng_state(), before)
 
 
-def test_what_cannot_be_is_told(prior):
+def test_what_cannot_be_is_reported(prior):
     points = GaussianMixture(torch.zeros(1, 2), 1.0)
     with pytest.raises(ValueError, match="gaussian mixture has no UNet"):
         LoraScore(points, points.condition(), Spread(IDS), Stream(0))

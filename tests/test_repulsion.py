@@ -164,6 +164,6 @@ def test_ensembles_do_not_feel_one_another():
 
 
 @pytest.mark.parametrize("gamma", [math.nan, math.inf, -math.inf])
-def test_a_weight_that_is_no_number_is_told(gamma):
+def test_a_weight_that_is_no_number_is_reported(gamma):
     with pytest.raises(ValueError, match="give a finite number"):
         Interaction(gamma=gamma)

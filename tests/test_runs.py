@@ -1,4 +1,4 @@
-"""Run folders: names, refusals, whole files, resuming."""
+"""Run folders: names, errors, atomic files, resuming; and the summary of several runs."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ import yaml
 
 from rsd.runs import folder as runs
 from rsd.runs.folder import RunFolder, check_folder_of_runs, check_own, slug, write_bytes, write_json
+from rsd.runs.summary import format_means, mean, mixed_networks, write_csv
 
 SETTINGS = {"seed": 0, "gamma": 50.0, "prompt": "", "box": [1, 2], "steps": 100}
 
@@ -112,14 +113,14 @@ def test_processes_that_write_the_same_file_do_not_disturb_each_other(tmp_path, 
 def test_somebody_s_own_frames_are_foreign(tmp_path):
     """A run empties its folder "frames" at the end, so it must be the run's."""
     (tmp_path / "frames").mkdir()
-    with pytest.raises(ValueError, match=r"holds other files \(frames, "):
+    with pytest.raises(ValueError, match=r"contains other files \(frames, "):
         RunFolder(tmp_path)
 
 
 @pytest.mark.parametrize("resume", [False, True])
 def test_foreign_files_are_refused(tmp_path, resume):
     (tmp_path / "thesis.tex").touch()
-    with pytest.raises(ValueError, match=r"holds other files \(thesis\.tex, \.\.\.\); choose another --out"):
+    with pytest.raises(ValueError, match=r"contains other files \(thesis\.tex, \.\.\.\); choose another --out"):
         RunFolder(tmp_path, resume=resume)
     with pytest.raises(ValueError, match="is a file"):
         RunFolder(tmp_path / "thesis.tex", resume=resume)
@@ -127,12 +128,12 @@ def test_foreign_files_are_refused(tmp_path, resume):
 
 def test_another_run_is_refused(tmp_path):
     opened(tmp_path)
-    with pytest.raises(ValueError, match="holds another run; choose another --out, or go on with --resume"):
+    with pytest.raises(ValueError, match="contains another run; choose another --out, or continue with --resume"):
         RunFolder(tmp_path)
     RunFolder(tmp_path, resume=True)
 
 
-def test_a_folder_of_runs_is_new_or_holds_runs(tmp_path):
+def test_a_folder_of_runs_is_new_or_contains_runs(tmp_path):
     for resume in (False, True):
         check_folder_of_runs(tmp_path / "new", resume=resume)
         check_folder_of_runs(tmp_path, resume=resume)
@@ -140,19 +141,19 @@ def test_a_folder_of_runs_is_new_or_holds_runs(tmp_path):
     (tmp_path / "photo" / ".config.yaml.0123abcd.part").touch()  # a run that was killed while it wrote its first file
     check_folder_of_runs(tmp_path, resume=False)
     opened(tmp_path / "photo")
-    with pytest.raises(ValueError, match="holds other runs; choose another --out, or add to it with --resume"):
+    with pytest.raises(ValueError, match="contains other runs; choose another --out, or add to it with --resume"):
         check_folder_of_runs(tmp_path, resume=False)
     check_folder_of_runs(tmp_path, resume=True)
     (tmp_path / ".summary.json.0123abcd.part").touch()
     check_folder_of_runs(tmp_path, resume=True)
     (tmp_path / "notes.txt").touch()
-    with pytest.raises(ValueError, match=r"holds other files \(notes.txt, ...\)"):
+    with pytest.raises(ValueError, match=r"contains other files \(notes.txt, ...\)"):
         check_folder_of_runs(tmp_path, resume=True)
     check_own(tmp_path, ["summary.json", "photo", "notes.txt"])
     (tmp_path / "notes.txt").unlink()
     (tmp_path / "photo" / "config.yaml").unlink()
     (tmp_path / "photo" / "thesis.tex").touch()
-    with pytest.raises(ValueError, match=r"holds other files \(photo, ...\)"):
+    with pytest.raises(ValueError, match=r"contains other files \(photo, ...\)"):
         check_folder_of_runs(tmp_path, resume=True)
 
 
@@ -172,33 +173,33 @@ def test_a_run_that_another_process_begins_meanwhile_is_no_foreign_file(tmp_path
 
 def test_a_summary_alone_is_not_written_over(tmp_path):
     (tmp_path / "summary.csv").touch()
-    with pytest.raises(ValueError, match="holds other runs"):
+    with pytest.raises(ValueError, match="contains other runs"):
         check_folder_of_runs(tmp_path, resume=False)
     check_folder_of_runs(tmp_path, resume=True)
 
 
 def test_a_folder_of_runs_where_its_runs_lie_deeper(tmp_path):
     opened(tmp_path / "runs" / "a" / "photo")
-    with pytest.raises(ValueError, match=r"holds other files \(runs, "):
+    with pytest.raises(ValueError, match=r"contains other files \(runs, "):
         check_folder_of_runs(tmp_path, resume=True)
     own = ("sweep.json", "grids")
     (tmp_path / "grids").mkdir()
     check_folder_of_runs(tmp_path, resume=True, runs="runs/*/*", own=own)
     (tmp_path / "thesis.tex").touch()
-    with pytest.raises(ValueError, match=r"holds other files \(thesis.tex, "):
+    with pytest.raises(ValueError, match=r"contains other files \(thesis.tex, "):
         check_folder_of_runs(tmp_path, resume=True, runs="runs/*/*", own=own)
 
 
 @pytest.mark.parametrize("resume", [False, True])
 def test_what_is_no_folder_of_runs(tmp_path, resume):
     opened(tmp_path / "one")
-    with pytest.raises(ValueError, match="holds a single run; choose another --out"):
+    with pytest.raises(ValueError, match="contains a single run; choose another --out"):
         check_folder_of_runs(tmp_path / "one", resume=resume)
     with pytest.raises(ValueError, match=r"config.yaml is a file; choose another --out"):
         check_folder_of_runs(tmp_path / "one" / "config.yaml", resume=resume)
     (tmp_path / "deep" / "er").mkdir(parents=True)
     (tmp_path / "deep" / "er" / "thesis.tex").touch()
-    with pytest.raises(ValueError, match=r"holds other files \(er, ...\); choose another --out"):
+    with pytest.raises(ValueError, match=r"contains other files \(er, ...\); choose another --out"):
         check_folder_of_runs(tmp_path / "deep", resume=resume)
 
 
@@ -242,7 +243,7 @@ def test_resume_with_other_settings_names_them(tmp_path):
 @pytest.mark.parametrize("text", ["", "a: [", "[1]", "words", "\x00", "a: !!python/object:os.system x"])
 def test_damaged_settings(tmp_path, text):
     (tmp_path / "config.yaml").write_text(text)
-    with pytest.raises(ValueError, match=r"config\.yaml is damaged or no run's settings"):
+    with pytest.raises(ValueError, match=r"config\.yaml is damaged or contains no settings"):
         RunFolder(tmp_path, resume=True).open(SETTINGS)
 
 
@@ -339,9 +340,7 @@ def test_a_flipped_bit_is_noticed(tmp_path, name, what):
         "step": data.index(b'step\\": ') + len(b'step\\": '), "name": data.index(b'"z"') + 1,
     }  # fmt: skip
     flipped(file, places[what])
-    with pytest.raises(
-        ValueError, match=rf"{name} is damaged \(its checksum does not fit what it holds\); delete it\.$"
-    ):
+    with pytest.raises(ValueError, match=rf"{name} is damaged \(its checksum does not match\); delete it\.$"):
         folder.load_tensors(name, **load)
     flipped(file, places[what])
     assert torch.equal(folder.load_tensors(name, **load)[0]["z"], tensors["z"])
@@ -355,7 +354,7 @@ def test_a_damaged_checkpoint_says_what_to_do_and_one_of_an_older_version_is_rea
     assert runs._checksum({"a": torch.tensor([1.0])}, "{}") == f"{one:08x}"
     folder.save_checkpoint({"x": torch.ones(100)}, {})
     flipped(tmp_path / "checkpoint.safetensors", -4)
-    told = r"delete it, and the same command with --resume starts this run from its beginning\.$"
+    told = r"delete it, then the same command with --resume restarts this run\.$"
     with pytest.raises(ValueError, match=told):
         folder.load_checkpoint()
     write_bytes(tmp_path / "checkpoint.safetensors", save({"x": torch.ones(2)}, metadata={"meta": '{"step": 3}'}))
@@ -378,3 +377,29 @@ def test_provenance_is_plain_json():
     assert made["seed"] == 3 and made["model"] == "heads" and made["revision"] is None
     assert made["versions"]["torch"].split("+")[0] == torch.__version__.split("+")[0]
     assert made["commit"] is None or len(made["commit"].rstrip("+")) == 40
+
+
+def test_a_table_is_written_atomically(tmp_path, monkeypatch):
+    file = tmp_path / "t.csv"
+    write_csv(file, [{"a": "x, y", "b": None}, {"a": "z", "b": 0.5}], ["a", "b"])
+    assert file.read_bytes() == b'a,b\r\n"x, y",\r\nz,0.5\r\n'
+
+    def full(*paths):
+        raise OSError("no space left")
+
+    monkeypatch.setattr(os, "replace", full)
+    with pytest.raises(OSError, match="no space"):
+        write_csv(file, [], ["c"])
+    assert file.read_bytes().startswith(b"a,b") and [p.name for p in tmp_path.iterdir()] == ["t.csv"]
+
+
+def test_means_ignore_none():
+    assert mean([1.0, None, 2.0]) == 1.5 and mean([None]) is None and mean([]) is None
+    assert mixed_networks(["a", "a"]) is None and mixed_networks([]) is None
+    assert "(None, a)" in mixed_networks(["a", None, "a"])
+
+
+def test_a_mean_is_shown_with_its_number_of_rows():
+    rows = [{"div": 0.1, "agreement": 1.0, "janus": None}, {"div": 0.3, "agreement": None, "janus": None}]
+    means = {"div": 0.2, "agreement": 1.0, "janus": None}
+    assert format_means(rows, means) == "div 0.2, agreement 1 (of 1 of 2)"

@@ -1,4 +1,4 @@
-"""Noise schedules: variance preserving, and a flow's as one."""
+"""Noise schedules: variance preserving, and those of flows."""
 
 from __future__ import annotations
 
@@ -45,10 +45,10 @@ def test_a_shift_by_the_image_s_size_is_the_scheduler_s(terminal):
         Schedule.from_scheduler(theirs)
 
 
-def test_other_schedulers_are_told():
+def test_other_schedulers_are_reported():
     from diffusers import EDMEulerScheduler
 
-    with pytest.raises(ValueError, match="EDMEulerScheduler has neither cumulative alphas nor a flow's"):
+    with pytest.raises(ValueError, match="EDMEulerScheduler has no alphas_cumprod and is not a flow scheduler"):
         Schedule.from_scheduler(EDMEulerScheduler())
     with pytest.raises(ValueError, match="has invert_sigmas"):
         Schedule.from_scheduler(scheduler(invert_sigmas=True))

@@ -1,4 +1,4 @@
-"""Errors as sentences, devices, checkpoints, and what an interrupted user is told."""
+"""Errors as sentences, devices, checkpoints, and what an interrupted user sees."""
 
 from __future__ import annotations
 
@@ -8,9 +8,10 @@ import pytest
 import torch
 
 from rsd import cli
-from rsd.errors import is_mistake, told
+from rsd.errors import describe, is_mistake
 from rsd.runs.folder import RunFolder
-from rsd.runs.session import Session, flat, nested, pick_device, survives
+from rsd.runs.run import Run
+from rsd.runs.session import Session, collect_failure, flat, nested, pick_device
 
 
 @pytest.mark.parametrize(
@@ -31,19 +32,21 @@ def test_a_checkpoint_brings_back_what_it_was_given(state):
     assert plain(nested(flat(state))) == plain(state)
 
 
-def test_a_checkpoint_of_another_version_is_told(tmp_path):
-    class Strict:
+def test_a_checkpoint_of_another_version_is_reported(tmp_path):
+    class Strict(Run):
         def load_state(self, state):
             state["new"]
 
     folder = RunFolder(tmp_path)
     folder.open({})
     folder.save_checkpoint(flat({"old": 1}), {"step": 1})
-    with pytest.raises(ValueError, match="lacks 'new': another version of rsd wrote it; delete checkpoint.safetensors"):
+    with pytest.raises(
+        ValueError, match="has no 'new': another version of rsd wrote it; delete checkpoint.safetensors"
+    ):
         Session(Strict(), folder, None)
 
 
-def test_a_checkpoint_that_only_some_processes_see_is_told_to_all(tmp_path):
+def test_a_checkpoint_that_only_some_processes_see_is_reported_by_all(tmp_path):
     class Shared:
         """What a process of two hears; ``others``: whether the other sees a checkpoint, then whether it sees none."""
 
@@ -55,7 +58,8 @@ def test_a_checkpoint_that_only_some_processes_see_is_told_to_all(tmp_path):
 
     folder = RunFolder(tmp_path)
     folder.open({})
-    run = type("Run", (), {"ensemble": Shared(True, False)})()
+    run = Run()
+    run.ensemble = Shared(True, False)
     with pytest.raises(ValueError, match=r"Some of the processes see no checkpoint.safetensors in .*share"):
         Session(run, folder, None)
     folder.save_checkpoint({}, {"step": 1})
@@ -88,32 +92,34 @@ def test_full_memory_names_the_flags_that_help(error):
     wrapped = ValueError("The prior did not load")
     wrapped.__cause__ = error
     for one in (error, wrapped):
-        sentence = told(one)
+        sentence = describe(one)
         assert sentence.startswith("Out of memory (") and "--chunk 1" in sentence and "--dtype" in sentence
         assert "\n" not in sentence and not is_mistake(one)
 
 
-def test_an_error_that_nobody_foresaw_is_told_with_its_kind_and_place():
+def test_an_unexpected_error_is_reported_with_type_and_location():
     def broken(_):
         raise TypeError("bad operand\nmore")
 
     failures: dict[str, str] = {}
-    survives("good", failures, lambda: None, several=True)
-    survives("a", failures, lambda: broken(1), several=True)
-    survives("b", failures, lambda: (_ for _ in ()).throw(ValueError("The photo is grey; use another.")), several=True)
-    survives("c", failures, lambda: torch.ones(2) @ torch.ones(3), several=True)
+    collect_failure("good", failures, lambda: None, several=True)
+    collect_failure("a", failures, lambda: broken(1), several=True)
+    collect_failure(
+        "b", failures, lambda: (_ for _ in ()).throw(ValueError("The photo is grey; use another.")), several=True
+    )
+    collect_failure("c", failures, lambda: torch.ones(2) @ torch.ones(3), several=True)
     line = broken.__code__.co_firstlineno + 1
     assert (
-        failures["a"] == f"TypeError in test_session.py, line {line}: bad operand (RSD_TRACEBACK=1 shows the way there)"
+        failures["a"] == f"TypeError in test_session.py, line {line}: bad operand (RSD_TRACEBACK=1 shows the traceback)"
     )
     assert failures["b"] == "The photo is grey; use another." and failures["c"].startswith(
         "RuntimeError in test_session"
     )
     assert set(failures) == {"a", "b", "c"}
     with pytest.raises(TypeError):
-        survives("a", failures, lambda: broken(1), several=False)
+        collect_failure("a", failures, lambda: broken(1), several=False)
     with pytest.raises(KeyboardInterrupt):
-        survives("a", failures, lambda: (_ for _ in ()).throw(KeyboardInterrupt), several=True)
+        collect_failure("a", failures, lambda: (_ for _ in ()).throw(KeyboardInterrupt), several=True)
 
 
 def command(monkeypatch, error):
@@ -127,7 +133,7 @@ def command(monkeypatch, error):
 
 @pytest.mark.parametrize(
     ("name", "said"),
-    [("restore", "go on with --resume"), ("sweep", "the same command goes on"), ("toy", ""), ("heads", "")],
+    [("restore", "continue with --resume"), ("sweep", "the same command continues"), ("toy", ""), ("heads", "")],
 )
 def test_ctrl_c_says_how_to_go_on_where_one_can(name, said, monkeypatch, capsys):
     command(monkeypatch, KeyboardInterrupt())
@@ -139,7 +145,7 @@ def test_ctrl_c_says_how_to_go_on_where_one_can(name, said, monkeypatch, capsys)
 @pytest.mark.parametrize(
     ("error", "code"), [(ValueError("No."), 2), (OSError("No."), 2), (KeyError("No."), 1), (FULL[0], 1)]
 )
-def test_errors_of_a_command_are_one_sentence_and_a_traceback_only_if_asked(error, code, monkeypatch, capsys):
+def test_errors_of_a_command_are_one_sentence_and_a_traceback_only_on_request(error, code, monkeypatch, capsys):
     command(monkeypatch, error)
     assert cli.main(["toy"]) == code
     said = capsys.readouterr().err

@@ -1,4 +1,4 @@
-"""Settings files: what is wrong with one is told with its name, the field and the remedy."""
+"""Settings files: errors name the file, the field and the remedy."""
 
 import pytest
 
@@ -46,14 +46,14 @@ def test_a_mistaken_field_is_named_with_its_file_and_what_it_takes(file, command
         (b"gamma: 3\na: b: c\n", "own.yaml is not YAML in line 2 (mapping values are not allowed here); write one"),
         (b'gamma: "3\n', "own.yaml is not YAML in line 2 (found unexpected end of stream)"),
         (b"gamma: 2024-13-45\n", "own.yaml is not YAML (month must be in 1..12)"),
-        (b"- 1\n- 2\n", "own.yaml holds no settings; write one `field: value` a line"),
-        (b"", "own.yaml holds no settings"),
+        (b"- 1\n- 2\n", "own.yaml contains no settings; write one `field: value` per line"),
+        (b"", "own.yaml contains no settings"),
         (b"prompt: caf\xe9\n", "own.yaml is not UTF-8 text; save it as UTF-8."),
         (b"config: more.yaml\n", "own.yaml: config has no meaning in a file; write the fields of more.yaml here."),
         (b"lambda: 1\nlambda_: 2\n", 'own.yaml: the field "lambda" is given twice; leave one of them out.'),
     ],
 )
-def test_a_file_that_is_no_settings_is_told(file, text, told, capsys):
+def test_a_file_that_is_no_settings_is_reported(file, text, told, capsys):
     file.write_bytes(text)
     assert main(["restore", "photo.png", "--config", "own.yaml"]) == 2
     error = capsys.readouterr().err

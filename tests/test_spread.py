@@ -1,4 +1,4 @@
-"""How particles are spread over processes and chunks, and the records of a step."""
+"""How particles are distributed over processes and chunks, and the records of a step."""
 
 from __future__ import annotations
 

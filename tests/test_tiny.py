@@ -1,4 +1,4 @@
-"""A cheap force: a small decoder, smaller pictures, every k-th step."""
+"""A cheaper force: a small decoder, smaller images, every k-th step."""
 
 from __future__ import annotations
 
@@ -9,8 +9,7 @@ import pytest
 import torch
 
 from rsd.cli import main
-from rsd.features import load_features, resized
-from rsd.features.decoded import Decoded
+from rsd.features import Decoded, load_features, resized
 from rsd.features.tiny_decoder import load_decoder
 from rsd.priors import load_prior
 from tests.inverse.test_rlsd import BASE, result
@@ -48,7 +47,7 @@ def test_a_small_decoder_takes_the_prior_s_latents_and_counts(tiny_folder, tiny_
     assert phi.shape == (3, 3 * 8 * 8) and "decoder_forward" not in prior.calls
 
 
-def test_what_does_not_fit_is_told(tiny_folder, tiny_decoder, tiny_heads_pixels, tmp_path):
+def test_what_does_not_fit_is_reported(tiny_folder, tiny_decoder, tiny_heads_pixels, tmp_path):
     from diffusers import AutoencoderTiny
 
     prior = load_prior(str(tiny_folder()))
@@ -56,14 +55,14 @@ def test_what_does_not_fit_is_told(tiny_folder, tiny_decoder, tiny_heads_pixels,
         load_decoder("tinny", prior)
     with pytest.raises(ValueError, match="is an AutoencoderKL; give an AutoencoderTiny"):
         load_decoder(str(tiny_folder() / "vae"), prior)
-    with pytest.raises(ValueError, match='"tiny" is that of the built-in heads, not of the prior'):
+    with pytest.raises(ValueError, match='"tiny" is for the built-in heads, not for the prior'):
         load_decoder("tiny", prior)
     twice = AutoencoderTiny(
         encoder_block_out_channels=(8, 8, 8), decoder_block_out_channels=(8, 8, 8), num_encoder_blocks=(1, 1, 1),
         num_decoder_blocks=(1, 1, 1),
     )  # fmt: skip
     twice.save_pretrained(tmp_path / "twice")
-    with pytest.raises(ValueError, match="makes pictures of 32 px of the latents .* makes 16 px"):
+    with pytest.raises(ValueError, match="returns images of 32 px for the latents .* makes 16 px"):
         load_decoder(str(tmp_path / "twice"), prior)
     with pytest.raises(ValueError, match="takes latents of 4 channels, which the prior"):
         load_decoder(str(tiny_decoder), load_prior(str(tiny_heads_pixels)))

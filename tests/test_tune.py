@@ -1,4 +1,4 @@
-"""Which settings are chosen, and what candidates mean."""
+"""Which settings tuning selects, and the meaning of candidates."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Networks whose answers are beyond reason are named, whatever asked them; a run that diverged is not their fault."""
+"""Implausible outputs of networks are errors that name the network; a run that diverged is not the network's fault."""
 
 from __future__ import annotations
 
@@ -12,11 +12,10 @@ from safetensors.torch import load_file, save_file
 
 import rsd
 from rsd.cli import main
-from rsd.features import Function
-from rsd.features.decoded import Decoded
+from rsd.features import Decoded, Function
 from rsd.media import write_png
 from rsd.priors import load_prior
-from rsd.priors.watch import ANSWERED, ASKED, Watch
+from rsd.priors.watch import MAX_INPUT, MAX_OUTPUT, Watch
 from rsd.tasks.inverse.operators import make_operator
 
 WEIGHTS = {
@@ -44,29 +43,29 @@ def broken(tiny_folder, tmp_path):
 @pytest.mark.parametrize(
     ("answer", "told"),
     [
-        (ANSWERED, None),
-        (1.1 * ANSWERED, "answered values of 1e+04, beyond reason"),
-        (1e30, "answered values of 1e+30, beyond reason"),
-        (float("inf"), "answered values that are not finite"),
-        (float("nan"), "answered values that are not finite"),
+        (MAX_OUTPUT, None),
+        (1.1 * MAX_OUTPUT, "returned values of 1e+04, which is implausible"),
+        (1e30, "returned values of 1e+30, which is implausible"),
+        (float("inf"), "returned values that are not finite"),
+        (float("nan"), "returned values that are not finite"),
     ],
 )
-def test_an_answer_beyond_reason_is_told_once(answer, told):
+def test_an_implausible_output_is_reported_once(answer, told):
     watch = Watch()
-    watch.see("A", torch.ones(2), torch.full((2,), ASKED))
+    watch.see("A", torch.ones(2), torch.full((2,), MAX_INPUT))
     watch.see("A", torch.tensor([0.5, -answer]), torch.zeros(2))
     watch.see("A", torch.ones(2), torch.ones(2))
     if told:
-        with pytest.raises(ValueError, match=f"^A {told.replace('+', '.')}.*; mend it: its weights are damaged"):
+        with pytest.raises(ValueError, match=f"^A {told.replace('+', '.')}.*; its weights are damaged"):
             watch.check()
     watch.check()
 
 
-@pytest.mark.parametrize("given", [1.1 * ASKED, float("inf"), float("nan")])
+@pytest.mark.parametrize("given", [1.1 * MAX_INPUT, float("inf"), float("nan")])
 def test_answers_to_what_diverged_do_not_count(given):
     watch = Watch()
     watch.see("A", torch.full((2,), 1e30), torch.tensor([0.0, given]))
-    with watch.rest():
+    with watch.paused():
         watch.see("A", torch.full((2,), 1e30), torch.zeros(2))
     watch.check()
 
@@ -97,7 +96,7 @@ def test_commands_name_the_network(command, part, value, broken, tmp_path, monke
     fixed = ["--prior", str(broken), "--div-features", "pixels", "-n", "2", "--steps", "2", "--out", "out"]
     assert main([*command, *fixed]) == 2
     error = capsys.readouterr().err
-    told = re.search(rf"rsd: {re.escape(name)} answered values (of (\S+), beyond|that are not finite)", error)
+    told = re.search(rf"rsd: {re.escape(name)} returned values (of (\S+), which|that are not finite)", error)
     assert told, error
     if value == value:  # the weight times what it weighs, about 1
         assert 1e-2 * value < float(told[2]) < 1e2 * value
@@ -115,19 +114,19 @@ def test_scenes_name_the_network(gamma, broken, tmp_path, monkeypatch, capsys):
     assert name.replace("decoder", "encoder") in capsys.readouterr().err
 
 
-def test_python_is_told_too(broken):
+def test_python_is_reported_too(broken):
     name = damaged(broken, "vae", 1e30)
     f, y = make_operator("sr2", size=16), torch.zeros(1, 3, 8, 8)
     with pytest.raises(ValueError) as told:
         rsd.restore(y, f, prior=str(broken), features="pixels", particles=2, steps=2, gamma=5.0)
-    assert str(told.value).startswith(f"{name} answered values of")
+    assert str(told.value).startswith(f"{name} returned values of")
 
 
 @pytest.mark.parametrize("scale", [1e30, float("nan")])
-def test_a_feature_map_beyond_reason_is_named_and_the_decoder_is_not(tiny_folder, scale):
+def test_an_implausible_feature_map_is_named_and_the_decoder_is_not(tiny_folder, scale):
     prior = load_prior(str(tiny_folder("epsilon")))
     embed = Decoded(prior, Function(lambda x: x.flatten(1) * scale, "mine:map"))
-    with pytest.raises(ValueError, match='The feature map "mine:map" answered values .*, of healthy pictures'):
+    with pytest.raises(ValueError, match='The feature map "mine:map" returned values .* for plausible images'):
         embed(torch.zeros(1, *prior.latent_shape))
     prior.watch.check()
 

@@ -1,4 +1,4 @@
-"""One loader of weights for all: plain, of a variant, in shards, from folders and from the hub's cache."""
+"""The loader of weights: without a variant, with one, in shards, from folders and the hub cache."""
 
 from __future__ import annotations
 
@@ -46,13 +46,13 @@ def told():
     """The warnings, in whatever part they are."""
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
-        yield lambda: {str(one.message) for one in caught if "no plain weights" in str(one.message)}
+        yield lambda: {str(one.message) for one in caught if "has only variants of its weights" in str(one.message)}
 
 
 def named(variant, what, folder):
-    """What is said where plain weights are wanted."""
-    taken = f'those of the variant "{variant}" are taken, as exact as they were saved.'
-    return {f'The {what} "{folder}" has no plain weights: {taken}'} if variant else set()
+    """Return the warning if weights without a variant are preferred."""
+    taken = f'using "{variant}" in its saved precision.'
+    return {f'The {what} "{folder}" has only variants of its weights; {taken}'} if variant else set()
 
 
 @pytest.mark.parametrize(("variant", "most"), VARIANTS)
@@ -156,19 +156,19 @@ def test_which_variant_is_taken(tmp_path, dtype, there, taken):
 @pytest.mark.parametrize(
     ("files", "says"),
     [
-        ({"pytorch_model.bin": ""}, "holds pytorch_model.bin, but no model.safetensors. Only safetensors are loaded "
+        ({"pytorch_model.bin": ""}, "contains pytorch_model.bin, but no model.safetensors. Only safetensors are loaded "
             "(pickles can run code): convert it with save_pretrained(FOLDER)."),
-        ({"other.safetensors": ""}, "holds no model.safetensors, nor one of a variant (model.fp16.safetensors); write "
-            "it again with save_pretrained."),
+        ({"other.safetensors": ""}, "contains no model.safetensors, nor one of a variant (model.fp16.safetensors); "
+            "write it again with save_pretrained."),
         ({"model.safetensors.index.fp16.json": '{"weight_map": {"a": "model.fp16-00001-of-00002.safetensors"}}',
             "pytorch_model.bin": ""}, "model.fp16-00001-of-00002.safetensors is missing; copy or write it again."),
         ({"model.safetensors.index.json": '{"weight_map": {"a": "../a.safetensors"}}'},
-            "is no list of safetensors; copy or write it again."),
-        ({"model.safetensors.index.json": "{"}, "is no list of safetensors; copy or write it again."),
-        ({}, "holds no model.safetensors"),
+            "is not a list of safetensors; copy or write it again."),
+        ({"model.safetensors.index.json": "{"}, "is not a list of safetensors; copy or write it again."),
+        ({}, "contains no model.safetensors"),
     ],
 )  # fmt: skip
-def test_what_cannot_be_loaded_is_told_with_the_remedy(tmp_path, files, says):
+def test_what_cannot_be_loaded_is_reported_with_the_remedy(tmp_path, files, says):
     for name, text in files.items():
         (tmp_path / name).write_text(text)
     with pytest.raises(ValueError) as caught:
@@ -184,7 +184,7 @@ def test_a_damaged_variant_is_not_to_be_converted(tiny_vit, tmp_path):
     file = tmp_path / "model.fp16.safetensors"
     file.write_bytes(file.read_bytes()[:100])
     with pytest.raises(
-        ValueError, match="did not load: .* A file is damaged: fetch, copy or write it again.$"
+        ValueError, match="did not load: .* A file is damaged: download, copy or write it again.$"
     ) as caught:
         load_features(str(tmp_path))
     assert "convert" not in str(caught.value)

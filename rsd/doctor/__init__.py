@@ -1,4 +1,4 @@
-"""``rsd doctor``: what this machine can do, and why not."""
+"""``rsd doctor``: report what this machine supports, and how to fix what it does not."""
 
 from __future__ import annotations
 
@@ -26,36 +26,37 @@ BACKENDS = {
 }
 MODELS = {
     "latent": "the prior heads", "pixel": "the prior heads-pixels", "features": "the repulsion's features",
-    "classifier": "the scoring network", "face": "what tells faces from backs",
+    "classifier": "the scoring network", "face": "the detector of faces",
 }  # fmt: skip
 
 
 def main(argv: list[str]) -> int:
-    """Print the report; returns the exit code."""
-    parser = argparse.ArgumentParser(prog="rsd doctor", description="What this machine can do, and why not.")
-    parser.add_argument("--quick", action="store_true", help="leave out how long runs take (measured in some seconds)")
+    """Print the report. Return the exit code."""
+    parser = argparse.ArgumentParser(
+        prog="rsd doctor", description="Report what this machine supports, and how to fix what it does not."
+    )
+    parser.add_argument("--quick", action="store_true", help="skip the time estimates (which take some seconds)")
     quick = parser.parse_args(argv).quick
     for line in report():
         print(line, flush=True)
-    for line in [] if quick else told(_times):
+    for line in [] if quick else section_lines(_times):
         print(line, flush=True)
     return 0
 
 
 def report() -> list[str]:
-    """The lines of the report, section by section; never raises."""
-    return [
-        line for section in (_versions, _devices, _backends, _built_in, _families, _cache) for line in told(section)
-    ]
+    """Return the lines of the report. Never raises."""
+    sections = (_versions, _devices, _backends, _built_in, _families, _cache)
+    return [line for section in sections for line in section_lines(section)]
 
 
-def told(section: Callable[[], Iterator[str]]) -> list[str]:
-    """Its lines, or why they cannot be told."""
+def section_lines(section: Callable[[], Iterator[str]]) -> list[str]:
+    """Return the lines of a section, or the error that prevents them."""
     lines: list[str] = []
     try:
         lines += section()
-    except Exception as error:  # a broken installation is what a doctor is asked about
-        lines.append(f"{section.__name__.strip('_')}: cannot be told ({_why(error)})")
+    except Exception as error:  # installations may be broken
+        lines.append(f"{section.__name__.strip('_')}: not available ({_why(error)})")
     return lines
 
 
@@ -106,7 +107,7 @@ def _devices() -> Iterator[str]:
     else:
         built = torch.version.cuda
         why = (
-            f"this torch is built for CUDA {built}, but no driver or device answers: see nvidia-smi"
+            f"this torch is built for CUDA {built}, but there is no driver or device: see nvidia-smi"
             if built
             else "a CPU build of torch; for a GPU install the CUDA build from pytorch.org"
         )
@@ -115,7 +116,7 @@ def _devices() -> Iterator[str]:
 
 
 def _multiplies(device: str) -> str:
-    """The precisions that a device has instructions for, and what follows for --autocast and --dtype."""
+    """Describe the precisions that a device supports in hardware, for --autocast and --dtype."""
     import torch
 
     from rsd.priors.precision import instructions, multiplies_in
@@ -125,19 +126,18 @@ def _multiplies(device: str) -> str:
     lacks = [name for name in halves if name not in has]
     by = f" ({', '.join(instructions())})" if device == "cpu" and has and instructions() else ""
     slow = f", not in {' or '.join(lacks)} (emulated: 20 to 40 times slower)" if lacks else ""
-    refused = "; --autocast is refused" if "bfloat16" in lacks else ""
+    refused = "; --autocast is not possible" if "bfloat16" in lacks else ""
     return ", ".join(["float32", *has]) + by + slow + refused
 
 
 def _times() -> Iterator[str]:
-    """How long runs take on the CPU, from a few passes of the built-in networks."""
-    from rsd.doctor.estimate import KINDS, estimate, measured, samples
-    from rsd.doctor.estimate import told as ranged
+    """Estimate the time of runs on the CPU from a few passes of the built-in networks."""
+    from rsd.doctor.estimate import KINDS, estimate, format_range, measure, samples
 
-    seconds = measured(samples())
-    yield "time of runs with the built-in priors on this CPU, as it is used now (estimated from a few network passes):"
+    seconds = measure(samples())
+    yield "time of runs with the built-in priors on this CPU under its current load (from a few network passes):"
     for kind in KINDS:
-        yield f"  {kind.title} (N = {kind.particles}, {kind.steps} steps): {ranged(*estimate(kind, seconds))}"
+        yield f"  {kind.title} (N = {kind.particles}, {kind.steps} steps): {format_range(*estimate(kind, seconds))}"
 
 
 def _backends() -> Iterator[str]:
@@ -149,7 +149,7 @@ def _backend(name: str, remedy: str) -> str:
     try:
         with warnings.catch_warnings(action="ignore"):
             importlib.import_module(name)
-    except Exception as error:  # tinycudann raises OSError without CUDA, others whatever they like
+    except Exception as error:  # tinycudann raises OSError without CUDA; others raise other types
         if isinstance(error, ModuleNotFoundError) and error.name == name:
             return f"{name}: missing; {remedy}"
         return f"{name} {_version(name)}: does not import ({_why(error)}); {remedy}"
@@ -157,7 +157,7 @@ def _backend(name: str, remedy: str) -> str:
 
 
 def _cache() -> Iterator[str]:
-    """The Stable Diffusion class and feature models in the Hugging Face cache, and the room for more."""
+    """List the models in the Hugging Face cache, and the free space."""
     from huggingface_hub import scan_cache_dir
     from huggingface_hub.constants import HF_HUB_CACHE
 

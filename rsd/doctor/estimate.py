@@ -1,5 +1,5 @@
-"""How long the built-in runs take on this machine: network passes, measured in a few seconds, times how many of them a
-run makes. What is counted is what ``network_calls`` in a run's metrics.json counts."""
+"""Estimate how long the built-in runs take on this machine: the time of network passes, measured in a few seconds,
+times their number in a run (``network_calls`` in its metrics.json)."""
 
 from __future__ import annotations
 
@@ -12,19 +12,19 @@ Calls = Mapping[str, Callable[[], object]]
 Clock = Callable[[], float]
 
 PARTICLES = 4
-"""Pictures in each measured call."""
+"""Images in each measured call."""
 TWICE, ENOUGH = 2, 1.0
-"""How often each pass is timed, unless it has taken so many seconds already."""
+"""How often each pass is timed, unless ENOUGH seconds have passed."""
 AROUND = (0.75, 1.5)
-"""The range of an estimate: what a machine's other programs, its caches and its heat do to a run."""
+"""The range of an estimate relative to its value, due to load, caches and temperature."""
 START = 10.0
-"""Seconds of imports, models and files."""
+"""Seconds for imports, models and files."""
 
 
 @dataclass(frozen=True)
 class Kind:
-    """A run with its packaged settings. ``passes``: of one particle in one step; ``once``: of one particle in all;
-    ``share``: what part of its time the passes are (the rest renders, keeps and writes)."""
+    """A run with its packaged settings. ``passes``: per particle and step; ``once``: per particle; ``share``: the part
+    of the time that the passes take (the rest is rendering and files)."""
 
     title: str
     steps: int
@@ -37,20 +37,20 @@ class Kind:
 KINDS = (
     Kind(
         "the restoration of `make demo`", 100,
-        {"unet": 1, "decoder there and back": 2, "features there and back": 1},
+        {"unet": 1, "decoder with gradient": 2, "features with gradient": 1},
     ),
-    Kind(  # guidance is two passes, the learned score one, and one there and back to learn; 41 frames are decoded
+    Kind(  # two passes for guidance, one for the learned score, one with gradient to train it; 41 decoded frames
         "a text-to-image run", 240,
-        {"unet": 3, "unet there and back": 1, "decoder there and back": 0.6, "features there and back": 0.6},
+        {"unet": 3, "unet with gradient": 1, "decoder with gradient": 0.6, "features with gradient": 0.6},
         {"decoder": 42},
     ),
-    Kind("a text-to-3d run of four scenes", 400, {"pixel unet": 2, "features there and back": 1}, share=0.4),
+    Kind("a text-to-3d run of four scenes", 400, {"pixel unet": 2, "features with gradient": 1}, share=0.4),
 )  # fmt: skip
-"""Defaults of three commands: their N, steps, guidance and window are checked by a test against configs/."""
+"""Defaults of three commands; a test compares N, steps, guidance and window with configs/."""
 
 
 def samples() -> dict[str, Callable[[], object]]:
-    """The passes of the built-in networks, each of PARTICLES pictures at once. Loads the models."""
+    """Return the passes of the built-in networks, each with PARTICLES images. Loads the models."""
     import torch
 
     from rsd.features import load_features
@@ -62,25 +62,25 @@ def samples() -> dict[str, Callable[[], object]]:
     picture = torch.randn(PARTICLES, 3, latent.image_size, latent.image_size, generator=draw)
     half = latent.schedule.T // 2
 
-    def back(function: Callable[[torch.Tensor], torch.Tensor], at: torch.Tensor) -> Callable[[], object]:
-        def there_and_back() -> object:
+    def differentiated(function: Callable[[torch.Tensor], torch.Tensor], at: torch.Tensor) -> Callable[[], object]:
+        def with_gradient() -> object:
             leaf = at.clone().requires_grad_()
             return torch.autograd.grad(function(leaf).sum(), leaf)
 
-        return there_and_back
+        return with_gradient
 
     return {
         "unet": torch.no_grad()(lambda: latent.epsilon(z, half)),
-        "unet there and back": back(lambda leaf: latent.epsilon(leaf, half), z),
+        "unet with gradient": differentiated(lambda leaf: latent.epsilon(leaf, half), z),
         "decoder": torch.no_grad()(lambda: latent.decode(z)),
-        "decoder there and back": back(latent.decode, z),
-        "features there and back": back(features, picture),
+        "decoder with gradient": differentiated(latent.decode, z),
+        "features with gradient": differentiated(features, picture),
         "pixel unet": torch.no_grad()(lambda: pixel.epsilon(x, half)),
     }
 
 
-def measured(calls: Calls, clock: Clock = time.monotonic) -> dict[str, float]:
-    """Seconds of each pass for one particle: the median, after a call that is not counted."""
+def measure(calls: Calls, clock: Clock = time.monotonic) -> dict[str, float]:
+    """Measure the median seconds of each pass per particle, after a warm-up call."""
     found = {}
     for name, call in calls.items():
         call()
@@ -94,15 +94,15 @@ def measured(calls: Calls, clock: Clock = time.monotonic) -> dict[str, float]:
 
 
 def estimate(kind: Kind, seconds: Mapping[str, float]) -> tuple[float, float]:
-    """From how many seconds to how many a run takes, where one particle's passes take ``seconds``."""
+    """Return the range of seconds that a run takes, from the ``seconds`` of one particle's passes."""
     step = sum(count * seconds[name] for name, count in kind.passes.items())
     once = sum(count * seconds[name] for name, count in kind.once.items())
     middle = START + kind.particles * (kind.steps * step + once) / kind.share
     return AROUND[0] * middle, AROUND[1] * middle
 
 
-def told(low: float, high: float) -> str:
-    """A range of seconds for people: in seconds, minutes or hours, by its upper end."""
+def format_range(low: float, high: float) -> str:
+    """Format a range of seconds in seconds, minutes or hours, depending on its upper end."""
     size, unit = next((s, u) for s, u in ((1, "s"), (60, "minutes"), (3600, "hours")) if high < 120 * s or u == "hours")
     a, b = (f"{value / size:.0f}" if value / size >= 9.5 else f"{value / size:.1f}" for value in (low, high))
     return f"{a} to {b} {unit}"

@@ -1,4 +1,4 @@
-"""Feature maps for the repulsion: modules from images [B, 3, H, W] in [-1, 1] to features [B, d], differentiable."""
+"""Feature maps for the repulsion: differentiable modules from images [B, 3, H, W] in [-1, 1] to features [B, d]."""
 
 from __future__ import annotations
 
@@ -10,33 +10,37 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import nn
+from torch.utils.checkpoint import checkpoint
 
 from rsd.features import perceptual
-from rsd.hub import built_in_folder, check_name, fetch, quietly, read_json
+from rsd.hub import built_in_folder, check_name, fetch, find_object, quietly, read_json
 from rsd.hub.weights import load_model
-from rsd.runs.plugin import find
+from rsd.priors.base import Prior, multiplying
+from rsd.priors.watch import MAX_FEATURE, MAX_INPUT, REMEDY, beyond, magnitude, watch_of
 
 Embedding = Callable[[torch.Tensor], torch.Tensor]
 
 BUILT_IN = ("pixels", "heads", "heads-layers", "lpips")
 IMAGENET = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 UNCHANGED = (0.5, 0.5, 0.5), (0.5, 0.5, 0.5)
-"""Mean and standard deviation in [0, 1] that hand [-1, 1] to the network as it is."""
+"""Mean and standard deviation in [0, 1] that leave [-1, 1] unchanged."""
 VITS = ("vit", "dinov2", "dinov2_with_registers")
 
 
 class Pixels(nn.Module):
-    """The image itself, [B, 3HW]: Euclidean distance between pictures."""
+    """The image itself, [B, 3HW], for Euclidean distances between images."""
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """Return [B, 3HW]."""
         return x.flatten(1)
 
 
 class ViT(nn.Module):
-    """CLS token of a transformers ViTModel or Dinov2Model, [B, d]; positions are interpolated for images of any size.
+    """The CLS token [B, d] of a transformers ViTModel or Dinov2Model. Positions are interpolated, so images have any
+    size.
 
-    ``mean``, ``std``: the normalisation of images in [0, 1], per channel; 0.5 and 0.5 leave [-1, 1] as it is.
-    ``size``: images are first brought to size x size, see :func:`resized`; None leaves them as they are.
+    ``mean``, ``std``: the normalisation of images in [0, 1], per channel; 0.5 and 0.5 leave [-1, 1] unchanged.
+    ``size``: resize images to size x size first (:func:`resized`); None leaves them unchanged.
     The model is frozen and in evaluation mode.
     """
 
@@ -64,11 +68,11 @@ class ViT(nn.Module):
         self.eval().requires_grad_(False)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """Features [B, d] of x [B, 3, H, W] in [-1, 1]; computed in the model's precision, returned in x's."""
+        """Return features [B, d] of x [B, 3, H, W] in [-1, 1], computed in the model's precision, in x's dtype."""
         return self._run(x).last_hidden_state[:, 0].to(x.dtype)
 
     def hidden(self, x: torch.Tensor) -> tuple[torch.Tensor, ...]:
-        """The tokens [B, 1 + P, D] after each block, the class token first; x as in :meth:`forward`."""
+        """Return the tokens [B, 1 + P, D] after each block, the CLS token first; x as in :meth:`forward`."""
         return self._run(x, output_hidden_states=True).hidden_states[1:]
 
     def _run(self, x: torch.Tensor, **options: bool) -> Any:
@@ -78,25 +82,26 @@ class ViT(nn.Module):
 
 
 def resized(x: torch.Tensor, size: int | None) -> torch.Tensor:
-    """Images [B, 3, H, W] brought to size x size (antialiased bicubic); None leaves them as they are."""
+    """Resize images [B, 3, H, W] to size x size (antialiased bicubic); None leaves them unchanged."""
     if size is None or x.shape[-2:] == (size, size):
         return x
     return F.interpolate(x, size=(size, size), mode="bicubic", antialias=True)
 
 
 class Resized(nn.Module):
-    """A feature map of images brought to size x size."""
+    """A feature map of images resized to size x size."""
 
     def __init__(self, features: nn.Module, size: int):
         super().__init__()
         self.features, self.size = features, size
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """Return features [B, d]."""
         return self.features(resized(x, self.size))
 
 
 class Function(nn.Module):
-    """A user's own map, x [B, 3, H, W] in [-1, 1] to [B, ...], flattened to [B, d]; a module is frozen."""
+    """A user's feature map from x [B, 3, H, W] in [-1, 1] to [B, ...], flattened to [B, d]; a module is frozen."""
 
     def __init__(self, function: Callable[[torch.Tensor], torch.Tensor], name: str):
         super().__init__()
@@ -104,7 +109,7 @@ class Function(nn.Module):
         self.eval().requires_grad_(False)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """Raises ValueError if the function does not return one row for each image."""
+        """Return features [B, d]. Raise ValueError if the function does not return one row per image."""
         phi = self.function(x)
         if not isinstance(phi, torch.Tensor) or phi.ndim < 2 or len(phi) != len(x):
             found = list(phi.shape) if isinstance(phi, torch.Tensor) else type(phi).__name__
@@ -113,7 +118,7 @@ class Function(nn.Module):
 
 
 def check_features_name(name: str) -> None:
-    """Raise ValueError, in one sentence, if ``name`` cannot be a feature map. Loads nothing."""
+    """Raise ValueError if ``name`` is not a valid feature map. Loads nothing."""
     if not _is_function(name):
         check_name(name, what="feature map", built_in=BUILT_IN, marker="config.json", example="facebook/dino-vits16")
 
@@ -126,20 +131,19 @@ def load_features(
     size: int | None = None,
     revision: str | None = None,
 ) -> nn.Module:
-    """A frozen feature map in float32.
+    """Load a frozen feature map in float32.
 
     ``name``: ``pixels``; ``heads`` (the built-in ViT, trained on images in [-1, 1]); ``heads-layers`` (all its layers,
-    compared as LPIPS does); ``lpips`` (32 px at least); a local folder or hub id of a ViTModel or Dinov2Model such as
-    ``facebook/dino-vits16`` (safetensors only); or ``module:function``, the user's own
-    (this runs that module's code). ``normalise``: as the model's preprocessor says (ImageNet's if it has none), which
-    is right; False hands [-1, 1] to it, as the paper's code did. ``size``: of the pictures that it is given; by default
-    the built-in one's is that of the pictures it was trained on, for others they stay as they are.
-    Raises ValueError or FileNotFoundError that says what to do, or ImportError for a package that is missing or a
-    user's module that does not import.
+    compared as in LPIPS); ``lpips`` (at least 32 px); a local folder or hub id of a ViTModel or Dinov2Model such as
+    ``facebook/dino-vits16`` (safetensors only); or ``module:function``, the user's own (this runs the module's code).
+    ``normalise``: as the model's preprocessor (ImageNet's if it has none); False passes [-1, 1], as the paper's code
+    did. ``size``: resize images to it; default: the training size for the built-in ViT, no resizing for others.
+    Raises ValueError or FileNotFoundError with the remedy, or ImportError if a package is missing or the user's module
+    does not import.
     """
     check_features_name(name)
     found = _load(name, device, normalise=normalise, size=size, revision=revision)
-    found.__dict__["name"] = name  # what messages call it
+    found.__dict__["name"] = name  # for messages
     return found
 
 
@@ -150,7 +154,7 @@ def _load(
         found = _load_other(name, device)
         return Resized(found, size) if size else found
     if name == "heads-layers":
-        return perceptual.of_vit(_load_vit("heads", normalise=normalise, size=size, revision=None)).to(device)
+        return perceptual.vit_features(_load_vit("heads", normalise=normalise, size=size, revision=None)).to(device)
     return _load_vit(name, normalise=normalise, size=size, revision=revision).to(device)
 
 
@@ -158,10 +162,10 @@ def _load_other(name: str, device: str | torch.device) -> nn.Module:
     if name == "pixels":
         return Pixels()
     if name == "lpips":
-        return perceptual.of_lpips(perceptual.lpips_network(device=device)).to(device)
-    function = find(name, what="feature map", example="my_features:embed")
+        return perceptual.lpips_features(perceptual.lpips_network(device=device)).to(device)
+    function = find_object(name, what="feature map", example="my_features:embed")
     if isinstance(function, type) or not callable(function):
-        raise ValueError(f'The feature map "{name}" is no function; it must map images to features.')
+        raise ValueError(f'The feature map "{name}" is not a function; it must map images to features.')
     return Function(function, name).to(device)
 
 
@@ -190,7 +194,7 @@ def _load_vit(name: str, *, normalise: bool, size: int | None, revision: str | N
 
 
 def _normalisation(name: str, folder: Path | None, commit: str | None) -> tuple[tuple[float, ...], tuple[float, ...]]:
-    """Mean and standard deviation of the model's preprocessor; ImageNet's if it has none."""
+    """Return mean and standard deviation of the model's preprocessor; ImageNet's if it has none."""
     if folder is not None:
         path = folder / "preprocessor_config.json"
         if not path.is_file():
@@ -211,10 +215,42 @@ def _is_function(name: str) -> bool:
 
 
 def on_cpu(features: Embedding, device: str | torch.device) -> Embedding:
-    """``features`` for images on the CPU, to the CPU, computed without gradients on ``device``."""
+    """Wrap ``features``: CPU images to CPU features, computed without gradients on ``device``."""
 
     @torch.no_grad()
     def embed(images: torch.Tensor) -> torch.Tensor:
         return features(images.to(device)).cpu()
 
     return embed
+
+
+class Decoded:
+    """phi = features(D(z_t)), [N, d], the paper's feature map of latents. ``decode``: a cheaper decoder instead of
+    D."""
+
+    lean = False
+
+    def __init__(self, prior: Prior, features: Embedding, decode: Embedding | None = None):
+        self.prior, self.features, self.decode = prior, features, decode
+
+    def __call__(self, z: torch.Tensor) -> torch.Tensor:
+        """Return features of latents [N, *latent_shape]. Raise ValueError, with the network's name, if the decoder or
+        the feature map return implausible values for plausible inputs (rsd.priors.watch)."""
+        with multiplying(z.device, self.prior.autocast):
+            x = (self.decode or self.prior.decode)(z).to(z.dtype)
+            phi = checkpoint(self.features, x, use_reentrant=False) if self.lean else self.features(x)
+        phi = phi.to(x.dtype)
+        if x.is_meta:  # a dry run
+            return phi
+        most = float(magnitude(phi)) if phi.numel() else 0.0
+        if not most <= MAX_FEATURE:
+            watch_of(self.prior).check()  # the decoder may be the cause
+            if float(magnitude(x)) <= MAX_INPUT:  # otherwise the run has diverged, which is reported there
+                name = getattr(self.features, "name", None)
+                which = f'The feature map "{name}"' if name else "The feature map"
+                raise ValueError(f"{which} {beyond(most)} for plausible images; {REMEDY} Or choose other --features.")
+        return phi
+
+    def save_memory(self, lean: bool) -> None:
+        """Switch checkpointing of the feature map on or off."""
+        self.lean = lean

@@ -1,4 +1,4 @@
-"""LPIPS (Zhang et al. 2018) as a feature map: the squared distance of two rows is the perceptual distance."""
+"""LPIPS (Zhang et al. 2018) as a feature map: the squared distance between two rows is the perceptual distance."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ ALEXNET = "https://download.pytorch.org/models/alexnet-owt-7be5be79.pth"
 
 
 class Perceptual(nn.Module):
-    """Images [B, 3, H, W] in [-1, 1] to [B, sum_l C_l P_l]: the activations a_l [B, C_l, P_l] of several layers, of
-    unit length over channels at each of the P_l places, times sqrt(w_l / P_l), so that (LPIPS, Eq. 1)
+    """Maps images [B, 3, H, W] in [-1, 1] to [B, sum_l C_l P_l]: the activations a_l [B, C_l, P_l] of several layers,
+    normalised over channels at each of the P_l positions, times sqrt(w_l / P_l), so that (LPIPS, Eq. 1)
 
         |phi(x) - phi(y)|^2 = sum_l 1/P_l sum_p |sqrt(w_l) (a_l(x)_p - a_l(y)_p)|^2
 
-    ``layers``: images to the activations, [B, C_l, ...]. ``weights``: w_l >= 0 [C_l]; None: 1 for all channels.
+    ``layers``: maps images to the activations [B, C_l, ...]. ``weights``: w_l >= 0 [C_l]; None: 1 for all channels.
     """
 
     def __init__(self, layers: Layers, weights: Sequence[torch.Tensor] | None = None):
@@ -43,7 +43,7 @@ class Perceptual(nn.Module):
 
 
 class Tokens(nn.Module):
-    """The tokens of the patches after each block of a :class:`rsd.features.ViT`."""
+    """The patch tokens after each block of a :class:`rsd.features.ViT`."""
 
     def __init__(self, vit: Any):
         super().__init__()
@@ -54,7 +54,7 @@ class Tokens(nn.Module):
 
 
 class Maps(nn.Module):
-    """The activations that LPIPS compares."""
+    """The activations of LPIPS's network."""
 
     def __init__(self, network: Any):
         super().__init__()
@@ -64,27 +64,27 @@ class Maps(nn.Module):
         return list(self.network.net(self.network.scaling_layer(x.float())))
 
 
-def of_vit(vit: Any) -> Perceptual:
-    """The layers of a :class:`rsd.features.ViT`."""
+def vit_features(vit: Any) -> Perceptual:
+    """Create the feature map of all layers of a :class:`rsd.features.ViT`."""
     return Perceptual(Tokens(vit))
 
 
-def of_lpips(network: Any) -> Perceptual:
-    """LPIPS itself, of :func:`lpips_network`."""
+def lpips_features(network: Any) -> Perceptual:
+    """Create the feature map of LPIPS from :func:`lpips_network`."""
     weights = [lin.model[-1].weight.detach() for lin in network.lins]
     return Perceptual(Maps(network), weights)
 
 
 def lpips_network(*, device: str | torch.device = "cpu") -> Any:
-    """The package's network on AlexNet, frozen; 32 px at least.
+    """Load the package's AlexNet network, frozen, for images of at least 32 px.
 
-    Raises ImportError if the package is missing or broken, FileNotFoundError if AlexNet's weights cannot be had.
+    Raises ImportError if the package is missing or broken, FileNotFoundError if AlexNet's weights are not available.
     """
     try:
         import lpips
-    except Exception as error:  # a torchvision made for another torch raises RuntimeError
+    except Exception as error:  # a torchvision built for another torch raises RuntimeError
         raise ImportError(
-            f"LPIPS needs the package lpips, and a torchvision made for this torch: pip install 'rsd[lpips]' ({error})."
+            f"LPIPS needs the package lpips and a torchvision built for this torch: pip install 'rsd[lpips]' ({error})."
         ) from error
     try:
         weights = torch.hub.load_state_dict_from_url(
@@ -93,7 +93,7 @@ def lpips_network(*, device: str | torch.device = "cpu") -> Any:
     except (OSError, RuntimeError, pickle.UnpicklingError) as error:
         folder = Path(torch.hub.get_dir()) / "checkpoints"
         raise FileNotFoundError(
-            f"LPIPS needs AlexNet's weights, which cannot be had: put {ALEXNET} into {folder} ({error})."
+            f"LPIPS needs AlexNet's weights, which are not available: put {ALEXNET} into {folder} ({error})."
         ) from error
     network = lpips.LPIPS(net="alex", pnet_rand=True, verbose=False)
     for part in network.net.children():

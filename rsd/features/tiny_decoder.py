@@ -1,4 +1,4 @@
-"""Small decoders (TAESD's class) through which the repulsion may look, an approximation of the prior's own."""
+"""Small decoders (like TAESD) that approximate the prior's own for the repulsion."""
 
 from __future__ import annotations
 
@@ -11,20 +11,20 @@ from torch import nn
 
 from rsd.hub import built_in_folder, check_name, fetch, quietly, read_json
 from rsd.hub.weights import load_model
-from rsd.memory.meta import ghost
+from rsd.memory.meta import to_meta
 from rsd.priors import over_heads
 from rsd.priors.base import Prior
 from rsd.priors.watch import Watch, watch_of
-from rsd.runs.words import articled
+from rsd.runs.words import with_article
 
 BUILT_IN = ("tiny",)
 SIZE = 64
-"""Pixels on a side of what the built-in one was trained on."""
+"""Side of the built-in decoder's training images in pixels."""
 
 
 class TinyDecoder(nn.Module):
-    """An AutoencoderTiny's decoder: latents [B, C, h, w] in the UNet's space to images [B, 3, H, W], differentiable.
-    Frozen. ``calls``: where its passes are counted, as tiny_forward and tiny_backward, one an image."""
+    """The frozen decoder of an AutoencoderTiny: maps latents [B, C, h, w] in the UNet's space to images [B, 3, H, W],
+    differentiable. ``calls`` counts its passes per image, as tiny_forward and tiny_backward."""
 
     def __init__(self, model: Any, calls: Counter[str], name: str = "a model", watch: Watch | None = None):
         super().__init__()
@@ -32,6 +32,7 @@ class TinyDecoder(nn.Module):
         self.name, self.watch = name, watch or Watch()
 
     def forward(self, z: torch.Tensor) -> torch.Tensor:
+        """Decode latents z."""
         self.calls["tiny_forward"] += len(z)
         latents = z.to(self.model.dtype) / self.model.config.scaling_factor
         x = self.model.decode(latents).sample.to(z.dtype)
@@ -42,22 +43,22 @@ class TinyDecoder(nn.Module):
 
 
 def check_decoder_name(name: str) -> None:
-    """Raise ValueError, in one sentence, if ``name`` cannot be a small decoder. Loads nothing."""
+    """Raise ValueError if ``name`` is not a valid small decoder. Loads nothing."""
     check_name(name, what="small decoder", built_in=BUILT_IN, marker="config.json", example="madebyollin/taesd")
 
 
 def load_decoder(name: str, prior: Prior) -> TinyDecoder:
-    """The small decoder ``name`` for a prior's latents: "tiny" (of the built-in heads), a hub id such as
-    madebyollin/taesd (of Stable Diffusion), or a folder of an AutoencoderTiny (safetensors only).
+    """Load the small decoder ``name`` for a prior's latents: "tiny" (for the built-in heads), a hub id such as
+    madebyollin/taesd (for Stable Diffusion), or a folder of an AutoencoderTiny (safetensors only).
 
-    Raises ValueError that says what to do if it cannot be had or does not fit the prior: its latents' space is not
-    written anywhere, but their channels and the size of its pictures must be the prior's.
+    Raises ValueError with the remedy if it is not available or does not fit the prior: the channels of the latents and
+    the size of the images must match (the latent space itself cannot be checked).
     """
     check_decoder_name(name)
     if name in BUILT_IN and not (over_heads(prior.name) and prior.image_size == SIZE):
         raise ValueError(
-            f'The small decoder "{name}" is that of the built-in heads, not of the prior {prior.name}; give one of its '
-            "latents (madebyollin/taesd is Stable Diffusion's), or leave it out."
+            f'The small decoder "{name}" is for the built-in heads, not for the prior {prior.name}; give one for its '
+            "latents (madebyollin/taesd is for Stable Diffusion), or leave it out."
         )
     what = "small decoder"
     folder = built_in_folder("tiny", marker="config.json") if name in BUILT_IN else Path(name).expanduser()
@@ -66,7 +67,7 @@ def load_decoder(name: str, prior: Prior) -> TinyDecoder:
     config = read_json(file)
     if config.get("_class_name") != "AutoencoderTiny":
         raise ValueError(
-            f'The small decoder "{name}" is {articled(str(config.get("_class_name")))}; give an AutoencoderTiny.'
+            f'The small decoder "{name}" is {with_article(str(config.get("_class_name")))}; give an AutoencoderTiny.'
         )
     channels = prior.latent_shape[0]
     if not prior.latent or config.get("latent_channels", 4) != channels:
@@ -82,10 +83,10 @@ def load_decoder(name: str, prior: Prior) -> TinyDecoder:
     )  # fmt: skip
     with torch.no_grad():
         z = torch.empty(1, *prior.latent_shape, dtype=model.dtype, device="meta")
-        made = tuple(ghost(model).decode(z).sample.shape[1:])
+        made = tuple(to_meta(model).decode(z).sample.shape[1:])
     if made != (3, prior.image_size, prior.image_size):
         raise ValueError(
-            f'The small decoder "{name}" makes pictures of {made[-1]} px of the latents of the prior {prior.name}, '
-            f"which makes {prior.image_size} px; leave it out."
+            f'The small decoder "{name}" returns images of {made[-1]} px for the latents of the prior {prior.name}, '
+            f"but that makes {prior.image_size} px; leave it out."
         )
     return TinyDecoder(model.to(prior.device), prior.calls, name, watch_of(prior))

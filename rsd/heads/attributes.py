@@ -1,8 +1,7 @@
-"""What a head can look like: attributes, their captions, and what a camera can see of them.
+"""The attributes of heads, their captions, and which of them a camera can see.
 
-*Left* and *right* are the head's own: its left side is on the right of a frontal picture. Every one-sided attribute
-(eye, ear, cheek) is drawn independently of its twin, so that the visible half of a face does not give the hidden half
-away.
+*Left* and *right* are the head's own: its left side is on the right of a frontal picture. The two sides (eye, ear,
+cheek) are drawn independently, so that the visible half of a face does not determine the hidden half.
 """
 
 from __future__ import annotations
@@ -92,7 +91,7 @@ def sample_values(rng: np.random.Generator) -> dict[str, str]:
 
 
 def sample_head(rng: np.random.Generator, view: str = "any") -> Head:
-    """Draw a head. ``view``: "frontal" (straight at the face), "any" (mostly faces) or "all" (all azimuths alike)."""
+    """Draw a head. ``view``: "frontal" (facing the camera), "any" (mostly faces) or "all" (uniform azimuth)."""
     values = sample_values(rng)
     if view == "frontal":
         azimuth, elevation = 0.0, 0.0
@@ -107,7 +106,7 @@ def sample_head(rng: np.random.Generator, view: str = "any") -> Head:
     return Head(values, Camera(azimuth, elevation, zoom), (rng.uniform(-0.5, 0.5), rng.uniform(0.2, 0.7)))
 
 
-# Where on the head an attribute shows: outward normal there, and the least cosine to the camera at which it is seen.
+# The outward normal where an attribute is, and the smallest cosine to the camera direction at which it is visible.
 _SEEN_FROM: dict[str, tuple[tuple[float, float, float], float]] = {
     "person": ((0, -0.2, 1), 0.4),
     "mouth": ((0, -0.2, 1), 0.4),
@@ -121,11 +120,11 @@ _SEEN_FROM: dict[str, tuple[tuple[float, float, float], float]] = {
     "right_cheek": ((-0.55, -0.1, 0.82), 0.4),
 }
 ON_FACE = tuple(attribute for attribute, (normal, _) in _SEEN_FROM.items() if normal[2] > 0.5)
-"""What can be seen only where a face can: all that is on the front of a head, the ears not."""
+"""Attributes that are visible only if the face is: those on the front of a head, not the ears."""
 
 
 def visible(values: dict[str, str], camera: Camera) -> dict[str, bool]:
-    """Which attributes a viewer can tell from this camera."""
+    """Return which attributes are visible from this camera."""
     seen = {a: True for a in ATTRIBUTES}
     for attribute, (normal, least) in _SEEN_FROM.items():
         n = np.array(normal) / np.linalg.norm(normal)
@@ -137,9 +136,9 @@ def visible(values: dict[str, str], camera: Camera) -> dict[str, bool]:
     return seen
 
 
-def _hair_phrase(values: dict[str, str], told: set[str]) -> str | None:
-    color = f"{values['hair_color']} " if "hair_color" in told else ""
-    style = values["hair"] if "hair" in told else None
+def _hair_phrase(values: dict[str, str], mentioned: set[str]) -> str | None:
+    color = f"{values['hair_color']} " if "hair_color" in mentioned else ""
+    style = values["hair"] if "hair" in mentioned else None
     if style in ("mohawk", "bun", "afro"):
         return f"a {color}{style}"
     if style in ("short", "long"):
@@ -147,7 +146,7 @@ def _hair_phrase(values: dict[str, str], told: set[str]) -> str | None:
     return f"{color}hair" if color and values["hair"] != "bald" else None
 
 
-def _phrases(values: dict[str, str], told: set[str]) -> list[str]:
+def _phrases(values: dict[str, str], mentioned: set[str]) -> list[str]:
     bald = values["hair"] == "bald"
     texts = {
         "glasses": {"none": "no glasses", "round": "round glasses", "sun": "sunglasses"},
@@ -158,39 +157,39 @@ def _phrases(values: dict[str, str], told: set[str]) -> list[str]:
         texts[f"{side}_eye"] = {"open": f"an open {side} eye", "patch": f"a {side} eye patch"}
         texts[f"{side}_ear"] = {"plain": f"no {side} earring", "ring": f"a {side} earring"}
         texts[f"{side}_cheek"] = {c: f"a {c} {side} cheek" for c in ATTRIBUTES["left_cheek"]}
-    if bald and values["beard"] == "full" and {"hair_color", "beard"} <= told:
+    if bald and values["beard"] == "full" and {"hair_color", "beard"} <= mentioned:
         texts["beard"]["full"] = f"a {values['hair_color']} beard"
-    parts = [_hair_phrase(values, told)]
-    parts += [texts[a][values[a]] for a in texts if a in told]
+    parts = [_hair_phrase(values, mentioned)]
+    parts += [texts[a][values[a]] for a in texts if a in mentioned]
     return [p for p in parts if p]
 
 
-def caption(values: dict[str, str], told: set[str] | None = None, view: str | None = None) -> str:
-    """The sentence that tells the attributes in ``told`` (all if None), e.g.
+def caption(values: dict[str, str], mentioned: set[str] | None = None, view: str | None = None) -> str:
+    """Return the caption of the attributes in ``mentioned`` (all if None), e.g.
     "a woman with long red hair and round glasses, pale skin, blue shirt, white background, side view"."""
-    told = set(ATTRIBUTES) if told is None else told
-    person = values["person"] if "person" in told else "person"
-    noun = f"a bald {person}" if "hair" in told and values["hair"] == "bald" else f"a {person}"
-    phrases = _phrases(values, told)
+    mentioned = set(ATTRIBUTES) if mentioned is None else mentioned
+    person = values["person"] if "person" in mentioned else "person"
+    noun = f"a bald {person}" if "hair" in mentioned and values["hair"] == "bald" else f"a {person}"
+    phrases = _phrases(values, mentioned)
     if phrases:
         noun += " with " + phrases[0]
     if len(phrases) > 1:
         noun += "".join(f", {p}" for p in phrases[1:-1]) + f" and {phrases[-1]}"
-    tail = [f"{values[a]} {a}" for a in ("skin", "shirt", "background") if a in told]
+    tail = [f"{values[a]} {a}" for a in ("skin", "shirt", "background") if a in mentioned]
     return ", ".join([noun, *tail, *([view] if view else [])])
 
 
-def sample_told(
-    head: Head, rng: np.random.Generator, *, whole: float = 0.0, least: float = 0.3, view_told: bool | None = None
+def sample_mentioned(
+    head: Head, rng: np.random.Generator, *, whole: float = 0.0, least: float = 0.3, mention_view: bool | None = None
 ) -> tuple[set[str], str | None]:
-    """What a training caption tells: a random part of the visible attributes (each with one chance, drawn from
-    ``least`` to 1), and perhaps the view (``view_told``; None: with the same chance). ``whole``: how often a caption
-    with a view also tells a part of what only other views show, as the prompt of a scene does."""
+    """Draw the attributes of a training caption and its view: each visible attribute with the same probability, drawn
+    from ``least`` to 1, and the view (``mention_view``; None: with that probability). ``whole``: how often a caption
+    with a view also mentions attributes that only other views show, as the prompt of a scene does."""
     seen = visible(head.values, head.camera)
     keep = rng.uniform(least, 1.0)
-    told = {a for a in ATTRIBUTES if seen[a] and rng.random() < keep}
-    view = head.camera.view if (rng.random() < keep if view_told is None else view_told) else None
+    mentioned = {a for a in ATTRIBUTES if seen[a] and rng.random() < keep}
+    view = head.camera.view if (rng.random() < keep if mention_view is None else mention_view) else None
     if view and whole and rng.random() < whole:
         around = [visible(head.values, Camera(azimuth, 0.0)) for azimuth in (0.0, 90.0, -90.0)]
-        told |= {a for a in ATTRIBUTES if not seen[a] and any(s[a] for s in around) and rng.random() < keep}
-    return told, view
+        mentioned |= {a for a in ATTRIBUTES if not seen[a] and any(s[a] for s in around) and rng.random() < keep}
+    return mentioned, view

@@ -1,4 +1,4 @@
-"""``rsd heads``: held-out pictures of the built-in world, to restore and to look at."""
+"""``rsd heads``: write pictures of heads that the built-in models were not trained on."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from rsd.runs.settings import make_folder
 
 @dataclass(kw_only=True)
 class Heads:
-    """Write procedural heads as PNG files that carry their attributes and caption in their text chunks."""
+    """Write procedural heads as PNG files, with attributes and caption in the text chunks."""
 
     EXAMPLES: ClassVar[tuple[str, ...]] = ("rsd heads --out heads", "rsd heads --out test --number 16 --view any")
     GROUPS: ClassVar[flags.Groups] = {"which heads": "number first split view size", "output": "out"}
@@ -23,31 +23,31 @@ class Heads:
     out: Path
     """The folder to write to."""
     number: int = 8
-    """How many."""
+    """Number of heads."""
     first: int = 0
-    """The number of the first; the same number is always the same head."""
+    """Number of the first head; a number always gives the same head."""
     split: Literal["train", "validation", "test"] = "test"
-    """Which heads: the models saw only train."""
+    """The split; the models were trained on train."""
     view: Literal["frontal", "any", "all"] = "frontal"
-    """frontal (straight at the face), any (mostly faces), all (every azimuth alike)."""
+    """frontal (facing the camera), any (mostly faces), all (uniform azimuth)."""
     size: int = 64
     """Width and height in pixels; the built-in prior works at 64."""
 
     def check(self) -> None:
-        """Raise ValueError, in one sentence, for a value that cannot work."""
+        """Raise ValueError for an invalid value."""
         for name, least in (("number", 1), ("first", 0), ("size", 8)):
             if getattr(self, name) < least:
                 raise ValueError(f"{name} is {getattr(self, name)}; give {least} or more.")
 
 
 def to_json(head: Head) -> str:
-    """What a head is, as the text of a PNG chunk."""
+    """Serialise a head for the text chunk of a PNG."""
     c = head.camera
     return json.dumps({**head.values, "camera": [c.azimuth, c.elevation, c.zoom], "light": head.light})
 
 
 def from_json(text: str) -> Head:
-    """The head that :func:`to_json` described. Raises ValueError if the text describes none."""
+    """Parse the text of :func:`to_json`. Raise ValueError if it is invalid."""
     try:
         entry = json.loads(text)
         values = {a: entry[a] for a in ATTRIBUTES}
@@ -57,12 +57,12 @@ def from_json(text: str) -> Head:
         light = entry["light"]
         return Head(values, Camera(float(azimuth), float(elevation), float(zoom)), (float(light[0]), float(light[1])))
     except (KeyError, TypeError, ValueError, IndexError) as error:
-        raise ValueError(f"this text describes no head: {text[:80]!r}") from error
+        raise ValueError(f"this text does not describe a head: {text[:80]!r}") from error
 
 
 def main(argv: list[str]) -> int:
-    """Write the pictures; returns the exit code."""
-    words = f"What a prompt can tell the priors over heads: {vocabulary()}."
+    """Write the pictures. Return the exit code."""
+    words = f"Prompts for the priors over heads can contain: {vocabulary()}."
     options = flags.parse(Heads, argv, prog="rsd heads", more=words)
     options.check()
     make_folder(options.out)

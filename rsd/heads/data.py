@@ -1,4 +1,4 @@
-"""Numbered heads: (split, index) always gives the same head, so that no data set need be shipped."""
+"""Numbered heads: (split, index) always gives the same head, so no data set is needed."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ SPLITS = {"train": 0, "validation": 1, "test": 2}
 
 
 def head_at(split: str, index: int, view: str = "any") -> Head:
-    """Head number ``index`` of a split; ``view`` as in :func:`rsd.heads.attributes.sample_head`."""
+    """Return head number ``index`` of a split; ``view`` as in :func:`rsd.heads.attributes.sample_head`."""
     return sample_head(np.random.default_rng([SPLITS[split], index]), view)
 
 
@@ -23,7 +23,7 @@ def _row(head: Head) -> list[float]:
 
 
 def head_from_row(row: np.ndarray) -> Head:
-    """The head that a row of a shard's ``heads`` array describes."""
+    """Return the head of a row in a shard's ``heads`` array."""
     n = len(ATTRIBUTES)
     values = {a: options[int(code)] for (a, options), code in zip(ATTRIBUTES.items(), row[:n], strict=True)}
     azimuth, elevation, zoom, *light = (float(v) for v in row[n:])
@@ -31,7 +31,8 @@ def head_from_row(row: np.ndarray) -> Head:
 
 
 def make_shard(split: str, shard: int, count: int = 2000, view: str = "any", size: int = 64) -> dict[str, np.ndarray]:
-    """Heads ``shard*count ... (shard+1)*count - 1``: ``images`` uint8 [count, size, size, 3], ``heads`` float32."""
+    """Render heads ``shard*count ... (shard+1)*count - 1``: ``images`` uint8 [count, size, size, 3], ``heads``
+    float32."""
     heads = [head_at(split, shard * count + k, view) for k in range(count)]
     return {
         "images": np.stack([render(h, size) for h in heads]),
@@ -40,9 +41,9 @@ def make_shard(split: str, shard: int, count: int = 2000, view: str = "any", siz
 
 
 def load_shards(folder: Path, split: str) -> dict[str, np.ndarray]:
-    """All the shards of a split that lie in ``folder``, one after another. Raises FileNotFoundError if none does."""
+    """Load all shards of a split in ``folder``, concatenated. Raise FileNotFoundError if there are none."""
     files = sorted(folder.glob(f"{split}-*.npz"))
     if not files:
-        raise FileNotFoundError(f"No {split} shards in {folder}; make them with: python scripts/train_heads.py data")
+        raise FileNotFoundError(f"No {split} shards in {folder}; make them with: python -m scripts.heads data")
     parts = [np.load(f) for f in files]
     return {key: np.concatenate([p[key] for p in parts]) for key in ("images", "heads")}

@@ -1,4 +1,5 @@
-"""What a prompt says about a head: the inverse of :func:`rsd.heads.attributes.caption`, and the words heads know."""
+"""Parse the attributes that a prompt mentions, the inverse of :func:`rsd.heads.attributes.caption`; and the
+vocabulary."""
 
 from __future__ import annotations
 
@@ -9,16 +10,16 @@ from dataclasses import dataclass, field
 from rsd.heads.attributes import ATTRIBUTES, VIEWS, Camera, caption, visible
 
 AZIMUTHS = {"front view": (0.0,), "side view": (90.0, -90.0), "back view": (180.0,)}
-"""The cameras that a view word stands for: a side view may be of either side."""
+"""The cameras of a view word; a side view may show either side."""
 SECTORS = {"front view": (0.0,), "side view": (60.0, -60.0), "back view": (180.0,)}
-"""Cameras that see of a head what anyone sees of it in the sector of that view word: sides begin beside the face."""
+"""Cameras that see everything visible in the sector of a view word; sides begin beside the face."""
 UNREMARKABLE = {**{a: options[0] for a, options in ATTRIBUTES.items()}, "hair": "short"}
 
 
 @dataclass(frozen=True)
-class Told:
-    """What a prompt tells: ``values`` of attributes, the ``view`` word or None, and the attributes that it tells in two
-    ways (``contradicted``), which are in neither ``values`` nor :attr:`open`."""
+class PromptAttributes:
+    """The attributes of a prompt: ``values``, the ``view`` word or None, and the attributes with two different values
+    (``contradicted``), which are in neither ``values`` nor :attr:`open`."""
 
     values: dict[str, str]
     view: str | None = None
@@ -26,14 +27,14 @@ class Told:
 
     @property
     def seen(self) -> list[str]:
-        """The told attributes that a picture can show from the view (the front if none is told)."""
+        """The mentioned attributes that are visible from the view (default: the front)."""
         return [a for a in ATTRIBUTES if a in self.values and self.shows(self.values, a)]
 
     @property
     def open(self) -> list[str]:
-        """The attributes left open that a picture can show from the view, whatever the other open ones are.
+        """The attributes not mentioned that are visible from the view, whatever the values of the others.
 
-        That a woman has no beard, and that who has one is a man, is not open.
+        A woman's beard, and the person with a beard, are not open.
         """
         closed = {*self.values, *self.contradicted}
         if self.values.get("person") == "woman":
@@ -43,7 +44,7 @@ class Told:
         return [a for a in ATTRIBUTES if a not in closed and self.shows(self.values, a)]
 
     def shows(self, values: dict[str, str], attribute: str) -> bool:
-        """Whether every camera of the view shows the attribute on a head of these values (the others: unremarkable)."""
+        """Return whether every camera of the view shows the attribute on a head with these values (others: default)."""
         whole = {**UNREMARKABLE, **values}
         cameras = [Camera(azimuth=azimuth) for azimuth in AZIMUTHS[self.view or VIEWS[0]]]
         return all(visible(whole, camera)[attribute] for camera in cameras)
@@ -54,7 +55,7 @@ def _any(attribute: str) -> str:
 
 
 def _rules() -> tuple[list[tuple[str, str, str]], list[tuple[str, str, str]]]:
-    """(attribute, value, pattern): first what a prompt denies, then what it says; "" where a denial tells no value."""
+    """Return (attribute, value, pattern) for negated phrases, then for others. A negation without a value has ""."""
     color, styles = _any("hair_color"), "hair|bun|mohawk|afro"
     denied = [
         ("glasses", "none", r"no glasses"),
@@ -78,15 +79,15 @@ def _rules() -> tuple[list[tuple[str, str, str]], list[tuple[str, str, str]]]:
 
 
 def _plain(prompt: str) -> str:
-    """A prompt in small letters, its words and signs apart by one space."""
+    """Normalise a prompt: lower case, words and punctuation separated by single spaces."""
     return " ".join(re.findall(r"[a-z]+|[^a-z\s]", prompt.lower()))
 
 
-def read(prompt: str) -> Told:
-    """What a prompt tells, in the words of the captions, in any order and case; other words tell nothing.
+def read(prompt: str) -> PromptAttributes:
+    """Parse the attributes of a prompt in the words of the captions, in any order and case; other words are ignored.
 
-    The inverse of ``caption``: ``read(caption(values, told, view))`` has the values of ``told`` and the view, except
-    for the hair colour of a bald head, which only a beard's phrase can tell.
+    The inverse of ``caption``: ``read(caption(values, mentioned, view))`` has the values of ``mentioned`` and the view,
+    except for the hair colour of a bald head without a beard.
     """
     text = _plain(prompt)
     denied, said = _rules()
@@ -99,7 +100,7 @@ def read(prompt: str) -> Told:
         if re.search(rf"\b{pattern}\b", text):
             found.setdefault(attribute, set()).add(value)
     views = {view for view in VIEWS if view in text}
-    return Told(
+    return PromptAttributes(
         {a: next(iter(found[a])) for a in ATTRIBUTES if len(found.get(a, ())) == 1},
         next(iter(views)) if len(views) == 1 else None,
         frozenset(a for a, values in found.items() if len(values) > 1),
@@ -107,20 +108,20 @@ def read(prompt: str) -> Told:
 
 
 def from_view(prompt: str, view: str) -> str:
-    """A prompt for a picture from ``view``, "front view" and so on: without what that view hides, as captions are. A
-    prior that reads "sunglasses, back view" may else put them on the back of the head. A prompt that captions would put
-    otherwise is left whole."""
-    told = read(prompt)
-    if told.contradicted or unknown_words(prompt) or unread_words(prompt):
+    """Return the prompt of a view such as "back view", without the attributes that this view hides, as in captions.
+    With "sunglasses, back view" a prior may put them on the back of the head. Prompts with other words are not
+    shortened."""
+    attributes = read(prompt)
+    if attributes.contradicted or unknown_words(prompt) or unread_words(prompt):
         return f"{prompt}, {view}"
-    whole = {**UNREMARKABLE, **told.values}
+    whole = {**UNREMARKABLE, **attributes.values}
     seen = [visible(whole, Camera(azimuth)) for azimuth in SECTORS[view]]
-    return caption(whole, {a for a in told.values if any(s[a] for s in seen)}, view)
+    return caption(whole, {a for a in attributes.values if any(s[a] for s in seen)}, view)
 
 
 @functools.cache
 def known_words() -> frozenset[str]:
-    """The words of all captions: those that the built-in prior was trained on."""
+    """Return the words of all captions, on which the built-in priors were trained."""
     plain = {a: options[-1] for a, options in ATTRIBUTES.items()}
     heads = [{**plain, attribute: value} for attribute, options in ATTRIBUTES.items() for value in options]
     texts = [caption(values, view=view) for values in heads for view in VIEWS] + [caption(plain, set())]
@@ -128,13 +129,13 @@ def known_words() -> frozenset[str]:
 
 
 def unknown_words(prompt: str) -> list[str]:
-    """The words of a prompt that no caption has, in order, each once; digits and signs of other scripts are words."""
+    """Return the words of a prompt that are in no caption, in order, without duplicates."""
     words = re.findall(r"[^\W_]+", prompt.lower())
     return [word for word in dict.fromkeys(words) if word not in known_words()]
 
 
 def unread_words(prompt: str) -> list[str]:
-    """The words of a prompt that are attributes' values but tell none where they stand, as "green" in "a green bun"."""
+    """Return the words that are values but mention no attribute in their place, such as "green" in "a green bun"."""
     text = _plain(prompt)
     denied, said = _rules()
     read = {
@@ -146,7 +147,7 @@ def unread_words(prompt: str) -> list[str]:
 
 
 def vocabulary() -> str:
-    """What a prompt can tell the built-in prior, in one sentence."""
+    """List what prompts for the built-in priors can contain."""
     hair = f"{'/'.join(ATTRIBUTES['hair'][1:3])} {'/'.join(ATTRIBUTES['hair_color'])} hair"
     sides = "a left/right eye patch, a left/right earring, a red/blue left/right cheek"
     others = [f"{'/'.join(ATTRIBUTES[a])} {a}" for a in ("skin", "shirt", "background")]

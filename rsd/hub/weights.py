@@ -1,6 +1,5 @@
-"""The weights of a model: safetensors, plain or of a variant (fp16, bf16 ...), whole or in shards, in a folder or on
-the hub.
-"""
+"""Find and load the weights of a model in a folder or on the hub: safetensors, of a variant (fp16, bf16 ...) or not, in
+one file or in shards."""
 
 from __future__ import annotations
 
@@ -20,14 +19,14 @@ from rsd.hub import broken, fetch, quietly
 
 PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl")
 SMALLER = {torch.float16: ("fp16",), torch.bfloat16: ("bf16", "fp16")}
-"""Variants that are enough for a precision, the best first."""
+"""Variants that suffice for a precision, the best first."""
 BEST = ("", "fp32", "ema", "fp16", "bf16")
-"""Variants, the most exact first; "" is plain. Others come after, by name."""
+"""Variants, the most precise first; "" means no variant. Others follow by name."""
 
 
 @dataclass(frozen=True)
 class Weights:
-    """Where a model's weights are, on this machine: ``files``, in a ``folder``; ``variant``: None for plain ones."""
+    """The local ``files`` of a model's weights in a ``folder``; ``variant``: None for weights without one."""
 
     folder: Path
     variant: str | None
@@ -38,9 +37,8 @@ def load_model(
     kind: Any, name: str, folder: Path | None, *, what: str, dtype: torch.dtype, part: str = "",
     commit: str | None = None, **options: Any,
 ) -> Any:  # fmt: skip
-    """A model of class ``kind``, of diffusers or transformers, in that precision; ``options``: of its from_pretrained.
-
-    Raises ValueError that says what to do; see :func:`find_weights` for the others.
+    """Load a model of class ``kind`` (of diffusers or transformers). ``options``: for from_pretrained; for the other
+    arguments see :func:`find_weights`. Raises ValueError with the remedy.
     """
     stem = "diffusion_pytorch_model" if kind.__module__.startswith("diffusers") else "model"
     found = find_weights(name, folder, what=what, stem=stem, dtype=dtype, part=part, commit=commit)
@@ -62,11 +60,11 @@ def find_weights(
     name: str, folder: Path | None, *, what: str, stem: str = "model", dtype: torch.dtype = torch.float32,
     part: str = "", commit: str | None = None,
 ) -> Weights:  # fmt: skip
-    """The weights of a model, or of its ``part`` (a subfolder), in ``folder``, or where that is None of the hub's model
-    ``name``, downloaded. ``stem``: of their files' names. In half precision a variant that is enough is taken where
-    there is one, else plain ones, and where there are none any variant, which a warning tells.
+    """Find the weights of a model, or of its ``part`` (a subfolder), in ``folder``, or download the hub's model
+    ``name`` if that is None. ``stem``: of the file names. A variant that suffices for half precision is preferred, then
+    weights without a variant, then any variant, with a warning.
 
-    ``what`` names the thing in messages ("prior"). Raises ValueError that says what to do if there are none.
+    ``what`` is the noun in messages ("prior"). Raises ValueError with the remedy if there are no weights.
     """
     if folder is not None:
         here = folder / part
@@ -74,10 +72,10 @@ def find_weights(
         files = tuple(here / file for file in _shards(here / first, name, what))
         for file in files:
             if not file.is_file():
-                raise ValueError(f'The {what} "{name}" is not whole: {file} is missing; copy or write it again.')
+                raise ValueError(f'The {what} "{name}" is incomplete: {file} is missing; copy or write it again.')
     else:
         names = _of_hub(name, commit, part, stem, dtype)
-        if not names:  # nothing is known: why not, is told by whoever is asked for the likeliest
+        if not names:  # no listing: downloading the most likely file raises the reason
             return _downloaded(name, commit, part, f"{stem}.safetensors", None, what)
         variant, first = _choose(names, name, what, stem, dtype, name if not part else f"{part} of {name}")
         return _downloaded(name, commit, part, first, variant, what)
@@ -94,25 +92,24 @@ def _downloaded(name: str, commit: str | None, part: str, first: str, variant: s
 def _choose(
     names: Collection[str], name: str, what: str, stem: str, dtype: torch.dtype, where: str
 ) -> tuple[str | None, str]:
-    """The variant, None for plain, and the file to begin with: the weights, or the index of their shards."""
+    """Return the variant (or None) and its first file: the weights, or the index of their shards."""
     variants = _variants(names, stem)
     order = _order(dtype)
     if variants:
         best = min(variants, key=lambda v: (order.index(v) if v in order else len(order), v))
         if best and best not in SMALLER.get(dtype, ()):
             warnings.warn(
-                f'The {what} "{name}" has no plain weights: those of the variant "{best}" are taken, as exact as they '
-                "were saved.",
+                f'The {what} "{name}" has only variants of its weights; using "{best}" in its saved precision.',
                 stacklevel=2,
             )
         return best or None, variants[best]
     if pickle := next((file for file in sorted(names) if file.endswith(PICKLES)), None):
         raise ValueError(
-            f'The {what} "{name}" did not load: {where} holds {pickle}, but no {stem}.safetensors. Only safetensors '
+            f'The {what} "{name}" did not load: {where} contains {pickle}, but no {stem}.safetensors. Only safetensors '
             "are loaded (pickles can run code): convert it with save_pretrained(FOLDER)."
         )
     raise ValueError(
-        f'The {what} "{name}" did not load: {where} holds no {stem}.safetensors, nor one of a variant '
+        f'The {what} "{name}" did not load: {where} contains no {stem}.safetensors, nor one of a variant '
         f"({stem}.fp16.safetensors); write it again with save_pretrained."
     )
 
@@ -123,7 +120,7 @@ def _order(dtype: torch.dtype) -> tuple[str, ...]:
 
 
 def _variants(names: Collection[str], stem: str) -> dict[str, str]:
-    """The file that each variant begins with, "" being plain; one whole file goes before shards."""
+    """Return the first file of each variant ("" for none); a single file is preferred to shards."""
     found: dict[str, str] = {}
     for pattern in (rf"{stem}\.safetensors\.index(?:\.([\w-]+))?\.json", rf"{stem}(?:\.([\w-]+))?\.safetensors"):
         for file in names:
@@ -133,7 +130,7 @@ def _variants(names: Collection[str], stem: str) -> dict[str, str]:
 
 
 def _shards(first: Path, name: str, what: str) -> list[str]:
-    """The names of the files of weights: of an index those that it lists."""
+    """Return the names of the weight files: those that an index lists, or the file itself."""
     if first.suffix != ".json":
         return [first.name]
     try:
@@ -141,7 +138,7 @@ def _shards(first: Path, name: str, what: str) -> list[str]:
         assert listed and all(Path(file).name == file and file.endswith(".safetensors") for file in listed)
     except (OSError, ValueError, KeyError, TypeError, AttributeError, AssertionError):
         raise ValueError(
-            f'The {what} "{name}" did not load: {first} is no list of safetensors; copy or write it again.'
+            f'The {what} "{name}" did not load: {first} is not a list of safetensors; copy or write it again.'
         ) from None
     return listed
 
@@ -151,17 +148,17 @@ def _names(folder: Path) -> list[str]:
 
 
 def _of_hub(name: str, commit: str | None, part: str, stem: str, dtype: torch.dtype) -> list[str]:
-    """The files of a hub model's part: those in the cache, if the best of all are among them, else those on the hub, or
-    if it does not answer those in the cache all the same."""
+    """Return the files of a hub model's part: the cached ones if they include the preferred variant, otherwise those on
+    the hub, or the cached ones if it does not respond."""
     import huggingface_hub
 
     cached: list[str] = []
-    with suppress(Exception):  # there is no cache of it
+    with suppress(Exception):  # it is not cached
         root = huggingface_hub.snapshot_download(name, revision=commit, local_files_only=True)
         cached = _names(Path(root) / part)
     if _order(dtype)[0] in _variants(cached, stem):
         return cached
-    with suppress(Exception):  # offline, gated, removed: what is asked of it next tells why
+    with suppress(Exception):  # offline, gated or removed: the next request raises the reason
         inside = [Path(file).name for file in _listed(name, commit) if Path(file).parent == Path(part)]
         return inside or cached
     return cached
@@ -169,7 +166,7 @@ def _of_hub(name: str, commit: str | None, part: str, stem: str, dtype: torch.dt
 
 @cache
 def _listed(name: str, commit: str | None) -> list[str]:
-    """All files of a hub model, asked once for all of its parts."""
+    """List all files of a hub model."""
     import huggingface_hub
 
     return huggingface_hub.list_repo_files(name, revision=commit)

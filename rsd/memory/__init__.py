@@ -1,9 +1,9 @@
-"""How many particles go through a network at once, and which graphs are kept: memory against time, the same results.
+"""Trade memory for time, with the same results: how many particles go through a network at once, which graphs are kept.
 
-fast   the graphs of all particles' features are kept until the force is pulled back
-flat   they are computed again, chunk by chunk, so that memory does not grow with N
-lean   and inside a chunk only the inputs of the decoder's blocks and of the feature map are kept
-auto   the first of these that fits into what is free, by a dry run of the networks (rsd.dryrun)
+fast   keep the graphs of all particles' features until the force is backpropagated
+flat   recompute them chunk by chunk, so that memory does not grow with N
+lean   also checkpoint the decoder's blocks and the feature map
+auto   the first of these that fits into the free memory, by a dry run of the networks (rsd.memory.meta)
 """
 
 from __future__ import annotations
@@ -16,34 +16,34 @@ from typing import Any, Protocol, TypeVar, runtime_checkable
 import torch
 
 from rsd.distributed import processes
-from rsd.errors import OwnNote, is_out_of_memory
-from rsd.memory.available import available
-from rsd.memory.meta import Bytes, ghost
+from rsd.errors import RankWarning, is_out_of_memory
+from rsd.memory.meta import Bytes, to_meta
+from rsd.memory.usage import available
 
 T = TypeVar("T")
 GIB = 2**30
 SHARE = 0.8
-"""Of the memory that is free, what a plan may use: the rest is for kernels' workspaces and fragmentation."""
+"""The part of the free memory that a plan may use; the rest is for workspaces and fragmentation."""
 LATENT, PIXEL, SMALL = 64 * 2**10, 2**20, 64
-"""Bytes a pixel that no network on latents comes near (Stable Diffusion's UNet, decoder and encoder in one graph: 47
-KiB), nor one on pixels (DeepFloyd IF-XL's UNet with its gradient: 595 KiB), and the side of a picture up to which that
-is taken for granted: to measure it would take longer than a step."""
+"""Upper bounds of bytes per pixel for networks on latents (Stable Diffusion's UNet, decoder and encoder in one graph:
+47 KiB) and on pixels (DeepFloyd IF-XL's UNet with its gradient: 595 KiB). Up to images of side SMALL they replace a dry
+run, which would take longer than a step."""
 
 
 @runtime_checkable
 class Thrifty(Protocol):
-    """A part of a run (a prior, a feature map) that can keep its graphs in part only."""
+    """A prior or feature map that supports gradient checkpointing."""
 
     def save_memory(self, lean: bool) -> None:
-        """Keep them in part, or whole again."""
+        """Switch checkpointing on or off."""
         ...
 
 
 @dataclass
 class Memory:
-    """``chunk``: particles in a network at once; None: all. ``keep``: whether the features' graphs of all chunks are
-    kept. ``lean``: whether graphs are kept in part only. ``why``: what :func:`plan` found, in a line. ``parts``: of the
-    run, those that :func:`save_memory` speaks to."""
+    """``chunk``: particles that go through a network at once; None: all. ``keep``: keep the features' graphs of all
+    chunks. ``lean``: use checkpointing. ``why``: the reason of the plan in a line. ``parts``: the prior and the feature
+    map, for :func:`save_memory`."""
 
     chunk: int | None = None
     keep: bool = False
@@ -52,10 +52,11 @@ class Memory:
     parts: tuple[Any, ...] = field(default=(), repr=False, compare=False)
 
     def each(self, n: int, work: Callable[[slice], T], graphs: dict[Any, Any] | None = None) -> list[T]:
-        """``work`` of n rows, a chunk at a time. Where memory is full, ``graphs`` are dropped and no more are kept, or
-        if there are none the chunk is halved, and at one row graphs are kept in part only, all for good, and the rows
-        are done again: ``work`` must leave nothing behind when it raises, and take part in nothing that several
-        processes do together."""
+        """Apply ``work`` to n rows, one chunk at a time.
+
+        If memory is full, permanently need less and repeat the chunk: drop ``graphs`` and keep no more; without graphs
+        halve the chunk; at one row use checkpointing. So ``work`` must have no effect if it raises, and must not
+        communicate with other processes."""
         found: list[T] = []
         row = 0
         while row < n:
@@ -67,36 +68,35 @@ class Memory:
             except Exception as error:
                 if not (is_out_of_memory(error) and self._less(rows.stop - row, graphs)):
                     raise
-            if torch.cuda.is_available():  # the error is gone, and with it what the failed work held
+            if torch.cuda.is_available():  # the error, and the memory that it kept alive, is gone
                 torch.cuda.empty_cache()
         return found
 
     def _less(self, rows: int, graphs: dict[Any, Any] | None) -> bool:
-        """Need less memory from now on, and say so; False if there is no less."""
+        """Need less memory from now on, with a warning; return False if that is not possible."""
         held = bool(graphs)
         if graphs:
-            graphs.clear()  # whatever is done about it, they must not stand in its way
+            graphs.clear()  # free them in any case
         if held and self.keep:
             self.keep = False
-            told = "the features of all particles are computed twice from now on (--memory flat)"
+            change = "features are computed twice from now on (--memory flat)"
         elif rows > 1:
             self.chunk = rows // 2
-            told = f"networks see {self.chunk} of the particles at once from now on, not {rows} (--chunk)"
+            change = f"{self.chunk} instead of {rows} particles go through a network at once from now on (--chunk)"
         elif not self.lean and any(isinstance(part, Thrifty) for part in self.parts):
             self.lean = True
             save_memory(True, *self.parts)
-            told = "graphs are kept in part only, and the rest is made again, from now on (--memory lean)"
+            change = "parts of the graphs are recomputed from now on (--memory lean)"
         else:
             return False
-        warnings.warn(f"Memory is full{processes().named}: {told}; the step goes on.", OwnNote, stacklevel=4)
+        warnings.warn(f"Memory is full{processes().label}: {change}; the step continues.", RankWarning, stacklevel=4)
         return True
 
 
 @dataclass(frozen=True)
 class Need:
-    """Bytes that one particle takes for a while: the prior's prediction (with its gradient, for methods that take it),
-    the graph of its features, their vector-Jacobian product with that graph made, and the decoder's. ``state``: what
-    it takes for good."""
+    """Bytes per particle, temporary: for the prior's prediction (with its gradient if the method needs it), the graph
+    of the features, their vector-Jacobian product including that graph, and the decoder's. ``state``: permanent."""
 
     epsilon: int
     graph: int
@@ -105,15 +105,14 @@ class Need:
     state: int = 0
 
     def of(self, n: int, chunk: int, keep: bool) -> int:
-        """The peak of n particles, ``chunk`` at once."""
+        """Return the peak of n particles, ``chunk`` at once."""
         pull = (n - chunk) * self.graph * keep + chunk * self.pull
         return n * self.state + max(chunk * self.epsilon, pull, chunk * self.decode)
 
 
 def needs(prior: Any, embed: Any, condition: Any, *, lean: bool, through: Sequence[str] = (), state: int = 0) -> Need:
-    """What one particle takes, by a run without numbers; see :func:`plan`. Raises whatever networks that cannot do that
-    raise."""
-    prior, embed, condition = ghost((prior, embed, condition))
+    """Measure the bytes per particle by a dry run (see :func:`plan`). Raises the errors of networks without support."""
+    prior, embed, condition = to_meta((prior, embed, condition))
     save_memory(lean, prior, embed)
 
     def z() -> torch.Tensor:
@@ -135,7 +134,7 @@ def needs(prior: Any, embed: Any, condition: Any, *, lean: bool, through: Sequen
 
 
 def _differentiated(network: Callable[[torch.Tensor], torch.Tensor], z: torch.Tensor) -> tuple[int, int]:
-    """Bytes of the graph that a network leaves, and the peak of its vector-Jacobian product."""
+    """Return the bytes of a network's graph, and the peak of its vector-Jacobian product."""
     z.requires_grad_()
     with Bytes() as count:
         out = network(z)
@@ -145,7 +144,7 @@ def _differentiated(network: Callable[[torch.Tensor], torch.Tensor], z: torch.Te
 
 
 def save_memory(lean: bool, *parts: Any) -> None:
-    """Let the parts of a run that can (a prior, a feature map) keep their graphs in part only, or whole again."""
+    """Switch checkpointing of the parts that support it on or off."""
     for part in parts:
         if isinstance(part, Thrifty):
             part.save_memory(lean)
@@ -155,12 +154,12 @@ def plan(
     mode: str, *, chunk: int | None, n: int, prior: Any, embed: Any = None, condition: Any = None,
     through: Sequence[str] = (), state: int = 0,
 ) -> Memory:  # fmt: skip
-    """The memory of a run of n particles in this process.
+    """Plan the memory of a run of n particles in this process.
 
-    ``mode``: fast, flat, lean or auto. ``chunk``: the user's own; None: all in fast, one in the others, in auto as many
-    as fit. ``embed``: what the force is differentiated through, or None. ``condition``: of the prior. ``through``:
-    what a method differentiates in one piece besides, the prior's "epsilon", "decode", "encode" in that order.
-    ``state``: bytes of a particle itself, its optimiser's moments included.
+    ``mode``: fast, flat, lean or auto. ``chunk``: given by the user; None: all for fast, as many as fit for auto, one
+    otherwise. ``embed``: the feature map of the force, or None. ``condition``: of the prior. ``through``: the prior's
+    functions that the method differentiates in one graph, of "epsilon", "decode", "encode" in that order. ``state``:
+    bytes of a particle and its optimiser's moments.
     """
     if mode == "auto":
         found = _measured(chunk, n, prior, embed, condition, through, state)
@@ -173,49 +172,47 @@ def plan(
 def _measured(
     chunk: int | None, n: int, prior: Any, embed: Any, condition: Any, through: Sequence[str], state: int
 ) -> Memory:
-    """The plan of "auto"."""
+    """Return the plan of "auto"."""
     free = available(prior.device)
     small = n * prior.image_size**2 * (LATENT if prior.latent else PIXEL)
     if prior.image_size <= SMALL and small < SHARE * free:
-        return Memory(chunk, keep=True, why=f"fast, less than {_gib(small)} of the {_gib(free)} that are free")
+        return Memory(chunk, keep=True, why=f"fast, less than {_gib(small)} of the {_gib(free)} free")
     try:
         need, lean = (needs(prior, embed, condition, lean=k, through=through, state=state) for k in (False, True))
-    except Exception:  # networks of users' own, that do not run without numbers
-        why = (
-            f"flat, {chunk or 1} of {n} particles at once, since it cannot be told how much memory these networks take"
-        )
-        return Memory(chunk or 1, why=f"{why} (--memory fast may be quicker)")
+    except Exception:  # a user's networks may not support a dry run
+        why = f"flat, {chunk or 1} of {n} particles at once, since the memory of these networks cannot be measured"
+        return Memory(chunk or 1, why=f"{why} (--memory fast may be faster)")
     return fitting(need, lean, n, chunk, free)
 
 
 class Plans:
-    """Plans of runs on the same networks, each made once: what one run learned, of memory that was full, holds for the
-    next. ``tell``: is given each new plan's ``why``."""
+    """Plans shared by runs with the same networks, so that a run starts with the reduced memory of the one before.
+    ``report``: called with each new plan's ``why``."""
 
-    def __init__(self, tell: Callable[[str], None]):
-        self.tell, self.made = tell, dict[Any, Memory]()
+    def __init__(self, report: Callable[[str], None]):
+        self.report, self.plans = report, dict[Any, Memory]()
 
     def __call__(self, mode: str, *, embed: Any = None, condition: Any = None, prior: Any, **rest: Any) -> Memory:
-        """As :func:`plan`."""
+        """Return the plan for these arguments; see :func:`plan`."""
         guided = condition is not None and condition.negative is not None
-        key = mode, id(embed), guided, *sorted(rest.items())  # a plan holds its embed, so that no other has its id
-        if key not in self.made:
-            self.made[key] = plan(mode, embed=embed, condition=condition, prior=prior, **rest)
-            if self.made[key].why:
-                self.tell(self.made[key].why)
-        return self.made[key]
+        key = mode, id(embed), guided, *sorted(rest.items())  # the plan keeps its embed alive, so ids are unique
+        if key not in self.plans:
+            self.plans[key] = plan(mode, embed=embed, condition=condition, prior=prior, **rest)
+            if self.plans[key].why:
+                self.report(self.plans[key].why)
+        return self.plans[key]
 
 
 def fitting(need: Need, lean: Need, n: int, chunk: int | None, free: int) -> Memory:
-    """The first plan that fits into SHARE of what is ``free``: graphs kept, then computed again, in chunks that halve
-    from n to 1, then ``lean`` in chunks of one; the last even if it does not fit."""
+    """Return the first plan that fits into SHARE of ``free``: keep graphs, then recompute them, in chunks halved from n
+    to 1, then ``lean`` with chunks of one; the last even if it does not fit."""
     sizes = [chunk] if chunk else [max(1, n >> k) for k in range(n.bit_length())]
     plans = [Memory(size, keep=keep) for keep in (True, False) for size in sizes] + [Memory(chunk or 1, lean=True)]
     takes = [(lean if one.lean else need).of(n, min(one.chunk or n, n), one.keep) for one in plans]
     best = next((k for k, size in enumerate(takes) if size <= SHARE * free), len(plans) - 1)
     found = plans[best]
     name = "fast" if found.keep else "lean" if found.lean else "flat"
-    found.why = f"{name}, {found.chunk} of {n} particles at once: {_gib(takes[best])} of the {_gib(free)} that are free"
+    found.why = f"{name}, {found.chunk} of {n} particles at once: {_gib(takes[best])} of the {_gib(free)} free"
     if best:
         found.why += f" (all at once, graphs kept: {_gib(takes[0])})"
     return found

@@ -1,4 +1,4 @@
-"""What a computation will cost: it is run without numbers, and its FLOPs and the bytes of its tensors are counted."""
+"""Count the FLOPs and bytes of a computation by a dry run on the device "meta", whose tensors have no values."""
 
 from __future__ import annotations
 
@@ -16,16 +16,15 @@ from torch.utils.flop_counter import FlopCounterMode
 T = TypeVar("T")
 
 
-def ghost(thing: T) -> T:
-    """A copy of networks, and of objects that hold them, whose tensors are on the device "meta": they have shapes and
-    no numbers. No weight is copied."""
+def to_meta(thing: T) -> T:
+    """Copy networks, or objects that hold them, to the device "meta". No weight is copied."""
     memo: dict[int, Any] = {}
     _collect(thing, memo, set())
     return copy.deepcopy(thing, memo)
 
 
 def _collect(thing: Any, memo: dict[int, Any], seen: set[int]) -> None:
-    """What deepcopy is to put in the place of each tensor and device in ``thing``."""
+    """Fill deepcopy's ``memo`` with the replacement of each tensor and device in ``thing``."""
     if id(thing) in seen or isinstance(thing, (str, int, float, type, FunctionType)) or thing is None:
         return
     seen.add(id(thing))
@@ -44,8 +43,8 @@ def _collect(thing: Any, memo: dict[int, Any], seen: set[int]) -> None:
 
 
 def flops(network: Any, x: torch.Tensor) -> tuple[int, int]:
-    """FLOPs of ``network`` at x, and of the gradient in x alone; a multiplication and an addition are two."""
-    x = x.detach().requires_grad_() * 1  # no leaf: the counter does not take one
+    """Return the FLOPs of ``network`` at x, and of the gradient with respect to x; a multiply-add counts as two."""
+    x = x.detach().requires_grad_() * 1  # the counter does not accept leaves
     with FlopCounterMode(display=False) as count:
         out = network(x)
         forward = count.get_total_flops()
@@ -54,12 +53,12 @@ def flops(network: Any, x: torch.Tensor) -> tuple[int, int]:
 
 
 def weight(module: nn.Module | None) -> int:
-    """Bytes of a network's parameters."""
+    """Return the bytes of a network's parameters."""
     return 0 if module is None else sum(p.numel() * p.element_size() for p in module.parameters())
 
 
 class Bytes(TorchDispatchMode):
-    """Counts the bytes of tensors made inside it: ``now`` alive, and ``peak``."""
+    """Counts the bytes of tensors created inside it: ``now`` alive, and ``peak``."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -69,7 +68,7 @@ class Bytes(TorchDispatchMode):
     def __torch_dispatch__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         found = function(*args, **(kwargs or {}))
         given = [x for x in tree_leaves((args, kwargs)) if isinstance(x, torch.Tensor)]
-        before = {x.untyped_storage()._cdata for x in given}  # views, and what is computed in place, are nothing new
+        before = {x.untyped_storage()._cdata for x in given}  # views and in-place results are not new
         for x in tree_leaves(found):
             if isinstance(x, torch.Tensor) and x.untyped_storage()._cdata not in self._alive | before:
                 self._add(x.untyped_storage())

@@ -1,6 +1,6 @@
-"""Figures, with what they are of: mean over particles, best of N and spread are never mixed up.
+"""Metrics of samples. Summaries report mean, best and standard deviation over the particles separately.
 
-LPIPS and CLIP need networks that do not ship: ``load_lpips`` and ``load_clip_score`` fetch them or say how to.
+LPIPS and CLIP need networks that are not included: ``load_lpips`` and ``load_clip_score`` download them or explain how.
 """
 
 from __future__ import annotations
@@ -27,16 +27,16 @@ Pixels = Callable[[torch.Tensor], torch.Tensor]
 
 
 def psnr(x: torch.Tensor, truth: torch.Tensor) -> torch.Tensor:
-    """Peak signal-to-noise ratio of each image, [N] dB, for x [N, 3, H, W] and truth [1 or N, 3, H, W] in [-1, 1] (x is
-    clamped); equal images give infinity."""
+    """Return the peak signal-to-noise ratio of each image, [N] in dB, for x [N, 3, H, W] (clamped) and truth
+    [1 or N, 3, H, W] in [-1, 1]; infinity for equal images."""
     error = ((x.clamp(-1, 1) - truth) / 2).square().flatten(1).mean(1)
     return -10 * error.log10()
 
 
 def ssim(x: torch.Tensor, truth: torch.Tensor) -> torch.Tensor:
-    """Structural similarity of each image, [N] in [-1, 1]: scikit-image's, 7 x 7 windows, mean over colours.
+    """Return the structural similarity of each image, [N] in [-1, 1] (scikit-image, 7 x 7 windows, mean over colours).
 
-    Measured on intensities in [0, 1]: unlike PSNR it compares means, so it changes if black is -1 instead of 0.
+    It is measured on intensities in [0, 1], since unlike PSNR it depends on the value of black.
     """
     from skimage.metrics import structural_similarity
 
@@ -46,15 +46,15 @@ def ssim(x: torch.Tensor, truth: torch.Tensor) -> torch.Tensor:
 
 
 def residual(difference: torch.Tensor, count: int, sigma_v: float) -> torch.Tensor:
-    """|y - f(x)| / (sigma_v sqrt m) of each particle, [N]: about 1 if x explains y up to its noise.
+    """Return |y - f(x)| / (sigma_v sqrt m) of each particle, [N]: about 1 if x explains y up to its noise.
 
-    difference: y - f(x) [N, ...], zero where nothing is observed; count: m, the number of observed entries.
+    ``difference``: y - f(x) [N, ...], zero at unobserved entries; ``count``: m, the number of observed entries.
     """
     return difference.abs().square().flatten(1).sum(1).sqrt() / (sigma_v * math.sqrt(count))
 
 
 def diversity(features: torch.Tensor) -> float:
-    """Div = 1 - mean cosine similarity over the pairs i < j (Eq. 26, 27); features [N, d], N >= 2."""
+    """Return Div = 1 - mean cosine similarity over the pairs i < j (Eq. 26, 27) of features [N, d], N >= 2."""
     assert len(features) > 1, "one particle has no diversity"
     phi = F.normalize(features.double(), dim=1)
     rows, cols = torch.triu_indices(len(phi), len(phi), offset=1)
@@ -62,11 +62,9 @@ def diversity(features: torch.Tensor) -> float:
 
 
 def difference(images: torch.Tensor, where: torch.Tensor | None = None) -> float:
-    """How far images [N, 3, H, W] in [-1, 1] (clamped), N >= 2, are apart: the root-mean-square distance of a pixel
-    over all pairs, in units of the standard deviation of all pixels. 0: equal images; sqrt(2): independent noise.
-    ``where``: the pixels to look at, bool [1, 1, H, W].
-
-    Flat pictures are compared with one grey level of 256.
+    """Return the root-mean-square distance of a pixel over all pairs of images [N, 3, H, W] in [-1, 1] (clamped),
+    N >= 2, in units of the standard deviation of all pixels (at least one of 256 grey levels). 0: equal images;
+    sqrt(2): independent noise. ``where``: the pixels to compare, bool [1, 1, H, W].
     """
     assert len(images) > 1, "one image has no difference"
     x = images.detach().double().clamp(-1, 1)
@@ -79,19 +77,19 @@ def difference(images: torch.Tensor, where: torch.Tensor | None = None) -> float
 
 
 def summary(values: torch.Tensor, *, best: Literal["max", "min"]) -> dict[str, float | None]:
-    """{"mean", "best", "std"} over particles; values that are not finite (equal images have infinite PSNR) are null."""
+    """Return mean, best and std over particles; None if not finite (equal images have infinite PSNR)."""
     v = values.double().cpu()
     figures = {"mean": v.mean(), "best": v.max() if best == "max" else v.min(), "std": v.std(correction=0)}
     return {k: float(x) if math.isfinite(x) else None for k, x in figures.items()}
 
 
 def coverage(probabilities: dict[str, torch.Tensor], hidden: list[str], visible: dict[str, str]) -> dict[str, Any]:
-    """How the particles fill what the measurement hides, and whether they keep what it shows.
+    """Measure how many values of the hidden attributes the particles cover, and whether visible ones are correct.
 
-    probabilities: for each attribute [N, K] (see HeadsClassifier). ``distinct``: for each hidden attribute how many
-    different values over the particles, confident classifications (0.8) only; ``mean``: over hidden attributes;
-    ``agreement``: share of (particle, visible attribute) pairs classified as the truth. Null where there is none.
-    A particle that is not finite has no value and agrees with nothing.
+    ``probabilities``: for each attribute [N, K] (see HeadsClassifier). Returns ``distinct``: for each hidden attribute
+    the number of different values over the particles, confident classifications (0.8) only; ``mean``: over hidden
+    attributes; ``agreement``: share of (particle, visible attribute) pairs classified as the truth; None if there are
+    no such attributes. Particles that are not finite have no value and never agree.
     """
     distinct = {}
     for attribute in hidden:
@@ -109,15 +107,15 @@ def coverage(probabilities: dict[str, torch.Tensor], hidden: list[str], visible:
 
 
 def frechet(a: torch.Tensor, b: torch.Tensor) -> float:
-    """Squared Frechet distance between Gaussians fitted to features a [N, d] and b [M, d], N and M >= 2.
+    """Return the squared Frechet distance between Gaussians fitted to features a [N, d] and b [M, d], N and M >= 2.
 
-    With features of the Inception network of Heusel et al. (2017) this is FID; that network is not fetched here, since
+    With features of the Inception network of Heusel et al. (2017) this is FID; that network is not downloaded, since
     its published loaders unpickle without weights_only. It is biased upwards for few images.
     """
     assert len(a) > 1 and len(b) > 1, "a covariance needs two rows"
     means = (a.double().mean(0), b.double().mean(0))
     a, b = ((x.double() - m) / math.sqrt(len(x) - 1) for x, m in zip((a, b), means, strict=True))  # x^T x: covariance
-    if min(len(a), len(b)) < a.shape[1]:  # the same number from a matrix N x M instead of d x d
+    if min(len(a), len(b)) < a.shape[1]:  # the same from a matrix N x M instead of d x d
         overlap = torch.linalg.svdvals(a @ b.T).sum()
     else:
         values, vectors = torch.linalg.eigh(a.T @ a)
@@ -128,8 +126,8 @@ def frechet(a: torch.Tensor, b: torch.Tensor) -> float:
 
 
 def kernel_distance(a: torch.Tensor, b: torch.Tensor) -> float:
-    """Unbiased squared maximum mean discrepancy between features a [N, d] and b [M, d], N and M >= 2, under the kernel
-    (a^T b / d + 1)^3: with Inception's features KID (Binkowski et al. 2018). It may be below 0."""
+    """Return the unbiased squared maximum mean discrepancy between features a [N, d] and b [M, d], N and M >= 2, with
+    the kernel (a^T b / d + 1)^3; with Inception's features this is KID (Binkowski et al. 2018). It may be below 0."""
     assert len(a) > 1 and len(b) > 1, "the unbiased estimate needs two rows"
 
     def kernel(x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
@@ -144,10 +142,10 @@ def kernel_distance(a: torch.Tensor, b: torch.Tensor) -> float:
 
 
 def load_lpips(*, device: str | torch.device = "cpu") -> Compare:
-    """LPIPS (Zhang et al. 2018, AlexNet) as a function of x [N, 3, H, W] and truth [1 or N, 3, H, W], both in [-1, 1]
-    (x is clamped), to [N]; 32 px at least.
+    """Load LPIPS (Zhang et al. 2018, AlexNet) as a function of x [N, 3, H, W] (clamped) and truth [1 or N, 3, H, W] in
+    [-1, 1] that returns [N]; at least 32 px.
 
-    Raises ImportError if the package is missing or broken, FileNotFoundError if AlexNet's weights cannot be had.
+    Raises ImportError if the package is missing or broken, FileNotFoundError if AlexNet's weights are not available.
     """
     network = lpips_network(device=device)
 
@@ -159,10 +157,10 @@ def load_lpips(*, device: str | torch.device = "cpu") -> Compare:
 
 
 def load_clip(name: str, *, device: str | torch.device = "cpu", revision: str | None = None) -> tuple[Any, Any, Pixels]:
-    """A frozen CLIPModel in float32, its tokenizer, and the function from images [N, 3, H, W] in [-1, 1] (clamped) to
-    what its vision model takes, in CLIP's square. ``name``: hub id or folder (safetensors only).
+    """Load a frozen CLIPModel in float32, its tokenizer, and the function from images [N, 3, H, W] in [-1, 1] (clamped)
+    to the input of its vision model. ``name``: hub id or folder (safetensors only).
 
-    Raises ValueError that says what to do if the model cannot be had.
+    Raises ValueError with the remedy if the model is not available.
     """
     from rsd.hub import broken, check_name, fetch, quietly
     from rsd.hub.weights import load_model
@@ -195,8 +193,8 @@ def load_clip(name: str, *, device: str | torch.device = "cpu", revision: str | 
 
 
 def load_clip_score(name: str = CLIP, *, device: str | torch.device = "cpu", revision: str | None = None) -> Match:
-    """Cosine similarity of CLIP's embeddings, a function of images [N, 3, H, W] in [-1, 1] (clamped) and a prompt, to
-    [N]. ``name`` and what is raised: see :func:`load_clip`.
+    """Load CLIP's cosine similarity as a function of images [N, 3, H, W] in [-1, 1] (clamped) and a prompt that returns
+    [N]. For ``name`` and errors see :func:`load_clip`.
     """
     model, tokenizer, pixels = load_clip(name, device=device, revision=revision)
 

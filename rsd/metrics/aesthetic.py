@@ -1,7 +1,7 @@
-"""The aesthetic score: a small head on CLIP's image embedding that predicts how people rate a picture, about 1 to 10.
+"""The aesthetic score: a small network on CLIP's image embedding that predicts how people rate an image, about 1 to 10.
 
-The predictors of Schuhmann et al. (LAION, 2022): linear layers, nothing between them, on the normalised embedding of
-CLIP ViT-L/14. The weights are not fetched by themselves: the user names a file, a folder or a hub id.
+The predictors of Schuhmann et al. (LAION, 2022) are linear layers without activations on the normalised embedding of
+CLIP ViT-L/14. The weights are not downloaded by default: the user names a file, a folder or a hub id.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from torch import nn
 from rsd.hub import HUB_ID
 from rsd.hub.weights import find_weights
 from rsd.metrics import CLIP, load_clip
-from rsd.runs.words import articled
+from rsd.runs.words import with_article
 
 WEIGHTS = "model.safetensors"
 _KEY = re.compile(r"(?:(?:layers|predictor|mlp)\.)?(?:(\d+)\.)?(weight|bias)")
@@ -30,16 +30,16 @@ Rate = Callable[[torch.Tensor], torch.Tensor]
 def load_aesthetic(
     weights: str | None, *, clip: str = CLIP, device: str | torch.device = "cpu", revision: str | None = None
 ) -> Rate:
-    """A function of images [N, 3, H, W] in [-1, 1] (clamped) to their scores [N].
+    """Load the score as a function of images [N, 3, H, W] in [-1, 1] (clamped) that returns [N].
 
-    ``weights``: a file (.safetensors, or a state dict .pth, which is read without running code), a folder or a hub id
-    that holds model.safetensors. ``clip``: the CLIP model that the head was trained on (see ``rsd.metrics.load_clip``).
-    Raises FileNotFoundError or ValueError that says what to do.
+    ``weights``: a file (.safetensors, or a state dict .pth, which is read without running code), or a folder or hub id
+    with model.safetensors. ``clip``: the CLIP model that the predictor was trained on (see ``rsd.metrics.load_clip``).
+    Raises FileNotFoundError or ValueError with the remedy.
     """
     if not weights:
         raise FileNotFoundError(
-            "The aesthetic score needs a predictor's weights, which do not ship: give --aesthetic-weights FILE, for "
-            "example sac+logos+ava1-l14-linearMSE.pth from github.com/christophschuhmann/improved-aesthetic-predictor."
+            "The aesthetic score needs a predictor's weights, which are not included: give --aesthetic-weights FILE, "
+            "e.g. sac+logos+ava1-l14-linearMSE.pth from github.com/christophschuhmann/improved-aesthetic-predictor."
         )
     head = _head(_read(weights, revision), weights)
     model, _, pixels = load_clip(clip, device=device)
@@ -59,13 +59,13 @@ def load_aesthetic(
 
 
 def _read(weights: str, revision: str | None) -> dict[str, Any]:
-    """The state dict of a file, a folder or a hub id."""
+    """Read the state dict of a file, a folder or a hub id."""
     path = Path(weights).expanduser()
     what = "aesthetic predictor"
     files: tuple[Path, ...] = (path,)
     if path.is_dir():
         if not any(path.glob("*.safetensors")):
-            raise FileNotFoundError(f'The folder "{weights}" holds no {WEIGHTS}; give the file of the weights.')
+            raise FileNotFoundError(f'The folder "{weights}" contains no {WEIGHTS}; give the file of the weights.')
         files = find_weights(weights, path, what=what).files
     elif not path.is_file():
         if path.suffix in (".pth", ".pt", ".bin", ".safetensors") or not HUB_ID.fullmatch(weights):
@@ -82,7 +82,9 @@ def _read(weights: str, revision: str | None) -> dict[str, Any]:
         line = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise ValueError(f'The aesthetic weights "{weights}" cannot be read: {line}') from error
     if not isinstance(found, dict):
-        raise ValueError(f'The aesthetic weights "{weights}" are {articled(type(found).__name__)}; give a state dict.')
+        raise ValueError(
+            f'The aesthetic weights "{weights}" are {with_article(type(found).__name__)}; give a state dict.'
+        )
     return found
 
 
@@ -93,7 +95,7 @@ def _safetensor_error() -> type[Exception]:
 
 
 def _head(state: dict[str, Any], name: str) -> nn.Sequential:
-    """The linear layers of a state dict, in the order of their numbers; other networks in it (CLIP's) are left out."""
+    """Create the linear layers of a state dict in order; other networks in it (CLIP's) are ignored."""
     parts: dict[int, dict[str, torch.Tensor]] = {}
     for key, value in state.items():
         match = _KEY.fullmatch(key)
@@ -104,11 +106,13 @@ def _head(state: dict[str, Any], name: str) -> nn.Sequential:
     for _, part in sorted(parts.items()):
         weight, bias = part.get("weight"), part.get("bias")
         if weight is None or bias is None or weight.ndim != 2 or width not in (None, weight.shape[1]):
-            raise ValueError(f'The aesthetic weights "{name}" are no chain of linear layers; give a LAION predictor.')
+            raise ValueError(
+                f'The aesthetic weights "{name}" are not a chain of linear layers; give a LAION predictor.'
+            )
         layer = nn.Linear(weight.shape[1], weight.shape[0])
         layer.load_state_dict({"weight": weight, "bias": bias})
         layers.append(layer)
         width = weight.shape[0]
     if width != 1:
-        raise ValueError(f'The aesthetic weights "{name}" hold no linear layers that end in one score.')
+        raise ValueError(f'The aesthetic weights "{name}" contain no linear layers that end in one score.')
     return nn.Sequential(*layers).eval().requires_grad_(False)

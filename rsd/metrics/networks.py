@@ -1,4 +1,4 @@
-"""What Div is measured on: a network that the repulsion did not use, or none."""
+"""The network that measures Div, which should not be the repulsion's, and the difference of samples in pixels."""
 
 from __future__ import annotations
 
@@ -16,18 +16,18 @@ from rsd.heads.classifier import HeadsClassifier
 Features = Callable[[torch.Tensor], torch.Tensor]
 
 DIV = "facebook/dinov2-small"
-"""For priors other than heads: not the repulsion's default, facebook/dino-vits16."""
+"""For priors other than heads; not the repulsion's default, facebook/dino-vits16."""
 CLASSIFIER = "heads classifier"
 NEARLY_EQUAL = 0.2
-"""Below this distance (:func:`rsd.metrics.difference`) samples look the same. On heads, N = 4: super-resolution without
-repulsion has 0.05 to 0.13 (Div below 0.001, and nobody sees a difference); half a face has 0.34 to 0.90 by five
-methods, pictures of one prompt 0.64 (SDS without repulsion) to 1.0."""
+"""Samples below this difference (:func:`rsd.metrics.difference`) look the same. On heads, N = 4: super-resolution
+without repulsion has 0.05 to 0.13 (Div below 0.001, no visible difference); half a face has 0.34 to 0.90 for five
+methods, images of one prompt 0.64 (SDS without repulsion) to 1.0."""
 
 
 @dataclass(frozen=True)
 class DivNetwork:
-    """``features``: images [N, 3, H, W] in [-1, 1] on the CPU to [N, d] there; None: not to be had, and ``reason`` says
-    why. ``name``: what it is, as metrics.json calls it."""
+    """``features``: maps CPU images [N, 3, H, W] in [-1, 1] to [N, d]; None: not available, see ``reason``. ``name``:
+    in metrics.json."""
 
     features: Features | None = None
     name: str | None = None
@@ -37,10 +37,10 @@ class DivNetwork:
 def load_div(
     name: str, *, judge: HeadsClassifier | None, repulsion: Collection[str], device: str | torch.device
 ) -> DivNetwork:
-    """The network of that name (see ``load_features``). "auto": the attribute classifier ``judge``, else DINOv2, or
-    none where that cannot be had. ``repulsion``: the repulsion's own, if any: using one of them again is warned of.
+    """Load the network of that name (see ``load_features``). "auto": the attribute classifier ``judge``, otherwise
+    DINOv2, or none if that is not available. Warns if it is one of ``repulsion``, the repulsion's networks.
 
-    Raises ImportError, FileNotFoundError or ValueError, in one sentence, if a network asked for by name cannot be had.
+    Raises ImportError, FileNotFoundError or ValueError if a network requested by name is not available.
     """
     if name == "auto" and judge:
         return DivNetwork(judge.features, CLASSIFIER)
@@ -52,13 +52,13 @@ def load_div(
             raise
         return DivNetwork(reason=f"{error} Or give --div-features.")
     if chosen in repulsion:
-        warnings.warn(f"Div is measured on {chosen}, which the repulsion used: it says too much.", stacklevel=2)
+        warnings.warn(f"Div is measured with {chosen}, which the repulsion used: it is too optimistic.", stacklevel=2)
     return DivNetwork(on_cpu(found, device), chosen)
 
 
-def apart(images: torch.Tensor, where: torch.Tensor | None = None) -> dict[str, Any]:
-    """For metrics.json: how far samples [N, 3, H, W] are apart (``difference``, of :func:`rsd.metrics.difference`) and
-    whether that is next to nothing (``nearly_equal``); None for a single one, or for samples that are not finite."""
+def pixel_difference(images: torch.Tensor, where: torch.Tensor | None = None) -> dict[str, Any]:
+    """Return for metrics.json the ``difference`` of samples [N, 3, H, W] (:func:`rsd.metrics.difference`) and whether
+    they are ``nearly_equal``; None for a single sample or if they are not finite."""
     if len(images) < 2 or not images.isfinite().all():
         return {"difference": None, "nearly_equal": None}
     found = metrics.difference(images, where)
@@ -66,8 +66,9 @@ def apart(images: torch.Tensor, where: torch.Tensor | None = None) -> dict[str, 
 
 
 def warn_if_equal(figures: dict[str, Any], number: int, *, remedy: str) -> None:
-    """Warn if ``number`` samples with these figures are nearly equal; of many runs the same is told once. ``remedy``:
-    what makes them differ."""
+    """Warn if ``number`` samples with these figures are nearly equal (once for many runs). ``remedy``: how to make them
+    differ."""
     if figures["nearly_equal"]:
-        told = f"The {number} samples are nearly equal; {remedy}, or save time with --particles 1."
-        warnings.warn(told, stacklevel=2)
+        warnings.warn(
+            f"The {number} samples are nearly equal; {remedy}, or save time with --particles 1.", stacklevel=2
+        )

@@ -1,5 +1,5 @@
-"""Scoring: a head has a list of scores, from which follow the networks to load, what is null and why, and what a
-finished run lacks."""
+"""Scoring: a head has a list of scores, which determines the networks to load, the null figures and their reasons, and
+what a finished run is missing."""
 
 from __future__ import annotations
 
@@ -12,24 +12,23 @@ import torch
 
 from rsd import metrics
 from rsd.features import load_features, on_cpu
-from rsd.heads.classifier import HeadsClassifier
-from rsd.heads.face import FaceReader
+from rsd.heads.classifier import FaceReader, HeadsClassifier
 from rsd.media import PICTURES, fit_to, read_image
 from rsd.metrics.aesthetic import load_aesthetic
-from rsd.metrics.networks import CLASSIFIER, DIV, Features, apart, load_div
+from rsd.metrics.networks import CLASSIFIER, DIV, Features, load_div, pixel_difference
 from rsd.priors import over_heads
 
 CLIP_MODEL = metrics.CLIP
 NOT_FINITE = "particles are not finite; the run diverged"
 NO_PROMPT, ALONE, ONE_IMAGE = "the prompt is empty", "one particle has no diversity", "one image has no covariance"
 NEVER = (NO_PROMPT, ALONE, ONE_IMAGE)
-"""Reasons for which no network helps."""
+"""Reasons that no network can change."""
 
 
 @dataclass(frozen=True)
-class Asked:
-    """Which figures are wanted and what they are measured with; the options of the same names. ``fact``: what else a
-    head's scores go by."""
+class ScoreRequest:
+    """Which figures are requested, and the networks that measure them: the options of the same names. ``clean``:
+    whether there is a clean image; ``several``: whether there are several runs."""
 
     prior: str
     metrics: tuple[str, ...] = ()
@@ -43,14 +42,14 @@ class Asked:
     several: bool = True
 
     @classmethod
-    def of(cls, options: Any, **facts: Any) -> Asked:
-        """What a command's options ask for; those that it does not have stay as they are by default."""
+    def of(cls, options: Any, **facts: Any) -> ScoreRequest:
+        """Create the request of a command's options; options that it does not have keep the defaults."""
         names = [one.name for one in fields(cls) if hasattr(options, one.name)]
         return cls(**{**{name: getattr(options, name) for name in names}, **facts})
 
     @property
     def div_name(self) -> str:
-        """What Div is to be measured on, as metrics.json calls it."""
+        """The requested network of Div, as in metrics.json."""
         if self.div_features != "auto":
             return self.div_features
         return CLASSIFIER if over_heads(self.prior) else DIV
@@ -58,8 +57,8 @@ class Asked:
 
 @dataclass(frozen=True)
 class Scorers:
-    """The networks that score; all take images [N, 3, H, W] in [-1, 1] and answer on the CPU. None: not asked for, or
-    not to be had (``reasons`` says why). ``references``: features [M, d] of ``fid_folder``, which FID compares with."""
+    """The networks that score. All take images [N, 3, H, W] in [-1, 1] and return CPU tensors. None: not requested, or
+    not available (see ``reasons``). ``references``: features [M, d] of the images in ``fid_folder``."""
 
     features: Features | None = None
     features_name: str | None = None
@@ -79,7 +78,7 @@ class Scorers:
 
 @dataclass(frozen=True)
 class Subject:
-    """What samples are of: their prompt, and the problem, options or cameras that a head's own scores go by."""
+    """What samples are scored against: their prompt, and the problem, options or cameras that a head's scores read."""
 
     prompt: str = ""
     problem: Any = None
@@ -88,55 +87,56 @@ class Subject:
 
 
 Found = tuple[dict[str, Any], dict[str, str]]
-"""Figures by name, and why those that are None are."""
+"""Figures by name, and the reason of each None."""
 
 
 @dataclass(frozen=True)
 class Score:
-    """A figure of metrics.json, ``name``, and those that come with it.
+    """The figure ``name`` of metrics.json, and those measured with it.
 
-    ``measure``: of images [N, 3, H, W] in [-1, 1] on the CPU; None: of all runs together, in summary.json alone.
-    ``why_not``: why it is null whatever the images are, or None. ``by``: what an up-to-date figure says that it was
-    measured by; None: it is never measured again. ``optional``: measured only if --metrics names it.
+    ``measure``: its function of CPU images [N, 3, H, W] in [-1, 1]; None for a figure of all runs together, which is
+    only in summary.json. ``why_not``: why it is null for all images, or None. ``by``: the entries of metrics.json that
+    name the requested network (the figure is measured again if they differ); None: it is never measured again.
+    ``optional``: measured only if --metrics names it.
     """
 
     name: str
     measure: Callable[[torch.Tensor, Subject, Scorers], Found] | None
-    why_not: Callable[[Asked], str | None] = lambda asked: None
-    by: Callable[[Asked], dict[str, Any] | None] = lambda asked: None
+    why_not: Callable[[ScoreRequest], str | None] = lambda request: None
+    by: Callable[[ScoreRequest], dict[str, Any] | None] = lambda request: None
     optional: bool = False
 
-    def missing(self, asked: Asked) -> str | None:
-        """Why it is null whatever the images are; None if it is measured."""
-        if self.optional and self.name not in asked.metrics:
-            return f"not asked for (see --metrics {self.name})"
-        return self.why_not(asked)
+    def why_null(self, request: ScoreRequest) -> str | None:
+        """Return why it is null for all images; None if it is measured."""
+        if self.optional and self.name not in request.metrics:
+            return f"not requested (see --metrics {self.name})"
+        return self.why_not(request)
 
 
-def reasons(scores: Sequence[Score], asked: Asked) -> dict[str, str]:
-    """Why scores are null whatever the images are, by name."""
-    return {score.name: why for score in scores if (why := score.missing(asked))}
+def reasons(scores: Sequence[Score], request: ScoreRequest) -> dict[str, str]:
+    """Return why scores are null for all images, by name."""
+    return {score.name: why for score in scores if (why := score.why_null(request))}
 
 
 def load_scorers(
-    scores: Sequence[Score], asked: Asked, *, repulsion: Collection[str] = (), size: int = 64,
+    scores: Sequence[Score], request: ScoreRequest, *, repulsion: Collection[str] = (), size: int = 64,
     device: str | torch.device = "cpu",
 ) -> Scorers:  # fmt: skip
-    """The networks of ``scores``, for pictures of ``size`` px. ``repulsion``: the repulsion's feature maps, to warn if
-    Div is measured on one of them. "auto" for ``div_features`` is the attribute classifier for heads, else DINOv2, or
-    none where that cannot be had; for ``fid_features``: what Div is measured on (FID proper compares Inception's).
+    """Load the networks of ``scores`` for images of ``size`` px. ``repulsion``: the repulsion's feature maps, to warn
+    if Div is measured with one of them. "auto" means for ``div_features`` the attribute classifier for heads, otherwise
+    DINOv2, or none if that is not available; for ``fid_features`` Div's network (the usual FID uses Inception).
 
-    Raises ImportError, FileNotFoundError or ValueError, in one sentence, for what was asked for and cannot be had.
+    Raises ImportError, FileNotFoundError or ValueError if something requested is not available.
     """
     names, optional = {score.name for score in scores}, [score.name for score in scores if score.optional]
-    if unknown := sorted(set(asked.metrics) - set(optional)):
+    if unknown := sorted(set(request.metrics) - set(optional)):
         raise ValueError(f'Unknown metric "{unknown[0]}"; use {", ".join(optional)}.')
-    why = reasons(scores, asked)
-    for name in asked.metrics:
+    why = reasons(scores, request)
+    for name in request.metrics:
         if name in why:
             print(f"{name} will be null: {why[name]}", flush=True)
     wanted = names - why.keys()
-    judge = HeadsClassifier.load() if over_heads(asked.prior) else None
+    judge = HeadsClassifier.load() if over_heads(request.prior) else None
     face = None
     if judge and "agreement" in names:
         try:
@@ -145,32 +145,35 @@ def load_scorers(
             if "janus" not in names:
                 raise
             why["janus"] = str(error)
-    div = load_div(asked.div_features, judge=judge, repulsion=repulsion, device=device)
+    div = load_div(request.div_features, judge=judge, repulsion=repulsion, device=device)
     if div.reason:
         why["div"] = div.reason
     lpips = metrics.load_lpips(device=device) if "lpips" in wanted else None
-    clip = metrics.load_clip_score(asked.clip_model, device=device) if "clip" in wanted else None
+    clip = metrics.load_clip_score(request.clip_model, device=device) if "clip" in wanted else None
     rate = None
     if "aesthetic" in wanted:
-        rate = load_aesthetic(asked.aesthetic_weights, clip=asked.clip_model, device=device)
-    compare, compare_name, references, folder = None, "", None, asked.fid_folder
+        rate = load_aesthetic(request.aesthetic_weights, clip=request.clip_model, device=device)
+    compare, compare_name, references, folder = None, "", None, request.fid_folder
     if "fid" in wanted:
         files = pictures(folder) if folder else []
         compare, compare_name = div.features, div.name or ""
-        if asked.fid_features != "auto":
-            compare, compare_name = on_cpu(load_features(asked.fid_features, device=device), device), asked.fid_features
+        if request.fid_features != "auto":
+            compare, compare_name = (
+                on_cpu(load_features(request.fid_features, device=device), device),
+                request.fid_features,
+            )
         if compare is None:
-            raise ValueError(f"The metric fid compares {DIV}, which cannot be had here; give --fid-features.")
+            raise ValueError(f"The metric fid uses {DIV}, which is not available here; give --fid-features.")
         references = reference_features(files, size, compare) if files else None
     return Scorers(
         features=div.features, features_name=div.name, judge=judge, face=face, lpips=lpips, clip=clip,
-        clip_name=asked.clip_model, aesthetic=rate, aesthetic_name=asked.aesthetic_weights or "", fid=compare,
+        clip_name=request.clip_model, aesthetic=rate, aesthetic_name=request.aesthetic_weights or "", fid=compare,
         fid_name=compare_name, references=references, fid_folder=str(folder.resolve()) if folder else "", reasons=why,
     )  # fmt: skip
 
 
 def measure(scores: Sequence[Score], images: torch.Tensor, subject: Subject, scorers: Scorers) -> dict[str, Any]:
-    """metrics.json without the run's costs: all figures of a run, and ``reasons`` for those that are null."""
+    """Measure all figures of a run. Return metrics.json without the costs, with ``reasons`` of null figures."""
     images = images.detach().cpu().float()
     found: dict[str, Any] = {}
     own = {score.name for score in scores if score.measure is None}
@@ -183,12 +186,12 @@ def measure(scores: Sequence[Score], images: torch.Tensor, subject: Subject, sco
     return {**found, "reasons": why}
 
 
-def lacking(scores: Sequence[Score], held: Mapping[str, Any], asked: Asked) -> list[str]:
-    """The figures asked for that a finished run's metrics.json does not hold, or holds as another network measured
-    them; not those that it can never have. Loads nothing."""
+def missing_figures(scores: Sequence[Score], held: Mapping[str, Any], request: ScoreRequest) -> list[str]:
+    """Return the requested figures that are missing in a finished run's metrics.json, or were measured by another
+    network, except those that can never be measured. Loads nothing."""
     names = []
     for score in scores:
-        by = None if score.missing(asked) else score.by(asked)
+        by = None if score.why_null(request) else score.by(request)
         if by is None or held["reasons"].get(score.name) in NEVER:
             continue
         found = held if score.name == "div" else held.get(score.name) or {}
@@ -197,12 +200,12 @@ def lacking(scores: Sequence[Score], held: Mapping[str, Any], asked: Asked) -> l
     return names
 
 
-def measure_again(
+def measure_missing(
     scores: Sequence[Score], images: torch.Tensor, subject: Subject, held: Mapping[str, Any], names: Collection[str],
     scorers: Scorers,
 ) -> tuple[dict[str, Any], list[str]]:  # fmt: skip
-    """metrics.json of a finished run with the figures ``names`` measured on its pictures, and which of them could be;
-    what cannot be measured stays as it was."""
+    """Measure the figures ``names`` of a finished run on its pictures. Return the new metrics.json and the names that
+    were measured; other figures do not change."""
     new, why, done = dict(held), dict(held["reasons"]), []
     for score in scores:
         if score.name not in names or not score.measure:
@@ -213,13 +216,12 @@ def measure_again(
             done.append(score.name)
             why.pop(score.name, None)
         elif held.get(score.name) is None:
-            told = {**{k: v for k, v in scorers.reasons.items() if k == score.name}, **missing}
-            why |= told
+            why |= {k: v for k, v in scorers.reasons.items() if k == score.name} | missing
     return {**new, "reasons": why}, done
 
 
 def diversity(images: torch.Tensor, scorers: Scorers) -> Found:
-    """Div and what it is measured on, or None, and why."""
+    """Measure Div. Return it with the name of its network, or None with the reason."""
     found: dict[str, Any] = {"div": None, "div_features": scorers.features_name}
     if scorers.features is None:
         return found, {}
@@ -231,15 +233,15 @@ def diversity(images: torch.Tensor, scorers: Scorers) -> Found:
 
 
 def difference(images: torch.Tensor, where: torch.Tensor | None = None) -> Found:
-    """How far samples are apart, and whether that is next to nothing."""
-    found = apart(images, where)
+    """Measure the difference of samples in pixels, and whether they are nearly equal."""
+    found = pixel_difference(images, where)
     if found["difference"] is not None:
         return found, {}
     return found, {"difference": ALONE if len(images) < 2 else NOT_FINITE}
 
 
 def clip(images: torch.Tensor, subject: Subject, scorers: Scorers) -> Found:
-    """100 x CLIP's cosine to the prompt, 0 where negative."""
+    """Measure 100 x CLIP's cosine similarity to the prompt, clamped at 0."""
     if scorers.clip is None or not subject.prompt:
         return {"clip": None}, {"clip": NO_PROMPT} if scorers.clip else {}
     values = 100 * scorers.clip(images, subject.prompt).clamp(min=0)
@@ -247,17 +249,17 @@ def clip(images: torch.Tensor, subject: Subject, scorers: Scorers) -> Found:
 
 
 def pictures(folder: Path) -> list[Path]:
-    """The pictures of a folder, sorted. Raises FileNotFoundError or ValueError unless there are two or more."""
+    """List the pictures of a folder, sorted. Raise FileNotFoundError or ValueError if there are fewer than two."""
     if not folder.is_dir():
-        raise FileNotFoundError(f"{folder} is no folder; give one of images to --fid-folder.")
+        raise FileNotFoundError(f"{folder} is not a folder; give a folder of images to --fid-folder.")
     files = sorted(path for path in folder.iterdir() if path.suffix.lower() in PICTURES)
     if len(files) < 2:
-        raise ValueError(f"{folder} holds {len(files)} pictures; --fid-folder needs two or more.")
+        raise ValueError(f"{folder} contains {len(files)} pictures; --fid-folder needs two or more.")
     return files
 
 
 def reference_features(files: list[Path], size: int, features: Features) -> torch.Tensor:
-    """Features [M, d] of pictures, cropped to their central square and resized to ``size`` px."""
+    """Return features [M, d] of pictures, cropped to their central square and resized to ``size`` px."""
     found = []
     for k in range(0, len(files), 16):
         images = torch.cat([fit_to(read_image(path), size, "crop")[0] for path in files[k : k + 16]])
@@ -268,6 +270,6 @@ def reference_features(files: list[Path], size: int, features: Features) -> torc
 DIVERSITY = Score(
     "div",
     lambda images, subject, scorers: diversity(images, scorers),
-    by=lambda asked: {"div_features": asked.div_name},
+    by=lambda request: {"div_features": request.div_name},
 )
-CLIP = Score("clip", clip, by=lambda asked: {"model": asked.clip_model}, optional=True)
+CLIP = Score("clip", clip, by=lambda request: {"model": request.clip_model}, optional=True)

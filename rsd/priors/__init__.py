@@ -1,4 +1,4 @@
-"""Diffusion models as priors: whatever they were trained to predict, they are asked for epsilon and answer epsilon."""
+"""Diffusion models as priors, which all predict epsilon, whatever they were trained to predict."""
 
 from __future__ import annotations
 
@@ -8,9 +8,8 @@ from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from rsd.hub import check_name
+from rsd.hub import check_name, find_object
 from rsd.priors import index
-from rsd.runs.plugin import find
 
 if TYPE_CHECKING:
     import torch
@@ -19,18 +18,18 @@ if TYPE_CHECKING:
 
 
 def is_own(name: str) -> bool:
-    """Whether ``name`` is of the form ``module:name``: a prior of the user's own."""
+    """Return whether ``name`` is of the form ``module:name``, a user's own prior."""
     return re.fullmatch(r"[A-Za-z_][\w.]*:[A-Za-z_]\w*", name) is not None
 
 
 @cache
 def own_prior(name: str) -> Any:
-    """The user's own prior that ``module:name`` names: an object, or what a class or function without arguments
-    returns. Importing it runs the user's code.
+    """Load the user's own prior ``module:name``: an object, or the result of a class or function without arguments.
+    This runs the user's code.
 
-    Raises ImportError if the module does not import, ValueError if it answers no epsilon (docs/extend.md).
+    Raises ImportError if the module does not import, ValueError if the object is not a prior (docs/extend.md).
     """
-    found: Any = find(name, what="prior", example="my_priors:Dim")
+    found: Any = find_object(name, what="prior", example="my_priors:Dim")
     if isinstance(found, type) or not hasattr(found, "epsilon"):
         if not callable(found):
             raise ValueError(f'The prior "{name}" has no epsilon; give a Prior such as docs/extend.md shows.')
@@ -38,7 +37,7 @@ def own_prior(name: str) -> Any:
             found = found()
         except TypeError as error:
             raise ValueError(
-                f'The prior "{name}" cannot be made without arguments ({error}); give an object.'
+                f'The prior "{name}" cannot be created without arguments ({error}); give an object.'
             ) from error
     lacks = [field for field in ("schedule", "latent_shape", "image_size", "epsilon") if not hasattr(found, field)]
     if lacks:
@@ -47,8 +46,7 @@ def own_prior(name: str) -> Any:
 
 
 def check_prior_name(name: str) -> None:
-    """Raise ValueError, in one sentence, if ``name`` cannot be a prior. Quick: loads no model and no library, but a
-    user's own prior (``module:name``)."""
+    """Raise ValueError if ``name`` is not a valid prior. Loads nothing except a user's own prior (``module:name``)."""
     if is_own(name):
         own_prior(name)
         return
@@ -65,24 +63,24 @@ def check_prior_name(name: str) -> None:
 
 
 def over_heads(name: str) -> bool:
-    """Whether a prior's pictures are the built-in heads, whose words and attributes are known: the built-in ones'."""
+    """Return whether a prior is over the built-in heads, whose vocabulary and attributes are known."""
     return name in index.BUILT_IN
 
 
 def family(name: str) -> str | None:
-    """What packaged settings for a built-in prior are filed under ("heads", "heads_pixels"); None for all others."""
+    """Return the key of a built-in prior's packaged settings ("heads", "heads_pixels"); None for others."""
     return name.replace("-", "_") if name in index.BUILT_IN else None
 
 
 def is_latent(name: str, revision: str | None = None) -> bool:
-    """Whether a prior is of latents, not of pixels, from its small JSON files; what is raised: see image_size."""
+    """Return whether a prior is in latent space, from its small JSON files; raises as :func:`image_size`."""
     return own_prior(name).latent if is_own(name) else "vae" in index.find(name, revision).parts
 
 
 def image_size(name: str, revision: str | None = None) -> int:
-    """Pixels of the square pictures that a prior makes, from its small JSON files: no model is loaded.
+    """Return the side of a prior's images in pixels, from its small JSON files. Loads no model.
 
-    Raises ValueError that says what to do if the prior is unknown, missing, gated, removed, offline or of another kind.
+    Raises ValueError with the remedy if the prior is unknown, missing, gated, removed, offline or unsupported.
     """
     check_prior_name(name)
     return own_prior(name).image_size if is_own(name) else index.image_size(index.find(name, revision))

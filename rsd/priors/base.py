@@ -1,4 +1,4 @@
-"""What the engine asks of a diffusion model."""
+"""The interface of a diffusion model."""
 
 from __future__ import annotations
 
@@ -63,43 +63,42 @@ def joined(conditions: Sequence[Condition]) -> Condition:
 
 
 Conditioning = Condition | None | Callable[[], Condition | None]
-"""A condition, or what gives the one that fits the particles as they are rendered now (a view's words, say)."""
+"""A condition, or a function that returns the one for the particles as they are rendered now (with a view's words)."""
 
 
 def present(conditioning: Conditioning) -> Condition | None:
-    """The condition of all particles as they are rendered now."""
+    """Return the current condition of all particles."""
     return conditioning() if callable(conditioning) else conditioning
 
 
 class Score(Protocol):
-    """What answers epsilon: a prior, or a network that learns."""
+    """A model that predicts epsilon: a prior, or a learned network."""
 
     def epsilon(self, z_t: torch.Tensor, t: int | torch.Tensor, condition: Condition | None) -> torch.Tensor: ...
 
 
 def predict(score: Score, z_t: torch.Tensor, t: Any, condition: Condition | None, rows: slice) -> torch.Tensor:
-    """Its eps for some rows of z_t; t: an int or [N]."""
+    """Predict epsilon for some rows of z_t; t: an int or [N]."""
     given = condition and condition.rows(rows.start, rows.stop)
     return score.epsilon(z_t[rows], t if isinstance(t, int) else t[rows], given)
 
 
 class Prior:
-    """A frozen diffusion model as the engine asks for it: epsilon in, epsilon out. Networks inside are in evaluation
-    mode. A prior sets the fields without a default and defines ``epsilon``; the rest is right for a model of pixels or
-    points without text."""
+    """A frozen diffusion model that predicts epsilon, with its networks in evaluation mode. A subclass sets the fields
+    without a default and defines ``epsilon``; the other methods fit a model of pixels or points without text."""
 
     name: str
     schedule: Schedule
     latent_shape: tuple[int, ...]
     """(C, h, w), or (d,) for a prior over points."""
     image_size: int
-    """Pixels on a side; 0 for a prior over points."""
+    """Side of the images in pixels; 0 for a prior over points."""
     calls: Counter[str]
     """Network passes so far, one per image: unet_forward (guidance takes two), unet_backward, decoder_forward,
     decoder_backward, encoder_forward, encoder_backward."""
     device: torch.device
     dtype: torch.dtype
-    """That of particles and images: at least float32, whatever the precision of the networks."""
+    """The dtype of particles and images: at least float32, whatever the precision of the networks."""
     latent: bool = False
     """Whether ``decode`` is a network."""
     autocast: bool = False
@@ -109,52 +108,52 @@ class Prior:
 
     @property
     def network(self) -> Any:
-        """The module that predicts, on which adapters go; None if there is none."""
+        """The network that predicts, for adapters; None if there is none."""
         return None
 
     def condition(self, prompt: str = "", negative_prompt: str = "", guidance: float = 1.0) -> Condition:
-        """Embed the prompts, to be handed to ``epsilon`` at every step."""
+        """Embed the prompts for ``epsilon``."""
         return Condition(prompt, negative_prompt, guidance)
 
     def epsilon(self, z_t: torch.Tensor, t: int | torch.Tensor, condition: Condition | None = None) -> torch.Tensor:
-        """Predicted noise in z_t [B, *latent_shape], of the same shape and dtype; t: one index 0..T-1, or [B] of them.
+        """Predict the noise in z_t [B, *latent_shape], with its shape and dtype; t: one index 0..T-1, or [B] of them.
 
         No condition means the empty prompt without guidance.
         """
         raise NotImplementedError
 
     def encode(self, x: torch.Tensor) -> torch.Tensor:
-        """Images [B, 3, H, W] in [-1, 1] to latents [B, *latent_shape] in the space of ``epsilon``."""
+        """Encode images [B, 3, H, W] in [-1, 1] to latents [B, *latent_shape] in the space of ``epsilon``."""
         return x
 
     def decode(self, z: torch.Tensor) -> torch.Tensor:
-        """Latents [B, *latent_shape] to images [B, 3, H, W], about [-1, 1] but not clamped; differentiable."""
+        """Decode latents [B, *latent_shape] to images [B, 3, H, W], about [-1, 1], not clamped; differentiable."""
         return z
 
     def save_memory(self, lean: bool) -> None:
-        """Keep the graphs of ``decode`` in part only, and make the rest again when it is needed; or keep them whole."""
+        """Switch checkpointing of ``decode`` on or off."""
         return None
 
     def release_text_encoder(self) -> None:
-        """Free the text encoder's memory; prompts embedded before keep working."""
+        """Free the text encoder's memory; embedded prompts keep working."""
         return None
 
 
 def network(prior: str, what: str, folder: str) -> str:
-    """A network of a prior, with the folder of its weights, as messages call it."""
+    """Name a network of a prior and the folder of its weights, for messages."""
     return f'The {what} of the prior "{prior}" (its folder {folder})'
 
 
 def count_backward(out: torch.Tensor, calls: Counter[str], name: str, n: int) -> torch.Tensor:
-    """``out``, whose backward pass, if there is one, adds n to calls[name]."""
+    """Return ``out`` with a hook that adds n to calls[name] in its backward pass."""
     if out.requires_grad:
         out.register_hook(lambda _: calls.update({name: n}))
     return out
 
 
 def guided(predict: Callable[[list[Any]], torch.Tensor], condition: Condition) -> torch.Tensor:
-    """uncond + s (text - uncond), by one call of ``predict``, which answers a list of n embeddings with [n B, ...];
-    without guidance, the text's prediction [B, ...]."""
+    """Return uncond + s (text - uncond) with one call of ``predict``, which maps a list of n embeddings to [n B, ...];
+    without guidance, the prediction of the text [B, ...]."""
     if condition.negative is None:
         return predict([condition.embeddings])
     uncond, text = predict([condition.negative, condition.embeddings]).chunk(2)
@@ -195,13 +194,14 @@ def thresholded(
 
 
 def check_scheduler(scheduler: Any, name: str, *, flow: bool = False) -> str:
-    """The prediction type of a scheduler we can use; ValueError for the others. ``flow``: of a network that matches a
-    flow, whose type is "flow"."""
+    """Return the prediction type of a supported scheduler. Raise ValueError for others. ``flow``: whether the network
+    is a flow-matching model, whose type is "flow"."""
     if flow:
         if not is_flow(scheduler):
             kind = type(scheduler).__name__
             raise ValueError(
-                f'The scheduler of the prior "{name}", {kind}, is not a flow\'s; use a FlowMatchEulerDiscreteScheduler.'
+                f'The scheduler of the prior "{name}", {kind}, is not a flow scheduler; use a '
+                "FlowMatchEulerDiscreteScheduler."
             )
         return "flow"
     if getattr(scheduler, "alphas_cumprod", None) is None:
@@ -214,14 +214,14 @@ def check_scheduler(scheduler: Any, name: str, *, flow: bool = False) -> str:
 
 
 def multiplying(device: torch.device, in_bfloat16: bool) -> AbstractContextManager[Any]:
-    """Where networks in float32 multiply in bfloat16, and keep sums, norms and their weights in float32."""
-    if not in_bfloat16 or device.type == "meta":  # a dry run counts as if it did not
+    """Return the autocast context: float32 networks multiply in bfloat16; sums, norms and weights stay in float32."""
+    if not in_bfloat16 or device.type == "meta":  # a dry run counts float32
         return nullcontext()
     return torch.autocast(device.type, torch.bfloat16)
 
 
 def check_dtype(dtype: str | torch.dtype) -> torch.dtype:
-    """The precision called ``dtype``; raises ValueError if it is none that priors run in."""
+    """Return the torch dtype of that name. Raise ValueError if priors do not support it."""
     found = getattr(torch, dtype, None) if isinstance(dtype, str) else dtype
     if found not in (torch.float16, torch.bfloat16, torch.float32, torch.float64):
         raise ValueError(f"dtype is {dtype}; give float32, float16, bfloat16 or float64.")

@@ -1,4 +1,4 @@
-"""What the small JSON files of a pipeline tell before anything heavy is imported or loaded."""
+"""Read the small JSON files of a pipeline before anything heavy is imported or loaded."""
 
 from __future__ import annotations
 
@@ -8,10 +8,10 @@ from typing import Any
 
 from rsd.hub import built_in_folder, fetch, read_json
 from rsd.priors.families import BY_PIPELINE, FAMILIES, Family, image_side
-from rsd.runs.words import articled
+from rsd.runs.words import with_article
 
 BUILT_IN = {"heads": "latent", "heads-pixels": "pixel"}
-"""Built-in priors, all of heads: name and folder inside the package's weights."""
+"""Built-in priors over heads: name and folder inside the package's weights."""
 
 MARKER = "model_index.json"
 SINGLE = ".safetensors"
@@ -37,13 +37,12 @@ PIPELINES = {
     "DDIMPipeline": PLAIN_PIXEL,
     **{family.pipeline: family.parts for family in FAMILIES},
 }
-"""The classes of pipelines, and the classes that each may consist of: nothing else is loaded, no code of a model's own
-is run."""
+"""The supported classes of pipelines and of their parts. Nothing else is loaded, and no code of a model is run."""
 
 
 @dataclass(frozen=True)
 class Index:
-    """Where a pipeline of known classes is: its ``folder``, or on the hub at ``commit``."""
+    """The location of a supported pipeline: its ``folder``, or on the hub at ``commit``."""
 
     name: str
     folder: Path | None
@@ -55,16 +54,16 @@ class Index:
 
     @property
     def source(self) -> str | Path:
-        """What ``from_pretrained`` is asked for."""
+        """The argument of ``from_pretrained``."""
         return self.folder or self.name
 
     def json(self, path: str) -> dict[str, Any]:
-        """One of its JSON files. Raises ValueError that says what to do if it cannot be had."""
+        """Read one of its JSON files. Raise ValueError with the remedy if it is not available."""
         if self.folder is None:
             return read_json(fetch(self.name, path, revision=self.commit, what="prior"))
         if not (self.folder / path).is_file():
             raise ValueError(
-                f'The prior "{self.name}" is not whole: {self.folder / path} is missing; write it again with '
+                f'The prior "{self.name}" is incomplete: {self.folder / path} is missing; write it again with '
                 "save_pretrained."
             )
         return read_json(self.folder / path)
@@ -77,7 +76,7 @@ def split(name: str) -> tuple[Path | None, str]:
 
 
 def find(name: str, revision: str | None = None) -> Index:
-    """The prior called ``name``, checked to be of classes that can be used. Raises ValueError that says what to do."""
+    """Find the prior ``name`` and check its classes. Raise ValueError with the remedy."""
     file, name = split(name)
     folder, commit = None, None
     if name in BUILT_IN:
@@ -91,7 +90,7 @@ def find(name: str, revision: str | None = None) -> Index:
 
 
 def image_size(found: Index) -> int:
-    """Pixels of the pictures it makes. Raises ValueError if its files do not tell, or tell that they are not square."""
+    """Return the side of its images in pixels. Raise ValueError if it is unknown or they are not square."""
     try:
         if found.family:
             network = found.json(f"{found.family.network}/config.json")
@@ -102,28 +101,28 @@ def image_size(found: Index) -> int:
         return side * 2 ** (len(found.json("vae/config.json")["block_out_channels"]) - 1)
     except (KeyError, TypeError, IndexError) as error:
         raise ValueError(
-            f'The prior "{found.name}" does not tell the size of its pictures: unet/config.json needs sample_size, '
+            f'The prior "{found.name}" does not specify the size of its images: unet/config.json needs sample_size, '
             "vae/config.json block_out_channels."
         ) from error
 
 
 def square_side(sample_size: Any, name: str) -> int:
-    """The side that a UNet's ``sample_size`` tells, an int or two alike. Raises ValueError for others."""
+    """Return the side of a UNet's ``sample_size``, an int or two equal ones. Raise ValueError otherwise."""
     sides = {sample_size} if isinstance(sample_size, int) else set(sample_size)
     if len(sides) != 1:
         raise ValueError(
-            f'The prior "{name}" works on {" x ".join(map(str, sample_size))}, but only square pictures are supported; '
-            "take another --prior."
+            f'The prior "{name}" works on {" x ".join(map(str, sample_size))}, but only square images are supported; '
+            "use another --prior."
         )
     return int(sides.pop())
 
 
 def _check_classes(index: dict[str, Any], name: str) -> Parts:
-    """The parts of a model_index.json of known classes; the others are refused before anything of them is loaded."""
+    """Return the parts of a model_index.json. Raise ValueError for unsupported classes before anything is loaded."""
     found = index.get("_class_name")
     if found not in PIPELINES:
         raise ValueError(
-            f'The prior "{name}" is {articled(str(found))}; it must be a StableDiffusionPipeline (1.x or 2.x), an '
+            f'The prior "{name}" is {with_article(str(found))}; it must be a StableDiffusionPipeline (1.x or 2.x), an '
             "IFPipeline (stage I) or a DDPMPipeline."
         )
     for part, classes in PIPELINES[found].items():
@@ -131,11 +130,11 @@ def _check_classes(index: dict[str, Any], name: str) -> Parts:
         if kind is None and found in BY_PIPELINE and part in BY_PIPELINE[found].may_lack:
             continue
         if kind not in classes or library not in ("diffusers", "transformers"):
-            there, wanted = articled(f"{library}.{kind}"), articled(classes[0])
+            there, wanted = with_article(f"{library}.{kind}"), with_article(classes[0])
             raise ValueError(f'The {part} of the prior "{name}" is {there}; it must be {wanted}.')
     library, kind = index.get("scheduler") or (None, None)
     if library != "diffusers":
         raise ValueError(
-            f'The scheduler of the prior "{name}" is {articled(f"{library}.{kind}")}; it must be one of diffusers.'
+            f'The scheduler of the prior "{name}" is {with_article(f"{library}.{kind}")}; it must be one of diffusers.'
         )
     return PIPELINES[found]

@@ -22,18 +22,18 @@ from rsd.priors.base import (
 from rsd.priors.index import LATENT, Index, square_side
 from rsd.priors.parts import load_network, load_scheduler, load_tokenizer
 from rsd.priors.watch import Watch
-from rsd.runs.words import articled
+from rsd.runs.words import with_article
 from rsd.schedule import Schedule
 
 
 class LatentPrior(Prior):
-    """A diffusers StableDiffusionPipeline that answers epsilon.
+    """The prior of a diffusers StableDiffusionPipeline.
 
-    Its parts are taken as they are, not copied: frozen, put in evaluation mode and moved to ``device``.
-    Latents are in the UNet's space (the autoencoder's times its scaling factor). The autoencoder stays in float32 where
-    the pipeline is in half precision: it is differentiated, and gradients of means (1e-7) underflow in float16.
+    Its parts are not copied, but frozen, set to evaluation mode and moved to ``device``.
+    Latents are in the UNet's space (the autoencoder's times its scaling factor). The autoencoder stays in float32 if
+    the pipeline is in half precision, since gradients of means (1e-7) underflow in float16.
     ``dtype``: of particles and images, float32, or float64 for a pipeline in float64.
-    ``revision``: the model's commit, for the record. Raises ValueError for pipelines of other classes or predictions.
+    ``revision``: the model's commit, for the record. Raises ValueError for unsupported classes and predictions.
     """
 
     latent = True
@@ -73,7 +73,7 @@ class LatentPrior(Prior):
         return self.unet
 
     def condition(self, prompt: str = "", negative_prompt: str = "", guidance: float = 1.0) -> Condition:
-        """Embed the prompts. ``guidance``: s of uncond + s (text - uncond), where the negative prompt stands for the
+        """Embed the prompts. ``guidance``: s of uncond + s (text - uncond), where the negative prompt replaces the
         unconditional one; 1 means none, at half the cost. Warns of a prompt that is too long or has no effect.
 
         Raises ValueError for a new prompt after :meth:`release_text_encoder`.
@@ -85,12 +85,13 @@ class LatentPrior(Prior):
         return Condition(prompt, negative_prompt, guidance, self._embed(prompt), negative)
 
     def release_text_encoder(self) -> None:
-        """Free the text encoder's memory; prompts embedded before keep working."""
+        """Free the text encoder's memory; embedded prompts keep working."""
         self._embed("")
         self.text_encoder = None
 
     def epsilon(self, z_t: torch.Tensor, t: int | torch.Tensor, condition: Condition | None = None) -> torch.Tensor:
-        """Predicted noise [B, C, h, w] in z_t's dtype; t: an index 0..T-1 or [B]. Guidance is one call on 2B images."""
+        """Predict the noise [B, C, h, w] in z_t's dtype; t: an index 0..T-1 or [B]. Guidance is one call on 2B
+        images."""
         c = condition or self.condition()
         assert c.embeddings is not None, "this condition was made by another prior"
         at = self.schedule.time(t, self.device)
@@ -98,14 +99,14 @@ class LatentPrior(Prior):
         return as_epsilon(guess, z_t, t, self.prediction_type, self.schedule)
 
     def encode(self, x: torch.Tensor) -> torch.Tensor:
-        """Mode of the posterior, scaled: [B, 3, H, W] in [-1, 1] to [B, C, h, w]; differentiable."""
+        """Encode [B, 3, H, W] in [-1, 1] to the scaled mode of the posterior [B, C, h, w]; differentiable."""
         self.calls["encoder_forward"] += len(x)
         z = (self.scaling_factor * self.vae.encode(x.to(self.dtype)).latent_dist.mode()).to(x.dtype)
         self.watch.see(network(self.name, "encoder", "vae"), z, x)
         return count_backward(z, self.calls, "encoder_backward", len(x))
 
     def decode(self, z: torch.Tensor) -> torch.Tensor:
-        """[B, C, h, w] to [B, 3, H, W], about [-1, 1], not clamped; differentiable with respect to z."""
+        """Decode [B, C, h, w] to [B, 3, H, W], about [-1, 1], not clamped; differentiable."""
         self.calls["decoder_forward"] += len(z)
         with multiplying(self.device, self.autocast):
             x = self.vae.decode(z.to(self.dtype) / self.scaling_factor).sample.to(z.dtype)
@@ -113,12 +114,12 @@ class LatentPrior(Prior):
         return count_backward(x, self.calls, "decoder_backward", len(z))
 
     def save_memory(self, lean: bool) -> None:
-        """Whether of the decoder's graph only its blocks' inputs are kept, and the rest made again when it is needed:
-        about 1.4 times the time, a seventh of the graph, the same gradients."""
+        """Switch checkpointing of the decoder's blocks on or off: about 1.4 times the time, a seventh of the graph, the
+        same gradients."""
         self.vae.enable_gradient_checkpointing() if lean else self.vae.disable_gradient_checkpointing()
 
     def _predict(self, z_t: torch.Tensor, t: torch.Tensor, texts: list[torch.Tensor]) -> torch.Tensor:
-        """The UNet's own prediction for z_t under each text embedding [1, L, d], [len(texts) * B, C, h, w]."""
+        """Return the UNet's own prediction for z_t with each text embedding [1, L, d], [len(texts) * B, C, h, w]."""
         n, B = len(texts), len(z_t)
         self.calls["unet_forward"] += n * B
         text = torch.cat([e.expand(B, -1, -1) for e in texts]).to(self.device, self._unet_dtype)
@@ -129,7 +130,7 @@ class LatentPrior(Prior):
         return count_backward(out.to(z_t.dtype), self.calls, "unet_backward", n * B)
 
     def _embed(self, text: str) -> torch.Tensor:
-        """The text encoder's last hidden state, [1, L, d]; kept, so that a prompt is embedded once."""
+        """Return the text encoder's last hidden state, [1, L, d]; cached, so that a prompt is embedded once."""
         if text not in self._embeddings:
             if self.text_encoder is None:
                 raise ValueError(f'The text encoder was released before the prompt "{text}" was embedded.')
@@ -149,8 +150,8 @@ class LatentPrior(Prior):
 
 
 def load_latent(found: Index, *, device: str | torch.device, dtype: torch.dtype) -> LatentPrior:
-    """The pipeline ``found``, built in, a local folder or on the hub: only safetensors, only the classes of ``LATENT``,
-    no safety checker. Raises ValueError that says what to do.
+    """Load the pipeline ``found``: only safetensors, only the classes of ``LATENT``, without safety checker. Raises
+    ValueError with the remedy.
     """
     half = dtype in (torch.float16, torch.bfloat16)
     precisions = {"unet": dtype, "vae": torch.float32 if half else dtype, "text_encoder": dtype}
@@ -168,12 +169,12 @@ def load_latent(found: Index, *, device: str | torch.device, dtype: torch.dtype)
 
 
 def _check_parts(pipeline: Any, name: str) -> str:
-    """The prediction type of a pipeline we can use; ValueError for the others."""
+    """Return the prediction type of a supported pipeline. Raise ValueError for others."""
     for part, classes in LATENT.items():
         kind = type(getattr(pipeline, part, None)).__name__
         if kind not in classes:
             raise ValueError(
-                f'The {part} of the prior "{name}" is {articled(kind)}; it must be {articled(classes[0])}.'
+                f'The {part} of the prior "{name}" is {with_article(kind)}; it must be {with_article(classes[0])}.'
             )
     prediction = check_scheduler(pipeline.scheduler, name)
     channels, latent = pipeline.unet.config.in_channels, pipeline.vae.config.latent_channels

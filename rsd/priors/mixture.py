@@ -1,4 +1,4 @@
-"""A mixture of Gaussians in R^d: the prior whose score is known exactly."""
+"""A mixture of Gaussians in R^d, a prior with an exact score."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ class GaussianMixture(Prior):
     """p(z) = sum_k w_k N(z; mu_k, S_k), so that p_t(z_t) = sum_k w_k N(z_t; alpha mu_k, alpha^2 S_k + sigma^2 I) and
     epsilon = -sigma_t grad log p_t, exact at every t.
 
-    ``means``: [K, d], whose dtype and device are the prior's. ``variances``: a number or [K] (isotropic), [K, d]
+    ``means``: [K, d], with the dtype and device of the prior. ``variances``: a number or [K] (isotropic), [K, d]
     (diagonal) or [K, d, d] (full). ``weights``: [K], positive, normalised here (default: equal). ``schedule``: Stable
     Diffusion's by default. Raises ValueError for other shapes and for values that are not positive.
     """
@@ -46,13 +46,13 @@ class GaussianMixture(Prior):
         self.calls: Counter[str] = Counter()
 
     def condition(self, prompt: str = "", negative_prompt: str = "", guidance: float = 1.0) -> Condition:
-        """The one condition there is; raises ValueError for a prompt."""
+        """Return a condition without text. Raise ValueError for a prompt."""
         if prompt or negative_prompt:
             raise ValueError("A Gaussian mixture takes no prompt.")
         return Condition(guidance=guidance)
 
     def epsilon(self, z_t: torch.Tensor, t: int | torch.Tensor, condition: Condition | None = None) -> torch.Tensor:
-        """-sigma_t grad log p_t(z_t), [B, d], differentiable; t one index or [B]."""
+        """Return -sigma_t grad log p_t(z_t), [B, d], differentiable; t: one index or [B]."""
         z = z_t.to(self.means)
         alpha, sigma = self.schedule.coefficients(torch.as_tensor(t), z)
         offset = z[:, None] - alpha[:, None] * self.means  # [B, K, d]
@@ -67,7 +67,8 @@ class GaussianMixture(Prior):
 
 
 def _principal(variances: torch.Tensor, K: int, d: int) -> tuple[torch.Tensor, torch.Tensor | None]:
-    """Variances along the principal axes, broadcastable to [K, d], and these axes [K, d, d] (None: coordinate axes)."""
+    """Return variances along the principal axes, broadcastable to [K, d], and the axes [K, d, d] (None:
+    coordinates)."""
     axes = None
     if variances.shape == (K, d, d):
         if not torch.allclose(variances, variances.mT):

@@ -1,4 +1,4 @@
-"""The parts of a pipeline, loaded one by one."""
+"""Load the parts of a pipeline one by one."""
 
 from __future__ import annotations
 
@@ -13,15 +13,15 @@ from rsd.priors.index import Index
 
 
 def load_network(kind: Any, found: Index, part: str, dtype: torch.dtype) -> Any:
-    """The network of class ``kind`` in the subfolder ``part``, or in the single checkpoint, if there is one that has
-    it. Raises ValueError that says what to do."""
+    """Load the network of class ``kind`` from the subfolder ``part``, or from the single checkpoint if it has one.
+    Raise ValueError with the remedy."""
     if found.file is not None and part in _held(found.file):
         return _single(kind, found, part, dtype)
     return load_model(kind, found.name, found.folder, what="prior", dtype=dtype, part=part, commit=found.commit)
 
 
 def load_tokenizer(kind: Any, found: Index, part: str = "tokenizer") -> Any:
-    """The pipeline's tokenizer in the subfolder ``part``. Raises ValueError that says what to do."""
+    """Load the tokenizer in the subfolder ``part``. Raise ValueError with the remedy."""
     try:
         with quietly():
             return kind.from_pretrained(
@@ -35,7 +35,7 @@ def load_tokenizer(kind: Any, found: Index, part: str = "tokenizer") -> Any:
 
 
 def load_scheduler(found: Index) -> Any:
-    """The pipeline's scheduler. Raises ValueError if it is none of diffusers, or not there."""
+    """Load the pipeline's scheduler. Raise ValueError if it is missing or not in diffusers."""
     with quietly():
         import diffusers
 

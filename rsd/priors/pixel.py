@@ -26,17 +26,17 @@ from rsd.priors.index import BUILT_IN, PIXEL, PLAIN_PIXEL, Index, square_side
 from rsd.priors.parts import load_network, load_scheduler, load_tokenizer
 from rsd.priors.t5 import T5Embedder
 from rsd.priors.watch import Watch
-from rsd.runs.words import articled
+from rsd.runs.words import with_article
 from rsd.schedule import Schedule
 
 
 class PixelPrior(Prior):
-    """A UNet over pixels that answers epsilon; latents are the images themselves, [B, 3, s, s] in [-1, 1].
+    """A pixel-space UNet; latents are the images, [B, 3, s, s] in [-1, 1].
 
-    The UNet is taken as it is, not copied: frozen, put in evaluation mode and moved to ``device``. A variance that it
-    predicts besides is dropped, and thresholding is left to whoever samples. ``text``: embeds prompts; None for a model
-    without text. ``dtype``: of particles and images, float32, or float64 for a UNet in float64.
-    ``revision``: the model's commit, for the record. Raises ValueError for UNets and schedulers of other kinds.
+    The UNet is not copied, but frozen, set to evaluation mode and moved to ``device``. A predicted variance is dropped,
+    and thresholding is up to the sampler. ``text``: embeds prompts; None for a model without text. ``dtype``: of
+    particles and images, float32, or float64 for a UNet in float64. ``revision``: the model's commit, for the record.
+    Raises ValueError for unsupported UNets and schedulers.
     """
 
     def __init__(
@@ -63,7 +63,7 @@ class PixelPrior(Prior):
 
     @classmethod
     def from_pipeline(cls, pipeline: Any, *, device: str | torch.device = "cpu", **options: Any) -> PixelPrior:
-        """The prior of an IFPipeline or a DDPMPipeline in memory; ``options``: ``name`` and ``revision``."""
+        """Create the prior of an IFPipeline or a DDPMPipeline in memory; ``options``: ``name`` and ``revision``."""
         text = None
         if getattr(pipeline, "text_encoder", None) is not None:
             parts = pipeline.tokenizer, pipeline.text_encoder
@@ -76,13 +76,13 @@ class PixelPrior(Prior):
         return self.unet
 
     def condition(self, prompt: str = "", negative_prompt: str = "", guidance: float = 1.0) -> Condition:
-        """Embed the prompts. ``guidance``: s of uncond + s (text - uncond), where the negative prompt stands for the
-        unconditional one; 1 means none, at half the cost. Warns of a prompt that is too long or has no effect.
+        """Embed the prompts. ``guidance``: s of uncond + s (text - uncond), where the negative prompt replaces the
+        unconditional one; 1 means none, at half the cost. Warns if a prompt is too long or has no effect.
         """
         if self.text is None:
             if prompt or negative_prompt:
-                told = prompt or negative_prompt
-                warnings.warn(f'The prior "{self.name}" has no text: "{told}" has no effect.', stacklevel=2)
+                text = prompt or negative_prompt
+                warnings.warn(f'The prior "{self.name}" has no text: "{text}" has no effect.', stacklevel=2)
             return Condition(prompt, negative_prompt, guidance)
         guided = guidance != 1
         if negative_prompt and not guided:
@@ -91,14 +91,15 @@ class PixelPrior(Prior):
         return Condition(prompt, negative_prompt, guidance, self.text(prompt), negative)
 
     def release_text_encoder(self) -> None:
-        """Free the text encoder's memory; prompts embedded before keep working, a new one loads it again."""
+        """Free the text encoder's memory; embedded prompts keep working, a new prompt loads it again."""
         if self.text is not None:
             if self.text.loaded:
-                self.text("")  # what no condition means
+                self.text("")  # the default condition
             self.text.release()
 
     def epsilon(self, z_t: torch.Tensor, t: int | torch.Tensor, condition: Condition | None = None) -> torch.Tensor:
-        """Predicted noise [B, 3, s, s] in z_t's dtype; t: an index 0..T-1 or [B]. Guidance is one call on 2B images."""
+        """Predict the noise [B, 3, s, s] in z_t's dtype; t: an index 0..T-1 or [B]. Guidance is one call on 2B
+        images."""
         c = condition or self.condition()
         at = self.schedule.time(t, self.device)
         guess = guided(lambda texts: self._predict(z_t, at, texts), c)
@@ -106,14 +107,14 @@ class PixelPrior(Prior):
         return eps if c.threshold is None else thresholded(eps, z_t, t, c.threshold, self.schedule)
 
     def _predict(self, z_t: torch.Tensor, t: torch.Tensor, texts: list[torch.Tensor | None]) -> torch.Tensor:
-        """The UNet's own prediction for z_t under each text embedding [1, L, d], [len(texts) * B, 3, s, s]."""
+        """Return the UNet's own prediction for z_t with each text embedding [1, L, d], [len(texts) * B, 3, s, s]."""
         n, B = len(texts), len(z_t)
         self.calls["unet_forward"] += n * B
         z, steps = torch.cat([z_t] * n).to(self._unet_dtype), t.repeat(n) if t.ndim else t
         given = {}
         if self.text is not None:
             rows = [e.expand(B, -1, -1) for e in texts if e is not None]
-            assert len(rows) == n, "this condition was made by another prior"
+            assert len(rows) == n, "the condition is from another prior"
             for row in rows:
                 self.watch.see(network(self.name, "text encoder", "text_encoder"), row, None)
             given["encoder_hidden_states"] = torch.cat(rows).to(self.device, self._unet_dtype)
@@ -124,9 +125,9 @@ class PixelPrior(Prior):
 
 
 def load_pixel(found: Index, *, device: str | torch.device, dtype: torch.dtype) -> PixelPrior:
-    """The pipeline ``found``, built in, a local folder or on the hub: only safetensors, only the classes of ``PIXEL``
-    or ``PLAIN_PIXEL``; no safety checker, no watermark. The text encoder is loaded when a prompt needs it, and prompts'
-    embeddings are kept in :func:`cache_folder`. Raises ValueError that says what to do.
+    """Load the pipeline ``found``: only safetensors, only the classes of ``PIXEL`` or ``PLAIN_PIXEL``, without safety
+    checker and watermark. The text encoder is loaded when a prompt needs it; embeddings are cached in
+    :func:`cache_folder`. Raises ValueError with the remedy.
     """
     with quietly():
         import diffusers
@@ -140,8 +141,8 @@ def load_pixel(found: Index, *, device: str | torch.device, dtype: torch.dtype) 
 
 
 def cache_folder(found: Index, dtype: torch.dtype) -> Path | None:
-    """Where a model's prompt embeddings are kept: inside HF_HOME a folder for each precision and commit, or, of a model
-    in a local folder, for each state of that; None for the built-in ones, whose encoder is small."""
+    """Return the folder of a model's prompt embeddings: inside HF_HOME, one for each precision and commit (or state of
+    a local folder). None for the built-in ones, whose encoder is small."""
     if found.name in BUILT_IN:
         return None
     from huggingface_hub.constants import HF_HOME
@@ -155,29 +156,31 @@ def cache_folder(found: Index, dtype: torch.dtype) -> Path | None:
 
 
 def text_state(folder: Path) -> str:
-    """A hash that changes with what embeds text in a pipeline's folder: where it is, the encoder's configuration, and
-    the names, sizes and times of change of its files and the tokenizer's. The weights are not read."""
+    """Return a hash of the text encoders in a pipeline's folder: of the path, the configuration, and names, sizes and
+    modification times of the encoders' and the tokenizers' files. The weights are not read."""
     files = sorted(file for part in ("text_encoder", "tokenizer") for file in folder.glob(f"{part}*/*"))
     config = folder / "text_encoder" / "config.json"
-    told = [str(folder.resolve()), config.read_text(encoding="utf-8") if config.is_file() else ""]
+    parts = [str(folder.resolve()), config.read_text(encoding="utf-8") if config.is_file() else ""]
     for file in files:
         about = file.stat()
-        told.append(f"{file.relative_to(folder)} {about.st_size} {about.st_mtime_ns}")
-    return hashlib.sha256("\n".join(told).encode(errors="surrogateescape")).hexdigest()[:32]
+        parts.append(f"{file.relative_to(folder)} {about.st_size} {about.st_mtime_ns}")
+    return hashlib.sha256("\n".join(parts).encode(errors="surrogateescape")).hexdigest()[:32]
 
 
 def _load_text(found: Index, dtype: torch.dtype) -> tuple[Any, Any]:
-    """Tokenizer and T5 encoder."""
+    """Load the tokenizer and the T5 encoder."""
     from transformers import T5EncoderModel, T5Tokenizer
 
     return load_tokenizer(T5Tokenizer, found), load_network(T5EncoderModel, found, "text_encoder", dtype)
 
 
 def _check_parts(unet: Any, scheduler: Any, text: bool, name: str) -> str:
-    """The prediction type of a model we can use; ValueError for the others."""
+    """Return the prediction type of a supported model. Raise ValueError for others."""
     kind, classes = type(unet).__name__, (PIXEL if text else PLAIN_PIXEL)["unet"]
     if kind not in classes:
-        raise ValueError(f'The unet of the prior "{name}" is {articled(kind)}; it must be {articled(classes[0])}.')
+        raise ValueError(
+            f'The unet of the prior "{name}" is {with_article(kind)}; it must be {with_article(classes[0])}.'
+        )
     taken, given = unet.config.in_channels, unet.config.out_channels
     if taken != 3:
         raise ValueError(

@@ -1,4 +1,4 @@
-"""What a device multiplies in. Processors without half precision emulate it, 20 to 40 times slower than float32."""
+"""Which precisions a device supports in hardware. CPUs without half precision emulate it, 20 to 40 times slower."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ if TYPE_CHECKING:
     import torch
 
 BFLOAT16, FLOAT16 = ("amx_bf16", "avx512_bf16"), ("amx_fp16", "avx512_fp16")
-"""What x86 processors call their instructions that multiply in half precision."""
+"""Names of the x86 instructions that multiply in half precision."""
 
 
 def instructions() -> tuple[str, ...]:
-    """Those of :data:`BFLOAT16` and :data:`FLOAT16` that this processor has."""
+    """Return those of :data:`BFLOAT16` and :data:`FLOAT16` that this CPU supports."""
     import torch
 
     held = torch.cpu.get_capabilities()
@@ -21,9 +21,9 @@ def instructions() -> tuple[str, ...]:
 
 
 def multiplies_in(dtype: torch.dtype, device: str | torch.device = "cpu") -> bool:
-    """Whether networks on ``device`` multiply in bfloat16 or float16 by instructions of its own; float32 and float64
-    all have. A CPU needs the instructions and PyTorch's library that uses them, oneDNN. That says whether it has them
-    on Arm; on x86 it says yes of all with AVX-512, which only convert."""
+    """Return whether ``device`` multiplies in ``dtype`` in hardware (always for float32 and float64). A CPU needs the
+    instructions and PyTorch's oneDNN. oneDNN's own answer is right on Arm; on x86 it is also yes for AVX-512, which
+    only converts."""
     import torch
 
     kind = torch.device(device).type
@@ -42,19 +42,19 @@ def multiplies_in(dtype: torch.dtype, device: str | torch.device = "cpu") -> boo
 
 
 def check_autocast(device: str | torch.device = "cpu") -> None:
-    """Raise ValueError where the device has no bfloat16."""
+    """Raise ValueError if the device does not support bfloat16."""
     import torch
 
     if not multiplies_in(torch.bfloat16, device):
         raise ValueError(
             f"--autocast multiplies in bfloat16, which {_called(device)} emulates, 20 to 40 times slower than "
-            "float32; leave it out (`rsd doctor` tells what this machine multiplies in)."
+            "float32; leave it out (`rsd doctor` lists what this machine supports)."
         )
 
 
 def settle_autocast(asked: bool, device: str | torch.device, *, typed: bool) -> bool:
-    """Whether networks multiply in bfloat16: where the device has none a flag that was ``typed`` is refused, and one
-    that a settings file holds (for whoever has it) is ignored with a note. Raises ValueError."""
+    """Return whether to use autocast. If the device does not support bfloat16, raise ValueError if the flag was
+    ``typed``, and ignore it with a note if it is from a settings file."""
     import torch
 
     if not asked or typed or multiplies_in(torch.bfloat16, device):
@@ -70,7 +70,7 @@ def settle_autocast(asked: bool, device: str | torch.device, *, typed: bool) -> 
 
 
 def slow(dtype: torch.dtype, device: str | torch.device) -> str | None:
-    """What to know of a ``dtype`` that the device emulates; None if it does not."""
+    """Return a warning if the device emulates ``dtype``; None otherwise."""
     if multiplies_in(dtype, device):
         return None
     name = str(dtype).removeprefix("torch.")

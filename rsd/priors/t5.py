@@ -1,4 +1,4 @@
-"""Prompts to the text embeddings of DeepFloyd IF, cached on disk, so that its large T5 encoder is seldom needed."""
+"""Text embeddings of DeepFloyd IF, cached on disk, so that its large T5 encoder is rarely loaded."""
 
 from __future__ import annotations
 
@@ -13,17 +13,17 @@ from typing import Any
 import torch
 
 LENGTH = 77
-"""Tokens of a prompt: IF was trained with that many, though T5 can read more."""
+"""Tokens of a prompt in IF's training; T5 can read more."""
 
 Load = Callable[[], tuple[Any, Any]]
 
 
 class T5Embedder:
-    """T5's last hidden states [1, 77, d] of a prompt, its padding masked: those of ``IFPipeline.encode_prompt``.
+    """Embeds prompts as ``IFPipeline.encode_prompt``: T5's last hidden states [1, 77, d] with masked padding.
 
-    ``load``: gives the tokenizer and the encoder, when the first prompt comes that is not cached. The encoder goes to
-    ``device`` if it fits into what is free there, else it stays on the CPU.
-    ``cache``: folder of files that hold one prompt's embedding each; None keeps them in memory only.
+    ``load``: returns the tokenizer and the encoder, called for the first prompt that is not cached. The encoder goes to
+    ``device`` if there is enough free memory, otherwise it stays on the CPU.
+    ``cache``: the folder with a file per embedding; None keeps them in memory only.
     """
 
     def __init__(self, load: Load, *, device: str | torch.device = "cpu", cache: Path | None = None):
@@ -38,7 +38,7 @@ class T5Embedder:
         return self._loaded is not None
 
     def __call__(self, prompt: str) -> torch.Tensor:
-        """The embedding of a prompt, on ``device``; warns of what was cut off a long one."""
+        """Return the embedding of a prompt on ``device``. Warn if a long prompt is cut."""
         text = prompt.lower().strip()  # as IFPipeline does
         if text not in self._known:
             found = self._read(text)
@@ -53,14 +53,14 @@ class T5Embedder:
         return self._known[text]
 
     def release(self) -> None:
-        """Free the encoder's memory. Prompts seen before keep working; a new one loads it again."""
+        """Free the encoder's memory. Embedded prompts keep working; a new one loads it again."""
         self._loaded = None
         if self.device.type == "cuda":
             torch.cuda.empty_cache()
 
     @torch.no_grad()
     def _embed(self, text: str) -> tuple[torch.Tensor, str]:
-        """The embedding, and what of the text was cut off."""
+        """Return the embedding, and the part of the text that was cut off."""
         if self._loaded is None:
             tokenizer, encoder = self._load()
             self._loaded = tokenizer, encoder.eval().requires_grad_(False).to(roomy(encoder, self.device))
@@ -75,7 +75,7 @@ class T5Embedder:
         return self.cache and self.cache / f"{hashlib.sha256(text.encode()).hexdigest()[:32]}.safetensors"
 
     def _read(self, text: str) -> tuple[torch.Tensor, str] | None:
-        """What the cache holds for a text; a file that cannot be read counts as none."""
+        """Read the cached embedding of a text; None if there is none or it is unreadable."""
         file = self._file(text)
         if file is None or not file.is_file():
             return None
@@ -88,7 +88,7 @@ class T5Embedder:
         return None
 
     def _write(self, text: str, embedding: torch.Tensor, cut: str) -> None:
-        """Into the cache, whole or not at all; where it cannot be written the prompt is embedded anew next time."""
+        """Write an embedding to the cache atomically; if that fails, the prompt is embedded again next time."""
         file = self._file(text)
         if file is None:
             return
@@ -102,7 +102,7 @@ class T5Embedder:
 
 
 def roomy(encoder: torch.nn.Module, device: torch.device) -> torch.device:
-    """``device``, or the CPU where a GPU has no room for the encoder beside what it holds."""
+    """Return ``device``, or the CPU if the GPU has not enough free memory for the encoder."""
     if device.type != "cuda":
         return device
     size = sum(p.numel() * p.element_size() for p in encoder.parameters())

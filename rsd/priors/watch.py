@@ -1,7 +1,7 @@
-"""Whether networks answer what networks answer: finite values, of a magnitude within reason.
+"""Check that outputs of networks are plausible: finite and of a reasonable magnitude.
 
-Damaged weights answer 1e30, or nothing finite, of healthy questions; half precision overflows. A run that diverged asks
-such questions itself, and then it is not the network's fault: only answers to inputs within reason count.
+Damaged weights return values such as 1e30 or NaN for normal inputs, and half precision overflows. If a run diverges,
+the inputs themselves are implausible and the network is not at fault: only outputs for plausible inputs count.
 """
 
 from __future__ import annotations
@@ -11,73 +11,72 @@ from contextlib import contextmanager
 
 import torch
 
-ASKED = 1e3
-"""The greatest magnitude of an input within reason: latents are about 1, pictures within [-1, 1]."""
-ANSWERED = 1e4
-"""That of a picture, a latent or a noise: they are about 1 too."""
-FEATURES = 1e15
-"""That of numbers of any scale, features and measurements: their squares still have sums in float32."""
+MAX_INPUT = 1e3
+"""The largest plausible magnitude of an input: latents are about 1, pictures in [-1, 1]."""
+MAX_OUTPUT = 1e4
+"""That of an output picture, latent or noise, which are about 1 too."""
+MAX_FEATURE = 1e15
+"""That of features and measurements, which have any scale: sums of their squares still fit into float32."""
 
 
 class Watch:
-    """The greatest magnitude that each network answered since the last :meth:`check`. It is kept where the network
-    computes, and looking at it waits for that, so that it is done once a step."""
+    """The largest output magnitude of each network since the last :meth:`check`. It is kept on the network's device;
+    reading it synchronises, so it is checked once per step."""
 
     def __init__(self) -> None:
         self.most: dict[str, torch.Tensor] = {}
         self.limits: dict[str, float] = {}
-        self.resting = False
+        self.is_paused = False
 
-    def see(self, network: str, answer: torch.Tensor, given: torch.Tensor | None, limit: float = ANSWERED) -> None:
-        """Remember an ``answer`` to ``given`` (None: to text), if that was within reason. ``network``: whose it is, as
-        the subject of a sentence."""
-        if self.resting or answer.is_meta or not answer.numel():  # on meta: a dry run
+    def see(self, network: str, answer: torch.Tensor, given: torch.Tensor | None, limit: float = MAX_OUTPUT) -> None:
+        """Record an output ``answer`` for the input ``given`` (None: text), if that is plausible. ``network``: its
+        name, as the subject of a sentence."""
+        if self.is_paused or answer.is_meta or not answer.numel():  # on meta: a dry run
             return
         most = magnitude(answer)
         if given is not None and given.numel():
             asked = magnitude(given).to(most.device)
-            most = torch.where(asked <= ASKED, most, torch.zeros_like(most))  # NaN is not within reason either
+            most = torch.where(asked <= MAX_INPUT, most, torch.zeros_like(most))  # NaN is not plausible either
         before = self.most.get(network)
         self.most[network] = most if before is None else torch.maximum(before.to(most.device), most)
         self.limits[network] = limit
 
     @contextmanager
-    def rest(self) -> Iterator[None]:
-        """Do not look: what answers here is something else, that a run itself may have driven astray."""
-        before, self.resting = self.resting, True
+    def paused(self) -> Iterator[None]:
+        """Ignore outputs inside the context, for a modified network that the run itself may have made diverge."""
+        before, self.is_paused = self.is_paused, True
         try:
             yield
         finally:
-            self.resting = before
+            self.is_paused = before
 
     def check(self) -> None:
-        """Raise ValueError, in one sentence, for the first network whose answers were not within reason; then forget
-        them."""
+        """Raise ValueError for the first network with an implausible output; reset the record."""
         seen, self.most = self.most, {}
         if not seen:
             return
         device = next(iter(seen.values())).device
-        values = torch.stack([most.to(device) for most in seen.values()]).tolist()  # one wait for all
+        values = torch.stack([most.to(device) for most in seen.values()]).tolist()  # one synchronisation for all
         for network, value in zip(seen, values, strict=True):
             if not value <= self.limits[network]:
                 raise ValueError(f"{network} {beyond(value)}; {REMEDY}")
 
 
 REMEDY = (
-    "mend it: its weights are damaged, or do not fit its configuration (get them again), or overflow in half precision "
-    "(take --dtype float32)."
+    "its weights are damaged or do not fit its configuration (download them again), or overflow in half precision "
+    "(use --dtype float32)."
 )
 
 
 def beyond(value: float) -> str:
-    """What is wrong with answers of that magnitude, as a predicate."""
+    """Describe outputs of that magnitude, as a predicate."""
     if value != value or value == float("inf"):
-        return "answered values that are not finite (NaN or infinite)"
-    return f"answered values of {value:.0e}, beyond reason"
+        return "returned values that are not finite (NaN or infinite)"
+    return f"returned values of {value:.0e}, which is implausible"
 
 
 def magnitude(x: torch.Tensor) -> torch.Tensor:
-    """The greatest |entry|, a number on x's device; NaN if one is."""
+    """Return the largest |entry| on x's device; NaN if there is one."""
     x = x.detach()
     if x.is_complex():
         x = torch.view_as_real(x)
@@ -85,6 +84,6 @@ def magnitude(x: torch.Tensor) -> torch.Tensor:
 
 
 def watch_of(thing: object) -> Watch:
-    """The watch of a prior; of one that has none, a new one, which nobody looks at."""
+    """Return the watch of a prior; a new one if it has none."""
     found = getattr(thing, "watch", None)
     return found if isinstance(found, Watch) else Watch()

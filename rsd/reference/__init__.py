@@ -1,8 +1,8 @@
-"""The reference score eps_ref: what the prior's score is compared with.
+"""The reference score eps_ref, which is subtracted from the prior's score.
 
 SDS    the noise eps that was added (Poole et al. 2023)
-NFSD   what remains of the guided score that is noise, not image (Katzir et al. 2024)
-VSD    eps_phi(z_t, t, c), a network that learns the particles' own score (Wang et al. 2023): low-rank adapters on
+NFSD   the part of the guided score that is noise, not image (Katzir et al. 2024)
+VSD    eps_phi(z_t, t, c), a network that learns the score of the particles (Wang et al. 2023): low-rank adapters on
        the prior's UNet (LoraScore), or a small UNet from scratch (UNetScore)
 """
 
@@ -21,37 +21,37 @@ from rsd.memory import Memory
 from rsd.priors.base import Condition, Conditioning, Prior, predict, present
 from rsd.priors.watch import watch_of
 from rsd.randomness import Stream
-from rsd.reference.adapters import Adapters, Told, projections, seeded
+from rsd.reference.adapters import Adapters, CameraEmbedding, projections, seeded
 from rsd.spread import Spread
 
 Timestep = int | torch.Tensor
 
 PATIENCE = 20
-"""Steps in a row whose gradients may overflow: enough to halve the scale of float16, 2^14, to less than 1."""
+"""Consecutive steps whose gradients may overflow: enough to halve float16's loss scale, 2^14, below 1."""
 
 
 class Reference(Protocol):
-    """What the engine asks of a reference score. One that does not learn needs only ``__call__``."""
+    """The interface of a reference score. One that does not learn defines only ``__call__``."""
 
     def __call__(self, z_t: torch.Tensor, t: Timestep, eps: torch.Tensor, eps_theta: torch.Tensor) -> torch.Tensor:
-        """eps_ref for the noisy particles z_t = alpha_t z + sigma_t eps, all [N, *latent_shape]; t: an int or [N]."""
+        """Return eps_ref for z_t = alpha_t z + sigma_t eps, all [N, *latent_shape]; t: an int or [N]."""
         ...
 
     def learn(self, z: torch.Tensor, step: int) -> dict[str, float]:
-        """Take one optimiser step on the particles z [N, *latent_shape], just moved; return the losses."""
+        """Take an optimiser step on the new particles z [N, *latent_shape]. Return the losses."""
         return {}
 
     def state(self) -> dict[str, Any]:
-        """Everything a resumed run needs."""
+        """Return the state of a checkpoint."""
         return {}
 
     def load_state(self, state: dict[str, Any]) -> None:
-        """Continue from :meth:`state`."""
+        """Load :meth:`state`."""
         return None
 
 
 class SDS(Reference):
-    """The noise itself."""
+    """Score distillation sampling: eps_ref is the noise eps."""
 
     def __call__(self, z_t: torch.Tensor, t: Timestep, eps: torch.Tensor, eps_theta: torch.Tensor) -> torch.Tensor:
         return eps
@@ -64,14 +64,14 @@ class NFSD(Reference):
     """Noise-free score distillation (Katzir, Patashnik, Cohen-Or, Lischinski, ICLR 2024, Sec. 4), whose direction is
 
         delta_D + s delta_C,   delta_C = eps(z_t; text) - eps(z_t; empty)
-        delta_D = eps(z_t; empty)                           for t < 200, where a trained prior predicts no noise
-                  eps(z_t; empty) - eps(z_t; negative)      for the others
+        delta_D = eps(z_t; empty)                           if t < 200, where a trained prior predicts no noise
+                  eps(z_t; empty) - eps(z_t; negative)      otherwise
 
-    As eps_theta = eps(empty) + s delta_C already (guidance with the *empty* prompt as the unconditional one), the
-    reference is 0 for t < 200 and eps(z_t; negative) for the others.
+    Since eps_theta = eps(empty) + s delta_C (guidance with the *empty* prompt as the unconditional one), the reference
+    is 0 if t < 200 and eps(z_t; negative) otherwise.
 
-    ``negative``: a condition without guidance for the negative prompt, by default the paper's :data:`NEGATIVE`; for a
-    prior without text, None. The bound is 0.2 T for a prior with T other than 1000.
+    ``negative``: the condition of the negative prompt without guidance (the paper's is :data:`NEGATIVE`); None for a
+    prior without text. The bound is 0.2 T for other T.
     """
 
     NEGATIVE = "unrealistic, blurry, low quality, out of focus, ugly, low contrast, dull, dark, low-resolution, gloomy"
@@ -89,15 +89,15 @@ class NFSD(Reference):
 
 
 class Learned(Reference):
-    """A network eps_phi(z_t, t, c) that learns the score of the particles as they move, one step of AdamW a time:
+    """A network eps_phi(z_t, t, c) that learns the score of the particles, with one step of AdamW per step of the run:
 
         sum over particles of mean |eps_phi(z_t, t, c) - eps|^2,    t uniform in 0 .. T-1 for each particle
 
-    conditional, without guidance. Where several processes share the particles the sum runs over all of them: gradients
-    are added up, so that all have the same network (but for ``own`` ones, one a particle). Its noise and timesteps are
-    its own, of the run's ``stream``.
-    ``loss_scale`` keeps the gradients of means above float16's smallest number; where they overflow the step is
-    skipped and the scale halved. ``skipped``: how many steps in a row, up to now, were.
+    It is conditional, without guidance, and draws its own noise and timesteps from the run's ``stream``. If several
+    processes share the particles, gradients are summed over the processes, so that all have the same network (unless
+    each particle has its ``own``).
+    ``loss_scale`` keeps gradients in float16's range; if they overflow, the step is skipped and the scale halved.
+    ``skipped``: number of consecutive skipped steps.
     """
 
     loss_scale = 1.0
@@ -113,55 +113,58 @@ class Learned(Reference):
         self.optimiser = torch.optim.AdamW(self.parameters, lr=lr)
 
     def epsilon(self, z_t: torch.Tensor, t: Timestep, condition: Condition | None) -> torch.Tensor:
-        """eps_phi of a chunk under its condition, inside :meth:`active`."""
+        """Predict eps_phi of a chunk with its condition, inside :meth:`active`."""
         raise NotImplementedError
 
-    def given(self) -> Condition | None:
-        """The present condition of all particles."""
+    def current_condition(self) -> Condition | None:
+        """Return the current condition of all particles."""
         given = present(self.condition)
         assert given is None or given.negative is None, "the variational score has no guidance"
         return given
 
     def active(self, row: int) -> AbstractContextManager[None]:
-        """Where :meth:`epsilon` and its gradients may be asked for, for the rows of a chunk that begins at ``row``."""
+        """Return the context in which :meth:`epsilon` and its gradients work, for a chunk that starts at ``row``."""
         return nullcontext()
 
     @torch.no_grad()
     def __call__(self, z_t: torch.Tensor, t: Timestep, eps: torch.Tensor, eps_theta: torch.Tensor) -> torch.Tensor:
-        given = self.given()
+        given = self.current_condition()
 
-        def answer(rows: slice) -> torch.Tensor:
+        def predict_chunk(rows: slice) -> torch.Tensor:
             with self.active(rows.start):
                 return predict(self, z_t, t, given, rows)
 
-        return self.spread.cat(answer)
+        return self.spread.cat(predict_chunk)
 
     @torch.enable_grad()
     def learn(self, z: torch.Tensor, step: int) -> dict[str, float]:
-        """One step of AdamW; returns the eps-MSE before it, a mean over particles, as "reference", and 1 as
-        "reference_skipped" if it was skipped, else 0. Raises ValueError after PATIENCE of those in a row."""
+        """Take one step of AdamW. Return the eps-MSE before it (mean over particles) as "reference", and whether the
+        step was skipped (1 or 0) as "reference_skipped". Raise ValueError after PATIENCE consecutive skipped steps."""
+        # Diffuse the particles to random timesteps.
         ids = self.spread.ids
         t = self.stream.integers("reference timestep", 0, self.prior.schedule.T - 1, ids, step)
         eps = self.stream.noise("reference diffusion", z.shape[1:], ids, step).to(z)
         alpha, sigma = self.prior.schedule.coefficients(t, z)
-        z_t, given = alpha * z + sigma * eps, self.given()
+        z_t, given = alpha * z + sigma * eps, self.current_condition()
 
-        def learn(rows: slice) -> float:
+        def add_gradients(rows: slice) -> float:
             with self.active(rows.start):
                 error = predict(self, z_t, t, given, rows) - eps[rows]
-                loss = error.square().flatten(1).mean(1).sum()  # no mean over particles: none depends on N
+                loss = error.square().flatten(1).mean(1).sum()  # no mean over particles: gradients do not depend on N
                 found = torch.autograd.grad(loss * self.loss_scale, self.parameters, allow_unused=True)
             pairs = [(p, own) for p, own in zip(self.parameters, found, strict=True) if own is not None]
             sums = [own.clone() if p.grad is None else p.grad + own for p, own in pairs]
-            for (p, _), added in zip(pairs, sums, strict=True):  # all of them or, where this did not fit, none
+            for (p, _), added in zip(pairs, sums, strict=True):  # after all sums: a chunk without memory is repeated
                 p.grad = added
             return float(loss.detach())
 
-        total = sum(self.spread.each(learn)) / len(z)
+        # Sum the gradients over chunks and processes.
+        total = sum(self.spread.each(add_gradients)) / len(z)
         gradients = [p.grad.div_(self.loss_scale) for p in self.parameters if p.grad is not None]
         if not self.own:
             self.spread.ensemble.add(gradients)
-        finite = all(bool(gradient.isfinite().all()) for gradient in gradients)  # in half precision one may overflow
+        # Take the step, or skip it if a gradient overflows in half precision.
+        finite = all(bool(gradient.isfinite().all()) for gradient in gradients)
         if not self.spread.ensemble.agree(not finite):
             self.optimiser.step()
             self.skipped = 0
@@ -170,13 +173,13 @@ class Learned(Reference):
         self.optimiser.zero_grad()
         if self.skipped == PATIENCE:
             raise ValueError(
-                f"The learned score cannot learn: its gradients were not finite in {PATIENCE} steps in a row; use "
+                f"The learned score cannot learn: its gradients were not finite in {PATIENCE} consecutive steps; use "
                 "--dtype float32 or bfloat16, or a lower --lr-phi."
             )
         return {"reference": total, "reference_skipped": float(self.skipped > 0)}
 
     def state(self) -> dict[str, Any]:
-        """The network's learned tensors and their optimiser."""
+        """Return the learned parameters and their optimiser's state."""
         return {
             "parameters": [p.detach().clone() for p in self.parameters],
             "optimiser": self.optimiser.state_dict()["state"],
@@ -185,7 +188,7 @@ class Learned(Reference):
         }
 
     def load_state(self, state: dict[str, Any]) -> None:
-        """Continue from :meth:`state`."""
+        """Load :meth:`state`."""
         with torch.no_grad():
             for parameter, value in zip(self.parameters, state["parameters"], strict=True):
                 parameter.copy_(value)
@@ -195,13 +198,14 @@ class Learned(Reference):
 
 
 class LoraScore(Learned):
-    """The prior with low-rank adapters on its UNet's attention, learned; they are on only inside :meth:`active`, so
-    that the prior itself answers to the bit as before, and its UNet is at no time another (a pipeline that its owner
-    handed over can be saved). Starts as the prior without guidance; a prediction of v is converted as the prior's own
-    is. Several objects may share a prior. What the condition tells besides text (``extra``: a camera) is added to the
-    UNet's time embedding, by a network that learns too.
+    """The prior with learned low-rank adapters on its UNet's attention. It starts as the prior without guidance.
 
-    ``rank``: of the adapters, whose scale is 1. ``per_particle``: a set of adapters for each particle (N UNet calls).
+    The adapters are hooks that are active only inside :meth:`active`: the UNet's modules and the prior's predictions do
+    not change, so the pipeline can be saved at any time, and several scores can share a prior. A v prediction is
+    converted as the prior's own. The condition's ``extra`` numbers (a camera) are added to the UNet's time embedding by
+    a small learned network.
+
+    ``rank``: of the adapters, whose scale is 1. ``per_particle``: one set of adapters per particle (N UNet calls).
     Raises ValueError for a prior without a UNet.
     """
 
@@ -210,46 +214,46 @@ class LoraScore(Learned):
         *, lr: float = 1e-4, rank: int = 4, per_particle: bool = False,
     ):  # fmt: skip
         unet: Any = prior.network
-        if not hasattr(unet, "encoder_hid_proj") or not projections(unet):  # UNets of DDPM's class read no text
-            raise ValueError(f"The prior {prior.name} has no UNet for adapters; take another method than vsd.")
+        if not hasattr(unet, "encoder_hid_proj") or not projections(unet):  # unconditional UNets have none
+            raise ValueError(f"The prior {prior.name} has no UNet for adapters; use another method than vsd.")
         if rank < 1:
             raise ValueError(f"lora_rank is {rank}; it must be at least 1.")
         self.unet = unet
-        weights = Stream(stream.seed)  # the same for every image
+        weights = Stream(stream.seed)  # the same for all images
         numbers = spread.ids if per_particle else [0]
         drawn = [weights.generator("reference weights", particle=k) for k in numbers]
         self.adapters = [Adapters(unet, rank, random) for random in drawn]
         parameters = [p for own in self.adapters for p in own.parameters()]
         first = present(condition)
-        self.told: Told | None = None
+        self.camera: CameraEmbedding | None = None
         if first is not None and first.extra is not None:
-            self.told = Told(unet, first.extra.shape[-1], weights.generator("reference told"))
-            parameters += self.told.parameters()
+            self.camera = CameraEmbedding(unet, first.extra.shape[-1], weights.generator("reference told"))
+            parameters += self.camera.parameters()
         self.loss_scale = 2.0**14 if unet.dtype == torch.float16 else 1.0
         self.own = per_particle
         spread = replace(spread, memory=Memory(1)) if per_particle else spread
         super().__init__(prior, condition, parameters, spread, stream, lr=lr)
 
     def epsilon(self, z_t: torch.Tensor, t: Timestep, condition: Condition | None) -> torch.Tensor:
-        """The prior's, which is eps_phi inside :meth:`active`."""
+        """Predict with the prior, which is eps_phi inside :meth:`active`."""
         with ExitStack() as stack:
-            if self.told is not None:
+            if self.camera is not None:
                 assert condition is not None and condition.extra is not None
-                stack.enter_context(self.told.telling(self.unet, condition.extra))
-            stack.enter_context(watch_of(self.prior).rest())  # if it goes astray, lr_phi may have driven it there
+                stack.enter_context(self.camera.on(self.unet, condition.extra))
+            stack.enter_context(watch_of(self.prior).paused())  # large outputs may be due to lr_phi
             return self.prior.epsilon(z_t, t, condition)
 
     @contextmanager
     def active(self, row: int) -> Iterator[None]:
-        """The UNet with its adapters on."""
+        """Activate the adapters of a particle or of all."""
         with self.adapters[row if self.own else 0].on(self.unet):
             yield
 
 
 class UNetScore(Learned):
-    """A small UNet that predicts eps from scratch, given the prior's text embeddings: the paper's other eps_phi.
+    """A small UNet, trained from scratch, that reads the prior's text embeddings: the paper's other eps_phi.
 
-    ``channels``: of its resolutions. Raises ValueError for a prior without latent images or text.
+    ``channels``: of each resolution. Raises ValueError for a prior without image-shaped latents or text.
     """
 
     def __init__(
@@ -258,12 +262,12 @@ class UNetScore(Learned):
     ):  # fmt: skip
         text = present(condition)
         if text is None or text.embeddings is None or len(prior.latent_shape) != 3:
-            raise ValueError(f"The prior {prior.name} has no latent images and text for a UNet; take another method.")
+            raise ValueError(f"The prior {prior.name} has no latent images and text for a UNet; use another method.")
         with quietly():
             from diffusers import UNet2DConditionModel
         C, h, w = prior.latent_shape
         crossed = len(channels) - 1
-        with seeded(Stream(stream.seed).generator("reference weights")):  # the same for every image
+        with seeded(Stream(stream.seed).generator("reference weights")):  # the same for all images
             unet = UNet2DConditionModel(
                 sample_size=(h, w), in_channels=C, out_channels=C, block_out_channels=tuple(channels),
                 layers_per_block=1, cross_attention_dim=text.embeddings.shape[-1],
@@ -276,6 +280,7 @@ class UNetScore(Learned):
         super().__init__(prior, condition, parameters, spread, stream, lr=lr)
 
     def epsilon(self, z_t: torch.Tensor, t: Timestep, condition: Condition | None) -> torch.Tensor:
+        """Predict eps_phi of a chunk with its text embeddings."""
         assert condition is not None and condition.embeddings is not None
         text = condition.embeddings.to(z_t.device, z_t.dtype).expand(len(z_t), -1, -1)
         return self.unet(z_t, torch.as_tensor(t, device=z_t.device), encoder_hidden_states=text).sample

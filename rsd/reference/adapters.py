@@ -1,4 +1,4 @@
-"""What a learned score adds to a prior's UNet: low-rank adapters on its attention, and numbers that it is told."""
+"""Learned additions to a prior's UNet: low-rank adapters on its attention, and an embedding of the camera."""
 
 from __future__ import annotations
 
@@ -11,13 +11,15 @@ import torch
 from torch import nn
 
 TARGETS = ("to_q", "to_k", "to_v", "to_out.0", "add_k_proj", "add_v_proj")
-"""The attention projections that have adapters; the last two are those of the text in UNets of DeepFloyd IF's class."""
+"""The attention projections with adapters; the last two are text projections in UNets like DeepFloyd IF's."""
 
 
-class Told(nn.Module):
-    """``numbers`` a picture, added to the time embedding of ``unet`` through Linear, SiLU, Linear, as ProlificDreamer
-    tells its score the camera. The last layer starts at 0, so that nothing is added at first; the first is drawn from
-    ``random``. The UNet is not changed, and hears nothing outside :meth:`telling`. float32 at least."""
+class CameraEmbedding(nn.Module):
+    """Adds an embedding of ``numbers`` per picture to the time embedding of ``unet``, through Linear, SiLU, Linear,
+    as ProlificDreamer conditions its score on the camera.
+
+    The first layer is drawn from ``random``; the last starts at 0, so that nothing is added at first. The hook is
+    active only inside :meth:`on`. At least float32."""
 
     def __init__(self, unet: Any, numbers: int, random: torch.Generator):
         super().__init__()
@@ -30,8 +32,8 @@ class Told(nn.Module):
         self.to(unet.device, self.precision)
 
     @contextmanager
-    def telling(self, unet: Any, numbers: torch.Tensor) -> Iterator[None]:
-        """Calls of ``unet`` on pictures [B, ...] are told ``numbers``, [B, k] or [1, k]."""
+    def on(self, unet: Any, numbers: torch.Tensor) -> Iterator[None]:
+        """Condition calls of ``unet`` on pictures [B, ...] on ``numbers``, [B, k] or [1, k]."""
 
         def add(_module: nn.Module, _inputs: Any, embedding: torch.Tensor) -> torch.Tensor:
             return embedding + self.layers(numbers.to(embedding.device, self.precision)).to(embedding.dtype)
@@ -44,9 +46,10 @@ class Told(nn.Module):
 
 
 class Adapters(nn.Module):
-    """LoRA (Hu et al. 2022) of that ``rank`` and scale 1 on every attention projection of ``unet``: B A x is added to
-    what a projection answers to x, where A is drawn from ``random`` and B starts at 0. The UNet is not changed, so that
-    it can be saved at any time, and knows nothing of them outside :meth:`on`. float32 at least."""
+    """LoRA (Hu et al. 2022) with the given ``rank`` and scale 1 on every attention projection of ``unet``: B A x is
+    added to the projection's output at x, with A drawn from ``random`` and B starting at 0.
+
+    The hooks are active only inside :meth:`on`; the UNet's modules do not change. At least float32."""
 
     def __init__(self, unet: Any, rank: int, random: torch.Generator):
         super().__init__()
@@ -55,11 +58,11 @@ class Adapters(nn.Module):
         with seeded(random):
             self.pairs = nn.ModuleList(_pair(layer.in_features, rank, layer.out_features) for layer in found.values())
         self.precision = torch.float64 if unet.dtype == torch.float64 else torch.float32
-        self.to(unet.device, unet.dtype).to(self.precision)  # A begins as the UNet's precision has it
+        self.to(unet.device, unet.dtype).to(self.precision)  # round A to the UNet's precision
 
     @contextmanager
     def on(self, unet: Any) -> Iterator[None]:
-        """Calls of ``unet`` go through the adapters."""
+        """Activate the adapters in calls of ``unet``."""
         with ExitStack() as stack:
             for path, pair in zip(self.paths, self.pairs, strict=True):
                 hook = unet.get_submodule(path).register_forward_hook(partial(self._add, pair))
@@ -71,12 +74,12 @@ class Adapters(nn.Module):
 
 
 def projections(unet: Any) -> dict[str, Any]:
-    """The attention projections of ``unet`` by their paths; one that has adapters of its owner's counts with them."""
+    """Return the attention projections of ``unet`` by path, including any adapters that they already have."""
     return {path: layer for path, layer in unet.named_modules() if any(f".{path}".endswith(f".{t}") for t in TARGETS)}
 
 
 def _pair(inputs: int, rank: int, outputs: int) -> nn.Sequential:
-    """x to B A x, begun as by peft: A as a linear layer's weight, drawn once more after both."""
+    """Return x -> B A x, initialised as peft does: A like a linear layer's weight, drawn again after both."""
     down, up = nn.Linear(inputs, rank, bias=False), nn.Linear(rank, outputs, bias=False)
     nn.init.kaiming_uniform_(down.weight, a=5**0.5)
     nn.init.zeros_(up.weight)
@@ -85,7 +88,7 @@ def _pair(inputs: int, rank: int, outputs: int) -> nn.Sequential:
 
 @contextmanager
 def seeded(random: torch.Generator) -> Iterator[None]:
-    """Draw from torch's global CPU generator as ``random`` would, and leave it as it was; other devices' stay."""
+    """Seed torch's global CPU generator with ``random``'s seed inside the context; leave other devices' unchanged."""
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(random.initial_seed())  # torch.manual_seed would seed the GPUs too
         yield

@@ -1,4 +1,4 @@
-"""What the Python functions of the heads share: settle the options, load what was named, run to the end."""
+"""Shared parts of the Python functions of the heads: resolve the options, load the networks, run to the end."""
 
 from __future__ import annotations
 
@@ -10,35 +10,34 @@ from typing import Any
 import torch
 
 from rsd.engine import Embed, Record
-from rsd.features import load_features
-from rsd.features.decoded import Decoded
+from rsd.features import Decoded, load_features
 from rsd.priors import check_prior_name, load_prior
 from rsd.priors.base import Prior
 from rsd.runs.flags import fields_of
 from rsd.runs.options import check_used
 from rsd.runs.run import Run
 from rsd.runs.settings import Packaged
-from rsd.runs.words import nearest
+from rsd.runs.words import suggestion
 
 Features = Callable[[torch.Tensor], torch.Tensor]
 
 
 def check_known(names: Collection[str], changes: Mapping[str, Any]) -> None:
-    """Raise ValueError, with the nearest name, for a setting of a name that there is not."""
+    """Raise ValueError, with a suggestion, for an unknown setting."""
     for name in changes:
         if name not in names:
-            hint = ' Did you mean "lambda_"?' if name == "lambda" else nearest(name, names)
+            hint = ' Did you mean "lambda_"?' if name == "lambda" else suggestion(name, names)
             raise ValueError(f'Unknown setting "{name}".{hint} There are: {", ".join(names)}.')
 
 
-def settle(
+def resolve_options(
     kind: type, packaged: Callable[[str, str], Packaged], prompt: str, prior: Prior | str, features: Features | str,
     method: str, changes: Mapping[str, Any],
 ) -> tuple[Any, str, Prior, Embed | None]:  # fmt: skip
-    """The options of class ``kind`` for a prompt, where they come from, the prior, and what particles are compared by
-    (None if they do not interact). ``changes`` win over the packaged settings of the method and the prior.
+    """Return the options of class ``kind`` for a prompt, the name of their packaged settings, the prior, and the
+    feature map (None if the particles do not interact). ``changes`` override the packaged settings.
 
-    Raises ValueError, before any model is loaded, for unknown names and settings, and for values that cannot work.
+    Raises ValueError for unknown names, unknown settings and invalid values, before any model is loaded.
     """
     if not isinstance(prompt, str):
         raise ValueError(f"prompt is of type {type(prompt).__name__}; give text.")
@@ -66,9 +65,9 @@ def settle(
 def drive(
     run: Run, *, diverged: Callable[[str], str], progress: Callable[[Record], None] | None = None
 ) -> tuple[torch.Tensor, list[Record]]:
-    """Run to the end; the result, and a record of each step. ``diverged``: the message, given where it was.
+    """Run to the end. Return the result and the records. ``diverged`` formats the error message from the location.
 
-    Raises ValueError for a run whose records or result are not finite.
+    Raises ValueError if a record or the result is not finite.
     """
     records = []
     for record in run.steps():

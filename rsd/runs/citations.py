@@ -1,4 +1,4 @@
-"""BibTeX of the methods and models that a run used, written beside its results."""
+"""BibTeX entries of methods and models, written beside the results."""
 
 from __future__ import annotations
 
@@ -191,7 +191,7 @@ BIBTEX = {
 
 
 def short(key: str) -> str:
-    """An entry as "Author et al. (year), url"; accents are left out."""
+    """Format an entry as "Author et al. (year), url", without accents."""
     found = [re.search(rf"{name} += \{{(.*)\}},?\n", BIBTEX[key]) for name in ("year", "url")]
     year, url = (match[1] if match else "" for match in found)
     author = BIBTEX[key].partition("author    = {")[2].partition("},\n")[0]
@@ -201,5 +201,5 @@ def short(key: str) -> str:
 
 
 def bibtex(keys: Iterable[str]) -> str:
-    """The entries of ``keys``, each once, in their order."""
+    """Return the entries of ``keys`` in order, without duplicates."""
     return "\n\n".join(BIBTEX[key] for key in dict.fromkeys(keys)) + "\n"

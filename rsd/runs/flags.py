@@ -1,9 +1,8 @@
-"""Command lines: a dataclass whose fields are flags, read from words, told in our own, and its ``--help`` in groups.
+"""Command lines: parse flags into the fields of a dataclass, and print ``--help`` in groups.
 
-A subcommand's options are a dataclass. A field is a flag of its name, with dashes; what a field of a type takes is in
-:func:`rsd.runs.words.wanted`, its help is the docstring below it, which says in words what happens by default where the
-default is None. ``Annotated[..., Flag(...)]`` says more of a field; the class variables GROUPS and EXAMPLES say how
-``--help`` is laid out. Base classes may have fields and GROUPS too. Imports nothing heavy.
+The options of a subcommand are a dataclass. A field ``a_b`` is the flag ``--a-b``; its help is the docstring below it,
+which describes the default in words if that is None. ``Annotated[..., Flag(...)]`` adds details of a field; the class
+variables GROUPS and EXAMPLES lay out ``--help``. Base classes may have fields and GROUPS too. Imports nothing heavy.
 """
 
 from __future__ import annotations
@@ -24,24 +23,24 @@ from functools import cache
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
-from rsd.runs.words import near, same, wanted
+from rsd.runs.words import closest_name, expected, match_name
 
 Kind = TypeVar("Kind")
 Groups = Mapping[str, str]
-"""Headings of ``--help``, in order, and the names of the fields below each, with spaces between."""
+"""Headings of ``--help`` in order, with the names of the fields below each, separated by spaces."""
 
 YES, NO = ("true", "yes", "on"), ("false", "no", "off")
-TOLD = r"default: |by default"
-"""How a docstring says what happens without the flag."""
+DESCRIBES_DEFAULT = r"default: |by default"
+"""How a docstring describes the default."""
 DASHED = re.compile(r"--\w|-[a-zA-Z]|[–—]{1,2}\w[\w-]*(=|$)")
-"""What a flag begins with; -5 and "- a dash" are values. Long dashes come with what is copied from documents."""
+"""The start of a flag; -5 and "- a dash" are values. Text copied from documents may contain long dashes."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Flag:
-    """What an annotation says of a field. ``short``: another spelling, such as -n. ``positional``: the words without a
-    flag are its. ``names``: what a list of text may hold, or ``own``: whether a word is of it; other words are left to
-    those without a flag."""
+    """Details of a field. ``short``: a short form such as -n. ``positional``: the field takes the words without a flag.
+    ``names``: the valid values of a list of text, or ``own``: a function that recognises them; other words after the
+    list are positional."""
 
     short: str = ""
     positional: bool = False
@@ -51,7 +50,7 @@ class Flag:
 
 @dataclasses.dataclass(frozen=True)
 class Field:
-    """A field of the options. ``hint``: its type without None, which it takes if ``optional``."""
+    """A field of the options. ``hint``: its type without None; ``optional``: whether None is valid."""
 
     name: str
     hint: Any
@@ -61,17 +60,17 @@ class Field:
 
     @property
     def plain(self) -> str:
-        """Its name in messages and files."""
+        """The name in messages and files."""
         return self.name.rstrip("_")
 
     @property
     def dashed(self) -> str:
-        """Its name on the command line."""
+        """The name on the command line."""
         return f"--{self.plain.replace('_', '-')}"
 
     @property
     def several(self) -> int | None:
-        """How many values it takes: 1, a fixed number, or any (None)."""
+        """The number of values: 1, a fixed number, or None for any."""
         if typing.get_origin(self.hint) is not tuple:
             return 1
         arguments = typing.get_args(self.hint)
@@ -83,20 +82,20 @@ class Field:
         return typing.get_args(self.hint)[0] if typing.get_origin(self.hint) is tuple else self.hint
 
     def error(self, text: str, more: str = "") -> ValueError:
-        """That ``text`` is not what it takes."""
+        """Return the error for an invalid value ``text``."""
         names = typing.get_args(self.each) if typing.get_origin(self.each) is Literal else self.flag.names
-        if found := near(text, names, cutoff=0.5):
+        if found := closest_name(text, names, cutoff=0.5):
             more = f'. Did you mean "{found}"?'
         elif self.several == 1 and re.fullmatch(r"-?\d+(,\d+)+", text):
             more = ", without commas." if self.each is int else ", with a decimal point."
-        wants = f"some of {', '.join(self.flag.names)}" if self.flag.names else wanted(self.hint)
+        wants = f"some of {', '.join(self.flag.names)}" if self.flag.names else expected(self.hint)
         return ValueError(f'{self.plain} is "{text}"; give {wants}{more or "."}')
 
     def one(self, text: str) -> Any:
-        """``text`` as one value; ValueError, without a text, if it is none."""
+        """Parse one value. Raise ValueError, without a message, if it is invalid."""
         if self.each is bool and text.lower() in (*YES, *NO):
             return text.lower() in YES
-        if typing.get_origin(self.each) is Literal and (name := same(text, typing.get_args(self.each))) != text:
+        if typing.get_origin(self.each) is Literal and (name := match_name(text, typing.get_args(self.each))) != text:
             text = name
         if typing.get_origin(self.each) is Literal and text in typing.get_args(self.each):
             return text
@@ -107,20 +106,20 @@ class Field:
         raise ValueError
 
     def fits(self, text: str) -> bool:
-        """Whether ``text`` is a value, or several with commas between."""
+        """Return whether ``text`` is a valid value, or several separated by commas."""
         try:
             return all(self.one(part) is not None for part in self.parts(text))
         except ValueError:
             return False
 
     def parts(self, text: str) -> list[str]:
-        """The values that commas separate; in name=value what follows a comma is another if it is name=value too."""
+        """Split at commas; after name=value only before another name=value."""
         comma = r",\s*(?=\w+=)" if self.each is str and "=" in text else ","
         return [part.strip() for part in re.split(comma, text) if part.strip()]
 
 
 def fields_of(kind: Any) -> dict[str, Field]:
-    """The fields of a dataclass of options, by name."""
+    """Return the fields of a dataclass of options by name."""
     return _fields_of(kind)
 
 
@@ -143,23 +142,23 @@ def _fields_of(kind: Any) -> dict[str, Field]:
 
 
 def is_assignment(word: str) -> bool:
-    """Whether a word is name=value: what :class:`Flag` takes for ``own``."""
+    """Return whether a word is name=value; for ``Flag(own=...)``."""
     return "=" in word
 
 
 def positional_of(kind: type) -> Field | None:
-    """The field of the words without a flag."""
+    """Return the positional field; None if there is none."""
     return next((field for field in fields_of(kind).values() if field.flag.positional), None)
 
 
 def parse(kind: type[Kind], argv: Sequence[str], *, prog: str, more: str = "") -> Kind:
-    """The options that ``argv`` says. Raises ValueError, in one sentence, for what cannot be read; SystemExit after
-    ``--help``, whose text ends its description with ``more``."""
+    """Parse ``argv``. Raise ValueError for mistakes; SystemExit after ``--help``, whose description ends in
+    ``more``."""
     return build(kind, values(kind, argv, prog=prog, more=more), prog=prog)
 
 
 def script(kind: type[Kind], prog: str, argv: Sequence[str] | None = None) -> Kind:
-    """The options of a script, of its own command line by default; a mistake ends it, told in one sentence."""
+    """Parse the options of a script (default: from sys.argv); mistakes are printed and end it."""
     try:
         return parse(kind, sys.argv[1:] if argv is None else argv, prog=prog)
     except ValueError as error:
@@ -168,19 +167,19 @@ def script(kind: type[Kind], prog: str, argv: Sequence[str] | None = None) -> Ki
 
 
 def build(kind: type[Kind], *layers: Mapping[str, Any], prog: str) -> Kind:
-    """Options from layers of what :func:`values` found; the later win."""
+    """Create options from layers of :func:`values`; later layers win."""
     given = {name: value for layer in layers for name, value in layer.items()}
     for field in fields_of(kind).values():
         if field.name not in given and field.default is dataclasses.MISSING:
             if not field.flag.positional:
                 example = "".join(f", for example {text}" for text in getattr(kind, "EXAMPLES", ())[:1])
-                raise ValueError(f"{field.dashed} is missing; give {wanted(field.hint)}{example}.")
+                raise ValueError(f"{field.dashed} is missing; give {expected(field.hint)}{example}.")
             given[field.name] = ()
     return kind(**given)
 
 
 def values(kind: type, argv: Sequence[str], *, prog: str, more: str = "") -> dict[str, Any]:
-    """What ``argv`` says of each field that it names; what :func:`parse` raises."""
+    """Parse ``argv`` into the values of the given fields; raises as :func:`parse`."""
     if any(word in ("-h", "--help") for word in argv[: argv.index("--") if "--" in argv else None]):
         print(help_text(kind, prog=prog, more=more))
         raise SystemExit(0)
@@ -188,7 +187,7 @@ def values(kind: type, argv: Sequence[str], *, prog: str, more: str = "") -> dic
 
 
 class _Reader:
-    """Goes through a command line once. ``words``: the places of the words without a flag."""
+    """Parses a command line in one pass. ``words``: the positions of the words without a flag."""
 
     def __init__(self, kind: type, argv: Sequence[str], prog: str):
         self.fields, self.argv, self.prog = fields_of(kind), list(argv), prog
@@ -198,6 +197,7 @@ class _Reader:
         self.place = 0
 
     def read(self) -> dict[str, Any]:
+        """Return the values of the given fields."""
         while self.place < len(self.argv):
             token = self.argv[self.place]
             self.place += 1
@@ -213,7 +213,7 @@ class _Reader:
         return self.found
 
     def _next(self) -> str | None:
-        """The word after this one, if it is no flag."""
+        """Return the next word if it is not a flag."""
         word = self.argv[self.place] if self.place < len(self.argv) else None
         return None if word is None or word == "--" or DASHED.match(word) else word
 
@@ -226,14 +226,14 @@ class _Reader:
         if field.each is bool and field.several == 1:
             self.found[field.name] = self._switch(field, value, attached if equals else None)
         elif not value:
-            raise ValueError(f"{field.dashed} takes {wanted(field.hint)}, so {name} says nothing; leave it out.")
+            raise ValueError(f"{field.dashed} takes {expected(field.hint)}, so {name} has no meaning; leave it out.")
         elif field.several == 1:
             self.found[field.name] = self._value(field, attached if equals else None)
         else:
             self._list(field, attached if equals else None)
 
     def _find(self, name: str, token: str) -> tuple[Field, bool]:
-        """The field of a flag, and False for a flag that says no."""
+        """Return the field of a flag, and whether the flag is not negated."""
         spelt: dict[str, tuple[Field, bool]] = {}
         for field in self.fields.values():
             if field.flag.positional:
@@ -247,9 +247,9 @@ class _Reader:
         if plain in spelt:
             return spelt[plain]
         if name[0] in "–—":
-            raise ValueError(f'"{token}" begins with a long dash; flags begin with two short ones: --.')
+            raise ValueError(f'"{token}" starts with a long dash; flags start with two short ones: --.')
         meant = plain.lower() if plain.startswith("--") else f"-{plain.lower()}"
-        found = meant if meant in spelt else near(meant, [flag for flag in spelt if flag.startswith("--")])
+        found = meant if meant in spelt else closest_name(meant, [flag for flag in spelt if flag.startswith("--")])
         hint = f" Did you mean {found}?" if found else ""
         raise ValueError(f"There is no flag {name}.{hint} {self.prog} --help lists them.")
 
@@ -280,18 +280,20 @@ class _Reader:
             raise field.error(attached) from None
 
     def _missing(self, field: Field) -> ValueError:
-        """That nothing follows a flag; what begins with a dash is a value only behind "="."""
+        """Return the error for a flag without a value; a value that starts with a dash requires "="."""
         after = self.argv[self.place] if self.place < len(self.argv) else ""
         spelt = {f.dashed for f in self.fields.values()} | {f.flag.short for f in self.fields.values()}
         text = field.each is str and after and after.partition("=")[0].replace("_", "-") not in spelt
         hint = (
-            f'; one that begins with a dash is written {field.dashed}="{after} ..."' if text and after != "--" else ""
+            f'; a value that starts with a dash is written {field.dashed}="{after} ..."'
+            if text and after != "--"
+            else ""
         )
-        return ValueError(f"{field.dashed} has no value; give {wanted(field.hint)}{hint}.")
+        return ValueError(f"{field.dashed} has no value; give {expected(field.hint)}{hint}.")
 
     def _list(self, field: Field, attached: str | None) -> None:
-        """Values with commas or spaces between, up to the number that the field takes, or as many as are of its kind:
-        other words are left to those without a flag. A list given twice is one list."""
+        """Parse values separated by commas or spaces, up to the number of the field, or while they are valid: other
+        words are positional. A list given twice is one list."""
         if attached is None and self._next() is None and field.several:
             raise self._missing(field)
         took = []
@@ -310,7 +312,7 @@ class _Reader:
                 if field.each in (int, float) and field.fits(word) and not os.path.exists(word):
                     raise field.error(" ".join([*parts, word]))
                 break
-            if self.positional and not self._own(field, word):
+            if self.positional and not self._belongs(field, word):
                 self._stray(field, word)
                 break
             parts += field.parts(word)
@@ -323,15 +325,15 @@ class _Reader:
         new = tuple(field.one(part) for part in parts)
         self.found[field.name] = (self.found.get(field.name) or ()) + new if field.several is None else new
 
-    def _own(self, field: Field, word: str) -> bool:
-        """Whether a word after a list's first is one of it still."""
+    def _belongs(self, field: Field, word: str) -> bool:
+        """Return whether a word after the first of a list still belongs to it."""
         if field.each is str:
             names, own = field.flag.names, field.flag.own
-            return all(same(part, names) in names or (own and own(part)) for part in field.parts(word))
+            return all(match_name(part, names) in names or (own and own(part)) for part in field.parts(word))
         return field.fits(word)
 
     def _stray(self, field: Field, word: str) -> None:
-        """Raise ValueError for a word after a list that is neither of it nor clearly one without a flag."""
+        """Raise ValueError for a word after a list that is neither valid for it nor clearly positional."""
         assert self.positional
         if self.positional.each is Path:
             clear = "." in word or "/" in word or os.path.exists(word)
@@ -366,10 +368,10 @@ class _Reader:
         self.found[field.name] = tuple(field.one(word) for word in said)
 
     def _unquoted(self, field: Field, said: list[str]) -> None:
-        """Raise ValueError if words look like a text or a path with spaces that was not quoted."""
+        """Raise ValueError if words look like text with spaces that was not quoted."""
         if field.several is not None:
             return
-        if before := self._loose():
+        if before := self._unquoted_prompt():
             flag, text = before
             if field.each is str or not any(os.path.exists(word) for word in text[1:]):
                 raise ValueError(
@@ -382,11 +384,11 @@ class _Reader:
             if len(single) > 1:
                 raise ValueError(
                     f"{len(single)} prompts of one word each ({', '.join(single)})? If they are one prompt, put it in "
-                    f"quotes: {self._quoted_together()} (else write them in a file, one a line, for --prompts FILE)."
+                    f"quotes: {self._quoted_together()} (otherwise write them to a file for --prompts FILE)."
                 )
 
     def _path_of_several_words(self) -> None:
-        """Raise ValueError if words, the first maybe a flag's value, are together a path that is there."""
+        """Raise ValueError if several words together are an existing path; the first may be a flag's value."""
         for first in range(len(self.argv)):
             flag, equals, value = self.argv[first].partition("=")
             start = value if equals and DASHED.match(flag) else self.argv[first]
@@ -397,9 +399,9 @@ class _Reader:
                 if not all(map(os.path.exists, words)) and os.path.exists(path):
                     raise ValueError(f"{' and '.join(words)} are one path; put it in quotes: {quoted(path)}")
 
-    def _loose(self) -> tuple[str, list[str]] | None:
-        """A flag of prose (its name ends in "prompt") of one word, and the words of one word that follow it, where
-        they cannot be all there is without a flag."""
+    def _unquoted_prompt(self) -> tuple[str, list[str]] | None:
+        """Return a prompt flag with a value of one word, and the single words that follow it, unless these may be the
+        positional arguments."""
         assert self.positional
         for place in self.words:
             if place < 2 or place - 1 in self.words:
@@ -418,7 +420,7 @@ class _Reader:
         return None
 
     def _quoted_together(self) -> str:
-        """The command with the words without a flag as one, where the first of them was."""
+        """Return the command with the positional words quoted as one."""
         together = quoted(" ".join(self.argv[k] for k in self.words))
         kept = [
             together if k == self.words[0] else quoted(word)
@@ -429,14 +431,14 @@ class _Reader:
 
 
 def quoted(word: str) -> str:
-    """A word as it is typed in a shell, in double quotes where it needs some."""
+    """Quote a word for the shell if necessary."""
     if re.fullmatch(r"[\w@%+=:,./-]+", word):
         return word
     return f'"{word}"' if not re.search(r'["$`\\!]', word) else shlex.quote(word)
 
 
 def help_text(kind: type, *, prog: str, more: str = "") -> str:
-    """What ``--help`` prints: usage and examples first, then the fields in the groups that GROUPS names."""
+    """Return the text of ``--help``: usage and examples, then the fields by GROUPS."""
     width = max(60, min(shutil.get_terminal_size().columns, 110))
     positional = positional_of(kind)
     first, *rest = (inspect.getdoc(kind) or "").split("\n\n")
@@ -455,8 +457,8 @@ def help_text(kind: type, *, prog: str, more: str = "") -> str:
 
 
 def groups(kind: type) -> dict[str, list[str]]:
-    """The headings of ``--help`` and the fields below each: of GROUPS, the class's own first, then its bases'; fields
-    that none names come last, below "more"."""
+    """Return the fields below each heading of ``--help``: from GROUPS of the class, then of its bases; the others are
+    below "more"."""
     found: dict[str, list[str]] = {}
     for one in kind.__mro__:
         for heading, names in vars(one).get("GROUPS", {}).items():
@@ -487,16 +489,16 @@ def _entry(field: Field, doc: str, width: int) -> Iterator[str]:
 
 
 def _default(field: Field, doc: str) -> str:
-    """What happens without the flag, in words, unless ``doc`` says it."""
+    """Describe the default, unless ``doc`` does."""
     value = field.default
     if value is dataclasses.MISSING and not field.flag.positional:
-        return " (needed)"
-    if value is None or value is False or re.search(TOLD, doc) or field.flag.positional:
+        return " (required)"
+    if value is None or value is False or re.search(DESCRIBES_DEFAULT, doc) or field.flag.positional:
         return ""
     if value is True:
         return " (default: yes)"
-    told = " ".join(map(_shown, value)) if isinstance(value, tuple) else _shown(value)
-    return f" (default: {told or 'none'})"
+    shown = " ".join(map(_shown, value)) if isinstance(value, tuple) else _shown(value)
+    return f" (default: {shown or 'none'})"
 
 
 def _shown(value: Any) -> str:
@@ -523,7 +525,7 @@ def _wrap(text: str, width: int) -> str:
 
 @cache
 def _docs(kind: type) -> dict[str, str]:
-    """The docstring below each field, of the class and its bases."""
+    """Return the docstring below each field, of the class and its bases."""
     found: dict[str, str] = {}
     for one in reversed(kind.__mro__):
         if not dataclasses.is_dataclass(one):

@@ -1,4 +1,4 @@
-"""Run folders: everything in them is written whole or not at all, and nothing of another run is touched."""
+"""Run folders: files are written atomically, and other runs are never overwritten."""
 
 from __future__ import annotations
 
@@ -29,14 +29,14 @@ import yaml
 SUMMARIES = ("summary.json", "summary.csv")
 CONFIG, LOG, METRICS, CHECKPOINT = "config.yaml", "steps.jsonl", "metrics.json", "checkpoint.safetensors"
 LOCK = ".lock"
-"""Is there while a process works in the folder. One that was killed leaves the file, which then locks nothing."""
+"""The lock file of a process that works in the folder. A killed process leaves the file, unlocked."""
 CHECKSUM = "crc32"
-"""Where the metadata of a safetensors file keeps the checksum of all else in it."""
+"""The key of the checksum in the metadata of a safetensors file."""
 
 
 def slug(text: str, limit: int = 60) -> str:
-    """A safe folder name: lower-case letters, digits, dots and dashes, never empty; a long or changed text ends in a
-    short hash, so different texts keep different names, also where "A" and "a" are the same file."""
+    """Return a safe folder name of lower-case letters, digits, dots and dashes. A long or changed text ends in a short
+    hash, so different texts have different names, also on file systems that ignore case."""
     safe = re.sub(r"[^a-z0-9.]+", "-", text.lower()).strip("-.")
     if safe and safe == text and len(safe) <= limit:
         return safe
@@ -45,51 +45,51 @@ def slug(text: str, limit: int = 60) -> str:
 
 
 def write_bytes(path: Path, data: bytes) -> None:
-    """Write a file in one piece: a reader, a killed run, or a process that writes the same file never sees half."""
+    """Write a file atomically: no reader, killed run or concurrent writer sees a partial file."""
     path.parent.mkdir(parents=True, exist_ok=True)
     part = path.with_name(f".{path.name}.{secrets.token_hex(4)}.part")
     try:
         part.write_bytes(data)
         os.replace(part, path)
-    except BaseException:  # a full disk, an interruption: what was there before stays, and no half is left beside it
+    except BaseException:  # a full disk or an interruption: keep the old file and no partial one
         part.unlink(missing_ok=True)
         raise
 
 
 @contextmanager
 def locked(path: Path) -> Iterator[None]:
-    """Work in an output folder, made if it is not there, as the only process: the system's lock on a file in it, which
-    ends with the process, however that ends. What this process has locked already is locked for it.
+    """Create an output folder if necessary, and lock it against other processes. Reentrant. The system's lock on a file
+    in it ends with the process.
 
-    Raises ValueError, which says who, if another process works there; PermissionError if the folder cannot be made. On
-    a file system without locks a warning says so, and the work goes on.
+    Raises ValueError, with the holder, if another process has the lock; PermissionError if the folder cannot be
+    created. On a file system without locks, warns and continues.
     """
     key = os.path.realpath(path)
     if key in _LOCKED:
         yield
         return
-    made = _missing(path)
+    made = _missing_folders(path)
     try:
-        file = _take(path)
+        file = _acquire(path)
         _LOCKED.add(key)
         try:
             yield
         finally:
             _LOCKED.discard(key)
-            _give(path, file)
+            _release(path, file)
     finally:
-        for folder in made:  # nothing was written: nothing is left
+        for folder in made:  # remove new folders that stayed empty
             with suppress(OSError):
                 folder.rmdir()
 
 
 _LOCKED: set[str] = set()
 TRIES, PAUSE = 5, 0.05
-"""How often a lock is tried, and the seconds between: another process may be giving it back."""
+"""Attempts at a lock and seconds between them, since another process may be releasing it."""
 
 
-def worker(path: Path) -> str | None:
-    """Who works in an output folder, for the user; None if nobody does, if it is this process, or if nobody can say."""
+def lock_holder(path: Path) -> str | None:
+    """Describe the other process that has locked an output folder; None if there is none or it is unknown."""
     if os.path.realpath(path) in _LOCKED:
         return None
     try:
@@ -97,58 +97,58 @@ def worker(path: Path) -> str | None:
     except OSError:
         return None
     try:
-        return None if _lock(file, share=True) is not False else _told(path)
+        return None if _lock(file, share=True) is not False else _describe_holder(path)
     finally:
         os.close(file)
 
 
-def _missing(path: Path) -> list[Path]:
-    """Of a folder and those above it, which are not there, the innermost first."""
+def _missing_folders(path: Path) -> list[Path]:
+    """Return which of a folder and its parents do not exist, innermost first."""
     try:
         return [folder for folder in (path, *path.parents) if not folder.exists()]
     except OSError as error:
-        raise _unwritable(path, error) from error
+        raise _not_writable(path, error) from error
 
 
-def _take(path: Path) -> int | None:
-    """The open, locked file of a folder; None, with a warning, where there are no locks."""
+def _acquire(path: Path) -> int | None:
+    """Open and lock the lock file of a folder. Return None, with a warning, if the file system has no locks."""
     for k in range(TRIES):
         time.sleep(PAUSE if k else 0)
         try:
             path.mkdir(parents=True, exist_ok=True)
             file = os.open(path / LOCK, os.O_RDWR | os.O_CREAT, 0o666)
-        except FileNotFoundError:  # another process found nothing to do, and took the empty folder away
+        except FileNotFoundError:  # another process has removed the empty folder
             continue
         except OSError as error:
-            raise _unwritable(path, error) from error
+            raise _not_writable(path, error) from error
         got = _lock(file)
         if got is None:
             os.close(file)
             warnings.warn(
-                f"{path} is on a file system without locks; see to it that no other process works there.", stacklevel=4
+                f"{path} is on a file system without locks; make sure that no other process uses it.", stacklevel=4
             )
             return None
-        if got and _is_still(path / LOCK, file):
+        if got and _is_same_file(path / LOCK, file):
             about = {"pid": os.getpid(), "host": socket.gethostname(), "since": _now()}
-            with suppress(OSError):  # a full disk: locked it is
+            with suppress(OSError):  # a full disk: it is locked anyway
                 os.ftruncate(file, 0)
                 os.write(file, json.dumps(about).encode())
             return file
-        os.close(file)  # another's, or the file that another has just given back
-    raise _busy(path)
+        os.close(file)  # locked by another process, or just deleted by it
+    raise _in_use(path)
 
 
-def _give(path: Path, file: int | None) -> None:
-    """Give back what :func:`_take` took."""
-    with suppress(OSError):  # Windows deletes no open file: it stays, and locks nothing
+def _release(path: Path, file: int | None) -> None:
+    """Release the lock of :func:`_acquire`."""
+    with suppress(OSError):  # Windows cannot delete open files: it stays, unlocked
         (path / LOCK).unlink()
     if file is not None:
-        _lock(file, release=True)  # said, since a forked process may hold the file too
+        _lock(file, release=True)  # explicitly, since a forked process may have the file open
         os.close(file)
 
 
-def _is_still(path: Path, file: int) -> bool:
-    """Whether an open file is still the one of that name."""
+def _is_same_file(path: Path, file: int) -> bool:
+    """Return whether an open file is still the one at that path."""
     try:
         return os.path.samestat(os.stat(path), os.fstat(file))
     except OSError:
@@ -156,13 +156,13 @@ def _is_still(path: Path, file: int) -> bool:
 
 
 def _lock(file: int, *, share: bool = False, release: bool = False) -> bool | None:
-    """Lock an open file (``share``: together with others that do) or release it; whether it is done. None: no locks
-    here."""
+    """Lock an open file (``share``: with a shared lock) or release it. Return whether that worked; None if the file
+    system has no locks."""
     try:
         if sys.platform == "win32":
             import msvcrt
 
-            os.lseek(file, 1 << 30, os.SEEK_SET)  # a lock there keeps nobody from reading who works here
+            os.lseek(file, 1 << 30, os.SEEK_SET)  # a lock at that offset does not prevent reading
             msvcrt.locking(file, msvcrt.LK_UNLCK if release else msvcrt.LK_NBLCK, 1)
             os.lseek(file, 0, os.SEEK_SET)
         else:
@@ -176,18 +176,18 @@ def _lock(file: int, *, share: bool = False, release: bool = False) -> bool | No
     return True
 
 
-def _told(path: Path) -> str:
-    """Who wrote a folder's lock."""
+def _describe_holder(path: Path) -> str:
+    """Describe the process that wrote the lock file."""
     try:
         about = json.loads((path / LOCK).read_text(encoding="utf-8"))
-        return f"process {about['pid']} on {about['host']} has worked there since {about['since']}"
-    except (OSError, ValueError, KeyError, TypeError):  # it has just begun, or has just ended
-        return "another process works there"
+        return f"process {about['pid']} on {about['host']} has used it since {about['since']}"
+    except (OSError, ValueError, KeyError, TypeError):  # it has just started or ended
+        return "another process uses it"
 
 
-def _busy(path: Path) -> ValueError:
+def _in_use(path: Path) -> ValueError:
     return ValueError(
-        f"The output folder {path} is in use: {_told(path)}; wait until it has ended, or choose another --out."
+        f"The output folder {path} is in use: {_describe_holder(path)}; wait until it ends, or choose another --out."
     )
 
 
@@ -195,76 +195,74 @@ def _now() -> str:
     return datetime.now(UTC).strftime("%Y-%m-%d %H:%M:%S UTC")
 
 
-def _unless_half(name: str) -> str:
-    """The name of a file, also of one that :func:`write_bytes` had half written when it was killed."""
+def _final_name(name: str) -> str:
+    """Return the name of a file, also of a partial one left by a killed :func:`write_bytes`."""
     half = re.fullmatch(r"\.(.+)\.[0-9a-f]{8}\.part", name)
     return half[1] if half else name
 
 
 def write_json(path: Path, value: Any) -> None:
-    """JSON with two spaces, NaN refused."""
+    """Write JSON with an indent of 2; NaN is an error."""
     write_bytes(path, (json.dumps(value, indent=2, allow_nan=False) + "\n").encode())
 
 
 def check_own(path: Path, names: Collection[str]) -> None:
-    """Raise ValueError, in one sentence, if a folder holds what is not in ``names`` (or a half-written one of them);
-    OSError if it cannot be read."""
-    if path.is_dir() and (others := _others(_names(path), names)):
-        raise _foreign(path, others)
+    """Raise ValueError if a folder contains a file that is not in ``names``, OSError if it cannot be read."""
+    if path.is_dir() and (others := _foreign_names(_names(path), names)):
+        raise _foreign_files(path, others)
 
 
-def _others(held: set[str], names: Collection[str]) -> set[str]:
-    return {name for name in held if _unless_half(name) not in names}
+def _foreign_names(held: set[str], names: Collection[str]) -> set[str]:
+    return {name for name in held if _final_name(name) not in names}
 
 
 def check_folder_of_runs(path: Path, *, resume: bool, own: Collection[str] = SUMMARIES, runs: str = "*") -> None:
-    """Check the folder of several runs, as :class:`RunFolder` does that of one, before anything is written into it.
+    """Check the output folder of several runs before anything is written.
 
-    ``own``: what it holds beside its runs; ``runs``: where they are, a pattern relative to ``path``. Raises ValueError
-    if ``path`` is a file, holds a single run, anything that is neither a run nor its own, or (unless ``resume``) runs;
-    PermissionError if it cannot be written.
+    ``own``: its files beside the runs; ``runs``: the glob pattern of the runs. Raises ValueError if ``path`` is a file,
+    contains a single run, other files, or (unless ``resume``) runs; PermissionError if it is not writable.
     """
-    held = _held(path)
+    held = _contents(path)
     if CONFIG in held:
-        raise ValueError(f"The output folder {path} holds a single run; choose another --out.")
+        raise ValueError(f"The output folder {path} contains a single run; choose another --out.")
     found = [p for p in path.glob(runs) if p.is_dir() and _is_run(p)] if held else []
     places = [p.relative_to(path).parts for p in found]
-    if others := _others(held, {*own, *(parts[0] for parts in places)}):  # runs may begin meanwhile, in other processes
-        raise _foreign(path, others)
+    if others := _foreign_names(held, {*own, *(parts[0] for parts in places)}):  # others may start runs meanwhile
+        raise _foreign_files(path, others)
     if not resume and (held.intersection(own) or any((p / CONFIG).exists() for p in found)):
-        if worker(path):
-            raise _busy(path)
+        if lock_holder(path):
+            raise _in_use(path)
         raise ValueError(
-            f"The output folder {path} holds other runs; choose another --out, or add to it with --resume."
+            f"The output folder {path} contains other runs; choose another --out, or add to it with --resume."
         )
 
 
 def _is_run(path: Path) -> bool:
-    """Whether a folder is a run's, or what is left of one that was killed at its start."""
+    """Return whether a folder is a run's, possibly killed at its start."""
     held = _names(path)
-    return not _others(held, {CONFIG}) or CONFIG in held
+    return not _foreign_names(held, {CONFIG}) or CONFIG in held
 
 
 def _names(path: Path) -> set[str]:
-    """What a folder holds, but for its lock."""
+    """Return the names in a folder except the lock file."""
     return {p.name for p in path.iterdir()} - {LOCK}
 
 
 class RunFolder:
-    """One run's folder. Nothing is created before :meth:`open`. Who works in it holds its lock (:func:`locked`).
+    """The folder of one run. Nothing is created before :meth:`open`; writers hold the lock (:func:`locked`).
 
-    Raises ValueError if ``path`` is a file, holds another run (unless ``resume``) or files that are no run's, and
-    PermissionError if it cannot be written.
+    Raises ValueError if ``path`` is a file or contains another run (unless ``resume``) or other files, PermissionError
+    if it is not writable.
     """
 
     def __init__(self, path: Path, *, resume: bool = False):
         self.path, self.resume, self._ours = path, resume, False
-        held = _held(path)
+        held = _contents(path)
         begun = CONFIG in held
-        if not begun and (others := _others(held, {CONFIG})):  # the config comes first, if only half of it
-            raise _foreign(path, others)
+        if not begun and (others := _foreign_names(held, {CONFIG})):  # the config is written first
+            raise _foreign_files(path, others)
         if begun and not resume:
-            raise _other(path)
+            raise _other_run(path)
 
     @property
     def done(self) -> bool:
@@ -274,20 +272,20 @@ class RunFolder:
     def check(
         self, config: dict[str, Any], *, later: Collection[str] = (), added: Mapping[str, Any] | None = None
     ) -> None:
-        """Raise ValueError if the folder holds a run with other settings than ``config`` (:meth:`differences`)."""
+        """Raise ValueError if the folder contains a run with other settings (:meth:`differences`)."""
         if other := self.differences(config, later=later, added=added):
             raise ValueError(f"Cannot resume {self.path} with other settings: {other}; choose another --out.")
 
     def differences(
         self, config: dict[str, Any], *, later: Collection[str] = (), added: Mapping[str, Any] | None = None
     ) -> str:
-        """How the settings of the folder's run, if it holds one, differ from ``config``, in words; "" if they do not.
-        ``later``: those that may have been None. ``added``: those that older versions did not have, and what their runs
-        were made with. Raises ValueError for a damaged file."""
+        """Describe how the settings of the folder's run differ from ``config``; "" if they do not or there is no run.
+        ``later``: settings that may have been None. ``added``: settings that older versions did not have, with the
+        values that their runs used. Raises ValueError if the file is damaged."""
         file = self.path / CONFIG
         if not file.exists():
             return ""
-        before = {**(added or {}), **_settings(file)}
+        before = {**(added or {}), **_read_config(file)}
         config = yaml.safe_load(yaml.safe_dump(config))  # tuples become lists, as they did in the file
         open_still = {k for k in later if before.get(k) is None}
         other = sorted(k for k in {*before, *config} - open_still if before.get(k) != config.get(k))
@@ -296,12 +294,11 @@ class RunFolder:
     def open(
         self, config: dict[str, Any], *, later: Collection[str] = (), added: Mapping[str, Any] | None = None
     ) -> None:
-        """Create the folder with its config.yaml, or add to that what was None and is among ``later``. Raises
-        ValueError if a run with other settings is to be resumed (:meth:`check`), PermissionError if the folder cannot
-        be made."""
+        """Create the folder with its config.yaml, or update the ``later`` settings that were None. Raise ValueError if
+        it contains a run with other settings (:meth:`check`), PermissionError if it cannot be created."""
         file = self.path / CONFIG
-        if file.exists() and not (self.resume or self._ours):  # another process has begun meanwhile
-            raise _other(self.path)
+        if file.exists() and not (self.resume or self._ours):  # another process has started a run meanwhile
+            raise _other_run(self.path)
         self.check(config, later=later, added=added)
         self._ours = True
         if file.exists() and not later:
@@ -309,36 +306,34 @@ class RunFolder:
         try:
             write_bytes(file, yaml.safe_dump(config, sort_keys=False, allow_unicode=True).encode())
         except OSError as error:
-            raise _unwritable(self.path, error) from error
+            raise _not_writable(self.path, error) from error
 
     def write_json(self, name: str, value: Any) -> None:
-        """A JSON file in the folder."""
+        """Write a JSON file in the folder."""
         write_json(self.path / name, value)
 
     def log(self, row: dict[str, Any]) -> None:
-        """Append a row to steps.jsonl; numbers that are not finite become null, since JSON has none."""
+        """Append a row to steps.jsonl, with null for numbers that are not finite."""
         with open(self.path / LOG, "a", encoding="utf-8") as file:
             file.write(json.dumps(_finite(row), allow_nan=False) + "\n")
 
     def truncate_log(self, steps: int) -> None:
-        """Keep the first ``steps`` rows of steps.jsonl: those that a checkpoint covers."""
+        """Keep the first ``steps`` rows of steps.jsonl, which the checkpoint covers."""
         file = self.path / LOG
         if file.exists():
             lines = file.read_text(encoding="utf-8").splitlines(keepends=True)[:steps]
             write_bytes(file, "".join(lines).encode())
 
     def save_checkpoint(self, tensors: dict[str, Any], meta: dict[str, Any]) -> None:
-        """What a killed run needs to go on."""
+        """Save a checkpoint."""
         self.save_tensors(CHECKPOINT, tensors, meta)
 
     def load_checkpoint(self) -> tuple[dict[str, Any], dict[str, Any]] | None:
-        """What :meth:`save_checkpoint` saved, or None. Raises ValueError for a damaged file."""
-        return self.load_tensors(
-            CHECKPOINT, remedy="delete it, and the same command with --resume starts this run from its beginning"
-        )
+        """Load the checkpoint; None if there is none. Raise ValueError if it is damaged."""
+        return self.load_tensors(CHECKPOINT, remedy="delete it, then the same command with --resume restarts this run")
 
     def save_tensors(self, name: str, tensors: dict[str, Any], meta: dict[str, Any]) -> None:
-        """Tensors and plain values in one safetensors file, with a checksum of them."""
+        """Save tensors and plain values in a safetensors file, with a checksum."""
         from safetensors.torch import save
 
         plain = {k: v.detach().cpu().contiguous().clone() for k, v in tensors.items()}
@@ -346,8 +341,8 @@ class RunFolder:
         write_bytes(self.path / name, save(plain, metadata={"meta": about, CHECKSUM: _checksum(plain, about)}))
 
     def load_tensors(self, name: str, *, remedy: str) -> tuple[dict[str, Any], dict[str, Any]] | None:
-        """What :meth:`save_tensors` saved, or None. Raises ValueError, which ends in ``remedy``, for a damaged file;
-        older versions kept no checksum, so of theirs only what cannot be read is noticed."""
+        """Load a file of :meth:`save_tensors`; None if it does not exist. Raise ValueError with ``remedy`` if it is
+        damaged. Files of older versions have no checksum."""
         from safetensors import SafetensorError, safe_open
 
         file = self.path / name
@@ -362,22 +357,22 @@ class RunFolder:
             raise ValueError(f"{file} is damaged; {remedy}.") from error
         kept = about.get(CHECKSUM)
         if kept is not None and kept != _checksum(tensors, about["meta"]):
-            raise ValueError(f"{file} is damaged (its checksum does not fit what it holds); {remedy}.")
+            raise ValueError(f"{file} is damaged (its checksum does not match); {remedy}.")
         return tensors, meta
 
     def finish(self, metrics: dict[str, Any]) -> None:
-        """Write metrics.json, which marks the run as done, and drop the checkpoint."""
+        """Write metrics.json, which marks the run as finished, and delete the checkpoint."""
         self.write_json(METRICS, metrics)
         (self.path / CHECKPOINT).unlink(missing_ok=True)
 
     def metrics(self) -> dict[str, Any]:
-        """The metrics of a finished run."""
+        """Read the metrics of a finished run."""
         return json.loads((self.path / METRICS).read_text(encoding="utf-8"))
 
 
 def _checksum(tensors: Mapping[str, Any], about: str) -> str:
-    """CRC-32 of tensors on the CPU (names, types, shapes, bytes) and of the text beside them: against damage, not
-    malice, and quick enough for gigabytes."""
+    """Return the CRC-32 of CPU tensors (names, types, shapes, bytes) and of ``about``. It detects damage, not attacks,
+    and is fast enough for gigabytes."""
     import torch
 
     found = zlib.crc32(about.encode())
@@ -389,37 +384,39 @@ def _checksum(tensors: Mapping[str, Any], about: str) -> str:
     return f"{found:08x}"
 
 
-def _held(path: Path) -> set[str]:
-    """The names in an output folder; raises ValueError if it is a file, PermissionError if it cannot be written."""
+def _contents(path: Path) -> set[str]:
+    """Return the names in an output folder. Raise ValueError if it is a file, PermissionError if it is not writable."""
     try:
         if path.exists() and not path.is_dir():
             raise ValueError(f"The output folder {path} is a file; choose another --out.")
         held = _names(path) if path.exists() else set()
         _try_to_write(path)
     except OSError as error:
-        raise _unwritable(path, error) from error
+        raise _not_writable(path, error) from error
     return held
 
 
-def _other(path: Path) -> ValueError:
-    if worker(path):  # --resume would be no remedy
-        return _busy(path)
-    return ValueError(f"The output folder {path} holds another run; choose another --out, or go on with --resume.")
+def _other_run(path: Path) -> ValueError:
+    if lock_holder(path):  # --resume would not help
+        return _in_use(path)
+    return ValueError(
+        f"The output folder {path} contains another run; choose another --out, or continue with --resume."
+    )
 
 
-def _foreign(path: Path, held: set[str]) -> ValueError:
-    return ValueError(f"The output folder {path} holds other files ({sorted(held)[0]}, ...); choose another --out.")
+def _foreign_files(path: Path, held: set[str]) -> ValueError:
+    return ValueError(f"The output folder {path} contains other files ({sorted(held)[0]}, ...); choose another --out.")
 
 
-def _unwritable(path: Path, error: OSError) -> PermissionError:
+def _not_writable(path: Path, error: OSError) -> PermissionError:
     why = error.strerror or str(error)
     return PermissionError(f"The output folder {path} is not writable ({why}); choose another --out.")
 
 
 def _try_to_write(path: Path) -> None:
-    """Raise OSError unless files can be made in ``path``, or in the nearest folder above it that exists.
+    """Raise OSError unless a file can be created in ``path``, or in its nearest existing parent.
 
-    Asking for permission is not enough: root may always, except where not (/proc, read-only disks).
+    Permission bits are not enough: for root they say yes also in /proc and on read-only disks.
     """
     try:
         os.lstat(path)
@@ -434,14 +431,14 @@ def _try_to_write(path: Path) -> None:
         pass
 
 
-def _settings(file: Path) -> dict[str, Any]:
-    """A run's config.yaml; raises ValueError if it is damaged."""
+def _read_config(file: Path) -> dict[str, Any]:
+    """Read a run's config.yaml. Raise ValueError if it is damaged."""
     try:
         found = yaml.safe_load(file.read_text(encoding="utf-8"))
     except (yaml.YAMLError, UnicodeDecodeError):
         found = None
     if not isinstance(found, dict):
-        raise ValueError(f"{file} is damaged or no run's settings; choose another --out.")
+        raise ValueError(f"{file} is damaged or contains no settings; choose another --out.")
     return found
 
 
@@ -454,7 +451,7 @@ def _finite(value: Any) -> Any:
 
 
 def provenance(*, seed: int, model: str, revision: str | None = None, device: str = "cpu") -> dict[str, Any]:
-    """What made a run: versions, machine, device, model, seed, command and commit."""
+    """Return the origin of a run: versions, machine, device, model, seed, command and commit."""
     packages = ("torch", "diffusers", "transformers", "accelerate", "numpy")
     versions: dict[str, str | None] = {}
     for name in packages:
@@ -479,7 +476,7 @@ def provenance(*, seed: int, model: str, revision: str | None = None, device: st
 
 
 def _commit() -> str | None:
-    """The commit of the checkout this package runs from, "+" if it has changes; None outside a checkout."""
+    """Return the commit of this package's checkout, with "+" if there are changes; None outside a checkout."""
     here = Path(__file__).parents[1]
     if not (here.parent / ".git").exists():
         return None

@@ -1,8 +1,8 @@
-"""The options that all heads share: each field once, with its default, its help and its check. Imports nothing heavy.
+"""The options that heads share, each declared once with default, help and check. Imports nothing heavy.
 
-A head's options inherit from these classes and declare what is its own. A head that starts from another number declares
-the field again, without a docstring. ``GROUPS`` says where ``--help`` puts the fields, ``LEAST`` and ``POSITIVE`` what
-numbers may be; none of them is a field, so they have no annotation.
+A head's options inherit from these classes and add their own fields. To change a default, a head declares the field
+again without a docstring. ``GROUPS`` assigns the fields to sections of ``--help``; ``LEAST`` and ``POSITIVE`` restrict
+numbers (they are not fields, so they have no annotation).
 """
 
 from __future__ import annotations
@@ -19,12 +19,12 @@ from typing import Annotated, Any, ClassVar, Literal
 from rsd.priors import over_heads
 from rsd.runs.flags import Flag, fields_of
 from rsd.runs.settings import shard
-from rsd.runs.words import known, wanted
+from rsd.runs.words import expected, unknown_name
 
 
 @dataclass(kw_only=True)
 class ParticleSettings:
-    """How many particles go how far, and how many at once."""
+    """The number of particles and steps, and memory."""
 
     GROUPS: ClassVar[Mapping[str, str]] = {
         "method and prior": "particles seed",
@@ -35,30 +35,30 @@ class ParticleSettings:
         "particles": 1, "steps": 1, "chunk": 1, "interacting": 2, "repel_every": 1, "checkpoint_every": 1, "seed": 0,
         "feature_size": 8,
     }  # fmt: skip
-    """Fields that are counts, and the least that each may be. A head adds its own."""
+    """The smallest valid value of integer fields. A head adds its own."""
     POSITIVE = frozenset({"guidance"})
-    """Fields that are numbers, finite and 0 or more. A head adds its own."""
+    """Fields that must be finite and 0 or more. A head adds its own."""
 
     particles: Annotated[int, Flag(short="-n")] = 4
-    """N, how many samples."""
+    """N, the number of samples."""
     steps: int = 100
     """L, steps of the algorithm."""
     seed: int = 0
-    """Every random number follows from it."""
+    """The seed of all random numbers."""
     chunk: int | None = None
-    """Particles a network sees at once (default: as --memory says); fewer need less memory, the results are the
-    same."""
+    """Particles that go through a network at once (default: depends on --memory); fewer need less memory, with the same
+    results."""
     memory: Literal["auto", "fast", "flat", "lean"] = "auto"
-    """fast keeps the graphs of all particles' features for the repulsion; flat computes them again, one particle after
-    the other; lean keeps a part of those too; auto takes the first that fits. The results are the same."""
+    """fast keeps the graphs of all particles' features for the repulsion; flat recomputes them particle by particle;
+    lean also recomputes parts of each graph; auto uses the first that fits. The results are the same."""
 
     def check_numbers(self) -> None:
-        """Raise ValueError, in one sentence, for a number out of its range or an unknown name of a few."""
+        """Raise ValueError for a number out of its range or an unknown choice."""
         for name, field in fields_of(type(self)).items():
             value = getattr(self, name)
             if typing.get_origin(field.hint) is Literal and value not in typing.get_args(field.hint):
                 if value is not None or not field.optional:
-                    raise known(field.plain, value, typing.get_args(field.hint))
+                    raise unknown_name(field.plain, value, typing.get_args(field.hint))
             elif value is None:
                 continue
             elif name in self.LEAST and value < self.LEAST[name]:
@@ -71,33 +71,33 @@ class ParticleSettings:
 
 @dataclass(kw_only=True)
 class RepulsionSettings:
-    """When and how strongly particles repel. ``gamma`` is each head's own, since its meaning is."""
+    """When particles repel. Each head has its own ``gamma``, since its meaning differs."""
 
     GROUPS: ClassVar[Mapping[str, str]] = {"quality": "window interacting", "speed and memory": "repel_every"}
 
     window: tuple[float, float] = (0.0, 1.0)
-    """Repel only while (t+1)/T lies in it; 1 is pure noise."""
+    """Repel only if LO <= (t+1)/T <= HI; 1 is pure noise."""
     interacting: int | None = None
-    """How many of the particles repel one another, 2 or more (default: all)."""
+    """How many of the particles repel each other, 2 or more (default: all)."""
     repel_every: int = 1
-    """Repel only at every K-th step, K times as strongly: cheaper, and not quite the same."""
+    """Repel only at every K-th step, K times as strongly: faster, with slightly different results."""
 
 
 @dataclass(kw_only=True)
 class TextSettings:
-    """What the prior is told."""
+    """The negative prompt and guidance."""
 
     GROUPS: ClassVar[Mapping[str, str]] = {"input": "negative_prompt", "quality": "guidance"}
 
     negative_prompt: str = ""
-    """What not to show: takes the place of the unconditional prompt."""
+    """What not to show; replaces the unconditional prompt."""
     guidance: float = 7.5
     """Classifier-free guidance s in uncond + s (text - uncond); 1: none."""
 
 
 @dataclass(kw_only=True)
 class RunOptions:
-    """Where a run writes, what it goes on with, and what it runs on."""
+    """Output, resuming and devices."""
 
     GROUPS: ClassVar[Mapping[str, str]] = {
         "input": "config resume shard",
@@ -106,24 +106,24 @@ class RunOptions:
     }
 
     out: Path | None = None
-    """The run folder (default: of runs/, named after the input and the method)."""
+    """The run folder (default: in runs/, named after the input and the method)."""
     config: Path | None = None
-    """A YAML file of these fields; flags win over it (default: only the packaged settings)."""
+    """A YAML file of these fields; flags override it (default: only the packaged settings)."""
     resume: bool = False
-    """Resume an interrupted run, or add to a folder of runs; what is done is skipped."""
+    """Resume an interrupted run, or add to a folder of runs; finished runs are skipped."""
     shard: str | None = None
-    """K/N: of many inputs only every N-th, from the K-th (0 ... N-1), for a cluster's job arrays; resumes what it
-    finds. The same command with --resume in its place, afterwards, writes the summary (default: all inputs)."""
+    """K/N: only every N-th input, starting with the K-th (0 ... N-1), for job arrays of a cluster; implies --resume.
+    Afterwards, the same command with --resume instead of --shard writes the summary (default: all inputs)."""
     device: str = "auto"
     """auto, cpu, cuda, cuda:1 ..."""
     engine: Literal["local", "ray"] = "local"
-    """Who makes several runs: this process (with a launcher, its processes), or ray, the workers of a Ray cluster
-    (docs/scale.md)."""
+    """Where several runs execute: local, in this process (or a launcher's processes), or ray, on the workers of a Ray
+    cluster (docs/scale.md)."""
     checkpoint_every: int = 25
     """Steps between checkpoints."""
 
     def check_run(self, *paths: Path | None) -> None:
-        """Raise ValueError or FileNotFoundError for a shard that is none, or one of ``paths`` that is not there."""
+        """Raise ValueError or FileNotFoundError for an invalid shard, or if one of ``paths`` does not exist."""
         shard(self.shard)
         for path in (self.config, *paths):
             if path and not path.exists():
@@ -143,18 +143,18 @@ class PriorOptions:
     dtype: Literal["float32", "float16", "bfloat16", "float64"] = "float32"
     """Precision of the prior's networks; decoder, features and particles stay in float32 (or float64)."""
     autocast: bool = False
-    """Let all networks multiply in bfloat16: twice as fast on CPUs that have it, no faster on an H200 (docs/cost.md);
-    with --dtype bfloat16 the UNet's weights take half the memory too."""
+    """All networks multiply in bfloat16: twice as fast on CPUs that support it, not faster on an H200 (docs/cost.md);
+    with --dtype bfloat16 the UNet's weights also need half the memory."""
 
     def check_prior(self) -> None:
-        """Raise ValueError for a precision that --autocast does not go with."""
+        """Raise ValueError if --dtype does not support --autocast."""
         if self.autocast and self.dtype not in ("float32", "bfloat16"):
             raise ValueError(f"--autocast goes with --dtype float32 or bfloat16, not {self.dtype}; change one of them.")
 
 
 @dataclass(kw_only=True)
 class FeatureOptions:
-    """What the repulsion compares."""
+    """The feature map of the repulsion."""
 
     GROUPS: ClassVar[Mapping[str, str]] = {"quality": "features", "speed and memory": "force_decoder feature_size"}
 
@@ -162,15 +162,14 @@ class FeatureOptions:
     """What the repulsion compares: auto (the prior's own), pixels, heads, heads-layers, lpips, a hub id such as
     facebook/dino-vits16, a folder, or module:function."""
     feature_size: int | None = None
-    """Bring pictures to so many pixels before they are compared: cheaper (default: as the features were trained)."""
+    """Resize images to this many pixels for the feature map: faster (default: as the features were trained)."""
     force_decoder: str | None = None
-    """A small decoder for the repulsion to look through instead of the prior's own, which costs most: tiny (of the
-    heads), a hub id such as madebyollin/taesd (of Stable Diffusion), or a folder of an AutoencoderTiny (default: the
-    prior's own)."""
+    """A small decoder for the repulsion instead of the prior's own, which is expensive: tiny (for the heads), a hub id
+    such as madebyollin/taesd (for Stable Diffusion), or a folder of an AutoencoderTiny (default: the prior's own)."""
 
 
 def features_of(features: str, prior: str) -> str:
-    """The feature map that ``features`` names, "auto" resolved."""
+    """Return the name of the feature map, with "auto" resolved."""
     if features != "auto":
         return features
     return "heads" if over_heads(prior) else "facebook/dino-vits16"
@@ -178,47 +177,48 @@ def features_of(features: str, prior: str) -> str:
 
 @dataclass(kw_only=True)
 class DivOptions:
-    """What the samples' difference is measured on."""
+    """The network that measures Div."""
 
     GROUPS: ClassVar[Mapping[str, str]] = {"output": "div_features"}
 
     div_features: str = "auto"
-    """What Div is measured on: auto (heads: the attribute classifier, else facebook/dinov2-small), or as --features."""
+    """The network that measures Div: auto (heads: the attribute classifier, otherwise facebook/dinov2-small), or as for
+    --features."""
 
 
 @dataclass(kw_only=True)
 class ScoreOptions(DivOptions):
-    """What samples are measured by. ``metrics`` is each head's own."""
+    """The networks of the scores. Each head has its own ``metrics``."""
 
     GROUPS: ClassVar[Mapping[str, str]] = {"output": "clip_model fid_features"}
 
     clip_model: str = "openai/clip-vit-large-patch14"
     """clip, aesthetic: a hub id or a folder of a CLIPModel (safetensors)."""
     fid_features: str = "auto"
-    """fid: what it compares; auto (what Div is measured on), or as --features. FID proper compares Inception's."""
+    """fid: the features to compare: auto (those of Div), or as for --features. The usual FID uses Inception's."""
 
 
 @dataclass(kw_only=True)
 class PromptOptions:
-    """The prompts of a head that draws: a run each."""
+    """Prompts, with one run for each."""
 
     GROUPS: ClassVar[Mapping[str, str]] = {"input": "prompt prompts allow_empty"}
 
     prompt: Annotated[tuple[str, ...], Flag(positional=True)] = ()
-    """What to show; several prompts are one run each."""
+    """What to show; each prompt is one run."""
     prompts: Path | None = None
     """A text file of prompts, one a line, # begins a comment (default: those of the command line)."""
     allow_empty: bool = False
-    """An empty prompt is meant."""
+    """Allow an empty prompt."""
 
 
 Unread = Mapping[str, tuple[str, str]]
-"""Fields that a run does not read: who reads them, and why this one does not."""
+"""Unused fields: what reads them, and why this run does not."""
 
 
 def check_used(given: Collection[str], unread: Unread) -> None:
-    """Raise ValueError, in one sentence, for a field that the user typed and that the run does not read. A settings
-    file may say more than its run needs, since it may be one for several."""
+    """Raise ValueError for a typed flag that the run does not use. Settings files may contain unused fields, since one
+    file may serve several runs."""
     for name, (readers, why) in unread.items():
         if name in given:
             raise ValueError(
@@ -227,23 +227,23 @@ def check_used(given: Collection[str], unread: Unread) -> None:
 
 
 def readers(kind: str, names: Collection[str], joint: str = ", ") -> str:
-    """ "the method hybrid", or "the methods dps, psld"."""
+    """Format names with their kind: "the method hybrid", "the methods dps, psld"."""
     return f"the {kind}{'' if len(names) == 1 else 's'} {joint.join(names)}"
 
 
 def finite(name: str, value: float, *, signed: bool = False) -> None:
-    """Raise ValueError unless ``value`` is a finite number, and not below 0 unless ``signed``."""
+    """Raise ValueError unless ``value`` is finite and, unless ``signed``, 0 or more."""
     if not math.isfinite(value) or (value < 0 and not signed):
         least = " (below 0 attracts)" if signed else ", 0 or more"
         raise ValueError(f"{name.rstrip('_')} is {value}; give a finite number{least}.")
 
 
 def check_types(settings: Any) -> None:
-    """Raise ValueError, in one sentence, for a field of another type."""
+    """Raise ValueError if a field has a wrong type."""
     fields = fields_of(type(settings))
     for name, hint in typing.get_type_hints(type(settings)).items():
         if name in fields and not _is(hint, value := getattr(settings, name)):
-            raise ValueError(f"{name} is {value!r}; give {wanted(hint)}.")
+            raise ValueError(f"{name} is {value!r}; give {expected(hint)}.")
 
 
 def _is(hint: Any, value: Any) -> bool:

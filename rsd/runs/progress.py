@@ -1,4 +1,4 @@
-"""How far a long work is, in lines for those who see no progress bar, with an estimate of the time left."""
+"""Progress lines with an estimate of the remaining time, for output that is not a terminal."""
 
 from __future__ import annotations
 
@@ -7,20 +7,20 @@ import time
 from collections.abc import Callable
 
 EVERY, SOON = 30.0, 10.0
-"""Seconds: between two lines at most; and after which the first comes, however few steps are done."""
+"""Seconds between two lines, at most; and until the first line, even after few steps."""
 
 
-def unseen() -> bool:
-    """Whether some of what is printed goes elsewhere than to a terminal, say to a file or a job's log."""
+def output_redirected() -> bool:
+    """Return whether output goes to a file, for example a job's log."""
     return not (sys.stdout.isatty() and sys.stderr.isatty())
 
 
 class Progress:
-    """Of ``total`` steps (or runs) ``done`` are done before; call :meth:`tick` after each of the others.
+    """Progress of ``total`` steps (or runs), of which ``done`` are finished; call :meth:`tick` after each other one.
 
-    It prints a line with an estimate after the first few (``first``), then one at least every 30 seconds, as long as
-    steps are no longer than that; none after the last. ``what``: begins the lines. ``clock``: seconds, by default
-    the system's.
+    It prints a line with an estimate after the first few steps (``first``), then at least every 30 seconds unless a
+    step takes longer; none after the last. ``what``: the start of each line. ``clock``: returns seconds; default: the
+    system's.
     """
 
     def __init__(
@@ -28,31 +28,31 @@ class Progress:
     ):
         self.total, self.what, self.done, self.before, self.first = total, what, done, done, first
         self.clock = clock or time.monotonic
-        self.start = self.told = self.clock()
+        self.start = self.printed = self.clock()
         self.warm = self.start
         self.silent = True
 
     def tick(self, detail: str = "") -> None:
-        """One more is done. ``detail``: what else its line tells."""
+        """Count a step and print a line if one is due, with ``detail``."""
         self.done += 1
         now, new = self.clock(), self.done - self.before
         if new == 1:
-            self.warm = now  # the first is slower: memory is planned, kernels are chosen
+            self.warm = now  # the first step is slower: it plans memory and selects kernels
         each = (now - self.warm) / (new - 1) if new > 1 else now - self.start
         first = min(self.first, max(self.total - self.before - 1, 1))
-        due = now - self.told + each > EVERY  # the next one would be too late
+        due = now - self.printed + each > EVERY  # the next step would be too late
         if self.silent:
             due = new >= first or now - self.start >= SOON
         if not due or self.done >= self.total:
             return
-        self.silent, self.told = False, now
+        self.silent, self.printed = False, now
         more = f", {detail}" if detail else ""
-        spent, left = spelt(now - self.start), spelt(each * (self.total - self.done))
+        spent, left = format_duration(now - self.start), format_duration(each * (self.total - self.done))
         print(f"{self.what} {self.done} of {self.total}{more}, {spent} so far, about {left} left", flush=True)
 
 
-def spelt(seconds: float) -> str:
-    """A time for people: 8 s, 3 min 20 s, 1 h 5 min."""
+def format_duration(seconds: float) -> str:
+    """Format a duration: 8 s, 3 min 20 s, 1 h 5 min."""
     whole = round(seconds)
     if whole < 60:
         return f"{whole} s"

@@ -1,46 +1,44 @@
-"""The prompts of a run: from the command line or a file, checked, and each with a folder name of its own."""
+"""The prompts of a run: read, checked, and each with its own folder name. Imports nothing heavy."""
 
 from __future__ import annotations
 
 import hashlib
 import os
 import warnings
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 from rsd.heads.reading import read, unknown_words, unread_words
 from rsd.priors import over_heads
-from rsd.priors.base import Condition, Prior
 from rsd.runs.folder import slug
 
 EMPTY = '""'
-"""How a line of a prompts file says the empty prompt."""
+"""The line of a prompts file that means the empty prompt."""
 
 RESERVED = {"con", "prn", "aux", "nul", *(f"{d}{k}" for d in ("com", "lpt") for k in range(1, 10))}
-"""Names that Windows keeps for devices, whatever their suffix."""
+"""Device names that Windows reserves, with any suffix."""
 
 
 def gather(prompts: Sequence[str] = (), file: Path | None = None, *, allow_empty: bool = False) -> list[str]:
-    """The prompts given on the command line, then those of ``file``, each once and in order; runs of white space in
-    them are one space.
+    """Return the prompts of the command line, then those of ``file``, without duplicates; white space is one space.
 
-    A file holds one prompt a line, in UTF-8; blank lines and lines that start with # are skipped, and a line of two
-    double quotes is the empty prompt. On the command line an empty prompt is more often a slip (an unset variable) than
-    meant, so it needs ``allow_empty``. A prompt given twice is run once, with a warning.
+    A file has one prompt per line, in UTF-8; blank lines and lines that start with # are skipped, and a line of two
+    double quotes is the empty prompt. On the command line an empty prompt is usually a mistake (an unset variable), so
+    it requires ``allow_empty``.
 
-    Raises ValueError or FileNotFoundError, in one sentence: for an empty prompt, one that is the name of a file, no
-    prompts at all, and a file that is missing, holds none, or is not UTF-8.
+    Raises ValueError or FileNotFoundError for an empty prompt, a prompt that is the name of a file, no prompts, and a
+    file that is missing, contains no prompt, or is not UTF-8.
     """
     given = [_tidy(prompt) for prompt in prompts]
     for prompt in given:
         if ("." in prompt or "/" in prompt) and os.path.isfile(prompt):
-            raise ValueError(f"The prompt {prompt} is a file; draw what its lines say with --prompts {prompt}.")
+            raise ValueError(f"The prompt {prompt} is a file; use --prompts {prompt} to read prompts from it.")
     if "" in given and not allow_empty:
-        raise ValueError("The prompt is empty; say what to draw, or --allow-empty to draw without a prompt.")
+        raise ValueError("The prompt is empty; give a prompt, or --allow-empty to run without one.")
     if file is not None:
         given += read_prompts(file)
     if not given:
-        raise ValueError("There is no prompt; say what to draw, or give a file of prompts with --prompts FILE.")
+        raise ValueError("There is no prompt; give one, or a file of prompts with --prompts FILE.")
     once = list(dict.fromkeys(given))
     for prompt in once:
         if given.count(prompt) > 1:
@@ -49,10 +47,10 @@ def gather(prompts: Sequence[str] = (), file: Path | None = None, *, allow_empty
 
 
 def read_prompts(file: Path) -> list[str]:
-    """The prompts of a file, as :func:`gather` describes it; raises what it raises."""
+    """Read the prompts of a file; see :func:`gather`."""
     if not file.is_file():
         why = "is a folder" if file.is_dir() else "does not exist"
-        raise FileNotFoundError(f"The prompts file {file} {why}; give a text file, one prompt a line.")
+        raise FileNotFoundError(f"The prompts file {file} {why}; give a text file, one prompt per line.")
     try:
         text = file.read_bytes().decode("utf-8-sig")
     except UnicodeDecodeError as error:
@@ -61,63 +59,52 @@ def read_prompts(file: Path) -> list[str]:
     except OSError as error:
         raise ValueError(f"The prompts file {file} cannot be read ({error.strerror}); check it.") from error
     if "\0" in text:
-        raise ValueError(f"The prompts file {file} is not text; give a text file, one prompt a line.")
+        raise ValueError(f"The prompts file {file} is not text; give a text file, one prompt per line.")
     lines = [_tidy(line) for line in text.splitlines()]
     prompts = ["" if line == EMPTY else line for line in lines if line and not line.startswith("#")]
     if not prompts:
-        raise ValueError(f"The prompts file {file} holds no prompt; write one a line ({EMPTY} is the empty one).")
+        raise ValueError(f"The prompts file {file} contains no prompt; write one per line ({EMPTY} is the empty one).")
     return prompts
 
 
-def embed_all(
-    prompts: Iterable[str], prior: Prior, *, negative_prompt: str = "", guidance: float = 1.0
-) -> dict[str, Condition]:
-    """Every prompt's condition, so that what is wrong with any of them is told before the first is drawn, and the text
-    encoder can be released.
-
-    Warns of words that a prior over heads does not know and of a prompt told in two ways (heads); the prior itself
-    warns of a prompt that is too long, with what it cut off.
-    """
-    found = {}
-    for prompt in prompts:
-        for text in notes(prompt, prior.name):
-            warnings.warn(text, stacklevel=2)
-        found[prompt] = prior.condition(prompt, negative_prompt, guidance)
-    return found
-
-
-def notes(prompt: str, prior: str) -> list[str]:
-    """What someone should know who gives this prompt to a prior of this name, one sentence each; only those over heads
-    know few words."""
+def prompt_notes(prompt: str, prior: str) -> list[str]:
+    """Return notes about a prompt for a prior over heads, which knows few words; none for other priors."""
     if not over_heads(prior):
         return []
     twice = sorted(read(prompt).contradicted)
-    told = f'The prompt "{prompt}" tells {", ".join(twice)} in two ways; no score counts that.'
-    return [*strange(prompt, prior), *([told] if twice else [])]
+    words = f'The prompt "{prompt}" contradicts itself about {", ".join(twice)}; scores ignore that.'
+    return [*word_notes(prompt, prior), *([words] if twice else [])]
 
 
-def strange(text: str, prior: str) -> list[str]:
-    """Which words of any text, also one that no score reads, a prior over heads does not know, one sentence each."""
+def word_notes(text: str, prior: str) -> list[str]:
+    """Return notes about the words of a text that a prior over heads does not know."""
     if not over_heads(prior):
         return []
     found = []
     unknown = unknown_words(text)
     if unknown:
         more = f" and {len(unknown) - 5} more" if len(unknown) > 5 else ""
-        told = ", ".join(f'"{word}"' for word in unknown[:5]) + more
-        found.append(f"The prior {prior} was never told of {told}; `rsd heads --help` lists its words.")
+        words = ", ".join(f'"{word}"' for word in unknown[:5]) + more
+        found.append(f"The prior {prior} was not trained on {words}; `rsd heads --help` lists its words.")
     unread = unread_words(text)
     if unread:
-        told = ", ".join(f'"{word}"' for word in unread)
-        found.append(f'The prior {prior} knows {told}, but not of what "{text}" says so; see `rsd heads --help`.')
+        words = ", ".join(f'"{word}"' for word in unread)
+        found.append(f'The prior {prior} knows {words}, but not in the way "{text}" uses it; see `rsd heads --help`.')
     return found
 
 
-def folder_name(prompt: str) -> str:
-    """A safe folder name for a prompt, of 60 characters at most; different prompts have different ones.
+def shorten(prompt: str, limit: int = 60) -> str:
+    """Format a prompt for messages."""
+    if not prompt:
+        return EMPTY
+    return prompt if len(prompt) <= limit else prompt[: limit - 3] + "..."
 
-    ``slug``'s, which ends in a hash of the prompt unless it is the prompt itself; a word that could be another file of
-    the run (it has a dot) or a device (on Windows) also gets the hash.
+
+def folder_name(prompt: str) -> str:
+    """Return a safe folder name for a prompt, at most 60 characters; different prompts have different names.
+
+    It is ``slug``'s, which ends in a hash unless it is the prompt itself. A word with a dot (a file of the run) or a
+    device name of Windows also gets a hash.
     """
     name = slug(prompt)
     if name != prompt or not ("." in name or name in RESERVED):
@@ -127,14 +114,13 @@ def folder_name(prompt: str) -> str:
 
 
 def default_name(prompts: Sequence[str], file: Path | None) -> str:
-    """What the folder of these prompts is called where the user names none: after their file, or after the first of
-    them and how many more there are."""
+    """Return the default name of the output folder: of the prompts' file, or the first prompt and how many follow."""
     more = f"-and-{len(prompts) - 1}-more" if len(prompts) > 1 else ""
     return slug(file.name) if file else folder_name(prompts[0]) + more
 
 
 def folder_names(prompts: Sequence[str]) -> dict[str, str]:
-    """The folder of each prompt, each its own. Raises ValueError in the one case in billions where two are alike."""
+    """Return a folder name for each prompt. Raise ValueError if two are equal (one case in billions)."""
     names: dict[str, str] = {}
     for prompt in prompts:
         name = folder_name(prompt)
@@ -146,5 +132,5 @@ def folder_names(prompts: Sequence[str]) -> dict[str, str]:
 
 
 def _tidy(prompt: str) -> str:
-    """White space of any kind is one space, none at the ends."""
+    """Replace white space by single spaces, and strip it at the ends."""
     return " ".join(prompt.split())

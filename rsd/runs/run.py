@@ -1,4 +1,4 @@
-"""What every head's run is: particles that an iterator of records moves, and that can stop and go on."""
+"""The base classes of all runs: particles, an iterator over the steps, and a state to resume from."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ from rsd.priors.watch import watch_of
 
 
 class Run:
-    """A run in progress: iterate over :meth:`steps`, look at :attr:`particles`, then :meth:`finish`.
+    """A run in progress: iterate over :meth:`steps`, then call :meth:`finish`.
 
-    A head sets ``particles`` (with ``images``, ``finish``, ``state``, ``load_state``) and says in :meth:`records` what
-    moves them. ``step`` counts the steps done. ``ensemble``: the whole that the particles are of.
+    A subclass sets ``particles`` (with ``images``, ``finish``, ``state``, ``load_state``) and defines :meth:`records`.
+    ``step``: the number of finished steps. ``ensemble``: how processes share the particles.
     """
 
     particles: Any
@@ -25,47 +25,47 @@ class Run:
     ensemble: Ensemble = ALONE
 
     def records(self) -> Iterator[Record]:
-        """Move the particles from step ``self.step`` to the end, a Record each."""
+        """Run from step ``self.step`` to the end and yield a Record per step."""
         raise NotImplementedError
 
     def steps(self) -> Iterator[Record]:
-        """The steps still to do, one Record each. Raises ValueError for a network of the prior whose answers are beyond
-        reason (rsd.watch): the particles that it moved are worth nothing."""
+        """Run the remaining steps and yield a Record per step. Raise ValueError if the output of a network of the prior
+        is implausible (rsd.priors.watch)."""
         for record in self.records():
             self.step = record.step + 1
             watch_of(self.prior).check()
             yield record
 
     def finish(self) -> torch.Tensor:
-        """The result of all particles, [N, 3, H, W]. Raises as :meth:`steps`."""
+        """Return the result of all particles, [N, 3, H, W]. Raise as :meth:`steps`."""
         result = self.particles.finish()
         watch_of(self.prior).check()
         return self.ensemble.gather(result, what="pictures")
 
     def images(self) -> torch.Tensor:
-        """All particles as they stand, [N, 3, H, W]."""
+        """Return the current images of all particles, [N, 3, H, W]."""
         return self.ensemble.gather(self.particles.images(), what="pictures")
 
     def state(self) -> dict[str, Any]:
-        """All that :meth:`load_state` needs to go on with the same pixels."""
+        """Return the state of a checkpoint, from which a run resumes with identical results."""
         return {"step": self.step, **self.particles.state()}
 
     def load_state(self, state: dict[str, Any]) -> None:
-        """Go on where ``state`` was taken."""
+        """Load :meth:`state`."""
         self.step = int(state["step"])
         self.particles.load_state(state)
 
 
 class Distillation(Run):
-    """A run against a reference score, which may learn: it stops and goes on with the particles."""
+    """A run with a reference score, whose learned state is saved with the particles."""
 
     reference: Reference
 
     def state(self) -> dict[str, Any]:
-        """All that :meth:`load_state` needs to go on with the same pixels, the reference's included."""
+        """Return the state of a checkpoint, including the reference's."""
         return {**super().state(), "reference": self.reference.state()}
 
     def load_state(self, state: dict[str, Any]) -> None:
-        """Go on where ``state`` was taken."""
+        """Load :meth:`state`."""
         super().load_state(state)
         self.reference.load_state(state.get("reference", {}))

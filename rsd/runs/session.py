@@ -1,6 +1,6 @@
-"""A run in its folder: the progress bar, the log, frames of a film, checkpoints, Ctrl-C, and what it has cost.
+"""Drive a run in its folder: progress bar, log, frames, checkpoints, Ctrl-C and costs. Also errors, devices, warnings.
 
-Any head's :class:`rsd.runs.run.Run` works. Where several processes share its particles, the main one writes all files.
+If several processes share the particles of a run, the main one writes all files.
 """
 
 from __future__ import annotations
@@ -9,10 +9,8 @@ import math
 import os
 import shutil
 import signal
-import sys
 import time
 import traceback
-import warnings
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
@@ -23,43 +21,43 @@ import torch
 from tqdm import tqdm
 
 from rsd import media
-from rsd.distributed import ALONE, Ensemble, agree, collect, processes
+from rsd.distributed import agree, collect, processes
 from rsd.engine import Record
-from rsd.errors import TRACEBACK, told
-from rsd.memory.peak import peak_bytes, reset_peak
+from rsd.errors import TRACEBACK, describe
+from rsd.memory.usage import peak_bytes, reset_peak
 from rsd.priors.base import Prior
 from rsd.runs.citations import bibtex
 from rsd.runs.folder import CHECKPOINT, RunFolder, locked, provenance, write_bytes
-from rsd.runs.progress import Progress, unseen
+from rsd.runs.progress import Progress, output_redirected
 from rsd.runs.run import Run
 
 FRAMES = 40
 EMPTY = ("[]", "{}")
-"""The last part of the name, in a checkpoint, of an empty list and an empty dict."""
+"""The last part of a checkpoint key for an empty list and an empty dict."""
 
 
 class Session:
-    """A run that goes on from its folder's checkpoint, if there is one: :meth:`drive` it, then :meth:`finish` it."""
+    """A run that resumes from its folder's checkpoint, if there is one. Call :meth:`drive`, then :meth:`finish`."""
 
     def __init__(self, run: Run, folder: RunFolder, prior: Prior):
-        """Load the checkpoint and drop the log beyond it. Raises ValueError for a checkpoint that does not fit."""
+        """Load the checkpoint and truncate the log to it. Raise ValueError if the checkpoint does not fit the run."""
         self.run, self.folder, self.prior = run, folder, prior
-        self.ensemble: Ensemble = getattr(run, "ensemble", ALONE)
-        self.before: dict[str, Any] = {"seconds": 0.0, "network_calls": {}}
+        self.ensemble = run.ensemble
+        self.previous: dict[str, Any] = {"seconds": 0.0, "network_calls": {}}
         saved = folder.load_checkpoint()
         if self.ensemble.agree(saved is not None) and self.ensemble.agree(saved is None):
             raise ValueError(
                 f"Some of the processes see no {CHECKPOINT} in {folder.path}, others do; --out must be a folder that "
-                f"all of them share. Give one, or delete {CHECKPOINT} there to start this run again."
+                f"all processes share. Give one, or delete {CHECKPOINT} there to restart this run."
             )
         if saved is not None:
-            tensors, self.before = saved
+            tensors, self.previous = saved
             try:
                 run.load_state(self._mine(nested(tensors)))
             except KeyError as error:
                 raise ValueError(
-                    f"The checkpoint in {folder.path} lacks {error}: another version of rsd wrote it; delete "
-                    f"{CHECKPOINT} there to start this run again."
+                    f"The checkpoint in {folder.path} has no {error}: another version of rsd wrote it; delete "
+                    f"{CHECKPOINT} there to restart this run."
                 ) from error
         if self.ensemble.main:
             folder.truncate_log(0 if saved is None else run.step)
@@ -67,17 +65,17 @@ class Session:
         reset_peak(prior.device)
 
     def _mine(self, state: dict[str, Any]) -> dict[str, Any]:
-        """This process's part of a checkpoint. Raises ValueError if there were more processes or fewer."""
+        """Return this process's part of a checkpoint. Raise ValueError if the number of processes has changed."""
         parts, now = state.get("processes", [state]), len(self.ensemble.parts)
         if len(parts) != now:
             raise ValueError(
-                f"The particles in {self.folder.path} were shared by {len(parts)} process(es), here are {now}; start "
-                f"{len(parts)} to go on, or delete {CHECKPOINT} there to start this run again."
+                f"{len(parts)} process(es) shared the particles in {self.folder.path}, but there are {now} now; start "
+                f"{len(parts)} to resume, or delete {CHECKPOINT} there to restart this run."
             )
         return parts[self.ensemble.rank]
 
     def save(self) -> None:
-        """The checkpoint, of all processes' particles."""
+        """Save a checkpoint of all processes' particles."""
         state = {k: v.detach().cpu() for k, v in flat(self.run.state()).items()}
         parts, spent = self.ensemble.collect(state), self.spent()
         if parts is None:
@@ -87,28 +85,28 @@ class Session:
         self.folder.save_checkpoint(state, {"step": self.run.step, **spent})
 
     def spent(self) -> dict[str, Any]:
-        """``seconds`` and ``network_calls`` of the run so far, those before an interruption and of all processes
-        included (in what the main one is told), and ``peak_bytes``, the most memory of any."""
+        """Return the costs so far, including those before an interruption: ``seconds``, ``network_calls`` and
+        ``peak_bytes``. On the main process they include all processes: the sum of the calls, the largest peak."""
         calls = self.prior.calls.copy()
         calls.subtract(self.calls_before)
         calls = sum(self.ensemble.collect(calls) or [], Counter())
-        calls.update(self.before["network_calls"])
-        peaks = [*(self.ensemble.collect(peak_bytes(self.prior.device)) or []), self.before.get("peak_bytes")]
+        calls.update(self.previous["network_calls"])
+        peaks = [*(self.ensemble.collect(peak_bytes(self.prior.device)) or []), self.previous.get("peak_bytes")]
         return {
-            "seconds": self.before["seconds"] + time.monotonic() - self.clock,
+            "seconds": self.previous["seconds"] + time.monotonic() - self.clock,
             "network_calls": dict(calls),
             "peak_bytes": max((peak for peak in peaks if peak), default=None),
         }
 
     def drive(self, *, steps: int, name: str, checkpoint_every: int, remedy: str) -> None:
-        """Run to the end. Ctrl-C, or a launcher's SIGTERM, finishes the step in progress, saves a checkpoint and raises
+        """Run to the end. After Ctrl-C or SIGTERM, finish the current step, save a checkpoint and raise
         KeyboardInterrupt.
 
-        Raises ValueError, which ends in ``remedy``, if a record is not finite.
+        Raises ValueError, with ``remedy``, if a record is not finite.
         """
         frames = {round(k * (steps - 1) / FRAMES) for k in range(FRAMES + 1)}
         run, folder, main = self.run, self.folder, self.ensemble.main
-        lines = Progress(steps, f"{name}: step", done=run.step) if unseen() and processes().main else None
+        lines = Progress(steps, f"{name}: step", done=run.step) if output_redirected() and processes().main else None
         with (
             interruptible() as signals,
             tqdm(
@@ -124,10 +122,10 @@ class Session:
                     images = run.images()
                     if main:
                         media.write_png(folder.path / "frames" / f"{record.step:05d}.png", strip(images))
-                bar.set_postfix(**_told(record), refresh=False)
+                bar.set_postfix(**_bar_figures(record), refresh=False)
                 bar.update()
                 if lines:
-                    lines.tick(", ".join(f"{k} {v}" for k, v in _figures(record).items()))
+                    lines.tick(", ".join(f"{k} {v}" for k, v in _line_figures(record).items()))
                 interrupted = self.ensemble.agree(bool(signals))
                 if run.step % checkpoint_every == 0 or interrupted:
                     self.save()
@@ -135,20 +133,21 @@ class Session:
                     raise KeyboardInterrupt
 
     def film(self, images: torch.Tensor) -> None:
-        """evolution.gif from the frames and the result ``images`` [N, 3, H, W]."""
+        """Write evolution.gif from the frames and the result ``images`` [N, 3, H, W]."""
         folder = self.folder.path
         files = sorted((folder / "frames").glob("*.png"))
         media.write_gif(folder / "evolution.gif", [_unstrip(media.read_image(f)) for f in files] + [images])
 
     def finish(self, images: torch.Tensor, figures: dict[str, Any], *, seed: int, model: str, cited: list[str]) -> None:
-        """The film of a run that ends in ``images``, provenance.json, citations.bib (``cited``: keys of rsd.citations)
-        and, last, metrics.json: ``figures`` and what the run has cost. Only then, when nothing can be resumed any more,
-        the frames go: a run killed before and resumed makes the whole film again. All processes come here."""
+        """Write the film, provenance.json, citations.bib (``cited``: keys of rsd.runs.citations) and metrics.json
+        (``figures`` and costs), then delete the frames. Every process calls it.
+
+        metrics.json marks the run as finished, so it is written last; until then a resumed run needs the frames."""
         spent = self.spent()
         if not self.ensemble.main:
             return
         self.film(images)
-        revision, device = getattr(self.prior, "revision", None), str(self.prior.device)
+        revision, device = self.prior.revision, str(self.prior.device)
         about = provenance(seed=seed, model=model, revision=revision, device=device)
         if not self.ensemble.alone:
             about["processes"] = {"number": len(self.ensemble.parts), "bytes_gathered": dict(self.ensemble.bytes)}
@@ -158,22 +157,22 @@ class Session:
         shutil.rmtree(self.folder.path / "frames", ignore_errors=True)
 
 
-def _told(record: Record) -> dict[str, Any]:
-    """What the progress bar says: the first loss, if any, and the repulsion beside the score."""
+def _bar_figures(record: Record) -> dict[str, Any]:
+    """Return the first loss and the repulsion relative to the residual, for the progress bar."""
     first = dict(list(record.losses.items())[:1])
     return {**first, "repulsion": f"{record.ratio:.2f}"}
 
 
-def _figures(record: Record) -> dict[str, str]:
-    """What a line of progress says: the same, and the residual of steps.jsonl."""
+def _line_figures(record: Record) -> dict[str, str]:
+    """Return the same and the residual, for a progress line."""
     first = {name: f"{loss:.3g}" for name, loss in list(record.losses.items())[:1]}
     return {**first, "residual": f"{record.residual:.3g}", "repulsion": f"{record.ratio:.2f}"}
 
 
 @contextmanager
 def working_in(path: Path, *, main: bool) -> Iterator[None]:
-    """Hold an output folder's lock (:func:`rsd.runs.folder.locked`) on the process that is ``main``. Raises on all of
-    a run's processes what the main one raises, so that none waits for it."""
+    """Lock an output folder on the ``main`` process (:func:`rsd.runs.folder.locked`). If that fails, raise on all
+    processes, so that none waits forever."""
     with ExitStack() as stack:
         error: Exception | None = None
         if main:
@@ -182,19 +181,12 @@ def working_in(path: Path, *, main: bool) -> Iterator[None]:
             except (ValueError, OSError) as found:
                 error = found
         if agree(error is not None):
-            raise error or ValueError(f"The main process cannot work in {path}; it says why.")
+            raise error or ValueError(f"The main process cannot use {path}; see its message.")
         yield
 
 
-def alone(folder: RunFolder, work: Callable[[], Any]) -> Any:
-    """Do ``work`` in a run's folder, as the only process that works there."""
-    with locked(folder.path):
-        return work()
-
-
-def survives(name: str, failures: dict[str, str], work: Callable[[], Any], several: bool) -> None:
-    """Run ``work``; among several any error is kept, as a sentence, in ``failures`` for the end, that of a single one
-    is raised."""
+def collect_failure(name: str, failures: dict[str, str], work: Callable[[], Any], several: bool) -> None:
+    """Run ``work``. If there are ``several`` items, catch its error and add the message to ``failures``."""
     try:
         work()
     except Exception as error:
@@ -202,17 +194,17 @@ def survives(name: str, failures: dict[str, str], work: Callable[[], Any], sever
             raise
         if os.environ.get(TRACEBACK):
             traceback.print_exc()
-        failures[name] = told(error)
+        failures[name] = describe(error)
 
 
-def of_all(failures: dict[str, str]) -> dict[str, str]:
-    """On the main process what failed on any; nothing on the others. Waits for all."""
+def merge_failures(failures: dict[str, str]) -> dict[str, str]:
+    """Return the failures of all processes on the main one, nothing on the others. Waits for all processes."""
     return {name: why for part in collect(failures) or [] for name, why in part.items()}
 
 
 def pick_device(name: str) -> torch.device:
-    """The device of that name; "auto" is what Accelerate picks. Of several processes on a machine each has its own GPU.
-    Raises ValueError if nothing can be computed on it."""
+    """Return the device of that name; "auto" lets Accelerate choose, and each of several processes on a machine gets
+    its own GPU. Raise ValueError if the device cannot compute."""
     here = processes()
     if name == "auto" and here.size > 1 and not torch.cuda.is_available():
         name = "cpu"
@@ -228,18 +220,18 @@ def pick_device(name: str) -> torch.device:
         raise ValueError(f'Unknown device "{name}"; use auto, cpu, cuda or cuda:N.') from error
     if device.type == "cuda" and not torch.cuda.is_available():
         raise ValueError(
-            f"Device {name} was asked for, but torch sees no CUDA here; use --device cpu or see `rsd doctor`."
+            f"Device {name} was given, but torch finds no CUDA here; use --device cpu or see `rsd doctor`."
         )
     try:
         torch.zeros(1, device=device).cpu()
-    except Exception as error:  # torch has many ways to say that there is no cuda:7, no mps, no numbers on meta
+    except Exception as error:  # torch raises many types if there is no cuda:7 or no mps, or for meta
         raise ValueError(f"Device {name} cannot be used here; use --device cpu or see `rsd doctor`.") from error
     return device
 
 
 def flat(state: Any, prefix: str = "") -> dict[str, torch.Tensor]:
-    """Nested dicts and lists of tensors and numbers as one dict, "a/b" for a["b"], "a/[0]" for a[0]; empty ones are
-    the empty tensors "a/{}" and "a/[]"."""
+    """Flatten nested dicts and lists of tensors and numbers: "a/b" for a["b"], "a/[0]" for a[0]. Empty ones become the
+    empty tensors "a/{}" and "a/[]"."""
     if not isinstance(state, (dict, list)):
         return {prefix: state if isinstance(state, torch.Tensor) else torch.tensor(state)}
     if not state:
@@ -252,7 +244,7 @@ def flat(state: Any, prefix: str = "") -> dict[str, torch.Tensor]:
 
 
 def nested(tensors: dict[str, torch.Tensor]) -> dict[str, Any]:
-    """The inverse of :func:`flat`."""
+    """Invert :func:`flat`."""
     out: dict[str, Any] = {}
     for name, value in tensors.items():
         *path, last = name.split("/")
@@ -276,7 +268,7 @@ def _with_lists(value: Any) -> Any:
 
 
 def strip(images: torch.Tensor) -> torch.Tensor:
-    """[N, 3, H, W] as one picture [1, 3, H, N W], clamped."""
+    """Put images [N, 3, H, W] side by side, [1, 3, H, N W], clamped."""
     return torch.cat(list(images.detach().cpu().float().clamp(-1, 1)), dim=-1)[None]
 
 
@@ -286,14 +278,13 @@ def _unstrip(picture: torch.Tensor) -> torch.Tensor:
 
 @contextmanager
 def interruptible() -> Iterator[list[int]]:
-    """A list that Ctrl-C and SIGTERM make true: the step in progress is finished first, so that nothing is left half
-    done."""
+    """Yield a list that is not empty after Ctrl-C or SIGTERM, so that the current step can be finished first."""
     flag: list[int] = []
     before: dict[signal.Signals, Any] = {}
     try:
         for kind in (signal.SIGINT, signal.SIGTERM):
             before[kind] = signal.signal(kind, lambda *_: flag.append(1))
-    except ValueError:  # not the main thread: leave signals to whoever owns it
+    except ValueError:  # not the main thread, which owns the signals
         yield flag
         return
     try:
@@ -301,18 +292,3 @@ def interruptible() -> Iterator[list[int]]:
     finally:
         for kind, handler in before.items():
             signal.signal(kind, handler)
-
-
-@contextmanager
-def plain_warnings() -> Iterator[None]:
-    """Warnings as one line for the user, each once, without the place in the code."""
-    told: set[str] = set()
-
-    def show(message: Warning | str, *_: Any, **__: Any) -> None:
-        if str(message) not in told:  # warnings forgets what it has shown whenever someone catches some
-            told.add(str(message))
-            print(f"rsd: note: {message}", file=sys.stderr, flush=True)
-
-    with warnings.catch_warnings():
-        warnings.showwarning = show
-        yield

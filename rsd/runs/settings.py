@@ -1,4 +1,4 @@
-"""Settings from YAML files and flags, for every subcommand. Imports nothing heavy: mistakes are told at once."""
+"""Settings from YAML files and flags. Imports nothing heavy, so that mistakes are reported at once."""
 
 from __future__ import annotations
 
@@ -15,9 +15,7 @@ from typing import Any, Protocol, TypeVar
 import yaml
 
 from rsd.runs.flags import build, positional_of, values
-from rsd.runs.words import known as known
-from rsd.runs.words import nearest as nearest
-from rsd.runs.words import wanted as wanted
+from rsd.runs.words import expected, suggestion
 
 
 class Options(Protocol):
@@ -26,7 +24,7 @@ class Options(Protocol):
     config: Path | None
 
     def check(self) -> None:
-        """Raise ValueError or OSError, in one sentence, for values that cannot work."""
+        """Raise ValueError or OSError for invalid values."""
         ...
 
 
@@ -35,11 +33,11 @@ Kind = TypeVar("Kind", bound=Options)
 
 @dataclasses.dataclass(frozen=True)
 class Packaged:
-    """Settings that ship with the package: the section ``method`` of a file of rsd.configs, or its ``preset``.
+    """Settings that ship with the package: the section ``method`` of a file in rsd.configs, or one of its presets.
 
-    A file has the keys ``default`` (fields that all its sections share), ``methods`` (a section of fields each, whose
-    ``presets`` change some of them for so many steps), and other keys, which say what the file was tuned for; a section
-    may say otherwise.
+    A file has the keys ``default`` (fields of all sections), ``methods`` (a section of fields per method, whose
+    ``presets`` override some of them for a number of steps), and other keys that describe what the file was tuned for;
+    sections may override these.
     """
 
     file: str
@@ -51,17 +49,17 @@ class Packaged:
 
     @property
     def name(self) -> str:
-        """The file and the section, for people."""
+        """The file and the section for messages."""
         return f"{self.file}: {self.method}" + (f", {self.preset} steps" if self.preset else "")
 
     def values(self, kind: type) -> dict[str, Any]:
-        """The settings as values of the fields of ``kind``."""
-        return values(kind, told(kind, self.settings, self.file), prog="")
+        """Return the settings as values of the fields of ``kind``."""
+        return values(kind, file_flags(kind, self.settings, self.file), prog="")
 
 
 @cache
 def sections(folder: str) -> dict[str, dict[str, Any]]:
-    """The packaged files of a folder of rsd.configs, by name."""
+    """Load the packaged files of a folder in rsd.configs, by name."""
     found = {file.name: file for file in (files("rsd.configs") / folder).iterdir() if file.name.endswith(".yaml")}
     return {name: yaml.safe_load(file.read_text(encoding="utf-8")) for name, file in sorted(found.items())}
 
@@ -69,7 +67,8 @@ def sections(folder: str) -> dict[str, dict[str, Any]]:
 def section(
     folder: str, file: str, method: str, preset: int | None = None, *, skip: Collection[str] = ()
 ) -> Packaged | None:
-    """A file's section ``method``, for ``preset`` steps, without the fields in ``skip``; None if there is none."""
+    """Return a file's section ``method`` for ``preset`` steps, without the fields in ``skip``; None if there is
+    none."""
     held = sections(folder).get(file, {})
     if method not in held.get("methods", {}):
         return None
@@ -91,11 +90,12 @@ def layered(
     kind: type[Kind], argv: Sequence[str], *, prog: str, positional: str,
     packaged: Callable[[Kind], Packaged | None] = lambda options: None,
 ) -> tuple[Kind, str | None]:  # fmt: skip
-    """Options from the packaged configuration, then --config, then the flags, checked; and that configuration's name.
+    """Return the checked options from the packaged settings, --config and the flags (later ones win), and the name of
+    the packaged settings.
 
-    ``positional``: the field without a flag, which files say nothing about ("": there is none). ``packaged``: what is
-    packaged for options that the other two layers give.
-    Raises ValueError or OSError, in one sentence that names the file, for a mistake in one.
+    ``positional``: the field without a flag, which files do not set; "" if there is none. ``packaged``: finds the
+    packaged settings for the options of the other two layers.
+    Raises ValueError or OSError, with the name of the file, for mistakes.
     """
 
     def read(*layers: dict[str, Any]) -> Kind:
@@ -114,16 +114,16 @@ def layered(
 
 
 def file_tokens(kind: type, path: Path, positional: str) -> list[str]:
-    """A YAML file's fields as flags, without ``positional``.
+    """Return the fields of a YAML file as flags, without ``positional``.
 
-    Raises ValueError or OSError, in one sentence that names the file, the field and the remedy.
+    Raises ValueError or OSError with the file, the field and the remedy.
     """
-    return told(kind, read_yaml(path), str(path), skip=(positional,))
+    return file_flags(kind, read_yaml(path), str(path), skip=(positional,))
 
 
-def told(kind: type, settings: Mapping[str, Any], where: str, *, skip: Collection[str] = ()) -> list[str]:
-    """Fields of a file as flags, without those in ``skip``. Raises ValueError, in one sentence that names the file
-    (``where``), the field and the remedy."""
+def file_flags(kind: type, settings: Mapping[str, Any], where: str, *, skip: Collection[str] = ()) -> list[str]:
+    """Return a file's fields as flags, without those in ``skip``. Raise ValueError with the file (``where``), the field
+    and the remedy."""
     hints = typing.get_type_hints(kind)
     fields = {field.name.rstrip("_"): field.name for field in dataclasses.fields(kind)}
     given: dict[str, Any] = {}
@@ -132,7 +132,7 @@ def told(kind: type, settings: Mapping[str, Any], where: str, *, skip: Collectio
     for key, value in settings.items():
         plain_key = str(key).replace("-", "_").rstrip("_")
         if plain_key not in fields:
-            raise ValueError(f'{where}: unknown field "{key}".{nearest(plain_key, fields)}')
+            raise ValueError(f'{where}: unknown field "{key}".{suggestion(plain_key, fields)}')
         if plain_key == "config":
             raise ValueError(f"{where}: config has no meaning in a file; write the fields of {value} here.")
         if plain_key in given:
@@ -145,12 +145,12 @@ def told(kind: type, settings: Mapping[str, Any], where: str, *, skip: Collectio
         for key, value in given.items():
             if isinstance(value, dict) or not _fits(kind, tokens({key: value}, valued=valued)):
                 shown = json.dumps(value, ensure_ascii=False, default=str)
-                raise ValueError(f"{where}: {key} is {shown}; give {wanted(hints[fields[key]])}.")
+                raise ValueError(f"{where}: {key} is {shown}; give {expected(hints[fields[key]])}.")
     return flags
 
 
 def _fits(kind: type, flags: list[str]) -> bool:
-    """Whether flags are of the types they should be and leave no value over."""
+    """Return whether the flags have valid types and no values are left over."""
     try:
         return not (values(kind, flags, prog="").keys() & {f.name for f in [positional_of(kind)] if f})
     except ValueError:
@@ -158,8 +158,8 @@ def _fits(kind: type, flags: list[str]) -> bool:
 
 
 def tokens(settings: dict[str, Any], *, valued: Collection[str] = ()) -> list[str]:
-    """Fields as the flags that say the same. A field without a value says nothing; ``valued``: fields whose true or
-    false follows the flag."""
+    """Convert fields to flags; fields with value None are skipped. ``valued``: boolean fields whose value follows the
+    flag."""
     flags: list[str] = []
     for key, value in settings.items():
         name = key.replace("_", "-")
@@ -168,32 +168,32 @@ def tokens(settings: dict[str, Any], *, valued: Collection[str] = ()) -> list[st
         elif isinstance(value, list):
             flags += [f"--{name}", *map(str, value)]
         elif value is not None:
-            flags.append(f"--{name}={value}")  # one token: a value may begin with a dash
+            flags.append(f"--{name}={value}")  # one token, since a value may start with a dash
     return flags
 
 
 def read_yaml(path: Path) -> dict[str, Any]:
-    """A settings file. Raises ValueError or OSError, in one sentence, if it is not a mapping of fields."""
+    """Read a settings file. Raise ValueError or OSError if it is not a mapping of fields."""
     if not path.is_file():
         raise FileNotFoundError(f"{path} is not a file; check the path.")
-    example = "write one `field: value` a line, for example `gamma: 20`"
+    example = "write one `field: value` per line, for example `gamma: 20`"
     try:
         settings = yaml.safe_load(path.read_text(encoding="utf-8"))
     except UnicodeDecodeError as error:
         raise ValueError(f"{path} is not UTF-8 text; save it as UTF-8.") from error
     except OSError as error:
         raise PermissionError(f"{path} cannot be read ({error.strerror}); check its permissions.") from error
-    except (yaml.YAMLError, ValueError, RecursionError) as error:  # ValueError: of a date that is none
+    except (yaml.YAMLError, ValueError, RecursionError) as error:  # ValueError: an invalid date
         mark, why = getattr(error, "problem_mark", None), getattr(error, "problem", None) or str(error).splitlines()[0]
         line = f" in line {mark.line + 1}" if mark else ""
         raise ValueError(f"{path} is not YAML{line} ({why}); {example}.") from error
     if not isinstance(settings, dict):
-        raise ValueError(f"{path} holds no settings; {example}.")
+        raise ValueError(f"{path} contains no settings; {example}.")
     return settings
 
 
 def shard(text: str | None) -> tuple[int, int]:
-    """K and N of "K/N", K = 0 .. N-1; 0 and 1 of None. Raises ValueError, in one sentence, for anything else."""
+    """Parse "K/N" with K = 0 .. N-1; None gives 0 and 1. Raise ValueError for anything else."""
     if text is None:
         return 0, 1
     found = re.fullmatch(r"(\d+)/(\d+)", text)
@@ -203,14 +203,14 @@ def shard(text: str | None) -> tuple[int, int]:
 
 
 def plain(value: Any) -> Any:
-    """A value as config.yaml holds it: whole paths, lists for tuples."""
+    """Convert a value for config.yaml: absolute paths, lists for tuples."""
     if isinstance(value, Path):
         return str(value.resolve())
     return [plain(v) for v in value] if isinstance(value, tuple) else value
 
 
 def make_folder(path: Path) -> None:
-    """An output folder, made if it is not there. Raises OSError, in one sentence, if it cannot be."""
+    """Create an output folder if necessary. Raise OSError if that fails."""
     if path.exists() and not path.is_dir():
         raise FileExistsError(f"The output folder {path} is a file; choose another --out.")
     try:

@@ -1,4 +1,4 @@
-"""How a value that cannot be taken is told, and which name a word means. Imports nothing heavy."""
+"""Words for error messages: unknown names, suggestions and expected values. Imports nothing heavy."""
 
 from __future__ import annotations
 
@@ -14,53 +14,52 @@ EACH = {float: ("a number", "numbers"), int: ("a whole number", "whole numbers")
         Path: ("a path", "paths")}  # fmt: skip
 
 
-def known(kind: str, name: str, names: Sequence[str], everyday: Mapping[str, str] | None = None) -> ValueError:
-    """The error for an unknown name: what ``everyday`` says of it (its keys as :func:`fold` writes them), else the
-    nearest known one."""
-    if told := (everyday or {}).get(fold(name)):
-        return ValueError(f'There is no {kind} "{name}": {told}.')
-    return ValueError(f'Unknown {kind} "{name}".{nearest(name, names)} There are: {", ".join(names)}.')
+def unknown_name(kind: str, name: str, names: Sequence[str], synonyms: Mapping[str, str] | None = None) -> ValueError:
+    """Return the error for an unknown name, with the remedy of ``synonyms`` (keys normalised) or the closest name."""
+    if remedy := (synonyms or {}).get(normalise(name)):
+        return ValueError(f'There is no {kind} "{name}": {remedy}.')
+    return ValueError(f'Unknown {kind} "{name}".{suggestion(name, names)} There are: {", ".join(names)}.')
 
 
-def everyday(table: Mapping[str, str]) -> dict[str, str]:
-    """What to say of each word, of a table whose keys are several, with spaces between, as :func:`fold` writes them."""
-    return {word: told for words, told in table.items() for word in words.split()}
+def synonyms(table: Mapping[str, str]) -> dict[str, str]:
+    """Map each word to its remedy. A key of ``table`` holds several normalised words, separated by spaces."""
+    return {word: remedy for words, remedy in table.items() for word in words.split()}
 
 
-def nearest(name: str, names: Collection[str]) -> str:
-    """``Did you mean ...?`` with a space before it, or nothing."""
-    found = near(name, names, cutoff=0.4)
+def suggestion(name: str, names: Collection[str]) -> str:
+    """Return `` Did you mean ...?`` (with the leading space), or "" if no name is close."""
+    found = closest_name(name, names, cutoff=0.4)
     return f' Did you mean "{found}"?' if found else ""
 
 
-def near(name: str, names: Collection[str], *, cutoff: float = 0.6) -> str | None:
-    """The name most like ``name``, whatever its capitals; None if none is."""
+def closest_name(name: str, names: Collection[str], *, cutoff: float = 0.6) -> str | None:
+    """Return the most similar name, ignoring case; None if none is similar."""
     lower = {one.lower(): one for one in names}
     found = difflib.get_close_matches(name.lower(), lower, n=1, cutoff=cutoff)
     return lower[found[0]] if found else None
 
 
-def fold(name: str) -> str:
-    """A name without what people write in different ways: capitals, dashes, underscores and spaces."""
+def normalise(name: str) -> str:
+    """Remove case, dashes, underscores and spaces."""
     return re.sub(r"[-_\s]", "", name).lower()
 
 
-def same(name: str, names: Collection[str]) -> str:
-    """The one of ``names`` that ``name`` is but for :func:`fold`; ``name`` itself if there is none."""
-    return next((one for one in names if fold(one) == fold(name)), name)
+def match_name(name: str, names: Collection[str]) -> str:
+    """Return the entry of ``names`` that equals ``name`` after :func:`normalise`; ``name`` itself if there is none."""
+    return next((one for one in names if normalise(one) == normalise(name)), name)
 
 
-def articled(noun: str) -> str:
-    """A class's name, or another word, with its article."""
+def with_article(noun: str) -> str:
+    """Prefix a noun with "a" or "an"."""
     return f"an {noun}" if noun.startswith(tuple("aeioAEIO")) else f"a {noun}"
 
 
-def wanted(hint: Any) -> str:
-    """What a field of this type takes, for people."""
+def expected(hint: Any) -> str:
+    """Describe the values of a type in words, for example "a number"."""
     arguments = typing.get_args(hint)
     origin = typing.get_origin(hint)
     if origin in (typing.Union, types.UnionType):
-        return wanted(next(a for a in arguments if a is not type(None)))
+        return expected(next(a for a in arguments if a is not type(None)))
     if origin is Literal:
         return f"one of {', '.join(map(str, arguments))}"
     if origin is tuple:

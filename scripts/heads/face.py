@@ -1,4 +1,4 @@
-"""Fit what tells fronts from backs (rsd/heads/face.py): ``python -m scripts.heads.face``, about two minutes.
+"""Fit the detector of faces (rsd/heads/classifier.py): ``python -m scripts.heads.face``, about two minutes.
 
 Fronts are seen from within 45 degrees of the face, backs from within 45 degrees of the opposite side, as the view words
 have it. Both are shown sharp, and as pictures of fewer pixels are: scenes are made at 32 px and may be blurred.
@@ -13,9 +13,8 @@ import torch
 import torch.nn.functional as F
 
 from rsd.heads.attributes import Camera, Head, sample_head
-from rsd.heads.classifier import HeadsClassifier
+from rsd.heads.classifier import FACE, FaceReader, HeadsClassifier, fingerprint
 from rsd.heads.data import SPLITS
-from rsd.heads.face import FILE, FaceReader, fingerprint
 from rsd.heads.render import render
 from rsd.runs.folder import write_bytes
 
@@ -72,7 +71,7 @@ def main() -> None:
     }
     print(json.dumps({"faces seen": figures}, indent=1))
     values = {"classifier": reader.classifier, "bias": bias, "weights": [round(v, 6) for v in weights.tolist()]}
-    write_bytes(FILE, (json.dumps({**values, "held_out": figures}) + "\n").encode())
+    write_bytes(FACE, (json.dumps({**values, "held_out": figures}) + "\n").encode())
 
 
 if __name__ == "__main__":

@@ -17,7 +17,7 @@ from diffusers import AutoencoderKL, DDIMScheduler, StableDiffusionPipeline, UNe
 from diffusers.models.attention_processor import AttnProcessor, AttnProcessor2_0
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
-from rsd.heads.attributes import ATTRIBUTES, Head, caption, sample_told
+from rsd.heads.attributes import ATTRIBUTES, Head, caption, sample_mentioned
 from rsd.heads.data import head_at, head_from_row
 from scripts.heads.autoencoder import to_tensor
 from scripts.heads.fit import fit
@@ -106,7 +106,7 @@ def sample_caption(head: Head, rng: np.random.Generator, empty: float = 0.1) -> 
     """A training caption and what it tells: 0 for an attribute left out, else 1 + its code, int64 [attributes]."""
     if rng.random() < empty:
         return "", np.zeros(len(ATTRIBUTES), dtype=np.int64)
-    told, view = sample_told(head, rng)
+    told, view = sample_mentioned(head, rng)
     return caption(head.values, told, view), answers_to(head, told)
 
 

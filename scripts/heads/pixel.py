@@ -26,7 +26,7 @@ from diffusers import DDPMScheduler, IFPipeline, UNet2DConditionModel
 from diffusers.models.attention_processor import AttnAddedKVProcessor
 from transformers import T5Config, T5EncoderModel, T5Tokenizer
 
-from rsd.heads.attributes import VIEWS, Head, caption, sample_told
+from rsd.heads.attributes import VIEWS, Head, caption, sample_mentioned
 from rsd.heads.data import head_at, head_from_row, make_shard
 from rsd.heads.reading import known_words
 from scripts.heads.autoencoder import to_tensor
@@ -121,13 +121,13 @@ def pixel_weights(t: torch.Tensor) -> torch.Tensor:
 
 
 def sample_caption(
-    head: Head, rng: np.random.Generator, empty: float = EMPTY, view_told: bool | None = None
+    head: Head, rng: np.random.Generator, empty: float = EMPTY, mention_view: bool | None = None
 ) -> tuple[str, np.ndarray]:
     """A training caption and the answers to ``QUESTIONS``: 0 for what is left out, else 1 + its code, int64.
-    ``view_told``: whether the view is; None: by chance."""
+    ``mention_view``: whether the view is; None: by chance."""
     if rng.random() < empty:
         return "", np.zeros(len(QUESTIONS), dtype=np.int64)
-    told, view = sample_told(head, rng, whole=WHOLE, least=TOLD, view_told=view_told)
+    told, view = sample_mentioned(head, rng, whole=WHOLE, least=TOLD, mention_view=mention_view)
     return caption(head.values, told, view), np.append(answers_to(head, told), VIEWS.index(view) + 1 if view else 0)
 
 
@@ -150,7 +150,7 @@ class Draw:
             row = int(rng.choice(self.rows[rng.choice(len(VIEWS), p=self.shares)]))
         else:
             row = int(rng.integers(len(self.heads)))
-        return row, *sample_caption(self.heads[row], rng, float(empty), view_told=told)
+        return row, *sample_caption(self.heads[row], rng, float(empty), mention_view=told)
 
 
 class Denoiser(torch.nn.Module):

@@ -13,16 +13,16 @@ import torch
 
 from rsd import media
 from rsd.distributed import Ensemble
-from rsd.metrics.scoring import Asked, Subject, lacking, reasons
+from rsd.metrics.scoring import ScoreRequest, Subject, reasons
 from rsd.priors import is_latent
 from rsd.priors.base import Prior
-from rsd.runs.batch import Head, Item, Networks, run_all
+from rsd.runs.batch import run_all
 from rsd.runs.folder import RunFolder, slug
-from rsd.runs.prompts import notes, strange
+from rsd.runs.head import Head, Item, JointFigures, Networks
+from rsd.runs.prompts import prompt_notes, word_notes
 from rsd.runs.settings import tokens
 from rsd.runs.summary import particles
 
-from . import networks as scoring
 from .inputs import Job, are_several, list_jobs
 from .methods import FIELD, check_fits, run_class
 from .networks import check_metrics
@@ -79,16 +79,6 @@ class RestoreHead(Head):
             name += f"-{values.pop()}" if len(values) == 1 else ""
         return Path("runs") / "restore" / name
 
-    @classmethod
-    def interacts(cls, options: Restore) -> bool:
-        """Whether any particle ever feels another."""
-        return scoring.interacts(options)
-
-    @classmethod
-    def features_name(cls, options: Restore) -> str:
-        """The feature map's name, "auto" resolved."""
-        return scoring.features_name(options)
-
     def check_shared(self, device: torch.device) -> None:
         """Raise ValueError, OSError or ImportError for what no image could be restored with."""
         check_metrics(self.options, self.size)
@@ -96,7 +86,7 @@ class RestoreHead(Head):
             check_task(self.options, self.size, device)
             check_method(self.options, self.size)
 
-    def look(self, item: Item, device: torch.device) -> None:
+    def check_item(self, item: Item, device: torch.device) -> None:
         """Raise ValueError or OSError for what is wrong with an image, or with what the manifest says of it."""
         own = item.options is not self.options
         if own and item.options.task == "operator":
@@ -124,8 +114,8 @@ class RestoreHead(Head):
                 f"Diffusion, on a GPU: --prior {PHOTOGRAPHS}",
                 stacklevel=2,
             )
-        texts = [notes(item.options.prompt, prior) for item in items]
-        texts += [strange(item.options.negative_prompt, prior) for item in items if item.options.guidance != 1]
+        texts = [prompt_notes(item.options.prompt, prior) for item in items]
+        texts += [word_notes(item.options.negative_prompt, prior) for item in items if item.options.guidance != 1]
         for text in dict.fromkeys(chain(*texts)):
             warnings.warn(text, stacklevel=2)
 
@@ -133,11 +123,13 @@ class RestoreHead(Head):
         """One run's config.yaml."""
         return {**resolved(item.options), "images": [str(item.source.path.resolve())]}
 
-    def asked(self, items: Sequence[Item]) -> Asked:
+    def score_request(self, items: Sequence[Item]) -> ScoreRequest:
         """What is scored of these images; the lines of a manifest have prompts and truths of their own."""
         settings = [self.options, *(item.options for item in items)] if items else [self.options]
         prompt = next((one.prompt for one in settings[::-1] if one.prompt), "")
-        return Asked.of(self.options, prompt=prompt, clean=any(one.clean for one in settings), several=self.several)
+        return ScoreRequest.of(
+            self.options, prompt=prompt, clean=any(one.clean for one in settings), several=self.several
+        )
 
     def embed_texts(self, todo: Sequence[Item], prior: Prior) -> None:
         """Embed all that the runs will ask for."""
@@ -147,15 +139,11 @@ class RestoreHead(Head):
             for prompt, negative, guidance in dict.fromkeys(asked):
                 prior.condition(prompt, negative, guidance)
 
-    def lacking(self, held: dict[str, Any], item: Item) -> list[str]:
-        """The metrics asked for that a finished run does not have."""
-        return lacking(SCORES, held, Asked.of(item.options))
-
-    def subject(self, item: Item, about: Problem) -> Subject:
+    def subject(self, item: Item, context: Problem) -> Subject:
         """An image's prompt, problem and options."""
-        return Subject(item.options.prompt, about, item.options)
+        return Subject(item.options.prompt, context, item.options)
 
-    def finished(self, item: Item, folder: RunFolder, images: torch.Tensor) -> Problem:
+    def finished_context(self, item: Item, folder: RunFolder, images: torch.Tensor) -> Problem:
         """The problem that a finished run solved. Raises ValueError if the file is another now."""
         check_metrics(item.options, images.shape[-1])
         problem = self.load(item, images.shape[-1])
@@ -177,21 +165,21 @@ class RestoreHead(Head):
             print(note)
         with on(prior.device, problem.operator) as operator:
             yield run_class(options.method)(
-                prior, operator, problem.y, Settings.of(options), embed=self.embed(item, networks),
+                prior, operator, problem.y, Settings.of(options), embed=networks.embed(item.options),
                 image=item.source.name, ensemble=ensemble, plan=networks.plans,
             ), problem  # fmt: skip
 
-    def finish(self, item: Item, images: torch.Tensor, about: Problem) -> torch.Tensor:
+    def finish(self, item: Item, images: torch.Tensor, context: Problem) -> torch.Tensor:
         """Put the known pixels back, where they are kept."""
-        if not keep_known(item.options, about):
+        if not keep_known(item.options, context):
             return images
-        assert about.operator.observed is not None
-        return torch.where(about.operator.observed, about.y.float(), images)
+        assert context.operator.observed is not None
+        return torch.where(context.operator.observed, context.y.float(), images)
 
-    def write(self, item: Item, images: torch.Tensor, about: Problem, folder: RunFolder) -> torch.Tensor:
+    def write(self, item: Item, images: torch.Tensor, context: Problem, folder: RunFolder) -> torch.Tensor:
         """Write the pictures."""
-        images = about.aligned(images)
-        write_results(images, about, folder, item.options)
+        images = context.aligned(images)
+        write_results(images, context, folder, item.options)
         return images
 
     def headline(self, figures: dict[str, Any]) -> str:
@@ -202,7 +190,7 @@ class RestoreHead(Head):
         """What to do about a run that diverged."""
         return remedy_of(item.options)
 
-    def apart_by(self, options: Restore) -> str:
+    def diversity_remedy(self, options: Restore) -> str:
         """What makes samples differ that are nearly equal."""
         if "gamma" in FIELD[options.method].uses:
             return f"raise --gamma ({options.gamma:g})"
@@ -223,12 +211,12 @@ class RestoreHead(Head):
         row |= {"div": held["div"], "div_features": held.get("div_features"), "coverage": cover.get("mean")}
         return {**row, "agreement": cover.get("agreement"), "seconds": held["seconds"]}
 
-    def together(self, out: Path, done: dict[Item, RunFolder], networks: Networks) -> dict[str, tuple[Any, str | None]]:
+    def joint_figures(self, out: Path, done: dict[Item, RunFolder], networks: Networks) -> JointFigures:
         """The Frechet distance between all samples and all clean images, both as their pictures hold them (8 bits)."""
-        why = reasons(SCORES, self.asked([])).get("fid")
+        why = reasons(SCORES, self.score_request([])).get("fid")
         if why is None and len(done) < 2:
             why = f"it needs 2 restored images or more, here are {len(done)}"
-        if why is not None or networks.scorers is None or networks.scorers.fid is None:
+        if why is not None or networks.scorers.fid is None:
             return {"fid": (None, why or "its network was not loaded")}
         answers = [particles(folder) for folder in done.values()]
         truths = [

@@ -16,8 +16,8 @@ from functools import cache
 from pathlib import Path
 from typing import Any, Literal
 
-from rsd.formats import PICTURES, not_taken
-from rsd.runs.settings import nearest, wanted
+from rsd.formats import PICTURES, skipped_files
+from rsd.runs.words import expected, suggestion
 
 from .names import task_name
 from .options import ALPHA, MANIFEST, Restore, check_used, said_by
@@ -95,7 +95,7 @@ def is_manifest(path: Path) -> bool:
 
 def left_behind(folders: Iterable[Path]) -> list[str]:
     """For each folder that holds more than is taken from it a sentence that names the rest, and why."""
-    rest = {folder: not_taken(folder, IMAGES) for folder in folders if folder.is_dir()}
+    rest = {folder: skipped_files(folder, IMAGES) for folder in folders if folder.is_dir()}
     return [f"not taken from {folder}: {', '.join(names)}" for folder, names in rest.items() if names]
 
 
@@ -106,7 +106,7 @@ def _under(path: Path, options: Restore, resolve: Resolve) -> Iterator[Job]:
     taken = lambda p: p.suffix.lower() in IMAGES and not p.name.startswith(".") and not p.is_dir()  # noqa: E731
     found = sorted(filter(taken, path.iterdir())) if path.is_dir() else [path]
     if not found:
-        rest = not_taken(path, IMAGES)
+        rest = skipped_files(path, IMAGES)
         told = f"; it has {', '.join(rest)}" if rest else ""
         raise ValueError(f"The folder {path} holds no images ({', '.join(IMAGES)}){told}.")
     for one in found:
@@ -140,7 +140,7 @@ def _job(line: str, folder: Path, shared: Restore, chosen: dict[tuple[str, ...],
     names = ("image", "name", *FIELDS)
     for key in given:
         if key not in names:
-            raise ValueError(f'unknown key "{key}".{nearest(key, names)} There are: {", ".join(names)}.')
+            raise ValueError(f'unknown key "{key}".{suggestion(key, names)} There are: {", ".join(names)}.')
     values = {key: _value(key, given[key], folder) for key in given if key not in ("image", "name")}
     choice = {key: values.pop(key) for key in CHOOSING if key in values}
     if "task" not in choice and not shared.task and (said := said_by(values)):
@@ -169,7 +169,7 @@ def _value(key: str, value: Any, folder: Path) -> Any:
     try:
         return ALPHA if key == "mask" and value == str(ALPHA) else _as(hint, value, folder)
     except TypeError as error:
-        raise ValueError(f"{key} is {json.dumps(value, ensure_ascii=False)}; give {wanted(hint)}.") from error
+        raise ValueError(f"{key} is {json.dumps(value, ensure_ascii=False)}; give {expected(hint)}.") from error
 
 
 @cache

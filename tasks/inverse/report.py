@@ -8,9 +8,9 @@ from typing import Any
 import torch
 
 from rsd import metrics
+from rsd.heads.agreement import open_values
 from rsd.heads.classifier import HeadsClassifier
-from rsd.heads.hidden import open_values
-from rsd.metrics.scoring import CLIP, DIVERSITY, Asked, Found, Score, Scorers, Subject, difference
+from rsd.metrics.scoring import CLIP, DIVERSITY, Found, Score, ScoreRequest, Scorers, Subject, difference
 
 from .operators import Inpaint, data_residual
 from .problem import Problem
@@ -80,12 +80,12 @@ def heads(images: torch.Tensor, subject: Subject, scorers: Scorers) -> Found:
     return found, {f"coverage.{part}": why for part, why in NOTHING.items() if found["coverage"][part] is None}
 
 
-def no_prompt(asked: Asked) -> str | None:
+def no_prompt(asked: ScoreRequest) -> str | None:
     """Why CLIP has nothing to compare with."""
     return None if asked.prompt else "no prompt to compare with (see --prompt)"
 
 
-def no_truths(asked: Asked) -> str | None:
+def no_truths(asked: ScoreRequest) -> str | None:
     """Why the distance of two sets of images is null."""
     if not asked.clean:
         return NO_TRUTH

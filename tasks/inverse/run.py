@@ -13,7 +13,7 @@ import torch
 
 from rsd.distributed import Ensemble
 from rsd.engine import Embed, Record, distill
-from rsd.features.decoded import Decoded
+from rsd.features import Decoded
 from rsd.memory import Memory, plan, save_memory
 from rsd.priors import load_prior
 from rsd.priors.base import Prior

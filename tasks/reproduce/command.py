@@ -26,7 +26,7 @@ def main(argv: list[str]) -> int:
         from .dry import run as look_ahead
 
         return look_ahead(options)
-    from rsd.runs.session import plain_warnings
+    from rsd.errors import plain_warnings
 
     from .run import run
 

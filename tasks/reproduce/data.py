@@ -52,7 +52,7 @@ def number(kind: str, options: Reproduce) -> int:
     return min(wanted, len(PROMPTS[options.scale].get(kind, range(wanted))))
 
 
-def lacking(kind: str, options: Reproduce) -> str | None:
+def missing_data(kind: str, options: Reproduce) -> str | None:
     """Why the data of a kind cannot be had, or None."""
     flag = FLAGS.get(kind)
     if options.scale == "builtin" or options.dry_run or flag is None or getattr(options, flag):

@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from rsd.runs.settings import known
+from rsd.runs.words import unknown_name
 
 from .entry import Entry
 from .figures import FIGURES
@@ -23,7 +23,7 @@ def find(name: str) -> Entry:
     for entry in ENTRIES:
         if entry.name == name:
             return entry
-    raise known("experiment", name, [*(entry.name for entry in ENTRIES), "all"])
+    raise unknown_name("experiment", name, [*(entry.name for entry in ENTRIES), "all"])
 
 
 def listed(scale: str) -> list[dict[str, Any]]:

@@ -16,7 +16,7 @@ from rsd.features import ViT, load_features
 from rsd.hub import built_in_folder, quietly
 from rsd.memory import Need, needs
 from rsd.memory import meta as dryrun
-from rsd.memory.meta import ghost
+from rsd.memory.meta import to_meta
 from rsd.priors import load_prior, over_heads
 from rsd.priors.base import Condition, Prior
 from rsd.priors.latent import LatentPrior
@@ -43,7 +43,7 @@ def prior_of(name: str, dtype: str) -> Prior:
 
 def _prior_of(name: str, dtype: str) -> Prior:
     if over_heads(name):
-        return ghost(read(load_prior(name)))
+        return to_meta(read(load_prior(name)))
     precision = getattr(torch, dtype)
     if name == SD:
         from transformers import CLIPTokenizer
@@ -104,7 +104,7 @@ def features_of(name: str) -> nn.Module:
     """The feature map of that name, or one that costs about as much."""
     if name == DINO:
         return ViT(on_meta(architectures.dino), mean=(0.485, 0.456, 0.406), std=(0.229, 0.224, 0.225)).to("meta")
-    return ghost(load_features(ALIKE.get(name, name)))
+    return to_meta(load_features(ALIKE.get(name, name)))
 
 
 def on_meta(make: Any) -> Any:

@@ -57,7 +57,7 @@ def plan(entry: Entry, row: Row, options: Reproduce, where: Path) -> Plan:
         argv += ["--seed", str(options.seed)]
     if entry.command != "toy":
         argv += ["--device", options.device, *precision(options), *asked(entry.command, options)]
-    lacks = data.lacking(entry.data, options) or missing(entry.command, method, options)
+    lacks = data.missing_data(entry.data, options) or missing(entry.command, method, options)
     key = " ".join([entry.command, entry.data, *flags])
     return Plan(row.label, entry.command, tuple(argv), key, where, prior, lacks)
 

@@ -10,10 +10,10 @@ from functools import partial
 from pathlib import Path
 
 from rsd.runs import batch
-from rsd.runs.batch import Head
 from rsd.runs.folder import RunFolder, write_bytes, write_json
+from rsd.runs.head import Head
 from rsd.runs.progress import Progress
-from rsd.runs.session import survives, working_in
+from rsd.runs.session import collect_failure, working_in
 from rsd.runs.settings import plain, shard
 
 from ..inverse.head import RestoreHead
@@ -63,7 +63,7 @@ def run(options: Reproduce) -> int:
 
 
 def check_data(entry: Entry, options: Reproduce) -> None:
-    """Raise ValueError, which says what is lacking, if no row of an experiment can run."""
+    """Raise ValueError, which says what is missing, if no row of an experiment can run."""
     plans = [plan(entry, row, options, Path()) for row in entry.rows]
     if all(one.lacks for one in plans):
         raise ValueError(f"{entry.name} {plans[0].lacks}.")
@@ -75,7 +75,7 @@ def run_all(options: Reproduce, out: Path) -> int:
     for entry in ENTRIES:
         file = out / entry.name / GLANCE
         failures: dict[str, str] = {}
-        survives(entry.name, failures, partial(into_all, entry, options, out), several=True)
+        collect_failure(entry.name, failures, partial(into_all, entry, options, out), several=True)
         for why in failures.values():
             print(f"failed: {entry.name}: {why}", file=sys.stderr, flush=True)
             write_json(file, report.broken(why))
@@ -159,7 +159,7 @@ def attempt(one: Plan, runs: Path, progress: Progress) -> str | None:
     """Run a row; an error is told, and returned as a sentence."""
     failures: dict[str, str] = {}
     new = not finished(one, one.folder(runs))
-    survives(one.label, failures, partial(start, one, runs), several=True)
+    collect_failure(one.label, failures, partial(start, one, runs), several=True)
     if new:
         progress.tick()
     for why in failures.values():
@@ -181,7 +181,7 @@ def start(one: Plan, runs: Path) -> None:
     if code == INTERRUPTED:
         raise KeyboardInterrupt
     if code != 0:
-        raise ValueError(f"a part of it failed, see above; {folder} keeps the rest, go on with --resume.")
+        raise ValueError(f"a part of it failed, see above; {folder} keeps the rest, continue with --resume.")
 
 
 def check_same(one: Plan, runs: Path) -> None:
@@ -192,7 +192,7 @@ def check_same(one: Plan, runs: Path) -> None:
     head, place = HEADS[one.command](one.whole(runs)), one.folder(runs)
     for item in head.items:
         try:
-            other = batch.folder_of(head, item).differences(head.config(item), added=head.added)
+            other = head.run_folder(item).differences(head.config(item), added=head.added)
         except ValueError as error:
             raise ValueError(f"{place} cannot be used: {error}; delete it to make it anew.") from error
         if other:

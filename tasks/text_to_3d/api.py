@@ -10,7 +10,7 @@ import torch
 
 from rsd.engine import Record
 from rsd.priors.base import Prior
-from rsd.runs.api import Features, drive, settle
+from rsd.runs.api import Features, drive, resolve_options
 
 from .distillation import Run
 from .gallery import Gallery
@@ -46,7 +46,7 @@ def text_to_3d(
     before any model is loaded, for unknown names and settings and for values that cannot work; and for a run that
     diverged.
     """
-    o, source, prior, embed = settle(TextTo3D, packaged, prompt, prior, features, method, changes)
+    o, source, prior, embed = resolve_options(TextTo3D, packaged, prompt, prior, features, method, changes)
     run = Run(prior, prompt, settings(o), embed=embed, image=prompt)
     remedy = f"lower lr ({o.lr:g}), guidance ({o.guidance:g}) or gamma ({o.gamma:g})"
     images, records = drive(run, diverged=lambda where: f"The run diverged at {where}; {remedy}.", progress=progress)

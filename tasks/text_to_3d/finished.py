@@ -69,7 +69,7 @@ def kept(folder: RunFolder, settings: SceneSettings, device: torch.device) -> Ga
     return Gallery(scenes, settings, image_size=about["image_size"])
 
 
-def lacking(held: dict[str, Any], options: TextTo3D) -> list[str]:
+def missing_figures(held: dict[str, Any], options: TextTo3D) -> list[str]:
     """The parts that a finished run with these metrics would make otherwise with these options. A version of rsd that
     kept no flags is taken to have had none, one that did not look for faces in front counted Janus otherwise, one that
     did not tell what could be read agreements; what was written and is not asked for any more stays."""

@@ -12,14 +12,14 @@ import torch
 
 from rsd.distributed import Ensemble
 from rsd.engine import Record
-from rsd.metrics.scoring import Scorers
+from rsd.errors import plain_warnings
 from rsd.priors import is_latent
 from rsd.priors.base import Prior
-from rsd.runs.batch import Item, Networks, PromptHead, run_all
+from rsd.runs.batch import run_all
 from rsd.runs.flags import fields_of
 from rsd.runs.folder import RunFolder
+from rsd.runs.head import Item, Networks, PromptHead
 from rsd.runs.prompts import gather
-from rsd.runs.session import plain_warnings
 
 from . import finished, results
 from .distillation import Run, Settings
@@ -68,7 +68,6 @@ class SceneHead(PromptHead):
 
     command = "text-to-3d"
     added = ADDED
-    adds = "made"
     scores = SCORES
     figures = ("div", "agreement", "face_front", "janus", "seconds")
 
@@ -78,10 +77,9 @@ class SceneHead(PromptHead):
         options, _ = parse(argv)
         return cls(options, prompts_of(options))
 
-    @classmethod
-    def resolved(cls, options: TextTo3D) -> dict[str, Any]:
-        """The options as plain values."""
-        return resolved(options)
+    def config(self, item: Item) -> dict[str, Any]:
+        """Return the content of the run's config.yaml."""
+        return {**resolved(item.options), "prompt": item.source}
 
     def check_shared(self, device: torch.device) -> None:
         """Raise ValueError if --resolution does not divide the prior's pixels, or --threshold asks for bounds that its
@@ -95,7 +93,7 @@ class SceneHead(PromptHead):
                 f"--resolution that divides {size} (--size is that of the written pictures)."
             )
 
-    def texts(self) -> Sequence[str]:
+    def other_texts(self) -> Sequence[str]:
         """The prompts of single views, and the negative one."""
         return (*self.options.own_prompts.values(), self.options.negative_prompt)
 
@@ -104,21 +102,21 @@ class SceneHead(PromptHead):
         for item in todo:
             ViewPrompts(prior, item.source, prompt_settings(item.options))
 
-    def lacking(self, held: dict[str, Any], item: Item) -> list[str]:
+    def missing_figures(self, held: dict[str, Any], item: Item) -> list[str]:
         """What a finished run would make otherwise now."""
-        return finished.lacking(held, item.options)
+        return finished.missing_figures(held, item.options)
 
-    def needs_scorers(self, lacks: Sequence[str]) -> bool:
+    def needs_scorers(self, missing: Sequence[str]) -> bool:
         """Pictures and meshes need none."""
-        return "figures" in lacks
+        return "figures" in missing
 
-    def again(
-        self, item: Item, held: dict[str, Any], lacks: Sequence[str], folder: RunFolder, networks: Networks
+    def add_missing(
+        self, item: Item, held: dict[str, Any], missing: Sequence[str], folder: RunFolder, networks: Networks
     ) -> tuple[dict[str, Any], list[str]] | None:
         """What other flags ask for is made of the scenes that a finished run kept."""
         o = item.options
         return finished.again(
-            item.source, o, held, lacks, folder, settings=settings(o).scenes, scorers=networks.scorers or Scorers(),
+            item.source, o, held, missing, folder, settings=settings(o).scenes, scorers=networks.scorers,
             device=networks.device,
         )  # fmt: skip
 
@@ -129,7 +127,7 @@ class SceneHead(PromptHead):
         """A distillation that shows its own scenes as they stand."""
         o, prior = item.options, networks.prior
         assert prior is not None
-        embed = self.embed(item, networks)
+        embed = networks.embed(item.options)
         one = Previewed(
             prior, item.source, settings(o), embed=embed, image=item.source, ensemble=ensemble, plan=networks.plans
         )
@@ -140,19 +138,19 @@ class SceneHead(PromptHead):
         print(f"{item.title}: {told}", flush=True)
         yield one, None
 
-    def gather(self, run: Any, about: None) -> Scenes | None:
+    def gather(self, run: Any, context: None) -> Scenes | None:
         """All processes' scenes."""
         return run.whole()
 
-    def leave(
-        self, item: Item, images: torch.Tensor, about: Scenes, folder: RunFolder, networks: Networks
+    def save(
+        self, item: Item, images: torch.Tensor, context: Scenes, folder: RunFolder, networks: Networks
     ) -> dict[str, Any]:
         """Write pictures and meshes, keep the scenes; the figures, of other pictures than the run's result."""
         figures = write(
-            PARTS, about, prompt=item.source, options=item.options, folder=folder.path, scorers=networks.scorers
+            PARTS, context, prompt=item.source, options=item.options, folder=folder.path, scorers=networks.scorers
         )
-        keep(folder, about)
-        return {**figures, **about.backends}
+        keep(folder, context)
+        return {**figures, **context.backends}
 
     def headline(self, figures: dict[str, Any]) -> str:
         """The figures of one prompt in a line."""

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from rsd.runs.words import everyday
+from rsd.runs.words import synonyms
 
 METHODS = ("sds", "vsd")
-EVERYDAY = everyday({
+SYNONYMS = synonyms({
     "prolificdreamer variational": "take vsd",
     "dreamfusion default rsd repulsion scoredistillation distillation": "take sds",
     "nfsd svgd ancestral particleguidance": "it is of rsd text-to-image",

@@ -21,9 +21,9 @@ from rsd.runs.options import (
     features_of,
     readers,
 )
-from rsd.runs.words import known, same
+from rsd.runs.words import match_name, unknown_name
 
-from .names import BACKGROUNDS, CONVENTIONS, ENCODINGS, EVERYDAY, INTERACTIONS, MESHES, METHODS, RENDERERS, VIEWS
+from .names import BACKGROUNDS, CONVENTIONS, ENCODINGS, INTERACTIONS, MESHES, METHODS, RENDERERS, SYNONYMS, VIEWS
 
 READ = {
     "grid": ("grid",), "hash": ("levels", "log2_hashmap_size", "per_level_scale"), "frequency": ("octaves",),
@@ -64,9 +64,9 @@ class Distilled(ParticleSettings, RepulsionSettings):
 
     def check_settings(self) -> None:
         """Raise ValueError, in one sentence, for a value of the settings that cannot run."""
-        self.method = same(self.method, METHODS)
+        self.method = match_name(self.method, METHODS)
         if self.method not in METHODS:
-            raise known("method", self.method, METHODS, EVERYDAY)
+            raise unknown_name("method", self.method, METHODS, SYNONYMS)
         self.check_numbers()
         low, high = self.t_range
         if not 0 <= low < high <= 1:
@@ -258,7 +258,7 @@ class TextTo3D(Distilled, TextSettings, RunOptions, PriorOptions, FeatureOptions
             if not sign or not text.strip():
                 raise ValueError(f'--view-prompts "{entry}" is not VIEW=TEXT; write for example "back=long blue hair".')
             if view not in VIEWS:
-                raise known("view", view, VIEWS)
+                raise unknown_name("view", view, VIEWS)
             if view in found:
                 raise ValueError(f"--view-prompts tells the {view} twice; leave one of them out.")
             found[view] = " ".join(text.split())
@@ -272,9 +272,9 @@ class TextTo3D(Distilled, TextSettings, RunOptions, PriorOptions, FeatureOptions
             "guidance_convention": CONVENTIONS, "mesh": MESHES,
         }  # fmt: skip
         for name, names in choices.items():
-            setattr(self, name, same(getattr(self, name), names))
+            setattr(self, name, match_name(getattr(self, name), names))
             if getattr(self, name) not in names:
-                raise known(name.replace("_", " "), getattr(self, name), names)
+                raise unknown_name(name.replace("_", " "), getattr(self, name), names)
         self.check_settings()
         self.check_prior()
         self._numbers()

@@ -118,7 +118,7 @@ def agreements(
     each = [found.right[n][whole.counted[n]].double().mean() for n in range(N) if whole.counted[n].any()]
     return figures | {
         "agreement": whole.value, "agreement_scenes": metrics.summary(torch.stack(each), best="max") if each else None,
-        "agreement_attributes": whole.attributes, "agreement_read": whole.read, "agreement_told": whole.told(),
+        "agreement_attributes": whole.attributes, "agreement_read": whole.read, "agreement_told": whole.describe(),
     }  # fmt: skip
 
 

@@ -10,7 +10,7 @@ import torch
 
 from rsd.engine import Record
 from rsd.priors.base import Prior
-from rsd.runs.api import Features, drive, settle
+from rsd.runs.api import Features, drive, resolve_options
 from rsd.runs.flags import fields_of
 
 from . import distillation, samplers
@@ -46,7 +46,7 @@ def text_to_image(
     Raises ValueError, before any model is loaded, for unknown names and settings and for values that cannot work; and
     for a run that diverged.
     """
-    o, source, prior, embed = settle(TextToImage, packaged, prompt, prior, features, method, changes)
+    o, source, prior, embed = resolve_options(TextToImage, packaged, prompt, prior, features, method, changes)
     module: Any = samplers if o.method in SAMPLERS else distillation
     settings = module.Settings(**{name: getattr(o, name) for name in fields_of(module.Settings)})
     run = module.Run(prior, prompt, settings, embed=embed, image=prompt)

@@ -8,9 +8,9 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from rsd.distributed import Ensemble
-from rsd.runs.batch import Item, Networks, short
 from rsd.runs.folder import METRICS, RunFolder, write_json
-from rsd.runs.prompts import folder_names
+from rsd.runs.head import Item, Networks
+from rsd.runs.prompts import folder_names, shorten
 from rsd.runs.summary import write_csv
 
 from .head import ImageHead, Run
@@ -54,7 +54,7 @@ class SweepHead(ImageHead):
         for prompt in prompts:
             for point in points:
                 label, place = f"{point.label}: {prompt}", f"runs/{point.folder}/{self.names[prompt]}"
-                self.points[Item(label, short(prompt), place, point.options, prompt)] = point
+                self.points[Item(label, shorten(prompt), place, point.options, prompt)] = point
         self.items = list(self.points)
 
     @property

@@ -13,12 +13,13 @@ import torch
 
 from rsd import media
 from rsd.distributed import Ensemble, processes
+from rsd.errors import plain_warnings
 from rsd.priors.base import Prior
-from rsd.runs.batch import Item, Networks, PromptHead, run_all
+from rsd.runs.batch import run_all
 from rsd.runs.flags import fields_of
 from rsd.runs.folder import RunFolder
+from rsd.runs.head import Item, JointFigures, Networks, PromptHead
 from rsd.runs.prompts import gather
-from rsd.runs.session import plain_warnings
 from rsd.runs.summary import particles
 
 from . import distillation, samplers
@@ -55,10 +56,9 @@ class ImageHead(PromptHead):
         options, _ = parse(argv)
         return cls(options, prompts_of(options))
 
-    @classmethod
-    def resolved(cls, options: TextToImage) -> dict[str, Any]:
-        """The options as plain values."""
-        return resolved(options)
+    def config(self, item: Item) -> dict[str, Any]:
+        """Return the content of the run's config.yaml."""
+        return {**resolved(item.options), "prompt": item.source}
 
     def check(self) -> None:
         """Raise ValueError for names, folders and numbers of processes that cannot be. Loads nothing."""
@@ -88,11 +88,11 @@ class ImageHead(PromptHead):
         module: Any = samplers if item.options.method in SAMPLERS else distillation
         settings = module.Settings(**{k: getattr(item.options, k) for k in fields_of(module.Settings)})
         yield module.Run(
-            networks.prior, item.source, settings, embed=self.embed(item, networks), image=item.source,
+            networks.prior, item.source, settings, embed=networks.embed(item.options), image=item.source,
             ensemble=ensemble, plan=networks.plans,
         ), None  # fmt: skip
 
-    def write(self, item: Item, images: torch.Tensor, about: None, folder: RunFolder) -> torch.Tensor:
+    def write(self, item: Item, images: torch.Tensor, context: None, folder: RunFolder) -> torch.Tensor:
         """Write particles/ and grid.png."""
         o, n = item.options, len(images)
         text = {"seed": str(o.seed), "gamma": str(o.strength), "method": o.method, "prompt": item.source}
@@ -118,7 +118,7 @@ class ImageHead(PromptHead):
         rates = "" if o.method in SAMPLERS else f"lr ({o.lr:g}), "
         return f"lower {rates}guidance ({o.guidance:g}) or gamma ({o.strength:g})"
 
-    def apart_by(self, options: TextToImage) -> str:
+    def diversity_remedy(self, options: TextToImage) -> str:
         """What makes pictures differ that are nearly equal."""
         if options.method == "ancestral":
             return "ancestral sampling has no --gamma: take --method particle-guidance with one"
@@ -138,10 +138,10 @@ class ImageHead(PromptHead):
         """A prompt's line of the summary."""
         return {"prompt": item.source, "folder": folder.path.name, **figures(held)}
 
-    def together(self, out: Path, done: dict[Item, RunFolder], networks: Networks) -> dict[str, tuple[Any, str | None]]:
+    def joint_figures(self, out: Path, done: dict[Item, RunFolder], networks: Networks) -> JointFigures:
         """The distance of all runs' pictures to the folder of FID. Where it is not asked for, what the summary already
         holds of the same runs stays."""
-        if networks.scorers and networks.scorers.fid:
+        if networks.scorers.fid:
             found = fid(torch.cat([particles(folder) for folder in done.values()]), networks.scorers) if done else None
             return {"fid": (found, None if found else "it needs two pictures or more")}
         file = out / "summary.json"
@@ -149,4 +149,4 @@ class ImageHead(PromptHead):
         same = {row["folder"] for row in before["prompts"]} == {folder.path.name for folder in done.values()}
         if before["fid"] and same:
             return {"fid": (before["fid"], None)}
-        return {"fid": (None, "not asked for (see --metrics fid)")}
+        return {"fid": (None, "not requested (see --metrics fid)")}

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from rsd.runs.words import everyday
+from rsd.runs.words import synonyms
 
 DISTILLATION = {"sds": 0.0, "vsd": 10.0, "nfsd": 0.0, "svgd": 1.0}
 """Score distillations and their gamma; for SVGD 1 is Liu & Wang's update."""
@@ -24,7 +24,7 @@ USES = {
     "particle-guidance": (*REPELLING, "interacting"),
 }
 """Which of the settings that only some methods read each of them reads."""
-EVERYDAY = everyday({
+SYNONYMS = synonyms({
     "prolificdreamer variational default rsd repulsion": "take vsd",
     "dreamfusion scoredistillation distillation": "take sds",
     "noisefree noisefreescoredistillation": "take nfsd",

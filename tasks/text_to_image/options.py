@@ -21,9 +21,9 @@ from rsd.runs.options import (
     features_of,
     readers,
 )
-from rsd.runs.words import known, same
+from rsd.runs.words import match_name, unknown_name
 
-from .names import DISTILLATION, EVERYDAY, METHODS, SAMPLERS, SCORES, TIMESTEPS, USES
+from .names import DISTILLATION, METHODS, SAMPLERS, SCORES, SYNONYMS, TIMESTEPS, USES
 
 if TYPE_CHECKING:
     from rsd.repulsion import Interaction
@@ -55,9 +55,9 @@ class Drawing(ParticleSettings, RepulsionSettings, TextSettings):
         choices: dict[str, Any] = {"method": self.METHODS, "timesteps": TIMESTEPS, "score": SCORES}
         for name, names in choices.items():
             if name in fields_of(type(self)):
-                setattr(self, name, same(getattr(self, name), names))
+                setattr(self, name, match_name(getattr(self, name), names))
                 if getattr(self, name) not in names:
-                    raise known(name, getattr(self, name), names, EVERYDAY if name == "method" else None)
+                    raise unknown_name(name, getattr(self, name), names, SYNONYMS if name == "method" else None)
         self.check_numbers()
         if self.method == "ancestral" and self.gamma:
             raise ValueError(f"Ancestral sampling has no gamma, but {self.gamma:g} is given; use particle-guidance.")

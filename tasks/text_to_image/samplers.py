@@ -20,7 +20,18 @@ from rsd.priors.base import Prior
 from rsd.randomness import Stream
 from rsd.repulsion import Interaction
 from rsd.runs.run import Run as BaseRun
-from rsd.sampling import Chain, Coupling, Denoiser, Level, Method, Move, Moved, levels, particle_guidance, sample
+from rsd.sampling import (
+    Chain,
+    Coupling,
+    Denoiser,
+    Level,
+    Method,
+    StepResult,
+    Transition,
+    levels,
+    particle_guidance,
+    sample,
+)
 from rsd.schedule import Schedule
 from rsd.spread import Spread
 
@@ -75,16 +86,18 @@ class Run(BaseRun):
 class Ancestral(Method):
     """DDPM's ancestral step; particles that interact are kept apart by Particle Guidance."""
 
-    def step(self, move: Move[Any]) -> Moved:
+    def step(self, transition: Transition[Any]) -> StepResult:
         """Denoise, and go to the next level with new noise."""
-        eps = move.epsilon(move.z)
-        clean = move.clean(move.z, eps)
-        return Moved(move.ddim(clean, eps, eta=1.0, purpose="ancestral"), clean)
+        eps = transition.epsilon(transition.z)
+        clean = transition.clean(transition.z, eps)
+        return StepResult(transition.ddim(clean, eps, eta=1.0, purpose="ancestral"), clean)
 
-    def couple(self, move: Move[Any], moved: Moved, interaction: Interaction, spread: Spread) -> Coupling | None:
+    def couple(
+        self, transition: Transition[Any], result: StepResult, interaction: Interaction, spread: Spread
+    ) -> Coupling | None:
         """The potential's push; the record tells what it takes from the prior's eps."""
-        pushed = particle_guidance(move, moved, interaction, spread, eta=1.0)
-        return pushed and replace(pushed, told=pushed.eps)
+        pushed = particle_guidance(transition, result, interaction, spread, eta=1.0)
+        return pushed and replace(pushed, change=pushed.eps)
 
 
 def ancestral_levels(schedule: Schedule, steps: int = 30) -> list[Level]:

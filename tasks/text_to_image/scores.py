@@ -9,15 +9,15 @@ import torch
 from rsd import metrics
 from rsd.heads.agreement import agreement, readings
 from rsd.heads.attributes import ATTRIBUTES, ON_FACE
-from rsd.heads.reading import Told, read
+from rsd.heads.reading import PromptAttributes, read
 from rsd.metrics.scoring import (
     CLIP,
     DIVERSITY,
     NOT_FINITE,
     ONE_IMAGE,
-    Asked,
     Found,
     Score,
+    ScoreRequest,
     Scorers,
     Subject,
     difference,
@@ -44,13 +44,16 @@ def heads(images: torch.Tensor, subject: Subject, scorers: Scorers) -> Found:
     return heads_figures(scorers.judge.probabilities(images), read(subject.prompt), reasons, faces), reasons
 
 
-def no_heads(asked: Asked) -> str | None:
+def no_heads(asked: ScoreRequest) -> str | None:
     """Why the figures of heads are null."""
     return None if over_heads(asked.prior) else "needs a prior over heads, whose attributes are known"
 
 
 def heads_figures(
-    probabilities: dict[str, torch.Tensor], told: Told, reasons: dict[str, str], faces: torch.Tensor | None = None
+    probabilities: dict[str, torch.Tensor],
+    told: PromptAttributes,
+    reasons: dict[str, str],
+    faces: torch.Tensor | None = None,
 ) -> dict[str, Any]:
     """How a head's particles follow a prompt, and what they make of what it leaves open.
 
@@ -73,7 +76,7 @@ def heads_figures(
         figures["agreement_particles"] = metrics.summary(torch.stack(each), best="max") if each else None
         figures |= {
             "agreement": whole.value, "agreement_attributes": whole.attributes, "agreement_read": whole.read,
-            "agreement_told": whole.told(),
+            "agreement_told": whole.describe(),
         }  # fmt: skip
         if whole.value is None:
             reasons["agreement"] = f"the pictures do not show what the prompt tells; {whole.reason}"
@@ -93,7 +96,7 @@ def heads_figures(
 
 
 def _shown(
-    probabilities: dict[str, torch.Tensor], told: Told, faces: torch.Tensor | None = None
+    probabilities: dict[str, torch.Tensor], told: PromptAttributes, faces: torch.Tensor | None = None
 ) -> dict[str, torch.Tensor]:
     """The probabilities of the open attributes, nan where the particle itself, as classified, hides the attribute, or
     has no face that it would be on."""
@@ -136,13 +139,13 @@ def distance(images: torch.Tensor, subject: Subject, scorers: Scorers) -> Found:
     return {"fid": None}, {"fid": ONE_IMAGE if images.isfinite().all() else NOT_FINITE}
 
 
-def no_folder(asked: Asked) -> None:
+def no_folder(asked: ScoreRequest) -> None:
     """Raise ValueError if FID has nothing to compare with."""
     if asked.fid_folder is None:
         raise ValueError("The metric fid compares with a folder of images; give --fid-folder DIR.")
 
 
-def fid_by(asked: Asked) -> dict[str, Any]:
+def fid_by(asked: ScoreRequest) -> dict[str, Any]:
     """What FID compares."""
     assert asked.fid_folder is not None
     features = asked.div_name if asked.fid_features == "auto" else asked.fid_features

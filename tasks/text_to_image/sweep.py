@@ -12,9 +12,9 @@ from typing import Annotated, ClassVar, Literal
 from rsd.priors import over_heads
 from rsd.runs.flags import Flag, Groups
 from rsd.runs.flags import parse as read
-from rsd.runs.words import known, same
+from rsd.runs.words import match_name, unknown_name
 
-from .names import EVERYDAY, METHODS, SAMPLERS
+from .names import METHODS, SAMPLERS, SYNONYMS
 from .options import TextToImage
 from .packaged import parse
 
@@ -111,10 +111,10 @@ class Sweep:
 
     def check(self) -> None:
         """Raise ValueError or FileNotFoundError, in one sentence, for a value that cannot work."""
-        self.methods = tuple(same(method, METHODS) for method in self.methods)
+        self.methods = tuple(match_name(method, METHODS) for method in self.methods)
         for method in self.methods:
             if method not in METHODS:
-                raise known("method", method, METHODS, EVERYDAY)
+                raise unknown_name("method", method, METHODS, SYNONYMS)
         for name in ("methods", "gammas", "features"):
             values = getattr(self, name)
             if not values:
@@ -201,7 +201,7 @@ def main(argv: list[str]) -> int:
     sweep = read(Sweep, argv, prog="rsd sweep")
     sweep.check()
     points = settings(sweep)
-    from rsd.runs.session import plain_warnings
+    from rsd.errors import plain_warnings
 
     with plain_warnings():
         return run(sweep, points, prompts_of(sweep))

@@ -1,4 +1,4 @@
-"""What counts as read of a picture: by hand, and on rendered heads from all sides."""
+"""Which readings of a picture count: by hand, and on rendered heads from all sides."""
 
 from __future__ import annotations
 
@@ -9,9 +9,8 @@ import torch.nn.functional as F
 
 from rsd.heads.agreement import Readings, agreement, readings
 from rsd.heads.attributes import ATTRIBUTES, ON_FACE, Camera, Head, sample_head, visible
-from rsd.heads.classifier import HeadsClassifier
+from rsd.heads.classifier import FaceReader, HeadsClassifier
 from rsd.heads.data import SPLITS
-from rsd.heads.face import FaceReader
 from rsd.heads.render import render
 
 
@@ -45,14 +44,14 @@ def test_an_attribute_that_is_hardly_ever_read_is_not_averaged():
     told = agreement(found)
     assert told.value == 0.75 and told.attributes == {"hair": 0.75, "mouth": None}
     assert told.read == {"hair": 1.0, "mouth": 0.25} and told.reason == "mouth: the classifier is not sure"
-    assert told.told() == "0.75 of hair (not mouth: the classifier is not sure)"
+    assert told.describe() == "0.75 of hair (not mouth: the classifier is not sure)"
 
 
 def test_half_is_enough_and_what_is_not_read_weighs_nothing():
     found = of([[1, 1], [1, 0], [0, 0], [0, 0]], [[1, 1], [1, 1], [1, 0], [1, 0]], [[1, 1]] * 4)
     told = agreement(found)
     assert told.attributes == {"hair": 0.5, "mouth": 0.5} and told.value == 0.5 and not told.unread
-    assert int(told.counted.sum()) == 6 and told.told() == "0.50 of hair, mouth"
+    assert int(told.counted.sum()) == 6 and told.describe() == "0.50 of hair, mouth"
 
 
 def test_what_is_out_of_view_is_not_missed():
@@ -63,7 +62,7 @@ def test_what_is_out_of_view_is_not_missed():
     gone = agreement(found, torch.tensor([[True, False], [True, False]]))
     assert gone.read == {"hair": 1.0} and not gone.unread
     none = agreement(of([[1]], [[0]], [[1]], ["mouth"]))
-    assert none.value is None and none.told() == "none (mouth: no face is seen)"
+    assert none.value is None and none.describe() == "none (mouth: no face is seen)"
 
 
 @pytest.fixture(scope="module")

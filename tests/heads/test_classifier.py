@@ -1,4 +1,4 @@
-"""The attribute classifier around a tiny random network: which logit is what."""
+"""The attribute classifier with a tiny random network: the order of its logits."""
 
 from __future__ import annotations
 

@@ -3,10 +3,10 @@ import pytest
 import torch
 
 from rsd.cli import main
-from rsd.heads.attributes import ATTRIBUTES, Camera, Head, caption, sample_told, sample_values, visible
+from rsd.heads.agreement import open_values
+from rsd.heads.attributes import ATTRIBUTES, Camera, Head, caption, sample_mentioned, sample_values, visible
 from rsd.heads.command import from_json, to_json
 from rsd.heads.data import head_at, head_from_row, make_shard
-from rsd.heads.hidden import open_values
 from rsd.heads.reading import vocabulary
 from rsd.heads.render import BACKGROUND, SHIRT, render
 
@@ -57,7 +57,7 @@ def test_view_words():
     ]  # fmt: skip
 
 
-def test_caption_tells_what_it_is_asked_to_tell():
+def test_a_caption_mentions_the_given_attributes():
     values = {**PLAIN, "hair": "long", "hair_color": "red", "glasses": "round", "person": "woman"}
     told = {"person", "hair", "hair_color", "glasses", "shirt"}
     text = caption(values, told, "side view")
@@ -65,9 +65,9 @@ def test_caption_tells_what_it_is_asked_to_tell():
     assert caption({**values, "hair": "bald"}, {"hair"}) == "a bald person"
 
 
-def test_captions_tell_a_random_part_of_what_can_be_seen():
+def test_captions_mention_a_random_part_of_the_visible_attributes():
     head, rng = head_at("train", 3), np.random.default_rng(0)
-    drawn = [sample_told(head, rng) for _ in range(400)]
+    drawn = [sample_mentioned(head, rng) for _ in range(400)]
     seen = {a for a, s in visible(head.values, head.camera).items() if s}
     assert all(told <= seen for told, _ in drawn)
     shares = [len(told) / len(seen) for told, _ in drawn]
@@ -76,10 +76,10 @@ def test_captions_tell_a_random_part_of_what_can_be_seen():
     assert {view for _, view in drawn} == {None, head.camera.view}
 
 
-def test_captions_with_a_view_may_tell_what_it_hides():
+def test_captions_with_a_view_may_mention_what_it_hides():
     values, rng = {**PLAIN, "hair": "long", "glasses": "sun"}, np.random.default_rng(0)
     head = Head(values, Camera(azimuth=180), (0.0, 0.5))
-    drawn = [sample_told(head, rng, whole=0.5) for _ in range(400)]
+    drawn = [sample_mentioned(head, rng, whole=0.5) for _ in range(400)]
     hidden = [told for told, view in drawn if "glasses" in told]
     assert 0.1 < len(hidden) / 400 < 0.35  # 0.65 tell the view, half of those the whole, of which 0.65
     assert all(view == "back view" for told, view in drawn if "glasses" in told)
@@ -112,7 +112,7 @@ def test_json_round_trip_and_its_errors():
     again = from_json(to_json(head))
     assert again.values == head.values and again.camera == head.camera
     for text in ("", "[]", '{"person": "robot"}', to_json(head).replace(head["skin"], "plaid")):
-        with pytest.raises(ValueError, match="describes no head"):
+        with pytest.raises(ValueError, match="does not describe a head"):
             from_json(text)
 
 
@@ -138,7 +138,7 @@ def test_the_half_face_box_hides_exactly_the_left_side():
         (["--out", "new", "--first", "-1"], "first is -1; give 0 or more."),
     ],
 )
-def test_bad_values_are_told_in_one_sentence(tmp_path, flags, told, monkeypatch, capsys):
+def test_bad_values_are_reported_in_one_sentence(tmp_path, flags, told, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "taken").touch()
     assert main(["heads", *flags]) == 2

@@ -13,8 +13,8 @@ import yaml
 
 from rsd.cli import main
 from rsd.features import load_features
+from rsd.heads.classifier import FaceReader
 from rsd.heads.data import head_at
-from rsd.heads.face import FaceReader
 from rsd.heads.render import render
 from rsd.hub import BUILT_IN
 from rsd.media import write_png
@@ -31,14 +31,14 @@ def test_which_priors_are_over_heads():
 
 
 @pytest.mark.parametrize("command", COMMANDS)
-def test_without_its_weights_it_is_told_how_to_train_them(command, tmp_path, monkeypatch, capsys):
+def test_without_its_weights_it_is_reported_how_to_train_them(command, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr("rsd.hub.BUILT_IN", tmp_path / "none")
     write_png(tmp_path / "face.png", torch.zeros(1, 3, 32, 32))
     task = ["--task", "sr2"] if command == "restore" else []
     assert main([command, *COMMANDS[command], "--prior", "heads-pixels", "--out", "run", *task]) == 2
     error = capsys.readouterr().err
-    assert "This installation lacks the built-in model in" in error and error.count("\n") == 1
+    assert "The built-in model in" in error and error.count("\n") == 1
     assert (
         'train it with "python -m scripts.heads pixel-data", then "python -m scripts.heads pixel" in a clone' in error
     )
@@ -62,7 +62,7 @@ def run(command, flags, tmp_path, capsys):
 def test_text_to_image(heads_pixels, tmp_path, capsys):
     told, metrics, config = run("text-to-image", [*COMMANDS["text-to-image"], "--steps", "2"], tmp_path, capsys)
     assert "settings: heads.yaml: vsd" in told.out and config["lr_phi"] == 0.003
-    assert told.err.count('The prior heads-pixels was never told of "wizard"; ') == 1
+    assert told.err.count('The prior heads-pixels was not trained on "wizard"; ') == 1
     assert 0 <= metrics["agreement"] <= 1 and metrics["coverage"]["mean"] >= 0
 
 
@@ -76,16 +76,16 @@ def test_text_to_3d(method, heads_pixels, tmp_path, capsys):
         and "prior: heads-pixels on cpu" in told.out
         and config["ambient"] == 0.52
     )
-    assert told.err.count('The prior heads-pixels was never told of "wizard"; ') == 1
+    assert told.err.count('The prior heads-pixels was not trained on "wizard"; ') == 1
     assert 0 <= metrics["agreement"] <= 1 and 0 <= metrics["face_front"] <= 1 and len(metrics["faces"]) == 12
 
 
-def test_words_that_it_does_not_know_are_told_wherever_they_are(heads_pixels, tmp_path, capsys):
+def test_words_that_it_does_not_know_are_reported_wherever_they_are(heads_pixels, tmp_path, capsys):
     more = ["--view-prompts", "back=a wizard", "side=a red fez", "--negative-prompt", "a bald man with long hair, ugly"]
     told, *_ = run("text-to-3d", [*COMMANDS["text-to-3d"], *SMALL_SCENES, "--steps", "1", *more], tmp_path, capsys)
     for words in ('"wizard"', '"fez"', '"ugly"'):
-        assert told.err.count(f"The prior heads-pixels was never told of {words}; ") == 1
-    assert "in two ways" not in told.err  # that is of scores, which read the prompt alone
+        assert told.err.count(f"The prior heads-pixels was not trained on {words}; ") == 1
+    assert "contradicts itself" not in told.err  # that is of scores, which read the prompt alone
 
 
 def test_the_sectors_of_prompts_do_not_move_those_of_figures(heads_pixels, tmp_path, monkeypatch, capsys):

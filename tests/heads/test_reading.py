@@ -1,11 +1,11 @@
-"""Prompts are read as captions are written."""
+"""Prompts are parsed as captions are written."""
 
 from __future__ import annotations
 
 import numpy as np
 import pytest
 
-from rsd.heads.attributes import ATTRIBUTES, caption, sample_told
+from rsd.heads.attributes import ATTRIBUTES, caption, sample_mentioned
 from rsd.heads.data import head_at
 from rsd.heads.reading import known_words, read, unknown_words, unread_words, vocabulary
 
@@ -15,7 +15,7 @@ def test_reading_is_the_inverse_of_writing():
     silent = 0
     for k in range(500):
         head = head_at("test", k)
-        told, view = sample_told(head, rng)
+        told, view = sample_mentioned(head, rng)
         found = read(caption(head.values, told, view))
         unsaid = told - set(found.values)
         silent += len(unsaid)
@@ -56,7 +56,7 @@ def test_other_sentences(prompt, values):
     assert read(prompt).values == values
 
 
-def test_what_is_told_in_two_ways_is_told_in_none():
+def test_contradicted_attributes_have_no_value():
     found = read("a bald man with long red hair, front view, back view")
     assert found.values == {"person": "man", "hair_color": "red"} and found.contradicted == {"hair"}
     assert found.view is None and "hair" not in found.open
@@ -86,7 +86,7 @@ def test_words_that_no_caption_has():
     rng = np.random.default_rng(1)
     for k in range(100):
         head = head_at("train", k)
-        assert unknown_words(caption(head.values, *sample_told(head, rng))) == []
+        assert unknown_words(caption(head.values, *sample_mentioned(head, rng))) == []
     assert unknown_words("A dragon with red hair, 4K dragon's eye 猫") == ["dragon", "4k", "s", "猫"]
 
 
@@ -105,5 +105,5 @@ def test_the_vocabulary_uses_known_words_and_names_every_value():
         ("red  long hair, no red beard, no glasses", []),
     ],
 )
-def test_a_value_of_nothing_that_is_known_is_told(prompt, words):
+def test_a_value_of_nothing_that_is_known_is_reported(prompt, words):
     assert unread_words(prompt) == words

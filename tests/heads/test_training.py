@@ -1,4 +1,4 @@
-"""The training scripts, for a few steps on a few heads: they learn, stop, resume and hand over ordinary models."""
+"""The training scripts, for a few steps on a few heads: they learn, stop, resume and save ordinary models."""
 
 import functools
 
@@ -86,7 +86,7 @@ def test_a_run_hands_over_its_average_while_it_goes_on(tmp_path):
     assert not torch.equal(layer.weight, raw)
 
 
-def test_a_caption_answers_for_what_it_tells_and_nothing_else():
+def test_the_loss_of_a_caption_counts_its_attributes_alone():
     head, rng = head_at("train", 3), np.random.default_rng(0)
     drawn = [latent.sample_caption(head, rng, empty=0.2) for _ in range(300)]
     assert 0.13 < np.mean([text == "" for text, _ in drawn]) < 0.27
@@ -163,8 +163,8 @@ def test_views_are_preferred_only_where_the_caption_tells_them(monkeypatch):
     rng = np.random.default_rng(0)
     assert {only_backs(rng)[2][-1] for _ in range(50)} == {0, 3}
 
-    def kind(head, rng, empty, view_told):
-        return "empty" if empty else "told" if view_told else "untold", np.zeros(0)
+    def kind(head, rng, empty, mention_view):
+        return "empty" if empty else "told" if mention_view else "untold", np.zeros(0)
 
     monkeypatch.setattr(pixel, "sample_caption", kind)
     draw = pixel.Draw(heads)

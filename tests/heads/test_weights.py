@@ -1,4 +1,4 @@
-"""The models that ship: what the model card promises, on held-out heads (fewer of them, with room for chance)."""
+"""The built-in models reach the figures of the model card on held-out heads (fewer, with tolerances)."""
 
 import numpy as np
 import pytest

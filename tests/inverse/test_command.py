@@ -133,7 +133,7 @@ def test_a_killed_run_resumes_to_the_same_pixels(restore, photo, monkeypatch):
     code, out = restore(*flags, out="cut")
     assert code == 130 and not (out / "metrics.json").exists()
     monkeypatch.undo()
-    assert restore(*flags, out="cut")[0] == 2  # the folder holds another run
+    assert restore(*flags, out="cut")[0] == 2  # the folder contains another run
     code, out = restore(*flags, "--resume", out="cut")
     assert code == 0
     for a, b in zip(particles(whole), particles(out), strict=True):
@@ -180,7 +180,7 @@ def test_a_signal_lets_the_step_finish_and_keeps_it(restore, photo, monkeypatch,
     monkeypatch.setattr(RunFolder, "log", signalled)
     before = signal.getsignal(kind)
     code, out = restore(photo, "--clean", "--particles", "1")  # a checkpoint would be due after 25 steps
-    assert code == 130 and "go on with --resume" in capsys.readouterr().err and signal.getsignal(kind) is before
+    assert code == 130 and "continue with --resume" in capsys.readouterr().err and signal.getsignal(kind) is before
     assert RunFolder(out, resume=True).load_checkpoint()[1]["step"] == 3
     monkeypatch.undo()
     assert restore(photo, "--clean", "--particles", "1", "--resume")[0] == 0
@@ -258,7 +258,7 @@ MASK, BLACK = "mask.png", "black.png"
         (["photo.png", "--task", "phase_retrieval"], "no picture"),
         (["nan.tiff"], "not finite"),
         (["photo.png", "--config", "bad.yaml"], 'bad.yaml: unknown field "gama". Did you mean "gamma"?'),
-        (["photo.png", "--out", "full"], "holds other files"),
+        (["photo.png", "--out", "full"], "contains other files"),
         (["photo.png", "--out", "/proc/nothing/here"], "/proc/nothing/here"),
         (["photo.png", "--device", "gpu"], "Unknown device"),
         (["empty"], "holds no images"),

@@ -14,7 +14,6 @@ from PIL import Image
 from rsd.cli import main
 from rsd.media import fit_to, read_image, read_measurement
 from rsd.metrics import frechet, kernel_distance
-from rsd.runs import batch
 from rsd.runs.citations import BIBTEX, short
 from rsd.tasks.inverse.methods import FIELD
 from rsd.tasks.inverse.names import TASK
@@ -149,7 +148,7 @@ def test_a_distance_asked_for_later_is_measured_and_is_of_the_rows_images(compar
     go, out = compare
     assert go("latent-dps,dps", "sr2") == 0
     assert all(row["fid"] is None for row in json.loads((out / "compare.json").read_text()))
-    monkeypatch.setattr(batch, "load_prior", lambda *a, **k: pytest.fail("the prior was loaded"))
+    monkeypatch.setattr("rsd.runs.head.load_prior", lambda *a, **k: pytest.fail("the prior was loaded"))
     assert go("latent-dps,dps", "sr2", "--metrics", "fid") == 0
     rows = json.loads((out / "compare.json").read_text())
     for method in ("latent-dps", "dps"):

@@ -182,14 +182,14 @@ def test_a_folder_of_other_files_takes_no_runs(restore, here, held, capsys):
         (here / name).mkdir()
     (here / "full" / held).write_text("x: 1\n")
     assert restore("photo.png", "other.png", "--clean", "--resume", out="full") == 2
-    told = "a single run" if held == "config.yaml" else "holds other files"
+    told = "a single run" if held == "config.yaml" else "contains other files"
     assert told in capsys.readouterr().err and not (here / "full" / "summary.json").exists()
 
 
 def test_a_folder_of_runs_is_added_to_when_asked(restore, here, capsys):
     assert restore("photo.png", "other.png", "--clean") == 0
     shutil.copy("photo.png", "third.png")
-    assert restore("third.png", "other.png", "--clean") == 2 and "holds other runs" in capsys.readouterr().err
+    assert restore("third.png", "other.png", "--clean") == 2 and "contains other runs" in capsys.readouterr().err
     assert restore("third.png", "other.png", "--clean", "--resume") == 0
     assert len(list((here / "out").glob("*/metrics.json"))) == 3
 
@@ -258,6 +258,6 @@ def test_a_feature_map_that_is_not_finite_is_named(restore, here, capsys):
     (here / "given_maps.py").write_text("def lost(x): return x.flatten(1) * float('nan')\n")
     assert restore("photo.png", "--clean", "--gamma", "5", "--features", "given_maps:lost") == 2
     assert (
-        'The feature map "given_maps:lost" answered values that are not finite (NaN or infinite), of healthy pictures'
+        'The feature map "given_maps:lost" returned values that are not finite (NaN or infinite) for plausible images'
         in capsys.readouterr().err
     )

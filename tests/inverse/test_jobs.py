@@ -160,15 +160,15 @@ def test_a_shard_that_is_none(photos, shard, capsys):
     assert main(["restore", *tasked([".", f"--shard={shard}"])]) == 2
     assert f'shard is "{shard}"; give K/N with K from 0 to N-1' in capsys.readouterr().err
     assert main(["restore", *tasked(["a.png", "--shard", "0/2", "--out", "out"])]) == 2
-    assert "--shard 0/2 goes with several images" in capsys.readouterr().err
+    assert "--shard 0/2 requires several images" in capsys.readouterr().err
 
 
 def test_of_many_images_the_plan_is_made_once_and_the_text_encoder_goes(photos, tiny_folder, monkeypatch):
     from rsd import memory
-    from rsd.runs import batch
+    from rsd.runs import batch, head
 
     planned, priors, chunks = [], [], []
-    plan, load, drive = memory.plan, batch.load_prior, batch.Session.drive
+    plan, load, drive = memory.plan, head.load_prior, batch.Session.drive
 
     def driven(session, **how):
         chunks.append(session.run.memory.chunk)
@@ -176,7 +176,7 @@ def test_of_many_images_the_plan_is_made_once_and_the_text_encoder_goes(photos, 
         return drive(session, **how)
 
     monkeypatch.setattr(memory, "plan", lambda *a, **k: planned.append(k) or plan(*a, **k))
-    monkeypatch.setattr(batch, "load_prior", lambda *a, **k: priors.append(load(*a, **k)) or priors[0])
+    monkeypatch.setattr("rsd.runs.head.load_prior", lambda *a, **k: priors.append(load(*a, **k)) or priors[0])
     monkeypatch.setattr(batch.Session, "drive", driven)
     file = manifest(photos, {"image": "a.png", "prompt": "red"}, {"image": "b.png"}, {"image": "c.png", "guidance": 3})
     flags = [

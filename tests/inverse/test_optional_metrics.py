@@ -12,7 +12,6 @@ from rsd import metrics
 from rsd.cli import main
 from rsd.media import read_image
 from rsd.metrics import networks as diversity
-from rsd.runs import batch
 from rsd.tasks.inverse import networks
 from rsd.tasks.inverse.packaged import parse, resolved
 from tests.tasks import tasked
@@ -87,7 +86,7 @@ def test_what_cannot_be_compared_is_null_and_its_network_is_not_loaded(restore, 
     assert "--clean" in found["reasons"]["lpips"] and "--prompt" in found["reasons"]["clip"]
     assert "fid will be null" in capsys.readouterr().out
     _, out = restore(photos / "0.png", "--clean", out="plain")
-    assert "not asked for" in read(out / "metrics.json")["reasons"]["lpips"]
+    assert "not requested" in read(out / "metrics.json")["reasons"]["lpips"]
 
 
 def test_the_distance_of_all_particles_to_all_images(restore, photos):
@@ -108,7 +107,7 @@ def test_the_distance_of_all_particles_to_all_images(restore, photos):
 def test_the_distance_is_null_with_its_reason(restore, photos):
     _, out = restore(photos)
     assert read(out / "summary.json")["fid"] is None
-    assert "not asked for" in read(out / "summary.json")["reasons"]["fid"]
+    assert "not requested" in read(out / "summary.json")["reasons"]["fid"]
     (photos / "1.png").unlink()
     _, out = restore(photos, "--clean", "--metrics", "fid", out="one")
     assert "2 restored images" in read(out / "summary.json")["reasons"]["fid"]
@@ -136,7 +135,7 @@ def test_a_metric_that_cannot_be_had_is_told_before_anything_is_restored(
 
     monkeypatch.setitem(sys.modules, "lpips", None)
     monkeypatch.setattr(networks, "SMALLEST", 0)
-    monkeypatch.setattr(batch, "load_prior", lambda *a, **k: pytest.fail("the prior was loaded"))
+    monkeypatch.setattr("rsd.runs.head.load_prior", lambda *a, **k: pytest.fail("the prior was loaded"))
     try:
         code, out = restore(photos, "--clean", *flags)
     except SystemExit as stopped:
@@ -154,7 +153,7 @@ def test_pictures_too_small_for_lpips_are_told_first(restore, photos, monkeypatc
 def test_a_finished_run_is_measured_when_resumed_with_metrics(restore, photos, networks_at_hand, monkeypatch):
     _, out = restore(photos, "--clean", "--prompt", "red")
     before = read(out / "0.png" / "metrics.json")
-    monkeypatch.setattr(batch, "load_prior", lambda *a, **k: pytest.fail("the prior was loaded"))
+    monkeypatch.setattr("rsd.runs.head.load_prior", lambda *a, **k: pytest.fail("the prior was loaded"))
     asked = ["--clean", "--prompt", "red", "--resume", "--metrics", "lpips", "clip", "fid"]
     assert restore(photos, *asked)[0] == 0
     after = read(out / "0.png" / "metrics.json")
@@ -208,7 +207,7 @@ def test_div_is_not_measured_on_what_the_repulsion_used(plain_restore, photos, t
     assert found["div_features"] == str(tiny_vit) and found["div"] > 0 and "div" not in found["reasons"]
     assert "says too much" not in capsys.readouterr().err
     plain_restore(photos / "0.png", "--div-features", "pixels", out="three")
-    assert "rsd: note: Div is measured on pixels, which the repulsion used" in capsys.readouterr().err
+    assert "rsd: note: Div is measured with pixels, which the repulsion used" in capsys.readouterr().err
 
 
 def test_div_of_different_networks_has_no_mean(plain_restore, photos, tiny_vit):
@@ -233,6 +232,6 @@ def test_div_of_different_networks_has_no_mean(plain_restore, photos, tiny_vit):
 
 
 def test_the_distance_needs_features_that_can_be_had(plain_restore, photos, monkeypatch, capsys):
-    monkeypatch.setattr(batch, "load_prior", lambda *a, **k: pytest.fail("the prior was loaded"))
+    monkeypatch.setattr("rsd.runs.head.load_prior", lambda *a, **k: pytest.fail("the prior was loaded"))
     assert plain_restore(photos, "--clean", "--metrics", "fid")[0] == 2
     assert "give --fid-features" in capsys.readouterr().err

@@ -64,7 +64,7 @@ def restore(tiny_folder, here):
         (["--task", "operator", "--operator", "my_ops:number"], '"my_ops:number" is an int; give a function'),
         (["--task", "operator", "--operator", "my_ops:fails"], "my_ops:fails failed on an image [1, 3, 64, 64] (Runt"),
         (["--task", "operator", "--operator", "my_ops:flat"], "photo.png: my_ops:flat measures [12288], which is no"),
-        (["--fit", "refuse"], "photo.png: The image is 16 x 16 px, needed are 64 x 64; use --fit crop"),
+        (["--fit", "refuse"], "photo.png: The image is 16 x 16 px, but 64 x 64 are required; use --fit crop"),
         (["--task", "inpaint_mask", "--mask", "clear.png"], "The mask clear.png has transparent pixels; save it"),
         (["--task", "inpaint_mask", "--mask", "text.png"], "text.png is not a picture"),
         (["--prior", "owner/absent"], 'The prior "owner/absent" is not in the local cache'),

@@ -180,7 +180,7 @@ def test_where_memory_is_full_the_chunk_is_halved_and_nothing_lost(method, backw
     whole, records, _ = result(settings)
     prior, (operator, y) = Crowded(backward), problem()
     run = Run(prior, operator, y, settings, embed=embed_of(prior))
-    with pytest.warns(UserWarning, match="networks see . of the particles at once from now on, not") as told:
+    with pytest.warns(UserWarning, match=". instead of . particles go through a network at once") as told:
         found = list(run.steps())
     torch.testing.assert_close(run.finish(), whole, rtol=0, atol=1e-8)
     assert run.memory.chunk == 1 and len(told) == prior.raised == 2

@@ -16,7 +16,7 @@ from rsd.tasks.inverse.operators.linear import gram, solve, solve_gram
 from rsd.tasks.inverse.run import Settings
 from rsd.tasks.inverse.samplers.daps import DAPS
 from rsd.tasks.inverse.samplers.exact import Matrix, gaussian
-from rsd.tasks.inverse.samplers.guidance import Measurement, Move
+from rsd.tasks.inverse.samplers.guidance import Measurement, Transition
 from rsd.tasks.inverse.samplers.latino import LATINO
 from rsd.tasks.inverse.samplers.psld import glued
 
@@ -67,9 +67,9 @@ def test_langevin_s_draws_are_of_the_product(momentum):
     given = Measurement(prior, prior.condition(), Stream(0), Matrix(torch.eye(1, dtype=torch.float64)), y, 0.1)
     now = level(prior.schedule, 100)
     r, tau = now.sigma / now.alpha, 0.2
-    move = Move(given, 0, 10, now, CLEAN, range(n), guess)
+    transition = Transition(given, 0, 10, now, CLEAN, range(n), guess)
     sampler = DAPS(langevin=100, lr=0.1 * tau**2 * (1 - momentum), tau=tau, momentum=momentum)
-    z = sampler._langevin(move, guess)
+    z = sampler._langevin(transition, guess)
     variance = 1 / (1 / r**2 + 1 / tau**2)
     assert float(z.mean()) == pytest.approx(variance * (0.5 / r**2 - 0.5 / tau**2), abs=0.02)
     assert float(z.var()) == pytest.approx(variance, rel=0.15)
@@ -81,25 +81,25 @@ def move_of(z, y, *, sigma_v, t):
     given = Measurement(
         prior, prior.condition(), Stream(0), Matrix(torch.eye(z.shape[1], dtype=torch.float64)), y, sigma_v
     )
-    return Move(given, 7, 8, level(prior.schedule, t), CLEAN, range(len(z)), z)
+    return Transition(given, 7, 8, level(prior.schedule, t), CLEAN, range(len(z)), z)
 
 
 @pytest.mark.parametrize("delta", [1e-3, 0.5])
 def test_latino_weighs_the_guess_against_the_measurement(delta):
     """Under N(0, I) the guess of z_0 is alpha z; with it and y both seen, the nearest point is their weighed mean."""
     z, y = torch.tensor([[0.3], [-2.0]], dtype=torch.float64), torch.tensor([[0.7]], dtype=torch.float64)
-    move = move_of(z, y, sigma_v=0.1, t=400)
-    of_y, of_guess = 1 / 0.1**2, 1 / (delta * move.now.sigma**2)
-    moved = LATINO(delta=delta).step(move)
-    torch.testing.assert_close(moved.clean, move.now.alpha * z)
-    torch.testing.assert_close(moved.z, (of_y * y + of_guess * moved.clean) / (of_y + of_guess))
+    transition = move_of(z, y, sigma_v=0.1, t=400)
+    of_y, of_guess = 1 / 0.1**2, 1 / (delta * transition.now.sigma**2)
+    result = LATINO(delta=delta).step(transition)
+    torch.testing.assert_close(result.clean, transition.now.alpha * z)
+    torch.testing.assert_close(result.z, (of_y * y + of_guess * result.clean) / (of_y + of_guess))
 
 
 def test_the_flow_of_a_unit_gaussian_stays_where_it_is():
     z = torch.tensor([[0.3], [-2.0]], dtype=torch.float64)
-    move = move_of(z, z[:1], sigma_v=0.1, t=999)
-    torch.testing.assert_close(move.flow(z, 500), z, atol=0.02, rtol=0.02)
-    torch.testing.assert_close(move.flow(z, 1), move.now.alpha * z)  # one step is the guess
+    transition = move_of(z, z[:1], sigma_v=0.1, t=999)
+    torch.testing.assert_close(transition.flow(z, 500), z, atol=0.02, rtol=0.02)
+    torch.testing.assert_close(transition.flow(z, 1), transition.now.alpha * z)  # one step is the guess
 
 
 def test_red_diff_finds_the_posterior_s_mode():

@@ -1,4 +1,4 @@
-"""Conditions that differ from particle to particle and from step to step."""
+"""Conditions that differ between particles and between steps."""
 
 from __future__ import annotations
 

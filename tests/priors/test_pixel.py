@@ -1,4 +1,4 @@
-"""Pixel priors against the pipelines that they are made from: DeepFloyd IF's class and DDPM's, tiny and random."""
+"""Pixel priors against the pipelines that they load: tiny random ones of DeepFloyd IF's and DDPM's classes."""
 
 from __future__ import annotations
 
@@ -277,7 +277,7 @@ def test_built_in_embeddings_are_not_kept(heads_pixels):
     assert load_prior("heads-pixels").text.cache is None
 
 
-def test_a_cached_long_prompt_warns_again_and_a_broken_file_is_made_anew(tmp_path):
+def test_a_cached_long_prompt_warns_again_and_a_broken_file_is_replaced(tmp_path):
     pipe = build_if()
     make = lambda: t5.T5Embedder(lambda: (pipe.tokenizer, pipe.text_encoder), cache=tmp_path)  # noqa: E731
     for _ in range(2):
@@ -302,7 +302,7 @@ def test_embeddings_that_cannot_be_kept_are_made_each_time(tmp_path):
     assert embed("red").shape == (1, 77, 16)
 
 
-def test_a_gated_model_tells_the_licence_step(monkeypatch):
+def test_a_gated_model_is_reported_with_the_licence_step(monkeypatch):
     response = SimpleNamespace(status_code=403, headers={}, request=None)
 
     def refuse(*arguments, **options):
@@ -323,7 +323,7 @@ def test_in_half_precision_the_fp16_files_are_enough(folder, tmp_path):
     build_if().to(dtype=torch.float16).save_pretrained(tmp_path, variant="fp16")
     prior = load_prior(str(tmp_path), dtype="bfloat16")
     assert prior.condition("red").embeddings.dtype == prior.unet.dtype == torch.bfloat16
-    with pytest.warns(UserWarning, match='no plain weights: those of the variant "fp16"'):
+    with pytest.warns(UserWarning, match='only variants of its weights; using "fp16"'):
         assert load_prior(str(tmp_path)).unet.dtype == torch.float32
 
 
@@ -356,7 +356,7 @@ def test_other_kinds_are_refused(file, changes, says, folder, tmp_path):
     [
         ({"in_channels": 6}, "takes 6 channels; it must take 3"),
         ({"out_channels": 4}, "gives 4 channels; it must give 3, or 6"),
-        ({"sample_size": [16, 8]}, "works on 16 x 8, but only square pictures"),
+        ({"sample_size": [16, 8]}, "works on 16 x 8, but only square images"),
     ],
 )
 def test_other_unets_are_refused(changes, says):
@@ -366,7 +366,7 @@ def test_other_unets_are_refused(changes, says):
         PixelPrior.from_pipeline(pipe)
 
 
-def test_a_missing_text_encoder_is_told_when_a_prompt_needs_it(folder, tmp_path):
+def test_a_missing_text_encoder_is_reported_when_a_prompt_needs_it(folder, tmp_path):
     path = shutil.copytree(folder(build_if), tmp_path / "m")
     shutil.rmtree(path / "text_encoder")
     prior = load_prior(str(path))

@@ -155,7 +155,7 @@ def test_an_experiment_from_the_command_line(tmp_path, capsys):
         p.name for p in (tmp_path / "toy").iterdir()
     }
     assert main(["reproduce", "fig30", "--steps", "2", "--out", out]) == 2
-    assert "go on with --resume" in capsys.readouterr().err
+    assert "continue with --resume" in capsys.readouterr().err
     assert main(["reproduce", "fig30", "--steps", "3", "--out", out, "--resume"]) == 2
     assert "steps 2 is now 3" in capsys.readouterr().err
     assert main(["reproduce", "fig30", "--steps", "2", "--out", out, "--resume"]) == 0

@@ -98,7 +98,7 @@ def test_a_prior_of_pixels_without_text(make, tmp_path, capsys):
     assert "rombach2022" not in (out / "citations.bib").read_text()
     assert "encoder_forward" not in metrics(out)["network_calls"]
     assert make("red dog", "--prior", tmp_path / "ddpm", "--method", "vsd", out="vsd", steps=1)[0] == 2
-    assert "has no UNet for adapters; take another method than vsd" in capsys.readouterr().err
+    assert "has no UNet for adapters; use another method than vsd" in capsys.readouterr().err
 
 
 def test_vsd_on_a_hash_grid_whose_views_repel(make):
@@ -140,7 +140,7 @@ def test_a_killed_run_resumes_to_the_same_bits(make, flags, monkeypatch):
     assert code == 130 and not (out / "metrics.json").exists()
     assert Image.open(out / "contact.png").width > 4 * 192  # the preview: four views a scene
     monkeypatch.undo()
-    assert make(*flags, out="cut", steps=5)[0] == 2  # the folder holds another run
+    assert make(*flags, out="cut", steps=5)[0] == 2  # the folder contains another run
     assert make(*flags, "--resume", out="cut", steps=5)[0] == 0
     assert written(out) == written(whole) and len(written(out)) == 2 * 14 + 3
     assert (out / "steps.jsonl").read_text() == (whole / "steps.jsonl").read_text()
@@ -289,10 +289,10 @@ def test_a_film_without_the_extra_is_refused_at_once(monkeypatch, capsys):
         (["dog", "--size", "4"], "size is 4; give 16 or more."),
         (["dog", "--config", "bad.yaml"], 'bad.yaml: unknown field "gama". Did you mean "gamma"?'),
         (["dog", "--prompts", "nowhere.txt"], "nowhere.txt does not exist"),
-        (["dog", "--prompts", "empty.txt"], "empty.txt holds no prompt"),
+        (["dog", "--prompts", "empty.txt"], "empty.txt contains no prompt"),
         (["empty.txt"], "--prompts empty.txt"),
-        (["dog", "--out", "full"], "holds other files"),
-        (["a dog", "cat", "--out", "full"], "holds other files"),
+        (["dog", "--out", "full"], "contains other files"),
+        (["a dog", "cat", "--out", "full"], "contains other files"),
         (["dog", "--device", "gpu"], "Unknown device"),
     ],
 )
@@ -320,7 +320,7 @@ def test_bad_input_is_told_in_one_sentence_before_any_model_is_loaded(tmp_path, 
 )
 def test_what_cannot_be_is_told_before_the_prior_is_loaded(tmp_path, flags, told, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(batch, "load_prior", lambda *a, **k: pytest.fail("the prior was loaded"))
+    monkeypatch.setattr("rsd.runs.head.load_prior", lambda *a, **k: pytest.fail("the prior was loaded"))
     assert main(["text-to-3d", "a man", *flags]) == 2
     error = capsys.readouterr().err
     assert told in error and error.count("\n") == 1 and not (tmp_path / "runs").exists()
@@ -331,7 +331,7 @@ def test_a_resolution_that_does_not_fit_is_told_before_any_network_is_loaded(
 ):
     monkeypatch.chdir(tmp_path)
     for name in ("load_prior", "load_scorers", "load_features"):
-        monkeypatch.setattr(batch, name, lambda *a, **k: pytest.fail("a network was loaded"))
+        monkeypatch.setattr(f"rsd.runs.head.{name}", lambda *a, **k: pytest.fail("a network was loaded"))
     priors = {"heads": 64, str(tiny_folder("epsilon")): 16}
     capsys.readouterr()  # what transformers says when it is first imported
     for prior, own in priors.items():

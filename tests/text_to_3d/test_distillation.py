@@ -77,15 +77,15 @@ def test_a_learned_score_begins_as_the_prior_and_ends_knowing_the_camera(tiny):
     bare = one.prompts.condition(one.particles.shot.cameras, one.particles.rows, guided=False)
     with torch.no_grad():
         assert torch.equal(one.reference(z, 300, z, z), prior.epsilon(z, 300, bare))
-    start = [p.detach().clone() for p in one.reference.told.parameters()]
+    start = [p.detach().clone() for p in one.reference.camera.parameters()]
     list(one.steps())
-    assert all(not torch.equal(a, b) for a, b in zip(start, one.reference.told.parameters(), strict=True))
+    assert all(not torch.equal(a, b) for a, b in zip(start, one.reference.camera.parameters(), strict=True))
     same = z[:1].expand(6, -1, -1, -1)
     apart = []
     for _ in range(2):  # the first rows of two views, as it learned it and without what it learned of cameras
         own = one.reference(same, 300, same, same)
         apart.append(float((own[3] - own[0]).abs().max()))
-        for parameter in one.reference.told.layers[2].parameters():
+        for parameter in one.reference.camera.layers[2].parameters():
             parameter.data.zero_()
     assert apart[0] > 1e-3 and abs(apart[0] - apart[1]) > 1e-4
 

@@ -7,11 +7,10 @@ import json
 import pytest
 
 from rsd.metrics import scoring
-from rsd.runs import batch
-from rsd.runs.batch import Item
 from rsd.runs.folder import RunFolder
+from rsd.runs.head import Item
 from rsd.runs.summary import summarise
-from rsd.tasks.text_to_3d.finished import lacking
+from rsd.tasks.text_to_3d.finished import missing_figures
 from rsd.tasks.text_to_3d.head import SceneHead
 from rsd.tasks.text_to_3d.options import TextTo3D
 
@@ -37,11 +36,11 @@ def test_what_is_asked_later_is_what_would_have_been_made_at_once(make, kind, mo
     _, out = make("red dog", *kind)
     first = metrics(out)
     _, at_once = make("red dog", *kind, *LATER, out="at-once")
-    monkeypatch.setattr(batch, "load_prior", lambda *a, **k: pytest.fail("the prior was loaded"))
-    monkeypatch.setattr(batch, "image_size", lambda *a, **k: pytest.fail("the prior was looked for"))
+    monkeypatch.setattr("rsd.runs.head.load_prior", lambda *a, **k: pytest.fail("the prior was loaded"))
+    monkeypatch.setattr("rsd.runs.head.image_size", lambda *a, **k: pytest.fail("the prior was looked for"))
     capsys.readouterr()
     assert make("red dog", *kind, *LATER, "--resume")[0] == 0
-    assert "already done in" in (told := capsys.readouterr().out) and "now made: pictures, meshes, figures" in told
+    assert "already done in" in (told := capsys.readouterr().out) and "added: pictures, meshes, figures" in told
     wanted, got = files(at_once), files(out)
     assert wanted == {name: got[name] for name in wanted} and len(wanted) == 2 * 14 + 2
     assert set(got) - set(wanted) == {"scenes/00/mesh.glb", "scenes/01/mesh.glb"}  # nobody asked to delete these
@@ -55,7 +54,7 @@ def test_what_is_asked_later_is_what_would_have_been_made_at_once(make, kind, mo
 def test_asked_for_the_same_nothing_is_done(make, monkeypatch, capsys):
     _, out = make("red dog")
     before = {f: f.stat().st_mtime_ns for f in out.rglob("*.*")}
-    monkeypatch.setattr(batch, "load_scorers", lambda *a, **k: pytest.fail("a network was loaded"))
+    monkeypatch.setattr("rsd.runs.head.load_scorers", lambda *a, **k: pytest.fail("a network was loaded"))
     assert make("red dog", "--resume")[0] == 0
     assert capsys.readouterr().out.endswith(f"already done in {out}\n")
     assert {f: f.stat().st_mtime_ns for f in out.rglob("*.*")} == before
@@ -64,7 +63,7 @@ def test_asked_for_the_same_nothing_is_done(make, monkeypatch, capsys):
 def test_only_what_differs_is_made(make, monkeypatch):
     _, out = make("red dog")
     before = {f: f.stat().st_mtime_ns for f in out.rglob("*.*")}
-    monkeypatch.setattr(batch, "load_scorers", lambda *a, **k: pytest.fail("a network was loaded"))
+    monkeypatch.setattr("rsd.runs.head.load_scorers", lambda *a, **k: pytest.fail("a network was loaded"))
     assert make("red dog", "--resume", "--mesh-threshold", "1e9")[0] == 0
     found = metrics(out)
     assert found["meshes"] == [None, None] and "no surface at density 1e+09" in found["reasons"]["meshes"]
@@ -95,7 +94,7 @@ def test_janus_as_an_older_version_counted_it_is_measured_again(make, monkeypatc
     whole = metrics(out)
     (out / "metrics.json").write_text(json.dumps({k: v for k, v in whole.items() if k != "face_front"} | {"janus": 0}))
     assert make("red dog", "--div-features", "auto", "--resume")[0] == 0
-    assert "now made: figures" in capsys.readouterr().out
+    assert "added: figures" in capsys.readouterr().out
     assert metrics(out) == whole and whole["face_front"] is not None
 
 
@@ -111,7 +110,7 @@ def test_several_prompts_are_asked_again(make, tmp_path, capsys):
     before = json.loads((out / "summary.json").read_text())
     assert make("red dog", "red cat", "red cow", "--resume", "--div-features", "heads", steps=1)[0] == 0
     told = capsys.readouterr().out
-    assert told.count("now made: figures") == 2
+    assert told.count("added: figures") == 2
     rows = json.loads((out / "summary.json").read_text())["prompts"]
     assert [row["prompt"] for row in rows] == ["red dog", "red cat", "red cow"]
     assert all(row["div"] != old["div"] for row, old in zip(rows, before["prompts"], strict=False))
@@ -134,20 +133,26 @@ def test_div_of_different_networks_has_no_mean(tmp_path):
 
 def test_what_is_lacking():
     held = {"outputs": {**vars(TextTo3D(turntable=12, mp4=True))}, "div_features": "pixels"}
-    assert lacking(held, TextTo3D(turntable=12)) == []  # a film that is there and not asked for
-    assert lacking(held, TextTo3D(turntable=12, mp4=True, div_features="pixels")) == []
-    assert lacking(held, TextTo3D()) == ["pictures"]
-    assert lacking({**held, "outputs": {**held["outputs"], "mp4": False}}, TextTo3D(turntable=12, mp4=True)) == [
-        "pictures"
-    ]
-    assert lacking(held, TextTo3D(turntable=12, mesh="ply", div_features="heads")) == ["meshes", "figures"]
-    assert lacking({"div_features": None}, TextTo3D()) == []  # an older version's
+    assert missing_figures(held, TextTo3D(turntable=12)) == []  # a film that is there and not asked for
+    assert missing_figures(held, TextTo3D(turntable=12, mp4=True, div_features="pixels")) == []
+    assert missing_figures(held, TextTo3D()) == ["pictures"]
+    assert missing_figures(
+        {**held, "outputs": {**held["outputs"], "mp4": False}}, TextTo3D(turntable=12, mp4=True)
+    ) == ["pictures"]
+    assert missing_figures(held, TextTo3D(turntable=12, mesh="ply", div_features="heads")) == ["meshes", "figures"]
+    assert missing_figures({"div_features": None}, TextTo3D()) == []  # an older version's
     old = {"div_features": "heads classifier", "faces": {"0": 1.0}, "janus": 0.0}
-    assert lacking(old, TextTo3D()) == ["figures"] and lacking(old | {"face_front": 1.0}, TextTo3D()) == []
+    assert (
+        missing_figures(old, TextTo3D()) == ["figures"] and missing_figures(old | {"face_front": 1.0}, TextTo3D()) == []
+    )
 
 
 def test_an_agreement_from_before_it_was_read_is_measured_again():
     """Of a version that did not tell what could be read; one that had none has none to correct."""
     held = {"div_features": "heads classifier", "face_front": 1.0, "faces": {}, "agreement": 0.9}
-    assert lacking(held, TextTo3D()) == ["figures"]
-    assert lacking({**held, "agreement_read": {}}, TextTo3D()) == [] == lacking({**held, "agreement": None}, TextTo3D())
+    assert missing_figures(held, TextTo3D()) == ["figures"]
+    assert (
+        missing_figures({**held, "agreement_read": {}}, TextTo3D())
+        == []
+        == missing_figures({**held, "agreement": None}, TextTo3D())
+    )

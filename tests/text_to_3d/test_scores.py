@@ -9,12 +9,11 @@ import pytest
 import torch
 
 from rsd.heads.attributes import ATTRIBUTES, Camera, Head, caption
-from rsd.heads.classifier import HeadsClassifier
-from rsd.heads.face import FaceReader
+from rsd.heads.classifier import FaceReader, HeadsClassifier
 from rsd.heads.render import render
 from rsd.media import read_image
 from rsd.metrics import scoring
-from rsd.metrics.scoring import Asked, Scorers, Subject, measure
+from rsd.metrics.scoring import ScoreRequest, Scorers, Subject, measure
 from rsd.tasks.text_to_3d.head import headline
 from rsd.tasks.text_to_3d.scene.cameras import CameraSettings, orbit
 from rsd.tasks.text_to_3d.scores import SCORES, shown
@@ -29,7 +28,7 @@ AROUND = orbit(CameraSettings(), 12)
 
 def load_scorers(prior, *, repulsion=(), **asked):
     """The networks of a prior's scenes."""
-    return scoring.load_scorers(SCORES, Asked(prior, **asked), repulsion=repulsion)
+    return scoring.load_scorers(SCORES, ScoreRequest(prior, **asked), repulsion=repulsion)
 
 
 def score(images, cameras, prompt, scorers):
@@ -196,14 +195,14 @@ def test_other_priors_have_no_attributes():
 
 
 def test_the_repulsion_s_features_should_not_measure():
-    with pytest.warns(UserWarning, match="Div is measured on pixels, which the repulsion used"):
+    with pytest.warns(UserWarning, match="Div is measured with pixels, which the repulsion used"):
         load_scorers("some/if", div_features="pixels", repulsion=["pixels"])
 
 
 def test_a_face_reader_belongs_to_its_classifier(tmp_path):
     reader = FaceReader.load()
     assert len(reader.weights) == 128
-    with pytest.raises(ValueError, match="There is no .*face.json, which tells fronts from backs; fit it with"):
+    with pytest.raises(ValueError, match="The detector of faces .*face.json is missing; fit it with"):
         FaceReader.load(tmp_path / "face.json")
     (tmp_path / "model.safetensors").write_bytes(b"another")
     with pytest.raises(ValueError, match="was fitted to another classifier"):

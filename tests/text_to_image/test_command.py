@@ -100,7 +100,7 @@ def test_a_killed_run_resumes_to_the_same_pixels(draw, flags, monkeypatch):
     code, out = draw(*flags, out="cut", steps=6)
     assert code == 130 and not (out / "metrics.json").exists()
     monkeypatch.undo()
-    assert draw(*flags, out="cut", steps=6)[0] == 2  # the folder holds another run
+    assert draw(*flags, out="cut", steps=6)[0] == 2  # the folder contains another run
     assert draw(*flags, "--resume", out="cut", steps=6)[0] == 0
     for a, b in zip(particles(whole), particles(out), strict=True):
         assert torch.equal(a, b)
@@ -158,9 +158,9 @@ def test_metrics_asked_for_later_are_measured_on_the_pictures(draw, faces, monke
     _, out = draw(*flags)
     before, pixels = figures(out), [p.read_bytes() for p in sorted((out / "particles").iterdir())]
     assert before["fid"] is None and "--metrics fid" in before["reasons"]["fid"]
-    monkeypatch.setattr(batch, "load_prior", lambda *a, **k: pytest.fail("the prior was loaded"))
+    monkeypatch.setattr("rsd.runs.head.load_prior", lambda *a, **k: pytest.fail("the prior was loaded"))
     later = (*flags, "--resume", "--metrics", "fid", "--fid-folder", faces)
-    assert draw(*later)[0] == 0 and "now measured: fid" in capsys.readouterr().out
+    assert draw(*later)[0] == 0 and "added: fid" in capsys.readouterr().out
     after = figures(out)
     assert after["fid"]["value"] > 0 and "fid" not in after["reasons"]
     assert {k: v for k, v in after.items() if k not in ("fid", "reasons")} == {
@@ -198,12 +198,12 @@ def test_several_runs_go_only_into_a_folder_of_runs(draw, tmp_path, capsys):
     (tmp_path / "full").mkdir()
     (tmp_path / "full" / "thesis.tex").write_text("x")
     both = ("red dog", "red cat", "--method", "ancestral")
-    assert draw(*both, out="full")[0] == 2 and "holds other files (thesis.tex, ...)" in capsys.readouterr().err
+    assert draw(*both, out="full")[0] == 2 and "contains other files (thesis.tex, ...)" in capsys.readouterr().err
     assert draw("red dog", *both[2:], out="one")[0] == 0
-    assert draw(*both, "--resume", out="one")[0] == 2 and "holds a single run" in capsys.readouterr().err
+    assert draw(*both, "--resume", out="one")[0] == 2 and "contains a single run" in capsys.readouterr().err
     assert draw(*both, out="both")[0] == 0
     assert draw("red pig", "red ox", *both[2:], out="both")[0] == 2
-    assert "holds other runs; choose another --out, or add to it with --resume" in capsys.readouterr().err
+    assert "contains other runs; choose another --out, or add to it with --resume" in capsys.readouterr().err
     assert draw("red pig", *both[2:], out="both")[0] == 2  # nor a single run into a folder of runs
 
 
@@ -281,13 +281,13 @@ def test_a_run_that_diverges_says_so(draw, capsys):
         (["dog", "--method", "ancestral", "--steps", "2000"], "steps is 2000"),
         (["dog", "--metrics", "fid"], "--fid-folder"),
         (["dog", "--gamma", "nan"], "gamma is nan; give a finite number (below 0 attracts)."),
-        (["prompts.txt"], "The prompt prompts.txt is a file; draw what its lines say with --prompts prompts.txt."),
+        (["prompts.txt"], "The prompt prompts.txt is a file; use --prompts prompts.txt to read prompts from it."),
         (["dog", "--fid-folder", "full"], "--fid-folder full goes with --metrics fid; add it."),
-        (["dog", "--metrics", "fid", "--fid-folder", "full"], "full holds 0 pictures; --fid-folder needs two or more"),
+        (["dog", "--metrics", "fid", "--fid-folder", "full"], "full contains 0 pictures; --fid-folder needs two"),
         (["dog", "--metrics", "aesthetic"], "needs weights that do not ship; give --aesthetic-weights FILE"),
         (["dog", "--config", "bad.yaml"], 'bad.yaml: unknown field "gama". Did you mean "gamma"?'),
         (["dog", "--prompts", "nowhere.txt"], "nowhere.txt does not exist"),
-        (["dog", "--out", "full"], "holds other files"),
+        (["dog", "--out", "full"], "contains other files"),
         (["dog", "--device", "gpu"], "Unknown device"),
         (["dog", "--device", "mps"], "Device mps cannot be used here; use --device cpu"),
         (["dog", "--device", "meta"], "Device meta cannot be used here"),
@@ -305,7 +305,7 @@ def test_a_run_that_diverges_says_so(draw, capsys):
             ["dog", "--score", "unet", "--lora-rank", "2"],
             "--lora-rank goes with --score lora and lora-each, but the score is unet",
         ),
-        (["a dog", "cat", "--out", "full"], "holds other files"),
+        (["a dog", "cat", "--out", "full"], "contains other files"),
     ],
 )
 def test_bad_input_is_told_in_one_sentence_before_any_model_is_loaded(tmp_path, flags, told, monkeypatch, capsys):
@@ -339,7 +339,7 @@ def test_what_is_missing_is_told_before_the_prior_is_loaded_and_the_prior_first(
     tmp_path, flags, told, monkeypatch, capsys
 ):
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(batch, "load_prior", lambda *a, **k: pytest.fail("the prior was loaded"))
+    monkeypatch.setattr("rsd.runs.head.load_prior", lambda *a, **k: pytest.fail("the prior was loaded"))
     assert main(["text-to-image", "a man", *flags]) == 2
     error = capsys.readouterr().err
     assert told in error and error.count("\n") == 1 and not (tmp_path / "runs").exists()

@@ -6,8 +6,7 @@ import pytest
 import torch
 
 from rsd.engine import distill
-from rsd.features import Pixels
-from rsd.features.decoded import Decoded
+from rsd.features import Decoded, Pixels
 from rsd.memory import Memory
 from rsd.priors.latent import LatentPrior
 from rsd.priors.mixture import GaussianMixture

@@ -19,7 +19,7 @@ from rsd.heads.render import render
 from rsd.media import write_png
 from rsd.metrics import scoring
 from rsd.metrics.aesthetic import load_aesthetic
-from rsd.metrics.scoring import Asked, Scorers, Subject
+from rsd.metrics.scoring import ScoreRequest, Scorers, Subject
 from rsd.tasks.text_to_image.options import TextToImage
 from rsd.tasks.text_to_image.scores import SCORES, fid, heads_figures
 
@@ -33,7 +33,7 @@ PROMPT = "a woman with long red hair, front view"
 
 def load_scorers(prior, *, repulsion=(), size=64, wanted=(), **asked):
     """The networks of a prior's pictures."""
-    return scoring.load_scorers(SCORES, Asked(prior, wanted, **asked), repulsion=repulsion, size=size)
+    return scoring.load_scorers(SCORES, ScoreRequest(prior, wanted, **asked), repulsion=repulsion, size=size)
 
 
 def score(images, prompt, scorers):
@@ -41,14 +41,14 @@ def score(images, prompt, scorers):
     return scoring.measure(SCORES, images, Subject(prompt), scorers)
 
 
-def lacking(held, prior, *, wanted=(), **asked):
+def missing_figures(held, prior, *, wanted=(), **asked):
     """What a finished run lacks."""
-    return scoring.lacking(SCORES, held, Asked(prior, wanted, **asked))
+    return scoring.missing_figures(SCORES, held, ScoreRequest(prior, wanted, **asked))
 
 
-def measure_again(images, prompt, held, names, scorers):
+def measure_missing(images, prompt, held, names, scorers):
     """A finished run's metrics, and what was measured."""
-    return scoring.measure_again(SCORES, images, Subject(prompt), held, names, scorers)
+    return scoring.measure_missing(SCORES, images, Subject(prompt), held, names, scorers)
 
 
 NONE = Scorers(reasons={"clip": "no", "aesthetic": "no", "fid": "no"})
@@ -235,7 +235,7 @@ def test_networks_that_cannot_be_had(folder):
 
 
 def test_div_on_the_repulsion_s_own_features_is_said():
-    with pytest.warns(UserWarning, match="Div is measured on pixels"):
+    with pytest.warns(UserWarning, match="Div is measured with pixels"):
         load_scorers("other", div_features="pixels", repulsion=["heads", "pixels"])
     with warnings.catch_warnings():
         warnings.simplefilter("error")
@@ -302,7 +302,7 @@ def test_an_aesthetic_head_that_cannot_be_used(clip, tmp_path):
         load_aesthetic(None)
     with pytest.raises(FileNotFoundError, match='no file "missing.pth"'):
         load_aesthetic("missing.pth")
-    with pytest.raises(FileNotFoundError, match="holds no model.safetensors"):
+    with pytest.raises(FileNotFoundError, match="contains no model.safetensors"):
         load_aesthetic(str(tmp_path))
     with pytest.raises(ValueError, match="go online once"):
         load_aesthetic("somebody/aesthetics-predictor")
@@ -310,7 +310,7 @@ def test_an_aesthetic_head_that_cannot_be_used(clip, tmp_path):
         load(predictor((6, 1)))
     with pytest.raises(ValueError, match="no linear layers that end in one score"):
         load(predictor((8, 4)))
-    with pytest.raises(ValueError, match="no chain of linear layers"):
+    with pytest.raises(ValueError, match="not a chain of linear layers"):
         load({**predictor(), "layers.2.weight": torch.zeros(1, 5)})
     with pytest.raises(ValueError, match="are a list"):
         load([1, 2])
@@ -333,7 +333,7 @@ def test_a_pickle_of_code_is_refused(tmp_path):
 @pytest.mark.parametrize("prior", ["heads", "some/model"])
 def test_the_default_div_network_is_not_the_repulsion_s(prior):
     used = TextToImage(prior=prior, gamma=1.0).features_name
-    assert lacking({"div_features": used, "reasons": {}}, prior) == ["div"]
+    assert missing_figures({"div_features": used, "reasons": {}}, prior) == ["div"]
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         assert load_scorers(prior, repulsion=[used]).features_name != used
@@ -346,7 +346,7 @@ def held(**changes):
 
 def test_what_a_finished_run_lacks(folder):
     def names(**asked):
-        return lacking(run, "other", **{"div_features": "pixels", **asked})
+        return missing_figures(run, "other", **{"div_features": "pixels", **asked})
 
     run = held()
     assert names() == [] and names(div_features="auto") == ["div"]
@@ -368,8 +368,8 @@ def test_measuring_again_touches_nothing_else():
         features=lambda x: pytest.fail("not asked for"), clip=lambda x, prompt: x[:, 0, 0, 0], clip_name="c",
         reasons={"aesthetic": "no weights"},
     )  # fmt: skip
-    after, done = measure_again(torch.full((2, 3, 2, 2), 0.5), "red", before, ["clip", "aesthetic"], scorers)
+    after, done = measure_missing(torch.full((2, 3, 2, 2), 0.5), "red", before, ["clip", "aesthetic"], scorers)
     assert done == ["clip"] and after["clip"]["mean"] == 50 and after["reasons"] == {"aesthetic": "no weights"}
     assert {**after, "clip": None, "reasons": before["reasons"]} == before
-    unmeasured, done = measure_again(torch.zeros(2, 3, 2, 2), "red", before, ["div"], Scorers(reasons={"div": "no"}))
+    unmeasured, done = measure_missing(torch.zeros(2, 3, 2, 2), "red", before, ["div"], Scorers(reasons={"div": "no"}))
     assert done == [] and unmeasured == before  # a figure that is known is not lost to one that cannot be had

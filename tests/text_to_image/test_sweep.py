@@ -79,7 +79,7 @@ def test_an_interrupted_sweep_goes_on_and_grows(sweep, monkeypatch, capsys):
     monkeypatch.setattr(RunFolder, "finish", killed)
     code, out = sweep("red dog", *FLAGS[:-1])
     assert code == 130 and not (out / "sweep.json").exists()
-    assert "the same command goes on" in capsys.readouterr().err
+    assert "the same command continues" in capsys.readouterr().err
     monkeypatch.undo()
     first = next(out.rglob("metrics.json"))
     before = first.stat().st_mtime_ns
@@ -105,14 +105,14 @@ def test_other_settings_change_nothing_that_was_swept(sweep, monkeypatch, capsys
 def test_a_sweep_measures_what_is_asked_for_later_and_goes_into_no_other_folder(sweep, tmp_path, capsys):
     (tmp_path / "out").mkdir()
     (tmp_path / "out" / "thesis.tex").write_text("x")
-    assert sweep("red dog", *FLAGS[:-1])[0] == 2 and "holds other files" in capsys.readouterr().err
+    assert sweep("red dog", *FLAGS[:-1])[0] == 2 and "contains other files" in capsys.readouterr().err
     (tmp_path / "out" / "thesis.tex").unlink()
     assert sweep("red dog", *FLAGS[:-1])[0] == 0
     own = "tests.text_to_image.test_sweep:dark"
     code, out = sweep("red dog", *FLAGS[:-1], "--div-features", own)
     rows = json.loads((out / "sweep.json").read_text())
     assert code == 0 and {row["metrics"]["div_features"] for row in rows} == {own}
-    assert capsys.readouterr().out.count("now measured: div") == 3
+    assert capsys.readouterr().out.count("added: div") == 3
 
 
 def dark(x):

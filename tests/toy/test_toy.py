@@ -106,7 +106,7 @@ def test_bad_values_are_told_in_one_sentence(tmp_path, flags, told, monkeypatch,
 def test_a_folder_of_other_files_is_left_alone(tmp_path, capsys):
     (tmp_path / "thesis.tex").touch()
     assert main(["toy", "--out", str(tmp_path), "--realisations", "2", "--steps", "2"]) == 2
-    assert "holds other files (thesis.tex, ...)" in capsys.readouterr().err
+    assert "contains other files (thesis.tex, ...)" in capsys.readouterr().err
     assert [p.name for p in tmp_path.iterdir()] == ["thesis.tex"]
 
 

@@ -23,7 +23,7 @@ from rsd.priors.base import (
 from rsd.priors.families import BY_PIPELINE, Family, scale_factor
 from rsd.priors.families.words import Words, read, write
 from rsd.priors.watch import Watch
-from rsd.runs.words import articled
+from rsd.runs.words import with_article
 from rsd.schedule import Schedule
 
 Size = int | tuple[int, int]
@@ -253,12 +253,12 @@ def check_pipeline(pipeline: Any, name: str) -> Family:
     """The family of a pipeline in memory. Raises ValueError if it is of none, or a part of it is of another class."""
     kind = type(pipeline).__name__
     if kind not in BY_PIPELINE:
-        raise ValueError(f'The prior "{name}" is {articled(kind)}; it must be one of {", ".join(BY_PIPELINE)}.')
+        raise ValueError(f'The prior "{name}" is {with_article(kind)}; it must be one of {", ".join(BY_PIPELINE)}.')
     family = BY_PIPELINE[kind]
     for part, classes in family.parts.items():
         there = type(getattr(pipeline, part, None)).__name__
         if there not in classes and not (there == "NoneType" and part in family.texts):
             raise ValueError(
-                f'The {part} of the prior "{name}" is {articled(there)}; it must be {articled(classes[0])}.'
+                f'The {part} of the prior "{name}" is {with_article(there)}; it must be {with_article(classes[0])}.'
             )
     return family

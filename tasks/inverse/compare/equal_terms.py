@@ -11,9 +11,9 @@ import torch
 import torch.nn.functional as F
 
 from rsd import metrics
-from rsd.heads.hidden import open_values
+from rsd.heads.agreement import open_values
 from rsd.media import fit_to, read_image
-from rsd.metrics.scoring import Asked, Scorers, diversity, load_scorers
+from rsd.metrics.scoring import ScoreRequest, Scorers, diversity, load_scorers
 from rsd.priors import over_heads
 from rsd.runs.session import pick_device
 from rsd.runs.summary import particles
@@ -40,7 +40,7 @@ class Common:
         what ``load_scorers`` raises for a network that was asked for and cannot be had."""
         strangers = [pair for pair in pairs if not over_heads(pair.options.prior)]
         options = (strangers or pairs)[0].options
-        asked = Asked.of(options, metrics=tuple(m for m in compare.metrics if m == "fid"))
+        asked = ScoreRequest.of(options, metrics=tuple(m for m in compare.metrics if m == "fid"))
         repulsion = [features_name(options)] if interacts(options) else []
         scorers = load_scorers(SCORES, asked, repulsion=repulsion, device=pick_device(options.device))
         return cls(min(sizes[pair.options.prior] for pair in pairs), sizes[compare.reference], scorers)

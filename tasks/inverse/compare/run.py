@@ -8,11 +8,12 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from rsd.metrics.scoring import Asked, lacking
+from rsd.errors import plain_warnings
+from rsd.metrics.scoring import ScoreRequest, missing_figures
 from rsd.runs.batch import run_items
 from rsd.runs.folder import check_folder_of_runs
 from rsd.runs.progress import Progress
-from rsd.runs.session import plain_warnings, survives, working_in
+from rsd.runs.session import collect_failure, working_in
 from rsd.runs.settings import shard
 
 from ..head import RestoreHead
@@ -46,7 +47,7 @@ def run(compare: Compare, pairs: list[Pair], left_out: dict[str, str]) -> int:
             todo = [pair for pair in able[first::every] if not is_done(pair)]
             progress = Progress(len(todo), "methods on tasks:", first=1)
             for pair in todo:
-                survives(pair.title, failures, partial(restore, pair, failures), several=True)
+                collect_failure(pair.title, failures, partial(restore, pair, failures), several=True)
                 progress.tick()
         if common is None:
             print(f"shard {compare.shard} done; the same command without --shard writes the table")
@@ -58,7 +59,9 @@ def run(compare: Compare, pairs: list[Pair], left_out: dict[str, str]) -> int:
 def is_done(pair: Pair) -> bool:
     """Whether a pair has its summary, and each of its images all that is asked for."""
     cells = [pair.cell(one) for one in pair.jobs]
-    lacks = any(not cell.done or lacking(SCORES, cell.metrics(), Asked.of(pair.options)) for cell in cells)
+    lacks = any(
+        not cell.done or missing_figures(SCORES, cell.metrics(), ScoreRequest.of(pair.options)) for cell in cells
+    )
     return not lacks and (pair.folder / "summary.json").exists()
 
 
@@ -71,7 +74,11 @@ def _told(failures: dict[str, str]) -> int:
 def restore(pair: Pair, failures: dict[str, str]) -> None:
     """Restore the images of a pair that are not done; what fails is added to ``failures``."""
     cells = [pair.cell(one) for one in pair.jobs]
-    todo = [cell for cell in cells if not cell.done or lacking(SCORES, cell.metrics(), Asked.of(pair.options))]
+    todo = [
+        cell
+        for cell in cells
+        if not cell.done or missing_figures(SCORES, cell.metrics(), ScoreRequest.of(pair.options))
+    ]
     print(f"{pair.title}: {len(todo)} of {len(cells)} to do", flush=True)
     for name, why in run_items(RestoreHead(pair.options, pair.jobs, several=True)).items():
         failures[f"{pair.title}: {name}"] = why

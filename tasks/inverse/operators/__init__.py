@@ -11,7 +11,7 @@ from pathlib import Path
 import torch
 import torch.nn.functional as F
 
-from rsd.runs.settings import known
+from rsd.runs.words import unknown_name
 
 from ..names import is_task, sr_factor, unknown_task
 from . import kernels, masks
@@ -233,7 +233,7 @@ def _downsample(factor: int, size: int, how: str) -> Operator:
         remedy = f"; take one of {others}" if others else ""
         raise ValueError(f"Task sr{factor} needs a size that {factor} divides, but the image is {size} px{remedy}.")
     if how not in ("block", "bicubic"):
-        raise known("downsample", how, ("block", "bicubic"))
+        raise unknown_name("downsample", how, ("block", "bicubic"))
     return BlockAverage(factor) if how == "block" else BicubicDownsample(factor)
 
 

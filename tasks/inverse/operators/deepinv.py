@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 
-from rsd.runs.words import articled
+from rsd.runs.words import with_article
 
 from .base import Operator
 
@@ -32,7 +32,7 @@ class Physics(Operator):
         """physics.A(x); raises ValueError if that is not a tensor."""
         y = self.physics.A(x)
         if not isinstance(y, torch.Tensor):
-            raise ValueError(f"{self.name}.A returned {articled(type(y).__name__)}; y must be one tensor.")
+            raise ValueError(f"{self.name}.A returned {with_article(type(y).__name__)}; y must be one tensor.")
         return y
 
     def adjoint(self, y: torch.Tensor, like: torch.Tensor) -> torch.Tensor:

@@ -7,8 +7,8 @@ from typing import Any
 
 import torch
 
-from rsd.runs.plugin import find
-from rsd.runs.words import articled
+from rsd.hub import find_object
+from rsd.runs.words import with_article
 
 from ..names import is_task
 from .base import Operator
@@ -55,7 +55,7 @@ def load_operator(operator: str | Callable[[torch.Tensor], torch.Tensor]) -> Ope
     if callable(getattr(found, "A", None)):
         return Physics(found)
     if not callable(found):
-        kind = articled(type(found).__name__)
+        kind = with_article(type(found).__name__)
         raise ValueError(f'The operator "{name}" is {kind}; give a function x -> y or a physics.')
     return Function(found, name)
 
@@ -68,7 +68,7 @@ def _name(operator: Any) -> str:
 
 def _imported(spec: str) -> Any:
     try:
-        return find(spec, what="operator", example="my_operators:blur")
+        return find_object(spec, what="operator", example="my_operators:blur")
     except ImportError as error:
         cause = error.__cause__
         if isinstance(cause, ImportError) and (cause.name or "").startswith("deepinv"):

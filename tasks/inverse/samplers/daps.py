@@ -18,10 +18,10 @@ from dataclasses import dataclass
 
 import torch
 
-from rsd.sampling import Method, Moved
+from rsd.sampling import Method, StepResult
 
 from ..operators.base import variance
-from .guidance import Move, norm
+from .guidance import Transition, norm
 
 
 @dataclass(frozen=True)
@@ -40,27 +40,27 @@ class DAPS(Method):
         if not 0 <= self.momentum < 1:
             raise ValueError(f"momentum of DAPS is {self.momentum}; give 0 or more, and less than 1.")
 
-    def step(self, move: Move) -> Moved:
+    def step(self, transition: Transition) -> StepResult:
         """Guess, Langevin, noise."""
         with torch.no_grad():
-            guess = move.flow(move.z, self.ode)
-        drawn = self._langevin(move, guess)
+            guess = transition.flow(transition.z, self.ode)
+        drawn = self._langevin(transition, guess)
         with torch.no_grad():
-            x = move.given.prior.decode(drawn)
-        then = move.then
-        fresh = then.sigma * move.noise("anneal") if then.sigma > 0 else 0.0
-        return Moved(then.alpha * drawn + fresh, drawn, x)
+            x = transition.given.prior.decode(drawn)
+        then = transition.then
+        fresh = then.sigma * transition.noise("anneal") if then.sigma > 0 else 0.0
+        return StepResult(then.alpha * drawn + fresh, drawn, x)
 
-    def _langevin(self, move: Move, guess: torch.Tensor) -> torch.Tensor:
-        r = move.now.sigma / move.now.alpha
-        lr = min(self.lr * (1 + (self.lr_end - 1) * move.step / move.steps), r**2 / 2)
-        noises = move.noise("langevin", (self.langevin, *guess.shape[1:])).unbind(1)
-        z, v = guess, move.noise("velocity")
+    def _langevin(self, transition: Transition, guess: torch.Tensor) -> torch.Tensor:
+        r = transition.now.sigma / transition.now.alpha
+        lr = min(self.lr * (1 + (self.lr_end - 1) * transition.step / transition.steps), r**2 / 2)
+        noises = transition.noise("langevin", (self.langevin, *guess.shape[1:])).unbind(1)
+        z, v = guess, transition.noise("velocity")
         for n in noises:
             z = z.detach().requires_grad_()
             with torch.enable_grad():
-                misfit = norm(move.given.misfit(move.given.prior.decode(z)))
-                energy = misfit.square() / (2 * variance(move.given.y, self.tau))
+                misfit = norm(transition.given.misfit(transition.given.prior.decode(z)))
+                energy = misfit.square() / (2 * variance(transition.given.y, self.tau))
                 energy = energy + (z - guess).square().flatten(1).sum(1) / (2 * r**2)
                 (gradient,) = torch.autograd.grad(energy.sum(), z)
             v = self.momentum * v - math.sqrt(lr) * gradient + math.sqrt(2 * (1 - self.momentum)) * n

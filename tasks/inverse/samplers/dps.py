@@ -11,9 +11,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from rsd.sampling import Method, Moved
+from rsd.sampling import Method, StepResult
 
-from .guidance import Move, guidance
+from .guidance import Transition, guidance
 
 
 @dataclass(frozen=True)
@@ -23,7 +23,7 @@ class DPS(Method):
     zeta: float = 1.0
     eta: float = 1.0
 
-    def step(self, move: Move) -> Moved:
+    def step(self, transition: Transition) -> StepResult:
         """The ancestral step, then a step of the data term through the network."""
-        clean, eps, x, gradient = guidance(move)
-        return Moved(move.ddim(clean, eps, self.eta) - self.zeta * gradient, clean, x)
+        clean, eps, x, gradient = guidance(transition)
+        return StepResult(transition.ddim(clean, eps, self.eta) - self.zeta * gradient, clean, x)

@@ -17,11 +17,11 @@ from dataclasses import dataclass
 
 import torch
 
-from rsd.sampling import Method, Moved, fresh_noise
+from rsd.sampling import Method, StepResult, fresh_noise
 
 from ..operators.base import Operator, variance
 from ..operators.linear import dot, observed, solve_gram
-from .guidance import Move, noise_of_y
+from .guidance import Transition, noise_of_y
 
 
 @dataclass(frozen=True)
@@ -31,52 +31,58 @@ class FPS(Method):
     M: int = 5
     eta: float = 1.0
 
-    def step(self, move: Move) -> Moved:
+    def step(self, transition: Transition) -> StepResult:
         """Resample the particles of each answer, and draw each from the product of the two Gaussians."""
-        given, now, then = move.given, move.now, move.then
-        n, shape = len(move.z), move.z.shape[1:]
-        x = self._swarm(move)  # [n, M, ...]
-        eps = move.epsilon(x.flatten(0, 1))
-        clean = move.clean(x.flatten(0, 1), eps)
+        given, now, then = transition.given, transition.now, transition.then
+        n, shape = len(transition.z), transition.z.shape[1:]
+        x = self._swarm(transition)  # [n, M, ...]
+        eps = transition.epsilon(x.flatten(0, 1))
+        clean = transition.clean(x.flatten(0, 1), eps)
         y = observed(given.operator, given.y)
-        y_t = move.extra.get("y_t")
+        y_t = transition.extra.get("y_t")
         if y_t is None:
-            y_t = now.alpha * y + now.sigma * self._measured_noise(move, "path start")
+            y_t = now.alpha * y + now.sigma * self._measured_noise(transition, "path start")
         deviation = fresh_noise(now, then, self.eta)
         if deviation == 0:  # the last step
             picked = clean.view(n, self.M, *shape)[:, 0]
-            return Moved(picked, picked, given.prior.decode(picked), {"x": x, "y_t": y_t})
+            return StepResult(picked, picked, given.prior.decode(picked), {"x": x, "y_t": y_t})
         keep = math.sqrt(max(0.0, then.sigma**2 - deviation**2))
-        y_s = then.alpha * y + keep * (y_t - now.alpha * y) / now.sigma + deviation * self._measured_noise(move, "path")
+        y_s = (
+            then.alpha * y
+            + keep * (y_t - now.alpha * y) / now.sigma
+            + deviation * self._measured_noise(transition, "path")
+        )
         m = then.alpha * clean + keep * eps
         spread = then.alpha * given.noise_level  # of y_s given x_s
         y_all = y_s.repeat_interleave(self.M, 0)
-        m = self._resample(move, m, y_all, deviation, spread)
-        x_s = product(given.operator, m, y_all, deviation, spread, self._noises(move, m, y_all))
+        m = self._resample(transition, m, y_all, deviation, spread)
+        x_s = product(given.operator, m, y_all, deviation, spread, self._noises(transition, m, y_all))
         first = clean.view(n, self.M, *shape)[:, 0]
         x_s = x_s.view(n, self.M, *shape)
-        return Moved(x_s[:, 0], first, given.prior.decode(first), {"x": x_s, "y_t": y_s})
+        return StepResult(x_s[:, 0], first, given.prior.decode(first), {"x": x_s, "y_t": y_s})
 
-    def _swarm(self, move: Move) -> torch.Tensor:
-        x = move.extra.get("x")
-        return move.noise("swarm", (self.M, *move.z.shape[1:])) if x is None else x
+    def _swarm(self, transition: Transition) -> torch.Tensor:
+        x = transition.extra.get("x")
+        return transition.noise("swarm", (self.M, *transition.z.shape[1:])) if x is None else x
 
-    def _measured_noise(self, move: Move, purpose: str) -> torch.Tensor:
+    def _measured_noise(self, transition: Transition, purpose: str) -> torch.Tensor:
         """A n, n ~ N(0, I), one for each answer."""
-        return observed(move.given.operator, move.given.operator(move.noise(purpose)))
+        return observed(transition.given.operator, transition.given.operator(transition.noise(purpose)))
 
-    def _noises(self, move: Move, m: torch.Tensor, y: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        of_x = move.noise("swarm noise", (self.M, *m.shape[1:])).flatten(0, 1)
-        return of_x, noise_of_y(move, "measurement's", y, self.M)
+    def _noises(self, transition: Transition, m: torch.Tensor, y: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        of_x = transition.noise("swarm noise", (self.M, *m.shape[1:])).flatten(0, 1)
+        return of_x, noise_of_y(transition, "measurement's", y, self.M)
 
-    def _resample(self, move: Move, m: torch.Tensor, y: torch.Tensor, deviation: float, spread: float) -> torch.Tensor:
+    def _resample(
+        self, transition: Transition, m: torch.Tensor, y: torch.Tensor, deviation: float, spread: float
+    ) -> torch.Tensor:
         """The means m [n M, ...] of particles drawn with weights p(y_s | x_t), in each answer."""
-        operator, n = move.given.operator, len(move.z)
+        operator, n = transition.given.operator, len(transition.z)
         misfit = observed(operator, y - operator(m))
         weighed = solve_gram(operator, misfit, m, times=deviation**2, plus=variance(y, spread))
         log_w = -0.5 * dot(misfit, weighed).view(n, self.M)
         edges = log_w.softmax(1).cumsum(1)
-        points = (move.noise("resampling", (self.M,)) / math.sqrt(2)).erf() / 2 + 0.5  # uniform
+        points = (transition.noise("resampling", (self.M,)) / math.sqrt(2)).erf() / 2 + 0.5  # uniform
         chosen = torch.searchsorted(edges.contiguous(), points).clamp(max=self.M - 1)
         rows = torch.arange(n, device=m.device)[:, None]
         return m.view(n, self.M, *m.shape[1:])[rows, chosen].flatten(0, 1)

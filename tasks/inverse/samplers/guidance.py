@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 
 from rsd import sampling
-from rsd.sampling import Denoiser, Level, Moved
+from rsd.sampling import Denoiser, Level, StepResult
 from rsd.schedule import Schedule
 
 from ..operators.base import Operator, data_residual
@@ -34,13 +34,13 @@ class Measurement(Denoiser):
         """y - f(x) [n, ...] with unobserved entries zero."""
         return data_residual(self.operator, x, self.y)[0]
 
-    def norms(self, moved: Moved) -> dict[str, torch.Tensor]:
+    def norms(self, result: StepResult) -> dict[str, torch.Tensor]:
         """The misfit of the pictures of the estimates."""
-        assert moved.x is not None, "a posterior sampler decodes its estimates"
-        return {"misfit": norm(self.misfit(moved.x))}
+        assert result.x is not None, "a posterior sampler decodes its estimates"
+        return {"misfit": norm(self.misfit(result.x))}
 
 
-Move = sampling.Move[Measurement]
+Transition = sampling.Transition[Measurement]
 
 
 def levels(schedule: Schedule, steps: int) -> list[Level]:
@@ -54,20 +54,20 @@ def norm(x: torch.Tensor) -> torch.Tensor:
     return square.clamp_min(1e-30).sqrt()
 
 
-def noise_of_y(move: Move, purpose: str, y: torch.Tensor, times: int) -> torch.Tensor:
+def noise_of_y(transition: Transition, purpose: str, y: torch.Tensor, times: int) -> torch.Tensor:
     """Standard normal numbers like y [n times, ...], circular where y is complex: E|v|^2 = 1."""
     parts = (times, *y.shape[1:], 2) if y.is_complex() else (times, *y.shape[1:])
-    v = move.noise(purpose, parts).flatten(0, 1)
+    v = transition.noise(purpose, parts).flatten(0, 1)
     return torch.view_as_complex(v / math.sqrt(2)).to(y) if y.is_complex() else v
 
 
-def guidance(move: Move) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
+def guidance(transition: Transition) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
     """DPS's pass through the network: the estimate of z_0, its eps and its picture, and the gradient of
     |y - f(D(estimate))| in z_t."""
-    z = move.z.detach().requires_grad_()
+    z = transition.z.detach().requires_grad_()
     with torch.enable_grad():
-        eps = move.epsilon(z)
-        clean = move.clean(z, eps)
-        x = move.given.prior.decode(clean)
-        (gradient,) = torch.autograd.grad(norm(move.given.misfit(x)).sum(), z)
+        eps = transition.epsilon(z)
+        clean = transition.clean(z, eps)
+        x = transition.given.prior.decode(clean)
+        (gradient,) = torch.autograd.grad(norm(transition.given.misfit(x)).sum(), z)
     return clean.detach(), eps.detach(), x.detach(), gradient

@@ -14,11 +14,11 @@ from dataclasses import dataclass
 
 import torch
 
-from rsd.sampling import Method, Moved
+from rsd.sampling import Method, StepResult
 
 from ..operators.base import variance
 from ..operators.linear import proximal
-from .guidance import Move
+from .guidance import Transition
 
 
 @dataclass(frozen=True)
@@ -34,12 +34,12 @@ class LATINO(Method):
             raise ValueError(f"delta of LATINO is {self.delta}; give a number above 0.")
 
     @torch.no_grad()
-    def step(self, move: Move) -> Moved:
+    def step(self, transition: Transition) -> StepResult:
         """Denoise, fit, noise."""
-        given, now, then = move.given, move.now, move.then
-        clean = move.flow(move.z, self.ode)
+        given, now, then = transition.given, transition.now, transition.then
+        clean = transition.flow(transition.z, self.ode)
         u = given.prior.decode(clean)
         tau = variance(given.y, given.noise_level) / (self.delta * now.sigma**2)
         z = given.prior.encode(proximal(given.operator, given.y, u, tau))
-        fresh = then.sigma * move.noise("latino") if then.sigma > 0 else 0.0
-        return Moved(then.alpha * z + fresh, clean, u)
+        fresh = then.sigma * transition.noise("latino") if then.sigma > 0 else 0.0
+        return StepResult(then.alpha * z + fresh, clean, u)

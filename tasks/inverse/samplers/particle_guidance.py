@@ -8,17 +8,19 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from rsd.repulsion import Interaction
-from rsd.sampling import Coupling, Moved, particle_guidance
+from rsd.sampling import Coupling, StepResult, particle_guidance
 from rsd.spread import Spread
 
 from .dps import DPS
-from .guidance import Move
+from .guidance import Transition
 
 
 @dataclass(frozen=True)
 class ParticleGuidance(DPS):
     """DPS's ``zeta`` and ``eta``; the potential's weight gamma and its window are the run's."""
 
-    def couple(self, move: Move, moved: Moved, interaction: Interaction, spread: Spread) -> Coupling | None:
+    def couple(
+        self, transition: Transition, result: StepResult, interaction: Interaction, spread: Spread
+    ) -> Coupling | None:
         """The potential's push; the record tells how far it moves z_s."""
-        return particle_guidance(move, moved, interaction, spread, eta=self.eta)
+        return particle_guidance(transition, result, interaction, spread, eta=self.eta)

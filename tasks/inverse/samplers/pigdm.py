@@ -15,11 +15,11 @@ from dataclasses import dataclass
 
 import torch
 
-from rsd.sampling import Method, Moved
+from rsd.sampling import Method, StepResult
 
 from ..operators.base import variance
 from ..operators.linear import solve_gram
-from .guidance import Move
+from .guidance import Transition
 
 
 @dataclass(frozen=True)
@@ -29,22 +29,22 @@ class PiGDM(Method):
     eta: float = 1.0
     adaptive: bool = True
 
-    def step(self, move: Move) -> Moved:
+    def step(self, transition: Transition) -> StepResult:
         """The guided DDIM step."""
-        prior, operator, now = move.given.prior, move.given.operator, move.now
-        z = move.z.detach().requires_grad_()
+        prior, operator, now = transition.given.prior, transition.given.operator, transition.now
+        z = transition.z.detach().requires_grad_()
         with torch.enable_grad():
-            eps = move.epsilon(z)
-            clean = move.clean(z, eps)
+            eps = transition.epsilon(z)
+            clean = transition.clean(z, eps)
             x = prior.decode(clean)
             guess = x.detach()
-            misfit, plus = move.given.misfit(guess), variance(move.given.y, move.given.noise_level)
+            misfit, plus = transition.given.misfit(guess), variance(transition.given.y, transition.given.noise_level)
             pull = operator.adjoint(solve_gram(operator, misfit, guess, times=now.variance, plus=plus), guess)
             (g,) = torch.autograd.grad(x, z, pull)
         clean, eps = clean.detach(), eps.detach()
         if self.adaptive:
-            z_s = move.ddim(clean, eps, self.eta) + move.then.alpha * now.alpha * now.variance * g
+            z_s = transition.ddim(clean, eps, self.eta) + transition.then.alpha * now.alpha * now.variance * g
         else:
             eps = eps - now.sigma * g
-            z_s = move.ddim(move.clean(move.z, eps), eps, self.eta)
-        return Moved(z_s, clean, guess)
+            z_s = transition.ddim(transition.clean(transition.z, eps), eps, self.eta)
+        return StepResult(z_s, clean, guess)

@@ -14,10 +14,10 @@ from dataclasses import dataclass
 
 import torch
 
-from rsd.sampling import Method, Moved
+from rsd.sampling import Method, StepResult
 
 from ..operators.base import Operator
-from .guidance import Move, norm
+from .guidance import Transition, norm
 
 
 @dataclass(frozen=True)
@@ -28,20 +28,20 @@ class PSLD(Method):
     gamma: float = 0.1
     eta: float = 1.0
 
-    def step(self, move: Move) -> Moved:
+    def step(self, transition: Transition) -> StepResult:
         """The DDIM step, then a step of both terms through the networks."""
-        prior, operator = move.given.prior, move.given.operator
-        z = move.z.detach().requires_grad_()
+        prior, operator = transition.given.prior, transition.given.operator
+        z = transition.z.detach().requires_grad_()
         with torch.enable_grad():
-            eps = move.epsilon(z)
-            clean = move.clean(z, eps)
+            eps = transition.epsilon(z)
+            clean = transition.clean(z, eps)
             x = prior.decode(clean)
-            misfit = move.given.misfit(x)
+            misfit = transition.given.misfit(x)
             distance = norm(misfit)
             gluing = norm(clean - prior.encode(glued(operator, x, misfit)))
             (gradient,) = torch.autograd.grad((self.omega * distance + self.gamma * gluing).sum(), z)
         clean, eps = clean.detach(), eps.detach()
-        return Moved(move.ddim(clean, eps, self.eta) - gradient, clean, x.detach())
+        return StepResult(transition.ddim(clean, eps, self.eta) - gradient, clean, x.detach())
 
 
 def glued(operator: Operator, x: torch.Tensor, misfit: torch.Tensor) -> torch.Tensor:

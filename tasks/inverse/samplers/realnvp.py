@@ -10,7 +10,7 @@ from torch import nn
 
 
 class Coupling(nn.Module):
-    """Half of the entries, x_a, decide how the other half is scaled and moved: x_b <- x_b exp(s(x_a)) + t(x_a), with
+    """Half of the entries, x_a, decide how the other half is scaled and result: x_b <- x_b exp(s(x_a)) + t(x_a), with
     |s| below 1; at first the identity."""
 
     mask: torch.Tensor

@@ -18,10 +18,10 @@ from dataclasses import dataclass
 
 import torch
 
-from rsd.sampling import Method, Moved, step_variance
+from rsd.sampling import Method, StepResult, step_variance
 
 from ..rlsd import data_loss
-from .guidance import Move, guidance
+from .guidance import Transition, guidance
 
 
 @dataclass(frozen=True)
@@ -38,33 +38,33 @@ class ReSample(Method):
     zeta: float = 0.5
     eta: float = 0.0
 
-    def step(self, move: Move) -> Moved:
+    def step(self, transition: Transition) -> StepResult:
         """One DDIM step, and where its turn comes a fit and a resampling."""
-        clean, eps, x, gradient = guidance(move)
-        z_s = move.ddim(clean, eps, self.eta) - self.zeta * move.now.alpha**2 * gradient
-        last = move.step + 1 == move.steps
-        third = 3 * move.step // move.steps
-        if last or (third > 0 and (move.step + 1) % self.every == 0):
-            fitted = self._in_pixels(move, clean) if third == 1 else self._in_latents(move, clean)
-            z_s = fitted if last else self._resample(move, fitted, z_s)
-        return Moved(z_s, clean, x)
+        clean, eps, x, gradient = guidance(transition)
+        z_s = transition.ddim(clean, eps, self.eta) - self.zeta * transition.now.alpha**2 * gradient
+        last = transition.step + 1 == transition.steps
+        third = 3 * transition.step // transition.steps
+        if last or (third > 0 and (transition.step + 1) % self.every == 0):
+            fitted = self._in_pixels(transition, clean) if third == 1 else self._in_latents(transition, clean)
+            z_s = fitted if last else self._resample(transition, fitted, z_s)
+        return StepResult(z_s, clean, x)
 
-    def _in_latents(self, move: Move, clean: torch.Tensor) -> torch.Tensor:
-        given = move.given
+    def _in_latents(self, transition: Transition, clean: torch.Tensor) -> torch.Tensor:
+        given = transition.given
         return fit(given.prior.decode, clean, lambda x: data_loss(given.operator, x, given.y), self.fits, self.lr_z)
 
-    def _in_pixels(self, move: Move, clean: torch.Tensor) -> torch.Tensor:
-        given, prior = move.given, move.given.prior
+    def _in_pixels(self, transition: Transition, clean: torch.Tensor) -> torch.Tensor:
+        given, prior = transition.given, transition.given.prior
         start = prior.decode(clean)
         x = fit(lambda x: x, start, lambda x: data_loss(given.operator, x, given.y), self.fits, self.lr_x)
         return prior.encode(x)
 
-    def _resample(self, move: Move, clean: torch.Tensor, z_s: torch.Tensor) -> torch.Tensor:
-        now, then = move.now, move.then
+    def _resample(self, transition: Transition, clean: torch.Tensor, z_s: torch.Tensor) -> torch.Tensor:
+        now, then = transition.now, transition.then
         r2 = self.gamma * then.sigma**2 / now.alpha**2 * step_variance(now, then)
         total = r2 + then.sigma**2
         mean = (r2 * then.alpha * clean + then.sigma**2 * z_s) / total
-        return mean + (r2 * then.sigma**2 / total) ** 0.5 * move.noise("resample")
+        return mean + (r2 * then.sigma**2 / total) ** 0.5 * transition.noise("resample")
 
 
 def fit(

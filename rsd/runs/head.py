@@ -1,0 +1,310 @@
+"""What a task supplies to the runner (:mod:`rsd.runs.batch`): its items, and how one is checked, run and scored.
+
+A head (restoration, text to image, text to 3D) subclasses :class:`Head`. The networks that all items share are loaded
+here, once.
+"""
+
+from __future__ import annotations
+
+import warnings
+from abc import ABC, abstractmethod
+from collections.abc import Collection, Mapping, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, field
+from functools import cached_property
+from itertools import chain
+from pathlib import Path
+from typing import Any, ClassVar
+
+import torch
+
+from rsd.distributed import Ensemble
+from rsd.engine import Embed
+from rsd.features import Decoded, check_features_name, load_features
+from rsd.features.tiny_decoder import check_decoder_name, load_decoder
+from rsd.memory import Plans
+from rsd.metrics.scoring import (
+    Score,
+    ScoreRequest,
+    Scorers,
+    Subject,
+    load_scorers,
+    measure,
+    measure_missing,
+    missing_figures,
+)
+from rsd.priors import check_prior_name, image_size, load_prior
+from rsd.priors.base import Prior
+from rsd.runs.folder import SUMMARIES, RunFolder
+from rsd.runs.prompts import default_name, folder_names, prompt_notes, shorten, word_notes
+from rsd.runs.run import Run
+from rsd.runs.summary import particles, summarise
+
+JointFigures = dict[str, tuple[Any, str | None]]
+"""Figures of all runs together by name; for each None also the reason."""
+
+
+@dataclass(frozen=True, eq=False)
+class Item:
+    """One run. ``label`` names it among failures, ``title`` in messages, ``folder`` (relative) among several runs;
+    ``source`` is what the head makes the run from, for example a prompt."""
+
+    label: str
+    title: str
+    folder: str
+    options: Any
+    source: Any
+
+
+@dataclass(frozen=True)
+class Networks:
+    """The networks of all items. ``prior``: None if every run is finished. ``embeds``: the feature maps by name.
+    ``plans``: the memory plans found so far."""
+
+    device: torch.device
+    prior: Prior | None = None
+    embeds: Mapping[str, Embed] = field(default_factory=dict)
+    scorers: Scorers = field(default_factory=Scorers)
+    plans: Plans = field(default_factory=lambda: Plans(lambda why: print(f"memory: {why}", flush=True)))
+
+    def embed(self, options: Any) -> Embed | None:
+        """Return the feature map that compares an item's particles; None if they do not interact."""
+        return self.embeds[options.features_name] if options.interacts else None
+
+
+class Head(ABC):
+    """The items of a command, and everything about them that depends on the task.
+
+    ``options`` are the command's. Those of an item may differ, except in what chooses a network other than the feature
+    map.
+    """
+
+    what: ClassVar[str] = "images"
+    """The items in messages."""
+    added: ClassVar[Mapping[str, Any]] = {}
+    """Settings that older versions' config.yaml does not contain, with the values that their runs used."""
+    own: ClassVar[Collection[str]] = SUMMARIES
+    """Files in the output folder of several runs beside the runs."""
+    runs: ClassVar[str] = "*"
+    """Glob pattern of the runs in that folder."""
+    scores: ClassVar[Sequence[Score]] = ()
+    figures: Sequence[str] = ()
+    """Columns of the summary that have means."""
+    all_or_none: ClassVar[bool] = False
+    """Whether one existing run with other settings is an error for all items."""
+    names_finished: ClassVar[bool] = True
+    """Whether finished runs to which nothing is added are printed."""
+
+    def __init__(self, options: Any, items: Sequence[Item], *, several: bool):
+        self.options, self.items, self.several = options, list(items), several
+        self.resume = options.resume or options.shard is not None
+
+    @property
+    @abstractmethod
+    def out(self) -> Path:
+        """The output folder."""
+
+    @cached_property
+    def size(self) -> int:
+        """Side of the prior's images in pixels; raises what ``image_size`` raises if the prior is not available."""
+        return image_size(self.options.prior, self.options.revision)
+
+    def run_folder(self, item: Item, *, resume: bool = True) -> RunFolder:
+        """Return the folder of a run. Raise ValueError or OSError if it contains something else."""
+        return RunFolder(self.out / item.folder if self.several else self.out, resume=resume)
+
+    # Checks, before any model is loaded.
+
+    def check(self) -> None:
+        """Raise ValueError for invalid names. Reads no model files."""
+        request = ScoreRequest.of(self.options)
+        check_prior_name(self.options.prior)
+        names = [item.options.features_name for item in self.items]
+        names += [name for name in (request.div_features, request.fid_features) if name != "auto"]
+        for name in dict.fromkeys(names):
+            check_features_name(name)
+        if self.options.force_decoder:
+            check_decoder_name(self.options.force_decoder)
+
+    def check_shared(self, device: torch.device) -> None:
+        """Raise ValueError, OSError or ImportError if no item can run with these options."""
+        _ = self.size
+
+    def check_item(self, item: Item, device: torch.device) -> None:
+        """Raise ValueError or OSError if one item cannot run."""
+        return None
+
+    def announce(self, items: Sequence[Item]) -> None:
+        """Warn about the items that will run."""
+        return None
+
+    @abstractmethod
+    def config(self, item: Item) -> dict[str, Any]:
+        """Return the content of the run's config.yaml."""
+
+    # One run.
+
+    @abstractmethod
+    def embed_texts(self, items: Sequence[Item], prior: Prior) -> None:
+        """Embed all texts of the runs; the text encoder is released afterwards."""
+
+    @abstractmethod
+    def start(
+        self, item: Item, networks: Networks, ensemble: Ensemble, folder: RunFolder
+    ) -> AbstractContextManager[tuple[Run, Any]]:
+        """Return a run, and the ``context`` that the methods below need (a problem, say)."""
+
+    def gather(self, run: Run, context: Any) -> Any:
+        """Return the context after the last step, with all processes' particles. Every process calls it."""
+        return context
+
+    def finish(self, item: Item, images: torch.Tensor, context: Any) -> torch.Tensor:
+        """Return the result of a run whose particles are ``images`` [N, 3, H, W]."""
+        return images
+
+    def write(self, item: Item, images: torch.Tensor, context: Any, folder: RunFolder) -> torch.Tensor:
+        """Write the pictures of a run; return the images to be scored."""
+        raise NotImplementedError
+
+    def save(
+        self, item: Item, images: torch.Tensor, context: Any, folder: RunFolder, networks: Networks
+    ) -> dict[str, Any]:
+        """Write and score the result; return its figures. Only the main process calls it."""
+        images = self.write(item, images, context, folder)
+        return measure(self.scores, images, self.subject(item, context), networks.scorers)
+
+    @abstractmethod
+    def remedy(self, item: Item) -> str:
+        """Say how to prevent that a run diverges."""
+
+    # Scores, of new and of finished runs.
+
+    def score_request(self, items: Sequence[Item]) -> ScoreRequest:
+        """Return which figures of these items are requested, and what measures them."""
+        return ScoreRequest.of(self.options)
+
+    def subject(self, item: Item, context: Any) -> Subject:
+        """Return what the samples are compared with. ``context``: of :meth:`start` or :meth:`finished_context`."""
+        return Subject(item.source)
+
+    def finished_context(self, item: Item, folder: RunFolder, images: torch.Tensor) -> Any:
+        """Return the context of a finished run with these pictures."""
+        return None
+
+    def missing_figures(self, held: dict[str, Any], item: Item) -> list[str]:
+        """Return what is requested now and missing in ``held``, the metrics of a finished run."""
+        return missing_figures(self.scores, held, ScoreRequest.of(item.options))
+
+    def needs_scorers(self, missing: Sequence[str]) -> bool:
+        """Return whether networks are needed to add what finished runs miss."""
+        return bool(missing)
+
+    def needs_joint_scorers(self) -> bool:
+        """Return whether a score of all runs together is requested."""
+        return any(score.name == "fid" and not score.why_null(self.score_request([])) for score in self.scores)
+
+    def add_missing(
+        self, item: Item, held: dict[str, Any], missing: Sequence[str], folder: RunFolder, networks: Networks
+    ) -> tuple[dict[str, Any], list[str]] | None:
+        """Return the new metrics of a finished run and what was added; None to leave it unchanged."""
+        images = particles(folder)
+        subject = self.subject(item, self.finished_context(item, folder, images))
+        return measure_missing(self.scores, images, subject, held, missing, networks.scorers)
+
+    # Messages and summary.
+
+    @abstractmethod
+    def headline(self, figures: dict[str, Any]) -> str:
+        """Format the figures of one run in a line."""
+
+    def diversity_remedy(self, options: Any) -> str:
+        """Say how to get more different samples, if they are nearly equal."""
+        raise NotImplementedError
+
+    @classmethod
+    @abstractmethod
+    def works(cls, options: Any) -> list[str]:
+        """Return the works that the method builds on, as keys of rsd.runs.citations."""
+
+    @classmethod
+    def cited(cls, options: Any, *, latent: bool) -> list[str]:
+        """Return all works that a run builds on. ``latent``: whether the prior is a latent one."""
+        name = options.features_name if options.interacts else ""
+        dino = name == "heads" or "dino" in name
+        return [*cls.works(options), *(["latent-diffusion"] if latent else []), *(["dino"] if dino else [])]
+
+    @abstractmethod
+    def row(self, item: Item, held: dict[str, Any], folder: RunFolder) -> dict[str, Any]:
+        """Return a run's row of the summary from its metrics."""
+
+    def joint_figures(self, out: Path, done: dict[Item, RunFolder], networks: Networks) -> JointFigures:
+        """Return the figures of all runs together."""
+        return {}
+
+    def summarise(self, out: Path, done: dict[Item, RunFolder], failures: dict[str, str], networks: Networks) -> None:
+        """Write the summary of several runs and print it in a line."""
+        rows = [self.row(item, folder.metrics(), folder) for item, folder in done.items()]
+        summarise(out, self.what, rows, self.figures, failures, self.joint_figures(out, done, networks))
+
+
+class PromptHead(Head):
+    """A head whose items are prompts; the prompt selects a run's random numbers."""
+
+    what = "prompts"
+    command: ClassVar[str]
+
+    def __init__(self, options: Any, prompts: Sequence[str]):
+        names = folder_names(prompts)
+        items = [Item(prompt, shorten(prompt), names[prompt], options, prompt) for prompt in prompts]
+        super().__init__(options, items, several=len(prompts) > 1 or options.prompts is not None)
+
+    @property
+    def out(self) -> Path:
+        """--out, or a folder named after the prompts and the method."""
+        o = self.options
+        name = default_name([item.source for item in self.items], o.prompts)
+        return o.out or Path("runs") / self.command / f"{name}-{o.method}"
+
+    def other_texts(self) -> Sequence[str]:
+        """Texts for the prior beside the prompt, which no score reads."""
+        return (self.options.negative_prompt,) if self.options.guidance != 1 else ()
+
+    def announce(self, items: Sequence[Item]) -> None:
+        """Warn of words that a prior over heads does not know."""
+        prior = self.options.prior
+        found = [prompt_notes(item.source, prior) for item in items]
+        found += [word_notes(text, prior) for text in self.other_texts()] if items else []
+        for note in dict.fromkeys(chain(*found)):
+            warnings.warn(note, stacklevel=2)
+
+
+def load_networks(
+    head: Head, todo: Sequence[Item], folders: Mapping[Item, RunFolder], device: torch.device, *, main: bool = True
+) -> Networks:
+    """Load the scorers (on the ``main`` process) and, if anything is ``todo``, the prior and the feature maps. Embed
+    all texts, then release the text encoder."""
+    scorers = load_head_scorers(head, todo, folders, device) if main else Scorers()
+    if not todo:
+        return Networks(device, scorers=scorers)
+    o = head.options
+    names = dict.fromkeys(item.options.features_name for item in todo if item.options.interacts)
+    features = {name: load_features(name, device=device, size=o.feature_size) for name in names}
+    print(f"prior: {o.prior} on {device}, {o.dtype}", flush=True)
+    prior = load_prior(o.prior, device=device, dtype=getattr(torch, o.dtype), revision=o.revision, autocast=o.autocast)
+    head.embed_texts(todo, prior)
+    prior.release_text_encoder()
+    decoder = load_decoder(o.force_decoder, prior) if features and o.force_decoder else None
+    embeds = {name: Decoded(prior, embed, decoder) for name, embed in features.items()}
+    return Networks(device, prior, embeds, scorers)
+
+
+def load_head_scorers(
+    head: Head, todo: Sequence[Item], folders: Mapping[Item, RunFolder], device: torch.device
+) -> Scorers:
+    """Load the networks that score the items ``todo`` or, if there are none, the finished runs in ``folders``."""
+    items, size = todo or list(folders), 0
+    request = head.score_request(items)
+    if request.fid_folder:  # its pictures are resized to the size of the samples
+        size = head.size if todo else particles(next(iter(folders.values()))).shape[-1]
+    repulsion = [item.options.features_name for item in items if item.options.interacts]
+    return load_scorers(head.scores, request, repulsion=repulsion, size=size, device=device)
