@@ -122,7 +122,9 @@ def test_other_parts_schedulers_and_sizes_are_refused(saved, tmp_path):
     with pytest.raises(ValueError, match="The text_encoder_2 of"):
         index.find(str(folder))
     change(scheduler=["diffusers", "DDIMScheduler"])
-    with pytest.raises(ValueError, match="DDIMScheduler, is not a flow scheduler; use a FlowMatchEulerDiscreteScheduler"):
+    with pytest.raises(
+        ValueError, match="DDIMScheduler, is not a flow scheduler; use a FlowMatchEulerDiscreteScheduler"
+    ):
         load_prior(str(folder), size=16)
     change()
     with pytest.raises(ValueError, match="multiples of 4 px; got 18 x 18"):
