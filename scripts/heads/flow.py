@@ -22,6 +22,7 @@ from scripts.heads.fit import averaged, fit, hold
 from scripts.heads.latent import LENGTH, WIDTH, sample_caption
 from scripts.heads.muon import MuonAdam
 
+LAYERS = 4
 SILENT = 16  # width of the second text encoder, which says nothing
 SHARD = 500  # heads a shard
 FIRST_SHARDS, STEPS_PER_SHARD = 1, 20  # shards before the first step, and steps for each one more
@@ -30,7 +31,7 @@ FIRST_SHARDS, STEPS_PER_SHARD = 1, 20  # shards before the first step, and steps
 def build_transformer() -> SD3Transformer2DModel:
     """5.1 million parameters; every block starts as the identity, and the whole as v = 0 (Peebles & Xie 2023)."""
     transformer = SD3Transformer2DModel(
-        sample_size=16, patch_size=2, in_channels=4, out_channels=4, num_layers=4, num_attention_heads=3,
+        sample_size=16, patch_size=2, in_channels=4, out_channels=4, num_layers=LAYERS, num_attention_heads=3,
         attention_head_dim=64, joint_attention_dim=WIDTH + SILENT, caption_projection_dim=192,
         pooled_projection_dim=WIDTH + SILENT, pos_embed_max_size=16, qk_norm="rms_norm",
     )  # fmt: skip
