@@ -42,7 +42,8 @@ class Condition:
     def rows(self, start: int, stop: int) -> Condition:
         """The condition of particles start .. stop-1: itself, or their rows where each particle has its own."""
         own = {name: getattr(self, name) for name in (*TEXT, "extra")}
-        return replace(self, **{k: e if e is None or len(e) == 1 else e[start:stop] for k, e in own.items()})
+        cut: dict[str, Any] = {k: e if e is None or len(e) == 1 else e[start:stop] for k, e in own.items()}
+        return replace(self, **cut)
 
 
 TEXT = ("embeddings", "mask", "pooled", "negative", "negative_mask", "negative_pooled")
@@ -52,7 +53,7 @@ TEXT = ("embeddings", "mask", "pooled", "negative", "negative_mask", "negative_p
 def joined(conditions: Sequence[Condition]) -> Condition:
     """The condition of as many particles, each with its own prompt. Texts that are masked may differ in length: the
     shorter ones are padded. The rest is as in the first."""
-    own: dict[str, torch.Tensor | None] = {}
+    own: dict[str, Any] = {}
     for name in TEXT:
         rows = [row for c in conditions if (row := getattr(c, name)) is not None]
         if name not in ("pooled", "negative_pooled") and rows:

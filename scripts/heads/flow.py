@@ -160,7 +160,7 @@ def train(
     lr: float = 1e-3,
     cooldown: int = 0,
     count: int = SHARD,
-    every: int = 50,
+    every: int = 10,
 ) -> StableDiffusion3Pipeline:
     """v = eps - z by rectified flow, z_s = (1 - s) z + s eps. ``heads``: the folder of the latent pipeline; ``out``:
     where the shards (of ``count`` heads) and the checkpoint go; ``cooldown``: steps at the end over which the learning

@@ -50,22 +50,22 @@ class MuonAdam(torch.optim.Optimizer):
                 if p.grad is None:
                     continue
                 p.mul_(1 - group["lr"] * group["weight_decay"])
-                update = self._muon(p, group) if group["muon"] else self._adam(p, group)
+                update = self._muon(p, p.grad, group) if group["muon"] else self._adam(p, p.grad, group)
                 p.sub_(update, alpha=group["lr"])
 
-    def _muon(self, p: torch.Tensor, group: dict[str, Any]) -> torch.Tensor:
+    def _muon(self, p: torch.Tensor, gradient: torch.Tensor, group: dict[str, Any]) -> torch.Tensor:
         state = self.state[p]
         if not state:
             state["momentum"] = torch.zeros_like(p)
-        average = state["momentum"].lerp_(p.grad, 1 - group["momentum"])
-        ahead = p.grad.lerp(average, group["momentum"])
+        average = state["momentum"].lerp_(gradient, 1 - group["momentum"])
+        ahead = gradient.lerp(average, group["momentum"])
         return orthogonal(ahead) * (SIZE * max(p.shape) ** 0.5)
 
-    def _adam(self, p: torch.Tensor, group: dict[str, Any]) -> torch.Tensor:
+    def _adam(self, p: torch.Tensor, gradient: torch.Tensor, group: dict[str, Any]) -> torch.Tensor:
         state, (first, second) = self.state[p], group["betas"]
         if not state:
             state.update(step=torch.zeros(()), mean=torch.zeros_like(p), square=torch.zeros_like(p))
         state["step"] += 1
-        mean = state["mean"].lerp_(p.grad, 1 - first) / (1 - first ** state["step"])
-        square = state["square"].lerp_(p.grad**2, 1 - second) / (1 - second ** state["step"])
+        mean = state["mean"].lerp_(gradient, 1 - first) / (1 - first ** state["step"])
+        square = state["square"].lerp_(gradient**2, 1 - second) / (1 - second ** state["step"])
         return mean / (square.sqrt() + 1e-8)

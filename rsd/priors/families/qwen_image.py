@@ -52,5 +52,5 @@ class QwenImagePrior(FamilyPrior):
         return z * deviation + mean
 
     def _moments(self, z: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        config = self.vae.config
-        return tuple(z.new_tensor(config[k]).view(1, -1, 1, 1) for k in ("latents_mean", "latents_std"))
+        mean, deviation = (z.new_tensor(self.vae.config[k]) for k in ("latents_mean", "latents_std"))
+        return mean.view(1, -1, 1, 1), deviation.view(1, -1, 1, 1)
