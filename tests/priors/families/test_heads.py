@@ -9,6 +9,9 @@ from PIL import Image
 import rsd
 from rsd.cli import main
 from rsd.priors.families.load import prior_of
+from rsd.randomness import Stream
+from rsd.reference import LoraScore
+from rsd.spread import Spread
 from rsd.tasks.inverse.operators import make_operator, measure
 from tests.priors.families.tiny import BUILD, build
 
@@ -34,3 +37,23 @@ def test_a_folder_in_the_commands(tmp_path):
     assert (tmp_path / "a" / "grid.png").is_file()
     assert main(["text-to-image", "a red dog", "--out", str(tmp_path / "b"), *common]) == 0
     assert (tmp_path / "b" / "grid.png").is_file()
+
+
+@pytest.mark.parametrize("family", BUILD)
+def test_adapters_on_every_network_learn_and_leave_it_as_it_was(family, tmp_path):
+    prior = prior_of(build(family, tmp_path), size=16)
+    condition, stream = prior.condition("red dog"), Stream(0)
+    score = LoraScore(prior, condition, Spread(range(2)), stream, lr=1e-2, rank=2)
+    assert {"to_q", "to_k", "to_v"} <= {path.rpartition(".")[2] for path in score.adapters[0].paths}
+    z = torch.randn(2, *prior.latent_shape, generator=torch.Generator().manual_seed(0))
+    before = prior.epsilon(z, 500, condition)
+    with score.active(0):
+        assert torch.equal(prior.epsilon(z, 500, condition), before)
+    for pair in score.adapters[0].pairs:
+        torch.nn.init.normal_(pair[-1].weight)
+    with score.active(0):
+        changed = prior.epsilon(z, 500, condition)
+    assert (changed - before).abs().max() > 1e-3
+    gradients = torch.autograd.grad(changed.sum(), list(score.adapters[0].parameters()))
+    assert all(g.isfinite().all() for g in gradients) and any(g.any() for g in gradients)
+    assert torch.equal(prior.epsilon(z, 500, condition), before)
