@@ -168,3 +168,35 @@ def test_single_checkpoints_that_do_not_load(saved, tmp_path):
     file.write_bytes(b"none")
     with pytest.raises(ValueError, match="is no safetensors file that can be read"):
         load_prior(f"{file}@{saved('flux')}")
+
+
+@torch.no_grad()
+def test_a_tiny_decoder_takes_the_latents_as_the_network_has_them(tmp_path):
+    """TAESD3's and TAEF1's kind, for the force: no factor and no shift of its own."""
+    from diffusers import AutoencoderTiny
+
+    from rsd.features.tiny_decoder import load_decoder
+
+    prior = prior_of(build("flux", tmp_path / "words"), size=16)
+    tiny = AutoencoderTiny(
+        latent_channels=4, decoder_block_out_channels=(8, 8), num_decoder_blocks=(1, 1), scaling_factor=1.0,
+        encoder_block_out_channels=(8, 8), num_encoder_blocks=(1, 1),
+    )  # fmt: skip
+    tiny.save_pretrained(tmp_path / "tiny")
+    z = torch.randn(2, *prior.latent_shape)
+    torch.testing.assert_close(load_decoder(str(tmp_path / "tiny"), prior)(z), tiny.decode(z).sample)
+    other = prior_of(build("flux2", tmp_path / "words"), size=16)
+    with pytest.raises(ValueError, match="latents of 4 channels"):
+        load_decoder(str(tmp_path / "tiny"), other)
+
+
+@pytest.mark.parametrize("model", ["SD3.5 medium", "PixArt-Sigma", "SANA 1.6B"])
+def test_the_sizes_in_the_table_are_those_of_the_real_configurations(model):
+    from scripts import families
+
+    make, _, texts = families.MODELS[model]
+    with torch.device("meta"):
+        pipe = make()
+    family = next(family for family in FAMILIES if family.pipeline == type(pipe).__name__)
+    counted = families.billions(pipe.transformer), texts, families.billions(pipe.vae)
+    assert [round(size, 2) for size in counted] == [round(size, 2) for size in family.sizes]
