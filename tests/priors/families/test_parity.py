@@ -181,3 +181,44 @@ def test_a_perfect_flow_gives_its_noise_back(family, tmp_path):
     alpha, sigma = prior.schedule.coefficients(t, z)
     prior.predict = lambda *given: eps - z
     torch.testing.assert_close(prior.epsilon(alpha * z + sigma * eps, t), eps, rtol=0, atol=1e-5)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("family", ["sd3", "flux", "flux2", "z_image"])
+def test_four_steps_of_ddim_on_the_prior_are_four_steps_of_the_pipeline(family, tmp_path):
+    """Euler's step of a flow is DDIM's of its variance-preserving form. It begins a thousandth below pure noise, where
+    the noise alone would tell nothing of the picture."""
+    pipe = build(family, tmp_path)
+    pipe.scheduler = type(pipe.scheduler)(shift=1.0)
+    prior = prior_of(pipe, size=16)
+    levels, condition = [998, 749, 499, 249], prior.condition("red dog", "", 1.0)
+    start = torch.randn(2, *prior.latent_shape, generator=torch.Generator().manual_seed(3))
+    theirs = pipe(
+        prompt=["red dog"] * 2, latents=packed(start) if family == "flux" else start, sigmas=[0.999, 0.75, 0.5, 0.25],
+        num_inference_steps=4, height=16, width=16, output_type="pt", **guidance(family, 1.0, ["", ""]),
+    ).images  # fmt: skip
+    schedule = prior.schedule
+    z = start * (schedule.alpha(998) + schedule.sigma(998))
+    for now, then in zip(levels, [*levels[1:], None], strict=True):
+        eps = prior.epsilon(z, now, condition)
+        clean = (z - schedule.sigma(now) * eps) / schedule.alpha(now)
+        z = clean if then is None else schedule.alpha(then) * clean + schedule.sigma(then) * eps
+    torch.testing.assert_close((prior.decode(z) / 2 + 0.5).clamp(0, 1), theirs, rtol=0, atol=1e-3)
+    assert theirs.std() > 0.01
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("family", ["sdxl", "sd3", "flux"])
+def test_pooled_embeddings_are_the_pipelines_own(family, tmp_path):
+    pipe = build(family, tmp_path)
+    told = prior_of(pipe, size=16).condition("red dog", "blue", 2.0)
+    if family == "flux":
+        (text, pooled, _), (other, other_pooled, _) = pipe.encode_prompt("red dog"), pipe.encode_prompt("blue")
+    else:
+        rest = {"prompt_2": None, **({"prompt_3": None} if family == "sd3" else {})}
+        text, other, pooled, other_pooled = pipe.encode_prompt("red dog", **rest, negative_prompt="blue")
+    for got, expected in zip(
+        (told.embeddings, told.negative, told.pooled, told.negative_pooled),
+        (text, other, pooled, other_pooled), strict=True,
+    ):  # fmt: skip
+        assert torch.equal(got, expected)
