@@ -20,7 +20,7 @@ COMMANDS = {
         "rsd.tasks.inverse.command",
         "restore images: inpainting, super-resolution, deblurring, phase, HDR, yours",
     ),
-    "measure": ("rsd.tasks.inverse.measuring", "measure clean images by an operator: files that restore takes"),
+    "measure": ("rsd.tasks.inverse.command:measure", "measure clean images by an operator: files that restore takes"),
     "compare": ("rsd.tasks.inverse.compare.command", "methods x tasks x images on equal terms: one table, one picture"),
     "methods": ("rsd.tasks.inverse.methods", "the methods of restore and compare, with their citations"),
     "tasks": ("rsd.tasks.inverse.names", "the tasks of restore and compare, with their citations"),
@@ -150,7 +150,8 @@ def main(argv: list[str] | None = None) -> int:
         return _print_error(str(error))
     if int(os.environ.get("WORLD_SIZE", 1)) > 1 and argv[0] not in SHARED:
         return _print_error(f"rsd {argv[0]} runs in one process; start it without a launcher.")
-    command: Callable[[list[str]], int] = importlib.import_module(COMMANDS[argv[0]][0]).main
+    module, _, function = COMMANDS[argv[0]][0].partition(":")
+    command: Callable[[list[str]], int] = getattr(importlib.import_module(module), function or "main")
     try:
         return command(argv[1:])
     except KeyboardInterrupt:

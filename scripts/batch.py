@@ -1,10 +1,10 @@
-"""One restoration of many heads at once, their particles in one batch: minutes on a GPU where `rsd restore`, head after
-head, waits for kernels to start.
+"""Restore many heads in one batch: minutes on a GPU, where `rsd restore` takes one head after another and waits for
+kernel launches.
 
     python -m scripts.batch --device cuda --heads 32 --split validation -- --task inpaint_half_face --gamma 6
 
-What follows ``--`` are flags of `rsd restore`: task, settings, -n. Particles of one head repel one another alone. Their
-random numbers are not those of `rsd restore`, which keys them by the name of the picture.
+Arguments after ``--`` are flags of `rsd restore`: task, settings, -n. Only particles of the same head repel one
+another. The random numbers differ from those of `rsd restore`, which depend on the picture's name.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from rsd.runs.flags import script
 from rsd.tasks.inverse.operators import make_operator, measure
 from rsd.tasks.inverse.packaged import parse
 from rsd.tasks.inverse.run import Decoded, Run, Settings
-from scripts.bench import output
+from scripts.bench import timing
 
 
 @dataclass
@@ -38,28 +38,28 @@ class Batch:
 
     heads: int = 32
     first: int = 0
-    """The number of the first."""
+    """Index of the first head."""
     split: Literal["validation", "test"] = "validation"
     view: Literal["frontal", "any", "all"] = "frontal"
     device: str = "cpu"
     json: Path | None = None
-    """Where each head's figures go, one line a run."""
+    """File to append each run's figures to, one JSON object a line."""
 
 
 @dataclass(kw_only=True)
 class Together(Settings):
-    """Settings whose particles are of ``heads`` heads, one after another."""
+    """Settings for the particles of ``heads`` heads, one head after another."""
 
     heads: int = 1
 
     @property
     def interaction(self) -> Interaction:
-        """Each head's particles are an ensemble."""
+        """Return the repulsion; each head's particles are an ensemble."""
         return replace(super().interaction, ensembles=self.heads)
 
 
 def solve(o: Batch, flags: list[str]) -> dict[str, Any]:
-    """PSNR of each particle [heads, n] and Div of each head."""
+    """Restore the heads. Return the PSNR of each particle [heads, n] and the Div of each head."""
     options, _ = parse([__file__, "--clean", *flags])
     own, n = Settings.of(options), options.particles
     prior = load_prior("heads", device=o.device, autocast=options.autocast)
@@ -86,7 +86,7 @@ def main() -> None:
     own = sys.argv[1:]
     own, flags = (own[: own.index("--")], own[own.index("--") + 1 :]) if "--" in own else (own, [])
     o = script(Batch, "python -m scripts.batch", own)
-    output.ready(o.json)
+    timing.prepare_output(o.json)
     start = time.monotonic()
     found = solve(o, flags)
     mean = sum(sum(one) / len(one) for one in found["psnr"]) / o.heads

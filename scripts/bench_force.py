@@ -1,4 +1,4 @@
-"""How near each cheap force is to the exact one: cosines over a run on half a head, skipped steps counted as zero.
+"""Compare each cheap force with the exact one: cosines over a run on half a head, where skipped steps count as zero.
 
 python scripts/bench_force.py --steps 20 --json force.json     # N = 4, about two minutes of a core
 """
@@ -18,7 +18,7 @@ sys.path.insert(0, str(Path(__file__).parent.parent))
 import torch  # noqa: E402
 
 from rsd.runs.flags import script  # noqa: E402
-from scripts.bench import force, output, problem  # noqa: E402
+from scripts.bench import problem, timing  # noqa: E402
 
 
 @dataclass
@@ -28,15 +28,15 @@ class Forces:
     steps: int = 20
     particles: int = 4
     json: Path | None = None
-    """Where the cosines go."""
+    """File for the cosines."""
 
 
 def main() -> None:
     """Compare, print, write."""
     o = script(Forces, "bench_force")
-    output.ready(o.json)
+    timing.prepare_output(o.json)
     torch.set_num_threads(int(os.environ["OMP_NUM_THREADS"]))
-    found = force.cosines(problem.make("heads", particles=o.particles, steps=o.steps), get_args(problem.Cheap))
+    found = problem.cosines(problem.make("heads", particles=o.particles, steps=o.steps), get_args(problem.Cheap))
     for name, cosine in found.items():
         print(f"{name:14} {cosine:.4f}")
     if o.json:

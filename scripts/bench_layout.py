@@ -1,11 +1,11 @@
-"""Precision, memory layout and torch.compile: what each does to the time of the UNet and of the decoder.
+"""Measure how precision, memory layout and torch.compile change the time of the UNet and of the decoder.
 
     python scripts/bench_layout.py                            # heads, N = 4, on this CPU
     python scripts/bench_layout.py --size sd --device cuda    # Stable Diffusion 2.1-base at random weights, N = 2
-    python scripts/bench_layout.py --compile                  # torch.compile too: minutes before it begins
+    python scripts/bench_layout.py --compile                  # torch.compile too: takes minutes to start
 
-Times of the UNet's forward pass and of the decoder's forward and backward pass, taken in turn in one process: the
-median of each, and its ratio to float32 as it comes.
+Times the UNet's forward pass and the decoder's forward and backward pass, alternating in one process. Prints each
+median and its ratio to plain float32.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ import torch  # noqa: E402
 
 from rsd.randomness import noise  # noqa: E402
 from rsd.runs.flags import script  # noqa: E402
-from scripts.bench import output, problem, timing  # noqa: E402
+from scripts.bench import problem, timing  # noqa: E402
 
 PLAIN = "float32"
 
@@ -41,18 +41,18 @@ class Bench:
     particles: int | None = None
     """N (default: 4 for heads, 2 for sd)."""
     repeats: int = 20
-    """How often each is timed."""
+    """Number of timings of each."""
     compile: bool = False
     """torch.compile too, in its default mode and with CUDA's graphs (reduce-overhead)."""
     px: int = 0
-    """sd: pictures of so many pixels instead of 512, to try it."""
+    """sd: picture size instead of 512, for a quick trial."""
     device: str = "cpu"
     json: Path | None = None
-    """Where the figures go."""
+    """File for the figures."""
 
 
 def variants(prior: Any, o: Bench) -> dict[str, Any]:
-    """The prior as it comes, and with each of what may make it quicker."""
+    """Return the prior unchanged and with each possible speed-up, by name."""
     layout = with_networks(prior, lambda network: network.to(memory_format=torch.channels_last))
     found = {PLAIN: prior, "channels_last": layout, "bfloat16": halved(prior), "both": halved(layout)}
     if o.compile:
@@ -65,14 +65,14 @@ def variants(prior: Any, o: Bench) -> dict[str, Any]:
 
 
 def halved(prior: Any) -> Any:
-    """The same, its networks multiplying in bfloat16 (`--autocast`)."""
+    """Return a copy whose networks multiply in bfloat16 (`--autocast`)."""
     prior = copy.copy(prior)
     prior.autocast = True
     return prior
 
 
 def with_networks(prior: Any, change: Callable[[Any], Any]) -> Any:
-    """The same with its UNet and the decoder of its VAE changed; weights of its own."""
+    """Return a copy with ``change`` applied to its UNet and its VAE decoder; it has its own weights."""
     prior = copy.copy(prior)
     prior.unet, prior.vae = change(copy.deepcopy(prior.unet)), copy.deepcopy(prior.vae)
     prior.vae.decoder = change(prior.vae.decoder)
@@ -80,7 +80,7 @@ def with_networks(prior: Any, change: Callable[[Any], Any]) -> Any:
 
 
 def passes(prior: Any, n: int) -> dict[str, Callable[[], None]]:
-    """The UNet's forward pass for n latents, and the decoder's there and back."""
+    """Return the UNet's forward pass, and the decoder's forward and backward pass, for n latents."""
     z = noise(prior.latent_shape, seed=0, purpose="benchmark", particles=range(n)).to(prior.device, prior.dtype)
     condition = prior.condition()
 
@@ -96,7 +96,7 @@ def passes(prior: Any, n: int) -> dict[str, Callable[[], None]]:
 
 
 def medians(contenders: dict[str, Callable[[], None]], o: Bench) -> dict[str, float]:
-    """Seconds of each, after one call that is not counted (and compiles)."""
+    """Return the median seconds of each, after one call that is not counted (and compiles)."""
     times: dict[str, list[float]] = {name: [] for name in contenders}
     for name, call in contenders.items():
         start = time.monotonic()
@@ -114,13 +114,13 @@ def medians(contenders: dict[str, Callable[[], None]], o: Bench) -> dict[str, fl
 def main() -> None:
     """Time, print, write."""
     o = script(Bench, "bench_layout")
-    output.ready(o.json)
+    timing.prepare_output(o.json)
     torch.set_num_threads(int(os.environ["OMP_NUM_THREADS"]))
     n = o.particles or (4 if o.size == "heads" else 2)
     prior = problem.make(o.size, particles=n, steps=1, device=o.device, px=o.px).prior
     calls = {name: passes(one, n) for name, one in variants(prior, o).items()}
     where = torch.cuda.get_device_name() if o.device.startswith("cuda") else f"{torch.get_num_threads()} CPU thread(s)"
-    print(f"{o.size}, {prior.image_size} px, N = {n}, {where}; milliseconds, and of float32's")
+    print(f"{o.size}, {prior.image_size} px, N = {n}, {where}; milliseconds, and ratio to float32")
     found = {}
     for network in ("UNet", "decoder"):
         times = found[network] = medians({name: one[network] for name, one in calls.items()}, o)

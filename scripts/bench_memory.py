@@ -1,11 +1,11 @@
-"""Peak memory against N: a fresh process for each number of particles, two steps with repulsion.
+"""Measure peak memory against N: two steps with repulsion, in a fresh process for each number of particles.
 
     python scripts/bench_memory.py --json memory.json                             # heads
     python scripts/bench_memory.py --size sd --particles 1 8 --json memory.json   # 512 px, random weights, flat
     python scripts/bench_memory.py --size scenes --particles 2 8                  # text to 3D with heads-pixels
 
-The peak is the process's resident memory on a CPU (weights and libraries included), what torch allocated on CUDA; the
-run's own is what it adds to what was held when it began.
+The peak is the process's resident memory on a CPU (weights and libraries included), or torch's allocated memory on
+CUDA. The run's own share is the peak minus the memory held at its start.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ import torch  # noqa: E402
 
 from rsd.memory.usage import peak_bytes, reset_peak  # noqa: E402
 from rsd.runs.flags import script  # noqa: E402
-from scripts.bench import output  # noqa: E402
+from scripts.bench import timing  # noqa: E402
 from scripts.bench.problem import Size, make  # noqa: E402
 
 Sizes = Literal[Size, "scenes"]
@@ -36,27 +36,30 @@ Sizes = Literal[Size, "scenes"]
 
 @dataclass
 class Memory:
-    """Measure."""
+    """Measure peak memory."""
 
     size: Sizes = "heads"
     json: Path | None = None
-    """Where peak bytes by N go."""
+    """File for the peak bytes by N."""
     particles: tuple[int, ...] = (1, 2, 4, 8)
     memory: Literal["fast", "flat", "lean"] = "flat"
     steps: int = 2
     px: int = 0
-    """sd: pictures of so many pixels instead of 512, to try it."""
+    """sd: picture size instead of 512, for a quick trial."""
     device: str = "cpu"
     dtype: str = "float32"
     autocast: bool = False
     """heads, sd: networks multiply in bfloat16."""
     alone: bool = False
-    """Measure one N here (what the command starts for each)."""
+    """Measure one N in this process; the command starts such a process for each N."""
 
 
 def measure(o: Memory) -> tuple[int, int]:
-    """Run here; the bytes held before the run (of scenes: and of their parameters, gradients and moments), and at its
-    peak: what was loaded for the prompt, and is gone by then, is in neither."""
+    """Run in this process. Return the bytes held before the run and at its peak.
+
+    For scenes the first includes their gradients and moments. Neither includes what was loaded for the prompt and
+    released before the run.
+    """
     (n,) = o.particles
     if o.size == "scenes":
         run, state = scenes(o, n)
@@ -75,16 +78,17 @@ def measure(o: Memory) -> tuple[int, int]:
 
 
 def scenes(o: Memory, n: int) -> tuple[Any, int]:
-    """A run of text to 3D as the packaged settings for heads-pixels have it, and what its gradients and moments will
-    take beside its parameters."""
+    """Return a run of text to 3D with the packaged settings for heads-pixels, and the bytes that its gradients and
+    moments will add to its parameters."""
     from rsd.runs.head import load_networks
+    from rsd.tasks.text_to_3d.command import list_jobs
     from rsd.tasks.text_to_3d.distillation import Run
     from rsd.tasks.text_to_3d.head import SceneHead, settings
     from rsd.tasks.text_to_3d.packaged import parse
 
     flags = ["-n", str(n), "--steps", str(o.steps), "--device", o.device, "--dtype", o.dtype]
     options, _ = parse(["a man with a blue mohawk and sunglasses", *flags])
-    head = SceneHead(options, options.prompt)
+    head = SceneHead(options, list_jobs(options, []))
     networks = load_networks(head, head.items, {}, torch.device(o.device))
     assert networks.prior is not None
     embed = networks.embed(options)
@@ -94,29 +98,29 @@ def scenes(o: Memory, n: int) -> tuple[Any, int]:
 
 
 def resident(device: str) -> int:
-    """The bytes that this process holds."""
+    """Return the bytes that this process holds."""
     gc.collect()
     return torch.cuda.memory_allocated() if device.startswith("cuda") else psutil.Process().memory_info().rss
 
 
 def main() -> None:
-    """A process for each N; the table; the file."""
+    """Measure each N in a process, print the table, write the file."""
     o = script(Memory, "bench_memory")
     if o.alone:
         print(*measure(o))
         return
-    output.ready(o.json)
+    timing.prepare_output(o.json)
     peaks: dict[int, int] = {}
     print(f"{o.size}, {o.memory}, {o.dtype}, {o.device}: peak of {o.steps} steps that repel")
-    print("    N   peak [GiB]   of it the run's  / first   seconds", flush=True)
+    print("    N   peak [GiB]   the run's own  / first   seconds", flush=True)
     for n in o.particles:
         fields = {"size": o.size, "memory": o.memory, "steps": o.steps, "px": o.px, "device": o.device}
         flags = [f"--{name}={value}" for name, value in {**fields, "dtype": o.dtype}.items()]
         flags += ["--autocast"] * o.autocast
         start = time.monotonic()
         command = [sys.executable, __file__, *flags, "--particles", str(n), "--alone"]
-        told = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout.split()
-        before, peaks[n] = map(int, told[-2:])
+        printed = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout.split()
+        before, peaks[n] = map(int, printed[-2:])
         own, share = (peaks[n] - before) / 2**30, peaks[n] / peaks[o.particles[0]]
         seconds = time.monotonic() - start
         print(f"  {n:3}  {peaks[n] / 2**30:9.3f}  {own:9.3f}  {share:9.3f}  {seconds:7.0f}", flush=True)

@@ -1,10 +1,10 @@
-"""What a step costs at Stable Diffusion's size: FLOPs and bytes of its networks, by a run without numbers.
+"""Count the cost of a step at Stable Diffusion's size: FLOPs and bytes of its networks, on the meta device.
 
     python -m scripts.cost                 # 512 px, one particle; a few seconds, no weights
-    python -m scripts.cost --tflops 150 --tbs 2      # and what a step takes at least on such a device
+    python -m scripts.cost --tflops 150 --tbs 2      # and the least time of a step on such a device
 
-A multiplication and an addition are two FLOPs. ``made``: bytes of all tensors that the pass makes, written once and
-read once or more: twice that is what a device moves at least. ``kept``: bytes of the graph between forward and backward
+A multiplication and an addition are two FLOPs. ``made``: bytes of all tensors that a pass creates; each is written once
+and read at least once, so a device moves at least twice that. ``kept``: bytes of the graph between forward and backward
 pass.
 """
 
@@ -26,17 +26,17 @@ from scripts.full_size import dino, stable_diffusion
 
 @dataclass
 class Cost:
-    """Count."""
+    """Count FLOPs and bytes of a step."""
 
     px: int = 512
     tflops: float = 0.0
-    """FLOPs a second, in 10^12, that a device reaches: tells the floor of a step."""
+    """FLOPs a second, in 10^12, that a device reaches: gives a lower bound for a step."""
     tbs: float = 0.0
-    """Bytes a second, in 10^12, that it moves: likewise."""
+    """Bytes a second, in 10^12, that it moves: gives a lower bound too."""
 
 
 class Made(Bytes):
-    """Also the bytes of all tensors together, ``all``."""
+    """Count the bytes of all tensors together too, ``all``."""
 
     all = 0
 
@@ -47,7 +47,7 @@ class Made(Bytes):
 
 @dataclass(frozen=True)
 class Pass:
-    """A network's cost for one particle, float32: FLOPs, and bytes made, forward and backward to its input alone."""
+    """A network's cost for one particle in float32: FLOPs and bytes made, forward, and backward to its input only."""
 
     name: str
     weights: int
@@ -58,16 +58,16 @@ class Pass:
     kept: int
 
     def flops(self) -> tuple[int, int]:
-        """Forward, backward."""
+        """Return (forward, backward)."""
         return self.forward, self.backward
 
     def made(self) -> tuple[int, int]:
-        """Forward, backward."""
+        """Return (forward, backward)."""
         return self.made_forward, self.made_backward
 
 
 def counted(name: str, network: Callable[[torch.Tensor], torch.Tensor], x: torch.Tensor, weights: int) -> Pass:
-    """Of ``network`` at x, both on the device "meta"."""
+    """Count a pass of ``network`` at x, both on the device "meta"."""
     forward, backward = flops(network, x)
     x = x.requires_grad_()
     with Made() as made:
@@ -78,7 +78,7 @@ def counted(name: str, network: Callable[[torch.Tensor], torch.Tensor], x: torch
 
 
 def table(px: int) -> list[Pass]:
-    """The networks of a step."""
+    """Return the cost of each network of a step."""
     from diffusers import AutoencoderTiny
 
     from rsd.features import ViT
@@ -108,15 +108,15 @@ def table(px: int) -> list[Pass]:
 
 
 def steps(passes: list[Pass], cost: Callable[[Pass], tuple[int, int]] = Pass.flops) -> dict[str, int]:
-    """What a step costs for each particle, by what it does; ``cost``: of a network, forward and backward."""
+    """Return the cost of each kind of step for one particle; ``cost``: of a network, (forward, backward)."""
     unet, decoder, features, small, tiny = map(cost, passes)
     z_step, force = sum(decoder), sum(decoder) + sum(features)
-    again = decoder[0] + features[0]  # to have every particle's features before any graph
+    again = decoder[0] + features[0]  # recomputed: all particles' features come before any graph
     return {
         "no repulsion": unet[0] + z_step,
         "repulsion, fast": unet[0] + z_step + force,
         "repulsion, flat": unet[0] + z_step + force + again,
-        "repulsion, lean": unet[0] + z_step + force + 2 * again + decoder[0],  # what was not kept, in both graphs
+        "repulsion, lean": unet[0] + z_step + force + 2 * again + decoder[0],  # recomputes in both graphs
         "repulsion, cheap": unet[0] + z_step + sum(small) + sum(tiny),
         "Algorithm 1 as printed, no repulsion": unet[0] + z_step + decoder[0],
         "Algorithm 1 as printed": unet[0] + z_step + force + decoder[0],
@@ -134,8 +134,8 @@ def main() -> None:
         made = f"{p.made_forward / 1e9:.1f}, {p.made_backward / 1e9:.1f}"
         print(f"| {p.name} | {p.weights / 1e6:.0f} | {flops} | {made} | {p.kept / 2**30:.2f} |")
     flop, byte = steps(passes), steps(passes, Pass.made)
-    told = [f"{o.tflops:g} TFLOP/s"] * (o.tflops > 0) + [f"{o.tbs:g} TB/s"] * (o.tbs > 0)
-    floor = f" floor at {' and '.join(told)} [s] |" if told else ""
+    rates = [f"{o.tflops:g} TFLOP/s"] * (o.tflops > 0) + [f"{o.tbs:g} TB/s"] * (o.tbs > 0)
+    floor = f" floor at {' and '.join(rates)} [s] |" if rates else ""
     print(f"\n| step, a particle | TFLOP | of Algorithm 1 | moved [GB] |{floor}")
     print(f"|---|---|---|---|{'---|' * bool(floor)}")
     for name, total in flop.items():

@@ -1,9 +1,9 @@
-"""Models of the real sizes without their weights: Stable Diffusion 2.1-base and a DINO ViT-S/16, random, for tests of
-memory and speed where the hub cannot be reached.
+"""Write models of the real sizes with random weights, Stable Diffusion 2.1-base and a DINO ViT-S/16, to test memory and
+speed without the hub.
 
     python -m scripts.full_size DIR      # DIR/sd21 (2.6 GB, half precision) and DIR/dino
 
-The tokenizer is the built-in prior's (the words are then few, the sequence as long as its own).
+The tokenizer is the built-in prior's, with its small vocabulary and sequence length.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from rsd.architectures import dino, stable_diffusion
 
 
 def main(folder: Path) -> None:
-    """Write both below ``folder``."""
+    """Write both models to ``folder``."""
     from transformers import CLIPTokenizer
 
     from rsd.hub import built_in_folder

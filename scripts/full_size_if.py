@@ -1,11 +1,12 @@
-"""DeepFloyd IF's first stage at its real size without its weights: one step of text to 3D, and the memory that takes.
+"""Take one step of text to 3D with DeepFloyd IF's first stage at its real size, random weights, and measure memory.
 
     python -m scripts.full_size_if DIR                # IF-I-XL in bfloat16 (8.6 GB) in DIR/prior, one step in DIR/run
     python -m scripts.full_size_if DIR --size L       # IF-I-L (1.9 GB), or M (0.7 GB)
-    python -m scripts.full_size_if DIR --no-run       # write the folder alone, for `rsd text-to-3d --prior DIR/prior`
+    python -m scripts.full_size_if DIR --no-run       # only write the folder, for `rsd text-to-3d --prior DIR/prior`
 
-The networks' kinds and widths are those of the published models (4.3, 0.9 and 0.4 billion parameters); the T5 encoder,
-11 GB there and released before the first step, is one small layer of its width, and knows the words of the heads.
+The architectures and widths are those of the published models (4.3, 0.9 and 0.4 billion parameters). The T5 encoder,
+11 GB in the published model and released before the first step, is one small layer of the same width with the heads'
+vocabulary.
 """
 
 from __future__ import annotations
@@ -27,12 +28,14 @@ STEP = [
     "pixels", "--encoding", "grid", "--grid", "16", "32", "--samples", "32", "--fine", "0", "--turntable", "4",
     "--mesh-resolution", "32", "--dtype", "bfloat16", "--device", "cpu",
 ]  # fmt: skip
-"""One step of two scenes that repel: what a picture costs, not what the paper's 20 a step cost."""
+"""One step of two scenes that repel; it measures the cost of a picture, not of the paper's 20 a step."""
 
 
 def write(folder: Path, width: int, **narrow: int) -> int:
-    """An IFPipeline of that width in ``folder``, random, in bfloat16; how many parameters its UNet has. A gigabyte a
-    file, so that writing and reading take little memory beside it. ``narrow``: other settings of the UNet."""
+    """Write a random IFPipeline of that width in bfloat16; return the number of parameters of its UNet.
+
+    Files are of a gigabyte, so that writing and reading take little extra memory. ``narrow``: other UNet settings.
+    """
     from diffusers import IFPipeline
     from transformers import T5Config, T5EncoderModel
 
@@ -40,7 +43,7 @@ def write(folder: Path, width: int, **narrow: int) -> int:
 
     torch.manual_seed(0)
     before = torch.get_default_dtype()
-    torch.set_default_dtype(torch.bfloat16)  # never in float32, which would take twice the memory
+    torch.set_default_dtype(torch.bfloat16)  # float32 would take twice the memory
     try:
         network = if_unet(width, **narrow)
     finally:
@@ -55,7 +58,7 @@ def write(folder: Path, width: int, **narrow: int) -> int:
 
 
 def step(prior: Path, out: Path, flags: list[str] = STEP) -> float:
-    """One step of text to 3D with the prior in that folder, in a process of its own; its peak memory in GiB. Raises
+    """Take one step of text to 3D with that prior in a new process; return its peak memory in GiB. Raises
     CalledProcessError if it fails."""
     command = [sys.executable, "-m", "rsd.cli", "text-to-3d", *flags, "--prior", str(prior), "--out", str(out)]
     subprocess.run(command, check=True)
@@ -64,18 +67,18 @@ def step(prior: Path, out: Path, flags: list[str] = STEP) -> float:
 
 @dataclass(kw_only=True)
 class FullSize:
-    """Write IF-I at its real size, random, below a folder, and take a step with it."""
+    """Write IF-I at its real size with random weights, and take a step with it."""
 
     folder: Annotated[Path, Flag(positional=True)]
-    """Where the prior and the run go."""
+    """Folder for the prior and the run."""
     size: Literal["XL", "L", "M"] = "XL"
-    """Which of IF-I's widths."""
+    """Width of IF-I."""
     run: bool = True
-    """Take the step too."""
+    """Take the step after writing."""
 
 
 def main() -> None:
-    """Write, and run."""
+    """Write the prior and take the step."""
     o = script(FullSize, "python -m scripts.full_size_if")
     prior = o.folder / "prior"
     count = write(prior, IF_WIDTHS[o.size])

@@ -3,8 +3,8 @@
     python -m scripts.golden record FILE     # before a change that must not change results
     python -m scripts.golden compare FILE    # after it, on the same machine; exit code 1 if anything differs
 
-Each case is one command line. What is kept: a hash of every picture and scene, the log of all steps, the figures of
-metrics.json less those of time and memory, and the names and shapes in the last checkpoint.
+Each case is one command line. The record has a hash of every picture and scene, the log of all steps, and the figures
+of metrics.json except time and memory.
 """
 
 from __future__ import annotations
@@ -66,7 +66,7 @@ UNSTEADY = ("seconds", "peak_bytes", "outputs")
 
 
 def cases() -> dict[str, list[str]]:
-    """Every case's command line, without --out."""
+    """Return the command line of each case, without --out."""
     import shlex
 
     lines = {f"restore/{name}": f"restore HEAD --clean {flags}" for name, flags in RESTORE.items()}
@@ -76,7 +76,7 @@ def cases() -> dict[str, list[str]]:
 
 
 def record(only: str = "") -> dict[str, Any]:
-    """Run every case whose name begins with ``only``; what each left."""
+    """Run every case whose name starts with ``only``; return the record of each."""
     torch.set_num_threads(1)
     kept: dict[str, Any] = {}
     with tempfile.TemporaryDirectory() as folder:
@@ -87,12 +87,12 @@ def record(only: str = "") -> dict[str, Any]:
             if name.startswith(only):
                 out = place / name.replace("/", "-")
                 code = rsd([head if word == "HEAD" else word for word in line] + ["--out", str(out)])
-                kept[name] = {"exit": code, **(left(out) if code == 0 else {})}
+                kept[name] = {"exit": code, **(contents(out) if code == 0 else {})}
     return kept
 
 
-def left(out: Path) -> dict[str, Any]:
-    """What a run left in its folder, as far as it must not change."""
+def contents(out: Path) -> dict[str, Any]:
+    """Return the parts of a run's folder that must not change."""
     pictures = {
         str(path.relative_to(out)): hashlib.sha256(path.read_bytes()).hexdigest()[:16]
         for path in sorted(out.rglob("*"))
@@ -104,7 +104,7 @@ def left(out: Path) -> dict[str, Any]:
 
 
 def differences(before: Any, now: Any, place: str = "") -> list[str]:
-    """Where two records differ, a line each."""
+    """Return the differences between two records, one line each."""
     if isinstance(before, dict) and isinstance(now, dict):
         return [
             line
@@ -119,7 +119,7 @@ def differences(before: Any, now: Any, place: str = "") -> list[str]:
 
 
 def main() -> int:
-    """Record or compare; the exit code."""
+    """Record or compare; return the exit code."""
     action, file, *only = sys.argv[1:]
     now = record(*only)
     if action == "record":

@@ -1,10 +1,10 @@
-"""Every method where the right answer is known: python -m scripts.posterior prints three Markdown tables.
+"""Compare every method with a known posterior: python -m scripts.posterior prints three Markdown tables.
 
 1. A Gaussian prior and a linear operator: bias of the mean, in the posterior's standard deviations, and the ratio of
-   variances, beside what each method's paper claims. All with the same prior, measurement and number of steps.
-2. The same answers in the posterior's own directions: those that are measured, in which it is as narrow as the noise,
-   and those that are not, which hide them in any figure of coordinates.
-3. Two modes, of equal weight and 90:10, and an operator that is blind to them: how many of the two 4 particles find.
+   variances, beside the claim of each method's paper. All use the same prior, measurement and number of steps.
+2. The same samples along the posterior's principal axes: the measured ones, in which it is as narrow as the noise, and
+   the unmeasured ones, which dominate averages over coordinates.
+3. Two modes, of equal weight and 90:10, and an operator that cannot tell them apart: how many modes 4 particles find.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from rsd.tasks.inverse.samplers.exact import Exact, blind, gaussian
 
 @dataclass(frozen=True)
 class Row:
-    """A method with its settings; ``claim``: what its paper says of the answers."""
+    """A method with its settings; ``claim``: what its paper says about the samples."""
 
     method: str
     claim: str
@@ -32,19 +32,19 @@ class Row:
 
     @property
     def label(self) -> str:
-        told = [*self.hyper, *(f"{name.rstrip('_')}={value:g}" for name, value in self.settings.items())]
-        return f"`{self.method}`" + (f" {' '.join(told)}" if told else "")
+        changes = [*self.hyper, *(f"{name.rstrip('_')}={value:g}" for name, value in self.settings.items())]
+        return f"`{self.method}`" + (f" {' '.join(changes)}" if changes else "")
 
 
 DISTILLED = {"lambda_": 1.0, "lr_z": 0.1}
 PUSHED = {**DISTILLED, "gamma": 2.0}
 ROWS = (
     Row("dps", "point approximation of p(y \\| z_t): no guarantee", ("zeta=0.3",)),
-    Row("pigdm", "exact guidance for N(0, I), but weighed for few steps (Alg. 1)", ("adaptive=true",)),
+    Row("pigdm", "exact guidance for N(0, I), but weighted for few steps (Alg. 1)", ("adaptive=true",)),
     Row("pigdm", "exact: guidance and weight are the score's", ("adaptive=false",)),
     Row("fps-smc", "the filter without resampling: approximate", ("M=1",)),
-    Row("fps-smc", "exact for many particles (sigma_v to 0: see text)", ("M=10",)),
-    Row("daps", "p(z_0 \\| z_t) taken for N(guess, r_t^2): approximate", ("ode=5", "langevin=50", "lr_end=1")),
+    Row("fps-smc", "exact for many particles (as sigma_v goes to 0: see text)", ("M=10",)),
+    Row("daps", "p(z_0 \\| z_t) approximated by N(denoised estimate, r_t^2)", ("ode=5", "langevin=50", "lr_end=1")),
     Row(
         "score-prior",
         "the best fit of a flow",
@@ -63,17 +63,17 @@ ROWS = (
 )
 TABLED = {row.method for row in ROWS}
 TOGETHER = ("nonaug", "rlsd", "svgd", "particle-guidance")
-"""Methods whose particles interact: runs of 4 particles, a quarter as many in all, where the others are one run."""
+"""Methods whose particles interact: they run in groups of 4, a quarter as many in all; the others are one run."""
 
 
-def answers(row: Row, known: Exact, *, number: int, steps: int) -> torch.Tensor:
-    """Answers [number, d] of a method to a problem; particles that interact come in groups of 4."""
+def samples(row: Row, known: Exact, *, number: int, steps: int) -> torch.Tensor:
+    """Return samples [number, d] of a method; particles that interact run in groups of 4."""
     size = 4 if row.method in TOGETHER else number
     hyper = row.hyper if row.method != "daps" else (*row.hyper, f"tau={known.sigma_v}", f"lr={0.2 * known.sigma_v**2}")
     found = []
     for k in range(number // size):
-        told = {"steps": steps, **row.settings}
-        settings = Settings(method=row.method, particles=size, hyper=hyper, sigma_v=known.sigma_v, **told)
+        changes = {"steps": steps, **row.settings}
+        settings = Settings(method=row.method, particles=size, hyper=hyper, sigma_v=known.sigma_v, **changes)
         run = run_class(row.method)(known.prior, known.operator, known.y, settings, embed=lambda z: z, image=f"{k}")
         for _ in run.steps():
             pass
@@ -82,21 +82,21 @@ def answers(row: Row, known: Exact, *, number: int, steps: int) -> torch.Tensor:
 
 
 def drawn(row: Row, known: Exact, *, number: int, steps: int) -> torch.Tensor:
-    """Answers of which :func:`moments` are to be taken; of methods whose particles interact a quarter as many."""
-    return answers(row, known, number=number // 4 if row.method in TOGETHER else number, steps=steps)
+    """Return the samples for :func:`moments`; a quarter as many if the method's particles interact."""
+    return samples(row, known, number=number // 4 if row.method in TOGETHER else number, steps=steps)
 
 
 def moments(x: torch.Tensor, mean: torch.Tensor, variance: torch.Tensor) -> tuple[float, float]:
-    """Root mean square over columns of the bias of answers x [n, k] in posterior deviations, and the mean ratio of
-    variances; ``mean`` and ``variance`` [k]: the posterior's."""
+    """Return the root mean square bias of samples x [n, k] in posterior standard deviations, and the mean ratio of
+    variances; ``mean`` and ``variance`` [k] are the posterior's."""
     bias = ((x.mean(0) - mean) / variance.sqrt()).square().mean().sqrt()
     return float(bias), float((x.var(0) / variance).mean())
 
 
 def directions(x: torch.Tensor, known: Exact) -> list[float]:
-    """:func:`moments` of answers in the directions of the posterior that are measured, then in the others: its
-    covariance's eigenvectors, of which the first m are the rows of A together."""
-    variance, axes = torch.linalg.eigh(known.covariance)  # the narrowest first: those are measured
+    """Return :func:`moments` along the measured eigenvectors of the posterior covariance, then along the others; the
+    first m eigenvectors span the rows of A."""
+    variance, axes = torch.linalg.eigh(known.covariance)  # in ascending order: the measured ones come first
     measured = torch.linalg.matrix_rank(known.operator.matrix)
     found: list[float] = []
     for part in (slice(0, measured), slice(measured, None)):
@@ -105,16 +105,16 @@ def directions(x: torch.Tensor, known: Exact) -> list[float]:
 
 
 def modes(row: Row, known: Exact, *, groups: int, steps: int) -> tuple[float, float]:
-    """How many modes 4 particles are in, on average over groups, and the share of particles in any (within 3 of its
-    standard deviations)."""
-    x = answers(row, known, number=4 * groups, steps=steps).view(groups, 4, -1)
+    """Return the mean number of modes that 4 particles occupy, and the share of particles in a mode (within 3 standard
+    deviations of it)."""
+    x = samples(row, known, number=4 * groups, steps=steps).view(groups, 4, -1)
     spread = known.prior.variances.flatten()[0].sqrt()
     inside = (x[:, :, None, 0] - known.prior.means[:, 0]).abs() < 3 * spread  # [groups, 4, 2]
     return float(inside.any(1).sum(1).double().mean()), float(inside.any(2).double().mean())
 
 
 def figure(value: float) -> str:
-    """A figure of a table: two digits after the point, one above 10."""
+    """Format a figure with two decimals, or one from 10 on."""
     return f"{value:.1f}" if value >= 9.95 else f"{value:.2f}"
 
 
@@ -128,7 +128,7 @@ def main() -> None:
     torch.set_num_threads(1)
     number, steps, groups = (40, 50, 4) if quick else (400, 200, 16)
     noisy, sharp = gaussian(sigma_v=0.3), gaussian(sigma_v=0.02)
-    print(f"{number} answers of {steps} steps; bias in posterior standard deviations, variance as a ratio.\n")
+    print(f"{number} samples of {steps} steps; bias in posterior standard deviations, variance as a ratio.\n")
     print("| method | bias, σ_v = 0.3 | variance | bias, σ_v = 0.02 | variance | its paper's claim |")
     print("|---|---|---|---|---|---|")
     start = time.monotonic()
@@ -142,7 +142,7 @@ def main() -> None:
             own += directions(x, known)
         apart.append(f"| {row.label} | {' | '.join(map(figure, own))} |")
         print(f"| {row.label} | {' | '.join(map(figure, found))} | {row.claim} |", flush=True)
-    print("\nThe same answers in the directions that are measured, and in those that are not.\n")
+    print("\nThe same samples along the measured and the unmeasured principal axes.\n")
     names = ("bias, measured", "variance, measured", "bias, unmeasured", "variance, unmeasured")
     both = " | ".join(f"{name}, σ_v = {sigma_v}" for sigma_v in (0.3, 0.02) for name in names)
     print(f"| method | {both} |\n|---|---|---|---|---|---|---|---|---|")

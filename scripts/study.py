@@ -1,4 +1,4 @@
-"""The paper's claims on held-out heads: one command, one table, paired confidence intervals. Kill it and go on at will.
+"""Test the paper's claims on held-out heads: one table with paired confidence intervals. Resumes if interrupted.
 
 python -m scripts.study half-face            32 frontal heads, every method, several gammas
 python -m scripts.study presets --heads 2    half face and SR x4 with 50, 100, 200 and 1000 steps
@@ -23,7 +23,7 @@ from rsd.runs.flags import Flag, script
 from rsd.tasks.inverse.head import run
 from rsd.tasks.inverse.operators import make_operator
 from rsd.tasks.inverse.packaged import parse
-from rsd.tasks.reproduce.tables import ADAM, REPELS
+from rsd.tasks.reproduce.experiments.tables import ADAM, REPELS
 from rsd.tasks.reproduce.verdict import student
 
 FIGURES = {
@@ -49,26 +49,26 @@ CHEAP: dict[str, list[str]] = {
 
 @dataclass
 class Study:
-    """Restore held-out heads with several methods and compare them, head by head."""
+    """Restore held-out heads with several methods and compare them per head."""
 
     name: Annotated[Literal["half-face", "tasks", "presets", "cheap"], Flag(positional=True)]
     """Which comparison."""
     out: Path = Path("runs/study")
-    """Where runs and tables go."""
+    """Folder for runs and tables."""
     heads: int = 32
-    """How many held-out frontal heads."""
+    """Number of held-out frontal heads."""
     gammas: tuple[float, ...] = (6, 10, 100)
-    """half-face: the weights of the repulsion besides 0."""
+    """half-face: weights of the repulsion, besides 0."""
     split: Literal["test", "validation"] = "test"
     """validation: for tuning; test: for reporting."""
     steps: int | None = None
-    """Steps instead of the configuration's."""
+    """Number of steps (default: the packaged one)."""
     rows: tuple[str, ...] = ()
-    """Run only these rows, e.g. to share the work between processes; the table then holds only them."""
+    """Run only these rows, e.g. to split the work between processes; the table then has only them (default: all)."""
 
 
 def variants(o: Study) -> dict[str, list[str]]:
-    """Name of each row of the table and the flags that make it; the first is what the others are compared with."""
+    """Return the flags of each row of the table by name; the others are compared with the first."""
     if o.name == "presets":
         both = ("inpaint_half_face", "sr4")
         return {f"{t} {s} steps": ["--task", t, "--preset", str(s)] for t in both for s in (50, 100, 200, 1000)}
@@ -92,16 +92,16 @@ def variants(o: Study) -> dict[str, list[str]]:
 
 
 def chosen(o: Study) -> dict[str, list[str]]:
-    """The rows to run. Raises ValueError for a row that the study does not have."""
+    """Return the rows to run. Raises ValueError for an unknown row."""
     rows = variants(o)
     for name in o.rows:
         if name not in rows:
-            raise ValueError(f'The study {o.name} has no row "{name}"; it has {", ".join(rows)}.')
+            raise ValueError(f'The study {o.name} has no row "{name}"; there are {", ".join(rows)}.')
     return {name: flags for name, flags in rows.items() if not o.rows or name in o.rows}
 
 
 def measured(file: Path, clean: Path, observed: torch.Tensor | None) -> dict[str, Any]:
-    """A run's metrics.json; for inpainting with the mean PSNR over its hidden and over its known pixels."""
+    """Return a run's metrics; for inpainting also the mean PSNR over its hidden and its known pixels."""
     metrics = json.loads(file.read_text())
     if observed is None:
         return metrics
@@ -114,13 +114,13 @@ def measured(file: Path, clean: Path, observed: torch.Tensor | None) -> dict[str
 
 
 def interval(differences: np.ndarray) -> tuple[float, float]:
-    """Mean difference and the half-width of its 95% interval (Student's, paired over heads)."""
+    """Return the mean difference and the half-width of its 95% interval (Student's, paired over heads)."""
     half = student(len(differences) - 1) * differences.std(ddof=1) / np.sqrt(len(differences))
     return float(differences.mean()), float(half)
 
 
 def table(results: dict[str, dict[str, dict[str, Any]]]) -> list[dict[str, Any]]:
-    """A row a variant: means over heads, and differences from the first variant with their intervals."""
+    """Return a row per variant: means over heads, and differences from the first variant with intervals."""
     base = next(iter(results.values()))
     rows = []
     for name, found in results.items():
@@ -137,7 +137,7 @@ def table(results: dict[str, dict[str, dict[str, Any]]]) -> list[dict[str, Any]]
 
 
 def markdown(rows: list[dict[str, Any]], paired: bool) -> str:
-    """The table for people; with ``paired``, differences from the first row in brackets."""
+    """Format the table; ``paired``: with differences from the first row in brackets."""
     lines = ["| variant | " + " | ".join(FIGURES) + " |", "|---" * (len(FIGURES) + 1) + "|"]
     for row in rows:
         cells = []
@@ -152,7 +152,7 @@ def markdown(rows: list[dict[str, Any]], paired: bool) -> str:
 
 
 def main() -> None:
-    """Run what is missing, then write the table."""
+    """Run the missing rows, then write the table."""
     o = script(Study, "python -m scripts.study")
     folder = o.out / f"heads-{o.split}-{o.heads}"
     write_heads(["--out", str(folder), "--number", str(o.heads), "--split", o.split])

@@ -1,13 +1,13 @@
-"""The settings of every method on the built-in priors, with equal budgets: six candidates each, on validation heads.
+"""Tune every method on the built-in priors with equal budgets: six candidates each, on validation heads.
 
-python -m scripts.tune --shard 0/2     # and 1/2, in another process: hours of a core in all; kill it and go on at will
-python -m scripts.tune                 # what is left, then the table: tune.md, tune.json
+python -m scripts.tune --shard 0/2     # and 1/2 in another process; hours of a core in all; resumes if interrupted
+python -m scripts.tune                 # the remaining runs, then the table: tune.md, tune.json
 
-Networks multiply in bfloat16 where the machine does: half the time, and figures within 0.1 dB (docs/cost.md).
+Networks multiply in bfloat16 if the machine does: half the time, and figures within 0.1 dB (docs/cost.md).
 
-The candidate of the highest mean PSNR wins; where RLSD's settings repel, methods whose particles interact take the most
-different answers (Div) within 1 dB of it. A method has one setting for all tasks, and another where a task gains half
-a decibel or more by its own.
+The candidate with the highest mean PSNR wins. Where RLSD's settings repel, methods whose particles interact take the
+candidate with the largest Div within 1 dB of it. A method has one setting for all tasks, and a task's own setting if it
+gains half a decibel or more.
 """
 
 from __future__ import annotations
@@ -27,20 +27,19 @@ from rsd.priors.precision import multiplies_in
 from rsd.runs.flags import script
 from rsd.runs.session import pick_device
 from rsd.runs.settings import shard
-from rsd.tasks.inverse.compare.pairs import matched
-from rsd.tasks.inverse.compare.selection import what_runs
+from rsd.tasks.inverse.compare.run import run_key
 from rsd.tasks.inverse.head import check_method, run
-from rsd.tasks.inverse.methods import FIELD, load_method
-from rsd.tasks.inverse.networks import interacts
+from rsd.tasks.inverse.methods import METHODS, load_method
+from rsd.tasks.inverse.names import matched
 from rsd.tasks.inverse.options import Restore
 from rsd.tasks.inverse.packaged import parse
 
 TASKS = ("inpaint_half_face", "inpaint_random", "sr4", "deblur_motion", "hdr", "phase_retrieval")
 REPELS = ("inpaint_half_face",)
-"""Where RLSD's settings have gamma above 0."""
+"""Tasks for which RLSD's settings have gamma above 0."""
 LATENT, PIXELS = "heads", "heads-pixels"
 WITHIN, GAIN = 1.0, 0.5
-"""Decibels: see above."""
+"""Thresholds in decibels, see above."""
 
 SCALED = (("lambda=x0.5", "lambda=x1", "lambda=x2"), ("lr_z=x0.5", "lr_z=x1"))
 CANDIDATES: dict[str, tuple[tuple[str, ...], ...]] = {
@@ -61,34 +60,34 @@ CANDIDATES: dict[str, tuple[tuple[str, ...], ...]] = {
     "score-prior": (("lr_last=0.03", "lr_last=0.05", "lr_last=0.1"), ("lr=3e-4", "lr=1e-3")),
     "daps": (("tau=0.01 lr=2.5e-5", "tau=0.02 lr=1e-4", "tau=0.05 lr=6e-4"), ("lr_end=0.1", "lr_end=1")),
 }
-"""One of each part makes a candidate; x2 is twice what the packaged settings have, and what is not said is theirs."""
+"""A candidate takes one word of each part; x2 is twice the packaged value, and other settings are the packaged ones."""
 
 
 Figures = dict[str, tuple[float, float]]
-"""Of each candidate: mean PSNR [dB] and Div, over the heads; Div is 0 where there is one particle."""
+"""Mean PSNR [dB] and Div over the heads by candidate; Div is 0 for one particle."""
 
 
 @dataclass
 class Tune:
-    """Try the candidates of every method, and choose."""
+    """Run the candidates of every method and choose the best."""
 
     out: Path = Path("runs/tune")
-    """Where runs and the table go."""
+    """Folder for runs and the table."""
     heads: int = 2
-    """How many validation heads."""
+    """Number of validation heads."""
     particles: int = 2
-    """N where particles repel one another; elsewhere they are independent, and there is one."""
+    """N if particles repel one another; otherwise they are independent, and one is used."""
     methods: tuple[str, ...] = tuple(CANDIDATES)
-    """Which methods."""
+    """Methods to tune."""
     tasks: tuple[str, ...] = TASKS
-    """Which tasks, as of 64 px."""
+    """Tasks, named as for 64 px."""
     shard: str | None = None
-    """K/N: every N-th of the runs, from the K-th, and no table."""
+    """K/N: only every N-th run, from the K-th, and no table (default: all)."""
 
 
 @dataclass(frozen=True)
 class Trial:
-    """A candidate of a method on a task, and what rsd restore is told of it."""
+    """A candidate of a method on a task, with its options of rsd restore."""
 
     method: str
     task: str
@@ -96,14 +95,14 @@ class Trial:
     options: Restore
 
     def run(self) -> None:
-        """Restore the heads, if that is not done."""
+        """Restore the heads unless that is done."""
         if self.figures is None:
             print(f"== {self.method}, {self.task}, {self.candidate}", flush=True)
             run(self.options)
 
     @property
     def figures(self) -> tuple[float, float] | None:
-        """Mean PSNR and Div; None before it ran, or if it diverged on a head."""
+        """Mean PSNR and Div; None if it has not run or diverged on a head."""
         assert self.options.out is not None
         file = self.options.out / "summary.json"
         found: dict[str, Any] = json.loads(file.read_text()) if file.exists() else {"failed": "not run"}
@@ -111,8 +110,8 @@ class Trial:
 
 
 def flags(method: str, candidate: str, packaged: Restore) -> list[str]:
-    """A candidate as flags of rsd restore."""
-    own = load_method(method) if FIELD[method].made else None
+    """Return a candidate as flags of rsd restore."""
+    own = load_method(method) if METHODS[method].sampler else None
     hyper = dict(text.split("=") for text in packaged.hyper)
     found = []
     for name, _, value in (word.partition("=") for word in candidate.split()):
@@ -126,20 +125,20 @@ def flags(method: str, candidate: str, packaged: Restore) -> list[str]:
 
 
 def trials(o: Tune, heads: Path) -> Iterator[Trial]:
-    """All that rsd compare would run: those that fit, have packaged settings, and are no other's run again."""
+    """Yield what rsd compare would run: pairs that fit, have packaged settings, and do not repeat another run."""
     sizes = {prior: image_size(prior) for prior in (LATENT, PIXELS)}
     seen = set()
     fast = ["--autocast"] if multiplies_in(torch.bfloat16, pick_device("auto")) else []
     for method, task in product(o.methods, o.tasks):
-        prior = PIXELS if FIELD[method].space == "pixels" else LATENT
+        prior = PIXELS if METHODS[method].space == "pixels" else LATENT
         own = matched(task, sizes[prior], sizes[LATENT])
         assert own is not None
         common = [str(heads), "--clean", "--resume", "--task", own, "--method", method, "--prior", prior, *fast]
         packaged, name = parse(common)
-        if name is None or not fits(packaged, sizes[prior]) or what_runs(packaged) in seen:
+        if name is None or not fits(packaged, sizes[prior]) or run_key(packaged) in seen:
             continue
-        seen.add(what_runs(packaged))
-        n = o.particles if interacts(packaged) else 1
+        seen.add(run_key(packaged))
+        n = o.particles if packaged.interacts else 1
         for words in product(*CANDIDATES[method]):
             candidate = " ".join(words)
             out = ["-n", str(n), "--out", str(o.out / task / method / candidate.replace(" ", ","))]
@@ -147,7 +146,7 @@ def trials(o: Tune, heads: Path) -> Iterator[Trial]:
 
 
 def fits(options: Restore, size: int) -> bool:
-    """Whether a method works on a task."""
+    """Return whether a method works on a task."""
     try:
         check_method(options, size)
     except ValueError:
@@ -156,31 +155,31 @@ def fits(options: Restore, size: int) -> bool:
 
 
 def best(found: Figures, *, apart: bool) -> str:
-    """The candidate of the highest mean PSNR; ``apart``: of the largest Div within 1 dB of it."""
+    """Return the candidate with the highest mean PSNR; ``apart``: with the largest Div within 1 dB of it."""
     top = max(psnr for psnr, _ in found.values())
     near = {name: div for name, (psnr, div) in found.items() if apart and psnr > top - WITHIN}
     return max(near or found, key=lambda name: near.get(name, found[name][0]))
 
 
 def rows(method: str, by_task: dict[str, Figures]) -> Iterator[dict[str, Any]]:
-    """What is chosen for all tasks, of the candidates that ran on all, and what for each."""
+    """Yield the choice for each task, beside the choice for all tasks among candidates that ran on all."""
     candidates = set.intersection(*(set(found) for found in by_task.values()))
     if not candidates:
         return
     means = {name: sum(found[name][0] for found in by_task.values()) / len(by_task) for name in sorted(candidates)}
-    of_all = max(means, key=lambda name: means[name])
+    shared = max(means, key=lambda name: means[name])
     for task, found in by_task.items():
-        apart = task in REPELS and "gamma" in FIELD[method].uses
+        apart = task in REPELS and "gamma" in METHODS[method].uses
         own = best(found, apart=apart)
-        takes = own if apart or found[own][0] >= found[of_all][0] + GAIN else of_all
+        takes = own if apart or found[own][0] >= found[shared][0] + GAIN else shared
         yield {
-            "method": method, "task": task, "all": of_all, "psnr of all": found[of_all][0], "takes": takes,
+            "method": method, "task": task, "all": shared, "psnr of all": found[shared][0], "takes": takes,
             "psnr": found[takes][0], "div": found[takes][1], "worst": min(psnr for psnr, _ in found.values()),
         }  # fmt: skip
 
 
 def write(out: Path, every: list[Trial]) -> None:
-    """Choose, print, and leave tune.json (all figures, and choices) and tune.md."""
+    """Choose, print, and write tune.json (all figures and choices) and tune.md."""
     by: dict[str, dict[str, Figures]] = {}
     for one in every:
         if one.figures is not None:
@@ -200,7 +199,7 @@ def write(out: Path, every: list[Trial]) -> None:
 
 
 def main() -> None:
-    """Run what is missing, then choose."""
+    """Run the missing trials, then choose."""
     o = script(Tune, "python -m scripts.tune")
     heads = o.out / f"heads-validation-{o.heads}"
     write_heads(["--out", str(heads), "--number", str(o.heads), "--split", "validation"])

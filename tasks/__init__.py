@@ -1,1 +1,1 @@
-"""The problems that RLSD is put to; each folder knows its own and shares nothing with the others."""
+"""The commands' tasks. A folder imports nothing from the others, except tasks/reproduce, which runs them."""

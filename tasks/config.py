@@ -1,4 +1,4 @@
-"""``rsd config``: the settings that would apply, and where each comes from. Imports nothing heavy."""
+"""``rsd config``: print the settings that would apply, and the source of each. Imports nothing heavy."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ HEADS = ("text-to-image", "text-to-3d")
 
 @dataclass(kw_only=True)
 class Config:
-    """Print the settings that would apply to a task by a method with a prior, and where each comes from."""
+    """Print the settings that would apply to a task by a method with a prior, and the source of each."""
 
     EXAMPLES: ClassVar[tuple[str, ...]] = (
         "rsd config inpaint_half_face",
@@ -39,28 +39,28 @@ class Config:
     what: Annotated[str, Flag(positional=True)]
     """A task of rsd restore (see `rsd tasks`), text-to-image or text-to-3d."""
     method: str | None = None
-    """The method (default: the command's own)."""
+    """The method (default: the command's default)."""
     prior: str | None = None
-    """The prior (default: the command's own)."""
+    """The prior (default: the command's default)."""
     preset: int | None = None
-    """rsd restore: settings for so many steps (default: the packaged ones)."""
+    """rsd restore: settings for that many steps (default: the packaged ones)."""
 
 
 def main(argv: list[str]) -> int:
-    """Print the table; returns the exit code."""
+    """Print the table; return the exit code."""
     words = [word for word in argv if word not in ("-h", "--help")]
     if len(words) == len(argv) and (not words or words[0].startswith("-")):
-        raise ValueError("Say what first: rsd config sr4, rsd config text-to-image ... (rsd config --help).")
-    asked = flags.parse(Config, argv, prog="rsd config")
-    print("\n".join(lines(asked)))
+        raise ValueError("Name a task or head first: rsd config sr4, rsd config text-to-image ... (rsd config --help).")
+    request = flags.parse(Config, argv, prog="rsd config")
+    print("\n".join(lines(request)))
     return 0
 
 
-def lines(asked: Config) -> list[str]:
-    """The settings' name, then each setting with its value and source. Raises ValueError, in one sentence, for an
-    unknown task, method or preset."""
-    options, found = chosen(asked)
-    yours = {name: "your flag" for name in ("method", "prior") if getattr(asked, name) is not None}
+def lines(request: Config) -> list[str]:
+    """Return the name of the settings, then a line per setting with its value and source. Raise ValueError, in one
+    sentence, for an unknown task, method or preset."""
+    options, found = chosen(request)
+    yours = {name: "your flag" for name in ("method", "prior") if getattr(request, name) is not None}
     origin = {
         f"{key}_" if key == "lambda" else key: where for key, where in (found.origin if found else {}).items()
     } | yours
@@ -69,49 +69,55 @@ def lines(asked: Config) -> list[str]:
     for name in names(options):
         if name not in unread:
             value = getattr(options, name)
-            rows.append((name.rstrip("_"), told(value), origin.get(name, "default")))
-    wide = [max(len(row[k]) for row in rows) for k in (0, 1)]
+            rows.append((name.rstrip("_"), format_value(value), origin.get(name, "default")))
+    widths = [max(len(row[k]) for row in rows) for k in (0, 1)]
     head = f"{found.name if found else 'nothing is packaged; these are the defaults'}"
-    return [head, *(f"  {key:<{wide[0]}}  {value:<{wide[1]}}  {where}" for key, value, where in rows), *notes(options)]
+    return [
+        head,
+        *(f"  {key:<{widths[0]}}  {value:<{widths[1]}}  {where}" for key, value, where in rows),
+        *notes(options),
+    ]
 
 
-def chosen(asked: Config) -> tuple[Restore | TextToImage | TextTo3D, Packaged | None]:
-    """The options that the command would settle on, and the packaged settings among them."""
-    given: dict[str, Any] = {name: value for name in ("method", "prior") if (value := getattr(asked, name)) is not None}
-    head = match_name(asked.what, HEADS)
+def chosen(request: Config) -> tuple[Restore | TextToImage | TextTo3D, Packaged | None]:
+    """Return the options that the command would use, and the packaged settings among them."""
+    given: dict[str, Any] = {
+        name: value for name in ("method", "prior") if (value := getattr(request, name)) is not None
+    }
+    head = match_name(request.what, HEADS)
     if head in HEADS:
-        if asked.preset is not None:
-            raise ValueError(f"preset is {asked.preset}, but {head} has none; leave it out.")
+        if request.preset is not None:
+            raise ValueError(f"preset is {request.preset}, but {head} has no presets; leave it out.")
         kind, command = (TextToImage, text_to_image) if head == HEADS[0] else (TextTo3D, text_to_3d)
         options: TextToImage | TextTo3D = kind(**given)
         options.check()
         section = command.packaged(options.method, options.prior)
         return dataclasses.replace(options, **section.values(kind)), section
-    task = task_name(asked.what)
+    task = task_name(request.what)
     if not is_task(task):
-        raise unknown_task(asked.what)
-    before = Restore(images=(), task=task, preset=asked.preset, **given)
+        raise unknown_task(request.what)
+    before = Restore(images=(), task=task, preset=request.preset, **given)
     before.check_settings()
     found = restore.chosen(before)
     return (dataclasses.replace(before, **found.values(Restore)) if found else before), found
 
 
 def names(options: Restore | TextToImage | TextTo3D) -> list[str]:
-    """The settings that decide a sample, in the order of their declaration."""
+    """Return the names of the settings that affect a sample, in the order of their declaration."""
     if isinstance(options, Restore):
         return [field.name for field in dataclasses.fields(Restoration)] + ["features"]
     left_out = text_to_image.NO_PIXEL if isinstance(options, TextToImage) else text_to_3d.NO_SCENE
     return [field.name for field in dataclasses.fields(options) if field.name not in (*left_out, "prompt")]
 
 
-def told(value: Any) -> str:
-    """A value for people."""
+def format_value(value: Any) -> str:
+    """Format a value."""
     if isinstance(value, tuple):
-        return " ".join(map(told, value)) or "none"
+        return " ".join(map(format_value, value)) or "none"
     return "none" if value is None or value == "" else f"{value:g}" if isinstance(value, float) else str(value)
 
 
 def notes(options: Restore | TextToImage | TextTo3D) -> list[str]:
-    """What else to know: that the settings are borrowed."""
-    note = restore.guessed(options) if isinstance(options, Restore) else ""
+    """Return a note if the settings were tuned for another task or prior."""
+    note = restore.borrowed_note(options) if isinstance(options, Restore) else ""
     return [f"note: {note}"] if note else []

@@ -113,14 +113,11 @@ def scenes(interaction: str) -> Callable[[Ensemble, Path], dict[str, torch.Tenso
     """Scenes of a prompt by VSD from two cameras."""
 
     def case(ensemble: Ensemble, model: Path) -> dict[str, torch.Tensor]:
-        from rsd.tasks.text_to_3d.distillation import Run, Settings
-        from rsd.tasks.text_to_3d.gallery import SceneSettings
-        from rsd.tasks.text_to_3d.scene.field import FieldSettings
-        from rsd.tasks.text_to_3d.scene.render import RenderSettings
+        from rsd.tasks.text_to_3d.distillation import Run
+        from rsd.tasks.text_to_3d.options import Settings
 
-        made = SceneSettings(FieldSettings(resolutions=(4, 8)), render=RenderSettings(8, 0), views=2, lr=0.05)
-        scenes = replace(made, interaction=interaction)
-        settings = Settings(method="vsd", particles=N, steps=3, gamma=5.0, scenes=scenes, lr_phi=1e-2)
+        scenes = dict(grid=(4, 8), samples=8, fine=0, views=2, lr=0.05, interaction=interaction)
+        settings = Settings(method="vsd", particles=N, steps=3, gamma=5.0, lr_phi=1e-2, **scenes)
         prior = load_prior(str(model))
         run = Run(prior, "red", settings, embed=lambda z: prior.decode(z).flatten(1), ensemble=ensemble)
         found, whole = finished(run), run.whole()

@@ -44,7 +44,7 @@ def test_time_inside_networks_is_part_of_the_whole():
     prior, (operator, y) = Toy(), problem()
     embed = Decoded(prior, features)
     run = Run(prior, operator, y, replace(BASE, gamma=3.0), embed=embed)
-    inside, start = timing.Inside("cpu"), timing.clock("cpu")
+    inside, start = timing.NetworkTimer("cpu"), timing.clock("cpu")
     with inside.watching(prior, embed):
         list(run.steps())
     assert 0 < inside.seconds < timing.clock("cpu") - start and not inside.began

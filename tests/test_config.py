@@ -60,11 +60,11 @@ def test_what_the_method_does_not_read_is_left_out(capsys):
 @pytest.mark.parametrize(
     ("words", "told"),
     [
-        ([], "Say what first: rsd config sr4"),
+        ([], "Name a task or head first: rsd config sr4"),
         (["sr99"], "srK enlarges K-fold"),
         (["sr4", "--method", "pdsl"], 'Unknown method "pdsl". Did you mean "psld"?'),
         (["sr4", "--preset", "60"], "There is no preset of 60 steps"),
-        (["text-to-3d", "--preset", "50"], "preset is 50, but text-to-3d has none"),
+        (["text-to-3d", "--preset", "50"], "preset is 50, but text-to-3d has no presets"),
     ],
 )
 def test_mistakes_are_reported_in_one_sentence(capsys, words, told):

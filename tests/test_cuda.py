@@ -13,7 +13,7 @@ import torch
 from rsd.cli import main
 from rsd.features import load_features
 from rsd.priors import load_prior
-from rsd.tasks.inverse.methods import FIELD, run_class
+from rsd.tasks.inverse.methods import METHODS, run_class
 from rsd.tasks.inverse.operators import make_operator, measure
 from rsd.tasks.inverse.run import Decoded, Run, Settings
 
@@ -31,7 +31,7 @@ def exact_convolutions(monkeypatch):
 
 def restore(device: str, settings: Settings) -> tuple[torch.Tensor, Run]:
     """Half a picture restored with the built-in prior; the answers, on the CPU, and the run."""
-    name = "heads-pixels" if FIELD[settings.method].space == "pixels" else "heads"
+    name = "heads-pixels" if METHODS[settings.method].space == "pixels" else "heads"
     prior, features = load_prior(name, device=device), load_features("heads", device=device)
     side = prior.image_size
     operator = make_operator("inpaint_half_face", size=side)
@@ -49,7 +49,7 @@ def test_the_answers_are_a_cpu_s(changes):
     torch.testing.assert_close(ours, theirs, rtol=0, atol=2e-3)
 
 
-@pytest.mark.parametrize("method", FIELD)
+@pytest.mark.parametrize("method", METHODS)
 def test_every_method_s_answers_are_a_cpu_s(method):
     settings = replace(BASE, method=method, particles=3, hyper=SMALL.get(method, ()))
     (theirs, _), (ours, _) = restore("cpu", settings), restore("cuda", settings)

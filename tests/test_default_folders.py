@@ -94,11 +94,11 @@ def test_prompts_have_a_folder_for_each_method_and_for_several(command, here):
 MISTAKES = {
     "sr3": (["--task", "sr3"], "sr3"),
     "an unknown method": (["--method", "dsp"], 'Unknown method "dsp"'),
-    "a method of pixels": (["--task", "sr2", "--method", "dps"], "Method dps works on a prior of pixels"),
+    "a method of pixels": (["--task", "sr2", "--method", "dps"], "Method dps needs a prior in pixel space"),
     "a box": (["--task", "inpaint_box", "--box", "50", "2", "2", "5"], "box is 50 2 2 5; give"),
     "a kernel": (["--task", "deblur_motion", "--kernel", "photo.png"], "photo.png"),
     "an exact step": (["--task", "hdr", "--x-step", "exact"], "exact"),
-    "a metric": (["--task", "sr2", "--metrics", "lpips"], "LPIPS needs 32 px or more"),
+    "a metric": (["--task", "sr2", "--metrics", "lpips"], "LPIPS needs at least 32 px"),
 }
 
 

@@ -21,7 +21,7 @@ from rsd.memory.meta import Bytes, to_meta
 from rsd.memory.usage import allowed, available
 from rsd.priors import load_prior
 from rsd.priors.base import Condition
-from rsd.tasks.inverse.methods import FIELD
+from rsd.tasks.inverse.methods import METHODS
 from rsd.tasks.inverse.operators import make_operator
 from rsd.tasks.inverse.run import Run, Settings
 from tests.graphs import most_kept
@@ -83,7 +83,7 @@ def test_a_gradient_through_the_unet_is_counted(tiny_folder):
         for names in ((), ("epsilon", "decode"), ("epsilon", "decode", "encode"))
     )
     assert 1.5 * plain.epsilon < guided.epsilon < glued.epsilon and guided.decode == plain.decode < guided.epsilon
-    through = {name for name, entry in FIELD.items() if entry.through}
+    through = {name for name, entry in METHODS.items() if entry.through}
     assert through == {"dps", "pigdm", "latent-dps", "psld", "resample", "particle-guidance", "score-prior"}
 
 

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from rsd.tasks.inverse.samplers.exact import gaussian
-from scripts.posterior import Row, answers, directions, figure, moments
+from scripts.posterior import Row, directions, figure, moments, samples
 
 
 @pytest.fixture
@@ -43,7 +43,7 @@ def test_a_fault_in_the_measured_directions_is_seen_by_direction_alone(known):
     [("latino", ("ode=10",), 20, 0.02, 0.02), ("dps", ("zeta=0.3",), 200, 21, 9)],
 )
 def test_methods_have_the_variance_that_is_documented(known, method, hyper, steps, measured, tolerance):
-    x = answers(Row(method, "", hyper), known, number=60, steps=steps)
+    x = samples(Row(method, "", hyper), known, number=60, steps=steps)
     found = directions(x, known)
     assert found[1] == pytest.approx(measured, abs=tolerance)
     assert moments(x, known.mean, known.covariance.diagonal())[1] == pytest.approx(1, abs=0.4)

@@ -10,7 +10,7 @@ from scripts import tune
 FIGURES = {"a": (30.0, 0.01), "b": (29.4, 0.03), "c": (29.2, 0.02), "d": (20.0, 0.50)}
 
 
-def test_every_script_begins_when_it_is_run():
+def test_every_script_starts():
     scripts = [file for file in Path(tune.__file__).parent.glob("*.py") if file.name != "__init__.py"]
     assert len(scripts) > 5 and all('if __name__ == "__main__":\n' in file.read_text() for file in scripts)
 

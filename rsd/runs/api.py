@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Collection, Mapping
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -80,3 +80,31 @@ def drive(
     if not images.isfinite().all():
         raise ValueError(diverged("its last step"))
     return images, records
+
+
+@dataclass(frozen=True)
+class Samples:
+    """Results of a prompt: ``images`` [N, 3, H, W] in [-1, 1] (not clamped), the run's records, the options that it ran
+    with, and ``source``: where they come from."""
+
+    images: torch.Tensor
+    records: list[Record]
+    options: Any
+    source: str
+
+
+def draw(
+    kind: type, packaged: Callable[[str, str], Packaged], prompt: str, prior: Prior | str, features: Features | str,
+    method: str, changes: Mapping[str, Any], progress: Callable[[Record], None] | None,
+    *, make_run: Callable[..., Run], remedy: Callable[[Any], str],
+) -> tuple[Run, Samples]:  # fmt: skip
+    """Draw the samples of a prompt; return the run and its results. Raises what :func:`resolve_options` and
+    :func:`drive` raise.
+
+    ``make_run``: (prior, prompt, options, embed=..., image=...) to a run; ``remedy``: what to do if it diverges.
+    """
+    options, source, prior, embed = resolve_options(kind, packaged, prompt, prior, features, method, changes)
+    run = make_run(prior, prompt, options, embed=embed, image=prompt)
+    advice = remedy(options)
+    images, records = drive(run, diverged=lambda where: f"The run diverged at {where}; {advice}.", progress=progress)
+    return run, Samples(images, records, options, source)

@@ -191,7 +191,7 @@ class _Reader:
 
     def __init__(self, kind: type, argv: Sequence[str], prog: str):
         self.fields, self.argv, self.prog = fields_of(kind), list(argv), prog
-        self.positional = positional_of(kind)
+        self.positional, self.own = positional_of(kind), vars(kind).get("__annotations__", {})
         self.found: dict[str, Any] = {}
         self.words: list[int] = []
         self.place = 0
@@ -351,7 +351,8 @@ class _Reader:
         if field is None:
             none = (None, dataclasses.MISSING)
             paths = (f for f in self.fields.values() if f.each is Path and f.name != "config" and f.default in none)
-            meant = "".join(f" Did you mean {f.dashed} {quoted(said[0])}?" for f in [*paths][:1])
+            likely = sorted(paths, key=lambda f: f.name not in self.own)  # before those of its bases
+            meant = "".join(f" Did you mean {f.dashed} {quoted(said[0])}?" for f in likely[:1])
             raise ValueError(f'"{said[0]}" stands without a flag.{meant} {self.prog} --help lists them.')
         self._unquoted(field, said)
         if field.several == 1:

@@ -36,7 +36,7 @@ from rsd.metrics.scoring import (
 from rsd.priors import check_prior_name, image_size, load_prior
 from rsd.priors.base import Prior
 from rsd.runs.folder import SUMMARIES, RunFolder
-from rsd.runs.prompts import default_name, folder_names, prompt_notes, shorten, word_notes
+from rsd.runs.prompts import PromptJob, default_name, folder_names, prompt_notes, shorten, word_notes
 from rsd.runs.run import Run
 from rsd.runs.summary import particles, summarise
 
@@ -253,10 +253,10 @@ class PromptHead(Head):
     what = "prompts"
     command: ClassVar[str]
 
-    def __init__(self, options: Any, prompts: Sequence[str]):
-        names = folder_names(prompts)
-        items = [Item(prompt, shorten(prompt), names[prompt], options, prompt) for prompt in prompts]
-        super().__init__(options, items, several=len(prompts) > 1 or options.prompts is not None)
+    def __init__(self, options: Any, jobs: Sequence[PromptJob]):
+        folders = folder_names([job.name for job in jobs])
+        items = [Item(job.name, shorten(job.name), folders[job.name], job.options, job.prompt) for job in jobs]
+        super().__init__(options, items, several=len(jobs) > 1 or options.prompts is not None)
 
     @property
     def out(self) -> Path:
@@ -265,15 +265,15 @@ class PromptHead(Head):
         name = default_name([item.source for item in self.items], o.prompts)
         return o.out or Path("runs") / self.command / f"{name}-{o.method}"
 
-    def other_texts(self) -> Sequence[str]:
-        """Texts for the prior beside the prompt, which no score reads."""
-        return (self.options.negative_prompt,) if self.options.guidance != 1 else ()
+    def other_texts(self, options: Any) -> Sequence[str]:
+        """Return the texts for the prior beside the prompt, which no score reads."""
+        return (options.negative_prompt,) if options.guidance != 1 else ()
 
     def announce(self, items: Sequence[Item]) -> None:
         """Warn of words that a prior over heads does not know."""
         prior = self.options.prior
         found = [prompt_notes(item.source, prior) for item in items]
-        found += [word_notes(text, prior) for text in self.other_texts()] if items else []
+        found += [word_notes(text, prior) for item in items for text in self.other_texts(item.options)]
         for note in dict.fromkeys(chain(*found)):
             warnings.warn(note, stacklevel=2)
 

@@ -22,35 +22,13 @@ from rsd.runs.settings import shard
 from rsd.runs.words import expected, unknown_name
 
 
-@dataclass(kw_only=True)
-class ParticleSettings:
-    """The number of particles and steps, and memory."""
+class NumberChecks:
+    """Checks of a dataclass's numbers by their names."""
 
-    GROUPS: ClassVar[Mapping[str, str]] = {
-        "method and prior": "particles seed",
-        "speed and memory": "steps chunk memory",
-    }
-
-    LEAST = {
-        "particles": 1, "steps": 1, "chunk": 1, "interacting": 2, "repel_every": 1, "checkpoint_every": 1, "seed": 0,
-        "feature_size": 8,
-    }  # fmt: skip
+    LEAST: ClassVar[Mapping[str, int]] = {}
     """The smallest valid value of integer fields. A head adds its own."""
-    POSITIVE = frozenset({"guidance"})
+    POSITIVE: ClassVar[Collection[str]] = ()
     """Fields that must be finite and 0 or more. A head adds its own."""
-
-    particles: Annotated[int, Flag(short="-n")] = 4
-    """N, the number of samples."""
-    steps: int = 100
-    """L, steps of the algorithm."""
-    seed: int = 0
-    """The seed of all random numbers."""
-    chunk: int | None = None
-    """Particles that go through a network at once (default: depends on --memory); fewer need less memory, with the same
-    results."""
-    memory: Literal["auto", "fast", "flat", "lean"] = "auto"
-    """fast keeps the graphs of all particles' features for the repulsion; flat recomputes them particle by particle;
-    lean also recomputes parts of each graph; auto uses the first that fits. The results are the same."""
 
     def check_numbers(self) -> None:
         """Raise ValueError for a number out of its range or an unknown choice."""
@@ -67,6 +45,35 @@ class ParticleSettings:
                 finite(name, value, signed=name == "gamma")
             elif name == "window" and not 0 <= value[0] < value[1] <= 1:
                 raise ValueError(f"window is {value}; give LO HI with 0 <= LO < HI <= 1.")
+
+
+@dataclass(kw_only=True)
+class ParticleSettings(NumberChecks):
+    """The number of particles and steps, and memory."""
+
+    GROUPS: ClassVar[Mapping[str, str]] = {
+        "method and prior": "particles seed",
+        "speed and memory": "steps chunk memory",
+    }
+
+    LEAST = {
+        "particles": 1, "steps": 1, "chunk": 1, "interacting": 2, "repel_every": 1, "checkpoint_every": 1, "seed": 0,
+        "feature_size": 8,
+    }  # fmt: skip
+    POSITIVE = frozenset({"guidance"})
+
+    particles: Annotated[int, Flag(short="-n")] = 4
+    """N, the number of samples."""
+    steps: int = 100
+    """L, steps of the algorithm."""
+    seed: int = 0
+    """The seed of all random numbers."""
+    chunk: int | None = None
+    """Particles that go through a network at once (default: depends on --memory); fewer need less memory, with the same
+    results."""
+    memory: Literal["auto", "fast", "flat", "lean"] = "auto"
+    """fast keeps the graphs of all particles' features for the repulsion; flat recomputes them particle by particle;
+    lean also recomputes parts of each graph; auto uses the first that fits. The results are the same."""
 
 
 @dataclass(kw_only=True)
@@ -207,9 +214,18 @@ class PromptOptions:
     prompt: Annotated[tuple[str, ...], Flag(positional=True)] = ()
     """What to show; each prompt is one run."""
     prompts: Path | None = None
-    """A text file of prompts, one a line, # begins a comment (default: those of the command line)."""
+    """A text file of prompts, one a line, # begins a comment; or a manifest (.jsonl, .csv), whose lines have a "prompt"
+    and settings such as seed, gamma, guidance (docs/scale.md; default: the prompts of the command line)."""
     allow_empty: bool = False
     """Allow an empty prompt."""
+
+
+def line_settings(kind: type, same: Collection[str]) -> tuple[str, ...]:
+    """Return the fields that a line of a manifest may set: those that change a sample (not in ``same``) and choose no
+    network, since networks are loaded once."""
+    fixed = {*same, *fields_of(PriorOptions), *fields_of(FeatureOptions)}
+    own = [field for field in fields_of(kind).values() if field.name not in fixed and not field.flag.positional]
+    return tuple(field.plain for field in own)
 
 
 Unread = Mapping[str, tuple[str, str]]

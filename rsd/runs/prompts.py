@@ -1,22 +1,89 @@
-"""The prompts of a run: read, checked, and each with its own folder name. Imports nothing heavy."""
+"""The prompts of a command, from its command line, a text file or a manifest, each with settings and a folder of its
+own. Imports nothing heavy."""
 
 from __future__ import annotations
 
 import hashlib
 import os
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Collection, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 from rsd.heads.reading import read, unknown_words, unread_words
 from rsd.priors import over_heads
 from rsd.runs.folder import slug
+from rsd.runs.options import check_used
+from rsd.runs.settings import Line, is_manifest, read_manifest
 
 EMPTY = '""'
 """The line of a prompts file that means the empty prompt."""
 
 RESERVED = {"con", "prn", "aux", "nul", *(f"{d}{k}" for d in ("com", "lpt") for k in range(1, 10))}
 """Device names that Windows reserves, with any suffix."""
+
+
+@dataclass(frozen=True, eq=False)
+class PromptJob:
+    """A prompt to run. ``name``: its title and folder, by default the prompt itself."""
+
+    prompt: str
+    name: str
+    options: Any
+
+
+Resolve = Callable[[dict[str, Any]], Any]
+"""The options where a manifest's line chooses the method."""
+
+
+def list_prompts(
+    options: Any,
+    resolve: Resolve,
+    settings: Collection[str],
+    tidy: Callable[[str, Any], str] | None = None,
+) -> list[PromptJob]:
+    """Return the prompts of the command line, then those of --prompts: a text file (see :func:`gather`), or a manifest
+    whose lines have a "prompt", a "name" and any of ``settings``.
+
+    ``resolve``: the options with another method. ``tidy``: a prompt as it is run with its options. Random numbers
+    depend on the prompt and the seed, not on the name.
+    Raises what :func:`gather` and :func:`rsd.runs.settings.read_manifest` raise, and ValueError if two lines have one
+    name, or a name that is another's prompt.
+    """
+    file = options.prompts if options.prompts and is_manifest(options.prompts) else None
+    texts: list[str] = []
+    if options.prompt or file is None:
+        texts = gather(options.prompt, None if file else options.prompts, allow_empty=options.allow_empty)
+    texts = [tidy(text, options) for text in texts] if tidy else texts
+    jobs = [PromptJob(text, text, options) for text in dict.fromkeys(texts)]
+    if file is None:
+        return jobs
+    chosen: dict[str, Any] = {}
+
+    def make(line: Line) -> PromptJob:
+        values = dict(line.settings)
+        method = values.pop("method", None)
+        if method is not None and method not in chosen:
+            chosen[method] = resolve({"method": method})
+        own = replace(options if method is None else chosen[method], **values)
+        own.check()
+        check_used(line.settings, own.unread)
+        prompt = _tidy(line.source)
+        prompt = tidy(prompt, own) if tidy else prompt
+        if not (prompt or options.allow_empty):
+            raise ValueError("the prompt is empty; say what to draw, or --allow-empty to draw without a prompt.")
+        return PromptJob(prompt, line.name or prompt, own)
+
+    example = '{"prompt": "a man with a beard", "seed": 7}'
+    jobs += read_manifest(file, type(options), "prompt", settings, make, example=example)
+    if not jobs:
+        raise ValueError(f"The manifest {file} holds no prompt; write a line such as {example}.")
+    names = [job.name for job in jobs]
+    if len(set(names)) < len(names):
+        twice = next(name for name in names if names.count(name) > 1)
+        raise ValueError(f'Two prompts have one name, "{twice}"; give each line its own "name".')
+    return jobs
 
 
 def gather(prompts: Sequence[str] = (), file: Path | None = None, *, allow_empty: bool = False) -> list[str]:
@@ -48,6 +115,10 @@ def gather(prompts: Sequence[str] = (), file: Path | None = None, *, allow_empty
 
 def read_prompts(file: Path) -> list[str]:
     """Read the prompts of a file; see :func:`gather`."""
+    if is_manifest(file):
+        raise ValueError(
+            f"The prompts file {file} is a manifest, which is not accepted here; give one prompt per line."
+        )
     if not file.is_file():
         why = "is a folder" if file.is_dir() else "does not exist"
         raise FileNotFoundError(f"The prompts file {file} {why}; give a text file, one prompt per line.")

@@ -1,20 +1,23 @@
-"""Settings from YAML files and flags. Imports nothing heavy, so that mistakes are reported at once."""
+"""Settings from YAML files, manifests and flags. Imports nothing heavy, so that mistakes are reported at once."""
 
 from __future__ import annotations
 
+import csv
 import dataclasses
+import io
 import json
 import re
 import typing
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from functools import cache
 from importlib.resources import files
 from pathlib import Path
-from typing import Any, Protocol, TypeVar
+from typing import Any, Literal, Protocol, TypeVar
 
 import yaml
 
-from rsd.runs.flags import build, positional_of, values
+from rsd.runs.flags import Field, build, fields_of, positional_of, values
 from rsd.runs.words import expected, suggestion
 
 
@@ -29,6 +32,9 @@ class Options(Protocol):
 
 
 Kind = TypeVar("Kind", bound=Options)
+Made = TypeVar("Made")
+MANIFESTS = (".jsonl", ".csv")
+"""Suffixes of manifests: files that list inputs, each with settings of its own."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -219,3 +225,127 @@ def make_folder(path: Path) -> None:
         raise PermissionError(
             f"The output folder {path} is not writable ({error.strerror}); choose another --out."
         ) from error
+
+
+@dataclasses.dataclass(frozen=True)
+class Line:
+    """A line of a manifest: its input as written, its name ("" if it has none), and its settings by field name."""
+
+    source: str
+    name: str
+    settings: dict[str, Any]
+
+
+def is_manifest(path: Path) -> bool:
+    """Return whether a file is a manifest, by its suffix."""
+    return path.suffix.lower() in MANIFESTS
+
+
+def read_manifest(
+    path: Path, kind: type, key: str, names: Collection[str], make: Callable[[Line], Made], *, example: str
+) -> Iterator[Made]:
+    """Yield ``make(line)`` for each line of a manifest: a JSON object a line (.jsonl), or a table with a header (.csv).
+
+    ``key``: the column of the inputs. ``names``: the fields of ``kind`` that a line may set; paths are relative to the
+    manifest. ``example``: a valid line as JSON. Empty lines, and empty cells of a table, are skipped.
+    Raises ValueError or OSError, in one sentence that names the file, the line and the column, for a mistake.
+    """
+    columns, fields = (key, "name", *names), {field.plain: field for field in fields_of(kind).values()}
+    table = path.suffix.lower() == ".csv"
+    for number, cells in _table_rows(path, columns) if table else _json_rows(path, columns):
+        with _naming(path, number):
+            source, name = cells.pop(key, None), cells.pop("name", "" if table else None)
+            if not isinstance(source, str):
+                what = f'fill in the column "{key}"' if table else f'give an object with "{key}", for example {example}'
+                raise ValueError(f"{what}.")
+            if name is not None and (not isinstance(name, str) or not (name or table)):
+                raise ValueError(f"name is {json.dumps(name)}; give text.")
+            read = _cell if table else _json_value
+            settings = {fields[key].name: read(kind, fields[key], value) for key, value in cells.items()}
+            placed = {k: path.parent / v if isinstance(v, Path) else v for k, v in settings.items()}
+            made = make(Line(source, name or "", placed))
+        yield made
+
+
+@contextmanager
+def _naming(path: Path, number: int) -> Iterator[None]:
+    """Name the file and the line in ValueErrors."""
+    try:
+        yield
+    except ValueError as error:
+        raise ValueError(f"{path}, line {number}: {error}") from error
+
+
+def _json_rows(path: Path, columns: Sequence[str]) -> Iterator[tuple[int, dict[str, Any]]]:
+    for number, line in enumerate(_manifest_text(path).splitlines(), 1):
+        if not line.strip():
+            continue
+        with _naming(path, number):
+            try:
+                cells = json.loads(line)
+            except json.JSONDecodeError as error:
+                raise ValueError(f"this is not JSON ({error.msg} at column {error.colno}).") from error
+            cells = cells if isinstance(cells, dict) else {}
+            _check_columns("key", cells, columns)
+        yield number, cells
+
+
+def _table_rows(path: Path, columns: Sequence[str]) -> Iterator[tuple[int, dict[str, Any]]]:
+    reader = csv.DictReader(io.StringIO(_manifest_text(path), newline=""), skipinitialspace=True)
+    with _naming(path, 1):
+        _check_columns("column", reader.fieldnames or (), columns)
+        if columns[0] not in (reader.fieldnames or ()):
+            raise ValueError(f'the column "{columns[0]}" is missing; the first line names the columns.')
+    for row in reader:
+        with _naming(path, reader.line_num):
+            if None in row:
+                raise ValueError("it has more cells than the first line; quote cells that contain commas.")
+        yield reader.line_num, {name: text.strip() for name, text in row.items() if text and text.strip()}
+
+
+def _check_columns(what: str, found: Collection[str], columns: Sequence[str]) -> None:
+    for name in found:
+        if name not in columns:
+            raise ValueError(f'unknown {what} "{name}".{suggestion(name, columns)} There are: {", ".join(columns)}.')
+
+
+def _manifest_text(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8-sig")  # some editors write a byte order mark
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{path} is not UTF-8 text; save it as UTF-8.") from error
+
+
+def _cell(kind: type, field: Field, text: str) -> Any:
+    """Return a table's cell as the field's type; several values have spaces or commas between them."""
+    words = [f"{field.dashed}={text}"] if field.several == 1 else [field.dashed, *text.split()]
+    return values(kind, words, prog="")[field.name]
+
+
+def _json_value(kind: type, field: Field, value: Any) -> Any:
+    """Return a JSON value as the field's type."""
+    if value is None and field.optional:
+        return None
+    try:
+        return _typed(field.hint, value)
+    except TypeError as error:
+        shown = json.dumps(value, ensure_ascii=False)
+        raise ValueError(f"{field.plain} is {shown}; give {expected(field.hint)}.") from error
+
+
+def _typed(hint: Any, value: Any) -> Any:
+    """Return a JSON value as the type ``hint``; lists become tuples. Raises TypeError for another type."""
+    arguments, origin = typing.get_args(hint), typing.get_origin(hint)
+    if origin is tuple and isinstance(value, list):
+        kinds = arguments[:1] * len(value) if arguments[-1] is Ellipsis else arguments
+        if len(kinds) == len(value):
+            return tuple(map(_typed, kinds, value))
+    elif origin is Literal and value in arguments:
+        return value
+    elif hint is Path and isinstance(value, str):
+        return Path(value)
+    elif hint is float and isinstance(value, int | float) and not isinstance(value, bool):
+        return float(value)
+    elif hint in (int, str, bool) and type(value) is hint:
+        return value
+    raise TypeError(hint)

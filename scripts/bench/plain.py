@@ -1,4 +1,4 @@
-"""Algorithm 1 as printed, with the sign that repels: one batch, three decodes a step, nothing shared or saved."""
+"""Algorithm 1 as printed, with the sign that repels: one batch, three decodes a step, nothing reused."""
 
 from __future__ import annotations
 
@@ -13,7 +13,8 @@ from rsd.randomness import noise
 
 
 def force(features: Any, prior: Any, z_t: torch.Tensor) -> torch.Tensor:
-    """R_i = - grad log sum_{j != i} k_ij of N latents, the others' features taken as constants, by autograd."""
+    """Return R_i = - grad log sum_{j != i} k_ij of N latents by autograd; the other particles' features are
+    constants."""
     z_t = z_t.detach().requires_grad_()
     with multiplying(z_t.device, prior.autocast):
         phi = features(prior.decode(z_t)).to(z_t.dtype)
@@ -26,7 +27,7 @@ def force(features: Any, prior: Any, z_t: torch.Tensor) -> torch.Tensor:
 
 
 def steps(prior: Any, features: Any, operator: Any, y: torch.Tensor, s: Any, gamma: float) -> Iterator[torch.Tensor]:
-    """x [N, 3, H, W] after each step. ``s``: Settings; the random numbers are those of our runs."""
+    """Yield x [N, 3, H, W] after each step. ``s``: Settings; the random numbers are those of our runs."""
     n, shape = s.particles, (3, prior.image_size, prior.image_size)
     entries, T = math.prod(shape), prior.schedule.T
 
@@ -48,10 +49,12 @@ def steps(prior: Any, features: Any, operator: Any, y: torch.Tensor, s: Any, gam
             r = prior.epsilon(z_t, t, text) - eps
         if gamma and n > 1:
             r = r - gamma * sigma * force(features, prior, z_t)
+        # Step on z: coupling to x, and the distillation residual.
         z_adam.zero_grad()
         coupling = 0.5 * ((x.detach() - prior.decode(z)) ** 2).flatten(1).mean(1)
         (coupling + s.lambda_ * sigma / alpha * (r * z).flatten(1).mean(1)).sum().backward()
         z_adam.step()
+        # Step on x: data fit, and coupling to the new z.
         x_adam.zero_grad()
         with torch.no_grad():
             decoded = prior.decode(z)

@@ -1,9 +1,10 @@
-"""The problem that is timed: half a face, at the size of the built-in heads or of Stable Diffusion 2.1-base."""
+"""The benchmark problem: half a face, at the size of the built-in heads or of Stable Diffusion 2.1-base."""
 
 from __future__ import annotations
 
 import copy
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import torch
@@ -13,24 +14,25 @@ from rsd.features.tiny_decoder import TinyDecoder, load_decoder
 from rsd.priors import load_prior
 from rsd.priors.precision import check_autocast
 from rsd.randomness import noise
+from rsd.spread import Spread
 from rsd.tasks.inverse.operators import make_operator, measure
 from rsd.tasks.inverse.run import Decoded, Run, Settings
 
 Size = Literal["heads", "sd"]
 Cheap = Literal["every-2nd", "every-3rd", "window", "small-picture", "small-decoder", "bfloat16"]
-"""Forces that cost less: every second or third step, so many times as strong; in the noisier half of the timesteps; of
-features of smaller pictures (of heads half the side, of DINO's 224 px); of a small decoder, at Stable Diffusion's size
-TAESD's and with the smaller pictures; of networks that multiply in bfloat16, those of the rest of the step too."""
+"""Cheaper forces: at every second or third step, scaled up accordingly; in the noisier half of the timesteps; with
+features of smaller pictures (heads: half the side, DINO: 224 px); with a small decoder (at Stable Diffusion's size
+TAESD's, on the smaller pictures); with all networks of the step in bfloat16."""
 FIELDS: dict[str, dict[str, Any]] = {
     "every-2nd": {"repel_every": 2}, "every-3rd": {"repel_every": 3}, "window": {"window": (0.5, 1.0)},
 }  # fmt: skip
-"""Of the settings, where a cheap force is one of them."""
+"""Settings of the cheap forces that are set by an option."""
 
 
 @dataclass(frozen=True)
 class Problem:
-    """``features``: at full size; ``small``: of smaller pictures; ``tiny``: a small decoder, ``of_tiny`` features of
-    what it makes."""
+    """A restoration to time. ``features``: at full size; ``small``: of smaller pictures; ``tiny``: a small decoder;
+    ``of_tiny``: the features of its pictures."""
 
     prior: Any
     features: torch.nn.Module
@@ -42,13 +44,13 @@ class Problem:
     settings: Settings
 
     def run(self, cheap: Cheap | None = None, **changes: Any) -> Run:
-        """A run of ours; ``changes``: fields of its settings."""
+        """Return a run; ``changes``: fields of its settings."""
         embed = self.embed(cheap)
         fields = {**vars(self.settings), **FIELDS.get(cheap or "", {}), **changes}
         return Run(embed.prior, self.operator, self.y, Settings(**fields), embed=embed)
 
     def embed(self, cheap: Cheap | None = None) -> Decoded:
-        """What particles are compared by. With bfloat16 all networks of the run have it."""
+        """Return the feature map of the repulsion. With bfloat16 all networks of the run use it."""
         if cheap == "small-decoder":
             return Decoded(self.prior, self.of_tiny, self.tiny)
         prior = copy.copy(self.prior)
@@ -61,8 +63,8 @@ def make(
     size: Size, *, particles: int, steps: int, device: str = "cpu", dtype: str = "float32", px: int = 0,
     autocast: bool = False,
 ) -> Problem:  # fmt: skip
-    """``px``: of pictures of Stable Diffusion's networks; 0 for its 512. Their weights are random. ``autocast``: all
-    networks multiply in bfloat16."""
+    """Return the problem. ``px``: picture size of Stable Diffusion's networks, whose weights are random; 0: 512.
+    ``autocast``: all networks multiply in bfloat16."""
     if autocast:
         check_autocast(device)
     settings = Settings(particles=particles, steps=steps, gamma=6.0, lambda_=0.2, lr_x=0.2, lr_z=0.4)
@@ -106,3 +108,35 @@ def _taesd(prior: Any) -> TinyDecoder:
 
     torch.manual_seed(2)
     return TinyDecoder(AutoencoderTiny().to(prior.device, prior.dtype), prior.calls)
+
+
+def cosines(problem: Problem, cheap: Sequence[Cheap]) -> dict[Cheap, float]:
+    """Return the cosine of each cheap force with the exact one along a run that the exact one drives.
+
+    The cosine is that of sigma_t R over all steps, particles and entries. Steps that a cheap force skips are zero; with
+    "every-..." the others are scaled up accordingly.
+    """
+    run = problem.run(memory="flat")
+    prior = problem.prior
+    exact: list[torch.Tensor] = []
+    others: dict[Cheap, list[torch.Tensor]] = {name: [] for name in cheap}
+    compared = {name: problem.run(name, memory="flat") for name in cheap}
+    steps = run.steps()
+    for step, t in enumerate(run.timesteps):
+        z, sigma = run.particles.render(), prior.schedule.sigma(t)
+        eps = run.stream.noise("diffusion", prior.latent_shape, range(run.settings.particles), step).to(z)
+        z_t = prior.schedule.alpha(t) * z + sigma * eps
+        exact.append(sigma * _force(run, z_t))
+        for name, other in compared.items():
+            interaction = other.settings.interaction
+            acts = interaction.active(t, prior.schedule.T, len(z)) and step % interaction.every == 0
+            R = interaction.every * _force(other, z_t) if acts else torch.zeros_like(z)
+            others[name].append(sigma * R)
+        next(steps)
+    whole = torch.stack(exact).flatten()
+    return {name: float(torch.cosine_similarity(torch.stack(R).flatten(), whole, dim=0)) for name, R in others.items()}
+
+
+def _force(run: Run, z_t: torch.Tensor) -> torch.Tensor:
+    assert run.embed is not None
+    return replace(run.settings.interaction, embed=run.embed).force(z_t, Spread(range(len(z_t))))[0]

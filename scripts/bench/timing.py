@@ -1,4 +1,4 @@
-"""Times of contenders that take turns, and the share of them that is spent inside networks."""
+"""Time contenders that alternate, and the share of their time inside networks; prepare the output file."""
 
 from __future__ import annotations
 
@@ -6,13 +6,21 @@ import statistics
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import torch
 
 
+def prepare_output(file: Path | None) -> None:
+    """Create the folder of the output file before hours of work."""
+    if file:
+        file.absolute().parent.mkdir(parents=True, exist_ok=True)
+
+
 def clock(device: str) -> float:
-    """Seconds. Of one CPU thread its own time, which other programs do not stretch; else the wall's, kernels done."""
+    """Return seconds: the CPU time of a single thread, which other programs do not affect; otherwise the wall time
+    after all kernels are done."""
     if device.startswith("cuda"):
         torch.cuda.synchronize()
     elif torch.get_num_threads() == 1:
@@ -21,7 +29,7 @@ def clock(device: str) -> float:
 
 
 def alternating(contenders: dict[str, Iterator[Any]], steps: int, device: str) -> dict[str, float]:
-    """Mean seconds of a step of each; they take turns, step by step, and the first step of each is not counted."""
+    """Return the mean seconds of a step of each; they alternate step by step, and each first step is not counted."""
     times: dict[str, list[float]] = {name: [] for name in contenders}
     for _ in range(steps):
         for name, run in contenders.items():
@@ -31,16 +39,16 @@ def alternating(contenders: dict[str, Iterator[Any]], steps: int, device: str) -
     return {name: statistics.fmean(found[1:] or found) for name, found in times.items()}
 
 
-class Inside:
-    """Seconds spent in networks while :meth:`watching`: their forward passes, and from the gradient of their output to
-    that of their input."""
+class NetworkTimer:
+    """Measure seconds spent in networks inside :meth:`watching`: forward passes, and backward passes from the gradient
+    of the output to that of the input."""
 
     def __init__(self, device: str):
         self.device, self.seconds = device, 0.0
-        self.began: list[float] = []
+        self.started: list[float] = []
 
     def call(self, network: Any, x: torch.Tensor, *rest: Any, **named: Any) -> torch.Tensor:
-        """``network`` of x, timed, its backward pass too."""
+        """Return ``network`` of x, timed with its backward pass."""
         if x.requires_grad:
             x.register_hook(self._end)
         start = clock(self.device)
@@ -51,14 +59,14 @@ class Inside:
         return out
 
     def _begin(self, _gradient: torch.Tensor) -> None:
-        self.began.append(clock(self.device))
+        self.started.append(clock(self.device))
 
     def _end(self, _gradient: torch.Tensor) -> None:
-        self.seconds += clock(self.device) - self.began.pop()
+        self.seconds += clock(self.device) - self.started.pop()
 
     @contextmanager
     def watching(self, prior: Any, embed: Any) -> Iterator[None]:
-        """Inside, the prior's and the feature map's calls are timed."""
+        """Time the calls of the prior and of the feature map in this context."""
         epsilon, decode, features = prior.epsilon, prior.decode, embed.features
         prior.epsilon = lambda z, *rest: self.call(epsilon, z, *rest)
         prior.decode = lambda z: self.call(decode, z)

@@ -1,1 +1,1 @@
-"""Train the built-in "heads" models from nothing: ``python -m scripts.heads --help``."""
+"""Train the built-in "heads" models from scratch: ``python -m scripts.heads --help``."""

@@ -1,6 +1,6 @@
-"""Train the built-in "heads" models: ``python -m scripts.heads all --work DIR`` from nothing to evaluated weights.
+"""Train the built-in "heads" models: ``python -m scripts.heads all --work DIR``, from scratch to evaluated weights.
 
-Every stage can be run alone, is resumable (kill it and type the same command), and uses CUDA where Accelerate finds it
+Every stage can be run alone, resumes with the same command if interrupted, and uses CUDA if Accelerate finds it
 (``accelerate launch -m scripts.heads ...`` for several processes).
 """
 
@@ -56,14 +56,14 @@ class Heads:
         ],  # fmt: skip
         Flag(positional=True),
     ]
-    """What to run; "all" runs everything in order, but "pixel-export", which puts the weights of a run that goes on, or
-    was stopped, into ``out``, and "pixel-errors", which tells what the pixel model there has learnt, in a minute."""
+    """Stage to run; "all" runs all in order, except "pixel-export", which writes the weights of an unfinished run to
+    ``out``, and "pixel-errors", which measures the pixel model there in a minute."""
     work: Path = Path("runs/heads")
     """Data and checkpoints (about 2 GB)."""
     out: Path = WEIGHTS
-    """Where the finished models go."""
+    """Folder of the finished models."""
     threads: int = 0
-    """torch threads (0: as many as there are cores)."""
+    """Number of torch threads (0: one per core)."""
     shards: int = 40
     """Training shards of 2,000 heads each."""
     autoencoder_steps: int = 3600
@@ -72,37 +72,37 @@ class Heads:
     classifier_steps: int = 2000
     features_steps: int = 2000
     pixel_steps: int = 90_000
-    """Steps of the pixel model; a run may be gone on with at another number."""
+    """Steps of the pixel model; a resumed run may use another number."""
     pixel_cooldown: int = 300
-    """Steps at its end over which the learning rate, else constant, falls to 0."""
+    """Final steps over which the learning rate, constant before, falls to 0."""
     pixel_batch: int = 32
     pixel_lr: float = 5e-4
     pixel_lean: float = 3.0
-    """How much the pixel model's loss leans to the noisy end; a run may be gone on with at another. From nothing, begin
-    at 20: colours, which are decided there, come first."""
+    """Limit of the pixel model's loss weights at high noise; a resumed run may use another. From scratch, start at 20:
+    colours, which are decided there, come first."""
     pixel_init: Path | None = WEIGHTS / "pixel"
-    """The pipeline whose weights the pixel model begins with where ``work`` has no checkpoint; None: from nothing."""
+    """Pipeline with the pixel model's initial weights if ``work`` has no checkpoint; None: train from scratch."""
     pixel_prompts: int = 256
-    """How many prompts "pixel-evaluate" samples: the model card's figures are of 256."""
+    """Number of prompts of "pixel-evaluate"; the model card's figures use 256."""
     flow_steps: int = 100_000
-    """Steps of the flow prior; a run may be gone on with at another number."""
+    """Steps of the flow prior; a resumed run may use another number."""
     flow_cooldown: int = 300
-    """Steps at its end over which the learning rate, else constant, falls to 0."""
+    """Final steps over which the flow prior's learning rate, otherwise constant, falls to 0."""
     flow_shards: int = 80
-    """Training shards of the flow prior, of 500 heads each, rendered while it is trained."""
+    """Training shards of the flow prior, 500 heads each, rendered during training."""
     flow_batch: int = 64
     flow_lr: float = 1e-3
     flow_prompts: int = 256
-    """How many prompts "flow-evaluate" samples: the model card's figures are of 256."""
+    """Number of prompts of "flow-evaluate"; the model card's figures use 256."""
 
 
 def data(o: Heads) -> None:
-    """Render the shards that are missing."""
+    """Render the missing shards."""
     _render(o.work / "data", o.shards, make_shard)
 
 
 def pixel_data(o: Heads) -> None:
-    """Render the pixel model's shards that are missing: 32 px, views from everywhere."""
+    """Render the missing shards of the pixel model: 32 px, views from all sides."""
     _render(o.work / "pixel-data", o.shards, pixel.make_pixel_shard)
 
 
@@ -122,20 +122,20 @@ def _load(o: Heads, split: str, folder: str = "data") -> dict[str, np.ndarray]:
 
 
 def train_autoencoder(o: Heads) -> None:
-    """Encoder and decoder together."""
+    """Train encoder and decoder together."""
     model = autoencoder.train(_load(o, "train")["images"], o.work, o.autoencoder_steps)
     model.save_pretrained(o.work / "autoencoder")
     print(autoencoder.psnr(model, _load(o, "validation")["images"]))
 
 
 def train_latent(o: Heads) -> None:
-    """The diffusion model on the frozen encoder's latents."""
+    """Train the diffusion model on the frozen encoder's latents."""
     vae = AutoencoderKL.from_pretrained(o.work / "autoencoder").eval()
     latent.train(vae, _load(o, "train"), o.work, o.latent_steps).save_pretrained(o.work / "latent")
 
 
 def train_decoder(o: Heads) -> None:
-    """The decoder alone, longer; can run beside ``latent``."""
+    """Train the decoder alone for longer; can run in parallel to ``latent``."""
     vae = AutoencoderKL.from_pretrained(o.work / "autoencoder").eval()
     vae = autoencoder.train_decoder(vae, _load(o, "train")["images"], o.work, o.decoder_steps)
     vae.save_pretrained(o.work / "decoder")
@@ -143,20 +143,20 @@ def train_decoder(o: Heads) -> None:
 
 
 def train_classifier(o: Heads) -> None:
-    """The scoring network."""
+    """Train the scoring network."""
     model = classifier.train(_load(o, "train"), o.work, o.classifier_steps)
     print(json.dumps(classifier.accuracy(model, _load(o, "validation")), indent=1))
     model.half().save_pretrained(o.out / "classifier")
 
 
 def train_features(o: Heads) -> None:
-    """The repulsion's feature map."""
+    """Train the feature map of the repulsion."""
     model = features.train(_load(o, "train")["images"], o.work, o.features_steps)
     model.half().save_pretrained(o.out / "features")
 
 
 def train_pixel(o: Heads) -> None:
-    """The diffusion model of 32 px pictures from all sides."""
+    """Train the diffusion model of 32 px pictures from all sides."""
     pipe = pixel.train(
         _load(o, "train", "pixel-data"), o.work, o.pixel_steps, batch=o.pixel_batch, lr=o.pixel_lr, most=o.pixel_lean,
         init=o.pixel_init, cooldown=o.pixel_cooldown,
@@ -165,14 +165,14 @@ def train_pixel(o: Heads) -> None:
 
 
 def export_pixel(o: Heads) -> None:
-    """The averaged weights of the pixel model's last checkpoint, while it is trained or after it was stopped."""
+    """Write the averaged weights of the pixel model's last checkpoint, during training or after it was stopped."""
     pipe, step = pixel.export(o.work)
     _ship(pipe, o.out / "pixel")
     print(f"{o.out / 'pixel'}: the weights of step {step}")
 
 
 def train_flow(o: Heads) -> None:
-    """The flow prior, on latents that it renders and encodes itself."""
+    """Train the flow prior. Renders and encodes its own data."""
     pipe = flow.train(
         o.out / "latent", o.work, o.flow_steps, shards=o.flow_shards, batch=o.flow_batch, lr=o.flow_lr,
         cooldown=o.flow_cooldown,
@@ -181,21 +181,21 @@ def train_flow(o: Heads) -> None:
 
 
 def export_flow(o: Heads) -> None:
-    """The averaged weights of the flow prior's last checkpoint, while it is trained or after it was stopped."""
+    """Export the averaged weights of the flow prior's last checkpoint, during or after training."""
     pipe, step = flow.export(o.out / "latent", o.work)
     _ship_flow(pipe, o.out / "flow")
     print(f"{o.out / 'flow'}: the weights of step {step}")
 
 
 def _ship_flow(pipe: DiffusionPipeline, folder: Path) -> None:
-    """Without the autoencoder's weights, which are those of "heads"."""
+    """Save the pipeline without the autoencoder's weights, which are those of "heads"."""
     _ship(pipe, folder)
     (folder / "vae" / "diffusion_pytorch_model.safetensors").unlink()
 
 
 def run_flow_evaluation(o: Heads) -> None:
-    """Obedience of the half-precision flow prior in ``out`` beside that of "heads", on the same prompts with as many
-    network passes: "flow" in figures.json, flow-samples.png in ``work``."""
+    """Measure the prompt agreement of the half-precision flow prior in ``out`` and of "heads", on the same prompts with
+    the same number of network passes. Writes "flow" to figures.json and flow-samples.png to ``work``."""
     judge = ResNetForImageClassification.from_pretrained(o.out / "classifier", dtype=torch.float32).eval()
     heads = StableDiffusionPipeline.from_pretrained(o.out / "latent", safety_checker=None, dtype=torch.float32)
     heads.vae.register_to_config(shift_factor=0.0)
@@ -215,16 +215,16 @@ def run_flow_evaluation(o: Heads) -> None:
 
 
 def _ship(pipe: DiffusionPipeline, folder: Path) -> None:
-    """In half precision, and without the paths of where it was made."""
+    """Save in half precision, without the paths of this machine."""
     pipe.to(dtype=torch.float16).save_pretrained(folder, safe_serialization=True)
-    for file in folder.rglob("*.json"):  # diffusers notes where a model was loaded from
+    for file in folder.rglob("*.json"):  # diffusers records where a model was loaded from
         entry = json.loads(file.read_text())
         if isinstance(entry, dict) and entry.pop("_name_or_path", None):
             file.write_text(json.dumps(entry, indent=2) + "\n")
 
 
 def assemble(o: Heads) -> None:
-    """Pipeline with the longer-trained decoder, in half precision, into ``out``."""
+    """Write the pipeline with the longer-trained decoder to ``out``, in half precision."""
     pipe = StableDiffusionPipeline.from_pretrained(o.work / "latent", safety_checker=None)
     vae = AutoencoderKL.from_pretrained(o.work / "decoder")
     vae.register_to_config(scaling_factor=pipe.vae.config.scaling_factor)
@@ -233,7 +233,7 @@ def assemble(o: Heads) -> None:
 
 
 def run_evaluation(o: Heads, count: int = 256) -> None:
-    """Held-out figures of the half-precision models in ``out``: figures.json there, samples.png in ``work``."""
+    """Evaluate the half-precision models in ``out`` on held-out heads: figures.json there, samples.png in ``work``."""
     if (o.work / "decoder").exists() and (o.work / "latent").exists():
         assemble(o)
     held = _load(o, "validation")
@@ -247,7 +247,7 @@ def run_evaluation(o: Heads, count: int = 256) -> None:
     figures = {
         "autoencoder": autoencoder.psnr(pipe.vae, held["images"]),
         "classifier": classifier.accuracy(judge, held),
-        "obedience": evaluate.obedience(judge, images, [told for _, told in pairs]),
+        "obedience": evaluate.obedience(judge, images, [named for _, named in pairs]),
         "features_1nn": dict(zip(ATTRIBUTES, map(float, neighbours), strict=True)),
     }
     _note(o, figures)
@@ -255,15 +255,15 @@ def run_evaluation(o: Heads, count: int = 256) -> None:
 
 
 def pixel_errors(o: Heads) -> None:
-    """Print the errors of the pixel model in ``out`` on held-out pictures, and what wrong words add to them."""
+    """Print the errors of the pixel model in ``out`` on held-out pictures, and their increase by wrong words."""
     pipe = IFPipeline.from_pretrained(o.out / "pixel", dtype=torch.float32)
     for name, values in errors.held_out_errors(pipe).items():
         print(f"{name:16s}", *(f"{v:9.5f}" for v in values))
 
 
 def run_pixel_evaluation(o: Heads) -> None:
-    """Obedience of the half-precision pixel model in ``out``, to attributes and view words, beside what the judges make
-    of true pictures: "pixels" in figures.json, pixel-samples.png in ``work``."""
+    """Evaluate how the half-precision pixel model in ``out`` follows attributes and view words, beside the judges'
+    accuracy on true pictures: "pixels" in figures.json, pixel-samples.png in ``work``."""
     judge = ResNetForImageClassification.from_pretrained(o.out / "classifier", dtype=torch.float32).eval()
     train, held = _load(o, "train", "pixel-data"), _load(o, "validation", "pixel-data")
     views = {
@@ -281,7 +281,7 @@ def run_pixel_evaluation(o: Heads) -> None:
         "prompts": len(pairs),
         "judge_of_attributes": float(right[seen].float().mean()),
         "judge_of_views": float(np.mean(np.array(reader(held["images"])) == views["held"])),
-        "obedience": evaluate.obedience(judge, images, [told for _, told in pairs]),
+        "obedience": evaluate.obedience(judge, images, [named for _, named in pairs]),
         "views": {v: float(np.mean([f == v for f, w in zip(found, wanted, strict=True) if w == v])) for v in VIEWS},
         "view": float(np.mean(np.array(found) == wanted)),
     }
@@ -291,7 +291,7 @@ def run_pixel_evaluation(o: Heads) -> None:
 
 
 def _note(o: Heads, figures: dict[str, Any]) -> None:
-    """Print figures, and put them into figures.json in place of older ones."""
+    """Print figures and update figures.json."""
     print(json.dumps(figures, indent=1))
     file = o.out / "figures.json"
     older = json.loads(file.read_text()) if file.exists() else {}
@@ -308,7 +308,7 @@ RUN = {
 
 
 def main() -> None:
-    """Run the stage or all of them."""
+    """Run the stage, or all of them."""
     o = script(Heads, "python -m scripts.heads")
     if o.threads:
         torch.set_num_threads(o.threads)

@@ -26,7 +26,7 @@ def build() -> AutoencoderKL:
 
 
 def to_tensor(images: np.ndarray, device: torch.device) -> torch.Tensor:
-    """uint8 [B, H, W, 3] to float32 [B, 3, H, W] in [-1, 1]."""
+    """Convert uint8 [B, H, W, 3] to float32 [B, 3, H, W] in [-1, 1]."""
     return torch.from_numpy(images).to(device).permute(0, 3, 1, 2).float() / 127.5 - 1
 
 
@@ -35,7 +35,7 @@ def _differences(x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
 
 
 def reconstruction(x: torch.Tensor, y: torch.Tensor) -> dict[str, torch.Tensor]:
-    """L1, squares and L1 of the gradients, with the face counted twice."""
+    """Return L1, squared error and L1 of the gradients, with weight 2 in the face."""
     weight = torch.ones_like(x[:, :1])
     weight[..., FACE[0], FACE[1]] = 2.0
     error = (x - y) * weight
@@ -44,7 +44,7 @@ def reconstruction(x: torch.Tensor, y: torch.Tensor) -> dict[str, torch.Tensor]:
 
 
 def psnr(model: AutoencoderKL, images: np.ndarray) -> dict[str, float]:
-    """PSNR [dB], mean over images, of the posterior mean's reconstruction: whole picture and face box."""
+    """Return the mean PSNR [dB] of reconstructions from the posterior mean: whole picture and face box."""
     device = next(model.parameters()).device
     errors = []
     with torch.no_grad():
@@ -58,7 +58,7 @@ def psnr(model: AutoencoderKL, images: np.ndarray) -> dict[str, float]:
 
 
 def train(images: np.ndarray, out: Path, steps: int, batch: int = 16, lr: float = 1e-3) -> AutoencoderKL:
-    """Both halves; the latent's KL term is tiny, as in Stable Diffusion's autoencoder."""
+    """Train both halves; the KL weight of the latents is tiny, as in Stable Diffusion's autoencoder."""
 
     class Wrapped(torch.nn.Module):
         def __init__(self):
@@ -79,7 +79,7 @@ def train(images: np.ndarray, out: Path, steps: int, batch: int = 16, lr: float 
 
 
 def train_decoder(model: AutoencoderKL, images: np.ndarray, out: Path, steps: int, batch: int = 16, lr: float = 7e-4):
-    """The decoder alone, so that the diffusion model's latents stay what they were."""
+    """Train the decoder alone, so that the diffusion model's latents do not change."""
     model.requires_grad_(False)
     for part in (model.post_quant_conv, model.decoder):
         part.requires_grad_(True)

@@ -1,4 +1,4 @@
-"""The attribute classifier: scores pictures of heads, never steers them."""
+"""The attribute classifier: it scores pictures of heads and is never used to guide them."""
 
 from __future__ import annotations
 
@@ -28,14 +28,14 @@ def build() -> ResNetForImageClassification:
 
 
 def targets(data: dict[str, np.ndarray]) -> tuple[torch.Tensor, torch.Tensor]:
-    """Codes int64 and visibility bool, each [n, attributes]."""
+    """Return codes int64 and visibility bool, each [n, attributes]."""
     heads = [head_from_row(row) for row in data["heads"]]
     seen = [list(visible(h.values, h.camera).values()) for h in heads]
     return torch.tensor(np.stack([h.codes for h in heads])), torch.tensor(seen)
 
 
 def augment(x: torch.Tensor, rng: np.random.Generator) -> torch.Tensor:
-    """Sometimes a little blur, noise, or a shift of up to 2 px: the pictures to score are not perfect renders."""
+    """Add random blur, noise and shifts of up to 2 px, since scored pictures are not perfect renders."""
     if rng.random() < 0.3:
         x = F.interpolate(F.interpolate(x, scale_factor=0.5, mode="area"), scale_factor=2, mode="bilinear")
     shift = rng.integers(-2, 3, size=2)
@@ -46,7 +46,7 @@ def augment(x: torch.Tensor, rng: np.random.Generator) -> torch.Tensor:
 def train(
     data: dict[str, np.ndarray], out: Path, steps: int, batch: int = 64, lr: float = 2e-3
 ) -> ResNetForImageClassification:
-    """Cross-entropy over the values of each visible attribute."""
+    """Train by cross-entropy over the values of each visible attribute."""
     codes, seen = targets(data)
 
     def loss(model, rng, device):
@@ -65,7 +65,7 @@ def train(
 
 @torch.no_grad()
 def accuracy(model: ResNetForImageClassification, data: dict[str, np.ndarray]) -> dict[str, float]:
-    """Share of right answers for each attribute where it is visible."""
+    """Return the accuracy of each attribute where it is visible."""
     codes, seen = targets(data)
     guesses = []
     for part in np.array_split(data["images"], max(len(codes) // 100, 1)):

@@ -1,4 +1,4 @@
-"""What a pixel model's training has reached, without a sample: errors of its predicted noise on held-out pictures."""
+"""Measure a pixel model without sampling: errors of its predicted noise on held-out pictures."""
 
 from __future__ import annotations
 
@@ -16,22 +16,23 @@ WRONG = ("mouth", "left_eye", "left_cheek", "left_ear")
 
 
 def text_of(head: Head, wrong: str | None = None) -> str:
-    """The caption of all that can be seen and the view; the attribute ``wrong`` is told as its next value."""
+    """Return the caption of all visible attributes and the view; the attribute ``wrong`` has its next value."""
     values = dict(head.values)
-    told = {a for a, seen in visible(head.values, head.camera).items() if seen}
+    named = {a for a, seen in visible(head.values, head.camera).items() if seen}
     if wrong:
         options = ATTRIBUTES[wrong]
         values[wrong] = options[(options.index(values[wrong]) + 1) % len(options)]
-    return caption(values, told, head.camera.view)
+    return caption(values, named, head.camera.view)
 
 
 @torch.no_grad()
 def held_out_errors(
     pipe: IFPipeline, count: int = 32, timesteps: Sequence[int] = (200, 300, 400, 500), heads: int = 140
 ) -> dict[str, list[float]]:
-    """Mean squared errors at each of ``timesteps``, for up to ``count`` front views among ``heads`` held-out ones, with
-    the same noise for every model: over the picture, in the face, and what a wrong word adds there, where the right one
-    could be told. What is added is 0 where a model does not heed the word; it grows long before samples obey."""
+    """Return mean squared errors at each of ``timesteps``, for up to ``count`` front views among ``heads`` held-out
+    heads, with the same noise for every model: over the picture, in the face, and the increase in the face by a wrong
+    word for a visible attribute. The increase is 0 if a model ignores the word; it grows long before samples follow the
+    word."""
     data = pixel.make_pixel_shard("validation", 0, heads)
     every = [head_from_row(row) for row in data["heads"]]
     rows = [k for k, head in enumerate(every) if head.camera.view == VIEWS[0]][:count]
@@ -41,7 +42,7 @@ def held_out_errors(
     noises = [torch.randn(x.shape, generator=generator) for _ in timesteps]
 
     def errors(wrong: str | None = None) -> torch.Tensor:
-        """Of each pixel, [timesteps, pictures, SIZE, SIZE]."""
+        """Return the error of each pixel, [timesteps, pictures, SIZE, SIZE]."""
         texts = [text_of(head, wrong) for head in shown]
         tokens = pipe.tokenizer(
             texts, padding="max_length", max_length=pixel.LENGTH, truncation=True, return_tensors="pt"

@@ -1,4 +1,4 @@
-"""Held-out figures for the model card: reconstruction, classification, features, and obedience to prompts."""
+"""Held-out figures for the model card: reconstruction, classification, features, and agreement with prompts."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ from scripts.heads.classifier import SIZES
 
 
 def prompts(count: int, split: str = "test", view: str = "any") -> list[tuple[str, dict[str, str]]]:
-    """(prompt, the visible attributes it tells) of held-out heads; about two thirds of the attributes are told, the
-    view always."""
+    """Return (prompt, its visible attributes) of held-out heads; a prompt names about two thirds of the attributes, and
+    always the view."""
     pairs = []
     for k in range(count):
         head, rng = head_at(split, k, view), np.random.default_rng([7, k])
         seen = visible(head.values, head.camera)
-        told = {a for a in ATTRIBUTES if seen[a] and rng.random() < 0.65}
-        pairs.append((caption(head.values, told, head.camera.view), {a: head[a] for a in told}))
+        named = {a for a in ATTRIBUTES if seen[a] and rng.random() < 0.65}
+        pairs.append((caption(head.values, named, head.camera.view), {a: head[a] for a in named}))
     return pairs
 
 
@@ -31,7 +31,7 @@ def prompts(count: int, split: str = "test", view: str = "any") -> list[tuple[st
 def sample(
     pipe: DiffusionPipeline, texts: list[str], guidance: float = 3.0, steps: int = 50, seed: int = 0, **options: Any
 ) -> np.ndarray:
-    """Samples by the pipeline's own scheduler, uint8 [n, H, W, 3]; ``options`` as the pipeline takes them."""
+    """Sample by the pipeline's own scheduler, uint8 [n, H, W, 3]; ``options`` are passed to the pipeline."""
     pipe.set_progress_bar_config(disable=True)
     images = []
     for k in range(0, len(texts), 32):
@@ -44,9 +44,9 @@ def sample(
     return np.concatenate(images)
 
 
-def judged(images: np.ndarray) -> torch.Tensor:
-    """Pictures uint8 [n, H, W, 3] as the classifier sees them, [n, 3, 128, 128]; those of 32 px are first made 64 px,
-    bicubically: it was trained on 64 px, doubled because its stem halves twice."""
+def classifier_input(images: np.ndarray) -> torch.Tensor:
+    """Return pictures uint8 [n, H, W, 3] as the classifier's input [n, 3, 128, 128]. It was trained on 64 px, doubled
+    because its stem halves twice; pictures of 32 px are first enlarged to 64 px bicubically."""
     x = torch.from_numpy(images).permute(0, 3, 1, 2).float() / 127.5 - 1
     if images.shape[1] != 64:
         x = F.interpolate(x, size=64, mode="bicubic").clamp(-1, 1)
@@ -55,41 +55,41 @@ def judged(images: np.ndarray) -> torch.Tensor:
 
 @torch.no_grad()
 def classify(classifier, images: np.ndarray) -> np.ndarray:
-    """The classifier's value of every attribute, int64 [n, attributes]."""
+    """Return the classifier's value of every attribute, int64 [n, attributes]."""
     parts = np.array_split(images, max(len(images) // 100, 1))
-    logits = torch.cat([classifier(judged(part)).logits for part in parts])
+    logits = torch.cat([classifier(classifier_input(part)).logits for part in parts])
     return torch.stack([p.argmax(1) for p in logits.split(SIZES, dim=1)], dim=1).numpy()
 
 
 class ViewReader:
-    """Tells the view word of a picture by the classifier's last features: a ridge regression on renders."""
+    """Classify the view of a picture by ridge regression on the classifier's last features."""
 
     def __init__(self, classifier, images: np.ndarray, views: list[str]):
         self.classifier = classifier
-        asked = torch.tensor([[float(view == v) for v in VIEWS] for view in views])
+        targets = torch.tensor([[float(view == v) for v in VIEWS] for view in views])
         x = self._features(images)
-        self.weights = torch.linalg.solve(x.T @ x + torch.eye(x.shape[1]), x.T @ asked)
+        self.weights = torch.linalg.solve(x.T @ x + torch.eye(x.shape[1]), x.T @ targets)
 
     def __call__(self, images: np.ndarray) -> list[str]:
-        """One of ``VIEWS`` for each picture, uint8 [n, H, W, 3]."""
+        """Return one of ``VIEWS`` for each picture, uint8 [n, H, W, 3]."""
         return [VIEWS[k] for k in (self._features(images) @ self.weights).argmax(1)]
 
     @torch.no_grad()
     def _features(self, images: np.ndarray) -> torch.Tensor:
-        """The last feature map's means over its four quarters, and a constant, [n, d]."""
+        """Return the last feature map's means over its four quarters, and a constant, [n, d]."""
         rows = []
         for part in np.array_split(images, max(len(images) // 100, 1)):
-            last = self.classifier.resnet(judged(part)).last_hidden_state
+            last = self.classifier.resnet(classifier_input(part)).last_hidden_state
             rows.append(F.adaptive_avg_pool2d(last, 2).flatten(1))
         x = torch.cat(rows)
         return torch.cat([x, torch.ones(len(x), 1)], dim=1)
 
 
-def obedience(classifier, images: np.ndarray, told: list[dict[str, str]]) -> dict[str, float]:
-    """Share of told attributes that the classifier finds in the pictures: for each attribute, and "all" together."""
+def obedience(classifier, images: np.ndarray, named: list[dict[str, str]]) -> dict[str, float]:
+    """Return the share of the prompts' attributes that the classifier finds, for each attribute and "all" together."""
     guesses = classify(classifier, images)
     right: dict[str, list[bool]] = {a: [] for a in ATTRIBUTES}
-    for guess, values in zip(guesses, told, strict=True):
+    for guess, values in zip(guesses, named, strict=True):
         for k, (a, options) in enumerate(ATTRIBUTES.items()):
             if a in values:
                 right[a].append(options[guess[k]] == values[a])
@@ -98,7 +98,7 @@ def obedience(classifier, images: np.ndarray, told: list[dict[str, str]]) -> dic
 
 
 def contact_sheet(images: np.ndarray, columns: int, scale: int = 2) -> Image.Image:
-    """The pictures side by side."""
+    """Return the pictures in a grid."""
     rows = -(-len(images) // columns)
     size = images.shape[1]
     sheet = np.full((rows * size, columns * size, 3), 255, dtype=np.uint8)

@@ -1,7 +1,7 @@
-"""Fit the detector of faces (rsd/heads/classifier.py): ``python -m scripts.heads.face``, about two minutes.
+"""Fit the face reader, which tells fronts from backs: ``python -m scripts.heads.face``, about two minutes.
 
-Fronts are seen from within 45 degrees of the face, backs from within 45 degrees of the opposite side, as the view words
-have it. Both are shown sharp, and as pictures of fewer pixels are: scenes are made at 32 px and may be blurred.
+Fronts are within 45 degrees of the face, backs within 45 degrees of the opposite side, like the view words. Both are
+used sharp and at lower resolutions, since scenes are rendered at 32 px and may be blurred.
 """
 
 from __future__ import annotations
@@ -21,11 +21,11 @@ from rsd.runs.folder import write_bytes
 COUNT = {"train": 600, "validation": 200}
 SIZES = (64, 32, 24, 18)
 RIDGE = 0.01
-"""Of the features' mean variance, added to each."""
+"""Ridge in units of the features' mean variance."""
 
 
-def seen_from(split: str, side: str, count: int) -> torch.Tensor:
-    """``count`` heads of a split from the "front" or the "back", [count, 3, 64, 64] in [-1, 1]."""
+def render_side(split: str, side: str, count: int) -> torch.Tensor:
+    """Render ``count`` heads of a split from the "front" or the "back", [count, 3, 64, 64] in [-1, 1]."""
     rng = np.random.default_rng([SPLITS[split], len(side), 3])
     out = []
     for _ in range(count):
@@ -36,8 +36,8 @@ def seen_from(split: str, side: str, count: int) -> torch.Tensor:
     return torch.stack(out).permute(0, 3, 1, 2).float() / 127.5 - 1
 
 
-def shown(images: torch.Tensor, size: int) -> torch.Tensor:
-    """As a picture of ``size`` px is shown to the classifier."""
+def at_resolution(images: torch.Tensor, size: int) -> torch.Tensor:
+    """Return images as the classifier sees pictures of ``size`` px."""
     if images.shape[-1] == size:
         return images
     small = F.interpolate(images, size=(size, size), mode="area")
@@ -45,7 +45,7 @@ def shown(images: torch.Tensor, size: int) -> torch.Tensor:
 
 
 def discriminant(fronts: torch.Tensor, backs: torch.Tensor) -> tuple[torch.Tensor, float]:
-    """Fisher's linear discriminant of features [n, d] and [m, d], and the bias that puts 0 half way."""
+    """Return Fisher's linear discriminant of features [n, d] and [m, d], and the bias that puts 0 halfway."""
     apart = fronts.mean(0) - backs.mean(0)
     inside = torch.cat([fronts - fronts.mean(0), backs - backs.mean(0)])
     covariance = inside.T @ inside / len(inside)
@@ -55,18 +55,21 @@ def discriminant(fronts: torch.Tensor, backs: torch.Tensor) -> tuple[torch.Tenso
 
 
 def main() -> None:
-    """Fit on heads of the training split, print what it tells of the validation split, write the file."""
+    """Fit on heads of the training split, print the validation figures, and write the file."""
     torch.set_num_threads(1)
     classifier = HeadsClassifier.load()
-    train = {side: seen_from("train", side, COUNT["train"]) for side in ("front", "back")}
+    train = {side: render_side("train", side, COUNT["train"]) for side in ("front", "back")}
     found = {
-        side: torch.cat([classifier.features(shown(images, size)) for size in SIZES]) for side, images in train.items()
+        side: torch.cat([classifier.features(at_resolution(images, size)) for size in SIZES])
+        for side, images in train.items()
     }
     weights, bias = discriminant(found["front"].double(), found["back"].double())
     reader = FaceReader(weights.float(), bias, fingerprint())
-    held = {side: seen_from("validation", side, COUNT["validation"]) for side in ("front", "back")}
+    held = {side: render_side("validation", side, COUNT["validation"]) for side in ("front", "back")}
     figures = {
-        f"{size} px": {side: float(reader.sees(classifier, shown(x, size)).float().mean()) for side, x in held.items()}
+        f"{size} px": {
+            side: float(reader.sees(classifier, at_resolution(x, size)).float().mean()) for side, x in held.items()
+        }
         for size in SIZES
     }
     print(json.dumps({"faces seen": figures}, indent=1))

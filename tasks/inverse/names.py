@@ -1,4 +1,4 @@
-"""The tasks: their names, what people call them, and ``rsd tasks``. Imports nothing heavy."""
+"""The names of tasks, their everyday names, and ``rsd tasks``. Imports nothing heavy."""
 
 from __future__ import annotations
 
@@ -24,15 +24,15 @@ TASK = {
     "hdr": ("clip(2x, -1, 1); not linear", "red-diff"),
     "operator": ("yours (--operator module:function), see docs/operators.md", "rlsd"),
 }
-"""What each task does, and the work of rsd.citations that it is set as in."""
+"""A description of each task, and the work in rsd.runs.citations that defines it."""
 TASKS = tuple(TASK)
-OWN = {"mask": ("inpaint_mask",), "box": ("inpaint_box",), "operator": ("operator",)}
-"""What a task does not go without, and whose it is."""
-OWNERS = {**OWN, "kernel": ("deblur_motion", "deblur_gaussian"), "mask_hole": ("inpaint_mask",)}
-"""Options of some tasks alone; the first is what is meant where one is given and no task is."""
-SAYING = ("mask", "box", "operator", "kernel")
-"""Options that say their task."""
-SYNONYMS = (
+REQUIRED = {"mask": ("inpaint_mask",), "box": ("inpaint_box",), "operator": ("operator",)}
+"""Required options and their tasks."""
+READ_BY = {**REQUIRED, "kernel": ("deblur_motion", "deblur_gaussian"), "mask_hole": ("inpaint_mask",)}
+"""Options that only some tasks read. If an option is given without a task, the first task is implied."""
+IMPLYING = ("mask", "box", "operator", "kernel")
+"""Options that imply their task."""
+CASES = (
     "inpaint_mask (parts are missing, or not wanted: --mask)",
     "inpaint_box (a rectangle is: --box)",
     "sr2 ... sr16 (it is too small)",
@@ -43,7 +43,7 @@ SYNONYMS = (
     "operator (a function of yours was at it: --operator)",
     "inpaint_half_face, inpaint_full_face, inpaint_random, inpaint_freeform (test damage: they HIDE parts of it)",
 )
-"""What can have happened to a picture, in synonyms words."""
+"""What may have happened to an image, in everyday words."""
 
 MASKED = "inpaint_mask with your --mask, or inpaint_box with --box"
 SUPER = "take sr4 (fourfold), or any of sr2 ... sr16"
@@ -75,18 +75,18 @@ TASK_SYNONYMS = synonyms({
     "phase fourier phaseret holography ptychography": "take phase_retrieval",
     "declip overexposed exposure tonemap highdynamicrange": "take hdr",
     "own custom mine function": "take operator with --operator module:function",
-    "restore restoration auto photo fix": "say what happened to the image, see rsd tasks",
+    "restore restoration auto photo fix": "name what happened to the image, see rsd tasks",
 })  # fmt: skip
-"""What people call tasks, as :func:`rsd.runs.words.fold` writes it, and which of TASKS is meant."""
+"""Everyday names of tasks, folded by :func:`rsd.runs.words.normalise`, and the remedy."""
 
 
 def task_name(name: str) -> str:
-    """The task that ``name`` is but for capitals, dashes and spaces; ``name`` itself if it is none."""
+    """Return the task that ``name`` means, up to capitals, dashes and spaces; ``name`` itself if there is none."""
     return normalise(name) if sr_factor(normalise(name)) else match_name(name, TASKS)
 
 
 def unknown_task(name: str) -> ValueError:
-    """The error for a name that is no task, with the one that is meant."""
+    """Return the error for an unknown task, with the task that is probably meant."""
     if match := re.fullmatch(r"(?:sr|x|srx)(\d+)|(?:sr)?(\d+)x", normalise(name)):
         own = f"sr{match[1] or match[2]}"
         meant = f"take {own}" if sr_factor(own) else "srK enlarges K-fold, with K from 2 to 16"
@@ -95,18 +95,37 @@ def unknown_task(name: str) -> ValueError:
 
 
 def sr_factor(task: str) -> int | None:
-    """The factor K of a super-resolution task "srK", K = 2..16; None for any other name."""
+    """Return the factor K of a super-resolution task "srK", K = 2..16; None for any other name."""
     match = re.fullmatch(r"sr([1-9]\d?)", task)
     return int(match[1]) if match and 2 <= int(match[1]) <= 16 else None
 
 
 def is_task(name: str) -> bool:
-    """Whether ``name`` is one of TASKS, or srK with any K from 2 to 16."""
+    """Return whether ``name`` is one of TASKS, or srK with K from 2 to 16."""
     return name in TASKS or sr_factor(name) is not None
 
 
+def split_task(text: str) -> tuple[str, int | None]:
+    """Split "sr4:8" into ("sr4", 8) and "sr4" into ("sr4", None). Raise ValueError, in one sentence, for anything
+    else."""
+    task, colon, first = text.partition(":")
+    if not is_task(task):
+        raise unknown_task(task)
+    if colon and not (first.isdigit() and int(first) > 0):
+        raise ValueError(f'The task "{text}" has no number after its colon; write {task}:8 for the first 8 images.')
+    return task, int(first) if colon else None
+
+
+def matched(task: str, size: int, reference: int) -> str | None:
+    """Return the task at ``size`` px that measures as many pixels as ``task`` at ``reference`` px: another srK, or the
+    same task if it is not srK. Return None if there is none."""
+    factor = sr_factor(task)
+    own = f"sr{factor * size / reference:g}" if factor else task
+    return own if is_task(own) else None
+
+
 def main(argv: list[str]) -> int:
-    """``rsd tasks``: print the tasks of restore and compare, and whose they are; the exit code."""
+    """Run ``rsd tasks``: print the tasks of restore and compare with their works. Return the exit code."""
     if argv and argv[0] not in ("-h", "--help"):
         raise ValueError(f"rsd tasks takes no arguments, but {argv[0]} is given; leave it out.")
     for name, (what, work) in TASK.items():

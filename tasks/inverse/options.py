@@ -1,4 +1,5 @@
-"""What a user can turn: the flags of ``rsd restore``, the keys of its YAML files, checked before anything heavy."""
+"""The options of ``rsd restore``: its flags and the keys of its YAML files, checked before anything heavy is
+imported."""
 
 from __future__ import annotations
 
@@ -23,16 +24,16 @@ from rsd.runs.options import (
     readers,
 )
 from rsd.runs.options import check_used as check_unread
+from rsd.runs.settings import is_manifest
 
 from .methods import METHODS, TUNABLE, check_method, check_space, load_method, method_name
-from .names import OWN, OWNERS, SAYING, SYNONYMS, is_task, task_name, unknown_task
+from .names import CASES, IMPLYING, READ_BY, REQUIRED, is_task, task_name, unknown_task
 
 if TYPE_CHECKING:
     from rsd.repulsion import Interaction
 
 ALPHA = Path("alpha")
-"""The mask that is a picture's own: what is transparent is to be filled in."""
-MANIFEST = ".jsonl"
+"""The mask made of an image's own transparency: transparent pixels are filled in."""
 
 
 @dataclass(kw_only=True)
@@ -44,46 +45,58 @@ class NoiseSettings:
 
 
 @dataclass(kw_only=True)
-class TaskOptions(NoiseSettings):
-    """What happened to the images, in all that it needs."""
-
-    GROUPS: ClassVar[Groups] = {"task": "task mask mask_hole box kernel operator downsample sigma_v fit"}
+class TaskName:
+    """The name of the task."""
 
     task: str = ""
     """What happened to the image: inpaint_half_face, inpaint_full_face, inpaint_box, inpaint_random, inpaint_freeform,
-    inpaint_mask, sr2 ... sr16, deblur_motion, deblur_gaussian, phase_retrieval, hdr, operator. --mask, --box and
-    --operator say it too, and --kernel says deblur_motion; else it must be given."""
+    inpaint_mask, sr2 ... sr16, deblur_motion, deblur_gaussian, phase_retrieval, hdr, operator. Optional with --mask,
+    --box or --operator, which imply their task, and --kernel, which implies deblur_motion; else required."""
+
+
+@dataclass(kw_only=True)
+class OperatorOptions:
+    """The options of the forward operator; a task reads some of them."""
+
     mask: Path | None = None
-    """inpaint_mask: an image as large as the input, white where pixels are known; or the word alpha: what is
-    transparent in the input is filled in (default: none; the task needs one)."""
+    """inpaint_mask: an image of the input's size, white where pixels are known; or the word alpha, which fills in the
+    transparent pixels of the input (default: none; the task requires one)."""
     mask_hole: Literal["black", "white"] = "black"
-    """The colour of what the mask hides; in other tools' masks it is often white."""
+    """The colour of the hidden pixels in the mask; other tools often use white."""
     box: tuple[int, int, int, int] | None = None
     """inpaint_box: hidden rows and columns, FIRST_ROW LAST_ROW FIRST_COLUMN LAST_COLUMN, inclusive, from 0, in the
-    input's own pixels, before it is cropped or resized (default: none; the task needs one)."""
+    input's own pixels, before it is cropped or resized (default: none; the task requires one)."""
     downsample: Literal["block", "bicubic"] = "block"
     """sr: block average (the paper's code) or antialiased bicubic."""
     kernel: Path | None = None
-    """deblur: a kernel file (a picture, .npy, .safetensors) instead of the task's own (default: its own)."""
+    """deblur: a kernel file (an image, .npy or .safetensors) instead of the task's kernel (default: the task's
+    kernel)."""
     operator: str | None = None
-    """operator: a differentiable function of yours, as module:function, images [B, 3, H, W] in [-1, 1] to y
-    (default: none; the task needs one)."""
+    """operator: your differentiable function, as module:function, from images [B, 3, H, W] in [-1, 1] to y (default:
+    none; the task requires one)."""
     fit: Literal["crop", "resize", "refuse"] = "crop"
-    """How an image of another size is brought to the prior's."""
+    """How an image of another size is brought to the prior's size."""
+
+
+@dataclass(kw_only=True)
+class TaskOptions(OperatorOptions, TaskName, NoiseSettings):
+    """The task, its operator and its noise."""
+
+    GROUPS: ClassVar[Groups] = {"task": "task mask mask_hole box kernel operator downsample sigma_v fit"}
 
 
 @dataclass(kw_only=True)
 class Settings(ParticleSettings, RepulsionSettings, TextSettings, NoiseSettings):
-    """What one restoration runs with. The defaults are those of ``rsd restore`` where nothing is packaged;
-    :meth:`packaged` has those of a task."""
+    """The settings of one restoration. The defaults are those of ``rsd restore`` if nothing is packaged for the
+    task."""
 
     POSITIVE = ParticleSettings.POSITIVE | {"lambda_", "rho", "lr_x", "lr_z", "sigma_v"}
 
     method: str = "rlsd"
-    """rlsd, nonrepuls (gamma 0), hybrid (some particles repel), nonaug (no x beside z), another that `rsd methods`
-    lists, or your own, as module:Class."""
+    """rlsd, nonrepuls (gamma 0), hybrid (some particles repel), nonaug (no x beside z), another of `rsd methods`, or
+    your own, as module:Class."""
     gamma: float = 0.0
-    """Weight of the repulsion; more gives more different samples and less exact ones."""
+    """Weight of the repulsion; larger values give more diverse and less exact samples."""
     interacting: int | None = None
     """hybrid: how many of the particles repel one another, 2 or more (default: all but one)."""
     lambda_: float = 0.14
@@ -93,25 +106,26 @@ class Settings(ParticleSettings, RepulsionSettings, TextSettings, NoiseSettings)
     lr_x: float = 0.4
     """Adam's learning rate for x."""
     x_step: Literal["adam", "exact"] = "adam"
-    """How x follows: a step of Adam (the paper), or exact: to the minimum at once, for linear operators."""
+    """The update of x: one Adam step (as in the paper), or exact: the minimiser in closed form, for linear
+    operators."""
     lr_z: float = 0.8
     """Adam's learning rate for z."""
     hyper: Annotated[tuple[str, ...], Flag(own=is_assignment)] = ()
     """Hyper-parameters of a sampler (see `rsd methods`), as name=value, e.g. zeta=0.5,eta=1
     (default: the packaged ones)."""
     prompt: str = ""
-    """What the image shows; the paper leaves it empty."""
+    """A description of the image; empty in the paper."""
     negative_prompt: str = ""
-    """What it does not show (with --guidance)."""
+    """A description of what the image does not show (with --guidance)."""
     guidance: float = 1.0
 
     def __post_init__(self) -> None:
-        """Raise ValueError, in one sentence, for a value that cannot work."""
+        """Raise ValueError, in one sentence, for an invalid value."""
         check_types(self)
         self.check_settings()
 
     def check_settings(self) -> None:
-        """Raise ValueError, in one sentence, for a value of the algorithm's settings that cannot work."""
+        """Raise ValueError, in one sentence, for an invalid setting of the algorithm."""
         check_method(self.method)
         if self.method == "hybrid":
             _check_hybrid(self.particles, self.interacting)
@@ -121,12 +135,12 @@ class Settings(ParticleSettings, RepulsionSettings, TextSettings, NoiseSettings)
 
     @classmethod
     def of(cls, options: Any) -> Settings:
-        """The fields of the same names of other options."""
+        """Return the settings that are among other options."""
         return cls(**{name: getattr(options, name) for name in fields_of(Settings)})
 
     @property
     def interaction(self) -> Interaction:
-        """The method's repulsion: none for those that know no gamma, among a part of the particles for hybrid."""
+        """The method's repulsion: none for methods without gamma, among some of the particles for hybrid."""
         from rsd.repulsion import Interaction
 
         method = METHODS[self.method]
@@ -142,17 +156,17 @@ def _check_hybrid(particles: int, interacting: int | None) -> None:
         raise ValueError(f"Method hybrid needs 3 particles or more, or --interacting 2, not {particles}.")
     if interacting is not None and not 2 <= interacting <= particles:
         raise ValueError(
-            f"interacting is {interacting} of {particles} particles; give 2 to {particles} (nobody repels: nonrepuls)."
+            f"interacting is {interacting} of {particles} particles; give 2 to {particles} (no repulsion: nonrepuls)."
         )
 
 
 @dataclass(kw_only=True)
 class Restore(TaskOptions, Settings, RunOptions, PriorOptions, FeatureOptions, ScoreOptions):
-    """Restore degraded images: N different, plausible answers for each, and where they disagree.
+    """Restore degraded images: N diverse, plausible samples for each, and where they differ.
 
     Without --clean an image is the measurement itself; with --clean it is degraded first, then restored and scored.
     Settings come from the packaged configuration of the task and prior, then --config FILE, then the flags; the
-    defaults below hold only where none of them says anything (a run's config.yaml tells what it used).
+    defaults below apply only to settings that none of them gives (a run's config.yaml lists what it used).
     """
 
     EXAMPLES: ClassVar[tuple[str, ...]] = (
@@ -171,28 +185,27 @@ class Restore(TaskOptions, Settings, RunOptions, PriorOptions, FeatureOptions, S
     }
 
     images: Annotated[tuple[Path, ...], Flag(positional=True)]
-    """Images (PNG, JPEG, ...), measurements (.safetensors), folders of them, or a manifest (.jsonl): a JSON object a
-    line with "image" and any of task, mask, prompt, seed ... (docs/scale.md)."""
+    """Images (PNG, JPEG, ...), measurements (.safetensors), folders of them, or a manifest (.jsonl, .csv):
+    lines with "image" and any of task, mask, prompt, seed ... (docs/scale.md)."""
     method: str = "auto"
-    """rlsd, nonrepuls (gamma 0), hybrid (some particles repel), nonaug (no x beside z), or another that `rsd methods`
-    lists; auto: rlsd, or for phase_retrieval with other priors than the built-in ones nonaug, as in the paper."""
+    """rlsd, nonrepuls (gamma 0), hybrid (some particles repel), nonaug (no x beside z), or another of `rsd methods`;
+    auto: rlsd, or nonaug for phase_retrieval with a prior that is not built in, as in the paper."""
     clean: bool = False
     """The images are clean: degrade them, restore them, score the result."""
 
     preset: int | None = None
-    """Settings for so many steps, with the exact x-step: 50, 100, 200 or 1000 (heads: masks, super-resolution;
+    """Settings for that many steps, with the exact x-step: 50, 100, 200 or 1000 (heads: masks, super-resolution;
     default: the packaged settings)."""
 
     keep_known: bool | None = None
-    """Inpainting: put the known pixels back exactly (default: yes without --clean if --sigma-v is 0)."""
+    """Inpainting: copy the known pixels into the samples (default: yes without --clean if --sigma-v is 0)."""
 
     metrics: tuple[Literal["lpips", "clip", "fid"], ...] = ()
     """Figures that need networks of their own: lpips and fid with --clean, clip with --prompt."""
 
     def __post_init__(self) -> None:
-        """Write names as they are here, resolve the task where an option says it, and the method: phases are retrieved
-        by the one that has settings for it, the paper's with its models."""
-        self.task = self.task or said_by({name: getattr(self, name) for name in SAYING})
+        """Normalise the names of task and method, and resolve the implied task and the method "auto"."""
+        self.task = self.task or implied_task({name: getattr(self, name) for name in IMPLYING})
         if self.task:
             self.task = task_name(self.task)
         self.method = method_name(self.method)
@@ -201,11 +214,11 @@ class Restore(TaskOptions, Settings, RunOptions, PriorOptions, FeatureOptions, S
             self.method = "nonaug" if papers else "rlsd"
 
     def check(self) -> None:
-        """Raise ValueError or FileNotFoundError, in one sentence, for a value that cannot work."""
+        """Raise ValueError or FileNotFoundError, in one sentence, for an invalid value."""
         if self.task and not is_task(self.task):
             raise unknown_task(self.task)
         self.check_settings()
-        if over_heads(self.prior):  # of others this takes a look at their files, later
+        if over_heads(self.prior):  # other priors are checked later, since that reads their files
             check_space(self.method, prior=self.prior, latent=self.prior == "heads")
         self.check_prior()
         if self.steps > 1000 and METHODS[self.method].descends:
@@ -224,11 +237,11 @@ class Restore(TaskOptions, Settings, RunOptions, PriorOptions, FeatureOptions, S
 
     @property
     def manifests(self) -> bool:
-        """Whether nothing but manifests is given, whose lines may say what the flags leave open."""
-        return bool(self.images) and all(path.suffix.lower() == MANIFEST for path in self.images)
+        """Whether all inputs are manifests, whose lines may give what the flags leave open."""
+        return bool(self.images) and all(map(is_manifest, self.images))
 
     def _needs(self) -> None:
-        for name, tasks in OWN.items():
+        for name, tasks in REQUIRED.items():
             if self.task in tasks and getattr(self, name) is None and not self.manifests:
                 raise ValueError(f"Task {self.task} needs --{name}.")
         if self.box and not (0 <= self.box[0] <= self.box[1] and 0 <= self.box[2] <= self.box[3]):
@@ -238,34 +251,34 @@ class Restore(TaskOptions, Settings, RunOptions, PriorOptions, FeatureOptions, S
             )
         if self.mask == ALPHA and (self.clean or self.mask_hole != "black"):
             flag, why = (
-                ("--clean", "the picture itself lacks what is transparent")
+                ("--clean", "transparent pixels have no clean value")
                 if self.clean
                 else ("--mask-hole", "transparent is neither black nor white")
             )
             raise ValueError(f"{flag} does not go with --mask alpha, since {why}; leave one of them out.")
         self.check_run(None if self.mask == ALPHA else self.mask, self.kernel, *self.images)
         if not self.task and self.images and not self.manifests:
-            raise ValueError(self.untold())
+            raise ValueError(self.missing_task())
 
-    def untold(self) -> str:
-        """The sentence about a task that nobody said."""
-        several = [f"{name} says {OWNERS[name][0]}" for name in SAYING if getattr(self, name) is not None]
-        if several:
-            return f"There is no task, and {' but '.join(several)}; say one with --task."
-        clear = next((path for path in self.images if _is_clear(path)), None)
+    def missing_task(self) -> str:
+        """Return the error message for a missing task."""
+        implied = [f"{name} implies {READ_BY[name][0]}" for name in IMPLYING if getattr(self, name) is not None]
+        if implied:
+            return f"The task is ambiguous: {' but '.join(implied)}; choose one with --task."
+        clear = next((path for path in self.images if _is_transparent(path)), None)
         hint = f" {clear} has transparent pixels: --mask alpha fills them in." if clear else ""
-        what = str(self.images[0]) if len(self.images) == 1 else "these pictures"
-        return f"Say with --task what happened to {what}: {', '.join(SYNONYMS)}; `rsd tasks` tells more.{hint}"
+        what = str(self.images[0]) if len(self.images) == 1 else "these images"
+        return f"Name with --task what happened to {what}: {', '.join(CASES)}; see `rsd tasks`.{hint}"
 
     @property
     def unread(self) -> Unread:
-        """The fields that the task or the method does not read."""
-        by = f", as {self.config} says" if self.config else ""
+        """The fields that the task or the method does not read, with the reason."""
+        by = f", as in {self.config}" if self.config else ""
         is_task, is_method = f"the task is {self.task}{by}", f"the method is {self.method}"
         needs = {
             "downsample": ("the tasks sr2 ... sr16", self.task.startswith("sr")),
             "keep_known": ("the inpaint tasks", self.task.startswith("inpaint")),
-            **{name: (readers("task", tasks, " and "), self.task in tasks) for name, tasks in OWNERS.items()},
+            **{name: (readers("task", tasks, " and "), self.task in tasks) for name, tasks in READ_BY.items()},
         }
         found = {name: (who, is_task) for name, (who, read) in needs.items() if self.task and not read}
         uses = METHODS[self.method].uses
@@ -277,46 +290,47 @@ class Restore(TaskOptions, Settings, RunOptions, PriorOptions, FeatureOptions, S
         return found
 
     def without_unread(self) -> Restore:
-        """The same without what the task does not read, which a file for several tasks may say."""
+        """Return the options without those that the task does not read, which a file for several tasks may give."""
         fields = type(self).__dataclass_fields__
         unread: dict[str, Any] = {
-            name: fields[name].default for name, tasks in OWNERS.items() if self.task and self.task not in tasks
+            name: fields[name].default for name, tasks in READ_BY.items() if self.task and self.task not in tasks
         }
         return replace(self, **unread)
 
 
 def check_used(given: Collection[str], options: Restore) -> None:
-    """Raise ValueError, in one sentence, for a field in ``given`` that the resolved ``options`` do not read.
-    ``given``: the names of what the flags alone, or a line of a manifest, say."""
+    """Raise ValueError, in one sentence, for a field in ``given`` that the resolved ``options`` do not read. ``given``:
+    the names of the fields that the flags, or a line of a manifest, give."""
     if options.preset not in (None, options.steps):
         raise ValueError(
-            f"preset {options.preset} is settings for {options.preset} steps, but steps is {options.steps} (flags, "
+            f"preset {options.preset} is for {options.preset} steps, but steps is {options.steps} (flags, "
             "--config, a manifest's line); leave one of them out."
         )
-    told = "task" in given or any(OWNERS[name][0] == options.task for name in SAYING if name in given)
-    check_unread(given, (replace(options, config=None) if told else options).unread)
+    typed = "task" in given or any(READ_BY[name][0] == options.task for name in IMPLYING if name in given)
+    check_unread(given, (replace(options, config=None) if typed else options).unread)
 
 
-def said_by(given: Mapping[str, Any]) -> str:
-    """The task that options say by what they give; nothing where none does, or several do."""
-    said = [OWNERS[name][0] for name in SAYING if given.get(name) is not None]
-    return said[0] if len(said) == 1 else ""
+def implied_task(given: Mapping[str, Any]) -> str:
+    """Return the task that the given options imply; "" if there is none or more than one."""
+    implied = [READ_BY[name][0] for name in IMPLYING if given.get(name) is not None]
+    return implied[0] if len(implied) == 1 else ""
 
 
-def _is_clear(path: Path) -> bool:
-    """Whether a file is a picture with transparent pixels; no for what cannot be read, which is told later."""
+def _is_transparent(path: Path) -> bool:
+    """Return whether a file is an image with transparent pixels; False if it cannot be read, which is reported
+    later."""
     from rsd.formats import is_transparent
 
     try:
         return path.is_file() and is_transparent(path)
-    except Exception:  # Pillow's decoders raise many kinds for damaged files
+    except Exception:  # Pillow's decoders raise many types for damaged files
         return False
 
 
-def remedy_of(options: Settings) -> str:
-    """What to do about a run that diverged: its method's settings, to be lowered."""
+def divergence_remedy(options: Settings) -> str:
+    """Return the remedy for a diverged run: lower its method's step sizes and weights."""
     used = [name for name in ("lr_x", "lr_z", "lambda_", "gamma") if name in METHODS[options.method].uses]
-    told = [f"{name.rstrip('_')} ({getattr(options, name):g})" for name in used]
+    choices = [f"{name.rstrip('_')} ({getattr(options, name):g})" for name in used]
     if METHODS[options.method].sampler:
-        told.append(f"a step size among its --hyper ({' '.join(options.hyper) or 'its defaults'})")
-    return f"lower {', '.join(told[:-1])} or {told[-1]}" if len(told) > 1 else f"lower {told[0]}"
+        choices.append(f"a step size among its --hyper ({' '.join(options.hyper) or 'its defaults'})")
+    return f"lower {', '.join(choices[:-1])} or {choices[-1]}" if len(choices) > 1 else f"lower {choices[0]}"

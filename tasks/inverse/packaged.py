@@ -1,4 +1,4 @@
-"""Which packaged settings apply to a restoration, and the options that follow from them. Imports nothing heavy."""
+"""Find the packaged settings of a restoration, and resolve its options from them. Imports nothing heavy."""
 
 from __future__ import annotations
 
@@ -19,19 +19,19 @@ NO_PIXEL = (
     "resume", "shard", "config", "out", "checkpoint_every", "device", "chunk", "memory", "metrics", "clip_model",
     "fid_features", "div_features",
 )  # fmt: skip
-"""Options that change no pixel: a run may be resumed with others, and config.yaml leaves them out."""
+"""Options that do not change the samples: a run may be resumed with other values, and config.yaml omits them."""
 ADDED = {"mask_hole": "black"}
-"""Options that older versions' config.yaml lacks, and what their runs were made with."""
+"""Options missing from older versions' config.yaml, with the values that their runs had."""
 
 
 ANY = "any"
-"""The name of the files whose sections serve every task."""
+"""The prefix of the files whose sections serve every task."""
 
 
 def files_of(task: str, prior: str) -> list[str]:
-    """The files of configs/inverse that may serve a task with a prior, the likeliest first: the task's own, that of the
-    nearest task (any srK: sr4 of the built-in priors, sr8; masks: half a face; other operators: motion blur), and that
-    for any task."""
+    """Return the files of configs/inverse that may serve a task with a prior, best first: the task's own, that of the
+    nearest task (any srK: sr4 of the built-in priors, sr8 of others; masks: half a face; other operators: motion blur),
+    and that for any task."""
     near = task
     if task.startswith("sr"):
         near = "sr8" if prior == PUBLISHED else "sr4"
@@ -43,12 +43,12 @@ def files_of(task: str, prior: str) -> list[str]:
 
 
 PUBLISHED = "sd"
-"""What files for all priors but the built-in ones are named after."""
+"""The suffix of the files for all priors other than the built-in ones."""
 
 
 def packaged(task: str, method: str, prior: str) -> Packaged | None:
-    """The packaged settings for a task, or None. The method's own section comes first, then those of the methods that
-    it borrows from; the section rlsd of heads-pixels may be that of heads."""
+    """Return the packaged settings for a task, or None. The method's own section comes first, then those of the methods
+    that it borrows from. The section rlsd of heads-pixels may be that of heads."""
     of = family(prior) or PUBLISHED
     for name in (method, *METHODS[method].borrows):
         for kin in (of, "heads") if (name, of) == ("rlsd", "heads_pixels") else (of,):
@@ -59,8 +59,7 @@ def packaged(task: str, method: str, prior: str) -> Packaged | None:
 
 
 def presets(task: str, method: str, prior: str) -> dict[int, Packaged]:
-    """The packaged settings for so many steps: the presets of the section that :func:`packaged` finds, and that section
-    itself."""
+    """Return the packaged settings by number of steps: the section that :func:`packaged` finds, and its presets."""
     own = packaged(task, method, prior)
     steps = sections("inverse")[own.file]["methods"][own.method].get("presets", {}) if own else {}
     if not own or not steps:
@@ -70,27 +69,27 @@ def presets(task: str, method: str, prior: str) -> dict[int, Packaged]:
 
 
 DECIDED = ("task", "method", "prior", "revision")
-"""Fields that choose the packaged settings, and that those do not decide."""
+"""Fields that select the packaged settings and that those do not change."""
 
 
 def chosen(options: Restore) -> Packaged | None:
-    """The packaged settings for these options' task, method, prior and preset; None: there are none. Raises ValueError
-    for a preset of other steps than there are."""
+    """Return the packaged settings for these options' task, method, prior and preset; None if there are none. Raise
+    ValueError for an unknown preset."""
     if options.preset is None:
         return packaged(options.task, options.method, options.prior)
     found = presets(options.task, options.method, options.prior)
     if options.preset not in found:
-        told = f"there are {', '.join(map(str, found))}" if found else "there is none; give --steps"
+        known_steps = f"there are {', '.join(map(str, found))}" if found else "there are none; give --steps"
         what = f"{options.preset} steps for {options.task} by {options.method} with {options.prior}"
-        raise ValueError(f"There is no preset of {what}: {told}.")
+        raise ValueError(f"There is no preset of {what}: {known_steps}.")
     return found[options.preset]
 
 
 def settled(task: str, *, method: str, prior: str, preset: int | None = None) -> tuple[Restore, str | None]:
-    """What ``rsd restore`` settles on where the user says no more than this: for Python, which asks here so that both
-    have one source. The options, and the name of the packaged settings.
+    """Return the options of ``rsd restore`` with no other flags than these, and the name of the packaged settings. The
+    Python API uses this too, so both have the same defaults.
 
-    Raises ValueError, in one sentence, for an unknown task, method or preset.
+    Raise ValueError, in one sentence, for an unknown task, method or preset.
     """
     if not is_task(task):
         raise unknown_name("task", task, TASKS)
@@ -106,26 +105,26 @@ def settled(task: str, *, method: str, prior: str, preset: int | None = None) ->
 def settings_of(
     task: str, *, method: str = "auto", prior: str = "heads", preset: int | None = None
 ) -> tuple[Settings, str]:
-    """What ``rsd restore`` runs a task with by that method, prior and preset, and where that comes from: a section of a
-    file of configs/inverse, or that none is packaged. Raises ValueError for unknown ones."""
+    """Return the settings of ``rsd restore`` for a task with that method, prior and preset, and their source: a section
+    of a file in configs/inverse, or that none is packaged. Raise ValueError for unknown names."""
     options, name = settled(task, method=method, prior=prior, preset=preset)
-    guess = " (a guess: none is packaged for operators of your own)" if task == "operator" else ""
+    guess = " (a guess: none is packaged for your own operators)" if task == "operator" else ""
     return Settings.of(options), f"{name}{guess}" if name else f"none packaged for {task} by {options.method}"
 
 
 def parse(argv: list[str]) -> tuple[Restore, str | None]:
-    """Options from the packaged settings, then --config, then the flags; and the name of those settings."""
+    """Return the options from the packaged settings, then --config, then the flags; and the name of those settings."""
 
     def choose(options: Restore) -> Packaged | None:
-        return chosen(options) if options.task else None  # each line of a manifest has its own
+        return chosen(options) if options.task else None  # each line of a manifest selects its own
 
     options, name = layered(Restore, argv, prog="rsd restore", positional="images", packaged=choose)
     check_used(flags.values(Restore, argv, prog="rsd restore"), options)
     return options.without_unread(), name
 
 
-def guessed(options: Restore) -> str:
-    """What to know of packaged settings that were made for another task or prior: in a sentence, or nothing."""
+def borrowed_note(options: Restore) -> str:
+    """Return a note if the packaged settings were tuned for another task or prior, else ""."""
     found = chosen(options) if options.task else None
     others = [
         (f"{found.tuned_for[what]}", f"{getattr(options, what)}")
@@ -147,6 +146,6 @@ def guessed(options: Restore) -> str:
 
 
 def resolved(options: Restore) -> dict[str, Any]:
-    """The options as plain values, as config.yaml holds them."""
-    told = {k: plain(v) for k, v in dataclasses.asdict(options).items() if k not in NO_PIXEL}
-    return told | ({"mask": str(ALPHA)} if options.mask == ALPHA else {})  # a word, no path
+    """Return the options as plain values, as in config.yaml."""
+    values = {k: plain(v) for k, v in dataclasses.asdict(options).items() if k not in NO_PIXEL}
+    return values | ({"mask": str(ALPHA)} if options.mask == ALPHA else {})  # a keyword, not a path

@@ -1,29 +1,142 @@
-"""What a restoration leaves to be looked at: pictures, and its figures in a line."""
+"""Score a finished restoration, write its images, and summarise its figures in a line."""
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import torch
 
-from rsd import media
+from rsd import media, metrics
+from rsd.heads.agreement import open_values
+from rsd.heads.classifier import HeadsClassifier
+from rsd.metrics.scoring import CLIP, DIVERSITY, Found, Score, ScoreRequest, Scorers, Subject, difference
 from rsd.runs.folder import RunFolder
 
-from .operators import Inpaint
+from .operators import Inpaint, data_residual
 from .options import Restore
 from .problem import Problem
 
+NOTHING_TO_COVER = {
+    "mean": "the measurement leaves no attribute open", "agreement": "the measurement shows no attribute for certain",
+}  # fmt: skip
+"""The reason if a part of the coverage is null."""
+EXACT = "a sample equals the clean image exactly, so its PSNR is infinite"
+NO_TRUTH = "no clean image to compare with (see --clean)"
+SMALLEST = 32
+"""The least image size in pixels for LPIPS: AlexNet's pooling needs it."""
+
+
+def check_metrics(options: Restore, size: int) -> None:
+    """Raise ValueError for a metric that images of size x size px do not support. Loads nothing."""
+    if "lpips" in options.metrics and options.clean and size < SMALLEST:
+        raise ValueError(
+            f"LPIPS needs at least {SMALLEST} px, but {options.prior} makes {size} px; leave it out of --metrics."
+        )
+
+
+def coverage(images: torch.Tensor, problem: Problem, judge: HeadsClassifier | None) -> dict[str, Any]:
+    """Return, for a known head, the number of distinct confident values of each hidden attribute over the samples, and
+    the share of visible attributes that the samples reproduce."""
+    if judge is None or problem.head is None:
+        return {"coverage": None, "reason": "needs --clean, a prior over heads and an image from `rsd heads`"}
+    left_open = open_values(problem.head, problem.operator, images.shape[-1])
+    return {"coverage": coverage_of(images, left_open, judge)}
+
+
+def coverage_of(images: torch.Tensor, left_open: dict[str, set[str]], judge: HeadsClassifier) -> dict[str, Any]:
+    """Return the coverage of images [N, 3, H, W], given the open values of each attribute (:func:`open_values`)."""
+    hidden = sorted(a for a, values in left_open.items() if len(values) > 1)
+    visible = {a: next(iter(values)) for a, values in left_open.items() if len(values) == 1}
+    return metrics.coverage(judge.probabilities(images.float()), hidden, visible)
+
+
+def psnr_and_ssim(images: torch.Tensor, subject: Subject, scorers: Scorers) -> Found:
+    """Return PSNR and SSIM."""
+    clean = subject.problem.clean
+    if clean is None:
+        return {"psnr": None, "ssim": None}, dict.fromkeys(("psnr", "ssim"), NO_TRUTH)
+    psnr = metrics.summary(metrics.psnr(images, clean), best="max")
+    ssim = metrics.summary(metrics.ssim(images, clean), best="max")
+    return {"psnr": psnr, "ssim": ssim}, {f"psnr.{part}": EXACT for part, value in psnr.items() if value is None}
+
+
+def lpips(images: torch.Tensor, subject: Subject, scorers: Scorers) -> Found:
+    """Return LPIPS to the clean image."""
+    if scorers.lpips is None or subject.problem.clean is None:
+        return {"lpips": None}, {"lpips": NO_TRUTH} if scorers.lpips else {}
+    return {"lpips": metrics.summary(scorers.lpips(images, subject.problem.clean), best="min")}, {}
+
+
+def residual(images: torch.Tensor, subject: Subject, scorers: Scorers) -> Found:
+    """Return the data residual in units of sigma_v."""
+    problem, sigma_v = subject.problem, subject.options.sigma_v
+    if sigma_v == 0:
+        return {"residual": None}, {"residual": "sigma_v is 0, and the residual is measured in units of it"}
+    difference, count = data_residual(problem.operator, images, problem.y)
+    return {"residual": metrics.summary(metrics.residual(difference, count, sigma_v), best="min")}, {}
+
+
+def sample_difference(images: torch.Tensor, subject: Subject, scorers: Scorers) -> Found:
+    """Return the difference between samples: in the hidden pixels of an inpainting mask, else everywhere."""
+    operator = subject.problem.operator
+    known = operator.observed if isinstance(operator, Inpaint) else None
+    return difference(images, None if known is None else ~known)
+
+
+def head_coverage(images: torch.Tensor, subject: Subject, scorers: Scorers) -> Found:
+    """Return the coverage, and the reasons for parts that are null."""
+    found = coverage(images, subject.problem, scorers.judge)
+    if found["coverage"] is None:
+        return {"coverage": None}, {"coverage": found["reason"]}
+    return found, {f"coverage.{part}": why for part, why in NOTHING_TO_COVER.items() if found["coverage"][part] is None}
+
+
+def no_prompt(asked: ScoreRequest) -> str | None:
+    """Return the reason if CLIP has no prompt."""
+    return None if asked.prompt else "no prompt to compare with (see --prompt)"
+
+
+def no_truths(asked: ScoreRequest) -> str | None:
+    """Return the reason if the distance between two sets of images is null."""
+    if not asked.clean:
+        return NO_TRUTH
+    return None if asked.several else "it compares sets of images; give several images or a folder"
+
+
+SCORES = (
+    Score("psnr", psnr_and_ssim),
+    Score("lpips", lpips, lambda asked: None if asked.clean else NO_TRUTH, lambda asked: {}, optional=True),
+    replace(CLIP, why_not=no_prompt),
+    Score("residual", residual),
+    replace(DIVERSITY, by=lambda asked: None if asked.div_features == "auto" else {"div_features": asked.div_features}),
+    Score("difference", sample_difference),
+    Score("coverage", head_coverage),
+    Score("fid", None, no_truths, optional=True),  # of all images together
+)
+
+
+def distance(samples: list[torch.Tensor], clean: list[torch.Tensor], scorers: Scorers) -> dict[str, Any]:
+    """Return the Frechet and kernel distances between all samples and all clean images, with the feature map and the
+    counts. One entry per image: [N, 3, H, W] and [1, 3, H, W] in [-1, 1]."""
+    network = scorers.fid
+    assert network is not None
+    a, b = (torch.cat([network(x) for x in images]) for images in (samples, clean))
+    found = {"value": metrics.frechet(a, b), "kid": metrics.kernel_distance(a, b), "features": scorers.fid_name}
+    return {**found, "images": len(b), "particles": len(a)}
+
 
 def keep_known(options: Restore, problem: Problem) -> bool:
-    """Whether the known pixels are put back: as asked, else when restoring a measurement said to be exact."""
-    asked = options.keep_known
+    """Return whether to copy the known pixels into the samples: by default when restoring a measurement without
+    noise."""
+    chosen = options.keep_known
     return isinstance(problem.operator, Inpaint) and (
-        asked if asked is not None else not options.clean and options.sigma_v == 0
+        chosen if chosen is not None else not options.clean and options.sigma_v == 0
     )
 
 
 def write_results(images: torch.Tensor, problem: Problem, folder: RunFolder, options: Restore) -> None:
-    """particles/, measurement, grid and spread."""
+    """Write particles/, measurement, grid and spread."""
     about = {"seed": str(options.seed), "gamma": str(options.gamma), "method": options.method, "task": options.task}
     about["prompt"] = options.prompt
     for k, image in enumerate(images):
@@ -41,7 +154,7 @@ def write_results(images: torch.Tensor, problem: Problem, folder: RunFolder, opt
 
 
 def headline(figures: dict[str, Any]) -> str:
-    """The figures of one image in a line."""
+    """Return the figures of one image in a line."""
     parts = []
     if figures["psnr"]:
         mean, best = (figures["psnr"][part] for part in ("mean", "best"))

@@ -3,14 +3,14 @@
 With images x beside latents z (RLSD, NonRepuls, Hybrid):
     z-step: Adam on 1/2 mean((x - D(z))^2) + lambda sigma_t/alpha_t mean(r z)
     x-step: Adam on 1/2 mean((y - f(x))^2) + rho 1/2 mean((x - D(z))^2), D(z) after the z-step, detached
-Latents alone (NonAug, Latent RED-diff, RED-diff, SVGD):
+Latents only (NonAug, Latent RED-diff, RED-diff, SVGD):
     z-step: Adam on 1/2 mean((y - f(D(z)))^2) + lambda sigma_t/alpha_t mean(r z)
 
-The weight sigma_t/alpha_t of a flow-matching prior, which near pure noise is 999 and more, is at most
-:data:`rsd.schedule.MOST_NOISE`, what it is for Stable Diffusion at its last timestep.
+For a flow-matching prior sigma_t/alpha_t reaches 999 and more near pure noise; as the weight here it is bounded by
+:data:`rsd.schedule.MOST_NOISE`, its value for Stable Diffusion at the last timestep.
 
 Means run over one particle's entries, so no particle depends on how many there are. The x-step's D(z) is the decode
-that the next z-step needs anyway, so it is done then: L + 1 decodes instead of 2 L, the same results.
+that the next z-step needs anyway, so it is done then: L + 1 decodes instead of 2 L with the same results.
 """
 
 from __future__ import annotations
@@ -37,8 +37,8 @@ ENTRIES = 3 * 512 * 512  # the image entries at which EPS was published
 
 @dataclass(frozen=True)
 class Weights:
-    """lambda (prior), rho (coupling; none without images), and the learning rates of z and x.
-    ``exact``: the x-step is no step of Adam but the minimum itself (linear operators)."""
+    """The weights lambda (prior) and rho (coupling; unused without images), and the learning rates of z and x.
+    ``exact``: the x-step is the exact minimiser instead of an Adam step (linear operators)."""
 
     lambda_: float
     lr_z: float
@@ -48,64 +48,65 @@ class Weights:
 
 
 def image_shape(prior: Prior) -> tuple[int, ...]:
-    """Of what the prior decodes to: an image, or the point itself."""
+    """Return the shape that the prior decodes to: an image, or the point itself."""
     return (3, prior.image_size, prior.image_size) if prior.image_size else prior.latent_shape
 
 
 def start(prior: Prior, what: str, shape: Sequence[int], spread: Spread, stream: Stream) -> torch.Tensor:
-    """Values [N, *shape] drawn from N(0, I)."""
+    """Draw the initial values [N, *shape] from N(0, I)."""
     return stream.noise(f"initial {what}", shape, spread.ids).to(prior.device, prior.dtype)
 
 
 def particle_mean(x: torch.Tensor) -> torch.Tensor:
-    """Mean over each particle's entries: [N, ...] to [N]."""
+    """Return the mean over each particle's entries: [N, ...] to [N]."""
     return x.flatten(1).mean(1)
 
 
 def data_loss(operator: Operator, x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
-    """1/2 mean((y - f(x))^2) over the observed entries, [N]."""
+    """Return 1/2 mean((y - f(x))^2) over the observed entries, [N]."""
     difference, count = data_residual(operator, x, y)
     return 0.5 * difference.abs().square().flatten(1).sum(1) / count
 
 
 def means(parts: list[dict[str, torch.Tensor]], n: int) -> dict[str, float]:
-    """Losses' means over n particles from the sums of chunks, all numbers at once: a GPU is waited for once a step, not
-    once a chunk."""
+    """Return the losses' means over n particles from the sums of chunks. One transfer for all numbers: the GPU is
+    synchronised once per step, not once per chunk."""
     names = list(parts[0])
     totals = torch.stack([torch.stack([one[name] for name in names]) for one in parts]).cpu().double().sum(0)
     return dict(zip(names, (totals / n).tolist(), strict=True))
 
 
 class Images:
-    """Images x_i [N, 3, H, W], which fit y directly and follow D(z_i).
+    """Images x_i [N, 3, H, W] that fit y directly and are coupled to D(z_i).
 
-    Each z-step leaves an x-step to do, which waits for the next decode of z. ``owed``: the rows whose x-step waits.
+    Each z-step leaves an x-step to do, which waits for the next decode of z. ``pending``: the rows whose x-step waits.
     """
 
     def __init__(self, values: torch.Tensor, operator: Operator, y: torch.Tensor, weights: Weights):
         if weights.exact:
             check_exact(operator)
         self.operator, self.y, self.weights = operator, y, weights
-        eps = EPS * ENTRIES / values[0].numel()  # where x sees no data it follows D(z) as softly as at 512 px
+        eps = EPS * ENTRIES / values[0].numel()  # unobserved x follows D(z) as slowly as at 512 px
         self.x = Leaves(values, lr=weights.lr_x, betas=BETAS, eps=eps)
-        self.owed: set[int] = set()
-        self.data: torch.Tensor = values.new_zeros(len(values))  # the data loss at each one's last x-step
+        self.pending: set[int] = set()
+        self.data: torch.Tensor = values.new_zeros(len(values))  # the data loss at each particle's last x-step
 
     def coupling(self, decoded: torch.Tensor, rows: slice) -> torch.Tensor:
-        """1/2 mean((x - D(z))^2) of some particles, [n]."""
+        """Return 1/2 mean((x - D(z))^2) of some particles, [n]."""
         return 0.5 * particle_mean((self.x[rows] - decoded) ** 2)
 
-    def follow(self, decoded: torch.Tensor, rows: slice) -> None:
-        """The x-step that some particles owe, towards y and D(z): once, even if what comes after it is done again."""
-        if rows.start not in self.owed:
+    def x_step(self, decoded: torch.Tensor, rows: slice) -> None:
+        """Do the pending x-step of some particles, towards y and D(z). It runs once, even if the step is retried after
+        an out-of-memory error."""
+        if rows.start not in self.pending:
             return
         if self.weights.exact:
-            self._to_the_minimum(decoded, rows)
+            self._exact_step(decoded, rows)
         else:
-            self._by_adam(decoded, rows)
-        self.owed -= set(range(rows.start, rows.stop))
+            self._adam_step(decoded, rows)
+        self.pending -= set(range(rows.start, rows.stop))
 
-    def _by_adam(self, decoded: torch.Tensor, rows: slice) -> None:
+    def _adam_step(self, decoded: torch.Tensor, rows: slice) -> None:
         x = self.x[rows].requires_grad_()
         data = data_loss(self.operator, x, self.y)
         loss = data + self.weights.rho * 0.5 * particle_mean((x - decoded) ** 2)
@@ -114,26 +115,27 @@ class Images:
         self.data[rows] = data.detach()
 
     @torch.no_grad()
-    def _to_the_minimum(self, decoded: torch.Tensor, rows: slice) -> None:
+    def _exact_step(self, decoded: torch.Tensor, rows: slice) -> None:
         self.data[rows] = data_loss(self.operator, self.x[rows], self.y)
         self.x.put(nearest(self.operator, self.y, decoded, self.weights.rho), rows)
 
-    def owe(self) -> None:
-        """Note that every particle's z has moved, which its x follows at the next decode."""
-        self.owed = set(range(len(self.data)))
+    def mark_pending(self) -> None:
+        """Mark the x-step of all particles as pending: their z has moved."""
+        self.pending = set(range(len(self.data)))
 
     def state(self) -> dict[str, Any]:
-        """Everything a resumed run needs: x of the step before, and whether its x-step is owed."""
-        return {**self.x.state("x"), "pending": bool(self.owed)}
+        """Return the checkpoint: x before its pending x-step, and whether it is pending."""
+        return {**self.x.state("x"), "pending": bool(self.pending)}
 
     def load_state(self, state: dict[str, Any]) -> None:
         """Continue from :meth:`state`."""
         self.x.load_state(state, "x")
-        self.owed = set(range(len(self.data))) if state["pending"] else set()
+        self.pending = set(range(len(self.data))) if state["pending"] else set()
 
 
-class Restored:
-    """Latents z_i that fit y, coupled to images x_i that fit it, or (``augmented`` false) alone through the decoder."""
+class LatentParticles:
+    """Latents z_i that fit y: coupled to images x_i that fit y, or (without ``augmented``) directly through the
+    decoder."""
 
     def __init__(
         self, prior: Prior, operator: Operator, y: torch.Tensor, weights: Weights, *, augmented: bool, spread: Spread,
@@ -144,31 +146,31 @@ class Restored:
         self.x: Images | None = None
         if augmented:
             self.x = Images(start(prior, "x", image_shape(prior), spread, stream), operator, y, weights)
-        self.seen: dict[int, torch.Tensor] = {}  # what the last step decoded, by row
+        self.last_decoded: dict[int, torch.Tensor] = {}  # D(z) of the last step, by row
 
     def render(self) -> torch.Tensor:
-        """z [N, *latent_shape], a copy without gradient."""
+        """Return z [N, *latent_shape], a copy without gradient."""
         return self.z.values
 
     def step(self, r: torch.Tensor, t: int, average: Average) -> dict[str, float]:
-        """A step of Algorithm 1: the x-step that the step before has left, then the z-step; each loss's mean over
-        particles. An x-step is counted with the z-step that follows it."""
+        """Do a step of Algorithm 1: the pending x-step, then the z-step. Return each loss's mean over particles. An
+        x-step is counted with the z-step that follows it."""
         schedule, lambda_ = self.prior.schedule, self.weights.lambda_
         weight = min(lambda_ * schedule.sigma(t) / schedule.alpha(t), lambda_ * schedule.most)
-        x_moves = self.x is not None and bool(self.x.owed)
+        x_moves = self.x is not None and bool(self.x.pending)
 
         def work(rows: slice) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
             z = self.z[rows].requires_grad_()
-            # The one decode of this step.
+            # The only decode of this step.
             decoded = self.prior.decode(z)
             if self.x is None:
                 # The data term of z: y through the decoder.
-                self.seen |= dict(zip(range(rows.start, rows.stop), decoded.detach(), strict=True))
+                self.last_decoded |= dict(zip(range(rows.start, rows.stop), decoded.detach(), strict=True))
                 fit = data_loss(self.operator, decoded, self.y)
                 losses = {"data": fit}
             else:
-                # The x-step towards y and D(z), left over from the step before; then the data term of z: that x.
-                self.x.follow(decoded.detach(), rows)
+                # The pending x-step, towards y and D(z). Then the data term of z: the coupling to that x.
+                self.x.x_step(decoded.detach(), rows)
                 fit = self.x.coupling(decoded, rows)
                 losses = {"coupling": fit, **({"data": self.x.data[rows]} if x_moves else {})}
             (gradient,) = torch.autograd.grad(fit.sum(), z)
@@ -176,35 +178,40 @@ class Restored:
             return gradient, {name: loss.detach().sum() for name, loss in losses.items()}
 
         parts = self.spread.each(work)
-        # The z-step. SVGD averages the gradient of the data term too, as r was before it was pushed.
+        # The z-step. SVGD averages the gradient of the data term too, as it did the residual before the repulsion.
         c = torch.tensor(weight, dtype=r.dtype, device=r.device) / r[0].numel()
         self.z.descend(average(torch.cat([gradient for gradient, _ in parts])) + c * r)
         if self.x is not None:
-            self.x.owe()
+            self.x.mark_pending()
         return means([losses for _, losses in parts], self.spread.n)
 
     def images(self) -> torch.Tensor:
-        """x [N, 3, H, W] as it stands; without x, D(z) of the last step's beginning, which it decoded already."""
+        """Return x [N, 3, H, W]; without x, D(z) from the start of the last step, which is already decoded."""
         if self.x is not None:
             return self.x.x.values
-        return torch.stack([self.seen[row] for row in range(self.spread.n)]) if self.seen else self.finish()
+        return (
+            torch.stack([self.last_decoded[row] for row in range(self.spread.n)])
+            if self.last_decoded
+            else self.finish()
+        )
 
     @torch.no_grad()
     def decoded(self, rows: slice) -> torch.Tensor:
-        """D(z) of some particles, without gradient."""
+        """Return D(z) of some particles, without gradient."""
         return self.prior.decode(self.z[rows])
 
     def finish(self) -> torch.Tensor:
-        """The result [N, 3, H, W]: x after its last step, on one more decode without gradient; without x, D(z)."""
+        """Return the result [N, 3, H, W]: x after its last x-step, which takes one more decode without gradient;
+        without x, D(z)."""
         if self.x is None:
             return self.spread.cat(self.decoded)
         images = self.x
-        if images.owed:
-            self.spread.each(lambda rows: images.follow(self.decoded(rows), rows))
+        if images.pending:
+            self.spread.each(lambda rows: images.x_step(self.decoded(rows), rows))
         return images.x.values
 
     def state(self) -> dict[str, Any]:
-        """Everything a resumed run needs."""
+        """Return the checkpoint."""
         return {**self.z.state("z"), **(self.x.state() if self.x is not None else {})}
 
     def load_state(self, state: dict[str, Any]) -> None:

@@ -1,4 +1,4 @@
-"""Restoration as a Python API: ``rsd.restore(y, operator)``, and the pieces under it for people's own loops."""
+"""The Python API ``rsd.restore(y, operator)``, and the run behind it for custom loops."""
 
 from __future__ import annotations
 
@@ -19,20 +19,20 @@ from rsd.priors import load_prior
 from rsd.priors.base import Prior
 from rsd.randomness import Stream
 from rsd.runs.api import drive
+from rsd.runs.options import features_of
 from rsd.runs.run import Run as BaseRun
 from rsd.spread import Spread
 
-from . import given
+from . import arguments
 from .methods import METHODS, run_class
 from .operators import load_operator
 from .options import Settings
-from .rlsd import Restored, Weights, image_shape
+from .rlsd import LatentParticles, Weights, image_shape
 
 
 @dataclass(frozen=True)
 class Restoration:
-    """``images`` [N, 3, H, W] in [-1, 1] (not clamped) and the run's records; ``settings``: what it ran with, and
-    ``source``: where they come from."""
+    """``images`` [N, 3, H, W] in [-1, 1] (not clamped), the run's records, its ``settings`` and their ``source``."""
 
     images: torch.Tensor
     records: list[Record]
@@ -41,13 +41,13 @@ class Restoration:
 
 
 class Run(BaseRun):
-    """One restoration in progress: iterate over :meth:`steps`, look at :attr:`particles`, then :meth:`finish`.
+    """One restoration in progress: iterate over :meth:`steps`, read :attr:`particles`, then :meth:`finish`.
 
-    ``operator``: an Operator, or whatever ``load_operator`` makes one of: a differentiable function or module, a
-    physics. ``y``: the measurement, [1, ...], real or complex, the shape of ``operator(x)``. ``embed``: features of a
-    latent, [N, d], for the repulsion. ``ids``: the particles' numbers in the ensemble; ``ensemble``: which of them are
-    here, where several processes share them. ``image``: names the image in the random numbers. ``plan``: of the memory,
-    :func:`rsd.memory.plan`, or one that remembers (``Plans``).
+    ``operator``: an Operator, or anything that ``load_operator`` accepts: a differentiable function or module, a
+    physics. ``y``: the measurement [1, ...], real or complex, with the shape of ``operator(x)``. ``embed``: the
+    features of latents, [N, d], for the repulsion. ``ids``: the particles' numbers in the ensemble; ``ensemble``: how
+    several processes share them. ``image``: identifies the image in the random numbers. ``plan``: plans the memory,
+    :func:`rsd.memory.plan` or one with a cache (``Plans``).
     """
 
     def __init__(
@@ -65,7 +65,7 @@ class Run(BaseRun):
         self.operator, self.y = load_operator(operator).to(prior.device), y.to(prior.device)
         self.timesteps = prior.schedule.descending(s.steps) if METHODS[s.method].descends else []
         self.condition = prior.condition(s.prompt, s.negative_prompt, s.guidance)
-        entries = math.prod(prior.latent_shape) + math.prod(image_shape(prior))  # of z and x, each with two moments
+        entries = math.prod(prior.latent_shape) + math.prod(image_shape(prior))  # z and x, each with two moments
         self.memory = plan(
             s.memory, chunk=s.chunk, n=len(ids), prior=prior, condition=self.condition,
             embed=embed if s.interaction.acts(self.ensemble.total) else None, through=METHODS[s.method].through,
@@ -75,39 +75,38 @@ class Run(BaseRun):
         self.particles = self.begin(Spread(ids, self.memory, self.ensemble))
 
     def begin(self, spread: Spread) -> Any:
-        """The particles at their start."""
+        """Return the initial particles."""
         s, method = self.settings, METHODS[self.settings.method]
         if method.averages and not self.ensemble.alone:
             raise ValueError(
-                f"Method {s.method} averages over all particles, so they must be in one process; start just one."
+                f"Method {s.method} averages over all particles, so they must be in one process; start one process."
             )
         augmented, exact = method.augmented, method.augmented and s.x_step == "exact"
         weights = Weights(lambda_=s.lambda_, lr_z=s.lr_z, rho=s.rho, lr_x=s.lr_x, exact=exact)
-        return Restored(
+        return LatentParticles(
             self.prior, self.operator, self.y, weights, augmented=augmented, spread=spread, stream=self.stream
         )
 
     @cached_property
-    def given(self) -> dict[str, torch.Tensor]:
-        """What the run is to explain: y, and how the operator measures a fixed picture, which tells its mask, kernel or
-        code from another's."""
+    def fingerprint(self) -> dict[str, torch.Tensor]:
+        """y, and the measurement of a fixed random image, which identifies the operator's mask, kernel or code."""
         prior = self.prior
         x = Stream(0).noise("probe", image_shape(prior), [0])
         with torch.no_grad():
             return {"y": self.y, "probe": self.operator(x.tanh().to(prior.device, prior.dtype))}
 
     def state(self) -> dict[str, Any]:
-        """All that :meth:`load_state` needs to go on with the same pixels."""
-        return {**super().state(), "given": self.given}
+        """Return the checkpoint, from which :meth:`load_state` resumes with the same samples."""
+        return {**super().state(), "given": self.fingerprint}
 
     def load_state(self, state: dict[str, Any]) -> None:
-        """Go on where ``state`` was taken. Raises ValueError if that was with another measurement or operator."""
-        before = state.get("given", self.given)
+        """Resume from ``state``. Raise ValueError if it belongs to another measurement or operator."""
+        before = state.get("given", self.fingerprint)
         rough = max(1e-4, 4 * torch.finfo(self.prior.dtype).eps)
         for name, what, share in (("y", "measurement", 1e-4), ("probe", "operator (mask, kernel, function)", rough)):
-            if not alike(before[name], self.given[name], share):
+            if not same_measurement(before[name], self.fingerprint[name], share):
                 raise ValueError(
-                    f"The {what} is not the one that this run began with; bring that back, or choose another --out."
+                    f"The {what} differs from the one that this run began with; use that one, or choose another --out."
                 )
         super().load_state(state)
 
@@ -119,9 +118,9 @@ class Run(BaseRun):
         )  # fmt: skip
 
 
-def alike(a: torch.Tensor, b: torch.Tensor, share: float = 1e-4) -> bool:
-    """Whether two measurements are the same but for the rounding of another device or number of threads: entries differ
-    by no more than that share of the largest."""
+def same_measurement(a: torch.Tensor, b: torch.Tensor, share: float = 1e-4) -> bool:
+    """Return whether two measurements are equal up to the rounding of another device or number of threads: entries
+    differ by at most ``share`` of the largest."""
     if a.shape != b.shape or a.is_complex() != b.is_complex():
         return False
     a, b = (x.cpu().to(torch.complex128 if x.is_complex() else torch.float64) for x in (a, b))
@@ -143,33 +142,33 @@ def restore(
     **changes: Any,
 ) -> Restoration:
     """Draw ``particles`` restorations of a measurement ``y = operator(x) + noise``, by RLSD (Algorithm 1) or another
-    ``method``, with the settings that ``rsd restore`` has for the operator's task and the prior.
+    ``method``, with the settings of ``rsd restore`` for the operator's task and the prior.
 
-    y: [1, ...]. operator: of ``rsd.tasks.inverse.operators.make_operator``, or any differentiable function or module,
-    images [B, 3, H, W] in [-1, 1] to measurements [B, ...]. prior and features: objects, or names for
-    ``load_prior`` and ``load_features``; features "auto": as ``rsd restore`` chooses them. ``changes``: fields of
-    Settings, e.g. ``gamma=20``, which win over the packaged ones, as ``settings`` do, which replace them.
-    ``task``: whose settings to take for an operator of your own; ``preset``: those for so many steps. ``image``: names
-    the image in the random numbers (``rsd restore photo.png`` says "photo").
-    Raises ValueError, before any model is loaded, for unknown names and settings, values that cannot work, and an
-    operator or a y that cannot; what ``load_prior`` raises for a model it cannot get; and for a run that diverged.
+    y: [1, ...]. operator: from ``rsd.tasks.inverse.operators.make_operator``, or any differentiable function or module
+    from images [B, 3, H, W] in [-1, 1] to measurements [B, ...]. prior and features: objects, or names for
+    ``load_prior`` and ``load_features``; features "auto": as in ``rsd restore``. ``settings`` replaces the packaged
+    settings; ``changes``, fields of Settings such as ``gamma=20``, win over both. ``task``: whose settings to use for
+    your own operator; ``preset``: settings for that many steps. ``image``: identifies the image in the random numbers
+    (``rsd restore photo.png`` uses "photo").
+    Raise ValueError, before any model is loaded, for unknown names and settings, invalid values, and an operator or a y
+    that cannot work; what ``load_prior`` raises for a model that is not available; and ValueError if the run diverges.
     """
     from rsd.features import load_features
 
     from .operators import Inpaint
 
-    asked = given.check(y, operator, prior, features, changes)
+    prior_name = arguments.check(y, operator, prior, features, changes)
     f = load_operator(operator)
-    settings, source = given.settle(settings, changes, task or f.task, asked, preset)
-    given.try_out(y, f, prior, asked, settings)
-    prior = load_prior(asked) if isinstance(prior, str | Path) else prior
+    settings, source = arguments.settle(settings, changes, task or f.task, prior_name, preset)
+    arguments.try_out(y, f, prior, prior_name, settings)
+    prior = load_prior(prior_name) if isinstance(prior, str | Path) else prior
     embed = None
     if settings.interaction.acts(settings.particles):
-        name = given.features_name(asked) if features == "auto" else features
+        name = features_of(features, prior_name) if isinstance(features, str) else features
         embed = Decoded(prior, load_features(name, device=prior.device) if isinstance(name, str) else name)
     run = run_class(settings.method)(prior, f, y, settings, embed=embed, image=image)
-    images, records = drive(run, diverged=partial(given.diverged, settings=settings), progress=progress)
-    if isinstance(f, Inpaint) and settings.sigma_v == 0:  # as rsd restore does with a measurement said to be exact
+    images, records = drive(run, diverged=partial(arguments.diverged, settings=settings), progress=progress)
+    if isinstance(f, Inpaint) and settings.sigma_v == 0:  # as rsd restore does without noise
         assert f.observed is not None
         images = torch.where(f.observed, y.to(images), images)
     return Restoration(images, records, settings, source)

@@ -1,1 +1,1 @@
-"""The paper's experiments, one command each: this folder stands above the other tasks and starts their commands."""
+"""The paper's experiments, which run the other tasks' commands."""

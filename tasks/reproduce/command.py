@@ -1,19 +1,25 @@
-"""``rsd reproduce``: the list, a dry run, or the experiments themselves."""
+"""``rsd reproduce``: list the experiments, estimate their cost, or run them."""
 
 from __future__ import annotations
 
 import json
 import sys
 import textwrap
+from pathlib import Path
+from typing import Any
 
 from rsd.runs import flags
 
-from .entries import ENTRIES, find, listed
+from .experiments import ENTRIES, find
 from .options import Reproduce
+from .verdict import with_state
+
+MEASURED = Path(__file__).with_name("measured.json")
+"""summary.json of the documented run at the built-in scale, if the package contains it."""
 
 
 def main(argv: list[str]) -> int:
-    """List, look ahead or reproduce; returns the exit code."""
+    """List, estimate or reproduce; return the exit code."""
     options = flags.parse(Reproduce, argv, prog="rsd reproduce")
     options.check()
     if options.list_:
@@ -23,9 +29,9 @@ def main(argv: list[str]) -> int:
     if options.name != "all":
         find(options.name)
     if options.dry_run:
-        from .dry import run as look_ahead
+        from .estimate import run as estimate
 
-        return look_ahead(options)
+        return estimate(options)
     from rsd.errors import plain_warnings
 
     from .run import run
@@ -36,10 +42,38 @@ def main(argv: list[str]) -> int:
 
 
 def table() -> str:
-    """Every experiment with its place in the paper and its claim, for people."""
+    """Return the list of experiments as text, with their place in the paper and their claim."""
     wide = max(len(entry.name) for entry in ENTRIES) + 2
     lines = []
     for entry in ENTRIES:
         lines.append(f"{entry.name:<{wide}}{entry.paper}")
         lines.append(textwrap.fill(entry.claim, 118, initial_indent=" " * wide, subsequent_indent=" " * wide))
     return "\n".join(lines)
+
+
+def listed(scale: str) -> list[dict[str, Any]]:
+    """Return what ``rsd reproduce --list --json`` prints: each entry's description, commands, expected claims, and
+    measured claims if there are any."""
+    measured = was_measured() if scale == "builtin" else {}
+    more = "" if scale == "builtin" else f" --scale {scale}"
+    return [
+        {
+            "name": entry.name, "paper": entry.paper, "claim": entry.claim,
+            "command": f"rsd reproduce {entry.name}{more}", "metric": list(entry.figures), "note": entry.note,
+            "rows": [{"label": row.label, "command": entry.command, "flags": row.at(scale)} for row in entry.rows],
+            "expected": [
+                {"claim": claim.text, "figure": claim.figure, "rising": list(claim.rising), "by": claim.by}
+                for claim in entry.expected(scale)
+            ],
+            "measured": measured.get(entry.name, []),
+        }
+        for entry in ENTRIES
+    ]  # fmt: skip
+
+
+def was_measured() -> dict[str, list[dict[str, Any]]]:
+    """Return the claims of the run in :data:`MEASURED` by the entry's name, as in claims.json."""
+    if not MEASURED.exists():
+        return {}
+    experiments = json.loads(MEASURED.read_text(encoding="utf-8"))["experiments"]
+    return {row["name"]: [with_state(claim) for claim in row["claims"]] for row in experiments}

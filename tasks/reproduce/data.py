@@ -1,4 +1,4 @@
-"""What experiments run on: pictures and prompts, the package's own or the user's."""
+"""The data of experiments: images and prompts, from the package or the user."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from .options import Reproduce
 BUILTIN_NUMBER = 4
 PAPER_NUMBER = {"faces": 100, "pictures": 100, "captions": 75}
 FLAGS = {"faces": "ffhq", "pictures": "imagenet", "captions": "coco"}
-"""The user's paths at the paper's scale."""
+"""The flags with the user's paths at the paper's scale."""
 VIEWS = {"faces": "frontal", "pictures": "any"}
 PROMPTS = {
     "builtin": {
@@ -40,12 +40,11 @@ PROMPTS = {
         "bulldozer": ("a bulldozer made out of toy bricks",),
     },
 }
-"""Prompts by scale and by what an entry's data are called; the package has none of the paper's things, so heads stand
-for them."""
+"""Prompts by scale and kind of data. The package has no models of the paper's objects, so heads replace them."""
 
 
 def number(kind: str, options: Reproduce) -> int:
-    """How many pictures or prompts of a kind; 1 where there are no data."""
+    """Return the number of images or prompts of a kind; 1 if there are no data."""
     if not kind:
         return 1
     wanted = options.number or (PAPER_NUMBER.get(kind, BUILTIN_NUMBER) if options.scale == "paper" else BUILTIN_NUMBER)
@@ -53,7 +52,7 @@ def number(kind: str, options: Reproduce) -> int:
 
 
 def missing_data(kind: str, options: Reproduce) -> str | None:
-    """Why the data of a kind cannot be had, or None."""
+    """Return the reason if the data of a kind are missing, else None."""
     flag = FLAGS.get(kind)
     if options.scale == "builtin" or options.dry_run or flag is None or getattr(options, flag):
         return None
@@ -61,9 +60,10 @@ def missing_data(kind: str, options: Reproduce) -> str | None:
 
 
 def prepare(kind: str, options: Reproduce, folder: Path) -> Path:
-    """Write the data of a kind below ``folder``: a folder of pictures, a manifest of the user's, or a file of prompts.
+    """Write the data of a kind below ``folder``: a folder of images, a manifest of the user's images, or a file of
+    prompts.
 
-    Raises ValueError or OSError, in one sentence, if the user's folder or file holds none.
+    Raise ValueError or OSError, in one sentence, if the user's folder or file is empty.
     """
     count = number(kind, options)
     if kind in PROMPTS[options.scale]:
@@ -79,19 +79,19 @@ def prepare(kind: str, options: Reproduce, folder: Path) -> Path:
     return manifest(given, folder / f"{kind}.jsonl", count)
 
 
-def made(kind: str, options: Reproduce, where: Path) -> str:
-    """How a reader makes the data that :func:`prepare` wrote to ``where``: commands, or a comment for a manifest."""
+def how_to_make(kind: str, options: Reproduce, where: Path) -> str:
+    """Return the commands that make the data that :func:`prepare` wrote to ``where``, or a comment for a manifest."""
     name = shlex.quote(str(where))
     if where.suffix == ".txt":
         return f"cat > {name} <<'EOF'\n{where.read_text(encoding='utf-8')}EOF"
     count = number(kind, options)
     if where.suffix == ".jsonl":
-        return f"# {where}: the first {count} pictures below {getattr(options, FLAGS[kind])}, by their paths"
+        return f"# {where}: the first {count} images below {getattr(options, FLAGS[kind])}, by their paths"
     return f"rsd heads --out {name} --number {count} --view {VIEWS[kind]}"
 
 
 def heads(folder: Path, count: int, view: str) -> Path:
-    """Held-out heads, written once and all together: another process may be waiting for them, or writing them."""
+    """Write held-out heads once and atomically: another process may wait for them or write them."""
     from rsd.heads.command import main
 
     if not folder.is_dir():
@@ -100,16 +100,16 @@ def heads(folder: Path, count: int, view: str) -> Path:
             main(["--out", str(part), "--number", str(count), "--view", view])
         try:
             part.rename(folder)
-        except OSError:  # the other was quicker
+        except OSError:  # another process was faster
             shutil.rmtree(part)
     return folder
 
 
 def manifest(given: Path, file: Path, count: int) -> Path:
-    """A manifest of the first ``count`` pictures below a folder, by path. Raises ValueError if there are none."""
+    """Write a manifest of the first ``count`` images below a folder, by path. Raise ValueError if there are none."""
     found = sorted(path for path in given.rglob("*") if path.suffix.lower() in PICTURES)[:count]
     if not found:
-        raise ValueError(f"{given} holds no pictures ({', '.join(PICTURES)}); check the path.")
+        raise ValueError(f"{given} has no images ({', '.join(PICTURES)}); check the path.")
     rows = [{"image": str(path.resolve()), "name": str(path.relative_to(given).with_suffix(""))} for path in found]
     write_bytes(file, "".join(json.dumps(row) + "\n" for row in rows).encode())
     return file

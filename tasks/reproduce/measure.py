@@ -1,4 +1,4 @@
-"""The figures of a finished run, picture by picture (or prompt by prompt)."""
+"""Read the figures of a finished run, per image or prompt."""
 
 from __future__ import annotations
 
@@ -20,36 +20,37 @@ from ..inverse.inputs import Job, list_jobs
 from ..inverse.operators import Inpaint
 from ..inverse.packaged import parse
 from ..inverse.problem import load
-from .rows import Plan
+from .plan import Plan
 
 Figures = dict[str, float | None]
 NAMES = {
     "psnr_mean": "psnr", "psnr_best": "psnr_best", "psnr_std": "psnr_std", "ssim_mean": "ssim", "lpips_mean": "lpips",
     "residual_mean": "residual", "div": "div", "coverage": "coverage", "agreement": "agreement", "seconds": "seconds",
 }  # fmt: skip
-"""The figures of a restoration's summary, and what they are called here: without another word, means over particles."""
+"""The figures of a restoration's summary and their names here; without a suffix they are means over particles."""
 SMALL = {"builtin": 32, "paper": 256}
-"""Pixels of the priors of pixels, at which psnr_small is measured."""
+"""The size in pixels of the priors in pixel space, at which psnr_small is measured."""
 
 
 @dataclass(frozen=True)
 class Measured:
-    """What a row left: figures of each picture or prompt, and those of all together."""
+    """The figures of a row: of each image or prompt, and of all together."""
 
     items: dict[str, Figures] = field(default_factory=dict)
     whole: Figures = field(default_factory=dict)
 
     def mean(self, figure: str) -> float | None:
-        """Over pictures, or of all together; None if nobody measured it."""
+        """Return the mean over images, or the figure of all together; None if it is not measured."""
         if figure in self.whole:
             return self.whole[figure]
         return mean([one.get(figure) for one in self.items.values()])
 
 
 def measured(plan: Plan, folder: Path, wanted: Iterable[str], scale: str) -> Measured:
-    """The figures of a finished run in ``folder``; ``wanted``: those that cost something are measured if they are."""
+    """Return the figures of a finished run in ``folder``; expensive figures are measured only if they are in
+    ``wanted``."""
     if plan.command == "toy":
-        return of_toy(_read(folder / "toy.json"))
+        return toy_figures(_read(folder / "toy.json"))
     summary = _read(folder / "summary.json")
     whole = {"fid": summary["fid"]["value"]} if summary.get("fid") else {}
     if plan.command != "restore":
@@ -60,27 +61,27 @@ def measured(plan: Plan, folder: Path, wanted: Iterable[str], scale: str) -> Mea
     items = {row["image"]: {ours: row.get(theirs) for theirs, ours in NAMES.items()} for row in summary["images"]}
     wanted = {"psnr_small", "sharpness"}.intersection(wanted)
     if wanted:
-        for title, figures in looked_at(plan, folder, SMALL[scale], items).items():
+        for title, figures in image_figures(plan, folder, SMALL[scale], items).items():
             items[title] |= {name: figures[name] for name in wanted}
     return Measured(items, whole)
 
 
-def of_toy(told: dict[str, Any]) -> Measured:
-    """The figures of the first gamma of a toy.json, pair by pair: pair k starts at the same points for every gamma, so
-    that differences between gammas are paired. Of a file from before it told its pairs: those of all together."""
-    gamma = told["gamma"][0]
-    if "pairs" not in told:
-        share = told["collapsed"][0] / told["realisations"]
-        return Measured({f"gamma {gamma:g}": {"gamma": gamma, "collapsed": share, "misfit": told["misfit"][0]}})
-    collapsed, misfit = (told["pairs"][name][0] for name in ("collapsed", "misfit"))
+def toy_figures(toy: dict[str, Any]) -> Measured:
+    """Return the figures of the first gamma of a toy.json per pair. Pair k starts at the same points for every gamma,
+    so differences between gammas are paired. Files of older versions have figures of all pairs together only."""
+    gamma = toy["gamma"][0]
+    if "pairs" not in toy:
+        share = toy["collapsed"][0] / toy["realisations"]
+        return Measured({f"gamma {gamma:g}": {"gamma": gamma, "collapsed": share, "misfit": toy["misfit"][0]}})
+    collapsed, misfit = (toy["pairs"][name][0] for name in ("collapsed", "misfit"))
     return Measured({
         f"pair {k}": {"gamma": gamma, "collapsed": float(both), "misfit": away}
         for k, (both, away) in enumerate(zip(collapsed, misfit, strict=True))
     })  # fmt: skip
 
 
-def looked_at(plan: Plan, folder: Path, small: int, titles: Iterable[str]) -> dict[str, Figures]:
-    """psnr_small and sharpness, from the pictures of the restorations called ``titles``."""
+def image_figures(plan: Plan, folder: Path, small: int, titles: Iterable[str]) -> dict[str, Figures]:
+    """Return psnr_small and sharpness from the images of the restorations in ``titles``."""
     found: dict[str, Figures] = {}
     for job in jobs_of(plan):
         if job.title not in titles:
@@ -98,27 +99,27 @@ def looked_at(plan: Plan, folder: Path, small: int, titles: Iterable[str]) -> di
 
 
 def jobs_of(plan: Plan) -> list[Job]:
-    """The pictures that a restoration's plan restores."""
+    """Return the images that a restoration's plan restores."""
     options, _ = parse(list(plan.argv))
     return list_jobs(options)
 
 
 def at_size(images: torch.Tensor, side: int) -> torch.Tensor:
-    """Images [B, 3, H, H] made smaller by averaging blocks to [B, 3, side, side]; smaller ones as they are. Raises
-    ValueError if no whole number of pixels makes one."""
+    """Downsample images [B, 3, H, H] to [B, 3, side, side] by block averages; return smaller ones unchanged. Raise
+    ValueError if H is not a multiple of ``side``."""
     factor, rest = divmod(images.shape[-1], side)
     if images.shape[-1] <= side:
         return images
     if rest:
-        raise ValueError(f"Pictures of {images.shape[-1]} px cannot be averaged to {side} px; give a multiple.")
+        raise ValueError(f"Images of {images.shape[-1]} px cannot be averaged to {side} px; give a multiple.")
     return F.avg_pool2d(images, factor)
 
 
 def sharpness(images: torch.Tensor, truth: torch.Tensor, hidden: torch.Tensor | None) -> float:
-    """The mean size of the gradient of answers [N, 3, H, W] in units of the truth's [1, 3, H, W]; ``hidden``: where, a
-    mask [1, 1, H, W] (None: everywhere).
+    """Return the mean gradient magnitude of samples [N, 3, H, W] relative to that of the clean image [1, 3, H, W];
+    ``hidden``: the region as a mask [1, 1, H, W] (None: everywhere).
 
-    Below 1 answers have less detail. Noise counts as detail: a figure above 1 says nothing good.
+    Below 1, samples have less detail. Noise counts as detail, so a figure above 1 is not an improvement.
     """
 
     def detail(x: torch.Tensor) -> float:

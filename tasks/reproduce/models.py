@@ -1,4 +1,4 @@
-"""The models of an experiment on the meta device: every class, built from its real configuration, without a weight."""
+"""The models of an experiment on the meta device: every network built from its real configuration, without weights."""
 
 from __future__ import annotations
 
@@ -30,21 +30,22 @@ from .options import IF, SD
 
 PROMPT = "a head"
 DINO = "facebook/dino-vits16"
+DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16, "float64": torch.float64}
 ALIKE = {"lpips": "pixels", "heads-layers": "heads"}
-"""Feature maps that cost little beside a decoder, or are another's layers, and what stands for them."""
+"""Feature maps that are cheap next to a decoder, or are layers of another, and their substitutes."""
 
 
 @cache
 def prior_of(name: str, dtype: str) -> Prior:
-    """The prior of that name; a built-in one is loaded and stripped of its numbers."""
-    with quietly():  # diffusers warns of every change of dtype
+    """Return the prior of that name; a built-in one is loaded and stripped of its weights."""
+    with quietly():  # diffusers warns about every change of dtype
         return _prior_of(name, dtype)
 
 
 def _prior_of(name: str, dtype: str) -> Prior:
     if over_heads(name):
         return to_meta(read(load_prior(name)))
-    precision = getattr(torch, dtype)
+    precision = DTYPES[dtype]
     if name == SD:
         from transformers import CLIPTokenizer
 
@@ -62,7 +63,7 @@ def _prior_of(name: str, dtype: str) -> Prior:
 
 
 def pixel_unet(name: str) -> Any:
-    """The UNet of the user's pipeline of pixels in the folder ``name``; for one on the hub, the paper's of FFHQ."""
+    """Return the UNet of the user's pixel pipeline in the folder ``name``; for a hub id, the paper's UNet for FFHQ."""
     folder = Path(name) / "unet"
     if not folder.is_dir():
         return architectures.guided_diffusion("ffhq")
@@ -72,14 +73,14 @@ def pixel_unet(name: str) -> Any:
 
 
 def read(prior: Any) -> Any:
-    """A prior that has read its prompt, while it has numbers to do so with."""
+    """Embed the prompt while the prior still has weights."""
     prior.condition(PROMPT, "", 7.5)
     prior.release_text_encoder()
     return prior
 
 
 class Unmasked(nn.Module):
-    """A text encoder without its mask, at whose numbers it looks: here are none."""
+    """A text encoder without its attention mask, whose values it would read; meta tensors have none."""
 
     device = torch.device("meta")
 
@@ -92,7 +93,7 @@ class Unmasked(nn.Module):
 
 
 def tokens(text: str, **options: Any) -> SimpleNamespace:
-    """Stands for a tokenizer: T5's words cannot be had without the hub, and only their number matters here."""
+    """A tokenizer substitute: T5's vocabulary needs the hub, and only the number of tokens matters here."""
     if "return_tensors" not in options:
         return SimpleNamespace(input_ids=[1])
     ids = torch.ones(1, LENGTH, dtype=torch.long)
@@ -101,28 +102,28 @@ def tokens(text: str, **options: Any) -> SimpleNamespace:
 
 @cache
 def features_of(name: str) -> nn.Module:
-    """The feature map of that name, or one that costs about as much."""
+    """Return the feature map of that name, or a substitute of about the same cost."""
     if name == DINO:
         return ViT(on_meta(architectures.dino), mean=(0.485, 0.456, 0.406), std=(0.229, 0.224, 0.225)).to("meta")
     return to_meta(load_features(ALIKE.get(name, name)))
 
 
 def on_meta(make: Any) -> Any:
-    """What ``make`` makes, without numbers."""
+    """Return ``make()`` without weights."""
     with torch.device("meta"):
         return make()
 
 
 @cache
 def condition_of(name: str, dtype: str, guided: bool) -> Condition:
-    """What a prior is told, with or without guidance."""
+    """Return a prior's condition, with or without guidance."""
     return prior_of(name, dtype).condition(PROMPT if guided else "", "", 7.5 if guided else 1.0)
 
 
 @cache
 def flops(name: str, dtype: str) -> dict[str, float]:
-    """FLOPs of one picture in each network of a prior, forward and backward: unet, and where there is an autoencoder
-    decoder and encoder. Backward: the gradient in the input alone."""
+    """Return the FLOPs of one image in each network of a prior, forward and backward: unet and, with an autoencoder,
+    decoder and encoder. Backward: the gradient in the input only."""
     prior = prior_of(name, dtype)
     condition = condition_of(name, dtype, guided=False)
 
@@ -140,44 +141,46 @@ def flops(name: str, dtype: str) -> dict[str, float]:
 
 @cache
 def features_flops(features: str, name: str, dtype: str) -> float:
-    """FLOPs of a feature map of one of a prior's pictures, there and back."""
+    """Return the FLOPs of a feature map on one of a prior's images, forward and backward."""
     return sum(dryrun.flops(features_of(features), picture(prior_of(name, dtype))))
 
 
 @cache
 def learned_flops(name: str, dtype: str) -> float:
-    """FLOPs of VSD's learned score, a UNet from scratch, for a picture: asked once, then a step of learning."""
+    """Return the FLOPs of VSD's learned score, a UNet from scratch, per image: one prediction, then a training step."""
     prior, condition = prior_of(name, dtype), condition_of(name, dtype, guided=True)
     score = UNetScore(prior, condition, Spread([0]), Stream(0))
     with torch.no_grad(), FlopCounterMode(display=False) as count:
         score.epsilon(latent(prior), 500, condition)
-    return 4.0 * count.get_total_flops()  # asked; forward; backward in inputs and in weights
+    return 4.0 * count.get_total_flops()  # predict; forward; backward in inputs and in weights
 
 
 @cache
 def memory_of(
     name: str, dtype: str, features: str | None, guided: bool, through: tuple[str, ...] = ()
 ) -> Need:  # fmt: skip
-    """Bytes that one particle takes beside the weights (see :mod:`rsd.memory`). ``through``: what a method
-    differentiates in one piece."""
+    """Return the bytes that one particle takes beside the weights (see :mod:`rsd.memory`). ``through``: the networks
+    that a method differentiates in one graph."""
     prior = prior_of(name, dtype)
     network = features_of(features) if features else None
     embed = None if network is None else lambda z: network(prior.decode(z))
     return needs(prior, embed, condition_of(name, dtype, guided), lean=False, through=through)
 
 
-def weights_of(prior: Any) -> int:
-    """Bytes of a prior's UNet and autoencoder; the text encoder is released, or loaded before, and counts the more it
-    is larger."""
-    main = sum(dryrun.weight(getattr(prior, part, None)) for part in ("unet", "vae"))
-    return max(main, dryrun.weight(getattr(prior, "text_encoder", None)))
+def weights_of(prior: Prior) -> int:
+    """Return the bytes of a prior's UNet and autoencoder, or of its text encoder if that is larger: it is released, or
+    loaded before."""
+    main = dryrun.weight(prior.network)
+    if not isinstance(prior, LatentPrior):
+        return main
+    return max(main + dryrun.weight(prior.vae), dryrun.weight(prior.text_encoder))
 
 
 def latent(prior: Prior) -> torch.Tensor:
-    """z of one particle."""
+    """Return z of one particle."""
     return torch.empty(1, *prior.latent_shape, dtype=prior.dtype, device="meta")
 
 
 def picture(prior: Prior) -> torch.Tensor:
-    """x of one particle."""
+    """Return x of one particle."""
     return torch.empty(1, 3, prior.image_size, prior.image_size, dtype=prior.dtype, device="meta")

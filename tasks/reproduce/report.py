@@ -1,4 +1,4 @@
-"""Reports: one HTML file each, with all pictures inside and nothing fetched."""
+"""Reports: one self-contained HTML file each, with all images inline."""
 
 from __future__ import annotations
 
@@ -14,16 +14,16 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from rsd.runs.folder import provenance
 
-from .data import made
-from .entry import Entry
+from .cards import GLANCE, NAMES, card, glance, trade_off, uri
+from .data import how_to_make
+from .experiments.entry import Entry
 from .options import Reproduce
 from .outcome import Outcome, counts, headline
-from .pictures import GLANCE, NAMES, card, glance, trade_off, uri
-from .verdict import settled
+from .verdict import with_state
 
 
-def of_entry(outcome: Outcome) -> str:
-    """The page of one experiment."""
+def entry_page(outcome: Outcome) -> str:
+    """Return the page of one experiment."""
     entry, ran = outcome.entry, outcome.ran
     figures = [name for name in entry.figures if any(row.mean(name) is not None for row in outcome.rows.values())]
     drawn = [(trade_off(outcome.rows, *axes), axes) for axes in entry.plots]
@@ -34,14 +34,14 @@ def of_entry(outcome: Outcome) -> str:
         names=NAMES, rows=outcome.rows, plans=outcome.plans, plots=plots,
         cards=[card(plan, folder) for plan, folder in zip(ran, folders, strict=True)],
         about=about(outcome.options, folders),
-        data=made(entry.data, outcome.options, ran[0].data) if ran and entry.data else "",
+        data=how_to_make(entry.data, outcome.options, ran[0].data) if ran and entry.data else "",
     )  # fmt: skip
 
 
-def of_all(found: list[tuple[Entry, dict[str, Any]]], options: Reproduce, runs: Path) -> str:
-    """The page of all experiments: each with what :func:`at_a_glance` told of it."""
-    found = [(entry, {**told, "claims": [settled(claim) for claim in told["claims"]]}) for entry, told in found]
-    claims = [claim for _, told in found for claim in told["claims"]]
+def summary_page(found: list[tuple[Entry, dict[str, Any]]], options: Reproduce, runs: Path) -> str:
+    """Return the page of all experiments, each as in :func:`at_a_glance`."""
+    found = [(entry, {**shown, "claims": [with_state(claim) for claim in shown["claims"]]}) for entry, shown in found]
+    claims = [claim for _, shown in found for claim in shown["claims"]]
     return _page(
         "all.html", title="all experiments", found=found, scale=options.scale, counts=counts, headline=headline(claims),
         about=about(options, sorted(runs.glob("*"))), data="",
@@ -49,8 +49,8 @@ def of_all(found: list[tuple[Entry, dict[str, Any]]], options: Reproduce, runs: 
 
 
 def at_a_glance(outcome: Outcome) -> dict[str, Any]:
-    """What the report of all shows of an experiment: its claims, failures, seconds, a strip of the row that its first
-    claim is about, and its first plot; pictures are data URIs, or null."""
+    """Return what the report of all shows of an experiment: its claims, failures, seconds, a strip of the row of its
+    first claim, and its first plot; images are data URIs, or null."""
     first = next((claim.labels[-1] for claim in outcome.entry.claims), None)
     shown = next((plan for plan in outcome.ran if plan.label == first), outcome.ran[0] if outcome.ran else None)
     drawn = [trade_off(outcome.rows, *axes) for axes in outcome.entry.plots]
@@ -62,13 +62,14 @@ def at_a_glance(outcome: Outcome) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def broken(why: str) -> dict[str, Any]:
-    """The same of an experiment that could not be measured or drawn."""
+def failed_glance(why: str) -> dict[str, Any]:
+    """Return :func:`at_a_glance` for an experiment that could not be measured or drawn."""
     return {"claims": [], "failed": {"report": why}, "seconds": 0, "label": None, "strip": None, "plot": None}
 
 
 def about(options: Reproduce, folders: Iterable[Path]) -> dict[str, Any]:
-    """The command and seed, and the versions, device and time of the first run in ``folders`` that tells them."""
+    """Return the command and seed, and the versions, device and time of the first run in ``folders`` that records
+    them."""
     files = (path for folder in folders for path in sorted(folder.glob("*/provenance.json")))
     file = next(files, None)
     found = json.loads(file.read_text(encoding="utf-8")) if file else provenance(seed=options.seed, model="")
@@ -76,12 +77,12 @@ def about(options: Reproduce, folders: Iterable[Path]) -> dict[str, Any]:
 
 
 def number(value: Any) -> str:
-    """A figure with three digits; a dash for none."""
+    """Format a figure with three digits, None as a dash."""
     return "–" if value is None else f"{value:.3g}" if abs(value) < 100 else f"{value:.0f}"
 
 
 def minutes(seconds: float) -> str:
-    """Seconds for people."""
+    """Format seconds."""
     return f"{seconds:.0f} s" if seconds < 100 else f"{seconds / 60:.0f} min"
 
 

@@ -1,4 +1,4 @@
-"""Whether claims held, did not, or are undecided: what intervals leave open is neither."""
+"""Decide whether claims held, did not, or are undecided within their confidence intervals."""
 
 from __future__ import annotations
 
@@ -7,9 +7,9 @@ from itertools import pairwise
 from statistics import fmean, stdev
 from typing import TYPE_CHECKING, Any
 
-from .entry import Claim
+from .experiments.entry import Claim
 
-if TYPE_CHECKING:  # the list needs no torch
+if TYPE_CHECKING:  # the list of experiments needs no torch
     from .measure import Measured
 
 STUDENT = (12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262)
@@ -21,12 +21,12 @@ NOISE, NO_INTERVAL = "within noise", "no interval: too few pictures, prompts or 
 
 
 def verdict(claim: Claim, rows: dict[str, Measured], reasons: dict[str, str], *, usual: bool) -> dict[str, Any]:
-    """What became of a claim, as claims.json has it.
+    """Return the verdict on a claim, as in claims.json.
 
     ``state``: one of :data:`STATES`, from the paired intervals (:func:`state_of`). ``held``: the same as true, false,
     or null for the last two, with a ``reason``. ``clear``: whether intervals decide; null without intervals. ``means``:
-    whether the means alone rise as claimed. ``rows``: what ran, by label; ``reasons``: why others did not; ``usual``:
-    it is the run that :attr:`Claim.unmet` is about.
+    whether the means alone rise as claimed. ``rows``: the rows that ran, by label; ``reasons``: why others did not;
+    ``usual``: whether this is the run that :attr:`Claim.unmet` refers to.
     """
     values: dict[str, float] = {}
     missing = None
@@ -41,18 +41,18 @@ def verdict(claim: Claim, rows: dict[str, Measured], reasons: dict[str, str], *,
         "figure": claim.figure, "rising": list(claim.rising), "by": claim.by, "values": values, "differences": between,
     }  # fmt: skip
     if missing is not None:
-        return told(claim.text, NOT_MEASURED, None, None, measured, missing)
+        return claim_row(claim.text, NOT_MEASURED, None, None, measured, missing)
     line = [values[one] if isinstance(one, str) else one for one in claim.rising]
     means = all(b - a > claim.by for a, b in pairwise(line))
     state, clear = state_of(claim.by, len(claim.rising) - 1, between)
     unmet = claim.unmet if usual and (state == NOT_HELD or not means) else ""
-    return told(claim.text, state, clear, means, measured, unmet)
+    return claim_row(claim.text, state, clear, means, measured, unmet)
 
 
-def told(
+def claim_row(
     text: str, state: str, clear: bool | None, means: bool | None, measured: dict[str, Any], reason: str
 ) -> dict[str, Any]:
-    """A claim as claims.json has it. An undecided one says why it is: within noise, or without an interval."""
+    """Return a claim as in claims.json. An undecided one gets its reason: within noise, or without an interval."""
     if state == UNDECIDED:
         why = NO_INTERVAL if clear is None else NOISE
         reason = reason if reason.startswith(why) else f"{why}. {reason}" if reason else why
@@ -64,10 +64,10 @@ def told(
 
 
 def state_of(by: float, steps: int, between: list[dict[str, Any]]) -> tuple[str, bool | None]:
-    """Held, not held or undecided, and whether intervals decide that, null if there are too few of them.
+    """Return the state and whether intervals decide it, None if there are too few of them.
 
-    ``between``: of ``steps`` differences those that have an interval. A claim held if all of them are above ``by`` by
-    more than their interval, it did not if one is below by as much; else nobody can say.
+    ``between``: the differences with an interval, of ``steps``. A claim held if all of them exceed ``by`` by more than
+    their interval, and did not hold if one is below by as much; else it is undecided.
     """
     if any(d["mean"] + d["half"] <= by for d in between):
         return NOT_HELD, True
@@ -78,19 +78,19 @@ def state_of(by: float, steps: int, between: list[dict[str, Any]]) -> tuple[str,
     return UNDECIDED, False
 
 
-def settled(claim: dict[str, Any]) -> dict[str, Any]:
-    """A claim of a claims.json in three states, also of one from before there were: ``held`` was about the means then,
-    and ``clear`` about noise."""
+def with_state(claim: dict[str, Any]) -> dict[str, Any]:
+    """Return a claim of claims.json with its state, also one from an older version, in which ``held`` was about the
+    means and ``clear`` about noise."""
     if "state" in claim:
         return claim
     held, clear = claim["held"], claim["clear"]
     state = NOT_MEASURED if held is None else UNDECIDED if not clear else HELD if held else NOT_HELD
-    return told(claim["claim"], state, clear, held, claim["measured"], claim.get("reason") or "")
+    return claim_row(claim["claim"], state, clear, held, claim["measured"], claim.get("reason") or "")
 
 
 def differences(claim: Claim, rows: dict[str, Measured]) -> list[dict[str, Any]]:
-    """From each of ``rising`` to the next: the mean difference over the pictures that both have, and the half-width of
-    its 95% interval (paired, Student's), where there are two or more."""
+    """Return, from each of ``rising`` to the next, the mean difference over the images that both have, and the
+    half-width of its 95% interval (paired, Student's), if there are two or more images."""
     found = []
     for a, b in pairwise(claim.rising):
         known = {title for one in (a, b) if isinstance(one, str) for title in rows[one].items}
@@ -103,12 +103,12 @@ def differences(claim: Claim, rows: dict[str, Measured]) -> list[dict[str, Any]]
 
 
 def value(one: str | float, title: str, figure: str, rows: dict[str, Measured]) -> float | None:
-    """A row's figure of a picture; a number stands for itself."""
+    """Return a row's figure of an image; a number stands for itself."""
     return rows[one].items.get(title, {}).get(figure) if isinstance(one, str) else one
 
 
 def student(freedom: int) -> float:
-    """The 97.5% quantile of Student's t; beyond the table by Abramowitz and Stegun 26.7.5, to four digits."""
+    """Return the 97.5% quantile of Student's t; beyond the table by Abramowitz and Stegun 26.7.5, to four digits."""
     if freedom <= len(STUDENT):
         return STUDENT[freedom - 1]
     z = 1.959964

@@ -1,1 +1,1 @@
-"""Text to 3D: scenes that score distillation moves until their pictures from all sides fit a prompt, and differ."""
+"""Text to 3D: score distillation moves scenes until their pictures from all sides fit a prompt, and differ."""

@@ -3,15 +3,15 @@ shared by all,
 
     w(t) [eps_theta(z_t, t, text of the view) - eps_ref - gamma sigma_t R],   w(t) = sigma_t^2
 
-through their renderer, where eps_ref is the noise (SDS) or a score learned along the way (VSD), which is told where the
-camera is, as in ProlificDreamer (Wang et al. 2023).
+through their renderer. eps_ref is the noise (SDS) or a score learned during the run (VSD) and conditioned on the camera
+pose, as in ProlificDreamer (Wang et al. 2023).
 """
 
 from __future__ import annotations
 
 import itertools
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 from rsd.distributed import Ensemble
 from rsd.engine import Embed, Record, distill
@@ -23,38 +23,30 @@ from rsd.repulsion import Interaction
 from rsd.runs.run import Distillation
 from rsd.spread import Spread
 
-from .gallery import SceneSettings
-from .options import Distilled
-from .prompts import PromptSettings, ViewPrompts
+from .options import Settings
+from .prompts import ViewPrompts
+from .scene.settings import SceneSettings
 from .scenes import Scenes
 
 
-@dataclass(kw_only=True)
-class Settings(Distilled):
-    """What one prompt runs with: the numbers of options.Distilled, what the prior is told, what scenes are made of."""
-
-    prompts: PromptSettings = PromptSettings()
-    scenes: SceneSettings = SceneSettings()
-
-
 def draw_timesteps(settings: Settings, T: int, stream: Stream) -> list[int]:
-    """A timestep a step, uniform in the range, the same for all scenes and views."""
+    """Draw a timestep for each step, uniform in the range, the same for all scenes and views."""
     low, high = (min(round(edge * T), T - 1) for edge in settings.t_range)
     return [int(stream.integers("timestep", low, high, [0], step)) for step in range(settings.steps)]
 
 
-def groups_of(scenes: Ensemble, settings: SceneSettings) -> int:
-    """How many groups interact: V of N pictures, or N of V."""
+def count_groups(scenes: Ensemble, settings: SceneSettings) -> int:
+    """Return the number of groups that interact: V groups of N pictures, or N of V."""
     return settings.views if settings.interaction == "scenes" else scenes.total
 
 
 class Run(Distillation):
-    """One prompt in progress. ``embed``: features of a noisy picture in the prior's space, [N V, d], for the repulsion.
-    ``numbers``: the scenes' numbers in the ensemble; ``ensemble``: which of them are here, where several processes
-    share them. ``image``: names the run in the random numbers. ``plan``: of the memory, :func:`rsd.memory.plan`, or one
-    that remembers (``Plans``).
+    """One prompt in progress.
 
-    All prompts are embedded here: the prior's text encoder may be released afterwards.
+    ``embed``: features of a noisy picture in the prior's space, [N V, d], for the repulsion. ``numbers``: the scenes'
+    numbers in the ensemble; ``ensemble``: those of this process. ``image``: selects the run's random numbers. ``plan``:
+    plans the memory (:func:`rsd.memory.plan` or ``Plans``).
+    All prompts are embedded here; the prior's text encoder may be released afterwards.
     """
 
     particles: Scenes
@@ -68,12 +60,12 @@ class Run(Distillation):
         s = settings
         self.stream = Stream(s.seed, image)
         self.timesteps = draw_timesteps(s, prior.schedule.T, self.stream)
-        self.prompts = ViewPrompts(prior, prompt, s.prompts)
+        self.prompts = ViewPrompts(prior, prompt, s)
         self.numbers = list(range(s.particles) if numbers is None else numbers)
         self.ensemble = ensemble or Ensemble.of(len(self.numbers))
-        views = s.scenes.views
+        views = s.views
         self.interaction = Interaction(
-            s.gamma, s.window, s.interacting, every=s.repel_every, ensembles=groups_of(self.ensemble, s.scenes),
+            s.gamma, s.window, s.interacting, every=s.repel_every, ensembles=count_groups(self.ensemble, s),
             on_clean=s.clean,
         )  # fmt: skip
         self.memory = plan(
@@ -94,10 +86,10 @@ class Run(Distillation):
 
     def _scenes(self, spread: Spread) -> Scenes:
         s = self.settings
-        return Scenes(self.prior, s.scenes, spread, self.stream, steps=s.steps)
+        return Scenes(self.prior, s, spread, self.stream, steps=s.steps)
 
-    def whole(self) -> Scenes | None:
-        """All processes' scenes, on the one that writes; None on the others. All come here."""
+    def collect_scenes(self) -> Scenes | None:
+        """Return all processes' scenes on the main process, None on the others. Every process calls it."""
         if self.ensemble.alone:
             return self.particles
         here = [{k: v.detach().cpu() for k, v in scene.state_dict().items()} for scene in self.particles.scenes]
@@ -110,8 +102,8 @@ class Run(Distillation):
         return scenes
 
     def condition(self, *, guided: bool = True) -> Condition:
-        """What fits the pictures that the scenes show now."""
-        unit = self.settings.scenes.cameras.middle  # so that the poses' entries are about 1 in any world
+        """Return the condition of the scenes' current views."""
+        unit = self.settings.mean_distance  # so that the poses' entries are about 1 in any world
         return self.prompts.condition(self.particles.shot.cameras, self.particles.rows, guided=guided, unit=unit)
 
     def records(self) -> Iterator[Record]:

@@ -1,4 +1,4 @@
-"""Which packaged settings apply to scenes, and the options that follow from them. Imports nothing heavy."""
+"""The packaged settings for scenes, and the options that follow from them. Imports nothing heavy."""
 
 from __future__ import annotations
 
@@ -16,18 +16,18 @@ NO_SCENE = (
     "resume", "shard", "config", "out", "prompts", "allow_empty", "checkpoint_every", "device", "chunk", "memory",
     "views_at_once", "size", "turntable", "mp4", "mesh", "mesh_resolution", "mesh_threshold", "div_features",
 )  # fmt: skip
-"""Options that change no scene: a run may be resumed with others, and config.yaml leaves them out."""
+"""Options that change no scene: they may differ when a run is resumed, and config.yaml does not contain them."""
 
 ADDED = {
     "levels": 16, "log2_hashmap_size": 19, "per_level_scale": 1.447269237440378, "octaves": 6, "light_up": 0.0,
     "threshold": None, "repel_every": 1, "interacting": None, "feature_size": None, "force_decoder": None,
     "autocast": False,
 }  # fmt: skip
-"""Options that a run of an older version does not name in its config.yaml, and what it was made with."""
+"""Options that older versions' config.yaml does not contain, with the values that their runs used."""
 
 
 def packaged(method: str, prior: str) -> Packaged:
-    """The packaged settings: heads are tuned apart, all else is the paper's (VSD as SDS)."""
+    """Return the packaged settings: tuned ones for heads, the paper's for other priors (VSD's are SDS's)."""
     file = "heads.yaml" if over_heads(prior) else "if.yaml"
     found = section("text_to_3d", file, method) or section("text_to_3d", file, "sds")
     assert found, "every method has one"
@@ -35,7 +35,7 @@ def packaged(method: str, prior: str) -> Packaged:
 
 
 def parse(argv: list[str]) -> tuple[TextTo3D, str]:
-    """Options from the packaged settings, then --config, then the flags; and the name of those settings."""
+    """Return the options from the packaged settings, then --config, then the flags; and these settings' name."""
     options, name = layered(
         TextTo3D, argv, prog="rsd text-to-3d", positional="prompt",
         packaged=lambda options: packaged(options.method, options.prior),
@@ -47,6 +47,6 @@ def parse(argv: list[str]) -> tuple[TextTo3D, str]:
 
 
 def resolved(options: TextTo3D) -> dict[str, Any]:
-    """The options as plain values, as config.yaml holds them."""
+    """Return the options as plain values for config.yaml."""
     found = {k: plain(v) for k, v in dataclasses.asdict(options).items() if k not in NO_SCENE}
     return {**found, "features": options.features_name}

@@ -1,14 +1,14 @@
-"""N scenes as particles of the engine: what it sees are their pictures from V cameras, N V rows.
+"""N scenes as particles of the engine, whose rows are their pictures from V cameras, N V rows.
 
-At a step all scenes share the cameras, the light and the timestep, so that what differs between pictures is what they
-show. Two ways to interact:
+At each step all scenes share the cameras, the light and the timestep, so that pictures differ only in the scene they
+show. There are two interactions:
 
     scenes   pictures of the N scenes from one camera repel one another: V groups of N rows, one after another
     views    pictures of one scene from its V cameras repel one another, as in the authors' released program: N groups
              of V rows
 
-Memory does not grow with N: the engine gets pictures without gradient; its answer is pulled back scene by scene, each
-rendered once more with the same random numbers.
+Memory does not grow with N: the engine gets pictures without gradient. Its residual is backpropagated scene by scene,
+each rendered again with the same random numbers.
 """
 
 from __future__ import annotations
@@ -28,26 +28,27 @@ from rsd.priors.base import Prior
 from rsd.randomness import Stream
 from rsd.spread import Spread
 
-from .gallery import Gallery, Scene, SceneSettings
+from .gallery import Gallery, Scene
 from .scene.backgrounds import draw_colours
 from .scene.cameras import Cameras, draw_cameras
 from .scene.lights import Light, draw_light
 from .scene.occupancy import EVERY
 from .scene.regularisers import regularisers
 from .scene.render import Rendering, as_images, jitter_width, render
+from .scene.settings import SceneSettings
 
 ENTRIES = 3 * 64 * 64
-"""Entries of DreamFusion's picture: score gradients are scaled to its number, so that the regularisers' weights mean
-the same at any size."""
+"""Number of entries of DreamFusion's picture: score gradients are scaled to it, so that the regularisers' weights do
+not depend on the size."""
 
 
 BACKENDS = ("torch", "tinycudann", "nerfacc")
-"""What may compute a scene, as checkpoints count it."""
+"""Backends; checkpoints store the index."""
 
 
 @dataclass(frozen=True)
 class Shot:
-    """What all scenes share at a step: V ``cameras``, their ``light``, and ``colours`` [V, 3] for backgrounds."""
+    """The shared part of a step: V ``cameras``, their ``light``, and ``colours`` [V, 3] for backgrounds."""
 
     cameras: Cameras
     light: Light
@@ -58,19 +59,19 @@ class Shot:
 
 
 def draw_shot(settings: SceneSettings, stream: Stream, *, steps: int, step: int = 0) -> Shot:
-    """The shot of step ``step`` of ``steps``; it depends on nothing else."""
-    cameras = draw_cameras(settings.cameras, settings.views, stream, step)
-    light = draw_light(settings.lights, cameras, stream, steps=steps, step=step)
+    """Draw the shot of step ``step`` of ``steps``; it depends on nothing else."""
+    cameras = draw_cameras(settings, settings.views, stream, step)
+    light = draw_light(settings, cameras, stream, steps=steps, step=step)
     return Shot(cameras, light, draw_colours(settings.views, stream, step))
 
 
-def enlarged(images: torch.Tensor, size: int) -> torch.Tensor:
-    """Images [V, 3, s, s] at ``size`` pixels a side, interpolated where s is less."""
+def enlarge(images: torch.Tensor, size: int) -> torch.Tensor:
+    """Return images [V, 3, s, s] at ``size`` pixels a side, interpolated if s is smaller."""
     return images if images.shape[-1] == size else F.interpolate(images, size=(size, size), mode="bilinear")
 
 
-def in_rows(scenes: Ensemble, settings: SceneSettings) -> Ensemble:
-    """The engine's rows, pictures, of scenes: see :attr:`Scenes.rows`."""
+def row_ensemble(scenes: Ensemble, settings: SceneSettings) -> Ensemble:
+    """Return the ensemble of the engine's rows, the scenes' pictures, see :attr:`Scenes.rows`."""
     N, V = scenes.total, settings.views
     if settings.interaction == "scenes":
         parts = tuple(tuple(v * N + s for v in range(V) for s in part) for part in scenes.parts)
@@ -80,27 +81,27 @@ def in_rows(scenes: Ensemble, settings: SceneSettings) -> Ensemble:
 
 
 class Scenes(Gallery):
-    """The particles: a scene for each number of ``scenes``, seen by ``prior`` at its size.
+    """The particles: a scene for each id of ``scenes``, rendered at the size of ``prior``.
 
-    ``scenes``: how the scenes are spread; ``spread``: the same of the engine's rows, their pictures. ``steps``: of the
-    whole run, for the schedules. A scene depends neither on how many there are nor on where it stands among them.
+    ``scenes``: the distribution of the scenes over chunks and processes; ``spread``: the same for the engine's rows.
+    ``steps``: of the whole run, for the schedules. A scene does not depend on N or on its position.
     """
 
     def __init__(self, prior: Prior, settings: SceneSettings, scenes: Spread, stream: Stream, *, steps: int):
         if prior.image_size < 1:
             raise ValueError(f"The prior {prior.name} is over points, not pictures; a scene needs a prior of pictures.")
-        made = [Scene(settings, stream, n, device=prior.device).to(prior.dtype) for n in scenes.ids]
-        super().__init__(made, settings, image_size=prior.image_size)
+        scene_list = [Scene(settings, stream, n, device=prior.device).to(prior.dtype) for n in scenes.ids]
+        super().__init__(scene_list, settings, image_size=prior.image_size)
         self.prior, self.stream, self.numbers = prior, stream, scenes.ids
         self.resolution = prior.image_size if settings.resolution is None else settings.resolution
         self.total, self.done = steps, 0
-        self.spread = Spread(self.ids, scenes.memory, in_rows(scenes.ensemble, settings))
+        self.spread = Spread(self.ids, scenes.memory, row_ensemble(scenes.ensemble, settings))
         fields = [p for scene in self.scenes for p in scene.field.parameters()]
         backgrounds = [p for scene in self.scenes for p in scene.background.parameters()]
         groups = [{"params": fields, "lr": settings.lr}, {"params": backgrounds, "lr": settings.lr_background}]
         self.optimiser = torch.optim.Adam([g for g in groups if g["params"]], betas=(0.9, 0.99), eps=1e-15, fused=True)
         self._z: torch.Tensor | None = None
-        self._look_for_something()
+        self._update_occupancy()
 
     @property
     def rows(self) -> torch.Tensor:
@@ -112,7 +113,7 @@ class Scenes(Gallery):
 
     @property
     def ids(self) -> list[int]:
-        """Each row's number for its noise, which depends on the scene's number and the view alone."""
+        """The id of each row for its noise, which depends only on the scene's number and the view."""
         V = self.settings.views
         ids = [0] * (len(self.scenes) * V)
         for number, rows in zip(self.numbers, self.rows.tolist(), strict=True):
@@ -122,52 +123,54 @@ class Scenes(Gallery):
 
     @property
     def shot(self) -> Shot:
-        """The shot of the step to come; after the last step, that of the last again."""
+        """The shot of the next step; after the last step, its own again."""
         step = min(self.done, self.total - 1)
         return draw_shot(self.settings, self.stream, steps=self.total, step=step)
 
     def render(self) -> torch.Tensor:
-        """z [N V, *latent_shape] of the step to come, without gradient; kept until :meth:`step`."""
+        """Return z [N V, *latent_shape] of the next step, without gradient; it is kept until :meth:`step`."""
         if self._z is None:
             with torch.no_grad():
                 shot = self.shot
-                parts = [[z for _, _, z in self._look(s, shot)] for s in range(len(self.scenes))]
+                parts = [[z for _, _, z in self._render_views(s, shot)] for s in range(len(self.scenes))]
             z = torch.stack([torch.cat(views) for views in parts])  # [N, V, ...]
             self._z = torch.empty_like(z.flatten(0, 1))
             self._z[self.rows.flatten().to(z.device)] = z.flatten(0, 1)
         return self._z.clone()
 
     def step(self, r: torch.Tensor, t: int | torch.Tensor, average: Average) -> dict[str, float]:
-        """Descend w(t) r, w = sigma_t^2, with r [N V, *latent_shape], and the regularisers, whose values, means over
-        scenes, are returned; t is an int or [N V]."""
+        """Descend w(t) r, w = sigma_t^2, with r [N V, *latent_shape], and the regularisers; t is an int or [N V].
+        Return the regularisers' means over scenes."""
         V, shot = self.settings.views, self.shot
-        pull = self.prior.schedule.weight(t, r) * r * (ENTRIES / r[0].numel() / V)
+        # The gradient of the pictures, scaled to DreamFusion's size and averaged over views.
+        gradient = self.prior.schedule.weight(t, r) * r * (ENTRIES / r[0].numel() / V)
         losses: dict[str, float] = {}
         progress = self.done / max(self.total - 1, 1)
         self.optimiser.zero_grad()
+        # Render each scene again with gradient, and backpropagate.
         for s, rows in enumerate(self.rows.to(r.device)):
-            for views, shown, z in self._look(s, shot):
-                terms = regularisers(shown, self.settings.regularisers, progress=progress)
+            for views, shown, z in self._render_views(s, shot):
+                terms = regularisers(shown, self.settings, progress=progress)
                 share = len(z) / V
                 outputs = [z, *(share * term for term in terms.values())]
-                torch.autograd.backward(outputs, [pull[rows[views]], *(torch.ones_like(o) for o in outputs[1:])])
+                torch.autograd.backward(outputs, [gradient[rows[views]], *(torch.ones_like(o) for o in outputs[1:])])
                 for name, term in terms.items():
                     losses[name] = losses.get(name, 0.0) + share * float(term.detach()) / len(self.scenes)
         self.optimiser.step()
         self.optimiser.zero_grad()
         self.done, self._z = self.done + 1, None
         if self.done % EVERY == 0:
-            self._look_for_something()
+            self._update_occupancy()
         return losses
 
-    def _look_for_something(self) -> None:
-        """Update the packed renderer's grids; what they become depends on the steps done and their scenes alone."""
+    def _update_occupancy(self) -> None:
+        """Update the packed renderer's grids; they depend only on the number of steps done and the scene."""
         for number, scene in zip(self.numbers, self.scenes, strict=True):
             if scene.occupancy is not None:
                 scene.occupancy.update(scene.field, self.stream.generator("occupancy", step=self.done, particle=number))
 
-    def _look(self, s: int, shot: Shot) -> Iterator[tuple[slice, Rendering, torch.Tensor]]:
-        """Scene s from ``views_at_once`` cameras at a time: which, its rendering, and z."""
+    def _render_views(self, s: int, shot: Shot) -> Iterator[tuple[slice, Rendering, torch.Tensor]]:
+        """Render scene s from ``views_at_once`` cameras at a time; yield the views, the rendering, and z."""
         V, scene = self.settings.views, self.scenes[s]
         size = self.settings.views_at_once or V
         for first in range(0, V, size):
@@ -175,14 +178,14 @@ class Scenes(Gallery):
             part, origins, directions = shot[views], *self.rays(shot.cameras[views], self.resolution)
             jitter = self._jitter(self.numbers[s], views)
             shown = render(
-                scene.field, origins, directions, settings=self.settings.render, light=part.light, jitter=jitter,
+                scene.field, origins, directions, settings=self.settings, light=part.light, jitter=jitter,
                 backdrop=partial(scene.background, drawn=part.colours), occupancy=scene.occupancy,
             )  # fmt: skip
-            yield views, shown, self.prior.encode(enlarged(as_images(shown.colour), self.prior.image_size))
+            yield views, shown, self.prior.encode(enlarge(as_images(shown.colour), self.prior.image_size))
 
     def _jitter(self, number: int, views: slice) -> torch.Tensor:
-        """Where a scene's samples lie at this step, [views, R, ...]."""
-        shape = (self.resolution**2, jitter_width(self.settings.render))
+        """Draw the offsets of a scene's samples at this step, [views, R, ...] in [0, 1)."""
+        shape = (self.resolution**2, jitter_width(self.settings))
         keys = [
             self.stream.generator("ray samples", step=self.done, particle=number * self.settings.views + view)
             for view in range(views.start, views.stop)
@@ -191,11 +194,11 @@ class Scenes(Gallery):
         return drawn.to(self.prior.device, self.prior.dtype)
 
     def finish(self) -> torch.Tensor:
-        """The result as pictures [N, 3, H, W]."""
+        """Return the result as pictures [N, 3, H, W]."""
         return self.images()
 
     def state(self) -> dict[str, Any]:
-        """Everything a resumed run needs."""
+        """Return everything that a resumed run needs."""
         return {
             "done": self.done,
             "scenes": [{k: v.clone() for k, v in scene.state_dict().items()} for scene in self.scenes],
@@ -213,4 +216,7 @@ class Scenes(Gallery):
         for name, by in self.backends.items():
             if int(state["backends"][name]) != BACKENDS.index(by):
                 before = BACKENDS[int(state["backends"][name])]
-                warnings.warn(f"{before} began this run, {by} goes on: the same but for rounding.", stacklevel=2)
+                warnings.warn(
+                    f"The run was started with {before} and continues with {by}: results differ by rounding.",
+                    stacklevel=2,
+                )

@@ -1,1 +1,1 @@
-"""Text to image: particles that score distillation moves until they are pictures of a prompt, and different ones."""
+"""Text to image: score distillation moves particles until they are different pictures of a prompt."""

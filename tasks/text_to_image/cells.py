@@ -1,4 +1,4 @@
-"""``rsd sweep`` as the runner has it: each setting of each prompt is a run."""
+"""``rsd sweep`` for the runner: each setting of each prompt is a run."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Any, Protocol
 from rsd.distributed import Ensemble
 from rsd.runs.folder import METRICS, RunFolder, write_json
 from rsd.runs.head import Item, Networks
-from rsd.runs.prompts import folder_names, shorten
+from rsd.runs.prompts import PromptJob, folder_names, shorten
 from rsd.runs.summary import write_csv
 
 from .head import ImageHead, Run
@@ -19,11 +19,11 @@ from .plots import grids, means, tradeoff
 from .scores import FIGURES, figures
 
 OWN = ("sweep.json", "sweep.csv", "tradeoff.png", "grids")
-"""What its folder holds beside its runs."""
+"""Files in the folder of a sweep beside its runs."""
 
 
 class Point(Protocol):
-    """One curve's point: the options that its runs share. ``features``: None where particles do not interact."""
+    """A point of a curve: the options that its runs share. ``features``: None if particles do not interact."""
 
     method: str
     gamma: float
@@ -33,7 +33,7 @@ class Point(Protocol):
 
     @property
     def label(self) -> str:
-        """As pictures name it."""
+        """The name in plots."""
         ...
 
 
@@ -43,11 +43,12 @@ class SweepHead(ImageHead):
     what = "runs"
     own = OWN
     runs = "runs/*/*"
-    all_or_none = True  # no half sweep of each setting
+    all_or_none = True  # a sweep with other settings needs another folder
     names_finished = False
 
     def __init__(self, out: Path, points: Sequence[Point], prompts: Sequence[str]):
-        super().__init__(points[0].options, prompts)
+        shared = points[0].options
+        super().__init__(shared, [PromptJob(prompt, prompt, shared) for prompt in prompts])
         self.several, self.folder, self.names = True, out, folder_names(prompts)
         self.settings = points
         self.points: dict[Item, Point] = {}
@@ -63,23 +64,23 @@ class SweepHead(ImageHead):
         return self.folder
 
     def announce(self, items: Sequence[Item]) -> None:
-        """Tell how much there is to do, and of words that the prior does not know."""
-        of = f"{len(self.settings)} settings of {len(self.names)} prompts"
+        """Print the number of runs, and warn of words that the prior does not know."""
+        size = f"{len(self.settings)} settings of {len(self.names)} prompts"
         todo = sum(not (self.out / item.folder / METRICS).exists() for item in self.items)
-        print(f"{len(self.items)} runs: {of}; {todo} to do", flush=True)
+        print(f"{len(self.items)} runs: {size}; {todo} to do", flush=True)
         super().announce(items)
 
     @contextmanager
     def start(
         self, item: Item, networks: Networks, ensemble: Ensemble, folder: RunFolder
     ) -> Iterator[tuple[Run, None]]:
-        """A run, below the name of its setting."""
+        """Print the setting's name and return the run."""
         print(f"{self.points[item].label}:", flush=True)
         with super().start(item, networks, ensemble, folder) as started:
             yield started
 
     def summarise(self, out: Path, done: dict[Item, RunFolder], failures: dict[str, str], networks: Networks) -> None:
-        """sweep.json, sweep.csv, tradeoff.png and grids/."""
+        """Write sweep.json, sweep.csv, tradeoff.png and grids/."""
         rows: list[dict[str, Any]] = []
         for item, folder in done.items():
             point = self.points[item]
@@ -89,20 +90,20 @@ class SweepHead(ImageHead):
 
 
 def write(out: Path, rows: list[dict[str, Any]], names: dict[str, str]) -> None:
-    """sweep.json, sweep.csv, tradeoff.png and grids/, from the runs that are done."""
+    """Write sweep.json, sweep.csv, tradeoff.png and grids/ from the finished runs."""
     write_json(out / "sweep.json", rows)
     about = ("method", "gamma", "features", "prompt", "folder")
     table = [{**{k: row[k] for k in about}, **figures(row["metrics"])} for row in rows]
     write_csv(out / "sweep.csv", table, [*about, *FIGURES])
     tradeoff(table, out / "tradeoff.png")
     grids(out, table, names)
-    for line in curves_told(table):
+    for line in curve_lines(table):
         print(line)
     print(f"sweep.json, sweep.csv, tradeoff.png, grids/ in {out}")
 
 
-def curves_told(table: list[dict[str, Any]]) -> Iterator[str]:
-    """The means over prompts of every setting, a line each."""
+def curve_lines(table: list[dict[str, Any]]) -> Iterator[str]:
+    """Yield a line with the means over prompts for each setting."""
     for (method, features, gamma), found in means(table).items():
         shown = ", ".join(f"{k} {v:.3f}" for k, v in found.items() if v is not None and k != "seconds")
         at = "" if method == "ancestral" else f", gamma {gamma:g}" + (f", {features}" if features else "")

@@ -2,11 +2,11 @@
 
     w(t) [eps_theta(z_t^i, t, text) - eps_ref - gamma sigma_t R_i],   w(t) = sigma_t^2
 
-with Adam, where eps_ref makes the method: the noise (SDS), a score learned along the way (VSD), NFSD's, or the noise
-with scores averaged over the particles (SVGD, the update of collaborative score distillation).
+with Adam. The method chooses eps_ref: the noise (SDS), a score learned during the run (VSD), NFSD's, or the noise with
+scores averaged over the particles (SVGD, the update of collaborative score distillation).
 
-No particle depends on how many there are, but for what couples them on purpose: the force, and VSD's shared adapters.
-Gradients are not means over entries, so that Adam's eps of 1e-8 plays no part.
+Particles are coupled only by the force and by VSD's shared adapters; otherwise a particle does not depend on N.
+Gradients are not averaged over entries, so Adam's eps of 1e-8 has no effect.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ from .options import Settings
 
 
 def draw_timesteps(settings: Settings, T: int, *, ids: Sequence[int], stream: Stream) -> list[int] | list[torch.Tensor]:
-    """The run's timesteps, one int a step or int64 [N]; raises ValueError for a range outside 0 .. T-1."""
+    """Return the timestep of each step, an int or int64 [N]. Raise ValueError for a range outside 0 .. T-1."""
     low, high = settings.t_range
     if not 0 <= low <= high < T:
         raise ValueError(f"t_range is {low} to {high}; it must lie in 0 to {T - 1}, the timesteps of this prior.")
@@ -54,7 +54,7 @@ class Latents:
         self.z = Leaves(drawn, lr=lr, betas=(0.9, 0.999))
 
     def render(self) -> torch.Tensor:
-        """z [N, *latent_shape], a copy without gradient."""
+        """Return z [N, *latent_shape], a copy without gradient."""
         return self.z.values
 
     def step(self, r: torch.Tensor, t: int | torch.Tensor, average: Average) -> dict[str, float]:
@@ -64,15 +64,15 @@ class Latents:
 
     @torch.no_grad()
     def images(self) -> torch.Tensor:
-        """D(z) [N, 3, H, W]."""
+        """Return D(z) [N, 3, H, W]."""
         return self.spread.cat(lambda rows: self.prior.decode(self.z[rows]))
 
     def finish(self) -> torch.Tensor:
-        """The result [N, 3, H, W]."""
+        """Return the result [N, 3, H, W]."""
         return self.images()
 
     def state(self) -> dict[str, Any]:
-        """Everything a resumed run needs."""
+        """Return everything that a resumed run needs."""
         return self.z.state("z")
 
     def load_state(self, state: dict[str, Any]) -> None:
@@ -81,17 +81,17 @@ class Latents:
 
 
 def nfsd_negative(prior: Prior, negative_prompt: str) -> Condition | None:
-    """The condition of NFSD's own term, by default its paper's words; None for a prior without text."""
+    """Return the condition of NFSD's negative term, by default its paper's words; None for a prior without text."""
     if prior.condition().embeddings is None:
         return None
     with warnings.catch_warnings():
-        if not negative_prompt:  # the default is long for some priors, which is not the user's doing
+        if not negative_prompt:  # do not warn that the default is too long for some priors
             warnings.simplefilter("ignore")
         return prior.condition(negative_prompt or NFSD.NEGATIVE)
 
 
 def make_reference(prior: Prior, prompt: str, settings: Settings, spread: Spread, stream: Stream) -> Reference:
-    """The method's eps_ref."""
+    """Return the method's eps_ref."""
     s = settings
     if s.method == "nfsd":
         return NFSD(prior, nfsd_negative(prior, s.negative_prompt), spread)
@@ -104,12 +104,12 @@ def make_reference(prior: Prior, prompt: str, settings: Settings, spread: Spread
 
 
 class Run(Distillation):
-    """One prompt in progress: iterate over :meth:`steps`, look at :attr:`particles`, then :meth:`finish`.
+    """One prompt in progress: iterate over :meth:`steps`, read :attr:`particles`, then :meth:`finish`.
 
     ``embed``: features of a latent, [N, d], for the interaction. ``ids``: the particles' numbers in the ensemble;
-    ``ensemble``: which of them are here, where several processes share them. ``image``: names the run in the random
-    numbers. ``plan``: of the memory, :func:`rsd.memory.plan`, or one that remembers (``Plans``). All prompts are
-    embedded here: the prior's text encoder may be released afterwards.
+    ``ensemble``: those of this process. ``image``: selects the run's random numbers. ``plan``: plans the memory
+    (:func:`rsd.memory.plan` or ``Plans``). All prompts are embedded here; the prior's text encoder may be released
+    afterwards.
     """
 
     def __init__(

@@ -1,10 +1,10 @@
-"""Text to image as the runner has it: each prompt is a run."""
+"""Text to image for the runner and for Python: each prompt is a run."""
 
 from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -13,33 +13,61 @@ import torch
 
 from rsd import media
 from rsd.distributed import Ensemble, processes
-from rsd.errors import plain_warnings
+from rsd.engine import Record
 from rsd.priors.base import Prior
+from rsd.runs.api import Features, Samples, draw
 from rsd.runs.batch import run_all
 from rsd.runs.flags import fields_of
 from rsd.runs.folder import RunFolder
 from rsd.runs.head import Item, JointFigures, Networks, PromptHead
-from rsd.runs.prompts import gather
+from rsd.runs.prompts import PromptJob
 from rsd.runs.summary import particles
 
 from . import distillation, samplers
-from .names import SAMPLERS
-from .options import TextToImage
-from .packaged import ADDED, parse, resolved
+from .options import SAMPLERS, TextToImage
+from .packaged import ADDED, packaged, resolved
 from .scores import FIGURES, SCORES, fid, figures, pictures
 
 Run = distillation.Run | samplers.Run
 
 
-def run(options: TextToImage) -> int:
-    """Draw every prompt; the exit code, and what is raised, is :func:`rsd.runs.batch.run_all`'s."""
-    with plain_warnings():
-        return run_all(ImageHead(options, prompts_of(options)))
+def run(options: TextToImage, jobs: Sequence[PromptJob]) -> int:
+    """Draw every prompt. Return the exit code, and raise, as :func:`rsd.runs.batch.run_all` does."""
+    return run_all(ImageHead(options, jobs))
 
 
-def prompts_of(options: TextToImage) -> list[str]:
-    """The prompts, checked."""
-    return gather(options.prompt, options.prompts, allow_empty=options.allow_empty)
+def text_to_image(
+    prompt: str,
+    *,
+    prior: Prior | str = "heads",
+    features: Features | str = "auto",
+    method: str = "vsd",
+    progress: Callable[[Record], None] | None = None,
+    **changes: Any,
+) -> Samples:
+    """Draw ``particles`` pictures of a prompt by a distillation or a sampler, with repulsion.
+
+    ``prior`` and ``features``: objects, or names as for ``rsd text-to-image``. ``changes``: fields of its options, such
+    as ``gamma=20``; they win over the packaged settings of the method and the prior.
+    Raises ValueError for unknown names, unknown settings and invalid values before any model is loaded, and for a run
+    that diverged.
+    """
+    return draw(
+        TextToImage, packaged, prompt, prior, features, method, changes, progress, make_run=make_run, remedy=remedy
+    )[1]
+
+
+def make_run(prior: Prior, prompt: str, options: TextToImage, **where: Any) -> Run:
+    """Return the distillation or the sampling of a prompt; ``where``: see :class:`distillation.Run`."""
+    module: Any = samplers if options.method in SAMPLERS else distillation
+    settings = module.Settings(**{name: getattr(options, name) for name in fields_of(module.Settings)})
+    return module.Run(prior, prompt, settings, **where)
+
+
+def remedy(options: TextToImage) -> str:
+    """Return what to do about a run that diverged."""
+    rates = "" if options.method in SAMPLERS else f"lr ({options.lr:g}), "
+    return f"lower {rates}guidance ({options.guidance:g}) or gamma ({options.strength:g})"
 
 
 class ImageHead(PromptHead):
@@ -50,18 +78,12 @@ class ImageHead(PromptHead):
     scores = SCORES
     figures = FIGURES
 
-    @classmethod
-    def of(cls, argv: list[str]) -> ImageHead:
-        """What ``rsd text-to-image`` would run with these arguments."""
-        options, _ = parse(argv)
-        return cls(options, prompts_of(options))
-
     def config(self, item: Item) -> dict[str, Any]:
         """Return the content of the run's config.yaml."""
         return {**resolved(item.options), "prompt": item.source}
 
     def check(self) -> None:
-        """Raise ValueError for names, folders and numbers of processes that cannot be. Loads nothing."""
+        """Raise ValueError for invalid names, folders and numbers of processes. Loads nothing."""
         super().check()
         if self.options.fid_folder:
             pictures(self.options.fid_folder)
@@ -72,11 +94,11 @@ class ImageHead(PromptHead):
             )
 
     def embed_texts(self, todo: Sequence[Item], prior: Prior) -> None:
-        """Embed all that the runs will ask for."""
-        for options in {id(item.options): item.options for item in todo}.values():
-            for item in todo:
-                negative = "" if options.method == "nfsd" else options.negative_prompt
-                prior.condition(item.source, negative, options.guidance)
+        """Embed all texts of the runs."""
+        for item in todo:
+            options = item.options
+            negative = "" if options.method == "nfsd" else options.negative_prompt
+            prior.condition(item.source, negative, options.guidance)
             if options.method == "nfsd":
                 distillation.nfsd_negative(prior, options.negative_prompt)
 
@@ -84,11 +106,10 @@ class ImageHead(PromptHead):
     def start(
         self, item: Item, networks: Networks, ensemble: Ensemble, folder: RunFolder
     ) -> Iterator[tuple[Run, None]]:
-        """The distillation or the sampling of a prompt."""
-        module: Any = samplers if item.options.method in SAMPLERS else distillation
-        settings = module.Settings(**{k: getattr(item.options, k) for k in fields_of(module.Settings)})
-        yield module.Run(
-            networks.prior, item.source, settings, embed=networks.embed(item.options), image=item.source,
+        """Return the distillation or the sampling of a prompt."""
+        assert networks.prior is not None
+        yield make_run(
+            networks.prior, item.source, item.options, embed=networks.embed(item.options), image=item.source,
             ensemble=ensemble, plan=networks.plans,
         ), None  # fmt: skip
 
@@ -104,7 +125,7 @@ class ImageHead(PromptHead):
         return images
 
     def headline(self, figures: dict[str, Any]) -> str:
-        """The figures of one prompt in a line."""
+        """Format the figures of one prompt in a line."""
         parts = [f"Div {figures['div']:.3f}"] if figures["div"] is not None else []
         parts += ["nearly equal"] if figures["nearly_equal"] else []
         parts += [f"agreement {figures['agreement_told']}"] if figures.get("agreement_told") else []
@@ -113,20 +134,18 @@ class ImageHead(PromptHead):
         return ", ".join(parts) or "done"
 
     def remedy(self, item: Item) -> str:
-        """What to do about a run that diverged."""
-        o = item.options
-        rates = "" if o.method in SAMPLERS else f"lr ({o.lr:g}), "
-        return f"lower {rates}guidance ({o.guidance:g}) or gamma ({o.strength:g})"
+        """Return what to do about a run that diverged."""
+        return remedy(item.options)
 
     def diversity_remedy(self, options: TextToImage) -> str:
-        """What makes pictures differ that are nearly equal."""
+        """Say how to get more different pictures."""
         if options.method == "ancestral":
             return "ancestral sampling has no --gamma: take --method particle-guidance with one"
         return f"raise --gamma ({options.strength:g})"
 
     @classmethod
     def works(cls, options: TextToImage) -> list[str]:
-        """The works that the method rests on."""
+        """Return the works that the method builds on."""
         method = {
             "vsd": ["vsd", *([] if options.score == "unet" else ["lora"])], "sds": ["sds"], "nfsd": ["nfsd"],
             "svgd": ["svgd", "csd"], "ancestral": ["edm"], "particle-guidance": ["particle-guidance", "edm"],
@@ -135,12 +154,12 @@ class ImageHead(PromptHead):
         return [*method, *(["rlsd"] if repels else [])]
 
     def row(self, item: Item, held: dict[str, Any], folder: RunFolder) -> dict[str, Any]:
-        """A prompt's line of the summary."""
+        """Return a prompt's row of the summary."""
         return {"prompt": item.source, "folder": folder.path.name, **figures(held)}
 
     def joint_figures(self, out: Path, done: dict[Item, RunFolder], networks: Networks) -> JointFigures:
-        """The distance of all runs' pictures to the folder of FID. Where it is not asked for, what the summary already
-        holds of the same runs stays."""
+        """Return the FID of all runs' pictures. If it is not requested, keep the value that the summary has for the
+        same runs."""
         if networks.scorers.fid:
             found = fid(torch.cat([particles(folder) for folder in done.values()]), networks.scorers) if done else None
             return {"fid": (found, None if found else "it needs two pictures or more")}

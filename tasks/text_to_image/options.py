@@ -1,5 +1,5 @@
-"""The settings of text to image, the flags of ``rsd text-to-image`` and the keys of its YAML files, checked before
-anything heavy."""
+"""The settings of text to image, the flags of ``rsd text-to-image`` and the keys of its YAML files. Imports nothing
+heavy."""
 
 from __future__ import annotations
 
@@ -21,28 +21,59 @@ from rsd.runs.options import (
     features_of,
     readers,
 )
-from rsd.runs.words import match_name, unknown_name
-
-from .names import DISTILLATION, METHODS, SAMPLERS, SCORES, SYNONYMS, TIMESTEPS, USES
+from rsd.runs.words import match_name, synonyms, unknown_name
 
 if TYPE_CHECKING:
     from rsd.repulsion import Interaction
 
+DISTILLATION = {"sds": 0.0, "vsd": 10.0, "nfsd": 0.0, "svgd": 1.0}
+"""Score distillations and their gamma; for SVGD 1 is Liu & Wang's update."""
+
+SAMPLERS = {"ancestral": 0.0, "particle-guidance": 10.0}
+"""Samplers and their gamma (10 suits the built-in prior)."""
+
+METHODS = (*DISTILLATION, *SAMPLERS)
+REPELLING = ("gamma", "window", "features", "feature_size", "force_decoder")
+SOME = ("interacting", "repel_every")
+DISTILLED = ("lr", "t_range", "timesteps", "t_per_particle")
+LEARNED = ("score", "lora_rank", "lr_phi")
+USES = {
+    "sds": (*DISTILLED, *REPELLING, *SOME),
+    "vsd": (*DISTILLED, *REPELLING, *SOME, *LEARNED),
+    "nfsd": (*DISTILLED, *REPELLING, *SOME),
+    "svgd": (*DISTILLED, *REPELLING),
+    "ancestral": (),
+    "particle-guidance": (*REPELLING, "interacting"),
+}
+"""For each method, which of the settings that only some methods read it reads."""
+SYNONYMS = synonyms({
+    "prolificdreamer variational default rsd repulsion": "take vsd",
+    "dreamfusion scoredistillation distillation": "take sds",
+    "noisefree noisefreescoredistillation": "take nfsd",
+    "stein csd": "take svgd",
+    "ddpm ddim sample sampling plain": "take ancestral",
+    "pg guidance": "take particle-guidance",
+    "rlsd dps psld reddiff nonaug hybrid daps": "it is of rsd restore",
+    "sd stablediffusion sdxl flux heads if": "that is a prior, for --prior",
+})  # fmt: skip
+"""Other names of methods, normalised, and the hint for each."""
+SCORES = ("lora", "lora-each", "unet")
+TIMESTEPS = ("uniform", "annealed")
 T = 1000
 """Timesteps of these priors."""
 
 
 @dataclass(kw_only=True)
 class Drawing(ParticleSettings, RepulsionSettings, TextSettings):
-    """What distillation and sampling share."""
+    """Shared settings of distillation and sampling."""
 
     method: str
     """vsd (a learned score), sds, nfsd, svgd; to compare with: ancestral sampling, particle-guidance."""
     gamma: float | None = None
-    """Weight of the repulsion; more gives more different samples. svgd: of the kernel's gradient, 1 is Liu and Wang's
+    """Weight of the repulsion; more gives more diverse samples. svgd: of the kernel's gradient, 1 is Liu and Wang's
     (default: vsd and particle-guidance 10, svgd 1, others 0)."""
     negative_prompt: str = ""
-    """What not to show: takes the place of the unconditional prompt (nfsd: of its own negative prompt)."""
+    """What not to show; replaces the unconditional prompt (nfsd: its own negative prompt)."""
 
     METHODS = METHODS
 
@@ -66,7 +97,7 @@ class Drawing(ParticleSettings, RepulsionSettings, TextSettings):
 
     @property
     def strength(self) -> float:
-        """gamma, the method's own unless given."""
+        """Gamma, by default the method's own."""
         return {**DISTILLATION, **SAMPLERS}[self.method] if self.gamma is None else self.gamma
 
     @property
@@ -83,7 +114,7 @@ class Drawing(ParticleSettings, RepulsionSettings, TextSettings):
 
 @dataclass(kw_only=True)
 class Settings(Drawing):
-    """What one prompt is distilled with. The defaults are the paper's."""
+    """The settings of one distillation. The defaults are the paper's."""
 
     LEAST = {**ParticleSettings.LEAST, "lora_rank": 1}
     POSITIVE = ParticleSettings.POSITIVE | {"lr", "lr_phi"}
@@ -94,13 +125,14 @@ class Settings(Drawing):
     lr: float = 0.03
     """Distillation: Adam's learning rate for the latents."""
     t_range: tuple[int, int] = (20, 979)
-    """Distillation: lowest and highest timestep, both included, of 0 to 999."""
+    """Distillation: lowest and highest timestep, inclusive, in 0 to 999."""
     timesteps: str = "uniform"
     """Distillation: uniform (drawn anew each step) or annealed (straight down from the highest)."""
     t_per_particle: bool = False
-    """Distillation: draw a timestep for each particle instead of one for all."""
+    """Distillation: draw a timestep for each particle, not one for all."""
     score: str = "lora"
-    """vsd: the learned score: lora (adapters on the prior), lora-each (one set a particle), unet (from scratch)."""
+    """vsd: the learned score: lora (adapters on the prior), lora-each (adapters for each particle), unet (from
+    scratch)."""
     lora_rank: int = 4
     """vsd: rank of the adapters."""
     lr_phi: float = 1e-4
@@ -114,7 +146,7 @@ class Settings(Drawing):
 
 @dataclass(kw_only=True)
 class SamplerSettings(Drawing):
-    """What one prompt is sampled with. The defaults are the paper's "Ancestral" (D.10.2)."""
+    """The settings of one sampling. The defaults are the paper's "Ancestral" (D.10.2)."""
 
     METHODS = tuple(SAMPLERS)
 
@@ -126,8 +158,8 @@ class SamplerSettings(Drawing):
 class TextToImage(Settings, RunOptions, PriorOptions, FeatureOptions, ScoreOptions, PromptOptions):
     """Draw N different pictures of each prompt, by score distillation with repulsion or by sampling.
 
-    Settings come from the packaged configuration of the method and prior, then --config FILE, then the flags; the
-    defaults below hold only where none of them says anything (a run's config.yaml tells what it used).
+    Settings come from the packaged configuration of the method and prior, then --config FILE, then the flags. The
+    defaults below apply if none of them sets a value (a run's config.yaml has the values used).
     """
 
     EXAMPLES: ClassVar[tuple[str, ...]] = (
@@ -146,18 +178,18 @@ class TextToImage(Settings, RunOptions, PriorOptions, FeatureOptions, ScoreOptio
     METHODS = METHODS
 
     metrics: tuple[Literal["clip", "aesthetic", "fid"], ...] = ()
-    """Figures that need networks of their own; fid needs --fid-folder."""
+    """Figures that need additional networks; fid needs --fid-folder."""
     aesthetic_weights: str | None = None
     """aesthetic: the head's weights, a file (default: none; the metric needs them)."""
     fid_folder: Path | None = None
     """fid: the folder of pictures to compare with (default: none; the metric needs one)."""
 
     def __post_init__(self) -> None:
-        """Nothing: :meth:`check` says what cannot work."""
+        """Check nothing here: :meth:`check` does, when all fields are known."""
 
     @property
     def unread(self) -> Unread:
-        """The fields that the method does not read."""
+        """The fields that the method does not read, see :func:`rsd.runs.options.check_used`."""
         own = f"the method is {self.method}"
         found = {
             name: (readers("method", [method for method in METHODS if name in USES[method]]), own)
@@ -170,7 +202,7 @@ class TextToImage(Settings, RunOptions, PriorOptions, FeatureOptions, ScoreOptio
 
     @property
     def interacts(self) -> bool:
-        """Whether the particles act on one another through features."""
+        """Whether the particles interact through features."""
         return self.particles > 1 and (self.strength != 0 or self.method == "svgd")
 
     @property
@@ -187,11 +219,11 @@ class TextToImage(Settings, RunOptions, PriorOptions, FeatureOptions, ScoreOptio
         self._together()
 
     def _together(self) -> None:
-        """Fields that do not go together."""
+        """Raise ValueError for fields that exclude one another."""
         if "fid" in self.metrics and self.fid_folder is None:
             raise ValueError("The metric fid compares with a folder of images; give --fid-folder DIR.")
         if self.fid_folder and "fid" not in self.metrics:
-            raise ValueError(f"--fid-folder {self.fid_folder} goes with --metrics fid; add it.")
+            raise ValueError(f"--fid-folder {self.fid_folder} has no effect without --metrics fid; add it.")
         if "aesthetic" in self.metrics and not self.aesthetic_weights:
             raise ValueError(
                 "The metric aesthetic needs weights that do not ship; give --aesthetic-weights FILE, for example "

@@ -1,4 +1,4 @@
-"""The sweep's pictures: quality against diversity (the paper's Fig. 31), and settings side by side (Figs 32, 33)."""
+"""Plots of a sweep: quality against diversity (the paper's Fig. 31), and settings side by side (Figs 32, 33)."""
 
 from __future__ import annotations
 
@@ -30,18 +30,18 @@ OFFSETS = [
     for radius in (5, 9, 14, 20, 28, 38)
     for x, y in ((1, 1), (1, -2), (-3, 1), (-3, -2), (0, 1), (0, -2.4), (1.4, -0.6), (-4, -0.6))
 ]
-"""Where a label may stand, in points from its point."""
+"""Possible offsets of a label from its point, in points."""
 BOUNDS: dict[str, tuple[float, float]] = {
     **dict.fromkeys(("agreement", "face_front", "janus", "collapsed"), (0.0, 1.0)), "div": (0.0, 2.0),
     "ssim": (-1.0, 1.0), "coverage": (0.0, math.inf), "clip": (0.0, 100.0), "fid": (0.0, math.inf),
     "lpips": (0.0, math.inf), "residual": (0.0, math.inf), "seconds": (0.0, math.inf), "misfit": (0.0, math.inf),
 }  # fmt: skip
-"""What a figure can be at all: a share is between 0 and 1. Axes go no further."""
+"""Ranges of the figures; axes do not extend beyond them."""
 QUALITIES = {"agreement": "agreement with the prompt", "clip": "CLIP score (100 x cosine)"}
 
 
 def means(table: list[dict[str, Any]]) -> dict[Key, dict[str, float | None]]:
-    """Means over prompts of each (method, features, gamma), in the table's order."""
+    """Return the means over prompts of each (method, features, gamma), in the table's order."""
     groups: dict[Key, list[dict[str, Any]]] = {}
     for row in table:
         groups.setdefault((row["method"], row["features"], row["gamma"]), []).append(row)
@@ -49,8 +49,8 @@ def means(table: list[dict[str, Any]]) -> dict[Key, dict[str, float | None]]:
 
 
 def curves(table: list[dict[str, Any]]) -> dict[str, list[tuple[float, dict[str, float | None]]]]:
-    """One curve a method and feature map, [(gamma, figures)] by gamma; where nothing interacts (gamma 0) a point
-    belongs to all of the method's curves."""
+    """Return a curve for each method and feature map, [(gamma, figures)] by gamma. Points without interaction (gamma 0)
+    belong to all curves of their method."""
     points = {key: figures for key, figures in means(table).items() if key[0] != "ancestral"}
     found: dict[str, list[tuple[float, dict[str, float | None]]]] = {}
     for method in dict.fromkeys(key[0] for key in points):
@@ -64,13 +64,13 @@ def curves(table: list[dict[str, Any]]) -> dict[str, list[tuple[float, dict[str,
 
 
 def quality(table: list[dict[str, Any]]) -> str | None:
-    """What the vertical axis shows: the agreement, else CLIP's score, else nothing."""
+    """Return the figure of the vertical axis: the agreement, else the CLIP score, else None."""
     return next((name for name in QUALITIES if any(row[name] is not None for row in table)), None)
 
 
 def tradeoff(table: list[dict[str, Any]], path: Path) -> None:
-    """Quality against Div, a curve a method with its gammas beside the points, Ancestral's point. Without a quality:
-    Div against gamma."""
+    """Plot quality against Div: a curve for each method, labelled with its gammas, and ancestral sampling's point.
+    Without a quality plot Div against gamma."""
     figure, axis = plt.subplots(figsize=(6.4, 4.4), layout="constrained", dpi=140)
     height = quality(table)
     labels: list[Annotation] = []
@@ -97,22 +97,21 @@ def tradeoff(table: list[dict[str, Any]], path: Path) -> None:
     axis.set_xlabel("diversity: Div = 1 - mean cosine similarity" if height else "repulsion $\\gamma$")
     axis.set_ylabel(QUALITIES[height] if height else "diversity: Div (no quality was measured)")
     axis.margins(0.12)
-    keep_within(axis, "div" if height else "gamma", height or "div")
+    clip_axes(axis, "div" if height else "gamma", height or "div")
     axis.grid(alpha=0.3)
     if axis.get_legend_handles_labels()[0]:
         axis.legend(fontsize=9)
     prompts = len({row["prompt"] for row in table})
     axis.set_title(f"means over {prompts} prompt{'s' * (prompts != 1)}", fontsize=10)
-    spread_out(figure, axis, labels)
+    place_labels(figure, axis, labels)
     picture = io.BytesIO()
     figure.savefig(picture, dpi=figure.dpi, format="png")
     plt.close(figure)
     write_bytes(path, picture.getvalue())
 
 
-def keep_within(axis: Axes, across: str, up: str) -> None:
-    """Cut what the margins of the axis add beyond the figures' :data:`BOUNDS`; figures without any may be anything.
-    Marks at the edge should be drawn whole (``clip_on=False``)."""
+def clip_axes(axis: Axes, across: str, up: str) -> None:
+    """Limit the axes to the figures' :data:`BOUNDS`. Draw marks at the edge with ``clip_on=False``."""
     low, high = BOUNDS.get(across, (-math.inf, math.inf))
     left, right = axis.get_xlim()
     axis.set_xlim(max(left, low), min(right, high))
@@ -121,20 +120,20 @@ def keep_within(axis: Axes, across: str, up: str) -> None:
     axis.set_ylim(max(bottom, low), min(top, high))
 
 
-def spread_out(figure: Figure, axis: Axes, labels: Sequence[Annotation]) -> None:
-    """Move the labels of the axis's points, one after the other, to where they cover the least: of other labels, of
-    points and lines, of the legend; far places only if near ones are taken."""
+def place_labels(figure: Figure, axis: Axes, labels: Sequence[Annotation]) -> None:
+    """Move each label, one after another, to the offset with the least overlap with other labels, points, lines and the
+    legend; near offsets are preferred."""
     if not labels:
         return
     for label in labels:
         label.set_in_layout(False)
     figure.draw_without_rendering()
-    figure.set_layout_engine("none")  # nothing moves any more
+    figure.set_layout_engine("none")  # fix the layout
     inside, legend = axis.get_window_extent(), axis.get_legend()
     taken = [legend.get_window_extent()] if legend else []
     lines = [np.column_stack(line.get_data()) for line in axis.lines]
     drawn = [axis.transData.transform(points) for points in lines if len(points)]
-    spots = np.concatenate([_along(points) for points in drawn])
+    spots = np.concatenate([_densify(points) for points in drawn])
     corners = np.concatenate(drawn)
 
     def cost(label: Annotation, offset: tuple[float, float]) -> float:
@@ -151,26 +150,26 @@ def spread_out(figure: Figure, axis: Axes, labels: Sequence[Annotation]) -> None
         taken.append(label.get_window_extent())
 
 
-def _along(points: np.ndarray) -> np.ndarray:
-    """Points [M, 2], two pixels apart or less, on the way through points [n, 2]."""
+def _densify(points: np.ndarray) -> np.ndarray:
+    """Return points [M, 2] at most two pixels apart on the polyline through points [n, 2]."""
     steps = [np.linspace(a, b, 2 + int(np.hypot(*(b - a)) / 2)) for a, b in zip(points, points[1:], strict=False)]
     return np.concatenate([points, *steps])
 
 
 def _area(a: Bbox, b: Bbox) -> float:
-    """Of what two boxes share."""
+    """Return the area of the intersection of two boxes."""
     shared = Bbox.intersection(a, b)
     return shared.width * shared.height if shared else 0.0
 
 
 def _within(box: Bbox, points: np.ndarray) -> np.ndarray:
-    """Which points [M, 2] a box covers, with a margin of 3 pixels."""
+    """Return which points [M, 2] a box covers, with a margin of 3 pixels."""
     low, high = np.array([box.x0, box.y0]) - 3, np.array([box.x1, box.y1]) + 3
     return np.all((points > low) & (points < high), axis=1)
 
 
 def grids(out: Path, table: list[dict[str, Any]], names: dict[str, str]) -> None:
-    """grids/<prompt>.png: a row of particles for each setting, of runs in ``out``."""
+    """Write grids/<prompt>.png: a row of particles for each setting, from the runs in ``out``."""
     for prompt, name in names.items():
         cells, labels, columns = [], [], 1
         for row in (r for r in table if r["prompt"] == prompt):

@@ -1,7 +1,7 @@
 """Samplers to compare distillation with, on the same prior: ancestral Euler, and Particle Guidance on top of it.
 
-Ancestral Euler (Karras et al. 2022's sigma = sigma_t / alpha_t, k-diffusion's ancestral step; the numbers of diffusers'
-``EulerAncestralDiscreteScheduler``) is the DDIM step with eta 1 of :mod:`rsd.sampling`, from sigma_T n.
+Ancestral Euler (k-diffusion's ancestral step with Karras et al. 2022's sigma = sigma_t / alpha_t; equal to diffusers'
+``EulerAncestralDiscreteScheduler``) is the DDIM step with eta 1 of :mod:`rsd.sampling`, started from sigma_T n.
 """
 
 from __future__ import annotations
@@ -39,13 +39,9 @@ from .options import SamplerSettings as Settings
 
 
 class Run(BaseRun):
-    """One prompt in progress, used as the distillation's: iterate over :meth:`steps`, look at :attr:`particles`, then
-    :meth:`finish`.
+    """One prompt in progress: iterate over :meth:`steps`, read :attr:`particles`, then :meth:`finish`.
 
-    ``embed``: features of a latent, [N, d], for particle guidance. ``ids``: the particles' numbers in the ensemble;
-    ``ensemble``: which of them are here, where several processes share them. ``image``: names the run in the random
-    numbers. ``plan``: as the distillation's. The prompts are embedded here: the prior's text encoder may be released
-    afterwards.
+    The arguments are those of :class:`.distillation.Run`; ``embed`` is for Particle Guidance.
     """
 
     def __init__(
@@ -76,7 +72,7 @@ class Run(BaseRun):
         return sample(self.particles, Ancestral(), given, levels=self.levels, interaction=interaction, start=self.step)
 
     def load_state(self, state: dict[str, Any]) -> None:
-        """Go on where ``state`` was taken; that of an older version kept z / alpha as ``x``."""
+        """Continue from ``state``; older versions stored z / alpha as ``x``."""
         if "x" in state:
             state = {**state, "z": self.levels[int(state["step"])].alpha * state["x"]}
         super().load_state(state)
@@ -84,10 +80,10 @@ class Run(BaseRun):
 
 @dataclass(frozen=True)
 class Ancestral(Method):
-    """DDPM's ancestral step; particles that interact are kept apart by Particle Guidance."""
+    """DDPM's ancestral step; interacting particles repel one another by Particle Guidance."""
 
     def step(self, transition: Transition[Any]) -> StepResult:
-        """Denoise, and go to the next level with new noise."""
+        """Denoise, then go to the next noise level with new noise."""
         eps = transition.epsilon(transition.z)
         clean = transition.clean(transition.z, eps)
         return StepResult(transition.ddim(clean, eps, eta=1.0, purpose="ancestral"), clean)
@@ -95,21 +91,21 @@ class Ancestral(Method):
     def couple(
         self, transition: Transition[Any], result: StepResult, interaction: Interaction, spread: Spread
     ) -> Coupling | None:
-        """The potential's push; the record tells what it takes from the prior's eps."""
+        """Return the potential's force; the record has its share of the prior's eps."""
         pushed = particle_guidance(transition, result, interaction, spread, eta=1.0)
         return pushed and replace(pushed, change=pushed.eps)
 
 
 def ancestral_levels(schedule: Schedule, steps: int = 30) -> list[Level]:
-    """The noise levels of :func:`ancestral_timesteps`, and the end."""
+    """Return the noise levels of :func:`ancestral_timesteps`, and the final one."""
     return levels(schedule, ancestral_timesteps(schedule, steps))
 
 
 def ancestral_timesteps(schedule: Schedule, steps: int = 30) -> list[int]:
-    """``steps`` timesteps evenly from T-1 down to 0 (diffusers' default spacing "linspace"), rounded to whole ones.
+    """Return ``steps`` evenly spaced integers from T-1 down to 0 (diffusers' default spacing "linspace").
 
-    The same as diffusers' where steps - 1 divides T - 1 (28 at T = 1000), else within half a timestep of them. A
-    schedule with zero terminal SNR starts below T-1, where sigma/alpha is finite; one step is taken from there.
+    They equal diffusers' if steps - 1 divides T - 1 (28 at T = 1000), else they differ by at most half a timestep. A
+    schedule with zero terminal SNR starts below T-1, where sigma/alpha is finite.
     Raises ValueError if ``steps`` is not in 1..T.
     """
     schedule.check_steps(steps)

@@ -1,4 +1,4 @@
-"""The scores of a set of pictures: how different they are, and how well they show what the prompt says."""
+"""The scores of a set of pictures: their diversity, and their agreement with the prompt."""
 
 from __future__ import annotations
 
@@ -26,17 +26,18 @@ from rsd.metrics.scoring import pictures as pictures
 from rsd.priors import over_heads
 
 FIGURES = ("div", "agreement", "coverage", "clip", "aesthetic", "seconds")
-"""What a summary has a column of."""
+"""The columns of a summary."""
 
 
 def figures(metrics: dict[str, Any]) -> dict[str, float | None]:
-    """metrics.json as one number a figure: means over particles, or over open attributes for the coverage."""
+    """Return one number per figure of metrics.json: the mean over particles, or over open attributes for the
+    coverage."""
     found = {name: metrics[name] for name in FIGURES}
     return {k: v.get("mean") if isinstance(v, dict) else v for k, v in found.items()}
 
 
 def heads(images: torch.Tensor, subject: Subject, scorers: Scorers) -> Found:
-    """The figures of heads, where the prior is over them: see :func:`heads_figures`."""
+    """Measure the figures of heads, see :func:`heads_figures`; None for other priors."""
     if scorers.judge is None:
         return {"agreement": None, "coverage": None}, {}
     reasons: dict[str, str] = {}
@@ -45,32 +46,33 @@ def heads(images: torch.Tensor, subject: Subject, scorers: Scorers) -> Found:
 
 
 def no_heads(asked: ScoreRequest) -> str | None:
-    """Why the figures of heads are null."""
+    """Return why the figures of heads are null, or None."""
     return None if over_heads(asked.prior) else "needs a prior over heads, whose attributes are known"
 
 
 def heads_figures(
     probabilities: dict[str, torch.Tensor],
-    told: PromptAttributes,
+    named: PromptAttributes,
     reasons: dict[str, str],
     faces: torch.Tensor | None = None,
 ) -> dict[str, Any]:
-    """How a head's particles follow a prompt, and what they make of what it leaves open.
+    """Measure how heads follow a prompt, and how they vary in the attributes that it leaves open.
 
     ``probabilities``: for each attribute [N, K] (see HeadsClassifier); ``faces``: which particles show a face, bool
-    [N]; None if nobody looked. ``agreement``: share of (particle, told attribute that the view shows) pairs classified
-    as told, where it can be read (:mod:`rsd.heads.agreement`); ``agreement_particles``: mean, best and std of the
-    particles' own shares; ``agreement_attributes``: each attribute's share, None where fewer than half of the particles
-    can be read; ``agreement_read``: how many can, each attribute's share; ``agreement_told``: all this in words.
-    ``coverage``: for each attribute that is open and shows from the view, how many values the particles have
-    (``distinct``) ``of`` how many there are, confident classifications (0.8) only; ``mean`` over these attributes. An
-    attribute that a particle's own sunglasses or bald head hide, or one of the face where there is none, has no value
-    there. Missing ones are None, with an entry in ``reasons``.
+    [N], or None if unknown. Missing figures are None, with an entry in ``reasons``:
+
+    ``agreement``: share of the pairs of a particle and a visible attribute of the prompt that are classified as the
+    prompt says, where readable (:mod:`rsd.heads.agreement`); ``agreement_particles``: mean, best and std of the
+    particles' shares; ``agreement_attributes``: each attribute's share, None if fewer than half of the particles are
+    readable; ``agreement_read``: the readable share of each attribute; ``agreement_told``: all this in words.
+    ``coverage``: for each visible attribute that is open, the number of values among the particles (``distinct``)
+    ``of`` those possible, counting confident classifications (0.8) only; ``mean`` over these attributes. Attributes
+    hidden by the particle's own sunglasses or bald head, and attributes of a missing face, have no value.
     """
     names = ("agreement", "agreement_particles", "agreement_attributes", "agreement_read", "agreement_told")
     figures: dict[str, Any] = dict.fromkeys(names)
-    if told.seen:
-        found = readings(probabilities, {a: told.values[a] for a in told.seen}, faces)
+    if named.seen:
+        found = readings(probabilities, {a: named.values[a] for a in named.seen}, faces)
         whole = agreement(found)
         each = [right[at].double().mean() for right, at in zip(found.right, whole.counted, strict=True) if at.any()]
         figures["agreement_particles"] = metrics.summary(torch.stack(each), best="max") if each else None
@@ -79,40 +81,40 @@ def heads_figures(
             "agreement_told": whole.describe(),
         }  # fmt: skip
         if whole.value is None:
-            reasons["agreement"] = f"the pictures do not show what the prompt tells; {whole.reason}"
+            reasons["agreement"] = f"the pictures do not show the attributes of the prompt; {whole.reason}"
         elif whole.unread:
             reasons["agreement_attributes"] = f"not averaged; {whole.reason}"
     else:
         figures["agreement_attributes"] = {}
-        reasons["agreement"] = "the prompt tells nothing that the view shows"
+        reasons["agreement"] = "the prompt names no attribute that is visible from the view"
     covered = None
-    if told.open:
-        counted = metrics.coverage(_shown(probabilities, told, faces), told.open, {})
-        of = {a: len(ATTRIBUTES[a]) for a in told.open}
+    if named.open:
+        counted = metrics.coverage(_shown(probabilities, named, faces), named.open, {})
+        of = {a: len(ATTRIBUTES[a]) for a in named.open}
         covered = {"mean": counted["mean"], "distinct": counted["distinct"], "of": of}
     else:
-        reasons["coverage"] = "the prompt leaves nothing open that the view shows"
+        reasons["coverage"] = "the prompt leaves no attribute open that is visible from the view"
     return {**figures, "coverage": covered}
 
 
 def _shown(
-    probabilities: dict[str, torch.Tensor], told: PromptAttributes, faces: torch.Tensor | None = None
+    probabilities: dict[str, torch.Tensor], named: PromptAttributes, faces: torch.Tensor | None = None
 ) -> dict[str, torch.Tensor]:
-    """The probabilities of the open attributes, nan where the particle itself, as classified, hides the attribute, or
-    has no face that it would be on."""
+    """Return the probabilities of the open attributes; nan if the particle, as classified, hides the attribute or has
+    no face."""
     found = {a: p.argmax(1).tolist() for a, p in probabilities.items()}
-    shown = {a: probabilities[a].clone() for a in told.open}
+    shown = {a: probabilities[a].clone() for a in named.open}
     for k in range(len(next(iter(probabilities.values())))):
         values = {a: ATTRIBUTES[a][codes[k]] for a, codes in found.items()}
-        for a in told.open:
+        for a in named.open:
             faceless = faces is not None and a in ON_FACE and not faces[k]
-            if faceless or not told.shows(values, a):
+            if faceless or not named.shows(values, a):
                 shown[a][k] = torch.nan
     return shown
 
 
 def aesthetic(images: torch.Tensor, subject: Subject, scorers: Scorers) -> Found:
-    """LAION's rating."""
+    """Measure LAION's aesthetic rating."""
     if scorers.aesthetic is None:
         return {"aesthetic": None}, {}
     rated = metrics.summary(scorers.aesthetic(images), best="max")
@@ -120,8 +122,8 @@ def aesthetic(images: torch.Tensor, subject: Subject, scorers: Scorers) -> Found
 
 
 def fid(images: torch.Tensor, scorers: Scorers) -> dict[str, Any] | None:
-    """The Frechet distance of images [N, 3, H, W] (of one prompt, or better of many) to the reference folder, and what
-    it compares; None without a folder, for one image or for images that are not finite."""
+    """Return the Frechet distance of images [N, 3, H, W] (of one prompt, or better of many) to the reference folder,
+    with what was compared; None without a folder, for one image, or for images that are not finite."""
     if scorers.fid is None or scorers.references is None or len(images) < 2 or not images.isfinite().all():
         return None
     found = torch.cat([scorers.fid(part) for part in images.cpu().float().split(16)])
@@ -132,7 +134,7 @@ def fid(images: torch.Tensor, scorers: Scorers) -> dict[str, Any] | None:
 
 
 def distance(images: torch.Tensor, subject: Subject, scorers: Scorers) -> Found:
-    """:func:`fid` of one prompt's pictures."""
+    """Measure the :func:`fid` of one prompt's pictures."""
     found = fid(images, scorers)
     if found or scorers.fid is None:
         return {"fid": found}, {}
@@ -140,13 +142,13 @@ def distance(images: torch.Tensor, subject: Subject, scorers: Scorers) -> Found:
 
 
 def no_folder(asked: ScoreRequest) -> None:
-    """Raise ValueError if FID has nothing to compare with."""
+    """Raise ValueError if FID has no reference folder."""
     if asked.fid_folder is None:
         raise ValueError("The metric fid compares with a folder of images; give --fid-folder DIR.")
 
 
 def fid_by(asked: ScoreRequest) -> dict[str, Any]:
-    """What FID compares."""
+    """Return what FID compares."""
     assert asked.fid_folder is not None
     features = asked.div_name if asked.fid_features == "auto" else asked.fid_features
     return {

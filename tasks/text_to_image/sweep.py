@@ -1,5 +1,5 @@
-"""``rsd sweep``: quality against diversity over methods, gammas and prompts, with Ancestral as reference (Fig. 31), and
-kernels side by side (Figs 32, 33). What is done is skipped, so the same command goes on after an interruption."""
+"""``rsd sweep``: plot quality against diversity over methods, gammas and prompts, with ancestral sampling as reference
+(Fig. 31), and kernels side by side (Figs 32, 33). The same command resumes after an interruption."""
 
 from __future__ import annotations
 
@@ -14,13 +14,12 @@ from rsd.runs.flags import Flag, Groups
 from rsd.runs.flags import parse as read
 from rsd.runs.words import match_name, unknown_name
 
-from .names import METHODS, SAMPLERS, SYNONYMS
-from .options import TextToImage
+from .options import METHODS, SAMPLERS, SYNONYMS, TextToImage
 from .packaged import parse
 
 HELD_OUT = "heads_prompts.txt"
 FEATURES = ("auto", "pixels", "heads", "heads-layers", "lpips")
-"""Feature maps that are no hub id, folder or function."""
+"""Names of feature maps; others are hub ids, folders or functions."""
 PASSED = (
     "seed",
     "guidance",
@@ -35,11 +34,11 @@ PASSED = (
     "clip_model",
     "aesthetic_weights",
 )
-"""Options that every run gets, the reference too; --config, --steps and --lr are for the methods alone."""
+"""Options of every run, including the reference; --config, --steps and --lr apply to the methods only."""
 
 
 def are_features(word: str) -> bool:
-    """Whether a word of --features is one more of them, not a prompt."""
+    """Return whether a word after --features is a feature map, not a prompt."""
     return word in FEATURES or (len(word.split()) == 1 and any(sign in word for sign in "/:."))
 
 
@@ -47,8 +46,8 @@ def are_features(word: str) -> bool:
 class Sweep:
     """Draw every prompt by every method at every gamma, and plot quality against diversity.
 
-    Each run is as of `rsd text-to-image` with the packaged settings of its method, --config and the flags below. The
-    same command again goes on where it stopped.
+    Each run is one of `rsd text-to-image` with the packaged settings of its method, --config and the flags below. The
+    same command resumes an interrupted sweep.
     """
 
     EXAMPLES: ClassVar[tuple[str, ...]] = (
@@ -57,7 +56,7 @@ class Sweep:
     )
     GROUPS: ClassVar[Groups] = {
         "input": "prompt prompts config",
-        "what is compared": "methods gammas features",
+        "comparison": "methods gammas features",
         "method and prior": "prior revision particles seed",
         "quality": "guidance lr",
         "speed and memory": "steps device dtype chunk memory",
@@ -65,17 +64,17 @@ class Sweep:
     }
 
     prompt: Annotated[tuple[str, ...], Flag(positional=True)] = ()
-    """The prompts; by default the 16 held-out ones of the priors over heads."""
+    """The prompts (default: the 16 held-out ones of the priors over heads)."""
     prompts: Path | None = None
-    """A text file of prompts, one a line (default: those of the command line)."""
+    """A text file of prompts, one per line (default: those of the command line)."""
     out: Path = Path("runs/sweep")
-    """The folder to write to: sweep.json, sweep.csv, tradeoff.png, grids/, runs/."""
+    """Output folder for sweep.json, sweep.csv, tradeoff.png, grids/, runs/."""
     methods: Annotated[tuple[str, ...], Flag(names=METHODS)] = ("vsd",)
-    """vsd, sds, nfsd, svgd, particle-guidance; Ancestral is the reference and always drawn."""
+    """vsd, sds, nfsd, svgd, particle-guidance; ancestral sampling is always drawn as reference."""
     gammas: tuple[float, ...] = (0, 10, 20, 30, 40)
-    """The weights of the repulsion."""
+    """Weights of the repulsion."""
     features: Annotated[tuple[str, ...], Flag(own=are_features)] = ("auto",)
-    """What the repulsion compares; several are compared with one another."""
+    """Feature maps of the repulsion; several are compared."""
     prior: str = "heads"
     """A built-in name, a hub id, or a local folder."""
     revision: str | None = None
@@ -85,15 +84,15 @@ class Sweep:
     particles: Annotated[int | None, Flag(short="-n")] = None
     """N, pictures of each prompt (default: the packaged number)."""
     steps: int | None = None
-    """Steps of the methods; the reference keeps its own (default: the packaged number)."""
+    """Steps of the methods, not of the reference (default: the packaged number)."""
     lr: float | None = None
     """Distillation: Adam's learning rate for the latents (default: the packaged one)."""
     guidance: float | None = None
     """Classifier-free guidance (default: the packaged one)."""
     seed: int = 0
-    """Every random number follows from it."""
+    """The seed of all random numbers."""
     metrics: tuple[Literal["clip", "aesthetic"], ...] = ()
-    """Figures that need networks of their own."""
+    """Figures that need additional networks."""
     clip_model: str | None = None
     """clip, aesthetic: a hub id or a folder of a CLIPModel (default: openai/clip-vit-large-patch14)."""
     aesthetic_weights: str | None = None
@@ -105,7 +104,7 @@ class Sweep:
     dtype: str | None = None
     """Precision of the networks (default: the packaged one, float32 if it names none)."""
     chunk: int | None = None
-    """Particles a network sees at once (default: as many as fit)."""
+    """Particles that go through a network at once (default: as many as fit)."""
     memory: str | None = None
     """fast, flat, lean or auto (default: auto)."""
 
@@ -120,11 +119,11 @@ class Sweep:
             if not values:
                 raise ValueError(f"{name} is empty; give at least one.")
             if len(set(values)) < len(values):
-                raise ValueError(f"{name} {' '.join(map(str, values))}: one is given twice.")
+                raise ValueError(f"{name} is {' '.join(map(str, values))}; give each value once.")
         if not all(map(math.isfinite, self.gammas)):
             raise ValueError(f"gammas are {self.gammas}; give finite numbers.")
         if self.lr is not None and all(method in SAMPLERS for method in self.methods):
-            raise ValueError(f"--lr is of no use to {', '.join(self.methods)}: no score is distilled; leave it out.")
+            raise ValueError(f"--lr has no effect on {', '.join(self.methods)}, which distil no score; leave it out.")
         for path in (self.config, self.prompts):
             if path and not path.exists():
                 raise FileNotFoundError(f"{path} does not exist; check the path.")
@@ -132,7 +131,7 @@ class Sweep:
 
 @dataclass
 class Setting:
-    """One curve's point: the options that its runs share. ``features``: None where particles do not interact."""
+    """A point of a curve: the options that its runs share. ``features``: None if particles do not interact."""
 
     method: str
     gamma: float
@@ -148,14 +147,14 @@ class Setting:
 
     @property
     def label(self) -> str:
-        """As pictures name it."""
+        """The name in plots."""
         if self.method == "ancestral":
             return "ancestral"
         return f"{self.method}, gamma {self.gamma:g}" + (f", {self.features}" if self.features else "")
 
 
 def settings(sweep: Sweep) -> list[Setting]:
-    """The settings of a sweep, Ancestral first; raises ValueError for those that cannot run."""
+    """Return the settings of a sweep, ancestral sampling first. Raise ValueError for settings that cannot run."""
     shared: list[str] = []
     for name in PASSED:
         if (value := getattr(sweep, name)) is not None:
@@ -185,7 +184,7 @@ def _options(method: str, gamma: float, flags: list[str]) -> TextToImage:
 
 
 def prompts_of(sweep: Sweep) -> list[str]:
-    """The prompts; those held out if none is given (they are words that priors over heads know)."""
+    """Return the prompts; by default the held-out ones, which are for priors over heads."""
     from rsd.runs.prompts import gather
 
     if sweep.prompt or sweep.prompts:
@@ -197,7 +196,7 @@ def prompts_of(sweep: Sweep) -> list[str]:
 
 
 def main(argv: list[str]) -> int:
-    """Sweep; returns the exit code."""
+    """Sweep; return the exit code."""
     sweep = read(Sweep, argv, prog="rsd sweep")
     sweep.check()
     points = settings(sweep)
@@ -208,7 +207,7 @@ def main(argv: list[str]) -> int:
 
 
 def run(sweep: Sweep, points: list[Setting], prompts: list[str]) -> int:
-    """Draw what is not done, then write what the sweep leaves; the exit code."""
+    """Draw the missing runs and write the results; return the exit code."""
     from rsd.runs.batch import run_all
 
     from .cells import SweepHead

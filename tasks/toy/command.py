@@ -1,4 +1,4 @@
-"""``rsd toy``: collapse counts against gamma as JSON and a plot, and two scatter plots (paper, Fig. 30)."""
+"""``rsd toy``: collapse counts against gamma as JSON and a plot, and scatter plots (paper, Fig. 30)."""
 
 from __future__ import annotations
 
@@ -24,12 +24,12 @@ class Toy:
     """Two particles, two Gaussians: count how often both end in the same mode as the repulsion grows (D.10.1)."""
 
     EXAMPLES: ClassVar[tuple[str, ...]] = ("rsd toy", "rsd toy --gammas 0,1,2000 --realisations 50")
-    GROUPS: ClassVar[flags.Groups] = {"what is tried": "gammas realisations steps lr seed", "output": "out"}
+    GROUPS: ClassVar[flags.Groups] = {"experiment": "gammas realisations steps lr seed", "output": "out"}
 
     out: Path = Path("runs/toy")
     """The folder to write to: toy.json, collapse.png, scatter.png."""
     gammas: tuple[float, ...] = (0, 0.1, 0.3, 1, 3, 10, 30, 100, 300, 1000, 2000)
-    """The weights of the repulsion to try; 0 is the paper's independent setting."""
+    """The weights of the repulsion; 0 is the paper's independent setting."""
     realisations: int = 200
     """Pairs of particles for each gamma."""
     steps: int = 300
@@ -37,10 +37,10 @@ class Toy:
     lr: float = 0.1
     """Adam's learning rate."""
     seed: int = 0
-    """Every random number follows from it."""
+    """Seed of all random numbers."""
 
     def check(self) -> None:
-        """Raise ValueError, in one sentence, for a value that cannot work."""
+        """Raise ValueError, in one sentence, for an invalid value."""
         for name in ("realisations", "steps", "lr"):
             value = getattr(self, name)
             if not (math.isfinite(value) and value > 0):
@@ -51,11 +51,11 @@ class Toy:
             raise ValueError("gammas is empty; give at least one, for example --gammas 0 1 2000.")
         for gamma in self.gammas:
             if not math.isfinite(gamma):
-                raise ValueError(f"gammas holds {gamma}; give finite numbers, for example --gammas 0 1 2000.")
+                raise ValueError(f"gammas contains {gamma}; give finite numbers, for example --gammas 0 1 2000.")
 
 
 def main(argv: list[str]) -> int:
-    """Run the toy; returns the exit code."""
+    """Run the toy; return the exit code."""
     options = flags.parse(Toy, argv, prog="rsd toy")
     options.check()
     make_folder(options.out)
@@ -66,7 +66,7 @@ def main(argv: list[str]) -> int:
         with locked(options.out):
             compute(options)
     except KeyboardInterrupt:
-        print("\nrsd: interrupted; the toy does not go on where it was, start it again", file=sys.stderr)
+        print("\nrsd: interrupted; the toy cannot be resumed, start it again", file=sys.stderr)
         return INTERRUPTED
     return 0
 
@@ -102,8 +102,8 @@ def compute(options: Toy) -> None:
 
 
 def headline(outcomes: Sequence[Outcome]) -> str:
-    """What repulsion did, in a line: the least gamma, the one with the fewest collapses (the best fit among them), and
-    the greatest. Every gamma's figures are in toy.json."""
+    """Return the effect of the repulsion in a line: the least gamma, the one with the fewest collapses (the best fit
+    among them), and the greatest. toy.json has the figures of every gamma."""
     by_gamma = sorted(outcomes, key=lambda outcome: outcome.gamma)
     best = min(by_gamma, key=lambda outcome: (outcome.collapsed, outcome.misfit))
     shown = {outcome.gamma: outcome for outcome in sorted((by_gamma[0], best, by_gamma[-1]), key=lambda o: o.gamma)}

@@ -2,9 +2,9 @@
 
 The paper (D.10.1, Fig. 30) gives the mixture N((+-1, 0), 0.005 I), two particles, 200 realisations and a Euclidean RBF
 kernel, but no optimiser. Chosen here: Adam with the paper's (0.9, 0.99) on descending timesteps, as in its other
-experiments: its bounded step keeps gamma = 2000 from diverging, so that what one sees there is where the force leads,
-not the integrator. There is no data term whose scale a weight in t could match, so the weight is 1: with Algorithm 1's
-sigma_t/alpha_t, which nearly vanishes at the end, the particles stop before they have reached the modes.
+experiments: its bounded step keeps gamma = 2000 from diverging, so the result shows the force, not the integrator.
+There is no data term whose scale a weight in t could match, so the weight is 1: Algorithm 1's sigma_t/alpha_t nearly
+vanishes at the end, and the particles would stop before they reach the modes.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ VARIANCE = 0.005
 
 
 class Points:
-    """Particles in R^2 that move by the engine's residual alone; ``render`` is the identity."""
+    """Particles in R^2 that follow the engine's residual only; ``render`` is the identity."""
 
     def __init__(self, start: torch.Tensor, lr: float):
         self.spread = Spread(range(len(start)))
@@ -33,11 +33,11 @@ class Points:
         self.optimiser = torch.optim.Adam([self.z], lr=lr, betas=(0.9, 0.99))
 
     def render(self) -> torch.Tensor:
-        """[N, 2]."""
+        """Return the positions [N, 2]."""
         return self.z.detach().clone()
 
     def step(self, r: torch.Tensor, t: int, average: Average) -> dict[str, float]:
-        """Descend r."""
+        """Step along -r."""
         self.z.grad = r
         self.optimiser.step()
         return {}
@@ -45,36 +45,36 @@ class Points:
 
 @dataclass(frozen=True)
 class Outcome:
-    """One gamma: where the particles ended, [realisations, 2, 2], and how that compares with the modes."""
+    """The result for one gamma: the final particles, [realisations, 2, 2], and how they compare with the modes."""
 
     gamma: float
     points: torch.Tensor
 
     @property
     def pairs(self) -> tuple[list[bool], list[float]]:
-        """Of each realisation: whether its two particles ended nearest to the same mode, and their mean distance from
+        """For each realisation: whether both particles ended nearest to the same mode, and their mean distance from
         their nearest modes."""
         away, nearest = torch.cdist(self.points, MODES.to(self.points)).min(-1)
         return (nearest[:, 0] == nearest[:, 1]).tolist(), away.mean(-1).tolist()
 
     @property
     def collapsed(self) -> int:
-        """Realisations whose two particles ended nearest to the same mode."""
+        """The number of realisations in which both particles ended nearest to the same mode."""
         return sum(self.pairs[0])
 
     @property
     def misfit(self) -> float:
-        """Mean distance of a particle from its nearest mode, in the mixture's units (a mode's deviation is 0.07)."""
+        """The mean distance of a particle from its nearest mode (a mode's standard deviation is 0.07)."""
         return float(torch.cdist(self.points, MODES.to(self.points)).amin(-1).mean())
 
     def summary(self) -> dict[str, Any]:
-        """What toy.json holds of all pairs for this gamma."""
+        """Return the figures of toy.json for this gamma."""
         return {"gamma": self.gamma, "collapsed": self.collapsed, "misfit": self.misfit}
 
 
 def run(gamma: float, *, realisations: int = 200, steps: int = 300, lr: float = 0.1, seed: int = 0) -> Outcome:
-    """Move ``realisations`` independent pairs at once: pair k is particles 2k and 2k+1, and
-    starts at the same points for every gamma."""
+    """Move ``realisations`` independent pairs at once. Pair k is particles 2k and 2k+1, and starts at the same points
+    for every gamma."""
     prior = GaussianMixture(MODES.double(), VARIANCE)
     start = Stream(seed).noise("initial z", (2,), range(2 * realisations)).double()
     points = Points(start, lr)

@@ -1,4 +1,4 @@
-"""The toy's pictures, as in the paper's Fig. 30."""
+"""The toy's plots, as in the paper's Fig. 30."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from .experiment import MODES, VARIANCE, Outcome  # noqa: E402
 
 
 def collapse_plot(outcomes: Sequence[Outcome], path: Path) -> None:
-    """Share of collapsed realisations and distance from the modes, against gamma."""
+    """Plot the share of collapsed realisations and the distance from the modes against gamma."""
     figure, left = plt.subplots(figsize=(6, 3.6), layout="constrained")
     gammas = [o.gamma for o in outcomes]
     share = [100 * o.collapsed / len(o.points) for o in outcomes]
@@ -35,7 +35,8 @@ def collapse_plot(outcomes: Sequence[Outcome], path: Path) -> None:
 
 
 def scatter_plot(outcomes: Sequence[Outcome], path: Path) -> None:
-    """Where both particles of every realisation ended, for gamma 0, the gamma nearest to 1, and the largest."""
+    """Plot the final particles of every realisation, for the smallest gamma, the gamma nearest to 1, and the
+    largest."""
     by_gamma = sorted(outcomes, key=lambda o: o.gamma)
     chosen = {o.gamma: o for o in (by_gamma[0], min(by_gamma, key=lambda o: abs(o.gamma - 1)), by_gamma[-1])}
     figure, axes = plt.subplots(1, len(chosen), figsize=(4 * len(chosen), 3.6), layout="constrained", squeeze=False)
@@ -53,7 +54,7 @@ def scatter_plot(outcomes: Sequence[Outcome], path: Path) -> None:
 
 
 def _save(figure: Figure, path: Path) -> None:
-    """As PNG, in one piece."""
+    """Write a figure as PNG, atomically."""
     picture = io.BytesIO()
     figure.savefig(picture, format="png", dpi=130)
     plt.close(figure)

@@ -23,7 +23,7 @@ PRIOR, FUNCTION, OPERATOR, FEATURES, METHOD = BLOCKS
 
 
 def run(block: str, name: str) -> ModuleType:
-    """A block of the page as a module."""
+    """Load a block of the page as a module."""
     module = ModuleType(name)
     sys.modules[name] = module  # dataclasses look their module up
     exec(compile(block, str(PAGE), "exec"), module.__dict__)
@@ -35,12 +35,12 @@ def prior():
     return run(PRIOR, "page_prior").Dim()
 
 
-def test_each_is_about_twenty_lines():
+def test_each_example_has_about_twenty_lines():
     assert all(sum(bool(line.strip()) for line in block.splitlines()) <= 30 for block in BLOCKS)
 
 
 def test_the_prior_is_exact(prior):
-    """It answers the noise of what it knows: at z_t = alpha mean, none."""
+    """It predicts the noise relative to its mean: at z_t = alpha mean, none."""
     alpha = prior.schedule.alpha(500)
     assert prior.epsilon(torch.full((2, 3, 16, 16), alpha * -0.5), 500).abs().max() < 1e-6
     f = make_operator("inpaint_half_face", size=16)
@@ -53,7 +53,7 @@ def test_the_prior_is_exact(prior):
 
 
 def test_the_prior_on_the_command_line(tmp_path, monkeypatch, capsys):
-    """Every pixel of the measurement is the prior's mean, so the hidden ones are found to be it too."""
+    """Every measured pixel is the prior's mean, so the hidden ones become the mean too."""
     (tmp_path / "page_priors.py").write_text(PRIOR + "\nnumber = 3\n", encoding="utf-8")
     monkeypatch.chdir(tmp_path)
     write_png(tmp_path / "grey.png", torch.full((1, 3, 16, 16), -0.5))
@@ -62,9 +62,9 @@ def test_the_prior_on_the_command_line(tmp_path, monkeypatch, capsys):
     assert main([*command, "--prior", "page_priors:Dim"]) == 0
     assert read_image(tmp_path / "out" / "particles" / "00.png").mean() == pytest.approx(-0.5, abs=0.05)
     capsys.readouterr()
-    for name, told in (("page_priors:number", "has no epsilon"), ("no_such_module:Dim", "cannot be imported")):
+    for name, output in (("page_priors:number", "has no epsilon"), ("no_such_module:Dim", "cannot be imported")):
         assert main([*command, "--prior", name]) == 2
-        assert told in capsys.readouterr().err
+        assert output in capsys.readouterr().err
 
 
 def test_the_operators(prior, tmp_path, monkeypatch):
@@ -80,7 +80,7 @@ def test_the_operators(prior, tmp_path, monkeypatch):
     assert float((grey(x) * v).sum()) == pytest.approx(float((x * grey.adjoint(v, x)).sum()), rel=1e-4)
 
 
-def test_the_features_keep_answers_apart(prior):
+def test_the_features_keep_samples_apart(prior):
     colours = run(FEATURES, "page_features").colours
     assert colours(torch.zeros(2, 3, 16, 16)).shape == (2, 48)
     f = make_operator("inpaint_half_face", size=16)
@@ -102,7 +102,7 @@ def test_the_method_runs_by_its_module_and_name(prior, monkeypatch):
     answers = rsd.restore(f(x), f, prior=prior, method="page_method:Projection", **settings).images
     assert (answers - x)[f.observed.expand_as(answers)].abs().max() < 1e-4
     assert answers.isfinite().all()
-    with pytest.raises(ValueError, match="page_method:torch.* is no dataclass with a function step"):
+    with pytest.raises(ValueError, match="page_method:torch.* is not a dataclass with a method step"):
         rsd.restore(f(x), f, prior=prior, method="page_method:torch")
     with pytest.raises(ValueError, match='has no hyper-parameter "zeta"'):
         rsd.restore(f(x), f, prior=prior, method="page_method:Projection", hyper=("zeta=1",))

@@ -15,8 +15,8 @@ from rsd.cli import COMMANDS
 from rsd.cli import main as command_line
 from rsd.runs import flags
 from rsd.tasks.config import Config
-from rsd.tasks.inverse.compare.pairs import Compare
-from rsd.tasks.inverse.measuring import Measure
+from rsd.tasks.inverse.command import Measure
+from rsd.tasks.inverse.compare.command import Compare
 from rsd.tasks.inverse.options import Restore
 from rsd.tasks.text_to_3d.options import TextTo3D
 from rsd.tasks.text_to_image.options import TextToImage
@@ -39,7 +39,7 @@ PATHS = r"\S+\.(?:png|jsonl|safetensors|txt|yaml)|\S+/"
 
 
 def lines() -> list[tuple[str, str]]:
-    """The command lines in code blocks, without their comments, each with its page."""
+    """Return the command lines in code blocks, without comments, each with its page."""
     found = []
     for page, text in TEXT.items():
         for line in LINE.findall(re.sub(r" \\\n +", " ", text)):
@@ -52,13 +52,13 @@ def lines() -> list[tuple[str, str]]:
 LINES = lines()
 
 
-def test_there_are_lines_of_every_command():
+def test_every_command_has_an_example():
     assert {line.split()[0] for _, line in LINES} >= set(KINDS)
     assert len(LINES) > 40
 
 
 @pytest.mark.parametrize(("page", "line"), LINES, ids=[f"{page}: {line}" for page, line in LINES])
-def test_a_command_line_can_be_read(page, line, tmp_path, monkeypatch):
+def test_every_command_line_parses(page, line, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     command, *argv = shlex.split(line)
     if command in PLAIN:
@@ -70,8 +70,8 @@ def test_a_command_line_can_be_read(page, line, tmp_path, monkeypatch):
             Path(path).mkdir(exist_ok=True) if path.endswith("/") else Path(path).touch()
     found = flags.values(KINDS[command], argv, prog=f"rsd {command}")
     if command == "restore":
-        told = found.keys() & {"task", "mask", "box", "operator", "kernel"}
-        assert told or str(found["images"][0]).endswith(".jsonl"), "rsd restore needs a task"
+        output = found.keys() & {"task", "mask", "box", "operator", "kernel"}
+        assert output or str(found["images"][0]).endswith(".jsonl"), "rsd restore needs a task"
         assert found["images"]
     if command == "text-to-image" and "prompt" in found:
         assert all(" " in prompt for prompt in found["prompt"]), "prompts are quoted"
@@ -89,11 +89,11 @@ def test_every_flag_in_the_text_exists(capsys):
         known |= {f"--{name.replace('_', '-')}" for name in names}
     for page, text in TEXT.items():
         code = " ".join(re.findall(r"^ {4}.*$|`[^`\n]+`", text, re.M))
-        told = set(re.findall(r"(?<![\w-])--[a-zA-Z][\w-]*", code))
-        assert told <= known, (page.name, told - known)
+        output = set(re.findall(r"(?<![\w-])--[a-zA-Z][\w-]*", code))
+        assert output <= known, (page.name, output - known)
 
 
-def test_readme_is_short_and_tells_its_parts():
+def test_readme_is_short_and_lists_its_parts():
     text = TEXT[README]
     assert len(text.split()) <= 900
     assert "https://arxiv.org/abs/2406.16683" in text[:400]
@@ -110,13 +110,13 @@ def test_table_lines_fit_a_screen():
         assert not long, (page.name, long)
 
 
-def test_changes_are_told_in_few_words():
+def test_the_changelog_is_short():
     text = TEXT[ROOT / "CHANGELOG.md"]
     first = text[text.index("## 0.1.0") :]
     assert text.index("## Unreleased") < text.index("## 0.1.0") and len(first.split()) <= 600
 
 
-def test_every_link_leads_somewhere():
+def test_every_link_has_a_target():
     def anchors(page: Path) -> set[str]:
         heads = re.findall(r"^#+ (.*)$", TEXT[page], re.M)
         return {re.sub(r"[^\w\- ]", "", head.lower()).replace(" ", "-") for head in heads}
@@ -131,7 +131,7 @@ def test_every_link_leads_somewhere():
 
 
 def test_readmes_python_runs(tmp_path, monkeypatch):
-    """As it stands there, but in two steps."""
+    """Run the block as written, but in two steps."""
     monkeypatch.chdir(tmp_path)
     assert command_line(["heads", "--out", "heads", "--number", "1"]) == 0
     restore, asked = rsd.restore, {}
@@ -151,5 +151,5 @@ def test_readmes_python_runs(tmp_path, monkeypatch):
 
 
 def test_every_command_is_on_some_page():
-    told = set(re.findall(r"rsd ([a-z][a-z0-9-]*)", " ".join(TEXT.values())))
-    assert set(COMMANDS) <= told
+    output = set(re.findall(r"rsd ([a-z][a-z0-9-]*)", " ".join(TEXT.values())))
+    assert set(COMMANDS) <= output

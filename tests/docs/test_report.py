@@ -9,7 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from rsd.tasks.reproduce.entries import ENTRIES, MEASURED
+from rsd.tasks.reproduce.command import MEASURED
+from rsd.tasks.reproduce.experiments import ENTRIES
 from rsd.tasks.reproduce.outcome import headline
 from rsd.tasks.reproduce.verdict import STATES, state_of
 
@@ -21,13 +22,13 @@ PAGE_OF_ALL = (REPORT / "report.html").read_text(encoding="utf-8")
 EXPERIMENTS = {row["name"]: row for row in SUMMARY["experiments"]}
 
 
-def test_it_is_of_every_experiment_and_small():
+def test_the_report_has_every_experiment_and_is_small():
     assert list(EXPERIMENTS) == [entry.name for entry in ENTRIES] and SUMMARY["scale"] == "builtin"
     assert {page.parent.name for page in PAGES} == {"report", *EXPERIMENTS}
     assert sum(file.stat().st_size for file in REPORT.rglob("*") if file.is_file()) < 15e6
 
 
-def test_every_claim_was_measured_or_says_why_not_and_none_that_failed_lacks_its_reason():
+def test_every_claim_was_measured_or_has_a_reason():
     assert not any(row["failed"] for row in EXPERIMENTS.values())
     for entry in ENTRIES:
         claims = EXPERIMENTS[entry.name]["claims"]
@@ -35,7 +36,7 @@ def test_every_claim_was_measured_or_says_why_not_and_none_that_failed_lacks_its
         assert all(claim["held"] or claim["reason"] for claim in claims), entry.name
 
 
-def test_a_tick_is_beyond_noise():
+def test_a_held_claim_is_beyond_noise():
     for row in EXPERIMENTS.values():
         for claim in row["claims"]:
             measured = claim["measured"]
@@ -51,7 +52,7 @@ def test_a_tick_is_beyond_noise():
 
 
 def test_no_column_is_cut_on_a_phone():
-    """Below 720 px rows are blocks, whose figures carry the names of their columns."""
+    """Below 720 px rows become blocks, whose figures carry the names of their columns."""
     for page in PAGES:
         text = page.read_text(encoding="utf-8")
         assert "@media (max-width: 720px)" in text
@@ -59,23 +60,23 @@ def test_no_column_is_cut_on_a_phone():
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.parent.name)
-def test_a_page_fetches_nothing_and_tells_no_place_of_the_machine_it_was_made_on(page):
+def test_a_page_is_self_contained_and_names_no_local_path(page):
     text = page.read_text(encoding="utf-8")
     assert not re.findall(r'(?:src|href)="(?:https?:)?//', text)
     assert "not looked at yet" not in text and not re.search(r"[ '\"](/work|/home|/root|/tmp)/", text)
 
 
-def test_the_documents_tell_its_figures():
+def test_the_documents_give_its_figures():
     text = (ROOT / "docs" / "reproduction.md").read_text(encoding="utf-8")
     claims = [claim for row in EXPERIMENTS.values() for claim in row["claims"]]
     assert headline(claims) in text.replace("\n", " ")
     held, not_held, undecided = ([claim["state"] for claim in claims].count(state) for state in STATES[:3])
-    told = f"{held} held, {not_held} did not and {undecided} are within noise"
-    assert told in (ROOT / "README.md").read_text(encoding="utf-8").replace("\n", " ")
+    output = f"{held} held, {not_held} did not and {undecided} are within noise"
+    assert output in (ROOT / "README.md").read_text(encoding="utf-8").replace("\n", " ")
     table = re.findall(r"^\| (\w+): .*? \| ([^|]*) \| ([^|]*) \|$", text, re.M)
     assert len(table) >= 5
     for name, *cells in table:
         values = [value for claim in EXPERIMENTS[name]["claims"] for value in claim["measured"]["values"].values()]
-        for told in re.findall(r"\d+\.\d+", " ".join(cells)):
-            digits = len(told.partition(".")[2])
-            assert any(f"{value:.{digits}f}" == told for value in values), (name, told)
+        for output in re.findall(r"\d+\.\d+", " ".join(cells)):
+            digits = len(output.partition(".")[2])
+            assert any(f"{value:.{digits}f}" == output for value in values), (name, output)

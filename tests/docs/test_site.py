@@ -25,8 +25,8 @@ def test_the_site(tmp_path):
     command = [sys.executable, "-m", "mkdocs", "build", "--strict", "--quiet", "--site-dir", str(tmp_path / "site")]
     built = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
     assert built.returncode == 0, built.stdout + built.stderr
-    told = set(listed(yaml.safe_load((ROOT / "mkdocs.yml").read_text())["nav"]))
-    assert told == {page.name for page in (ROOT / "docs").glob("*.md")}, "list every page under nav in mkdocs.yml"
+    output = set(listed(yaml.safe_load((ROOT / "mkdocs.yml").read_text())["nav"]))
+    assert output == {page.name for page in (ROOT / "docs").glob("*.md")}, "list every page under nav in mkdocs.yml"
     pages = list((tmp_path / "site").glob("*.html"))
     least = {"index", "method", "extend", "reproduction", "outputs", "architecture"}
     assert least <= {page.stem for page in pages}

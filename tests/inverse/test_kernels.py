@@ -84,7 +84,7 @@ def test_no_pickle_is_loaded(tmp_path):
     torch.save(torch.ones(3, 3), tmp_path / "k.pt")
     with pytest.raises(ValueError, match="not an array of numbers"):
         given_kernel(tmp_path / "k.npy")
-    with pytest.raises(ValueError, match=r"no picture, \.npy or \.safetensors"):
+    with pytest.raises(ValueError, match=r"not an image, \.npy or \.safetensors"):
         given_kernel(tmp_path / "k.pt")
 
 
@@ -110,6 +110,6 @@ def test_wrong_kernel_files(tmp_path):
         (torch.full((3, 3), float("inf")), "finite"),
     ],
 )
-def test_wrong_kernels_are_refused(kernel, words):
+def test_invalid_kernels_are_rejected(kernel, words):
     with pytest.raises(ValueError, match=words):
         given_kernel(kernel)

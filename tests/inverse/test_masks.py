@@ -6,7 +6,7 @@ from rsd.tasks.inverse.operators.masks import box_mask, freeform_mask, given_mas
 
 
 def hidden_range(task, size):
-    """First and last hidden row and column, having checked that exactly that rectangle is hidden."""
+    """Return the first and last hidden row and column, after checking that exactly that rectangle is hidden."""
     hidden = ~make_operator(task, size=size).observed[0, 0]
     rows, columns = hidden.any(1).nonzero().flatten(), hidden.any(0).nonzero().flatten()
     box = int(rows[0]), int(rows[-1]), int(columns[0]), int(columns[-1])
@@ -35,12 +35,12 @@ def test_box_hides_its_inclusive_rows_and_columns():
 
 
 @pytest.mark.parametrize("box", [(3, 2, 0, 1), (0, 4, 0, 1), (-1, 2, 0, 1), (0, 1, 2, 4)])
-def test_boxes_that_leave_the_picture_are_refused(box):
+def test_boxes_that_leave_the_image_are_rejected(box):
     with pytest.raises(ValueError, match="must lie in 0-3"):
         box_mask(box, 4)
 
 
-def test_a_mask_that_hides_everything_is_refused(tmp_path):
+def test_a_mask_that_hides_everything_is_rejected(tmp_path):
     with pytest.raises(ValueError, match="box hides every pixel"):
         box_mask((0, 3, 0, 3), 4)
     with pytest.raises(ValueError, match="mask hides every pixel"):
@@ -94,7 +94,7 @@ def test_mask_from_a_png(tmp_path):
         given_mask(path, 8)
 
 
-def test_a_mask_with_transparent_pixels_is_refused(tmp_path):
+def test_a_mask_with_transparent_pixels_is_rejected(tmp_path):
     from PIL import Image
 
     path = tmp_path / "mask.png"
@@ -131,6 +131,6 @@ def test_a_mask_image_may_have_any_size_but_must_leave_something(tmp_path):
         (torch.full((4, 4), float("nan")), "not finite"),
     ],
 )
-def test_wrong_masks_are_refused(mask, words):
+def test_invalid_masks_are_rejected(mask, words):
     with pytest.raises(ValueError, match=words):
         given_mask(mask, 4)

@@ -52,13 +52,13 @@ def test_complex_measurements():
     assert float(difference.abs().square().mean().sqrt()) == pytest.approx(0.2, rel=0.05)
 
 
-def test_a_measurement_of_another_size_is_refused():
+def test_a_measurement_of_another_size_is_rejected():
     f = make_operator("sr4", size=32)
     with pytest.raises(ValueError, match=r"measurement is \[3, 16, 16\], but .* makes \[3, 8, 8\]"):
         data_residual(f, image(), torch.zeros(1, 3, 16, 16))
 
 
 @pytest.mark.parametrize("sigma", [-0.1, float("nan"), float("inf")])
-def test_wrong_noise_levels_are_refused(sigma):
+def test_invalid_noise_levels_are_rejected(sigma):
     with pytest.raises(ValueError, match="sigma_v"):
         measure(make_operator("hdr", size=32), image(), sigma, seed=0)

@@ -83,7 +83,7 @@ def test_half_precision_works_and_differentiates(task, dtype):
     assert x.grad.dtype == dtype and x.grad.isfinite().all()
 
 
-def test_picture_of_a_measurement_that_is_no_image():
+def test_picture_of_a_measurement_that_is_not_an_image():
     f = make_operator("operator", size=8, operator=lambda x: x.flatten(1)[:, :5])
     y = torch.tensor([[0.0, 1.0, 2.0, 3.0, 4.0]])
     expected = torch.tensor([[-1.0, -0.5, 0.0], [0.5, 1.0, -1.0], [-1.0, -1.0, -1.0]])

@@ -1,4 +1,4 @@
-"""`rsd restore --metrics lpips clip fid`: what they need, where they go, and that a missing one is told first."""
+"""`rsd restore --metrics lpips clip fid`: requirements, outputs, and errors before anything runs."""
 
 import json
 import shutil
@@ -12,7 +12,7 @@ from rsd import metrics
 from rsd.cli import main
 from rsd.media import read_image
 from rsd.metrics import networks as diversity
-from rsd.tasks.inverse import networks
+from rsd.tasks.inverse import results
 from rsd.tasks.inverse.packaged import parse, resolved
 from tests.tasks import tasked
 
@@ -40,9 +40,9 @@ def restore(tiny_folder, tmp_path):
 
 @pytest.fixture
 def networks_at_hand(monkeypatch):
-    """LPIPS is the mean absolute difference, CLIP's cosine the mean intensity; the models asked for are recorded."""
+    """Replace LPIPS by the mean absolute difference and CLIP by the mean intensity; record the requested models."""
     asked, clamped = [], lambda x: x.clamp(-1, 1)
-    monkeypatch.setattr(networks, "SMALLEST", 0)
+    monkeypatch.setattr(results, "SMALLEST", 0)
     monkeypatch.setattr(
         metrics,
         "load_lpips",
@@ -64,7 +64,7 @@ def pictures(folder):
     return torch.cat([read_image(p) for p in sorted((folder / "particles").glob("*.png"))])
 
 
-def test_lpips_and_clip_are_told_of_each_image(restore, photos, networks_at_hand):
+def test_lpips_and_clip_are_reported_for_each_image(restore, photos, networks_at_hand):
     code, out = restore(photos / "0.png", "--clean", "--prompt", "red", "--metrics", "lpips", "clip")
     assert code == 0 and networks_at_hand == ["lpips", "openai/clip-vit-large-patch14"]
     found, x = read(out / "metrics.json"), pictures(out)
@@ -119,7 +119,7 @@ def test_fid_features_are_named_and_scored_by_their_own_network(restore, photos,
 
 
 @pytest.mark.parametrize(
-    ("flags", "told"),
+    ("flags", "expected"),
     [
         (["--metrics", "lpips"], "rsd[lpips]"),
         (["--metrics", "clip", "--prompt", "red"], "go online once"),
@@ -128,23 +128,23 @@ def test_fid_features_are_named_and_scored_by_their_own_network(restore, photos,
         (["--metrics", "lpisp"], "lpisp"),
     ],
 )
-def test_a_metric_that_cannot_be_had_is_told_before_anything_is_restored(
-    restore, photos, flags, told, monkeypatch, capsys
+def test_an_unavailable_metric_is_reported_before_anything_is_restored(
+    restore, photos, flags, expected, monkeypatch, capsys
 ):
     import sys
 
     monkeypatch.setitem(sys.modules, "lpips", None)
-    monkeypatch.setattr(networks, "SMALLEST", 0)
+    monkeypatch.setattr(results, "SMALLEST", 0)
     monkeypatch.setattr("rsd.runs.head.load_prior", lambda *a, **k: pytest.fail("the prior was loaded"))
     try:
         code, out = restore(photos, "--clean", *flags)
     except SystemExit as stopped:
         code, out = stopped.code, photos.parent / "out"
     captured = capsys.readouterr()
-    assert code == 2 and told in captured.err + captured.out and not out.exists()
+    assert code == 2 and expected in captured.err + captured.out and not out.exists()
 
 
-def test_pictures_too_small_for_lpips_are_told_first(restore, photos, monkeypatch, capsys):
+def test_images_too_small_for_lpips_are_reported_first(restore, photos, monkeypatch, capsys):
     monkeypatch.setattr(metrics, "load_lpips", lambda **k: lambda x, y: pytest.fail("it was measured"))
     code, out = restore(photos / "0.png", "--clean", "--metrics", "lpips")
     assert code == 2 and not out.exists() and "16 px" in capsys.readouterr().err
@@ -231,7 +231,7 @@ def test_div_of_different_networks_has_no_mean(plain_restore, photos, tiny_vit):
     assert read(out / "0.png" / "metrics.json") == before
 
 
-def test_the_distance_needs_features_that_can_be_had(plain_restore, photos, monkeypatch, capsys):
+def test_the_distance_needs_available_features(plain_restore, photos, monkeypatch, capsys):
     monkeypatch.setattr("rsd.runs.head.load_prior", lambda *a, **k: pytest.fail("the prior was loaded"))
     assert plain_restore(photos, "--clean", "--metrics", "fid")[0] == 2
     assert "give --fid-features" in capsys.readouterr().err

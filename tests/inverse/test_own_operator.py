@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from rsd.priors import load_prior
-from rsd.tasks.inverse.methods import FIELD, run_class
+from rsd.tasks.inverse.methods import METHODS, run_class
 from rsd.tasks.inverse.operators import make_operator, measure
 from rsd.tasks.inverse.run import Settings
 
@@ -20,7 +20,7 @@ SMALL["score-prior"] = ("batch=2", "ode=2", "layers=2", "hidden=8")
 
 @pytest.fixture
 def scanner(tmp_path, monkeypatch):
-    """The documented module, as the user's own file ``mri.py``, at the size asked for."""
+    """The documented module as the user's file ``mri.py``, at that size."""
     code = re.search(r"```python\n# mri.py\n(.*?)```", DOCS.read_text(encoding="utf-8"), re.DOTALL)[1]
     monkeypatch.chdir(tmp_path)
 
@@ -41,9 +41,9 @@ def test_the_operator_passes_the_adjoint_test(scanner):
     torch.testing.assert_close(f.adjoint(f(x), x), f.adjoint(f(f.adjoint(f(x), x)), x))  # A A^T = 1 where measured
 
 
-@pytest.mark.parametrize("method", [name for name in FIELD if name != "hybrid"])
+@pytest.mark.parametrize("method", [name for name in METHODS if name != "hybrid"])
 def test_every_method_restores_from_it(method, scanner, request):
-    kind = FIELD[method].space or "latents"
+    kind = METHODS[method].space or "latents"
     request.getfixturevalue("heads_pixels")
     folder = str(request.getfixturevalue("tiny_folder")("epsilon"))
     prior = load_prior("heads-pixels" if kind == "pixels" else folder)

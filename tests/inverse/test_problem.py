@@ -1,4 +1,4 @@
-"""What `rsd restore` says of files and tasks that cannot work, before any model is loaded."""
+"""Errors of `rsd restore` for files and tasks that cannot work, before any model is loaded."""
 
 import shutil
 
@@ -25,7 +25,7 @@ def flat(x): return x.flatten(1)
 
 @pytest.fixture
 def here(tmp_path, monkeypatch):
-    """The working folder, with a picture of 16 px and the files that the tests name."""
+    """The working folder, with an image of 16 px and the files that the tests name."""
     monkeypatch.chdir(tmp_path)
     pixels = np.random.default_rng(0).integers(0, 256, (16, 16, 3), dtype=np.uint8)
     Image.fromarray(pixels).save("photo.png")
@@ -52,9 +52,9 @@ def restore(tiny_folder, here):
 
 
 @pytest.mark.parametrize(
-    ("flags", "told"),
+    ("flags", "expected"),
     [
-        (["--task", "sr3"], "Task sr3 needs a size that 3 divides, but the image is 64 px; take one of sr2, sr4,"),
+        (["--task", "sr3"], "Task sr3 needs a size that 3 divides, but the image is 64 px; use one of sr2, sr4,"),
         (["--task", "inpaint_box", "--box", "0", "16", "0", "9"], "first <= last must lie in 0-15"),
         (["--task", "inpaint_box", "--box", "0", "15", "0", "15"], "The box hides every pixel"),
         (["--task", "deblur_motion", "--kernel", "even.npy"], "even.npy has shape [4, 4]; give [height, width]"),
@@ -77,27 +77,29 @@ def restore(tiny_folder, here):
         (["--window", "0.5", "nan"], "give LO HI with 0 <= LO < HI <= 1"),
     ],
 )
-def test_what_cannot_work_is_told_in_one_sentence_before_any_model_is_loaded(here, flags, told, monkeypatch, capsys):
+def test_invalid_input_is_reported_in_one_sentence_before_any_model_is_loaded(
+    here, flags, expected, monkeypatch, capsys
+):
     monkeypatch.setattr(batch, "load_networks", lambda *a, **k: pytest.fail("a model was loaded"))
     assert main(["restore", "photo.png", *tasked(flags)]) == 2
     error = capsys.readouterr().err
-    assert told in error and error.startswith("rsd: ") and error.count("\n") == 1
+    assert expected in error and error.startswith("rsd: ") and error.count("\n") == 1
     assert not (here / "runs").exists()
 
 
 @pytest.mark.parametrize(
-    ("flags", "told"),
+    ("flags", "expected"),
     [
-        (["--clean"], "y.safetensors is a measurement; --clean takes images"),
+        (["--clean"], "y.safetensors is a measurement, but --clean takes images"),
         (["--task", "sr2"], "y.safetensors has shape [1, 3, 16, 16], but"),
     ],
 )
-def test_measurements_are_checked_first_too(here, flags, told, monkeypatch, capsys):
+def test_measurements_are_checked_first_too(here, flags, expected, monkeypatch, capsys):
     monkeypatch.setattr(batch, "load_networks", lambda *a, **k: pytest.fail("a model was loaded"))
-    assert main(["restore", "y.safetensors", *tasked(flags)]) == 2 and told in capsys.readouterr().err
+    assert main(["restore", "y.safetensors", *tasked(flags)]) == 2 and expected in capsys.readouterr().err
 
 
-def test_what_is_wrong_with_every_image_is_told_once(restore, here, capsys):
+def test_an_error_that_concerns_every_image_is_reported_once(restore, here, capsys):
     (here / "many").mkdir()
     for name in ("a.png", "b.png"):
         shutil.copy("photo.png", here / "many" / name)
@@ -125,16 +127,14 @@ def test_a_finished_run_needs_no_prior(restore, here):
 
 @pytest.mark.parametrize("mask", ["white.png", "opaque.png"])
 @pytest.mark.parametrize("file", ["photo.png", "y.safetensors"])
-def test_a_mask_that_hides_nothing_is_refused(here, file, mask):
+def test_a_mask_that_hides_nothing_is_rejected(here, file, mask):
     options, _ = parse([file, "--mask", mask])
-    with pytest.raises(
-        ValueError, match=rf"the mask {mask} hides nothing: black is what is to be filled in \(--mask-h"
-    ):
+    with pytest.raises(ValueError, match=rf"the mask {mask} hides nothing: black pixels are filled in \(--mask-h"):
         load(options.images[0], options, 16, "photo")
 
 
-def test_of_a_clean_picture_a_mask_that_hides_nothing_is_noted(here):
+def test_for_a_clean_image_a_mask_that_hides_nothing_is_noted(here):
     options, _ = parse(["photo.png", "--mask", "white.png", "--clean"])
     notes = load(options.images[0], options, 16, "photo").notes
-    assert notes[0] == "note: the mask white.png hides nothing: black is what is to be filled in"
+    assert notes[0] == "note: the mask white.png hides nothing: black pixels are filled in"
     assert notes[1] == "photo.png: 0% of the pixels are hidden and will be filled in"

@@ -1,4 +1,4 @@
-"""RLSD against a plain transcription of the algorithm, and the properties that make its particles trustworthy."""
+"""RLSD compared with a plain transcription of the algorithm, and the invariances of its particles."""
 
 import math
 import traceback
@@ -65,7 +65,7 @@ def result(settings, task="inpaint_half_face", ids=None, state=None):
 
 
 def plain(settings, task="inpaint_half_face"):
-    """Algorithm 1 in one batch with three decodes a step, losses summed over particles; nothing shared or saved."""
+    """Run Algorithm 1 in one batch with three decodes per step and losses summed over particles, without sharing."""
     prior, (operator, y) = Toy(), problem(task)
     embed, n, s = embed_of(prior), settings.particles, settings
     augmented = s.method in ("rlsd", "nonrepuls", "hybrid")
@@ -152,7 +152,7 @@ def test_memory_modes_are_the_plain_algorithm(method, memory, chunk):
 
 
 class Crowded(Toy):
-    """Its card has no room for more than one particle's decode, or for what is computed from its graph afterwards."""
+    """A GPU without memory for more than one particle's decode, or for what is computed from its graph afterwards."""
 
     def __init__(self, backward: bool, room: int = 1):
         super().__init__()
@@ -175,20 +175,20 @@ class Crowded(Toy):
 @pytest.mark.parametrize("method", ["rlsd", "nonaug"])
 @pytest.mark.parametrize("backward", [False, True])
 @pytest.mark.parametrize("gamma", [0.0, 3.0])
-def test_where_memory_is_full_the_chunk_is_halved_and_nothing_lost(method, backward, gamma):
+def test_if_memory_is_full_the_chunk_is_halved_and_nothing_is_lost(method, backward, gamma):
     settings = replace(BASE, gamma=gamma, method=method, memory="flat", chunk=4)
     whole, records, _ = result(settings)
     prior, (operator, y) = Crowded(backward), problem()
     run = Run(prior, operator, y, settings, embed=embed_of(prior))
-    with pytest.warns(UserWarning, match=". instead of . particles go through a network at once") as told:
+    with pytest.warns(UserWarning, match=". instead of . particles go through a network at once") as output:
         found = list(run.steps())
     torch.testing.assert_close(run.finish(), whole, rtol=0, atol=1e-8)
-    assert run.memory.chunk == 1 and len(told) == prior.raised == 2
+    assert run.memory.chunk == 1 and len(output) == prior.raised == 2
     for a, b in zip(records, found, strict=True):
         assert a.losses == pytest.approx(b.losses, rel=1e-8) and a.repulsion == pytest.approx(b.repulsion, rel=1e-8)
 
 
-def test_kept_graphs_that_do_not_fit_are_made_again():
+def test_kept_graphs_that_do_not_fit_are_recomputed():
     settings = replace(BASE, gamma=3.0, memory="fast", chunk=1)
     whole, _, _ = result(settings)
     prior, (operator, y) = Toy(), problem()
@@ -208,8 +208,8 @@ def test_kept_graphs_that_do_not_fit_are_made_again():
 
 
 @pytest.mark.parametrize("call", [1, 2, 7])
-def test_where_adam_has_no_room_for_its_moments_nothing_is_lost(monkeypatch, call):
-    """Of the moments made one by one, any may be the one that does not fit: then none was made in vain."""
+def test_if_adams_moments_do_not_fit_nothing_is_lost(monkeypatch, call):
+    """Any of the moments may be the one that does not fit; no update is lost."""
     settings = replace(BASE, gamma=3.0, memory="flat", chunk=4)
     whole, _, _ = result(settings)
     prior, (operator, y), zeros, calls = Toy(), problem(), torch.zeros_like, []
@@ -256,7 +256,7 @@ def test_hybrid_leaves_the_last_particles_alone():
     assert (hybrid[:2] - independent[:2]).abs().max() > 1e-3
 
 
-def test_records_tell_what_happened():
+def test_records_report_the_losses():
     _, records, _ = result(replace(BASE, gamma=2.0, window=(0.5, 1.0)))
     assert [r.step for r in records] == list(range(20)) and records[0].t == 999
     inside = [r for r in records if (r.t + 1) / 1000 >= 0.5]
@@ -320,18 +320,18 @@ def test_svgd_outside_of_its_window_averages_nothing():
 
 
 def test_an_x_step_is_done_once_even_if_its_chunk_is_done_again():
-    """The chunk fails after x has followed D(z): the second time x stays, and only what failed is repeated."""
+    """The chunk fails after the x-step: on the retry x stays, and only what failed is repeated."""
     images, (operator, y) = torch.zeros(3, 3, SIZE, SIZE, dtype=torch.float64), problem()
     x = Images(images, operator, y, Weights(lambda_=1.0, lr_z=0.1, rho=0.5, lr_x=0.1))
     decoded = torch.rand(3, 3, SIZE, SIZE, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
-    x.follow(decoded, slice(0, 3))
+    x.x_step(decoded, slice(0, 3))
     assert torch.equal(x.x.values, images)  # no z-step has been done, so nothing is owed
-    x.owe()
-    x.follow(decoded[:2], slice(0, 2))
+    x.mark_pending()
+    x.x_step(decoded[:2], slice(0, 2))
     once = x.x.values
-    assert (once[:2] != 0).any() and torch.equal(once[2], images[2]) and x.owed == {2}
+    assert (once[:2] != 0).any() and torch.equal(once[2], images[2]) and x.pending == {2}
     for rows in (slice(0, 1), slice(1, 2)):
-        x.follow(decoded[rows], rows)
+        x.x_step(decoded[rows], rows)
     assert torch.equal(x.x.values, once)
-    x.follow(decoded[2:], slice(2, 3))
-    assert not x.owed and (x.x.values[2] != 0).any()
+    x.x_step(decoded[2:], slice(2, 3))
+    assert not x.pending and (x.x.values[2] != 0).any()

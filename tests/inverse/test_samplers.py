@@ -1,4 +1,4 @@
-"""The samplers of the field: the posterior where it is known, and what all of them promise."""
+"""The samplers: their posterior where it is known, and the properties that all share."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from rsd.priors import load_prior
 from rsd.priors.mixture import GaussianMixture
 from rsd.randomness import Stream
 from rsd.sampling import CLEAN, level
-from rsd.tasks.inverse.methods import FIELD, check_fits, load_method, run_class
+from rsd.tasks.inverse.methods import METHODS, check_fits, load_method, run_class
 from rsd.tasks.inverse.operators import data_residual, make_operator, measure
 from rsd.tasks.inverse.operators.linear import gram, solve, solve_gram
 from rsd.tasks.inverse.run import Settings
@@ -22,7 +22,7 @@ from rsd.tasks.inverse.samplers.psld import glued
 
 SMALL = {"resample": ("fits=2", "every=2"), "daps": ("ode=2", "langevin=3"), "latent-daps": ("ode=2", "langevin=3")}
 SMALL["fps-smc"] = ("M=3",)
-ONE_BY_ONE = [name for name in FIELD if FIELD[name].made or name in ("red-diff", "svgd")]
+ONE_BY_ONE = [name for name in METHODS if METHODS[name].sampler or name in ("red-diff", "svgd")]
 ONE_BY_ONE.remove("score-prior")  # see test_score_prior.py
 
 
@@ -33,7 +33,7 @@ def draw(method, prior, operator, y, **settings):
 
 
 def moments(method, sigma_v=0.3, **settings):
-    """Errors of the mean (in standard deviations of the posterior) and the ratio of variances, of 400 answers."""
+    """Return the errors of the mean (in posterior standard deviations) and the ratio of variances of 400 samples."""
     known = gaussian(sigma_v=sigma_v)
     x, _ = draw(method, known.prior, known.operator, known.y, particles=400, sigma_v=sigma_v, **settings)
     deviation = known.covariance.diagonal().sqrt()
@@ -51,7 +51,7 @@ def test_filtering_samples_the_posterior_of_an_exact_measurement():
 
 
 def test_daps_without_data_samples_the_prior():
-    """Where no pixel is seen Langevin keeps N(guess, r^2), and the marginals stay those of the prior, widened."""
+    """Without observed pixels Langevin keeps N(estimate, r^2), and the marginals are those of the prior, widened."""
     prior = GaussianMixture(torch.tensor([[3.0, -1.0]]), 1e-4)
     x, _ = draw(
         "daps", prior, Matrix(torch.zeros(1, 2)), torch.zeros(1, 1), particles=100, steps=20, hyper=("lr=1e-5",)
@@ -61,7 +61,7 @@ def test_daps_without_data_samples_the_prior():
 
 @pytest.mark.parametrize("momentum", [0.0, 0.9])
 def test_langevin_s_draws_are_of_the_product(momentum):
-    """N(z; guess, r^2) N(y; z, tau^2), from the guess; with momentum in a tenth of the step size."""
+    """N(z; estimate, r^2) N(y; z, tau^2), from the estimate; with momentum in a tenth of the step size."""
     prior, n = GaussianMixture(torch.zeros(1, 1, dtype=torch.float64), 1.0), 4000
     guess, y = torch.full((n, 1), 0.5, dtype=torch.float64), torch.tensor([[-0.5]], dtype=torch.float64)
     given = Measurement(prior, prior.condition(), Stream(0), Matrix(torch.eye(1, dtype=torch.float64)), y, 0.1)
@@ -76,7 +76,7 @@ def test_langevin_s_draws_are_of_the_product(momentum):
 
 
 def move_of(z, y, *, sigma_v, t):
-    """The last move of particles z under a prior N(0, I), all of them measured."""
+    """Return the last transition of particles z under a prior N(0, I), all of them measured."""
     prior = GaussianMixture(torch.zeros(1, z.shape[1], dtype=torch.float64), 1.0)
     given = Measurement(
         prior, prior.condition(), Stream(0), Matrix(torch.eye(z.shape[1], dtype=torch.float64)), y, sigma_v
@@ -85,8 +85,8 @@ def move_of(z, y, *, sigma_v, t):
 
 
 @pytest.mark.parametrize("delta", [1e-3, 0.5])
-def test_latino_weighs_the_guess_against_the_measurement(delta):
-    """Under N(0, I) the guess of z_0 is alpha z; with it and y both seen, the nearest point is their weighed mean."""
+def test_latino_weighs_the_estimate_against_the_measurement(delta):
+    """Under N(0, I) the estimate of z_0 is alpha z; given it and y, the nearest point is their weighted mean."""
     z, y = torch.tensor([[0.3], [-2.0]], dtype=torch.float64), torch.tensor([[0.7]], dtype=torch.float64)
     transition = move_of(z, y, sigma_v=0.1, t=400)
     of_y, of_guess = 1 / 0.1**2, 1 / (delta * transition.now.sigma**2)
@@ -95,7 +95,7 @@ def test_latino_weighs_the_guess_against_the_measurement(delta):
     torch.testing.assert_close(result.z, (of_y * y + of_guess * result.clean) / (of_y + of_guess))
 
 
-def test_the_flow_of_a_unit_gaussian_stays_where_it_is():
+def test_the_flow_of_a_unit_gaussian_is_stationary():
     z = torch.tensor([[0.3], [-2.0]], dtype=torch.float64)
     transition = move_of(z, z[:1], sigma_v=0.1, t=999)
     torch.testing.assert_close(transition.flow(z, 500), z, atol=0.02, rtol=0.02)
@@ -103,7 +103,7 @@ def test_the_flow_of_a_unit_gaussian_stays_where_it_is():
 
 
 def test_red_diff_finds_the_posterior_s_mode():
-    """lambda sigma/alpha weighs the prior, so its mode is that of a weighed posterior; without noise it is y's."""
+    """lambda sigma/alpha weights the prior, so its mode is that of a weighted posterior; without noise it is y's."""
     prior = GaussianMixture(torch.zeros(1, 2, dtype=torch.float64), 1.0)
     f, y = Matrix(torch.tensor([[1.0, 0.0]], dtype=torch.float64)), torch.tensor([[0.7]], dtype=torch.float64)
     x, _ = draw("red-diff", prior, f, y, particles=50, steps=500, lambda_=0.05, lr_z=0.02)
@@ -143,7 +143,7 @@ def problem(prior, task="sr2"):
 
 
 def prior_for(method, request):
-    return request.getfixturevalue("pixels" if FIELD[method].space == "pixels" else "latents")
+    return request.getfixturevalue("pixels" if METHODS[method].space == "pixels" else "latents")
 
 
 @pytest.mark.parametrize("method", ONE_BY_ONE)
@@ -206,7 +206,7 @@ def test_network_calls_are_counted_by_kind(method, request):
 
 @pytest.mark.parametrize(("task", "left"), [("inpaint_half_face", 0.0), ("sr4", 0.0), ("deblur_motion", 0.6)])
 def test_a_glued_picture_has_the_measurement(task, left):
-    """The misfit that is left, as a share; A^T alone would leave 15/16 of super-resolution's. Blurs are the paper's."""
+    """The remaining misfit as a share; A^T alone would leave 15/16 of super-resolution's. Blurs are the paper's."""
     f, random = make_operator(task, size=64, seed=0), torch.Generator().manual_seed(0)
     x, truth = (torch.randn(2, 3, 64, 64, generator=random) for _ in range(2))
     y = f(truth)
@@ -253,7 +253,7 @@ def test_conjugate_gradients_solve_the_system(task):
     torch.testing.assert_close(solve_gram(f, b, x, times=0.7, plus=0.1, tolerance=1e-10), found, atol=1e-7, rtol=1e-7)
 
 
-def test_where_the_gram_matrix_is_known_no_gradients_are_conjugated(monkeypatch):
+def test_a_known_gram_matrix_needs_no_conjugate_gradients(monkeypatch):
     monkeypatch.setattr("rsd.tasks.inverse.operators.linear.solve", None)
     prior = GaussianMixture(torch.zeros(1, 3), 1.0)
     f = Matrix(torch.eye(3))
@@ -265,10 +265,10 @@ def test_where_the_gram_matrix_is_known_no_gradients_are_conjugated(monkeypatch)
 
 
 @pytest.mark.parametrize(
-    ("method", "hyper", "told"),
+    ("method", "hyper", "expected"),
     [
         ("dps", ("zeat=1",), 'Method dps has no hyper-parameter "zeat". Did you mean "zeta"?'),
-        ("dps", ("zeta",), '"zeta", which is no name=value'),
+        ("dps", ("zeta",), '"zeta", which is not name=value'),
         ("dps", ("zeta=much",), 'zeta of method dps is "much"; give a finite number, 0 or more.'),
         ("fps-smc", ("M=0",), 'M of method fps-smc is "0"; give a whole number, 1 or more.'),
         ("pigdm", ("adaptive=1",), 'adaptive of method pigdm is "1"; give true or false.'),
@@ -277,8 +277,8 @@ def test_where_the_gram_matrix_is_known_no_gradients_are_conjugated(monkeypatch)
         ("rlsd", ("zeta=1",), "Method rlsd has no hyper-parameters of its own"),
     ],
 )
-def test_wrong_hyper_parameters_are_told(method, hyper, told):
-    with pytest.raises(ValueError, match=told.replace("?", r"\?")):
+def test_invalid_hyper_parameters_are_reported(method, hyper, expected):
+    with pytest.raises(ValueError, match=expected.replace("?", r"\?")):
         Settings(method=method, hyper=hyper)
 
 
@@ -288,16 +288,16 @@ def test_hyper_parameters_are_read():
 
 
 @pytest.mark.parametrize(
-    ("method", "latent", "linear", "told"),
+    ("method", "latent", "linear", "expected"),
     [
-        ("dps", True, True, "Method dps works on a prior of pixels, but heads is one of latents"),
-        ("psld", False, True, "Method psld works on a prior of latents, but heads is one of pixels"),
+        ("dps", True, True, "Method dps needs a prior in pixel space, but heads works in latent space"),
+        ("psld", False, True, "Method psld needs a prior in latent space, but heads works in pixel space"),
         ("psld", True, False, "Method psld needs a linear operator, but f is not"),
         ("pigdm", False, False, "Method pigdm needs a linear operator"),
     ],
 )
-def test_what_does_not_fit_is_told(method, latent, linear, told):
-    with pytest.raises(ValueError, match=told):
+def test_a_method_that_does_not_fit_is_reported(method, latent, linear, expected):
+    with pytest.raises(ValueError, match=expected):
         check_fits(method, prior="heads", latent=latent, operator="f", linear=linear)
 
 

@@ -38,7 +38,7 @@ def test_the_density_of_a_mixture_is_the_closed_form():
     torch.testing.assert_close(got, exact, atol=0.04, rtol=0)  # 0.03 is that of z_T, which is not quite N(0, I) here
 
 
-def test_the_density_of_what_ends_as_noise_is_the_closed_form():
+def test_the_density_of_a_unit_gaussian_is_the_closed_form():
     prior = GaussianMixture(torch.zeros(1, 3, dtype=torch.float64), 1.0)
     x = torch.randn(4, 3, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
     abar = prior.schedule.alphas[0] ** 2
@@ -135,8 +135,8 @@ def test_the_fitted_flow_is_the_posterior_of_a_gaussian(blur):
     assert records[-1].losses["kl"] < records[0].losses["kl"] - 1
 
 
-def test_a_fit_has_as_many_steps_as_one_likes():
-    """They are an optimiser's, not levels of the noise, of which there are 1000."""
+def test_a_fit_may_have_more_than_1000_steps():
+    """Its steps are an optimiser's, not the 1000 noise levels."""
     Restore(images=(Path(__file__),), task="hdr", method="score-prior", prior="heads-pixels", steps=1001).check()
     known = gaussian()
     run_class("score-prior")(known.prior, known.operator, known.y, Settings(method="score-prior", steps=1001))
@@ -144,7 +144,7 @@ def test_a_fit_has_as_many_steps_as_one_likes():
         Restore(images=(Path(__file__),), task="hdr", method="dps", prior="heads-pixels", steps=1001).check()
 
 
-def test_an_interrupted_fit_goes_on_with_the_same_pixels(heads_pixels):
+def test_an_interrupted_fit_resumes_to_the_same_samples(heads_pixels):
     prior = load_prior("heads-pixels")
     f = make_operator("sr4", size=32)
     y = measure(f, torch.rand(1, 3, 32, 32) * 2 - 1, 0.01, seed=0)
@@ -170,7 +170,7 @@ def test_a_narrow_direction_keeps_most_of_its_gradient_in_ten_steps():
 
 
 @pytest.mark.parametrize("t", [50, 300])
-def test_from_a_later_timestep_on_the_density_is_that_with_its_noise(t):
+def test_from_a_later_timestep_the_density_includes_its_noise(t):
     prior = GaussianMixture(torch.zeros(1, 3, dtype=torch.float64), 0.2, schedule=DDPM)
     noise = DDPM.noise(t)
     x = (0.2 + noise**2) ** 0.5 * torch.randn(4, 3, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
@@ -182,7 +182,7 @@ def test_from_a_later_timestep_on_the_density_is_that_with_its_noise(t):
 
 
 def test_a_blurred_flow_s_density_is_that_with_the_noise():
-    """As for entries that are independent, which they are where couplings are constant."""
+    """As for independent entries, which they are if couplings are constant."""
     flow = RealNVP(3, layers=2, hidden=4, spread=0.3, generator=torch.Generator().manual_seed(0))
     for coupling in flow.couplings:
         torch.nn.init.constant_(coupling.out.bias[:3], 0.5)
@@ -208,7 +208,7 @@ def test_the_blur_falls_to_the_first_timestep_s_noise_and_then_ends():
     assert blurred(known, "blur=0")._blur(0.0) == 0.0
 
 
-def test_the_blur_s_own_score_is_taken_off():
+def test_the_blurs_own_score_is_subtracted():
     """Of narrow data: what is left of the pull is theirs, at x near 0 almost nothing, where the noise's is 1/blur."""
     narrow = GaussianMixture(torch.zeros(1, 4, dtype=torch.float64), 1e-4, schedule=DDPM)
     run = blurred(replace(gaussian(), prior=narrow), "blur=1")

@@ -1,4 +1,5 @@
-"""An operator of one's own is tried out before any model is loaded: what has no gradient, or no numbers, is refused."""
+"""A user's operator is tried before any model is loaded; without a gradient, or with values that are not finite, it is
+an error."""
 
 from __future__ import annotations
 
@@ -14,11 +15,11 @@ import rsd
 from rsd.cli import main
 from rsd.runs import batch
 from rsd.tasks.inverse import run as solve
-from rsd.tasks.inverse.methods import FIELD
+from rsd.tasks.inverse.methods import METHODS
 from rsd.tasks.inverse.operators import make_operator
 from rsd.tasks.inverse.operators.base import Operator
 from rsd.tasks.inverse.operators.own import load_operator
-from rsd.tasks.inverse.operators.trial import follows_gradient, try_out
+from rsd.tasks.inverse.operators.trial import needs_gradient, try_out
 
 SHAPE = (3, 16, 16)
 OPERATORS = """
@@ -57,15 +58,15 @@ def partly(x): return torch.cat([x.round(), x], 1)
 def clipped(x): return (4 * x).clamp(-1, 1)
 def scaled(x): x = x.clone(); x.mul_(2); return x
 """
-NO_GRADIENT = r"has no gradient: what it returns is cut off from x .*; write it in torch functions of x"
-LEAVES = r"measures a plain tensor, but fails on one whose gradient is asked for \(RuntimeError\): it leaves torch"
+NO_GRADIENT = r"has no gradient: its result is detached from x .*; write it entirely in torch functions of x"
+LEAVES = r"works on a plain tensor, but fails on one that requires a gradient \(RuntimeError\): it leaves torch"
 ZERO = "has a gradient of zero everywhere"
 REFUSED = {
     "cut": NO_GRADIENT, "numbers": NO_GRADIENT, "unrecorded": NO_GRADIENT, "compared": NO_GRADIENT,
     "whole": NO_GRADIENT, "other": NO_GRADIENT, "by_numpy": LEAVES, "by_pil": LEAVES, "rounded": ZERO, "signs": ZERO,
-    "endless": r"made values that are not finite \(NaN or infinite\) of an image in \[-1, 1\]; mend it",
-    "lost": r"made values that are not finite \(NaN or infinite\) of an image in \[-1, 1\]; mend it",
-    "curve": r"not finite \(NaN or infinite\) of an image that goes beyond \[-1, 1\]; samples on their way do: clamp x",
+    "endless": r"returned values that are not finite \(NaN or infinite\) for an image in \[-1, 1\]; fix it",
+    "lost": r"returned values that are not finite \(NaN or infinite\) for an image in \[-1, 1\]; fix it",
+    "curve": r"not finite \(NaN or infinite\) for an image that goes beyond \[-1, 1\]; samples do during a run: ",
     "steep": r"The gradient of given_trials:steep is not finite \(NaN or infinite\) at an image in \[-1, 1\]",
     "greedy": r"changes its argument in place; write x \* 2",
     "broken": r"failed on an image \[1, 3, 16, 16\] \(RuntimeError: mine",
@@ -75,7 +76,7 @@ TAKEN = ("fine", "fourier", "imaginary", "cut_curve", "passed", "partly", "clipp
 
 @pytest.fixture
 def here(tmp_path, monkeypatch):
-    """The working folder, with a picture of 64 px and operators."""
+    """The working folder, with an image of 64 px and operators."""
     (tmp_path / "given_trials.py").write_text(OPERATORS)
     pixels = np.random.default_rng(0).integers(0, 256, (64, 64, 3), dtype=np.uint8)
     Image.fromarray(pixels).save(tmp_path / "photo.png")
@@ -85,30 +86,30 @@ def here(tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize("name", REFUSED)
-def test_what_no_method_could_follow_is_refused(here, name):
-    with pytest.raises(ValueError, match=REFUSED[name]) as told:
+def test_an_operator_that_no_method_can_follow_is_rejected(here, name):
+    with pytest.raises(ValueError, match=REFUSED[name]) as output:
         try_out(load_operator(f"given_trials:{name}"), SHAPE, "cpu")
-    assert "given_trials:" + name in str(told.value)
+    assert "given_trials:" + name in str(output.value)
     if REFUSED[name] is LEAVES:
-        assert "detach" not in str(told.value)  # torch's own advice, which leads to an operator that is ignored
+        assert "detach" not in str(output.value)  # torch's own advice, which leads to an operator that is ignored
 
 
 @pytest.mark.parametrize("name", TAKEN)
-def test_what_has_a_gradient_is_taken(here, name):
+def test_an_operator_with_a_gradient_is_accepted(here, name):
     try_out(load_operator(f"given_trials:{name}"), SHAPE, "cpu")
 
 
 @pytest.mark.parametrize("name", ["cut", "by_numpy", "rounded", "lost", "curve"])
 @pytest.mark.parametrize("clean", [True, False])
-def test_the_command_line_refuses_before_any_model_is_loaded(here, name, clean, monkeypatch, capsys):
+def test_the_command_line_rejects_it_before_any_model_is_loaded(here, name, clean, monkeypatch, capsys):
     monkeypatch.setattr(batch, "load_networks", lambda *a, **k: pytest.fail("a model was loaded"))
     flags = ["--task", "operator", "--operator", f"given_trials:{name}", *(["--clean"] if clean else [])]
     assert main(["restore", "photo.png", *flags]) == 2
-    told = capsys.readouterr().err
-    assert told.startswith(f"rsd: given_trials:{name} ") and told.count("\n") == 1 and "lr_x" not in told
+    output = capsys.readouterr().err
+    assert output.startswith(f"rsd: given_trials:{name} ") and output.count("\n") == 1 and "lr_x" not in output
 
 
-def test_a_manifest_s_own_operator_is_tried_out(here, monkeypatch, capsys):
+def test_a_manifests_own_operator_is_tried(here, monkeypatch, capsys):
     monkeypatch.setattr(batch, "load_networks", lambda *a, **k: pytest.fail("a model was loaded"))
     line = '{"image": "photo.png", "task": "operator", "operator": "given_trials:rounded", "clean": true}\n'
     (here / "jobs.jsonl").write_text(line)
@@ -117,7 +118,7 @@ def test_a_manifest_s_own_operator_is_tried_out(here, monkeypatch, capsys):
 
 
 @pytest.mark.parametrize("name", ["cut", "by_numpy", "rounded", "curve"])
-def test_python_refuses_before_any_model_is_loaded(here, name, monkeypatch):
+def test_python_rejects_it_before_any_model_is_loaded(here, name, monkeypatch):
     monkeypatch.setattr(solve, "load_prior", lambda *a, **k: pytest.fail("a model was loaded"))
     shape = {"by_numpy": (1, 3, 64, 32)}.get(name, (1, 3, 64, 64))
     with pytest.raises(ValueError, match=REFUSED[name]):
@@ -140,7 +141,7 @@ class ByNumpy(Operator):
 
 
 def test_methods_without_gradients_take_an_operator_with_its_own_adjoint():
-    takers = {(method, step) for method in FIELD for step in ("adam", "exact") if not follows_gradient(method, step)}
+    takers = {(method, step) for method in METHODS for step in ("adam", "exact") if not needs_gradient(method, step)}
     exact = {(method, "exact") for method in ("rlsd", "nonrepuls", "hybrid")}
     assert takers == exact | {(m, s) for m in ("pigdm", "fps-smc", "latino") for s in ("adam", "exact")}
     try_out(ByNumpy(), SHAPE, "cpu", gradient=False)
@@ -158,8 +159,8 @@ def test_methods_without_gradients_take_an_operator_with_its_own_adjoint():
         ("fps-smc", True, {"hyper": ("M=2",)}),
     ],
 )
-def test_those_methods_do_fit_it(tiny_folder, heads_pixels, method, pixels, settings):
-    """The answers' grey is that of the measurement, and equal to what the same in torch gives."""
+def test_methods_without_gradients_fit_the_measurement(tiny_folder, heads_pixels, method, pixels, settings):
+    """The samples' grey equals the measurement, and the result of the same operator in torch."""
     prior = "heads-pixels" if pixels else str(tiny_folder("epsilon"))
     size = 32 if pixels else 16
     y = torch.linspace(-0.5, 0.5, size * size).view(1, 1, size, size)
@@ -175,7 +176,7 @@ def test_those_methods_do_fit_it(tiny_folder, heads_pixels, method, pixels, sett
         assert float((a.mean(1, keepdim=True) - y).abs().max()) < 0.25 * float(y.abs().max())
 
 
-def test_a_physics_of_deepinv_s_kind_is_taken():
+def test_a_deepinv_physics_is_accepted():
     class LinearPhysics(torch.nn.Module):
         def A(self, x):
             return avg_pool2d(x, 2)
@@ -187,7 +188,7 @@ def test_a_physics_of_deepinv_s_kind_is_taken():
 
 
 @pytest.mark.parametrize(
-    ("y", "told"),
+    ("y", "expected"),
     [
         (torch.full((1, 3, 8, 8), float("nan")), "y has values that are not finite"),
         (torch.zeros(1, 3, 8, 8, dtype=torch.complex64), "y is complex, but .* makes real numbers"),
@@ -195,13 +196,13 @@ def test_a_physics_of_deepinv_s_kind_is_taken():
         (torch.zeros(2, 3, 8, 8), r"y is \[2, 3, 8, 8\], but"),
     ],
 )
-def test_a_measurement_that_cannot_be_is_told_before_any_model_is_loaded(tiny_folder, y, told, monkeypatch):
+def test_an_impossible_measurement_is_reported_before_any_model_is_loaded(tiny_folder, y, expected, monkeypatch):
     monkeypatch.setattr(solve, "load_prior", lambda *a, **k: pytest.fail("a model was loaded"))
-    with pytest.raises(ValueError, match=told):
+    with pytest.raises(ValueError, match=expected):
         rsd.restore(y, make_operator("sr2", size=16), prior=str(tiny_folder("epsilon")))
 
 
-def test_what_is_not_observed_may_be_anything(tiny_folder):
+def test_unobserved_entries_may_have_any_value(tiny_folder):
     f = make_operator("inpaint_half_face", size=16)
     y = torch.zeros(1, 3, 16, 16).masked_fill(~f.observed, float("nan"))
     images = rsd.restore(y, f, prior=str(tiny_folder("epsilon")), gamma=0.0, particles=1, steps=2).images

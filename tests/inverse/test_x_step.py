@@ -27,7 +27,7 @@ def drawn(*shape, seed):
 
 @pytest.mark.parametrize("task", TASKS)
 @pytest.mark.parametrize("rho", [0.05, 2.0])
-def test_it_is_the_minimum(task, rho):
+def test_the_exact_x_step_is_the_minimum(task, rho):
     operator = make_operator(task, size=SIZE, seed=1, **TASKS[task])
     y, d = measure(operator, drawn(1, 3, SIZE, SIZE, seed=0), 0.1, seed=2), drawn(3, 3, SIZE, SIZE, seed=3)
     x = nearest(operator, y, d, rho, tolerance=1e-10).requires_grad_()
@@ -40,7 +40,7 @@ def test_it_is_the_minimum(task, rho):
 
 
 @pytest.mark.parametrize(("task", "scale"), [("inpaint_half_face", 1.0), ("sr4", 1 / 16), ("sr2", 1 / 4)])
-def test_a_a_transposed_is_what_the_operator_says(task, scale):
+def test_gram_scale_is_that_of_a_a_transposed(task, scale):
     operator, like = make_operator(task, size=SIZE, seed=1), drawn(2, 3, SIZE, SIZE, seed=0)
     u = operator(drawn(2, 3, SIZE, SIZE, seed=4))
     assert operator.gram_scale == scale
@@ -57,7 +57,7 @@ def test_a_particle_alone_has_the_same_minimum():
 
 
 @pytest.mark.parametrize("task", ["inpaint_half_face", "sr2", "deblur_gaussian"])
-def test_runs_with_it_do_not_depend_on_chunks_and_go_on(task):
+def test_runs_with_the_exact_step_do_not_depend_on_chunks_and_resume(task):
     settings = replace(BASE, gamma=3.0, x_step="exact")
     whole, records, _ = result(settings, task)
     assert (whole - result(replace(settings, x_step="adam"), task)[0]).abs().max() > 0.01
@@ -71,15 +71,15 @@ def test_runs_with_it_do_not_depend_on_chunks_and_go_on(task):
     torch.testing.assert_close(result(settings, task, state=run.state())[0], whole, rtol=0, atol=0)
 
 
-def test_nonlinear_operators_are_refused(tmp_path, capsys):
+def test_nonlinear_operators_are_rejected(tmp_path, capsys):
     from PIL import Image
 
     Image.new("RGB", (64, 64)).save(tmp_path / "a.png")
     command = ["restore", str(tmp_path / "a.png"), "--clean", "--x-step", "exact", "--out", str(tmp_path / "out")]
     assert main([*command, "--task", "hdr"]) == 2
-    told = "--x-step exact needs a linear operator, but high dynamic range is not"
-    assert told in capsys.readouterr().err
+    output = "--x-step exact needs a linear operator, but high dynamic range is not"
+    assert output in capsys.readouterr().err
     assert main([*command, "--task", "inpaint_half_face", "--method", "nonaug"]) == 2
     assert "--x-step goes with the methods rlsd, nonrepuls, hybrid, but the method is" in capsys.readouterr().err
-    with pytest.raises(ValueError, match=told):
+    with pytest.raises(ValueError, match=output):
         Run(Toy(), make_operator("hdr", size=8), torch.zeros(1, 3, 8, 8), replace(BASE, x_step="exact"))

@@ -12,10 +12,10 @@ from PIL import Image
 
 from rsd.tasks.inverse.inputs import list_jobs
 from rsd.tasks.inverse.packaged import parse
-from rsd.tasks.reproduce.data import made, number, prepare
-from rsd.tasks.reproduce.entries import ENTRIES, find
+from rsd.tasks.reproduce.data import how_to_make, number, prepare
+from rsd.tasks.reproduce.experiments import ENTRIES, find
 from rsd.tasks.reproduce.options import SD, Reproduce
-from rsd.tasks.reproduce.rows import plan
+from rsd.tasks.reproduce.plan import plan
 
 PAPER = Reproduce(name="all", scale="paper")
 
@@ -30,7 +30,7 @@ def test_the_first_pictures_below_a_folder(tmp_path):
     assert [row["name"] for row in rows] == ["a/0001", "a/0002"]
     jobs = list_jobs(parse([str(manifest), "--clean", "--task", "sr4"])[0])
     assert [job.path for job in jobs] == [(faces / "a" / name).resolve() for name in ("0001.png", "0002.jpg")]
-    with pytest.raises(ValueError, match="holds no pictures"):
+    with pytest.raises(ValueError, match="has no images"):
         prepare("pictures", replace(PAPER, imagenet=tmp_path / "faces" / "nothing"), tmp_path)
 
 
@@ -47,18 +47,18 @@ def test_prompts(tmp_path):
     assert prepare("sundae", PAPER, tmp_path).read_text() == "an ice cream sundae\n"
 
 
-def test_how_a_reader_makes_the_data(tmp_path):
+def test_the_commands_that_make_the_data(tmp_path):
     small = Reproduce(name="all", number=2)
     where = prepare("captions", small, tmp_path)
-    told = made("captions", small, where)
+    output = how_to_make("captions", small, where)
     where.unlink()
-    subprocess.run(["bash", "-c", told], check=True)
+    subprocess.run(["bash", "-c", output], check=True)
     assert where.read_text() == prepare("captions", small, tmp_path / "again").read_text()
     heads = tmp_path / "some faces"
-    assert made("faces", small, heads) == f"rsd heads --out '{heads}' --number 2 --view frontal"
+    assert how_to_make("faces", small, heads) == f"rsd heads --out '{heads}' --number 2 --view frontal"
     given = replace(PAPER, ffhq=Path("/ffhq"))
-    assert made("faces", given, Path("faces.jsonl")) == (
-        "# faces.jsonl: the first 100 pictures below /ffhq, by their paths"
+    assert how_to_make("faces", given, Path("faces.jsonl")) == (
+        "# faces.jsonl: the first 100 images below /ffhq, by their paths"
     )
 
 
@@ -78,21 +78,21 @@ def plans(name: str, options: Reproduce):
 
 def test_a_row_at_both_scales():
     here = plans("table2", Reproduce(name="table2", seed=3, steps=7))["RLSD"]
-    assert here.told() == (
+    assert here.command_line() == (
         "rsd restore data --clean --prior heads --task inpaint_half_face --method rlsd --x-step adam --lambda 0.2 "
         "--lr-x 0.2 --lr-z 0.4 --gamma 6 --steps 7 --seed 3 --device auto"
     )
     there = plans("table2", PAPER)
-    assert there["RLSD"].prior == SD and "--dtype float16 --metrics lpips fid" in there["RLSD"].told()
-    assert there["RLSD"].lacks == "needs --ffhq PATH"
+    assert there["RLSD"].prior == SD and "--dtype float16 --metrics lpips fid" in there["RLSD"].command_line()
+    assert there["RLSD"].why_not == "needs --ffhq PATH"
     given = plans("table2", replace(PAPER, ffhq=Path("faces")))
-    assert given["RLSD"].lacks is None
-    assert given["DPS"].lacks == "needs --pixel-prior, a DDPMPipeline of faces at 256 px"
+    assert given["RLSD"].why_not is None
+    assert given["DPS"].why_not == "needs --pixel-prior, a DDPMPipeline of faces at 256 px"
     asked = plans("fig31", replace(PAPER, coco=Path("c"), coco_images=Path("d")))["Ancestral"]
-    assert asked.told().endswith("--metrics clip fid --fid-folder d")
+    assert asked.command_line().endswith("--metrics clip fid --fid-folder d")
 
 
-def test_rows_that_say_the_same_share_a_folder():
+def test_identical_rows_share_a_folder():
     options = Reproduce(name="all")
     folders = {}
     for entry in ENTRIES:

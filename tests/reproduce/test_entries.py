@@ -8,12 +8,12 @@ import re
 import pytest
 
 from rsd.cli import main
-from rsd.tasks.reproduce import entries
-from rsd.tasks.reproduce.entries import ENTRIES, find
-from rsd.tasks.reproduce.entry import SCALES, Claim
+from rsd.tasks.reproduce import command
+from rsd.tasks.reproduce.cards import NAMES as SHOWN
+from rsd.tasks.reproduce.experiments import ENTRIES, find
+from rsd.tasks.reproduce.experiments.entry import SCALES, Claim
+from rsd.tasks.reproduce.experiments.tables import beats
 from rsd.tasks.reproduce.measure import NAMES
-from rsd.tasks.reproduce.pictures import NAMES as SHOWN
-from rsd.tasks.reproduce.tables import beats
 
 FIGURES = {*range(15, 23), *range(23, 40)}
 """Of the appendix; the others show pictures of the tables' runs."""
@@ -40,7 +40,7 @@ def test_every_table_and_figure_of_the_appendix_has_one():
 
 
 @pytest.mark.parametrize("entry", ENTRIES, ids=lambda entry: entry.name)
-def test_claims_are_of_rows_and_figures_that_there_are(entry):
+def test_claims_refer_to_existing_rows_and_figures(entry):
     labels = [row.label for row in entry.rows]
     assert len(set(labels)) == len(labels) and entry.claims
     for claim in entry.claims:
@@ -61,28 +61,28 @@ def test_list_as_json(capsys):
     assert all(one["paper"] and one["claim"] and one["expected"] and one["rows"] for one in listed)
 
 
-def test_the_list_tells_the_scale_and_what_was_measured(capsys, tmp_path, monkeypatch):
+def test_the_list_gives_the_scale_and_the_measured_claims(capsys, tmp_path, monkeypatch):
     claims = [{"claim": "a", "held": True, "clear": False, "measured": {}}]
     file = tmp_path / "measured.json"
     file.write_text(json.dumps({"scale": "builtin", "experiments": [{"name": "table2", "claims": claims}]}))
-    monkeypatch.setattr(entries, "MEASURED", file)
-    here, there = entries.listed("builtin"), entries.listed("paper")
+    monkeypatch.setattr(command, "MEASURED", file)
+    here, there = command.listed("builtin"), command.listed("paper")
     assert here[0]["command"] == "rsd reproduce table2"
-    (told,) = here[0]["measured"]  # a file from before there were three states
-    assert (told["claim"], told["held"], told["state"], told["means"]) == ("a", None, "undecided", True)
+    (output,) = here[0]["measured"]  # a file from before there were three states
+    assert (output["claim"], output["held"], output["state"], output["means"]) == ("a", None, "undecided", True)
     assert there[0]["command"] == "rsd reproduce table2 --scale paper" and there[0]["measured"] == []
     assert here[1]["measured"] == []
 
 
-def test_list_for_people(capsys):
+def test_list_as_text(capsys):
     assert main(["reproduce", "--list"]) == 0
-    told = capsys.readouterr().out
-    assert all(entry.paper in told for entry in ENTRIES)
-    assert max(map(len, told.splitlines())) <= 120
+    output = capsys.readouterr().out
+    assert all(entry.paper in output for entry in ENTRIES)
+    assert max(map(len, output.splitlines())) <= 120
 
 
 @pytest.mark.parametrize(
-    ("argv", "told"),
+    ("argv", "expected"),
     [
         ([], "Give the name of one experiment, or all"),
         (["tabel2"], 'Unknown experiment "tabel2". Did you mean "table2"?'),
@@ -92,10 +92,10 @@ def test_list_for_people(capsys):
         (["table2", "--scale", "paper", "--ffhq", "nowhere"], "nowhere does not exist"),
     ],
 )
-def test_mistakes_are_told_at_once(argv, told, capsys, tmp_path, monkeypatch):
+def test_mistakes_are_reported_at_once(argv, expected, capsys, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     assert main(["reproduce", *argv]) == 2
-    assert told in capsys.readouterr().err
+    assert expected in capsys.readouterr().err
     assert not list(tmp_path.iterdir())
 
 

@@ -6,8 +6,8 @@ import matplotlib.pyplot as plt
 import pytest
 import torch
 
-from rsd.tasks.reproduce.measure import Measured, at_size, of_toy, sharpness
-from rsd.tasks.reproduce.pictures import trade_off
+from rsd.tasks.reproduce.cards import trade_off
+from rsd.tasks.reproduce.measure import Measured, at_size, sharpness, toy_figures
 
 ROWS = {
     "a": Measured({"x": {"psnr": 20.0, "div": 0.1}, "y": {"psnr": 22.0, "div": None}}),
@@ -41,11 +41,11 @@ def test_sharpness_is_the_gradient_in_units_of_the_truth_s():
 
 
 def test_a_toy_s_pairs_have_figures_of_their_own():
-    told = {"gamma": [0.5], "collapsed": [1], "misfit": [0.3], "realisations": 2}
+    output = {"gamma": [0.5], "collapsed": [1], "misfit": [0.3], "realisations": 2}
     pairs = {"collapsed": [[True, False]], "misfit": [[0.2, 0.4]]}
-    found = of_toy({**told, "pairs": pairs})
+    found = toy_figures({**output, "pairs": pairs})
     assert found.items["pair 1"] == {"gamma": 0.5, "collapsed": 0.0, "misfit": 0.4}
-    before = of_toy(told)  # of a file from before
+    before = toy_figures(output)  # of a file from before
     assert len(found.items) == 2 and len(before.items) == 1
     for name, value in (("gamma", 0.5), ("collapsed", 0.5), ("misfit", 0.3)):
         assert found.mean(name) == pytest.approx(value) and before.mean(name) == value

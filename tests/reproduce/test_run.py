@@ -15,10 +15,10 @@ from rsd import hub, metrics
 from rsd.cli import main
 from rsd.media import read_image
 from rsd.tasks.reproduce import run as module
-from rsd.tasks.reproduce.entry import Claim, Entry, Row
+from rsd.tasks.reproduce.experiments.entry import Claim, Entry, Row
 from rsd.tasks.reproduce.options import Reproduce
-from rsd.tasks.reproduce.report import of_entry
-from rsd.tasks.reproduce.rows import Plan, plan
+from rsd.tasks.reproduce.plan import Plan, plan
+from rsd.tasks.reproduce.report import entry_page
 from rsd.tasks.reproduce.run import finished, reproduce, summarise
 
 SMALL = Reproduce(name="small", steps=2, number=2, device="cpu")
@@ -49,7 +49,7 @@ SCENES = Entry(
 
 @pytest.fixture(scope="module")
 def without_pixels(tmp_path_factory):
-    """The built-in models, but for the prior of pixels."""
+    """The built-in models without the prior in pixel space."""
     folder = tmp_path_factory.mktemp("weights")
     for part in hub.BUILT_IN.iterdir():
         if part.name != "pixel":
@@ -59,14 +59,14 @@ def without_pixels(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def restored(without_pixels, tmp_path_factory):
-    """An experiment on restorations, run once; read only. Without a prior of pixels."""
+    """An experiment on restorations, run once and read only, without a prior in pixel space."""
     out = tmp_path_factory.mktemp("restored")
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(hub, "BUILT_IN", without_pixels)
         return reproduce(RESTORED, SMALL, out, out), out
 
 
-def test_claims_json_is_what_the_contract_says(restored):
+def test_claims_json_is_as_documented(restored):
     outcome, out = restored
     claims = json.loads((out / "claims.json").read_text())
     assert [claim["held"] for claim in claims] == [True, False, None, None]
@@ -86,8 +86,8 @@ def test_figures_are_those_of_the_pictures(restored):
     truth = read_image(out / "data" / "faces" / "head-0001.png")
     halved = [torch.nn.functional.avg_pool2d(x, 2) for x in (answers, truth)]
     assert figures["head-0001.png"]["psnr_small"] == pytest.approx(float(metrics.psnr(*halved).mean()), abs=1e-4)
-    told = json.loads((run / "head-0001.png" / "metrics.json").read_text())
-    assert figures["head-0001.png"]["psnr_best"] == told["psnr"]["best"]
+    output = json.loads((run / "head-0001.png" / "metrics.json").read_text())
+    assert figures["head-0001.png"]["psnr_best"] == output["psnr"]["best"]
 
 
 def test_a_report_is_one_file(restored):
@@ -100,7 +100,7 @@ def test_a_report_is_one_file(restored):
     assert "url(" not in page and "@import" not in page and "<script" not in page
     assert "rsd restore" in page and "torch 2" in page and "seed 0" in page
     undecided = {**outcome.claims[0], "held": None, "state": "undecided", "clear": False, "reason": "within noise"}
-    noisy = of_entry(replace(outcome, claims=[undecided, *outcome.claims[1:]]))
+    noisy = entry_page(replace(outcome, claims=[undecided, *outcome.claims[1:]]))
     for said, count in (("✓ held", 0), ("? undecided", 1), ("within noise", 1), ("✗ did not hold", 1)):
         assert noisy.count(f">{said}<") == count
     assert (page.count(">✓ held<"), page.count(">within noise<"), page.count(">? undecided<")) == (1, 0, 0)
@@ -108,7 +108,7 @@ def test_a_report_is_one_file(restored):
     assert f"rsd heads --out {out / 'data' / 'faces'} --number 2 --view frontal" in page
 
 
-def test_what_is_done_is_not_done_again(restored, without_pixels, capsys, monkeypatch):
+def test_finished_rows_are_not_run_again(restored, without_pixels, capsys, monkeypatch):
     monkeypatch.setattr(hub, "BUILT_IN", without_pixels)
     _, out = restored
     before = {path: path.stat().st_mtime_ns for path in (out / "runs").rglob("*.png")}
@@ -118,8 +118,8 @@ def test_what_is_done_is_not_done_again(restored, without_pixels, capsys, monkey
     assert (out / "again" / "claims.json").read_text() == (out / "claims.json").read_text()
 
 
-def test_what_was_made_with_other_settings_is_not_taken(restored, without_pixels, capsys, monkeypatch, tmp_path):
-    """Say since packaged ones have changed; the others' figures are there."""
+def test_rows_with_other_settings_are_not_reused(restored, without_pixels, capsys, monkeypatch, tmp_path):
+    """For example if the packaged settings have changed; the other rows keep their figures."""
     monkeypatch.setattr(hub, "BUILT_IN", without_pixels)
     _, out = restored
     shutil.copytree(out / "data", tmp_path / "data")
@@ -130,7 +130,7 @@ def test_what_was_made_with_other_settings_is_not_taken(restored, without_pixels
     monkeypatch.setattr(module, "prepare", lambda *_: out / "data" / "faces")
     outcome = reproduce(RESTORED, SMALL, tmp_path, tmp_path / "again")
     why = f"{one.folder(tmp_path / 'runs')} was made with other settings (lambda_ 0.3 is now 0.05)"
-    assert outcome.failures["one"] == f"{why}; delete it to make it anew."
+    assert outcome.failures["one"] == f"{why}; delete it to run it again."
     assert f"failed: one: {why}" in capsys.readouterr().err
 
 
@@ -143,7 +143,7 @@ def test_text_to_image_and_3d(entry, heads_pixels, tmp_path):
         file.write_text(re.sub(r"^guidance: .*$", "guidance: 2.5", file.read_text(), flags=re.MULTILINE))
     again = reproduce(entry, SMALL, tmp_path, tmp_path / "again")
     assert "was made with other settings (guidance 2.5 is now" in again.failures[one.label]
-    assert again.failures[one.label].endswith("delete it to make it anew.")
+    assert again.failures[one.label].endswith("delete it to run it again.")
     page = (tmp_path / "report.html").read_text(encoding="utf-8")
     assert page.count("data:image/webp") == (3 if entry is DRAWN else 4)  # strips, a film; for scenes two turntables
 
@@ -162,14 +162,14 @@ def test_an_experiment_from_the_command_line(tmp_path, capsys):
     assert "already done" in capsys.readouterr().out
 
 
-def test_the_seed_of_an_experiment_without_a_model_is_told(tmp_path):
+def test_the_seed_of_an_experiment_without_a_model_is_reported(tmp_path):
     assert main(["reproduce", "fig30", "--steps", "2", "--seed", "7", "--out", str(tmp_path / "toy")]) == 0
     page = (tmp_path / "toy" / "report.html").read_text(encoding="utf-8")
     assert "seed 7;" in page and "not looked at yet" in page  # nothing collapses to a mode in two steps
     assert page.count("against gamma, the weight of the repulsion</figcaption>") == 2
 
 
-def test_data_that_no_row_can_do_without(tmp_path, capsys):
+def test_data_that_every_row_requires(tmp_path, capsys):
     out = tmp_path / "table2"
     assert main(["reproduce", "table2", "--scale", "paper", "--out", str(out)]) == 2
     assert "table2 needs --ffhq PATH." in capsys.readouterr().err
@@ -187,7 +187,7 @@ def test_data_may_be_given_later(tmp_path, capsys):
     assert f"ffhq '{faces}' is now" in capsys.readouterr().err
 
 
-def test_figures_asked_for_later_are_not_done(tmp_path):
+def test_figures_requested_later_are_not_done(tmp_path):
     one = Plan("a", "text-to-image", (), "", tmp_path)
     file = tmp_path / "summary.json"
     assert not finished(one, tmp_path)
@@ -208,7 +208,7 @@ def test_an_interrupted_toy_ends_all(tmp_path, monkeypatch, capsys):
     assert "failed" not in capsys.readouterr().err
 
 
-def test_all_of_them(tmp_path, monkeypatch):
+def test_all_experiments(tmp_path, monkeypatch):
     monkeypatch.setattr(module, "ENTRIES", (RESTORED, DRAWN))
     one = ["--steps", "2", "--number", "1", "--out", str(tmp_path / "all"), "--device", "cpu"]
     assert main(["reproduce", "all", *one]) == 1  # one row is broken
@@ -271,13 +271,13 @@ def test_shards_share_the_runs(tmp_path, monkeypatch, capsys):
     assert main([*base, "--shard", "2/2"]) == 2
 
 
-def test_a_shard_tells_what_it_leaves_out(tmp_path, capsys):
+def test_a_shard_reports_what_it_skips(tmp_path, capsys):
     toys = Entry("toys", "Fig. 0", "Toys.", (Row("a", "--gammas 0"),), (), "toy", "", ())
     lost = Entry("lost", "Fig. 0", "Lost.", (Row("none", f"{HALF} nonsense"),), ())
     options = Reproduce(name="all", steps=2, shard="0/1")
     assert module.run_shard((toys, lost), options, tmp_path) == 0
-    told = capsys.readouterr().out
-    assert "skipped: none needs the method nonsense" in told and "shard 0/1: 1 of 1 runs done, 0 failed" in told
+    output = capsys.readouterr().out
+    assert "skipped: none needs the method nonsense" in output and "shard 0/1: 1 of 1 runs done, 0 failed" in output
 
 
 LOOK = """<script>onload = () => {

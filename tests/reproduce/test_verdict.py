@@ -6,10 +6,10 @@ import math
 
 import pytest
 
-from rsd.tasks.reproduce.entry import Claim
+from rsd.tasks.reproduce.experiments.entry import Claim
 from rsd.tasks.reproduce.measure import Measured
 from rsd.tasks.reproduce.outcome import counts, headline
-from rsd.tasks.reproduce.verdict import NO_INTERVAL, settled, state_of, student, verdict
+from rsd.tasks.reproduce.verdict import NO_INTERVAL, state_of, student, verdict, with_state
 
 ROWS = {
     "a": Measured({"x": {"psnr": 20.0, "div": 0.1}, "y": {"psnr": 22.0, "div": None}}),
@@ -17,7 +17,7 @@ ROWS = {
 }
 
 
-def test_a_claim_says_by_how_much():
+def test_a_claim_may_require_a_margin():
     found = verdict(Claim("more", "psnr", ("a", "b")), ROWS, {}, usual=True)
     assert found["measured"]["values"] == {"a": 21.0, "b": 23.5}
     (difference,) = found["measured"]["differences"]
@@ -46,7 +46,7 @@ def test_means_decide_nothing_within_noise(rising, by, means):
     assert found["reason"] == ("within noise" if means else "within noise. looked at")
 
 
-def test_what_does_not_differ_at_all_does_not_rise():
+def test_equal_values_do_not_rise():
     found = verdict(Claim("", "psnr", ("a", "a"), unmet="looked at"), ROWS, {}, usual=True)
     assert (found["state"], found["held"], found["reason"]) == ("not held", False, "looked at")
 
@@ -89,19 +89,19 @@ def test_without_an_interval_nothing_is_decided():
         (None, None, ("not measured", None, None, "why")),
     ],
 )
-def test_a_claim_from_before_there_were_three_states(held, clear, expected):
+def test_a_claim_of_an_older_version_gets_a_state(held, clear, expected):
     old = {"claim": "a", "held": held, "clear": clear, "measured": {}, "reason": None if held else "why"}
-    found = settled(old)
+    found = with_state(old)
     assert tuple(found[name] for name in ("state", "held", "means", "reason")) == expected
-    assert found["clear"] is clear and found["claim"] == "a" and settled(found) == found
+    assert found["clear"] is clear and found["claim"] == "a" and with_state(found) == found
 
 
 def claims(**states):
-    """So many claims in each state; clear tells within noise from no interval."""
-    told = {"held": True, "not_held": True, "noisy": False, "open": None, "missing": None}
+    """The number of claims in each state; ``clear`` distinguishes within noise from no interval."""
+    output = {"held": True, "not_held": True, "noisy": False, "open": None, "missing": None}
     held = {"held": True, "not_held": False, "noisy": True, "open": False}
     return [
-        settled({"claim": "", "held": held.get(name), "clear": told[name], "measured": {}})
+        with_state({"claim": "", "held": held.get(name), "clear": output[name], "measured": {}})
         for name, number in states.items()
         for _ in range(number)
     ]
@@ -119,7 +119,7 @@ def test_counts_and_headline():
     assert headline(claims(open=1)) == "0 claims held, 0 did not, 1 undecided, 0 not measured"
 
 
-def test_what_was_not_measured_is_told():
+def test_a_missing_measurement_is_the_reason():
     found = verdict(Claim("", "fid", ("a", "b")), ROWS, {}, usual=True)
     assert found["held"] is None and "a has no fid" in found["reason"]
     found = verdict(Claim("", "psnr", ("a", "c")), ROWS, {"c": "c needs something"}, usual=True)
@@ -145,7 +145,7 @@ def of(**figures):
         ([2.0, 3.1, 4.0, 5.1], 1.2, False, True, False),
     ],
 )
-def test_what_is_within_noise_is_not_clear(second, by, held, clear, means):
+def test_a_difference_within_noise_is_not_clear(second, by, held, clear, means):
     found = verdict(Claim("", "div", ("a", "b"), by=by), of(a=[1.0, 2.0, 3.0, 4.0], b=second), {}, usual=True)
     assert (found["held"], found["clear"], found["means"]) == (held, clear, means)
 
@@ -166,7 +166,7 @@ def test_a_number_is_compared_with_each_picture():
     assert verdict(Claim("", "div", ("a", 0.95)), of(a=[0.5]), {}, usual=True)["clear"] is None
 
 
-def test_reasons_are_of_the_usual_run_alone():
+def test_reasons_are_given_for_the_usual_run_only():
     claim, rows = Claim("", "div", ("b", "a"), unmet="looked at"), of(a=[1.0, 2.0, 3.0], b=[2.0, 3.1, 4.0])
     assert verdict(claim, rows, {}, usual=True)["reason"] == "looked at"
     assert verdict(claim, rows, {}, usual=False)["reason"] is None

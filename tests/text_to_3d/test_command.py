@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import functools
 import importlib.util
 import io
 import json
@@ -26,27 +25,70 @@ from rsd.heads.attributes import sample_head
 from rsd.randomness import Stream
 from rsd.runs import batch
 from rsd.runs.folder import RunFolder
-from rsd.tasks.text_to_3d import finished, head
+from rsd.tasks.text_to_3d import head, outputs
+from rsd.tasks.text_to_3d.command import head_of, without_view
 from rsd.tasks.text_to_3d.head import SceneHead
 from rsd.tasks.text_to_3d.options import TextTo3D
 from rsd.tasks.text_to_3d.packaged import ADDED, packaged, parse
 from rsd.tasks.text_to_3d.scene.cameras import draw_cameras
-from rsd.tasks.text_to_3d.scene.field import FieldSettings
 from rsd.tasks.text_to_3d.scene.lights import draw_light
 from rsd.tasks.text_to_3d.scene.regularisers import regularisers
 from rsd.tasks.text_to_3d.scene.render import Rendering
+from rsd.tasks.text_to_3d.scene.settings import FieldSettings, FieldSizes
 
 IF = "DeepFloyd/IF-I-XL-v1.0"
 
 
 def written(folder):
-    """What a run made of its scenes: each file's bytes, by name."""
+    """Return the bytes of each output file of a run's scenes, by name."""
     files = [*folder.glob("scenes/**/*.*"), folder / "contact.png", folder / "grid.png", folder / "evolution.gif"]
     return {str(f.relative_to(folder)): f.read_bytes() for f in files}
 
 
 def metrics(folder):
     return json.loads((folder / "metrics.json").read_text())
+
+
+def test_a_line_of_a_manifest_has_settings_of_its_own(tmp_path):
+    lines = [
+        {"prompt": "a man, back view", "seed": 3, "azimuth": [0, 90], "view_prompts": ["back=long hair"]},
+        {"prompt": "a man", "name": "hashed", "method": "vsd", "encoding": "hash", "levels": 4, "lora_rank": 2},
+        {"prompt": "a woman", "negative_prompt": "a beard", "guidance": 3, "particles": 1, "steps": 7, "gamma": 2},
+    ]
+    (tmp_path / "prompts.jsonl").write_text("\n".join(map(json.dumps, lines)))
+    with pytest.warns(UserWarning, match='"back view" is left out of the prompt'):
+        head = head_of(["--prompts", str(tmp_path / "prompts.jsonl"), "--views", "2"])
+    man, hashed, woman = head.items
+    assert [item.source for item in head.items] == ["a man", "a man", "a woman"] and hashed.folder == "hashed"
+    assert (man.options.seed, man.options.azimuth, man.options.own_prompts) == (3, (0.0, 90.0), {"back": "long hair"})
+    assert (hashed.options.method, hashed.options.encoding, hashed.options.levels) == ("vsd", "hash", 4)
+    assert (woman.options.guidance, woman.options.particles, woman.options.steps) == (3, 1, 7)
+    assert all(item.options.views == 2 for item in head.items)
+    assert head.other_texts(man.options) == ("long hair", "") and head.other_texts(woman.options) == ("a beard",)
+
+
+@pytest.mark.parametrize(
+    ("line", "expected"),
+    [
+        ({"prompt": "a man", "mesh": "obj"}, 'line 1: unknown key "mesh"'),
+        ({"prompt": "a man", "levels": 4}, "line 1: --levels goes with --encoding hash"),
+        ({"prompt": "a man", "fov": [30]}, "line 1: fov is [30]; give 2 numbers."),
+        ({"prompt": "back view"}, 'line 1: The prompt "back view" '),
+    ],
+)
+def test_a_mistake_in_a_manifest_names_its_line(tmp_path, line, expected, capsys):
+    (tmp_path / "prompts.jsonl").write_text(json.dumps(line))
+    assert main(["text-to-3d", "--prompts", str(tmp_path / "prompts.jsonl"), "--out", str(tmp_path / "out")]) == 2
+    assert expected in capsys.readouterr().err and not (tmp_path / "out").exists()
+
+
+def test_a_line_that_does_not_fit_the_prior_fails_alone(make, tmp_path):
+    lines = [{"prompt": "red dog", "seed": 1}, {"prompt": "red cat", "resolution": 7}]
+    (tmp_path / "prompts.jsonl").write_text("\n".join(map(json.dumps, lines)))
+    code, out = make("--prompts", tmp_path / "prompts.jsonl", steps=2)
+    summary = json.loads((out / "summary.json").read_text())
+    assert code == 1 and [row["prompt"] for row in summary["prompts"]] == ["red dog"]
+    assert "cannot be rendered at 7" in summary["failed"]["red cat"]
 
 
 def test_a_run_leaves_what_the_contract_says(make, capsys):
@@ -71,8 +113,8 @@ def test_a_run_leaves_what_the_contract_says(make, capsys):
     assert found["outputs"] == {
         "size": 16, "turntable": 3, "mp4": False, "mesh": "glb", "mesh_resolution": 12, "mesh_threshold": None
     }  # fmt: skip
-    told = re.findall(r"mesh of scene (\d): surface at density (\S+) \(chosen by itself\)", capsys.readouterr().out)
-    assert [(s, float(d)) for s, d in told] == [
+    expected = re.findall(r"mesh of scene (\d): surface at density (\S+) \(automatic\)", capsys.readouterr().out)
+    assert [(s, float(d)) for s, d in expected] == [
         (str(k), pytest.approx(mesh["threshold"], rel=1e-2)) for k, mesh in enumerate(found["meshes"])
     ]
     # each step: two pictures, guidance takes two passes each; a decode for the force
@@ -184,14 +226,14 @@ def test_several_prompts_are_one_run_each_and_a_prompt_is_the_same_alone(make, t
 
 
 def test_a_prompt_that_fails_leaves_the_others(make, monkeypatch, capsys):
-    write = finished.write_scenes
+    write = outputs.write_outputs_scenes
 
     def fails(folder, *rest, prompt, **size):
         if prompt == "red cat":
             raise OSError("the disk is full")
         return write(folder, *rest, prompt=prompt, **size)
 
-    monkeypatch.setattr(finished, "write_scenes", fails)
+    monkeypatch.setattr(outputs, "write_scenes", fails)
     code, out = make("red cat", "red dog", "-n", "1", steps=1)
     assert code == 1 and "failed: red cat: the disk is full" in capsys.readouterr().err
     summary = json.loads((out / "summary.json").read_text())
@@ -204,7 +246,7 @@ def test_a_prompt_may_hold_braces(make, capsys):
 
 
 def test_an_empty_scene_has_no_mesh_and_keeps_the_rest(make, monkeypatch, capsys):
-    monkeypatch.setattr(head, "FieldSettings", functools.partial(FieldSettings, blob_radius=0.001))
+    monkeypatch.setattr(FieldSettings, "sizes", FieldSizes(blob_radius=0.001))
     code, out = make("red dog", steps=1)
     error = capsys.readouterr().err
     assert code == 0 and error.count("rsd: no mesh of scene") == 2 and "The scene is empty" in error
@@ -213,12 +255,12 @@ def test_an_empty_scene_has_no_mesh_and_keeps_the_rest(make, monkeypatch, capsys
     assert {p.name for p in (out / "scenes" / "00").iterdir()} == {"views", "turntable.gif"}
 
 
-def test_a_run_that_diverges_says_so(make, capsys):
+def test_a_run_that_diverges_is_an_error(make, capsys):
     code, out = make("red dog", "--lr", "1e30", "--background", "white")
     assert code == 2 and "diverged" in capsys.readouterr().err and not (out / "metrics.json").exists()
 
 
-def test_a_film_where_the_extra_is_installed(make):
+def test_an_mp4_where_the_extra_is_installed(make):
     pytest.importorskip("imageio_ffmpeg")
     _, out = make("red dog", "--mp4", "-n", "1", steps=1)
     film = (out / "scenes" / "00" / "turntable.mp4").read_bytes()
@@ -227,7 +269,7 @@ def test_a_film_where_the_extra_is_installed(make):
     }  # fmt: skip
 
 
-def test_a_film_without_the_extra_is_refused_at_once(monkeypatch, capsys):
+def test_an_mp4_without_the_extra_is_refused_at_once(monkeypatch, capsys):
     found = importlib.util.find_spec
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name == "imageio_ffmpeg" else found(name))
     assert main(["text-to-3d", "a man", "--mp4"]) == 2
@@ -235,11 +277,11 @@ def test_a_film_without_the_extra_is_refused_at_once(monkeypatch, capsys):
 
 
 @pytest.mark.parametrize(
-    ("flags", "told"),
+    ("flags", "expected"),
     [
         ([], "no prompt"),
         ([""], "--allow-empty"),
-        (["side view"], 'The prompt "side view" tells a view alone'),
+        (["side view"], 'The prompt "side view" is only a view'),
         (["dog", ", front view"], "say what to make, or --allow-empty to make it without a prompt."),
         (["dog", "--views", "0"], "views is 0; give 1 or more."),
         (["dog", "--encoding", "hsah"], 'Unknown encoding "hsah". Did you mean "hash"?'),
@@ -284,7 +326,7 @@ def test_a_film_without_the_extra_is_refused_at_once(monkeypatch, capsys):
         (["dog", "--front", "100", "--back", "90"], "together they must not exceed 180 degrees"),
         (["dog", "--view-prompts", "a dog's back"], "is not VIEW=TEXT"),
         (["dog", "--view-prompts", "bakc=a tail"], 'Unknown view "bakc". Did you mean "back"?'),
-        (["dog", "--view-prompts", "back=a tail", "back=tails"], "tells the back twice"),
+        (["dog", "--view-prompts", "back=a tail", "back=tails"], "has two prompts for back"),
         (["dog", "--guidance", "1", "--negative-prompt", "cat"], "has no effect without guidance (guidance is 1)"),
         (["dog", "--mesh-threshold", "0"], "mesh_threshold is 0.0"),
         (["dog", "--resolution", "0"], "resolution is 0; give 1 or more."),
@@ -299,7 +341,9 @@ def test_a_film_without_the_extra_is_refused_at_once(monkeypatch, capsys):
         (["dog", "--device", "gpu"], "Unknown device"),
     ],
 )
-def test_bad_input_is_told_in_one_sentence_before_any_model_is_loaded(tmp_path, flags, told, monkeypatch, capsys):
+def test_bad_input_is_reported_in_one_sentence_before_any_model_is_loaded(
+    tmp_path, flags, expected, monkeypatch, capsys
+):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "bad.yaml").write_text("gama: 3\n")
     (tmp_path / "empty.txt").write_text("# nothing\n")
@@ -310,26 +354,26 @@ def test_bad_input_is_told_in_one_sentence_before_any_model_is_loaded(tmp_path, 
         sys.exit(main(["text-to-3d", *flags]))
     captured = capsys.readouterr()
     assert stopped.value.code == 2
-    assert told in captured.err + captured.out and "Traceback" not in captured.err
+    assert expected in captured.err + captured.out and "Traceback" not in captured.err
 
 
 @pytest.mark.parametrize(
-    ("flags", "told"),
+    ("flags", "expected"),
     [
         (["--prior", "owner/absent", "--features", "owner/no-map"], 'The prior "owner/absent" is not in the local'),
         (["--features", "owner/no-map"], 'The feature map "owner/no-map" is not in the local cache'),
         (["--div-features", "nowhere:f"], 'The feature map "nowhere:f" cannot be imported'),
     ],
 )
-def test_what_cannot_be_is_told_before_the_prior_is_loaded(tmp_path, flags, told, monkeypatch, capsys):
+def test_what_cannot_be_is_reported_before_the_prior_is_loaded(tmp_path, flags, expected, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr("rsd.runs.head.load_prior", lambda *a, **k: pytest.fail("the prior was loaded"))
     assert main(["text-to-3d", "a man", *flags]) == 2
     error = capsys.readouterr().err
-    assert told in error and error.count("\n") == 1 and not (tmp_path / "runs").exists()
+    assert expected in error and error.count("\n") == 1 and not (tmp_path / "runs").exists()
 
 
-def test_a_resolution_that_does_not_fit_is_told_before_any_network_is_loaded(
+def test_a_resolution_that_does_not_fit_is_reported_before_any_network_is_loaded(
     tmp_path, tiny_folder, monkeypatch, capsys
 ):
     monkeypatch.chdir(tmp_path)
@@ -339,14 +383,14 @@ def test_a_resolution_that_does_not_fit_is_told_before_any_network_is_loaded(
     capsys.readouterr()  # what transformers says when it is first imported
     for prior, own in priors.items():
         assert main(["text-to-3d", "a man", "--resolution", "48", "--prior", prior]) == 2
-        told = (
+        expected = (
             f'rsd: The prior "{prior}" sees pictures of {own} px, which cannot be rendered at 48; give a --resolution '
         )
         error = capsys.readouterr().err
-        assert error.startswith(told) and error.count("\n") == 1 and not (tmp_path / "runs").exists()
+        assert error.startswith(expected) and error.count("\n") == 1 and not (tmp_path / "runs").exists()
 
 
-def test_gated_weights_are_told_with_the_way_to_them(tmp_path, monkeypatch, capsys):
+def test_gated_weights_are_reported_with_the_way_to_them(tmp_path, monkeypatch, capsys):
     import huggingface_hub
     from huggingface_hub.errors import GatedRepoError
 
@@ -387,8 +431,8 @@ def test_latents_are_not_thresholded(tmp_path, capsys):
 
 def test_what_an_encoding_is_made_of_can_be_set(make, tmp_path):
     """To the parameters' sizes; by default it is what the field's own defaults say."""
-    own = head.settings(TextTo3D()).scenes.field
-    assert own == FieldSettings() and all(getattr(own, name) == ADDED[name] for name in ADDED if hasattr(own, name))
+    own = FieldSettings()
+    assert all(getattr(own, name) == ADDED[name] for name in ADDED if hasattr(own, name))
     hashed = ("--encoding", "hash", "--levels", "3", "--log2-hashmap-size", "7", "--per-level-scale", "2")
     _, out = make("red dog", *hashed, "-n", "1", out="hash", steps=1)
     weights = load_file(out / "scenes.safetensors")
@@ -401,7 +445,7 @@ def test_what_an_encoding_is_made_of_can_be_set(make, tmp_path):
     assert parse(["a man", "--config", str(own_file)])[0].levels == 4
 
 
-def test_a_run_from_before_some_options_goes_on(make, capsys):
+def test_a_run_from_before_some_options_resumes(make, capsys):
     """Its config.yaml does not name them; it goes on with what it was made with, and anything else is another run."""
     hashed = ("red dog", "--encoding", "hash", "-n", "1", "--light-up", "0")
     _, out = make(*hashed, steps=1)
@@ -412,11 +456,11 @@ def test_a_run_from_before_some_options_goes_on(make, capsys):
     assert "with other settings: levels 16 is now 4" in capsys.readouterr().err
 
 
-def seen_lamps(settings, cameras, steps=500):
+def seen_lamps(settings, steps=500):
     """Where a camera sees its lamps: how far to the right and above its own direction, of 1 towards it, [steps]."""
     seen = []
     for step in range(steps):
-        camera = draw_cameras(cameras, 1, Stream(0), step)
+        camera = draw_cameras(settings, 1, Stream(0), step)
         lit = draw_light(
             dataclasses.replace(settings, ambient_until=0, shaded=1), camera, Stream(0), steps=1, step=step
         )
@@ -431,16 +475,15 @@ def test_the_settings_for_heads_are_the_light_and_cameras_of_the_training_pictur
     assert packaged(method, prior).name == f"heads.yaml: {method}"
     options, _ = parse(["a man", "--method", method, "--prior", prior])
     chosen = head.settings(options)
-    light, cameras = chosen.scenes.lights, chosen.scenes.cameras
-    assert (light.ambient, light.diffuse, light.textureless) == (0.52, 0.5, 0)
-    x, y = seen_lamps(light, cameras)
+    assert (chosen.ambient, chosen.diffuse, chosen.textureless) == (0.52, 0.5, 0)
+    x, y = seen_lamps(chosen)
     rng = np.random.default_rng(0)
     trained = np.array([sample_head(rng).light for _ in range(1000)])
     (left, low), (right, high) = trained.min(0), trained.max(0)
     inside = (left < x) & (x < right) & (low < y) & (y < high)
     assert float(inside.double().mean()) > 0.85
     assert y.mean() == pytest.approx(trained[:, 1].mean(), abs=0.05)
-    assert (cameras.elevation, cameras.distance) == ((-10, 30), (8, 8))
+    assert (chosen.elevation, chosen.distance) == ((-10, 30), (8, 8))
     assert chosen.gamma > 0 and chosen.method == method
 
 
@@ -450,23 +493,23 @@ def test_the_paper_s_settings(method):
     chosen = head.settings(options)
     assert name == "if.yaml: sds" and options.features_name == "facebook/dino-vits16"
     assert (chosen.method, chosen.steps, chosen.gamma, chosen.t_range) == (method, 10000, 200, (0.02, 0.98))
-    assert (chosen.prompts.guidance, chosen.prompts.convention) == (20, "dreamfusion")
-    assert (chosen.scenes.lr, chosen.scenes.lr_background) == (0.01, 0.001)
-    assert chosen.particles * chosen.scenes.views == 20
+    assert (chosen.guidance, chosen.guidance_convention) == (20, "dreamfusion")
+    assert (chosen.lr, chosen.lr_background) == (0.01, 0.001)
+    assert chosen.particles * chosen.views == 20
 
 
 def test_the_light_and_weights_of_dreamfusion_s_successors():
     """For IF: the lamp is around cameras at 1.5 to 2 with a deviation of 1, so that it is behind the scene, seen
     from the camera, as often as a normal number is below -1.75; what faces away weighs 10, and 1000 at the end."""
-    chosen = head.settings(parse(["dog", "--prior", IF])[0]).scenes
-    lit = dataclasses.replace(chosen.lights, ambient_until=0, shaded=1)
-    draws = [draw_cameras(chosen.cameras, 20, Stream(0), step) for step in range(100)]
+    chosen = head.settings(parse(["dog", "--prior", IF])[0])
+    lit = dataclasses.replace(chosen, ambient_until=0, shaded=1)
+    draws = [draw_cameras(chosen, 20, Stream(0), step) for step in range(100)]
     lamps = [draw_light(lit, cameras, Stream(0), steps=100, step=step).position for step, cameras in enumerate(draws)]
     behind = [(lamp * cameras.back).sum(-1) < 0 for lamp, cameras in zip(lamps, draws, strict=True)]
     assert float(torch.cat(behind).double().mean()) == pytest.approx(0.04, abs=0.012)
     one = torch.ones(1, 1)
     away = Rendering(one[..., None], one, one, 0 * one, orientation=one)
-    weights = [regularisers(away, chosen.regularisers, progress=progress)["orientation"] for progress in (0, 1)]
+    weights = [regularisers(away, chosen, progress=progress)["orientation"] for progress in (0, 1)]
     assert [float(weight) for weight in weights] == pytest.approx([10, 1000])
 
 
@@ -493,22 +536,22 @@ def test_the_light_and_weights_of_dreamfusion_s_successors():
 )
 @pytest.mark.filterwarnings("ignore:A scene is seen from all sides")
 def test_a_view_at_the_end_is_no_part_of_the_prompt(prompt, cut):
-    assert head.without_view(prompt, TextTo3D(allow_empty=True)) == cut
+    assert without_view(prompt, TextTo3D(allow_empty=True)) == cut
 
 
 def test_what_is_said_of_a_view_is_so():
     with pytest.warns(UserWarning, match='"back view" is left out of the prompt; each camera adds its own.$'):
-        head.without_view("a man, back view", TextTo3D())
+        without_view("a man, back view", TextTo3D())
     with pytest.warns(UserWarning, match='"back view" is left out of the prompt.$'):
-        head.without_view("a man, back view", TextTo3D(view_words=False))
-    with pytest.warns(UserWarning) as told:
-        assert head.without_view("Side view of a man, Back view.", TextTo3D()) == "Side view of a man"
-    left_out, stays = (str(warning.message) for warning in told)
+        without_view("a man, back view", TextTo3D(view_words=False))
+    with pytest.warns(UserWarning) as expected:
+        assert without_view("Side view of a man, Back view.", TextTo3D()) == "Side view of a man"
+    left_out, stays = (str(warning.message) for warning in expected)
     assert '"Back view" is left out of the prompt; each camera' in left_out
-    assert '"Side view" stays in the prompt "Side view of a man"; leave it out if it tells' in stays
+    assert '"Side view" stays in the prompt "Side view of a man"; leave it out if it says where' in stays
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        assert head.without_view("a viewfinder at the back", TextTo3D()) == "a viewfinder at the back"
+        assert without_view("a viewfinder at the back", TextTo3D()) == "a viewfinder at the back"
 
 
 @pytest.mark.parametrize(

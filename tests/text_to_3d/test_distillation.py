@@ -8,16 +8,13 @@ import torch
 from rsd.priors.latent import LatentPrior
 from rsd.randomness import Stream
 from rsd.runs.session import flat, nested
-from rsd.tasks.text_to_3d.distillation import Run, Settings, draw_timesteps
-from rsd.tasks.text_to_3d.gallery import SceneSettings
-from rsd.tasks.text_to_3d.scene.field import FieldSettings
-from rsd.tasks.text_to_3d.scene.lights import LightSettings
-from rsd.tasks.text_to_3d.scene.render import RenderSettings
+from rsd.tasks.text_to_3d.distillation import Run, draw_timesteps
+from rsd.tasks.text_to_3d.options import Settings
+from rsd.tasks.text_to_3d.prompts import views_of
+from tests.scenes import sized
 
-SCENES = SceneSettings(
-    field=FieldSettings(resolutions=(3, 6), grid_features=2, width=8), render=RenderSettings(6), views=2,
-    lights=LightSettings(ambient_until=0.3),
-)  # fmt: skip
+Small = sized(Settings, grid_features=2, width=8)
+SCENES = dict(grid=(3, 6), samples=6, views=2, ambient_until=0.3, guidance=20, guidance_convention="dreamfusion")
 
 
 @pytest.fixture
@@ -26,8 +23,8 @@ def tiny(tiny_pipeline):
 
 
 def run(prior, *, numbers=None, **settings):
-    settings = {"steps": 4, "particles": 3, "gamma": 1.0, "lora_rank": 2, "lr_phi": 1e-3, "scenes": SCENES, **settings}
-    return Run(prior, "red", Settings(**{"chunk": None, **settings}), embed=lambda z: z.flatten(1), numbers=numbers)
+    settings = {"steps": 4, "particles": 3, "gamma": 1.0, "lora_rank": 2, "lr_phi": 1e-3, **SCENES, **settings}
+    return Run(prior, "red", Small(**{"chunk": None, **settings}), embed=lambda z: z.flatten(1), numbers=numbers)
 
 
 def test_timesteps_are_the_dreamfusion_ones():
@@ -56,14 +53,14 @@ def test_each_picture_is_compared_with_its_own_view_s_prompt(tiny, method):
     per_step = {"sds": 1, "vsd": 3}[method]  # prior; prior, score, score learning
     assert len(asked) == 2 * per_step
     for step in range(2):
-        views = one.prompts.settings.views(expected[step])
+        views = views_of(one.settings, expected[step])
         rows = torch.cat([words[view].expand(3, -1, -1) for view in views])  # a group of scenes a view
         first = asked[step * per_step]
         assert torch.equal(first.embeddings, rows) and first.guidance == 21
         if method == "vsd":
             own, learning = asked[step * per_step + 1 : step * per_step + 3]
             assert torch.equal(own.embeddings, rows) and own.negative is None
-            after = one.prompts.settings.views(cameras[step])
+            after = views_of(one.settings, cameras[step])
             assert torch.equal(learning.embeddings, torch.cat([words[v].expand(3, -1, -1) for v in after]))
             for told, at in ((own, expected[step]), (learning, cameras[step])):
                 poses = at.pose(unit=8).flatten(1).float()
@@ -92,9 +89,7 @@ def test_a_learned_score_begins_as_the_prior_and_ends_knowing_the_camera(tiny):
 
 @pytest.mark.parametrize(("method", "interaction"), [("sds", "scenes"), ("sds", "views"), ("vsd", "scenes")])
 def test_resuming_gives_the_same_numbers(tiny, method, interaction):
-    from dataclasses import replace
-
-    settings = dict(method=method, scenes=replace(SCENES, interaction=interaction))
+    settings = dict(method=method, interaction=interaction)
     whole = run(tiny(), **settings)
     records = [record.row() for record in whole.steps()]
     half = run(tiny(), **settings)

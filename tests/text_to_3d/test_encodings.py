@@ -21,7 +21,9 @@ from rsd.tasks.text_to_3d.scene.encodings import (
     grid_rows,
     hash_grid,
 )
-from rsd.tasks.text_to_3d.scene.field import Field, FieldSettings
+from rsd.tasks.text_to_3d.scene.field import Field
+from rsd.tasks.text_to_3d.scene.settings import FieldSettings
+from tests.scenes import sized
 
 SMALL = dict(levels=4, features=2, log2_hashmap_size=9, base_resolution=4, per_level_scale=1.6)
 
@@ -204,7 +206,9 @@ def test_tinycudann_gives_the_same_features():
 def test_a_field_on_tinycudann_has_the_same_normals_and_gradients():
     """Normals need the encoding's gradient in the point; shaded pictures, that gradient's in the parameters."""
     pytest.importorskip("tinycudann")
-    settings = FieldSettings("hash", levels=4, log2_hashmap_size=9, base_resolution=4, per_level_scale=1.6)
+    settings = sized(FieldSettings, base_resolution=4)(
+        encoding="hash", levels=4, log2_hashmap_size=9, per_level_scale=1.6
+    )
     ours = Field(settings, Stream(0))
     with torch.no_grad():
         ours.encoding.params.normal_(generator=random(2))

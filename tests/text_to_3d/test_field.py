@@ -8,16 +8,16 @@ import pytest
 import torch
 
 from rsd.randomness import Stream
-from rsd.tasks.text_to_3d.scene.field import ENCODINGS, Field, FieldSettings
+from rsd.tasks.text_to_3d.scene.field import Field
+from rsd.tasks.text_to_3d.scene.settings import ENCODINGS, FieldSettings
+from tests.scenes import sized
 
-SMALL = dict(
-    resolutions=(3, 5), grid_features=2, levels=3, log2_hashmap_size=8, base_resolution=4, per_level_scale=1.5,
-    octaves=2, width=8, frequency_width=8, frequency_depth=2,
-)  # fmt: skip
+SMALL = dict(grid=(3, 5), levels=3, log2_hashmap_size=8, per_level_scale=1.5, octaves=2)
+Small = sized(FieldSettings, grid_features=2, base_resolution=4, width=8, frequency_width=8, frequency_depth=2)
 
 
 def small(encoding="grid", *, double=True, **settings) -> Field:
-    field = Field(FieldSettings(encoding, **{**SMALL, **settings}), Stream(0))
+    field = Field(Small(encoding=encoding, **{**SMALL, **settings}), Stream(0))
     with torch.no_grad():  # features of order 1: the initial ones are all but zero
         for name, parameter in field.named_parameters():
             if name.startswith("encoding"):
@@ -32,7 +32,7 @@ def inside(count, *, bound=1.8):
 
 @pytest.mark.parametrize("encoding", ["grid", "hash"])
 def test_the_start_is_a_blob(encoding):
-    field = Field(FieldSettings(encoding, bound=2.0, blob_height=10, blob_radius=0.5), Stream(0))
+    field = Field(sized(FieldSettings, blob_height=10, blob_radius=0.5)(encoding=encoding, bound=2.0), Stream(0))
     x = torch.tensor([[0.0, 0, 0], [0.5, 0, 0], [0, 1, 0], [0, 0, 2]])
     density, colour = field(x)
     expected = [math.log1p(math.exp(raw)) for raw in (10.0, 5.0, 0.0, -10.0)]
@@ -92,7 +92,7 @@ def test_without_gradients_normals_are_the_same_and_free():
 
 
 def test_initial_parameters_come_from_seed_image_and_particle():
-    settings = FieldSettings(**SMALL)
+    settings = Small(**SMALL)
 
     def flat(*key):
         return torch.cat([p.detach().flatten() for p in Field(settings, *key).parameters()])
@@ -107,14 +107,14 @@ def test_initial_parameters_come_from_seed_image_and_particle():
         assert not torch.equal(one, flat(*other))
 
 
-def test_the_backend_is_told():
+def test_the_backend_is_reported():
     assert [small(encoding).backend for encoding in ENCODINGS] == ["torch"] * 3
 
 
 def test_unknown_encoding_and_other_mistakes():
-    with pytest.raises(ValueError, match='no encoding "voxels"; there are grid, hash, frequency'):
-        FieldSettings("voxels")
-    with pytest.raises(ValueError, match="bound is 0; it must be positive"):
+    with pytest.raises(ValueError, match='Unknown encoding "voxels". There are: grid, hash, frequency'):
+        FieldSettings(encoding="voxels")
+    with pytest.raises(ValueError, match="bound is 0; give a finite number above 0"):
         FieldSettings(bound=0)
-    with pytest.raises(ValueError, match="resolutions is"):
-        FieldSettings(resolutions=(1,))
+    with pytest.raises(ValueError, match="grid is"):
+        FieldSettings(grid=(1,))

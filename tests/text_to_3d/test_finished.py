@@ -10,9 +10,9 @@ from rsd.metrics import scoring
 from rsd.runs.folder import RunFolder
 from rsd.runs.head import Item
 from rsd.runs.summary import summarise
-from rsd.tasks.text_to_3d.finished import missing_figures
 from rsd.tasks.text_to_3d.head import SceneHead
 from rsd.tasks.text_to_3d.options import TextTo3D
+from rsd.tasks.text_to_3d.outputs import outdated_parts
 
 LATER = (
     "--mesh", "obj", "--mesh-resolution", "14", "--mesh-threshold", "0.5", "--size", "20", "--turntable", "4",
@@ -40,7 +40,7 @@ def test_what_is_asked_later_is_what_would_have_been_made_at_once(make, kind, mo
     monkeypatch.setattr("rsd.runs.head.image_size", lambda *a, **k: pytest.fail("the prior was looked for"))
     capsys.readouterr()
     assert make("red dog", *kind, *LATER, "--resume")[0] == 0
-    assert "already done in" in (told := capsys.readouterr().out) and "added: pictures, meshes, figures" in told
+    assert "already done in" in (message := capsys.readouterr().out) and "added: pictures, meshes, figures" in message
     wanted, got = files(at_once), files(out)
     assert wanted == {name: got[name] for name in wanted} and len(wanted) == 2 * 14 + 2
     assert set(got) - set(wanted) == {"scenes/00/mesh.glb", "scenes/01/mesh.glb"}  # nobody asked to delete these
@@ -74,21 +74,21 @@ def test_only_what_differs_is_made(make, monkeypatch):
     assert set(metrics(out)["reasons"]) == {"agreement", "janus"} and None not in metrics(out)["meshes"]
 
 
-def test_a_run_without_its_scenes_says_so(make, capsys):
-    """As older versions of rsd finished them: without scenes.safetensors, and without the flags in metrics.json."""
+def test_a_run_without_its_scenes_is_an_error(make, capsys):
+    """Older versions of rsd wrote no scenes.safetensors, and no flags in metrics.json."""
     _, out = make("red dog", "--turntable", "36", "--mesh-resolution", "96", "--size", "16")
     (out / "scenes.safetensors").unlink()
     old = {k: v for k, v in metrics(out).items() if k != "outputs"}
     (out / "metrics.json").write_text(json.dumps(old))
     capsys.readouterr()
     assert make("red dog", "--resume", "--turntable", "36", "--mesh", "obj", "--mesh-resolution", "96")[0] == 0
-    told = capsys.readouterr()
-    assert f"{out} has no scenes.safetensors (older versions of rsd kept none), so its pictures, meshes" in told.err
-    assert "already done" in told.out and metrics(out) == old and not (out / "scenes" / "00" / "mesh.obj").exists()
+    message = capsys.readouterr()
+    assert f"{out} has no scenes.safetensors (older versions of rsd kept none), so its pictures, meshes" in message.err
+    assert "already done" in message.out and metrics(out) == old and not (out / "scenes" / "00" / "mesh.obj").exists()
 
 
 def test_janus_as_an_older_version_counted_it_is_measured_again(make, monkeypatch, capsys):
-    """On the scenes that the run kept; Janus was of all scenes, and nobody looked at the fronts."""
+    """It is measured on the kept scenes; before, Janus counted all scenes, whatever their fronts."""
     monkeypatch.setattr(scoring, "over_heads", lambda name: True)
     _, out = make("red dog", "--div-features", "auto")
     whole = metrics(out)
@@ -98,19 +98,19 @@ def test_janus_as_an_older_version_counted_it_is_measured_again(make, monkeypatc
     assert metrics(out) == whole and whole["face_front"] is not None
 
 
-def test_damaged_scenes_are_told(make, capsys):
+def test_damaged_scenes_are_reported(make, capsys):
     _, out = make("red dog", steps=1)
     (out / "scenes.safetensors").write_bytes(b"broken")
     assert make("red dog", "--resume", "--mesh", "ply", steps=1)[0] == 2
     assert "scenes.safetensors is damaged; run this again with another --out." in capsys.readouterr().err
 
 
-def test_several_prompts_are_asked_again(make, tmp_path, capsys):
+def test_several_prompts_are_made_again(make, tmp_path, capsys):
     _, out = make("red dog", "red cat", steps=1)
     before = json.loads((out / "summary.json").read_text())
     assert make("red dog", "red cat", "red cow", "--resume", "--div-features", "heads", steps=1)[0] == 0
-    told = capsys.readouterr().out
-    assert told.count("added: figures") == 2
+    message = capsys.readouterr().out
+    assert message.count("added: figures") == 2
     rows = json.loads((out / "summary.json").read_text())["prompts"]
     assert [row["prompt"] for row in rows] == ["red dog", "red cat", "red cow"]
     assert all(row["div"] != old["div"] for row, old in zip(rows, before["prompts"], strict=False))
@@ -131,28 +131,28 @@ def test_div_of_different_networks_has_no_mean(tmp_path):
     assert [row["face_front"] for row in summary["prompts"]] == [0.25, None, 0.25]
 
 
-def test_what_is_lacking():
+def test_outdated_parts():
     held = {"outputs": {**vars(TextTo3D(turntable=12, mp4=True))}, "div_features": "pixels"}
-    assert missing_figures(held, TextTo3D(turntable=12)) == []  # a film that is there and not asked for
-    assert missing_figures(held, TextTo3D(turntable=12, mp4=True, div_features="pixels")) == []
-    assert missing_figures(held, TextTo3D()) == ["pictures"]
-    assert missing_figures(
-        {**held, "outputs": {**held["outputs"], "mp4": False}}, TextTo3D(turntable=12, mp4=True)
-    ) == ["pictures"]
-    assert missing_figures(held, TextTo3D(turntable=12, mesh="ply", div_features="heads")) == ["meshes", "figures"]
-    assert missing_figures({"div_features": None}, TextTo3D()) == []  # an older version's
+    assert outdated_parts(held, TextTo3D(turntable=12)) == []  # a film that is there and not asked for
+    assert outdated_parts(held, TextTo3D(turntable=12, mp4=True, div_features="pixels")) == []
+    assert outdated_parts(held, TextTo3D()) == ["pictures"]
+    assert outdated_parts({**held, "outputs": {**held["outputs"], "mp4": False}}, TextTo3D(turntable=12, mp4=True)) == [
+        "pictures"
+    ]
+    assert outdated_parts(held, TextTo3D(turntable=12, mesh="ply", div_features="heads")) == ["meshes", "figures"]
+    assert outdated_parts({"div_features": None}, TextTo3D()) == []  # an older version's
     old = {"div_features": "heads classifier", "faces": {"0": 1.0}, "janus": 0.0}
     assert (
-        missing_figures(old, TextTo3D()) == ["figures"] and missing_figures(old | {"face_front": 1.0}, TextTo3D()) == []
+        outdated_parts(old, TextTo3D()) == ["figures"] and outdated_parts(old | {"face_front": 1.0}, TextTo3D()) == []
     )
 
 
 def test_an_agreement_from_before_it_was_read_is_measured_again():
-    """Of a version that did not tell what could be read; one that had none has none to correct."""
+    """Older versions did not record what could be read; a run without agreement has nothing to correct."""
     held = {"div_features": "heads classifier", "face_front": 1.0, "faces": {}, "agreement": 0.9}
-    assert missing_figures(held, TextTo3D()) == ["figures"]
+    assert outdated_parts(held, TextTo3D()) == ["figures"]
     assert (
-        missing_figures({**held, "agreement_read": {}}, TextTo3D())
+        outdated_parts({**held, "agreement_read": {}}, TextTo3D())
         == []
-        == missing_figures({**held, "agreement": None}, TextTo3D())
+        == outdated_parts({**held, "agreement": None}, TextTo3D())
     )

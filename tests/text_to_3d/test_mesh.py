@@ -13,10 +13,11 @@ import torch
 from PIL import Image
 
 from rsd.randomness import Stream
-from rsd.tasks.text_to_3d.pictures import contact_sheet, write_turntable
-from rsd.tasks.text_to_3d.scene.cameras import CameraSettings, orbit
-from rsd.tasks.text_to_3d.scene.field import Field, FieldSettings
+from rsd.tasks.text_to_3d.outputs import contact_sheet, write_turntable
+from rsd.tasks.text_to_3d.scene.cameras import orbit
+from rsd.tasks.text_to_3d.scene.field import Field
 from rsd.tasks.text_to_3d.scene.mesh import automatic_threshold, extract, write_mesh
+from rsd.tasks.text_to_3d.scene.settings import CameraSettings, FieldSettings
 
 
 class Ball(torch.nn.Module):
@@ -53,7 +54,7 @@ def test_a_given_threshold_moves_the_surface_where_the_density_is():
         assert np.linalg.norm(mesh.vertices - [0.2, -0.1, 0.3], axis=1).mean() == pytest.approx(expected, abs=3e-3)
 
 
-def test_the_automatic_threshold_is_told(caplog):
+def test_the_automatic_threshold_is_reported(caplog):
     with caplog.at_level("INFO"):
         mesh = extract(Ball(), resolution=32)
     assert f"surface at density {mesh.threshold:.3g}" in caplog.text
@@ -77,7 +78,7 @@ def test_what_reaches_the_cube_s_faces_is_closed():
     assert (np.unique(edges, axis=0, return_counts=True)[1] == 2).all()
 
 
-def test_a_scene_too_thin_for_the_automatic_threshold_has_a_surface_where_it_is_told():
+def test_a_scene_too_thin_for_the_automatic_threshold_has_a_surface_where_it_is_reported():
     """No ray through a ball of density 0.2 loses half of its light."""
     thin = Ball(height=0.2, fog=0.0)
     with pytest.raises(ValueError, match="The scene is empty"):
@@ -91,7 +92,7 @@ def test_an_empty_scene_and_other_mistakes(tmp_path):
         extract(Ball(height=0.01, fog=0.0), resolution=16)
     with pytest.raises(ValueError, match="no surface at density 99; give a threshold between 0 and the scene's"):
         extract(Ball(), resolution=16, threshold=99.0)
-    with pytest.raises(ValueError, match='"mesh.stl" is no name for a mesh; end it in .glb, .obj, .ply'):
+    with pytest.raises(ValueError, match='"mesh.stl" has no suffix of a mesh; use .glb, .obj, .ply'):
         write_mesh(tmp_path / "mesh.stl", extract(Ball(), resolution=16))
 
 
@@ -146,7 +147,7 @@ def test_a_glb_has_vertex_colours_alone(tmp_path):
 
 def test_the_blob_of_a_new_scene_is_a_mesh():
     """A ball about where the density falls off."""
-    mesh = extract(Field(FieldSettings(resolutions=(4,)), Stream(0)), resolution=40)
+    mesh = extract(Field(FieldSettings(grid=(4,)), Stream(0)), resolution=40)
     radius = np.linalg.norm(mesh.vertices, axis=1)
     assert 0.3 < radius.mean() < 0.9 and radius.std() < 0.01
 

@@ -7,12 +7,14 @@ import torch
 
 from rsd.randomness import Stream
 from rsd.tasks.text_to_3d.scene import occupancy as module
-from rsd.tasks.text_to_3d.scene.cameras import CameraSettings, orbit
-from rsd.tasks.text_to_3d.scene.field import Field, FieldSettings
-from rsd.tasks.text_to_3d.scene.lights import Light, no_shade
+from rsd.tasks.text_to_3d.scene.cameras import orbit
+from rsd.tasks.text_to_3d.scene.field import Field
+from rsd.tasks.text_to_3d.scene.lights import Light, ambient_light
 from rsd.tasks.text_to_3d.scene.occupancy import Occupancy, backend, torch_march
-from rsd.tasks.text_to_3d.scene.render import RenderSettings, jitter_width, render
+from rsd.tasks.text_to_3d.scene.render import jitter_width, render
 from rsd.tasks.text_to_3d.scene.samples import DenseSamples, PackedSamples, span, stratified
+from rsd.tasks.text_to_3d.scene.settings import CameraSettings, FieldSettings, RenderSettings
+from tests.scenes import sized
 
 
 def random(seed=0):
@@ -24,8 +26,8 @@ def rand(*shape, seed=0):
 
 
 def blob(*, seed=0):
-    """A field with something in its middle and all but nothing outside."""
-    field = Field(FieldSettings(resolutions=(4, 8), blob_height=40.0, blob_radius=0.4), Stream(0))
+    """Return a field with density in its middle and nearly none outside."""
+    field = Field(sized(FieldSettings, blob_height=40.0, blob_radius=0.4)(grid=(4, 8)), Stream(0))
     with torch.no_grad():
         for grid in field.encoding.levels:
             grid.normal_(generator=random(seed))
@@ -51,7 +53,7 @@ def look(field, *, light=None, size=9, grid=occupied_by, jitter=False, device="c
     origins, directions = (r.float().to(device) for r in orbit(CameraSettings(), 2).rays(size))
     drawn = rand(2, size * size, jitter_width(settings), seed=5) if jitter else None
     return render(
-        field, origins, directions, settings=settings, light=light or no_shade(2), backdrop=torch.ones_like,
+        field, origins, directions, settings=settings, light=light or ambient_light(2), backdrop=torch.ones_like,
         jitter=drawn, occupancy=grid(field, settings).to(device) if grid else None,
     )  # fmt: skip
 
@@ -69,7 +71,7 @@ def test_the_same_samples_weigh_the_same_packed_or_dense():
     dense, packed = DenseSamples(edges), lists(edges)
     density = (40 * rand(48, seed=1) ** 4) * (rand(48, seed=2) > 0.3)
     values, per_ray = rand(48, 3, seed=3), rand(2, 3, 4, seed=4)
-    assert torch.equal(dense.t, packed.t) and torch.equal(dense.spread(per_ray), packed.spread(per_ray))
+    assert torch.equal(dense.t, packed.t) and torch.equal(dense.expand(per_ray), packed.expand(per_ray))
     found = []
     for samples in (dense, packed):
         d = density.clone().requires_grad_()
@@ -131,7 +133,7 @@ def test_a_grid_knows_what_is_there_and_forgets_what_has_gone():
 
 
 def test_its_cells_are_nerfacc_s():
-    """Their order and which are occupied, beside the neighbours."""
+    """Order and occupancy of the cells, apart from the neighbours."""
     pytest.importorskip("nerfacc")
 
     def slab(x):  # something in x > 0.5, more of it for larger y
@@ -148,7 +150,7 @@ def test_its_cells_are_nerfacc_s():
 
 @pytest.mark.parametrize("kind", ["ambient", "lambertian"])
 def test_pictures_and_gradients_are_the_dense_renderer_s(kind):
-    light = no_shade(2) if kind == "ambient" else Light(kind, orbit(CameraSettings(), 2).position, 0.1, 0.9)
+    light = ambient_light(2) if kind == "ambient" else Light(kind, orbit(CameraSettings(), 2).position, 0.1, 0.9)
     field = blob()
     dense, packed = (look(field, light=light, grid=grid, samples=300) for grid in (None, everywhere))
     solid = dense.opacity > 0.9
@@ -185,13 +187,19 @@ def test_jitter_moves_the_samples_and_nothing_else_is_random():
 
 
 def test_an_empty_scene_has_gradients_of_zero():
-    field = Field(FieldSettings(resolutions=(4,), blob_height=-60.0), Stream(0))
-    settings = RenderSettings(8)
+    field = Field(sized(FieldSettings, blob_height=-60.0)(grid=(4,)), Stream(0))
+    settings = RenderSettings(samples=8)
     nothing = Occupancy(1.8, step=0.1)
     assert not nothing.occupied.any()
     origins, directions = (r.float() for r in orbit(CameraSettings(), 1).rays(4))
     shown = render(
-        field, origins, directions, settings=settings, light=no_shade(1), backdrop=torch.ones_like, occupancy=nothing
+        field,
+        origins,
+        directions,
+        settings=settings,
+        light=ambient_light(1),
+        backdrop=torch.ones_like,
+        occupancy=nothing,
     )
     assert torch.equal(shown.colour, torch.ones(1, 16, 3)) and not shown.opacity.any()
     grads = torch.autograd.grad(shown.colour.sum(), list(field.parameters()))
@@ -202,7 +210,7 @@ def test_on_a_cpu_torch_marches():
     assert backend(torch.device("cpu"), torch.float32) == "torch"
 
 
-def test_a_nerfacc_that_does_not_work_is_told_once(monkeypatch, caplog):
+def test_a_nerfacc_that_does_not_work_is_logged_once(monkeypatch, caplog):
     def fails(*_):
         raise RuntimeError("no nvcc\nand more")
 
@@ -225,7 +233,7 @@ def test_nerfacc_marches_the_same_samples(jitter):
     origins, directions = (r.float().flatten(0, 1).to(device) for r in orbit(CameraSettings(), 3).rays(32))
     near, far = span(origins, directions, 1.8)
     near = near + 0.05 * rand(len(near)).float().to(device) if jitter else near
-    occupied = occupied_by(blob(), RenderSettings(72)).occupied.to(device)
+    occupied = occupied_by(blob(), RenderSettings(samples=72)).occupied.to(device)
     ours, theirs = (
         march(occupied, 1.8, origins, directions, near, far, 0.05) for march in (torch_march, module._nerfacc_march)
     )

@@ -12,8 +12,11 @@ from rsd.heads.attributes import Camera
 from rsd.heads.reading import read, unknown_words
 from rsd.priors.latent import LatentPrior
 from rsd.runs.prompts import read_prompts
-from rsd.tasks.text_to_3d.prompts import PromptSettings, ViewPrompts
+from rsd.tasks.text_to_3d.options import PromptSettings
+from rsd.tasks.text_to_3d.prompts import ViewPrompts, view_of, views_of
 from rsd.tasks.text_to_3d.scene.cameras import Cameras
+
+DREAM = dict(guidance=20, guidance_convention="dreamfusion")
 
 
 def cameras(azimuth, elevation=None):
@@ -25,21 +28,23 @@ def cameras(azimuth, elevation=None):
 def test_the_sectors_are_those_of_the_heads_captions():
     settings = PromptSettings()
     for azimuth in range(-360, 361, 7):
-        assert f"{settings.view(azimuth, 20)} view" == Camera(azimuth, 20).view
-    assert settings.view(0, 60) == "overhead"
+        assert f"{view_of(settings, azimuth, 20)} view" == Camera(azimuth, 20).view
+    assert view_of(settings, 0, 60) == "overhead"
     narrow = PromptSettings(front=30, back=10)
-    assert [narrow.view(a, 0) for a in (0, 30, 31, 169, -170, 180)] == ["front", "front", "side", "side"] + ["back"] * 2
+    assert [view_of(narrow, a, 0) for a in (0, 30, 31, 169, -170, 180)] == ["front", "front", "side", "side"] + [
+        "back"
+    ] * 2
 
 
 def test_prompts_and_guidance(tiny_pipeline):
     prior = LatentPrior(tiny_pipeline())
-    own = ViewPrompts(prior, "red", PromptSettings(own={"back": "no dog"}, negative_prompt="ugly"))
+    own = ViewPrompts(prior, "red", PromptSettings(view_prompts=("back=no dog",), negative_prompt="ugly", **DREAM))
     assert own.texts == {"front": "red, front view", "side": "red, side view", "back": "no dog",
                          "overhead": "red, overhead view"}  # fmt: skip
     assert own.conditions["side"].guidance == 21 and own.conditions["side"].negative_prompt == "ugly"
-    plain = ViewPrompts(prior, "red", PromptSettings(view_words=False, guidance=7.5, convention="diffusers"))
+    plain = ViewPrompts(prior, "red", PromptSettings(view_words=False, guidance=7.5, guidance_convention="diffusers"))
     assert set(plain.texts.values()) == {"red"} and plain.conditions["back"].guidance == 7.5
-    unguided = ViewPrompts(prior, "red", PromptSettings(guidance=0, negative_prompt="ugly"))
+    unguided = ViewPrompts(prior, "red", PromptSettings(negative_prompt="ugly", **{**DREAM, "guidance": 0}))
     assert unguided.conditions["front"].guidance == 1 and unguided.conditions["front"].negative is None
 
 
@@ -51,7 +56,7 @@ def test_a_guess_is_thresholded_and_that_of_a_learned_score_is_not(tiny_pipeline
 
 
 @pytest.mark.filterwarnings("ignore:The prompt is longer")
-def test_a_prior_over_heads_is_not_told_what_a_view_hides(tiny_pipeline):
+def test_a_prior_over_heads_gets_no_attributes_that_a_view_hides(tiny_pipeline):
     prior = LatentPrior(tiny_pipeline(), name="heads")  # its tokenizer reads letters, and little of this
     texts = ViewPrompts(prior, "a man with a blue mohawk and sunglasses", PromptSettings()).texts
     assert texts == {
@@ -67,8 +72,8 @@ def test_a_prior_over_heads_is_not_told_what_a_view_hides(tiny_pipeline):
 @pytest.mark.parametrize("rows", [[[0, 2], [1, 3]], [[0, 1], [2, 3]]])  # scenes, and views
 def test_each_row_has_its_camera_s_words(tiny_pipeline, rows):
     prior = LatentPrior(tiny_pipeline())
-    prompts = ViewPrompts(prior, "red", PromptSettings())
-    assert prompts.settings.views(cameras([170, 10])) == ["back", "front"]
+    prompts = ViewPrompts(prior, "red", PromptSettings(**DREAM))
+    assert views_of(prompts.settings, cameras([170, 10])) == ["back", "front"]
     condition = prompts.condition(cameras([170, 10]), torch.tensor(rows))
     for view, word in enumerate(("back", "front")):
         for scene in range(2):
@@ -84,15 +89,15 @@ def test_each_row_has_its_camera_s_words(tiny_pipeline, rows):
 
 
 def test_mistakes():
-    with pytest.raises(ValueError, match='no view "top"; there are front, side, back, overhead'):
-        PromptSettings(own={"top": "x"})
-    with pytest.raises(ValueError, match='no guidance convention "mine"; use diffusers or dreamfusion'):
-        PromptSettings(convention="mine")
+    with pytest.raises(ValueError, match='Unknown view "top".* There are: front, side, back, overhead'):
+        PromptSettings(view_prompts=("top=x",))
+    with pytest.raises(ValueError, match='Unknown guidance convention "mine".* There are: diffusers, dreamfusion'):
+        PromptSettings(guidance_convention="mine")
     with pytest.raises(ValueError, match="must not exceed 180"):
         PromptSettings(front=100, back=90)
 
 
-def test_the_held_out_prompts_tell_no_view():
+def test_the_held_out_prompts_have_no_view():
     prompts = read_prompts(Path(str(files("rsd.configs") / "text_to_3d" / "heads_prompts.txt")))
     assert len(set(prompts)) == 8
     for prompt in prompts:

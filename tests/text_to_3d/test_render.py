@@ -10,12 +10,13 @@ import pytest
 import torch
 
 from rsd.randomness import Stream
-from rsd.tasks.text_to_3d.scene.cameras import CameraSettings, orbit
-from rsd.tasks.text_to_3d.scene.field import Field, FieldSettings
-from rsd.tasks.text_to_3d.scene.lights import Light, no_shade
-from rsd.tasks.text_to_3d.scene.regularisers import RegulariserSettings, entropy, regularisers, sparsity, thickness
-from rsd.tasks.text_to_3d.scene.render import Rendering, RenderSettings, as_images, jitter_width, render
+from rsd.tasks.text_to_3d.scene.cameras import orbit
+from rsd.tasks.text_to_3d.scene.field import Field
+from rsd.tasks.text_to_3d.scene.lights import Light, ambient_light
+from rsd.tasks.text_to_3d.scene.regularisers import entropy, regularisers, sparsity, thickness
+from rsd.tasks.text_to_3d.scene.render import Rendering, as_images, jitter_width, render
 from rsd.tasks.text_to_3d.scene.samples import DenseSamples, composite, refine, span, stratified
+from rsd.tasks.text_to_3d.scene.settings import CameraSettings, FieldSettings, RegulariserSettings, RenderSettings
 
 
 def rand(*shape, seed=0):
@@ -41,11 +42,11 @@ def white(directions):
     return torch.ones_like(directions)
 
 
-def look(field, *, size=9, views=2, light=None, jitter=False, **settings):
+def look(field, *, size=9, views=2, light=None, jitter=False, shade_above=1e-3, **settings):
     origins, directions = orbit(CameraSettings(), views).rays(size)
-    settings = RenderSettings(**settings)
+    settings = type("Shading", (RenderSettings,), {"shade_above": shade_above})(**settings)
     drawn = rand(views, size * size, jitter_width(settings), seed=5) if jitter else None
-    light = light or no_shade(views)
+    light = light or ambient_light(views)
     return render(field, origins, directions, settings=settings, light=light, backdrop=white, jitter=drawn), directions
 
 
@@ -110,7 +111,7 @@ def test_refining_nothing_is_even_and_a_missed_cube_stays_empty():
 
 @pytest.mark.parametrize("fine", [0, 5])
 def test_jitter_moves_samples_and_nothing_else_is_random(fine):
-    field = Field(FieldSettings(resolutions=(4,)), Stream(0)).double()
+    field = Field(FieldSettings(grid=(4,)), Stream(0)).double()
     even = look(field, samples=12, fine=fine)[0].colour
     one, other = (look(field, samples=12, fine=fine, jitter=True)[0].colour for _ in range(2))
     assert torch.equal(one, other) and 0 < float((one - even).detach().abs().max()) < 0.2
@@ -135,7 +136,7 @@ def test_weights_are_nerfacc_s():
 
 def test_renderings_are_nerfacc_s():
     nerfacc = nerfacc_module()
-    field = Field(FieldSettings(resolutions=(4, 8)), Stream(0))
+    field = Field(FieldSettings(grid=(4, 8)), Stream(0))
     with torch.no_grad():
         for grid in field.encoding.levels:
             grid.normal_(generator=torch.Generator().manual_seed(1))
@@ -143,14 +144,14 @@ def test_renderings_are_nerfacc_s():
     settings = RenderSettings(samples=24)
     jitter = rand(1, 64, 23).float()
     shown = render(
-        field, origins, directions, settings=settings, light=no_shade(1), backdrop=torch.zeros_like, jitter=jitter
+        field, origins, directions, settings=settings, light=ambient_light(1), backdrop=torch.zeros_like, jitter=jitter
     )
     edges = stratified(*span(origins, directions, field.settings.bound), 24, jitter)[0]
 
     def look_up(starts, ends, rays):
         assert rays is None
         samples = DenseSamples(edges[None])
-        x = samples.spread(origins) + samples.t[:, None] * samples.spread(directions)
+        x = samples.expand(origins) + samples.t[:, None] * samples.expand(directions)
         density, colour = field(x)
         return colour.view(64, 24, 3), density.view(64, 24)
 
@@ -166,7 +167,7 @@ def test_shading_and_normals_of_a_ball():
     cameras = orbit(CameraSettings(), 1, elevation=0)
     light = Light("textureless", cameras.position, 0.1, 0.9)
     origins, directions = cameras.rays(21)
-    settings = RenderSettings(600)
+    settings = RenderSettings(samples=600)
     shown = render(Ball(300.0), origins, directions, settings=settings, light=light, backdrop=torch.zeros_like)
     middle = 220
     assert shown.colour[0, middle].tolist() == pytest.approx([1.0] * 3, abs=0.01)
@@ -187,7 +188,7 @@ def test_shading_and_normals_of_a_ball():
 
 def test_samples_too_faint_to_shade_are_left_out():
     """The picture hardly changes, and its gradient reaches every parameter."""
-    field = Field(FieldSettings(resolutions=(4, 8)), Stream(0)).double()
+    field = Field(FieldSettings(grid=(4, 8)), Stream(0)).double()
     light = Light("lambertian", orbit(CameraSettings(), 2).position, 0.1, 0.9)
     every, most = (look(field, samples=24, light=light, shade_above=least)[0] for least in (0.0, 1e-3))
     torch.testing.assert_close(most.colour, every.colour, rtol=0, atol=5e-3)

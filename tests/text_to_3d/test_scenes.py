@@ -18,15 +18,13 @@ from rsd.runs.session import flat, nested
 from rsd.schedule import Schedule
 from rsd.spread import Spread
 from rsd.tasks.text_to_3d import scenes as scenes_module
-from rsd.tasks.text_to_3d.distillation import groups_of
-from rsd.tasks.text_to_3d.gallery import SceneSettings
-from rsd.tasks.text_to_3d.scene.cameras import CameraSettings, orbit
-from rsd.tasks.text_to_3d.scene.field import FieldSettings
-from rsd.tasks.text_to_3d.scene.lights import LightSettings
-from rsd.tasks.text_to_3d.scene.regularisers import RegulariserSettings, regularisers
-from rsd.tasks.text_to_3d.scene.render import RenderSettings
-from rsd.tasks.text_to_3d.scenes import Scenes, draw_shot, enlarged, in_rows
+from rsd.tasks.text_to_3d.distillation import count_groups
+from rsd.tasks.text_to_3d.scene.cameras import orbit
+from rsd.tasks.text_to_3d.scene.regularisers import regularisers
+from rsd.tasks.text_to_3d.scene.settings import CameraSettings, SceneSettings
+from rsd.tasks.text_to_3d.scenes import Scenes, draw_shot, enlarge, row_ensemble
 from tests.graphs import most_kept
+from tests.scenes import sized
 
 SIZE, STEPS = 8, 6
 
@@ -52,11 +50,8 @@ class Wish(Prior):
 
 
 def settings(**changes) -> SceneSettings:
-    changes = {
-        "field": FieldSettings(resolutions=(3, 6), grid_features=2, width=8), "render": RenderSettings(8, 4),
-        "lights": LightSettings(ambient_until=0.3), "views": 2, **changes,
-    }  # fmt: skip
-    return SceneSettings(**changes)
+    changes = {"grid": (3, 6), "samples": 8, "fine": 4, "ambient_until": 0.3, "views": 2, **changes}
+    return sized(SceneSettings, grid_features=2, width=8)(**changes)
 
 
 STREAM = Stream(0, "a ball")
@@ -76,7 +71,7 @@ def mean_colour(z):
 
 
 def run(particles: Scenes, *, gamma=0.0, start=0, steps=STEPS, embed=pixels):
-    groups = groups_of(Ensemble.of(len(particles.scenes)), particles.settings)
+    groups = count_groups(Ensemble.of(len(particles.scenes)), particles.settings)
     interaction = Interaction(gamma, ensembles=groups, embed=embed)
     timesteps = [(200 + 131 * k) % 900 for k in range(steps)]
     return distill(
@@ -93,14 +88,14 @@ def parameters(particles: Scenes, s: int) -> torch.Tensor:
 
 def test_scenes_seen_by_one_camera_are_a_group():
     one, three = scenes((5, 7, 9)), Ensemble.of(3)
-    groups = Interaction(1.0, ensembles=groups_of(three, one.settings)).groups(len(one.ids))
+    groups = Interaction(1.0, ensembles=count_groups(three, one.settings)).groups(len(one.ids))
     assert groups.tolist() == [[0, 1, 2], [3, 4, 5]] == one.rows.T.tolist()
     assert one.ids == [10, 14, 18, 11, 15, 19]  # number * V + view
 
 
 def test_views_of_one_scene_are_a_group():
     one, three = scenes((5, 7, 9), interaction="views"), Ensemble.of(3)
-    groups = Interaction(1.0, ensembles=groups_of(three, one.settings)).groups(len(one.ids))
+    groups = Interaction(1.0, ensembles=count_groups(three, one.settings)).groups(len(one.ids))
     assert groups.tolist() == [[0, 1], [2, 3], [4, 5]] == one.rows.tolist()
     assert one.ids == [10, 11, 14, 15, 18, 19]
 
@@ -109,8 +104,8 @@ def test_views_of_one_scene_are_a_group():
 def test_shared_scenes_bring_their_rows_of_the_whole(interaction):
     """Three scenes of two views, which two processes share as one and two: whose numbers their noise has."""
     whole, shared = scenes((5, 7, 9), interaction=interaction), Ensemble.of(3, Processes(0, 2))
-    rows = in_rows(shared, whole.settings)
-    assert groups_of(shared, whole.settings) == {"scenes": 2, "views": 3}[interaction] and rows.total == 6
+    rows = row_ensemble(shared, whole.settings)
+    assert count_groups(shared, whole.settings) == {"scenes": 2, "views": 3}[interaction] and rows.total == 6
     for numbers, part in zip(((5,), (7, 9)), rows.parts, strict=True):
         assert scenes(numbers, interaction=interaction).ids == [whole.ids[row] for row in part]
 
@@ -137,19 +132,19 @@ def test_a_step_has_one_shot_which_no_scene_changes():
 @pytest.mark.parametrize("step", [0, 3])  # ambient, and shaded
 def test_the_gradient_is_that_of_one_graph_over_everything(step, views_at_once):
     """sum_rows w(t) r z, scaled to 64 px and one view, plus each scene's regularisers."""
-    terms = RegulariserSettings(orientation=50, sparsity=3, opacity=2, z_variance=1)
-    one = scenes(regularisers=terms, views_at_once=views_at_once)
+    terms = dict(orientation=50, sparsity=3, opacity=2, z_variance=1)
+    one = scenes(**terms, views_at_once=views_at_once)
     one.done = step
     assert one.shot.light.shaded == (step == 3)
     r = torch.randn(6, 3, SIZE, SIZE, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
     loss, progress = torch.zeros((), dtype=torch.float64), step / (STEPS - 1)
     sigma = one.prior.schedule.sigma(400)
     for s, rows in enumerate(one.rows):
-        for views, shown, z in one._look(s, one.shot):
+        for views, shown, z in one._render_views(s, one.shot):
             weight = sigma**2 * (64 / SIZE) ** 2 / 2
             loss = loss + weight * (r[rows[views]] * z).sum()
             share = len(z) / 2
-            loss = loss + share * sum(regularisers(shown, terms, progress=progress).values())
+            loss = loss + share * sum(regularisers(shown, one.settings, progress=progress).values())
     wanted = [p for scene in one.scenes for p in scene.parameters()]
     expected, found = torch.autograd.grad(loss, wanted), []
     one.optimiser.step = lambda: found.extend(p.grad.clone() for p in wanted)
@@ -160,10 +155,10 @@ def test_the_gradient_is_that_of_one_graph_over_everything(step, views_at_once):
     assert one.done == step + 1
 
 
-def test_what_is_pulled_back_is_what_the_engine_saw():
+def test_the_rows_of_the_gradient_are_those_of_the_engine():
     one = scenes()
     z = one.render()
-    again = torch.stack([torch.cat([z for _, _, z in one._look(s, one.shot)]) for s in range(3)])
+    again = torch.stack([torch.cat([z for _, _, z in one._render_views(s, one.shot)]) for s in range(3)])
     assert torch.equal(z[one.rows], again.detach())
 
 
@@ -197,10 +192,7 @@ def test_scenes_differ_from_the_start_and_by_seed():
 
 
 def towards_red(*, gamma, steps=100):
-    calm = dict(
-        regularisers=RegulariserSettings(orientation=0, sparsity=0), lights=LightSettings(ambient_until=1), views=1,
-        background="gray", cameras=CameraSettings(azimuth=(-180, 180)),
-    )  # fmt: skip
+    calm = dict(orientation=0, sparsity=0, ambient_until=1, views=1, background="gray", azimuth=(-180, 180))
     particles = scenes((0, 1), prior=Wish(dtype=torch.float32), steps=steps, **calm)
     start = particles.photographs(orbit(CameraSettings(), 4))
     records = list(run(particles, gamma=gamma, steps=steps, embed=mean_colour))
@@ -219,11 +211,13 @@ def test_distillation_paints_the_scene_and_repulsion_parts_two():
     assert all(record.repulsion > 0 and record.distance > 0 for record in records[1:])
 
 
-def test_another_backend_than_the_checkpoint_s_is_told():
+def test_another_backend_than_the_checkpoint_s_is_reported():
     state = scenes().state()
     assert state["backends"] == {"encoding_backend": 0, "renderer_backend": 0}  # torch
     state["backends"]["encoding_backend"] = 1
-    with pytest.warns(UserWarning, match="tinycudann began this run, torch goes on: the same but for rounding"):
+    with pytest.warns(
+        UserWarning, match="started with tinycudann and continues with torch: results differ by rounding"
+    ):
         scenes().load_state(state)
 
 
@@ -272,8 +266,8 @@ def test_graphs_do_not_grow_with_the_number_of_scenes():
 def test_the_picture_is_kept_between_two_steps(monkeypatch):
     """The engine renders once before and once after a step (for a reference that learns): N scenes, not 2 N."""
     one, looks = scenes(), []
-    look = one._look
-    monkeypatch.setattr(one, "_look", lambda s, shot: (looks.append(s), look(s, shot))[1])
+    look = one._render_views
+    monkeypatch.setattr(one, "_render_views", lambda s, shot: (looks.append(s), look(s, shot))[1])
     list(run(one, steps=3))
     assert len(looks) == 3 * (3 + 1 + 3)  # with gradient at each of 3 steps; without, before each and at the end
 
@@ -281,9 +275,9 @@ def test_the_picture_is_kept_between_two_steps(monkeypatch):
 def test_mistakes():
     with pytest.raises(ValueError, match="views is 0"):
         settings(views=0)
-    with pytest.raises(ValueError, match='no interaction "all"; there are scenes, views'):
+    with pytest.raises(ValueError, match='Unknown interaction "all". There are: scenes, views'):
         settings(interaction="all")
-    with pytest.raises(ValueError, match='no background "sky"'):
+    with pytest.raises(ValueError, match='Unknown background "sky"'):
         settings(background="sky")
     with pytest.raises(ValueError, match="views_at_once is 0"):
         settings(views_at_once=0)
@@ -300,7 +294,7 @@ def test_small_renderings_are_enlarged_to_what_the_prior_sees():
     z = small.render()[0]
     assert z.shape == (3, SIZE, SIZE)
     ramp = torch.tensor([0.0, 1.0]).expand(1, 3, 2, 2)
-    assert enlarged(ramp, 4)[0, 0].tolist() == [[0, 0.25, 0.75, 1]] * 4 and enlarged(ramp, 2) is ramp
+    assert enlarge(ramp, 4)[0, 0].tolist() == [[0, 0.25, 0.75, 1]] * 4 and enlarge(ramp, 2) is ramp
     before = parameters(small, 0)
     list(run(small, steps=2))
     assert not torch.equal(parameters(small, 0), before) and small.images().shape == (1, 3, SIZE, SIZE)

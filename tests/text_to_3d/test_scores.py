@@ -15,8 +15,9 @@ from rsd.media import read_image
 from rsd.metrics import scoring
 from rsd.metrics.scoring import ScoreRequest, Scorers, Subject, measure
 from rsd.tasks.text_to_3d.head import headline
-from rsd.tasks.text_to_3d.scene.cameras import CameraSettings, orbit
-from rsd.tasks.text_to_3d.scores import SCORES, shown
+from rsd.tasks.text_to_3d.scene.cameras import orbit
+from rsd.tasks.text_to_3d.scene.settings import CameraSettings
+from rsd.tasks.text_to_3d.scores import SCORES, visible_attributes
 
 PLAIN = {a: options[0] for a, options in ATTRIBUTES.items()}
 HEADS = [
@@ -54,14 +55,14 @@ def pictures():
 
 
 def test_a_true_head_agrees_and_has_no_face_behind(pictures, scorers):
-    told = {"hair", "hair_color", "glasses", "mouth", "person"}
-    prompt = caption(HEADS[0], told)
+    named = {"hair", "hair_color", "glasses", "mouth", "person"}
+    prompt = caption(HEADS[0], named)
     found = score(pictures[:1], AROUND, prompt, scorers)
     assert found["agreement"] == 1 and found["agreement_scenes"]["mean"] == 1
-    assert set(found["agreement_attributes"]) == told
+    assert set(found["agreement_attributes"]) == named
     assert found["agreement_views"]["180"] == 1  # of the hair: the rest is not seen from there
     assert found["janus"] == 0 and found["faces"]["0"] == found["faces"]["30"] == found["faces"]["330"] == 1
-    assert found["div"] is None and set(found["reasons"]) == {"div"} and found["face_front"] == 1
+    assert found["div"] is None and set(found["reasons"]) == {"div", "difference"} and found["face_front"] == 1
     other = score(pictures[1:], AROUND, prompt, scorers)
     assert other["agreement"] < 0.5 and other["agreement_attributes"]["hair_color"] == 0
 
@@ -107,12 +108,12 @@ def test_div_is_a_mean_over_cameras(pictures, scorers):
     assert there["face_front"] == 1
 
 
-def test_what_is_not_told_or_not_seen_has_a_reason(pictures, scorers):
+def test_what_is_not_named_or_not_visible_has_a_reason(pictures, scorers):
     found = score(pictures, AROUND, "a dog", scorers)
-    assert found["agreement"] is None and "tells nothing that heads have" in found["reasons"]["agreement"]
+    assert found["agreement"] is None and "names no attribute of heads" in found["reasons"]["agreement"]
     behind = orbit(CameraSettings(), 2)[1:]
     found = score(pictures[:, 6:7], behind, "a smile", scorers)
-    assert found["agreement"] is None and "nothing that a front view shows" in found["reasons"]["agreement"]
+    assert found["agreement"] is None and "no attribute that a front view shows" in found["reasons"]["agreement"]
     assert found["agreement_views"] == {"180": None} and found["janus"] is found["face_front"] is None
     assert found["reasons"]["janus"].startswith("no camera sees the front") and found["faces"] == {"180": 0}
 
@@ -137,7 +138,7 @@ def test_a_blob_agrees_with_nothing_that_sits_on_a_face(colour, scorers):
         assert one["agreement_attributes"] == dict.fromkeys(("person", "mouth", "beard"))
         assert set(one["agreement_read"].values()) == {0.0} and set(one["agreement_views"].values()) == {None}
         why = "person: no face is seen; mouth: no face is seen; beard: no face is seen"
-        assert one["reasons"]["agreement"] == f"front views do not show what the prompt tells; {why}"
+        assert one["reasons"]["agreement"] == f"front views do not show the attributes of the prompt; {why}"
         assert one["agreement_told"] == f"none ({why})"
         json.dumps(one, allow_nan=False)
 
@@ -172,17 +173,21 @@ def test_a_black_bar_is_no_round_glasses(scorers):
 def test_a_face_is_read_as_before(pictures, scorers):
     """Of heads that show what was told the readings are sure: nothing is left out."""
     for head, images in zip(HEADS, pictures, strict=True):
-        told = {"person", "skin", "hair", "hair_color", "glasses", "mouth", "beard"}
-        found = score(images[None], AROUND, caption(head, told), scorers)
+        named = {"person", "skin", "hair", "hair_color", "glasses", "mouth", "beard"}
+        found = score(images[None], AROUND, caption(head, named), scorers)
         assert found["agreement"] == 1 and set(found["agreement_read"].values()) == {1.0}
         assert "agreement_attributes" not in found["reasons"]
 
 
 def test_what_a_camera_shows():
-    told = {"mouth": "smile", "hair": "long", "left_ear": "ring"}
-    assert shown(told, 0, 0) == [True, True, True]
-    assert shown(told, 180, 10) == [False, True, False]
-    assert shown(told, 90, 0) == [False, True, True] and shown(told, 270, 0) == [False, True, False]
+    named = {"mouth": "smile", "hair": "long", "left_ear": "ring"}
+    assert visible_attributes(named, 0, 0) == [True, True, True]
+    assert visible_attributes(named, 180, 10) == [False, True, False]
+    assert visible_attributes(named, 90, 0) == [False, True, True] and visible_attributes(named, 270, 0) == [
+        False,
+        True,
+        False,
+    ]
 
 
 def test_other_priors_have_no_attributes():

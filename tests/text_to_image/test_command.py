@@ -13,6 +13,7 @@ from rsd.cli import main
 from rsd.media import read_image, write_png
 from rsd.runs import batch
 from rsd.runs.folder import RunFolder
+from rsd.tasks.text_to_image.command import head_of
 from rsd.tasks.text_to_image.head import ImageHead
 from rsd.tasks.text_to_image.options import TextToImage
 from rsd.tasks.text_to_image.packaged import packaged, parse
@@ -34,8 +35,8 @@ def draw(tiny_folder, tmp_path):
     return go
 
 
-def test_a_run_of_an_older_version_goes_on(draw):
-    """Its config.yaml does not name what every head has now."""
+def test_a_run_of_an_older_version_resumes(draw):
+    """Its config.yaml does not have the options that every head has now."""
     code, out = draw("red dog", "--gamma", "5", "--checkpoint-every", "1")
     assert code == 0
     config = yaml.safe_load((out / "config.yaml").read_text())
@@ -48,6 +49,83 @@ def test_a_run_of_an_older_version_goes_on(draw):
 
 def particles(folder):
     return [read_image(p) for p in sorted((folder / "particles").glob("*.png"))]
+
+
+def manifest(folder, *lines):
+    (folder / "prompts.jsonl").write_text("\n".join(map(json.dumps, lines)))
+    return folder / "prompts.jsonl"
+
+
+def test_a_line_of_a_manifest_has_its_method_s_settings_then_the_flags_then_its_own(tmp_path):
+    file = manifest(
+        tmp_path,
+        {"prompt": "a man"},
+        {"prompt": "a man", "name": "again", "seed": 7, "gamma": 3, "negative_prompt": "a beard", "window": [0.2, 1]},
+        {"prompt": "a woman", "method": "ancestral", "guidance": 2},
+        {"prompt": "a bald man", "method": "sds", "particles": 3, "steps": 9, "lr": 0.5, "timesteps": "annealed"},
+    )
+    head = head_of(["a child", "--prompts", str(file), "--gamma", "0", "--seed", "1"])
+    child, man, again, woman, bald = head.items
+    assert [item.source for item in head.items] == ["a child", "a man", "a man", "a woman", "a bald man"]
+    assert [item.label for item in head.items] == ["a child", "a man", "again", "a woman", "a bald man"]
+    assert len({item.folder for item in head.items}) == 5 and again.folder == "again" and head.several
+    assert [item.options.seed for item in head.items] == [1, 1, 7, 1, 1]
+    assert [item.options.gamma for item in head.items] == [0, 0, 3, 0, 0]
+    assert (again.options.negative_prompt, again.options.window) == ("a beard", (0.2, 1.0))
+    own, _ = parse(["a woman", "--method", "ancestral"])
+    assert (woman.options.steps, woman.options.guidance) == (own.steps, 2) and man.options.steps != own.steps
+    assert (bald.options.particles, bald.options.steps, bald.options.lr) == (3, 9, 0.5)
+    assert bald.options.timesteps == "annealed"
+
+
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        ({"prompt": "a man", "gama": 1}, 'line 2: unknown key "gama". Did you mean "gamma"? There are: prompt, name'),
+        ({"prompt": "a man", "prior": "heads"}, 'line 2: unknown key "prior"'),
+        ({"prompt": "a man", "features": "pixels"}, 'line 2: unknown key "features"'),
+        ({"prompt": "a man", "device": "cpu"}, 'line 2: unknown key "device"'),
+        ({"text": "a man"}, 'line 2: unknown key "text"'),
+        ({"seed": 3}, 'line 2: give an object with "prompt"'),
+        ({"prompt": " "}, "line 2: the prompt is empty"),
+        ({"prompt": "a man", "particles": 0}, "line 2: particles is 0; give 1 or more."),
+        ({"prompt": "a man", "gamma": "much"}, 'line 2: gamma is "much"; give a number.'),
+        ({"prompt": "a man", "method": "sdss"}, 'line 2: Unknown method "sdss"'),
+        ({"prompt": "a man", "method": "sds", "lora_rank": 2}, "line 2: --lora-rank goes with the method vsd"),
+        ({"prompt": "a dog"}, 'Two prompts have one name, "a dog"; give each line its own "name".'),
+    ],
+)
+def test_a_mistake_in_a_manifest_names_its_line_and_loads_nothing(tmp_path, line, message, capsys, monkeypatch):
+    monkeypatch.setattr(batch, "run_items", lambda head: pytest.fail("it ran"))
+    file = manifest(tmp_path, {"prompt": "a dog"}, line)
+    assert main(["text-to-image", "--prompts", str(file), "--out", str(tmp_path / "out")]) == 2
+    assert message in capsys.readouterr().err and not (tmp_path / "out").exists()
+
+
+def test_a_manifest_without_lines_holds_no_prompt(tmp_path, capsys):
+    assert main(["text-to-image", "--prompts", str(manifest(tmp_path))]) == 2
+    assert 'holds no prompt; write a line such as {"prompt": "a man with a beard"' in capsys.readouterr().err
+
+
+def test_runs_of_a_manifest_are_those_of_the_same_flags(draw, tmp_path):
+    (tmp_path / "prompts.csv").write_text(
+        "prompt,name,seed,negative_prompt,guidance,particles\n"
+        '"red dog",,,,,\n'
+        '"red dog",other,5,,,3\n'
+        '"red cat, big",,2,dog,3,\n'
+    )
+    code, out = draw("--prompts", tmp_path / "prompts.csv", "--method", "sds", out="many")
+    summary = json.loads((out / "summary.json").read_text())
+    assert code == 0 and [row["prompt"] for row in summary["prompts"]] == ["red dog", "red dog", "red cat, big"]
+    folders = [out / row["folder"] for row in summary["prompts"]]
+    assert folders[1].name == "other" and [len(particles(folder)) for folder in folders] == [2, 3, 2]
+    _, alone = draw("red cat, big", "--method", "sds", "--seed", 2, "--negative-prompt", "dog", "--guidance", 3)
+    assert all(torch.equal(a, b) for a, b in zip(particles(folders[2]), particles(alone), strict=True))
+    config, own = (yaml.safe_load((folder / "config.yaml").read_text()) for folder in (folders[2], alone))
+    assert config == own and config["seed"] == 2
+    before = (folders[0] / "metrics.json").stat().st_mtime_ns
+    assert draw("--prompts", tmp_path / "prompts.csv", "--method", "sds", "--resume", out="many")[0] == 0
+    assert (folders[0] / "metrics.json").stat().st_mtime_ns == before
 
 
 def test_a_run_leaves_what_the_contract_says(draw):
@@ -113,7 +191,7 @@ def test_a_killed_run_resumes_to_the_same_pixels(draw, flags, monkeypatch):
     assert draw(*flags[1:], "red dog", "red cat", "--resume", out="cut", steps=6)[0] == 2
 
 
-def test_a_run_killed_between_checkpoints_and_at_its_very_end_has_its_whole_film(draw, monkeypatch):
+def test_a_run_killed_between_checkpoints_and_at_its_very_end_has_its_whole_gif(draw, monkeypatch):
     flags = ("red dog", "--method", "sds", "--checkpoint-every", "3")
     _, whole = draw(*flags, out="whole", steps=5)
     monkeypatch.setattr(RunFolder, "finish", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
@@ -153,7 +231,7 @@ def test_the_same_command_with_resume_loses_no_figure(draw, faces):
     assert more["fid"] is None and "--metrics fid" in more["reasons"]["fid"]
 
 
-def test_metrics_asked_for_later_are_measured_on_the_pictures(draw, faces, monkeypatch, capsys):
+def test_metrics_requested_later_are_measured_on_the_pictures(draw, faces, monkeypatch, capsys):
     flags = ("red dog", "--method", "ancestral")
     _, out = draw(*flags)
     before, pixels = figures(out), [p.read_bytes() for p in sorted((out / "particles").iterdir())]
@@ -180,7 +258,7 @@ def inverted(x):
 
 
 def test_div_of_one_folder_is_of_one_network(draw):
-    """What was measured on another network than is asked for now is measured anew, not averaged with the new."""
+    """Figures of another network than the requested one are measured again, not averaged with the new ones."""
     command = ("--method", "ancestral", "--resume")
     _, out = draw("red dog", "red cat", *command[:2])
     own = "tests.text_to_image.test_command:inverted"
@@ -207,7 +285,7 @@ def test_several_runs_go_only_into_a_folder_of_runs(draw, tmp_path, capsys):
     assert draw("red pig", *both[2:], out="both")[0] == 2  # nor a single run into a folder of runs
 
 
-def test_one_bad_prompt_of_several_is_told_and_the_others_are_drawn(draw, monkeypatch, capsys):
+def test_one_bad_prompt_of_several_is_reported_and_the_others_are_drawn(draw, monkeypatch, capsys):
     start = ImageHead.start
 
     def fails(head, item, *rest):
@@ -252,19 +330,19 @@ def test_several_prompts_are_one_run_each_and_a_prompt_is_the_same_alone(draw, t
     assert "already done" in capsys.readouterr().out
 
 
-def test_a_prompt_that_is_too_long_is_cut_and_the_user_told(draw, capsys):
+def test_a_prompt_that_is_too_long_is_cut_with_a_warning(draw, capsys):
     assert draw("a b c d e f g h i j k l m n o p q r s", "--method", "ancestral")[0] == 0
     error = capsys.readouterr().err
     assert error.count("was cut off") == 1 and '"o p q r s"' in error and "latent.py" not in error
 
 
-def test_a_run_that_diverges_says_so(draw, capsys):
+def test_a_run_that_diverges_is_an_error(draw, capsys):
     code, out = draw("red dog", "--lr", "1e30")
     assert code == 2 and "diverged" in capsys.readouterr().err and not (out / "metrics.json").exists()
 
 
 @pytest.mark.parametrize(
-    ("flags", "told"),
+    ("flags", "message"),
     [
         ([], "no prompt"),
         ([""], "--allow-empty"),
@@ -282,7 +360,7 @@ def test_a_run_that_diverges_says_so(draw, capsys):
         (["dog", "--metrics", "fid"], "--fid-folder"),
         (["dog", "--gamma", "nan"], "gamma is nan; give a finite number (below 0 attracts)."),
         (["prompts.txt"], "The prompt prompts.txt is a file; use --prompts prompts.txt to read prompts from it."),
-        (["dog", "--fid-folder", "full"], "--fid-folder full goes with --metrics fid; add it."),
+        (["dog", "--fid-folder", "full"], "--fid-folder full has no effect without --metrics fid; add it."),
         (["dog", "--metrics", "fid", "--fid-folder", "full"], "full contains 0 pictures; --fid-folder needs two"),
         (["dog", "--metrics", "aesthetic"], "needs weights that do not ship; give --aesthetic-weights FILE"),
         (["dog", "--config", "bad.yaml"], 'bad.yaml: unknown field "gama". Did you mean "gamma"?'),
@@ -308,7 +386,9 @@ def test_a_run_that_diverges_says_so(draw, capsys):
         (["a dog", "cat", "--out", "full"], "contains other files"),
     ],
 )
-def test_bad_input_is_told_in_one_sentence_before_any_model_is_loaded(tmp_path, flags, told, monkeypatch, capsys):
+def test_bad_input_is_reported_in_one_sentence_before_any_model_is_loaded(
+    tmp_path, flags, message, monkeypatch, capsys
+):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "bad.yaml").write_text("gama: 3\n")
     (tmp_path / "prompts.txt").write_text("a man\n")
@@ -319,11 +399,11 @@ def test_bad_input_is_told_in_one_sentence_before_any_model_is_loaded(tmp_path, 
         sys.exit(main(["text-to-image", *flags]))
     captured = capsys.readouterr()
     assert stopped.value.code == 2
-    assert told in captured.err + captured.out and "Traceback" not in captured.err
+    assert message in captured.err + captured.out and "Traceback" not in captured.err
 
 
 @pytest.mark.parametrize(
-    ("flags", "told"),
+    ("flags", "message"),
     [
         (
             ["--prior", "owner/absent", "--features", "owner/no-map"],
@@ -335,14 +415,14 @@ def test_bad_input_is_told_in_one_sentence_before_any_model_is_loaded(tmp_path, 
         (["--metrics", "aesthetic", "--aesthetic-weights", "no.pth"], 'There is no file "no.pth" of aesthetic weights'),
     ],
 )
-def test_what_is_missing_is_told_before_the_prior_is_loaded_and_the_prior_first(
-    tmp_path, flags, told, monkeypatch, capsys
+def test_what_is_missing_is_reported_before_the_prior_is_loaded_and_the_prior_first(
+    tmp_path, flags, message, monkeypatch, capsys
 ):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr("rsd.runs.head.load_prior", lambda *a, **k: pytest.fail("the prior was loaded"))
     assert main(["text-to-image", "a man", *flags]) == 2
     error = capsys.readouterr().err
-    assert told in error and error.count("\n") == 1 and not (tmp_path / "runs").exists()
+    assert message in error and error.count("\n") == 1 and not (tmp_path / "runs").exists()
 
 
 def test_flags_win_over_config_and_config_over_the_packaged_one(tmp_path):

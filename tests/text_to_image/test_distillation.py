@@ -13,7 +13,7 @@ from rsd.priors.mixture import GaussianMixture
 from rsd.randomness import Stream
 from rsd.spread import Spread
 from rsd.tasks.text_to_image.distillation import Latents, Run, Settings, draw_timesteps
-from rsd.tasks.text_to_image.names import DISTILLATION
+from rsd.tasks.text_to_image.options import DISTILLATION
 
 MODES = torch.tensor([[1.0, 0.0], [-1.0, 0.0]], dtype=torch.float64)
 
@@ -35,7 +35,7 @@ def finished(prior, **settings):
 
 @pytest.fixture
 def tiny(tiny_pipeline):
-    """The same tiny prior afresh at each call."""
+    """Return the same tiny prior, loaded anew at each call."""
     return lambda kind="epsilon", dtype=torch.float32: LatentPrior(tiny_pipeline(kind).to(dtype))
 
 
@@ -43,7 +43,7 @@ def tiny(tiny_pipeline):
 
 
 def two_modes(*, start=None, **settings) -> torch.Tensor:
-    """Where points in R^2 end under two Gaussians, [N, 2]; they begin at N(0, I), or close around ``start``."""
+    """Return where points in R^2 end under two Gaussians, [N, 2], started from N(0, I) or close to ``start``."""
     prior = GaussianMixture(MODES, 0.05)
     settings = {"method": "sds", "steps": 300, "lr": 0.05, "timesteps": "annealed", **settings}
     one = Run(prior, "", Settings(**settings), embed=lambda z: z)
@@ -62,7 +62,7 @@ def test_sds_contracts_the_particles_to_the_modes():
 
 
 @pytest.mark.parametrize("seed", [0, 1, 2])
-def test_repulsion_spreads_particles_that_begin_at_one_mode_over_both(seed):
+def test_repulsion_spreads_particles_that_start_at_one_mode_over_both(seed):
     crossed = {}
     for gamma in (0.0, 2.0):
         settings = dict(particles=8, seed=seed, t_range=(20, 200), steps=200, gamma=gamma)
@@ -213,7 +213,7 @@ def test_annealed_timesteps_go_straight_down():
 
 
 @pytest.mark.parametrize(
-    ("changes", "told"),
+    ("changes", "message"),
     [
         ({"method": "sdss"}, 'Unknown method "sdss". Did you mean "sds".*There are: sds, vsd, nfsd, svgd'),
         ({"score": "big"}, 'Unknown score "big"'),
@@ -222,17 +222,17 @@ def test_annealed_timesteps_go_straight_down():
         ({"timesteps": "annealed", "t_per_particle": True}, "Annealed timesteps are shared"),
     ],
 )
-def test_settings_that_cannot_run_are_told(changes, told):
-    with pytest.raises(ValueError, match=told):
+def test_settings_that_cannot_run_are_reported(changes, message):
+    with pytest.raises(ValueError, match=message):
         Settings(**changes)
 
 
-def test_a_range_outside_the_schedule_is_told():
+def test_a_range_outside_the_schedule_is_reported():
     with pytest.raises(ValueError, match="t_range is 20 to 1000; it must lie in 0 to 999"):
         draw_timesteps(Settings(t_range=(20, 1000)), 1000, ids=[0], stream=Stream(0))
 
 
-def test_each_method_has_its_own_gamma_unless_told():
+def test_each_method_has_its_own_gamma_by_default():
     assert {method: Settings(method=method).interaction.gamma for method in DISTILLATION} == DISTILLATION
     assert Settings(gamma=0.0).interaction.gamma == 0 and Settings(method="svgd").interaction.kind == "svgd"
 

@@ -38,7 +38,7 @@ def mixture():
 
 
 def draw(prior, *, ids=range(4), steps=10, stop=None, start=0, state=None, chunk=None, seed=1, **options):
-    """A run up to step ``stop``: the samples and the records."""
+    """Run up to step ``stop``; return the samples and the records."""
     grid = ancestral_levels(prior.schedule, steps)
     stream, scale = Stream(seed, "a"), grid[0].sigma
     samples = Chain(prior, Spread(ids, Memory(chunk)), stream, scale=scale)
@@ -51,7 +51,7 @@ def draw(prior, *, ids=range(4), steps=10, stop=None, start=0, state=None, chunk
 
 
 def diffusers_run(pipeline, prior, steps, ids, monkeypatch, rounded=False):
-    """What diffusers' pipeline with its ancestral scheduler makes of our noise: latents [N, C, h, w]."""
+    """Return the latents [N, C, h, w] of diffusers' pipeline with its ancestral scheduler and our noise."""
     from diffusers import EulerAncestralDiscreteScheduler
     from diffusers.schedulers import scheduling_euler_ancestral_discrete as module
 
@@ -143,7 +143,7 @@ def test_particles_depend_on_nothing_but_their_numbers(mixture):
     assert torch.allclose(draw(mixture, ids=order, interaction=PUSH)[0].z, pushed[order], atol=1e-5)
 
 
-def test_a_resumed_run_goes_on_with_the_same_numbers(mixture):
+def test_a_resumed_run_resumes_with_the_same_numbers(mixture):
     whole, records = draw(mixture, interaction=PUSH)
     half, first = draw(mixture, interaction=PUSH, stop=4)
     state = copy.deepcopy(half.state())
@@ -167,7 +167,7 @@ def test_guidance_spreads_and_a_negative_weight_gathers(mixture):
     assert draw(mixture)[1][5].bandwidth is None and draw(mixture)[1][5].repulsion == 0
 
 
-def test_only_those_who_interact_are_pushed(mixture):
+def test_only_interacting_particles_are_pushed(mixture):
     plain, part = draw(mixture)[0].z, draw(mixture, interaction=Interaction(0.3, interacting=3))[0].z
     assert torch.equal(part[3], plain[3]) and not torch.allclose(part[:3], plain[:3], atol=0.01)
     two = draw(mixture, interaction=Interaction(0.3, ensembles=2))[0].z
@@ -198,7 +198,7 @@ def test_the_gradient_goes_through_the_features():
 
 
 def test_the_first_guided_step_subtracts_gamma_sigma_grad_log_phi():
-    """By hand: eps - gamma sigma_t grad_{z_t} log Phi, and the gradient of the clean guess is 1 / alpha_t."""
+    """By hand: eps - gamma sigma_t grad_{z_t} log Phi, and the gradient of the denoised estimate is 1 / alpha_t."""
     mixture = GaussianMixture(torch.tensor([[2.0, 0.0], [-2.0, 0.0]], dtype=torch.float64), 0.01)
     start = Chain(mixture, Spread(range(4)), Stream(1, "a"), scale=mixture.schedule.sigma(999))
     alpha, sigma, level = (f(999) for f in (
@@ -215,7 +215,7 @@ def test_the_first_guided_step_subtracts_gamma_sigma_grad_log_phi():
     assert torch.allclose(found, expected, rtol=1e-7)
 
 
-def test_a_run_is_the_sampler_and_goes_on_where_it_stopped(tiny_pipeline):
+def test_a_run_is_the_sampler_and_resumes(tiny_pipeline):
     prior = LatentPrior(tiny_pipeline())
     pixels = lambda z: prior.decode(z).flatten(1)  # noqa: E731
     settings = Settings(method="particle-guidance", particles=3, steps=6, gamma=0.2, seed=4, guidance=2.0)
@@ -268,8 +268,8 @@ def test_the_papers_settings_are_in_the_configs():
     )
 
 
-def test_a_checkpoint_of_an_older_version_goes_on(tiny_pipeline):
-    """That kept x = z / alpha and the estimate."""
+def test_a_checkpoint_of_an_older_version_resumes(tiny_pipeline):
+    """It contains x = z / alpha and the denoised estimate."""
     prior = LatentPrior(tiny_pipeline())
     settings = Settings(particles=2, steps=5, seed=4, guidance=2.0)
     half = Run(prior, "red", settings)

@@ -42,12 +42,12 @@ def score(images, prompt, scorers):
 
 
 def missing_figures(held, prior, *, wanted=(), **asked):
-    """What a finished run lacks."""
+    """Return the figures that a finished run misses."""
     return scoring.missing_figures(SCORES, held, ScoreRequest(prior, wanted, **asked))
 
 
 def measure_missing(images, prompt, held, names, scorers):
-    """A finished run's metrics, and what was measured."""
+    """Return a finished run's metrics, and what was measured."""
     return scoring.measure_missing(SCORES, images, Subject(prompt), held, names, scorers)
 
 
@@ -69,7 +69,7 @@ def pictures(n, size=16, seed=0):
     return torch.rand(n, 3, size, size, generator=torch.Generator().manual_seed(seed)) * 2 - 1
 
 
-def test_agreement_is_the_share_of_told_attributes_that_are_right():
+def test_agreement_is_the_share_of_named_attributes_that_are_right():
     reasons = {}
     found = heads_figures(tell({}, {"hair": "bun"}, {"hair": "afro", "hair_color": "pink"}), read(PROMPT), reasons)
     assert found["agreement"] == pytest.approx(6 / 9) and reasons == {}
@@ -79,26 +79,26 @@ def test_agreement_is_the_share_of_told_attributes_that_are_right():
 
 
 def test_what_the_view_hides_is_not_asked_for():
-    told = read("a man with sunglasses and a left eye patch, front view")
-    found = heads_figures(tell({"person": "man", "glasses": "sun"}), told, {})
+    named = read("a man with sunglasses and a left eye patch, front view")
+    found = heads_figures(tell({"person": "man", "glasses": "sun"}), named, {})
     assert found["agreement"] == 1 and set(found["agreement_attributes"]) == {"person", "glasses"}
     back = heads_figures(tell({"mouth": "open"}), read("a person with a smile, back view"), reasons := {})
-    assert back["agreement"] is None and "tells nothing" in reasons["agreement"]
+    assert back["agreement"] is None and "names no attribute" in reasons["agreement"]
     assert set(back["coverage"]["distinct"]) == {"skin", "hair", "hair_color", "shirt", "background"}
 
 
 def test_what_a_particle_s_missing_face_would_show_counts_for_nothing():
-    """Three particles, of which one has a face: mouths and people are read of that one alone, hair of all."""
-    told = read("a man with long red hair and a smile, front view")
+    """One of three particles has a face: mouths and persons are read for that one only, hair for all."""
+    named = read("a man with long red hair and a smile, front view")
     particles = tell({"person": "man"}, {"mouth": "open", "shirt": "red"}, {"mouth": "open", "left_cheek": "red"})
-    found = heads_figures(particles, told, reasons := {}, torch.tensor([True, False, False]))
+    found = heads_figures(particles, named, reasons := {}, torch.tensor([True, False, False]))
     assert found["agreement"] == 1 and found["agreement_read"]["mouth"] == pytest.approx(1 / 3)
     assert found["agreement_attributes"] == {"person": None, "hair": 1, "hair_color": 1, "mouth": None}
     assert reasons["agreement_attributes"] == "not averaged; person: no face is seen; mouth: no face is seen"
     assert (found["coverage"]["distinct"]["left_cheek"], found["coverage"]["distinct"]["shirt"]) == (1, 2)
     none = heads_figures(particles, read("a smile"), reasons := {}, torch.tensor([False] * 3))
     assert none["agreement"] is none["agreement_particles"] is None
-    assert reasons["agreement"] == "the pictures do not show what the prompt tells; mouth: no face is seen"
+    assert reasons["agreement"] == "the pictures do not show the attributes of the prompt; mouth: no face is seen"
     unsure = heads_figures(tell({}, confidence=0.7), read("a smile"), reasons := {})
     assert unsure["agreement"] is None and "the classifier is not sure" in reasons["agreement"]
 
@@ -124,16 +124,16 @@ def test_eyes_behind_sunglasses_count_for_nothing():
     assert heads_figures(bald, read("a woman"), {})["coverage"]["distinct"]["hair_color"] == 1
 
 
-def test_nothing_left_open_and_nothing_told():
+def test_nothing_left_open_and_nothing_named():
     whole = caption(PLAIN, view="front view")
     found = heads_figures(tell({}), read(whole), reasons := {})
-    assert found["coverage"] is None and found["agreement"] == 1 and "nothing open" in reasons["coverage"]
+    assert found["coverage"] is None and found["agreement"] == 1 and "no attribute open" in reasons["coverage"]
     found = heads_figures(tell({}, {"skin": "green"}), read(""), reasons := {})
     assert found["agreement"] is found["agreement_particles"] is None and set(reasons) == {"agreement"}
     assert found["coverage"]["distinct"]["skin"] == 2 and len(found["coverage"]["of"]) == 15
 
 
-def test_a_diverged_particle_is_told_and_agrees_with_nothing():
+def test_a_diverged_particle_is_reported_and_agrees_with_nothing():
     answers = tell({}, {})
     for p in answers.values():
         p[1] = torch.nan
@@ -211,7 +211,7 @@ def test_fid_compares_with_the_folder(folder):
 def test_what_fid_cannot_compare_with(folder, tmp_path):
     with pytest.raises(ValueError, match="--fid-folder DIR"):
         load_scorers("other", wanted=("fid",), div_features="pixels")
-    with pytest.raises(FileNotFoundError, match="nowhere is no folder"):
+    with pytest.raises(FileNotFoundError, match="nowhere is not a folder"):
         load_scorers("other", wanted=("fid",), div_features="pixels", fid_folder=tmp_path / "nowhere")
     for k in (1, 2):
         (folder / f"{k}.png").unlink()
@@ -219,7 +219,7 @@ def test_what_fid_cannot_compare_with(folder, tmp_path):
         load_scorers("other", wanted=("fid",), div_features="pixels", fid_folder=folder)
 
 
-def test_networks_that_cannot_be_had(folder):
+def test_networks_that_are_not_available(folder):
     scorers = load_scorers("other")
     assert scorers.features is None and "dinov2-small" in scorers.reasons["div"]
     assert "--div-features" in scorers.reasons["div"] and "a prior over heads" in scorers.reasons["coverage"]
@@ -228,7 +228,7 @@ def test_networks_that_cannot_be_had(folder):
         load_scorers("other", div_features="facebook/dinov2-small")
     with pytest.raises(ValueError, match="go online once"):
         load_scorers("other", wanted=("clip",))
-    with pytest.raises(ValueError, match=r"^The metric fid compares facebook/dinov2-small, .*; give --fid-feat"):
+    with pytest.raises(ValueError, match=r"^The metric fid uses facebook/dinov2-small, .*; give --fid-feat"):
         load_scorers("other", wanted=("fid",), fid_folder=folder)
     with pytest.raises(ValueError, match='Unknown metric "lpips"; use clip, aesthetic, fid'):
         load_scorers("other", wanted=("lpips",))
@@ -344,7 +344,7 @@ def held(**changes):
     return {**nothing, **changes}
 
 
-def test_what_a_finished_run_lacks(folder):
+def test_what_a_finished_run_misses(folder):
     def names(**asked):
         return missing_figures(run, "other", **{"div_features": "pixels", **asked})
 

@@ -69,7 +69,7 @@ def test_a_sweep_leaves_what_the_contract_says_and_does_nothing_twice(sweep, pro
     assert (out / "sweep.json").read_text() == before and "0 to do" in capsys.readouterr().out
 
 
-def test_an_interrupted_sweep_goes_on_and_grows(sweep, monkeypatch, capsys):
+def test_an_interrupted_sweep_resumes_and_grows(sweep, monkeypatch, capsys):
     finish = RunFolder.finish
 
     def killed(self, metrics):
@@ -102,7 +102,7 @@ def test_other_settings_change_nothing_that_was_swept(sweep, monkeypatch, capsys
     assert before == {path: path.read_bytes() for path in out.rglob("*") if path.is_file()}
 
 
-def test_a_sweep_measures_what_is_asked_for_later_and_goes_into_no_other_folder(sweep, tmp_path, capsys):
+def test_a_sweep_measures_what_is_requested_later_and_goes_into_no_other_folder(sweep, tmp_path, capsys):
     (tmp_path / "out").mkdir()
     (tmp_path / "out" / "thesis.tex").write_text("x")
     assert sweep("red dog", *FLAGS[:-1])[0] == 2 and "contains other files" in capsys.readouterr().err
@@ -127,11 +127,11 @@ def test_one_bad_setting_does_not_stop_the_others(sweep, capsys):
 
 
 @pytest.mark.parametrize(
-    ("flags", "told"),
+    ("flags", "message"),
     [
         (["--methods", "vds"], 'Did you mean "vsd"'),
-        (["--gammas", "0", "0"], "one is given twice"),
-        (["--methods", "particle-guidance", "--lr", "0.1"], "--lr is of no use to particle-guidance"),
+        (["--gammas", "0", "0"], "give each value once"),
+        (["--methods", "particle-guidance", "--lr", "0.1"], "--lr has no effect on particle-guidance"),
         (["--gammas", "nan"], "finite"),
         (["--features", "pixel"], 'Did you mean "pixels"'),
         (["--prompts", "nowhere.txt"], "nowhere.txt"),
@@ -139,11 +139,11 @@ def test_one_bad_setting_does_not_stop_the_others(sweep, capsys):
         (["--particles", "0"], "particles is 0"),
     ],
 )
-def test_bad_input_is_told_before_any_model_is_loaded(flags, told, monkeypatch, capsys, tmp_path):
+def test_bad_input_is_reported_before_any_model_is_loaded(flags, message, monkeypatch, capsys, tmp_path):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr("rsd.runs.batch.load_networks", lambda *a, **k: pytest.fail("a model was loaded"))
     assert main(["sweep", *flags]) == 2
-    assert told in capsys.readouterr().err and not (tmp_path / "runs").exists()
+    assert message in capsys.readouterr().err and not (tmp_path / "runs").exists()
 
 
 def test_the_paper_s_sweep_is_the_default():

@@ -29,11 +29,11 @@ def test_repulsion_prevents_collapse_and_keeps_the_fit(outcomes):
     assert outcomes[1.0].misfit < 0.15
 
 
-def test_too_much_repulsion_ruins_the_fit(outcomes):
+def test_too_much_repulsion_spoils_the_fit(outcomes):
     assert outcomes[2000.0].misfit > 20 * outcomes[1.0].misfit
 
 
-def test_an_outcome_counts_what_it_says():
+def test_an_outcome_counts_collapsed_pairs():
     points = torch.stack([MODES, MODES[[0, 0]] + 0.1, torch.tensor([[-1.0, 3.0], [-2.0, 0.0]])])
     outcome = Outcome(1.0, points)
     assert outcome.collapsed == 2 and outcome.pairs[0] == [False, True, True]
@@ -41,7 +41,7 @@ def test_an_outcome_counts_what_it_says():
     assert outcome.misfit == pytest.approx((0 + 0 + 2 * 0.02**0.5 + 3 + 1) / 6, rel=1e-5)
 
 
-def test_the_line_tells_the_ends_and_the_best():
+def test_the_headline_gives_the_extremes_and_the_best():
     """Of eleven gammas three: the least, the one with the fewest collapses and then the best fit, and the greatest."""
     apart, together = MODES[None], MODES[None, [0, 0]]
 
@@ -60,7 +60,7 @@ def test_the_line_tells_the_ends_and_the_best():
     assert headline(found[:1]) == "of 2 pairs collapsed: 0 at gamma 3 (misfit 0.07)"
 
 
-def test_the_share_s_axis_is_a_share_s(outcomes, tmp_path, monkeypatch):
+def test_the_axis_of_a_share_ends_at_100(outcomes, tmp_path, monkeypatch):
     monkeypatch.setattr(plt, "close", lambda figure: None)
     collapse_plot(list(outcomes.values()), tmp_path / "a.png")
     limits = plt.gcf().axes[0].get_ylim()
@@ -69,7 +69,7 @@ def test_the_share_s_axis_is_a_share_s(outcomes, tmp_path, monkeypatch):
     assert limits == (0, 100)
 
 
-def test_the_command_leaves_what_the_contract_says(tmp_path, capsys):
+def test_the_command_writes_the_documented_files(tmp_path, capsys):
     out = tmp_path / "toy"
     assert main(["toy", "--out", str(out), "--gammas", "0", "1", "--realisations", "6", "--steps", "20"]) == 0
     report = json.loads((out / "toy.json").read_text())
@@ -86,21 +86,21 @@ def test_the_command_leaves_what_the_contract_says(tmp_path, capsys):
 
 
 @pytest.mark.parametrize(
-    ("flags", "told"),
+    ("flags", "expected"),
     [
         (["--realisations", "0"], "realisations is 0; give a finite number above 0."),
         (["--lr", "nan"], "lr is nan; give a finite number above 0."),
-        (["--gammas", "0", "nan"], "gammas holds nan; give finite numbers, for example --gammas 0 1 2000."),
+        (["--gammas", "0", "nan"], "gammas contains nan; give finite numbers, for example --gammas 0 1 2000."),
         (["--out", "taken"], "The output folder taken is a file; choose another --out."),
         (["--seed", "-1"], "seed is -1; give 0 or more."),
         (["--out", "taken/x"], "The output folder taken/x is not writable (Not a directory); choose another --out."),
     ],
 )
-def test_bad_values_are_told_in_one_sentence(tmp_path, flags, told, monkeypatch, capsys):
+def test_bad_values_are_reported_in_one_sentence(tmp_path, flags, expected, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "taken").touch()
     assert main(["toy", *flags]) == 2
-    assert capsys.readouterr().err == f"rsd: {told}\n"
+    assert capsys.readouterr().err == f"rsd: {expected}\n"
 
 
 def test_a_folder_of_other_files_is_left_alone(tmp_path, capsys):
@@ -110,17 +110,17 @@ def test_a_folder_of_other_files_is_left_alone(tmp_path, capsys):
     assert [p.name for p in tmp_path.iterdir()] == ["thesis.tex"]
 
 
-def test_an_interruption_promises_no_resume(tmp_path, monkeypatch, capsys):
+def test_an_interruption_does_not_promise_a_resume(tmp_path, monkeypatch, capsys):
     def interrupt(*a, **k):
         raise KeyboardInterrupt
 
     monkeypatch.setattr(experiment, "run", interrupt)
     assert main(["toy", "--out", str(tmp_path)]) == 130
-    assert "--resume" not in (told := capsys.readouterr().err) and "start it again" in told
+    assert "--resume" not in (output := capsys.readouterr().err) and "start it again" in output
 
 
 @pytest.mark.parametrize("name", ["toy.json", "collapse.png", "scatter.png"])
-def test_a_killed_run_leaves_no_half_file(tmp_path, monkeypatch, name):
+def test_a_killed_run_leaves_no_partial_file(tmp_path, monkeypatch, name):
     flags = ["toy", "--out", str(tmp_path), "--realisations", "2", "--steps", "2", "--gammas", "0"]
     assert main(flags) == 0
     before, replace = (tmp_path / name).read_bytes(), os.replace

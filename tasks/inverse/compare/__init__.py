@@ -1,1 +1,1 @@
-"""`rsd compare`: methods side by side."""
+"""``rsd compare``: methods side by side."""

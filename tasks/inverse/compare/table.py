@@ -1,4 +1,4 @@
-"""What a comparison leaves: compare.json, compare.csv, compare.md and grid.png."""
+"""Write the files of a comparison: compare.json, compare.csv, compare.md and grid.png."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from rsd.runs.folder import CONFIG, write_bytes, write_json
 from rsd.runs.settings import read_yaml
 from rsd.runs.summary import mean, write_csv
 
-from ..methods import FIELD
+from ..methods import METHODS
 from .pairs import Pair
 
 Row = dict[str, Any]
@@ -34,8 +34,7 @@ COMMON: dict[str, tuple[str, Callable[[float], str]]] = {
     "common_coverage": ("coverage", "{:.2f}".format),
     "common_agreement": ("agreement", "{:.2f}".format),
 }
-"""The columns of compare.md for which all methods' pictures have one size: a figure's name in compare.csv, its heading,
-and how it is written."""
+"""The columns of compare.md that compare images at one size: by name in compare.csv, the heading and the format."""
 SHOWN = {
     **COMMON,
     "lpips_mean": ("LPIPS", "{:.3f}".format),
@@ -44,11 +43,11 @@ SHOWN = {
     **{name: (name.replace("_", " ").replace("unet", "UNet"), "{:.0f}".format) for name in CALLS},
     "peak_bytes": ("peak MiB", lambda size: f"{size / 2**20:.0f}"),
 }
-"""And all its columns."""
+"""All columns of compare.md."""
 
 
 def flat(row: Row) -> Row:
-    """A row of compare.json as a line of compare.csv."""
+    """Return a row of compare.json as a line of compare.csv."""
     m, common, fid = row["metrics"], row["metrics"]["common"], row["fid"] or {}
     line = {name: row[name] for name in ("task", "method", "image", "prior", "steps", "particles", "folder")}
     line |= {f"{name}_{part}": (m.get(name) or {}).get(part) for name in SCORES for part in PARTS}
@@ -67,7 +66,7 @@ def _spread(m: Row) -> Row:
 
 
 def write(out: Path, rows: list[Row], pairs: Sequence[Pair], left_out: dict[str, str]) -> None:
-    """All four files, from the cells that are done."""
+    """Write all four files from the finished cells."""
     write_json(out / "compare.json", rows)
     lines = [flat(row) for row in rows]
     write_csv(out / "compare.csv", lines, list(lines[0]) if lines else ["task", "method", "image"])
@@ -80,7 +79,7 @@ def write(out: Path, rows: list[Row], pairs: Sequence[Pair], left_out: dict[str,
 
 
 def markdown(lines: list[Row], pairs: Sequence[Pair], left_out: dict[str, str]) -> str:
-    """A table a task, a line a method: means over images. Columns that nobody has a figure for are left out."""
+    """Return a table per task with a line per method: means over images. Columns without any figure are omitted."""
     parts = []
     for task in dict.fromkeys(line["task"] for line in lines):
         methods: dict[str, list[Row]] = {}
@@ -91,13 +90,13 @@ def markdown(lines: list[Row], pairs: Sequence[Pair], left_out: dict[str, str]) 
         parts.append(_sizes(lines))
     if left_out:
         parts.append("Left out:\n\n" + "\n".join(f"- {name}: {why}" for name, why in left_out.items()))
-    works = dict.fromkeys(work for pair in pairs for work in FIELD[pair.method].works)
+    works = dict.fromkeys(work for pair in pairs for work in METHODS[pair.method].works)
     parts.append("Works:\n\n" + "\n".join(f"- {short(work)}" for work in works))
     return "\n\n".join(parts) + "\n"
 
 
 def _one(task: str, methods: list[list[Row]]) -> str:
-    """A task's table; ``methods``: the lines of each."""
+    """Return a task's table. ``methods``: the lines of each method."""
     means = [{name: mean([line[name] for line in mine]) for name in SHOWN} for mine in methods]
     shown = [name for name in SHOWN if any(row[name] is not None for row in means)]
     headings = ["method", "prior", "steps", "N", "images", *(SHOWN[name][0] for name in shown), "settings"]
@@ -108,22 +107,25 @@ def _one(task: str, methods: list[list[Row]]) -> str:
         cells += ["" if row[name] is None else SHOWN[name][1](row[name]) for name in shown]
         lines.append(f"| {' | '.join([*cells, about['settings'].removesuffix('.yaml')])} |")
     others = {(mine[0]["run_as"], mine[0]["prior"]) for mine in methods if mine[0]["run_as"] != task}
-    lines += [f"\n{task} is {own} for {prior}, so that all measure as many pixels." for own, prior in sorted(others)]
+    lines += [
+        f"\n{task} is {own} for {prior}, so that all measure the same number of pixels."
+        for own, prior in sorted(others)
+    ]
     return "\n".join(lines)
 
 
 def _sizes(lines: list[Row]) -> str:
-    """What is of pictures of which size."""
+    """Return a sentence on which figures compare images at which size."""
     names = [name for name in COMMON if any(line[name] is not None for line in lines)]
-    told = ", ".join(COMMON[name][0] for name in names if COMMON[name][0] != "best")
+    headings = ", ".join(COMMON[name][0] for name in names if COMMON[name][0] != "best")
     return (
-        f"{told}: of pictures at {lines[0]['common_size']} px, whatever the prior's size; all else, and the columns of "
-        "compare.csv without common_, at the prior's own. Where steps differ, each setting has a budget of its own."
+        f"{headings}: of images at {lines[0]['common_size']} px, whatever the prior's size; all else, and the columns "
+        "of compare.csv without common_, at the prior's size. If steps differ, each setting has its own budget."
     )
 
 
 def grid(out: Path, rows: list[Row], most: int = 4) -> Any:
-    """For each task its first image: a row a method, of the measurement, the truth and the answers."""
+    """Return a grid with each task's first image: a row per method of measurement, clean image and samples."""
     cells: list[Any] = []
     labels: list[str] = []
     columns = 2 + min(most, max(row["particles"] for row in rows))
@@ -131,10 +133,10 @@ def grid(out: Path, rows: list[Row], most: int = 4) -> Any:
         mine = [row for row in rows if row["task"] == task]
         for row in (row for row in mine if row["image"] == mine[0]["image"]):
             folder = out / row["folder"]
-            answers = [read_image(path) for path in sorted((folder / "particles").glob("*.png"))[: columns - 2]]
+            samples = [read_image(path) for path in sorted((folder / "particles").glob("*.png"))[: columns - 2]]
             held = read_yaml(folder / CONFIG)
-            truth = fit_to(read_image(held["images"][0]), answers[0].shape[-1], held["fit"])[0]
-            pictures = [read_image(folder / "measurement.png"), truth, *answers]
+            truth = fit_to(read_image(held["images"][0]), samples[0].shape[-1], held["fit"])[0]
+            pictures = [read_image(folder / "measurement.png"), truth, *samples]
             pictures += [torch.ones_like(truth)] * (columns - len(pictures))
             cells += pictures
             labels += [task, "truth", row["method"], *[""] * (columns - 3)]

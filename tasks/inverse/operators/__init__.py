@@ -55,10 +55,10 @@ class BlockAverage(Operator):
 
 
 class BicubicDownsample(Operator):
-    """y = x made smaller by an antialiased cubic filter (a = -1/2, stretched by the factor, weights of sum 1).
+    """y = x downsampled by an antialiased cubic filter (a = -1/2, stretched by the factor, weights of sum 1).
 
-    It equals the resizer used by DPS: x is mirrored by 2 factor pixels on each side with its edge repeated, so the
-    filter sees no border. Range: a little beyond [-1, 1] at edges, where a cubic filter overshoots. Half precision is
+    It equals the resizer of DPS: x is padded by 2 factor reflected pixels on each side, including the edge, so the
+    filter sees no border. Range: slightly beyond [-1, 1] at edges, since a cubic filter overshoots. Half precision is
     computed in float32.
     """
 
@@ -75,23 +75,24 @@ class BicubicDownsample(Operator):
 
 
 def at_least_float32(x: torch.Tensor) -> torch.Tensor:
-    """x, raised from half precision, in which some of torch's functions do not exist."""
+    """Return x, in float32 if it is in half precision, which some functions of torch do not support."""
     return x if x.dtype == torch.float64 else x.float()
 
 
 def mirror(x: torch.Tensor, margin: int, dim: int) -> torch.Tensor:
-    """x with ``margin`` more entries at both ends of ``dim``: reflections that repeat the edge (numpy: "symmetric")."""
+    """Return x with ``margin`` more entries at both ends of ``dim``: reflections that repeat the edge (numpy:
+    "symmetric")."""
     length = x.shape[dim]
     position = torch.arange(-margin, length + margin, device=x.device) % (2 * length)
     return x.index_select(dim, torch.minimum(position, 2 * length - 1 - position))
 
 
 class Blur(Operator):
-    """y = kernel * x, a convolution of each channel (the kernel is the picture of a point).
+    """y = kernel * x, a convolution of each channel (the kernel is the image of a point).
 
-    ``kernel``: [height, width], odd, sum 1; if it is nowhere negative, y has range [-1, 1].
-    Padding: reflection without repeating the edge, by half the kernel. Computed by FFTs, whose cost does not grow with
-    the kernel (61 x 61 at 512 px); half precision in float32.
+    ``kernel``: [height, width], odd, sum 1; if it is nowhere negative, y has range [-1, 1]. Padding: reflection without
+    repeating the edge, by half the kernel. Computed by FFTs, whose cost does not grow with the kernel (61 x 61 at 512
+    px); half precision is computed in float32.
     """
 
     kernel: torch.Tensor
@@ -106,16 +107,16 @@ class Blur(Operator):
         padded = F.pad(at_least_float32(x), (columns, columns, rows, rows), mode="reflect")
         size = padded.shape[-2:]
         spectrum = torch.fft.rfft2(padded) * torch.fft.rfft2(self.kernel.to(padded.dtype), s=size)
-        # the circular convolution's first rows and columns have wrapped around
+        # drop the first rows and columns, which wrapped around in the circular convolution
         return torch.fft.irfft2(spectrum, s=size)[..., 2 * rows :, 2 * columns :].to(x.dtype)
 
 
 class PhaseRetrieval(Operator):
-    """y = |FFT of x|: x is mapped to [0, 1], padded with zeros by a quarter of its size on each side, and
-    transformed by a centred orthonormal 2-D FFT (so that the sum of y^2 is that of the [0, 1] image's squares).
-    Range: from 0 to size / 1.5. Half precision is raised to float32, y too.
+    """y = |FFT of x|: x is mapped to [0, 1], padded with zeros by a quarter of its size on each side, and transformed
+    by a centred orthonormal 2-D FFT, so the sum of y^2 is the [0, 1] image's sum of squares. Range: 0 to size / 1.5.
+    Half precision is raised to float32, in y too.
 
-    y is the same for an image turned by 180 degrees: score with :func:`best_rotation`.
+    y is the same for an image rotated by 180 degrees: score with :func:`best_rotation`.
     """
 
     def __init__(self) -> None:
@@ -129,21 +130,20 @@ class PhaseRetrieval(Operator):
         return torch.fft.fftshift(spectrum, dim=(-2, -1)).abs()
 
     def picture(self, y: torch.Tensor) -> torch.Tensor:
-        """log(1 + |y|) of each measurement, from black to white."""
+        """Return log(1 + |y|) of each measurement, from black to white."""
         return stretch(y.detach().float().abs().log1p())
 
 
 def best_rotation(x: torch.Tensor, truth: torch.Tensor) -> torch.Tensor:
-    """Each image of x [B, 3, H, W] or its 180-degree rotation, whichever is nearer to ``truth`` [1 or B, 3, H, W]
-    in mean square: a phase measurement cannot tell them apart.
-    """
+    """Return each image of x [B, 3, H, W] or its 180-degree rotation, whichever has the smaller mean squared error to
+    ``truth`` [1 or B, 3, H, W]: a phase measurement does not distinguish them."""
     turned = x.flip(-2, -1)
     better = ((turned - truth) ** 2).flatten(1).mean(1) < ((x - truth) ** 2).flatten(1).mean(1)
     return torch.where(better[:, None, None, None], turned, x)
 
 
 class HDR(Operator):
-    """y = clip(2x, -1, 1): contrast doubled and cut; range [-1, 1], no padding."""
+    """y = clip(2x, -1, 1): contrast doubled and clipped; range [-1, 1], no padding."""
 
     def __init__(self) -> None:
         super().__init__("high dynamic range", linear=False)
@@ -167,24 +167,23 @@ def make_operator(
     hidden: float = 0.8,
     intensity: float = kernels.PRESET_INTENSITY,
 ) -> Operator:
-    """The operator of ``task`` (one of TASKS, or srK) for images of size x size px.
+    """Make the operator of ``task`` (one of TASKS, or srK) for images of size x size px.
 
     ``seed``: of the random mask, the free-form strokes and the motion kernel. ``box``, ``mask``, ``kernel``,
-    ``operator``: see masks.box_mask, masks.given_mask, kernels.given_kernel, callables.load_operator; each with its
-    own tasks only. ``mask_hole``: the colour of what a mask image hides, "black" or "white". ``downsample``: "block" or
-    "bicubic". ``hidden``: inpaint_random's share of hidden pixels.
-    ``intensity``: of deblur_motion.
-    Raises ValueError for an unknown task, an option that the task needs or does not use, or a value that cannot work.
+    ``operator``: see masks.box_mask, masks.given_mask, kernels.given_kernel, own.load_operator; each with its own tasks
+    only. ``mask_hole``: the colour of hidden pixels in a mask image, "black" or "white". ``downsample``: "block" or
+    "bicubic". ``hidden``: the hidden share of inpaint_random. ``intensity``: of deblur_motion.
+    Raise ValueError for an unknown task, a missing or unused option, or an invalid value.
     """
     if not is_task(task):
         raise unknown_task(task)
     _check_options(task, box=box, mask=mask, kernel=kernel, operator=operator)
-    made = _made(task, size, seed, box, mask, mask_hole, downsample, kernel, operator, hidden, intensity)
+    made = _make(task, size, seed, box, mask, mask_hole, downsample, kernel, operator, hidden, intensity)
     made.task = task
     return made
 
 
-def _made(
+def _make(
     task: str, size: int, seed: int, box: masks.Box | None, mask: str | Path | torch.Tensor | None, mask_hole: str,
     downsample: str, kernel: str | Path | torch.Tensor | None,
     operator: str | Callable[[torch.Tensor], torch.Tensor] | None, hidden: float, intensity: float,
@@ -216,7 +215,7 @@ def _made(
 
 
 def _check_options(task: str, **options: object) -> None:
-    """Raise ValueError if the task lacks its option or has another's."""
+    """Raise ValueError if the task's option is missing or another task's is given."""
     owners = {"box": ["inpaint_box"], "mask": ["inpaint_mask"], "operator": ["operator"]}
     owners["kernel"] = ["deblur_motion", "deblur_gaussian"]
     for name, tasks in owners.items():
@@ -230,7 +229,7 @@ def _check_options(task: str, **options: object) -> None:
 def _downsample(factor: int, size: int, how: str) -> Operator:
     if size % factor:
         others = ", ".join(f"sr{k}" for k in range(2, 17) if size % k == 0)
-        remedy = f"; take one of {others}" if others else ""
+        remedy = f"; use one of {others}" if others else ""
         raise ValueError(f"Task sr{factor} needs a size that {factor} divides, but the image is {size} px{remedy}.")
     if how not in ("block", "bicubic"):
         raise unknown_name("downsample", how, ("block", "bicubic"))

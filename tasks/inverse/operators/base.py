@@ -1,4 +1,4 @@
-"""What every forward operator f has in common, and the measurement y = f(x) + sigma_v v that it makes."""
+"""The base class of forward operators f, and the measurement y = f(x) + sigma_v v."""
 
 from __future__ import annotations
 
@@ -13,15 +13,15 @@ from rsd.randomness import noise
 class Operator(nn.Module):
     """A differentiable forward operator: images [B, 3, H, W] in [-1, 1] to measurements [B, ...].
 
-    ``name``: for people. ``linear``: whether f(ax + by) = a f(x) + b f(y). ``observed``: None (every entry of y is
-    measured) or a bool tensor broadcastable to y, True where it is; data terms and residuals use those entries alone.
+    ``name``: for messages. ``linear``: whether f(ax + by) = a f(x) + b f(y). ``observed``: None (every entry of y is
+    measured) or a bool tensor broadcastable to y, True for measured entries; data terms and residuals use only those.
     """
 
     observed: torch.Tensor | None
     task = "operator"
-    """What :func:`rsd.tasks.inverse.operators.make_operator` was asked for: settings are packaged by it."""
+    """The task of :func:`rsd.tasks.inverse.operators.make_operator`, which selects the packaged settings."""
     gram_scale: float | None = None
-    """c where A A^T = c on the observed entries; None: not known."""
+    """c if A A^T = c on the observed entries; None: unknown."""
 
     def __init__(self, name: str, *, linear: bool, observed: torch.Tensor | None = None):
         super().__init__()
@@ -30,21 +30,22 @@ class Operator(nn.Module):
         self.register_buffer("observed", observed, persistent=False)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """f(x) without noise."""
+        """Return f(x) without noise."""
         raise NotImplementedError
 
     def adjoint(self, y: torch.Tensor, like: torch.Tensor) -> torch.Tensor:
-        """J^T y, J the Jacobian of f at ``like`` [B, 3, H, W]; for a linear operator that is A^T y, wherever.
-        Differentiable in y."""
+        """Return J^T y with the Jacobian J of f at ``like`` [B, 3, H, W]: A^T y for a linear operator. Differentiable
+        in y."""
         x = like.detach().requires_grad_()
         with torch.enable_grad():
             return torch.autograd.grad(self(x), x, y, create_graph=y.requires_grad)[0]
 
     def picture(self, y: torch.Tensor) -> torch.Tensor:
-        """y as an image to look at, [B, 3, H', W'] in [-1, 1], unobserved entries 0; if no image, a grey square."""
+        """Return y as an image for display, [B, 3, H', W'] in [-1, 1], unobserved entries 0; if y is not an image, a
+        grey square."""
         y = _only_observed(self, y.detach())
         y = y.abs() if y.is_complex() else y.float()
-        if y.ndim == 3:  # grey, and no dimension of colours
+        if y.ndim == 3:  # grey, without a channel dimension
             y = y[:, None] if float(y.abs().max()) <= 1.5 else stretch(y)[:, None]
         if y.ndim == 4 and y.shape[1] in (1, 3):
             return y.clamp(-1, 1).expand(-1, 3, -1, -1)
@@ -55,18 +56,18 @@ class Operator(nn.Module):
 
 
 def stretch(y: torch.Tensor) -> torch.Tensor:
-    """y [B, ...] with each row's least and greatest entry brought to -1 and 1 (a constant row to -1)."""
+    """Return y [B, ...] with each row's range scaled to [-1, 1] (a constant row to -1)."""
     low, high = y.flatten(1).aminmax(dim=1)
     shape = (-1, *[1] * (y.ndim - 1))
     return 2 * (y - low.view(shape)) / (high - low).clamp_min(1e-12).view(shape) - 1
 
 
 def measure(operator: Operator, x: torch.Tensor, sigma_v: float, seed: int, image: str = "") -> torch.Tensor:
-    """The measurement y = f(x) + sigma_v v [1, ...] of one clean image x [1, 3, H, W], v ~ N(0, I).
+    """Return the measurement y = f(x) + sigma_v v [1, ...] of one clean image x [1, 3, H, W], v ~ N(0, I).
 
-    One y for all particles, on x's device. sigma_v is in units of y. Entries that are not observed are zero. v depends
-    on (seed, image) alone; a complex y gets circular noise of that standard deviation.
-    Raises ValueError for a negative or infinite sigma_v.
+    All particles share y, on x's device. sigma_v is in units of y. Unobserved entries are zero. v depends on (seed,
+    image) only; a complex y gets circular noise of that standard deviation. Raise ValueError for a negative or infinite
+    sigma_v.
     """
     if not (math.isfinite(sigma_v) and sigma_v >= 0):
         raise ValueError(f"sigma_v is {sigma_v}; give a finite number, 0 or more.")
@@ -80,25 +81,25 @@ def measure(operator: Operator, x: torch.Tensor, sigma_v: float, seed: int, imag
 
 
 def variance(y: torch.Tensor, sigma: float) -> float:
-    """That of the noise in each real number of y: sigma^2, and half of it in the real and the imaginary part of a
+    """Return the noise variance of each real number of y: sigma^2, or half of it for the real and imaginary parts of a
     complex y, whose noise is circular."""
     return sigma**2 / 2 if y.is_complex() else sigma**2
 
 
 def observed_count(operator: Operator, y: torch.Tensor) -> int:
-    """m, how many entries of one measurement in y [B, ...] are observed."""
+    """Return m, the number of observed entries of one measurement in y [B, ...]."""
     if operator.observed is None:
         return y[0].numel()
     shape = tuple(y.shape[1:])
-    if shape not in operator.counts:  # kept: to count waits for a CUDA device
+    if shape not in operator.counts:  # cached: counting synchronises a CUDA device
         operator.counts[shape] = int(operator.observed.expand(1, *shape).sum())
     return operator.counts[shape]
 
 
 def data_residual(operator: Operator, x: torch.Tensor, y: torch.Tensor) -> tuple[torch.Tensor, int]:
-    """(y - f(x) [B, ...] with the unobserved entries zero, m); y [1, ...] or [B, ...].
+    """Return y - f(x) [B, ...] with the unobserved entries zero, and m, their observed number; y [1, ...] or [B, ...].
 
-    Raises ValueError if y has not the shape of f(x).
+    Raise ValueError if y does not have the shape of f(x).
     """
     fx = operator(x)
     if y.shape[1:] != fx.shape[1:]:

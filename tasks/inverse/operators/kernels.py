@@ -1,4 +1,4 @@
-"""Blur kernels [height, width]: float32, both odd, non-negative sum brought to 1."""
+"""Blur kernels [height, width]: float32, odd sides, sum 1."""
 
 from __future__ import annotations
 
@@ -16,12 +16,14 @@ PRESET_SIZE, PRESET_WIDTH, PRESET_SIGMA, PRESET_INTENSITY = 512, 61, 3.0, 0.3**2
 
 
 def scaled_width(size: int) -> int:
-    """61 px at 512 px, and the nearest odd number to that share of another size (at least 3)."""
+    """Return the kernel width: 61 px at 512 px, and the nearest odd number to that share of another size (at least
+    3)."""
     return max(3, 2 * math.floor(PRESET_WIDTH * size / PRESET_SIZE / 2) + 1)
 
 
 def gaussian_kernel(size: int) -> torch.Tensor:
-    """Standard deviation 3 px in a 61 x 61 window at 512 px; both scale with the image's size."""
+    """Return a Gaussian kernel: standard deviation 3 px in a 61 x 61 window at 512 px; both scale with the image
+    size."""
     width, sigma = scaled_width(size), PRESET_SIGMA * size / PRESET_SIZE
     offsets = torch.arange(width, dtype=torch.float64) - width // 2
     line = torch.exp(-0.5 * (offsets / sigma) ** 2)
@@ -29,10 +31,11 @@ def gaussian_kernel(size: int) -> torch.Tensor:
 
 
 def motion_kernel(size: int, *, seed: int, intensity: float = PRESET_INTENSITY) -> torch.Tensor:
-    """The trace of a point that moves at constant speed along a random path, 61 x 61 at 512 px.
+    """Return the trace of a point that moves at constant speed along a random path, 61 x 61 at 512 px.
 
-    ``intensity`` 0 gives a straight line, 1 a very crooked one. The path, as long as 50 to 90% of the window, is drawn
-    free of scale, so a seed has the same path at every size; the middle of its bounding box is the kernel's centre.
+    ``intensity`` 0 gives a straight line, 1 a very crooked one. The path has 50 to 90% of the window's length and is
+    drawn independently of scale, so a seed gives the same path at every size. The centre of its bounding box is the
+    kernel's centre.
     """
     if not 0 <= intensity <= 1:
         raise ValueError(f"The intensity of the motion blur is {intensity}; give 0 (straight) to 1 (very crooked).")
@@ -42,7 +45,7 @@ def motion_kernel(size: int, *, seed: int, intensity: float = PRESET_INTENSITY) 
     kernel = np.zeros((width + 1, width + 1))
     corner = np.floor(path).astype(int)
     rest = path - corner
-    for row in (0, 1):  # each point is shared among its four neighbours
+    for row in (0, 1):  # spread each point over its four neighbours
         for column in (0, 1):
             share = np.abs(1 - row - rest[:, 0]) * np.abs(1 - column - rest[:, 1])
             np.add.at(kernel, (corner[:, 0] + row, corner[:, 1] + column), share)
@@ -50,7 +53,8 @@ def motion_kernel(size: int, *, seed: int, intensity: float = PRESET_INTENSITY) 
 
 
 def _path(rng: np.random.Generator, intensity: float, points: int = 2000) -> np.ndarray:
-    """Points [points, 2] of a path of length 0.5 to 0.9, centred: the heading wanders and, now and then, jumps."""
+    """Return points [points, 2] of a centred path of length 0.5 to 0.9, whose heading wanders and occasionally
+    jumps."""
     start, length = rng.uniform(0, 2 * math.pi), rng.uniform(0.5, 0.9)
     wander = rng.normal(0, 10 * intensity / math.sqrt(points), points)
     jumps = (rng.random(points) < 5 * intensity / points) * rng.uniform(-math.pi, math.pi, points)
@@ -60,11 +64,11 @@ def _path(rng: np.random.Generator, intensity: float, points: int = 2000) -> np.
 
 
 def given_kernel(kernel: str | Path | torch.Tensor) -> torch.Tensor:
-    """The user's kernel: a tensor [height, width], or a file: .npy, .safetensors (one tensor), or an image whose
-    brightness is the weight. It is divided by its sum. Nothing is unpickled.
+    """Return the user's kernel, divided by its sum: a tensor [height, width], or a file: .npy, .safetensors (one
+    tensor), or an image whose brightness is the weight. Nothing is unpickled.
 
-    Raises ValueError for another kind of file, a kernel that is not two-dimensional with odd sides, has values that
-    are not finite, or a sum that is not positive; FileNotFoundError and OSError for a file that cannot be read.
+    Raise ValueError for another kind of file, a kernel that is not two-dimensional with odd sides, values that are not
+    finite, or a sum that is not positive; FileNotFoundError and OSError for a file that cannot be read.
     """
     if isinstance(kernel, torch.Tensor):
         return normalised(kernel, "kernel")
@@ -95,11 +99,11 @@ def _read(path: Path) -> torch.Tensor:
         from rsd.media import read_image
 
         return (read_image(path)[0].double().mean(0) + 1) / 2
-    raise ValueError(f"The kernel {path} is no picture, .npy or .safetensors file; save it as one of these.")
+    raise ValueError(f"The kernel {path} is not an image, .npy or .safetensors file; save it as one of these.")
 
 
 def normalised(kernel: torch.Tensor, what: str) -> torch.Tensor:
-    """``kernel`` divided by its sum, float32, after the checks of :func:`given_kernel`."""
+    """Return ``kernel`` divided by its sum, in float32, after the checks of :func:`given_kernel`."""
     if kernel.ndim != 2 or kernel.shape[0] % 2 == 0 or kernel.shape[1] % 2 == 0:
         raise ValueError(f"The {what} has shape {list(kernel.shape)}; give [height, width], both odd.")
     if kernel.is_complex() or not torch.isfinite(kernel).all() or kernel.double().sum() <= 0:

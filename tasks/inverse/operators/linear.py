@@ -1,7 +1,7 @@
-"""Linear systems of a linear operator A, solved matrix-free and for each particle on its own.
+"""Solve linear systems of a linear operator A, matrix-free and for each particle separately.
 
-x is real. Where y is complex, A stands for the real operator to the real and imaginary parts of y, so that A^T u is
-Re(A^H u), and what is added to A A^T is of each part.
+x is real. If y is complex, A stands for the real operator to the real and imaginary parts of y, so A^T u is Re(A^H u),
+and the number added to A A^T applies to each part.
 """
 
 from __future__ import annotations
@@ -16,12 +16,12 @@ Apply = Callable[[torch.Tensor], torch.Tensor]
 
 
 def gram(operator: Operator, like: torch.Tensor, *, times: float, plus: float) -> Apply:
-    """u -> times A A^T u + plus u, for u [n, ...] of y's shape; ``like``: images [n, 3, H, W]."""
+    """Return the map u -> times A A^T u + plus u, for u [n, ...] of y's shape. ``like``: images [n, 3, H, W]."""
     return lambda u: times * observed(operator, operator(operator.adjoint(u, like))) + plus * u
 
 
 def observed(operator: Operator, y: torch.Tensor) -> torch.Tensor:
-    """y with the entries that are not observed zero."""
+    """Return y with unobserved entries zero."""
     return y if operator.observed is None else y.masked_fill(~operator.observed, 0)
 
 
@@ -29,8 +29,8 @@ def observed(operator: Operator, y: torch.Tensor) -> torch.Tensor:
 def solve_gram(
     operator: Operator, b: torch.Tensor, like: torch.Tensor, *, times: float, plus: float, tolerance: float = 1e-5
 ) -> torch.Tensor:
-    """u with times A A^T u + plus u = b, for b [n, ...] of y's shape, zero where nothing is observed: a division where
-    A A^T is known to be a multiple of the identity (masks, block averages), else conjugate gradients."""
+    """Solve times A A^T u + plus u = b for u, with b [n, ...] of y's shape, zero where unobserved: a division if A A^T
+    is known to be a multiple of the identity (masks, block averages), else conjugate gradients."""
     if operator.gram_scale is not None:
         return b / (times * operator.gram_scale + plus)
     return solve(gram(operator, like, times=times, plus=plus), b, tolerance=tolerance)
@@ -38,20 +38,20 @@ def solve_gram(
 
 @torch.no_grad()
 def solve(apply: Apply, b: torch.Tensor, *, iterations: int = 100, tolerance: float = 1e-5) -> torch.Tensor:
-    """x with apply(x) = b, b [n, ...], by conjugate gradients (Hestenes & Stiefel 1952) in each row, from 0.
+    """Solve apply(x) = b, b [n, ...], by conjugate gradients (Hestenes & Stiefel 1952) in each row, from 0.
 
-    ``apply``: linear, symmetric and positive definite in each row. A row stops where |b - apply(x)| is below
-    ``tolerance`` |b|, whatever the others do, or after ``iterations``: where A is badly conditioned that regularises.
+    ``apply``: linear, symmetric and positive definite in each row. A row stops when |b - apply(x)| is below
+    ``tolerance`` |b|, independently of the others, or after ``iterations``, which regularises a badly conditioned A.
     """
     x, r = torch.zeros_like(b), b
     p, square = r, dot(r, r)
-    enough = tolerance**2 * square
+    threshold = tolerance**2 * square
     for _ in range(iterations):
-        going = square > enough
-        if not going.any():
+        active = square > threshold
+        if not active.any():
             break
         q = apply(p)
-        step = _spread(torch.where(going, square / dot(p, q).clamp_min(1e-30), 0), b)
+        step = _spread(torch.where(active, square / dot(p, q).clamp_min(1e-30), 0), b)
         x, r = x + step * p, r - step * q
         new = dot(r, r)
         p = r + _spread(new / square.clamp_min(1e-30), b) * p
@@ -60,13 +60,14 @@ def solve(apply: Apply, b: torch.Tensor, *, iterations: int = 100, tolerance: fl
 
 
 def nearest(operator: Operator, y: torch.Tensor, d: torch.Tensor, rho: float, tolerance: float = 1e-6) -> torch.Tensor:
-    """argmin_x 1/2 mean((y - A x)^2) + rho 1/2 mean((x - d)^2), the first over observed entries; x [n, 3, H, W]."""
+    """Return argmin_x 1/2 mean((y - A x)^2) + rho 1/2 mean((x - d)^2), the first mean over observed entries; x [n, 3,
+    H, W]."""
     return proximal(operator, y, d, rho * observed_count(operator, y) / d[0].numel(), tolerance)
 
 
 @torch.no_grad()
 def proximal(operator: Operator, y: torch.Tensor, d: torch.Tensor, tau: float, tolerance: float = 1e-6) -> torch.Tensor:
-    """argmin_x 1/2 |y - A x|^2 + tau/2 |x - d|^2, the first over observed entries; x and d [n, 3, H, W].
+    """Return argmin_x 1/2 |y - A x|^2 + tau/2 |x - d|^2, the first norm over observed entries; x and d [n, 3, H, W].
 
     x = d + A^T u,  (A A^T + tau) u = y - A d.
     """
@@ -75,7 +76,7 @@ def proximal(operator: Operator, y: torch.Tensor, d: torch.Tensor, tau: float, t
 
 
 def check_exact(operator: Operator) -> None:
-    """Raise ValueError if :func:`nearest` does not work with it."""
+    """Raise ValueError if :func:`nearest` does not work with the operator."""
     if not operator.linear:
         raise ValueError(
             f"--x-step exact needs a linear operator, but {operator.name} is not (or is not known to be); use adam."
@@ -83,7 +84,7 @@ def check_exact(operator: Operator) -> None:
 
 
 def dot(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
-    """The inner product of each row, [n], real."""
+    """Return the inner product of each row, [n], real."""
     product = a.conj() * b if a.is_complex() else a * b
     return product.real.flatten(1).sum(1) if product.is_complex() else product.flatten(1).sum(1)
 

@@ -1,4 +1,4 @@
-"""Masks for inpainting: bool tensors [1, 1, size, size], True where a pixel is known, the same for all channels."""
+"""Masks for inpainting: bool tensors [1, 1, size, size], True for known pixels, the same for all channels."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ Box = tuple[int, int, int, int]
 
 
 def scaled_box(box: Box, size: int) -> Box:
-    """A box given at 512 px, at another size: its edges (not its pixels) are scaled and rounded, halves up."""
+    """Scale a box from 512 px to another size: its edges (not its pixels) are scaled and rounded, halves up."""
     top, bottom, left, right = (
         math.floor(edge * size / PRESET_SIZE + 0.5) for edge in (box[0], box[1] + 1, box[2], box[3] + 1)
     )
@@ -27,10 +27,10 @@ def scaled_box(box: Box, size: int) -> Box:
 
 
 def box_mask(box: Box, size: int, width: int | None = None) -> torch.Tensor:
-    """Hide rows box[0]..box[1] and columns box[2]..box[3], counted from 0, inclusive, of a picture ``size`` high and
-    ``width`` wide (by default square).
+    """Hide rows box[0]..box[1] and columns box[2]..box[3], counted from 0, inclusive, of an image ``size`` high and
+    ``width`` wide (default: square).
 
-    Raises ValueError for a box that is empty, leaves the picture, or hides all of it.
+    Raise ValueError for a box that is empty, leaves the image, or hides all of it.
     """
     width = size if width is None else width
     top, bottom, left, right = box
@@ -47,7 +47,7 @@ def box_mask(box: Box, size: int, width: int | None = None) -> torch.Tensor:
 
 
 def random_mask(size: int, *, seed: int, hidden: float = 0.8) -> torch.Tensor:
-    """Hide that share of the pixels (their number rounded), drawn without replacement."""
+    """Hide that share of the pixels (rounded to a number), drawn without replacement."""
     if not 0 <= hidden < 1:
         raise ValueError(f"The hidden share of the random mask is {hidden}; give 0 or more, less than 1.")
     order = torch.randperm(size * size, generator=generator(seed=seed, purpose="random mask"))
@@ -57,10 +57,10 @@ def random_mask(size: int, *, seed: int, hidden: float = 0.8) -> torch.Tensor:
 
 
 def freeform_mask(size: int, *, seed: int, low: float = 0.10, high: float = 0.20) -> torch.Tensor:
-    """Hide brush strokes that cover between ``low`` and ``high`` of the picture (as Saharia et al. 2022: 10-20%).
+    """Hide brush strokes that cover between ``low`` and ``high`` of the image (Saharia et al. 2022: 10-20%).
 
-    A round brush walks along curves of random length and width until a share drawn from that range is covered. The
-    strokes are drawn in the unit square, so a seed has (nearly) the same mask at every size.
+    A round brush moves along curves of random length and width until a share drawn from that range is covered. The
+    strokes are drawn in the unit square, so a seed gives (nearly) the same mask at every size.
     """
     rng = np.random.default_rng(generator(seed=seed, purpose="free-form mask").initial_seed())
     target = rng.uniform(low, low + 0.9 * (high - low))  # the last dab may overshoot it
@@ -78,9 +78,9 @@ def freeform_mask(size: int, *, seed: int, low: float = 0.10, high: float = 0.20
 
 
 def read_levels(path: str | Path) -> torch.Tensor:
-    """A mask image of any size as brightness, [1, 1, H, W] from 0 (black) to 1 (white).
+    """Read a mask image of any size as brightness, [1, 1, H, W] from 0 (black) to 1 (white).
 
-    Raises ValueError for a mask that has transparent pixels, which are neither; file errors as rsd.media.read_image.
+    Raise ValueError for a mask with transparent pixels, which are neither; file errors as in rsd.media.read_image.
     """
     from rsd.media import read_image, transparent
 
@@ -88,44 +88,44 @@ def read_levels(path: str | Path) -> torch.Tensor:
     if transparent(path):
         raise ValueError(
             f"The mask {path} has transparent pixels; save it without transparency, white where pixels are known and "
-            "black where they are hidden. If they are the hole in your picture, restore that file with --mask alpha."
+            "black where they are hidden. If they are the hole in your image, restore that file with --mask alpha."
         )
     return levels
 
 
 def grey_share(levels: torch.Tensor) -> float:
-    """The share of a mask's pixels that are neither black nor white: further than 8 of 255 levels from both, since JPEG
-    moves them a little."""
+    """Return the share of a mask's pixels that are neither black nor white: more than 8 of 255 levels from both, since
+    JPEG changes them a little."""
     return float(((levels > 8.5 / 255) & (levels < 1 - 8.5 / 255)).double().mean())
 
 
 def known_of(levels: torch.Tensor, path: str | Path, hole: str = "black") -> torch.Tensor:
-    """What a mask leaves KNOWN, bool, cut at mid-grey; ``hole``: the colour of what it hides. Raises ValueError if it
-    hides every pixel."""
+    """Return the KNOWN pixels of a mask, bool, thresholded at mid-grey; ``hole``: the colour of hidden pixels. Raise
+    ValueError if every pixel is hidden."""
     known = (levels > 0.5) if hole == "black" else (levels <= 0.5)
     if not known.any():
         other = "white" if hole == "black" else "black"
         raise ValueError(
-            f"The mask {path} hides every pixel; {other} is known, {hole} is hidden (--mask-hole {other} turns that "
-            "round)."
+            f"The mask {path} hides every pixel; {other} is known, {hole} is hidden (--mask-hole {other} inverts that)."
         )
     return known
 
 
 def read_mask(path: str | Path, hole: str = "black") -> torch.Tensor:
-    """A mask image of any size, bool [1, 1, H, W]: white (brighter than mid-grey) is True, KNOWN, black is hidden; the
-    other way round with ``hole`` "white".
+    """Read a mask image of any size as bool [1, 1, H, W]: white (brighter than mid-grey) is True, KNOWN, black is
+    hidden; inverted with ``hole`` "white".
 
-    Raises what :func:`read_levels` and :func:`known_of` raise.
+    Raise what :func:`read_levels` and :func:`known_of` raise.
     """
     return known_of(read_levels(path), path, hole)
 
 
 def given_mask(mask: str | Path | torch.Tensor, size: int, hole: str = "black") -> torch.Tensor:
-    """The user's mask: an image file, white (brighter than mid-grey) where pixels are KNOWN, black where hidden, or as
-    ``hole`` says; or a tensor [size, size] or [1, 1, size, size], 1 or True where known (above 0.5 counts as 1).
+    """Return the user's mask: an image file, white (brighter than mid-grey) for KNOWN pixels, black for hidden ones,
+    inverted with ``hole`` "white"; or a tensor [size, size] or [1, 1, size, size], 1 or True for known pixels (above
+    0.5 counts as 1).
 
-    Raises ValueError for a wrong size, values that are not finite, and a mask that hides everything; file errors as
+    Raise ValueError for a wrong size, values that are not finite, and a mask that hides everything; file errors as in
     rsd.media.read_image.
     """
     if isinstance(mask, torch.Tensor):

@@ -1,4 +1,4 @@
-"""A forward operator of the user's own: a function x -> y, named ``module:function`` or given as an object."""
+"""A user's own forward operator: a function x -> y, named ``module:function`` or given as an object."""
 
 from __future__ import annotations
 
@@ -16,9 +16,8 @@ from .deepinv import Physics, missing
 
 
 class Function(Operator):
-    """y = function(x), x [B, 3, H, W] in [-1, 1], y [B, ...]; must be differentiable by autograd; range and padding are
-    the function's own. It is taken for nonlinear. A module's parameters are frozen: they are not ours to train.
-    """
+    """y = function(x), x [B, 3, H, W] in [-1, 1], y [B, ...], differentiable by autograd; range and padding are the
+    function's own. It is treated as nonlinear. A module's parameters are frozen."""
 
     def __init__(self, function: Callable[[torch.Tensor], torch.Tensor], name: str = "operator"):
         super().__init__(name, linear=False)
@@ -26,7 +25,7 @@ class Function(Operator):
         self.requires_grad_(False)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """function(x); raises ValueError if that is not one measurement [...] for each image of the batch."""
+        """Return function(x). Raise ValueError if that is not one measurement [...] for each image of the batch."""
         y = self.function(x)
         if not isinstance(y, torch.Tensor) or y.ndim < 2 or len(y) != len(x):
             found = list(y.shape) if isinstance(y, torch.Tensor) else type(y).__name__
@@ -35,11 +34,11 @@ class Function(Operator):
 
 
 def load_operator(operator: str | Callable[[torch.Tensor], torch.Tensor]) -> Operator:
-    """An :class:`Operator` from ``module:function`` (a module of the current folder or an installed one), a function,
-    a physics of deepinv, or an Operator itself.
+    """Return an :class:`Operator` from ``module:function`` (a module of the current folder or an installed one), a
+    function, a physics of deepinv, or an Operator.
 
-    Naming it runs that module's code, so do it only on a user's explicit wish.
-    Raises ValueError for a malformed name or an object of another kind, ImportError for a module that does not import.
+    A name runs that module's code, so use it only at a user's explicit request. Raise ValueError for a malformed name
+    or an unsupported object, ImportError for a module that does not import.
     """
     if isinstance(operator, str) and is_task(operator):
         raise ValueError(
@@ -61,7 +60,7 @@ def load_operator(operator: str | Callable[[torch.Tensor], torch.Tensor]) -> Ope
 
 
 def _name(operator: Any) -> str:
-    """What messages call an object: a function by its name, if it has one."""
+    """Return the name of an object in messages: a function's name, if it has one."""
     name = str(getattr(operator, "__name__", "<lambda>"))
     return "operator" if name == "<lambda>" else name
 

@@ -1,1 +1,1 @@
-"""Posterior samplers, one a file."""
+"""Posterior samplers, one per file."""

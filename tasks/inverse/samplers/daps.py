@@ -1,14 +1,14 @@
-"""DAPS: decoupled annealing posterior sampling (Zhang et al. 2025, Algorithm 1), in pixels and in latents.
+"""DAPS: decoupled annealing posterior sampling (Zhang et al. 2025, Algorithm 1), in pixel space and in latent space.
 
-At each level, from most noise to least: a few DDIM steps of the probability flow take z_t to a guess of z_0; Langevin
-steps take that to a draw from  N(z_0; guess, r_t^2 I) exp(-|y - f(D(z_0))|^2 / (2 tau^2)),  r_t = sigma_t / alpha_t
-(Eq. 7, 9); fresh noise takes that to the next level, z_s = alpha_s z_0 + sigma_s n. Their beta_y is tau here, and the
-step size falls linearly to ``lr_end`` of what it was; it is never above r_t^2 / 2, where Langevin would be unstable.
-With a momentum mu the steps are those of the authors' later program, which calls them Hamiltonian Monte Carlo:
+At each noise level, in descending order: a few DDIM steps of the probability flow take z_t to an estimate of z_0;
+Langevin steps take that to a sample of  N(z_0; estimate, r_t^2 I) exp(-|y - f(D(z_0))|^2 / (2 tau^2)),  r_t = sigma_t /
+alpha_t (Eq. 7, 9); fresh noise takes that to the next level, z_s = alpha_s z_0 + sigma_s n. Their beta_y is tau here.
+The step size falls linearly to ``lr_end`` of its first value and is at most r_t^2 / 2, above which Langevin steps are
+unstable. With a momentum mu the steps are those of the authors' later code, which calls them Hamiltonian Monte Carlo:
 
     v <- mu v + sqrt(lr) grad log p(z) + sqrt(2 (1 - mu)) n,    z <- z + sqrt(lr) v
 
-In the long run they move as Langevin steps of size lr / (1 - mu), but are stable where steps of that size are not.
+In the long run they move like Langevin steps of size lr / (1 - mu), but are stable where steps of that size are not.
 """
 
 from __future__ import annotations
@@ -26,8 +26,8 @@ from .guidance import Transition, norm
 
 @dataclass(frozen=True)
 class DAPS(Method):
-    """``ode``: DDIM steps to the guess; ``langevin``: steps of size ``lr``; ``tau``: standard deviation that the
-    measurement is taken to have; ``momentum``: mu, 0 (Langevin) to below 1. Raises ValueError for another."""
+    """``ode``: DDIM steps to the estimate; ``langevin``: Langevin steps of size ``lr``; ``tau``: assumed standard
+    deviation of the measurement; ``momentum``: mu, 0 (Langevin) to below 1. Raise ValueError for another momentum."""
 
     ode: int = 5
     langevin: int = 100
@@ -41,7 +41,7 @@ class DAPS(Method):
             raise ValueError(f"momentum of DAPS is {self.momentum}; give 0 or more, and less than 1.")
 
     def step(self, transition: Transition) -> StepResult:
-        """Guess, Langevin, noise."""
+        """Estimate z_0, sample by Langevin steps, add noise."""
         with torch.no_grad():
             guess = transition.flow(transition.z, self.ode)
         drawn = self._langevin(transition, guess)
@@ -63,6 +63,7 @@ class DAPS(Method):
                 energy = misfit.square() / (2 * variance(transition.given.y, self.tau))
                 energy = energy + (z - guess).square().flatten(1).sum(1) / (2 * r**2)
                 (gradient,) = torch.autograd.grad(energy.sum(), z)
+            # One Langevin step, with momentum.
             v = self.momentum * v - math.sqrt(lr) * gradient + math.sqrt(2 * (1 - self.momentum)) * n
             z = z + math.sqrt(lr) * v
         return z.detach()

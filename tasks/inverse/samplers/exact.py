@@ -1,4 +1,4 @@
-"""Problems whose posterior is known, to measure methods on: points, a Gaussian or a mixture for a prior, a matrix."""
+"""Problems with a known posterior, to evaluate methods: points, a Gaussian or mixture prior, a matrix."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ class Matrix(Operator):
         self.register_buffer("matrix", matrix, persistent=False)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """A x [B, m]."""
+        """Return A x [B, m]."""
         return x @ self.matrix.T
 
 
@@ -38,8 +38,8 @@ class Exact:
 
 
 def gaussian(d: int = 4, m: int = 2, *, sigma_v: float = 0.3, seed: int = 3) -> Exact:
-    """A prior N(0, I) in R^d and m random rows: covariance (I + A^T A / sigma_v^2)^-1, mean that times
-    A^T y / sigma_v^2."""
+    """Return a problem with prior N(0, I) in R^d and m random rows: covariance (I + A^T A / sigma_v^2)^-1, mean that
+    times A^T y / sigma_v^2."""
     generator = torch.Generator().manual_seed(seed)
     prior = GaussianMixture(torch.zeros(1, d, dtype=torch.float64), 1.0)
     A = torch.randn(m, d, generator=generator, dtype=torch.float64) / 2
@@ -50,8 +50,8 @@ def gaussian(d: int = 4, m: int = 2, *, sigma_v: float = 0.3, seed: int = 3) -> 
 
 
 def blind(*, rare: float = 0.5, apart: float = 2.0, spread: float = 0.3, sigma_v: float = 0.1) -> Exact:
-    """Two modes at (-apart, 0) and (apart, 0), the second of weight ``rare``, and an operator that measures the second
-    coordinate only, y = 0: the posterior keeps both modes, with their weights."""
+    """Return a problem with two modes at (-apart, 0) and (apart, 0), the second of weight ``rare``, and an operator
+    that measures only the second coordinate, y = 0: the posterior keeps both modes with their weights."""
     means = torch.tensor([[-apart, 0.0], [apart, 0.0]], dtype=torch.float64)
     prior = GaussianMixture(means, spread**2, [1 - rare, rare])
     second = 1 / (1 / spread**2 + 1 / sigma_v**2)

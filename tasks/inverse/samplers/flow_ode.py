@@ -24,31 +24,33 @@ from rsd.priors.base import Condition, Prior
 from rsd.sampling import level
 
 ORDER = 3
-"""How many evaluations an extrapolation is made of."""
+"""The number of evaluations in an extrapolation."""
 TAU = 0.1
-"""How far the central differences go to either side, in s: bfloat16 sees it, too."""
+"""The step of the central differences relative to s: large enough for bfloat16."""
 
 
 def log_density(
     prior: Prior, x: Tensor, v: Tensor, *, steps: int, least: float = 0.0, condition: Condition | None = None
 ) -> tuple[Tensor, Tensor]:
-    """log p_theta(x) [B] of x [B, *latent_shape], and its gradient in x; ``v``: entries +-1 of x's shape.
+    """Return log p_theta(x) [B] of x [B, *latent_shape], and its gradient in x. ``v``: entries +-1 of x's shape.
 
-    ``steps``: of the solver, each three passes of the network and two through it; fewer where several fall on one
-    timestep. ``least``: p_theta is the prior with noise of this standard deviation, or the nearest that it has.
+    ``steps``: of the solver, each with three forward and two backward passes; fewer if several fall on one timestep.
+    ``least``: p_theta is the prior with noise of this standard deviation, or the nearest in its schedule.
     """
     *levels, last = [level(prior.schedule, t) for t in prior.schedule.even(steps, least)]
     s = torch.tensor([prior.schedule.noise(at.t) for at in (*levels, last)], dtype=torch.float64)
     w, share, n = weights(s).tolist(), trapezoids(s).tolist(), len(levels)
     path, eps = [x.detach()], list[Tensor]()
     with torch.no_grad():
+        # The flow from x to noise, by multisteps.
         for k, at in enumerate(levels):
             eps.append(prior.epsilon(at.alpha * path[k], at.t, condition))
             path.append(path[k] + sum(w[k][j] * eps[j] for j in _used(k)))
     z, d = last.alpha * path[n], x[0].numel()
     total = d * math.log(last.alpha) - 0.5 * z.square().flatten(1).sum(1) - d / 2 * math.log(2 * math.pi)
     total = total + share[n] * d * last.sigma * last.alpha
-    gradient = [-last.alpha * z]  # in u_n, then in u_{n-1}, ...
+    gradient = [-last.alpha * z]  # in u_n, then u_{n-1}, ...
+    # Backwards: the divergence by central differences, and the gradient.
     for j in reversed(range(n)):
         at, u, h = levels[j], path[j].requires_grad_(), TAU * float(s[j])
         either = torch.cat([at.alpha * (u + h * v), at.alpha * (u - h * v)])
@@ -62,7 +64,7 @@ def log_density(
 
 
 def weights(s: Tensor) -> Tensor:
-    """w [n, n] of u_{k+1} = u_k + sum_j w[k, j] eps_j for the increasing s [n + 1], float64: the integral over s
+    """Return w [n, n] of u_{k+1} = u_k + sum_j w[k, j] eps_j for the increasing s [n + 1], float64: the integral over s
     from s_k to s_{k+1} of the polynomial in log s through the last evaluations, at most three."""
     w, tau = s.new_zeros(len(s) - 1, len(s) - 1), s.log()
     for k in range(len(w)):
@@ -78,11 +80,11 @@ def weights(s: Tensor) -> Tensor:
 
 
 def trapezoids(s: Tensor) -> Tensor:
-    """Weights [n + 1] of f(s) in its integral over s: s f(s) by trapezoids in log s."""
+    """Return the weights [n + 1] of f(s) in its integral over s: s f(s) by trapezoids in log s."""
     tau = s.log()
     return s * torch.diff((tau[1:] + tau[:-1]) / 2, prepend=tau[:1], append=tau[-1:])
 
 
 def _used(k: int) -> list[int]:
-    """The evaluations that step k extrapolates."""
+    """Return the evaluations that step k extrapolates."""
     return list(range(max(0, k - ORDER + 1), k + 1))

@@ -1,13 +1,13 @@
 """FPS-SMC: filtering posterior sampling with sequential Monte Carlo (Dou & Song 2024, Algorithm 2), for linear A.
 
 A path of measurements, y_t = alpha_t y + sigma_t A n_t, is drawn along with the particles as if it were diffused: from
-t to s by the DDIM step with y for the guess of y_0. Given that, x_s is Gaussian by both of
+t to s by the DDIM step with y as the estimate of y_0. Given that, x_s is Gaussian by both of
 
     p(x_s | x_t) = N(m, s~^2 I),  m the DDIM step's mean,        p(y_s | x_s) = N(A x_s, alpha_s^2 sigma_v^2 I)
 
-so it is drawn from their product, after the M particles of one answer were resampled by p(y_s | x_t) =
-N(A m, s~^2 A A^T + alpha_s^2 sigma_v^2 I). As M grows the answers are of the posterior, where the prior's
-p(x_s | x_t) is Gaussian (many steps). Each answer is one of its own M particles.
+so it is drawn from their product, after the M particles of one sample are resampled by p(y_s | x_t) = N(A m, s~^2 A A^T
++ alpha_s^2 sigma_v^2 I). As M grows, the samples follow the posterior if the prior's p(x_s | x_t) is Gaussian (many
+steps). Each sample is one of its own M particles.
 """
 
 from __future__ import annotations
@@ -26,13 +26,13 @@ from .guidance import Transition, noise_of_y
 
 @dataclass(frozen=True)
 class FPS(Method):
-    """``M``: particles of each answer; ``eta``: of the DDIM step's noise, above 0."""
+    """``M``: particles of each sample; ``eta``: noise of the DDIM step, above 0."""
 
     M: int = 5
     eta: float = 1.0
 
     def step(self, transition: Transition) -> StepResult:
-        """Resample the particles of each answer, and draw each from the product of the two Gaussians."""
+        """Resample the particles of each sample, and draw each from the product of the two Gaussians."""
         given, now, then = transition.given, transition.now, transition.then
         n, shape = len(transition.z), transition.z.shape[1:]
         x = self._swarm(transition)  # [n, M, ...]
@@ -47,6 +47,7 @@ class FPS(Method):
             picked = clean.view(n, self.M, *shape)[:, 0]
             return StepResult(picked, picked, given.prior.decode(picked), {"x": x, "y_t": y_t})
         keep = math.sqrt(max(0.0, then.sigma**2 - deviation**2))
+        # Advance the path of measurements.
         y_s = (
             then.alpha * y
             + keep * (y_t - now.alpha * y) / now.sigma
@@ -55,6 +56,7 @@ class FPS(Method):
         m = then.alpha * clean + keep * eps
         spread = then.alpha * given.noise_level  # of y_s given x_s
         y_all = y_s.repeat_interleave(self.M, 0)
+        # Resample the particles, then draw from the product of the two Gaussians.
         m = self._resample(transition, m, y_all, deviation, spread)
         x_s = product(given.operator, m, y_all, deviation, spread, self._noises(transition, m, y_all))
         first = clean.view(n, self.M, *shape)[:, 0]
@@ -66,7 +68,7 @@ class FPS(Method):
         return transition.noise("swarm", (self.M, *transition.z.shape[1:])) if x is None else x
 
     def _measured_noise(self, transition: Transition, purpose: str) -> torch.Tensor:
-        """A n, n ~ N(0, I), one for each answer."""
+        """Return A n, n ~ N(0, I), one for each sample."""
         return observed(transition.given.operator, transition.given.operator(transition.noise(purpose)))
 
     def _noises(self, transition: Transition, m: torch.Tensor, y: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
@@ -76,7 +78,7 @@ class FPS(Method):
     def _resample(
         self, transition: Transition, m: torch.Tensor, y: torch.Tensor, deviation: float, spread: float
     ) -> torch.Tensor:
-        """The means m [n M, ...] of particles drawn with weights p(y_s | x_t), in each answer."""
+        """Return the means m [n M, ...] of particles drawn with weights p(y_s | x_t) within each sample."""
         operator, n = transition.given.operator, len(transition.z)
         misfit = observed(operator, y - operator(m))
         weighed = solve_gram(operator, misfit, m, times=deviation**2, plus=variance(y, spread))
@@ -92,9 +94,9 @@ def product(
     operator: Operator, m: torch.Tensor, y: torch.Tensor, deviation: float, spread: float,
     noises: tuple[torch.Tensor, torch.Tensor],
 ) -> torch.Tensor:  # fmt: skip
-    """A draw from N(x; m, deviation^2 I) N(y; A x, spread^2 I) for each row: prior draw x', measurement draw y', and
-    x' + deviation^2 A^T (deviation^2 A A^T + spread^2 I)^-1 (y - y' - A x')  (Matheron's rule; spread^2 / 2 where y is
-    complex). ``noises``: standard normal numbers of m's and y's shapes, circular where y is complex."""
+    """Draw from N(x; m, deviation^2 I) N(y; A x, spread^2 I) for each row: prior draw x', measurement draw y', and x' +
+    deviation^2 A^T (deviation^2 A A^T + spread^2 I)^-1 (y - y' - A x')  (Matheron's rule; spread^2 / 2 if y is
+    complex). ``noises``: standard normal numbers of m's and y's shapes, circular if y is complex."""
     x = m + deviation * noises[0]
     misfit = observed(operator, y - spread * noises[1] - operator(x))
     weighed = solve_gram(operator, misfit, m, times=deviation**2, plus=variance(y, spread))

@@ -3,9 +3,9 @@
     z_t = alpha_t E(x) + sigma_t n,    u = D(G(z_t, t)),    x = prox(u)
     prox(u) = argmin_x |y - A x|^2 / (2 sigma_v^2) + |x - u|^2 / (2 delta sigma_t^2)
 
-Their G is a consistency model, whose one guess of z_0 (``ode`` 1) is a picture already; of another prior it takes a few
-DDIM steps of the probability flow, which consistency models learn to jump along. The first z_t is noise alone; the
-answer is D(E(x)), as in the authors' program.
+Their G is a consistency model, whose single estimate of z_0 (``ode`` 1) is an image already. Another prior takes a few
+DDIM steps of the probability flow, which consistency models learn to jump along. The first z_t is pure noise; the
+result is D(E(x)), as in the authors' code.
 """
 
 from __future__ import annotations
@@ -23,8 +23,8 @@ from .guidance import Transition
 
 @dataclass(frozen=True)
 class LATINO(Method):
-    """``delta``: how far the measurement may pull from the denoised picture, above 0; ``ode``: DDIM steps to the guess.
-    Raises ValueError for another delta."""
+    """``delta``: weight of the measurement against the denoised image, above 0; ``ode``: DDIM steps to the estimate.
+    Raise ValueError for another delta."""
 
     delta: float = 1.0
     ode: int = 1
@@ -35,7 +35,7 @@ class LATINO(Method):
 
     @torch.no_grad()
     def step(self, transition: Transition) -> StepResult:
-        """Denoise, fit, noise."""
+        """Denoise, fit the measurement, add noise."""
         given, now, then = transition.given, transition.now, transition.then
         clean = transition.flow(transition.z, self.ode)
         u = given.prior.decode(clean)

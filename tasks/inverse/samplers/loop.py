@@ -1,4 +1,4 @@
-"""A posterior sampler as a run: particles go down the noise levels, each step one move of the method."""
+"""A posterior sampler as a run: particles descend the noise levels, one step of the method per level."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from .guidance import Measurement, levels
 
 
 class Sampling(Run):
-    """One restoration by a sampler in progress; used as :class:`rsd.tasks.inverse.run.Run`."""
+    """One restoration by a sampler in progress, with the interface of :class:`rsd.tasks.inverse.run.Run`."""
 
     particles: Chain
 

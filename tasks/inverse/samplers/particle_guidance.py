@@ -17,10 +17,10 @@ from .guidance import Transition
 
 @dataclass(frozen=True)
 class ParticleGuidance(DPS):
-    """DPS's ``zeta`` and ``eta``; the potential's weight gamma and its window are the run's."""
+    """DPS's ``zeta`` and ``eta``; the potential's weight gamma and window are the run's settings."""
 
     def couple(
         self, transition: Transition, result: StepResult, interaction: Interaction, spread: Spread
     ) -> Coupling | None:
-        """The potential's push; the record tells how far it moves z_s."""
+        """Return the potential's update; the record reports how far it moves z_s."""
         return particle_guidance(transition, result, interaction, spread, eta=self.eta)

@@ -1,6 +1,6 @@
 """PiGDM: pseudoinverse-guided diffusion (Song et al. 2023), for linear operators.
 
-With p(z_0 | z_t) taken for N(z_0(z_t), r_t^2 I), r_t^2 = sigma_t^2 / (alpha_t^2 + sigma_t^2),
+With p(z_0 | z_t) approximated by N(z_0(z_t), r_t^2 I), r_t^2 = sigma_t^2 / (alpha_t^2 + sigma_t^2),
 
     g = grad_{z_t} log p(y | z_t) = J^T A^T (r_t^2 A A^T + sigma_v^2 I)^-1 (y - A z_0(z_t)),   J = d z_0/d z_t  (Eq. 7)
 
@@ -24,13 +24,13 @@ from .guidance import Transition
 
 @dataclass(frozen=True)
 class PiGDM(Method):
-    """``eta``: of the DDIM step's noise; ``adaptive``: the paper's weight of g, or the score's own."""
+    """``eta``: noise of the DDIM step; ``adaptive``: the paper's weight of g instead of the score's own."""
 
     eta: float = 1.0
     adaptive: bool = True
 
     def step(self, transition: Transition) -> StepResult:
-        """The guided DDIM step."""
+        """Do the guided DDIM step."""
         prior, operator, now = transition.given.prior, transition.given.operator, transition.now
         z = transition.z.detach().requires_grad_()
         with torch.enable_grad():

@@ -2,10 +2,10 @@
 
     z_s = DDIM step from z_t  -  omega grad |y - A D(z_0)|  -  gamma grad |z_0 - E(A^T y + (I - A^T A) D(z_0))|
 
-with gradients in z_t: the second, "gluing", term wants latents that the autoencoder gives back where the decoded image
-is glued to the measurement. Where A A^T = c, as with block averages, A^T / c stands for A^T, since only so is the
-picture glued; the published program enlarges pictures there, which is that. The norms are not squared, as in the
-program. omega is the paper's eta.
+with gradients in z_t: the second, "gluing", term favours latents that the autoencoder reproduces after the decoded
+image is glued to the measurement. If A A^T = c, as with block averages, A^T / c replaces A^T, since only that glues the
+image; the published code upsamples images there, which is the same. The norms are not squared, as in that code.
+omega is the paper's eta.
 """
 
 from __future__ import annotations
@@ -22,14 +22,14 @@ from .guidance import Transition, norm
 
 @dataclass(frozen=True)
 class PSLD(Method):
-    """``omega``, ``gamma``: step sizes of the data term and of the gluing term; ``eta``: of the DDIM step's noise."""
+    """``omega``, ``gamma``: step sizes of the data term and of the gluing term; ``eta``: noise of the DDIM step."""
 
     omega: float = 1.0
     gamma: float = 0.1
     eta: float = 1.0
 
     def step(self, transition: Transition) -> StepResult:
-        """The DDIM step, then a step of both terms through the networks."""
+        """Do the DDIM step, then a step of both terms through the networks."""
         prior, operator = transition.given.prior, transition.given.operator
         z = transition.z.detach().requires_grad_()
         with torch.enable_grad():
@@ -45,5 +45,6 @@ class PSLD(Method):
 
 
 def glued(operator: Operator, x: torch.Tensor, misfit: torch.Tensor) -> torch.Tensor:
-    """x + A^T (y - A x) [n, 3, H, W], A^T divided by c where A A^T = c is known; ``misfit``: y - A x [n, ...]."""
+    """Return x + A^T (y - A x) [n, 3, H, W], with A^T divided by c if A A^T = c is known. ``misfit``: y - A x [n,
+    ...]."""
     return x + operator.adjoint(misfit, x) / (operator.gram_scale or 1.0)

@@ -10,8 +10,8 @@ from torch import nn
 
 
 class Coupling(nn.Module):
-    """Half of the entries, x_a, decide how the other half is scaled and result: x_b <- x_b exp(s(x_a)) + t(x_a), with
-    |s| below 1; at first the identity."""
+    """One half of the entries, x_a, scales and shifts the other: x_b <- x_b exp(s(x_a)) + t(x_a), with |s| below 1. It
+    starts as the identity."""
 
     mask: torch.Tensor
 
@@ -24,7 +24,7 @@ class Coupling(nn.Module):
         nn.init.zeros_(self.out.bias)
 
     def forward(self, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """The moved x [B, d], and by what log-scale each entry was multiplied [B, d]."""
+        """Return the transformed x [B, d], and each entry's log-scale [B, d]."""
         inside = F.gelu(self.second(F.gelu(self.first(x * self.mask))))
         s, t = self.out(inside).chunk(2, dim=1)
         s, t = s.tanh() * ~self.mask, t * ~self.mask
@@ -32,12 +32,12 @@ class Coupling(nn.Module):
 
 
 class RealNVP(nn.Module):
-    """x = flow(n), n ~ N(0, I) [B, d]; after the couplings each entry has a scale and a mean of its own, at first
-    ``spread`` and 0."""
+    """x = flow(n), n ~ N(0, I) [B, d]. After the couplings each entry has its own scale and mean, initially ``spread``
+    and 0."""
 
     def __init__(self, d: int, *, layers: int, hidden: int, spread: float, generator: torch.Generator):
         super().__init__()
-        order = torch.randperm(d, generator=generator) % 2 == 0  # halves that alternate
+        order = torch.randperm(d, generator=generator) % 2 == 0  # alternating halves
         couplings = [Coupling(d, hidden, order if k % 2 else ~order) for k in range(layers)]
         self.couplings = nn.ModuleList(couplings)
         self.log_scale, self.shift = nn.Parameter(torch.full((d,), math.log(spread))), nn.Parameter(torch.zeros(d))
@@ -47,8 +47,8 @@ class RealNVP(nn.Module):
                 nn.init.zeros_(layer.bias)
 
     def forward(self, n: torch.Tensor, blur: float = 0.0) -> tuple[torch.Tensor, torch.Tensor]:
-        """x [B, d] and log q(x) [B]; with ``blur``, a standard deviation, what has the mean of log q at x with noise
-        of it, for entries that are independent of one another."""
+        """Return x [B, d] and log q(x) [B]. With ``blur``, a standard deviation, return instead a value with the mean
+        of log q at x plus noise of that deviation, for independent entries."""
         log_n = -0.5 * n.square().sum(1) - n.shape[1] / 2 * math.log(2 * math.pi)
         x, log_scale = n, self.log_scale.expand_as(n)
         for coupling in self.couplings:

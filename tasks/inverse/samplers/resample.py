@@ -1,14 +1,13 @@
 """ReSample: hard data consistency and stochastic resampling in latent space (Song et al. 2024, Algorithm 1).
 
-DDIM steps with a gradient step of the data term as in DPS; at every ``every``-th of those after the first third, z_0 is
-replaced by the solution of  min 1/2 |y - f(D(z))|^2  from there (Eq. 8; in the second third over images, z = E(x), in
-the last over latents, as their Appendix C has it), and mapped back to the noise level (Prop. 1, Eq. 10):
+DDIM steps with a gradient step of the data term as in DPS. After the first third, at every ``every``-th step, z_0 is
+replaced by the solution of  min 1/2 |y - f(D(z))|^2  from there (Eq. 8; over images in the second third, z = E(x), and
+over latents in the last, as in their Appendix C), and mapped back to the noise level (Prop. 1, Eq. 10):
 
     z_s ~ N( (r^2 alpha_s z_0(y) + sigma_s^2 z_s') / (r^2 + sigma_s^2),  r^2 sigma_s^2 / (r^2 + sigma_s^2) I )
 
 with z_s' the DDIM step's and r^2 = gamma (sigma_s^2 / alpha_t^2) v_ts (rsd.sampling), where v_ts is the paper's
-1 - alpha_t^2 / alpha_s^2. The answer is the last
-z_0 after one more such fit.
+1 - alpha_t^2 / alpha_s^2. The result is the last z_0 after one more such fit.
 """
 
 from __future__ import annotations
@@ -26,9 +25,9 @@ from .guidance import Transition, guidance
 
 @dataclass(frozen=True)
 class ReSample(Method):
-    """``gamma``: scale of r^2; ``every``: steps from one fit to the next; ``fits``: Adam's steps in each, with rates
-    ``lr_x`` over images and ``lr_z`` over latents; ``zeta``: of the data term's gradient, times alpha_t^2; ``eta``: of
-    the DDIM step's noise."""
+    """``gamma``: scale of r^2; ``every``: steps between fits; ``fits``: Adam steps per fit, with learning rates
+    ``lr_x`` for images and ``lr_z`` for latents; ``zeta``: step size of the data term, times alpha_t^2; ``eta``: noise
+    of the DDIM step."""
 
     gamma: float = 40.0
     every: int = 10
@@ -39,7 +38,7 @@ class ReSample(Method):
     eta: float = 0.0
 
     def step(self, transition: Transition) -> StepResult:
-        """One DDIM step, and where its turn comes a fit and a resampling."""
+        """Do one DDIM step and, at every ``every``-th step, a fit and a resampling."""
         clean, eps, x, gradient = guidance(transition)
         z_s = transition.ddim(clean, eps, self.eta) - self.zeta * transition.now.alpha**2 * gradient
         last = transition.step + 1 == transition.steps
@@ -71,7 +70,7 @@ def fit(
     decode: Callable[[torch.Tensor], torch.Tensor], start: torch.Tensor, loss: Callable[[torch.Tensor], torch.Tensor],
     steps: int, lr: float,
 ) -> torch.Tensor:  # fmt: skip
-    """``steps`` of Adam on loss(decode(v)) [n], summed over particles, from v = ``start`` [n, ...]."""
+    """Take ``steps`` Adam steps on loss(decode(v)) [n], summed over particles, from v = ``start`` [n, ...]."""
     v = start.detach().clone().requires_grad_()
     optimiser = torch.optim.Adam([v], lr=lr)
     with torch.enable_grad():

@@ -1,1 +1,1 @@
-"""A scene: its field, and how it is seen."""
+"""A scene: its field, its renderers, cameras and lights."""

@@ -1,4 +1,4 @@
-"""What is behind a scene: a colour, another colour at each step, or one learned for each direction."""
+"""Backgrounds: a fixed colour, a random colour at each step, or a learned colour for each direction."""
 
 from __future__ import annotations
 
@@ -9,17 +9,16 @@ from torch import nn
 
 from rsd.randomness import Stream
 
-from ..names import BACKGROUNDS
 from .encodings import Frequency
 from .field import network
+from .settings import BACKGROUNDS
 
 COLOURS = {"white": 1.0, "gray": 0.5, "black": 0.0}
 
 
 class Background(nn.Module):
     """``kind``: a colour's name; "random", a colour for each view and step, the same in all scenes; or "learned", a
-    small network of the ray's direction, grey at first, a network a scene (DreamFusion). Raises ValueError for others.
-    """
+    small network of the ray's direction, initially grey, for each scene (DreamFusion). Raises ValueError for others."""
 
     network: Any
 
@@ -36,7 +35,7 @@ class Background(nn.Module):
                 self.network[-1].weight.mul_(0.01)
 
     def forward(self, directions: torch.Tensor, drawn: torch.Tensor) -> torch.Tensor:
-        """Colours [V, R, 3] in [0, 1] behind rays of unit ``directions`` [V, R, 3]; ``drawn``: the step's, [V, 3]."""
+        """Return colours [V, R, 3] in [0, 1] for unit ``directions`` [V, R, 3]; ``drawn`` [V, 3]: random colours."""
         if self.kind == "learned":
             flat = directions.flatten(0, -2)
             return self.network(self.encoding((flat + 1) / 2)).sigmoid().view_as(directions)
@@ -46,6 +45,6 @@ class Background(nn.Module):
 
 
 def draw_colours(views: int, stream: Stream, step: int = 0) -> torch.Tensor:
-    """A colour for each view of a step, uniform in [0, 1], float64 [V, 3]; it depends on nothing else."""
+    """Draw a colour for each view of a step, uniform in [0, 1], float64 [V, 3]."""
     keys = [stream.generator("background", step=step, particle=v) for v in range(views)]
     return torch.stack([torch.rand(3, generator=key, dtype=torch.float64) for key in keys])

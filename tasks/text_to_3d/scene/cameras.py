@@ -13,35 +13,7 @@ import torch
 
 from rsd.randomness import Stream
 
-
-@dataclass(frozen=True)
-class CameraSettings:
-    """Ranges from which cameras are drawn uniformly; the defaults see what the built-in heads are drawn with (distance
-    8, a picture 3.2 high at the origin).
-
-    DreamFusion's differ: closer cameras with wider lenses, elevation -10 to 90.
-    """
-
-    azimuth: tuple[float, float] = (-180.0, 180.0)
-    elevation: tuple[float, float] = (-10.0, 30.0)
-    distance: tuple[float, float] = (8.0, 8.0)
-    fov: tuple[float, float] = (22.0, 23.3)
-
-    @property
-    def middle(self) -> float:
-        """The middle distance."""
-        return sum(self.distance) / 2
-
-    def __post_init__(self) -> None:
-        """Raise ValueError for ranges without cameras."""
-        for name in ("azimuth", "elevation", "distance", "fov"):
-            low, high = getattr(self, name)
-            if low > high:
-                raise ValueError(f"{name} is {low} to {high}; the first must not be the larger.")
-        if self.distance[0] <= 0 or not 0 < self.fov[0] <= self.fov[1] < 180:
-            raise ValueError(f"distance is {self.distance} and fov {self.fov}; give positive ones, fov below 180.")
-        if not -90 < self.elevation[0] <= self.elevation[1] < 90:
-            raise ValueError(f"elevation is {self.elevation}; it must lie between -90 and 90.")
+from .settings import CameraSettings
 
 
 @dataclass(frozen=True)
@@ -68,26 +40,26 @@ class Cameras:
 
     @property
     def position(self) -> torch.Tensor:
-        """[V, 3]."""
+        """Positions, [V, 3]."""
         return self.distance[:, None] * self.back
 
     @property
     def axes(self) -> torch.Tensor:
-        """Right, up and back in the world, orthonormal, [V, 3 (which), 3]."""
+        """Right, up and back in the world, orthonormal, [V, 3 (axis), 3]."""
         a = self.azimuth.deg2rad()
         right = torch.stack([a.cos(), torch.zeros_like(a), -a.sin()], -1)
         return torch.stack([right, torch.linalg.cross(self.back, right), self.back], 1)
 
     def pose(self, unit: float = 1.0) -> torch.Tensor:
-        """Camera to world, [V, 4, 4]: its columns are right, up, back and the position, in ``unit``s of length."""
+        """Return the camera-to-world matrices [V, 4, 4], with columns right, up, back and position in ``unit``s."""
         pose = torch.eye(4, dtype=torch.float64).repeat(len(self), 1, 1)
         pose[:, :3, :3] = self.axes.transpose(1, 2)
         pose[:, :3, 3] = self.position / unit
         return pose
 
     def rays(self, size: int) -> tuple[torch.Tensor, torch.Tensor]:
-        """Origins and unit directions [V, size * size, 3] of the rays through the pixels' centres, rows from the top;
-        float64 on the CPU."""
+        """Return origins and unit directions [V, size * size, 3] of the rays through the pixel centres, rows from the
+        top; float64 on the CPU."""
         half = (self.fov.deg2rad() / 2).tan()[:, None]
         u = (torch.arange(size, dtype=torch.float64) + 0.5) / size * 2 - 1
         down, right = torch.meshgrid(u, u, indexing="ij")
@@ -98,8 +70,8 @@ class Cameras:
 
 
 def draw_cameras(settings: CameraSettings, views: int, stream: Stream, step: int = 0) -> Cameras:
-    """The cameras of a step, which depend on nothing else: not on the scenes. View v's azimuth is drawn from the v-th
-    of ``views`` equal parts of the range. Raises ValueError for no views."""
+    """Draw the cameras of a step. View v's azimuth comes from the v-th of ``views`` equal parts of the range. Raises
+    ValueError for no views."""
     if views < 1:
         raise ValueError(f"views is {views}; a scene needs at least 1 camera.")
     keys = [stream.generator("camera", step=step, particle=view) for view in range(views)]
@@ -110,8 +82,8 @@ def draw_cameras(settings: CameraSettings, views: int, stream: Stream, step: int
 
 
 def orbit(settings: CameraSettings, views: int, *, elevation: float = 10.0) -> Cameras:
-    """``views`` cameras evenly around, the first at the face, at mean distance and angle, and at ``elevation`` or the
-    nearest from which scenes were seen; ValueError for no views."""
+    """Return ``views`` cameras evenly around the scene, the first at the face, at mean distance and fov, and at
+    ``elevation``, clamped to the settings' range. Raises ValueError for no views."""
     if views < 1:
         raise ValueError(f"views is {views}; a turntable needs at least 1.")
     full = [torch.full((views,), sum(r) / 2, dtype=torch.float64) for r in (settings.distance, settings.fov)]
@@ -121,5 +93,5 @@ def orbit(settings: CameraSettings, views: int, *, elevation: float = 10.0) -> C
 
 
 def fov_of(half: float, distance: float) -> float:
-    """The angle in degrees of a picture that shows ``half`` above and below the origin from ``distance``."""
+    """Return the fov in degrees of a picture that shows ``half`` above and below the origin from ``distance``."""
     return 2 * math.degrees(math.atan(half / distance))

@@ -2,13 +2,12 @@
 
     sigma(x) = softplus(network(x)_0 + height (1 - |x| / radius)),   colour(x) = sigmoid(network(x)_1..3)
 
-The blob of density at the centre, without which nothing holds the first gradients, is Magic3D's (Lin et al. 2023):
-linear in |x|, height 10, under a softplus. DreamFusion's own is a Gaussian under an exponential.
+The initial density at the centre, without which the first gradients vanish, is Magic3D's (Lin et al. 2023): linear in
+|x|, height 10, under a softplus. DreamFusion's is a Gaussian under an exponential.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -17,87 +16,49 @@ from torch import nn
 
 from rsd.randomness import Stream
 
-from ..names import ENCODINGS
 from .encodings import DenseGrid, Frequency, TinyCudaGrid, hash_grid
-
-
-@dataclass(frozen=True)
-class FieldSettings:
-    """``encoding``: "grid" (dense, for CPUs), "hash" or "frequency".
-
-    ``bound``: half the cube's side, in the units of the cameras.
-    ``resolutions``, ``grid_features``: of the dense grid. ``levels`` .. ``per_level_scale``: tinycudann's names, of the
-    hash grid. ``octaves``: of the frequencies. ``width``, ``depth``: hidden layers of the network behind a grid;
-    ``frequency_width``, ``frequency_depth``: behind the frequencies, which have no memory of their own.
-    ``blob_height`` and ``blob_radius`` (a fraction of ``bound``): the density at the start.
-    """
-
-    encoding: str = "grid"
-    bound: float = 1.8
-    resolutions: tuple[int, ...] = (8, 16, 32, 64)
-    grid_features: int = 4
-    levels: int = 16
-    features_per_level: int = 2
-    log2_hashmap_size: int = 19
-    base_resolution: int = 16
-    per_level_scale: float = 1.447269237440378
-    octaves: int = 6
-    width: int = 32
-    depth: int = 1
-    frequency_width: int = 64
-    frequency_depth: int = 3
-    blob_height: float = 10.0
-    blob_radius: float = 0.5
-
-    def __post_init__(self) -> None:
-        """Raise ValueError for values that make no field."""
-        if self.encoding not in ENCODINGS:
-            raise ValueError(f'There is no encoding "{self.encoding}"; there are {", ".join(ENCODINGS)}.')
-        for name in ("bound", "blob_radius"):
-            if getattr(self, name) <= 0:
-                raise ValueError(f"{name} is {getattr(self, name)}; it must be positive.")
-        if not self.resolutions or min(self.resolutions) < 2:
-            raise ValueError(f"resolutions is {self.resolutions}; give at least one, each at least 2.")
+from .settings import FieldSettings
 
 
 class Field(nn.Module):
-    """One scene; its initial parameters depend on the stream and the particle's number alone."""
+    """One scene. Its initial parameters depend only on the stream and the particle's number."""
 
     def __init__(
         self, settings: FieldSettings, stream: Stream, particle: int = 0, *, device: str | torch.device = "cpu"
     ):
         super().__init__()
-        s, random = settings, stream.generator("initial field", particle=particle)
+        s, sizes, random = settings, settings.sizes, stream.generator("initial field", particle=particle)
         self.settings = settings
         self.encoding: Any
-        width, depth = s.width, s.depth
+        width, depth = sizes.width, sizes.depth
         if s.encoding == "grid":
-            self.encoding = DenseGrid(s.resolutions, features=s.grid_features, generator=random)
+            self.encoding = DenseGrid(s.grid, features=sizes.grid_features, generator=random)
         elif s.encoding == "hash":
             self.encoding = hash_grid(
-                levels=s.levels, features=s.features_per_level, log2_hashmap_size=s.log2_hashmap_size,
-                base_resolution=s.base_resolution, per_level_scale=s.per_level_scale, generator=random, device=device,
+                levels=s.levels, features=sizes.features_per_level, log2_hashmap_size=s.log2_hashmap_size,
+                base_resolution=sizes.base_resolution, per_level_scale=s.per_level_scale, generator=random,
+                device=device,
             )  # fmt: skip
         else:
-            self.encoding, width, depth = Frequency(s.octaves), s.frequency_width, s.frequency_depth
+            self.encoding, width, depth = Frequency(s.octaves), sizes.frequency_width, sizes.frequency_depth
         self.network = network([self.encoding.outputs, *[width] * depth, 4], generator=random)
         self.to(device)
 
     @property
     def backend(self) -> str:
-        """What computes the encoding, "torch" or "tinycudann": for the run's provenance."""
+        """The encoding's backend for the run's provenance, "torch" or "tinycudann"."""
         return "tinycudann" if isinstance(self.encoding, TinyCudaGrid) else "torch"
 
     def forward(self, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """Density [M] per unit of length and colour [M, 3] in [0, 1] at points x [M, 3] of the cube."""
-        s = self.settings
-        raw = self.network(self.encoding((x / s.bound + 1) / 2))
-        blob = s.blob_height * (1 - x.square().sum(-1).clamp(min=1e-12).sqrt() / (s.blob_radius * s.bound))
+        """Return density [M] per unit of length and colour [M, 3] in [0, 1] at points x [M, 3] of the cube."""
+        bound, sizes = self.settings.bound, self.settings.sizes
+        raw = self.network(self.encoding((x / bound + 1) / 2))
+        blob = sizes.blob_height * (1 - x.square().sum(-1).clamp(min=1e-12).sqrt() / (sizes.blob_radius * bound))
         return F.softplus(raw[:, 0] + blob), raw[:, 1:].sigmoid()
 
     def normals(self, x: torch.Tensor) -> torch.Tensor:
-        """Unit normals -grad sigma / |grad sigma| at x [M, 3], [M, 3]; differentiable in the parameters where gradients
-        are on; zero where the density is flat."""
+        """Return unit normals -grad sigma / |grad sigma| [M, 3] at x [M, 3], zero where the density is flat.
+        Differentiable in the parameters if gradients are enabled."""
         differentiable = torch.is_grad_enabled()
         with torch.enable_grad():
             x = x.detach().requires_grad_()
@@ -107,8 +68,8 @@ class Field(nn.Module):
 
 
 def network(sizes: list[int], *, generator: torch.Generator) -> nn.Sequential:
-    """Linear layers of these sizes with SiLU between them, which is twice differentiable; weights uniform, of variance
-    1/inputs from ``generator``, biases 0."""
+    """Return linear layers of these sizes with SiLU between them, which is twice differentiable. Weights are uniform
+    with variance 1/inputs, biases 0."""
     layers: list[nn.Module] = []
     for inputs, outputs in zip(sizes, sizes[1:], strict=False):
         linear = nn.utils.skip_init(nn.Linear, inputs, outputs)

@@ -1,4 +1,4 @@
-"""A scene as a coloured triangle mesh: marching cubes on the density, colours from the field, GLB, OBJ or PLY."""
+"""Coloured triangle meshes of scenes: marching cubes on the density, colours from the field; GLB, OBJ or PLY."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from .field import Field
 logger = logging.getLogger(__name__)
 FORMATS = (".glb", ".obj", ".ply")
 CHUNK = 2**18
-"""Points evaluated at once."""
+"""Number of points evaluated at once."""
 
 
 @dataclass(frozen=True)
@@ -33,21 +33,21 @@ class Mesh:
 
     @property
     def volume(self) -> float:
-        """Enclosed volume; positive where faces look outwards."""
+        """Enclosed volume; positive if faces look outwards."""
         a, b, c = (self.vertices[self.faces[:, k]] for k in range(3))
         return float(np.einsum("fi,fi->", a, np.cross(b, c)) / 6)
 
 
 def extract(field: Field, *, resolution: int = 96, threshold: float | None = None) -> Mesh:
-    """The surface where the density is ``threshold`` (None: :func:`automatic_threshold`, logged), from ``resolution``
-    samples a side. The cube's faces close it. Raises ValueError for a scene without a surface."""
+    """Extract the surface at density ``threshold`` (None: :func:`automatic_threshold`, logged) from ``resolution``
+    samples a side, closed by the cube's faces. Raises ValueError for a scene without a surface."""
     from skimage.measure import marching_cubes
 
     density, bound = sample_density(field, resolution), field.settings.bound
     spacing = 2 * bound / (resolution - 1)
     if threshold is None:
         threshold = automatic_threshold(density, spacing)
-        logger.info("mesh: surface at density %.3g (chosen by itself)", threshold)
+        logger.info("mesh: surface at density %.3g (automatic)", threshold)
     if not 0 < threshold < float(density.max()):
         raise ValueError(
             f"There is no surface at density {threshold:.3g}; give a threshold between 0 and the scene's highest, "
@@ -60,8 +60,8 @@ def extract(field: Field, *, resolution: int = 96, threshold: float | None = Non
 
 
 def automatic_threshold(density: np.ndarray, spacing: float) -> float:
-    """Half of the median density that rays along the axes meet where they have lost half of their light: the surface is
-    where one sees it, on the scene's own scale. ``density``: samples [x, y, z], ``spacing`` apart.
+    """Return half of the median density at which rays along the axes have lost half of their light: this is the visible
+    surface, on the scene's own scale. ``density``: samples [x, y, z], ``spacing`` apart.
 
     Raises ValueError if no ray loses half of its light.
     """
@@ -82,7 +82,8 @@ def automatic_threshold(density: np.ndarray, spacing: float) -> float:
 
 @torch.no_grad()
 def sample_density(field: Field, resolution: int) -> np.ndarray:
-    """float32 [resolution (x), resolution (y), resolution (z)]; the outermost samples lie on the cube's faces."""
+    """Return float32 [resolution (x), resolution (y), resolution (z)]; the outermost samples are on the cube's
+    faces."""
     parameter = next(field.parameters())
     line = torch.linspace(-1, 1, resolution, dtype=parameter.dtype) * field.settings.bound
     at = torch.stack(torch.meshgrid(line, line, line, indexing="ij"), -1).flatten(0, 2)
@@ -97,15 +98,15 @@ def _colours(field: Field, vertices: np.ndarray) -> np.ndarray:
 
 
 def write_mesh(path: str | Path, mesh: Mesh) -> None:
-    """Write ``mesh`` as its suffix says, in one piece. Raises ValueError for another suffix, ImportError without
+    """Write ``mesh`` atomically in the format of the suffix. Raises ValueError for another suffix, ImportError without
     trimesh.
 
-    A GLB has no material: trimesh reads vertex colours as such only then, and Blender and three.js show them with the
-    default one, white. That one is a metal, so that where lamps are all there is, without surroundings, it is darker.
+    A GLB has no material: only then trimesh reads its vertex colours, and Blender and three.js show them with the
+    default material, white. That is metallic, hence darker if there are lamps but no environment.
     """
     path = Path(path)
     if path.suffix not in FORMATS:
-        raise ValueError(f'"{path.name}" is no name for a mesh; end it in {", ".join(FORMATS)}.')
+        raise ValueError(f'"{path.name}" has no suffix of a mesh; use {", ".join(FORMATS)}.')
     try:
         import trimesh
     except ImportError as error:
@@ -120,5 +121,5 @@ def write_mesh(path: str | Path, mesh: Mesh) -> None:
 
 
 def _linear(colours: np.ndarray) -> np.ndarray:
-    """sRGB in [0, 1] to linear light."""
+    """Convert sRGB in [0, 1] to linear light."""
     return np.where(colours <= 0.04045, colours / 12.92, ((colours + 0.055) / 1.055) ** 2.4)

@@ -1,10 +1,11 @@
-"""Where in its cube a scene has something, so that rays are sampled there alone: instant-ngp's occupancy grid.
+"""Instant-ngp's occupancy grid: rays are sampled only where the scene has density.
 
-A cell is occupied if over one step it would stop more than a thousandth of a ray's light, or more than the mean cell if
-that is less; and so are its neighbours, into which a surface may grow: where no samples are, no gradient is. (With a
-hundredth, and without neighbours, a head fitted to its pictures loses 5 dB: its hair never leaves the first blob.)
+A cell is occupied if one step in it would absorb more than a thousandth of a ray's light, or more than the mean cell
+does if that is less. Its neighbours are occupied too, so that a surface can grow: there is no gradient without samples.
+(With a hundredth, and without neighbours, a head fitted to its pictures loses 5 dB: its hair never leaves the initial
+blob.)
 
-Rays are marched by nerfacc (Li et al. 2023) on CUDA where it works, else by torch, with the same samples.
+Rays are marched by nerfacc (Li et al. 2023) on CUDA if it works, else by torch, with the same samples.
 """
 
 from __future__ import annotations
@@ -26,12 +27,12 @@ DECAY, ENOUGH = 0.95, 0.001
 EVERY = 16
 """Steps between updates."""
 PARALLEL = 1e-5
-"""The least that nerfacc is given of a ray's direction along an axis."""
+"""Smallest component of a ray's direction that is passed to nerfacc."""
 
 
 class Occupancy(nn.Module):
-    """A cube of half side ``bound`` in ``cells`` cells a side. ``density`` [cells (x), cells (y), cells (z)]: the
-    highest of late in each, which fades; a checkpoint holds it."""
+    """A cube of half side ``bound`` with ``cells`` cells a side. ``density`` [cells (x), cells (y), cells (z)]: the
+    decaying maximum in each; part of checkpoints."""
 
     density: torch.Tensor
 
@@ -42,14 +43,14 @@ class Occupancy(nn.Module):
 
     @property
     def occupied(self) -> torch.Tensor:
-        """bool [cells, cells, cells]."""
+        """Occupied cells, bool [cells, cells, cells]."""
         stopped = -torch.expm1(-self.density * self.step)
         seen = (stopped > stopped.mean().clamp(max=ENOUGH)).to(stopped)
         return F.max_pool3d(seen[None], 3, stride=1, padding=1)[0] > 0
 
     @torch.no_grad()
     def update(self, field: Field, random: torch.Generator) -> None:
-        """Look again, at a point drawn in each cell."""
+        """Evaluate the density at a random point in each cell."""
         line = torch.arange(self.cells, dtype=torch.float32)
         corner = torch.stack(torch.meshgrid(line, line, line, indexing="ij"), -1).flatten(0, 2)
         at = (corner + torch.rand(corner.shape, generator=random)) * (2 * self.bound / self.cells) - self.bound
@@ -59,8 +60,8 @@ class Occupancy(nn.Module):
     def samples(
         self, origins: torch.Tensor, directions: torch.Tensor, near: torch.Tensor, far: torch.Tensor, step: float
     ) -> PackedSamples:
-        """The occupied intervals of length ``step`` on rays [V, R, 3] from near to far [V, R]; where there is none at
-        all, one without length, so that gradients are zero and not missing."""
+        """Return the occupied intervals of length ``step`` on rays [V, R, 3] from near to far [V, R]; if there are
+        none, one of length zero, so that gradients are zero, not missing."""
         flat = origins.flatten(0, 1), directions.flatten(0, 1), near.flatten(), far.flatten()
         march = _nerfacc_march if backend(origins.device, origins.dtype) == "nerfacc" else torch_march
         with torch.no_grad():
@@ -75,8 +76,8 @@ def torch_march(
     occupied: torch.Tensor, bound: float, origins: torch.Tensor, directions: torch.Tensor, near: torch.Tensor,
     far: torch.Tensor, step: float,
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:  # fmt: skip
-    """Of the intervals near + k step .. near + (k + 1) step on each ray [R, 3] those whose middles lie before ``far``
-    and in an occupied cell: the ray, int64 [M], and both ends [M]."""
+    """Return the rays, int64 [M], and both ends [M] of the intervals near + k step .. near + (k + 1) step whose middles
+    lie before ``far`` and in an occupied cell; rays [R, 3]."""
     count = max(math.ceil(float((far - near).max()) / step), 1)
     start = near[:, None] + step * torch.arange(count, device=near.device, dtype=near.dtype)
     middle = start + step / 2
@@ -90,8 +91,8 @@ def _nerfacc_march(
     occupied: torch.Tensor, bound: float, origins: torch.Tensor, directions: torch.Tensor, near: torch.Tensor,
     far: torch.Tensor, step: float,
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:  # fmt: skip
-    """The same by nerfacc, which loses rays that run in a plane between cells: by rounding it takes their first step
-    for their last. So no ray is quite parallel to one."""
+    """Do the same by nerfacc, which loses rays that run in a plane between cells because of rounding; so such rays are
+    tilted slightly."""
     directions = torch.where(directions.abs() < PARALLEL, PARALLEL, directions)
     grid = nerfacc_grid(bound, len(occupied), origins.device)
     grid.binaries = occupied[None]
@@ -103,7 +104,7 @@ def _nerfacc_march(
 
 @functools.lru_cache(1)
 def nerfacc_grid(bound: float, cells: int, device: torch.device) -> Any:
-    """nerfacc's grid of that many cells a side; one serves all scenes, since only what is occupied differs."""
+    """Return nerfacc's grid of that many cells a side; scenes share it, as only the occupancy differs."""
     from nerfacc import OccGridEstimator
 
     return OccGridEstimator([-bound] * 3 + [bound] * 3, resolution=cells).to(device)
@@ -111,14 +112,14 @@ def nerfacc_grid(bound: float, cells: int, device: torch.device) -> Any:
 
 @functools.cache
 def backend(device: torch.device, dtype: torch.dtype) -> str:
-    """What marches rays there, "nerfacc" or "torch"; says once why it is not nerfacc where that would be expected."""
+    """Return what marches rays on a device, "nerfacc" or "torch"; log once why nerfacc does not work on CUDA."""
     if device.type != "cuda" or dtype != torch.float32:
         return "torch"
     try:
         ray = torch.tensor([[0.0, 0.0, 1.0]], device=device)
         ends = torch.tensor([1.0], device=device), torch.tensor([3.0], device=device)
         _nerfacc_march(torch.ones(2, 2, 2, dtype=torch.bool, device=device), 1.0, 2 * ray, -ray, *ends, 0.5)
-    except Exception as error:  # it compiles its kernels when first used: anything may be missing
+    except Exception as error:  # it compiles its kernels on first use, which may fail in many ways
         logger.warning(
             "packed renderer: torch marches the rays (nerfacc: %s)", (str(error) or repr(error)).splitlines()[0]
         )

@@ -1,32 +1,15 @@
-"""What keeps a scene from cheating, as in DreamFusion and its successors: means over the rays of a view."""
+"""Regularisers of scenes, as in DreamFusion and its successors: means over the rays of a view."""
 
 from __future__ import annotations
-
-from dataclasses import dataclass
 
 import torch
 
 from .render import Rendering
-
-
-@dataclass(frozen=True)
-class RegulariserSettings:
-    """Weights beside a score gradient of the size that 64 x 64 px give.
-
-    ``orientation``: of what is seen facing away (DreamFusion, B.3), at the end of the run; grows from 0.01 of it.
-    ``sparsity``: of sqrt(opacity^2 + 0.01), against fog.
-    ``opacity``: of the entropy of opacity, against what is half there.
-    ``z_variance``: of the spread in depth of what is seen where opacity is above a half, against thick surfaces.
-    """
-
-    orientation: float = 100.0
-    sparsity: float = 1.0
-    opacity: float = 0.0
-    z_variance: float = 0.0
+from .settings import RegulariserSettings
 
 
 def regularisers(rendering: Rendering, settings: RegulariserSettings, *, progress: float) -> dict[str, torch.Tensor]:
-    """Each term that has a weight, weighted, for views [V, R]: a mean over views. ``progress``: 0 to 1, of the run."""
+    """Return the weighted terms of views [V, R], averaged over views. ``progress`` of the run: 0 to 1."""
     terms = {}
     if settings.orientation and rendering.orientation is not None:
         weight = settings.orientation * 0.01 ** (1 - progress)
@@ -41,18 +24,18 @@ def regularisers(rendering: Rendering, settings: RegulariserSettings, *, progres
 
 
 def sparsity(opacity: torch.Tensor) -> torch.Tensor:
-    """mean sqrt(o^2 + 0.01)."""
+    """Return mean sqrt(o^2 + 0.01)."""
     return (opacity**2 + 0.01).sqrt().mean()
 
 
 def entropy(opacity: torch.Tensor) -> torch.Tensor:
-    """mean -o log o - (1 - o) log(1 - o); 0.69 where half is there."""
+    """Return mean -o log o - (1 - o) log(1 - o); 0.69 for opacity 1/2."""
     o = opacity.clamp(1e-3, 1 - 1e-3)
     return -(o * o.log() + (1 - o) * (1 - o).log()).mean()
 
 
 def thickness(z_variance: torch.Tensor, opacity: torch.Tensor) -> torch.Tensor:
-    """Mean variance of depth over the rays whose opacity is above a half; 0 if there are none. The count is per view,
-    so that views may be taken one at a time."""
+    """Return the mean variance of depth over the rays with opacity above a half, 0 if there are none. Rays are counted
+    per view, so that views can be processed one at a time."""
     solid = (opacity > 0.5).to(z_variance)
     return ((z_variance * solid).sum(-1) / solid.sum(-1).clamp(min=1)).mean()

@@ -2,9 +2,8 @@
 
     colour = sum_k w_k c_k + (1 - sum_k w_k) background
 
-Dense: a ray's samples are the midpoints of S intervals between S + 1 edges, more where the first found something.
-Packed: intervals of one length, where an occupancy grid says that there is something. Weights, opacity and depth are
-nerfacc's.
+Dense: a ray's samples are the midpoints of S intervals between S + 1 edges, with more where the first found density.
+Packed: intervals of one length in the occupied cells of a grid. Weights, opacity and depth are defined as in nerfacc.
 """
 
 from __future__ import annotations
@@ -19,31 +18,16 @@ from .field import Field
 from .lights import Light
 from .occupancy import Occupancy
 from .samples import DenseSamples, Samples, refine, span, stratified
+from .settings import RenderSettings
 
 Backdrop = Callable[[torch.Tensor], torch.Tensor]
 
 
 @dataclass(frozen=True)
-class RenderSettings:
-    """``samples``: intervals of equal mean length on a ray; ``fine``: intervals added where the first have weight.
-    ``shade_above``: samples of less weight are not shaded, for normals cost ten times what the rest does; 0: all are.
-    """
-
-    samples: int = 32
-    fine: int = 0
-    shade_above: float = 1e-3
-
-    def __post_init__(self) -> None:
-        """Raise ValueError for no samples."""
-        if self.samples < 1 or self.fine < 0:
-            raise ValueError(f"samples is {self.samples} and fine {self.fine}; give at least 1 and 0.")
-
-
-@dataclass(frozen=True)
 class Rendering:
-    """What V views of a scene show, for each ray: ``colour`` [V, R, 3] in [0, 1]; ``opacity``, ``depth`` (mean distance
-    of what is seen), ``z_variance`` (of that distance) [V, R]. With a shaded light, ``orientation`` [V, R], how much of
-    what is seen faces away (DreamFusion's loss)."""
+    """V rendered views of a scene. For each ray: ``colour`` [V, R, 3] in [0, 1]; ``opacity``, ``depth`` (mean distance
+    of the visible samples) and ``z_variance`` (its variance) [V, R]; with a shaded light ``orientation`` [V, R], the
+    share that faces away (DreamFusion's loss)."""
 
     colour: torch.Tensor
     opacity: torch.Tensor
@@ -56,10 +40,11 @@ def render(
     field: Field, origins: torch.Tensor, directions: torch.Tensor, *, settings: RenderSettings, light: Light,
     backdrop: Backdrop, jitter: torch.Tensor | None = None, occupancy: Occupancy | None = None,
 ) -> Rendering:  # fmt: skip
-    """Look at ``field`` along rays [V, R, 3] of unit ``directions``. ``backdrop``: directions to colours [V, R, 3].
-    ``jitter``: :func:`jitter_width` numbers in [0, 1) for each ray, [V, R, ...]; None: samples evenly.
-    ``occupancy``: where there is something, for the packed renderer."""
+    """Render ``field`` along rays [V, R, 3] with unit ``directions``. ``backdrop``: directions to colours [V, R, 3].
+    ``jitter``: :func:`jitter_width` numbers in [0, 1) for each ray, [V, R, ...]; None: even samples. ``occupancy``: for
+    the packed renderer."""
     near, far = span(origins, directions, field.settings.bound)
+    # Place the samples.
     samples: Samples
     if occupancy is None:
         samples = _dense(field, origins, directions, near, far, settings, jitter)
@@ -67,20 +52,21 @@ def render(
         step = 2 * field.settings.bound / (settings.samples + settings.fine)
         near = near if jitter is None else near + step * jitter[..., 0].to(near)
         samples = occupancy.samples(origins, directions, near, far, step)
-    along = samples.spread(directions)
-    x = samples.spread(origins) + samples.t[:, None] * along
+    along = samples.expand(directions)
+    x = samples.expand(origins) + samples.t[:, None] * along
+    # Evaluate the field, and composite.
     density, albedo = field(x)
     weights = samples.composite(density)
     colour, orientation = albedo, None
     if light.shaded:
-        views = samples.spread(torch.arange(len(near), device=x.device)[:, None].expand_as(near))
+        views = samples.expand(torch.arange(len(near), device=x.device)[:, None].expand_as(near))
         colour, normals = _shade(field, x, albedo, weights.detach(), views, light, settings.shade_above)
         away = (normals * along).sum(-1).clamp(min=0)
         orientation = samples.total(weights.detach() * away**2)
     opacity = samples.total(weights)
     seen = opacity.clamp(min=1e-10)
     depth = samples.total(weights * samples.t) / seen
-    z_variance = samples.total(weights * (samples.t - samples.spread(depth)) ** 2) / seen
+    z_variance = samples.total(weights * (samples.t - samples.expand(depth)) ** 2) / seen
     behind = (1 - opacity)[..., None] * backdrop(directions)
     return Rendering(samples.total(weights[:, None] * colour) + behind, opacity, depth, z_variance, orientation)
 
@@ -89,14 +75,14 @@ def _dense(
     field: Field, origins: torch.Tensor, directions: torch.Tensor, near: torch.Tensor, far: torch.Tensor,
     settings: RenderSettings, jitter: torch.Tensor | None,
 ) -> DenseSamples:  # fmt: skip
-    """Stratified samples, and ``settings.fine`` more where those found something."""
+    """Return stratified samples, and ``settings.fine`` more where these found density."""
     S = settings.samples
     edges = stratified(near, far, S, None if jitter is None else jitter[..., : S - 1])
     if not settings.fine:
         return DenseSamples(edges)
     coarse = DenseSamples(edges)
     with torch.no_grad():
-        x = coarse.spread(origins) + coarse.t[:, None] * coarse.spread(directions)
+        x = coarse.expand(origins) + coarse.t[:, None] * coarse.expand(directions)
         weights = coarse.composite(field(x)[0]).view(coarse.shape)
     return DenseSamples(refine(edges, weights, settings.fine, None if jitter is None else jitter[..., S - 1 :]))
 
@@ -105,7 +91,7 @@ def _shade(
     field: Field, x: torch.Tensor, albedo: torch.Tensor, weights: torch.Tensor, views: torch.Tensor, light: Light,
     least: float,
 ) -> tuple[torch.Tensor, torch.Tensor]:  # fmt: skip
-    """Colours and normals [M, 3]: shaded, or albedo and 0 where ``weights`` [M] are below ``least``."""
+    """Return shaded colours and normals [M, 3]; albedo and 0 where ``weights`` [M] are below ``least``."""
     (where,) = torch.nonzero(weights >= least, as_tuple=True)
     found = field.normals(x[where])
     shaded = light.shade(albedo[where], found, x[where], views[where])
@@ -117,7 +103,8 @@ def photograph(
     field: Field, origins: torch.Tensor, directions: torch.Tensor, *, settings: RenderSettings, light: Light,
     backdrop: Backdrop, rays: int = 4096, occupancy: Occupancy | None = None,
 ) -> torch.Tensor:  # fmt: skip
-    """Square images [V, 3, H, W] in [-1, 1] along rays [V, R, 3], without gradient or jitter, ``rays`` at a time."""
+    """Return square images [V, 3, H, W] in [-1, 1] along rays [V, R, 3], without gradient or jitter, ``rays`` at a
+    time."""
     images = []
     for view in range(len(origins)):
         one = slice(view, view + 1)
@@ -129,11 +116,11 @@ def photograph(
 
 
 def as_images(colour: torch.Tensor) -> torch.Tensor:
-    """Colours [V, R, 3] in [0, 1], rows from the top, as square images [V, 3, H, W] in [-1, 1]."""
+    """Return colours [V, R, 3] in [0, 1], rows from the top, as square images [V, 3, H, W] in [-1, 1]."""
     side = round(colour.shape[1] ** 0.5)
     return 2 * colour.transpose(1, 2).unflatten(2, (side, side)) - 1
 
 
 def jitter_width(settings: RenderSettings) -> int:
-    """How many random numbers a ray takes."""
+    """Return the number of random numbers per ray."""
     return max(settings.samples - 1 + settings.fine, 1)

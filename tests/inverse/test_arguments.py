@@ -1,4 +1,4 @@
-"""What a run is given, and what it makes of it: complex measurements, users' operators, changed inputs, folders."""
+"""A run's arguments: complex measurements, users' operators, changed inputs, folders."""
 
 import json
 import shutil
@@ -38,7 +38,7 @@ watched = Watched()
 
 @pytest.fixture
 def here(tmp_path, monkeypatch):
-    """The working folder, with pictures of 16 px, masks and operators."""
+    """The working folder, with images of 16 px, masks and operators."""
     monkeypatch.chdir(tmp_path)
     for k, name in enumerate(("photo.png", "other.png")):
         pixels = np.random.default_rng(k).integers(0, 256, (16, 16, 3), dtype=np.uint8)
@@ -78,7 +78,7 @@ def test_a_complex_measurement_is_fitted_whole(restore, here, recwarn):
 
 @pytest.fixture
 def half_turn(monkeypatch):
-    """Runs end in the clean picture and in the same turned by 180 degrees."""
+    """Let runs end in the clean image and in the same image rotated by 180 degrees."""
 
     def finish(self):
         x = read_image("photo.png")
@@ -88,7 +88,7 @@ def half_turn(monkeypatch):
 
 
 @pytest.mark.parametrize("clean", [True, False])
-def test_phases_leave_no_difference_between_a_picture_and_itself_turned(restore, here, half_turn, clean):
+def test_phase_retrieval_scores_ignore_a_rotation_by_180_degrees(restore, here, half_turn, clean):
     f = ["--task", "phase_retrieval", "--div-features", "pixels"]
     source = "photo.png"
     if not clean:
@@ -101,10 +101,10 @@ def test_phases_leave_no_difference_between_a_picture_and_itself_turned(restore,
         assert torch.equal(read_image(here / "out" / "particles" / f"0{k}.png"), read_image("photo.png"))
     if clean:
         assert found["psnr"] == {"mean": None, "best": None, "std": None}
-        assert found["reasons"]["psnr.mean"].startswith("an answer equals the truth")
+        assert found["reasons"]["psnr.mean"].startswith("a sample equals the clean image")
 
 
-def test_other_tasks_turn_nothing(here):
+def test_other_tasks_do_not_rotate_samples(here):
     x = read_image("photo.png")
     images = torch.cat([x, x.flip(-2, -1)])
     assert torch.equal(Problem(make_operator("hdr", size=16), x, x).aligned(images), images)
@@ -112,7 +112,7 @@ def test_other_tasks_turn_nothing(here):
 
 @pytest.mark.parametrize("large", [1024, 500, 96])
 @pytest.mark.parametrize("fit", ["crop", "resize"])
-def test_no_pixel_is_known_that_covers_a_hidden_one(here, large, fit):
+def test_a_pixel_over_a_hidden_one_is_hidden(here, large, fit):
     rng = np.random.default_rng(0)
     white = np.full((large, large + 40), 255, dtype=np.uint8)
     spots = [tuple(rng.integers(0, large, 2)) for _ in range(20)]
@@ -130,7 +130,7 @@ def test_no_pixel_is_known_that_covers_a_hidden_one(here, large, fit):
         assert (~known).sum() <= len(spots)  # a speck of 1/256 of a pixel hides that pixel, not those around it
 
 
-def test_a_result_that_is_not_finite_is_no_result(restore, here, capsys):
+def test_a_result_that_is_not_finite_is_an_error(restore, here, capsys):
     assert restore("photo.png", "--clean", "--lr-z", "1e30", steps=1) == 2
     assert "The run diverged at its last step; lower lr_x" in capsys.readouterr().err
     assert not (here / "out" / "particles").exists() and not (here / "out" / "metrics.json").exists()
@@ -151,7 +151,7 @@ def test_phases_are_retrieved_by_the_method_that_has_settings(here, capsys, monk
 
 
 @pytest.mark.parametrize(
-    ("flags", "told"),
+    ("flags", "expected"),
     [
         (["--method", "hybrid", "-n", "2"], "needs 3 particles or more, or --interacting 2, not 2"),
         (["--method", "hybrid", "--interacting", "1"], "interacting is 1 of 4 particles; give 2 to 4"),
@@ -161,12 +161,12 @@ def test_phases_are_retrieved_by_the_method_that_has_settings(here, capsys, monk
         (["--task", "sr4", "--keep-known", "True"], "--keep-known goes with the inpaint tasks, but the task is sr4"),
     ],
 )
-def test_options_without_effect_are_refused(here, flags, told, capsys):
+def test_options_without_effect_are_errors(here, flags, expected, capsys):
     assert main(["restore", "photo.png", *tasked(flags)]) == 2
-    assert told in capsys.readouterr().err
+    assert expected in capsys.readouterr().err
 
 
-def test_a_file_may_say_more_than_its_task_needs(here, restore):
+def test_a_file_may_give_more_than_its_task_reads(here, restore):
     (here / "own.yaml").write_text("interacting: 2\ndownsample: bicubic\nkeep_known: true\nmethod: hybrid\n")
     options, _ = parse(tasked(["photo.png", "--config", "own.yaml", "--method", "rlsd"]))
     assert (options.method, options.interacting) == ("rlsd", 2)
@@ -182,11 +182,11 @@ def test_a_folder_of_other_files_takes_no_runs(restore, here, held, capsys):
         (here / name).mkdir()
     (here / "full" / held).write_text("x: 1\n")
     assert restore("photo.png", "other.png", "--clean", "--resume", out="full") == 2
-    told = "a single run" if held == "config.yaml" else "contains other files"
-    assert told in capsys.readouterr().err and not (here / "full" / "summary.json").exists()
+    output = "a single run" if held == "config.yaml" else "contains other files"
+    assert output in capsys.readouterr().err and not (here / "full" / "summary.json").exists()
 
 
-def test_a_folder_of_runs_is_added_to_when_asked(restore, here, capsys):
+def test_a_folder_of_runs_is_extended_with_resume(restore, here, capsys):
     assert restore("photo.png", "other.png", "--clean") == 0
     shutil.copy("photo.png", "third.png")
     assert restore("third.png", "other.png", "--clean") == 2 and "contains other runs" in capsys.readouterr().err
@@ -194,11 +194,11 @@ def test_a_folder_of_runs_is_added_to_when_asked(restore, here, capsys):
     assert len(list((here / "out").glob("*/metrics.json"))) == 3
 
 
-def test_two_inputs_of_one_name_are_refused(restore, here, capsys):
+def test_two_inputs_with_the_same_name_are_rejected(restore, here, capsys):
     shutil.copy("photo.png", "photo.bmp")
     shutil.copy("other.png", "other.bmp")
     assert restore("other.png", "photo.png", "photo.bmp", "other.bmp", "--clean") == 2
-    assert "Two inputs have one name, photo.png and photo.bmp" in capsys.readouterr().err
+    assert "Two inputs have the same name, photo.png and photo.bmp" in capsys.readouterr().err
 
 
 def test_a_resumed_run_has_the_inputs_that_it_began_with(restore, here, monkeypatch, capsys):
@@ -217,7 +217,7 @@ def test_a_resumed_run_has_the_inputs_that_it_began_with(restore, here, monkeypa
     monkeypatch.chdir(here)
     shutil.copy("right.png", "mask.png")
     assert restore(*flags, "--resume", steps=6) == 2
-    assert "The measurement is not the one that this run began with" in capsys.readouterr().err
+    assert "The measurement differs from the one that this run began with" in capsys.readouterr().err
     shutil.copy("left.png", "mask.png")
     photo = (here / "photo.png").read_bytes()
     shutil.copy("other.png", "photo.png")
@@ -226,19 +226,19 @@ def test_a_resumed_run_has_the_inputs_that_it_began_with(restore, here, monkeypa
     assert restore(*flags, "--resume", steps=6) == 0
     shutil.copy("right.png", "mask.png")
     assert restore(*flags, "--resume", "--div-features", "pixels", steps=6) == 2
-    assert "is not what" in capsys.readouterr().err
+    assert "is not the file that" in capsys.readouterr().err
 
 
 def test_an_operator_that_fails_on_the_device_is_told_first(here):
     options, _ = parse(["photo.png", "--task", "operator", "--operator", "given_ops:scaled"])
     check_task(options, 16)
     with pytest.raises(
-        ValueError, match=r"given_ops:scaled failed on an image \[1, 3, 16, 16\] on meta \(Runt.*mend it"
+        ValueError, match=r"given_ops:scaled failed on an image \[1, 3, 16, 16\] on meta \(Runt.*fix it"
     ):
         check_task(options, 16, torch.device("meta"))
 
 
-def test_a_user_s_operator_comes_home_from_a_failed_image(restore, here):
+def test_a_users_operator_returns_to_the_cpu_after_a_failed_image(restore, here):
     flags = ["--task", "operator", "--operator", "given_ops:watched", "--clean", "--lr-z", "1e30", "--lr-x", "1e30"]
     assert restore("photo.png", "other.png", *flags, steps=4) == 1
     moves = sys.modules["given_ops"].Watched.moves
@@ -248,10 +248,10 @@ def test_a_user_s_operator_comes_home_from_a_failed_image(restore, here):
     assert moves[-1] == "home"
 
 
-def test_warnings_are_told_without_their_place_in_the_code(restore, here, capsys):
+def test_warnings_are_printed_without_their_location(restore, here, capsys):
     assert restore("photo.png", "--clean", "--prompt", "red " * 30, n=1) == 0
-    told = capsys.readouterr().err
-    assert "rsd: note: " in told and "UserWarning" not in told
+    output = capsys.readouterr().err
+    assert "rsd: note: " in output and "UserWarning" not in output
 
 
 def test_a_feature_map_that_is_not_finite_is_named(restore, here, capsys):

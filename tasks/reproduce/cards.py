@@ -1,4 +1,5 @@
-"""Pictures for a report, inside its page: strips of answers, before and after, where they differ, films, turntables."""
+"""Cards of a report: a row's images as data URIs (strips of samples, sliders, spreads, films, turntables), and its
+settings in a line."""
 
 from __future__ import annotations
 
@@ -19,21 +20,22 @@ from PIL import Image, ImageSequence  # noqa: E402
 
 from rsd import media  # noqa: E402
 
-from ..text_to_image.plots import keep_within  # noqa: E402
+from ..inverse.methods import METHODS  # noqa: E402
+from ..text_to_image.options import TextToImage  # noqa: E402
+from ..text_to_image.plots import clip_axes  # noqa: E402
 from .measure import Measured  # noqa: E402
-from .rows import Plan  # noqa: E402
-from .told import settings  # noqa: E402
+from .plan import Plan  # noqa: E402
 
 PICTURES, FRAMES, FILMED, TURNTABLES = 2, 8, 2, 2
-"""How many pictures or prompts a row shows, moments and particles of a film, and scenes that turn."""
+"""The number of images or prompts per row, moments and particles of a film, and turntables."""
 LARGEST, GLANCE = 256, 400
-"""Pixels on a side that a picture in a report has at most, and those of a strip or plot in the report of all."""
+"""The largest side in pixels of an image in a report, and of a strip or plot in the report of all."""
 
 
 @dataclass
 class Card:
-    """What a report shows of a row; pictures are data URIs. ``settings``: in a line; ``runs``: how many there are;
-    ``strips``: title and picture, one a restored image or prompt; ``slider``: before and after."""
+    """A row in a report; images are data URIs. ``settings``: in a line; ``runs``: their number; ``strips``: title and
+    image, one per restored image or prompt; ``slider``: before and after."""
 
     plan: Plan
     settings: str
@@ -46,10 +48,12 @@ class Card:
 
 
 def card(plan: Plan, folder: Path) -> Card:
-    """The pictures of a finished run."""
+    """Return the card of a finished run."""
     if plan.command == "toy":
         made = Card(plan, settings("toy", json.loads((folder / "toy.json").read_text(encoding="utf-8"))))
-        made.strips.append(("where both particles of every pair ended", uri(Image.open(folder / "scatter.png"), 520)))
+        made.strips.append(
+            ("the final positions of every pair of particles", uri(Image.open(folder / "scatter.png"), 520))
+        )
         return made
     runs = runs_in(folder)
     first = runs[0]
@@ -57,8 +61,8 @@ def card(plan: Plan, folder: Path) -> Card:
     for run in runs[:PICTURES]:
         made.strips.append((config(run).get("prompt") or run.name, uri(strip(run))))
     if (first / "measurement.png").exists():
-        answer = small(Image.open(first / "particles" / "00.png"))
-        made.slider = uri(before(first, answer.size)), uri(answer)
+        sample = small(Image.open(first / "particles" / "00.png"))
+        made.slider = uri(before(first, sample.size)), uri(sample)
     if (first / "spread.png").exists():
         made.spread = uri(Image.open(first / "spread.png"), 320, quality=75)
     made.film = uri(film(first / "evolution.gif"), quality=60)
@@ -67,47 +71,47 @@ def card(plan: Plan, folder: Path) -> Card:
 
 
 def glance(plan: Plan, folder: Path) -> str:
-    """One strip of a finished run, small, as a data URI."""
+    """Return one strip of a finished run, small, as a data URI."""
     if plan.command == "toy":
         return uri(Image.open(folder / "scatter.png"), GLANCE // 2, quality=75)
     return uri(strip(runs_in(folder)[0]), GLANCE, quality=75)
 
 
 def runs_in(folder: Path) -> list[Path]:
-    """The runs of a row's pictures or prompts, one or more."""
+    """Return the runs of a row's images or prompts, one or more."""
     return sorted(path.parent for path in folder.glob("*/metrics.json"))
 
 
 def strip(run: Path) -> Image.Image:
-    """The pictures of a run side by side: what was measured and the truth, if there is one, and the answers; or the
-    scenes from around."""
+    """Return the images of a run side by side: measurement and clean image, if any, and the samples; or views around
+    the scenes."""
     if (run / "contact.png").exists():
         return shrink(Image.open(run / "contact.png").convert("RGB"), 640)
-    answers = [small(Image.open(path)) for path in sorted((run / "particles").glob("*.png"))]
+    samples = [small(Image.open(path)) for path in sorted((run / "particles").glob("*.png"))]
     if (run / "measurement.png").exists():
-        answers = [before(run, answers[0].size), truth(run, answers[0].size), *answers]
-    return sheet(answers, len(answers))
+        samples = [before(run, samples[0].size), truth(run, samples[0].size), *samples]
+    return sheet(samples, len(samples))
 
 
 def before(run: Path, size: tuple[int, int]) -> Image.Image:
-    """What a restoration measured, as large as its answers."""
+    """Return a restoration's measurement at the size of its samples."""
     return Image.open(run / "measurement.png").convert("RGB").resize(size, Image.Resampling.NEAREST)
 
 
 def truth(run: Path, size: tuple[int, int]) -> Image.Image:
-    """The clean picture of a restoration, fitted as it was."""
+    """Return a restoration's clean image, fitted as in the run."""
     settings = config(run)
     fitted, _ = media.fit_to(media.read_image(settings["images"][0]), size[0], settings["fit"])
     return Image.fromarray(media.to_uint8(fitted))
 
 
 def config(run: Path) -> dict[str, Any]:
-    """The settings of a run."""
+    """Return the settings of a run."""
     return yaml.safe_load((run / "config.yaml").read_text(encoding="utf-8"))
 
 
 def sheet(pictures: list[Image.Image], columns: int, gap: int = 2) -> Image.Image:
-    """Pictures of one size, row by row, on white."""
+    """Return images of one size in a grid, row by row, on white."""
     wide, high = pictures[0].size
     rows = -(-len(pictures) // columns)
     whole = Image.new("RGB", (columns * (wide + gap) - gap, rows * (high + gap) - gap), "white")
@@ -117,7 +121,8 @@ def sheet(pictures: list[Image.Image], columns: int, gap: int = 2) -> Image.Imag
 
 
 def film(path: Path) -> Image.Image:
-    """Moments of an evolution.gif from left to right, a row a particle: the first ones, since noise takes much room."""
+    """Return moments of an evolution.gif from left to right, a row per particle: only the first ones, since noise
+    compresses poorly."""
     frames = [frame.convert("RGB") for frame in ImageSequence.Iterator(Image.open(path))]
     chosen = [frames[round(k * (len(frames) - 1) / (FRAMES - 1))] for k in range(FRAMES)]
     side = chosen[0].height - 2 * media.MARGIN
@@ -129,7 +134,7 @@ def film(path: Path) -> Image.Image:
 
 
 def animated(path: Path) -> str:
-    """A turntable, as small as it can be."""
+    """Return a turntable as an animated data URI."""
     frames = [small(frame.convert("RGB")) for frame in ImageSequence.Iterator(Image.open(path))]
     buffer = io.BytesIO()
     frames[0].save(buffer, "WEBP", save_all=True, append_images=frames[1:], duration=100, loop=0, quality=80)
@@ -137,7 +142,7 @@ def animated(path: Path) -> str:
 
 
 def trade_off(rows: dict[str, Measured], across: str, up: str) -> Image.Image | None:
-    """One figure against another, a point a row; None where fewer than two rows have both."""
+    """Plot one figure against another, a point per row; return None if fewer than two rows have both."""
     points = [(label, row.mean(across), row.mean(up)) for label, row in rows.items()]
     known = [(label, x, y) for label, x, y in points if x is not None and y is not None]
     if len(known) < 2:
@@ -148,7 +153,7 @@ def trade_off(rows: dict[str, Measured], across: str, up: str) -> Image.Image | 
     axes.set(xlabel=NAMES[across], ylabel=NAMES[up])
     if across == "gamma":
         axes.set_xscale("symlog", linthresh=0.1)
-    keep_within(axes, across, up)
+    clip_axes(axes, across, up)
     axes.grid(alpha=0.3)
     figure.legend(loc="outside right upper", fontsize=9, frameon=False)
     buffer = io.BytesIO()
@@ -170,16 +175,16 @@ NAMES: dict[str, str] = {
     "gamma": "gamma, the weight of the repulsion", "collapsed": "share of pairs in one mode",
     "misfit": "distance from the nearest mode",
 }  # fmt: skip
-"""Figures as reports call them, with what they are of."""
+"""The names of figures in reports, with units."""
 
 
 def small(picture: Image.Image) -> Image.Image:
-    """In colours, at most LARGEST on a side."""
+    """Return an image in RGB, at most LARGEST on a side."""
     return shrink(picture.convert("RGB"), LARGEST)
 
 
 def shrink(picture: Image.Image, most: int) -> Image.Image:
-    """At most so many pixels on the longer side."""
+    """Shrink an image to at most ``most`` pixels on the longer side."""
     factor = most / max(picture.size)
     if factor >= 1:
         return picture
@@ -187,7 +192,7 @@ def shrink(picture: Image.Image, most: int) -> Image.Image:
 
 
 def uri(picture: Image.Image, most: int = 10 * LARGEST, **options: Any) -> str:
-    """A picture as a data URI."""
+    """Return an image as a data URI."""
     buffer = io.BytesIO()
     shrink(picture.convert("RGB"), most).save(buffer, "WEBP", **{"quality": 88, "method": 6, **options})
     return _data(buffer.getvalue(), "webp")
@@ -195,3 +200,47 @@ def uri(picture: Image.Image, most: int = 10 * LARGEST, **options: Any) -> str:
 
 def _data(content: bytes, kind: str) -> str:
     return f"data:image/{kind};base64,{base64.b64encode(content).decode()}"
+
+
+ALWAYS = {"particles": "N =", "steps": "L ="}
+SHOWN = {
+    "restore": {
+        "gamma": "gamma", "window": "window", "interacting": "interacting", "lambda_": "lambda", "rho": "rho",
+        "lr_x": "lr_x", "lr_z": "lr_z", "x_step": "x-step", "features": "features",
+    },
+    "text-to-image": {
+        "gamma": "gamma", "window": "window", "features": "features", "guidance": "guidance", "lr": "lr",
+        "score": "score", "lr_phi": "lr_phi",
+    },
+    "text-to-3d": {
+        "views": "views a step", "gamma": "gamma", "interaction": "between", "features": "features",
+        "guidance": "guidance", "lr": "lr",
+    },
+    "toy": {"gamma": "gamma", "realisations": "pairs", "lr": "lr"},
+}  # fmt: skip
+"""The settings shown for each command, and their names."""
+SILENT: dict[str, tuple[Any, ...]] = {"window": ([0.0, 1.0],), "x_step": ("adam",), "features": ("auto",)}
+"""Values that are not shown, since they have no effect or are the common ones. Other settings are shown unless None."""
+
+
+def settings(command: str, config: dict[str, Any]) -> str:
+    """Return a run's settings in a line, such as "N = 4, L = 100, gamma 12, lambda 0.05, rho 0.075, lr_z 0.6, x-step
+    exact"; for a restoration those that its method reads."""
+    chosen = {**ALWAYS, **SHOWN[command]}
+    method = config.get("method", "")
+    if command == "restore":
+        reads = [name for name in METHODS[method].uses if name != "lr_x" or config["x_step"] == "adam"]
+        chosen = {name: title for name, title in chosen.items() if name in ALWAYS or name in reads}
+    if command == "text-to-image":
+        idle = TextToImage(method=method).unread
+        chosen = {name: title for name, title in chosen.items() if name not in idle}
+    known = {title: config[name] for name, title in chosen.items() if config.get(name) not in SILENT.get(name, (None,))}
+    parts = [f"{title} {_plain(value)}" for title, value in known.items()]
+    return ", ".join([*parts, *config.get("hyper", [])])
+
+
+def _plain(value: Any) -> str:
+    """Format a number briefly, a list as a range."""
+    if isinstance(value, list):
+        return f"[{', '.join(map(_plain, value))}]" if len(value) > 1 else _plain(value[0])
+    return f"{value:g}" if isinstance(value, float) else str(value)

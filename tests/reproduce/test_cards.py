@@ -6,11 +6,11 @@ import pytest
 
 from rsd.tasks.inverse.packaged import parse as restore
 from rsd.tasks.inverse.packaged import resolved
-from rsd.tasks.reproduce.told import settings
+from rsd.tasks.reproduce.cards import settings
 
 
 @pytest.mark.parametrize(
-    ("flags", "told"),
+    ("flags", "expected"),
     [
         ("--method rlsd", "N = 4, L = 100, gamma 12, lambda 0.05, rho 0.075, lr_z 0.6, x-step exact"),
         (
@@ -24,16 +24,16 @@ from rsd.tasks.reproduce.told import settings
         ("--method psld", "N = 4, L = 100, omega=0.5, gamma=0.1"),
     ],
 )
-def test_of_a_restoration_what_its_method_reads(flags, told, tmp_path):
+def test_settings_of_a_restoration_are_those_that_its_method_reads(flags, expected, tmp_path):
     options, _ = restore([str(tmp_path), "--task", "inpaint_half_face", *flags.split()])
-    assert settings("restore", resolved(options)) == told
+    assert settings("restore", resolved(options)) == expected
 
 
-def test_of_the_others():
+def test_settings_of_the_other_commands():
     drawn = {"particles": 4, "steps": 240, "method": "vsd", "gamma": 20.0, "window": [0.0, 1.0], "features": "pixels"}
     learned = {"guidance": 7.5, "lr": 0.03, "score": "lora", "lr_phi": 1e-4}
-    told = "N = 4, L = 240, gamma 20, features pixels, guidance 7.5, lr 0.03, score lora, lr_phi 0.0001"
-    assert settings("text-to-image", drawn | learned) == told
+    output = "N = 4, L = 240, gamma 20, features pixels, guidance 7.5, lr 0.03, score lora, lr_phi 0.0001"
+    assert settings("text-to-image", drawn | learned) == output
     sampled = {**drawn, **learned, "method": "ancestral", "gamma": None, "features": "auto"}
     assert settings("text-to-image", sampled) == "N = 4, L = 240, guidance 7.5"
     toy = {"gamma": [0.3], "steps": 300, "realisations": 200, "lr": 0.1, "collapsed": [1]}

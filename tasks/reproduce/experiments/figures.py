@@ -1,4 +1,4 @@
-"""The experiments that the paper shows as figures: ablations, failures, the toy, text to image and text to 3D."""
+"""The experiments in the paper's figures: ablations, failures, the toy, text to image and text to 3D."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ SCENES = ("div", "agreement", "face_front", "janus", "seconds")
 
 
 def window(low: float, high: float) -> Row:
-    """Repulsion while t lies in [low T, high T]."""
+    """Return a row with repulsion while t lies in [low T, high T]."""
     return Row(
         f"[{low:g}, {high:g}] T", f"{ABLATION} --window {low:g} {high:g}", f"{ADAM} --gamma 10",
         f"{OF_FIG_17} --gamma 150",
@@ -23,17 +23,17 @@ def window(low: float, high: float) -> Row:
 
 
 def strength(label: str, builtin: float, paper: float) -> Row:
-    """Half a face by RLSD at that gamma."""
+    """Return a row of half a face by RLSD with that gamma."""
     return Row(label, ABLATION, f"{ADAM} --gamma {builtin:g}", f"{OF_FIG_17} --gamma {paper:g}")
 
 
 def coupling(label: str, rho: float) -> Row:
-    """Half a face without repulsion, with that weight of the coupling."""
+    """Return a row of half a face without repulsion, with that weight of the coupling."""
     return Row(label, f"{NO_REPULSION} --rho {rho:g}", ADAM)
 
 
 def steps(method: str, label: str, builtin: int, paper: int, more: str = "") -> Row:
-    """Super-resolution by a method in that many steps; ``more``: flags at the built-in scale."""
+    """Return a row of super-resolution by a method in that many steps; ``more``: flags at the built-in scale."""
     return Row(
         f"{label}, {'few' if builtin < 100 else 'many'} steps", f"--method {method}",
         f"--task sr4 --steps {builtin}{more}", f"--task sr8 --steps {paper} -n 2",
@@ -41,7 +41,7 @@ def steps(method: str, label: str, builtin: int, paper: int, more: str = "") -> 
 
 
 def vsd(label: str, gamma: float, features: str = "", *, builtin: str = "", paper: str = "") -> Row:
-    """Text to image by VSD."""
+    """Return a row of text to image by VSD."""
     return Row(label, f"--method vsd --gamma {gamma:g}{features}", builtin, paper)
 
 

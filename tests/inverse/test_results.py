@@ -1,4 +1,4 @@
-"""metrics.json: what is null has its reason."""
+"""metrics.json: every null has its reason."""
 
 import pytest
 import torch
@@ -9,11 +9,11 @@ from rsd.metrics.scoring import Scorers, Subject, measure
 from rsd.tasks.inverse.operators import make_operator
 from rsd.tasks.inverse.options import Restore
 from rsd.tasks.inverse.problem import Problem
-from rsd.tasks.inverse.report import SCORES
+from rsd.tasks.inverse.results import SCORES
 
 
 class Judge:
-    """Takes every picture for a head of the first values."""
+    """Classifies every image as a head of the first values."""
 
     def probabilities(self, images):
         rows = {a: torch.zeros(len(images), len(options)) for a, options in ATTRIBUTES.items()}
@@ -29,7 +29,7 @@ class Judge:
         (0, "agreement", "the measurement shows no attribute for certain"),
     ],
 )
-def test_a_coverage_of_nothing_has_its_reason(scale, null, reason):
+def test_an_empty_coverage_has_its_reason(scale, null, reason):
     clean = torch.zeros(1, 3, 64, 64)
     operator = make_operator("operator", size=64, operator=lambda x: scale * x)
     problem = Problem(operator, operator(clean), clean, head_at("test", 0))

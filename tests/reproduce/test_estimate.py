@@ -9,22 +9,23 @@ import rsd
 from rsd.cli import main
 from rsd.priors import load_prior
 from rsd.tasks.inverse.operators import make_operator
+from rsd.tasks.inverse.options import Restore
 from rsd.tasks.reproduce import models
-from rsd.tasks.reproduce.dry import CALLS, RLSD, look_ahead, size
-from rsd.tasks.reproduce.entries import ENTRIES
+from rsd.tasks.reproduce.estimate import calls_of, estimates, size
+from rsd.tasks.reproduce.experiments import ENTRIES
 from rsd.tasks.reproduce.options import FFHQ, IF, SD, Reproduce
-from rsd.tasks.reproduce.rows import on_pixels
+from rsd.tasks.reproduce.plan import on_pixels
 
 GIB = 2**30
 OPTIONS = Reproduce(name="all", scale="paper", dry_run=True)
 
 
 @pytest.mark.parametrize("entry", ENTRIES, ids=lambda entry: entry.name)
-def test_every_entry_at_the_paper_s_scale(entry):
-    rows = list(look_ahead(entry, OPTIONS))
+def test_every_entry_at_the_papers_scale(entry):
+    rows = list(estimates(entry, OPTIONS))
     assert [one.plan.label for one in rows] == [row.label for row in entry.rows]
     for one in rows:
-        assert one.plan.lacks is None
+        assert one.plan.why_not is None
         if entry.command == "toy":
             continue
         assert one.plan.prior in (SD, IF, FFHQ)
@@ -35,15 +36,15 @@ def test_every_entry_at_the_paper_s_scale(entry):
 
 @pytest.mark.parametrize("entry", ENTRIES, ids=lambda entry: entry.name)
 def test_every_entry_at_the_built_in_scale(entry, heads_pixels):
-    rows = list(look_ahead(entry, Reproduce(name="all", dry_run=True, number=1)))
+    rows = list(estimates(entry, Reproduce(name="all", dry_run=True, number=1)))
     for one in rows:
-        assert one.plan.lacks is None
+        assert one.plan.why_not is None
         assert entry.command == "toy" or (one.runs == 1 and one.flops > 0)
     if entry.command == "restore" and entry.name not in ("fig15", "fig16"):  # which are about the number of steps
         assert len({one.steps for one in rows}) == 1
 
 
-def test_small_memory_is_told_in_mib():
+def test_small_memory_is_printed_in_mib():
     assert (size(45 * 2**20), size(0.1 * GIB), size(26.04 * GIB)) == ("45 MiB", "0.1 GiB", "26.0 GiB")
 
 
@@ -56,41 +57,42 @@ def test_flops_are_the_published_ones():
     assert models.features_flops(models.DINO, SD, "float16") == pytest.approx(0.146e12, rel=0.05)
 
 
-def test_the_paper_s_own_time_is_met():
-    """D.8.1: two samples in 1000 steps took 8.8 minutes; here one decode of three a step is saved."""
+def test_the_papers_own_time_is_estimated():
+    """D.8.1: two samples in 1000 steps took 8.8 minutes; here one of three decodes per step is saved."""
     entry = next(entry for entry in ENTRIES if entry.name == "fig15")
-    row = next(one for one in look_ahead(entry, OPTIONS) if one.plan.label == "RLSD, many steps")
+    row = next(one for one in estimates(entry, OPTIONS) if one.plan.label == "RLSD, many steps")
     assert (row.particles, row.steps) == (2, 1000)
     minutes = row.flops / row.runs / 32e12 / 60
     assert 5 < minutes < 8.8
 
 
-def test_calls_are_those_that_a_run_counts(tiny_folder, heads_pixels):
-    """A step of each method on tiny priors, against the table that hours are reckoned with."""
-    for method, calls in {**CALLS, "fps-smc": {"unet_forward": 3}, "nonrepuls": RLSD}.items():
+def test_calls_equal_those_of_a_run(tiny_folder, heads_pixels):
+    """A step of each method on tiny priors agrees with the estimate behind the hours."""
+    for method in ("dps", "pigdm", "red-diff", "latent-dps", "psld", "fps-smc", "nonrepuls", "latent-red-diff"):
         prior = load_prior("heads-pixels" if on_pixels(method) else str(tiny_folder("epsilon")))
         f = make_operator("sr2", size=prior.image_size)
         y = torch.zeros(1, 3, prior.image_size // 2, prior.image_size // 2)
+        hyper = ("M=3",) if method == "fps-smc" else ()
+        calls = calls_of(Restore(images=(), method=method, hyper=hyper), latent=prior.latent)
         counted = []
         for steps in (2, 3):
             prior.calls.clear()
-            hyper = ("M=3",) if method == "fps-smc" else ()
             rsd.restore(y, f, prior=prior, features="pixels", method=method, particles=1, steps=steps, hyper=hyper)
             counted.append(prior.calls.copy())
         one = {name: counted[1][name] - counted[0][name] for name in counted[1]}
         assert {name: n for name, n in one.items() if n} == calls, method
 
 
-def test_what_the_user_has_is_taken(tmp_path, capsys):
+def test_the_users_data_are_used(tmp_path, capsys):
     (tmp_path / "coco.txt").write_text("one\ntwo\n", encoding="utf-8")
     flags = ["--scale", "paper", "--dry-run", "--number", "7", "--coco", str(tmp_path / "coco.txt"), "--steps", "3"]
     assert main(["reproduce", "fig31", *flags]) == 0
-    told = capsys.readouterr().out
-    assert "VSD, gamma 40: 7 x 4 particles x 3 steps" in told
-    assert told.splitlines()[-1].startswith("6 runs in all, 0.") and "cannot run here" not in told
+    output = capsys.readouterr().out
+    assert "VSD, gamma 40: 7 x 4 particles x 3 steps" in output
+    assert output.splitlines()[-1].startswith("6 runs in all, 0.") and "cannot run here" not in output
 
 
-def test_the_user_s_pixel_prior_is_read_from_its_folder(tmp_path):
+def test_the_users_pixel_prior_is_read_from_its_folder(tmp_path):
     from diffusers import UNet2DModel
 
     small = {"down_block_types": ("DownBlock2D", "AttnDownBlock2D"), "up_block_types": ("AttnUpBlock2D", "UpBlock2D")}
@@ -100,6 +102,6 @@ def test_the_user_s_pixel_prior_is_read_from_its_folder(tmp_path):
     assert models.flops(str(tmp_path), "float16")["unet_forward"] < models.flops(FFHQ, "float16")["unet_forward"]
 
 
-def test_the_built_in_scale_too(capsys):
+def test_the_built_in_scale_is_estimated_on_the_command_line(capsys):
     assert main(["reproduce", "fig22", "--dry-run"]) == 0
     assert "RLSD: 4 x 4 particles x 100 steps" in capsys.readouterr().out

@@ -1,8 +1,9 @@
-"""Many images: folders and manifests, what a line may say, shards, and one summary."""
+"""Many images: folders and manifests, the fields of a line, shards, and one summary."""
 
 from __future__ import annotations
 
 import json
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -16,7 +17,7 @@ from tests.tasks import tasked
 
 @pytest.fixture
 def photos(tmp_path, monkeypatch):
-    """Three photos and a mask, where the command is typed."""
+    """The working folder, with three photos and a mask."""
     for k, name in enumerate("abc"):
         pixels = np.random.default_rng(k).integers(0, 256, (16, 16, 3), dtype=np.uint8)
         Image.fromarray(pixels).save(tmp_path / f"{name}.png")
@@ -39,7 +40,7 @@ def jobs(*argv):
     return list_jobs(options, lambda choice: parse([*argv, *tokens(choice)])[0])
 
 
-def test_a_line_has_its_task_s_packaged_settings_then_the_flags_then_its_own(photos):
+def test_a_line_has_its_tasks_packaged_settings_then_the_flags_then_its_own(photos):
     file = manifest(
         photos,
         {"image": "a.png"},
@@ -76,7 +77,7 @@ def test_a_line_may_tune_its_sampler(photos):
 
 
 @pytest.mark.parametrize(
-    ("line", "told"),
+    ("line", "message"),
     [
         ({"image": "a.png", "gama": 1}, 'jobs.jsonl, line 2: unknown key "gama". Did you mean "gamma"?'),
         ({"image": "a.png", "device": "cpu"}, 'unknown key "device"'),
@@ -93,21 +94,55 @@ def test_a_line_may_tune_its_sampler(photos):
             {"image": "a.png", "mask": "mask.png"},
             "--mask goes with the task inpaint_mask, but the task is inpaint_half_face",
         ),
-        ({"image": "z.png"}, "Two inputs have one name"),
+        ({"image": "z.png"}, "Two inputs have the same name"),
         ({"prompt": "x"}, 'line 2: give an object with "image"'),
         ({"image": "a.png", "name": 3}, "name is 3; give text."),
         ({"image": "a.png", "method": "nonrepuls", "repel_every": 2}, "line 2: --repel-every goes with the methods"),
         ({"image": "a.png", "preset": 50, "lr_x": 0.3}, "line 2: --lr-x goes with --x-step adam"),
-        ({"image": "a.png", "preset": 50, "steps": 20}, "line 2: preset 50 is settings for 50 steps, but steps is 20"),
+        ({"image": "a.png", "preset": 50, "steps": 20}, "line 2: preset 50 is for 50 steps, but steps is 20"),
         ({"image": "a.png", "method": "psld", "hyper": ["zeta=1"]}, "line 2: Method psld has no hyper-parameter"),
         ({"image": "a.png", "hyper": "zeta=1"}, 'hyper is "zeta=1"; give a list of texts.'),
-        ('{"image": ', "line 2: this is no JSON (Expecting value at column 11)"),
+        ('{"image": ', "line 2: this is not JSON (Expecting value at column 11)"),
     ],
 )
-def test_a_mistake_in_a_manifest_names_its_line_and_stops_all(photos, line, told, capsys):
+def test_a_mistake_in_a_manifest_names_its_line_and_stops_all(photos, line, message, capsys):
     file = manifest(photos, {"image": "z.png"}, line)
     assert main(["restore", *tasked([file, "--out", "out"])]) == 2
-    assert told in capsys.readouterr().err and not (photos / "out").exists()
+    assert message in capsys.readouterr().err and not (photos / "out").exists()
+
+
+def test_a_table_is_a_manifest_too(photos):
+    """Empty cells set nothing, lists have spaces or commas between, and cells with commas are quoted."""
+    (photos / "jobs.csv").write_text(
+        "image,name,task,mask,window,lambda,clean,hyper,prompt\n"
+        'a.png,,sr4,,0.2 1,0.5,true,,"a man, smiling"\n'
+        "\n"
+        'b.png,again,inpaint_mask,mask.png,"0.5,1",,,,\n'
+        "c.png,,inpaint_mask,alpha,,,,,\n"
+    )
+    a, b, c = jobs(photos / "jobs.csv", "--gamma", 3)
+    assert (a.options.task, a.options.window, a.options.lambda_) == ("sr4", (0.2, 1.0), 0.5)
+    assert (a.options.clean, a.options.prompt, a.options.gamma) == (True, "a man, smiling", 3)
+    assert (b.title, b.options.mask, b.options.window) == ("again", photos / "mask.png", (0.5, 1.0))
+    assert c.options.mask == Path("alpha")
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("image,gama\na.png,1\n", 'jobs.csv, line 1: unknown column "gama". Did you mean "gamma"? There are: image'),
+        ("task,seed\nsr4,1\n", 'line 1: the column "image" is missing'),
+        ("image,seed\na.png,1\nb.png,few\n", 'jobs.csv, line 3: seed is "few"; give a whole number.'),
+        ("image,seed\n,1\n", 'line 2: fill in the column "image".'),
+        ("image,window\na.png,0.5\n", 'line 2: window is "0.5"; give 2 numbers.'),
+        ("image,prompt\na.png,a man, smiling\n", "line 2: it has more cells than the first line; quote cells"),
+        ("image,clean\na.png,maybe\n", 'line 2: --clean is "maybe"'),
+    ],
+)
+def test_a_mistake_in_a_table_names_its_line_and_column(photos, text, message, capsys):
+    (photos / "jobs.csv").write_text(text)
+    assert main(["restore", *tasked([photos / "jobs.csv", "--out", "out"])]) == 2
+    assert message in capsys.readouterr().err and not (photos / "out").exists()
 
 
 @pytest.fixture
@@ -116,7 +151,7 @@ def restore(tiny_folder):
     return lambda *arguments: main(["restore", *tasked(arguments), *fixed])
 
 
-def test_a_manifest_is_restored_and_goes_on_after_what_fails(photos, restore, capsys):
+def test_a_manifest_is_restored_and_continues_after_a_failure(photos, restore, capsys):
     lines = [
         {"image": "a.png", "clean": True, "gamma": 5},
         {"image": "absent.png"},
@@ -124,8 +159,8 @@ def test_a_manifest_is_restored_and_goes_on_after_what_fails(photos, restore, ca
         {"image": "b.png", "task": "inpaint_mask", "mask": "nowhere.png"},
     ]
     assert restore(manifest(photos, *lines)) == 1
-    told = capsys.readouterr()
-    assert "absent.png" in told.err and "nowhere.png" in told.err and "2 done, 2 failed" in told.out
+    message = capsys.readouterr()
+    assert "absent.png" in message.err and "nowhere.png" in message.err and "2 done, 2 failed" in message.out
     summary = json.loads((photos / "out" / "summary.json").read_text())
     assert [row["image"] for row in summary["images"]] == ["a.png", "other"] and len(summary["failed"]) == 2
     assert summary["images"][0]["psnr_mean"] is not None and summary["images"][1]["psnr_mean"] is None
@@ -137,7 +172,7 @@ def test_a_manifest_is_restored_and_goes_on_after_what_fails(photos, restore, ca
     assert (photos / "out" / "a.png" / "metrics.json").stat().st_mtime_ns == before
 
 
-def test_shards_leave_what_one_command_leaves(photos, restore, capsys):
+def test_shards_write_what_one_command_writes(photos, restore, capsys):
     (photos / "mask.png").unlink()
     for shard in ("1/2", "0/2"):  # at any time, in any order, twice
         assert restore(photos, "--shard", shard) == 0
@@ -156,14 +191,14 @@ def test_shards_leave_what_one_command_leaves(photos, restore, capsys):
 
 
 @pytest.mark.parametrize("shard", ["2/2", "1", "-1/2", "a/b", "0/0"])
-def test_a_shard_that_is_none(photos, shard, capsys):
+def test_an_invalid_shard(photos, shard, capsys):
     assert main(["restore", *tasked([".", f"--shard={shard}"])]) == 2
     assert f'shard is "{shard}"; give K/N with K from 0 to N-1' in capsys.readouterr().err
     assert main(["restore", *tasked(["a.png", "--shard", "0/2", "--out", "out"])]) == 2
     assert "--shard 0/2 requires several images" in capsys.readouterr().err
 
 
-def test_of_many_images_the_plan_is_made_once_and_the_text_encoder_goes(photos, tiny_folder, monkeypatch):
+def test_many_images_share_one_memory_plan_and_release_the_text_encoder(photos, tiny_folder, monkeypatch):
     from rsd import memory
     from rsd.runs import batch, head
 

@@ -11,7 +11,7 @@ from rsd.features import load_features
 from rsd.media import read_image, to_uint8, write_measurement
 from rsd.priors import load_prior
 from rsd.tasks.inverse import run as solve
-from rsd.tasks.inverse.methods import FIELD
+from rsd.tasks.inverse.methods import METHODS
 from rsd.tasks.inverse.operators import make_operator, measure
 from rsd.tasks.inverse.packaged import parse, presets, settings_of
 from rsd.tasks.inverse.run import Run, Settings
@@ -28,7 +28,7 @@ def problem(task="sr2"):
     return f, measure(f, x, 0.001, seed=0)
 
 
-def test_restore_returns_images_and_a_record_a_step(prior):
+def test_restore_returns_images_and_one_record_per_step(prior):
     f, y = problem()
     seen = []
     result = rsd.restore(y, f, prior=prior, features="pixels", gamma=3.0, particles=3, steps=4, progress=seen.append)
@@ -43,7 +43,7 @@ def test_more_steps_fit_the_measurement_better(prior):
     assert misfit[1] < 0.2 * misfit[0]
 
 
-def test_the_image_s_name_is_part_of_the_randomness(prior):
+def test_the_images_name_is_part_of_the_randomness(prior):
     f, y = problem()
     one, two, again = (
         Run(prior, f, y, Settings(particles=1, steps=1, gamma=0.0), image=name).particles.render() for name in "aba"
@@ -51,14 +51,14 @@ def test_the_image_s_name_is_part_of_the_randomness(prior):
     assert torch.equal(one, again) and not torch.equal(one, two)
 
 
-def test_a_user_s_own_feature_map(prior):
+def test_a_users_own_feature_map(prior):
     f, y = problem()
     mean_colour = lambda x: x.mean((2, 3))  # noqa: E731
     result = rsd.restore(y, f, prior=prior, features=mean_colour, gamma=3.0, particles=2, steps=3)
     assert result.records[0].repulsion > 0
 
 
-def test_wrong_names_are_told():
+def test_unknown_names_are_reported():
     f, y = problem()
     with pytest.raises(ValueError, match='Did you mean "rlsd"'):
         rsd.restore(y, f, method="rlds")
@@ -88,7 +88,7 @@ def test_any_differentiable_function_or_module_is_an_operator(prior, operator):
 
 
 @pytest.mark.parametrize(
-    ("values", "told"),
+    ("values", "expected"),
     [
         ({"particles": 0}, "particles is 0; give 1 or more."),
         ({"seed": -1}, "seed is -1; give 0 or more."),
@@ -101,13 +101,13 @@ def test_any_differentiable_function_or_module_is_an_operator(prior, operator):
         ({"method": "hybrid", "particles": 2}, "Method hybrid needs 3 particles or more"),
     ],
 )
-def test_values_that_cannot_work_are_told(prior, values, told):
+def test_invalid_values_are_reported(prior, values, expected):
     f, y = problem()
-    with pytest.raises(ValueError, match=told):
+    with pytest.raises(ValueError, match=expected):
         rsd.restore(y, f, prior=prior, features="pixels", **values)
 
 
-def test_a_run_goes_on_with_its_own_measurement_and_operator_only(prior):
+def test_a_run_resumes_only_with_its_own_measurement_and_operator(prior):
     f, y = problem()
     settings = Settings(particles=1, steps=4, gamma=0.0)
     run = Run(prior, f, y, settings)
@@ -115,9 +115,9 @@ def test_a_run_goes_on_with_its_own_measurement_and_operator_only(prior):
     state = run.state()
     rounded = y * (1 + 1e-6 * torch.randn(y.shape))
     Run(prior, f, rounded, settings).load_state(state)
-    with pytest.raises(ValueError, match="The measurement is not the one"):
+    with pytest.raises(ValueError, match="The measurement differs from the one"):
         Run(prior, f, y + 0.01, settings).load_state(state)
-    with pytest.raises(ValueError, match="The operator .* is not the one"):
+    with pytest.raises(ValueError, match="The operator .* differs from the one"):
         Run(prior, make_operator("sr2", size=16, downsample="bicubic"), y, settings).load_state(state)
 
 
@@ -132,7 +132,7 @@ def test_python_and_the_command_line_have_one_source_of_settings(prior, tmp_path
     files = set()
     for task in ("sr4", "inpaint_random", "deblur_gaussian", "phase_retrieval", "hdr"):
         for method in ("auto", "rlsd", "nonaug", "latent-red-diff", "svgd", "dps", "daps", "psld", "score-prior"):
-            if prior != SD and FIELD.get(method, FIELD["rlsd"]).space not in (None, SPACES[prior]):
+            if prior != SD and METHODS.get(method, METHODS["rlsd"]).space not in (None, SPACES[prior]):
                 continue  # refused by both
             options, name = parse(["a.png", "--task", task, "--method", method, "--prior", prior])
             found, source = settings_of(task, method=method, prior=prior)
@@ -143,7 +143,7 @@ def test_python_and_the_command_line_have_one_source_of_settings(prior, tmp_path
 
 
 @pytest.mark.parametrize("steps", presets("sr4", "rlsd", "heads"))
-def test_presets_too(steps, tmp_path, monkeypatch):
+def test_python_and_the_command_line_have_the_same_presets(steps, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "a.png").touch()
     options, name = parse(["a.png", "--task", "sr4", "--preset", str(steps)])
@@ -158,7 +158,7 @@ def test_super_resolution_has_its_own_settings():
     )  # fmt: skip
     assert source == "sr4_heads.yaml: rlsd"
     assert settings_of("operator")[1] == (
-        "deblur_motion_heads.yaml: rlsd (a guess: none is packaged for operators of your own)"
+        "deblur_motion_heads.yaml: rlsd (a guess: none is packaged for your own operators)"
     )
 
 
@@ -176,9 +176,9 @@ def test_both_restore_to_the_same_pixels(tiny_folder, tmp_path, monkeypatch, tas
     result = rsd.restore(y, f, prior=folder, features="pixels", steps=3, particles=2, image="y", **changes)
     for k, x in enumerate(result.images):
         assert (to_uint8(x) == to_uint8(read_image(f"out/particles/0{k}.png"))).all()
-    told = {"sr2": "sr8_sd.yaml", "inpaint_random": "inpaint_random_sd.yaml", "hdr": "hdr_sd.yaml"}[task] + ": rlsd"
+    output = {"sr2": "sr8_sd.yaml", "inpaint_random": "inpaint_random_sd.yaml", "hdr": "hdr_sd.yaml"}[task] + ": rlsd"
     assert result.source.endswith(f", then yours: steps, particles{''.join(f', {name}' for name in changes)}")
-    assert result.source.startswith(told) or task == "hdr"
+    assert result.source.startswith(output) or task == "hdr"
     assert (result.settings.steps, result.settings.particles) == (3, 2)
 
 
@@ -197,7 +197,7 @@ def test_features_are_loaded_only_if_particles_interact(prior, monkeypatch):
 
 
 @pytest.mark.parametrize(("steps", "where"), [(1, "its last step"), (4, "step")])
-def test_a_run_that_diverged_is_no_result(prior, steps, where):
+def test_a_diverged_run_returns_no_result(prior, steps, where):
     f, y = problem()
     wild = dict(lr_z=1e30, lr_x=1e30, gamma=0.0, particles=1, steps=steps)
     with pytest.raises(
@@ -211,7 +211,7 @@ Y = torch.zeros(1, 3, 16, 16)
 
 
 @pytest.mark.parametrize(
-    ("arguments", "changes", "told"),
+    ("arguments", "changes", "expected"),
     [
         (("photo.png", F), {}, 'y is a path, "photo.png"; give the tensor: rsd.media.read_image'),
         ((Path("photo.png"), F), {}, 'y is a path, "photo.png"'),
@@ -229,11 +229,11 @@ Y = torch.zeros(1, 3, 16, 16)
         ((Y, F), {"window": 0.4}, "window is 0.4; give 2 numbers."),
         ((Y, F), {"hyper": "zeta=1"}, "hyper is 'zeta=1'; give a list of texts."),
         ((Y, F), {"method": "rlds"}, 'Did you mean "rlsd"'),
-        ((Y, F), {"method": "dps"}, "Method dps works on a prior of pixels"),
+        ((Y, F), {"method": "dps"}, "Method dps needs a prior in pixel space"),
         ((Y, F), {"lr_x": 0.1}, "^lr_x goes with x_step adam, but the setting has the exact one"),
         ((Y, F), {"repel_every": 2, "method": "latent-dps"}, "^repel_every goes with the methods"),
         ((Y, F), {"preset": 60}, "no preset of 60 steps for sr4 by rlsd with heads: there are 50, 100, 200, 1000"),
-        ((Y, F), {"preset": 50, "steps": 60}, "preset 50 is settings for 50 steps, but steps is 60"),
+        ((Y, F), {"preset": 50, "steps": 60}, "preset 50 is for 50 steps, but steps is 60"),
         ((Y, F), {"preset": 50, "settings": Settings()}, "preset is 50, but settings are given too"),
         ((Y, F), {"settings": {"gamma": 3}}, "settings is of type dict; give Settings"),
         ((Y, F), {"task": "sr44"}, 'Unknown task "sr44"'),
@@ -243,15 +243,15 @@ Y = torch.zeros(1, 3, 16, 16)
         ((Y[..., :8], F), {}, r"y is \[1, 3, 16, 8\], but super-resolution x4, block average makes \[1, 3, 16, 16\]"),
     ],
 )
-def test_slips_are_told_in_a_sentence_before_any_model_is_loaded(arguments, changes, told, monkeypatch):
+def test_mistakes_are_reported_in_a_sentence_before_any_model_is_loaded(arguments, changes, expected, monkeypatch):
     monkeypatch.setattr(solve, "load_prior", lambda *a, **k: pytest.fail("a model was loaded"))
-    with pytest.raises(ValueError, match=told) as error:
+    with pytest.raises(ValueError, match=expected) as error:
         rsd.restore(*arguments, **changes)
     assert "\n" not in str(error.value)
 
 
 @pytest.mark.parametrize("value", [2, 2.0, True, "2"])
-def test_numbers_of_numpy_are_numbers_and_truths_are_not(value):
+def test_numpy_numbers_are_numbers_and_booleans_are_not(value):
     import numpy as np
 
     assert Settings(gamma=np.float32(2), particles=np.int64(3), window=[0.2, 1]).particles == 3

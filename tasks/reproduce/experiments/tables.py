@@ -1,4 +1,5 @@
-"""The paper's tables. Their numbers are pictures in the text that this was written from: claims are its sentences."""
+"""The experiments in the paper's tables. Claims are the paper's sentences, since its tables were available as images
+only."""
 
 from __future__ import annotations
 
@@ -9,7 +10,7 @@ LABELS = {
     "latent-red-diff": "Latent RED-diff", "psld": "PSLD", "latent-dps": "Latent DPS", "dps": "DPS", "pigdm": "PiGDM",
     "fps-smc": "FPS-SMC", "red-diff": "RED-diff",
 }  # fmt: skip
-"""The methods of `rsd restore` as tables call them."""
+"""The methods of `rsd restore` as the tables name them."""
 
 OURS, LATENT = "nonrepuls", ("nonrepuls", "latent-red-diff", "psld")
 PIXELS = ("dps", "pigdm", "fps-smc", "red-diff")
@@ -29,11 +30,12 @@ STUCK = (
 )
 HALF = "--task inpaint_half_face"
 AS_MANY = "--steps 200"
-"""At the built-in scale all methods of a table take as many steps: here those of most of RLSD's packaged settings."""
+"""At the built-in scale all methods of a table take the same number of steps, that of most of RLSD's packaged
+settings."""
 ADAM = "--x-step adam --lambda 0.2 --lr-x 0.2 --lr-z 0.4"
 REPELS = f"{ADAM} --gamma 6"
-"""At the built-in scale masks have the paper's x-step, a step of Adam, with the settings tuned for it; the packaged
-settings go to the minimum instead."""
+"""At the built-in scale masks use the paper's x-step, an Adam step, with settings tuned for it; the packaged settings
+use the exact minimiser."""
 TUNED = (
     "Built-in scale: all methods take as many steps; RLSD's settings were tuned on validation heads, those of the "
     "methods it is compared with are each the best of six on two (docs/comparison.md)."
@@ -41,12 +43,12 @@ TUNED = (
 
 
 def methods(task: str, *names: str, builtin: str = "", paper: str = "") -> tuple[Row, ...]:
-    """A row for each method on a task, whose flags these are."""
+    """Return a row for each method on a task, given as its flags."""
     return tuple(Row(LABELS[name], f"{task} --method {name}".strip(), builtin, paper) for name in names)
 
 
 def beats(*others: str, figure: str = "psnr", unmet: str = "") -> tuple[Claim, ...]:
-    """NonRepuls-RLSD restores better than each of the others."""
+    """Return the claims that NonRepuls-RLSD restores better than each of the others."""
     return tuple(
         Claim(f"NonRepuls-RLSD restores better than {LABELS[one]}", figure, (LABELS[one], LABELS[OURS]), unmet=unmet)
         for one in others
@@ -54,7 +56,7 @@ def beats(*others: str, figure: str = "psnr", unmet: str = "") -> tuple[Claim, .
 
 
 def half_face(*names: str) -> tuple[Row, ...]:
-    """Half a face is hidden: 100 steps at the built-in scale, which RED-diff's packaged settings do not say."""
+    """Return rows of half a face: 100 steps at the built-in scale, which RED-diff's packaged settings do not give."""
     own = {"nonrepuls": ADAM, "rlsd": REPELS, "hybrid": REPELS, "red-diff": "--steps 100"}
     return tuple(row for name in names for row in methods(HALF, name, builtin=own.get(name, "")))
 

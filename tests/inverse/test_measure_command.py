@@ -1,4 +1,4 @@
-"""`rsd measure`, and pictures as the measurements of operators of one's own."""
+"""`rsd measure`, and images as measurements of users' operators."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from rsd.cli import main
 from rsd.media import read_image, read_measurement
 from rsd.tasks.inverse.operators.own import load_operator
 from rsd.tasks.inverse.packaged import parse
-from rsd.tasks.inverse.problem import as_measurement, load
+from rsd.tasks.inverse.problem import load, to_measurement
 
 OPERATORS = """
 import torch
@@ -59,7 +59,7 @@ def own(name):
         ("small", "small.png", (1, 3, 4, 4)),
     ],
 )
-def test_a_picture_of_the_operator_s_shape_is_its_measurement(here, prior, name, file, shape):
+def test_an_image_of_the_operators_shape_is_its_measurement(here, prior, name, file, shape):
     options, _ = parse([file, *own(name), *prior])
     problem = load(here / file, options, 16, "a")
     pixels = torch.as_tensor(np.array(Image.open(file))).float() / 127.5 - 1
@@ -77,7 +77,7 @@ def test_a_grey_measurement_is_restored_from_a_png(here, prior, capsys):
 
 
 @pytest.mark.parametrize(
-    ("name", "file", "told"),
+    ("name", "file", "expected"),
     [
         (
             "grey",
@@ -88,26 +88,26 @@ def test_a_grey_measurement_is_restored_from_a_png(here, prior, capsys):
         (
             "fourier",
             "photo.png",
-            "measures complex [3, 16, 16], which is no picture; give it as .safetensors (rsd measure",
+            "measures complex [3, 16, 16], which is not an image; give it as .safetensors (see rsd measure",
         ),
-        ("two", "photo.png", "measures [2, 16, 16], which is no picture; give it as .safetensors (rsd measure"),
+        ("two", "photo.png", "measures [2, 16, 16], which is not an image; give it as .safetensors (see rsd measure"),
     ],
 )
-def test_pictures_that_it_cannot_have_measured_are_told(here, prior, name, file, told, capsys):
+def test_images_that_cannot_be_its_measurements_are_reported(here, prior, name, file, expected, capsys):
     assert main(["restore", file, *own(name), *prior, "-n", "1", "--steps", "1"]) == 2
-    assert told in capsys.readouterr().err
+    assert expected in capsys.readouterr().err
 
 
-def test_jpeg_s_stains_are_no_colours():
+def test_jpeg_artifacts_do_not_count_as_colour():
     f = load_operator(lambda x: x.mean(1, keepdim=True))
     picture = torch.zeros(1, 3, 8, 8) + torch.tensor([0.02, -0.02, 0.0]).view(1, 3, 1, 1)
-    y, _ = as_measurement(picture, f, 8, "crop")
+    y, _ = to_measurement(picture, f, 8, "crop")
     assert y.shape == (1, 1, 8, 8) and float(y.abs().max()) < 1e-6
 
 
 @pytest.mark.parametrize("task", [["--task", "sr2"], ["--task", "inpaint_random"], ["--task", "phase_retrieval"],
                                   own("fourier"), own("flat_grey")])  # fmt: skip
-def test_measured_and_restored_is_as_restored_at_once(here, prior, task):
+def test_measuring_then_restoring_equals_restoring_a_clean_image(here, prior, task):
     shared = [*task, *prior, "--sigma-v", "0.05", "--seed", "3"]
     assert main(["measure", "photo.png", *shared, "--out", "measured"]) == 0
     fixed = ["-n", "1", "--steps", "2", "--method", "nonaug", "--gamma", "0"]
@@ -121,19 +121,19 @@ def test_measured_and_restored_is_as_restored_at_once(here, prior, task):
 
 
 @pytest.mark.parametrize(
-    ("flags", "told"),
+    ("flags", "expected"),
     [
         (["--task", "sr5"], "Task sr5 needs a size that 5 divides"),
         (["--task", "operator"], "Task operator needs --operator"),
         (["--task", "sr44"], 'There is no task "sr44"'),
     ],
 )
-def test_what_cannot_be_measured_is_told(here, prior, flags, told, capsys):
+def test_invalid_measurements_are_reported(here, prior, flags, expected, capsys):
     assert main(["measure", "photo.png", *flags, *prior]) == 2
-    assert told in capsys.readouterr().err and not (here / "runs").exists()
+    assert expected in capsys.readouterr().err and not (here / "runs").exists()
 
 
 def test_measurements_are_not_overwritten(here, prior, capsys):
     flags = ["measure", "photo.png", "--task", "sr2", *prior, "--out", "m"]
     assert main(flags) == 0 and main(flags) == 2
-    assert "photo.safetensors is there already; choose another --out." in capsys.readouterr().err
+    assert "photo.safetensors already exists; choose another --out." in capsys.readouterr().err

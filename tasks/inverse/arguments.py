@@ -1,4 +1,4 @@
-"""What ``rsd.restore`` is given, checked in one sentence before any model is loaded, and settled."""
+"""Check the arguments of ``rsd.restore`` before any model is loaded, and resolve its settings."""
 
 from __future__ import annotations
 
@@ -10,22 +10,22 @@ from typing import Any
 import torch
 
 from rsd.features import check_features_name
-from rsd.priors import check_prior_name, image_size, is_latent, over_heads
+from rsd.priors import check_prior_name, image_size, is_latent
 from rsd.runs.api import check_known
 
 from .methods import METHODS, check_fits
 from .operators import Operator, trial
 from .operators.linear import check_exact
-from .options import Settings, check_used, remedy_of
+from .options import Settings, check_used, divergence_remedy
 from .packaged import settings_of, settled
 
 
 def check(y: Any, operator: Any, prior: Any, features: Any, changes: dict[str, Any]) -> str:
-    """Raise ValueError for an argument of another kind or a setting of another name; the prior's name."""
+    """Return the prior's name. Raise ValueError for an argument of the wrong type or an unknown setting."""
     if isinstance(y, str | Path):
         raise ValueError(
-            f'y is a path, "{y}"; give the tensor: rsd.media.read_image(path) of a picture, or read_measurement(path) '
-            "of a .safetensors file."
+            f'y is a path, "{y}"; give the tensor: rsd.media.read_image(path) for an image, read_measurement(path) '
+            "for a .safetensors file."
         )
     if not isinstance(y, torch.Tensor):
         swapped = " (the order is: rsd.restore(y, operator))" if callable(y) else ""
@@ -47,7 +47,7 @@ def check(y: Any, operator: Any, prior: Any, features: Any, changes: dict[str, A
     if isinstance(prior, type) or not (hasattr(prior, "epsilon") and hasattr(prior, "schedule")):
         kind = f"the class {prior.__name__}" if isinstance(prior, type) else f"of type {type(prior).__name__}"
         raise ValueError(
-            f"prior is {kind}; give a name, a folder or a prior: of a pipeline in memory "
+            f"prior is {kind}; give a name, a folder or a prior: for a pipeline in memory "
             "rsd.priors.latent.LatentPrior(pipeline) or rsd.priors.pixel.PixelPrior.from_pipeline(pipeline)."
         )
     return str(getattr(prior, "name", ""))
@@ -56,8 +56,8 @@ def check(y: Any, operator: Any, prior: Any, features: Any, changes: dict[str, A
 def settle(
     settings: Settings | None, changes: dict[str, Any], task: str, prior: str, preset: int | None
 ) -> tuple[Settings, str]:
-    """The settings of a run, and where they come from: ``settings`` if given, else the packaged ones, then
-    ``changes``. Raises ValueError for one without effect, as the command line does."""
+    """Return the settings of a run and their source: ``settings`` if given, else the packaged ones, then ``changes``.
+    Raise ValueError for a setting without effect, as the command line does."""
     yours = f", then yours: {', '.join(changes)}" if changes else ""
     if settings is not None:
         if not isinstance(settings, Settings):
@@ -76,19 +76,19 @@ def settle(
     try:
         check_used(changes, replace(options, **changes))
     except ValueError as error:
-        told = re.sub(r"--([a-z][a-z-]*)", lambda flag: flag[1].replace("-", "_"), str(error))
-        raise ValueError(told) from None
+        message = re.sub(r"--([a-z][a-z-]*)", lambda flag: flag[1].replace("-", "_"), str(error))
+        raise ValueError(message) from None
     return found, source + yours
 
 
 def try_out(y: torch.Tensor, f: Operator, prior: Any, name: str, settings: Settings) -> None:
-    """Raise ValueError, in one sentence, for an operator that does not work with the method or the prior, and for a y
-    that it cannot have made."""
+    """Raise ValueError, in one sentence, for an operator that the method or the prior cannot use, and for a y that the
+    operator cannot produce."""
     named = isinstance(prior, str | Path)
     size = image_size(name) if named else prior.image_size
     shape = (3, size, size) if size else tuple(prior.latent_shape)
     if size:
-        latent = is_latent(name) if named else hasattr(prior, "vae") or tuple(prior.latent_shape) != shape
+        latent = is_latent(name) if named else prior.latent or tuple(prior.latent_shape) != shape
         check_fits(settings.method, prior=name, latent=latent, operator=f.name, linear=f.linear)
     if settings.x_step == "exact" and "x_step" in METHODS[settings.method].uses:
         check_exact(f)
@@ -97,15 +97,10 @@ def try_out(y: torch.Tensor, f: Operator, prior: Any, name: str, settings: Setti
     made = trial.measured(f, torch.zeros(1, *shape, device=place, dtype=dtype))
     trial.check_measurement(f, y.to(place), made, "y")
     if f.task == "operator":
-        follows = trial.follows_gradient(settings.method, settings.x_step)
+        follows = trial.needs_gradient(settings.method, settings.x_step)
         trial.try_out(f, shape, place, gradient=follows, dtype=dtype)
 
 
 def diverged(where: str, settings: Settings) -> str:
-    """What happened to a run, and what to do about it."""
-    return f"The run diverged at {where}; {remedy_of(settings)}."
-
-
-def features_name(prior: str) -> str:
-    """What the particles are compared by if the user does not say."""
-    return "heads" if over_heads(prior) else "facebook/dino-vits16"
+    """Return the error message of a diverged run, with the remedy."""
+    return f"The run diverged at {where}; {divergence_remedy(settings)}."
