@@ -21,7 +21,7 @@ class Schedule:
     """
 
     most = math.inf
-    """The bound of sigma/alpha where that is the weight of a loss (RLSD's prior term)."""
+    """Bound of sigma/alpha as the weight of a loss (RLSD's prior term)."""
 
     def __init__(self, alphas: torch.Tensor, sigmas: torch.Tensor, times: torch.Tensor):
         self.alphas, self.sigmas, self.times = alphas.double().cpu(), sigmas.double().cpu(), times.cpu()
@@ -53,7 +53,7 @@ class Schedule:
         if getattr(scheduler, "alphas_cumprod", None) is not None and not is_flow(scheduler):
             return cls.vp(scheduler.alphas_cumprod)
         kind = type(scheduler).__name__
-        if scheduler.config.get("use_flow_sigmas"):  # solvers of both kinds, with a fixed shift
+        if scheduler.config.get("use_flow_sigmas"):  # a solver for flows, with a fixed shift
             T, shift = scheduler.config.num_train_timesteps, scheduler.config.flow_shift
             s = torch.arange(1, T + 1, dtype=torch.float64) / T
             s = shift * s / (1 + (shift - 1) * s)
@@ -151,7 +151,7 @@ class Schedule:
 
 
 def is_flow(scheduler: Any) -> bool:
-    """Whether a diffusers scheduler is a flow-matching model's."""
+    """Return whether a diffusers scheduler belongs to a flow-matching model."""
     return type(scheduler).__name__ == "FlowMatchEulerDiscreteScheduler" or bool(
         scheduler.config.get("use_flow_sigmas")
     )

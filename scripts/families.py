@@ -1,4 +1,4 @@
-"""The networks of all families at their real sizes, on the meta device: parameters, memory and FLOPs of a step.
+"""Parameters, memory and FLOPs of all families at their real sizes, computed on the meta device.
 
 python -m scripts.families [SIDE]      # the table of docs/families.md, for pictures of SIDE px (default 1024)
 """
@@ -21,13 +21,13 @@ T5, CLIP_L, CLIP_G, QWEN3_4B, QWEN_VL_7B, GEMMA_2B = 4.76, 0.12, 0.69, 4.02, 8.2
 
 
 def schedule(kind: Any = diffusers.FlowMatchEulerDiscreteScheduler, **settings: Any) -> Any:
-    """A scheduler, whose numbers are real."""
+    """Build a scheduler on the CPU."""
     with torch.device("cpu"):
         return kind(**settings)
 
 
 def kl(channels: int, **more: Any) -> Any:
-    """Stable Diffusion's autoencoder, with as many channels in its latents."""
+    """Build Stable Diffusion's autoencoder with this number of latent channels."""
     return diffusers.AutoencoderKL(
         block_out_channels=(128, 256, 512, 512), down_block_types=("DownEncoderBlock2D",) * 4,
         up_block_types=("UpDecoderBlock2D",) * 4, layers_per_block=2, latent_channels=channels, **more,
@@ -122,18 +122,18 @@ MODELS: dict[str, tuple[Callable[[], Any], Told, float]] = {
     "SANA 1.6B": (sana, (300, 2304, 0), GEMMA_2B),
     "PixArt-Sigma": (pixart, (300, 4096, 0), T5),
 }
-"""For each model its pipeline without text, the shape of its text (tokens, width, width of the pooled state), and how
-large its text encoders are."""
+"""For each model: its pipeline without text encoders, the shape of its text (tokens, width, pooled width), and billions
+of parameters of its text encoders."""
 
 
 def billions(network: Any) -> float:
-    """Its parameters."""
+    """Return the billions of parameters."""
     return sum(p.numel() for p in network.parameters()) / 1e9
 
 
 def measured(name: str, side: int) -> tuple[float, float, float, float]:
-    """Billions of parameters of the network, the text encoders and the autoencoder, and 10^12 FLOPs of one call of the
-    network for one picture of ``side`` px."""
+    """Return the billions of parameters of network, text encoders and autoencoder, and the 10^12 FLOPs of one network
+    call for one image of ``side`` px."""
     make, (length, width, pooled), texts = MODELS[name]
     with torch.device("meta"):
         pipeline = make()
@@ -149,7 +149,7 @@ def measured(name: str, side: int) -> tuple[float, float, float, float]:
 
 
 def main(side: int) -> None:
-    """Print the table, as Markdown."""
+    """Print the table in Markdown."""
     print(f"| model | network | text encoders | autoencoder | weights in bfloat16 | TFLOP, {side} px |")
     print("|---|---|---|---|---|---|")
     for name in MODELS:

@@ -74,7 +74,7 @@ def _built_in() -> Iterator[str]:
 
 
 def _families() -> Iterator[str]:
-    """The families of priors: how much memory, whether that is here, and which are on disk."""
+    """Report the families of priors: memory, whether it is free, and models on disk."""
     from rsd.doctor.families import lines
 
     yield from lines()

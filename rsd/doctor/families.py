@@ -1,4 +1,4 @@
-"""Which families of priors fit this machine, and which of their models are on its disk."""
+"""Which families of priors fit into memory, and which of their models are on disk."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ from pathlib import Path
 from rsd.priors.families import BY_PIPELINE, FAMILIES
 
 ROOM = 0.8
-"""The share of free memory that weights may take: the rest is for a step."""
+"""Share of the free memory that weights may take; the rest is for activations."""
 
 
 def lines() -> Iterator[str]:
-    """The lines of the report."""
+    """Return the lines of the report."""
     import torch
 
     from rsd.priors.precision import multiplies_in
@@ -34,7 +34,7 @@ def lines() -> Iterator[str]:
 
 
 def free_gib(device: str) -> float:
-    """GiB that are free there."""
+    """Return the free memory of a device in GiB."""
     import torch
 
     from rsd.memory.available import available
@@ -43,7 +43,7 @@ def free_gib(device: str) -> float:
 
 
 def fits(network: float, texts: float, free: float, host: float, *, apart: bool) -> str:
-    """Whether weights of so many GiB fit into ``free`` and, ``apart`` from a card, the text encoders into ``host``."""
+    """Return whether weights of these GiB fit into ``free``, or the text encoders into ``host`` memory if ``apart``."""
     if network > ROOM * free:
         return "too large"
     if network + texts <= ROOM * free:
@@ -54,7 +54,7 @@ def fits(network: float, texts: float, free: float, host: float, *, apart: bool)
 
 
 def on_disk(cache: Path | None = None) -> dict[str, list[str]]:
-    """The models of each class of pipelines in the Hugging Face cache."""
+    """Return the models in the Hugging Face cache by class of pipeline."""
     if cache is None:
         from huggingface_hub.constants import HF_HUB_CACHE
 

@@ -47,12 +47,12 @@ class Condition:
 
 
 TEXT = ("embeddings", "mask", "pooled", "negative", "negative_mask", "negative_pooled")
-"""The fields of a condition that hold its texts."""
+"""The fields of a condition that belong to its texts."""
 
 
 def joined(conditions: Sequence[Condition]) -> Condition:
-    """The condition of as many particles, each with its own prompt. Texts that are masked may differ in length: the
-    shorter ones are padded. The rest is as in the first."""
+    """Join conditions into one for as many particles, each with its own prompt. Shorter texts are padded. All other
+    fields are those of the first condition."""
     own: dict[str, Any] = {}
     for name in TEXT:
         rows = [row for c in conditions if (row := getattr(c, name)) is not None]

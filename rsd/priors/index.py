@@ -50,7 +50,7 @@ class Index:
     commit: str | None = None
     family: Family | None = None
     file: Path | None = None
-    """A single checkpoint that holds the network's weights in place of the pipeline's."""
+    """A single checkpoint whose weights replace those of the pipeline's network."""
 
     @property
     def source(self) -> str | Path:
@@ -70,7 +70,7 @@ class Index:
 
 
 def split(name: str) -> tuple[Path | None, str]:
-    """A single checkpoint and its pipeline, if a prior is called FILE.safetensors@PIPELINE; else None and the name."""
+    """Split FILE.safetensors@PIPELINE into the file and the pipeline's name. Return (None, name) for other names."""
     file, at, pipeline = name.partition(f"{SINGLE}@")
     return (Path(file + SINGLE).expanduser(), pipeline) if at else (None, name)
 

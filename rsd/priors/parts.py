@@ -47,7 +47,7 @@ def load_scheduler(found: Index) -> Any:
 
 
 def _held(file: Path) -> tuple[str, ...]:
-    """The networks that a single checkpoint has: the one that predicts, and often the autoencoder."""
+    """Return the parts that a single checkpoint contains: the network, and often the autoencoder."""
     from safetensors import SafetensorError, safe_open
 
     try:
@@ -60,7 +60,7 @@ def _held(file: Path) -> tuple[str, ...]:
 
 
 def _single(kind: Any, found: Index, part: str, dtype: torch.dtype) -> Any:
-    """The network of a single checkpoint, by diffusers' conversion of it."""
+    """Load a network from a single checkpoint, with diffusers' conversion."""
     name = str(found.file)
     if not hasattr(kind, "from_single_file"):
         raise ValueError(

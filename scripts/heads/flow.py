@@ -1,9 +1,8 @@
-"""The flow prior: a small SD3 transformer trained by rectified flow, in the latent space and with the words of `heads`.
+"""The flow prior: a small SD3 transformer trained by rectified flow on the latents and captions of `heads`.
 
-The autoencoder, the tokenizer and the text encoder are those of the shipped `heads`, frozen; only the transformer is
-trained. Its pipeline is an ordinary StableDiffusion3Pipeline without T5. That class wants two CLIP encoders and takes
-the states *before* the last layer, so `heads`' encoder gets a third layer that changes nothing, and the second encoder
-is one that always answers zeros.
+Autoencoder, tokenizer and text encoder are those of `heads`, frozen; only the transformer is trained. The pipeline is
+an ordinary StableDiffusion3Pipeline without T5. This class requires two CLIP encoders and reads the states before the
+last layer. So the encoder of `heads` gets a third layer that changes nothing, and the second encoder returns zeros.
 """
 
 from __future__ import annotations
@@ -23,13 +22,13 @@ from scripts.heads.latent import LENGTH, WIDTH, sample_caption
 from scripts.heads.muon import MuonAdam
 
 LAYERS = 4
-SILENT = 16  # width of the second text encoder, which says nothing
-SHARD = 500  # heads a shard
-FIRST_SHARDS, STEPS_PER_SHARD = 1, 20  # shards before the first step, and steps for each one more
+SILENT = 16  # width of the second text encoder, which returns zeros
+SHARD = 500  # heads per shard
+FIRST_SHARDS, STEPS_PER_SHARD = 1, 20  # shards at the start, and steps per further shard
 
 
 def build_transformer() -> SD3Transformer2DModel:
-    """5.1 million parameters; every block starts as the identity, and the whole as v = 0 (Peebles & Xie 2023)."""
+    """Build the transformer (5.1 million parameters). Blocks start as the identity (Peebles & Xie 2023), v as 0."""
     transformer = SD3Transformer2DModel(
         sample_size=16, patch_size=2, in_channels=4, out_channels=4, num_layers=LAYERS, num_attention_heads=3,
         attention_head_dim=64, joint_attention_dim=WIDTH + SILENT, caption_projection_dim=192,
@@ -43,13 +42,13 @@ def build_transformer() -> SD3Transformer2DModel:
 
 
 def build_scheduler() -> FlowMatchEulerDiscreteScheduler:
-    """A flow without a shift: the latents are small."""
+    """Build the scheduler of a flow without a shift, since the latents are small."""
     return FlowMatchEulerDiscreteScheduler(num_train_timesteps=1000, shift=1.0)
 
 
 def text_encoder_of(encoder: CLIPTextModel) -> CLIPTextModelWithProjection:
-    """``encoder`` with one more layer, which adds nothing, and a projection that changes nothing: the states before the
-    last layer are those that ``encoder`` has before its last norm, and the pooled state is its own."""
+    """Return a copy of ``encoder`` with a further layer that adds nothing and an identity projection. The states before
+    its last layer are those of ``encoder`` before the final norm, and the pooled state is the same."""
     config = CLIPTextConfig.from_dict(
         {**encoder.config.to_dict(), "num_hidden_layers": encoder.config.num_hidden_layers + 1}
     )
@@ -68,7 +67,7 @@ def text_encoder_of(encoder: CLIPTextModel) -> CLIPTextModelWithProjection:
 
 
 def silent_encoder(tokenizer: CLIPTokenizer) -> CLIPTextModelWithProjection:
-    """The second encoder that the pipeline's class wants: it answers zeros."""
+    """Build the second encoder that the pipeline requires. It returns zeros."""
     config = CLIPTextConfig(
         vocab_size=len(tokenizer), hidden_size=SILENT, intermediate_size=SILENT, projection_dim=SILENT,
         num_hidden_layers=1, num_attention_heads=1, max_position_embeddings=LENGTH,
@@ -81,7 +80,7 @@ def silent_encoder(tokenizer: CLIPTokenizer) -> CLIPTextModelWithProjection:
 
 
 def assemble(transformer: SD3Transformer2DModel, heads: Path) -> StableDiffusion3Pipeline:
-    """The pipeline of ``transformer`` with the parts of the pipeline in the folder ``heads``."""
+    """Build the pipeline of ``transformer`` with the other parts from the folder ``heads``."""
     vae = AutoencoderKL.from_pretrained(heads / "vae", torch_dtype=torch.float32)
     vae.register_to_config(shift_factor=0.0)  # the class adds it, and cannot add None
     tokenizer = CLIPTokenizer.from_pretrained(heads / "tokenizer")
@@ -95,16 +94,16 @@ def assemble(transformer: SD3Transformer2DModel, heads: Path) -> StableDiffusion
 
 @torch.no_grad()
 def encode(vae: AutoencoderKL, images: np.ndarray) -> torch.Tensor:
-    """Means of the latents, float32 [n, 4, 16, 16], unscaled. Not in bfloat16, which many processors emulate."""
+    """Return the means of the latents, float32 [n, 4, 16, 16], unscaled. Not in bfloat16, which may be emulated."""
     parts = torch.from_numpy(images).split(50)
     return torch.cat([vae.encode(to_tensor(part.numpy(), vae.device)).latent_dist.mean for part in parts])
 
 
 class Shards:
-    """Latents [n, 4, 16, 16] (the posterior's means, unscaled) and heads of training shards, rendered when missing.
+    """Latents [n, 4, 16, 16] (posterior means, unscaled) and heads of the training shards, rendered if missing.
 
-    The first shards are there from the start, and one more comes every few steps: a run that was stopped goes on with
-    the data it would have had. ``seen``: how many heads the present step draws from.
+    The number of shards depends on the step alone, so a resumed run uses the same data. ``seen``: number of heads that
+    the current step draws from.
     """
 
     def __init__(self, vae: AutoencoderKL, folder: Path, shards: int, count: int = SHARD):
@@ -115,7 +114,7 @@ class Shards:
         folder.mkdir(parents=True, exist_ok=True)
 
     def at(self, step: int) -> None:
-        """Have the shards that ``step`` draws from."""
+        """Load the shards that ``step`` draws from."""
         wanted = min(self.shards, FIRST_SHARDS + step // STEPS_PER_SHARD)
         while len(self.rows) < wanted * self.count:
             made = self._shard(len(self.rows) // self.count)
@@ -134,14 +133,14 @@ class Shards:
 
 
 def sample_times(count: int) -> torch.Tensor:
-    """s in (0, 1): logit-normal (Esser et al. 2024), one in ten uniform, so that both ends are seen."""
+    """Draw s in (0, 1): logit-normal (Esser et al. 2024), and 10% uniform to cover both ends."""
     even = torch.rand(count)
     return torch.where(torch.rand(count) < 0.1, even, torch.randn(count).sigmoid())
 
 
 @torch.no_grad()
 def embed(pipe: StableDiffusion3Pipeline, captions: list[str]) -> tuple[torch.Tensor, torch.Tensor]:
-    """What ``pipe.encode_prompt(..., max_sequence_length=0)`` answers, without the silent encoder's time."""
+    """Return the result of ``pipe.encode_prompt(..., max_sequence_length=0)`` without running the second encoder."""
     tokens = pipe.tokenizer(
         captions, padding="max_length", max_length=LENGTH, truncation=True, return_tensors="pt"
     ).input_ids
@@ -162,9 +161,9 @@ def train(
     count: int = SHARD,
     every: int = 10,
 ) -> StableDiffusion3Pipeline:
-    """v = eps - z by rectified flow, z_s = (1 - s) z + s eps. ``heads``: the folder of the latent pipeline; ``out``:
-    where the shards (of ``count`` heads) and the checkpoint go; ``cooldown``: steps at the end over which the learning
-    rate, else constant, falls to 0."""
+    """Train v = eps - z by rectified flow, z_s = (1 - s) z + s eps. ``heads``: folder of the latent pipeline. ``out``:
+    folder of the shards (``count`` heads each) and the checkpoint. ``cooldown``: final steps over which the learning
+    rate, otherwise constant, falls to 0."""
     torch.set_flush_denormal(True)
     torch.manual_seed(0)
     pipe = assemble(build_transformer(), heads)
@@ -195,6 +194,6 @@ def train(
 
 
 def export(heads: Path, out: Path) -> tuple[StableDiffusion3Pipeline, int]:
-    """The EMA weights of the checkpoint in ``out`` as a pipeline, and the steps it has taken; see :func:`averaged`."""
+    """Return a pipeline with the EMA weights of the checkpoint in ``out``, and its step; see :func:`averaged`."""
     transformer, step = averaged("flow", build_transformer(), out)
     return assemble(transformer, heads), step

@@ -1,7 +1,7 @@
-"""Muon: steps of a matrix along the nearest orthogonal one to its averaged gradient; Adam's for all else.
+"""Muon for matrices: steps along the orthogonal matrix nearest to the averaged gradient. Adam for the rest.
 
-After Jordan et al. 2024 ("Muon: an optimizer for hidden layers"). torch.optim.Muon multiplies in bfloat16, which this
-project's processors emulate; here it is the gradients' own precision.
+After Jordan et al. 2024 ("Muon: an optimizer for hidden layers"). torch.optim.Muon multiplies in bfloat16,
+which many processors emulate; this one uses the precision of the gradients.
 """
 
 from __future__ import annotations
@@ -12,11 +12,11 @@ from typing import Any
 import torch
 
 SIZE = 0.4
-"""Root mean square of an update of a matrix, in units of the learning rate: about Adam's."""
+"""Root mean square of a matrix update divided by the learning rate, similar to Adam's."""
 
 
 def orthogonal(x: torch.Tensor, steps: int = 5) -> torch.Tensor:
-    """About U V^T of a matrix x = U S V^T, [m, n]: singular values within 0.7 to 1.2, by Newton-Schulz iterations."""
+    """Return about U V^T of a matrix x = U S V^T [m, n], with singular values of 0.7 to 1.2, by Newton-Schulz steps."""
     a, b, c = 3.4445, -4.7750, 2.0315
     tall = x.shape[0] > x.shape[1]
     x = (x.mT if tall else x) / x.norm().clamp(min=1e-7)
@@ -27,7 +27,7 @@ def orthogonal(x: torch.Tensor, steps: int = 5) -> torch.Tensor:
 
 
 class MuonAdam(torch.optim.Optimizer):
-    """Muon on ``matrices``, Adam on ``others``, at one learning rate; weight decay is decoupled from both."""
+    """Muon on ``matrices`` and Adam on ``others`` with one learning rate and decoupled weight decay."""
 
     def __init__(
         self,
@@ -44,7 +44,7 @@ class MuonAdam(torch.optim.Optimizer):
 
     @torch.no_grad()
     def step(self, closure: Any = None) -> None:  # type: ignore[override]
-        """One step by the gradients that are there."""
+        """Update all parameters with a gradient."""
         for group in self.param_groups:
             for p in group["params"]:
                 if p.grad is None:

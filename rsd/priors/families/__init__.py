@@ -1,6 +1,6 @@
-"""The families of text-to-image models that are used now, and what their pipelines consist of. Imports nothing heavy.
+"""The families of text-to-image models and the parts of their pipelines. Imports nothing heavy.
 
-One file a family tells how its network is asked (:mod:`rsd.priors.families.base` has what all share).
+Each family has one file; :mod:`rsd.priors.families.base` holds what they share.
 """
 
 from __future__ import annotations
@@ -16,11 +16,11 @@ GEMMA = ("GemmaTokenizer", "GemmaTokenizerFast")
 
 @dataclass(frozen=True)
 class Family:
-    """A class of pipelines of diffusers.
+    """A class of diffusers pipelines.
 
-    ``module``: the file of its prior and the class in it; ``parts``: the classes that each part may be; ``may_lack``:
-    parts that may be missing; ``example``: a hub id; ``licence``: of its weights; ``sizes``: billions of parameters of
-    its network, its text encoders and its autoencoder; ``side``: of the latents if no config tells it.
+    ``module``: file and class of the prior. ``parts``: supported classes of each part. ``may_lack``: optional parts.
+    ``example``: a hub id, with the ``licence`` of its weights and its ``sizes``: billions of parameters of the network,
+    the text encoders and the autoencoder. ``side``: side of the latents if the configuration has none.
     """
 
     title: str
@@ -35,17 +35,17 @@ class Family:
 
     @property
     def network(self) -> str:
-        """The part that predicts."""
+        """Name of the part that predicts the noise."""
         return "unet" if "unet" in self.parts else "transformer"
 
     def gib(self, bytes_each: int) -> tuple[float, float]:
-        """GiB of the weights of the network, with the autoencoder in float32, and of the text encoders."""
+        """Return the GiB of the network with the autoencoder (float32), and of the text encoders."""
         network, texts, vae = (1e9 * size / 2**30 for size in self.sizes)
         return bytes_each * network + 4 * vae, bytes_each * texts
 
     @property
     def texts(self) -> list[str]:
-        """The parts that embed prompts: encoders and tokenizers."""
+        """Names of the text encoders and tokenizers."""
         return [part for part in self.parts if part.startswith(("text_encoder", "tokenizer"))]
 
 
@@ -123,9 +123,9 @@ BY_PIPELINE = {family.pipeline: family for family in FAMILIES}
 
 
 def image_side(family: Family, network: dict[str, Any], vae: dict[str, Any]) -> int:
-    """Pixels on a side of its pictures, from the configurations of its network and its autoencoder.
+    """Return the side of the images in pixels, from the configurations of the network and the autoencoder.
 
-    Raises KeyError or TypeError if they do not tell.
+    Raises KeyError or TypeError if these are incomplete.
     """
     side = network.get("sample_size") or family.side
     if not isinstance(side, int):
@@ -134,7 +134,7 @@ def image_side(family: Family, network: dict[str, Any], vae: dict[str, Any]) -> 
 
 
 def scale_factor(vae: dict[str, Any]) -> int:
-    """Pixels on a side of what an autoencoder of that configuration makes one entry of its latents."""
+    """Return the number of pixels per latent entry, along a side, of an autoencoder with this configuration."""
     for widths in ("block_out_channels", "encoder_block_out_channels"):
         if widths in vae:
             return 2 ** (len(vae[widths]) - 1)

@@ -1,4 +1,4 @@
-"""What the priors of all families share: a pipeline of diffusers that answers epsilon."""
+"""The base class of all families: a diffusers pipeline as a prior."""
 
 from __future__ import annotations
 
@@ -30,25 +30,25 @@ Size = int | tuple[int, int]
 
 
 class FamilyPrior(Prior):
-    """A text-to-image pipeline of diffusers that answers epsilon.
+    """A diffusers text-to-image pipeline as a prior.
 
-    Latents [B, C, h, w] are in the space of the network, at noise level t scaled so that alpha^2 + sigma^2 = 1: those
-    of a flow are divided by alpha + sigma before the network sees them, and its velocity is converted. The pipeline's
-    parts are taken as they are, not copied: frozen, in evaluation mode; the autoencoder stays in float32 if the network
+    Latents [B, C, h, w] are in the network's space, with alpha^2 + sigma^2 = 1 at every noise level. For a flow they
+    are divided by alpha + sigma before they enter the network, and its velocity is converted to epsilon. The
+    pipeline's parts are used in place, frozen and in evaluation mode. The autoencoder runs in float32 if the network
     is in half precision.
 
-    ``size``: pixels of a picture's side, or height and width (None: the pipeline's own). ``epsilon``, ``encode`` and
-    ``decode`` take latents and pictures of other sizes too.
-    ``device``: where the parts go; None leaves them where they are, for a pipeline that diffusers offloads or has
-    quantised. ``load_text``: puts the text encoders into the pipeline when a prompt comes that is not known; ``cache``:
-    a folder of embeddings. Raises ValueError for pipelines of other classes, schedulers or sizes.
+    ``size``: side of the images in pixels, or (height, width); None: the pipeline's default. ``epsilon``, ``encode``
+    and ``decode`` accept other sizes too.
+    ``device``: where the parts are moved; None leaves them in place, for a pipeline with offloading or quantised parts.
+    ``load_text``: loads the text encoders into the pipeline for a new prompt. ``cache``: folder of embeddings.
+    Raises ValueError for other classes of pipelines and schedulers, and for unsupported sizes.
     """
 
     latent = True
     flow = True
-    """Whether the family matches flows; else its scheduler says epsilon or v."""
+    """Whether the models are flow-matching models; otherwise the scheduler says epsilon or v."""
     patch = 2
-    """A latent's sides are multiples of this."""
+    """The sides of a latent are multiples of this."""
 
     def __init__(
         self,
@@ -86,55 +86,55 @@ class FamilyPrior(Prior):
         self._load_text, self._cache = load_text, cache
         self._known: dict[tuple[str, bool], Words] = {}
 
-    # What a family may tell otherwise.
+    # Overridden by families.
 
     latent_patch = 1
-    """Entries of the autoencoder's latent, on a side, that are one of the network's."""
+    """Entries of the autoencoder's latent per entry of the network's, along a side."""
 
     @property
     def channels(self) -> int:
-        """Of the latents."""
+        """Number of latent channels."""
         return int(self.network.config.in_channels)
 
     @property
     def takes_guidance(self) -> bool:
-        """Whether guidance is a number that the network is given, not a difference of two predictions."""
+        """Whether guidance is an input of the network instead of a combination of two predictions."""
         return bool(self.network.config.get("guidance_embeds", False))
 
     @property
     def distilled(self) -> bool:
-        """Whether the model has no unconditional prediction to guide by."""
+        """Whether the model has no unconditional prediction, so that guidance is impossible."""
         return bool(self.pipeline.config.get("is_distilled", False))
 
     def embed(self, text: str, device: torch.device, negative: bool) -> Words:
-        """A prompt as the pipeline embeds it. ``negative``: as a negative one."""
+        """Embed a prompt with the pipeline's own encode_prompt. ``negative``: as a negative prompt."""
         raise NotImplementedError
 
     def predict(self, z: torch.Tensor, time: torch.Tensor, words: Words, guidance: float) -> torch.Tensor:
-        """The network's prediction for z [B, C, h, w] at ``time`` [B], 1000 s for a flow; ``words``: rows for each."""
+        """Return the network's prediction for z [B, C, h, w] at ``time`` [B], 1000 s for a flow; ``words``: B rows."""
         raise NotImplementedError
 
     def guided(self, uncond: torch.Tensor, text: torch.Tensor, guidance: float) -> torch.Tensor:
-        """Both predictions as one."""
+        """Combine the predictions without and with text."""
         return uncond + guidance * (text - uncond)
 
     def encoded(self, x: torch.Tensor) -> torch.Tensor:
-        """The mode of the autoencoder's posterior, in its own space."""
+        """Encode images to the posterior's mode, in the autoencoder's space."""
         return self.vae.encode(x).latent_dist.mode()
 
     def decoded(self, z: torch.Tensor) -> torch.Tensor:
-        """Pictures of latents in the autoencoder's own space."""
+        """Decode latents in the autoencoder's space."""
         return self.vae.decode(z, return_dict=False)[0]
 
     def scaled(self, z: torch.Tensor) -> torch.Tensor:
-        """The autoencoder's latents in the space of the network."""
+        """Convert latents from the autoencoder's space to the network's."""
         return (z - (self.vae.config.get("shift_factor") or 0.0)) * self.vae.config.scaling_factor
 
     def unscaled(self, z: torch.Tensor) -> torch.Tensor:
-        """The network's latents in the autoencoder's space."""
+        """Convert latents from the network's space to the autoencoder's."""
         return z / self.vae.config.scaling_factor + (self.vae.config.get("shift_factor") or 0.0)
 
-    # What the engine asks.
+    # The interface of a prior.
 
     @property
     def network(self) -> Any:
@@ -142,10 +142,10 @@ class FamilyPrior(Prior):
         return getattr(self.pipeline, self.family.network)
 
     def condition(self, prompt: str = "", negative_prompt: str = "", guidance: float = 1.0) -> Condition:
-        """Embed the prompts. ``guidance``: s of uncond + s (text - uncond), where the negative prompt stands for the
-        unconditional one; 1 means none, at half the cost. A network that takes guidance as an input (FLUX.1 dev) is
-        given s itself. Warns of what has no effect. Raises ValueError for a new prompt after
-        :meth:`release_text_encoder`, if the encoders cannot be loaded again.
+        """Embed the prompts. ``guidance``: s of uncond + s (text - uncond), with the negative prompt as uncond; 1 means
+        no guidance, at half the cost. If the network takes guidance as an input (FLUX.1 dev), s is that input. Warns if
+        a setting has no effect. Raises ValueError for a new prompt after :meth:`release_text_encoder`, unless the
+        encoders can be loaded again.
         """
         takes = guidance != 1 and not self.takes_guidance and not self.distilled
         if self.distilled and guidance != 1:
@@ -161,7 +161,7 @@ class FamilyPrior(Prior):
         )  # fmt: skip
 
     def release_text_encoder(self) -> None:
-        """Free the memory of the text encoders; prompts embedded before keep working."""
+        """Free the memory of the text encoders. Prompts that are already embedded keep working."""
         self._words("", True)
         for part in self.family.texts:
             if part.startswith("text_encoder"):
@@ -170,7 +170,7 @@ class FamilyPrior(Prior):
             torch.cuda.empty_cache()
 
     def epsilon(self, z_t: torch.Tensor, t: int | torch.Tensor, condition: Condition | None = None) -> torch.Tensor:
-        """Predicted noise [B, C, h, w] in z_t's dtype; t: an index 0..T-1 or [B]. Guidance is a second call."""
+        """Predict the noise [B, C, h, w], in z_t's dtype. t: an index 0..T-1 or [B]. Guidance takes a second call."""
         c = condition or self.condition()
         assert c.embeddings is not None, "this condition was made by another prior"
         time = self.schedule.time(t, self.device).expand(len(z_t))
@@ -182,9 +182,10 @@ class FamilyPrior(Prior):
         return as_epsilon(guess, z_t, t, self.prediction_type, self.schedule)
 
     def encode(self, x: torch.Tensor) -> torch.Tensor:
-        """Mode of the posterior, in the network's space: [B, 3, H, W] in [-1, 1] to [B, C, h, w]; differentiable.
+        """Encode images [B, 3, H, W] in [-1, 1] to the posterior's mode [B, C, h, w], in the network's space.
+        Differentiable.
 
-        Raises ValueError for sides that the family cannot take."""
+        Raises ValueError for unsupported sides."""
         self._shape((x.shape[-2], x.shape[-1]))
         self.calls["encoder_forward"] += len(x)
         z = self.scaled(self.encoded(x.to(self.dtype))).to(x.dtype)
@@ -192,7 +193,7 @@ class FamilyPrior(Prior):
         return count_backward(z, self.calls, "encoder_backward", len(x))
 
     def decode(self, z: torch.Tensor) -> torch.Tensor:
-        """[B, C, h, w] to [B, 3, H, W], about [-1, 1], not clamped; differentiable with respect to z."""
+        """Decode latents [B, C, h, w] to images [B, 3, H, W], about [-1, 1] but not clamped. Differentiable."""
         self.calls["decoder_forward"] += len(z)
         with multiplying(self.device, self.autocast):
             x = self.decoded(self.unscaled(z.to(self.dtype))).to(z.dtype)
@@ -200,7 +201,7 @@ class FamilyPrior(Prior):
         return count_backward(x, self.calls, "decoder_backward", len(z))
 
     def save_memory(self, lean: bool) -> None:
-        """Whether of the decoder's graph only its blocks' inputs are kept; see LatentPrior.save_memory."""
+        """Use gradient checkpointing in the decoder if ``lean``; see LatentPrior.save_memory."""
         self.vae.enable_gradient_checkpointing() if lean else self.vae.disable_gradient_checkpointing()
 
     def _predict(self, z: torch.Tensor, time: torch.Tensor, words: dict[str, Any], guidance: float) -> torch.Tensor:
@@ -214,7 +215,7 @@ class FamilyPrior(Prior):
         return count_backward(out, self.calls, "unet_backward", B)
 
     def _shape(self, size: Size) -> tuple[int, int, int]:
-        """The latents' shape of pictures of ``size``; ValueError for sizes that cannot be."""
+        """Return the shape of the latents of images of ``size``. Raise ValueError for unsupported sizes."""
         sides = (size, size) if isinstance(size, int) else (int(size[0]), int(size[1]))
         step = self.factor * self.patch
         if any(side < step or side % step for side in sides):
@@ -225,7 +226,7 @@ class FamilyPrior(Prior):
         return self.channels, sides[0] // self.factor, sides[1] // self.factor
 
     def _words(self, text: str, negative: bool) -> Words:
-        """A prompt's embedding: known, from the cache, or by the encoders."""
+        """Return a prompt's embedding from memory, the cache or the encoders."""
         key = text, negative
         if key not in self._known:
             found = read(self._cache, text, negative)
@@ -250,7 +251,7 @@ class FamilyPrior(Prior):
 
 
 def check_pipeline(pipeline: Any, name: str) -> Family:
-    """The family of a pipeline in memory. Raises ValueError if it is of none, or a part of it is of another class."""
+    """Return the family of a pipeline in memory. Raise ValueError if it or one of its parts is not supported."""
     kind = type(pipeline).__name__
     if kind not in BY_PIPELINE:
         raise ValueError(f'The prior "{name}" is {with_article(kind)}; it must be one of {", ".join(BY_PIPELINE)}.')

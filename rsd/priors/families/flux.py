@@ -1,4 +1,4 @@
-"""FLUX.1: flow matching on latents packed two by two; schnell is distilled to few steps, dev takes guidance."""
+"""FLUX.1: flow matching on latents packed 2x2. Schnell is distilled to few steps; dev takes guidance as an input."""
 
 from __future__ import annotations
 
@@ -9,20 +9,20 @@ from rsd.priors.families.words import Words
 
 
 def packed(z: torch.Tensor) -> torch.Tensor:
-    """[B, C, h, w] as the tokens of FLUX and Qwen-Image, [B, h w / 4, 4 C]."""
+    """Pack [B, C, h, w] into the tokens of FLUX and Qwen-Image, [B, h w / 4, 4 C]."""
     B, C, h, w = z.shape
     return z.reshape(B, C, h // 2, 2, w // 2, 2).permute(0, 2, 4, 1, 3, 5).reshape(B, h * w // 4, 4 * C)
 
 
 def unpacked(tokens: torch.Tensor, h: int, w: int) -> torch.Tensor:
-    """The inverse of :func:`packed`."""
+    """Invert :func:`packed`."""
     B, C = len(tokens), tokens.shape[-1] // 4
     return tokens.reshape(B, h // 2, w // 2, C, 2, 2).permute(0, 3, 1, 4, 2, 5).reshape(B, C, h, w)
 
 
 class FluxPrior(FamilyPrior):
-    """The prior of a FluxPipeline. Where the network takes guidance (dev), the condition's is given to it; else
-    (schnell) guidance is true classifier-free guidance."""
+    """The prior of a FluxPipeline. For dev the condition's guidance is an input of the network; for schnell it is
+    classifier-free guidance."""
 
     @property
     def channels(self) -> int:

@@ -1,4 +1,4 @@
-"""FLUX.2 klein: flow matching on 2x2 patches of latents that a batch norm has normalised."""
+"""FLUX.2 klein: flow matching on 2x2 patches of latents, normalised by a batch norm."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from rsd.priors.families.words import Words
 
 
 class Flux2Prior(FamilyPrior):
-    """The prior of a Flux2KleinPipeline. Its latents are the normalised patches, [B, 128, H / 16, W / 16]."""
+    """The prior of a Flux2KleinPipeline. Latents are the normalised patches, [B, 128, H / 16, W / 16]."""
 
     patch = 1
     latent_patch = 2

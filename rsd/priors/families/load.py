@@ -1,4 +1,4 @@
-"""Load a pipeline of a family, part by part: only safetensors, only the classes of its table."""
+"""Load pipelines of the families: only safetensors, only the classes in the table."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ from rsd.priors.t5 import roomy
 def load_family(
     found: Index, *, device: str | torch.device, dtype: torch.dtype, size: Size | None = None
 ) -> FamilyPrior:
-    """The pipeline ``found``, a local folder or on the hub. Its text encoders are loaded when a prompt comes that is
-    not in the cache, and go to ``device`` if they fit beside the rest. Raises ValueError that says what to do."""
+    """Load the pipeline ``found`` from a folder or the hub. Text encoders are loaded for the first prompt that is not
+    in the cache, onto ``device`` if they fit. Raise ValueError with the remedy."""
     assert found.family is not None, "load_prior has found the family"
     family, listed = found.family, found.json(MARKER)
     with quietly():
@@ -59,7 +59,7 @@ def load_family(
 
 
 def prior_of(pipeline: Any, **options: Any) -> FamilyPrior:
-    """The prior of a pipeline in memory; ``options`` as FamilyPrior takes them. Raises ValueError for other classes."""
+    """Create the prior of a pipeline in memory. ``options``: of FamilyPrior. Raise ValueError for other classes."""
     from rsd.priors.families.base import check_pipeline
 
     family = check_pipeline(pipeline, options.get("name", "pipeline"))
@@ -69,7 +69,7 @@ def prior_of(pipeline: Any, **options: Any) -> FamilyPrior:
 
 
 def _home(found: Index, part: str) -> Index:
-    """Where a part is: the built-in flow prior has the autoencoder of "heads"."""
+    """Return where a part is stored: the built-in flow prior uses the autoencoder of "heads"."""
     if found.name in BUILT_IN and part == "vae":
         return replace(found, folder=built_in_folder(BUILT_IN["heads"], marker=MARKER))
     return found

@@ -1,4 +1,4 @@
-"""PixArt-Sigma: a transformer that predicts epsilon, and a variance besides."""
+"""PixArt-Sigma: a transformer that predicts epsilon and a variance."""
 
 from __future__ import annotations
 

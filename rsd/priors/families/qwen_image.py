@@ -1,4 +1,4 @@
-"""Qwen-Image: flow matching on packed latents of an autoencoder for videos of one frame."""
+"""Qwen-Image: flow matching on packed latents of a video autoencoder, with one frame."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from rsd.priors.families.words import Words
 
 
 class QwenImagePrior(FamilyPrior):
-    """The prior of a QwenImagePipeline, whose guidance keeps each token's norm as it is without."""
+    """The prior of a QwenImagePipeline. Guidance keeps the norm of each token of the conditional prediction."""
 
     @property
     def channels(self) -> int:

@@ -1,4 +1,4 @@
-"""SANA: flow matching by linear attention on latents of a 32-fold autoencoder."""
+"""SANA: flow matching with linear attention on latents of an autoencoder with factor 32."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from rsd.priors.families.words import Words
 
 
 class SanaPrior(FamilyPrior):
-    """The prior of a SanaPipeline. Prompts follow the pipeline's instruction to its language model; the negative and
-    the empty one do not."""
+    """The prior of a SanaPipeline. Prompts get the pipeline's instruction as a prefix; negative and empty prompts do
+    not."""
 
     patch = 1
 

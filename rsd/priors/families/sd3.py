@@ -8,12 +8,12 @@ from rsd.priors.families.base import FamilyPrior
 from rsd.priors.families.words import Words
 
 LENGTH = 256
-"""Tokens that T5 reads of a prompt, as in the pipeline."""
+"""Length of T5's token sequence, the pipeline's default."""
 
 
 class SD3Prior(FamilyPrior):
-    """The prior of a StableDiffusion3Pipeline. Without T5 its states are zeros, as in the pipeline; a network whose
-    text states are just as wide as those of the two CLIP encoders together was trained without any."""
+    """The prior of a StableDiffusion3Pipeline. Without T5 its states are zeros, as in the pipeline. A network whose
+    text input is only as wide as both CLIP encoders together was trained without T5 tokens and gets none."""
 
     def embed(self, text: str, device: torch.device, negative: bool) -> Words:
         pipe = self.pipeline

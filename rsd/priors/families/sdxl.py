@@ -1,4 +1,4 @@
-"""Stable Diffusion XL: a UNet that is also told a pooled embedding and the picture's size."""
+"""Stable Diffusion XL: a UNet with a pooled embedding and the image size as further inputs."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ from rsd.priors.families.words import Words
 
 
 class SDXLPrior(FamilyPrior):
-    """The prior of a StableDiffusionXLPipeline. The empty prompt is all zeros, if the pipeline says so: what its
-    unconditional prediction was trained with."""
+    """The prior of a StableDiffusionXLPipeline. If the pipeline says so, the empty prompt is embedded as zeros, as in
+    training."""
 
     flow = False
     patch = 1
@@ -36,7 +36,7 @@ class SDXLPrior(FamilyPrior):
         return z * deviation / self.vae.config.scaling_factor + mean
 
     def _moments(self, z: torch.Tensor) -> tuple[torch.Tensor | float, torch.Tensor | float]:
-        """Of each channel, where the autoencoder tells them (Playground 2.5's does); else 0 and 1."""
+        """Return mean and deviation of each latent channel (Playground 2.5 has them), or 0 and 1."""
         mean, deviation = (self.vae.config.get(key) for key in ("latents_mean", "latents_std"))
         if mean is None or deviation is None:
             return 0.0, 1.0

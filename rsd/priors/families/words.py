@@ -1,4 +1,4 @@
-"""Embeddings of prompts, kept on disk, so that the large text encoders are seldom needed."""
+"""A cache of prompt embeddings on disk, so that the large text encoders are rarely needed."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ from pathlib import Path
 import torch
 
 Words = dict[str, torch.Tensor]
-"""What a network is told of one prompt: "embeddings" [1, L, d], and where it takes them "pooled" [1, k] and "mask"
-[1, L], which is 0 where no token is."""
+"""The embedding of a prompt: "embeddings" [1, L, d], and for some networks "pooled" [1, k] and "mask" [1, L], which is
+0 at padding."""
 
 
 def _file(folder: Path | None, text: str, negative: bool) -> Path | None:
@@ -20,7 +20,7 @@ def _file(folder: Path | None, text: str, negative: bool) -> Path | None:
 
 
 def read(folder: Path | None, text: str, negative: bool) -> Words | None:
-    """What ``folder`` holds for a prompt; None for nothing, or for a file that cannot be read."""
+    """Return the cached embedding of a prompt, or None if ``folder`` has none that can be read."""
     file = _file(folder, text, negative)
     if file is None or not file.is_file():
         return None
@@ -33,7 +33,7 @@ def read(folder: Path | None, text: str, negative: bool) -> Words | None:
 
 
 def write(folder: Path | None, text: str, negative: bool, words: Words) -> None:
-    """Into ``folder``, whole or not at all; where that cannot be, the prompt is embedded anew next time."""
+    """Write an embedding to ``folder`` atomically. If that fails, the prompt is embedded again next time."""
     file = _file(folder, text, negative)
     if file is None:
         return

@@ -1,4 +1,4 @@
-"""Z-Image: flow matching by one stream of tokens; its time runs from noise to picture, and its output is -v."""
+"""Z-Image: flow matching with one stream of tokens. Time runs from noise to image, and the output is -v."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ from rsd.priors.families.words import Words
 
 
 class ZImagePrior(FamilyPrior):
-    """The prior of a ZImagePipeline. That pipeline's guidance_scale g means text + g (text - uncond): it is 1 less than
-    the guidance here, as for all priors uncond + s (text - uncond)."""
+    """The prior of a ZImagePipeline. Guidance is uncond + s (text - uncond) as for all priors; the pipeline's
+    guidance_scale, in text + g (text - uncond), is s - 1."""
 
     @property
     def channels(self) -> int:
@@ -23,7 +23,7 @@ class ZImagePrior(FamilyPrior):
 
     def predict(self, z: torch.Tensor, time: torch.Tensor, words: Words, guidance: float) -> torch.Tensor:
         texts = list(words["embeddings"].unbind(0))
-        if "mask" in words:  # some are padded: the network takes texts of their own lengths
+        if "mask" in words:  # the network takes texts of different lengths, without padding
             texts = [row[own] for row, own in zip(texts, words["mask"].bool(), strict=True)]
         out = self.network(list(z.unsqueeze(2).unbind(0)), (1000 - time) / 1000, texts, return_dict=False)[0]
         return -torch.stack(list(out)).squeeze(2)
