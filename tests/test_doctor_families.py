@@ -38,3 +38,7 @@ def test_every_family_has_a_line(monkeypatch, tmp_path):
 )
 def test_what_fits_into_20_gib(network, texts, apart, expected):
     assert families.fits(network, texts, free=20, host=64, apart=apart) == expected
+
+
+def test_free_memory_is_measured():
+    assert 0 < families.free_gib("cpu") < 1e5

@@ -37,7 +37,7 @@ def free_gib(device: str) -> float:
     """Return the free memory of a device in GiB."""
     import torch
 
-    from rsd.memory.available import available
+    from rsd.memory.usage import available
 
     return available(torch.device(device)) / 2**30
 
