@@ -51,15 +51,21 @@ TEXT = ("embeddings", "mask", "pooled", "negative", "negative_mask", "negative_p
 
 
 def joined(conditions: Sequence[Condition]) -> Condition:
-    """Join conditions into one for as many particles, each with its own prompt. Shorter texts are padded. All other
-    fields are those of the first condition."""
+    """Join conditions into one for as many particles, each with its own prompt. Shorter texts are padded and
+    masked. All other fields are those of the first condition."""
     own: dict[str, Any] = {}
-    for name in TEXT:
-        rows = [row for c in conditions if (row := getattr(c, name)) is not None]
-        if name not in ("pooled", "negative_pooled") and rows:
-            longest = max(row.shape[1] for row in rows)
-            rows = [F.pad(row, (0,) * (2 * row.ndim - 3) + (longest - row.shape[1],)) for row in rows]
-        own[name] = torch.cat(rows) if rows else None
+    for text, mask in (("embeddings", "mask"), ("negative", "negative_mask")):
+        rows = [row for c in conditions if (row := getattr(c, text)) is not None]
+        lengths = [row.shape[1] for row in rows]
+        masks = [row for c in conditions if (row := getattr(c, mask)) is not None]
+        if len(set(lengths)) > 1 and not masks:
+            masks = [torch.ones(row.shape[:2], dtype=torch.bool, device=row.device) for row in rows]
+        longest = max(lengths, default=0)
+        own[text] = torch.cat([F.pad(row, (0, 0, 0, longest - row.shape[1])) for row in rows]) if rows else None
+        own[mask] = torch.cat([F.pad(row, (0, longest - row.shape[1])) for row in masks]) if masks else None
+    for pooled in ("pooled", "negative_pooled"):
+        rows = [row for c in conditions if (row := getattr(c, pooled)) is not None]
+        own[pooled] = torch.cat(rows) if rows else None
     return replace(conditions[0], **own)
 
 

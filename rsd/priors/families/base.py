@@ -201,7 +201,10 @@ class FamilyPrior(Prior):
         return count_backward(x, self.calls, "decoder_backward", len(z))
 
     def save_memory(self, lean: bool) -> None:
-        """Use gradient checkpointing in the decoder if ``lean``; see LatentPrior.save_memory."""
+        """Use gradient checkpointing in the decoder if ``lean``; see LatentPrior.save_memory. No effect on autoencoders
+        without it (Qwen-Image, SANA)."""
+        if not self.vae._supports_gradient_checkpointing:
+            return
         self.vae.enable_gradient_checkpointing() if lean else self.vae.disable_gradient_checkpointing()
 
     def _predict(self, z: torch.Tensor, time: torch.Tensor, words: dict[str, Any], guidance: float) -> torch.Tensor:

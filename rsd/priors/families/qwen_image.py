@@ -17,19 +17,15 @@ class QwenImagePrior(FamilyPrior):
         return int(self.network.config.in_channels) // 4
 
     def embed(self, text: str, device: torch.device, negative: bool) -> Words:
-        embeddings, mask = self.pipeline.encode_prompt(text, device=device, max_sequence_length=512)
-        if mask is None:
-            mask = torch.ones(embeddings.shape[:2], device=embeddings.device)
-        return {"embeddings": embeddings, "mask": mask.bool()}
+        return {"embeddings": self.pipeline.encode_prompt(text, device=device, max_sequence_length=512)[0]}
 
     def predict(self, z: torch.Tensor, time: torch.Tensor, words: Words, guidance: float) -> torch.Tensor:
         h, w = z.shape[-2:]
-        mask = words.get("mask")
         told = z.new_full((len(z),), guidance, dtype=torch.float32) if self.takes_guidance else None
         out = self.network(
             hidden_states=packed(z), timestep=time.to(z.dtype) / 1000, guidance=told,
             encoder_hidden_states=words["embeddings"], img_shapes=[[(1, h // 2, w // 2)]] * len(z),
-            encoder_hidden_states_mask=None if mask is None or bool(mask.all()) else mask, return_dict=False,
+            encoder_hidden_states_mask=words.get("mask"), return_dict=False,
         )[0]  # fmt: skip
         return unpacked(out, h, w)
 

@@ -18,8 +18,7 @@ class ZImagePrior(FamilyPrior):
 
     def embed(self, text: str, device: torch.device, negative: bool) -> Words:
         (embeddings,), _ = self.pipeline.encode_prompt(text, device=device, do_classifier_free_guidance=False)
-        mask = torch.ones(1, len(embeddings), dtype=torch.bool, device=embeddings.device)
-        return {"embeddings": embeddings[None], "mask": mask}
+        return {"embeddings": embeddings[None]}
 
     def predict(self, z: torch.Tensor, time: torch.Tensor, words: Words, guidance: float) -> torch.Tensor:
         texts = list(words["embeddings"].unbind(0))

@@ -8,6 +8,8 @@ from PIL import Image
 
 import rsd
 from rsd.cli import main
+from rsd.features import load_features
+from rsd.memory import needs
 from rsd.priors.families.load import prior_of
 from rsd.randomness import Stream
 from rsd.reference import LoraScore
@@ -57,3 +59,10 @@ def test_adapters_on_every_network_learn_and_leave_it_as_it_was(family, tmp_path
     gradients = torch.autograd.grad(changed.sum(), list(score.adapters[0].parameters()))
     assert all(g.isfinite().all() for g in gradients) and any(g.any() for g in gradients)
     assert torch.equal(prior.epsilon(z, 500, condition), before)
+
+
+@pytest.mark.parametrize("family", BUILD)
+def test_memory_is_planned_by_a_dry_run(family, tmp_path):
+    prior = prior_of(build(family, tmp_path), size=16)
+    need = needs(prior, load_features("pixels"), prior.condition("red dog", "", 2.0), lean=True)
+    assert need.epsilon > 0 and need.decode > 0
