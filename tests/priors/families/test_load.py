@@ -200,3 +200,14 @@ def test_the_sizes_in_the_table_are_those_of_the_real_configurations(model):
     family = next(family for family in FAMILIES if family.pipeline == type(pipe).__name__)
     counted = families.billions(pipe.transformer), texts, families.billions(pipe.vae)
     assert [round(size, 2) for size in counted] == [round(size, 2) for size in family.sizes]
+
+
+def test_large_states_of_a_language_model_are_not_taken_for_damage(tmp_path):
+    prior = prior_of(build("z_image", tmp_path), size=16)
+    prior.embed = lambda text, device, negative: {"embeddings": torch.full((1, 3, 8), 1e6)}
+    prior.condition("red")
+    prior.watch.check()
+    prior.embed = lambda text, device, negative: {"embeddings": torch.full((1, 3, 8), float("nan"))}
+    prior.condition("blue")
+    with pytest.raises(ValueError, match="The text encoder of the prior"):
+        prior.watch.check()
