@@ -22,7 +22,7 @@ from rsd.priors.base import (
 )
 from rsd.priors.families import BY_PIPELINE, Family, scale_factor
 from rsd.priors.families.words import Words, read, write
-from rsd.priors.watch import FEATURES, Watch
+from rsd.priors.watch import MAX_FEATURE, Watch
 from rsd.runs.words import with_article
 from rsd.schedule import Schedule
 
@@ -238,7 +238,7 @@ class FamilyPrior(Prior):
                 write(self._cache, text, negative, found)
             self._known[key] = {k: v.to(self.device) for k, v in found.items()}
             told = network(self.name, "text encoder", "text_encoder")
-            self.watch.see(told, self._known[key]["embeddings"], None, FEATURES)  # language models have large states
+            self.watch.see(told, self._known[key]["embeddings"], None, MAX_FEATURE)
         return self._known[key]
 
     @torch.no_grad()
