@@ -38,7 +38,7 @@ class FamilyPrior(Prior):
     is in half precision.
 
     ``size``: side of the images in pixels, or (height, width); None: the pipeline's default. ``epsilon``, ``encode``
-    and ``decode`` accept other sizes too.
+    and ``decode`` accept other sizes too; ``image_size`` is the longer side.
     ``device``: where the parts are moved; None leaves them in place, for a pipeline with offloading or quantised parts.
     ``load_text``: loads the text encoders into the pipeline for a new prompt. ``cache``: folder of embeddings.
     Raises ValueError for other classes of pipelines and schedulers, and for unsupported sizes.
