@@ -199,7 +199,9 @@ def run_flow_evaluation(o: Heads) -> None:
     judge = ResNetForImageClassification.from_pretrained(o.out / "classifier", dtype=torch.float32).eval()
     heads = StableDiffusionPipeline.from_pretrained(o.out / "latent", safety_checker=None, dtype=torch.float32)
     heads.vae.register_to_config(shift_factor=0.0)
-    pipe = StableDiffusion3Pipeline.from_pretrained(o.out / "flow", vae=heads.vae, dtype=torch.float32)
+    pipe = StableDiffusion3Pipeline.from_pretrained(
+        o.out / "flow", vae=heads.vae, text_encoder_3=None, tokenizer_3=None, dtype=torch.float32
+    )
     pairs = evaluate.prompts(o.flow_prompts)
     texts, told = [text for text, _ in pairs], [told for _, told in pairs]
     images = evaluate.sample(pipe, texts, height=64, width=64, max_sequence_length=0)
