@@ -140,7 +140,10 @@ def test_a_prior_of_pixels_without_text(make, tmp_path, capsys):
     assert "rombach2022" not in (out / "citations.bib").read_text()
     assert "encoder_forward" not in metrics(out)["network_calls"]
     assert make("red dog", "--prior", tmp_path / "ddpm", "--method", "vsd", out="vsd", steps=1)[0] == 2
-    assert "has no UNet for adapters; use another method than vsd" in capsys.readouterr().err
+    assert (
+        "has no UNet for adapters, nor a transformer that reads text; use another method than vsd"
+        in capsys.readouterr().err
+    )
 
 
 def test_vsd_on_a_hash_grid_whose_views_repel(make):
