@@ -38,8 +38,8 @@ class Interaction:
     ``ensembles``: number of independent ensembles of equal size, one after another.
     ``include_self``: keep the term j = i in the sum (as Eq. 13 prints it); it weakens the force between far particles.
     ``every``: the force acts only at every k-th step, k times as strongly.
-    ``kind``: "repulsion"; "potential", the gradient of Particle Guidance's potential; or "svgd", where gamma weights the
-    kernel's gradient: 1 is Liu & Wang's update, and 0 still averages the scores.
+    ``kind``: "repulsion"; "potential", the gradient of Particle Guidance's potential; or "svgd", where gamma weights
+    the kernel's gradient: 1 is Liu & Wang's update, and 0 still averages the scores.
     ``embed``: maps z_t to features [N, d]; required if particles interact.
     ``on_clean``: evaluate features and gradient at z_i instead of z_t.
     """

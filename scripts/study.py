@@ -85,11 +85,13 @@ def variants(o: Study) -> dict[str, list[str]]:
         rows["proximal-guidance repulsion"] = [*task, *own, "--gamma", f"{REPELLING:g}"]
         return rows
     if o.name == "others":
-        best = {task: ["--method", "rlsd", "--gamma", "0"] for task in ("sr4", "inpaint_random", "deblur_motion")}
-        best |= {"hdr": ["--method", "nonaug", "--gamma", "0"], "phase_retrieval": ["--method", "rlsd", "--gamma", "0"]}
-        own = ["--method", "proximal-guidance"]
-        pairs = {task: {flags[1]: flags, "proximal-guidance": own} for task, flags in best.items()}
-        return {f"{t} {m}": ["--task", t, *flags] for t, of in pairs.items() for m, flags in of.items()}
+        others = [(task, "rlsd") for task in ("sr4", "inpaint_random", "deblur_motion", "phase_retrieval")]
+        others.append(("hdr", "nonaug"))
+        return {
+            f"{task} {method}": ["--task", task, "--method", method, "--gamma", "0"]
+            for task, other in others
+            for method in (other, "proximal-guidance")
+        }
     if o.name == "tasks":
         tasks = ("sr4", "inpaint_random", "deblur_motion", "hdr")
         pairs = {

@@ -43,9 +43,9 @@ ERROR = 0.03
 
 @dataclass(frozen=True)
 class ProximalGuidance(Method):
-    """``w``: the share of v that the estimate takes, and ``zeta``: the length of the step through the network, both over
-    all L steps: one step has w / L (at most 1) and zeta / L. ``eta``: noise of the DDIM step; ``exact``: the conditional
-    mean of a Gaussian prior, without w and zeta."""
+    """``w``: the share of v that the estimate takes, and ``zeta``: the length of the step through the network, both
+    over all L steps: one step has w / L (at most 1) and zeta / L. ``eta``: noise of the DDIM step; ``exact``: the
+    conditional mean of a Gaussian prior, without w and zeta."""
 
     w: float = 10.0
     zeta: float = 50.0
