@@ -120,7 +120,7 @@ def scenes(interaction: str) -> Callable[[Ensemble, Path], dict[str, torch.Tenso
         settings = Settings(method="vsd", particles=N, steps=3, gamma=5.0, lr_phi=1e-2, **scenes)
         prior = load_prior(str(model))
         run = Run(prior, "red", settings, embed=lambda z: prior.decode(z).flatten(1), ensemble=ensemble)
-        found, whole = finished(run), run.whole()
+        found, whole = finished(run), run.collect_scenes()
         if whole is not None:
             torch.testing.assert_close(whole.images(), found["images"])
         return found

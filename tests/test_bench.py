@@ -47,7 +47,7 @@ def test_time_inside_networks_is_part_of_the_whole():
     inside, start = timing.NetworkTimer("cpu"), timing.clock("cpu")
     with inside.watching(prior, embed):
         list(run.steps())
-    assert 0 < inside.seconds < timing.clock("cpu") - start and not inside.began
+    assert 0 < inside.seconds < timing.clock("cpu") - start and not inside.started
     assert "decode" not in vars(prior) and embed.features is features
 
 

@@ -77,15 +77,19 @@ def test_folders_of_several_inputs(here, photo, fixed):
 
 @pytest.mark.parametrize("command", ["text-to-image", "text-to-3d"])
 def test_prompts_have_a_folder_for_each_method_and_for_several(command, here):
+    from rsd.runs.prompts import PromptJob
     from rsd.tasks.text_to_3d.head import SceneHead
     from rsd.tasks.text_to_3d.options import TextTo3D
     from rsd.tasks.text_to_image.head import ImageHead
     from rsd.tasks.text_to_image.options import TextToImage
 
+    def out(options, *prompts):
+        return head(options, [PromptJob(prompt, prompt, options) for prompt in prompts]).out
+
     head, kind = {"text-to-image": (ImageHead, TextToImage), "text-to-3d": (SceneHead, TextTo3D)}[command]
-    found = [head(kind(method=method), ["dog"]).out for method in ("sds", "vsd")]
-    found += [head(kind(method="sds"), ["dog", "cat"]).out]
-    found += [head(kind(method="sds", prompts=Path("a/dog.txt")), ["dog"]).out]
+    found = [out(kind(method=method), "dog") for method in ("sds", "vsd")]
+    found += [out(kind(method="sds"), "dog", "cat")]
+    found += [out(kind(method="sds", prompts=Path("a/dog.txt")), "dog")]
     assert found == [
         Path("runs") / command / last for last in ("dog-sds", "dog-vsd", "dog-and-1-more-sds", "dog.txt-sds")
     ]
@@ -122,7 +126,7 @@ def test_what_is_wrong_with_the_flags_is_reported_before_what_is_wrong_with_the_
     said = capsys.readouterr().err
     assert told in said and "output folder" not in said
     assert main(["restore", *images, "--clean", "--out", str(out), *fixed, "--task", "sr2"]) == 2
-    assert re.match("rsd: The output folder .*out (is a file|holds )", capsys.readouterr().err)
+    assert re.match("rsd: The output folder .*out (is a file|contains )", capsys.readouterr().err)
 
 
 @pytest.mark.parametrize(

@@ -115,7 +115,8 @@ def test_a_process_that_dies_ends_the_run_which_can_be_resumed(photo, tiny_folde
     assert not (out / "metrics.json").exists() and (out / "checkpoint.safetensors").exists()
     capsys.readouterr()
     assert main([*fixed, str(out), "--resume"]) == 2
-    assert "shared by 2 process(es), here are 1; start 2 to go on" in capsys.readouterr().err
+    said = capsys.readouterr().err
+    assert "2 process(es) shared the particles in" in said and "but there are 1 now; start 2 to resume" in said
     done = launch(2, "rsd", *fixed, out, "--resume")
     assert done.returncode == 0, done.stderr
     assert done.stdout.count("prior: ") == 1 and "2 processes share the 3 particles: 1 + 2" in done.stdout

@@ -107,7 +107,7 @@ def test_without_locks_a_note_is_all(tmp_path, monkeypatch, code):
 
     monkeypatch.setattr(fcntl, "flock", none)
     for _ in range(2):
-        with pytest.warns(UserWarning, match="file system without locks; see to it that no other"), locked(tmp_path):
+        with pytest.warns(UserWarning, match="file system without locks; make sure that no other"), locked(tmp_path):
             RunFolder(tmp_path, resume=True).open(SETTINGS)
             assert lock_holder(tmp_path) is None
     assert [p.name for p in tmp_path.iterdir()] == ["config.yaml"]

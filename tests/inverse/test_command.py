@@ -158,9 +158,8 @@ def test_a_damaged_checkpoint_is_reported_and_its_remedy_works(restore, photo, m
     capsys.readouterr()
     assert restore(*flags)[0] == 2
     said = capsys.readouterr().err
-    assert (
-        said.count("\n") == 1 and "checkpoint.safetensors is damaged (its checksum" in said and "delete it, and" in said
-    )
+    remedy = "delete it, then the same command with --resume restarts this run"
+    assert said.count("\n") == 1 and "checkpoint.safetensors is damaged (its checksum" in said and remedy in said
     file.unlink()
     code, out = restore(*flags)
     assert code == 0 and (out / "steps.jsonl").read_text() == (whole / "steps.jsonl").read_text()

@@ -223,7 +223,7 @@ def test_several_prompts_are_one_run_each_and_a_prompt_is_the_same_alone(make, t
 
 
 def test_a_prompt_that_fails_leaves_the_others(make, monkeypatch, capsys):
-    write = outputs.write_outputs_scenes
+    write = outputs.write_scenes
 
     def fails(folder, *rest, prompt, **size):
         if prompt == "red cat":
@@ -279,7 +279,7 @@ def test_an_mp4_without_the_extra_is_refused_at_once(monkeypatch, capsys):
         ([], "no prompt"),
         ([""], "--allow-empty"),
         (["side view"], 'The prompt "side view" is only a view'),
-        (["dog", ", front view"], "say what to make, or --allow-empty to make it without a prompt."),
+        (["dog", ", front view"], 'The prompt ", front view" is only a view, but a scene is seen from all sides; give a'),
         (["dog", "--views", "0"], "views is 0; give 1 or more."),
         (["dog", "--encoding", "hsah"], 'Unknown encoding "hsah". Did you mean "hash"?'),
         (["dog", "--renderer", "pakced"], 'Unknown renderer "pakced". Did you mean "packed"?'),
