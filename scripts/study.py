@@ -82,7 +82,7 @@ def variants(o: Study) -> dict[str, list[str]]:
         task, own = ["--task", "inpaint_half_face"], ["--method", "proximal-guidance"]
         rows = {"psld": [*task, "--method", "psld"], "proximal-guidance": [*task, *own]}
         rows["proximal-guidance 20 steps"] = [*task, *own, "--steps", "20"]
-        rows["proximal-guidance repulsion"] = [*task, *own, "--gamma", f"{REPELLING:g}"]
+        rows["proximal-guidance repulsion"] = [*task, *own, "--gamma", "4", "--window", "0.5", "0.8"]
         return rows
     if o.name == "others":
         others = [(task, "rlsd") for task in ("sr4", "inpaint_random", "deblur_motion", "phase_retrieval")]
