@@ -50,9 +50,14 @@ class Run:
 
     def finish(self) -> torch.Tensor:
         """Return the result of all particles, [N, 3, H, W]. Raise as :meth:`steps`."""
-        result = self.particles.finish()
+        result = self.result()
         watch_of(self.prior).check()
         return self.ensemble.gather(result, what="pictures")
+
+    def result(self) -> torch.Tensor:
+        """Return the result of the local particles."""
+        finished: torch.Tensor = self.particles.finish()
+        return finished
 
     def images(self) -> torch.Tensor:
         """Return the current images of all particles, [N, 3, H, W]."""

@@ -26,7 +26,7 @@ from rsd.runs.options import (
 from rsd.runs.options import check_used as check_unread
 from rsd.runs.settings import is_manifest
 
-from .methods import METHODS, TUNABLE, check_method, check_space, load_method, method_name
+from .methods import METHODS, TUNABLE, auto_method, check_method, check_space, load_method, method_name
 from .names import CASES, IMPLYING, READ_BY, REQUIRED, is_task, task_name, unknown_task
 
 if TYPE_CHECKING:
@@ -188,8 +188,8 @@ class Restore(TaskOptions, Settings, RunOptions, PriorOptions, FeatureOptions, S
     """Images (PNG, JPEG, ...), measurements (.safetensors), folders of them, or a manifest (.jsonl, .csv):
     lines with "image" and any of task, mask, prompt, seed ... (docs/scale.md)."""
     method: str = "auto"
-    """rlsd, nonrepuls (gamma 0), hybrid (some particles repel), nonaug (no x beside z), or another of `rsd methods`;
-    auto: rlsd, or nonaug for phase_retrieval with a prior that is not built in, as in the paper."""
+    """proximal-guidance, rlsd (the paper's), or another of `rsd methods`; auto: the best for the task and the prior on
+    validation heads, proximal-guidance for most (docs/choosing.md)."""
     clean: bool = False
     """The images are clean: degrade them, restore them, score the result."""
 
@@ -210,8 +210,7 @@ class Restore(TaskOptions, Settings, RunOptions, PriorOptions, FeatureOptions, S
             self.task = task_name(self.task)
         self.method = method_name(self.method)
         if self.method == "auto":
-            papers = self.task == "phase_retrieval" and not over_heads(self.prior)
-            self.method = "nonaug" if papers else "rlsd"
+            self.method = auto_method(self.task, self.prior)
 
     def check(self) -> None:
         """Raise ValueError or FileNotFoundError, in one sentence, for an invalid value."""
