@@ -46,12 +46,12 @@ def test_a_second_task_a_second_method_and_another_suffix_have_folders_of_their_
     assert main(["restore", "Ein Foto.png", "--clean", *tasks[0], *fixed, *pixels([])]) == 0
     assert main(["restore", "photo.png", "photo.jpg", "--clean", *tasks[0], *fixed]) == 2  # of one name
     assert made(here / "runs" / "restore") == {
-        "photo.jpg-sr2-rlsd", "photo.jpg-inpaint_box-rlsd", "photo.jpg-sr2-nonrepuls", "photo.jpg-sr2-latent-dps",
-        "photo.png-sr2-rlsd", "ein-foto.png-711e325e-sr2-rlsd",
+        "photo.jpg-sr2-proximal-guidance", "photo.jpg-inpaint_box-proximal-guidance", "photo.jpg-sr2-nonrepuls",
+        "photo.jpg-sr2-latent-dps", "photo.png-sr2-proximal-guidance", "ein-foto.png-711e325e-sr2-proximal-guidance",
     }  # fmt: skip
     capsys.readouterr()
     assert main(["restore", "photo.jpg", "--clean", *tasks[0], *fixed, *pixels([])]) == 2
-    assert "photo.jpg-sr2-rlsd contains another run; choose another --out" in capsys.readouterr().err
+    assert "photo.jpg-sr2-proximal-guidance contains another run; choose another --out" in capsys.readouterr().err
 
 
 def pixels(flags: list[str]) -> list[str]:
@@ -72,7 +72,11 @@ def test_folders_of_several_inputs(here, photo, fixed):
     assert main(["restore", "jobs.jsonl", *free]) == 0
     assert main(["restore", "photos", "--task", "sr2", *free]) == 0
     assert main(["restore", "photo.jpg", "photos/other.png", "--task", "sr2", *free]) == 0
-    assert made(here / "runs" / "restore") == {"jobs.jsonl-rlsd", "photos-sr2-rlsd", "photo.jpg-and-1-more-sr2-rlsd"}
+    assert main(["restore", "jobs.jsonl", "--method", "rlsd", *free]) == 0
+    assert made(here / "runs" / "restore") == {
+        "jobs.jsonl",  # sr2 by proximal-guidance, HDR by rlsd
+        "jobs.jsonl-rlsd", "photos-sr2-proximal-guidance", "photo.jpg-and-1-more-sr2-proximal-guidance",
+    }  # fmt: skip
 
 
 @pytest.mark.parametrize("command", ["text-to-image", "text-to-3d"])
@@ -157,8 +161,8 @@ def test_answers_that_are_nearly_equal_are_reported_with_the_remedy(photo, fixed
         assert 0 < metrics["difference"] < 10 and metrics["nearly_equal"] is True and ", nearly equal; a\n" in said.out
         told = "rsd: note: The 2 samples are nearly equal; {}, or save time with --particles 1.\n"
         assert told.format("raise --gamma (0)") in said.err
-        assert main([*task, "b", "--method", "latent-dps"]) == 0
-        assert told.format("latent-dps has no --gamma: take --method rlsd with one") in capsys.readouterr().err
+        assert main([*task, "b", "--method", "latent-red-diff"]) == 0
+        assert told.format("latent-red-diff has no --gamma: take --method rlsd with one") in capsys.readouterr().err
         assert main([*task, "c", "-n", "1", "--gamma", "0"]) == 0
         assert "nearly equal" not in "".join(capsys.readouterr())
         alone = json.loads((here / "c" / "metrics.json").read_text())

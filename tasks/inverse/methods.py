@@ -217,9 +217,11 @@ NONE = "the nearest is pigdm (linear operators, a prior in pixel space)"
 PRIOR = "it is a prior, for --prior; a method is rlsd, for example"
 DRAWS = "it samples from a prompt, see rsd text-to-image; restore has rlsd"
 SYNONYMS = synonyms({
-    "repulsion repulsive rsd ours paper default diverse": "take rlsd",
+    "repulsion repulsive rsd ours paper diverse": "take rlsd",
+    "default best": "take auto, or leave --method out",
+    "proximal proximalguidance diffpir ddrm ddnm": "take proximal-guidance",
     "norepulsion independent nonrepulsive": "take nonrepuls",
-    "ddrm ddnm mcg sgs diffpir": NONE,
+    "mcg sgs": NONE,
     "pgdm pseudoinverse πgdm": "take pigdm",
     "ldps dpslatent": "take latent-dps",
     "smc particlefilter tds": "take fps-smc",

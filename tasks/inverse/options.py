@@ -130,7 +130,7 @@ class Settings(ParticleSettings, RepulsionSettings, TextSettings, NoiseSettings)
         if self.method == "hybrid":
             _check_hybrid(self.particles, self.interacting)
         self.check_numbers()
-        if self.hyper or METHODS[self.method].sampler:
+        if self.hyper:  # else nothing is wrong, and loading a sampler imports torch
             load_method(self.method, self.hyper)
 
     @classmethod
@@ -194,8 +194,8 @@ class Restore(TaskOptions, Settings, RunOptions, PriorOptions, FeatureOptions, S
     """The images are clean: degrade them, restore them, score the result."""
 
     preset: int | None = None
-    """Settings for that many steps, with the exact x-step: 50, 100, 200 or 1000 (heads: masks, super-resolution;
-    default: the packaged settings)."""
+    """Settings for that many steps: proximal-guidance 20, 30, 50, 100, 200 or 1000; rlsd 50, 100, 200 or 1000, with
+    the exact x-step (heads: masks, super-resolution; default: the packaged settings)."""
 
     keep_known: bool | None = None
     """Inpainting: copy the known pixels into the samples (default: yes without --clean if --sigma-v is 0)."""
