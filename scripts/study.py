@@ -42,8 +42,6 @@ FIGURES = {
 }
 
 
-REPELLING = 4.0
-"""The repulsion of the study "proximal", chosen on validation heads."""
 CHEAP: dict[str, list[str]] = {
     "exact": [], "small decoder": ["--force-decoder", "tiny"], "every 2nd step": ["--repel-every", "2"],
     "every 3rd step": ["--repel-every", "3"],
@@ -80,9 +78,9 @@ def variants(o: Study) -> dict[str, list[str]]:
         return {name: [*flags, "--task", "inpaint_half_face", *REPELS.split()] for name, flags in CHEAP.items()}
     if o.name == "proximal":
         task, own = ["--task", "inpaint_half_face"], ["--method", "proximal-guidance"]
-        rows = {"psld": [*task, "--method", "psld"], "proximal-guidance": [*task, *own]}
-        rows["proximal-guidance 20 steps"] = [*task, *own, "--steps", "20"]
-        rows["proximal-guidance repulsion"] = [*task, *own, "--gamma", "4", "--window", "0.5", "0.8"]
+        rows = {"psld": [*task, "--method", "psld"], "proximal-guidance": [*task, *own, "--gamma", "0"]}
+        rows["proximal-guidance 20 steps"] = [*task, *own, "--gamma", "0", "--steps", "20"]
+        rows["proximal-guidance repulsion"] = [*task, *own]
         return rows
     if o.name == "others":
         others = [(task, "rlsd") for task in ("sr4", "inpaint_random", "deblur_motion", "phase_retrieval")]
