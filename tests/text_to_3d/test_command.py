@@ -279,7 +279,10 @@ def test_an_mp4_without_the_extra_is_refused_at_once(monkeypatch, capsys):
         ([], "no prompt"),
         ([""], "--allow-empty"),
         (["side view"], 'The prompt "side view" is only a view'),
-        (["dog", ", front view"], 'The prompt ", front view" is only a view, but a scene is seen from all sides; give a'),
+        (
+            ["dog", ", front view"],
+            'The prompt ", front view" is only a view, but a scene is seen from all sides; give a',
+        ),
         (["dog", "--views", "0"], "views is 0; give 1 or more."),
         (["dog", "--encoding", "hsah"], 'Unknown encoding "hsah". Did you mean "hash"?'),
         (["dog", "--renderer", "pakced"], 'Unknown renderer "pakced". Did you mean "packed"?'),
