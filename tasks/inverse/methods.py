@@ -219,9 +219,9 @@ DRAWS = "it samples from a prompt, see rsd text-to-image; restore has rlsd"
 SYNONYMS = synonyms({
     "repulsion repulsive rsd ours paper diverse": "take rlsd",
     "default best": "take auto, or leave --method out",
-    "proximal proximalguidance diffpir ddrm ddnm": "take proximal-guidance",
+    "proximal diffpir": "take proximal-guidance",
     "norepulsion independent nonrepulsive": "take nonrepuls",
-    "mcg sgs": NONE,
+    "ddrm ddnm mcg sgs": NONE,
     "pgdm pseudoinverse πgdm": "take pigdm",
     "ldps dpslatent": "take latent-dps",
     "smc particlefilter tds": "take fps-smc",

@@ -86,7 +86,9 @@ def settings_of(
     """Return the settings of ``rsd restore`` for a task with that method, prior and preset, and their source: a section
     of a file in configs/inverse, or that none is packaged. Raise ValueError for unknown names."""
     options, name = settled(task, method=method, prior=prior, preset=preset)
-    guess = " (a guess: none is packaged for your own operators)" if task == "operator" else ""
+    found = chosen(options)
+    borrowed = task == "operator" and found and "task" in found.tuned_for
+    guess = " (a guess: none is packaged for your own operators)" if borrowed else ""
     return Settings.of(options), f"{name}{guess}" if name else f"none packaged for {task} by {options.method}"
 
 

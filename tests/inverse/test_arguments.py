@@ -159,7 +159,10 @@ def test_phases_are_retrieved_by_the_method_that_has_settings(here, capsys, monk
         (["--method", "hybrid", "--interacting", "1"], "interacting is 1 of 4 particles; give 2 to 4"),
         (["--method", "hybrid", "--interacting", "5"], "interacting is 5 of 4 particles; give 2 to 4"),
         (["--interacting", "2"], "--interacting goes with the method hybrid, but the method is proximal-guidance"),
-        (["--lambda", "2"], "--lambda goes with the methods rlsd, nonrepuls, nonaug, hybrid, latent-red-diff, red-diff, svgd"),
+        (
+            ["--lambda", "2"],
+            "--lambda goes with the methods rlsd, nonrepuls, nonaug, hybrid, latent-red-diff, red-diff, svgd",
+        ),
         (["--downsample", "bicubic"], "--downsample goes with the tasks sr2 ... sr16, but the task is inpaint_half"),
         (["--task", "sr4", "--keep-known", "True"], "--keep-known goes with the inpaint tasks, but the task is sr4"),
     ],

@@ -80,7 +80,9 @@ def test_every_section_gives_what_its_method_reads(file: str, method: str):
     assert (method == GENERAL) or ("hyper" if entry.sampler else "lr_z") in settings
     assert "hyper" not in settings or method != GENERAL
     assert not {name.rstrip("_") for name in TUNABLE if name not in entry.uses} & set(settings)
-    assert set(found.tuned_for) == {"prior", *(() if method == GENERAL else ("task",))} and set(found.origin) >= set(settings)
+    assert set(found.tuned_for) == {"prior", *(() if method == GENERAL else ("task",))} and set(found.origin) >= set(
+        settings
+    )
     values = found.values(Restore)
     for key, value in settings.items():
         got = values["lambda_" if key == "lambda" else key]
@@ -182,7 +184,9 @@ def test_presets(image: str):
 
 
 @pytest.mark.parametrize("steps", [20, 30, 50, 100, 200, 1000])
-@pytest.mark.parametrize(("prior", "file"), [("heads", "any_heads"), ("heads-pixels", "any_heads_pixels"), (SD, "any_sd")])
+@pytest.mark.parametrize(
+    ("prior", "file"), [("heads", "any_heads"), ("heads-pixels", "any_heads_pixels"), (SD, "any_sd")]
+)
 def test_presets_of_the_default(prior: str, file: str, steps: int, image: str):
     options, name = parse(["--task", "sr4", "--prior", prior, "--preset", str(steps), image])
     own = f"{file}.yaml: {GENERAL}" + (f", {steps} steps" if steps != 50 else "")

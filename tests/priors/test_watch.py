@@ -78,6 +78,8 @@ SDS = ("text-to-image", "red", "--method", "sds", "--gamma", "0")
     ("command", "part", "value"),
     [
         ((*SR, "--gamma", "5", "--features", "pixels"), "vae", 1e30),
+        ((*SR, "--method", "rlsd", "--gamma", "5", "--features", "pixels"), "vae", 1e30),
+        ((*SR, "--method", "rlsd", "--gamma", "0"), "unet", 1e30),
         ((*SR, "--gamma", "0"), "vae", 1e30),
         ((*SR, "--gamma", "0"), "vae", 1e6),
         ((*SR, "--gamma", "0"), "unet", 1e30),
