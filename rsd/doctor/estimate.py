@@ -35,10 +35,7 @@ class Kind:
 
 
 KINDS = (
-    Kind(
-        "the restoration of `make demo`", 100,
-        {"unet": 1, "decoder with gradient": 2, "features with gradient": 1},
-    ),
+    Kind("the restoration of `make demo`", 50, {"unet with gradient": 1, "decoder": 1, "encoder": 2}, {"decoder": 1}),
     Kind(  # two passes for guidance, one for the learned score, one with gradient to train it; 41 decoded frames
         "a text-to-image run", 240,
         {"unet": 3, "unet with gradient": 1, "decoder with gradient": 0.6, "features with gradient": 0.6},
@@ -74,6 +71,7 @@ def samples() -> dict[str, Callable[[], object]]:
         "unet with gradient": differentiated(lambda leaf: latent.epsilon(leaf, half), z),
         "decoder": torch.no_grad()(lambda: latent.decode(z)),
         "decoder with gradient": differentiated(latent.decode, z),
+        "encoder": torch.no_grad()(lambda: latent.encode(picture)),
         "features with gradient": differentiated(features, picture),
         "pixel unet": torch.no_grad()(lambda: pixel.epsilon(x, half)),
     }

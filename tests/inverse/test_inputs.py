@@ -105,7 +105,7 @@ def test_a_line_may_tune_its_sampler(photos):
         ({"prompt": "x"}, 'line 2: give an object with "image"'),
         ({"image": "a.png", "name": 3}, "name is 3; give text."),
         ({"image": "a.png", "method": "nonrepuls", "repel_every": 2}, "line 2: --repel-every goes with the methods"),
-        ({"image": "a.png", "preset": 50, "lr_x": 0.3}, "line 2: --lr-x goes with --x-step adam"),
+        ({"image": "a.png", "method": "rlsd", "preset": 50, "lr_x": 0.3}, "line 2: --lr-x goes with --x-step adam"),
         ({"image": "a.png", "preset": 50, "steps": 20}, "line 2: preset 50 is for 50 steps, but steps is 20"),
         ({"image": "a.png", "method": "psld", "hyper": ["zeta=1"]}, "line 2: Method psld has no hyper-parameter"),
         ({"image": "a.png", "hyper": "zeta=1"}, 'hyper is "zeta=1"; give a list of texts.'),
@@ -127,7 +127,7 @@ def test_a_table_is_a_manifest_too(photos):
         'b.png,again,inpaint_mask,mask.png,"0.5,1",,,,\n'
         "c.png,,inpaint_mask,alpha,,,,,\n"
     )
-    a, b, c = jobs(photos / "jobs.csv", "--gamma", 3)
+    a, b, c = jobs(photos / "jobs.csv", "--gamma", 3, "--method", "rlsd")
     assert (a.options.task, a.options.window, a.options.lambda_) == ("sr4", (0.2, 1.0), 0.5)
     assert (a.options.clean, a.options.prompt, a.options.gamma) == (True, "a man, smiling", 3)
     assert (b.title, b.options.mask, b.options.window) == ("again", photos / "mask.png", (0.5, 1.0))
