@@ -53,7 +53,9 @@ def load_div(
             raise
         return DivNetwork(reason=f"{error} Or give --div-features.")
     if chosen in repulsion:
-        warnings.warn(f"Div is measured with {chosen}, which the repulsion used (or --draw): it is too optimistic.", stacklevel=2)
+        warnings.warn(
+            f"Div is measured with {chosen}, which the repulsion or --draw used: it is too optimistic.", stacklevel=2
+        )
     return DivNetwork(on_cpu(found, device), chosen)
 
 
