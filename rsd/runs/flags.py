@@ -2,7 +2,8 @@
 
 The options of a subcommand are a dataclass. A field ``a_b`` is the flag ``--a-b``; its help is the docstring below it,
 which describes the default in words if that is None. ``Annotated[..., Flag(...)]`` adds details of a field; the class
-variables GROUPS and EXAMPLES lay out ``--help``, and ABSENT says why there is no flag of another command. Base classes may have fields and GROUPS too. Imports nothing heavy.
+variables GROUPS and EXAMPLES lay out ``--help``, and ABSENT says why a flag of other commands is missing. Base classes
+may have fields and GROUPS too. Imports nothing heavy.
 """
 
 from __future__ import annotations
