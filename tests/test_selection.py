@@ -48,9 +48,9 @@ def brute_force(L: torch.Tensor, number: int) -> list[int]:
     return list(max(combinations(range(len(L)), number), key=determinant))
 
 
-def test_the_kernel_is_1_over_e_at_the_median_distance():
+def test_the_kernel_is_1_over_e_at_the_largest_distance():
     K = kernel(torch.tensor([[0.0], [1.0], [3.0]]))  # distances 1, 2, 3
-    expected = [[1, math.exp(-1 / 4), math.exp(-9 / 4)], [0, 1, math.exp(-1)], [0, 0, 1]]
+    expected = [[1, math.exp(-1 / 9), math.exp(-1)], [0, 1, math.exp(-4 / 9)], [0, 0, 1]]
     torch.testing.assert_close(K.triu(), torch.tensor(expected, dtype=torch.float64))
     assert torch.equal(K, K.T)
 
@@ -120,7 +120,7 @@ def test_of_equal_sets_the_first_is_kept_and_equal_samples_are_not_kept_twice():
     twice = torch.tensor([[0.0], [0.0], [1.0], [5.0], [5.0]])
     assert select(twice, 3).kept == [0, 2, 3]
     assert select(torch.zeros(4, 2), 2).kept == [0, 1]
-    assert select(torch.tensor([[1.0], [0.0], [0.0], [0.0], [0.0]]), 2).kept == [0, 1]  # most are equal
+    assert select(torch.tensor([[1.0], [0.0], [0.0], [0.0], [0.0]]), 2).kept == [0, 1]
 
 
 def test_particles_that_do_not_fit_are_left_out_however_different():
@@ -130,8 +130,8 @@ def test_particles_that_do_not_fit_are_left_out_however_different():
     assert (found.kept, found.fitting) == ([0, 2], [0, 1, 2])
     close = select(phi, 2, 1 / torch.tensor([1.0, 3.0, 2.0, 9.0]))  # one fits; the next best is added
     assert (close.kept, close.fitting) == ([0, 2], [0])
-    edge = select(phi, 2, 1 / torch.tensor([1.0, 1.0, 1.0, math.sqrt(2)]))
-    assert edge.fitting == [0, 1, 2, 3]
+    edge = select(phi, 2, 1 / torch.tensor([1.0, 1.41, 1.42, 1.0]))
+    assert edge.fitting == [0, 1, 3]
 
 
 def test_of_samples_that_differ_alike_the_better_fit_is_kept():

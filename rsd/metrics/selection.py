@@ -1,9 +1,9 @@
 """The samples to keep of those drawn (``--draw M --keep N``): the N that differ most among those that fit.
 
 With features phi_i and scores s_i > 0 (larger for a better fit), and with s the best score, particle i fits if
-s_i >= s / sqrt(2). Among those, with m the median distance of a pair,
+s_i >= s / sqrt(2). Among those, with m the largest distance of a pair,
 
-    k_ij = exp(-|phi_i - phi_j|^2 / m^2)      1/e at the median distance, so that larger distances still count
+    k_ij = exp(-|phi_i - phi_j|^2 / m^2)      it never saturates, so that differences weigh more than q
     L_ij = q_i k_ij q_j,   q_i = s_i / s      without scores every particle fits, and q = 1
 
 the set S of N particles with the largest det L_S = prod q_i^2 det K_S is kept: the mode of a determinantal point
@@ -75,14 +75,10 @@ def quality(scores: torch.Tensor | None, number: int) -> torch.Tensor:
 
 
 def kernel(features: torch.Tensor) -> torch.Tensor:
-    """Return K [n, n] of features [n, d] in float64; if most particles are equal, 1 for equal ones and 0 for others."""
+    """Return K [n, n] of features [n, d] in float64; 1 if all are equal."""
     phi = features.detach().cpu().double()
     squared = torch.cdist(phi, phi, compute_mode="donot_use_mm_for_euclid_dist") ** 2
-    if len(phi) < 2:
-        return torch.ones_like(squared)
-    rows, cols = torch.triu_indices(len(phi), len(phi), offset=1)
-    scale = squared[rows, cols].sqrt().quantile(0.5) ** 2
-    return (-squared / scale).exp() if scale > 0 else (squared == 0).double()
+    return (-squared / (float(squared.max()) or 1.0)).exp()
 
 
 def log_determinants(L: torch.Tensor, sets: torch.Tensor) -> torch.Tensor:
