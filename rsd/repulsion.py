@@ -38,8 +38,8 @@ class Interaction:
     ``ensembles``: number of independent ensembles of equal size, one after another.
     ``include_self``: keep the term j = i in the sum (as Eq. 13 prints it); it weakens the force between far particles.
     ``every``: the force acts only at every k-th step, k times as strongly.
-    ``kind``: "repulsion", or "svgd", where gamma weights the kernel's gradient: 1 is Liu & Wang's update, and 0 still
-    averages the scores.
+    ``kind``: "repulsion"; "potential", the gradient of Particle Guidance's potential; or "svgd", where gamma weights
+    the kernel's gradient: 1 is Liu & Wang's update, and 0 still averages the scores.
     ``embed``: maps z_t to features [N, d]; required if particles interact.
     ``on_clean``: evaluate features and gradient at z_i instead of z_t.
     """
@@ -80,13 +80,16 @@ class Interaction:
 
     def force(self, z_t: torch.Tensor, spread: Spread) -> tuple[torch.Tensor, Force]:
         """Return R [N, ...] of the local particles z_t, zero for those that do not interact, and its Force."""
-        assert self.kind in ("repulsion", "svgd")
+        assert self.kind in ("repulsion", "potential", "svgd")
         assert self.embed is not None, "interaction needs a feature map"
         groups = self.groups(spread.total)
         R = torch.zeros_like(z_t)
         if self.kind == "svgd":
             assert spread.ensemble.alone, "SVGD averages over all particles, so one process must hold them"
             R[groups.flatten()], force = stein(self.embed, z_t, groups, spread.memory)
+        elif self.kind == "potential":
+            rows, _ = spread.ensemble.among(groups.flatten())
+            R[rows], force = potential_gradient(self.embed, z_t, groups, spread)
         else:
             rows, _ = spread.ensemble.among(groups.flatten())
             R[rows], force = repulsion(self.embed, z_t, groups, spread, include_self=self.include_self)

@@ -18,14 +18,14 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any, Generic, TypeVar
+from typing import Any, ClassVar, Generic, TypeVar
 
 import torch
 
 from rsd.engine import Record
 from rsd.priors.base import Condition, Prior
 from rsd.randomness import Stream
-from rsd.repulsion import Force, Interaction, potential_gradient
+from rsd.repulsion import Force, Interaction
 from rsd.schedule import Schedule
 from rsd.spread import Spread
 
@@ -167,42 +167,56 @@ class Coupling:
 class Method:
     """A sampler with its hyper-parameters."""
 
+    eta: float = 1.0
+    """The noise of its DDIM step, 1 is ancestral."""
+    renoises: ClassVar[bool] = False
+    """Whether z at the next level is the estimate with new noise alone, which keeps nothing of the predicted noise."""
+
+    def levels(self, schedule: Schedule, steps: int) -> list[Level]:
+        """Return ``steps`` noise levels, most noise first, and CLEAN; by default those of Schedule.descending."""
+        return levels(schedule, schedule.descending(steps))
+
     def step(self, transition: Transition[Any]) -> StepResult:
         """Take one step for the particles of one chunk."""
         raise NotImplementedError
 
+    def answer(self, given: Any, z: torch.Tensor, last: Level, ids: Sequence[int]) -> torch.Tensor:
+        """Return the samples [n, 3, H, W] of particles z after the last transition, from level ``last`` to CLEAN."""
+        decoded: torch.Tensor = given.prior.decode(z)
+        return decoded
+
     def couple(
         self, transition: Transition[Any], result: StepResult, interaction: Interaction, spread: Spread
     ) -> Coupling | None:
-        """Return the interaction of the particles after :meth:`step`; None if there is none."""
-        return None
+        """Return the repulsion of the particles after :meth:`step`; None if there is none."""
+        now, then = transition.now, transition.then
+        fresh = then.sigma if self.renoises else fresh_noise(now, then, self.eta)
+        return repel(transition, result, interaction, spread, keep=math.sqrt(max(0.0, then.sigma**2 - fresh**2)))
 
 
-def particle_guidance(
-    transition: Transition[Any], result: StepResult, interaction: Interaction, spread: Spread, *, eta: float
+def repel(
+    transition: Transition[Any], result: StepResult, interaction: Interaction, spread: Spread, *, keep: float
 ) -> Coupling | None:
-    """Particle Guidance (Corso et al. 2024, "Particle Guidance: non-I.I.D. Diverse Sampling with Diffusion Models",
-    Eq. 4), which adds the gradient of a joint log potential to each particle's score; with eps = -sigma_t score
+    """Push the denoised estimates apart, as the engine pushes particles (Eq. 13):
 
-        eps_i  <-  eps_i - gamma sigma_t grad_{z_t^i} log Phi,    log Phi = - 1/2 sum_{i != j} k_ij
+        eps_i  <-  eps_i - gamma sigma_t R_i / alpha_t,     R_i = - grad log sum_{j != i} k(phi_i, phi_j)
 
-    with the RBF kernel and median bandwidth of :mod:`rsd.repulsion`. Their potential is a sum of kernels, while
-    repulsive distillation uses the log of the sum: the same direction, times sum_{j != i} k_ij. As in their experiments
-    with DINO, the features are those of the estimate (z_t - sigma_t eps) / alpha_t, with constant eps. The DDIM step is
-    linear in eps, so z_s changes by (d z_s / d eps) times that change. Returns None outside the interaction's window.
+    phi are features of the estimate (z_t - sigma_t eps) / alpha_t, with constant eps, so that d estimate / d z_t is
+    1 / alpha_t. z_s is linear in the estimate and in eps, of which the step keeps the share ``keep``, so it changes
+    with them. ``interaction.kind`` "potential" is Particle Guidance (Corso et al. 2024, "Particle Guidance: non-I.I.D.
+    Diverse Sampling with Diffusion Models", Eq. 4), which adds the gradient of log Phi = - 1/2 sum_{i != j} k_ij to the
+    score. Return None outside the interaction's window.
 
     If the estimates are almost equal (pure noise, a weak prior), the kernel is narrow and the force large; a window
-    such as (0, 0.9) skips those steps."""
+    such as (0.3, 0.9) skips those steps."""
     now, then = transition.now, transition.then
     if not interaction.active(now.t, transition.given.prior.schedule.T, spread.total):
         return None
-    assert interaction.embed is not None, "particle guidance needs a feature map"
-    groups = interaction.groups(spread.total)
-    pulled, force = potential_gradient(interaction.embed, result.clean, groups, spread)
-    change = -interaction.gamma * now.sigma / now.alpha * pulled  # d estimate / d z_t = 1 / alpha_t
-    keep = math.sqrt(max(0.0, then.sigma**2 - fresh_noise(now, then, eta) ** 2))
-    z, clean = (keep - then.alpha * now.sigma / now.alpha) * change, -now.sigma / now.alpha * change
-    return Coupling(spread.ensemble.among(groups.flatten())[0], change, z, clean, z, force)
+    R, force = interaction.force(result.clean, spread)
+    rows = spread.ensemble.among(interaction.groups(spread.total).flatten())[0]
+    eps = -interaction.gamma * now.sigma / now.alpha * R[rows]
+    z, clean = (keep - then.alpha * now.sigma / now.alpha) * eps, -now.sigma / now.alpha * eps
+    return Coupling(rows, eps, z, clean, z, force)
 
 
 class Chain:

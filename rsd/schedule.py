@@ -7,6 +7,9 @@ from typing import Any
 
 import torch
 
+MOST_NOISE = 14.6
+"""sigma/alpha of Stable Diffusion at its last timestep."""
+
 
 class Schedule:
     """alpha_t, sigma_t and the network's time input, for t = 0 .. T-1 from least to most noise.
@@ -16,6 +19,9 @@ class Schedule:
 
     ``alphas``, ``sigmas``: float64 [T]. ``times``: [T], the time input of the network.
     """
+
+    most = math.inf
+    """Bound of sigma/alpha as the weight of a loss (RLSD's prior term)."""
 
     def __init__(self, alphas: torch.Tensor, sigmas: torch.Tensor, times: torch.Tensor):
         self.alphas, self.sigmas, self.times = alphas.double().cpu(), sigmas.double().cpu(), times.cpu()
@@ -29,21 +35,29 @@ class Schedule:
     @classmethod
     def flow(cls, s: torch.Tensor, times: torch.Tensor) -> Schedule:
         """Create the schedule of a flow z_s = (1 - s) z + s eps, s [T] from least to most noise, divided by
-        r = sqrt((1 - s)^2 + s^2): alpha = (1 - s) / r, sigma = s / r."""
+        r = sqrt((1 - s)^2 + s^2): alpha = (1 - s) / r, sigma = s / r. Its sigma/alpha is 999 and more near pure noise;
+        as a weight of a loss it is bounded by :data:`MOST_NOISE`."""
         s = s.double().cpu()
         r = ((1 - s) ** 2 + s**2) ** 0.5
-        return cls((1 - s) / r, s / r, times)
+        made = cls((1 - s) / r, s / r, times)
+        made.most = MOST_NOISE
+        return made
 
     @classmethod
     def from_scheduler(cls, scheduler: Any, *, tokens: int | None = None) -> Schedule:
-        """Create the training schedule of a diffusers scheduler with ``alphas_cumprod``, or of a
-        FlowMatchEulerDiscreteScheduler with its shift. ``tokens``: the length of an image's token sequence, required if
-        the shift depends on it (``use_dynamic_shifting``).
+        """Create the training schedule of a diffusers scheduler with ``alphas_cumprod``, of a
+        FlowMatchEulerDiscreteScheduler with its shift, or of a solver with ``use_flow_sigmas``. ``tokens``: the length
+        of an image's token sequence, required if the shift depends on it (``use_dynamic_shifting``).
 
         Raises ValueError for other schedulers, or if ``tokens`` is missing."""
-        if getattr(scheduler, "alphas_cumprod", None) is not None:
+        if getattr(scheduler, "alphas_cumprod", None) is not None and not is_flow(scheduler):
             return cls.vp(scheduler.alphas_cumprod)
         kind = type(scheduler).__name__
+        if scheduler.config.get("use_flow_sigmas"):  # a solver for flows, with a fixed shift
+            T, shift = scheduler.config.num_train_timesteps, scheduler.config.flow_shift
+            s = torch.arange(1, T + 1, dtype=torch.float64) / T
+            s = shift * s / (1 + (shift - 1) * s)
+            return cls.flow(s, (s * T).float())
         if kind != "FlowMatchEulerDiscreteScheduler":
             raise ValueError(
                 f"The scheduler {kind} has no alphas_cumprod and is not a flow scheduler; use a DDIMScheduler."
@@ -134,6 +148,13 @@ class Schedule:
         """Raise ValueError if ``steps`` is not in 1..T."""
         if not 1 <= steps <= self.T:
             raise ValueError(f"steps is {steps}; give 1 to {self.T}, the number of timesteps of this prior.")
+
+
+def is_flow(scheduler: Any) -> bool:
+    """Return whether a diffusers scheduler belongs to a flow-matching model."""
+    return type(scheduler).__name__ == "FlowMatchEulerDiscreteScheduler" or bool(
+        scheduler.config.get("use_flow_sigmas")
+    )
 
 
 def _mu(config: Any, tokens: int) -> float:

@@ -104,12 +104,13 @@ def table(px: int) -> list[Pass]:
         counted(f"DINO ViT-S/16, {px} px", vit, x(px), weight(vit)),
         counted("DINO ViT-S/16, 224 px", vit, x(224), weight(vit)),
         counted("TAESD's decoder", TinyDecoder(taesd, prior.calls), z(), weight(taesd.decoder)),
+        counted("encoder", prior.encode, x(px), weight(prior.vae.encoder)),
     ]
 
 
 def steps(passes: list[Pass], cost: Callable[[Pass], tuple[int, int]] = Pass.flops) -> dict[str, int]:
     """Return the cost of each kind of step for one particle; ``cost``: of a network, (forward, backward)."""
-    unet, decoder, features, small, tiny = map(cost, passes)
+    unet, decoder, features, small, tiny, encoder = map(cost, passes)
     z_step, force = sum(decoder), sum(decoder) + sum(features)
     again = decoder[0] + features[0]  # recomputed: all particles' features come before any graph
     return {
@@ -120,6 +121,9 @@ def steps(passes: list[Pass], cost: Callable[[Pass], tuple[int, int]] = Pass.flo
         "repulsion, cheap": unet[0] + z_step + sum(small) + sum(tiny),
         "Algorithm 1 as printed, no repulsion": unet[0] + z_step + decoder[0],
         "Algorithm 1 as printed": unet[0] + z_step + force + decoder[0],
+        "proximal guidance, no repulsion": sum(unet) + decoder[0] + 2 * encoder[0],
+        "proximal guidance": sum(unet) + decoder[0] + 2 * encoder[0] + force,
+        "PSLD, no repulsion": sum(unet) + z_step + sum(encoder),
     }
 
 
@@ -140,7 +144,8 @@ def main() -> None:
     print(f"|---|---|---|---|{'---|' * bool(floor)}")
     for name, total in flop.items():
         of = flop["Algorithm 1 as printed" + (", no repulsion" if "no repulsion" in name else "")]
-        floors = [total / o.tflops / 1e12] * (o.tflops > 0) + [2 * byte[name] / o.tbs / 1e12] * (o.tbs > 0)
+        floors = [total / o.tflops / 1e12] if o.tflops > 0 else []
+        floors += [2 * byte[name] / o.tbs / 1e12] if o.tbs > 0 else []
         seconds = f" {max(floors):.3g} |" if floors else ""
         print(f"| {name} | {total / 1e12:.2f} | {total / of:.2f} | {2 * byte[name] / 1e9:.0f} |{seconds}")
 

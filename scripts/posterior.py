@@ -54,6 +54,8 @@ ROWS = (
     Row("psld", "recovers the truth for linear models without noise", ("omega=0.3",)),
     Row("resample", "consistent with y (a fit, no sample)", ("gamma=40", "lr_z=0.02")),
     Row("latino", "Langevin steps of a prior that denoises: approximate", ("ode=10",), {"steps": 20}),
+    Row("proximal-guidance", "proximal steps, and guidance of fixed length: no guarantee"),
+    Row("proximal-guidance", "exact for N(0, I), with many steps", ("exact=true",)),
     Row("red-diff", "seeks a mode", (), DISTILLED),
     Row("nonrepuls", "seeks a mode", (), {**DISTILLED, "lr_x": 0.1, "rho": 0.3}),
     Row("nonaug", "ensemble spread by gamma; not calibrated", (), PUSHED),

@@ -3,6 +3,8 @@
 python -m scripts.study half-face            32 frontal heads, every method, several gammas
 python -m scripts.study presets --heads 2    half face and SR x4 with 50, 100, 200 and 1000 steps
 python -m scripts.study cheap --heads 2      half face with a cheaper repulsion
+python -m scripts.study proximal             the same heads, PSLD against the default method
+python -m scripts.study others --heads 8     the other tasks, the default method against the best of the others
 python -m scripts.study tasks --heads 8      SR x4, random 80%, motion blur, HDR, phase retrieval
 """
 
@@ -51,7 +53,7 @@ CHEAP: dict[str, list[str]] = {
 class Study:
     """Restore held-out heads with several methods and compare them per head."""
 
-    name: Annotated[Literal["half-face", "tasks", "presets", "cheap"], Flag(positional=True)]
+    name: Annotated[Literal["half-face", "proximal", "others", "tasks", "presets", "cheap"], Flag(positional=True)]
     """Which comparison."""
     out: Path = Path("runs/study")
     """Folder for runs and tables."""
@@ -74,6 +76,20 @@ def variants(o: Study) -> dict[str, list[str]]:
         return {f"{t} {s} steps": ["--task", t, "--preset", str(s)] for t in both for s in (50, 100, 200, 1000)}
     if o.name == "cheap":
         return {name: [*flags, "--task", "inpaint_half_face", *REPELS.split()] for name, flags in CHEAP.items()}
+    if o.name == "proximal":
+        task, own = ["--task", "inpaint_half_face"], ["--method", "proximal-guidance"]
+        rows = {"psld": [*task, "--method", "psld"], "proximal-guidance": [*task, *own, "--gamma", "0"]}
+        rows["proximal-guidance 20 steps"] = [*task, *own, "--gamma", "0", "--steps", "20"]
+        rows["proximal-guidance repulsion"] = [*task, *own]
+        return rows
+    if o.name == "others":
+        others = [(task, "rlsd") for task in ("sr4", "inpaint_random", "deblur_motion", "phase_retrieval")]
+        others.append(("hdr", "nonaug"))
+        return {
+            f"{task} {method}": ["--task", task, "--method", method, "--gamma", "0"]
+            for task, other in others
+            for method in (other, "proximal-guidance")
+        }
     if o.name == "tasks":
         tasks = ("sr4", "inpaint_random", "deblur_motion", "hdr")
         pairs = {
@@ -168,7 +184,7 @@ def main() -> None:
         results[name] = {f.parent.name: measured(f, folder, observed) for f in files}
     rows = table(results)
     (o.out / f"{o.name}.json").write_text(json.dumps(rows, indent=1) + "\n")
-    text = markdown(rows, paired=o.name in ("half-face", "cheap"))
+    text = markdown(rows, paired=o.name in ("half-face", "proximal", "cheap"))
     (o.out / f"{o.name}.md").write_text(text)
     with open(o.out / f"{o.name}.csv", "w", newline="") as file:
         writer = csv.DictWriter(file, ["variant", "heads", *FIGURES], extrasaction="ignore")

@@ -1,12 +1,16 @@
-"""What ``tests/test_distributed.py`` runs in one process and in several: ``python -m torch.distributed.run``
-``--module tests.ensembles RANKS OUT MODEL``, or ``... killed ARGUMENTS`` for ``rsd ARGUMENTS`` whose second process
-dies."""
+"""What ``tests/test_distributed.py`` runs in one process and in several.
+
+python -m tests.ensembles RANKS found OUT MODEL      # all cases, in processes forked after one import
+python -m tests.ensembles RANKS rsd ARGUMENTS        # rsd ARGUMENTS, likewise
+python -m torch.distributed.run --module tests.ensembles killed ARGUMENTS    # the second process dies
+"""
 
 from __future__ import annotations
 
 import os
 import signal
 import sys
+import traceback
 import warnings
 from collections.abc import Callable
 from dataclasses import replace
@@ -120,7 +124,7 @@ def scenes(interaction: str) -> Callable[[Ensemble, Path], dict[str, torch.Tenso
         settings = Settings(method="vsd", particles=N, steps=3, gamma=5.0, lr_phi=1e-2, **scenes)
         prior = load_prior(str(model))
         run = Run(prior, "red", settings, embed=lambda z: prior.decode(z).flatten(1), ensemble=ensemble)
-        found, whole = finished(run), run.whole()
+        found, whole = finished(run), run.collect_scenes()
         if whole is not None:
             torch.testing.assert_close(whole.images(), found["images"])
         return found
@@ -164,19 +168,54 @@ def die_in_the_middle(arguments: list[str]) -> int:
     return main(arguments)
 
 
-def main() -> int:
-    torch.set_num_threads(1)
-    if sys.argv[1] == "killed":
-        return die_in_the_middle(sys.argv[2:])
+def find_all(ranks: int, out: str, model: Path) -> int:
+    """Run all cases in this one of several processes and save what it finds."""
     here = connect("cpu")
-    assert here.size == torch.distributed.get_world_size() == int(sys.argv[1])
+    assert here.size == torch.distributed.get_world_size() == ranks
     assert here.rank == torch.distributed.get_rank()
     found = {}
     for name, case in CASES.items():
         ensemble = Ensemble.of(N, here)
-        found[name] = {**case(ensemble, Path(sys.argv[3])), "bytes": dict(ensemble.bytes)}
-    torch.save(found, f"{sys.argv[2]}.{here.rank}")
+        found[name] = {**case(ensemble, model), "bytes": dict(ensemble.bytes)}
+    torch.save(found, f"{out}.{here.rank}")
     return 0
+
+
+def fork(ranks: int, work: Callable[[], int]) -> int:
+    """Start processes as a launcher does, but import everything only once. Return the largest exit code."""
+    from accelerate import PartialState  # noqa: F401
+    from diffusers import StableDiffusionPipeline  # noqa: F401
+
+    from rsd.tasks.inverse import head, run  # noqa: F401
+
+    children = []
+    for rank in range(ranks):
+        child = os.fork()
+        if child == 0:
+            os.environ |= {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": str(ranks)}
+            code = 1
+            try:
+                code = work()
+            except BaseException:
+                traceback.print_exc()
+            finally:
+                sys.stdout.flush()
+                sys.stderr.flush()
+                os._exit(code)
+        children.append(child)
+    return max(abs(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])) for child in children)
+
+
+def main() -> int:
+    torch.set_num_threads(1)
+    if sys.argv[1] == "killed":
+        return die_in_the_middle(sys.argv[2:])
+    ranks, what, *rest = sys.argv[1:]
+    if what == "found":
+        return fork(int(ranks), lambda: find_all(int(ranks), rest[0], Path(rest[1])))
+    from rsd.cli import main
+
+    return fork(int(ranks), lambda: main(rest))
 
 
 if __name__ == "__main__":

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 import json
 import os
 import socket
@@ -22,49 +21,47 @@ HALF = ("--task", "inpaint_half_face")
 ROOT = Path(__file__).parent.parent
 
 
-def launch(ranks: int, *command: str) -> subprocess.CompletedProcess[str]:
-    """``python -m torch.distributed.run --module COMMAND`` on this machine."""
+def run(*command: object, ranks: int) -> subprocess.CompletedProcess[str]:
+    """``python -m COMMAND`` with the address where ``ranks`` processes meet."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    flags = ["--nproc-per-node", str(ranks), "--master-addr", "127.0.0.1", "--master-port", str(port)]
-    environment = {**os.environ, "GLOO_SOCKET_IFNAME": "lo", "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
-    command = (sys.executable, "-m", "torch.distributed.run", *flags, "--module", *map(str, command))
-    return subprocess.run(command, capture_output=True, text=True, env=environment, timeout=300)
+        port = str(free.getsockname()[1])
+    if command[0] == "torch.distributed.run":
+        flags = ["--nproc-per-node", ranks, "--master-addr", "127.0.0.1", "--master-port", port]
+        command = (command[0], *flags, *command[1:])
+    meet = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "GLOO_SOCKET_IFNAME": "lo"}
+    environment = {**os.environ, **meet, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
+    command = (sys.executable, "-m", *map(str, command))
+    return subprocess.run(command, capture_output=True, text=True, env=environment, timeout=900)
 
 
-RANKS = [pytest.param(2, marks=pytest.mark.slow), 3]
+def launch(ranks: int, *command: object) -> subprocess.CompletedProcess[str]:
+    """``python -m torch.distributed.run --module COMMAND`` on this machine."""
+    return run("torch.distributed.run", "--module", *command, ranks=ranks)
 
 
-@pytest.fixture(scope="module")
-def found(tiny_folder, tmp_path_factory):
-    """``found(ranks)``: what each process found, by case."""
-
-    @functools.cache
-    def run(ranks: int):
-        out = tmp_path_factory.mktemp("found") / "result"
-        done = launch(ranks, "tests.ensembles", ranks, out, tiny_folder("epsilon"))
-        assert done.returncode == 0, done.stderr
-        return [torch.load(f"{out}.{rank}") for rank in range(ranks)]
-
-    return run
+def forked(ranks: int, *command: object) -> subprocess.CompletedProcess[str]:
+    """``python -m tests.ensembles RANKS COMMAND``: the same without a launcher and with one import for all."""
+    return run("tests.ensembles", ranks, *command, ranks=ranks)
 
 
-@pytest.mark.parametrize("name", CASES)
-@pytest.mark.parametrize("ranks", RANKS)
-def test_processes_find_what_one_finds(found, tiny_folder, ranks, name):
-    alone = CASES[name](Ensemble.of(N), tiny_folder("epsilon"))
-    for one in found(ranks):
-        for what, value in alone.items():
-            torch.testing.assert_close(one[name][what], value, rtol=2e-3, atol=2e-4)
-    if alone.get("z") is not None:  # in float64; the records' norms are in float32
-        torch.testing.assert_close(found(ranks)[0][name]["z"], alone["z"], rtol=1e-12, atol=1e-12)
-        torch.testing.assert_close(found(ranks)[0][name]["records"], alone["records"], rtol=1e-6, atol=1e-6)
-
-
-@pytest.mark.parametrize("ranks", RANKS)
-def test_what_travels_are_features_and_a_few_numbers(found, ranks):
-    for one in found(ranks):
+@pytest.mark.parametrize("ranks", [pytest.param(2, marks=pytest.mark.slow), 3])
+def test_processes_find_what_one_finds(tiny_folder, tmp_path, ranks):
+    out, model = tmp_path / "result", tiny_folder("epsilon")
+    done = forked(ranks, "found", out, model)
+    assert done.returncode == 0, done.stderr
+    found = [torch.load(f"{out}.{rank}") for rank in range(ranks)]
+    for name, case in CASES.items():
+        alone = case(Ensemble.of(N), model)
+        for one in found:
+            for what, value in alone.items():
+                torch.testing.assert_close(
+                    one[name][what], value, rtol=2e-3, atol=2e-4, msg=f"{name}, {what}: {{}}".format
+                )
+        if alone.get("z") is not None:  # in float64; the records' norms are in float32
+            torch.testing.assert_close(found[0][name]["z"], alone["z"], rtol=1e-12, atol=1e-12)
+            torch.testing.assert_close(found[0][name]["records"], alone["records"], rtol=1e-6, atol=1e-6)
+    for one in found:  # what travels are features and a few numbers
         pixels, steps, numbers = 3 * 16 * 16, 4, 5
         assert one["restored"]["bytes"] == {
             "features": steps * N * pixels * 4,
@@ -115,8 +112,9 @@ def test_a_process_that_dies_ends_the_run_which_can_be_resumed(photo, tiny_folde
     assert not (out / "metrics.json").exists() and (out / "checkpoint.safetensors").exists()
     capsys.readouterr()
     assert main([*fixed, str(out), "--resume"]) == 2
-    assert "shared by 2 process(es), here are 1; start 2 to go on" in capsys.readouterr().err
-    done = launch(2, "rsd", *fixed, out, "--resume")
+    said = capsys.readouterr().err
+    assert "2 process(es) shared the particles in" in said and "but there are 1 now; start 2 to resume" in said
+    done = forked(2, "rsd", *fixed, out, "--resume")
     assert done.returncode == 0, done.stderr
     assert done.stdout.count("prior: ") == 1 and "2 processes share the 5 particles: 2 + 3" in done.stdout
     for k in range(3):
@@ -135,7 +133,7 @@ def test_images_are_shared_out_and_one_that_fails_leaves_the_others(photo, tiny_
         (folder / name).write_bytes(photo.read_bytes())
     (folder / "d.png").write_bytes(b"no picture")  # the second process has b and d
     fixed = ["restore", folder, *HALF, "--clean", "--prior", tiny_folder("epsilon"), "--features", "pixels"]
-    done = launch(2, "rsd", *fixed, "--steps", "2", "-n", "1", "--out", tmp_path / "out")
+    done = forked(2, "rsd", *fixed, "--steps", "2", "-n", "1", "--out", tmp_path / "out")
     assert done.returncode == 1 and "d.png is not a picture" in done.stderr.replace("\n", " ")
     assert "2 processes share 4 images" in done.stdout and "3 done, 1 failed" in done.stdout
     assert done.stdout.count("done, 1 failed") == 1

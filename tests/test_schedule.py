@@ -112,3 +112,18 @@ def test_a_step_s_variance_does_not_depend_on_how_the_state_is_scaled():
     r = [math.hypot(at.alpha, at.sigma) for at in own]
     scaled = [Level(at.t, at.alpha / q, at.sigma / q) for at, q in zip(own, r, strict=True)]
     assert fresh_noise(*own, 1.0) == pytest.approx(r[1] * fresh_noise(*scaled, 1.0), rel=1e-12)
+
+
+def test_the_weight_of_a_flow_s_noise_is_bounded():
+    """By what it is for Stable Diffusion at its last timestep, which is not touched."""
+    latent, flow = Schedule.scaled_linear(), Schedule.flow(torch.arange(1, 1001).double() / 1000, torch.arange(1000))
+    assert latent.noise(999) == pytest.approx(flow.most, abs=0.02) and latent.most == float("inf")
+    assert flow.noise(998) == pytest.approx(999) and flow.noise(499) == pytest.approx(1)
+
+
+def test_a_solver_of_a_flow_has_its_shift():
+    from diffusers import DPMSolverMultistepScheduler
+
+    solver = DPMSolverMultistepScheduler(use_flow_sigmas=True, flow_shift=3.0, prediction_type="flow_prediction")
+    schedule = Schedule.from_scheduler(solver)
+    assert schedule.noise(499) == pytest.approx(3) and float(schedule.time(499)) == pytest.approx(750)

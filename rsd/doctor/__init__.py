@@ -46,7 +46,8 @@ def main(argv: list[str]) -> int:
 
 def report() -> list[str]:
     """Return the lines of the report. Never raises."""
-    return [line for section in (_versions, _devices, _backends, _built_in, _cache) for line in section_lines(section)]
+    sections = (_versions, _devices, _backends, _built_in, _families, _cache)
+    return [line for section in sections for line in section_lines(section)]
 
 
 def section_lines(section: Callable[[], Iterator[str]]) -> list[str]:
@@ -70,6 +71,13 @@ def _built_in() -> Iterator[str]:
         size = sum(f.stat().st_size for f in (BUILT_IN / folder).rglob("*") if f.is_file())
         state = f"{size / 1e6:.1f} MB" if size else f"missing; train it with {training(folder)} in a clone"
         yield f"  heads/{folder}, {what}: {state}"
+
+
+def _families() -> Iterator[str]:
+    """Report the families of priors: memory, whether it is free, and models on disk."""
+    from rsd.doctor.families import lines
+
+    yield from lines()
 
 
 def _version(name: str) -> str:

@@ -18,6 +18,7 @@ from typing import Any
 BUILT_IN = Path(__file__).parent.parent / "heads" / "weights"
 TRAINING = {
     "pixel": '"python -m scripts.heads pixel-data", then "python -m scripts.heads pixel"',
+    "flow": '"python -m scripts.heads flow"',
     "face": '"python -m scripts.heads.face"',
     "tiny": '"python -m scripts.heads.tiny"',
 }

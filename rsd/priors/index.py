@@ -7,12 +7,14 @@ from pathlib import Path
 from typing import Any
 
 from rsd.hub import built_in_folder, fetch, read_json
+from rsd.priors.families import BY_PIPELINE, FAMILIES, Family, image_side
 from rsd.runs.words import with_article
 
 BUILT_IN = {"heads": "latent", "heads-pixels": "pixel"}
 """Built-in priors over heads: name and folder inside the package's weights."""
 
 MARKER = "model_index.json"
+SINGLE = ".safetensors"
 
 Parts = dict[str, tuple[str, ...]]
 LATENT: Parts = {
@@ -33,6 +35,7 @@ PIPELINES = {
     "IFPipeline": PIXEL,
     "DDPMPipeline": PLAIN_PIXEL,
     "DDIMPipeline": PLAIN_PIXEL,
+    **{family.pipeline: family.parts for family in FAMILIES},
 }
 """The supported classes of pipelines and of their parts. Nothing else is loaded, and no code of a model is run."""
 
@@ -45,6 +48,9 @@ class Index:
     folder: Path | None
     parts: Parts
     commit: str | None = None
+    family: Family | None = None
+    file: Path | None = None
+    """A single checkpoint whose weights replace those of the pipeline's network."""
 
     @property
     def source(self) -> str | Path:
@@ -63,8 +69,15 @@ class Index:
         return read_json(self.folder / path)
 
 
+def split(name: str) -> tuple[Path | None, str]:
+    """Split FILE.safetensors@PIPELINE into the file and the pipeline's name. Return (None, name) for other names."""
+    file, at, pipeline = name.partition(f"{SINGLE}@")
+    return (Path(file + SINGLE).expanduser(), pipeline) if at else (None, name)
+
+
 def find(name: str, revision: str | None = None) -> Index:
     """Find the prior ``name`` and check its classes. Raise ValueError with the remedy."""
+    file, name = split(name)
     folder, commit = None, None
     if name in BUILT_IN:
         folder = built_in_folder(BUILT_IN[name], marker=MARKER)
@@ -73,12 +86,15 @@ def find(name: str, revision: str | None = None) -> Index:
     else:
         commit = fetch(name, MARKER, revision=revision, what="prior").parent.name
     listed = Index(name, folder, {}, commit).json(MARKER)
-    return Index(name, folder, _check_classes(listed, name), commit)
+    return Index(name, folder, _check_classes(listed, name), commit, BY_PIPELINE.get(listed["_class_name"]), file)
 
 
 def image_size(found: Index) -> int:
     """Return the side of its images in pixels. Raise ValueError if it is unknown or they are not square."""
     try:
+        if found.family:
+            network = found.json(f"{found.family.network}/config.json")
+            return image_side(found.family, network, found.json("vae/config.json"))
         side = square_side(found.json("unet/config.json")["sample_size"], found.name)
         if "vae" not in found.parts:
             return side
@@ -111,6 +127,8 @@ def _check_classes(index: dict[str, Any], name: str) -> Parts:
         )
     for part, classes in PIPELINES[found].items():
         library, kind = index.get(part) or (None, None)
+        if kind is None and found in BY_PIPELINE and part in BY_PIPELINE[found].may_lack:
+            continue
         if kind not in classes or library not in ("diffusers", "transformers"):
             there, wanted = with_article(f"{library}.{kind}"), with_article(classes[0])
             raise ValueError(f'The {part} of the prior "{name}" is {there}; it must be {wanted}.')

@@ -156,9 +156,9 @@ def cache_folder(found: Index, dtype: torch.dtype) -> Path | None:
 
 
 def text_state(folder: Path) -> str:
-    """Return a hash of the text encoder in a pipeline's folder: of the path, the configuration, and names, sizes and
-    modification times of the encoder's and the tokenizer's files. The weights are not read."""
-    files = sorted(file for part in ("text_encoder", "tokenizer") for file in (folder / part).glob("*"))
+    """Return a hash of the text encoders in a pipeline's folder: of the path, the configuration, and names, sizes and
+    modification times of the encoders' and the tokenizers' files. The weights are not read."""
+    files = sorted(file for part in ("text_encoder", "tokenizer") for file in folder.glob(f"{part}*/*"))
     config = folder / "text_encoder" / "config.json"
     parts = [str(folder.resolve()), config.read_text(encoding="utf-8") if config.is_file() else ""]
     for file in files:

@@ -63,7 +63,7 @@ class T5Embedder:
         """Return the embedding, and the part of the text that was cut off."""
         if self._loaded is None:
             tokenizer, encoder = self._load()
-            self._loaded = tokenizer, encoder.eval().requires_grad_(False).to(_roomy(encoder, self.device))
+            self._loaded = tokenizer, encoder.eval().requires_grad_(False).to(roomy(encoder, self.device))
         tokenizer, encoder = self._loaded
         whole = tokenizer(text, truncation=False, verbose=False).input_ids
         cut = tokenizer.decode(whole[LENGTH - 1 : -1]).strip() if len(whole) > LENGTH else ""
@@ -101,7 +101,7 @@ class T5Embedder:
             os.replace(part, file)
 
 
-def _roomy(encoder: torch.nn.Module, device: torch.device) -> torch.device:
+def roomy(encoder: torch.nn.Module, device: torch.device) -> torch.device:
     """Return ``device``, or the CPU if the GPU has not enough free memory for the encoder."""
     if device.type != "cuda":
         return device

@@ -214,8 +214,17 @@ class LoraScore(Learned):
         *, lr: float = 1e-4, rank: int = 4, per_particle: bool = False,
     ):  # fmt: skip
         unet: Any = prior.network
-        if not hasattr(unet, "encoder_hid_proj") or not projections(unet):  # unconditional UNets have none
-            raise ValueError(f"The prior {prior.name} has no UNet for adapters; use another method than vsd.")
+        first = present(condition)
+        if unet is None or first is None or first.embeddings is None or not projections(unet):
+            raise ValueError(
+                f"The prior {prior.name} has no UNet for adapters, nor a transformer that reads text; use another "
+                "method than vsd."
+            )
+        if first.extra is not None and not hasattr(unet, "time_embedding"):
+            raise ValueError(
+                f"The network of the prior {prior.name}, {type(unet).__name__}, has no place for the camera of text to "
+                "3D; use another method than vsd."
+            )
         if rank < 1:
             raise ValueError(f"lora_rank is {rank}; it must be at least 1.")
         self.unet = unet
@@ -224,9 +233,8 @@ class LoraScore(Learned):
         drawn = [weights.generator("reference weights", particle=k) for k in numbers]
         self.adapters = [Adapters(unet, rank, random) for random in drawn]
         parameters = [p for own in self.adapters for p in own.parameters()]
-        first = present(condition)
         self.camera: CameraEmbedding | None = None
-        if first is not None and first.extra is not None:
+        if first.extra is not None:
             self.camera = CameraEmbedding(unet, first.extra.shape[-1], weights.generator("reference told"))
             parameters += self.camera.parameters()
         self.loss_scale = 2.0**14 if unet.dtype == torch.float16 else 1.0

@@ -137,6 +137,14 @@ BIBTEX = {
   year      = {2025},
   url       = {https://arxiv.org/abs/2407.01521}
 }""",
+    "diffpir": """@inproceedings{zhu2023diffpir,
+  title     = {Denoising Diffusion Models for Plug-and-Play Image Restoration},
+  author    = {Zhu, Yuanzhi and Zhang, Kai and Liang, Jingyun and Cao, Jiezhang and Wen, Bihan and Timofte, Radu
+               and Van Gool, Luc},
+  booktitle = {IEEE/CVF Conference on Computer Vision and Pattern Recognition Workshops},
+  year      = {2023},
+  url       = {https://arxiv.org/abs/2305.08995}
+}""",
     "latino": """@inproceedings{spagnoletti2025latino,
   title     = {LATINO-PRO: LAtent consisTency INverse sOlver with PRompt Optimization},
   author    = {Spagnoletti, Alessio and Prost, Jean and Almansa, Andr{\\'e}s and Papadakis, Nicolas

@@ -1,15 +1,28 @@
-"""The base classes of all runs: particles, an iterator over the steps, and a state to resume from."""
+"""The base classes of all runs: particles, an iterator over the steps, and a state to resume from. And what the heads'
+Python functions share: resolve the options, load the networks, run to the end."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import math
+from collections.abc import Callable, Collection, Iterator, Mapping
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
 
 from rsd.distributed import ALONE, Ensemble
-from rsd.engine import Record, Reference
+from rsd.engine import Embed, Record, Reference
+from rsd.features import Decoded, load_features
+from rsd.metrics.selection import Fit, Selection, choose
+from rsd.priors import check_prior_name, load_prior
+from rsd.priors.base import Prior
 from rsd.priors.watch import watch_of
+from rsd.runs.flags import fields_of
+from rsd.runs.options import check_used
+from rsd.runs.settings import Packaged
+from rsd.runs.words import suggestion
+
+Features = Callable[[torch.Tensor], torch.Tensor]
 
 
 class Run:
@@ -38,9 +51,14 @@ class Run:
 
     def finish(self) -> torch.Tensor:
         """Return the result of all particles, [N, 3, H, W]. Raise as :meth:`steps`."""
-        result = self.particles.finish()
+        result = self.result()
         watch_of(self.prior).check()
         return self.ensemble.gather(result, what="pictures")
+
+    def result(self) -> torch.Tensor:
+        """Return the result of the local particles."""
+        finished: torch.Tensor = self.particles.finish()
+        return finished
 
     def images(self) -> torch.Tensor:
         """Return the current images of all particles, [N, 3, H, W]."""
@@ -69,3 +87,101 @@ class Distillation(Run):
         """Load :meth:`state`."""
         super().load_state(state)
         self.reference.load_state(state.get("reference", {}))
+
+
+def check_known(names: Collection[str], changes: Mapping[str, Any]) -> None:
+    """Raise ValueError, with a suggestion, for an unknown setting."""
+    for name in changes:
+        if name not in names:
+            hint = ' Did you mean "lambda_"?' if name == "lambda" else suggestion(name, names)
+            raise ValueError(f'Unknown setting "{name}".{hint} There are: {", ".join(names)}.')
+
+
+def resolve_options(
+    kind: type, packaged: Callable[[str, str], Packaged], prompt: str, prior: Prior | str, features: Features | str,
+    method: str, changes: Mapping[str, Any],
+) -> tuple[Any, str, Prior, Embed | None, Features | None]:  # fmt: skip
+    """Return the options of class ``kind`` for a prompt, the name of their packaged settings, the prior, the feature
+    map of latents (None if the particles do not interact), and that of images (None if it is not used). ``changes``
+    override the packaged settings.
+
+    Raises ValueError for unknown names, unknown settings and invalid values, before any model is loaded.
+    """
+    if not isinstance(prompt, str):
+        raise ValueError(f"prompt is of type {type(prompt).__name__}; give text.")
+    check_known([name for name in fields_of(kind) if name not in ("prompt", "method", "prior")], changes)
+    name = prior if isinstance(prior, str) else prior.name
+    if isinstance(prior, str):
+        check_prior_name(prior)
+    named = {"features": features} if isinstance(features, str) else {}
+    options: Any = kind(prompt=(prompt,), method=method, prior=name)
+    options.check()
+    found = packaged(options.method, name)
+    options = replace(options, **{**found.values(kind), **named, **changes})
+    options.check()
+    check_used(changes, options.unread)
+    if isinstance(prior, str):
+        dtype = getattr(torch, options.dtype)
+        prior = load_prior(prior, dtype=dtype, revision=options.revision, autocast=options.autocast)
+    compared: Features | None = None
+    if options.interacts or options.selects:
+        compared = load_features(options.features_name, device=prior.device) if isinstance(features, str) else features
+    embed = Decoded(prior, compared) if compared is not None and options.interacts else None
+    return options, found.name, prior, embed, compared
+
+
+def drive(
+    run: Run, *, diverged: Callable[[str], str], progress: Callable[[Record], None] | None = None
+) -> tuple[torch.Tensor, list[Record]]:
+    """Run to the end. Return the result and the records. ``diverged`` formats the error message from the location.
+
+    Raises ValueError if a record or the result is not finite.
+    """
+    records = []
+    for record in run.steps():
+        records.append(record)
+        if not all(map(math.isfinite, (record.residual, record.repulsion, *record.losses.values()))):
+            raise ValueError(diverged(f"step {record.step}"))
+        if progress:
+            progress(record)
+    images = run.finish()
+    if not images.isfinite().all():
+        raise ValueError(diverged("its last step"))
+    return images, records
+
+
+@dataclass(frozen=True)
+class Samples:
+    """Results of a prompt: ``images`` [N, 3, H, W] in [-1, 1] (not clamped), the run's records, the options that it ran
+    with, ``source``: where they come from, and ``selection``: which of the drawn samples these are, None for all."""
+
+    images: torch.Tensor
+    records: list[Record]
+    options: Any
+    source: str
+    selection: Selection | None = field(default=None, kw_only=True)
+
+
+def draw(
+    kind: type, packaged: Callable[[str, str], Packaged], prompt: str, prior: Prior | str, features: Features | str,
+    method: str, changes: Mapping[str, Any], progress: Callable[[Record], None] | None,
+    *, make_run: Callable[..., Run], remedy: Callable[[Any], str],
+    fit: Callable[[torch.Tensor, str, Any], Fit | None] = lambda *about: None,
+) -> tuple[Run, Samples]:  # fmt: skip
+    """Draw the samples of a prompt; return the run and its results. Raises what :func:`resolve_options` and
+    :func:`drive` raise.
+
+    ``make_run``: (prior, prompt, options, embed=..., image=...) to a run; ``remedy``: what to do if it diverges;
+    ``fit``: (images, prompt, options) to how well they fit, for the selection.
+    """
+    options, source, prior, embed, compared = resolve_options(kind, packaged, prompt, prior, features, method, changes)
+    run = make_run(prior, prompt, options, embed=embed, image=prompt)
+    advice = remedy(options)
+    images, records = drive(run, diverged=lambda where: f"The run diverged at {where}; {advice}.", progress=progress)
+    chosen = None
+    if options.selects:
+        assert compared is not None
+        measured = fit(images, prompt, options)
+        chosen = choose(images, options.kept, features=compared, fit=measured, device=images.device)
+        images = images[chosen.kept]
+    return run, Samples(images, records, options, source, selection=chosen)

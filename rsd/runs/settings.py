@@ -85,7 +85,7 @@ def section(
         if preset not in presets:
             return None
         layers[f"{file}, {method}, presets, {preset}"] = {**presets[preset], "steps": preset}
-    tuned_for = {key: value for key, value in held.items() if key not in ("default", "methods")}
+    tuned_for = {key: value for key, value in held.items() if key not in ("default", "methods", "auto")}
     tuned_for |= {key: own.pop(key) for key in tuple(own) if key in tuned_for or key == "task"}
     settings = {key: value for layer in layers.values() for key, value in layer.items() if key not in skip}
     origin = {key: where for where, layer in layers.items() for key in layer}

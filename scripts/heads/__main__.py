@@ -15,14 +15,14 @@ from typing import Annotated, Any, Literal
 
 import numpy as np
 import torch
-from diffusers import AutoencoderKL, DiffusionPipeline, IFPipeline, StableDiffusionPipeline
+from diffusers import AutoencoderKL, DiffusionPipeline, IFPipeline, StableDiffusion3Pipeline, StableDiffusionPipeline
 from transformers import ResNetForImageClassification, ViTModel
 
 import rsd.heads
 from rsd.heads.attributes import ATTRIBUTES, VIEWS
 from rsd.heads.data import head_from_row, load_shards, make_shard
 from rsd.runs.flags import Flag, script
-from scripts.heads import autoencoder, classifier, errors, evaluate, features, latent, pixel
+from scripts.heads import autoencoder, classifier, errors, evaluate, features, flow, latent, pixel
 
 WEIGHTS = Path(rsd.heads.__file__).parent / "weights"
 STAGES = (
@@ -50,6 +50,9 @@ class Heads:
             "pixel-export",
             "pixel-errors",
             "pixel-evaluate",
+            "flow",
+            "flow-export",
+            "flow-evaluate",
         ],  # fmt: skip
         Flag(positional=True),
     ]
@@ -81,6 +84,16 @@ class Heads:
     """Pipeline with the pixel model's initial weights if ``work`` has no checkpoint; None: train from scratch."""
     pixel_prompts: int = 256
     """Number of prompts of "pixel-evaluate"; the model card's figures use 256."""
+    flow_steps: int = 100_000
+    """Steps of the flow prior; a resumed run may use another number."""
+    flow_cooldown: int = 300
+    """Final steps over which the flow prior's learning rate, otherwise constant, falls to 0."""
+    flow_shards: int = 80
+    """Training shards of the flow prior, 500 heads each, rendered during training."""
+    flow_batch: int = 64
+    flow_lr: float = 1e-3
+    flow_prompts: int = 256
+    """Number of prompts of "flow-evaluate"; the model card's figures use 256."""
 
 
 def data(o: Heads) -> None:
@@ -156,6 +169,51 @@ def export_pixel(o: Heads) -> None:
     pipe, step = pixel.export(o.work)
     _ship(pipe, o.out / "pixel")
     print(f"{o.out / 'pixel'}: the weights of step {step}")
+
+
+def train_flow(o: Heads) -> None:
+    """Train the flow prior. Renders and encodes its own data."""
+    pipe = flow.train(
+        o.out / "latent", o.work, o.flow_steps, shards=o.flow_shards, batch=o.flow_batch, lr=o.flow_lr,
+        cooldown=o.flow_cooldown,
+    )  # fmt: skip
+    _ship_flow(pipe, o.out / "flow")
+
+
+def export_flow(o: Heads) -> None:
+    """Export the averaged weights of the flow prior's last checkpoint, during or after training."""
+    pipe, step = flow.export(o.out / "latent", o.work)
+    _ship_flow(pipe, o.out / "flow")
+    print(f"{o.out / 'flow'}: the weights of step {step}")
+
+
+def _ship_flow(pipe: DiffusionPipeline, folder: Path) -> None:
+    """Save the pipeline without the autoencoder's weights, which are those of "heads"."""
+    _ship(pipe, folder)
+    (folder / "vae" / "diffusion_pytorch_model.safetensors").unlink()
+
+
+def run_flow_evaluation(o: Heads) -> None:
+    """Measure the prompt agreement of the half-precision flow prior in ``out`` and of "heads", on the same prompts with
+    the same number of network passes. Writes "flow" to figures.json and flow-samples.png to ``work``."""
+    judge = ResNetForImageClassification.from_pretrained(o.out / "classifier", dtype=torch.float32).eval()
+    heads = StableDiffusionPipeline.from_pretrained(o.out / "latent", safety_checker=None, dtype=torch.float32)
+    heads.vae.register_to_config(shift_factor=0.0)
+    pipe = StableDiffusion3Pipeline.from_pretrained(
+        o.out / "flow", vae=heads.vae, text_encoder_3=None, tokenizer_3=None, dtype=torch.float32
+    )
+    pairs = evaluate.prompts(o.flow_prompts)
+    texts, told = [text for text, _ in pairs], [told for _, told in pairs]
+    images = evaluate.sample(pipe, texts, height=64, width=64, max_sequence_length=0)
+    theirs = evaluate.sample(heads, texts, height=64, width=64)
+    figures = {
+        "prompts": len(pairs),
+        "obedience": evaluate.obedience(judge, images, told),
+        "obedience_of_heads": evaluate.obedience(judge, theirs, told)["all"],
+    }
+    _note(o, {"flow": figures})
+    free = evaluate.sample(pipe, [""] * 32, guidance=1.0, seed=1, height=64, width=64, max_sequence_length=0)
+    evaluate.contact_sheet(np.concatenate([images[:32], free]), 8).save(o.work / "flow-samples.png")
 
 
 def _ship(pipe: DiffusionPipeline, folder: Path) -> None:
@@ -247,6 +305,7 @@ RUN = {
     "classifier": train_classifier, "features": train_features, "evaluate": run_evaluation,
     "pixel-data": pixel_data, "pixel": train_pixel, "pixel-export": export_pixel,
     "pixel-errors": pixel_errors, "pixel-evaluate": run_pixel_evaluation,
+    "flow": train_flow, "flow-export": export_flow, "flow-evaluate": run_flow_evaluation,
 }  # fmt: skip
 
 

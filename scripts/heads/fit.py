@@ -70,16 +70,20 @@ def fit(
     schedule: Schedule = cosine,
     every: int = 100,
     layout: torch.memory_format = torch.channels_last,
+    before_step: Callable[[int], None] | None = None,
     after_step: Callable[[Any, int], None] | None = None,
+    optimiser: torch.optim.Optimizer | None = None,
 ) -> Any:
-    """Minimise ``sum(loss(model, rng, device).values())`` with AdamW; return the model with EMA weights, in eval mode.
+    """Minimise ``sum(loss(model, rng, device).values())`` with AdamW, or the ``optimiser`` given; return the model with
+    EMA weights, in eval mode.
 
     Random numbers depend on (step, process), and ``out/name.pt`` is rewritten every ``every`` steps, so an interrupted
     run resumes. ``precision``: Accelerate's name; None: :func:`native_precision`.
     """
     accelerator = Accelerator(mixed_precision=precision or native_precision())
     trainable = [p for p in model.parameters() if p.requires_grad]
-    optimiser = torch.optim.AdamW(trainable, lr=lr, weight_decay=weight_decay, betas=(0.9, 0.99))
+    if optimiser is None:
+        optimiser = torch.optim.AdamW(trainable, lr=lr, weight_decay=weight_decay, betas=(0.9, 0.99))
     average = EMAModel(trainable, decay=ema)
     checkpoint, start, spent = out / f"{name}.pt", 0, 0.0
     model = model.to(accelerator.device, memory_format=layout)
@@ -91,19 +95,21 @@ def fit(
             part.load_state_dict(state[key])
         start, spent = state["step"], state["seconds"]
         accelerator.print(f"{name}: resuming at step {start} of {steps}", flush=True)
-    prepared, optimiser = accelerator.prepare(model, optimiser)
+    prepared, stepper = accelerator.prepare(model, optimiser)
     prepared.train()
     clock, recent = time.monotonic(), []
     for step in range(start, steps):
-        for group in optimiser.param_groups:
+        if before_step:
+            before_step(step)
+        for group in stepper.param_groups:
             group["lr"] = lr * schedule(step, steps)
         rng = np.random.default_rng([step, accelerator.process_index])
         torch.manual_seed(step * 64 + accelerator.process_index)
         terms = loss(prepared, rng, accelerator.device)
         accelerator.backward(sum(terms.values()))
         accelerator.clip_grad_norm_(trainable, 1.0)
-        optimiser.step()
-        optimiser.zero_grad()
+        stepper.step()
+        stepper.zero_grad()
         average.step(trainable)
         if after_step:
             after_step(model, step)

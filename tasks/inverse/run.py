@@ -19,9 +19,9 @@ from rsd.metrics.selection import Selection, choose
 from rsd.priors import load_prior
 from rsd.priors.base import Prior
 from rsd.randomness import Stream
-from rsd.runs.api import drive
 from rsd.runs.options import features_of
 from rsd.runs.run import Run as BaseRun
+from rsd.runs.run import drive
 from rsd.spread import Spread
 
 from . import arguments

@@ -14,12 +14,12 @@ from rsd.distributed import Ensemble
 from rsd.engine import Record
 from rsd.priors import is_latent
 from rsd.priors.base import Prior
-from rsd.runs.api import Features, Samples, draw
 from rsd.runs.batch import run_all
 from rsd.runs.flags import fields_of
 from rsd.runs.folder import RunFolder
 from rsd.runs.head import Item, Networks, PromptHead
 from rsd.runs.prompts import PromptJob
+from rsd.runs.run import Features, Samples, draw
 
 from . import outputs
 from .distillation import Run

@@ -8,7 +8,7 @@ import torch
 
 from rsd.heads.reading import from_view
 from rsd.priors import over_heads
-from rsd.priors.base import Condition, Prior
+from rsd.priors.base import Condition, Prior, joined
 
 from .options import VIEWS, PromptSettings
 from .scene.cameras import Cameras
@@ -68,4 +68,5 @@ class ViewPrompts:
             first = replace(first, extra=cameras.pose(unit).flatten(1)[view_of].float())
         if first.embeddings is None:
             return first
-        return replace(first, embeddings=torch.cat([c.embeddings for c in chosen if c.embeddings is not None]))
+        texts = joined(chosen)
+        return replace(first, embeddings=texts.embeddings, mask=texts.mask, pooled=texts.pooled)

@@ -19,12 +19,12 @@ from rsd.metrics.scoring import Scorers
 from rsd.metrics.selection import Fit
 from rsd.priors import over_heads
 from rsd.priors.base import Prior
-from rsd.runs.api import Features, Samples, draw
 from rsd.runs.batch import run_all
 from rsd.runs.flags import fields_of
 from rsd.runs.folder import RunFolder
 from rsd.runs.head import Item, JointFigures, Networks, PromptHead
 from rsd.runs.prompts import PromptJob
+from rsd.runs.run import Features, Samples, draw
 from rsd.runs.summary import particles
 
 from . import distillation, samplers

@@ -29,7 +29,6 @@ from rsd.sampling import (
     StepResult,
     Transition,
     levels,
-    particle_guidance,
     sample,
 )
 from rsd.schedule import Schedule
@@ -92,7 +91,7 @@ class Ancestral(Method):
         self, transition: Transition[Any], result: StepResult, interaction: Interaction, spread: Spread
     ) -> Coupling | None:
         """Return the potential's force; the record has its share of the prior's eps."""
-        pushed = particle_guidance(transition, result, interaction, spread, eta=1.0)
+        pushed = super().couple(transition, result, replace(interaction, kind="potential"), spread)
         return pushed and replace(pushed, change=pushed.eps)
 
 

@@ -104,7 +104,7 @@ def test_restore(heads_pixels, tmp_path, capsys):
     (face,) = (tmp_path / "faces").glob("*.png")
     flags = [str(face), "--clean", "--task", "inpaint_half_face", "--steps", "2"]
     told, metrics, _ = run("restore", flags, tmp_path, capsys)
-    assert "settings: inpaint_half_face_heads_pixels.yaml: rlsd" in told.out and metrics["coverage"]
+    assert "settings: any_heads_pixels.yaml: proximal-guidance" in told.out and metrics["coverage"]
 
 
 @pytest.mark.skipif(not (BUILT_IN / "features/config.json").is_file(), reason="built-in features not trained")

@@ -246,7 +246,7 @@ def test_a_pixel_model_begins_with_a_pipelines_weights_and_says_what_it_has_lear
 
     vocabulary = tokenizer.get_vocab()
     tokenizer.get_vocab = lambda: {**vocabulary, "zebra": len(vocabulary)}
-    with pytest.raises(ValueError, match="words"):
+    with pytest.raises(ValueError, match="another vocabulary than the captions"):
         pixel.warm_start(model, tokenizer, tmp_path / "shipped")
 
 

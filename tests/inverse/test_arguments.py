@@ -68,7 +68,8 @@ def read(path):
 
 
 def test_a_complex_measurement_is_fitted_whole(restore, here, recwarn):
-    flags = ["--task", "operator", "--operator", "given_ops:fourier", "--gamma", "0", "--lr-x", "0.1", "--sigma-v", "1"]
+    flags = ["--task", "operator", "--operator", "given_ops:fourier", "--sigma-v", "1"]
+    flags += ["--method", "rlsd", "--gamma", "0", "--lr-x", "0.1"]
     assert restore("photo.png", "--clean", *flags, steps=60, n=1) == 0
     assert read(here / "out" / "metrics.json")["residual"]["mean"] < 2  # 7 if only the real part is fitted
     y = read_measurement(here / "out" / "measurement.safetensors")
@@ -131,7 +132,7 @@ def test_a_pixel_over_a_hidden_one_is_hidden(here, large, fit):
 
 
 def test_a_result_that_is_not_finite_is_an_error(restore, here, capsys):
-    assert restore("photo.png", "--clean", "--lr-z", "1e30", steps=1) == 2
+    assert restore("photo.png", "--clean", "--method", "rlsd", "--lr-z", "1e30", steps=1) == 2
     assert "The run diverged at its last step; lower lr_x" in capsys.readouterr().err
     assert not (here / "out" / "particles").exists() and not (here / "out" / "metrics.json").exists()
 
@@ -144,7 +145,8 @@ def test_phases_are_retrieved_by_the_method_that_has_settings(here, capsys, monk
     options, name = parse(phases)
     assert (options.method, name) == ("rlsd", "phase_retrieval_heads.yaml: rlsd") and options.gamma == 0
     assert parse([*phases, "--method", "nonaug"])[1] == "phase_retrieval_heads.yaml: nonaug"
-    assert parse(tasked(["photo.png"]))[0].method == parse(["photo.png", "--task", "hdr", *sd])[0].method == "rlsd"
+    assert parse(tasked(["photo.png"]))[0].method == "proximal-guidance"
+    assert parse(["photo.png", "--task", "hdr", *sd])[0].method == "rlsd"
     monkeypatch.setattr(job, "run", lambda options, jobs: 0)
     main(["restore", *phases, *sd, "--method", "rlsd"])
     assert "settings: none packaged for phase_retrieval by rlsd" in capsys.readouterr().out
@@ -156,7 +158,11 @@ def test_phases_are_retrieved_by_the_method_that_has_settings(here, capsys, monk
         (["--method", "hybrid", "-n", "2"], "needs 3 particles or more, or --interacting 2, not 2"),
         (["--method", "hybrid", "--interacting", "1"], "interacting is 1 of 4 particles; give 2 to 4"),
         (["--method", "hybrid", "--interacting", "5"], "interacting is 5 of 4 particles; give 2 to 4"),
-        (["--interacting", "2"], "--interacting goes with the method hybrid, but the method is rlsd"),
+        (["--interacting", "2"], "--interacting goes with the method hybrid, but the method is proximal-guidance"),
+        (
+            ["--lambda", "2"],
+            "--lambda goes with the methods rlsd, nonrepuls, nonaug, hybrid, latent-red-diff, red-diff, svgd",
+        ),
         (["--downsample", "bicubic"], "--downsample goes with the tasks sr2 ... sr16, but the task is inpaint_half"),
         (["--task", "sr4", "--keep-known", "True"], "--keep-known goes with the inpaint tasks, but the task is sr4"),
     ],
@@ -239,7 +245,8 @@ def test_an_operator_that_fails_on_the_device_is_told_first(here):
 
 
 def test_a_users_operator_returns_to_the_cpu_after_a_failed_image(restore, here):
-    flags = ["--task", "operator", "--operator", "given_ops:watched", "--clean", "--lr-z", "1e30", "--lr-x", "1e30"]
+    flags = ["--task", "operator", "--operator", "given_ops:watched", "--clean", "--method", "rlsd"]
+    flags += ["--lr-z", "1e30", "--lr-x", "1e30"]
     assert restore("photo.png", "other.png", *flags, steps=4) == 1
     moves = sys.modules["given_ops"].Watched.moves
     assert moves[-1] == "home" and moves.count("home") == 3  # the trial and two images

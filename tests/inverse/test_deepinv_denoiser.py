@@ -10,13 +10,12 @@ import torch
 
 from rsd.priors.base import Prior
 from rsd.priors.mixture import GaussianMixture
-from rsd.sampling import fresh_noise
+from rsd.sampling import fresh_noise, levels
 from rsd.schedule import Schedule
 from rsd.tasks.inverse.methods import run_class
 from rsd.tasks.inverse.operators import BicubicDownsample, BlockAverage, Blur, Inpaint, kernels, make_operator
 from rsd.tasks.inverse.operators.deepinv import PriorDenoiser
 from rsd.tasks.inverse.run import Settings
-from rsd.tasks.inverse.samplers.guidance import levels
 
 SHAPE = (3, 2, 2)
 MEAN, SPREAD = 0.4, 0.3
@@ -94,7 +93,7 @@ def test_dps_agrees_with_deepinv_s_within_monte_carlo_error():
 
     f, y, physics, y01 = problem()
     prior, zeta, steps, n = Pixels(linear_schedule()), 0.1, 100, 2000
-    grid = levels(prior.schedule, steps)
+    grid = levels(prior.schedule, prior.schedule.descending(steps))
 
     class Weighed(deepinv.sampling.DPSDataFidelity):
         step = 0

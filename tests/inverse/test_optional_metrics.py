@@ -188,11 +188,13 @@ def test_metrics_in_a_yaml_file_do_not_swallow_the_images(photos, tmp_path):
 
 @pytest.fixture
 def plain_restore(restore, tiny_folder, tmp_path):
-    """Without --div-features."""
+    """By RLSD, which repels here, and without --div-features."""
 
     def go(*arguments, out="out"):
         fixed = ["--prior", str(tiny_folder("epsilon")), "--features", "pixels", "--steps", "2", "--particles", "2"]
-        return main(["restore", *fixed, *tasked(arguments), "--out", str(tmp_path / out)]), tmp_path / out
+        return main(
+            ["restore", "--method", "rlsd", *fixed, *tasked(arguments), "--out", str(tmp_path / out)]
+        ), tmp_path / out
 
     return go
 

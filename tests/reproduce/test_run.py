@@ -149,24 +149,19 @@ def test_text_to_image_and_3d(entry, heads_pixels, tmp_path):
 
 
 def test_an_experiment_from_the_command_line(tmp_path, capsys):
-    out = str(tmp_path / "toy")
-    assert main(["reproduce", "fig30", "--steps", "2", "--out", out]) == 0
-    assert {"claims.json", "report.html", "figures.json", "config.yaml"} <= {
-        p.name for p in (tmp_path / "toy").iterdir()
-    }
-    assert main(["reproduce", "fig30", "--steps", "2", "--out", out]) == 2
-    assert "continue with --resume" in capsys.readouterr().err
-    assert main(["reproduce", "fig30", "--steps", "3", "--out", out, "--resume"]) == 2
-    assert "steps 2 is now 3" in capsys.readouterr().err
-    assert main(["reproduce", "fig30", "--steps", "2", "--out", out, "--resume"]) == 0
-    assert "already done" in capsys.readouterr().out
-
-
-def test_the_seed_of_an_experiment_without_a_model_is_reported(tmp_path):
-    assert main(["reproduce", "fig30", "--steps", "2", "--seed", "7", "--out", str(tmp_path / "toy")]) == 0
-    page = (tmp_path / "toy" / "report.html").read_text(encoding="utf-8")
+    out = tmp_path / "toy"
+    command = ["reproduce", "fig30", "--seed", "7", "--out", str(out), "--steps"]
+    assert main([*command, "2"]) == 0
+    assert {"claims.json", "report.html", "figures.json", "config.yaml"} <= {p.name for p in out.iterdir()}
+    page = (out / "report.html").read_text(encoding="utf-8")
     assert "seed 7;" in page and "not looked at yet" in page  # nothing collapses to a mode in two steps
     assert page.count("against gamma, the weight of the repulsion</figcaption>") == 2
+    assert main([*command, "2"]) == 2
+    assert "continue with --resume" in capsys.readouterr().err
+    assert main([*command, "3", "--resume"]) == 2
+    assert "steps 2 is now 3" in capsys.readouterr().err
+    assert main([*command, "2", "--resume"]) == 0
+    assert "already done" in capsys.readouterr().out
 
 
 def test_data_that_every_row_requires(tmp_path, capsys):
@@ -176,7 +171,9 @@ def test_data_that_every_row_requires(tmp_path, capsys):
     assert not out.exists()
 
 
-def test_data_may_be_given_later(tmp_path, capsys):
+def test_data_may_be_given_later(tmp_path, monkeypatch, capsys):
+    toy = Entry("fig30", "Fig. 0", "Toys.", (Row("a", "--gammas 0"),), (), "toy", "", ())
+    monkeypatch.setattr(module, "find", lambda name: toy)
     out, faces = tmp_path / "toy", tmp_path / "faces"
     faces.mkdir()
     begun = ["reproduce", "fig30", "--scale", "paper", "--steps", "2", "--out", str(out)]

@@ -140,7 +140,10 @@ def test_a_prior_of_pixels_without_text(make, tmp_path, capsys):
     assert "rombach2022" not in (out / "citations.bib").read_text()
     assert "encoder_forward" not in metrics(out)["network_calls"]
     assert make("red dog", "--prior", tmp_path / "ddpm", "--method", "vsd", out="vsd", steps=1)[0] == 2
-    assert "has no UNet for adapters; use another method than vsd" in capsys.readouterr().err
+    assert (
+        "has no UNet for adapters, nor a transformer that reads text; use another method than vsd"
+        in capsys.readouterr().err
+    )
 
 
 def test_vsd_on_a_hash_grid_whose_views_repel(make):
@@ -223,7 +226,7 @@ def test_several_prompts_are_one_run_each_and_a_prompt_is_the_same_alone(make, t
 
 
 def test_a_prompt_that_fails_leaves_the_others(make, monkeypatch, capsys):
-    write = outputs.write_outputs_scenes
+    write = outputs.write_scenes
 
     def fails(folder, *rest, prompt, **size):
         if prompt == "red cat":
@@ -279,7 +282,10 @@ def test_an_mp4_without_the_extra_is_refused_at_once(monkeypatch, capsys):
         ([], "no prompt"),
         ([""], "--allow-empty"),
         (["side view"], 'The prompt "side view" is only a view'),
-        (["dog", ", front view"], "say what to make, or --allow-empty to make it without a prompt."),
+        (
+            ["dog", ", front view"],
+            'The prompt ", front view" is only a view, but a scene is seen from all sides; give a',
+        ),
         (["dog", "--views", "0"], "views is 0; give 1 or more."),
         (["dog", "--encoding", "hsah"], 'Unknown encoding "hsah". Did you mean "hash"?'),
         (["dog", "--renderer", "pakced"], 'Unknown renderer "pakced". Did you mean "packed"?'),

@@ -33,13 +33,13 @@ def files(folder):
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_what_is_asked_later_is_what_would_have_been_made_at_once(make, kind, monkeypatch, capsys):
-    _, out = make("red dog", *kind)
+    _, out = make("red dog", *kind, steps=1)
     first = metrics(out)
-    _, at_once = make("red dog", *kind, *LATER, out="at-once")
+    _, at_once = make("red dog", *kind, *LATER, out="at-once", steps=1)
     monkeypatch.setattr("rsd.runs.head.load_prior", lambda *a, **k: pytest.fail("the prior was loaded"))
     monkeypatch.setattr("rsd.runs.head.image_size", lambda *a, **k: pytest.fail("the prior was looked for"))
     capsys.readouterr()
-    assert make("red dog", *kind, *LATER, "--resume")[0] == 0
+    assert make("red dog", *kind, *LATER, "--resume", steps=1)[0] == 0
     assert "already done in" in (message := capsys.readouterr().out) and "added: pictures, meshes, figures" in message
     wanted, got = files(at_once), files(out)
     assert wanted == {name: got[name] for name in wanted} and len(wanted) == 2 * 14 + 2

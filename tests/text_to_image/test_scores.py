@@ -215,7 +215,7 @@ def test_what_fid_cannot_compare_with(folder, tmp_path):
         load_scorers("other", wanted=("fid",), div_features="pixels", fid_folder=tmp_path / "nowhere")
     for k in (1, 2):
         (folder / f"{k}.png").unlink()
-    with pytest.raises(ValueError, match="holds 1 pictures"):
+    with pytest.raises(ValueError, match="contains 1 pictures"):
         load_scorers("other", wanted=("fid",), div_features="pixels", fid_folder=folder)
 
 

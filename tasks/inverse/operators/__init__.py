@@ -129,6 +129,19 @@ class PhaseRetrieval(Operator):
         spectrum = torch.fft.fft2(torch.fft.ifftshift(padded, dim=(-2, -1)), norm="ortho")
         return torch.fft.fftshift(spectrum, dim=(-2, -1)).abs()
 
+    def proximal(self, y: torch.Tensor, d: torch.Tensor, tau: float) -> torch.Tensor:
+        """Return the image whose magnitudes are (y + 4 tau |u|) / (1 + 4 tau), u the transform of d, with d's phases:
+        the proximal map of the padded image, of which the middle is kept. The 4 is since |x - d| is twice what it is in
+        [0, 1]."""
+        rows, columns = d.shape[-2] // 4, d.shape[-1] // 4
+        u = torch.fft.fft2(F.pad((at_least_float32(d) + 1) / 2, (columns, columns, rows, rows)), norm="ortho")
+        wanted = torch.fft.ifftshift(y, dim=(-2, -1))
+        change = (wanted - u.abs()) / (1 + 4 * tau) * torch.polar(torch.ones_like(u.real), u.angle())
+        back = torch.fft.ifft2(change, norm="ortho").real[
+            ..., rows : rows + d.shape[-2], columns : columns + d.shape[-1]
+        ]
+        return (d + 2 * back).to(d.dtype)
+
     def picture(self, y: torch.Tensor) -> torch.Tensor:
         """Return log(1 + |y|) of each measurement, from black to white."""
         return stretch(y.detach().float().abs().log1p())
@@ -151,6 +164,14 @@ class HDR(Operator):
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """[B, 3, H, W]."""
         return (2 * x).clamp(-1, 1)
+
+    def proximal(self, y: torch.Tensor, d: torch.Tensor, tau: float) -> torch.Tensor:
+        """Return for each pixel the best of three: below, within and above the range that is not cut."""
+        y = y.expand_as(d)
+        within = ((2 * y + tau * d) / (4 + tau)).clamp(-0.5, 0.5)
+        choices = torch.stack([within, d.clamp(max=-0.5), d.clamp(min=0.5)])
+        cost = (y - self(choices)) ** 2 + tau * (choices - d) ** 2
+        return choices.gather(0, cost.argmin(0, keepdim=True))[0]
 
 
 def make_operator(

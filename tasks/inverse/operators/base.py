@@ -40,6 +40,11 @@ class Operator(nn.Module):
         with torch.enable_grad():
             return torch.autograd.grad(self(x), x, y, create_graph=y.requires_grad)[0]
 
+    def proximal(self, y: torch.Tensor, d: torch.Tensor, tau: float) -> torch.Tensor | None:
+        """Return argmin_x 1/2 |y - f(x)|^2 + tau/2 |x - d|^2 in closed form, x and d [n, 3, H, W], y [1, ...]; None if
+        there is none. Operators that are not linear may define it (:mod:`.proximal`)."""
+        return None
+
     def picture(self, y: torch.Tensor) -> torch.Tensor:
         """Return y as an image for display, [B, 3, H', W'] in [-1, 1], unobserved entries 0; if y is not an image, a
         grey square."""

@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 
@@ -28,6 +29,8 @@ from .guidance import Transition, norm
 class DAPS(Method):
     """``ode``: DDIM steps to the estimate; ``langevin``: Langevin steps of size ``lr``; ``tau``: assumed standard
     deviation of the measurement; ``momentum``: mu, 0 (Langevin) to below 1. Raise ValueError for another momentum."""
+
+    renoises: ClassVar[bool] = True
 
     ode: int = 5
     langevin: int = 100

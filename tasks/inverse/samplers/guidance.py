@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
 
 from rsd import sampling
-from rsd.sampling import Denoiser, Level, StepResult
-from rsd.schedule import Schedule
+from rsd.sampling import Denoiser, StepResult
 
 from ..operators.base import Operator, data_residual
 
@@ -43,11 +43,6 @@ class Measurement(Denoiser):
 Transition = sampling.Transition[Measurement]
 
 
-def levels(schedule: Schedule, steps: int) -> list[Level]:
-    """Return the levels of Schedule.descending, most noise first, and CLEAN: one more than ``steps``."""
-    return sampling.levels(schedule, schedule.descending(steps))
-
-
 def norm(x: torch.Tensor) -> torch.Tensor:
     """Return |x| of each row, [n], real even if x is complex; its gradient at 0 is 0."""
     square = x.abs().square().flatten(1).sum(1)
@@ -56,8 +51,12 @@ def norm(x: torch.Tensor) -> torch.Tensor:
 
 def noise_of_y(transition: Transition, purpose: str, y: torch.Tensor, times: int) -> torch.Tensor:
     """Return standard normal numbers like y [n times, ...], circular if y is complex: E|v|^2 = 1."""
-    parts = (times, *y.shape[1:], 2) if y.is_complex() else (times, *y.shape[1:])
-    v = transition.noise(purpose, parts).flatten(0, 1)
+    return noise_like(y, lambda shape: transition.noise(purpose, (times, *shape)).flatten(0, 1))
+
+
+def noise_like(y: torch.Tensor, draw: Callable[[Sequence[int]], torch.Tensor]) -> torch.Tensor:
+    """Return ``draw`` of the shape of one y, circular if y is complex: E|v|^2 = 1."""
+    v = draw((*y.shape[1:], 2) if y.is_complex() else y.shape[1:])
     return torch.view_as_complex(v / math.sqrt(2)).to(y) if y.is_complex() else v
 
 

@@ -11,6 +11,7 @@ result is D(E(x)), as in the authors' code.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 
@@ -25,6 +26,8 @@ from .guidance import Transition
 class LATINO(Method):
     """``delta``: weight of the measurement against the denoised image, above 0; ``ode``: DDIM steps to the estimate.
     Raise ValueError for another delta."""
+
+    renoises: ClassVar[bool] = True
 
     delta: float = 1.0
     ode: int = 1

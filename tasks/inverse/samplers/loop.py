@@ -5,13 +5,15 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import replace
 
+import torch
+
 from rsd.engine import Record
 from rsd.sampling import Chain, Method, sample
 from rsd.spread import Spread
 
 from ..methods import load_method
 from ..run import Run
-from .guidance import Measurement, levels
+from .guidance import Measurement
 
 
 class Sampling(Run):
@@ -20,12 +22,22 @@ class Sampling(Run):
     particles: Chain
 
     def begin(self, spread: Spread) -> Chain:
-        self.method: Method = load_method(self.settings.method, self.settings.hyper)
+        s = self.settings
+        self.method: Method = load_method(s.method, s.hyper)
+        self.levels = self.method.levels(self.prior.schedule, s.steps)
+        self.measurement = Measurement(self.prior, self.condition, self.stream, self.operator, self.y, s.sigma_v)
         return Chain(self.prior, spread, self.stream)
 
     def records(self) -> Iterator[Record]:
-        s = self.settings
-        given = Measurement(self.prior, self.condition, self.stream, self.operator, self.y, s.sigma_v)
-        interaction = replace(s.interaction, embed=self.embed)
-        grid = levels(self.prior.schedule, s.steps)
-        return sample(self.particles, self.method, given, levels=grid, interaction=interaction, start=self.step)
+        interaction = replace(self.settings.interaction, embed=self.embed)
+        return sample(
+            self.particles, self.method, self.measurement, levels=self.levels, interaction=interaction, start=self.step
+        )
+
+    @torch.no_grad()
+    def result(self) -> torch.Tensor:
+        """Return the method's samples of the local particles, chunk by chunk."""
+        spread, last = self.particles.spread, self.levels[-2]
+        return spread.cat(
+            lambda rows: self.method.answer(self.measurement, self.particles.z[rows], last, spread.ids[rows])
+        )

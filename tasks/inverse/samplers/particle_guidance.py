@@ -1,14 +1,14 @@
-"""Particle Guidance (:func:`rsd.sampling.particle_guidance`) on the posterior score of DPS.
+"""Particle Guidance (Corso et al. 2024; :func:`rsd.sampling.repel`) on the posterior score of DPS.
 
 The kernel is on features of D(z_0), the denoised estimate.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from rsd.repulsion import Interaction
-from rsd.sampling import Coupling, StepResult, particle_guidance
+from rsd.sampling import Coupling, StepResult
 from rsd.spread import Spread
 
 from .dps import DPS
@@ -23,4 +23,4 @@ class ParticleGuidance(DPS):
         self, transition: Transition, result: StepResult, interaction: Interaction, spread: Spread
     ) -> Coupling | None:
         """Return the potential's update; the record reports how far it moves z_s."""
-        return particle_guidance(transition, result, interaction, spread, eta=self.eta)
+        return super().couple(transition, result, replace(interaction, kind="potential"), spread)

@@ -23,11 +23,11 @@ from rsd.priors.base import Prior
 from rsd.randomness import Stream
 from rsd.spread import Spread
 
-from ..methods import load_method
-from ..operators.base import data_residual, variance
-from ..run import Run
+from ...methods import load_method
+from ...operators.base import data_residual, variance
+from ...run import Run
+from ..guidance import LEAST_SIGMA_V
 from .flow_ode import log_density
-from .guidance import LEAST_SIGMA_V
 from .realnvp import RealNVP
 
 

@@ -57,7 +57,7 @@ def test_cuda(monkeypatch):
     assert line("cuda") == f"cuda:0: Some GPU, 80 GiB; multiplies in float32, float16, {emulated}"
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     monkeypatch.setattr(torch.version, "cuda", "12.8")
-    assert "built for CUDA 12.8, but no driver or device answers" in line("cuda")
+    assert "built for CUDA 12.8, but there is no driver or device" in line("cuda")
     monkeypatch.setattr(torch.version, "cuda", None)
     assert "a CPU build of torch" in line("cuda")
 

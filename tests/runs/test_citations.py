@@ -24,11 +24,12 @@ def test_each_is_listed_once():
 @pytest.mark.parametrize(
     ("options", "keys"),
     [
-        ({"gamma": 10, "prior": "heads-pixels"}, ["rlsd", "dino"]),
-        ({"gamma": 10}, ["rlsd", "latent-diffusion", "dino"]),
-        ({"gamma": 10, "features": "pixels"}, ["rlsd", "latent-diffusion"]),
+        ({"gamma": 10, "method": "rlsd", "prior": "heads-pixels"}, ["rlsd", "dino"]),
+        ({"gamma": 10, "method": "rlsd"}, ["rlsd", "latent-diffusion", "dino"]),
+        ({"gamma": 10, "method": "rlsd", "features": "pixels"}, ["rlsd", "latent-diffusion"]),
         ({"gamma": 10, "method": "nonrepuls"}, ["rlsd", "latent-diffusion"]),
-        ({"gamma": 10, "prior": "some/stable-diffusion"}, ["rlsd", "latent-diffusion", "dino"]),
+        ({"gamma": 10, "method": "rlsd", "prior": "some/stable-diffusion"}, ["rlsd", "latent-diffusion", "dino"]),
+        ({}, ["psld", "diffpir", "pigdm", "latent-diffusion"]),  # by default, proximal guidance
         ({"method": "latent-red-diff"}, ["red-diff", "latent-diffusion"]),
     ],
 )

@@ -59,7 +59,8 @@ def test_candidates_scale_the_packaged_settings_and_keep_what_they_do_not_say():
 
 
 def test_rlsd_repels_where_it_says():
-    assert {t for t in tune.TASKS if parse([__file__, "--clean", "--task", t])[0].gamma > 0} == set(tune.REPELS)
+    rlsd = ["--clean", "--method", "rlsd"]
+    assert {t for t in tune.TASKS if parse([__file__, *rlsd, "--task", t])[0].gamma > 0} == set(tune.REPELS)
 
 
 def test_every_method_has_as_many_candidates(tmp_path):

@@ -101,7 +101,7 @@ def test_a_run_with_a_cheap_force(tiny_folder, tiny_decoder, tiny_vit, tmp_path,
     cheap = ["--features", str(tiny_vit), "--feature-size", "8", "--force-decoder", str(tiny_decoder)]
     out = tmp_path / "out"
     flags = [*cheap, "--repel-every", "2", "--gamma", "3", "--div-features", "pixels"]
-    assert main([*command, *flags, "--out", str(out)]) == 0
+    assert main([*command, "--method", "rlsd", *flags, "--out", str(out)]) == 0
     calls = json.loads((out / "metrics.json").read_text())["network_calls"]
     assert calls["tiny_forward"] == calls["tiny_backward"] == 2 * 2 and calls["decoder_forward"] == 2 * (4 + 1)
     said = (out / "config.yaml").read_text()

@@ -78,6 +78,8 @@ SDS = ("text-to-image", "red", "--method", "sds", "--gamma", "0")
     ("command", "part", "value"),
     [
         ((*SR, "--gamma", "5", "--features", "pixels"), "vae", 1e30),
+        ((*SR, "--method", "rlsd", "--gamma", "5", "--features", "pixels"), "vae", 1e30),
+        ((*SR, "--method", "rlsd", "--gamma", "0"), "unet", 1e30),
         ((*SR, "--gamma", "0"), "vae", 1e30),
         ((*SR, "--gamma", "0"), "vae", 1e6),
         ((*SR, "--gamma", "0"), "unet", 1e30),
@@ -110,6 +112,7 @@ def test_scenes_name_the_network(gamma, broken, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     name = damaged(broken, "vae", 1e30, "encoder.conv_in.weight")
     fixed = ["--prior", str(broken), "--div-features", "pixels", "--features", "pixels", "-n", "2", "--steps", "2"]
+    fixed += ["--encoding", "grid", "--grid", "3", "6", "--samples", "6", "--fine", "0", "--views", "1"]
     assert main(["text-to-3d", "red", "--method", "sds", "--gamma", gamma, *fixed, "--out", "out"]) == 2
     assert name.replace("decoder", "encoder") in capsys.readouterr().err
 

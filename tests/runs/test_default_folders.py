@@ -46,12 +46,12 @@ def test_a_second_task_a_second_method_and_another_suffix_have_folders_of_their_
     assert main(["restore", "Ein Foto.png", "--clean", *tasks[0], *fixed, *pixels([])]) == 0
     assert main(["restore", "photo.png", "photo.jpg", "--clean", *tasks[0], *fixed]) == 2  # of one name
     assert made(here / "runs" / "restore") == {
-        "photo.jpg-sr2-rlsd", "photo.jpg-inpaint_box-rlsd", "photo.jpg-sr2-nonrepuls", "photo.jpg-sr2-latent-dps",
-        "photo.png-sr2-rlsd", "ein-foto.png-711e325e-sr2-rlsd",
+        "photo.jpg-sr2-proximal-guidance", "photo.jpg-inpaint_box-proximal-guidance", "photo.jpg-sr2-nonrepuls",
+        "photo.jpg-sr2-latent-dps", "photo.png-sr2-proximal-guidance", "ein-foto.png-711e325e-sr2-proximal-guidance",
     }  # fmt: skip
     capsys.readouterr()
     assert main(["restore", "photo.jpg", "--clean", *tasks[0], *fixed, *pixels([])]) == 2
-    assert "photo.jpg-sr2-rlsd contains another run; choose another --out" in capsys.readouterr().err
+    assert "photo.jpg-sr2-proximal-guidance contains another run; choose another --out" in capsys.readouterr().err
 
 
 def pixels(flags: list[str]) -> list[str]:
@@ -72,20 +72,28 @@ def test_folders_of_several_inputs(here, photo, fixed):
     assert main(["restore", "jobs.jsonl", *free]) == 0
     assert main(["restore", "photos", "--task", "sr2", *free]) == 0
     assert main(["restore", "photo.jpg", "photos/other.png", "--task", "sr2", *free]) == 0
-    assert made(here / "runs" / "restore") == {"jobs.jsonl-rlsd", "photos-sr2-rlsd", "photo.jpg-and-1-more-sr2-rlsd"}
+    assert main(["restore", "jobs.jsonl", "--method", "rlsd", *free]) == 0
+    assert made(here / "runs" / "restore") == {
+        "jobs.jsonl",  # sr2 by proximal-guidance, HDR by rlsd
+        "jobs.jsonl-rlsd", "photos-sr2-proximal-guidance", "photo.jpg-and-1-more-sr2-proximal-guidance",
+    }  # fmt: skip
 
 
 @pytest.mark.parametrize("command", ["text-to-image", "text-to-3d"])
 def test_prompts_have_a_folder_for_each_method_and_for_several(command, here):
+    from rsd.runs.prompts import PromptJob
     from rsd.tasks.text_to_3d.head import SceneHead
     from rsd.tasks.text_to_3d.options import TextTo3D
     from rsd.tasks.text_to_image.head import ImageHead
     from rsd.tasks.text_to_image.options import TextToImage
 
+    def out(options, *prompts):
+        return head(options, [PromptJob(prompt, prompt, options) for prompt in prompts]).out
+
     head, kind = {"text-to-image": (ImageHead, TextToImage), "text-to-3d": (SceneHead, TextTo3D)}[command]
-    found = [head(kind(method=method), ["dog"]).out for method in ("sds", "vsd")]
-    found += [head(kind(method="sds"), ["dog", "cat"]).out]
-    found += [head(kind(method="sds", prompts=Path("a/dog.txt")), ["dog"]).out]
+    found = [out(kind(method=method), "dog") for method in ("sds", "vsd")]
+    found += [out(kind(method="sds"), "dog", "cat")]
+    found += [out(kind(method="sds", prompts=Path("a/dog.txt")), "dog")]
     assert found == [
         Path("runs") / command / last for last in ("dog-sds", "dog-vsd", "dog-and-1-more-sds", "dog.txt-sds")
     ]
@@ -122,7 +130,7 @@ def test_what_is_wrong_with_the_flags_is_reported_before_what_is_wrong_with_the_
     said = capsys.readouterr().err
     assert told in said and "output folder" not in said
     assert main(["restore", *images, "--clean", "--out", str(out), *fixed, "--task", "sr2"]) == 2
-    assert re.match("rsd: The output folder .*out (is a file|holds )", capsys.readouterr().err)
+    assert re.match("rsd: The output folder .*out (is a file|contains )", capsys.readouterr().err)
 
 
 @pytest.mark.parametrize(
@@ -153,8 +161,8 @@ def test_answers_that_are_nearly_equal_are_reported_with_the_remedy(photo, fixed
         assert 0 < metrics["difference"] < 10 and metrics["nearly_equal"] is True and ", nearly equal; a\n" in said.out
         told = "rsd: note: The 2 samples are nearly equal; {}, or save time with --particles 1.\n"
         assert told.format("raise --gamma (0)") in said.err
-        assert main([*task, "b", "--method", "latent-dps"]) == 0
-        assert told.format("latent-dps has no --gamma: take --method rlsd with one") in capsys.readouterr().err
+        assert main([*task, "b", "--method", "latent-red-diff"]) == 0
+        assert told.format("latent-red-diff has no --gamma: take --method rlsd with one") in capsys.readouterr().err
         assert main([*task, "c", "-n", "1", "--gamma", "0"]) == 0
         assert "nearly equal" not in "".join(capsys.readouterr())
         alone = json.loads((here / "c" / "metrics.json").read_text())

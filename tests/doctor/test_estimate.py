@@ -9,7 +9,7 @@ import yaml
 
 from rsd.doctor.estimate import AROUND, ENOUGH, KINDS, PARTICLES, START, Kind, estimate, format_range, measure
 
-CONFIGS = Path(__file__).parent.parent / "configs"
+CONFIGS = Path(__file__).parents[2] / "configs"
 
 
 class Clock:

@@ -23,13 +23,23 @@ def table(capsys, *words: str) -> tuple[str, dict[str, tuple[str, str]]]:
     ("words", "head", "told"),
     [
         (
-            ["sr4", "--preset", "50"],
+            ["sr4", "--method", "rlsd", "--preset", "50"],
             "sr4_heads.yaml: rlsd, 50 steps",
             {
                 "steps": ("50", "sr4_heads.yaml, rlsd, presets, 50"),
                 "rho": ("0.1", "sr4_heads.yaml, rlsd"),
                 "particles": ("4", "sr4_heads.yaml, default"),
                 "seed": ("0", "default"),
+            },
+        ),
+        (
+            ["sr4", "--preset", "20"],
+            "any_heads.yaml: proximal-guidance, 20 steps",
+            {
+                "steps": ("20", "any_heads.yaml, proximal-guidance, presets, 20"),
+                "window": ("0.3 0.9", "any_heads.yaml, proximal-guidance"),
+                "particles": ("4", "any_heads.yaml, default"),
+                "method": ("proximal-guidance", "default"),
             },
         ),
         (
@@ -53,8 +63,9 @@ def test_values_and_where_they_come_from(capsys, words, head, told):
 
 def test_what_the_method_does_not_read_is_left_out(capsys):
     _, rows = table(capsys, "sr4", "--method", "psld")
-    assert not {"gamma", "lambda", "rho", "lr_x"} & set(rows)
-    assert "lr_x" not in table(capsys, "sr4")[1]  # x goes to its minimum at once
+    assert not {"lambda", "rho", "lr_x"} & set(rows)
+    assert not {"gamma", "window"} & set(table(capsys, "sr4", "--method", "latent-red-diff")[1])
+    assert "lr_x" not in table(capsys, "sr4", "--method", "rlsd")[1]  # x goes to its minimum at once
 
 
 @pytest.mark.parametrize(

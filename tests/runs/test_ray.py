@@ -21,7 +21,7 @@ from rsd.cli import main
 from rsd.runs import cluster
 from rsd.runs.folder import RunFolder
 
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).parents[2]
 NAMES = ("a.png", "b.png", "c.png", "d.png")
 STEPS, EVERY = 24, 3
 TIMES = ("seconds", "peak_bytes")
