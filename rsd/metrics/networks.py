@@ -38,7 +38,8 @@ def load_div(
     name: str, *, judge: HeadsClassifier | None, repulsion: Collection[str], device: str | torch.device
 ) -> DivNetwork:
     """Load the network of that name (see ``load_features``). "auto": the attribute classifier ``judge``, otherwise
-    DINOv2, or none if that is not available. Warns if it is one of ``repulsion``, the repulsion's networks.
+    DINOv2, or none if that is not available. Warns if it is one of ``repulsion``, the networks of the
+    repulsion and the selection.
 
     Raises ImportError, FileNotFoundError or ValueError if a network requested by name is not available.
     """
@@ -52,7 +53,9 @@ def load_div(
             raise
         return DivNetwork(reason=f"{error} Or give --div-features.")
     if chosen in repulsion:
-        warnings.warn(f"Div is measured with {chosen}, which the repulsion used: it is too optimistic.", stacklevel=2)
+        warnings.warn(
+            f"Div is measured with {chosen}, which the repulsion or --draw used: it is too optimistic.", stacklevel=2
+        )
     return DivNetwork(on_cpu(found, device), chosen)
 
 

@@ -6,16 +6,21 @@ finished runs, failures and the exit code.
 
 from __future__ import annotations
 
+import math
 import sys
 from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
 from functools import partial
+from typing import Any
 
 import torch
 
+from rsd import media
 from rsd.distributed import Ensemble, Processes, connect, describe_shares, rank_output, share, wait
 from rsd.errors import plain_warnings
 from rsd.metrics.networks import warn_if_equal
+from rsd.metrics.scoring import diversity
+from rsd.metrics.selection import choose, report
 from rsd.runs import cluster
 from rsd.runs.folder import RunFolder, check_folder_of_runs, locked
 from rsd.runs.head import Head, Item, Networks, load_head_scorers, load_networks
@@ -56,9 +61,9 @@ def run_items(head: Head) -> Failures:
     k, n = shard(o.shard)
     items = head.items[k::n]
     if here.size > 1 and here.main:
-        number = len(items) if head.several else o.particles
+        number = len(items) if head.several else o.drawn
         print(describe_shares(here, head.what, number, several=head.several), flush=True)
-    ensemble = Ensemble.of(o.particles, Processes() if head.several else here)
+    ensemble = Ensemble.of(o.drawn, Processes() if head.several else here)
 
     # Check everything before any model is loaded.
     folders = check_folders(head, share(items, here) if head.several else items, device)
@@ -152,7 +157,7 @@ def run_one(head: Head, item: Item, networks: Networks, folder: RunFolder, ensem
     call this; the main one locks the folder and writes."""
     prior, options, remedy, main = networks.prior, item.options, head.remedy(item), ensemble.main
     assert prior is not None
-    own = Ensemble.of(options.particles) if ensemble.alone else ensemble
+    own = Ensemble.of(options.drawn) if ensemble.alone else ensemble
     with locked(folder.path) if main else nullcontext():
         if main:
             folder.open(head.config(item), added=head.added)
@@ -164,16 +169,37 @@ def run_one(head: Head, item: Item, networks: Networks, folder: RunFolder, ensem
             images = run.finish().detach().cpu().float()
         if not images.isfinite().all():  # no record contains the update of the last step
             raise ValueError(f"The run diverged at its last step; {remedy}.")
-        # Write and score the result.
+        # Write and score the result; the film has all particles.
         context = head.gather(run, context)
         images = head.finish(item, images, context)
-        figures = head.save(item, images, context, folder, networks) if main else {}
+        figures = save(head, item, images, context, folder, networks) if main else {}
         cited = head.cited(options, latent=prior.latent)
         session.finish(images, figures, seed=options.seed, model=options.prior, cited=cited)
         if main:
             print(f"{item.title}: {head.headline(figures)}; {folder.path}", flush=True)
             if "nearly_equal" in figures:
-                warn_if_equal(figures, len(images), remedy=head.diversity_remedy(options))
+                warn_if_equal(figures, options.kept, remedy=head.diversity_remedy(options))
+
+
+def save(
+    head: Head, item: Item, images: torch.Tensor, context: Any, folder: RunFolder, networks: Networks
+) -> dict[str, Any]:
+    """Write and score the samples of a run, or those of them that are kept. Return the figures.
+
+    ``images``: all drawn ones, [M, 3, H, W]. The selection needs nothing that is random or distributed, so a run that
+    is resumed or shared by processes keeps the same samples."""
+    options, number = item.options, len(images)
+    if not options.selects:
+        return head.save(item, images, context, folder, networks)
+    shown, name = head.shown(images, context), options.features_name
+    fit = head.fit(item, shown, context, networks.scorers)
+    chosen = choose(shown, options.kept, features=networks.features[name], fit=fit, device=networks.device)
+    labels = [f"{k}, kept" if k in chosen.kept else str(k) for k in range(number)]
+    columns = number if number <= 5 else math.ceil(math.sqrt(number))
+    media.save_png(folder.path / "drawn.png", media.grid([x[None] for x in shown], labels=labels, columns=columns))
+    figures = head.save(item, images[chosen.kept], context, folder, networks)
+    div = diversity(shown, networks.scorers)[0]["div"]
+    return {**figures, "selection": report(chosen, fit, drawn=number, features=name, div=div)}
 
 
 def update_finished(head: Head, item: Item, networks: Networks, folder: RunFolder) -> None:

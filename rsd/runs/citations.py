@@ -187,6 +187,13 @@ BIBTEX = {
   year      = {2022},
   url       = {https://arxiv.org/abs/2201.05989}
 }""",
+    "dpp": """@inproceedings{chen2018fast,
+  title     = {Fast Greedy {MAP} Inference for Determinantal Point Process to Improve Recommendation Diversity},
+  author    = {Chen, Laming and Zhang, Guoxin and Zhou, Eric},
+  booktitle = {Advances in Neural Information Processing Systems},
+  year      = {2018},
+  url       = {https://arxiv.org/abs/1709.05135}
+}""",
     "dino": """@inproceedings{caron2021emerging,
   title     = {Emerging Properties in Self-Supervised Vision Transformers},
   author    = {Caron, Mathilde and Touvron, Hugo and Misra, Ishan and J{\\'e}gou, Herv{\\'e} and Mairal, Julien

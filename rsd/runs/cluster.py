@@ -106,7 +106,7 @@ class Worker:
         item = self.head.items[position]
         with plain_warnings():
             networks, folder = self.networks, self.head.run_folder(item)
-            return self.run_each(self.head, {item: folder}, networks, Ensemble.of(item.options.particles))
+            return self.run_each(self.head, {item: folder}, networks, Ensemble.of(item.options.drawn))
 
 
 def dispatch(run: Callable[[int], Failures], labels: Mapping[int, str], *, device: str, what: str) -> Failures:

@@ -2,7 +2,8 @@
 
 The options of a subcommand are a dataclass. A field ``a_b`` is the flag ``--a-b``; its help is the docstring below it,
 which describes the default in words if that is None. ``Annotated[..., Flag(...)]`` adds details of a field; the class
-variables GROUPS and EXAMPLES lay out ``--help``. Base classes may have fields and GROUPS too. Imports nothing heavy.
+variables GROUPS and EXAMPLES lay out ``--help``, and ABSENT says why a flag of other commands is missing. Base classes
+may have fields and GROUPS too. Imports nothing heavy.
 """
 
 from __future__ import annotations
@@ -191,6 +192,7 @@ class _Reader:
 
     def __init__(self, kind: type, argv: Sequence[str], prog: str):
         self.fields, self.argv, self.prog = fields_of(kind), list(argv), prog
+        self.absent = getattr(kind, "ABSENT", {})
         self.positional, self.own = positional_of(kind), vars(kind).get("__annotations__", {})
         self.found: dict[str, Any] = {}
         self.words: list[int] = []
@@ -246,6 +248,8 @@ class _Reader:
         plain = name if name in spelt else name.replace("_", "-")
         if plain in spelt:
             return spelt[plain]
+        if plain in self.absent:
+            raise ValueError(f"{self.prog} has no {plain}: {self.absent[plain]}.")
         if name[0] in "–—":
             raise ValueError(f'"{token}" starts with a long dash; flags start with two short ones: --.')
         meant = plain.lower() if plain.startswith("--") else f"-{plain.lower()}"

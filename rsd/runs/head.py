@@ -33,6 +33,7 @@ from rsd.metrics.scoring import (
     measure_missing,
     missing_figures,
 )
+from rsd.metrics.selection import Fit
 from rsd.priors import check_prior_name, image_size, load_prior
 from rsd.priors.base import Prior
 from rsd.runs.folder import SUMMARIES, RunFolder
@@ -58,11 +59,12 @@ class Item:
 
 @dataclass(frozen=True)
 class Networks:
-    """The networks of all items. ``prior``: None if every run is finished. ``embeds``: the feature maps by name.
-    ``plans``: the memory plans found so far."""
+    """The networks of all items. ``prior``: None if every run is finished. ``features``: the feature maps by name;
+    ``embeds``: the same of latents. ``plans``: the memory plans found so far."""
 
     device: torch.device
     prior: Prior | None = None
+    features: Mapping[str, Embed] = field(default_factory=dict)
     embeds: Mapping[str, Embed] = field(default_factory=dict)
     scorers: Scorers = field(default_factory=Scorers)
     plans: Plans = field(default_factory=lambda: Plans(lambda why: print(f"memory: {why}", flush=True)))
@@ -162,6 +164,14 @@ class Head(ABC):
         """Return the result of a run whose particles are ``images`` [N, 3, H, W]."""
         return images
 
+    def shown(self, images: torch.Tensor, context: Any) -> torch.Tensor:
+        """Return the samples [N, 3, H, W] as they are compared with one another."""
+        return images
+
+    def fit(self, item: Item, images: torch.Tensor, context: Any, scorers: Scorers) -> Fit | None:
+        """Return how well drawn samples fit, for the selection (``--draw``); None if nothing measures that."""
+        return None
+
     def write(self, item: Item, images: torch.Tensor, context: Any, folder: RunFolder) -> torch.Tensor:
         """Write the pictures of a run; return the images to be scored."""
         raise NotImplementedError
@@ -229,9 +239,10 @@ class Head(ABC):
     @classmethod
     def cited(cls, options: Any, *, latent: bool) -> list[str]:
         """Return all works that a run builds on. ``latent``: whether the prior is a latent one."""
-        name = options.features_name if options.interacts else ""
+        name = options.features_name if options.interacts or options.selects else ""
         dino = name == "heads" or "dino" in name
-        return [*cls.works(options), *(["latent-diffusion"] if latent else []), *(["dino"] if dino else [])]
+        works = [*cls.works(options), *(["latent-diffusion"] if latent else []), *(["dino"] if dino else [])]
+        return [*works, *(["dpp"] if options.selects else [])]
 
     @abstractmethod
     def row(self, item: Item, held: dict[str, Any], folder: RunFolder) -> dict[str, Any]:
@@ -287,7 +298,9 @@ def load_networks(
     if not todo:
         return Networks(device, scorers=scorers)
     o = head.options
-    names = dict.fromkeys(item.options.features_name for item in todo if item.options.interacts)
+    # Features for the repulsion, and for the selection also if there is none.
+    compared = [item.options for item in todo if item.options.interacts or item.options.selects]
+    names = dict.fromkeys(options.features_name for options in compared)
     features = {name: load_features(name, device=device, size=o.feature_size) for name in names}
     print(f"prior: {o.prior} on {device}, {o.dtype}", flush=True)
     prior = load_prior(o.prior, device=device, dtype=getattr(torch, o.dtype), revision=o.revision, autocast=o.autocast)
@@ -295,7 +308,7 @@ def load_networks(
     prior.release_text_encoder()
     decoder = load_decoder(o.force_decoder, prior) if features and o.force_decoder else None
     embeds = {name: Decoded(prior, embed, decoder) for name, embed in features.items()}
-    return Networks(device, prior, embeds, scorers)
+    return Networks(device, prior, features, embeds, scorers)
 
 
 def load_head_scorers(
@@ -306,5 +319,6 @@ def load_head_scorers(
     request = head.score_request(items)
     if request.fid_folder:  # its pictures are resized to the size of the samples
         size = head.size if todo else particles(next(iter(folders.values()))).shape[-1]
-    repulsion = [item.options.features_name for item in items if item.options.interacts]
+    compared = [item.options for item in items if item.options.interacts or item.options.selects]
+    repulsion = [options.features_name for options in compared]
     return load_scorers(head.scores, request, repulsion=repulsion, size=size, device=device)

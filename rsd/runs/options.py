@@ -75,6 +75,72 @@ class ParticleSettings(NumberChecks):
     """fast keeps the graphs of all particles' features for the repulsion; flat recomputes them particle by particle;
     lean also recomputes parts of each graph; auto uses the first that fits. The results are the same."""
 
+    @property
+    def drawn(self) -> int:
+        """The number of particles that run."""
+        return self.particles
+
+    @property
+    def kept(self) -> int:
+        """The number of samples that are kept of them."""
+        return self.particles
+
+    @property
+    def selects(self) -> bool:
+        """Whether only some of the drawn samples are kept."""
+        return self.drawn > self.kept
+
+
+@dataclass(kw_only=True)
+class SelectionSettings(ParticleSettings):
+    """How many particles run, and how many samples of them are kept."""
+
+    GROUPS: ClassVar[Mapping[str, str]] = {"method and prior": "particles draw keep seed"}
+    LEAST = {**ParticleSettings.LEAST, "draw": 1, "keep": 1}
+
+    draw: int | None = None
+    """Run M particles, and keep only the N that differ most among those that fit; N is -n or --keep
+    (docs/choosing.md; default: keep all that run)."""
+    keep: int | None = None
+    """With --draw: N, how many samples are kept (default: -n)."""
+
+    @property
+    def drawn(self) -> int:
+        return self.particles if self.draw is None else self.draw
+
+    @property
+    def kept(self) -> int:
+        return self.particles if self.keep is None else self.keep
+
+    def check_numbers(self) -> None:
+        """Raise ValueError also for numbers of drawn and kept samples that exclude one another."""
+        super().check_numbers()
+        if self.keep is not None and self.draw is None:
+            raise ValueError(
+                f"keep is {self.keep}, but draw is missing; give the number of particles to choose from too, --draw "
+                f"{2 * self.keep} for example."
+            )
+        if self.draw is not None and self.draw < self.kept:
+            raise ValueError(
+                f"draw is {self.draw}, fewer than the {self.kept} samples to keep; give --draw {self.kept} or more, or "
+                "a smaller --keep."
+            )
+
+    def unread_numbers(self) -> dict[str, tuple[str, str]]:
+        """Return the number of particles as an unread field if --keep gives another one."""
+        return unread_particles(self.particles, self.keep)
+
+
+def unread_particles(particles: int | None, keep: int | None) -> dict[str, tuple[str, str]]:
+    """Return ``particles`` as an unread field (:func:`check_used`) if ``keep`` is another number of samples."""
+    if keep is None or keep == particles:
+        return {}
+    return {"particles": ("runs without --keep", f"keep is {keep}, not {particles}")}
+
+
+READ_BY_SELECTION = ("features", "feature_size")
+"""Fields of the repulsion that --draw reads too, whatever the method."""
+
 
 @dataclass(kw_only=True)
 class RepulsionSettings:

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Collection, Iterator, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -13,6 +13,7 @@ import torch
 from rsd.distributed import ALONE, Ensemble
 from rsd.engine import Embed, Record, Reference
 from rsd.features import Decoded, load_features
+from rsd.metrics.selection import Fit, Selection, choose
 from rsd.priors import check_prior_name, load_prior
 from rsd.priors.base import Prior
 from rsd.priors.watch import watch_of
@@ -99,9 +100,10 @@ def check_known(names: Collection[str], changes: Mapping[str, Any]) -> None:
 def resolve_options(
     kind: type, packaged: Callable[[str, str], Packaged], prompt: str, prior: Prior | str, features: Features | str,
     method: str, changes: Mapping[str, Any],
-) -> tuple[Any, str, Prior, Embed | None]:  # fmt: skip
-    """Return the options of class ``kind`` for a prompt, the name of their packaged settings, the prior, and the
-    feature map (None if the particles do not interact). ``changes`` override the packaged settings.
+) -> tuple[Any, str, Prior, Embed | None, Features | None]:  # fmt: skip
+    """Return the options of class ``kind`` for a prompt, the name of their packaged settings, the prior, the feature
+    map of latents (None if the particles do not interact), and that of images (None if it is not used). ``changes``
+    override the packaged settings.
 
     Raises ValueError for unknown names, unknown settings and invalid values, before any model is loaded.
     """
@@ -121,11 +123,11 @@ def resolve_options(
     if isinstance(prior, str):
         dtype = getattr(torch, options.dtype)
         prior = load_prior(prior, dtype=dtype, revision=options.revision, autocast=options.autocast)
-    embed: Embed | None = None
-    if options.interacts:
+    compared: Features | None = None
+    if options.interacts or options.selects:
         compared = load_features(options.features_name, device=prior.device) if isinstance(features, str) else features
-        embed = Decoded(prior, compared)
-    return options, found.name, prior, embed
+    embed = Decoded(prior, compared) if compared is not None and options.interacts else None
+    return options, found.name, prior, embed, compared
 
 
 def drive(
@@ -151,26 +153,35 @@ def drive(
 @dataclass(frozen=True)
 class Samples:
     """Results of a prompt: ``images`` [N, 3, H, W] in [-1, 1] (not clamped), the run's records, the options that it ran
-    with, and ``source``: where they come from."""
+    with, ``source``: where they come from, and ``selection``: which of the drawn samples these are, None for all."""
 
     images: torch.Tensor
     records: list[Record]
     options: Any
     source: str
+    selection: Selection | None = field(default=None, kw_only=True)
 
 
 def draw(
     kind: type, packaged: Callable[[str, str], Packaged], prompt: str, prior: Prior | str, features: Features | str,
     method: str, changes: Mapping[str, Any], progress: Callable[[Record], None] | None,
     *, make_run: Callable[..., Run], remedy: Callable[[Any], str],
+    fit: Callable[[torch.Tensor, str, Any], Fit | None] = lambda *about: None,
 ) -> tuple[Run, Samples]:  # fmt: skip
     """Draw the samples of a prompt; return the run and its results. Raises what :func:`resolve_options` and
     :func:`drive` raise.
 
-    ``make_run``: (prior, prompt, options, embed=..., image=...) to a run; ``remedy``: what to do if it diverges.
+    ``make_run``: (prior, prompt, options, embed=..., image=...) to a run; ``remedy``: what to do if it diverges;
+    ``fit``: (images, prompt, options) to how well they fit, for the selection.
     """
-    options, source, prior, embed = resolve_options(kind, packaged, prompt, prior, features, method, changes)
+    options, source, prior, embed, compared = resolve_options(kind, packaged, prompt, prior, features, method, changes)
     run = make_run(prior, prompt, options, embed=embed, image=prompt)
     advice = remedy(options)
     images, records = drive(run, diverged=lambda where: f"The run diverged at {where}; {advice}.", progress=progress)
-    return run, Samples(images, records, options, source)
+    chosen = None
+    if options.selects:
+        assert compared is not None
+        measured = fit(images, prompt, options)
+        chosen = choose(images, options.kept, features=compared, fit=measured, device=images.device)
+        images = images[chosen.kept]
+    return run, Samples(images, records, options, source, selection=chosen)

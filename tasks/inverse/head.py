@@ -13,7 +13,8 @@ import torch
 
 from rsd import media
 from rsd.distributed import Ensemble
-from rsd.metrics.scoring import ScoreRequest, Subject, reasons
+from rsd.metrics.scoring import ScoreRequest, Scorers, Subject, reasons
+from rsd.metrics.selection import Fit
 from rsd.priors import is_latent
 from rsd.priors.base import Prior
 from rsd.runs.batch import run_all
@@ -32,6 +33,7 @@ from .packaged import ADDED, parse, resolved
 from .problem import Problem, check_task, load, make, on
 from .results import SCORES, check_metrics, distance, headline, keep_known, write_results
 from .run import Run, Settings, same_measurement
+from .selection import measurement_fit
 
 PARTS = ("mean", "best", "std")
 
@@ -173,9 +175,17 @@ class RestoreHead(Head):
         assert context.operator.observed is not None
         return torch.where(context.operator.observed, context.y.float(), images)
 
+    def shown(self, images: torch.Tensor, context: Problem) -> torch.Tensor:
+        """Return the images as they are written, scored and compared."""
+        return context.aligned(images)
+
+    def fit(self, item: Item, images: torch.Tensor, context: Problem, scorers: Scorers) -> Fit:
+        """Return the data residual of each image."""
+        return measurement_fit(context.operator, images, context.y, item.options.sigma_v)
+
     def write(self, item: Item, images: torch.Tensor, context: Problem, folder: RunFolder) -> torch.Tensor:
         """Write the images; return them as they are scored."""
-        images = context.aligned(images)
+        images = self.shown(images, context)
         write_results(images, context, folder, item.options)
         return images
 

@@ -11,12 +11,13 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 from rsd.priors import over_heads
 from rsd.runs.flags import Flag, Groups, fields_of, is_assignment
 from rsd.runs.options import (
+    READ_BY_SELECTION,
     FeatureOptions,
-    ParticleSettings,
     PriorOptions,
     RepulsionSettings,
     RunOptions,
     ScoreOptions,
+    SelectionSettings,
     TextSettings,
     Unread,
     check_types,
@@ -86,11 +87,11 @@ class TaskOptions(OperatorOptions, TaskName, NoiseSettings):
 
 
 @dataclass(kw_only=True)
-class Settings(ParticleSettings, RepulsionSettings, TextSettings, NoiseSettings):
+class Settings(SelectionSettings, RepulsionSettings, TextSettings, NoiseSettings):
     """The settings of one restoration. The defaults are those of ``rsd restore`` if nothing is packaged for the
     task."""
 
-    POSITIVE = ParticleSettings.POSITIVE | {"lambda_", "rho", "lr_x", "lr_z", "sigma_v"}
+    POSITIVE = SelectionSettings.POSITIVE | {"lambda_", "rho", "lr_x", "lr_z", "sigma_v"}
 
     method: str = "rlsd"
     """rlsd, nonrepuls (gamma 0), hybrid (some particles repel), nonaug (no x beside z), another of `rsd methods`, or
@@ -128,7 +129,7 @@ class Settings(ParticleSettings, RepulsionSettings, TextSettings, NoiseSettings)
         """Raise ValueError, in one sentence, for an invalid setting of the algorithm."""
         check_method(self.method)
         if self.method == "hybrid":
-            _check_hybrid(self.particles, self.interacting)
+            _check_hybrid(self.drawn, self.interacting)
         self.check_numbers()
         if self.hyper:  # else nothing is wrong, and loading a sampler imports torch
             load_method(self.method, self.hyper)
@@ -145,7 +146,7 @@ class Settings(ParticleSettings, RepulsionSettings, TextSettings, NoiseSettings)
 
         method = METHODS[self.method]
         gamma = self.gamma if "gamma" in method.uses else 0.0
-        part = (self.interacting or self.particles - 1) if "interacting" in method.uses else None
+        part = (self.interacting or self.drawn - 1) if "interacting" in method.uses else None
         every = self.repel_every if "repel_every" in method.uses else 1
         kind: Literal["repulsion", "svgd"] = "svgd" if method.averages else "repulsion"
         return Interaction(gamma, self.window, part, every=every, kind=kind)
@@ -227,7 +228,7 @@ class Restore(TaskOptions, Settings, RunOptions, PriorOptions, FeatureOptions, S
     @property
     def interacts(self) -> bool:
         """Whether particles interact at all, so that the feature map is needed."""
-        return Settings.of(self).interaction.acts(self.particles)
+        return Settings.of(self).interaction.acts(self.drawn)
 
     @property
     def features_name(self) -> str:
@@ -286,7 +287,9 @@ class Restore(TaskOptions, Settings, RunOptions, PriorOptions, FeatureOptions, S
                 found[name] = (readers("method", [key for key, one in METHODS.items() if name in one.uses]), is_method)
         if "lr_x" in uses and self.x_step == "exact":
             found["lr_x"] = ("--x-step adam", f"the {'preset' if self.preset else 'setting'} has the exact one")
-        return found
+        if self.selects:
+            found = {name: why for name, why in found.items() if name not in READ_BY_SELECTION}
+        return found | self.unread_numbers()
 
     def without_unread(self) -> Restore:
         """Return the options without those that the task does not read, which a file for several tasks may give."""

@@ -20,7 +20,7 @@ NO_PIXEL = (
     "fid_features", "div_features",
 )  # fmt: skip
 """Options that do not change the samples: a run may be resumed with other values, and config.yaml omits them."""
-ADDED = {"mask_hole": "black"}
+ADDED = {"mask_hole": "black", "draw": None, "keep": None}
 """Options missing from older versions' config.yaml, with the values that their runs had."""
 
 

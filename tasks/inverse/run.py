@@ -15,6 +15,7 @@ from rsd.distributed import Ensemble
 from rsd.engine import Embed, Record, distill
 from rsd.features import Decoded
 from rsd.memory import Memory, plan, save_memory
+from rsd.metrics.selection import Selection, choose
 from rsd.priors import load_prior
 from rsd.priors.base import Prior
 from rsd.randomness import Stream
@@ -28,16 +29,19 @@ from .methods import METHODS, run_class
 from .operators import load_operator
 from .options import Settings
 from .rlsd import LatentParticles, Weights, image_shape
+from .selection import measurement_fit
 
 
 @dataclass(frozen=True)
 class Restoration:
-    """``images`` [N, 3, H, W] in [-1, 1] (not clamped), the run's records, its ``settings`` and their ``source``."""
+    """``images`` [N, 3, H, W] in [-1, 1] (not clamped), the run's records, its ``settings`` and their ``source``;
+    ``selection``: which of the drawn samples these are, None for all."""
 
     images: torch.Tensor
     records: list[Record]
     settings: Settings = field(default_factory=Settings)
     source: str = ""
+    selection: Selection | None = None
 
 
 class Run(BaseRun):
@@ -59,7 +63,7 @@ class Run(BaseRun):
         self.prior, self.settings, self.embed = prior, settings, embed
         s = settings
         self.stream = Stream(s.seed, image)
-        ids = list(range(s.particles)) if ids is None else ids
+        ids = list(range(s.drawn)) if ids is None else ids
         self.ensemble = ensemble or Ensemble.of(len(ids))
         ids = [ids[row] for row in self.ensemble.mine]
         self.operator, self.y = load_operator(operator).to(prior.device), y.to(prior.device)
@@ -149,26 +153,34 @@ def restore(
     ``load_prior`` and ``load_features``; features "auto": as in ``rsd restore``. ``settings`` replaces the packaged
     settings; ``changes``, fields of Settings such as ``gamma=20``, win over both. ``task``: whose settings to use for
     your own operator; ``preset``: settings for that many steps. ``image``: identifies the image in the random numbers
-    (``rsd restore photo.png`` uses "photo").
+    (``rsd restore photo.png`` uses "photo"). With ``draw=8, keep=4`` it draws 8 and returns the 4 that differ most
+    among those that fit y.
     Raise ValueError, before any model is loaded, for unknown names and settings, invalid values, and an operator or a y
     that cannot work; what ``load_prior`` raises for a model that is not available; and ValueError if the run diverges.
     """
     from rsd.features import load_features
 
-    from .operators import Inpaint
+    from .operators import Inpaint, PhaseRetrieval, best_rotation
 
     prior_name = arguments.check(y, operator, prior, features, changes)
     f = load_operator(operator)
     settings, source = arguments.settle(settings, changes, task or f.task, prior_name, preset)
     arguments.try_out(y, f, prior, prior_name, settings)
     prior = load_prior(prior_name) if isinstance(prior, str | Path) else prior
-    embed = None
-    if settings.interaction.acts(settings.particles):
+    compared, interacts = None, settings.interaction.acts(settings.drawn)
+    if interacts or settings.selects:
         name = features_of(features, prior_name) if isinstance(features, str) else features
-        embed = Decoded(prior, load_features(name, device=prior.device) if isinstance(name, str) else name)
+        compared = load_features(name, device=prior.device) if isinstance(name, str) else name
+    embed = Decoded(prior, compared) if compared is not None and interacts else None
     run = run_class(settings.method)(prior, f, y, settings, embed=embed, image=image)
     images, records = drive(run, diverged=partial(arguments.diverged, settings=settings), progress=progress)
     if isinstance(f, Inpaint) and settings.sigma_v == 0:  # as rsd restore does without noise
         assert f.observed is not None
         images = torch.where(f.observed, y.to(images), images)
-    return Restoration(images, records, settings, source)
+    chosen = None
+    if compared is not None and settings.selects:
+        fit = measurement_fit(f, images, y.to(images.device), settings.sigma_v)
+        shown = best_rotation(images, images[:1]) if isinstance(f, PhaseRetrieval) else images
+        chosen = choose(shown, settings.kept, features=compared, fit=fit, device=images.device)
+        images = images[chosen.kept]
+    return Restoration(images, records, settings, source, chosen)

@@ -184,6 +184,10 @@ class TextTo3D(Settings, RunOptions, PriorOptions, FeatureOptions, DivOptions, P
         ),
     }
 
+    ABSENT: ClassVar[Mapping[str, str]] = dict.fromkeys(
+        ("--draw", "--keep"), "every scene that runs is kept; give -n, and choose among the scenes in contact.png"
+    )
+
     LEAST = {**Settings.LEAST, "mesh_resolution": SMALLEST_MESH, "size": SMALLEST_PICTURE, "turntable": 1}
 
     prompt: Annotated[tuple[str, ...], Flag(positional=True)] = ()

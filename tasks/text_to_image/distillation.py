@@ -120,7 +120,7 @@ class Run(Distillation):
         self.prior, self.settings, self.embed = prior, settings, embed
         s = settings
         self.stream = Stream(s.seed, image)
-        ids = list(range(s.particles)) if ids is None else list(ids)
+        ids = list(range(s.drawn)) if ids is None else list(ids)
         self.ensemble = ensemble or Ensemble.of(len(ids))
         self.timesteps = draw_timesteps(s, prior.schedule.T, ids=ids, stream=self.stream)
         ids = [ids[row] for row in self.ensemble.mine]

@@ -14,6 +14,10 @@ import torch
 from rsd import media
 from rsd.distributed import Ensemble, processes
 from rsd.engine import Record
+from rsd.heads.classifier import FaceReader, HeadsClassifier
+from rsd.metrics.scoring import Scorers
+from rsd.metrics.selection import Fit
+from rsd.priors import over_heads
 from rsd.priors.base import Prior
 from rsd.runs.batch import run_all
 from rsd.runs.flags import fields_of
@@ -26,7 +30,7 @@ from rsd.runs.summary import particles
 from . import distillation, samplers
 from .options import SAMPLERS, TextToImage
 from .packaged import ADDED, packaged, resolved
-from .scores import FIGURES, SCORES, fid, figures, pictures
+from .scores import FIGURES, SCORES, fid, figures, pictures, prompt_fit
 
 Run = distillation.Run | samplers.Run
 
@@ -49,12 +53,21 @@ def text_to_image(
 
     ``prior`` and ``features``: objects, or names as for ``rsd text-to-image``. ``changes``: fields of its options, such
     as ``gamma=20``; they win over the packaged settings of the method and the prior.
+    With ``draw=8, keep=4`` it draws 8 and returns the 4 that differ most among those that follow the prompt.
     Raises ValueError for unknown names, unknown settings and invalid values before any model is loaded, and for a run
     that diverged.
     """
     return draw(
-        TextToImage, packaged, prompt, prior, features, method, changes, progress, make_run=make_run, remedy=remedy
-    )[1]
+        TextToImage, packaged, prompt, prior, features, method, changes, progress, make_run=make_run, remedy=remedy,
+        fit=fit,
+    )[1]  # fmt: skip
+
+
+def fit(images: torch.Tensor, prompt: str, options: TextToImage) -> Fit | None:
+    """Return how well pictures of heads follow the prompt (:func:`prompt_fit`); None for other priors."""
+    if not over_heads(options.prior):
+        return None
+    return prompt_fit(images, prompt, Scorers(judge=HeadsClassifier.load(), face=FaceReader.load()))
 
 
 def make_run(prior: Prior, prompt: str, options: TextToImage, **where: Any) -> Run:
@@ -112,6 +125,10 @@ class ImageHead(PromptHead):
             networks.prior, item.source, item.options, embed=networks.embed(item.options), image=item.source,
             ensemble=ensemble, plan=networks.plans,
         ), None  # fmt: skip
+
+    def fit(self, item: Item, images: torch.Tensor, context: None, scorers: Scorers) -> Fit | None:
+        """Return how well each picture follows the prompt."""
+        return prompt_fit(images, item.source, scorers)
 
     def write(self, item: Item, images: torch.Tensor, context: None, folder: RunFolder) -> torch.Tensor:
         """Write particles/ and grid.png."""

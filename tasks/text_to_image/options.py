@@ -9,13 +9,14 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from rsd.runs.flags import Groups, fields_of
 from rsd.runs.options import (
+    READ_BY_SELECTION,
     FeatureOptions,
-    ParticleSettings,
     PriorOptions,
     PromptOptions,
     RepulsionSettings,
     RunOptions,
     ScoreOptions,
+    SelectionSettings,
     TextSettings,
     Unread,
     features_of,
@@ -64,7 +65,7 @@ T = 1000
 
 
 @dataclass(kw_only=True)
-class Drawing(ParticleSettings, RepulsionSettings, TextSettings):
+class Drawing(SelectionSettings, RepulsionSettings, TextSettings):
     """Shared settings of distillation and sampling."""
 
     method: str
@@ -116,8 +117,8 @@ class Drawing(ParticleSettings, RepulsionSettings, TextSettings):
 class Settings(Drawing):
     """The settings of one distillation. The defaults are the paper's."""
 
-    LEAST = {**ParticleSettings.LEAST, "lora_rank": 1}
-    POSITIVE = ParticleSettings.POSITIVE | {"lr", "lr_phi"}
+    LEAST = {**SelectionSettings.LEAST, "lora_rank": 1}
+    POSITIVE = SelectionSettings.POSITIVE | {"lr", "lr_phi"}
     METHODS = tuple(DISTILLATION)
 
     method: str = "vsd"
@@ -198,12 +199,14 @@ class TextToImage(Settings, RunOptions, PriorOptions, FeatureOptions, ScoreOptio
         }
         if self.method == "vsd" and self.score == "unet":
             found["lora_rank"] = ("--score lora and lora-each", "the score is unet")
-        return found
+        if self.selects:
+            found = {name: why for name, why in found.items() if name not in READ_BY_SELECTION}
+        return found | self.unread_numbers()
 
     @property
     def interacts(self) -> bool:
         """Whether the particles interact through features."""
-        return self.particles > 1 and (self.strength != 0 or self.method == "svgd")
+        return self.drawn > 1 and (self.strength != 0 or self.method == "svgd")
 
     @property
     def features_name(self) -> str:

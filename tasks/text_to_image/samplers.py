@@ -51,7 +51,7 @@ class Run(BaseRun):
         self.prior, self.settings, self.embed = prior, settings, embed
         s = settings
         self.stream = Stream(s.seed, image)
-        ids = list(range(s.particles)) if ids is None else list(ids)
+        ids = list(range(s.drawn)) if ids is None else list(ids)
         self.ensemble = ensemble or Ensemble.of(len(ids))
         ids = [ids[row] for row in self.ensemble.mine]
         self.levels = ancestral_levels(prior.schedule, s.steps)

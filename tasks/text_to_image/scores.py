@@ -23,6 +23,7 @@ from rsd.metrics.scoring import (
     difference,
 )
 from rsd.metrics.scoring import pictures as pictures
+from rsd.metrics.selection import Fit
 from rsd.priors import over_heads
 
 FIGURES = ("div", "agreement", "coverage", "clip", "aesthetic", "seconds")
@@ -43,6 +44,28 @@ def heads(images: torch.Tensor, subject: Subject, scorers: Scorers) -> Found:
     reasons: dict[str, str] = {}
     faces = scorers.face.sees(scorers.judge, images) if scorers.face else None
     return heads_figures(scorers.judge.probabilities(images), read(subject.prompt), reasons, faces), reasons
+
+
+def prompt_fit(images: torch.Tensor, prompt: str, scorers: Scorers) -> Fit | None:
+    """Return how well each of the images [M, 3, H, W] follows the prompt, for the selection of those to keep; None if
+    nothing measures that.
+
+    For heads: the share of the prompt's attributes that are read as the prompt says, as in :func:`heads_figures`; 0 if
+    none of them can be read. Otherwise CLIP's cosine similarity x 100, if it is loaded; the score is its cube, so that
+    pictures down to 0.89 of the best one fit.
+    """
+    named = read(prompt) if scorers.judge else None
+    if scorers.judge and named and named.seen:
+        faces = scorers.face.sees(scorers.judge, images) if scorers.face else None
+        found = readings(scorers.judge.probabilities(images), {a: named.values[a] for a in named.seen}, faces)
+        counted = agreement(found).counted
+        share = (found.right & counted).sum(-1).double() / counted.sum(-1)  # 0 / 0: nan
+        if counted.any():
+            return Fit("agreement", share, share.nan_to_num(0.0))
+    if scorers.clip and prompt:
+        values = 100 * scorers.clip(images, prompt).clamp(min=0).double()
+        return Fit("clip", values, values**3)
+    return None
 
 
 def no_heads(asked: ScoreRequest) -> str | None:

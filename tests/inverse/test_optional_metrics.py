@@ -209,7 +209,7 @@ def test_div_is_not_measured_on_what_the_repulsion_used(plain_restore, photos, t
     assert found["div_features"] == str(tiny_vit) and found["div"] > 0 and "div" not in found["reasons"]
     assert "says too much" not in capsys.readouterr().err
     plain_restore(photos / "0.png", "--div-features", "pixels", out="three")
-    assert "rsd: note: Div is measured with pixels, which the repulsion used" in capsys.readouterr().err
+    assert "rsd: note: Div is measured with pixels, which the repulsion or --draw used" in capsys.readouterr().err
 
 
 def test_div_of_different_networks_has_no_mean(plain_restore, photos, tiny_vit):

@@ -200,7 +200,7 @@ def test_other_priors_have_no_attributes():
 
 
 def test_the_repulsion_s_features_should_not_measure():
-    with pytest.warns(UserWarning, match="Div is measured with pixels, which the repulsion used"):
+    with pytest.warns(UserWarning, match="Div is measured with pixels, which the repulsion or --draw used"):
         load_scorers("some/if", div_features="pixels", repulsion=["pixels"])
 
 

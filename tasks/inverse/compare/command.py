@@ -10,7 +10,7 @@ from typing import Annotated, ClassVar, Literal
 from rsd.priors import image_size
 from rsd.runs import flags
 from rsd.runs.flags import Flag, Groups
-from rsd.runs.options import Unread, check_used, readers
+from rsd.runs.options import Unread, check_used, readers, unread_particles
 from rsd.runs.settings import layered, shard
 
 from ..inputs import ignored_files
@@ -39,7 +39,7 @@ class Compare(OperatorOptions):
     GROUPS: ClassVar[Groups] = {
         "input": "images config shard",
         "what is compared": "methods tasks mask mask_hole box kernel operator downsample sigma_v fit",
-        "priors": "prior pixel_prior particles seed",
+        "priors": "prior pixel_prior particles draw keep seed",
         "speed and memory": "steps device dtype autocast chunk memory",
         "output": "out metrics div_features fid_features",
     }
@@ -61,6 +61,11 @@ class Compare(OperatorOptions):
     """The prior of the methods in pixel space."""
     particles: Annotated[int | None, Flag(short="-n")] = None
     """N, samples of each method (default: the packaged number)."""
+    draw: int | None = None
+    """Run M particles of each method, and keep only the N that differ most among those that fit, see `rsd restore
+    --help` (default: keep all that run)."""
+    keep: int | None = None
+    """With --draw: N, how many samples are kept (default: -n)."""
     steps: int | None = None
     """Steps of every method, by its --preset for that many if it has one (default: those of its packaged settings,
     each with its own budget)."""
@@ -146,7 +151,7 @@ class Compare(OperatorOptions):
         }
         if not any(task.startswith("sr") for task in tasks):
             found["downsample"] = ("the tasks sr2 ... sr16", why)
-        return found
+        return found | unread_particles(self.particles, self.keep)
 
 
 def main(argv: list[str]) -> int:

@@ -21,7 +21,8 @@ if TYPE_CHECKING:
     from .command import Compare
 
 PASSED = (
-    "particles", "seed", "sigma_v", "div_features", "fid_features", "device", "dtype", "autocast", "chunk", "memory",
+    "particles", "draw", "keep", "seed", "sigma_v", "div_features", "fid_features", "device", "dtype", "autocast",
+    "chunk", "memory",
 )  # fmt: skip
 """Options that every run gets."""
 

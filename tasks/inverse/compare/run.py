@@ -104,7 +104,7 @@ def rows(out: Path, pair: Pair, common: Common) -> Iterator[dict[str, Any]]:
         o = pair.options
         yield {
             "method": pair.method, "task": pair.task, "image": job.title, "prior": o.prior, "run_as": o.task,
-            "settings": pair.settings, "steps": o.steps, "particles": o.particles,
+            "settings": pair.settings, "steps": o.steps, "particles": o.kept,
             "folder": str(folder.path.relative_to(out)), "metrics": held, "fid": fid, **costs,
         }  # fmt: skip
 
@@ -140,4 +140,4 @@ def run_key(options: Restore) -> str:
 
 
 def _why_same(options: Restore) -> str:
-    return "a single particle has no repulsion" if options.particles == 1 else "gamma is 0"
+    return "a single particle has no repulsion" if options.drawn == 1 else "gamma is 0"
