@@ -230,6 +230,8 @@ def settings(command: str, config: dict[str, Any]) -> str:
     method = config.get("method", "")
     if command == "restore":
         reads = [name for name in METHODS[method].uses if name != "lr_x" or config["x_step"] == "adam"]
+        if METHODS[method].sampler and not config.get("gamma"):  # most samplers are compared without repulsion
+            reads = [name for name in reads if name != "gamma"]
         chosen = {name: title for name, title in chosen.items() if name in ALWAYS or name in reads}
     if command == "text-to-image":
         idle = TextToImage(method=method).unread

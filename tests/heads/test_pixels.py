@@ -102,7 +102,7 @@ def test_the_sectors_of_prompts_do_not_move_those_of_figures(heads_pixels, tmp_p
 def test_restore(heads_pixels, tmp_path, capsys):
     assert main(["heads", "--out", str(tmp_path / "faces"), "--number", "1", "--size", "32"]) == 0
     (face,) = (tmp_path / "faces").glob("*.png")
-    flags = [str(face), "--clean", "--task", "inpaint_half_face", "--steps", "2"]
+    flags = [str(face), "--clean", "--task", "inpaint_half_face", "--steps", "2", "--gamma", "1"]
     told, metrics, _ = run("restore", flags, tmp_path, capsys)
     assert "settings: any_heads_pixels.yaml: proximal-guidance" in told.out and metrics["coverage"]
 

@@ -138,7 +138,7 @@ def test_the_committed_comparison_runs_all_that_differs_and_was_set(images, head
     twins = {f"{task} by nonrepuls" for task in (*plain, "phase_retrieval")}
     twins |= {f"{task} by latent-red-diff" for task in plain}
     assert set(others) == linear | twins
-    assert len(able) == 6 * 17 - len(linear | twins) and all(pair.options.particles == 4 for pair in able)
+    assert len(able) == 6 * 18 - len(linear | twins) and all(pair.options.particles == 4 for pair in able)
     assert {p.options.task for p in able if p.task == "sr4" and p.options.prior == "heads-pixels"} == {"sr2"}
 
 

@@ -80,9 +80,8 @@ def test_every_section_gives_what_its_method_reads(file: str, method: str):
     assert (method == GENERAL) or ("hyper" if entry.sampler else "lr_z") in settings
     assert "hyper" not in settings or method != GENERAL
     assert not {name.rstrip("_") for name in TUNABLE if name not in entry.uses} & set(settings)
-    assert set(found.tuned_for) == {"prior", *(() if method == GENERAL else ("task",))} and set(found.origin) >= set(
-        settings
-    )
+    every_task = method == GENERAL and file.startswith("any_")
+    assert set(found.tuned_for) == {"prior", *(() if every_task else ("task",))} and set(found.origin) >= set(settings)
     values = found.values(Restore)
     for key, value in settings.items():
         got = values["lambda_" if key == "lambda" else key]
@@ -111,7 +110,9 @@ def test_phase_retrieval_has_no_x(image: str):
 @pytest.mark.parametrize(("file", "method"), SECTIONS)
 def test_every_section_is_found_by_what_it_was_tuned_for(file: str, method: str):
     found = section("inverse", file, method)
-    for task in TASKS if method == GENERAL else [found.tuned_for["task"]]:
+    own = {"inpaint_half_face", "inpaint_random"} if file == "any_heads.yaml" else set()  # see those files
+    near = {task for task in TASKS if task.startswith("inpaint")} if own else set()
+    for task in [found.tuned_for["task"]] if "task" in found.tuned_for else set(TASKS) - own - near:
         chosen = packaged(task, method, found.tuned_for["prior"])
         assert (chosen.file, chosen.method) == (file, method)
 

@@ -94,7 +94,7 @@ def test_a_missing_task_is_an_error_that_names_all_tasks(here, untouched, flags,
 def test_a_file_implies_its_task_too_and_a_conflict_names_both(here, capsys):
     (here / "own.yaml").write_text("mask: mask.png\ngamma: 3\n")
     options, name = parse(["photo.png", "--config", "own.yaml"])
-    assert (options.task, options.gamma, name) == ("inpaint_mask", 3, "any_heads.yaml: proximal-guidance")
+    assert (options.task, options.gamma, name) == ("inpaint_mask", 3, "inpaint_half_face_heads.yaml: proximal-guidance")
     options, _ = parse(["photo.png", "--config", "own.yaml", "--task", "sr4"])
     assert (options.task, options.mask) == ("sr4", None)  # a file may say more than its task needs
     (here / "task.yaml").write_text("task: sr4\n")

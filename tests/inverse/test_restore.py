@@ -165,10 +165,12 @@ def test_super_resolution_has_its_own_settings():
 
 
 def test_the_default_has_one_setting_for_all_tasks():
-    for task in ("sr4", "inpaint_random", "operator"):
+    for task in ("sr4", "deblur_motion", "operator"):
         settings, source = settings_of(task)
         assert source == "any_heads.yaml: proximal-guidance" and settings.method == "proximal-guidance"
         assert (settings.gamma, settings.window, settings.steps, settings.hyper) == (0, (0.3, 0.9), 50, ())
+    for task, gamma in (("inpaint_half_face", 4), ("inpaint_mask", 4), ("inpaint_random", 0)):
+        assert settings_of(task)[0].gamma == gamma and settings_of(task)[0].hyper == ()
 
 
 @pytest.mark.parametrize(

@@ -83,7 +83,16 @@ def test_a_gradient_through_the_unet_is_counted(tiny_folder):
     )
     assert 1.5 * plain.epsilon < guided.epsilon < glued.epsilon and guided.decode == plain.decode < guided.epsilon
     through = {name for name, entry in METHODS.items() if entry.through}
-    assert through == {"dps", "pigdm", "latent-dps", "psld", "resample", "particle-guidance", "score-prior"}
+    assert through == {
+        "dps",
+        "pigdm",
+        "latent-dps",
+        "psld",
+        "resample",
+        "particle-guidance",
+        "score-prior",
+        "proximal-guidance",
+    }
 
 
 def test_pixel_priors_are_measured_where_a_mebibyte_a_pixel_is_not_free(monkeypatch, tiny_heads_pixels):
