@@ -141,10 +141,10 @@ def measured(name: str, side: int) -> tuple[float, float, float, float]:
     with torch.device("meta"):
         text = torch.empty(1, length, width)
         mask = torch.ones(1, length) if name in ("SANA 1.6B", "PixArt-Sigma") else None
-        told = Condition(embeddings=text, pooled=torch.empty(1, pooled) if pooled else None, mask=mask)
+        condition = Condition(embeddings=text, pooled=torch.empty(1, pooled) if pooled else None, mask=mask)
         z = torch.empty(1, *prior.latent_shape)
     with FlopCounterMode(display=False) as count, torch.no_grad():
-        prior.epsilon(z, 500, told)
+        prior.epsilon(z, 500, condition)
     return billions(prior.network), texts, billions(prior.vae), count.get_total_flops() / 1e12
 
 

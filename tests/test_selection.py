@@ -22,8 +22,8 @@ from rsd.metrics.selection import best_set, greedy_set, kernel, quality, select
 from rsd.priors import load_prior
 from rsd.runs.session import Session
 from rsd.tasks.inverse.operators import make_operator, measure
+from rsd.tasks.inverse.operators.base import measurement_fit
 from rsd.tasks.inverse.run import Settings
-from rsd.tasks.inverse.selection import measurement_fit
 from rsd.tasks.text_to_image.scores import prompt_fit
 
 

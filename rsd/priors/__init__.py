@@ -118,8 +118,8 @@ def load_prior(
         return prior
     if autocast:
         check_autocast(device)
-    elif told := slow(precision, device):
-        warnings.warn(told, stacklevel=2)
+    elif note := slow(precision, device):
+        warnings.warn(note, stacklevel=2)
     found = index.find(name, revision)
     if found.family:
         from rsd.priors.families.load import load_family

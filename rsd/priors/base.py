@@ -22,7 +22,7 @@ class Condition:
     ``threshold``: the share of a picture's entries that its guess keeps as they are (:func:`thresholded`); None: all.
     Latents have no bounds, and priors over them know nothing of it.
     ``embeddings`` and ``negative``: [1, L, d], or [N, L, d] where each particle has its own; None for a prior without
-    text. ``extra``: numbers [N, k] that a learned score is told besides, of which priors know nothing.
+    text. ``extra``: numbers [N, k] that only a learned score reads; priors ignore them.
     ``pooled`` [1, k] or [N, k] and ``mask`` [1, L] or [N, L] (0 where no token is) belong to ``embeddings``, for
     networks that take them; ``negative_pooled`` and ``negative_mask`` to ``negative``.
     """

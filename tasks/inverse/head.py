@@ -27,13 +27,13 @@ from rsd.runs.summary import particles
 from .inputs import Job, are_several, list_jobs
 from .methods import EXAMPLE, METHODS, check_fits, run_class
 from .operators import Operator
+from .operators.base import measurement_fit
 from .operators.linear import check_exact
 from .options import Restore, divergence_remedy
 from .packaged import ADDED, parse, resolved
 from .problem import Problem, check_task, load, make, on
 from .results import SCORES, check_metrics, distance, headline, keep_known, write_results
 from .run import Run, Settings, same_measurement
-from .selection import measurement_fit
 
 PARTS = ("mean", "best", "std")
 

@@ -27,9 +27,9 @@ from rsd.spread import Spread
 from . import arguments
 from .methods import METHODS, run_class
 from .operators import load_operator
+from .operators.base import measurement_fit
 from .options import Settings
 from .rlsd import LatentParticles, Weights, image_shape
-from .selection import measurement_fit
 
 
 @dataclass(frozen=True)

@@ -237,8 +237,8 @@ class FamilyPrior(Prior):
                 found = self._embedded(text, negative)
                 write(self._cache, text, negative, found)
             self._known[key] = {k: v.to(self.device) for k, v in found.items()}
-            told = network(self.name, "text encoder", "text_encoder")
-            self.watch.see(told, self._known[key]["embeddings"], None, MAX_FEATURE)
+            part = network(self.name, "text encoder", "text_encoder")
+            self.watch.see(part, self._known[key]["embeddings"], None, MAX_FEATURE)
         return self._known[key]
 
     @torch.no_grad()

@@ -35,9 +35,9 @@ class FluxPrior(FamilyPrior):
     def predict(self, z: torch.Tensor, time: torch.Tensor, words: Words, guidance: float) -> torch.Tensor:
         h, w = z.shape[-2:]
         ids = self.pipeline._prepare_latent_image_ids(len(z), h // 2, w // 2, z.device, z.dtype)
-        told = z.new_full((len(z),), guidance, dtype=torch.float32) if self.takes_guidance else None
+        scale = z.new_full((len(z),), guidance, dtype=torch.float32) if self.takes_guidance else None
         out = self.network(
-            hidden_states=packed(z), timestep=time.to(z.dtype) / 1000, guidance=told,
+            hidden_states=packed(z), timestep=time.to(z.dtype) / 1000, guidance=scale,
             pooled_projections=words["pooled"], encoder_hidden_states=words["embeddings"],
             txt_ids=z.new_zeros(words["embeddings"].shape[1], 3), img_ids=ids, return_dict=False,
         )[0]  # fmt: skip

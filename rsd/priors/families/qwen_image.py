@@ -21,9 +21,9 @@ class QwenImagePrior(FamilyPrior):
 
     def predict(self, z: torch.Tensor, time: torch.Tensor, words: Words, guidance: float) -> torch.Tensor:
         h, w = z.shape[-2:]
-        told = z.new_full((len(z),), guidance, dtype=torch.float32) if self.takes_guidance else None
+        scale = z.new_full((len(z),), guidance, dtype=torch.float32) if self.takes_guidance else None
         out = self.network(
-            hidden_states=packed(z), timestep=time.to(z.dtype) / 1000, guidance=told,
+            hidden_states=packed(z), timestep=time.to(z.dtype) / 1000, guidance=scale,
             encoder_hidden_states=words["embeddings"], img_shapes=[[(1, h // 2, w // 2)]] * len(z),
             encoder_hidden_states_mask=words.get("mask"), return_dict=False,
         )[0]  # fmt: skip

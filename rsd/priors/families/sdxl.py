@@ -24,8 +24,8 @@ class SDXLPrior(FamilyPrior):
     def predict(self, z: torch.Tensor, time: torch.Tensor, words: Words, guidance: float) -> torch.Tensor:
         height, width = (side * self.factor for side in z.shape[-2:])
         sizes = torch.tensor([[height, width, 0, 0, height, width]], device=z.device, dtype=z.dtype)
-        told = {"text_embeds": words["pooled"], "time_ids": sizes.expand(len(z), -1)}
-        return self.network(z, time, words["embeddings"], added_cond_kwargs=told, return_dict=False)[0]
+        added = {"text_embeds": words["pooled"], "time_ids": sizes.expand(len(z), -1)}
+        return self.network(z, time, words["embeddings"], added_cond_kwargs=added, return_dict=False)[0]
 
     def scaled(self, z: torch.Tensor) -> torch.Tensor:
         mean, deviation = self._moments(z)
