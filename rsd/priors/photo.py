@@ -74,9 +74,9 @@ class PhotoNet(ModelMixin, ConfigMixin):
             return nn.ModuleList(Block(width, embedded) for _ in range(count))
 
         self.down = nn.ModuleList(stack(w, n) for w, n in zip(widths[:-1], blocks[:-1], strict=True))
-        self.halve = nn.ModuleList(nn.Conv2d(a, b, 2, stride=2, bias=False) for a, b in pairs)
+        self.downsample = nn.ModuleList(nn.Conv2d(a, b, 2, stride=2, bias=False) for a, b in pairs)
         self.middle = stack(widths[-1], blocks[-1])
-        self.double = nn.ModuleList(nn.ConvTranspose2d(b, a, 2, stride=2, bias=False) for a, b in pairs)
+        self.upsample = nn.ModuleList(nn.ConvTranspose2d(b, a, 2, stride=2, bias=False) for a, b in pairs)
         self.up = nn.ModuleList(stack(w, n) for w, n in zip(widths[:-1], blocks[:-1], strict=True))
         self.shuffled = nn.Conv2d(widths[0], 12, 3, padding=1)
         nn.init.zeros_(self.shuffled.weight)
@@ -101,15 +101,15 @@ class PhotoNet(ModelMixin, ConfigMixin):
     def _convolve(self, u: torch.Tensor, level: torch.Tensor) -> torch.Tensor:
         x = first = self.unshuffled(F.pixel_unshuffle(u, 2))
         kept = []
-        for blocks, halve in zip(self.down, self.halve, strict=True):
+        for blocks, shrink in zip(self.down, self.downsample, strict=True):
             for block in blocks:  # type: ignore[union-attr]
                 x = block(x, level)
             kept.append(x)
-            x = halve(x)
+            x = shrink(x)
         for block in self.middle:
             x = block(x, level)
-        for blocks, double in zip(list(self.up)[::-1], list(self.double)[::-1], strict=True):
-            x = double(x) + kept.pop()
+        for blocks, enlarge in zip(list(self.up)[::-1], list(self.upsample)[::-1], strict=True):
+            x = enlarge(x) + kept.pop()
             for block in blocks:
                 x = block(x, level)
         return F.pixel_shuffle(self.shuffled(x + first), 2)
