@@ -181,7 +181,7 @@ def licence_of(photo: Photograph, work: Path) -> tuple[str, str]:
     for paragraph in text.split("\n\n"):
         fields = _fields(paragraph)
         patterns = fields.get("Files", "").split()
-        if any(fnmatch.fnmatch(Path(photo.file).name, Path(p).name) for p in patterns):  # the last one holds
+        if any(p == "*" or _matches(photo.file, p) for p in patterns):  # the last one holds
             authors, licence = fields.get("Copyright", ""), fields.get("License", "").splitlines()[0]
     metadata = list(root.rglob(f"{photo.name}/metadata.json"))
     if metadata:
@@ -189,8 +189,14 @@ def licence_of(photo: Photograph, work: Path) -> tuple[str, str]:
         authors = ", ".join(author["Name"] for author in about.get("Authors", []))
         licence = f"{licence} (package), {about['License']} (wallpaper)" if about.get("License") else licence
     years = r"\b(19|20)\d\d(-(19|20)\d\d)?[.,]?|<[^>]*>|´"
-    people = [re.sub(years, "", line).strip(' ,."') for line in authors.splitlines()]
+    people = [re.sub(years, "", line).replace('"', "").strip(" ,.") for line in authors.splitlines()]
     return ", ".join(person for person in people if person), licence
+
+
+def _matches(file: str, pattern: str) -> bool:
+    """Return whether a pattern names a file. Folders of sources and packages differ, so only names are compared."""
+    name = Path(pattern).name
+    return name != "*" and fnmatch.fnmatch(Path(file).name, name)
 
 
 def _fields(paragraph: str) -> dict[str, str]:

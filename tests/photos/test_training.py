@@ -121,7 +121,8 @@ def test_licences_are_read_from_the_copyright_file(tmp_path, monkeypatch):
     folder.mkdir(parents=True)
     (folder / "copyright").write_text(
         "Files: *\nCopyright: 2001 Nobody\nLicense: MIT\n\nFiles: nature/X.jpg\n nature/Y.jpg\n"
-        "Copyright: 2008, Ann Example <a@example.org>\n           2009, Bo\nLicense: GPL-2+\nComment: c\n"
+        "Copyright: 2008, Ann Example <a@example.org>\n           2009, Bo\nLicense: GPL-2+\nComment: c\n\n"
+        "Files: debian/*\nCopyright: 2012 Packager\nLicense: Expat\n"
     )
     assert data.licence_of(Photograph("X", "p", "/nature/X.jpg"), tmp_path) == ("Ann Example, Bo", "GPL-2+")
     assert data.licence_of(Photograph("Z", "p", "/nature/Z.jpg"), tmp_path) == ("Nobody", "MIT")
