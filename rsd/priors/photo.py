@@ -48,6 +48,16 @@ class Block(nn.Module):
         return x + self.second(F.relu(torch.addcmul(shift, self.first(x), 1 + scale)))
 
 
+class Stack(nn.ModuleList):
+    """Blocks one after another."""
+
+    def forward(self, x: torch.Tensor, level: torch.Tensor) -> torch.Tensor:
+        """Return features of x's shape; ``level``: [B, embedded]."""
+        for block in self:
+            x = block(x, level)
+        return x
+
+
 class PhotoNet(ModelMixin, ConfigMixin):
     """A UNet of convolutions that predicts the noise in a picture z_t = alpha z + sigma eps, alpha^2 + sigma^2 = 1.
 
@@ -70,8 +80,8 @@ class PhotoNet(ModelMixin, ConfigMixin):
         self.unshuffled = nn.Conv2d(12, widths[0], 3, padding=1, bias=False)
         pairs = list(zip(widths, widths[1:], strict=False))
 
-        def stack(width: int, count: int) -> nn.ModuleList:
-            return nn.ModuleList(Block(width, embedded) for _ in range(count))
+        def stack(width: int, count: int) -> Stack:
+            return Stack(Block(width, embedded) for _ in range(count))
 
         self.down = nn.ModuleList(stack(w, n) for w, n in zip(widths[:-1], blocks[:-1], strict=True))
         self.downsample = nn.ModuleList(nn.Conv2d(a, b, 2, stride=2, bias=False) for a, b in pairs)
@@ -102,16 +112,12 @@ class PhotoNet(ModelMixin, ConfigMixin):
         x = first = self.unshuffled(F.pixel_unshuffle(u, 2))
         kept = []
         for blocks, shrink in zip(self.down, self.downsample, strict=True):
-            for block in blocks:  # type: ignore[union-attr]
-                x = block(x, level)
+            x = blocks(x, level)
             kept.append(x)
             x = shrink(x)
-        for block in self.middle:
-            x = block(x, level)
+        x = self.middle(x, level)
         for blocks, enlarge in zip(list(self.up)[::-1], list(self.upsample)[::-1], strict=True):
-            x = enlarge(x) + kept.pop()
-            for block in blocks:
-                x = block(x, level)
+            x = blocks(enlarge(x) + kept.pop(), level)
         return F.pixel_shuffle(self.shuffled(x + first), 2)
 
 

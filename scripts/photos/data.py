@@ -128,7 +128,7 @@ class Crops:
 def augmented(crop: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     """Return a crop turned, mirrored and with another exposure, white balance and contrast, float32 [s, s, 3] in
     [-1, 1]; a few become grey."""
-    crop = np.rot90(crop, rng.integers(4))
+    crop = np.rot90(crop, int(rng.integers(4)))
     if rng.random() < 0.5:
         crop = crop[:, ::-1]
     x = crop.astype(np.float32) / 255
