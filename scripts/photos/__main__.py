@@ -42,7 +42,7 @@ class Photos:
     cooldown: int = 2000
     """Final steps over which the learning rate, constant before, falls to 0."""
     lr: float = 6e-4
-    every: int = 200
+    every: int = 100
     """Steps between checkpoints."""
     bm3d: bool = True
     """Whether "evaluate" runs BM3D (a minute for each photograph)."""

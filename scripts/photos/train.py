@@ -92,7 +92,7 @@ def train(
     net: PhotoNet | None = None,
     lr: float = 6e-4,
     cooldown: int = 2000,
-    every: int = 200,
+    every: int = 100,
     sides: tuple[tuple[int, int], ...] = SIDES,
 ) -> PhotoNet:
     """Train a network on the shards in ``work``, with a checkpoint ``work/photos.pt`` every ``every`` steps, from which
