@@ -37,10 +37,11 @@ def load_model(
     kind: Any, name: str, folder: Path | None, *, what: str, dtype: torch.dtype, part: str = "",
     commit: str | None = None, **options: Any,
 ) -> Any:  # fmt: skip
-    """Load a model of class ``kind`` (of diffusers or transformers). ``options``: for from_pretrained; for the other
+    """Load a model of class ``kind`` (of diffusers, transformers, or this package, whose networks save like
+    diffusers'). ``options``: for from_pretrained; for the other
     arguments see :func:`find_weights`. Raises ValueError with the remedy.
     """
-    stem = "diffusion_pytorch_model" if kind.__module__.startswith("diffusers") else "model"
+    stem = "diffusion_pytorch_model" if kind.__module__.startswith(("diffusers", "rsd.")) else "model"
     found = find_weights(name, folder, what=what, stem=stem, dtype=dtype, part=part, commit=commit)
     if folder is None:
         fetch(name, _path(part, "config.json"), revision=commit, what=what)

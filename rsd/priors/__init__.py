@@ -96,15 +96,16 @@ def load_prior(
     size: int | tuple[int, int] | None = None,
 ) -> Prior:
     """Load a pipeline as a prior, frozen: of Stable Diffusion's class (latents), DeepFloyd IF's (pixels), DDPM's
-    (pixels, without text) or one of :data:`rsd.priors.families.FAMILIES` (latents).
+    (pixels, without text), a :class:`rsd.priors.photo.PhotoNet` (pixels of any size, without text) or one of
+    :data:`rsd.priors.families.FAMILIES` (latents).
 
     ``name``: a built-in name (``heads``, ``heads-pixels``), a local folder written by ``save_pretrained`` (write
     ``./heads`` for a folder that has a built-in name), a hub id, whose ``revision`` is a commit, tag or branch,
     ``FILE.safetensors@PIPELINE``, a single checkpoint of the network, with all else from a folder or hub id, or
     ``module:name``, a prior of your own, which is taken as it is.
     ``dtype`` is the precision of the UNet and the text encoder; ``autocast`` lets networks in float32 multiply in
-    bfloat16. ``size``: pixels of a picture's side, or height and width, for a pipeline of a family (None: its own).
-    Warns of a precision that the device only emulates.
+    bfloat16. ``size``: pixels of a picture's side, or height and width, for a pipeline of a family or a PhotoNet
+    (None: its own). Warns of a precision that the device only emulates.
     Raises ValueError that says what to do if the device has no bfloat16 for ``autocast``, or if the model is unknown,
     missing, gated, removed, offline or of another kind.
     """
@@ -127,6 +128,12 @@ def load_prior(
         member = load_family(found, device=device, dtype=precision, size=size)
         member.autocast, member.name = autocast, name
         return member
+    if found.parts == index.PHOTO:
+        from rsd.priors.photo import load_photo
+
+        photo = load_photo(found, device=device, dtype=precision, size=size)
+        photo.autocast = autocast
+        return photo
     if size is not None:
         raise ValueError(f'The prior "{name}" makes pictures of one size; leave size out.')
     if "vae" in found.parts:

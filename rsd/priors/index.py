@@ -29,12 +29,16 @@ PIXEL: Parts = {
     "tokenizer": ("T5Tokenizer", "T5TokenizerFast"),
 }
 PLAIN_PIXEL: Parts = {"unet": ("UNet2DModel",)}
+PHOTO: Parts = {"unet": ("PhotoNet",)}
+PHOTO_PIPELINE = "PhotoPipeline"
+"""The class of pipelines that :func:`rsd.priors.photo.save_photo` writes; their network is of this package."""
 PIPELINES = {
     "StableDiffusionPipeline": LATENT,
     "StableDiffusionImg2ImgPipeline": LATENT,
     "IFPipeline": PIXEL,
     "DDPMPipeline": PLAIN_PIXEL,
     "DDIMPipeline": PLAIN_PIXEL,
+    PHOTO_PIPELINE: PHOTO,
     **{family.pipeline: family.parts for family in FAMILIES},
 }
 """The supported classes of pipelines and of their parts. Nothing else is loaded, and no code of a model is run."""
@@ -125,11 +129,12 @@ def _check_classes(index: dict[str, Any], name: str) -> Parts:
             f'The prior "{name}" is {with_article(str(found))}; it must be a StableDiffusionPipeline (1.x or 2.x), an '
             "IFPipeline (stage I) or a DDPMPipeline."
         )
+    libraries = ("rsd",) if found == PHOTO_PIPELINE else ("diffusers", "transformers")
     for part, classes in PIPELINES[found].items():
         library, kind = index.get(part) or (None, None)
         if kind is None and found in BY_PIPELINE and part in BY_PIPELINE[found].may_lack:
             continue
-        if kind not in classes or library not in ("diffusers", "transformers"):
+        if kind not in classes or library not in libraries:
             there, wanted = with_article(f"{library}.{kind}"), with_article(classes[0])
             raise ValueError(f'The {part} of the prior "{name}" is {there}; it must be {wanted}.')
     library, kind = index.get("scheduler") or (None, None)

@@ -73,12 +73,14 @@ def fit(
     before_step: Callable[[int], None] | None = None,
     after_step: Callable[[Any, int], None] | None = None,
     optimiser: torch.optim.Optimizer | None = None,
+    check: Callable[[Any], dict[str, float]] | None = None,
 ) -> Any:
     """Minimise ``sum(loss(model, rng, device).values())`` with AdamW, or the ``optimiser`` given; return the model with
     EMA weights, in eval mode.
 
     Random numbers depend on (step, process), and ``out/name.pt`` is rewritten every ``every`` steps, so an interrupted
-    run resumes. ``precision``: Accelerate's name; None: :func:`native_precision`.
+    run resumes. ``precision``: Accelerate's name; None: :func:`native_precision`. ``check``: figures of the model with
+    EMA weights, in eval mode, which are printed with each checkpoint; it may use no global random numbers.
     """
     accelerator = Accelerator(mixed_precision=precision or native_precision())
     trainable = [p for p in model.parameters() if p.requires_grad]
@@ -117,6 +119,12 @@ def fit(
         if (step + 1) % every == 0 or step + 1 == steps:
             elapsed = time.monotonic() - clock
             means = "  ".join(f"{k} {np.mean([r[k] for r in recent]):.5f}" for k in recent[0])
+            if check:
+                average.store(trainable)
+                average.copy_to(trainable)
+                means += "".join(f"  {k} {v:.3f}" for k, v in check(model.eval()).items())
+                average.restore(trainable)
+                model.train()
             rate, minutes = elapsed / (step + 1 - start), (spent + elapsed) / 60
             accelerator.print(f"{name} {step + 1}/{steps}  {means}  {rate:.2f} s/step  {minutes:.1f} min", flush=True)
             recent = []

@@ -144,7 +144,7 @@ def test_readmes_python_runs(tmp_path, monkeypatch):
     names: dict[str, object] = {}
     [block] = re.findall(r"```python\n(.*?)```", TEXT[README], re.S)
     exec(compile(block, str(README), "exec"), names)
-    assert asked == {"gamma": 6, "particles": 4}
+    assert asked == {"gamma": 4, "particles": 4}
     x, result = names["x"], names["result"]
     assert isinstance(x, torch.Tensor) and x.shape == (1, 3, 64, 64) and x.abs().max() <= 1
     assert result.images.shape == (4, 3, 64, 64) and len(result.records) == 2

@@ -1,0 +1,1 @@
+"""The built-in prior "photos": its data, training and evaluation."""
