@@ -207,15 +207,20 @@ def repel(
     Diverse Sampling with Diffusion Models", Eq. 4), which adds the gradient of log Phi = - 1/2 sum_{i != j} k_ij to the
     score. Return None outside the interaction's window.
 
-    If the estimates are almost equal (pure noise, a weak prior), the kernel is narrow and the force large; a window
-    such as (0.3, 0.9) skips those steps."""
+    If the estimates are almost equal (pure noise, a weak prior), the kernel is narrow and the force large. So z_s moves
+    by no more than half the ancestral noise of the step (root mean square over a particle's entries), except by the
+    potential, whose formula is published; a window such as (0.5, 0.8) skips the first steps besides."""
     now, then = transition.now, transition.then
     if not interaction.active(now.t, transition.given.prior.schedule.T, spread.total):
         return None
     R, force = interaction.force(result.clean, spread)
     rows = spread.ensemble.among(interaction.groups(spread.total).flatten())[0]
     eps = -interaction.gamma * now.sigma / now.alpha * R[rows]
-    z, clean = (keep - then.alpha * now.sigma / now.alpha) * eps, -now.sigma / now.alpha * eps
+    share = keep - then.alpha * now.sigma / now.alpha  # d z_s / d eps
+    if interaction.kind == "repulsion":
+        length = (share * eps).square().flatten(1).mean(1).sqrt().view(-1, *[1] * (eps.ndim - 1))
+        eps = eps * (0.5 * fresh_noise(now, then, 1.0) / length.clamp_min(1e-12)).clamp(max=1.0)
+    z, clean = share * eps, -now.sigma / now.alpha * eps
     return Coupling(rows, eps, z, clean, z, force)
 
 

@@ -11,7 +11,7 @@ from torch import nn
 from rsd.priors.mixture import GaussianMixture
 from rsd.randomness import Stream
 from rsd.repulsion import Interaction, repulsion
-from rsd.sampling import CLEAN, StepResult, level
+from rsd.sampling import CLEAN, StepResult, fresh_noise, level
 from rsd.schedule import Schedule
 from rsd.spread import Spread
 from rsd.tasks.inverse.methods import auto_method, load_method, run_class
@@ -159,14 +159,14 @@ def tiny_prior(tiny_folder):
 def test_repulsion_changes_the_estimate_and_what_follows_from_it(method):
     """eps changes by -gamma sigma R / alpha; a step of DDIM keeps a share of eps, one that renoises nothing."""
     move = step_of(500, 300, sigma_v=0.1)
-    sampler, interaction = load_method(method), Interaction(gamma=0.3, embed=lambda z: z)
+    sampler, interaction = load_method(method), Interaction(gamma=1e-3, embed=lambda z: z)
     clean = move.now.alpha * move.z
     spread = Spread([0, 1])
     coupling = sampler.couple(move, StepResult(move.z, clean), interaction, spread)
     assert coupling is not None
     R, _ = repulsion(lambda z: z, clean, torch.tensor([[0, 1]]), spread)
     now, then = move.now, move.then
-    eps = -0.3 * now.sigma / now.alpha * R
+    eps = -1e-3 * now.sigma / now.alpha * R
     torch.testing.assert_close(coupling.clean, -now.sigma / now.alpha * eps)
     apart = (clean[0] - clean[1]) @ (coupling.clean[0] - coupling.clean[1])
     assert float(apart) > 0
@@ -185,3 +185,16 @@ def test_auto_is_what_the_packaged_files_say():
         assert auto_method(task, photo) == auto_method(task, "heads") == "proximal-guidance"
     assert auto_method("phase_retrieval", photo) == "nonaug" and auto_method("phase_retrieval", "heads") == "rlsd"
     assert auto_method("hdr", "heads") == "nonaug" and auto_method("hdr", photo) == "rlsd"
+
+
+def test_a_push_is_at_most_half_the_noise_of_its_step():
+    """Estimates that are almost equal have a narrow kernel and a large force; the direction stays."""
+    move, close = step_of(500, 300, sigma_v=0.1), torch.tensor([[0.0, 0.0], [1e-3, 0.0]], dtype=torch.float64)
+    method, result = ProximalGuidance(), StepResult(torch.zeros(2, 2, dtype=torch.float64), close)
+    weak, strong = (
+        method.couple(move, result, Interaction(gamma=gamma, embed=lambda z: z), Spread([0, 1])) for gamma in (1e-6, 4)
+    )
+    most = 0.5 * fresh_noise(move.now, move.then, 1.0)
+    torch.testing.assert_close(strong.z.square().mean(1).sqrt(), torch.full((2,), most, dtype=torch.float64))
+    torch.testing.assert_close(strong.z / strong.z.norm(), weak.z / weak.z.norm())
+    assert float(weak.z.square().mean().sqrt()) < most
