@@ -87,6 +87,13 @@ def test_the_levels_are_as_many_as_the_steps_and_descend(steps):
     assert all(a > b for a, b in zip(found[:-1], found[1:], strict=True))
 
 
+def test_the_levels_of_a_schedule_without_terminal_signal_begin_below_it():
+    """A flow's alpha is 0 at T - 1, so even T steps stay within 0 .. T - 2."""
+    s = torch.arange(1, 11) / 10
+    found = [one.t for one in ProximalGuidance().levels(Schedule.flow(s, s), 10)]
+    assert found[0] == 8 and found[-2:] == [0, -1] and min(found[:-1]) == 0 and found == sorted(found, reverse=True)
+
+
 @pytest.mark.parametrize("sigma_v", [0.3, 0.02])
 def test_exact_samples_the_posterior_of_a_gaussian(sigma_v):
     known = gaussian(sigma_v=sigma_v)

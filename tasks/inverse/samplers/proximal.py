@@ -53,11 +53,11 @@ class ProximalGuidance(Method):
     exact: bool = False
 
     def levels(self, schedule: Schedule, steps: int) -> list[Level]:
-        """Return levels t_l = (T - 1) (1 - l / L)^1.5, each once."""
+        """Return levels t_l = (T - 1) (1 - l / L)^1.5, T - 1 standing for the last level whose alpha is not 0; each once,
+        if there are as many."""
         schedule.check_steps(steps)
-        rest = [(steps - step) / steps for step in range(steps)]
-        spaced = [int((schedule.T - 1) * share**POWER + 0.5) for share in rest]
-        return levels(schedule, [min(max(t, steps - 1 - k), schedule.last - k) for k, t in enumerate(spaced)])
+        spaced = [int(schedule.last * (1 - step / steps) ** POWER + 0.5) for step in range(steps)]
+        return levels(schedule, [min(max(t, steps - 1 - k), schedule.last) for k, t in enumerate(spaced)])
 
     def step(self, transition: Transition) -> StepResult:
         """Denoise, fit, carry the change through the network, and go to the next level."""
