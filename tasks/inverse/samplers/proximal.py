@@ -53,8 +53,8 @@ class ProximalGuidance(Method):
     exact: bool = False
 
     def levels(self, schedule: Schedule, steps: int) -> list[Level]:
-        """Return levels t_l = (T - 1) (1 - l / L)^1.5, T - 1 standing for the last level whose alpha is not 0; each once,
-        if there are as many."""
+        """Return levels t_l = last (1 - l / L)^1.5, each once if there are as many; last is T - 1, or where alpha is 0
+        there the next one below."""
         schedule.check_steps(steps)
         spaced = [int(schedule.last * (1 - step / steps) ** POWER + 0.5) for step in range(steps)]
         return levels(schedule, [min(max(t, steps - 1 - k), schedule.last) for k, t in enumerate(spaced)])
