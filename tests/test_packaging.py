@@ -40,7 +40,7 @@ def test_heads_share_nothing_with_one_another():
 
 
 def imports() -> dict[str, set[str]]:
-    """The package's modules that each of its modules imports, in functions too, but not for type checkers alone."""
+    """The package's modules that each of its modules imports, in functions and for type checkers too."""
     files = [file for top in ("rsd", "tasks") for file in (ROOT / top).rglob("*.py")]
     names = {file: ".".join(file.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__") for file in files}
     modules = {name.replace("tasks", "rsd.tasks", 1) if name.startswith("tasks") else name for name in names.values()}
@@ -59,8 +59,6 @@ def imports() -> dict[str, set[str]]:
 
 def statements(node: ast.AST) -> Iterator[ast.ImportFrom]:
     for child in ast.iter_child_nodes(node):
-        if isinstance(child, ast.If) and isinstance(child.test, ast.Name) and child.test.id == "TYPE_CHECKING":
-            continue
         if isinstance(child, ast.ImportFrom):
             yield child
         yield from statements(child)

@@ -16,7 +16,7 @@ from rsd.cli import main as command_line
 from rsd.runs import flags
 from rsd.tasks.config import Config
 from rsd.tasks.inverse.command import Measure
-from rsd.tasks.inverse.compare.command import Compare
+from rsd.tasks.inverse.compare.options import Compare
 from rsd.tasks.inverse.options import Restore
 from rsd.tasks.text_to_3d.options import TextTo3D
 from rsd.tasks.text_to_image.options import TextToImage

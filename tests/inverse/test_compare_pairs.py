@@ -12,8 +12,8 @@ from rsd.cli import main
 from rsd.media import fit_to, read_image, write_png
 from rsd.runs.settings import layered
 from rsd.tasks.inverse.compare import pairs as compare_pairs
-from rsd.tasks.inverse.compare.command import Compare
 from rsd.tasks.inverse.compare.equal_terms import Common
+from rsd.tasks.inverse.compare.options import Compare
 from rsd.tasks.inverse.compare.pairs import pairs
 from rsd.tasks.inverse.compare.run import run_key, runnable
 from rsd.tasks.inverse.methods import METHODS

@@ -11,7 +11,7 @@ import torch
 from rsd.cli import main
 from rsd.priors import load_prior
 from rsd.priors.precision import check_autocast, multiplies_in, settle_autocast
-from rsd.tasks.inverse.compare.command import Compare
+from rsd.tasks.inverse.compare.options import Compare
 
 BF, FP, X86 = torch.bfloat16, torch.float16, {"architecture": "x86_64"}
 REFUSED = "--autocast multiplies in bfloat16, which this processor emulates, 20 to 40 times slower than float32; leave"

@@ -19,7 +19,7 @@ import pytest
 from rsd.cli import main
 from rsd.runs import flags
 from rsd.runs.flags import Flag, _docs, fields_of, groups, help_text, parse, positional_of, values
-from rsd.tasks.inverse.compare.command import Compare
+from rsd.tasks.inverse.compare.options import Compare
 from rsd.tasks.inverse.options import Restore
 from rsd.tasks.text_to_3d.options import TextTo3D
 from rsd.tasks.text_to_image.options import TextToImage

@@ -25,7 +25,7 @@ from ..results import SCORES, coverage_of, distance
 from .pairs import Pair
 
 if TYPE_CHECKING:
-    from .command import Compare
+    from .options import Compare
 
 
 @dataclass(frozen=True)

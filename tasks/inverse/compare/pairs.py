@@ -18,7 +18,7 @@ from ..options import OperatorOptions, Restore
 from ..packaged import chosen, packaged, presets
 
 if TYPE_CHECKING:
-    from .command import Compare
+    from .options import Compare
 
 PASSED = (
     "particles", "draw", "keep", "seed", "sigma_v", "div_features", "fid_features", "device", "dtype", "autocast",

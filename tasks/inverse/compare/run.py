@@ -26,7 +26,7 @@ from .pairs import Pair
 from .table import write
 
 if TYPE_CHECKING:
-    from .command import Compare
+    from .options import Compare
 
 OWN = ("compare.json", "compare.csv", "compare.md", "grid.png", "cells")
 
