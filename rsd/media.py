@@ -71,12 +71,12 @@ def _rgb(image: Image.Image, profile: bytes | None) -> tuple[np.ndarray, str]:
         rgb = np.repeat(grey[..., None], 3, axis=2)
         if profile and image.mode != "F" and grey.min() >= 0 and grey.max() <= 1:
             steps = np.arange(256, dtype=np.uint8)
-            curve, why = _to_srgb(Image.fromarray(steps[None]), profile)  # in 8 bits, interpolated linearly
+            curve, why = converted(Image.fromarray(steps[None]), profile)  # in 8 bits, interpolated linearly
             if curve:
                 values = np.asarray(curve, dtype=np.float32)[0] / 255
                 rgb = np.stack([np.interp(grey, steps / 255, values[:, k]) for k in range(3)], 2).astype(np.float32)
         return rgb, why
-    colours, why = _to_srgb(image, profile) if profile else (None, "")
+    colours, why = converted(image, profile) if profile else (None, "")
     rgb = np.array(colours or image.convert("RGB"), dtype=np.float32)
     rgb /= 255  # in place: a panorama of 100 million pixels takes 1.2 GB
     if image.has_transparency_data:
@@ -85,7 +85,7 @@ def _rgb(image: Image.Image, profile: bytes | None) -> tuple[np.ndarray, str]:
     return rgb, why
 
 
-def _to_srgb(image: Image.Image, profile: bytes) -> tuple[Image.Image | None, str]:
+def converted(image: Image.Image, profile: bytes) -> tuple[Image.Image | None, str]:
     """Convert a picture to sRGB by its profile. Return None if the colours are already sRGB (up to rounding), or if the
     profile cannot be used, with the reason."""
     try:
