@@ -128,4 +128,5 @@ def borrowed_note(options: Restore) -> str:
 def resolved(options: Restore) -> dict[str, Any]:
     """Return the options as plain values, as in config.yaml."""
     values = {k: plain(v) for k, v in dataclasses.asdict(options).items() if k not in NO_PIXEL}
+    values["fit"] = options.fitted
     return values | ({"mask": str(ALPHA)} if options.mask == ALPHA else {})  # a keyword, not a path

@@ -38,7 +38,7 @@ def test_good_names_pass(name):
     [
         (
             "head",
-            'Unknown prior "head". Did you mean "heads"? Built in: heads, heads-pixels, photos; or give a local folder, or',
+            'Unknown prior "head". Did you mean "heads"? Built in: heads, heads-pixels, photos; or give a local folder',
         ),
         ("stable", 'Unknown prior "stable". Built in: heads, heads-pixels, photos;'),
         ("./nowhere", 'There is no folder "./nowhere"'),

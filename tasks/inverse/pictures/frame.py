@@ -23,7 +23,7 @@ CELL = 8
 """Holes are found on a grid of cells of so many pixels, which merges what is close."""
 MOST = 0.6
 """The largest share of a picture that its holes' surroundings may have; else the whole picture is restored."""
-FEATHER = 6.0
+FEATHER = 3.0
 """Standard deviation, in pixels, of the transition at the border of a hole that was restored at another size."""
 
 Sides = tuple[int, int]
@@ -273,4 +273,4 @@ def feathered(x: torch.Tensor, picture: torch.Tensor, known: torch.Tensor) -> to
         return F.conv2d(rows, line.view(1, 1, 1, -1).expand(channels, -1, -1, -1), groups=channels)
 
     seen = known.float()
-    return x + smooth(seen * (picture - x)) / (smooth(seen) + 0.05)
+    return x + smooth(seen * (picture - x)) / (smooth(seen) + 0.1)

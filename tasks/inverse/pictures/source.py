@@ -122,13 +122,14 @@ class Source:
         8 bits, the rest of the precision is added unchanged."""
         if self.mode == "CMYK":
             coarse = Image.fromarray(np.rint(255 * rgb).astype(np.uint8))
-            made = self._transform("RGB", "CMYK", coarse) or coarse.convert("CMYK")
-            return np.asarray(made, dtype=np.float32) / 255
+            inks = self._transform("RGB", "CMYK", coarse) or coarse.convert("CMYK")
+            return np.asarray(inks, dtype=np.float32) / 255
         if self.mode in ("1", "L", "LA", "F"):
             grey = rgb @ LUMA
             if self.profile and self.mode != "F":
                 steps = Image.fromarray(np.arange(256, dtype=np.uint8)[None])
-                if (curve := converted(steps, self.profile)[0]) is not None:
+                curve = converted(steps, self.profile)[0]
+                if curve is not None:
                     line = np.maximum.accumulate(np.asarray(curve, dtype=np.float32)[0] @ LUMA / 255)
                     grey = np.interp(grey, line, np.linspace(0, 1, 256)).astype(np.float32)
             return grey[..., None]
