@@ -186,7 +186,8 @@ def _load_measurement(path: Path, options: Restore, size: int) -> Problem:
     operator = _operator(options, sides, None if hole is None else hole.known)
     y = _read_checked(path, y, operator, sides)
     notes = () if hole is None else hole.notes
-    return Problem(operator, y, framing.whole(sides), notes=(*notes, *_describe_hidden(path, operator, options, hole)))
+    notes = (*notes, *_describe_hidden(path, operator, options, hole))
+    return Problem(operator, y, notes=notes, frame=framing.whole(sides))
 
 
 def _frame(options: Restore, sides: Sides, size: int, hole: Hole | None) -> tuple[Frame, tuple[str, ...]]:
