@@ -26,6 +26,7 @@ from rsd.memory import Memory, plan, save_memory
 from rsd.priors.base import Condition, Prior
 from rsd.randomness import Stream
 from rsd.reference import NFSD, LoraScore, Reference, UNetScore, sds
+from rsd.reference.noise import make_noise
 from rsd.runs.run import Distillation
 from rsd.spread import Spread
 
@@ -129,16 +130,19 @@ class Run(Distillation):
             s.memory, chunk=s.chunk, n=len(ids), prior=prior, condition=self.condition,
             embed=embed if s.interaction.acts(self.ensemble.total) else None,
             through=("epsilon",) if s.method == "vsd" and s.score != "unet" else (),  # adapters learn through the UNet
-            state=3 * math.prod(prior.latent_shape) * prior.dtype.itemsize,
+            state=(3 + (s.noise == "reused")) * math.prod(prior.latent_shape) * prior.dtype.itemsize,
         )  # fmt: skip
         save_memory(self.memory.lean, prior, embed)
         spread = Spread(ids, self.memory, self.ensemble)
         self.reference = make_reference(prior, prompt, s, spread, self.stream)
+        self.noise = make_noise(
+            s.noise, self.stream, spread, prior, self.condition, self.timesteps, steps=s.inversion_steps
+        )
         self.particles = Latents(prior, spread, self.stream, lr=s.lr)
 
     def records(self) -> Iterator[Record]:
         interaction = replace(self.settings.interaction, embed=self.embed)
         return distill(
             self.particles, self.prior, timesteps=self.timesteps, stream=self.stream, condition=self.condition,
-            reference=self.reference, interaction=interaction, start=self.step,
+            reference=self.reference, noise=self.noise, interaction=interaction, start=self.step,
         )  # fmt: skip

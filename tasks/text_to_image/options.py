@@ -9,7 +9,9 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from rsd.runs.flags import Groups, fields_of
 from rsd.runs.options import (
+    NOISE,
     READ_BY_SELECTION,
+    DiffusionSettings,
     FeatureOptions,
     PriorOptions,
     PromptOptions,
@@ -21,6 +23,7 @@ from rsd.runs.options import (
     Unread,
     features_of,
     readers,
+    unread_noise,
 )
 from rsd.runs.words import match_name, synonyms, unknown_name
 
@@ -36,7 +39,7 @@ SAMPLERS = {"ancestral": 0.0, "particle-guidance": 10.0}
 METHODS = (*DISTILLATION, *SAMPLERS)
 REPELLING = ("gamma", "window", "features", "feature_size", "force_decoder")
 SOME = ("interacting", "repel_every")
-DISTILLED = ("lr", "t_range", "timesteps", "t_per_particle")
+DISTILLED = ("lr", "t_range", "timesteps", "t_per_particle", *NOISE)
 LEARNED = ("score", "lora_rank", "lr_phi")
 USES = {
     "sds": (*DISTILLED, *REPELLING, *SOME),
@@ -114,7 +117,7 @@ class Drawing(SelectionSettings, RepulsionSettings, TextSettings):
 
 
 @dataclass(kw_only=True)
-class Settings(Drawing):
+class Settings(Drawing, DiffusionSettings):
     """The settings of one distillation. The defaults are the paper's."""
 
     LEAST = {**SelectionSettings.LEAST, "lora_rank": 1}
@@ -201,7 +204,7 @@ class TextToImage(Settings, RunOptions, PriorOptions, FeatureOptions, ScoreOptio
             found["lora_rank"] = ("--score lora and lora-each", "the score is unet")
         if self.selects:
             found = {name: why for name, why in found.items() if name not in READ_BY_SELECTION}
-        return found | self.unread_numbers()
+        return {**unread_noise(self, found), **self.unread_numbers()}
 
     @property
     def interacts(self) -> bool:

@@ -115,9 +115,12 @@ def test_particles_in_another_order_are_the_same_particles(tiny, method):
 SCORES = [("vsd", "lora"), ("vsd", "lora-each"), ("vsd", "unet"), ("sds", "lora"), ("nfsd", "lora"), ("svgd", "lora")]
 
 
-@pytest.mark.parametrize(("method", "score"), SCORES)
-def test_resuming_gives_the_same_numbers(tiny, method, score):
-    settings = dict(method=method, score=score, gamma=1.0)
+@pytest.mark.parametrize(
+    ("method", "score", "noise"),
+    [*((*score, "fresh") for score in SCORES), ("vsd", "lora", "reused"), ("svgd", "lora", "inverted")],
+)
+def test_resuming_gives_the_same_numbers(tiny, method, score, noise):
+    settings = dict(method=method, score=score, gamma=1.0, noise=noise, inversion_steps=2)
     whole = run(tiny(), **settings)
     records = list(whole.steps())
     half = run(tiny(), **settings)
