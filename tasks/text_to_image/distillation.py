@@ -47,10 +47,10 @@ def draw_timesteps(settings: Settings, T: int, *, ids: Sequence[int], stream: St
 
 
 class Latents:
-    """The particles z_i, with Adam (0.9, 0.999)."""
+    """The particles z_i, with Adam (0.9, 0.999). ``ddim``: with DDIM's step, sigma_t/alpha_t r, instead."""
 
-    def __init__(self, prior: Prior, spread: Spread, stream: Stream, *, lr: float):
-        self.prior, self.spread = prior, spread
+    def __init__(self, prior: Prior, spread: Spread, stream: Stream, *, lr: float, ddim: bool = False):
+        self.prior, self.spread, self.ddim = prior, spread, ddim
         drawn = stream.noise("initial z", prior.latent_shape, spread.ids).to(prior.device, prior.dtype)
         self.z = Leaves(drawn, lr=lr, betas=(0.9, 0.999))
 
@@ -59,8 +59,13 @@ class Latents:
         return self.z.values
 
     def step(self, r: torch.Tensor, t: int | torch.Tensor, average: Average) -> dict[str, float]:
-        """Descend w(t) r; t is an int or [N]."""
-        self.z.descend(self.prior.schedule.weight(t, r) * r)
+        """Descend w(t) r, or take DDIM's step; t is an int or [N]."""
+        schedule = self.prior.schedule
+        if self.ddim:
+            alpha, sigma = schedule.coefficients(t, r)
+            self.z.put(self.z.values - sigma / alpha * r)
+        else:
+            self.z.descend(schedule.weight(t, r) * r)
         return {}
 
     @torch.no_grad()
@@ -138,7 +143,7 @@ class Run(Distillation):
         self.noise = make_noise(
             s.noise, self.stream, spread, prior, self.condition, self.timesteps, steps=s.inversion_steps
         )
-        self.particles = Latents(prior, spread, self.stream, lr=s.lr)
+        self.particles = Latents(prior, spread, self.stream, lr=s.lr, ddim=s.optimiser == "ddim")
 
     def records(self) -> Iterator[Record]:
         interaction = replace(self.settings.interaction, embed=self.embed)
