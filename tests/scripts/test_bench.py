@@ -79,6 +79,7 @@ def test_the_benchmarks_write_what_the_contract_says(tmp_path, monkeypatch, caps
     bench_step.main()
     found = json.loads(file.read_text())
     assert {"gamma0", "exact", "cheap", "cosine", "flat", "overhead", "max_abs_diff"} <= set(found)
+    assert found["guidance0"] > 0 and found["guidance"] > 0
     assert found["max_abs_diff"] < 1e-4 and 0 < found["overhead"] < 0.5
     assert 0.4 < found["cosine"] < 0.99  # two of four steps, of unequal forces, each three times as strong
     assert "exact" in capsys.readouterr().out
