@@ -88,7 +88,9 @@ def variants(o: Study) -> dict[str, list[str]]:
     if o.name == "proximal":
         task, own = ["--task", "inpaint_half_face"], ["--method", "proximal-guidance"]
         rows = {"psld": [*task, "--method", "psld"], "proximal-guidance": [*task, *own, "--gamma", "0"]}
-        rows["proximal-guidance 20 steps"] = [*task, *own, "--gamma", "0", "--steps", "20"]
+        short = [*task, *own, "--gamma", "0", "--steps", "20"]
+        rows["proximal-guidance 20 steps"] = short
+        rows["proximal-guidance 20 steps draw 8"] = [*short, "--draw", "8", "--keep", "4"]
         rows["proximal-guidance repulsion"] = [*task, *own]
         return rows
     if o.name == "others":
