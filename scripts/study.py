@@ -72,6 +72,8 @@ class Study:
     """validation: for tuning; test: for reporting."""
     steps: int | None = None
     """Number of steps (default: the packaged one)."""
+    particles: int | None = None
+    """Number of samples of a head (default: the packaged one)."""
     figures: Path | None = None
     """A JSON file of the figures of each row and head, to take those that are there from and to add the others to."""
     rows: tuple[str, ...] = ()
@@ -222,7 +224,7 @@ def main() -> None:
         print(f"== {name}", flush=True)
         had = known.setdefault(name, {})
         missing = [head for head in heads if head.name not in had]
-        extra = ["--steps", str(o.steps)] if o.steps else []
+        extra = [f"--{key}={value}" for key in ("steps", "particles") if (value := getattr(o, key))]
         had |= run_missing(flags, o.out / o.name / name.replace(" ", "-"), missing, extra)
         results[name] = {head.name: had[head.name] for head in heads if head.name in had}
         write_figures(file, known)
