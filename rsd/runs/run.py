@@ -30,12 +30,14 @@ class Run:
     """A run in progress: iterate over :meth:`steps`, then call :meth:`finish`.
 
     A subclass sets ``particles`` (with ``images``, ``finish``, ``state``, ``load_state``) and defines :meth:`records`.
-    ``step``: the number of finished steps. ``ensemble``: how processes share the particles. ``noise``: the particles'
-    noise in the engine, whose state is saved with them; None for samplers.
+    ``step``: the number of finished steps. ``ensemble``: how processes share the particles. ``condition``: what the
+    prior is conditioned on. ``noise``: the particles' noise in the engine, whose state is saved with them; None for
+    samplers.
     """
 
     particles: Any
     prior: Any = None
+    condition: Any = None
     step: int = 0
     ensemble: Ensemble = ALONE
     noise: Noise | None = None
@@ -188,6 +190,9 @@ def draw(
     if options.selects:
         assert compared is not None
         measured = fit(images, prompt, options)
-        chosen = choose(images, options.kept, features=compared, fit=measured, device=images.device)
+        chosen = choose(
+            images, options.kept, features=compared, fit=measured, device=images.device, prior=prior,
+            condition=run.condition,
+        )  # fmt: skip
         images = images[chosen.kept]
     return run, Samples(images, records, options, source, selection=chosen)

@@ -311,6 +311,8 @@ def _value(method: str, key: str, text: str, kind: type) -> Any:
         if kind is bool:
             return {"true": True, "false": False}[text.lower()]
         value = kind(text)
+        if kind is str:
+            return value
         if not 0 <= value < float("inf") or (kind is int and value < 1):
             raise ValueError
         return value

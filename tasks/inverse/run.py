@@ -187,6 +187,9 @@ def restore(
     if compared is not None and settings.selects:
         fit = measurement_fit(f, images, y.to(images.device), settings.sigma_v)
         shown = best_rotation(images, images[:1]) if isinstance(f, PhaseRetrieval) else images
-        chosen = choose(shown, settings.kept, features=compared, fit=fit, device=images.device)
+        chosen = choose(
+            shown, settings.kept, features=compared, fit=fit, device=images.device, prior=prior,
+            condition=run.condition,
+        )  # fmt: skip
         images = images[chosen.kept]
     return Restoration(images, records, settings, source, chosen)
