@@ -228,8 +228,8 @@ def _answer_sides(options: Restore, sides: Sides, size: int | None) -> Sides:
         return sides
     made = _shape(_operator(options, sides, None), sides)
     factors = {side / small for side, small in zip(sides, made[-2:], strict=False) if small}
-    factor = factors.pop() if len(made) > 1 and len(factors) == 1 else 1
-    return (sides[0] * int(factor), sides[1] * int(factor)) if factor == int(factor) else sides
+    times = factors.pop() if len(made) > 1 and len(factors) == 1 else 1.0
+    return (sides[0] * int(times), sides[1] * int(times)) if times.is_integer() else sides
 
 
 def _is_viewed(options: Restore) -> bool:
