@@ -1,0 +1,124 @@
+"""A run that the page requests: the arguments of a command, the head that runs them, and how to type them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from rsd.cli import command_line
+from rsd.runs.flags import fields_of, values
+from rsd.runs.folder import CONFIG
+from rsd.runs.head import Head
+from rsd.runs.options import check_used
+from rsd.runs.settings import tokens
+
+from ..inverse.head import RestoreHead
+from ..inverse.options import Restore
+from ..inverse.packaged import parse as parse_restore
+from ..text_to_3d.command import head_of as scene_head
+from ..text_to_3d.options import TextTo3D
+from ..text_to_3d.packaged import parse as parse_scene
+from ..text_to_image.command import head_of as image_head
+from ..text_to_image.options import TextToImage
+from ..text_to_image.packaged import parse as parse_image
+
+RESTORE, IMAGE, SCENE = "restore", "text-to-image", "text-to-3d"
+KINDS: Mapping[str, type] = {RESTORE: Restore, IMAGE: TextToImage, SCENE: TextTo3D}
+"""The options of the commands that the page runs."""
+PARSERS: Mapping[str, Any] = {RESTORE: parse_restore, IMAGE: parse_image, SCENE: parse_scene}
+HEADS: Mapping[str, Any] = {RESTORE: RestoreHead.of, IMAGE: image_head, SCENE: scene_head}
+MACHINE = ("out", "device", "resume", "config")
+"""Fields that the Python functions do not take: they write no folder, and take an object for the device."""
+
+
+@dataclass(frozen=True)
+class Request:
+    """``command`` with ``inputs`` (pictures or prompts) and the ``settings`` that differ from the packaged ones: fields
+    of the command's options by their plain name. None is the packaged value."""
+
+    command: str
+    inputs: tuple[str, ...]
+    settings: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def argv(self) -> list[str]:
+        """The arguments of the command."""
+        fields = fields_of(KINDS[self.command]).values()
+        valued = [one.plain for one in fields if one.each is bool and one.optional]
+        flags = tokens(dict(self.settings), valued=valued)
+        dashed = any(text.startswith(("-", "–", "—")) for text in self.inputs)
+        return [*flags, "--", *self.inputs] if dashed else [*self.inputs, *flags]
+
+    def with_settings(self, **settings: Any) -> Request:
+        """Return the request with other settings."""
+        return replace(self, settings={**self.settings, **settings})
+
+    def options(self) -> tuple[Any, str]:
+        """Return the options as the command resolves them, and the name of the packaged settings ("" if there are
+        none). Raise ValueError or OSError, in the command's own sentence, for a mistake."""
+        options, name = PARSERS[self.command](self.argv)
+        given = values(KINDS[self.command], self.argv, prog=f"rsd {self.command}")
+        if self.command != RESTORE:  # which checks this while it reads the flags
+            check_used(given, options.unread)
+        return options, name or ""
+
+    def head(self) -> Head:
+        """Return the head that runs this. Raise as :meth:`options`."""
+        self.options()
+        found: Head = HEADS[self.command](self.argv)
+        return found
+
+    def shell(self) -> str:
+        """Return the line to type."""
+        return command_line("rsd", self.command, *self.argv)
+
+    def python(self) -> str:
+        """Return the same as a call in Python. Of a prompt it is the head's function, which writes no folder."""
+        if self.command == RESTORE or "config" in self.settings or len(self.inputs) != 1:
+            maker = {
+                RESTORE: ("rsd.tasks.inverse.head", "RestoreHead", "RestoreHead.of"),
+                IMAGE: ("rsd.tasks.text_to_image.command", "head_of", "head_of"),
+                SCENE: ("rsd.tasks.text_to_3d.command", "head_of", "head_of"),
+            }[self.command]
+            module, name, call = maker
+            return f"from rsd.runs.batch import run_all\nfrom {module} import {name}\n\nrun_all({call}({self.argv!r}))"
+        changes = {key: value for key, value in self.settings.items() if value is not None and key not in MACHINE}
+        function = self.command.replace("-", "_")
+        arguments = [repr(self.inputs[0]), *(f"{key}={value!r}" for key, value in changes.items())]
+        return f"import rsd\n\nresult = rsd.{function}({', '.join(arguments)})"
+
+
+def continued(folder: Path) -> Request:
+    """Return the request that goes on with the run in a folder, whoever began it. Raise ValueError if its config.yaml
+    is missing or damaged."""
+    config = read_config(folder)
+    command = command_of(config)
+    inputs = config["images"] if command == RESTORE else [config["prompt"]]
+    settings: dict[str, Any] = {"config": folder / CONFIG, "out": folder, "resume": True}
+    if command != RESTORE and not config["prompt"]:
+        settings["allow_empty"] = True
+    return Request(command, tuple(map(str, inputs)), settings)
+
+
+def command_of(config: Mapping[str, Any]) -> str:
+    """Return the command whose run has this config.yaml."""
+    if "images" in config:
+        return RESTORE
+    return SCENE if "encoding" in config else IMAGE
+
+
+def read_config(folder: Path) -> dict[str, Any]:
+    """Read a run's config.yaml. Raise ValueError if it is missing or damaged, or belongs to no run of these
+    commands."""
+    file = folder / CONFIG
+    try:
+        found = yaml.safe_load(file.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        raise ValueError(f"{file} is missing or damaged; choose another run.") from error
+    if not isinstance(found, dict) or not {"images", "prompt"} & found.keys():
+        raise ValueError(f"{file} is not of a run that the page can show; choose another run.")
+    return found
