@@ -153,8 +153,8 @@ def test_a_transparent_half_is_restored_while_the_page_is_reloaded_cancelled_and
 
     open_page(page, address)  # a reload in the middle
     says(page, "restore", "Step 1 of 4")
-    pause.move_to(2)
-    says(page, "restore", "Step 3 of 4")
+    pause.move_to(1)
+    says(page, "restore", "Step 2 of 4")
     assert page.get_attribute("#restore-view .rsd-particles", "data-preview") != first  # they have moved
 
     page.click("#restore-cancel")
