@@ -49,6 +49,8 @@ def test_a_run_of_an_older_version_resumes(draw):
         "noise",
         "inversion_steps",
         "optimiser",
+        "sample_below",
+        "clean",
     ):
         config.pop(name)
     (out / "config.yaml").write_text(yaml.safe_dump(config))
