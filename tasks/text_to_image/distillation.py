@@ -144,8 +144,17 @@ class Run(Distillation):
         self.noise = make_noise(
             s.noise, self.stream, spread, prior, self.condition, self.timesteps, steps=s.inversion_steps
         )
-        self.sampled = Reused(self.stream, spread)
+        self.sampled = self.noise if isinstance(self.noise, Reused) else Reused(self.stream, spread)
         self.particles = Latents(prior, spread, self.stream, lr=s.lr, ddim=s.optimiser == "ddim")
+
+    def state(self) -> dict[str, Any]:
+        """Return the state of a checkpoint, including the noise below ``sample_below``."""
+        return {**super().state(), "sampled": self.sampled.state()}
+
+    def load_state(self, state: dict[str, Any]) -> None:
+        """Load :meth:`state`."""
+        super().load_state(state)
+        self.sampled.load_state(state.get("sampled", {}))
 
     def records(self) -> Iterator[Record]:
         s, run = self.settings, partial(distill, self.particles, self.prior, stream=self.stream)

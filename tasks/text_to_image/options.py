@@ -224,6 +224,8 @@ class TextToImage(Settings, RunOptions, PriorOptions, FeatureOptions, ScoreOptio
         }
         if self.method == "vsd" and self.score == "unet":
             found["lora_rank"] = ("--score lora and lora-each", "the score is unet")
+        if self.optimiser == "ddim" and "lr" in USES[self.method]:
+            found["lr"] = ("--optimiser adam", "the optimiser is ddim")
         if self.selects:
             found = {name: why for name, why in found.items() if name not in READ_BY_SELECTION}
         return {**unread_noise(self, found), **self.unread_numbers()}
