@@ -22,6 +22,7 @@ import torch
 from rsd.heads.command import main as write_heads
 from rsd.media import read_image
 from rsd.runs.flags import Flag, script
+from rsd.runs.settings import tokens
 from rsd.tasks.inverse.head import run
 from rsd.tasks.inverse.operators import make_operator
 from rsd.tasks.inverse.packaged import parse
@@ -75,7 +76,7 @@ def variants(o: Study) -> dict[str, list[str]]:
         both = ("inpaint_half_face", "sr4")
         return {f"{t} {s} steps": ["--task", t, "--preset", str(s)] for t in both for s in (50, 100, 200, 1000)}
     if o.name == "cheap":
-        return {name: [*flags, "--task", "inpaint_half_face", *REPELS.split()] for name, flags in CHEAP.items()}
+        return {name: [*flags, "--task", "inpaint_half_face", *tokens(REPELS)] for name, flags in CHEAP.items()}
     if o.name == "proximal":
         task, own = ["--task", "inpaint_half_face"], ["--method", "proximal-guidance"]
         rows = {"psld": [*task, "--method", "psld"], "proximal-guidance": [*task, *own, "--gamma", "0"]}
@@ -97,7 +98,7 @@ def variants(o: Study) -> dict[str, list[str]]:
         }
         phases = {f"phase_retrieval {m}": ["--task", "phase_retrieval", "--method", m] for m in ("rlsd", "nonaug")}
         return {**pairs, **phases}
-    paper = ADAM.split()
+    paper = tokens(ADAM)
     rows = {"nonrepuls": ["--method", "nonrepuls", *paper]}
     rows |= {f"rlsd gamma {g:g}": ["--method", "rlsd", *paper, "--gamma", f"{g:g}"] for g in o.gammas}
     middle = f"{o.gammas[len(o.gammas) // 2]:g}"

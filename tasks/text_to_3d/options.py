@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import importlib.util
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import Annotated, ClassVar, Literal
+from dataclasses import dataclass, replace
+from typing import Annotated, Any, ClassVar, Literal, Self
 
 from rsd.runs.flags import Flag, Groups, is_assignment
 from rsd.runs.options import (
@@ -148,6 +149,12 @@ class Settings(Distilled, PromptSettings, SceneSettings):
         for part in (SceneSettings, Distilled, PromptSettings):
             part.check_settings(self)
 
+    @classmethod
+    def of(cls, options: Any) -> Self:
+        """Return the settings that are among other options, without gamma if nothing repels."""
+        found = super().of(options)
+        return found if found.interacts else replace(found, gamma=0.0)
+
     @property
     def interacts(self) -> bool:
         """Whether any pictures repel one another."""
@@ -245,4 +252,6 @@ class TextTo3D(Settings, RunOptions, PriorOptions, FeatureOptions, DivOptions, P
                 f'The negative prompt "{self.negative_prompt}" has no effect without guidance (guidance is {none}); '
                 "give a larger --guidance or leave it out."
             )
+        if self.mp4 and importlib.util.find_spec("imageio_ffmpeg") is None:
+            raise ImportError("--mp4 needs imageio-ffmpeg: pip install '.[video]'.")
         self.check_run(self.prompts)

@@ -97,7 +97,7 @@ def test_identical_rows_share_a_folder():
     folders = {}
     for entry in ENTRIES:
         for one in plans(entry.name, options).values():
-            folders.setdefault(one.folder(Path("runs")), set()).add(one.argv)
+            folders.setdefault(one.folder(Path("runs")), set()).add(one.command_line())
     assert all(len(commands) == 1 for commands in folders.values())
     rows = sum(len(entry.rows) for entry in ENTRIES)
     assert len(folders) < 0.75 * rows

