@@ -29,7 +29,7 @@ LENGTH = 16
 
 
 def build_tokenizer(folder: Path):
-    """A CLIP tokenizer whose words are single letters, but for "re" and "red"."""
+    """Return a CLIP tokenizer whose words are single letters, and "re" and "red"."""
     from tokenizers.pre_tokenizers import ByteLevel
     from transformers import CLIPTokenizer
 
@@ -42,7 +42,7 @@ def build_tokenizer(folder: Path):
 
 
 def build_pipeline(folder: Path, prediction_type: str = "epsilon", **scheduler):
-    """A random StableDiffusionPipeline, 16 px to latents 4x8x8, of 0.2 M parameters."""
+    """Return a random StableDiffusionPipeline with 0.2 M parameters, from 16 px to latents 4x8x8."""
     from diffusers import AutoencoderKL, DDIMScheduler, StableDiffusionPipeline, UNet2DConditionModel
     from transformers import CLIPTextConfig, CLIPTextModel
 
@@ -125,7 +125,7 @@ def tiny_heads_pixels(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def heads_pixels(tiny_heads_pixels: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """The built-in models with that pipeline for heads-pixels; the folder that they are in."""
+    """Replace the built-in heads-pixels by that pipeline; return the folder of the built-in models."""
     from rsd import hub
 
     folder = tmp_path / "weights"

@@ -1,5 +1,5 @@
-"""The committed report of `rsd reproduce all`: small, whole, the same as the package tells, and the source of what
-docs/reproduction.md tells."""
+"""The committed report of `rsd reproduce all` is small and complete, and agrees with the package and with
+docs/reproduction.md."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Complex measurements of real points, whose noise is circular: the posterior is that of real and imaginary parts."""
+"""Complex measurements of real points with circular noise: the posterior is that of real and imaginary parts."""
 
 from __future__ import annotations
 
@@ -22,7 +22,8 @@ SIGMA_V = {"pigdm": 0.5, "fps-smc": 0.5, "daps": 0.05}  # where the method is ri
 
 
 class Complex(Operator):
-    """y = A x, x [B, d] real, A [m, d] complex; ``parts``: the real matrix [2 m, d] of y's real and imaginary parts."""
+    """y = A x with real x [B, d] and complex A [m, d]. ``parts``: the real matrix [2 m, d] of y's real and imaginary
+    parts."""
 
     def __init__(self, matrix: torch.Tensor):
         super().__init__("a complex matrix", linear=True)
@@ -33,7 +34,7 @@ class Complex(Operator):
 
 
 def problem(sigma_v):
-    """An operator, a measurement, and the posterior's mean [d] and covariance [d, d] under N(0, I)."""
+    """Return an operator, a measurement, and the posterior's mean [d] and covariance [d, d] under N(0, I)."""
     random = torch.Generator().manual_seed(1)
     f = Complex(torch.randn(2, D, dtype=torch.complex128, generator=random))
     y = measure(f, torch.randn(1, D, dtype=torch.float64, generator=random), sigma_v, seed=0)

@@ -214,7 +214,7 @@ def test_a_full_memory_is_reported_by_whichever_process_has_it(monkeypatch, caps
 
 
 def graphs_kept(particles: int, mode: str) -> int:
-    """The most bytes that autograd keeps at a time, over two steps of RLSD that repel."""
+    """Return the peak number of bytes that autograd keeps over two repelling steps of RLSD."""
     prior, (operator, y) = load_prior("heads"), half_a_face()
     settings = Settings(particles=particles, steps=2, gamma=6.0, memory=mode)
     run = Run(prior, operator, y, settings, embed=Decoded(prior, load_features("heads")))
@@ -236,7 +236,7 @@ def test_what_flat_keeps_does_not_grow_with_n():
 
 
 def grouped(root, lines, **files):
-    """A file system with /proc/self/cgroup of these lines, and files of /sys/fs/cgroup by their path."""
+    """Create a file system with these lines in /proc/self/cgroup, and files of /sys/fs/cgroup by their path."""
     (root / "proc/self").mkdir(parents=True)
     (root / "proc/self/cgroup").write_text(lines)
     for path, text in files.items():
@@ -249,7 +249,7 @@ STAT = "anon 5\ninactive_file 30\ntotal_inactive_file 40\n"
 
 
 def test_limits_of_control_groups(tmp_path):
-    """Version 2: of the group and those above it; pages of files can be given back."""
+    """Version 2 limits the group and those above it; pages of files can be reclaimed."""
     own = {"memory.max": "1000\n", "memory.current": "100\n", "memory.stat": STAT}
     above = {"memory.max": "500\n", "memory.current": "480\n", "memory.stat": STAT}
     free = {"memory.max": "max\n", "memory.current": "480\n", "memory.stat": STAT}

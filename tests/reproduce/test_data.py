@@ -1,4 +1,4 @@
-"""What experiments run on, and how their commands are told."""
+"""The data of experiments, and the commands in reports."""
 
 from __future__ import annotations
 

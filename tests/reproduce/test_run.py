@@ -1,4 +1,4 @@
-"""Experiments run by their commands, in small: what they leave, and that they go on where they stopped."""
+"""Small experiments: their outputs, and that they resume."""
 
 from __future__ import annotations
 

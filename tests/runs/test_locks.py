@@ -26,7 +26,7 @@ ROOT = Path(__file__).parents[2]
 
 @contextmanager
 def another(path: Path):
-    """Another process that works in a folder."""
+    """Start another process that works in a folder."""
     with subprocess.Popen(
         [sys.executable, "-c", HOLD, str(path)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, cwd=ROOT
     ) as process:
@@ -112,7 +112,7 @@ def test_without_locks_a_note_is_all(tmp_path, monkeypatch, code):
 
 
 def test_a_lock_that_is_given_back_at_that_moment_is_taken(tmp_path, monkeypatch):
-    """The other process unlinks the file that we have opened: what we lock is no longer the folder's."""
+    """The other process unlinks the file that we have opened, so our lock is not on the folder's file any more."""
     lock, seen = runs._lock, []
 
     def late(file, **how):
@@ -132,7 +132,7 @@ def test_a_lock_that_is_given_back_at_that_moment_is_taken(tmp_path, monkeypatch
 
 @contextmanager
 def another_cannot(path: Path):
-    """What another process says that wants to work in a folder."""
+    """Return the output of another process that tries to work in a folder."""
     done = subprocess.run([sys.executable, "-c", HOLD, str(path)], capture_output=True, text=True, cwd=ROOT)
     assert done.returncode != 0
     yield done.stderr.splitlines()[-1]

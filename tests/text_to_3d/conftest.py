@@ -1,4 +1,4 @@
-"""`rsd text-to-3d` on a tiny random prior at 16 px, with all that is small."""
+"""`rsd text-to-3d` on a tiny random prior at 16 px, with small scenes."""
 
 from __future__ import annotations
 

@@ -433,7 +433,7 @@ def test_latents_are_not_thresholded(tmp_path, capsys):
 
 
 def test_what_an_encoding_is_made_of_can_be_set(make, tmp_path):
-    """To the parameters' sizes; by default it is what the field's own defaults say."""
+    """Flags change the sizes of the parameters; by default they are the field's own."""
     own = FieldSettings()
     assert all(getattr(own, name) == ADDED[name] for name in ADDED if hasattr(own, name))
     hashed = ("--encoding", "hash", "--levels", "3", "--log2-hashmap-size", "7", "--per-level-scale", "2")
@@ -449,7 +449,8 @@ def test_what_an_encoding_is_made_of_can_be_set(make, tmp_path):
 
 
 def test_a_run_from_before_some_options_resumes(make, capsys):
-    """Its config.yaml does not name them; it goes on with what it was made with, and anything else is another run."""
+    """Its config.yaml does not contain them. It resumes with the values that it was made with; other values are
+    refused."""
     hashed = ("red dog", "--encoding", "hash", "-n", "1", "--light-up", "0")
     _, out = make(*hashed, steps=1)
     config = yaml.safe_load((out / "config.yaml").read_text())
@@ -460,7 +461,7 @@ def test_a_run_from_before_some_options_resumes(make, capsys):
 
 
 def seen_lamps(settings, steps=500):
-    """Where a camera sees its lamps: how far to the right and above its own direction, of 1 towards it, [steps]."""
+    """Return where a camera sees its lamps: the components to the right and above its own direction, per step."""
     seen = []
     for step in range(steps):
         camera = draw_cameras(settings, 1, Stream(0), step)
@@ -502,8 +503,8 @@ def test_the_paper_s_settings(method):
 
 
 def test_the_light_and_weights_of_dreamfusion_s_successors():
-    """For IF: the lamp is around cameras at 1.5 to 2 with a deviation of 1, so that it is behind the scene, seen
-    from the camera, as often as a normal number is below -1.75; what faces away weighs 10, and 1000 at the end."""
+    """For IF the lamp is around cameras at 1.5 to 2 with a deviation of 1. Seen from the camera it is behind the scene
+    as often as a normal number is below -1.75. Normals that face away weigh 10, and 1000 at the end."""
     chosen = Settings.of(parse(["dog", "--prior", IF])[0])
     lit = dataclasses.replace(chosen, ambient_until=0, shaded=1)
     draws = [draw_cameras(chosen, 20, Stream(0), step) for step in range(100)]
