@@ -21,7 +21,7 @@ from tests.priors.test_pixel import build_if
 
 DTYPES = {"fp16": torch.float16, "bf16": torch.bfloat16, "mine": torch.float32}
 VARIANTS = [("fp16", None), ("bf16", None), ("mine", None), ("fp16", "20KB"), (None, "20KB"), (None, None)]
-"""The variant that a model is saved in, None for plain, and the most of it that a file holds."""
+"""The variant in which a model is saved (None: plain) and the size limit of its files."""
 
 
 def saved(model, folder, variant, most):

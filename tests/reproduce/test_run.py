@@ -289,7 +289,7 @@ LOOK = """<script>onload = () => {
   document.title = `${document.images.length} images, ${broken} broken, ${fetched} fetched, ${at}, ` +
     `${document.documentElement.scrollWidth <= innerWidth ? "fits" : "too wide"}`;
 }</script>"""
-"""What a browser finds, told in the page's title."""
+"""Write what a browser finds into the title of the page."""
 
 
 def test_a_browser_shows_the_report(restored, tmp_path):
