@@ -152,3 +152,37 @@ def hub_cache() -> Callable[[str, Path], str]:
         return commit
 
     return put
+
+
+@pytest.fixture
+def small_networks(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let VSD's UNet have few channels, and the occupancy grid of the packed renderer 16^3 cells."""
+    from rsd.reference import UNetScore
+    from rsd.tasks.text_to_3d.scene.occupancy import Occupancy
+
+    monkeypatch.setitem(UNetScore.__init__.__kwdefaults__, "channels", (32, 64))
+    monkeypatch.setitem(Occupancy.__init__.__kwdefaults__, "cells", 16)
+
+
+@pytest.fixture
+def refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Callable:
+    """``refused(command, flags, message)``: assert that a command is refused with that message, before any model is
+    loaded."""
+
+    def check(command: str, flags: list[str], message: str) -> None:
+        from rsd.cli import main
+
+        monkeypatch.chdir(tmp_path)
+        (tmp_path / "bad.yaml").write_text("gama: 3\n")
+        (tmp_path / "prompts.txt").write_text("a man\n")
+        (tmp_path / "empty.txt").write_text("# nothing\n")
+        (tmp_path / "full").mkdir()
+        (tmp_path / "full" / "thesis.tex").write_text("x")
+        monkeypatch.setattr("rsd.runs.batch.load_networks", lambda *a, **k: pytest.fail("a model was loaded"))
+        with pytest.raises(SystemExit) as stopped:
+            raise SystemExit(main([command, *flags]))
+        captured = capsys.readouterr()
+        assert stopped.value.code == 2
+        assert message in captured.err + captured.out and "Traceback" not in captured.err
+
+    return check

@@ -294,7 +294,7 @@ class PromptHead(Head):
         """Return the run of a prompt. ``where``: its feature map, random numbers, processes and memory plan."""
 
     @contextmanager
-    def start(self, item: Item, networks: Networks, ensemble: Ensemble, folder: RunFolder) -> Iterator[tuple[Run, Any]]:
+    def start(self, item: Item, networks: Networks, ensemble: Ensemble, folder: RunFolder) -> Iterator[tuple[Any, Any]]:
         """Return the run of a prompt."""
         assert networks.prior is not None
         yield self.make_run(

@@ -64,10 +64,11 @@ class PromptCommand:
     def resolve(self, file: Mapping[str, Any], given: Mapping[str, Any]) -> tuple[Any, str]:
         """Return the options from the packaged settings, then ``file``, then ``given``; and the name of the packaged
         settings."""
-        options, name = resolve(
-            self.kind, file, given, prog=self.prog,
-            packaged=lambda options: self.packaged(options.method, options.prior),
-        )  # fmt: skip
+        kind: Any = self.kind
+        found: tuple[Any, str | None] = resolve(
+            kind, file, given, prog=self.prog, packaged=lambda options: self.packaged(options.method, options.prior)
+        )
+        options, name = found
         assert name, "every method has packaged settings"
         return options, name
 

@@ -41,7 +41,7 @@ def moments(method, sigma_v=0.3, **settings):
 
 
 def test_pseudoinverse_guidance_samples_the_posterior_of_a_unit_gaussian():
-    error, ratio = moments("pigdm", steps=200, hyper=("adaptive=false",))
+    error, ratio = moments("pigdm", steps=100, hyper=("adaptive=false",))
     assert error < 0.2 and torch.allclose(ratio, torch.ones(4, dtype=ratio.dtype), atol=0.2)
 
 

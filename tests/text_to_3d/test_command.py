@@ -7,8 +7,6 @@ import importlib.util
 import io
 import json
 import re
-import subprocess
-import sys
 import warnings
 from importlib.resources import files
 from types import SimpleNamespace
@@ -23,8 +21,6 @@ from safetensors.torch import load_file
 from rsd.cli import main
 from rsd.heads.attributes import sample_head
 from rsd.randomness import Stream
-from rsd.runs import batch
-from rsd.runs.folder import RunFolder
 from rsd.tasks.text_to_3d import outputs
 from rsd.tasks.text_to_3d.head import SceneHead
 from rsd.tasks.text_to_3d.options import Settings, TextTo3D
@@ -35,14 +31,9 @@ from rsd.tasks.text_to_3d.scene.regularisers import regularisers
 from rsd.tasks.text_to_3d.scene.render import Rendering
 from rsd.tasks.text_to_3d.scene.settings import FieldSettings, FieldSizes
 from rsd.tasks.text_to_3d.view_words import without_view
+from tests.drawing import outputs as outputs_of
 
 IF = "DeepFloyd/IF-I-XL-v1.0"
-
-
-def written(folder):
-    """Return the bytes of each output file of a run's scenes, by name."""
-    files = [*folder.glob("scenes/**/*.*"), folder / "contact.png", folder / "grid.png", folder / "evolution.gif"]
-    return {str(f.relative_to(folder)): f.read_bytes() for f in files}
 
 
 def metrics(folder):
@@ -169,60 +160,16 @@ def test_the_mesh_s_format_and_surface_and_no_repulsion(make):
     assert "zilberstein2025" not in (out / "citations.bib").read_text()
 
 
-@pytest.mark.parametrize("flags", [(), ("--method", "vsd", "--views", "2", "--lr-phi", "0.01", "--renderer", "packed")])
-def test_a_killed_run_resumes_to_the_same_bits(make, flags, monkeypatch):
-    flags = ("red dog", "--checkpoint-every", "2", *flags)
-    _, whole = make(*flags, out="whole", steps=5)
-    log = RunFolder.log
-
-    def killed(self, row):
-        log(self, row)
-        if row["step"] == 3:
-            raise KeyboardInterrupt
-
-    monkeypatch.setattr(RunFolder, "log", killed)
-    code, out = make(*flags, out="cut", steps=5)
-    assert code == 130 and not (out / "metrics.json").exists()
-    assert Image.open(out / "contact.png").width > 4 * 192  # the preview: four views a scene
-    monkeypatch.undo()
-    assert make(*flags, out="cut", steps=5)[0] == 2  # the folder contains another run
-    assert make(*flags, "--resume", out="cut", steps=5)[0] == 0
-    assert written(out) == written(whole) and len(written(out)) == 2 * 14 + 3
-    assert (out / "steps.jsonl").read_text() == (whole / "steps.jsonl").read_text()
-    found = metrics(out), metrics(whole)
-    assert found[0]["div"] == found[1]["div"]
-    assert found[0]["network_calls"]["unet_forward"] == found[1]["network_calls"]["unet_forward"]
-    assert make(*flags, "--resume", "--seed", "9", out="cut", steps=5)[0] == 2
-
-
 def test_a_seed_makes_other_scenes_and_one_scene_is_the_same_alone(make):
     few = ("--gamma", "0")
     two, other, one = (
-        written(make("red dog", *few, *flags, out=name, steps=2)[1])
+        outputs_of(make("red dog", *few, *flags, out=name, steps=2)[1])
         for name, flags in (("two", ()), ("other", ("--seed", "1")), ("one", ("-n", "1")))
     )
     view = "scenes/00/views/030.png"
     assert two[view] != other[view] and two[view] != two["scenes/01/views/030.png"]
     pixels = [Image.open(io.BytesIO(x[view])).tobytes() for x in (two, one)]
     assert max(abs(a - b) for a, b in zip(*pixels, strict=True)) <= 1
-
-
-def test_several_prompts_are_one_run_each_and_a_prompt_is_the_same_alone(make, tmp_path, capsys):
-    file = tmp_path / "prompts.txt"
-    file.write_text("# two\nred dog, front view\nred cat\nred dog\n")
-    code, out = make("--prompts", file, out="many", steps=1)
-    captured = capsys.readouterr()
-    assert code == 0 and '"front view" is left out of the prompt' in captured.err
-    summary = json.loads((out / "summary.json").read_text())
-    assert [row["prompt"] for row in summary["prompts"]] == ["red dog", "red cat"] and summary["failed"] == {}
-    assert summary["mean"]["div"] == pytest.approx(sum(row["div"] for row in summary["prompts"]) / 2)
-    assert (out / "summary.csv").read_text().count("\n") == 3
-    _, alone = make("red cat", out="alone", steps=1)
-    folder = out / summary["prompts"][1]["folder"]
-    assert written(folder) == written(alone)
-    before = (folder / "metrics.json").stat().st_mtime_ns
-    assert make("--prompts", file, "--resume", out="many", steps=1)[0] == 0
-    assert (folder / "metrics.json").stat().st_mtime_ns == before and "already done" in capsys.readouterr().out
 
 
 def test_a_prompt_that_fails_leaves_the_others(make, monkeypatch, capsys):
@@ -255,11 +202,6 @@ def test_an_empty_scene_has_no_mesh_and_keeps_the_rest(make, monkeypatch, capsys
     assert {p.name for p in (out / "scenes" / "00").iterdir()} == {"views", "turntable.gif"}
 
 
-def test_a_run_that_diverges_is_an_error(make, capsys):
-    code, out = make("red dog", "--lr", "1e30", "--background", "white")
-    assert code == 2 and "diverged" in capsys.readouterr().err and not (out / "metrics.json").exists()
-
-
 def test_an_mp4_where_the_extra_is_installed(make):
     pytest.importorskip("imageio_ffmpeg")
     _, out = make("red dog", "--mp4", "-n", "1", steps=1)
@@ -279,8 +221,6 @@ def test_an_mp4_without_the_extra_is_refused_at_once(monkeypatch, capsys):
 @pytest.mark.parametrize(
     ("flags", "expected"),
     [
-        ([], "no prompt"),
-        ([""], "--allow-empty"),
         (["side view"], 'The prompt "side view" is only a view'),
         (
             ["dog", ", front view"],
@@ -289,15 +229,9 @@ def test_an_mp4_without_the_extra_is_refused_at_once(monkeypatch, capsys):
         (["dog", "--views", "0"], "views is 0; give 1 or more."),
         (["dog", "--encoding", "hsah"], 'Unknown encoding "hsah". Did you mean "hash"?'),
         (["dog", "--renderer", "pakced"], 'Unknown renderer "pakced". Did you mean "packed"?'),
-        (["dog", "--method", "vds"], 'Did you mean "vsd"'),
         (["dog", "--interaction", "view"], 'Did you mean "views"'),
         (["dog", "--background", "wihte"], 'Did you mean "white"'),
         (["dog", "--guidance-convention", "diffuser"], 'Unknown guidance convention "diffuser". Did you mean'),
-        (["dog", "--prior", "head"], 'Did you mean "heads"'),
-        (["dog", "--features", "pixel"], 'Did you mean "pixels"'),
-        (["dog", "--gama", "3"], "--gamma"),
-        (["dog", "--particles", "0"], "particles is 0"),
-        (["dog", "--gamma", "nan"], "gamma is nan; give a finite number (below 0 attracts)."),
         (["dog", "--sparsity", "-1"], "sparsity is -1.0; give a finite number, 0 or more."),
         (["dog", "--shaded", "1.5"], "shaded is 1.5; give a number from 0 to 1."),
         (["dog", "--bound", "0"], "bound is 0.0; give a finite number above 0."),
@@ -335,45 +269,10 @@ def test_an_mp4_without_the_extra_is_refused_at_once(monkeypatch, capsys):
         (["dog", "--resolution", "0"], "resolution is 0; give 1 or more."),
         (["dog", "--resolution", "-16"], "resolution is -16; give 1 or more."),
         (["dog", "--size", "4"], "size is 4; give 16 or more."),
-        (["dog", "--config", "bad.yaml"], 'bad.yaml: unknown field "gama". Did you mean "gamma"?'),
-        (["dog", "--prompts", "nowhere.txt"], "nowhere.txt does not exist"),
-        (["dog", "--prompts", "empty.txt"], "empty.txt contains no prompt"),
-        (["empty.txt"], "--prompts empty.txt"),
-        (["dog", "--out", "full"], "contains other files"),
-        (["a dog", "cat", "--out", "full"], "contains other files"),
-        (["dog", "--device", "gpu"], "Unknown device"),
     ],
 )
-def test_bad_input_is_reported_in_one_sentence_before_any_model_is_loaded(
-    tmp_path, flags, expected, monkeypatch, capsys
-):
-    monkeypatch.chdir(tmp_path)
-    (tmp_path / "bad.yaml").write_text("gama: 3\n")
-    (tmp_path / "empty.txt").write_text("# nothing\n")
-    (tmp_path / "full").mkdir()
-    (tmp_path / "full" / "thesis.tex").write_text("x")
-    monkeypatch.setattr(batch, "load_networks", lambda *a, **k: pytest.fail("a model was loaded"))
-    with pytest.raises(SystemExit) as stopped:
-        sys.exit(main(["text-to-3d", *flags]))
-    captured = capsys.readouterr()
-    assert stopped.value.code == 2
-    assert expected in captured.err + captured.out and "Traceback" not in captured.err
-
-
-@pytest.mark.parametrize(
-    ("flags", "expected"),
-    [
-        (["--prior", "owner/absent", "--features", "owner/no-map"], 'The prior "owner/absent" is not in the local'),
-        (["--features", "owner/no-map"], 'The feature map "owner/no-map" is not in the local cache'),
-        (["--div-features", "nowhere:f"], 'The feature map "nowhere:f" cannot be imported'),
-    ],
-)
-def test_what_cannot_be_is_reported_before_the_prior_is_loaded(tmp_path, flags, expected, monkeypatch, capsys):
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr("rsd.runs.head.load_prior", lambda *a, **k: pytest.fail("the prior was loaded"))
-    assert main(["text-to-3d", "a man", *flags]) == 2
-    error = capsys.readouterr().err
-    assert expected in error and error.count("\n") == 1 and not (tmp_path / "runs").exists()
+def test_bad_input_is_reported_in_one_sentence_before_any_model_is_loaded(refused, flags, expected):
+    refused("text-to-3d", flags, expected)
 
 
 def test_a_resolution_that_does_not_fit_is_reported_before_any_network_is_loaded(
@@ -580,9 +479,3 @@ def test_what_is_said_of_a_view_is_so():
 )
 def test_a_run_cites_what_it_uses(options, latent, keys):
     assert SceneHead.cited(TextTo3D(**options), latent=latent) == keys
-
-
-def test_help_and_mistakes_come_without_loading_torch():
-    module = "rsd.tasks.text_to_3d.packaged"
-    code = f"import sys; from {module} import parse; parse(['x']); assert 'torch' not in sys.modules"
-    subprocess.run([sys.executable, "-c", code], check=True, capture_output=True)

@@ -225,7 +225,7 @@ def test_another_backend_than_the_checkpoint_s_is_reported():
 
 
 @pytest.mark.parametrize(("interaction", "renderer"), [("scenes", "dense"), ("views", "dense"), ("scenes", "packed")])
-def test_resuming_gives_the_same_numbers(interaction, renderer, monkeypatch):
+def test_resuming_gives_the_same_numbers(interaction, renderer, monkeypatch, small_networks):
     monkeypatch.setattr(scenes_module, "EVERY", 2)
     whole = scenes(interaction=interaction, renderer=renderer)
     records = list(run(whole, gamma=1.0))
