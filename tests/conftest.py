@@ -6,7 +6,7 @@ import functools
 import json
 import os
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -155,13 +155,15 @@ def hub_cache() -> Callable[[str, Path], str]:
 
 
 @pytest.fixture
-def small_networks(monkeypatch: pytest.MonkeyPatch) -> None:
+def small_networks() -> Iterator[None]:
     """Let VSD's UNet have few channels, and the occupancy grid of the packed renderer 16^3 cells."""
     from rsd.reference import UNetScore
     from rsd.tasks.text_to_3d.scene.occupancy import Occupancy
 
-    monkeypatch.setitem(UNetScore.__init__.__kwdefaults__, "channels", (32, 64))
-    monkeypatch.setitem(Occupancy.__init__.__kwdefaults__, "cells", 16)
+    with pytest.MonkeyPatch.context() as patch:  # a test may undo its own
+        patch.setitem(UNetScore.__init__.__kwdefaults__, "channels", (32, 64))
+        patch.setitem(Occupancy.__init__.__kwdefaults__, "cells", 16)
+        yield
 
 
 @pytest.fixture

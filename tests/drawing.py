@@ -10,6 +10,7 @@ SCENES = [
     "--features", "pixels", "-n", "2", "--views", "1", "--encoding", "grid", "--bound", "1.8", "--distance", "8", "8",
     "--fov", "22", "23", "--elevation", "-10", "30", "--samples", "6", "--fine", "0", "--gamma", "2", "--guidance", "3",
     "--ambient-until", "0.3", "--size", "16", "--turntable", "3", "--mesh-resolution", "12", "--device", "cpu",
+    "--dtype", "float32",
 ]  # fmt: skip
 
 
