@@ -12,6 +12,7 @@ from rsd.runs import flags
 from rsd.runs.flags import Flag
 from rsd.runs.settings import make_folder
 
+from .choice import describe
 from .inputs import MEASUREMENT, Job, ignored_files, list_jobs
 from .options import Restore, TaskOptions, check_used
 from .packaged import borrowed_note, layers, resolve
@@ -27,6 +28,8 @@ def main(argv: list[str]) -> int:
     jobs = list_jobs(options, lambda choice: resolve(file, {**given, **choice})[0])
     if int(os.environ.get("RANK", 0)) == 0:
         print(f"settings: {source}" + (f" and {options.config}" if options.config else "") + ", then your flags")
+        if {**file, **given}.get("prior", "auto") == "auto":  # the prior is chosen for the pictures
+            print(describe(options.images))
         for line in [*filter(None, [borrowed_note(options)]), *ignored_files(options.images)]:
             print(f"note: {line}")
     if options.autocast:

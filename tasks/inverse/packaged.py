@@ -22,7 +22,7 @@ NO_PIXEL = (
     "fid_features", "div_features",
 )  # fmt: skip
 """Options that do not change the samples: a run may be resumed with other values, and config.yaml omits them."""
-ADDED = {"mask_hole": "black", "draw": None, "keep": None}
+ADDED = {"mask_hole": "black", "draw": None, "keep": None, "noise": "fresh", "inversion_steps": 4}
 """Options missing from older versions' config.yaml, with the values that their runs had."""
 
 
@@ -122,7 +122,9 @@ def borrowed_note(options: Restore) -> str:
     others = [
         (f"{found.tuned_for[what]}", f"{getattr(options, what)}")
         for what in ("task", "prior")
-        if found and found.tuned_for.get(what, getattr(options, what)) != getattr(options, what)
+        if found
+        and found.tuned_for.get(what, getattr(options, what)) != getattr(options, what)
+        and not (what == "prior" and family(found.tuned_for[what]) == family(options.prior) is not None)
     ]
     if not found or not others:
         return ""
@@ -141,4 +143,5 @@ def borrowed_note(options: Restore) -> str:
 def resolved(options: Restore) -> dict[str, Any]:
     """Return the options as plain values, as in config.yaml."""
     values = {k: plain(v) for k, v in dataclasses.asdict(options).items() if k not in NO_PIXEL}
+    values["fit"] = options.fitted
     return values | ({"mask": str(ALPHA)} if options.mask == ALPHA else {})  # a keyword, not a path

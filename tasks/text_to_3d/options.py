@@ -10,6 +10,7 @@ from typing import Annotated, Any, ClassVar, Literal, Self
 
 from rsd.runs.flags import Flag, Groups, is_assignment
 from rsd.runs.options import (
+    DiffusionSettings,
     DivOptions,
     FeatureOptions,
     ParticleSettings,
@@ -21,6 +22,7 @@ from rsd.runs.options import (
     Unread,
     features_of,
     readers,
+    unread_noise,
 )
 from rsd.runs.words import match_name, synonyms, unknown_name
 
@@ -36,18 +38,24 @@ SYNONYMS = synonyms({
 })  # fmt: skip
 """Other names of methods, normalised, and the hint for each."""
 VIEWS = ("front", "side", "back", "overhead")
+TIMESTEPS = ("uniform", "annealed")
 CONVENTIONS = ("diffusers", "dreamfusion")
 READ = {
     "grid": ("grid",), "hash": ("levels", "log2_hashmap_size", "per_level_scale"), "frequency": ("octaves",),
 }  # fmt: skip
 """The fields that each encoding reads."""
+NEEDS = (
+    ("mp4", "imageio-ffmpeg", "imageio_ffmpeg", "video"), ("texture", "xatlas", "xatlas", "mesh"),
+    ("mesh_faces", "fast-simplification", "fast_simplification", "mesh"),
+)  # fmt: skip
+"""Flags that need a package that is not always installed: its name, its module, and the extra that has it."""
 LEARNED = ("lora_rank", "lr_phi")
 """The fields that only the method vsd reads."""
 SMALLEST_MESH, SMALLEST_PICTURE = 8, 16
 
 
 @dataclass(kw_only=True)
-class Distilled(ParticleSettings, RepulsionSettings):
+class Distilled(ParticleSettings, RepulsionSettings, DiffusionSettings):
     """The settings of the distillation, apart from the scenes and the prompts."""
 
     LEAST = {**ParticleSettings.LEAST, "lora_rank": 1}
@@ -61,7 +69,9 @@ class Distilled(ParticleSettings, RepulsionSettings):
     clean: bool = False
     """Compare the clean pictures, not the noisy ones."""
     t_range: tuple[float, float] = (0.02, 0.98)
-    """Lowest and highest timestep, in units of T; drawn anew each step."""
+    """Lowest and highest timestep, in units of T."""
+    timesteps: str = "uniform"
+    """uniform (drawn anew each step) or annealed (straight down from the highest)."""
     lora_rank: int = 4
     """vsd: rank of the learned score's adapters."""
     lr_phi: float = 1e-4
@@ -78,6 +88,7 @@ class Distilled(ParticleSettings, RepulsionSettings):
         self.method = match_name(self.method, METHODS)
         if self.method not in METHODS:
             raise unknown_name("method", self.method, METHODS, SYNONYMS)
+        check_names(self, timesteps=TIMESTEPS)
         self.check_numbers()
         low, high = self.t_range
         if not 0 <= low < high <= 1:
@@ -179,8 +190,8 @@ class TextTo3D(Settings, RunOptions, PriorOptions, FeatureOptions, DivOptions, P
         "method and prior": "method",
         "quality": "gamma interaction threshold background",
         "speed and memory": "resolution views_at_once",
-        "output": "size turntable mp4 mesh mesh_resolution mesh_threshold",
-        "expert: distillation": "clean guidance_convention t_range lora_rank lr_phi lr lr_background",
+        "output": "size turntable mp4 mesh mesh_resolution mesh_faces texture mesh_threshold",
+        "expert: distillation": "clean guidance_convention t_range timesteps lora_rank lr_phi lr lr_background",
         "expert: cameras and light": (
             "views azimuth elevation distance fov front back overhead "
             "ambient_until shaded textureless ambient diffuse light_up light_spread"
@@ -195,7 +206,14 @@ class TextTo3D(Settings, RunOptions, PriorOptions, FeatureOptions, DivOptions, P
         ("--draw", "--keep"), "every scene that runs is kept; give -n, and choose among the scenes in contact.png"
     )
 
-    LEAST = {**Settings.LEAST, "mesh_resolution": SMALLEST_MESH, "size": SMALLEST_PICTURE, "turntable": 1}
+    LEAST = {
+        **Settings.LEAST,
+        "mesh_resolution": SMALLEST_MESH,
+        "mesh_faces": 4,
+        "texture": 16,
+        "size": SMALLEST_PICTURE,
+        "turntable": 1,
+    }
 
     prompt: Annotated[tuple[str, ...], Flag(positional=True)] = ()
     """What to make; several prompts are one run each. Leave the view out: its words are added to the prompt."""
@@ -212,6 +230,11 @@ class TextTo3D(Settings, RunOptions, PriorOptions, FeatureOptions, DivOptions, P
     """Format of the mesh."""
     mesh_resolution: int = 96
     """Samples a side of the mesh."""
+    mesh_faces: int | None = None
+    """Reduce the mesh to about this many triangles; needs pip install '.[mesh]' (default: all of them)."""
+    texture: int | None = None
+    """glb: pixels a side of a texture with the scene's colours, on an unwrapped mesh; needs pip install '.[mesh]'
+    (default: no texture, a colour for each vertex)."""
     mesh_threshold: float | None = None
     """Density of the mesh's surface (default: chosen for each scene, and printed)."""
 
@@ -220,18 +243,20 @@ class TextTo3D(Settings, RunOptions, PriorOptions, FeatureOptions, DivOptions, P
 
     @property
     def unread(self) -> Unread:
-        """The fields that the encoding, the method or the background does not read."""
+        """The fields that the encoding, the method, the mesh or the background does not read."""
         found = {
             name: (f"--encoding {encoding}", f"the encoding is {self.encoding}")
             for encoding, names in READ.items()
             if encoding != self.encoding
             for name in names
         }
+        if self.mesh != "glb":
+            found["texture"] = ("--mesh glb", f"the mesh is {self.mesh}")
         if self.method != "vsd":
             found |= {name: (readers("method", ["vsd"]), f"the method is {self.method}") for name in LEARNED}
         if self.background != "learned":
             found["lr_background"] = ("--background learned", f"the background is {self.background}")
-        return found
+        return unread_noise(self, found)
 
     @property
     def features_name(self) -> str:
@@ -252,6 +277,7 @@ class TextTo3D(Settings, RunOptions, PriorOptions, FeatureOptions, DivOptions, P
                 f'The negative prompt "{self.negative_prompt}" has no effect without guidance (guidance is {none}); '
                 "give a larger --guidance or leave it out."
             )
-        if self.mp4 and importlib.util.find_spec("imageio_ffmpeg") is None:
-            raise ImportError("--mp4 needs imageio-ffmpeg: pip install '.[video]'.")
+        for flag, needed, package, extra in NEEDS:
+            if getattr(self, flag) and importlib.util.find_spec(package) is None:
+                raise ImportError(f"--{flag.replace('_', '-')} needs {needed}: pip install '.[{extra}]'.")
         self.check_run(self.prompts)

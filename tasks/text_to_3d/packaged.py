@@ -12,14 +12,15 @@ from .view_words import without_view
 NO_SCENE = (
     "engine",
     "resume", "shard", "config", "out", "prompts", "allow_empty", "checkpoint_every", "device", "chunk", "memory",
-    "views_at_once", "size", "turntable", "mp4", "mesh", "mesh_resolution", "mesh_threshold", "div_features",
+    "views_at_once", "size", "turntable", "mp4", "mesh", "mesh_resolution", "mesh_faces", "texture",
+    "mesh_threshold", "div_features",
 )  # fmt: skip
 """Options that change no scene: they may differ when a run is resumed, and config.yaml does not contain them."""
 
 ADDED = {
     "levels": 16, "log2_hashmap_size": 19, "per_level_scale": 1.447269237440378, "octaves": 6, "light_up": 0.0,
     "threshold": None, "repel_every": 1, "interacting": None, "feature_size": None, "force_decoder": None,
-    "autocast": False,
+    "autocast": False, "noise": "fresh", "inversion_steps": 4, "timesteps": "uniform",
 }  # fmt: skip
 """Options that older versions' config.yaml does not contain, with the values that their runs used."""
 
