@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
@@ -23,6 +24,12 @@ from .packaged import ADDED, COMMAND
 from .prompts import ViewPrompts
 from .scenes import Scenes
 from .scores import SCORES
+
+NEEDS = (
+    ("mp4", "imageio-ffmpeg", "imageio_ffmpeg", "video"), ("texture", "xatlas", "xatlas", "mesh"),
+    ("mesh_faces", "fast-simplification", "fast_simplification", "mesh"),
+)  # fmt: skip
+"""Flags that need a package that is not always installed: its name, its module, and the extra that has it."""
 
 
 class PreviewedRun(Run):
@@ -46,6 +53,13 @@ class SceneHead(PromptHead):
     added = ADDED
     scores = SCORES
     figures = ("div", "agreement", "face_front", "janus", "seconds")
+
+    def check(self) -> None:
+        """Raise ValueError for invalid names, and ImportError if an output needs a package that is not installed."""
+        super().check()
+        for flag, needed, package, extra in NEEDS:
+            if getattr(self.options, flag) and importlib.util.find_spec(package) is None:
+                raise ImportError(f"--{flag.replace('_', '-')} needs {needed}: pip install '.[{extra}]'.")
 
     def check_shared(self, device: torch.device) -> None:
         """Raise ValueError for options that no prompt can run with."""

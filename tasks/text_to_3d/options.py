@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
@@ -44,11 +43,6 @@ READ = {
     "grid": ("grid",), "hash": ("levels", "log2_hashmap_size", "per_level_scale"), "frequency": ("octaves",),
 }  # fmt: skip
 """The fields that each encoding reads."""
-NEEDS = (
-    ("mp4", "imageio-ffmpeg", "imageio_ffmpeg", "video"), ("texture", "xatlas", "xatlas", "mesh"),
-    ("mesh_faces", "fast-simplification", "fast_simplification", "mesh"),
-)  # fmt: skip
-"""Flags that need a package that is not always installed: its name, its module, and the extra that has it."""
 LEARNED = ("lora_rank", "lr_phi")
 """The fields that only the method vsd reads."""
 SMALLEST_MESH, SMALLEST_PICTURE = 8, 16
@@ -277,7 +271,4 @@ class TextTo3D(Settings, RunOptions, PriorOptions, FeatureOptions, DivOptions, P
                 f'The negative prompt "{self.negative_prompt}" has no effect without guidance (guidance is {none}); '
                 "give a larger --guidance or leave it out."
             )
-        for flag, needed, package, extra in NEEDS:
-            if getattr(self, flag) and importlib.util.find_spec(package) is None:
-                raise ImportError(f"--{flag.replace('_', '-')} needs {needed}: pip install '.[{extra}]'.")
         self.check_run(self.prompts)
