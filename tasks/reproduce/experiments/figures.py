@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from .entry import Claim, Entry, Row, Values
-from .tables import ADAM, FREEFORM, GOOD_DECODER, HALF, NOTHING, TABLES, TUNED, half_face, methods
+from .tables import ADAM, FREEFORM, GOOD_DECODER, HALF, NOTHING, TABLES, THROUGHOUT, TUNED, half_face, methods
 
 ABLATION: Values = {**HALF, "method": "rlsd"}
 NO_REPULSION: Values = {**HALF, "method": "nonrepuls"}
@@ -24,7 +24,7 @@ def window(low: float, high: float) -> Row:
 
 def strength(label: str, builtin: float, paper: float) -> Row:
     """Return a row of half a face by RLSD with that gamma."""
-    return Row(label, ABLATION, {**ADAM, "gamma": builtin}, {**OF_FIG_17, "gamma": paper})
+    return Row(label, ABLATION, {**ADAM, "gamma": builtin, **THROUGHOUT}, {**OF_FIG_17, "gamma": paper})
 
 
 def coupling(label: str, rho: float) -> Row:
