@@ -80,7 +80,7 @@ def test_a_row_at_both_scales():
     here = plans("table2", Reproduce(name="table2", seed=3, steps=7))["RLSD"]
     assert here.command_line() == (
         "rsd restore data --clean --prior heads --task inpaint_half_face --method rlsd --x-step adam --lambda 0.2 "
-        "--lr-x 0.2 --lr-z 0.4 --gamma 6 --steps 7 --seed 3 --device auto"
+        "--lr-x 0.2 --lr-z 0.4 --gamma 6 --window 0 1 --steps 7 --seed 3 --device auto"
     )
     there = plans("table2", PAPER)
     assert there["RLSD"].prior == SD and "--dtype float16 --metrics lpips fid" in there["RLSD"].command_line()

@@ -79,7 +79,7 @@ def test_list_as_json(capsys):
         "label": "RLSD", "command": "restore",
         "flags": [
             "--task", "inpaint_half_face", "--method", "rlsd", "--x-step", "adam", "--lambda", "0.2", "--lr-x", "0.2",
-            "--lr-z", "0.4", "--gamma", "6",
+            "--lr-z", "0.4", "--gamma", "6", "--window", "0", "1",
         ],
     }  # fmt: skip
 
