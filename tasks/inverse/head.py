@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from itertools import chain
 from pathlib import Path
@@ -13,15 +13,16 @@ import torch
 
 from rsd import media
 from rsd.distributed import Ensemble
+from rsd.features import Decoded
 from rsd.metrics.scoring import ScoreRequest, Scorers, Subject, reasons
 from rsd.metrics.selection import Fit
 from rsd.priors import is_latent
 from rsd.priors.base import Prior
+from rsd.priors.windows import for_picture
 from rsd.runs.batch import run_all
 from rsd.runs.folder import RunFolder, slug
 from rsd.runs.head import Head, Item, JointFigures, Networks
 from rsd.runs.prompts import prompt_notes, word_notes
-from rsd.runs.settings import tokens
 from rsd.runs.summary import particles
 
 from .inputs import Job, are_several, list_jobs
@@ -30,7 +31,7 @@ from .operators import Operator
 from .operators.base import measurement_fit
 from .operators.linear import check_exact
 from .options import Restore, divergence_remedy
-from .packaged import ADDED, parse, resolved
+from .packaged import ADDED, resolve, resolved
 from .problem import Problem, check_task, load, make, on
 from .results import SCORES, check_metrics, distance, headline, keep_known, write_results
 from .run import Run, Settings, same_measurement
@@ -59,10 +60,10 @@ class RestoreHead(Head):
         self.figures = [*each, "div", "coverage", "agreement", "seconds"]
 
     @classmethod
-    def of(cls, argv: list[str]) -> RestoreHead:
-        """Return the head that ``rsd restore`` runs with these arguments."""
-        options, _ = parse(argv)
-        jobs = list_jobs(options, lambda choice: parse([*argv, *tokens(choice)])[0])
+    def of(cls, given: Mapping[str, Any]) -> RestoreHead:
+        """Return the head that ``rsd restore`` runs with these values of its options."""
+        options, _ = resolve({}, given)
+        jobs = list_jobs(options, lambda choice: resolve({}, {**given, **choice})[0])
         return cls(options, jobs, several=are_several(options, jobs))
 
     @property
@@ -141,16 +142,22 @@ class RestoreHead(Head):
         """Return an image's prompt, problem and options."""
         return Subject(item.options.prompt, context, item.options)
 
-    def finished_context(self, item: Item, folder: RunFolder, images: torch.Tensor) -> Problem:
-        """Return the problem that a finished run solved. Raise ValueError if the file has changed."""
-        check_metrics(item.options, images.shape[-1])
-        problem = self.load(item, images.shape[-1])
-        if not same_measurement(problem.y, media.read_measurement(folder.path / "measurement.safetensors")):
+    def finished(self, item: Item, folder: RunFolder) -> tuple[torch.Tensor, Problem]:
+        """Return the samples of a finished run, as they are scored, and its problem. Raise ValueError if the file has
+        changed."""
+        images, y = particles(folder), media.read_measurement(folder.path / "measurement.safetensors")
+        local = item.options.fitted == "whole" and item.options.task.startswith("inpaint")
+        size = y.shape[-1] if local else images.shape[-1]
+        check_metrics(item.options, size)
+        problem = self.load(item, size)
+        if not same_measurement(problem.y, y):
             raise ValueError(
                 f"{item.source.path} is not the file that {folder.path} restored; restore that file, or choose "
                 "another --out."
             )
-        return problem
+        if problem.given is not None and problem.frame is not None:
+            images = problem.frame.view(images)
+        return images, problem
 
     @contextmanager
     def start(
@@ -162,10 +169,14 @@ class RestoreHead(Head):
         problem = self.load(item, prior.image_size)
         for note in problem.notes:
             print(note)
+        embed = networks.embed(item.options)
+        if problem.frame is not None:
+            prior = for_picture(prior, problem.frame.shape, problem.frame.tiles)
+            embed = embed and Decoded(prior, embed.features, embed.decode)  # type: ignore[attr-defined]
         with on(prior.device, problem.operator) as operator:
             yield run_class(options.method)(
-                prior, operator, problem.y, Settings.of(options), embed=networks.embed(item.options),
-                image=item.source.name, ensemble=ensemble, plan=networks.plans,
+                prior, operator, problem.y, Settings.of(options), embed=embed, image=item.source.name,
+                ensemble=ensemble, plan=networks.plans,
             ), problem  # fmt: skip
 
     def finish(self, item: Item, images: torch.Tensor, context: Problem) -> torch.Tensor:
@@ -174,6 +185,10 @@ class RestoreHead(Head):
             return images
         assert context.operator.observed is not None
         return torch.where(context.operator.observed, context.y.float(), images)
+
+    def whole(self, images: torch.Tensor, context: Problem) -> torch.Tensor:
+        """Return images in the whole picture."""
+        return context.back(images.detach().cpu().float())
 
     def shown(self, images: torch.Tensor, context: Problem) -> torch.Tensor:
         """Return the images as they are written, scored and compared."""
@@ -189,13 +204,15 @@ class RestoreHead(Head):
         write_results(images, context, folder, item.options)
         return images
 
-    def headline(self, figures: dict[str, Any]) -> str:
+    @staticmethod
+    def headline(figures: dict[str, Any]) -> str:
         """Return the figures of one image in a line."""
         return headline(figures)
 
-    def remedy(self, item: Item) -> str:
+    @staticmethod
+    def remedy(options: Restore) -> str:
         """Return the remedy for a diverged run."""
-        return divergence_remedy(item.options)
+        return divergence_remedy(options)
 
     def diversity_remedy(self, options: Restore) -> str:
         """Return the remedy for nearly equal samples."""
@@ -228,7 +245,7 @@ class RestoreHead(Head):
             return {"fid": (None, why or "its network is not loaded")}
         samples = [particles(folder) for folder in done.values()]
         clean = [
-            media.fit_to(media.read_image(item.source.path), images.shape[-1], item.options.fit)[0]
+            media.fit_to(media.read_image(item.source.path), images.shape[-1], item.options.fitted)[0]
             for item, images in zip(done, samples, strict=True)
         ]
         return {"fid": (distance(samples, clean, networks.scorers), None)}

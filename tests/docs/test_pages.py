@@ -1,4 +1,4 @@
-"""README and docs: command lines that can be read, flags that exist, README's Python block, lengths and links."""
+"""README and docs: command lines that parse, flags that exist, README's Python block, lengths and links."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ import rsd
 from rsd.cli import COMMANDS
 from rsd.cli import main as command_line
 from rsd.runs import flags
+from rsd.tasks.calibrate.options import Calibrate
 from rsd.tasks.config import Config
 from rsd.tasks.inverse.command import Measure
 from rsd.tasks.inverse.compare.options import Compare
@@ -30,7 +31,8 @@ TEXT = {page: page.read_text(encoding="utf-8") for page in PAGES}
 KINDS = {
     "restore": Restore, "measure": Measure, "config": Config,
     "compare": Compare, "text-to-image": TextToImage, "text-to-3d": TextTo3D,
-    "sweep": Sweep, "toy": Toy, "reproduce": import_module("rsd.tasks.reproduce.options").Reproduce,
+    "sweep": Sweep, "toy": Toy, "calibrate": Calibrate,
+    "reproduce": import_module("rsd.tasks.reproduce.options").Reproduce,
     "heads": import_module("rsd.heads.command").Heads,
 }  # fmt: skip
 PLAIN = {"doctor": {"--quick"}, "methods": set(), "tasks": set()}
@@ -131,7 +133,7 @@ def test_every_link_has_a_target():
 
 
 def test_readmes_python_runs(tmp_path, monkeypatch):
-    """Run the block as written, but in two steps."""
+    """Run the block as written, except with two steps."""
     monkeypatch.chdir(tmp_path)
     assert command_line(["heads", "--out", "heads", "--number", "1"]) == 0
     restore, asked = rsd.restore, {}
