@@ -191,7 +191,7 @@ def test_auto_is_what_the_packaged_files_say():
     for task in ("inpaint_mask", "deblur_motion", "operator"):
         assert auto_method(task, photo) == auto_method(task, "heads") == "proximal-guidance"
     assert auto_method("sr8", photo) == auto_method("sr2", "heads-pixels") == "proximal-guidance"
-    assert auto_method("sr8", "heads") == "rlsd"
+    assert auto_method("sr4", "heads") == "rlsd" and auto_method("sr8", "heads") == "proximal-guidance"
     assert auto_method("phase_retrieval", photo) == "nonaug" and auto_method("phase_retrieval", "heads") == "rlsd"
     assert auto_method("hdr", "heads") == "nonaug" and auto_method("hdr", photo) == "rlsd"
 
