@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 
@@ -80,6 +80,8 @@ class Run(BaseRun):
 @dataclass(frozen=True)
 class Ancestral(Method):
     """DDPM's ancestral step; interacting particles repel one another by Particle Guidance."""
+
+    noise: ClassVar[str | None] = "ancestral"
 
     def step(self, transition: Transition[Any]) -> StepResult:
         """Denoise, then go to the next noise level with new noise."""
