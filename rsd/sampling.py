@@ -180,6 +180,10 @@ class Method:
         """Return ``steps`` noise levels, most noise first, and CLEAN; by default those of Schedule.descending."""
         return levels(schedule, schedule.descending(steps))
 
+    def prepare(self, prior: Prior) -> None:
+        """Load what the method needs beside the prior, before the first step; by default nothing. Raise ValueError or
+        OSError if that fails."""
+
     def step(self, transition: Transition[Any]) -> StepResult:
         """Take one step for the particles of one chunk."""
         raise NotImplementedError

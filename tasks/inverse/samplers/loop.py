@@ -24,6 +24,7 @@ class Sampling(Run):
     def begin(self, spread: Spread) -> Chain:
         s = self.settings
         self.method: Method = load_method(s.method, s.hyper)
+        self.method.prepare(self.prior)
         self.levels = self.method.levels(self.prior.schedule, s.steps)
         self.measurement = Measurement(self.prior, self.condition, self.stream, self.operator, self.y, s.sigma_v)
         return Chain(self.prior, spread, self.stream)
