@@ -12,6 +12,7 @@ from dataclasses import dataclass, replace
 from typing import Any, ClassVar
 
 import numpy as np
+import torch
 
 from rsd.distributed import Ensemble
 from rsd.engine import Embed, Record
@@ -64,6 +65,9 @@ class Run(BaseRun):
         save_memory(self.memory.lean, prior, embed)
         spread = Spread(ids, self.memory, self.ensemble)
         self.particles = Chain(prior, spread, self.stream, scale=self.levels[0].sigma)
+
+    def log_weights(self) -> torch.Tensor:
+        return self.ensemble.gather(self.particles.log_weights.to(self.prior.device).float(), what="weights")
 
     def records(self) -> Iterator[Record]:
         interaction = replace(self.settings.interaction, embed=self.embed)
