@@ -157,7 +157,7 @@ def run_each(head: Head, folders: Mapping[Item, RunFolder], networks: Networks, 
 def run_one(head: Head, item: Item, networks: Networks, folder: RunFolder, ensemble: Ensemble) -> None:
     """Run one item in its folder, from its checkpoint if there is one. The processes that share the ``ensemble`` all
     call this; the main one locks the folder and writes."""
-    prior, options, remedy, main = networks.prior, item.options, head.remedy(item), ensemble.main
+    prior, options, remedy, main = networks.prior, item.options, head.remedy(item.options), ensemble.main
     assert prior is not None
     own = Ensemble.of(options.drawn) if ensemble.alone else ensemble
     with locked(folder.path) if main else nullcontext():
