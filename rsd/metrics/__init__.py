@@ -53,6 +53,17 @@ def residual(difference: torch.Tensor, count: int, sigma_v: float) -> torch.Tens
     return difference.abs().square().flatten(1).sum(1).sqrt() / (sigma_v * math.sqrt(count))
 
 
+def background_energy(images: torch.Tensor, *, window: int = 5) -> torch.Tensor:
+    """Return the high-pass energy of flat backgrounds, [N] in grey levels squared (0 to 255): the mean square of the
+    difference from the mean of ``window`` x ``window`` pixels, in the upper corners of images [N, 3, H, W] in [-1, 1],
+    a quarter of their size, where the built-in heads show background alone. Specks and texture raise it."""
+    levels = images.clamp(-1, 1).double() * 127.5
+    size, edge = images.shape[-1] // 4, window // 2
+    corners = torch.stack([levels[..., :size, :size], levels[..., :size, -size:]], 1).flatten(0, 1)
+    smooth = F.avg_pool2d(F.pad(corners, [edge] * 4, mode="reflect"), window, stride=1)
+    return (corners - smooth).square().flatten(1).mean(1).view(-1, 2).mean(1)
+
+
 def diversity(features: torch.Tensor) -> float:
     """Return Div = 1 - mean cosine similarity over the pairs i < j (Eq. 26, 27) of features [N, d], N >= 2."""
     assert len(features) > 1, "one particle has no diversity"
@@ -81,6 +92,20 @@ def summary(values: torch.Tensor, *, best: Literal["max", "min"]) -> dict[str, f
     v = values.double().cpu()
     figures = {"mean": v.mean(), "best": v.max() if best == "max" else v.min(), "std": v.std(correction=0)}
     return {k: float(x) if math.isfinite(x) else None for k, x in figures.items()}
+
+
+def importance(log_weights: torch.Tensor) -> dict[str, Any] | None:
+    """Return the normalised weights of repelled samples, ``values`` [N], and the ``effective`` number of independent
+    samples, (sum w)^2 / sum w^2; both None if a weight is not known. Return None if nothing repelled (all are 0).
+
+    ``log_weights``: [N], see :class:`rsd.sampling.Chain`.
+    """
+    if not bool((log_weights != 0).any()):
+        return None
+    if not bool(log_weights.isfinite().all()):
+        return {"values": None, "effective": None}
+    w = log_weights.double().softmax(0)
+    return {"values": w.tolist(), "effective": float(1 / w.square().sum())}
 
 
 def coverage(probabilities: dict[str, torch.Tensor], hidden: list[str], visible: dict[str, str]) -> dict[str, Any]:

@@ -162,8 +162,7 @@ class Driver:
             raise ValueError("rsd ui is ending; start it again.")
         if sum(job.live for job in self.jobs) > LONGEST:
             raise ValueError(f"{LONGEST} runs wait already; wait until one ends, or cancel one.")
-        options, _ = request.options()
-        job = Job(request, folder, options.steps)
+        job = Job(request, folder, request.head().options.steps)
         self.jobs.append(job)
         self._changed.notify_all()
         return job

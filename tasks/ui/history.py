@@ -14,7 +14,7 @@ from rsd.runs.folder import CHECKPOINT, CONFIG, METRICS, RunFolder, lock_holder
 from rsd.runs.session import PREVIEW
 from rsd.runs.summary import particles
 
-from ..text_to_image.head import fit as prompt_fit
+from ..text_to_image.api import fit as prompt_fit
 from .request import IMAGE, RESTORE, SCENE, command_of, continued, read_config
 from .uploads import UPLOADS
 

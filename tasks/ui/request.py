@@ -10,27 +10,25 @@ from typing import Any
 import yaml
 
 from rsd.cli import command_line
-from rsd.runs.flags import fields_of, values
+from rsd.runs.flags import fields_of
 from rsd.runs.folder import CONFIG
-from rsd.runs.head import Head
-from rsd.runs.options import check_used
+from rsd.runs.head import Head, PromptHead
 from rsd.runs.settings import tokens
 
 from ..inverse.head import RestoreHead
+from ..inverse.inputs import are_several, list_jobs
 from ..inverse.options import Restore
-from ..inverse.packaged import parse as parse_restore
-from ..text_to_3d.command import head_of as scene_head
+from ..inverse.packaged import layers, resolve
+from ..text_to_3d.head import SceneHead
 from ..text_to_3d.options import TextTo3D
-from ..text_to_3d.packaged import parse as parse_scene
-from ..text_to_image.command import head_of as image_head
+from ..text_to_image.head import ImageHead
 from ..text_to_image.options import TextToImage
-from ..text_to_image.packaged import parse as parse_image
 
 RESTORE, IMAGE, SCENE = "restore", "text-to-image", "text-to-3d"
 KINDS: Mapping[str, type] = {RESTORE: Restore, IMAGE: TextToImage, SCENE: TextTo3D}
 """The options of the commands that the page runs."""
-PARSERS: Mapping[str, Any] = {RESTORE: parse_restore, IMAGE: parse_image, SCENE: parse_scene}
-HEADS: Mapping[str, Any] = {RESTORE: RestoreHead.of, IMAGE: image_head, SCENE: scene_head}
+PROMPTED: Mapping[str, type[PromptHead]] = {IMAGE: ImageHead, SCENE: SceneHead}
+"""The heads of prompts."""
 MACHINE = ("out", "device", "resume", "config")
 """Fields that the Python functions do not take: they write no folder, and take an object for the device."""
 
@@ -49,7 +47,7 @@ class Request:
         """The arguments of the command."""
         fields = fields_of(KINDS[self.command]).values()
         valued = [one.plain for one in fields if one.each is bool and one.optional]
-        flags = tokens(dict(self.settings), valued=valued)
+        flags = tokens(self.settings, valued=valued)
         dashed = any(text.startswith(("-", "–", "—")) for text in self.inputs)
         return [*flags, "--", *self.inputs] if dashed else [*self.inputs, *flags]
 
@@ -58,38 +56,37 @@ class Request:
         return replace(self, settings={**self.settings, **settings})
 
     def options(self) -> tuple[Any, str]:
-        """Return the options as the command resolves them, and the name of the packaged settings ("" if there are
-        none). Raise ValueError or OSError, in the command's own sentence, for a mistake."""
-        options, name = PARSERS[self.command](self.argv)
-        given = values(KINDS[self.command], self.argv, prog=f"rsd {self.command}")
-        if self.command != RESTORE:  # which checks this while it reads the flags
-            check_used(given, options.unread)
-        return options, name or ""
+        """Return the options, and the name of the packaged settings ("" if there are none). There may be no input yet.
+        Raise ValueError or OSError, in the command's own sentence, for a mistake."""
+        if self.command == RESTORE:
+            options, name = resolve(*layers(self.argv))
+            return options, name or ""
+        command = PROMPTED[self.command].command
+        return command.resolve(*command.layers(self.argv))
 
     def head(self) -> Head:
-        """Return the head that runs this. Raise as :meth:`options`."""
-        self.options()
-        found: Head = HEADS[self.command](self.argv)
-        return found
+        """Return the head that runs this. Raise as :meth:`options`, also for the inputs."""
+        if self.command == RESTORE:
+            file, given = layers(self.argv)
+            options, _ = resolve(file, given)
+            jobs = list_jobs(options, lambda choice: resolve(file, {**given, **choice})[0])
+            return RestoreHead(options, jobs, several=are_several(options, jobs))
+        kind = PROMPTED[self.command]
+        options, prompts, _ = kind.command.jobs(*kind.command.layers(self.argv))
+        return kind(options, prompts)
 
     def shell(self) -> str:
         """Return the line to type."""
         return command_line("rsd", self.command, *self.argv)
 
     def python(self) -> str:
-        """Return the same as a call in Python. Of a prompt it is the head's function, which writes no folder."""
-        if self.command == RESTORE or "config" in self.settings or len(self.inputs) != 1:
-            maker = {
-                RESTORE: ("rsd.tasks.inverse.head", "RestoreHead", "RestoreHead.of"),
-                IMAGE: ("rsd.tasks.text_to_image.command", "head_of", "head_of"),
-                SCENE: ("rsd.tasks.text_to_3d.command", "head_of", "head_of"),
-            }[self.command]
-            module, name, call = maker
-            return f"from rsd.runs.batch import run_all\nfrom {module} import {name}\n\nrun_all({call}({self.argv!r}))"
+        """Return the same as a call in Python: of a new prompt the head's function, which writes no folder, else the
+        command's."""
+        if self.command == RESTORE or "config" in self.settings:
+            return f"from rsd.cli import main\n\nmain({[self.command, *self.argv]!r})"
         changes = {key: value for key, value in self.settings.items() if value is not None and key not in MACHINE}
-        function = self.command.replace("-", "_")
         arguments = [repr(self.inputs[0]), *(f"{key}={value!r}" for key, value in changes.items())]
-        return f"import rsd\n\nresult = rsd.{function}({', '.join(arguments)})"
+        return f"import rsd\n\nresult = rsd.{self.command.replace('-', '_')}({', '.join(arguments)})"
 
 
 def continued(folder: Path) -> Request:

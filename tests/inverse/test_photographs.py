@@ -11,8 +11,10 @@ from PIL import Image
 from rsd import hub
 from rsd.cli import main
 from rsd.media import read_image, write_measurement
+from rsd.priors import has_photos
 from rsd.priors.photo import save_photo
 from rsd.runs import batch
+from rsd.tasks.inverse import choice
 from rsd.tasks.inverse.choice import auto_prior
 from rsd.tasks.inverse.packaged import parse, resolved
 from tests.priors.test_photo import build
@@ -209,6 +211,7 @@ def test_the_prior_auto_knows_heads_by_their_mark(photos, tmp_path, monkeypatch,
         if part.name != "photos":
             (weights / part.name).symlink_to(part)
     monkeypatch.setattr(hub, "BUILT_IN", weights)
+    monkeypatch.setattr(choice, "has_photos", has_photos)
     assert auto_prior([tmp_path / "photo.png"]) == "heads"
     capsys.readouterr()
     monkeypatch.setattr(batch, "load_networks", lambda *a, **k: pytest.fail("a model was loaded"))
@@ -246,3 +249,16 @@ def test_a_preview_is_written_while_a_run_is_under_way(restore, monkeypatch):
     monkeypatch.setattr(RunFolder, "log", spy)
     restore("photo.png", "--task", "inpaint_random")
     assert found == [False, (1, 3, 30, 80)]
+
+
+def test_the_function_takes_pictures_of_any_size(photos):
+    import rsd
+    from rsd.tasks.inverse.operators import make_operator
+
+    y = torch.rand(1, 3, 10, 14) * 2 - 1
+    for operator, sides in (
+        (make_operator("sr2", size=(20, 28)), (20, 28)),
+        (make_operator("deblur_gaussian", size=(10, 14)), (10, 14)),
+    ):
+        found = rsd.restore(y, operator, prior=str(photos), steps=2, particles=1)
+        assert found.images.shape == (1, 3, *sides) and found.source.startswith("any_photos.yaml")

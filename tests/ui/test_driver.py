@@ -55,7 +55,7 @@ class Runner:
         self.gates, self.ran = {}, []
 
     def __call__(self, request: Request):
-        options, _ = request.options()
+        options = request.head().options
         self.ran.append(request.inputs[0])
         run = Counting(options.steps, self.gates.get(request.inputs[0]))
         folder = RunFolder(options.out, resume=options.resume)
@@ -104,7 +104,7 @@ def test_a_request_is_the_line_that_the_command_line_takes():
         f"import rsd\n\nresult = rsd.text_to_image('{PROMPT}', steps=4, gamma=2.0, negative_prompt='-a hat')"
     )
     dashed = Request("text-to-image", ("-1 degree",), {"steps": 4})
-    assert dashed.argv == ["--steps=4", "--", "-1 degree"] and dashed.options()[0].prompt == ("-1 degree",)
+    assert dashed.argv == ["--steps=4", "--", "-1 degree"] and dashed.head().options.prompt == ("-1 degree",)
 
 
 def test_a_restoration_is_requested_with_its_picture(tmp_path):
@@ -115,7 +115,7 @@ def test_a_restoration_is_requested_with_its_picture(tmp_path):
         one.head()
     one = one.with_settings(keep_known=None)
     assert one.head().options.task == "sr4"
-    assert "RestoreHead.of(['" in one.python()
+    assert "main(['restore', '" in one.python()
     compile(one.python(), "call", "exec")
 
 

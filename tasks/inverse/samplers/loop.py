@@ -24,9 +24,13 @@ class Sampling(Run):
     def begin(self, spread: Spread) -> Chain:
         s = self.settings
         self.method: Method = load_method(s.method, s.hyper)
+        self.method.prepare(self.prior)
         self.levels = self.method.levels(self.prior.schedule, s.steps)
         self.measurement = Measurement(self.prior, self.condition, self.stream, self.operator, self.y, s.sigma_v)
         return Chain(self.prior, spread, self.stream)
+
+    def log_weights(self) -> torch.Tensor:
+        return self.ensemble.gather(self.particles.log_weights.to(self.prior.device).float(), what="weights")
 
     def records(self) -> Iterator[Record]:
         interaction = replace(self.settings.interaction, embed=self.embed)
