@@ -83,7 +83,7 @@ def test_no_folder_is_a_drawer():
 
 
 def test_scripts_use_the_checkout_however_rsd_is_installed():
-    """``python -m scripts.X`` finds the checkout in the working folder; ``python scripts/X.py`` puts it first itself."""
+    """``python -m scripts.X`` finds the checkout in the working folder; ``python scripts/X.py`` puts it on the path."""
     for file in sorted((ROOT / "scripts").glob("*.py")):
         text = file.read_text(encoding="utf-8")
         if "python scripts/" in text:
