@@ -24,6 +24,12 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
         pytest.skip("there is no CUDA device")
 
 
+@pytest.fixture(autouse=True)
+def photos_are_not_installed(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let --prior auto take heads, whether or not the weights of the prior of photographs are in the package."""
+    monkeypatch.setattr("rsd.tasks.inverse.choice.has_photos", lambda: False)
+
+
 LENGTH = 16
 """Tokens in a tiny prompt."""
 

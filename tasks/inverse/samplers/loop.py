@@ -29,6 +29,9 @@ class Sampling(Run):
         self.measurement = Measurement(self.prior, self.condition, self.stream, self.operator, self.y, s.sigma_v)
         return Chain(self.prior, spread, self.stream)
 
+    def log_weights(self) -> torch.Tensor:
+        return self.ensemble.gather(self.particles.log_weights.to(self.prior.device).float(), what="weights")
+
     def records(self) -> Iterator[Record]:
         interaction = replace(self.settings.interaction, embed=self.embed)
         return sample(
