@@ -10,10 +10,10 @@ from typing import Any
 import yaml
 
 from rsd.cli import command_line
-from rsd.runs.flags import fields_of
+from rsd.runs.flags import DASHED
 from rsd.runs.folder import CONFIG
 from rsd.runs.head import Head, PromptHead
-from rsd.runs.settings import tokens
+from rsd.runs.settings import command_words
 
 from ..inverse.head import RestoreHead
 from ..inverse.inputs import are_several, list_jobs
@@ -27,6 +27,8 @@ from ..text_to_image.options import TextToImage
 RESTORE, IMAGE, SCENE = "restore", "text-to-image", "text-to-3d"
 KINDS: Mapping[str, type] = {RESTORE: Restore, IMAGE: TextToImage, SCENE: TextTo3D}
 """The options of the commands that the page runs."""
+INPUTS = {RESTORE: "images", IMAGE: "prompt", SCENE: "prompt"}
+"""The field of the inputs."""
 PROMPTED: Mapping[str, type[PromptHead]] = {IMAGE: ImageHead, SCENE: SceneHead}
 """The heads of prompts."""
 MACHINE = ("out", "device", "resume", "config")
@@ -45,11 +47,10 @@ class Request:
     @property
     def argv(self) -> list[str]:
         """The arguments of the command."""
-        fields = fields_of(KINDS[self.command]).values()
-        valued = [one.plain for one in fields if one.each is bool and one.optional]
-        flags = tokens(self.settings, valued=valued)
-        dashed = any(text.startswith(("-", "–", "—")) for text in self.inputs)
-        return [*flags, "--", *self.inputs] if dashed else [*self.inputs, *flags]
+        kind = KINDS[self.command]
+        if any(DASHED.match(text) for text in self.inputs):
+            return [*command_words(kind, self.settings), "--", *self.inputs]
+        return command_words(kind, {**self.settings, INPUTS[self.command]: self.inputs})
 
     def with_settings(self, **settings: Any) -> Request:
         """Return the request with other settings."""
