@@ -176,6 +176,19 @@ class Method:
         """Return ``steps`` noise levels, most noise first, and CLEAN; by default those of Schedule.descending."""
         return levels(schedule, schedule.descending(steps))
 
+    def adapted(self, given: Any) -> Method:
+        """Return the method for what is given: itself, unless it has settings that depend on it."""
+        return self
+
+    def estimate(self, given: Any) -> torch.Tensor | None:
+        """Return the estimate [1, *latent_shape] that the particles start from; None if they start from pure noise."""
+        return None
+
+    def initial(self, given: Any, estimate: torch.Tensor, first: Level, noise: torch.Tensor) -> torch.Tensor:
+        """Return the particles [n, *latent_shape] at the level ``first`` around the estimate, from standard normal
+        ``noise``."""
+        return first.alpha * estimate + first.sigma * noise
+
     def step(self, transition: Transition[Any]) -> StepResult:
         """Take one step for the particles of one chunk."""
         raise NotImplementedError

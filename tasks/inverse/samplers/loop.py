@@ -23,10 +23,15 @@ class Sampling(Run):
 
     def begin(self, spread: Spread) -> Chain:
         s = self.settings
-        self.method: Method = load_method(s.method, s.hyper)
-        self.levels = self.method.levels(self.prior.schedule, s.steps)
         self.measurement = Measurement(self.prior, self.condition, self.stream, self.operator, self.y, s.sigma_v)
-        return Chain(self.prior, spread, self.stream)
+        self.method: Method = load_method(s.method, s.hyper).adapted(self.measurement)
+        self.levels = self.method.levels(self.prior.schedule, s.steps)
+        chain = Chain(self.prior, spread, self.stream)
+        with torch.no_grad():
+            self.estimate = self.method.estimate(self.measurement)
+        if self.estimate is not None:
+            chain.z = self.method.initial(self.measurement, self.estimate, self.levels[0], chain.z)
+        return chain
 
     def records(self) -> Iterator[Record]:
         interaction = replace(self.settings.interaction, embed=self.embed)
