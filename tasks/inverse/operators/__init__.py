@@ -17,7 +17,9 @@ from ..names import is_task, sr_factor, unknown_task
 from . import jpeg, kernels, masks
 from .base import Operator, data_residual, measure, observed_count, stretch
 from .blind import BlindBlur
+from .blur import Blur, at_least_float32
 from .deepinv import Physics, deepinv_physics
+from .filling import filled
 from .grain import Colorize, Denoise, PoissonDenoise
 from .own import Function, load_operator
 
@@ -49,27 +51,6 @@ class Inpaint(Operator):
         towards Laplace's equation at each of its sizes."""
         assert self.observed is not None
         return filled(y, self.observed.expand(1, 1, *y.shape[-2:]))
-
-
-def filled(y: torch.Tensor, known: torch.Tensor, steps: int = 16) -> torch.Tensor:
-    """Return y [1, C, H, W] with the pixels that are not ``known`` [1, 1, H, W] filled in smoothly."""
-    k = known.to(y.dtype)
-    if bool(known.all()):
-        return y
-    height, width = y.shape[-2:]
-    if min(height, width) < 2 or not bool(known.any()):
-        mean = (y * k).sum((-2, -1), keepdim=True) / k.sum().clamp(min=1)
-        return torch.where(known, y, mean)
-    pad = (0, width % 2, 0, height % 2)
-    weight = F.avg_pool2d(F.pad(k, pad), 2)
-    coarse = F.avg_pool2d(F.pad(y * k, pad), 2) / weight.clamp(min=1e-6)
-    guess = filled(coarse, weight > 0, steps).repeat_interleave(2, -2).repeat_interleave(2, -1)[..., :height, :width]
-    x = torch.where(known, y, guess)
-    for _ in range(steps):
-        p = F.pad(x, (1, 1, 1, 1), mode="replicate")
-        mean = (p[..., :-2, 1:-1] + p[..., 2:, 1:-1] + p[..., 1:-1, :-2] + p[..., 1:-1, 2:]) / 4
-        x = torch.where(known, y, mean)
-    return x
 
 
 class BlockAverage(Operator):
@@ -112,90 +93,12 @@ class BicubicDownsample(Operator):
         return F.interpolate(at_least_float32(y), scale_factor=self.factor, mode="bicubic").to(y.dtype)
 
 
-def at_least_float32(x: torch.Tensor) -> torch.Tensor:
-    """Return x, in float32 if it is in half precision, which some functions of torch do not support."""
-    return x if x.dtype == torch.float64 else x.float()
-
-
 def mirror(x: torch.Tensor, margin: int, dim: int) -> torch.Tensor:
     """Return x with ``margin`` more entries at both ends of ``dim``: reflections that repeat the edge (numpy:
     "symmetric")."""
     length = x.shape[dim]
     position = torch.arange(-margin, length + margin, device=x.device) % (2 * length)
     return x.index_select(dim, torch.minimum(position, 2 * length - 1 - position))
-
-
-class Blur(Operator):
-    """y = kernel * x, a convolution of each channel (the kernel is the image of a point).
-
-    ``kernel``: [height, width], odd, sum 1, or [B, height, width], one for each image; if it is nowhere negative, y has
-    range [-1, 1]. Padding: reflection without
-    repeating the edge, by half the kernel. Computed by FFTs, whose cost does not grow with the kernel (61 x 61 at 512
-    px); half precision is computed in float32.
-    """
-
-    kernel: torch.Tensor
-
-    def __init__(self, kernel: torch.Tensor, name: str = "blur"):
-        super().__init__(name, linear=True)
-        self.register_buffer("kernel", kernel, persistent=False)
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """[B, 3, H, W]."""
-        rows, columns = (side // 2 for side in self.kernel.shape[-2:])
-        padded = F.pad(at_least_float32(x), (columns, columns, rows, rows), mode="reflect")
-        size = padded.shape[-2:]
-        spectrum = torch.fft.rfft2(padded) * torch.fft.rfft2(self.kernel.to(padded.dtype), s=size).unsqueeze(-3)
-        # drop the first rows and columns, which wrapped around in the circular convolution
-        return torch.fft.irfft2(spectrum, s=size)[..., 2 * rows :, 2 * columns :].to(x.dtype)
-
-    def first(self, y: torch.Tensor) -> torch.Tensor:
-        """Return y."""
-        return y
-
-    def preconditioner(self, like: torch.Tensor, plus: float) -> Callable[[torch.Tensor], torch.Tensor] | None:
-        """Return E^T (K K^T + plus)^-1 E, E the even extension of a picture, after which the blur is a periodic
-        convolution K: nearly the inverse of A A^T + plus for kernels that equal their mirror images; None for others,
-        for which it saves nothing."""
-        mirrored = (torch.allclose(self.kernel, self.kernel.flip(dim), atol=1e-7) for dim in (0, 1))
-        if self.kernel.ndim == 3 or not all(mirrored):
-            return None
-        height, width = like.shape[-2:]
-        size = torch.Size((max(1, 2 * height - 2), max(1, 2 * width - 2)))
-        gain = 1 / (torch.fft.rfft2(_wrapped(at_least_float32(self.kernel), size)).abs().square() + max(plus, 1e-6))
-
-        def inverse(u: torch.Tensor) -> torch.Tensor:
-            for dim in (-2, -1):
-                u = _even(u, dim)
-            u = torch.fft.irfft2(torch.fft.rfft2(u) * gain, s=size)
-            return _even_transposed(_even_transposed(u, -1, width), -2, height)
-
-        return inverse
-
-
-def _even(u: torch.Tensor, dim: int) -> torch.Tensor:
-    """Return u [.., n, ..] extended to 2n - 2 entries that are even around both ends, scaled so that its length |u| is
-    kept."""
-    n = u.shape[dim]
-    if n < 3:
-        return u if n < 2 else u.clone()
-    inner = u.narrow(dim, 1, n - 2) * 0.5**0.5
-    return torch.cat([u.narrow(dim, 0, 1), inner, u.narrow(dim, n - 1, 1), inner.flip(dim)], dim)
-
-
-def _even_transposed(v: torch.Tensor, dim: int, n: int) -> torch.Tensor:
-    """Return the transpose of :func:`_even`, [.., n, ..]."""
-    if n < 3:
-        return v
-    inner = (v.narrow(dim, 1, n - 2) + v.narrow(dim, n, n - 2).flip(dim)) * 0.5**0.5
-    return torch.cat([v.narrow(dim, 0, 1), inner, v.narrow(dim, n - 1, 1)], dim)
-
-
-def _wrapped(kernel: torch.Tensor, size: torch.Size) -> torch.Tensor:
-    """Return a kernel as a periodic picture of that size; larger kernels wrap around."""
-    wrapped = kernel.new_zeros(size)
-    rows, columns = (torch.arange(k, device=kernel.device) % n for k, n in zip(kernel.shape, size, strict=True))
-    return wrapped.index_put_((rows[:, None], columns[None]), kernel, accumulate=True)
 
 
 class PhaseRetrieval(Operator):

@@ -17,6 +17,7 @@ import torch
 import torch.nn.functional as F
 
 from .base import Operator
+from .blur import Blur
 
 SLOPES = torch.linspace(2.2, 3.0, 3, dtype=torch.float64)
 """Exponents a of the power spectrum of photographs, all as likely."""
@@ -85,8 +86,6 @@ class BlindBlur(Operator):
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """[B, 3, H, W], with the kernel as it is."""
-        from . import Blur
-
         return Blur(self.kernel)(x)
 
     def first(self, y: torch.Tensor) -> torch.Tensor:
@@ -95,8 +94,6 @@ class BlindBlur(Operator):
 
     def refit(self, y: torch.Tensor, d: torch.Tensor) -> Operator:
         """Return the blur from each of d [n, 3, H, W] to y [1, 3, H, W], with kernels [n, side, side]."""
-        from . import Blur
-
         return Blur(fit_kernels(y, d, self.side, self.penalty), self.name)
 
 
