@@ -21,6 +21,8 @@ from .base import Operator
 BLOCK = 8
 LUMA = (0.299, 0.587, 0.114)
 """Weights of red, green and blue in the brightness (JFIF, BT.601)."""
+ORIENTATION = 0x0112
+"""EXIF's number of the orientation."""
 OFFSET = 0.5
 """JPEG counts from the grey level 128; 0 in [-1, 1] is 127.5."""
 SUBSAMPLINGS = {0: (1, 1), 1: (1, 2), 2: (2, 2)}
@@ -46,8 +48,8 @@ class JPEG(Operator):
     """y = the decoded JPEG of x, [B, 3, H, W], not clipped and not rounded to grey levels; range about [-1, 1].
 
     ``tables``: steps of the coefficients of brightness and colour, [2, 8, 8], in grey levels of 255. ``shared``: rows
-    and columns of pixels that share a colour, (1, 1), (1, 2) or (2, 2): they are averaged, and repeated again. Sides
-    that are no multiple of the blocks are padded by repeating the edge. The derivative ignores the rounding.
+    and columns of pixels that share a colour, (1, 1), (1, 2) or (2, 2): they are averaged, and repeated again.
+    ``turn``: EXIF's number of how the file's rows are turned in x (1: not at all). Sides that are no multiple of the blocks are padded by repeating the edge. The derivative ignores the rounding.
     """
 
     tables: torch.Tensor
@@ -55,9 +57,11 @@ class JPEG(Operator):
     ycc: torch.Tensor
     rgb: torch.Tensor
 
-    def __init__(self, tables: torch.Tensor, shared: tuple[int, int] = (2, 2), name: str = "JPEG compression"):
+    def __init__(
+        self, tables: torch.Tensor, shared: tuple[int, int] = (2, 2), name: str = "JPEG compression", turn: int = 1
+    ):
         super().__init__(name, linear=False)
-        self.shared = shared
+        self.shared, self.turn = shared, turn
         matrix = luma_matrix()
         for key, value in (("tables", tables), ("dct", dct_matrix()), ("ycc", matrix), ("rgb", matrix.inverse())):
             self.register_buffer(key, value.float(), persistent=False)
@@ -72,11 +76,19 @@ class JPEG(Operator):
         is clamped, and colours change by as much in all the pixels that share one. ``tau`` has no effect, since the
         intervals are certain."""
         change = []
-        y = y.to(d)
-        for wanted, mine in zip(self._encode(y), self._encode(d), strict=True):
-            kept = wanted.round()
-            change.append(torch.minimum(torch.maximum(mine, kept - 0.5), kept + 0.5) - mine)
+        for plane, (wanted, mine) in enumerate(zip(self._encode(y.to(d)), self._encode(d), strict=True)):
+            kept, width = wanted.round(), self._widths(wanted, d.shape[-2:], plane)
+            change.append(torch.minimum(torch.maximum(mine, kept - width), kept + width) - mine)
         return (d + self._picture(change, d.shape[-2:])).to(d.dtype)
+
+    def _widths(self, part: torch.Tensor, size: torch.Size, plane: int) -> torch.Tensor:
+        """Return half the width of the intervals of a plane's blocks, [rows, columns, 1, 1]: 1/2, and 1 of blocks that
+        reach beyond the picture, of which the decoded part does not say all."""
+        widths = torch.full(part.shape[1:3], 0.5, device=part.device, dtype=part.dtype)
+        sides = size if self.turn < 5 else (size[1], size[0])
+        rows, columns = (n // (BLOCK * (k if plane else 1)) for n, k in zip(sides, self.shared, strict=True))
+        widths[rows:] = widths[:, columns:] = 1.0
+        return widths[..., None, None]
 
     def first(self, y: torch.Tensor) -> torch.Tensor:
         """Return the decoded picture."""
@@ -89,7 +101,7 @@ class JPEG(Operator):
     def _encode(self, x: torch.Tensor) -> list[torch.Tensor]:
         """Return the coefficients of brightness and of both colours in units of their steps, before rounding, each
         [B, rows, columns, 8, 8]."""
-        x = (x if x.dtype == torch.float64 else x.float()) * 127.5
+        x = turned_back((x if x.dtype == torch.float64 else x.float()) * 127.5, self.turn)
         down, across = (BLOCK * k for k in self.shared)
         x = F.pad(x, (0, -x.shape[-1] % across, 0, -x.shape[-2] % down), mode="replicate")
         planes = torch.einsum("ij,bjhw->bihw", self.ycc.to(x), x)
@@ -103,15 +115,29 @@ class JPEG(Operator):
         return dct @ blocks @ dct.T / self.tables[table].to(plane)
 
     def _picture(self, parts: list[torch.Tensor], size: torch.Size) -> torch.Tensor:
-        """Return the picture [B, 3, H, W] of coefficients in units of their steps, less the grey of 128."""
+        """Return the picture [B, 3, H, W] of coefficients in units of their steps, less the grey of 128; ``size``: H, W."""
+        height, width = size if self.turn < 5 else (size[1], size[0])
         planes = []
         for part, table in zip(parts, (0, 1, 1), strict=True):
             dct = self.dct.to(part)
             blocks = dct.T @ (part * self.tables[table].to(part)) @ dct
             planes.append(blocks.transpose(2, 3).flatten(-2).flatten(1, 2))
         colours = [p.repeat_interleave(self.shared[0], -2).repeat_interleave(self.shared[1], -1) for p in planes[1:]]
-        made = torch.stack([planes[0], *colours], 1)[..., : size[0], : size[1]]
-        return torch.einsum("ij,bjhw->bihw", self.rgb.to(made), made) / 127.5
+        made = torch.stack([planes[0], *colours], 1)[..., :height, :width]
+        return turned(torch.einsum("ij,bjhw->bihw", self.rgb.to(made), made) / 127.5, self.turn)
+
+
+def turned(x: torch.Tensor, turn: int) -> torch.Tensor:
+    """Return a picture [.., H, W] as a file shows it upright whose EXIF orientation is ``turn``, 1 to 8."""
+    if turn >= 5:
+        x = x.transpose(-2, -1)
+    dims = {2: (-1,), 3: (-2, -1), 4: (-2,), 6: (-1,), 7: (-2, -1), 8: (-2,)}.get(turn, ())
+    return x.flip(dims) if dims else x
+
+
+def turned_back(x: torch.Tensor, turn: int) -> torch.Tensor:
+    """Return the inverse of :func:`turned`."""
+    return turned(x, {6: 8, 8: 6}.get(turn, turn))
 
 
 def _rounded(x: torch.Tensor) -> torch.Tensor:
@@ -154,7 +180,9 @@ def _of(opened: Image.Image) -> JPEG:
     if number not in SUBSAMPLINGS:
         raise ValueError("its colours are subsampled in an unusual way; save it as PNG and give --quality.")
     both = torch.from_numpy(np.stack([tables[0], tables[min(1, len(tables) - 1)]]))
-    return JPEG(both, SUBSAMPLINGS[number], f"JPEG compression, {quality_of(tables[0])}")
+    turn = int(opened.getexif().get(ORIENTATION, 1))
+    turn = turn if 1 <= turn <= 8 else 1
+    return JPEG(both, SUBSAMPLINGS[number], f"JPEG compression, {quality_of(tables[0])}", turn)
 
 
 def quality_of(table: np.ndarray) -> str:
@@ -189,7 +217,7 @@ def read_jpeg(path: Path, operator: JPEG) -> torch.Tensor:
             levels[:, 1:] = _sharp(levels[:, 1:], dim)
     picture = torch.einsum("ij,bjhw->bihw", operator.rgb, levels) / 127.5 + (128 / 127.5 - 1)
     with torch.no_grad():
-        return operator(picture)
+        return operator(turned(picture, operator.turn))
 
 
 def _sharp(x: torch.Tensor, dim: int) -> torch.Tensor:
