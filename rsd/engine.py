@@ -3,7 +3,7 @@
 For each particle theta_i and each timestep t:
 
     z_i   = render(theta_i)
-    z_t^i = alpha_t z_i + sigma_t eps_i
+    z_t^i = alpha_t z_i + sigma_t eps_i                         eps drawn, or the particle's own (rsd.reference.noise)
     R_i   = -grad_{z_t^i} log sum_{j != i} k(phi_i, phi_j)      phi = features of the decoded noisy latent
     r_i   = eps_theta(z_t^i, t) - eps_ref - gamma sigma_t R_i   (Eq. 13 and 20, with the sign that repels)
 
@@ -27,6 +27,7 @@ import torch
 from rsd.priors.base import Conditioning, Prior, predict, present
 from rsd.randomness import Stream
 from rsd.reference import Reference, sds
+from rsd.reference.noise import Noise
 from rsd.repulsion import Embed, Force, Interaction, repulsion
 from rsd.spread import Spread
 
@@ -110,25 +111,28 @@ def distill(
     stream: Stream,
     condition: Conditioning = None,
     reference: Reference = sds,
+    noise: Noise | None = None,
     interaction: Interaction = Interaction(),
     start: int = 0,
 ) -> Iterator[Record]:
     """Run steps ``start`` .. len(timesteps)-1 and yield a Record after each.
 
     ``timesteps``: for each step an int, or int64 [N] with the timestep of each particle (of all processes).
-    ``condition``: of all steps, or a function that returns the current one.
+    ``condition``: of all steps, or a function that returns the current one. ``noise``: by default fresh at each step.
     """
     spread = particles.spread
+    noise = noise or Noise(stream, spread)
     for step in range(start, len(timesteps)):
         z, t = particles.render(), spread.own(timesteps[step])
         # Diffuse each particle with its own noise: z_t = alpha_t z + sigma_t eps.
-        eps = stream.noise("diffusion", z.shape[1:], spread.ids, step).to(z)
+        eps = noise(z, step)
         alpha, sigma = prior.schedule.coefficients(t, z)
         z_t = alpha * z + sigma * eps
         # Score distillation residual: eps_theta - eps_ref.
         with torch.no_grad():
             eps_theta = spread.cat(partial(predict, prior, z_t, t, present(condition)))
             r = eps_theta - reference(z_t, t, eps, eps_theta)
+        noise.keep(eps_theta)
         # Repel: r - gamma sigma_t R (Eq. 7, 13); SVGD also averages r. Nothing outside the window.
         push = interaction.push(z, z_t, timesteps[step], step, prior.schedule, spread)
         # Backpropagate to theta, fit the data, take a step; then the reference learns from the new particles.

@@ -2,6 +2,7 @@
 
     python scripts/bench_memory.py --json memory.json                             # heads
     python scripts/bench_memory.py --size sd --particles 1 8 --json memory.json   # 512 px, random weights, flat
+    python scripts/bench_memory.py --size sd --method proximal-guidance --particles 8 --steps 1
     python scripts/bench_memory.py --size scenes --particles 2 8                  # text to 3D with heads-pixels
 
 The peak is the process's resident memory on a CPU (weights and libraries included), or torch's allocated memory on
@@ -43,6 +44,8 @@ class Memory:
     """File for the peak bytes by N."""
     particles: tuple[int, ...] = (1, 2, 4, 8)
     memory: Literal["fast", "flat", "lean"] = "flat"
+    method: str = "rlsd"
+    """heads, sd: the method."""
     steps: int = 2
     px: int = 0
     """sd: picture size instead of 512, for a quick trial."""
@@ -69,7 +72,7 @@ def measure(o: Memory) -> tuple[int, int]:
             o.size, particles=n, steps=o.steps, device=o.device, dtype=o.dtype, px=o.px, autocast=o.autocast
         )  # fmt: skip
         before = resident(o.device)
-        run = p.run(memory=o.memory)
+        run = p.run(memory=o.memory, method=o.method)
     reset_peak(torch.device(o.device))
     for record in run.steps():
         assert record.residual == record.residual, "the run diverged"
@@ -111,11 +114,11 @@ def main() -> None:
         return
     timing.prepare_output(o.json)
     peaks: dict[int, int] = {}
-    print(f"{o.size}, {o.memory}, {o.dtype}, {o.device}: peak of {o.steps} steps that repel")
+    print(f"{o.size}, {o.method}, {o.memory}, {o.dtype}, {o.device}: peak of {o.steps} steps that repel")
     print("    N   peak [GiB]   the run's own  / first   seconds", flush=True)
     for n in o.particles:
         fields = {"size": o.size, "memory": o.memory, "steps": o.steps, "px": o.px, "device": o.device}
-        flags = [f"--{name}={value}" for name, value in {**fields, "dtype": o.dtype}.items()]
+        flags = [f"--{k}={value}" for k, value in {**fields, "dtype": o.dtype, "method": o.method}.items()]
         flags += ["--autocast"] * o.autocast
         start = time.monotonic()
         command = [sys.executable, __file__, *flags, "--particles", str(n), "--alone"]

@@ -8,8 +8,9 @@ with it (fast, flat), and with a cheap force, ``--cheap`` (bench_force.py prints
 third step; the noisier half of the timesteps; smaller pictures for features; a small decoder (at Stable Diffusion's
 size TAESD's, and DINO at 224 px, whose random weights have no cosine); bfloat16 for all our networks (the plain step
 keeps float32, so the ratio includes the effect of precision). ``cosine``: with the exact force, over all steps; skipped
-steps count as zero. ``overhead``: the share of our step outside networks. ``max_abs_diff``: between our final images
-and the plain ones; null if some are not finite, with the runs named.
+steps count as zero. ``guidance0``, ``guidance``: a step of proximal guidance, without repulsion and with it (fast),
+divided by the plain step of RLSD. ``overhead``: the share of our step outside networks. ``max_abs_diff``: between our
+final images and the plain ones; null if some are not finite, with the runs named.
 """
 
 from __future__ import annotations
@@ -31,8 +32,11 @@ from rsd.runs.flags import script  # noqa: E402
 from rsd.tasks.inverse.run import Run  # noqa: E402
 from scripts.bench import plain, problem, timing  # noqa: E402
 
-Ratio = Literal["gamma0", "exact", "flat", "cheap"]
-RATIOS: dict[str, str] = {"gamma0": "plain, gamma 0", "exact": "plain", "flat": "plain", "cheap": "plain"}
+Ratio = Literal["gamma0", "exact", "flat", "cheap", "guidance0", "guidance"]
+RATIOS: dict[str, str] = {
+    "gamma0": "plain, gamma 0", "exact": "plain", "flat": "plain", "cheap": "plain", "guidance0": "plain, gamma 0",
+    "guidance": "plain",
+}  # fmt: skip
 """The plain step that each of ours is divided by."""
 
 
@@ -67,6 +71,8 @@ def contenders(p: problem.Problem, o: Bench) -> tuple[dict[str, Iterator[Any]], 
         "exact": p.run(memory="fast"),
         "flat": p.run(memory="flat"),
         "cheap": p.run(o.cheap, memory="fast"),
+        "guidance0": p.run(method="proximal-guidance", gamma=0.0, memory="fast"),
+        "guidance": p.run(method="proximal-guidance", memory="fast"),
     }
     runs = {name: run for name, run in runs.items() if name in o.only}
     wanted = {RATIOS[name] for name in runs}

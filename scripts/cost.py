@@ -105,12 +105,13 @@ def table(px: int) -> list[Pass]:
         counted("DINO ViT-S/16, 224 px", vit, x(224), weight(vit)),
         counted("TAESD's decoder", TinyDecoder(taesd, prior.calls), z(), weight(taesd.decoder)),
         counted("encoder", prior.encode, x(px), weight(prior.vae.encoder)),
+        counted("TAESD's encoder", TinyDecoder(taesd, prior.calls).encode, x(px), weight(taesd.encoder)),
     ]
 
 
 def steps(passes: list[Pass], cost: Callable[[Pass], tuple[int, int]] = Pass.flops) -> dict[str, int]:
     """Return the cost of each kind of step for one particle; ``cost``: of a network, (forward, backward)."""
-    unet, decoder, features, small, tiny, encoder = map(cost, passes)
+    unet, decoder, features, small, tiny, encoder, tiny_encoder = map(cost, passes)
     z_step, force = sum(decoder), sum(decoder) + sum(features)
     again = decoder[0] + features[0]  # recomputed: all particles' features come before any graph
     return {
@@ -123,6 +124,7 @@ def steps(passes: list[Pass], cost: Callable[[Pass], tuple[int, int]] = Pass.flo
         "Algorithm 1 as printed": unet[0] + z_step + force + decoder[0],
         "proximal guidance, no repulsion": sum(unet) + decoder[0] + 2 * encoder[0],
         "proximal guidance": sum(unet) + decoder[0] + 2 * encoder[0] + force,
+        "proximal guidance by TAESD, no repulsion": sum(unet) + tiny[0] + 2 * tiny_encoder[0],
         "PSLD, no repulsion": sum(unet) + z_step + sum(encoder),
     }
 

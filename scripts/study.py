@@ -1,5 +1,8 @@
 """Test the paper's claims on held-out heads: one table with paired confidence intervals. Resumes if interrupted.
 
+With --figures FILE, heads whose figures FILE has are not run again, and those of the new ones are added to it.
+docs/half-face.json and docs/other-tasks.json are such files.
+
 python -m scripts.study half-face            32 frontal heads, every method, several gammas
 python -m scripts.study presets --heads 2    half face and SR x4 with 50, 100, 200 and 1000 steps
 python -m scripts.study cheap --heads 2      half face with a cheaper repulsion
@@ -12,6 +15,8 @@ from __future__ import annotations
 
 import csv
 import json
+import shutil
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -40,7 +45,9 @@ FIGURES = {
     "residual mean": lambda m: m["residual"]["mean"],
     "seconds": lambda m: m["seconds"],
 }
-
+"""The columns of the table, from a run's metrics."""
+Figures = dict[str, float | None]
+"""The figures of one head: a value per column; columns may be missing in a file."""
 
 CHEAP: dict[str, list[str]] = {
     "exact": [], "small decoder": ["--force-decoder", "tiny"], "every 2nd step": ["--repel-every", "2"],
@@ -65,6 +72,10 @@ class Study:
     """validation: for tuning; test: for reporting."""
     steps: int | None = None
     """Number of steps (default: the packaged one)."""
+    particles: int | None = None
+    """Number of samples of a head (default: the packaged one)."""
+    figures: Path | None = None
+    """A JSON file of the figures of each row and head, to take those that are there from and to add the others to."""
     rows: tuple[str, ...] = ()
     """Run only these rows, e.g. to split the work between processes; the table then has only them (default: all)."""
 
@@ -79,7 +90,9 @@ def variants(o: Study) -> dict[str, list[str]]:
     if o.name == "proximal":
         task, own = ["--task", "inpaint_half_face"], ["--method", "proximal-guidance"]
         rows = {"psld": [*task, "--method", "psld"], "proximal-guidance": [*task, *own, "--gamma", "0"]}
-        rows["proximal-guidance 20 steps"] = [*task, *own, "--gamma", "0", "--steps", "20"]
+        short = [*task, *own, "--gamma", "0", "--steps", "20"]
+        rows["proximal-guidance 20 steps"] = short
+        rows["proximal-guidance 20 steps draw 8"] = [*short, "--draw", "8", "--keep", "4"]
         rows["proximal-guidance repulsion"] = [*task, *own]
         return rows
     if o.name == "others":
@@ -116,17 +129,17 @@ def chosen(o: Study) -> dict[str, list[str]]:
     return {name: flags for name, flags in rows.items() if not o.rows or name in o.rows}
 
 
-def measured(file: Path, clean: Path, observed: torch.Tensor | None) -> dict[str, Any]:
-    """Return a run's metrics; for inpainting also the mean PSNR over its hidden and its known pixels."""
+def measured(file: Path, clean: Path, observed: torch.Tensor | None) -> Figures:
+    """Return a run's figures; for inpainting also the mean PSNR over its hidden and its known pixels."""
     metrics = json.loads(file.read_text())
-    if observed is None:
-        return metrics
-    images = torch.cat([read_image(p) for p in sorted((file.parent / "particles").glob("*.png"))])
-    error = ((images - read_image(clean / file.parent.name)) / 2).square().mean(1, keepdim=True)
-    for name, part in (("hidden", ~observed), ("known", observed)):
-        means = (error * part).sum((1, 2, 3)) / part.sum()
-        metrics[name] = float((-10 * means.clamp(min=1e-7).log10()).mean())
-    return metrics
+    if observed is not None:
+        images = torch.cat([read_image(p) for p in sorted((file.parent / "particles").glob("*.png"))])
+        error = ((images - read_image(clean / file.parent.name)) / 2).square().mean(1, keepdim=True)
+        for name, part in (("hidden", ~observed), ("known", observed)):
+            means = (error * part).sum((1, 2, 3)) / part.sum()
+            metrics[name] = float((-10 * means.clamp(min=1e-7).log10()).mean())
+    found = {name: get(metrics) for name, get in FIGURES.items()}
+    return {name: value if value is None else float(f"{value:.5g}") for name, value in found.items()}
 
 
 def interval(differences: np.ndarray) -> tuple[float, float]:
@@ -135,25 +148,30 @@ def interval(differences: np.ndarray) -> tuple[float, float]:
     return float(differences.mean()), float(half)
 
 
-def table(results: dict[str, dict[str, dict[str, Any]]]) -> list[dict[str, Any]]:
-    """Return a row per variant: means over heads, and differences from the first variant with intervals."""
-    base = next(iter(results.values()))
+def base_of(study: str, names: Sequence[str]) -> dict[str, str]:
+    """Return the row that each row is compared with: the first one, in ``others`` the first one of its task."""
+    same = {name: [n for n in names if study != "others" or n.split()[0] == name.split()[0]] for name in names}
+    return {name: rows[0] for name, rows in same.items()}
+
+
+def table(results: dict[str, dict[str, Figures]], bases: Mapping[str, str]) -> list[dict[str, Any]]:
+    """Return a row per variant: means over heads, and differences from its row of ``bases`` with intervals."""
     rows = []
     for name, found in results.items():
+        base = results[bases[name]]
         row: dict[str, Any] = {"variant": name, "heads": len(found)}
-        for figure, get in FIGURES.items():
-            values = {k: get(m) for k, m in found.items()}
-            known = [k for k, v in values.items() if v is not None]
-            row[figure] = float(np.mean([values[k] for k in known])) if known else None
-            both = [k for k in known if k in base and get(base[k]) is not None]
-            if found is not base and len(both) > 1:
-                row[f"{figure} difference"] = interval(np.array([values[k] - get(base[k]) for k in both]))
+        for figure in FIGURES:
+            known = {k: value for k, m in found.items() if (value := m.get(figure)) is not None}
+            row[figure] = float(np.mean(list(known.values()))) if known else None
+            pairs = [(value, other) for k, value in known.items() if (other := base.get(k, {}).get(figure)) is not None]
+            if found is not base and len(pairs) > 1:
+                row[f"{figure} difference"] = interval(np.array([value - other for value, other in pairs]))
         rows.append(row)
     return rows
 
 
 def markdown(rows: list[dict[str, Any]], paired: bool) -> str:
-    """Format the table; ``paired``: with differences from the first row in brackets."""
+    """Format the table; ``paired``: with differences in brackets."""
     lines = ["| variant | " + " | ".join(FIGURES) + " |", "|---" * (len(FIGURES) + 1) + "|"]
     for row in rows:
         cells = []
@@ -167,27 +185,55 @@ def markdown(rows: list[dict[str, Any]], paired: bool) -> str:
     return "\n".join(lines) + "\n"
 
 
+def run_missing(flags: list[str], out: Path, heads: Sequence[Path], extra: Sequence[str]) -> dict[str, Figures]:
+    """Restore ``heads`` with ``flags``, those that are not finished in ``out``, and return the figures of each."""
+    if not heads:
+        return {}
+    # In a folder, since a single image has no folder of its own in the output.
+    given = out.with_name(f"{out.name}-heads")
+    shutil.rmtree(given, ignore_errors=True)
+    given.mkdir(parents=True)
+    for head in heads:
+        shutil.copy(head, given)
+    options, _ = parse([str(given), "--clean", "--resume", "--out", str(out), *flags, *extra])
+    run(options)
+    observed = make_operator(options.task, size=64).observed if options.task == "inpaint_half_face" else None
+    files = [out / head.name / "metrics.json" for head in heads]
+    return {f.parent.name: measured(f, given, observed) for f in files if f.exists()}
+
+
+def write_figures(file: Path, known: dict[str, dict[str, Figures]]) -> None:
+    """Write the figures of each row and head, a line per head."""
+    rows = []
+    for name, heads in known.items():
+        lines = ",\n".join(f"  {json.dumps(head)}: {json.dumps(m)}" for head, m in sorted(heads.items()))
+        rows.append(f" {json.dumps(name)}: {{\n{lines}\n }}")
+    file.write_text("{\n" + ",\n".join(rows) + "\n}\n")
+
+
 def main() -> None:
     """Run the missing rows, then write the table."""
     o = script(Study, "python -m scripts.study")
     folder = o.out / f"heads-{o.split}-{o.heads}"
     write_heads(["--out", str(folder), "--number", str(o.heads), "--split", o.split])
-    results: dict[str, dict[str, dict[str, Any]]] = {}
+    heads = sorted(folder.glob("*.png"))
+    file = o.figures or o.out / f"{o.name}-heads.json"
+    known: dict[str, dict[str, Figures]] = json.loads(file.read_text()) if o.figures and file.exists() else {}
+    results: dict[str, dict[str, Figures]] = {}
     for name, flags in chosen(o).items():
-        out = o.out / o.name / name.replace(" ", "-")
-        extra = ["--steps", str(o.steps)] if o.steps else []
-        options, _ = parse([str(folder), "--clean", "--resume", "--out", str(out), *flags, *extra])
         print(f"== {name}", flush=True)
-        run(options)
-        files = sorted(out.glob("*/metrics.json"))
-        observed = make_operator(options.task, size=64).observed if options.task == "inpaint_half_face" else None
-        results[name] = {f.parent.name: measured(f, folder, observed) for f in files}
-    rows = table(results)
+        had = known.setdefault(name, {})
+        missing = [head for head in heads if head.name not in had]
+        extra = [f"--{key}={value}" for key in ("steps", "particles") if (value := getattr(o, key))]
+        had |= run_missing(flags, o.out / o.name / name.replace(" ", "-"), missing, extra)
+        results[name] = {head.name: had[head.name] for head in heads if head.name in had}
+        write_figures(file, known)
+    rows = table(results, base_of(o.name, list(results)))
     (o.out / f"{o.name}.json").write_text(json.dumps(rows, indent=1) + "\n")
-    text = markdown(rows, paired=o.name in ("half-face", "proximal", "cheap"))
+    text = markdown(rows, paired=o.name in ("half-face", "proximal", "others", "cheap"))
     (o.out / f"{o.name}.md").write_text(text)
-    with open(o.out / f"{o.name}.csv", "w", newline="") as file:
-        writer = csv.DictWriter(file, ["variant", "heads", *FIGURES], extrasaction="ignore")
+    with open(o.out / f"{o.name}.csv", "w", newline="") as csv_file:
+        writer = csv.DictWriter(csv_file, ["variant", "heads", *FIGURES], extrasaction="ignore")
         writer.writeheader()
         writer.writerows(rows)
     print(text)

@@ -14,7 +14,10 @@ from PIL import Image
 
 import rsd
 from rsd.cli import main
-from rsd.heads.attributes import ATTRIBUTES
+from rsd.features import load_features
+from rsd.heads.attributes import ATTRIBUTES, Head
+from rsd.heads.data import head_at
+from rsd.heads.render import render
 from rsd.media import read_image, to_uint8
 from rsd.metrics import diversity, selection
 from rsd.metrics.scoring import Scorers
@@ -132,6 +135,42 @@ def test_particles_that_do_not_fit_are_left_out_however_different():
     assert (close.kept, close.fitting) == ([0, 2], [0])
     edge = select(phi, 2, 1 / torch.tensor([1.0, 1.41, 1.42, 1.0]))
     assert edge.fitting == [0, 1, 3]
+
+
+def test_implausible_particles_come_last():
+    phi, plausible = torch.tensor([[0.0], [1.0], [2.0], [100.0]]), torch.tensor([True, True, True, False])
+    found = select(phi, 2, None, plausible)
+    assert (found.kept, found.fitting) == ([0, 2], [0, 1, 2])
+    scores = torch.tensor([0.1, 0.1, 0.1, 9.0])  # the best score is of those that are plausible
+    assert select(phi, 2, scores, plausible).fitting == [0, 1, 2]
+    assert select(phi, 4, scores, plausible).kept == [0, 1, 2, 3]
+    assert select(phi, 3, torch.tensor([1.0, 0.1, 0.2, 9.0]), plausible).kept == [0, 1, 2]
+
+
+def broken(image: torch.Tensor) -> dict[str, torch.Tensor]:
+    """A head with a green blot, with specks, and half of it upside down."""
+    rows, columns = torch.meshgrid(torch.arange(64.0), torch.arange(64.0), indexing="ij")
+    weight = (-((rows - 36) ** 2 + (columns - 46) ** 2) / 40).exp()
+    blot = image * (1 - weight) + weight * torch.tensor([-0.3, 0.5, -0.5])[:, None, None]
+    specks, turned = image.clone(), image.clone()
+    specks[..., 32:] += 0.3 * torch.randn(3, 64, 32, generator=torch.Generator().manual_seed(0))
+    turned[..., 32:] = image[..., 32:].flip(-2)
+    return {"blot": blot, "specks": specks, "turned": turned}
+
+
+def test_a_broken_head_is_left_out():
+    """Heads with the same left half; of the broken ones some differ most in features, and all are implausible."""
+    prior, features = load_prior("heads"), load_features("heads")
+    head = head_at("validation", 3, "frontal")
+    drawn = [Head({**head.values, "glasses": value}, head.camera, head.light) for value in ATTRIBUTES["glasses"]]
+    images = torch.cat([torch.tensor(render(one, 64)).permute(2, 0, 1)[None] / 127.5 - 1 for one in drawn])
+    wrong = broken(images[0, :])
+    images = torch.cat([images, torch.stack(list(wrong.values()))])
+    n = len(drawn)
+    errors = selection.denoising_errors(images, prior, None)
+    assert errors[:n].max() < selection.IMPLAUSIBLE < errors[n:].min()
+    with_prior = selection.choose(images, 2, features=features, fit=None, device="cpu", prior=prior)
+    assert with_prior.fitting == list(range(n)) and with_prior.errors == errors.tolist()
 
 
 def test_of_samples_that_differ_alike_the_better_fit_is_kept():

@@ -1,4 +1,5 @@
-"""Small decoders (like TAESD) that approximate the prior's own for the repulsion."""
+"""Small autoencoders (like TAESD) that approximate the prior's own: the decoder for the repulsion, both halves for
+proximal guidance."""
 
 from __future__ import annotations
 
@@ -30,6 +31,17 @@ class TinyDecoder(nn.Module):
         super().__init__()
         self.model, self.calls = model.eval().requires_grad_(False), calls
         self.name, self.watch = name, watch or Watch()
+
+    def encode(self, x: torch.Tensor) -> torch.Tensor:
+        """Encode images x [B, 3, H, W] to latents in the UNet's space, by the encoder that belongs to the decoder."""
+        self.calls["tiny_encoder_forward"] += len(x)
+        latents: torch.Tensor = self.model.encode(x.to(self.model.dtype)).latents
+        return (latents * self.model.config.scaling_factor).to(x.dtype)
+
+    def decode(self, z: torch.Tensor) -> torch.Tensor:
+        """Decode latents z."""
+        found: torch.Tensor = self(z)
+        return found
 
     def forward(self, z: torch.Tensor) -> torch.Tensor:
         """Decode latents z."""
@@ -90,3 +102,18 @@ def load_decoder(name: str, prior: Prior) -> TinyDecoder:
             f"but that makes {prior.image_size} px; leave it out."
         )
     return TinyDecoder(model.to(prior.device), prior.calls, name, watch_of(prior))
+
+
+def load_autoencoder(name: str, prior: Prior) -> TinyDecoder:
+    """Load both halves of the small autoencoder ``name`` for a prior's latents, as :func:`load_decoder` does. Raise
+    ValueError also if its encoder does not return the prior's latents."""
+    coder = load_decoder(name, prior)
+    with torch.no_grad():
+        x = torch.empty(1, 3, prior.image_size, prior.image_size, dtype=coder.model.dtype, device="meta")
+        made = tuple(to_meta(coder.model).encode(x).latents.shape[1:])
+    if made != tuple(prior.latent_shape):
+        raise ValueError(
+            f'The small autoencoder "{name}" encodes to latents of shape {made}, but those of the prior {prior.name} '
+            f"are {tuple(prior.latent_shape)}; give another one, or leave it out."
+        )
+    return coder

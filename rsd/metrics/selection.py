@@ -1,7 +1,9 @@
 """The samples to keep of those drawn (``--draw M --keep N``): the N that differ most among those that fit.
 
-With features phi_i and scores s_i > 0 (larger for a better fit), and with s the best score, particle i fits if
-s_i >= s / sqrt(2). Among those, with m the largest distance of a pair,
+A broken picture differs most of all, so it has to be left out first. Diffused to a few noise levels with the same
+noise for all, a broken picture is denoised worse by the prior: particle i is plausible if its error is at most 1.5
+times the median. With features phi_i and scores s_i > 0 (larger for a better fit), and with s the best score of those,
+particle i fits if it is plausible and s_i >= s / sqrt(2). Among those, with m the largest distance of a pair,
 
     k_ij = exp(-|phi_i - phi_j|^2 / m^2)      it never saturates, so that differences weigh more than q
     L_ij = q_i k_ij q_j,   q_i = s_i / s      without scores every particle fits, and q = 1
@@ -9,7 +11,7 @@ s_i >= s / sqrt(2). Among those, with m the largest distance of a pair,
 the set S of N particles with the largest det L_S = prod q_i^2 det K_S is kept: the mode of a determinantal point
 process of N items (Kulesza & Taskar 2012), whose determinant is 0 if two samples are equal. Up to 5000 sets are all
 compared. Beyond that each particle in turn begins a set that grows greedily (Chen et al. 2018), and the best set is
-kept. If fewer than N fit, they are kept with those that come closest.
+kept. If fewer than N fit, they are kept with those that come closest; implausible ones come last.
 
 Everything here is deterministic and does not depend on the order of the particles; of equal sets the one with the
 smaller numbers is kept.
@@ -19,16 +21,23 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from itertools import combinations
 from typing import Any
 
 import torch
 
+from rsd.priors.base import Condition, Prior
+from rsd.randomness import noise
+
 TOLERANCE = math.sqrt(2)
 """A particle fits if its score is at least the best one divided by this."""
 SETS = 5000
 """The largest number of sets that are all compared."""
+LEVELS = (0.05, 0.1, 0.2, 0.3)
+"""The noise levels at which pictures are denoised, t / T: those where details are wrong or right."""
+IMPLAUSIBLE = 1.5
+"""A particle is plausible if its denoising error is at most this many times the median."""
 BATCH = 8
 """Images whose features are computed at once. It is fixed, so that --chunk does not change a rounding."""
 ROUNDING = 1e-9
@@ -47,15 +56,22 @@ class Fit:
 
 @dataclass(frozen=True)
 class Selection:
-    """``kept``: the numbers of the kept particles, ascending; ``fitting``: of those that fit."""
+    """``kept``: the numbers of the kept particles, ascending; ``fitting``: of those that fit. ``errors`` [M]: the
+    denoising errors relative to their median, empty if no prior was asked."""
 
     kept: list[int]
     fitting: list[int]
+    errors: list[float] = field(default_factory=list)
 
 
-def select(features: torch.Tensor, number: int, scores: torch.Tensor | None = None) -> Selection:
-    """Select ``number`` of M particles with features [M, d] and scores [M] (None: all fit equally well)."""
-    q = quality(scores, len(features))
+def select(
+    features: torch.Tensor, number: int, scores: torch.Tensor | None = None, plausible: torch.Tensor | None = None
+) -> Selection:
+    """Select ``number`` of M particles with features [M, d], scores [M] (None: all fit equally well) and ``plausible``,
+    bool [M] (None: all are)."""
+    plausible = torch.ones(len(features), dtype=torch.bool) if plausible is None else plausible
+    q = torch.zeros(len(features), dtype=torch.float64)
+    q[plausible] = quality(None if scores is None else scores[plausible], int(plausible.sum()))
     fitting = [i for i, value in enumerate(q.tolist()) if value * TOLERANCE >= 1 - ROUNDING]
     if len(fitting) <= number:
         nearest = sorted(range(len(q)), key=lambda i: (-float(q[i]), i))
@@ -128,12 +144,40 @@ def features_of(images: torch.Tensor, features: Callable[[torch.Tensor], torch.T
     return torch.cat([features(part.to(device)).flatten(1).cpu() for part in x.split(BATCH)])
 
 
+@torch.no_grad()
+def denoising_errors(images: torch.Tensor, prior: Prior, condition: Condition | None) -> torch.Tensor:
+    """Return the prior's denoising errors of images [M, 3, H, W] relative to their median, [M] in float64: the
+    geometric mean over LEVELS of |eps_theta(z_t) - eps|^2, with the same eps for all images and without guidance. Of an
+    even number, the median is the smaller one of the middle two, so up to half of the images may be broken.
+
+    Each image goes through the networks alone, so that the errors do not depend on --chunk."""
+    if condition is not None:
+        condition = replace(condition, guidance=1.0, negative=None, negative_mask=None, negative_pooled=None)
+    rows = []
+    for image in images.detach().clamp(-1, 1).split(1):
+        z, row = prior.encode(image.to(prior.device, prior.dtype)), []
+        for k, level in enumerate(LEVELS):
+            t = int(level * prior.schedule.T)
+            eps = noise(z.shape[1:], seed=0, purpose="plausibility", step=k, particles=[0]).to(z)
+            z_t = prior.schedule.alpha(t) * z + prior.schedule.sigma(t) * eps
+            row.append(float((prior.epsilon(z_t, t, condition) - eps).double().square().mean()))
+        rows.append(row)
+    errors = torch.tensor(rows, dtype=torch.float64).clamp_min(1e-300)
+    return (errors / errors.median(0).values).log().mean(1).exp()
+
+
 def choose(
-    images: torch.Tensor, number: int, *, features: Callable[[torch.Tensor], torch.Tensor], fit: Fit | None, device: Any
-) -> Selection:
-    """Select ``number`` of the drawn ``images`` [M, 3, H, W] by :func:`select` on their features."""
-    scores = None if fit is None else fit.scores
-    return select(features_of(images, features, device), number, scores)
+    images: torch.Tensor, number: int, *, features: Callable[[torch.Tensor], torch.Tensor], fit: Fit | None,
+    device: Any, prior: Prior | None = None, condition: Condition | None = None,
+) -> Selection:  # fmt: skip
+    """Select ``number`` of the drawn ``images`` [M, 3, H, W] by :func:`select` on their features. ``prior``: leaves out
+    what it denoises badly, under ``condition``; None: all images are plausible."""
+    scores = None if fit is None else fit.scores.cpu()
+    phi = features_of(images, features, device)
+    if prior is None:
+        return select(phi, number, scores)
+    errors = denoising_errors(images, prior, condition)
+    return replace(select(phi, number, scores, errors <= IMPLAUSIBLE), errors=errors.tolist())
 
 
 def report(selection: Selection, fit: Fit | None, *, drawn: int, features: str, div: float | None) -> dict[str, Any]:
@@ -141,5 +185,6 @@ def report(selection: Selection, fit: Fit | None, *, drawn: int, features: str, 
     values = None if fit is None else [value if math.isfinite(value) else None for value in fit.values.tolist()]
     return {
         "drawn": drawn, "kept": selection.kept, "fitting": selection.fitting, "fit": None if fit is None else fit.name,
-        "values": values, "features": features, "div_drawn": div,
+        "values": values, "errors": [round(error, 3) for error in selection.errors], "features": features,
+        "div_drawn": div,
     }  # fmt: skip

@@ -25,6 +25,7 @@ from rsd.runs import cluster
 from rsd.runs.folder import RunFolder, check_folder_of_runs, locked
 from rsd.runs.head import Head, Item, Networks, load_head_scorers, load_networks
 from rsd.runs.progress import Progress
+from rsd.runs.run import Run
 from rsd.runs.session import Session, collect_failure, merge_failures, pick_device, working_in
 from rsd.runs.settings import shard
 
@@ -172,7 +173,7 @@ def run_one(head: Head, item: Item, networks: Networks, folder: RunFolder, ensem
         # Write and score the result; the film has all particles.
         context = head.gather(run, context)
         images = head.finish(item, images, context)
-        figures = save(head, item, images, context, folder, networks) if main else {}
+        figures = save(head, item, run, images, context, folder, networks) if main else {}
         cited = head.cited(options, latent=prior.latent)
         session.finish(images, figures, seed=options.seed, model=options.prior, cited=cited)
         if main:
@@ -182,7 +183,7 @@ def run_one(head: Head, item: Item, networks: Networks, folder: RunFolder, ensem
 
 
 def save(
-    head: Head, item: Item, images: torch.Tensor, context: Any, folder: RunFolder, networks: Networks
+    head: Head, item: Item, run: Run, images: torch.Tensor, context: Any, folder: RunFolder, networks: Networks
 ) -> dict[str, Any]:
     """Write and score the samples of a run, or those of them that are kept. Return the figures.
 
@@ -193,7 +194,10 @@ def save(
         return head.save(item, images, context, folder, networks)
     shown, name = head.shown(images, context), options.features_name
     fit = head.fit(item, shown, context, networks.scorers)
-    chosen = choose(shown, options.kept, features=networks.features[name], fit=fit, device=networks.device)
+    chosen = choose(
+        shown, options.kept, features=networks.features[name], fit=fit, device=networks.device, prior=run.prior,
+        condition=run.condition,
+    )  # fmt: skip
     labels = [f"{k}, kept" if k in chosen.kept else str(k) for k in range(number)]
     columns = number if number <= 5 else math.ceil(math.sqrt(number))
     media.save_png(folder.path / "drawn.png", media.grid([x[None] for x in shown], labels=labels, columns=columns))

@@ -58,7 +58,7 @@ class ParticleSettings(NumberChecks):
 
     LEAST = {
         "particles": 1, "steps": 1, "chunk": 1, "interacting": 2, "repel_every": 1, "checkpoint_every": 1, "seed": 0,
-        "feature_size": 8,
+        "feature_size": 8, "inversion_steps": 1,
     }  # fmt: skip
     POSITIVE = frozenset({"guidance"})
 
@@ -138,6 +138,9 @@ def unread_particles(particles: int | None, keep: int | None) -> dict[str, tuple
     return {"particles": ("runs without --keep", f"keep is {keep}, not {particles}")}
 
 
+Unread = Mapping[str, tuple[str, str]]
+"""Unused fields: what reads them, and why this run does not."""
+
 READ_BY_SELECTION = ("features", "feature_size")
 """Fields of the repulsion that --draw reads too, whatever the method."""
 
@@ -154,6 +157,30 @@ class RepulsionSettings:
     """How many of the particles repel each other, 2 or more (default: all)."""
     repel_every: int = 1
     """Repel only at every K-th step, K times as strongly: faster, with slightly different results."""
+
+
+@dataclass(kw_only=True)
+class DiffusionSettings:
+    """The noise of the particles."""
+
+    GROUPS: ClassVar[Mapping[str, str]] = {"quality": "noise", "speed and memory": "inversion_steps"}
+
+    noise: Literal["fresh", "reused", "inverted"] = "fresh"
+    """The noise that is added to a particle: fresh (drawn at each step), reused (the prior's last prediction), or
+    inverted (DDIM inversion of the particle); the last two go with timesteps that descend."""
+    inversion_steps: int = 4
+    """--noise inverted: predictions of the prior for each inversion."""
+
+
+NOISE = ("noise", "inversion_steps")
+"""The fields of DiffusionSettings."""
+
+
+def unread_noise(options: Any, others: Unread) -> Unread:
+    """Return the unread fields ``others``, with the number of inversion steps if the noise is not inverted."""
+    if options.noise == "inverted" or "noise" in others:
+        return others
+    return {**others, "inversion_steps": ("--noise inverted", f"the noise is {options.noise}")}
 
 
 @dataclass(kw_only=True)
@@ -292,10 +319,6 @@ def line_settings(kind: type, same: Collection[str]) -> tuple[str, ...]:
     fixed = {*same, *fields_of(PriorOptions), *fields_of(FeatureOptions)}
     own = [field for field in fields_of(kind).values() if field.name not in fixed and not field.flag.positional]
     return tuple(field.plain for field in own)
-
-
-Unread = Mapping[str, tuple[str, str]]
-"""Unused fields: what reads them, and why this run does not."""
 
 
 def check_used(given: Collection[str], unread: Unread) -> None:

@@ -17,6 +17,7 @@ from rsd.metrics.selection import Fit, Selection, choose
 from rsd.priors import check_prior_name, load_prior
 from rsd.priors.base import Prior
 from rsd.priors.watch import watch_of
+from rsd.reference.noise import Noise
 from rsd.runs.flags import fields_of
 from rsd.runs.options import check_used
 from rsd.runs.settings import Packaged
@@ -29,13 +30,17 @@ class Run:
     """A run in progress: iterate over :meth:`steps`, then call :meth:`finish`.
 
     A subclass sets ``particles`` (with ``images``, ``finish``, ``state``, ``load_state``) and defines :meth:`records`.
-    ``step``: the number of finished steps. ``ensemble``: how processes share the particles.
+    ``step``: the number of finished steps. ``ensemble``: how processes share the particles. ``condition``: what the
+    prior is conditioned on. ``noise``: the particles' noise in the engine, whose state is saved with them; None for
+    samplers.
     """
 
     particles: Any
     prior: Any = None
+    condition: Any = None
     step: int = 0
     ensemble: Ensemble = ALONE
+    noise: Noise | None = None
 
     def records(self) -> Iterator[Record]:
         """Run from step ``self.step`` to the end and yield a Record per step."""
@@ -66,12 +71,15 @@ class Run:
 
     def state(self) -> dict[str, Any]:
         """Return the state of a checkpoint, from which a run resumes with identical results."""
-        return {"step": self.step, **self.particles.state()}
+        noise = {} if self.noise is None else {"noise": self.noise.state()}
+        return {"step": self.step, **self.particles.state(), **noise}
 
     def load_state(self, state: dict[str, Any]) -> None:
         """Load :meth:`state`."""
         self.step = int(state["step"])
         self.particles.load_state(state)
+        if self.noise is not None:
+            self.noise.load_state(state.get("noise", {}))
 
 
 class Distillation(Run):
@@ -182,6 +190,9 @@ def draw(
     if options.selects:
         assert compared is not None
         measured = fit(images, prompt, options)
-        chosen = choose(images, options.kept, features=compared, fit=measured, device=images.device)
+        chosen = choose(
+            images, options.kept, features=compared, fit=measured, device=images.device, prior=prior,
+            condition=run.condition,
+        )  # fmt: skip
         images = images[chosen.kept]
     return run, Samples(images, records, options, source, selection=chosen)

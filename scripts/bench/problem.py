@@ -15,6 +15,7 @@ from rsd.priors import load_prior
 from rsd.priors.precision import check_autocast
 from rsd.randomness import noise
 from rsd.spread import Spread
+from rsd.tasks.inverse.methods import run_class
 from rsd.tasks.inverse.operators import make_operator, measure
 from rsd.tasks.inverse.run import Decoded, Run, Settings
 
@@ -44,10 +45,11 @@ class Problem:
     settings: Settings
 
     def run(self, cheap: Cheap | None = None, **changes: Any) -> Run:
-        """Return a run; ``changes``: fields of its settings."""
+        """Return a run; ``changes``: fields of its settings, such as ``method``."""
         embed = self.embed(cheap)
-        fields = {**vars(self.settings), **FIELDS.get(cheap or "", {}), **changes}
-        return Run(embed.prior, self.operator, self.y, Settings(**fields), embed=embed)
+        settings = Settings(**{**vars(self.settings), **FIELDS.get(cheap or "", {}), **changes})
+        run: Run = run_class(settings.method)(embed.prior, self.operator, self.y, settings, embed=embed)
+        return run
 
     def embed(self, cheap: Cheap | None = None) -> Decoded:
         """Return the feature map of the repulsion. With bfloat16 all networks of the run use it."""

@@ -14,13 +14,14 @@ from typing import Any, ClassVar
 from rsd.hub import find_object
 from rsd.priors import family
 from rsd.runs.citations import short
+from rsd.runs.options import NOISE
 from rsd.runs.settings import sections
 from rsd.runs.words import match_name, suggestion, synonyms, unknown_name
 
 REPELLING = ("gamma", "window", "features", "feature_size", "force_decoder")
 EVERY = "repel_every"
-ADAM_Z = ("lambda_", "lr_z")
-ADAM = ("lambda_", "lr_z", "rho", "lr_x", "x_step")
+ADAM_Z = ("lambda_", "lr_z", *NOISE)
+ADAM = (*ADAM_Z, "rho", "lr_x", "x_step")
 GUIDED = ("epsilon", "decode")
 
 
@@ -246,7 +247,7 @@ SYNONYMS = synonyms({
 
 SAVING = ("x_step", "repel_every", "feature_size", "force_decoder")
 """Settings that save time."""
-TUNABLE = ("gamma", "window", "features", "interacting", "lambda_", "rho", "lr_x", "lr_z", *SAVING)
+TUNABLE = ("gamma", "window", "features", "interacting", "lambda_", "rho", "lr_x", "lr_z", *NOISE, *SAVING)
 """Settings that only some methods read."""
 
 
@@ -320,6 +321,8 @@ def _value(method: str, key: str, text: str, kind: type) -> Any:
         if kind is bool:
             return {"true": True, "false": False}[text.lower()]
         value = kind(text)
+        if kind is str:
+            return value
         if not 0 <= value < float("inf") or (kind is int and value < 1):
             raise ValueError
         return value

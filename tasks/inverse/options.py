@@ -12,6 +12,7 @@ from rsd.priors import over_heads
 from rsd.runs.flags import Flag, Groups, fields_of, is_assignment
 from rsd.runs.options import (
     READ_BY_SELECTION,
+    DiffusionSettings,
     FeatureOptions,
     PriorOptions,
     RepulsionSettings,
@@ -23,6 +24,7 @@ from rsd.runs.options import (
     check_types,
     features_of,
     readers,
+    unread_noise,
 )
 from rsd.runs.options import check_used as check_unread
 from rsd.runs.settings import is_manifest
@@ -102,7 +104,7 @@ class TaskOptions(OperatorOptions, TaskName, NoiseSettings):
 
 
 @dataclass(kw_only=True)
-class Settings(SelectionSettings, RepulsionSettings, TextSettings, NoiseSettings):
+class Settings(SelectionSettings, RepulsionSettings, DiffusionSettings, TextSettings, NoiseSettings):
     """The settings of one restoration. The defaults are those of ``rsd restore`` if nothing is packaged for the
     task."""
 
@@ -320,7 +322,7 @@ class Restore(TaskOptions, Settings, RunOptions, PriorOptions, FeatureOptions, S
             found["lr_x"] = ("--x-step adam", f"the {'preset' if self.preset else 'setting'} has the exact one")
         if self.selects:
             found = {name: why for name, why in found.items() if name not in READ_BY_SELECTION}
-        return found | self.unread_numbers()
+        return {**unread_noise(self, found), **self.unread_numbers()}
 
     def without_unread(self) -> Restore:
         """Return the options without those that the task does not read, which a file for several tasks may give."""

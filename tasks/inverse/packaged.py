@@ -20,7 +20,7 @@ NO_PIXEL = (
     "fid_features", "div_features",
 )  # fmt: skip
 """Options that do not change the samples: a run may be resumed with other values, and config.yaml omits them."""
-ADDED = {"mask_hole": "black", "draw": None, "keep": None}
+ADDED = {"mask_hole": "black", "draw": None, "keep": None, "noise": "fresh", "inversion_steps": 4}
 """Options missing from older versions' config.yaml, with the values that their runs had."""
 
 

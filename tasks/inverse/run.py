@@ -19,6 +19,7 @@ from rsd.metrics.selection import Selection, choose
 from rsd.priors import load_prior
 from rsd.priors.base import Prior
 from rsd.randomness import Stream
+from rsd.reference.noise import make_noise
 from rsd.runs.options import features_of
 from rsd.runs.run import Run as BaseRun
 from rsd.runs.run import drive
@@ -76,7 +77,12 @@ class Run(BaseRun):
             state=3 * entries * prior.dtype.itemsize,
         )  # fmt: skip
         save_memory(self.memory.lean, prior, embed)
-        self.particles = self.begin(Spread(ids, self.memory, self.ensemble))
+        spread = Spread(ids, self.memory, self.ensemble)
+        self.particles = self.begin(spread)
+        if "noise" in METHODS[s.method].uses:
+            self.noise = make_noise(
+                s.noise, self.stream, spread, prior, self.condition, self.timesteps, steps=s.inversion_steps
+            )
 
     def begin(self, spread: Spread) -> Any:
         """Return the initial particles."""
@@ -118,7 +124,7 @@ class Run(BaseRun):
         interaction = replace(self.settings.interaction, embed=self.embed)
         return distill(
             self.particles, self.prior, timesteps=self.timesteps, stream=self.stream, condition=self.condition,
-            interaction=interaction, start=self.step,
+            noise=self.noise, interaction=interaction, start=self.step,
         )  # fmt: skip
 
 
@@ -181,6 +187,9 @@ def restore(
     if compared is not None and settings.selects:
         fit = measurement_fit(f, images, y.to(images.device), settings.sigma_v)
         shown = best_rotation(images, images[:1]) if isinstance(f, PhaseRetrieval) else images
-        chosen = choose(shown, settings.kept, features=compared, fit=fit, device=images.device)
+        chosen = choose(
+            shown, settings.kept, features=compared, fit=fit, device=images.device, prior=prior,
+            condition=run.condition,
+        )  # fmt: skip
         images = images[chosen.kept]
     return Restoration(images, records, settings, source, chosen)

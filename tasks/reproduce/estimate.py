@@ -139,7 +139,7 @@ def calls_of(o: Restore, *, latent: bool) -> dict[str, int]:
         return {"unet_forward": load_method(o.method, o.hyper).M}
     # A method without a sampler fits its latents through the decoder.
     differentiated = METHODS[o.method].through if METHODS[o.method].sampler else ("decode",)
-    calls = {"unet_forward": 1}
+    calls = {"unet_forward": 1 + inversion(o)}
     for name in differentiated:
         if name == "epsilon" or latent:
             calls |= {f"{NETWORKS[name]}_{way}": 1 for way in ("forward", "backward")}
@@ -150,7 +150,7 @@ def image_cost(one: Plan, o: TextToImage, count: int) -> Estimate:
     """Estimate a row of text to image. Guidance takes two passes; VSD's learned score, a small network or adapters on
     the prior, takes more."""
     guided = o.guidance != 1
-    flops = passes(one.prior, o.dtype, {"unet_forward": 1 + guided})
+    flops = passes(one.prior, o.dtype, {"unet_forward": 1 + guided + inversion(o)})
     adapted = o.method == "vsd" and o.score != "unet"  # adapters learn through the prior's UNet
     if o.method == "vsd":
         adapters = passes(one.prior, o.dtype, {"unet_forward": 2, "unet_backward": 2})
@@ -166,12 +166,17 @@ def image_cost(one: Plan, o: TextToImage, count: int) -> Estimate:
 def scene_cost(one: Plan, o: TextTo3D, count: int) -> Estimate:
     """Estimate a row of text to 3D: one image per scene and view; fields and rays are not counted."""
     pictures = o.particles * o.views
-    flops = passes(one.prior, o.dtype, {"unet_forward": 2})
+    flops = passes(one.prior, o.dtype, {"unet_forward": 2 + inversion(o)})
     if o.interacts:
         flops += models.features_flops(o.features_name, one.prior, o.dtype)
     memory = models.memory_of(one.prior, o.dtype, o.features_name if o.interacts else None, True)
     taken = memory.of(pictures, pictures, keep=True) + models.weights_of(models.prior_of(one.prior, o.dtype))
     return Estimate(one, count, pictures, o.steps, taken, count * pictures * o.steps * flops)
+
+
+def inversion(o: Restore | TextToImage | TextTo3D) -> int:
+    """Return the UNet's passes for each particle and step that find its noise."""
+    return o.inversion_steps if o.noise == "inverted" else 0
 
 
 def passes(prior: str, dtype: str, calls: dict[str, Any]) -> float:

@@ -19,6 +19,7 @@ from rsd.memory import Memory, plan, save_memory
 from rsd.priors.base import Condition, Prior
 from rsd.randomness import Stream
 from rsd.reference import LoraScore, Reference, sds
+from rsd.reference.noise import make_noise
 from rsd.repulsion import Interaction
 from rsd.runs.run import Distillation
 from rsd.spread import Spread
@@ -30,8 +31,11 @@ from .scenes import Scenes
 
 
 def draw_timesteps(settings: Settings, T: int, stream: Stream) -> list[int]:
-    """Draw a timestep for each step, uniform in the range, the same for all scenes and views."""
+    """Return a timestep for each step, the same for all scenes and views: drawn uniformly in the range, or straight
+    down from the highest."""
     low, high = (min(round(edge * T), T - 1) for edge in settings.t_range)
+    if settings.timesteps == "annealed":
+        return [round(high + (low - high) * step / max(settings.steps - 1, 1)) for step in range(settings.steps)]
     return [int(stream.integers("timestep", low, high, [0], step)) for step in range(settings.steps)]
 
 
@@ -77,6 +81,9 @@ class Run(Distillation):
         save_memory(self.memory.lean, prior, embed)
         mine = [self.numbers[k] for k in self.ensemble.mine]
         self.particles = self._scenes(Spread(mine, self.memory, self.ensemble))
+        self.noise = make_noise(
+            s.noise, self.stream, self.particles.spread, prior, self.condition, self.timesteps, steps=s.inversion_steps
+        )
         self.reference: Reference = sds
         if s.method == "vsd":
             self.reference = LoraScore(
@@ -110,5 +117,5 @@ class Run(Distillation):
         interaction = replace(self.interaction, embed=self.embed)
         return distill(
             self.particles, self.prior, timesteps=self.timesteps, stream=self.stream, condition=self.condition,
-            reference=self.reference, interaction=interaction, start=self.step,
+            reference=self.reference, noise=self.noise, interaction=interaction, start=self.step,
         )  # fmt: skip

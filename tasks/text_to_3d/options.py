@@ -9,6 +9,7 @@ from typing import Annotated, ClassVar, Literal
 
 from rsd.runs.flags import Flag, Groups, is_assignment
 from rsd.runs.options import (
+    DiffusionSettings,
     DivOptions,
     FeatureOptions,
     ParticleSettings,
@@ -20,6 +21,7 @@ from rsd.runs.options import (
     Unread,
     features_of,
     readers,
+    unread_noise,
 )
 from rsd.runs.words import match_name, synonyms, unknown_name
 
@@ -35,6 +37,7 @@ SYNONYMS = synonyms({
 })  # fmt: skip
 """Other names of methods, normalised, and the hint for each."""
 VIEWS = ("front", "side", "back", "overhead")
+TIMESTEPS = ("uniform", "annealed")
 CONVENTIONS = ("diffusers", "dreamfusion")
 READ = {
     "grid": ("grid",), "hash": ("levels", "log2_hashmap_size", "per_level_scale"), "frequency": ("octaves",),
@@ -46,7 +49,7 @@ SMALLEST_MESH, SMALLEST_PICTURE = 8, 16
 
 
 @dataclass(kw_only=True)
-class Distilled(ParticleSettings, RepulsionSettings):
+class Distilled(ParticleSettings, RepulsionSettings, DiffusionSettings):
     """The settings of the distillation, apart from the scenes and the prompts."""
 
     LEAST = {**ParticleSettings.LEAST, "lora_rank": 1}
@@ -60,7 +63,9 @@ class Distilled(ParticleSettings, RepulsionSettings):
     clean: bool = False
     """Compare the clean pictures, not the noisy ones."""
     t_range: tuple[float, float] = (0.02, 0.98)
-    """Lowest and highest timestep, in units of T; drawn anew each step."""
+    """Lowest and highest timestep, in units of T."""
+    timesteps: str = "uniform"
+    """uniform (drawn anew each step) or annealed (straight down from the highest)."""
     lora_rank: int = 4
     """vsd: rank of the learned score's adapters."""
     lr_phi: float = 1e-4
@@ -77,6 +82,7 @@ class Distilled(ParticleSettings, RepulsionSettings):
         self.method = match_name(self.method, METHODS)
         if self.method not in METHODS:
             raise unknown_name("method", self.method, METHODS, SYNONYMS)
+        check_names(self, timesteps=TIMESTEPS)
         self.check_numbers()
         low, high = self.t_range
         if not 0 <= low < high <= 1:
@@ -173,7 +179,7 @@ class TextTo3D(Settings, RunOptions, PriorOptions, FeatureOptions, DivOptions, P
         "quality": "gamma interaction threshold background",
         "speed and memory": "resolution views_at_once",
         "output": "size turntable mp4 mesh mesh_resolution mesh_threshold",
-        "expert: distillation": "clean guidance_convention t_range lora_rank lr_phi lr lr_background",
+        "expert: distillation": "clean guidance_convention t_range timesteps lora_rank lr_phi lr lr_background",
         "expert: cameras and light": (
             "views azimuth elevation distance fov front back overhead "
             "ambient_until shaded textureless ambient diffuse light_up light_spread"
@@ -224,7 +230,7 @@ class TextTo3D(Settings, RunOptions, PriorOptions, FeatureOptions, DivOptions, P
             found |= {name: (readers("method", ["vsd"]), f"the method is {self.method}") for name in LEARNED}
         if self.background != "learned":
             found["lr_background"] = ("--background learned", f"the background is {self.background}")
-        return found
+        return unread_noise(self, found)
 
     @property
     def features_name(self) -> str:

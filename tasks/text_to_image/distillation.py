@@ -26,6 +26,7 @@ from rsd.memory import Memory, plan, save_memory
 from rsd.priors.base import Condition, Prior
 from rsd.randomness import Stream
 from rsd.reference import NFSD, LoraScore, Reference, UNetScore, sds
+from rsd.reference.noise import make_noise
 from rsd.runs.run import Distillation
 from rsd.spread import Spread
 
@@ -46,10 +47,10 @@ def draw_timesteps(settings: Settings, T: int, *, ids: Sequence[int], stream: St
 
 
 class Latents:
-    """The particles z_i, with Adam (0.9, 0.999)."""
+    """The particles z_i, with Adam (0.9, 0.999). ``ddim``: with DDIM's step, sigma_t/alpha_t r, instead."""
 
-    def __init__(self, prior: Prior, spread: Spread, stream: Stream, *, lr: float):
-        self.prior, self.spread = prior, spread
+    def __init__(self, prior: Prior, spread: Spread, stream: Stream, *, lr: float, ddim: bool = False):
+        self.prior, self.spread, self.ddim = prior, spread, ddim
         drawn = stream.noise("initial z", prior.latent_shape, spread.ids).to(prior.device, prior.dtype)
         self.z = Leaves(drawn, lr=lr, betas=(0.9, 0.999))
 
@@ -58,8 +59,13 @@ class Latents:
         return self.z.values
 
     def step(self, r: torch.Tensor, t: int | torch.Tensor, average: Average) -> dict[str, float]:
-        """Descend w(t) r; t is an int or [N]."""
-        self.z.descend(self.prior.schedule.weight(t, r) * r)
+        """Descend w(t) r, or take DDIM's step; t is an int or [N]."""
+        schedule = self.prior.schedule
+        if self.ddim:
+            alpha, sigma = schedule.coefficients(t, r)
+            self.z.put(self.z.values - sigma / alpha * r)
+        else:
+            self.z.descend(schedule.weight(t, r) * r)
         return {}
 
     @torch.no_grad()
@@ -129,16 +135,19 @@ class Run(Distillation):
             s.memory, chunk=s.chunk, n=len(ids), prior=prior, condition=self.condition,
             embed=embed if s.interaction.acts(self.ensemble.total) else None,
             through=("epsilon",) if s.method == "vsd" and s.score != "unet" else (),  # adapters learn through the UNet
-            state=3 * math.prod(prior.latent_shape) * prior.dtype.itemsize,
+            state=(3 + (s.noise == "reused")) * math.prod(prior.latent_shape) * prior.dtype.itemsize,
         )  # fmt: skip
         save_memory(self.memory.lean, prior, embed)
         spread = Spread(ids, self.memory, self.ensemble)
         self.reference = make_reference(prior, prompt, s, spread, self.stream)
-        self.particles = Latents(prior, spread, self.stream, lr=s.lr)
+        self.noise = make_noise(
+            s.noise, self.stream, spread, prior, self.condition, self.timesteps, steps=s.inversion_steps
+        )
+        self.particles = Latents(prior, spread, self.stream, lr=s.lr, ddim=s.optimiser == "ddim")
 
     def records(self) -> Iterator[Record]:
         interaction = replace(self.settings.interaction, embed=self.embed)
         return distill(
             self.particles, self.prior, timesteps=self.timesteps, stream=self.stream, condition=self.condition,
-            reference=self.reference, interaction=interaction, start=self.step,
+            reference=self.reference, noise=self.noise, interaction=interaction, start=self.step,
         )  # fmt: skip

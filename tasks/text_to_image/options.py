@@ -9,7 +9,9 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from rsd.runs.flags import Groups, fields_of
 from rsd.runs.options import (
+    NOISE,
     READ_BY_SELECTION,
+    DiffusionSettings,
     FeatureOptions,
     PriorOptions,
     PromptOptions,
@@ -21,6 +23,7 @@ from rsd.runs.options import (
     Unread,
     features_of,
     readers,
+    unread_noise,
 )
 from rsd.runs.words import match_name, synonyms, unknown_name
 
@@ -36,7 +39,7 @@ SAMPLERS = {"ancestral": 0.0, "particle-guidance": 10.0}
 METHODS = (*DISTILLATION, *SAMPLERS)
 REPELLING = ("gamma", "window", "features", "feature_size", "force_decoder")
 SOME = ("interacting", "repel_every")
-DISTILLED = ("lr", "t_range", "timesteps", "t_per_particle")
+DISTILLED = ("lr", "optimiser", "t_range", "timesteps", "t_per_particle", *NOISE)
 LEARNED = ("score", "lora_rank", "lr_phi")
 USES = {
     "sds": (*DISTILLED, *REPELLING, *SOME),
@@ -60,6 +63,7 @@ SYNONYMS = synonyms({
 """Other names of methods, normalised, and the hint for each."""
 SCORES = ("lora", "lora-each", "unet")
 TIMESTEPS = ("uniform", "annealed")
+OPTIMISERS = ("adam", "ddim")
 T = 1000
 """Timesteps of these priors."""
 
@@ -84,7 +88,12 @@ class Drawing(SelectionSettings, RepulsionSettings, TextSettings):
 
     def check_settings(self) -> None:
         """Raise ValueError, in one sentence, for a value of the settings that cannot run."""
-        choices: dict[str, Any] = {"method": self.METHODS, "timesteps": TIMESTEPS, "score": SCORES}
+        choices: dict[str, Any] = {
+            "method": self.METHODS,
+            "timesteps": TIMESTEPS,
+            "score": SCORES,
+            "optimiser": OPTIMISERS,
+        }
         for name, names in choices.items():
             if name in fields_of(type(self)):
                 setattr(self, name, match_name(getattr(self, name), names))
@@ -114,7 +123,7 @@ class Drawing(SelectionSettings, RepulsionSettings, TextSettings):
 
 
 @dataclass(kw_only=True)
-class Settings(Drawing):
+class Settings(Drawing, DiffusionSettings):
     """The settings of one distillation. The defaults are the paper's."""
 
     LEAST = {**SelectionSettings.LEAST, "lora_rank": 1}
@@ -125,6 +134,9 @@ class Settings(Drawing):
     steps: int = 500
     lr: float = 0.03
     """Distillation: Adam's learning rate for the latents."""
+    optimiser: str = "adam"
+    """Distillation: adam, or ddim, whose step is sigma_t/alpha_t along the residual and has no learning rate: with
+    reused noise and annealed timesteps sds is then the DDIM sampler."""
     t_range: tuple[int, int] = (20, 979)
     """Distillation: lowest and highest timestep, inclusive, in 0 to 999."""
     timesteps: str = "uniform"
@@ -174,7 +186,7 @@ class TextToImage(Settings, RunOptions, PriorOptions, FeatureOptions, ScoreOptio
         "quality": "gamma",
         "speed and memory": "",
         "output": "metrics aesthetic_weights fid_folder",
-        "expert": "lr t_range timesteps t_per_particle score lora_rank lr_phi",
+        "expert": "lr optimiser t_range timesteps t_per_particle score lora_rank lr_phi",
     }
     METHODS = METHODS
 
@@ -201,7 +213,7 @@ class TextToImage(Settings, RunOptions, PriorOptions, FeatureOptions, ScoreOptio
             found["lora_rank"] = ("--score lora and lora-each", "the score is unet")
         if self.selects:
             found = {name: why for name, why in found.items() if name not in READ_BY_SELECTION}
-        return found | self.unread_numbers()
+        return {**unread_noise(self, found), **self.unread_numbers()}
 
     @property
     def interacts(self) -> bool:

@@ -20,7 +20,7 @@ config.yaml does not contain them."""
 
 ADDED = {
     "repel_every": 1, "interacting": None, "feature_size": None, "force_decoder": None, "autocast": False,
-    "draw": None, "keep": None,
+    "draw": None, "keep": None, "noise": "fresh", "inversion_steps": 4, "optimiser": "adam",
 }  # fmt: skip
 """Options that older versions' config.yaml does not contain, with the values that their runs used."""
 

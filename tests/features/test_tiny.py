@@ -8,10 +8,12 @@ from dataclasses import replace
 import pytest
 import torch
 
+import rsd
 from rsd.cli import main
 from rsd.features import Decoded, load_features, resized
-from rsd.features.tiny_decoder import load_decoder
+from rsd.features.tiny_decoder import load_autoencoder, load_decoder
 from rsd.priors import load_prior
+from rsd.tasks.inverse.operators import make_operator, measure
 from tests.inverse.test_rlsd import BASE, result
 
 
@@ -66,6 +68,30 @@ def test_what_does_not_fit_is_reported(tiny_folder, tiny_decoder, tiny_heads_pix
         load_decoder(str(tmp_path / "twice"), prior)
     with pytest.raises(ValueError, match="takes latents of 4 channels, which the prior"):
         load_decoder(str(tiny_decoder), load_prior(str(tiny_heads_pixels)))
+
+
+def test_a_small_autoencoder_replaces_the_prior_s_in_proximal_guidance(tiny_folder, tiny_decoder):
+    prior, f = load_prior(str(tiny_folder())), make_operator("inpaint_half_face", size=16)
+    y = measure(f, torch.zeros(1, 3, 16, 16), 0.01, seed=0)
+
+    def go(**changes):
+        prior.calls.clear()
+        found = rsd.restore(
+            y, f, prior=prior, features="pixels", method="proximal-guidance", gamma=0.0, particles=2, steps=3, **changes
+        )
+        return found.images, dict(prior.calls)
+
+    images, calls = go()
+    assert calls["decoder_forward"] == 2 * 4 and calls["encoder_forward"] == 2 * 2 * 3 and "tiny_forward" not in calls
+    other, calls = go(hyper=[f"coder={tiny_decoder}"])
+    assert calls["tiny_forward"] == 2 * 3 and calls["tiny_encoder_forward"] == 2 * 2 * 3
+    assert calls["decoder_forward"] == 2 and "encoder_forward" not in calls  # the result is the prior's own
+    assert not torch.allclose(images, other, atol=1e-3)
+    coder = load_autoencoder(str(tiny_decoder), prior)
+    z = torch.randn(2, *prior.latent_shape, generator=torch.Generator().manual_seed(0))
+    assert coder.encode(z.new_zeros(2, 3, 16, 16)).shape == z.shape
+    with pytest.raises(ValueError, match='Unknown small decoder "tinny"'):
+        go(hyper=["coder=tinny"])
 
 
 def test_every_second_step_repels_twice_as_strongly():

@@ -234,9 +234,9 @@ def test_full_memory_with_one_particle_is_an_error():
 
 
 @pytest.mark.parametrize("at", [1, 7, 19, 20])
-@pytest.mark.parametrize("method", ["rlsd", "nonaug"])
-def test_a_resumed_run_ends_with_the_same_pixels(method, at):
-    settings = replace(BASE, gamma=3.0, method=method)
+@pytest.mark.parametrize(("method", "noise"), [("rlsd", "fresh"), ("nonaug", "reused"), ("rlsd", "inverted")])
+def test_a_resumed_run_ends_with_the_same_pixels(method, noise, at):
+    settings = replace(BASE, gamma=3.0, method=method, noise=noise, inversion_steps=2)
     whole, _, _ = result(settings)
     prior, (operator, y) = Toy(), problem()
     run = Run(prior, operator, y, settings, embed=embed_of(prior))

@@ -61,13 +61,14 @@ def test_counted_flops_and_bytes():
 
 
 def test_a_step_decodes_once_less_than_printed():
-    passes = [Pass(str(k), 0, 10**k, 2 * 10**k, 7 * 10**k, 0, 0) for k in (1, 3, 2, 0, 0, 4)]  # the last: the encoder
+    passes = [Pass(str(k), 0, 10**k, 2 * 10**k, 7 * 10**k, 0, 0) for k in (1, 3, 2, 0, 0, 4, 5)]
     found = steps(passes)
     assert found["no repulsion"] == 10 + 3000 and found["Algorithm 1 as printed, no repulsion"] == 10 + 4000
     assert found["repulsion, fast"] == 10 + 6000 + 300 and found["Algorithm 1 as printed"] == 10 + 7000 + 300
     assert found["repulsion, flat"] == 10 + 7000 + 400 and found["repulsion, cheap"] == 10 + 3000 + 6
     assert found["repulsion, lean"] == 10 + 9000 + 500
     assert found["proximal guidance, no repulsion"] == 30 + 1000 + 20000
+    assert found["proximal guidance by TAESD, no repulsion"] == 30 + 1 + 200000
     assert found["PSLD, no repulsion"] == 30 + 3000 + 30000
     assert steps(passes, Pass.made)["no repulsion"] == 70 + 7000
 
@@ -79,6 +80,7 @@ def test_the_benchmarks_write_what_the_contract_says(tmp_path, monkeypatch, caps
     bench_step.main()
     found = json.loads(file.read_text())
     assert {"gamma0", "exact", "cheap", "cosine", "flat", "overhead", "max_abs_diff"} <= set(found)
+    assert found["guidance0"] > 0 and found["guidance"] > 0
     assert found["max_abs_diff"] < 1e-4 and 0 < found["overhead"] < 0.5
     assert 0.4 < found["cosine"] < 0.99  # two of four steps, of unequal forces, each three times as strong
     assert "exact" in capsys.readouterr().out

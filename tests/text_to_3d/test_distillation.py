@@ -87,9 +87,12 @@ def test_a_learned_score_begins_as_the_prior_and_ends_knowing_the_camera(tiny):
     assert apart[0] > 1e-3 and abs(apart[0] - apart[1]) > 1e-4
 
 
-@pytest.mark.parametrize(("method", "interaction"), [("sds", "scenes"), ("sds", "views"), ("vsd", "scenes")])
-def test_resuming_gives_the_same_numbers(tiny, method, interaction):
-    settings = dict(method=method, interaction=interaction)
+@pytest.mark.parametrize(
+    ("method", "interaction", "noise"),
+    [("sds", "scenes", "reused"), ("sds", "views", "inverted"), ("vsd", "scenes", "fresh")],
+)
+def test_resuming_gives_the_same_numbers(tiny, method, interaction, noise):
+    settings = dict(method=method, interaction=interaction, noise=noise, timesteps="annealed")
     whole = run(tiny(), **settings)
     records = [record.row() for record in whole.steps()]
     half = run(tiny(), **settings)
@@ -101,6 +104,7 @@ def test_resuming_gives_the_same_numbers(tiny, method, interaction):
     again.load_state(saved)
     assert again.step == again.particles.done == 2
     assert [record.row() for record in again.steps()] == records[2:]
+    assert whole.timesteps == sorted(whole.timesteps, reverse=True)
     assert torch.equal(again.finish(), whole.finish()) and whole.finish().shape == (3, 3, 16, 16)
     assert whole.finish().isfinite().all() and all(record["repulsion"] > 0 for record in records)
 

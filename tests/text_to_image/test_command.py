@@ -40,7 +40,16 @@ def test_a_run_of_an_older_version_resumes(draw):
     code, out = draw("red dog", "--gamma", "5", "--checkpoint-every", "1")
     assert code == 0
     config = yaml.safe_load((out / "config.yaml").read_text())
-    for name in ("repel_every", "interacting", "feature_size", "force_decoder", "autocast"):
+    for name in (
+        "repel_every",
+        "interacting",
+        "feature_size",
+        "force_decoder",
+        "autocast",
+        "noise",
+        "inversion_steps",
+        "optimiser",
+    ):
         config.pop(name)
     (out / "config.yaml").write_text(yaml.safe_dump(config))
     assert draw("red dog", "--gamma", "5", "--checkpoint-every", "1", "--resume")[0] == 0

@@ -115,9 +115,12 @@ def test_particles_in_another_order_are_the_same_particles(tiny, method):
 SCORES = [("vsd", "lora"), ("vsd", "lora-each"), ("vsd", "unet"), ("sds", "lora"), ("nfsd", "lora"), ("svgd", "lora")]
 
 
-@pytest.mark.parametrize(("method", "score"), SCORES)
-def test_resuming_gives_the_same_numbers(tiny, method, score):
-    settings = dict(method=method, score=score, gamma=1.0)
+@pytest.mark.parametrize(
+    ("method", "score", "noise"),
+    [*((*score, "fresh") for score in SCORES), ("vsd", "lora", "reused"), ("svgd", "lora", "inverted")],
+)
+def test_resuming_gives_the_same_numbers(tiny, method, score, noise):
+    settings = dict(method=method, score=score, gamma=1.0, noise=noise, inversion_steps=2)
     whole = run(tiny(), **settings)
     records = list(whole.steps())
     half = run(tiny(), **settings)
@@ -242,3 +245,20 @@ def test_the_particles_work_by_themselves_in_the_loop():
     latents = Latents(prior, Spread([3, 4]), Stream(0), lr=0.01)
     list(distill(latents, prior, timesteps=[500], stream=Stream(0)))
     assert latents.finish().shape == (2, 2)
+
+
+def test_with_ddim_s_step_and_reused_noise_sds_is_ddim(tiny):
+    """Guidance included, the sampler of rsd.sampling without new noise."""
+    prior = tiny(dtype=torch.float64)
+    settings = dict(method="sds", optimiser="ddim", noise="reused", timesteps="annealed", t_range=(40, 900), steps=8)
+    one = run(prior, **settings)
+    assert one.timesteps[0] == 900 and one.timesteps[-1] == 40
+    eps = one.stream.noise("diffusion", prior.latent_shape, range(3)).double()
+    z_t = prior.schedule.alpha(900) * one.particles.render() + prior.schedule.sigma(900) * eps
+    list(one.steps())
+    for now, then in zip(one.timesteps, [*one.timesteps[1:], None], strict=True):
+        with torch.no_grad():
+            eps = prior.epsilon(z_t, now, one.condition)
+        clean = (z_t - prior.schedule.sigma(now) * eps) / prior.schedule.alpha(now)
+        z_t = clean if then is None else prior.schedule.alpha(then) * clean + prior.schedule.sigma(then) * eps
+    torch.testing.assert_close(one.particles.render(), z_t, rtol=0, atol=1e-8)

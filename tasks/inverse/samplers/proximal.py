@@ -10,7 +10,8 @@ One step from level t to s, for a latent prior (for a prior of pixels E and D ar
 
 The result is x of D(z_0) at the last level. The proximal map changes what is measured. J^T carries that to what is
 hidden, as the prior's covariance of z_0 given z_t is sigma_t^2 / alpha_t J. No gradient passes the decoder or the
-encoder. E(x) - E(d) leaves the autoencoder's own error out, which E(x) - z_0 would contain.
+encoder. E(x) - E(d) leaves the autoencoder's own error out, which E(x) - z_0 would contain. So a small autoencoder
+(``coder``) may replace D and E here, which take most of a step; the result is decoded by the prior's own D.
 
 ``exact`` takes the conditional mean of z_0 given z_t and y for a prior N(0, I) instead, which has no parameters:
 z_0 + J^T v / alpha_t with the eps that belongs to it (PiGDM, Song et al. 2023, with the pseudoinverse taken by the
@@ -25,9 +26,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 
 import torch
 
+from rsd.features.tiny_decoder import TinyDecoder, check_decoder_name, load_autoencoder
+from rsd.priors.base import Prior
 from rsd.sampling import Level, Method, StepResult, levels
 from rsd.schedule import Schedule
 
@@ -41,16 +45,29 @@ ERROR = 0.03
 """Standard deviation of the last image's own error, for images in [-1, 1]: about that of the autoencoder."""
 
 
+@lru_cache(maxsize=1)
+def autoencoder(name: str, prior: Prior) -> TinyDecoder:
+    """Load a small autoencoder once."""
+    return load_autoencoder(name, prior)
+
+
 @dataclass(frozen=True)
 class ProximalGuidance(Method):
     """``w``: the share of v that the estimate takes, and ``zeta``: the length of the step through the network, both
     over all L steps: one step has w / L (at most 1) and zeta / L. ``eta``: noise of the DDIM step; ``exact``: the
-    conditional mean of a Gaussian prior, without w and zeta."""
+    conditional mean of a Gaussian prior, without w and zeta. ``coder``: a small autoencoder for D and E, a hub id such
+    as madebyollin/taesd (for Stable Diffusion) or a folder; empty: the prior's own."""
 
     w: float = 10.0
     zeta: float = 50.0
     eta: float = 1.0
     exact: bool = False
+    coder: str = ""
+
+    def __post_init__(self) -> None:
+        """Raise ValueError if ``coder`` is not a valid name."""
+        if self.coder:
+            check_decoder_name(self.coder)
 
     def levels(self, schedule: Schedule, steps: int) -> list[Level]:
         """Return levels t_l = last (1 - l / L)^1.5, each once if there are as many; last is T - 1, or where alpha is 0
@@ -62,15 +79,15 @@ class ProximalGuidance(Method):
     def step(self, transition: Transition) -> StepResult:
         """Denoise, fit, carry the change through the network, and go to the next level."""
         given, now = transition.given, transition.now
-        prior = given.prior
+        coder = autoencoder(self.coder, given.prior) if self.coder else given.prior
         z = transition.z.detach().requires_grad_()
         with torch.enable_grad():
             eps = transition.epsilon(z)
             clean = transition.clean(z, eps)
         # What the measurement asks of the estimate.
-        d = prior.decode(clean.detach())
+        d = coder.decode(clean.detach())
         tau = variance(given.y, given.noise_level) / now.sigma**2
-        v = prior.encode(proximal(given.operator, given.y, d, tau)) - prior.encode(d)
+        v = coder.encode(proximal(given.operator, given.y, d, tau)) - coder.encode(d)
         # Through the network, to what is hidden.
         (pull,) = torch.autograd.grad(clean, z, v)
         clean, eps = clean.detach(), eps.detach()
