@@ -34,8 +34,8 @@ GREY = 2 / 255
 @dataclass(frozen=True)
 class Case:
     """A kind of damage: a task of ``rsd restore`` with its noise, and the methods to compare with. ``damage`` returns
-    the operator and the measurement of a picture [1, 3, H, W]; ``others`` the results of other methods; ``target``: what
-    is aimed at, in dB above the better of them."""
+    the operator and the measurement of a picture [1, 3, H, W]; ``others`` the results of other methods; ``target``:
+    what is aimed at, in dB above the better of them."""
 
     task: str
     what: str
@@ -92,9 +92,7 @@ def scratches_and_text(side: int, seed: int, share: float = 0.1) -> torch.Tensor
     return torch.from_numpy(np.asarray(mask) < 128)
 
 
-def others_of_noise(
-    operator: Operator, y: torch.Tensor, x: torch.Tensor, sigma_v: float
-) -> dict[str, torch.Tensor]:
+def others_of_noise(operator: Operator, y: torch.Tensor, x: torch.Tensor, sigma_v: float) -> dict[str, torch.Tensor]:
     """BM3D with the true noise."""
     theirs = bm3d(((y + 1) / 2)[0].permute(1, 2, 0).double().numpy(), sigma_v / 2)
     return {"BM3D": torch.from_numpy(theirs).float().permute(2, 0, 1)[None] * 2 - 1}
@@ -247,7 +245,10 @@ def compare(
 
 def table(figures: dict[str, dict[str, Any]]) -> list[str]:
     """Return the lines of a Markdown table of the means of :func:`compare`, by case."""
-    lines = ["| damage | others | estimate | mean of 2 | sample | aimed at | within two sd |", "|---|---|---|---|---|---|---|"]
+    lines = [
+        "| damage | others | estimate | mean of 2 | sample | aimed at | within two sd |",
+        "|---|---|---|---|---|---|---|",
+    ]
     ours = ("estimate", "mean of 2", "mean", "sample", "within 2 sd")
     for case in figures.values():
         mean = case["mean"]
@@ -257,6 +258,16 @@ def table(figures: dict[str, dict[str, Any]]) -> list[str]:
         mine = " | ".join(f"{mean[key]:.2f}" for key in ("estimate", "mean of 2", "sample"))
         lines.append(f"| {case['damage']} | {beside} | {mine} | {aim:.2f} | {100 * mean['within 2 sd']:.0f}% |")
     return lines
+
+
+def about(figures: dict[str, dict[str, Any]]) -> str:
+    """Return a sentence about the figures."""
+    one = next(iter(figures.values()))
+    return (
+        f"PSNR in dB, means over crops of {SIDE} px of {len(one['photographs'])} held-out photographs. *estimate*: the one "
+        "picture that the samples start from (estimate.png); *sample*: single samples; *within two sd*: the share of the "
+        f"restored values whose error is within two standard deviations of {one['particles']} samples around their mean."
+    )
 
 
 def write_table(figures: dict[str, dict[str, Any]], card: Path, about: str) -> None:

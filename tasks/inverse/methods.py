@@ -262,9 +262,9 @@ def files_of(task: str, prior: str) -> list[str]:
     near = task
     if task.startswith("sr"):
         near = "sr8" if prior == PUBLISHED else "sr4"
-    elif task.startswith("inpaint"):
+    elif task.startswith("inpaint") or task == "scratches":
         near = "inpaint_half_face"
-    elif task in ("deblur_gaussian", "operator"):
+    elif task in ("deblur_gaussian", "deblur_blind") or (task == "operator" and prior != "photos"):
         near = "deblur_motion"
     return [f"{name}_{prior}.yaml" for name in dict.fromkeys((task, near, ANY))]
 

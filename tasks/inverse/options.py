@@ -194,8 +194,8 @@ class Restore(TaskOptions, Settings, RunOptions, PriorOptions, FeatureOptions, S
     )
     GROUPS: ClassVar[Groups] = {
         "input": "images clean",
-        "task": "task mask mask_hole box kernel blur quality peak propose operator downsample sigma_v fit keep_known prompt "
-        "negative_prompt",
+        "task": "task mask mask_hole box kernel blur quality peak propose operator downsample sigma_v fit keep_known "
+        "prompt negative_prompt",
         "method and prior": "method",
         "quality": "gamma",
         "speed and memory": "preset",
@@ -283,7 +283,9 @@ class Restore(TaskOptions, Settings, RunOptions, PriorOptions, FeatureOptions, S
     def _needs_of_clean(self) -> None:
         """Raise ValueError if the damage that --clean does to a picture is not known."""
         if self.task == "denoise" and self.sigma_v <= LEAST_NOISE:
-            raise ValueError("Task denoise with --clean needs the noise to add: --sigma-v 0.2 is 25 of 255 grey levels.")
+            raise ValueError(
+                "Task denoise with --clean needs the noise to add: --sigma-v 0.2 is 25 of 255 grey levels."
+            )
         for task, name, example in (("jpeg", "quality", "20"), ("denoise_poisson", "peak", "100")):
             if self.task == task and getattr(self, name) is None and not self.manifests:
                 raise ValueError(f"Task {task} with --clean needs --{name}, for example --{name} {example}.")

@@ -24,8 +24,8 @@ from .grain import Colorize, Denoise, PoissonDenoise
 from .own import Function, load_operator
 
 __all__ = [
-    "BicubicDownsample", "BlindBlur", "BlockAverage", "Blur", "Colorize", "Denoise", "Function", "HDR", "Inpaint", "Operator",
-    "PhaseRetrieval", "Physics", "PoissonDenoise",
+    "BicubicDownsample", "BlindBlur", "BlockAverage", "Blur", "Colorize", "Denoise", "Function", "HDR", "Inpaint",
+    "Operator", "PhaseRetrieval", "Physics", "PoissonDenoise",
     "best_rotation", "data_residual", "deepinv_physics", "load_operator", "make_operator", "measure", "observed_count",
 ]  # fmt: skip
 
@@ -187,14 +187,13 @@ def make_operator(
     ``operator``: see masks.box_mask, masks.given_mask, kernels.given_kernel, own.load_operator; each with its own tasks
     only. ``mask_hole``: the colour of hidden pixels in a mask image, "black" or "white". ``downsample``: "block" or
     "bicubic". ``hidden``: the hidden share of inpaint_random. ``intensity``: of deblur_motion.
-    ``blur``: standard deviation of deblur_gaussian in px. ``quality``: of jpeg (75). ``peak``: of denoise_poisson (100).
+    ``blur``: standard deviation of deblur_gaussian in px. ``quality``: of jpeg (75). ``peak``: of denoise_poisson
+    (100).
     Raise ValueError for an unknown task, a missing or unused option, or an invalid value.
     """
     if not is_task(task):
         raise unknown_task(task)
-    _check_options(
-        task, box=box, mask=mask, kernel=kernel, operator=operator, blur=blur, quality=quality, peak=peak
-    )
+    _check_options(task, box=box, mask=mask, kernel=kernel, operator=operator, blur=blur, quality=quality, peak=peak)
     if task in PHOTO_TASKS or blur is not None:
         made = _of_photographs(task, blur, kernel, quality, peak)
         made.task = task

@@ -47,8 +47,8 @@ def spectrum(y: torch.Tensor, bins: int = 48) -> tuple[torch.Tensor, torch.Tenso
 
 
 def estimate_blur(y: torch.Tensor, sigma_v: float) -> float:
-    """Return the standard deviation in px of the Gaussian that blurred a picture [1, C, H, W]; ``sigma_v``: the noise of
-    each channel."""
+    """Return the standard deviation in px of the Gaussian that blurred a picture [1, C, H, W]; ``sigma_v``: the noise
+    of each channel."""
     f, power, count = spectrum(y)
     noise = sigma_v**2 / y.shape[1]
     best, most = 0.0, -math.inf

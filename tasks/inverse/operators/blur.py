@@ -39,6 +39,16 @@ class Blur(Operator):
         # drop the first rows and columns, which wrapped around in the circular convolution
         return torch.fft.irfft2(spectrum, s=size)[..., 2 * rows :, 2 * columns :].to(x.dtype)
 
+    def adjoint(self, y: torch.Tensor, like: torch.Tensor) -> torch.Tensor:
+        """Return A^T y: the transposed convolution, and the padding folded back."""
+        rows, columns = (side // 2 for side in self.kernel.shape[-2:])
+        height, width = like.shape[-2:]
+        size = torch.Size((height + 2 * rows, width + 2 * columns))
+        wide = F.pad(at_least_float32(y), (2 * columns, 0, 2 * rows, 0))
+        spectrum = torch.fft.rfft2(wide) * torch.fft.rfft2(self.kernel.to(wide.dtype), s=size).unsqueeze(-3).conj()
+        x = torch.fft.irfft2(spectrum, s=size)
+        return _folded(_folded(x, -2, rows), -1, columns).to(y.dtype)
+
     def first(self, y: torch.Tensor) -> torch.Tensor:
         """Return y."""
         return y
@@ -61,6 +71,17 @@ class Blur(Operator):
             return _even_transposed(_even_transposed(u, -1, width), -2, height)
 
         return inverse
+
+
+def _folded(x: torch.Tensor, dim: int, margin: int) -> torch.Tensor:
+    """Return the transpose of padding by ``margin`` reflected entries at both ends of a dimension."""
+    n = x.shape[dim] - 2 * margin
+    if margin == 0:
+        return x
+    middle = x.narrow(dim, margin, n).clone()
+    middle.narrow(dim, 1, margin).add_(x.narrow(dim, 0, margin).flip(dim))
+    middle.narrow(dim, n - 1 - margin, margin).add_(x.narrow(dim, margin + n, margin).flip(dim))
+    return middle
 
 
 def _even(u: torch.Tensor, dim: int) -> torch.Tensor:

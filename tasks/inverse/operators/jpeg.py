@@ -49,7 +49,8 @@ class JPEG(Operator):
 
     ``tables``: steps of the coefficients of brightness and colour, [2, 8, 8], in grey levels of 255. ``shared``: rows
     and columns of pixels that share a colour, (1, 1), (1, 2) or (2, 2): they are averaged, and repeated again.
-    ``turn``: EXIF's number of how the file's rows are turned in x (1: not at all). Sides that are no multiple of the blocks are padded by repeating the edge. The derivative ignores the rounding.
+    ``turn``: EXIF's number of how the file's rows are turned in x (1: not at all). Sides that are no multiple of the
+    blocks are padded by repeating the edge. The derivative ignores the rounding.
     """
 
     tables: torch.Tensor
@@ -115,7 +116,8 @@ class JPEG(Operator):
         return dct @ blocks @ dct.T / self.tables[table].to(plane)
 
     def _picture(self, parts: list[torch.Tensor], size: torch.Size) -> torch.Tensor:
-        """Return the picture [B, 3, H, W] of coefficients in units of their steps, less the grey of 128; ``size``: H, W."""
+        """Return the picture [B, 3, H, W] of coefficients in units of their steps, less the grey of 128; ``size``: its
+        sides."""
         height, width = size if self.turn < 5 else (size[1], size[0])
         planes = []
         for part, table in zip(parts, (0, 1, 1), strict=True):

@@ -11,7 +11,7 @@ import torch
 from . import linear
 from .base import Operator, data_residual
 
-TOLERANCE = 1e-4
+TOLERANCE = 1e-3
 """The residual of the normal equations relative to the gap y - A d, far below what the noise leaves open."""
 
 

@@ -13,8 +13,9 @@ that of DPIR (Zhang et al. 2021, "Plug-and-Play Image Restoration with Deep Deno
 noise, ``calls`` of them, from the operator's first estimate. It is one picture, the best in squared error; samples
 differ as what the measurement leaves open does, and so are twice as far from the truth in squared error.
 
-Of Gaussian noise alone the measurement is a state z_t itself, so nothing has to be fitted: the estimate is the
-denoised one, exact up to the network, and the particles are samples of DDPM's steps.
+Of Gaussian noise alone the measurement is a state z_t itself, so the particles start there, at the noise of y, and
+take DDPM's steps with nothing to fit. (The estimate takes several calls all the same: a small network leaves noise,
+which it removes when it sees its own answer.)
 """
 
 from __future__ import annotations
@@ -59,10 +60,11 @@ class DiffPIR(Method):
         return found
 
     def adapted(self, given: Measurement) -> DiffPIR:
-        """Return the method for a measurement: of Gaussian noise alone it starts at the noise of y."""
-        if not isinstance(given.operator, Denoise):
-            return self
-        return replace(self, start=given.noise_level)
+        """Return the method for a measurement: of Gaussian noise alone it starts at the noise of y, of an operator
+        without a first estimate at pure noise."""
+        if isinstance(given.operator, Denoise):
+            return replace(self, start=given.noise_level)
+        return self if self.start == 0 or given.operator.first(given.y) is not None else replace(self, start=0.0)
 
     def estimate(self, given: Measurement) -> torch.Tensor | None:
         """Return the estimate that the particles start from, [1, 3, H, W]; None if they start from pure noise."""
@@ -70,8 +72,6 @@ class DiffPIR(Method):
         if x is None:
             return None
         schedule = given.prior.schedule
-        if isinstance(given.operator, Denoise):
-            return denoised(given, x, level(schedule, self.timesteps(schedule, 1)[0]))
         for t in self.timesteps(schedule, self.calls):
             now = level(schedule, t)
             x = denoised(given, self.fit(given, x, now)[0], now)
