@@ -178,7 +178,7 @@ class TextTo3D(Settings, RunOptions, PriorOptions, FeatureOptions, DivOptions, P
         "method and prior": "method",
         "quality": "gamma interaction threshold background",
         "speed and memory": "resolution views_at_once",
-        "output": "size turntable mp4 mesh mesh_resolution mesh_threshold",
+        "output": "size turntable mp4 mesh mesh_resolution mesh_faces texture mesh_threshold",
         "expert: distillation": "clean guidance_convention t_range timesteps lora_rank lr_phi lr lr_background",
         "expert: cameras and light": (
             "views azimuth elevation distance fov front back overhead "
@@ -194,7 +194,14 @@ class TextTo3D(Settings, RunOptions, PriorOptions, FeatureOptions, DivOptions, P
         ("--draw", "--keep"), "every scene that runs is kept; give -n, and choose among the scenes in contact.png"
     )
 
-    LEAST = {**Settings.LEAST, "mesh_resolution": SMALLEST_MESH, "size": SMALLEST_PICTURE, "turntable": 1}
+    LEAST = {
+        **Settings.LEAST,
+        "mesh_resolution": SMALLEST_MESH,
+        "mesh_faces": 4,
+        "texture": 16,
+        "size": SMALLEST_PICTURE,
+        "turntable": 1,
+    }
 
     prompt: Annotated[tuple[str, ...], Flag(positional=True)] = ()
     """What to make; several prompts are one run each. Leave the view out: its words are added to the prompt."""
@@ -211,6 +218,11 @@ class TextTo3D(Settings, RunOptions, PriorOptions, FeatureOptions, DivOptions, P
     """Format of the mesh."""
     mesh_resolution: int = 96
     """Samples a side of the mesh."""
+    mesh_faces: int | None = None
+    """Reduce the mesh to about this many triangles; needs pip install '.[mesh]' (default: all of them)."""
+    texture: int | None = None
+    """glb: pixels a side of a texture with the scene's colours, on an unwrapped mesh; needs pip install '.[mesh]'
+    (default: no texture, a colour for each vertex)."""
     mesh_threshold: float | None = None
     """Density of the mesh's surface (default: chosen for each scene, and printed)."""
 
@@ -219,13 +231,15 @@ class TextTo3D(Settings, RunOptions, PriorOptions, FeatureOptions, DivOptions, P
 
     @property
     def unread(self) -> Unread:
-        """The fields that the encoding, the method or the background does not read."""
+        """The fields that the encoding, the method, the mesh or the background does not read."""
         found = {
             name: (f"--encoding {encoding}", f"the encoding is {self.encoding}")
             for encoding, names in READ.items()
             if encoding != self.encoding
             for name in names
         }
+        if self.mesh != "glb":
+            found["texture"] = ("--mesh glb", f"the mesh is {self.mesh}")
         if self.method != "vsd":
             found |= {name: (readers("method", ["vsd"]), f"the method is {self.method}") for name in LEARNED}
         if self.background != "learned":

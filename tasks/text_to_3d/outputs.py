@@ -23,10 +23,14 @@ from .options import TextTo3D
 from .scene.cameras import orbit
 from .scene.mesh import extract, write_mesh
 from .scene.settings import SceneSettings
+from .scene.texture import bake
 from .scores import SCORES, SIZE
+from .viewer import write_viewer
 
 SCENES_FILE = "scenes.safetensors"
-FLAGS = {"pictures": ("size", "turntable", "mp4"), "meshes": ("mesh", "mesh_resolution", "mesh_threshold")}
+NEW = ("mesh_faces", "texture")
+"""Flags that older versions' metrics.json does not contain; None then."""
+FLAGS = {"pictures": ("size", "turntable", "mp4"), "meshes": ("mesh", "mesh_resolution", "mesh_threshold", *NEW)}
 """The flags of each part of the outputs; metrics.json keeps their values in ``outputs``."""
 PARTS = (*FLAGS, "figures")
 VIEWS, PREVIEW = 12, 4
@@ -50,7 +54,7 @@ def write_outputs(
         figures |= measure(SCORES, images, Subject(prompt, cameras=around), scorers)
         reasons |= figures["reasons"]
     if "meshes" in parts:
-        figures["meshes"], why = write_meshes(folder, gallery, options)
+        figures["meshes"], why = write_meshes(folder, gallery, options, prompt=prompt)
         reasons |= {"meshes": why} if why else {}
     outputs = {name: getattr(options, name) for part in parts for name in FLAGS.get(part, ())}
     return {**figures, "outputs": outputs, "reasons": reasons}
@@ -83,8 +87,9 @@ def outdated_parts(held: dict[str, Any], options: TextTo3D) -> list[str]:
     agreement without what could be read. Parts that are written but no longer requested stay.
     """
     before = held.get("outputs") or vars(TextTo3D())
+    was = lambda name: before.get(name) if name in NEW else before[name]  # noqa: E731
     relevant = {part: [name for name in flags if name != "mp4" or options.mp4] for part, flags in FLAGS.items()}
-    parts = [part for part, names in relevant.items() if any(before[name] != getattr(options, name) for name in names)]
+    parts = [part for part, names in relevant.items() if any(was(name) != getattr(options, name) for name in names)]
     other_div = options.div_features not in ("auto", held["div_features"])
     old_janus = held.get("faces") is not None and "face_front" not in held
     old_agreement = held.get("agreement") is not None and "agreement_read" not in held
@@ -151,22 +156,31 @@ def write_contact(folder: Path, images: torch.Tensor, azimuth: torch.Tensor) -> 
     media.save_png(folder / "contact.png", contact_sheet(images, azimuth))
 
 
-def write_meshes(folder: Path, scenes: Gallery, options: TextTo3D) -> tuple[list[dict[str, Any] | None], str | None]:
-    """Write scenes/00/mesh.glb and so on. Return the sizes of each mesh, None for a scene without a surface, and the
-    reasons of these. Print the thresholds, and on stderr which scene has no mesh and why."""
+def write_meshes(
+    folder: Path, scenes: Gallery, options: TextTo3D, *, prompt: str
+) -> tuple[list[dict[str, Any] | None], str | None]:
+    """Write scenes/00/mesh.glb and viewer.html, and so on. Return the sizes of each mesh, None for a scene without a
+    surface, and the reasons of these. Print the thresholds, and on stderr which scene has no mesh and why."""
     meshes: list[dict[str, Any] | None] = []
     reasons = []
     for s, scene in enumerate(scenes.scenes):
-        path = scene_folder(folder, s) / f"mesh.{options.mesh}"
+        path, page = scene_folder(folder, s) / f"mesh.{options.mesh}", scene_folder(folder, s) / "viewer.html"
         try:
-            mesh = extract(scene.field, resolution=options.mesh_resolution, threshold=options.mesh_threshold)
+            mesh = extract(
+                scene.field, resolution=options.mesh_resolution, threshold=options.mesh_threshold,
+                most=options.mesh_faces,
+            )  # fmt: skip
         except ValueError as error:
             path.unlink(missing_ok=True)
+            page.unlink(missing_ok=True)
             print(f"rsd: no mesh of scene {s}: {error}", file=sys.stderr, flush=True)
             reasons.append(f"scene {s}: {error}")
             meshes.append(None)
             continue
-        write_mesh(path, mesh)
+        textured = bake(scene.field, mesh, options.texture) if options.texture and options.mesh == "glb" else None
+        write_mesh(path, mesh, textured)
+        if options.mesh == "glb":
+            write_viewer(page, path, title=f"{prompt}, scene {s}")
         how = "automatic" if options.mesh_threshold is None else "--mesh-threshold"
         print(f"mesh of scene {s}: surface at density {mesh.threshold:.3g} ({how}), {len(mesh.faces):,} triangles")
         meshes.append({"threshold": mesh.threshold, "vertices": len(mesh.vertices), "faces": len(mesh.faces)})

@@ -14,7 +14,8 @@ from .options import TextTo3D
 NO_SCENE = (
     "engine",
     "resume", "shard", "config", "out", "prompts", "allow_empty", "checkpoint_every", "device", "chunk", "memory",
-    "views_at_once", "size", "turntable", "mp4", "mesh", "mesh_resolution", "mesh_threshold", "div_features",
+    "views_at_once", "size", "turntable", "mp4", "mesh", "mesh_resolution", "mesh_faces", "texture",
+    "mesh_threshold", "div_features",
 )  # fmt: skip
 """Options that change no scene: they may differ when a run is resumed, and config.yaml does not contain them."""
 
@@ -24,6 +25,13 @@ ADDED = {
     "autocast": False, "noise": "fresh", "inversion_steps": 4, "timesteps": "uniform",
 }  # fmt: skip
 """Options that older versions' config.yaml does not contain, with the values that their runs used."""
+
+
+NEEDS = (
+    ("mp4", "imageio-ffmpeg", "imageio_ffmpeg", "video"), ("texture", "xatlas", "xatlas", "mesh"),
+    ("mesh_faces", "fast-simplification", "fast_simplification", "mesh"),
+)  # fmt: skip
+"""Flags that need a package that is not always installed: its name, its module, and the extra that has it."""
 
 
 def packaged(method: str, prior: str) -> Packaged:
@@ -41,8 +49,9 @@ def parse(argv: list[str]) -> tuple[TextTo3D, str]:
         packaged=lambda options: packaged(options.method, options.prior),
     )  # fmt: skip
     assert name, "every method has one"
-    if options.mp4 and importlib.util.find_spec("imageio_ffmpeg") is None:
-        raise ImportError("--mp4 needs imageio-ffmpeg: pip install '.[video]'.")
+    for flag, needed, package, extra in NEEDS:
+        if getattr(options, flag) and importlib.util.find_spec(package) is None:
+            raise ImportError(f"--{flag.replace('_', '-')} needs {needed}: pip install '.[{extra}]'.")
     return options, name
 
 

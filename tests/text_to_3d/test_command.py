@@ -100,7 +100,7 @@ def test_a_run_leaves_what_the_contract_says(make, capsys):
     }  # fmt: skip
     for scene in ("00", "01"):
         folder = out / "scenes" / scene
-        assert {p.name for p in folder.iterdir()} == {"views", "turntable.gif", "mesh.glb"}
+        assert {p.name for p in folder.iterdir()} == {"views", "turntable.gif", "mesh.glb", "viewer.html"}
         assert [p.stem for p in sorted((folder / "views").iterdir())] == [f"{k:03d}" for k in range(0, 360, 30)]
         assert Image.open(folder / "turntable.gif").n_frames == 3
     picture = Image.open(out / "scenes" / "01" / "views" / "150.png")
@@ -111,7 +111,8 @@ def test_a_run_leaves_what_the_contract_says(make, capsys):
     assert set(found["reasons"]) == {"agreement", "janus"} and found["encoding_backend"] == "torch"
     assert found["renderer_backend"] == "torch"
     assert found["outputs"] == {
-        "size": 16, "turntable": 3, "mp4": False, "mesh": "glb", "mesh_resolution": 12, "mesh_threshold": None
+        "size": 16, "turntable": 3, "mp4": False, "mesh": "glb", "mesh_resolution": 12, "mesh_threshold": None,
+        "mesh_faces": None, "texture": None
     }  # fmt: skip
     expected = re.findall(r"mesh of scene (\d): surface at density (\S+) \(automatic\)", capsys.readouterr().out)
     assert [(s, float(d)) for s, d in expected] == [
@@ -265,15 +266,43 @@ def test_an_mp4_where_the_extra_is_installed(make):
     _, out = make("red dog", "--mp4", "-n", "1", steps=1)
     film = (out / "scenes" / "00" / "turntable.mp4").read_bytes()
     assert film[4:8] == b"ftyp" and {p.name for p in (out / "scenes" / "00").iterdir()} == {
-        "views", "turntable.gif", "turntable.mp4", "mesh.glb",
+        "views", "turntable.gif", "turntable.mp4", "mesh.glb", "viewer.html",
     }  # fmt: skip
 
 
-def test_an_mp4_without_the_extra_is_refused_at_once(monkeypatch, capsys):
+@pytest.mark.parametrize(
+    ("flags", "module", "said"),
+    [
+        (["--mp4"], "imageio_ffmpeg", "--mp4 needs imageio-ffmpeg: pip install '.[video]'."),
+        (["--texture", "64"], "xatlas", "--texture needs xatlas: pip install '.[mesh]'."),
+        (
+            ["--mesh-faces", "99"], "fast_simplification",
+            "--mesh-faces needs fast-simplification: pip install '.[mesh]'.",
+        ),
+    ],
+)  # fmt: skip
+def test_an_output_without_its_extra_is_refused_at_once(monkeypatch, capsys, flags, module, said):
     found = importlib.util.find_spec
-    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name == "imageio_ffmpeg" else found(name))
-    assert main(["text-to-3d", "a man", "--mp4"]) == 2
-    assert capsys.readouterr().err == "rsd: --mp4 needs imageio-ffmpeg: pip install '.[video]'.\n"
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name == module else found(name))
+    assert main(["text-to-3d", "a man", *flags]) == 2
+    assert capsys.readouterr().err == f"rsd: {said}\n"
+
+
+def test_a_texture_goes_with_a_glb(capsys):
+    assert main(["text-to-3d", "a man", "--texture", "64", "--mesh", "obj"]) == 2
+    assert "--texture goes with --mesh glb, but the mesh is obj" in capsys.readouterr().err
+
+
+def test_a_run_writes_a_textured_mesh_of_fewer_triangles_and_later_a_finer_one(make):
+    trimesh = pytest.importorskip("trimesh")
+    pytest.importorskip("xatlas")
+    pytest.importorskip("fast_simplification")
+    for flags, size in ((("--texture", "32"), 32), (("--texture", "64", "--resume"), 64)):
+        _, out = make("red dog", "--mesh-faces", "200", *flags, "-n", "1", steps=1)
+        (mesh,) = trimesh.load(out / "scenes" / "00" / "mesh.glb").geometry.values()
+        assert mesh.visual.material.baseColorTexture.size == (size, size) and len(mesh.faces) <= 210
+    held = json.loads((out / "metrics.json").read_text())
+    assert held["outputs"]["texture"] == 64 and held["meshes"][0]["faces"] == len(mesh.faces)
 
 
 @pytest.mark.parametrize(

@@ -43,7 +43,9 @@ def test_what_is_asked_later_is_what_would_have_been_made_at_once(make, kind, mo
     assert "already done in" in (message := capsys.readouterr().out) and "added: pictures, meshes, figures" in message
     wanted, got = files(at_once), files(out)
     assert wanted == {name: got[name] for name in wanted} and len(wanted) == 2 * 14 + 2
-    assert set(got) - set(wanted) == {"scenes/00/mesh.glb", "scenes/01/mesh.glb"}  # nobody asked to delete these
+    assert set(got) - set(wanted) == {
+        f"scenes/{k:02d}/{name}" for k in range(2) for name in ("mesh.glb", "viewer.html")
+    }  # nobody asked to delete these
     now, then = metrics(out), metrics(at_once)
     for name in ("div", "div_features", "meshes", "outputs", "reasons"):
         assert now[name] == then[name]
@@ -69,7 +71,7 @@ def test_only_what_differs_is_made(make, monkeypatch):
     assert found["meshes"] == [None, None] and "no surface at density 1e+09" in found["reasons"]["meshes"]
     assert set(found["reasons"]) == {"meshes", "agreement", "janus"} and found["outputs"]["turntable"] == 3
     later = {f: f.stat().st_mtime_ns for f in out.rglob("*.*")}
-    assert {f.name for f in before if before[f] != later.get(f)} == {"metrics.json", "mesh.glb"}
+    assert {f.name for f in before if before[f] != later.get(f)} == {"metrics.json", "mesh.glb", "viewer.html"}
     assert make("red dog", "--resume", "--mesh-threshold", "0.5")[0] == 0
     assert set(metrics(out)["reasons"]) == {"agreement", "janus"} and None not in metrics(out)["meshes"]
 

@@ -1,4 +1,5 @@
-"""Coloured triangle meshes of scenes: marching cubes on the density, colours from the field; GLB, OBJ or PLY."""
+"""Coloured triangle meshes of scenes: marching cubes on the density, fewer triangles if wanted, colours from the field;
+GLB (with a texture if wanted), OBJ or PLY."""
 
 from __future__ import annotations
 
@@ -24,12 +25,21 @@ CHUNK = 2**18
 @dataclass(frozen=True)
 class Mesh:
     """``vertices`` [P, 3] in the world of the cameras, ``faces`` int [F, 3] counter-clockwise from outside, ``colours``
-    [P, 3] in [0, 1] (sRGB), and the density ``threshold`` of the surface."""
+    [P, 3] in [0, 1] (sRGB), the density ``threshold`` of the surface, and unit ``normals`` [P, 3] outwards."""
 
     vertices: np.ndarray
     faces: np.ndarray
     colours: np.ndarray
     threshold: float
+
+    @property
+    def normals(self) -> np.ndarray:
+        """Vertex normals: those of the faces around a vertex, weighted by area."""
+        a, b, c = (self.vertices[self.faces[:, k]].astype(np.float64) for k in range(3))
+        found = np.zeros((len(self.vertices), 3))
+        for k in range(3):
+            np.add.at(found, self.faces[:, k], np.cross(b - a, c - a))
+        return (found / np.linalg.norm(found, axis=1, keepdims=True).clip(1e-12)).astype(np.float32)
 
     @property
     def volume(self) -> float:
@@ -38,9 +48,24 @@ class Mesh:
         return float(np.einsum("fi,fi->", a, np.cross(b, c)) / 6)
 
 
-def extract(field: Field, *, resolution: int = 96, threshold: float | None = None) -> Mesh:
+@dataclass(frozen=True)
+class Textured:
+    """A mesh with a texture: ``vertices`` and unit ``normals`` [P, 3], ``faces`` [F, 3], ``uv`` [P, 2] in [0, 1] with v
+    upwards, and the ``picture`` uint8 [size, size, 3] (sRGB), whose first row has v = 1."""
+
+    vertices: np.ndarray
+    normals: np.ndarray
+    faces: np.ndarray
+    uv: np.ndarray
+    picture: np.ndarray
+
+
+def extract(
+    field: Field, *, resolution: int = 96, threshold: float | None = None, most: int | None = None
+) -> Mesh:  # fmt: skip
     """Extract the surface at density ``threshold`` (None: :func:`automatic_threshold`, logged) from ``resolution``
-    samples a side, closed by the cube's faces. Raises ValueError for a scene without a surface."""
+    samples a side, closed by the cube's faces, with at most about ``most`` triangles (None: all). Raises ValueError for
+    a scene without a surface, ImportError without fast-simplification if there are to be fewer triangles."""
     from skimage.measure import marching_cubes
 
     density, bound = sample_density(field, resolution), field.settings.bound
@@ -55,8 +80,26 @@ def extract(field: Field, *, resolution: int = 96, threshold: float | None = Non
         )
     found = marching_cubes(np.pad(density, 1), threshold, gradient_direction="ascent")
     vertices = ((found[0] - 1) * spacing - bound).clip(-bound, bound)
-    colours = _colours(field, vertices)
-    return Mesh(vertices.astype(np.float32), found[1].astype(np.int64), colours, threshold)
+    vertices, faces = vertices.astype(np.float32), found[1].astype(np.int64)
+    if most is not None and len(faces) > most:
+        vertices, faces = decimate(vertices, faces, most)
+    return Mesh(vertices, faces, colours_at(field, vertices), threshold)
+
+
+def decimate(vertices: np.ndarray, faces: np.ndarray, most: int) -> tuple[np.ndarray, np.ndarray]:
+    """Collapse edges by their quadric error (Garland & Heckbert 1997) until about ``most`` triangles are left. Raises
+    ImportError without fast-simplification."""
+    fewer, triangles = load_simplification().simplify(vertices, faces.astype(np.int32), target_count=most)
+    return fewer.astype(np.float32), triangles.astype(np.int64)
+
+
+def load_simplification() -> Any:
+    """Import fast-simplification. Raises ImportError with the remedy."""
+    try:
+        import fast_simplification
+    except ImportError as error:
+        raise ImportError("--mesh-faces needs fast-simplification: pip install '.[mesh]'.") from error
+    return fast_simplification
 
 
 def automatic_threshold(density: np.ndarray, spacing: float) -> float:
@@ -92,17 +135,19 @@ def sample_density(field: Field, resolution: int) -> np.ndarray:
 
 
 @torch.no_grad()
-def _colours(field: Field, vertices: np.ndarray) -> np.ndarray:
+def colours_at(field: Field, vertices: np.ndarray) -> np.ndarray:
+    """Return the field's colours [P, 3] in [0, 1] at points [P, 3]."""
     at = torch.from_numpy(vertices).to(next(field.parameters()))
     return torch.cat([field(part)[1].float().cpu() for part in at.split(CHUNK)]).numpy()
 
 
-def write_mesh(path: str | Path, mesh: Mesh) -> None:
-    """Write ``mesh`` atomically in the format of the suffix. Raises ValueError for another suffix, ImportError without
-    trimesh.
+def write_mesh(path: str | Path, mesh: Mesh, textured: Textured | None = None) -> None:
+    """Write ``mesh`` atomically in the format of the suffix; a GLB with the texture of ``textured`` if that is given.
+    Raises ValueError for another suffix, or for a texture of another format; ImportError without trimesh.
 
-    A GLB has no material: only then trimesh reads its vertex colours, and Blender and three.js show them with the
-    default material, white. That is metallic, hence darker if there are lamps but no environment.
+    A textured GLB has a rough material that is no metal. One with vertex colours has no material: only then trimesh
+    reads its colours, and Blender and three.js show them with the default material, white. That is metallic, hence
+    darker if there are lamps but no environment.
     """
     path = Path(path)
     if path.suffix not in FORMATS:
@@ -112,12 +157,29 @@ def write_mesh(path: str | Path, mesh: Mesh) -> None:
     except ImportError as error:
         raise ImportError("Meshes need trimesh: pip install trimesh.") from error
     glb = path.suffix == ".glb"
+    if textured is not None:
+        if not glb:
+            raise ValueError(f'"{path.name}" takes no texture; use .glb.')
+        write_bytes(path, _textured(textured).export(file_type="glb", include_normals=True))
+        return
     colours = _linear(mesh.colours) if glb else mesh.colours  # glTF's vertex colours are linear
     made = trimesh.Trimesh(
         mesh.vertices, mesh.faces, vertex_colors=(colours * 255).round().astype(np.uint8), process=False
     )
     data: Any = made.export(file_type=path.suffix[1:])
     write_bytes(path, data.encode() if isinstance(data, str) else data)
+
+
+def _textured(mesh: Textured) -> Any:
+    """Return trimesh's mesh with the texture in a material of the PBR kind."""
+    import trimesh
+    from PIL import Image
+
+    material = trimesh.visual.material.PBRMaterial(
+        baseColorTexture=Image.fromarray(mesh.picture), metallicFactor=0.0, roughnessFactor=1.0
+    )
+    visual = trimesh.visual.TextureVisuals(uv=mesh.uv, material=material)
+    return trimesh.Trimesh(mesh.vertices, mesh.faces, vertex_normals=mesh.normals, visual=visual, process=False)
 
 
 def _linear(colours: np.ndarray) -> np.ndarray:
