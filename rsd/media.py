@@ -20,8 +20,10 @@ from rsd.runs.folder import write_bytes
 MAX_PIXELS = 100_000_000
 PROFILED = {"RGB": "RGB", "GRAY": "L", "CMYK": "CMYK"}
 """The mode of a picture by the colour space of its profile."""
-FITS = ("crop", "resize", "refuse")
+FITS = ("whole", "crop", "resize", "refuse")
 MARGIN, CELL, LABEL = 6, 192, 16
+LARGEST = 1024
+"""The longer side of a picture in a grid, in pixels, at most."""
 
 
 def read_image(path: str | Path) -> torch.Tensor:
@@ -71,12 +73,12 @@ def _rgb(image: Image.Image, profile: bytes | None) -> tuple[np.ndarray, str]:
         rgb = np.repeat(grey[..., None], 3, axis=2)
         if profile and image.mode != "F" and grey.min() >= 0 and grey.max() <= 1:
             steps = np.arange(256, dtype=np.uint8)
-            curve, why = _to_srgb(Image.fromarray(steps[None]), profile)  # in 8 bits, interpolated linearly
+            curve, why = converted(Image.fromarray(steps[None]), profile)  # in 8 bits, interpolated linearly
             if curve:
                 values = np.asarray(curve, dtype=np.float32)[0] / 255
                 rgb = np.stack([np.interp(grey, steps / 255, values[:, k]) for k in range(3)], 2).astype(np.float32)
         return rgb, why
-    colours, why = _to_srgb(image, profile) if profile else (None, "")
+    colours, why = converted(image, profile) if profile else (None, "")
     rgb = np.array(colours or image.convert("RGB"), dtype=np.float32)
     rgb /= 255  # in place: a panorama of 100 million pixels takes 1.2 GB
     if image.has_transparency_data:
@@ -85,7 +87,7 @@ def _rgb(image: Image.Image, profile: bytes | None) -> tuple[np.ndarray, str]:
     return rgb, why
 
 
-def _to_srgb(image: Image.Image, profile: bytes) -> tuple[Image.Image | None, str]:
+def converted(image: Image.Image, profile: bytes) -> tuple[Image.Image | None, str]:
     """Convert a picture to sRGB by its profile. Return None if the colours are already sRGB (up to rounding), or if the
     profile cannot be used, with the reason."""
     try:
@@ -148,13 +150,14 @@ def save_png(path: Path, picture: Image.Image, info: PngInfo | None = None) -> N
 def fit_to(x: torch.Tensor, size: int, how: str) -> tuple[torch.Tensor, str | None]:
     """Crop and resize [1, 3, H, W] to size x size px. Also return a description, or None if nothing changed.
 
-    ``how``: "crop" (the central square, then resized), "resize" (stretched) or "refuse". Resizing is bicubic and
-    antialiased. Raises ValueError if ``how`` is "refuse" and the size differs, or if it is unknown.
+    ``how``: "crop" (the central square, then resized), "resize" (stretched), "refuse", or "whole" (nothing changes).
+    Resizing is bicubic and antialiased. Raises ValueError if ``how`` is "refuse" and the size differs, or if it is
+    unknown.
     """
     if how not in FITS:
         raise ValueError(f'Unknown fit "{how}"; use {", ".join(FITS)}.')
     height, width = x.shape[-2:]
-    if height == width == size:
+    if how == "whole" or height == width == size:
         return x, None
     if how == "refuse":
         raise ValueError(
@@ -172,6 +175,16 @@ def fit_to(x: torch.Tensor, size: int, how: str) -> tuple[torch.Tensor, str | No
     return x, " and ".join(done)
 
 
+def shrunk(x: torch.Tensor, most: int) -> torch.Tensor:
+    """Return images [B, 3, H, W] with no side above ``most`` pixels; smaller ones are unchanged."""
+    height, width = x.shape[-2:]
+    factor = most / max(height, width)
+    if factor >= 1:
+        return x
+    size = max(round(height * factor), 1), max(round(width * factor), 1)
+    return F.interpolate(x.float(), size=size, mode="area")
+
+
 def enlarge(x: torch.Tensor, least: int = CELL) -> Image.Image:
     """Convert [1, 3, H, W] to a picture at least ``least`` px wide, with square pixels."""
     picture = Image.fromarray(to_uint8(x))
@@ -184,7 +197,7 @@ def grid(
 ) -> Image.Image:
     """Arrange pictures on white with labels above; small ones are enlarged. ``columns`` 0: one row."""
     columns = columns or len(images)
-    cells = [x if isinstance(x, Image.Image) else enlarge(x) for x in images]
+    cells = [x if isinstance(x, Image.Image) else enlarge(shrunk(x, LARGEST)) for x in images]
     side = max(max(c.size) for c in cells)
     cells = [c if max(c.size) == side else _contain(c, side) for c in cells]
     head = LABEL if labels else 0
@@ -218,7 +231,7 @@ def deviation(images: torch.Tensor) -> torch.Tensor:
 def spread(images: torch.Tensor) -> Image.Image:
     """Show where the particles disagree: :func:`deviation` from black (0) to yellow (the maximum), with a scale in
     units of [-1, 1] intensities."""
-    values = deviation(images).cpu().numpy()
+    values = deviation(shrunk(images, LARGEST)).cpu().numpy()
     top = max(float(values.max()), 1e-6)
     picture = Image.fromarray(_colour(values / top))
     factor = max(-(-2 * CELL // picture.width), 1)

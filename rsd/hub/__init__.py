@@ -17,6 +17,7 @@ from typing import Any
 
 BUILT_IN = Path(__file__).parent.parent / "heads" / "weights"
 TRAINING = {
+    "photos": '"python -m scripts.photos data", "train" and "export" (docs/photos.md)',
     "pixel": '"python -m scripts.heads pixel-data", then "python -m scripts.heads pixel"',
     "flow": '"python -m scripts.heads flow"',
     "face": '"python -m scripts.heads.face"',

@@ -195,7 +195,8 @@ class Plans:
     def __call__(self, mode: str, *, embed: Any = None, condition: Any = None, prior: Any, **rest: Any) -> Memory:
         """Return the plan for these arguments; see :func:`plan`."""
         guided = condition is not None and condition.negative is not None
-        key = mode, id(embed), guided, *sorted(rest.items())  # the plan keeps its embed alive, so ids are unique
+        shape = tuple(getattr(prior, "latent_shape", ()))
+        key = mode, id(embed), guided, shape, *sorted(rest.items())  # the plan keeps its embed alive: ids are unique
         if key not in self.plans:
             self.plans[key] = plan(mode, embed=embed, condition=condition, prior=prior, **rest)
             if self.plans[key].why:

@@ -8,6 +8,7 @@ from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from rsd import hub
 from rsd.hub import check_name, find_object
 from rsd.priors import index
 
@@ -64,12 +65,25 @@ def check_prior_name(name: str) -> None:
 
 def over_heads(name: str) -> bool:
     """Return whether a prior is over the built-in heads, whose vocabulary and attributes are known."""
-    return name in index.BUILT_IN
+    return name in index.HEADS
+
+
+def has_photos() -> bool:
+    """Return whether the weights of the built-in prior of photographs are installed."""
+    return (hub.BUILT_IN / index.PHOTOS / index.MARKER).is_file()
+
+
+def takes_any_size(name: str) -> bool:
+    """Return whether a prior takes pictures of any size. Loads nothing except a user's own prior."""
+    return bool(getattr(own_prior(name), "any_size", False)) if is_own(name) else index.is_photos(name)
 
 
 def family(name: str) -> str | None:
-    """Return the key of a built-in prior's packaged settings ("heads", "heads_pixels"); None for others."""
-    return name.replace("-", "_") if name in index.BUILT_IN else None
+    """Return the key of the packaged settings of a built-in prior, or of a folder of the same kind of network ("heads",
+    "heads_pixels", "photos"); None for others."""
+    if index.is_photos(name):
+        return index.PHOTOS
+    return name.replace("-", "_") if name in index.HEADS else None
 
 
 def is_latent(name: str, revision: str | None = None) -> bool:
@@ -99,8 +113,8 @@ def load_prior(
     (pixels, without text), a :class:`rsd.priors.photo.PhotoNet` (pixels of any size, without text) or one of
     :data:`rsd.priors.families.FAMILIES` (latents).
 
-    ``name``: a built-in name (``heads``, ``heads-pixels``), a local folder written by ``save_pretrained`` (write
-    ``./heads`` for a folder that has a built-in name), a hub id, whose ``revision`` is a commit, tag or branch,
+    ``name``: a built-in name (``heads``, ``heads-pixels``, ``photos``), a local folder written by ``save_pretrained``
+    (write ``./heads`` for a folder that has a built-in name), a hub id, whose ``revision`` is a commit, tag or branch,
     ``FILE.safetensors@PIPELINE``, a single checkpoint of the network, with all else from a folder or hub id, or
     ``module:name``, a prior of your own, which is taken as it is.
     ``dtype`` is the precision of the UNet and the text encoder; ``autocast`` lets networks in float32 multiply in

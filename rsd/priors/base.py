@@ -112,6 +112,13 @@ class Prior:
     """Whether networks in float32 multiply in bfloat16."""
     revision: str | None = None
     """The model's commit, for the record."""
+    any_size: bool = False
+    """Whether the network takes pictures of any size."""
+
+    @property
+    def image_shape(self) -> tuple[int, ...]:
+        """The shape that :meth:`decode` makes: a picture (3, H, W), or the point itself."""
+        return (3, self.image_size, self.image_size) if self.image_size else self.latent_shape
 
     @property
     def network(self) -> Any:

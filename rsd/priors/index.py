@@ -10,8 +10,12 @@ from rsd.hub import built_in_folder, fetch, read_json
 from rsd.priors.families import BY_PIPELINE, FAMILIES, Family, image_side
 from rsd.runs.words import with_article
 
-BUILT_IN = {"heads": "latent", "heads-pixels": "pixel"}
+HEADS = {"heads": "latent", "heads-pixels": "pixel"}
 """Built-in priors over heads: name and folder inside the package's weights."""
+PHOTOS = "photos"
+"""The built-in prior of photographs, and its folder."""
+BUILT_IN = {**HEADS, PHOTOS: PHOTOS}
+"""All built-in priors."""
 
 MARKER = "model_index.json"
 SINGLE = ".safetensors"
@@ -108,6 +112,17 @@ def image_size(found: Index) -> int:
             f'The prior "{found.name}" does not specify the size of its images: unet/config.json needs sample_size, '
             "vae/config.json block_out_channels."
         ) from error
+
+
+def is_photos(name: str) -> bool:
+    """Return whether a prior is the built-in one of photographs, or a local folder of the same kind of pipeline."""
+    if name == PHOTOS:
+        return True
+    file = Path(name).expanduser() / MARKER
+    try:
+        return name not in BUILT_IN and file.is_file() and read_json(file).get("_class_name") == PHOTO_PIPELINE
+    except (ValueError, OSError):
+        return False
 
 
 def square_side(sample_size: Any, name: str) -> int:

@@ -19,6 +19,7 @@ from rsd.priors.base import Condition, Prior, check_scheduler, count_backward, m
 from rsd.priors.index import MARKER, PHOTO, PHOTO_PIPELINE, Index
 from rsd.priors.parts import load_network, load_scheduler
 from rsd.priors.watch import Watch
+from rsd.priors.windows import mirrored
 from rsd.runs.words import with_article
 from rsd.schedule import Schedule
 
@@ -128,13 +129,14 @@ def features(log_noise: torch.Tensor) -> torch.Tensor:
     return torch.cat([angle.sin(), angle.cos()], 1)
 
 
-def check_sides(sides: Any, name: str = "photos") -> tuple[int, int]:
-    """Return (height, width) of an int or two. Raise ValueError if one is not a positive multiple of 8."""
+def check_sides(sides: Any, name: str = "photos", multiple: int = MULTIPLE) -> tuple[int, int]:
+    """Return (height, width) of an int or two. Raise ValueError if one is not a positive ``multiple``."""
     height, width = (sides, sides) if isinstance(sides, int) else (int(side) for side in sides)
-    if height < MULTIPLE or width < MULTIPLE or height % MULTIPLE or width % MULTIPLE:
+    if height < 1 or width < 1 or height % multiple or width % multiple:
+        kind = f"multiples of {multiple} px" if multiple > 1 else "1 px or more"
         raise ValueError(
-            f'Pictures of the prior "{name}" have sides that are multiples of {MULTIPLE} px; got {height} x {width}: '
-            "pad or crop the picture."
+            f'Pictures of the prior "{name}" have sides that are {kind}; got {height} x {width}: pad or crop the '
+            "picture."
         )
     return height, width
 
@@ -143,10 +145,13 @@ class PhotoPrior(Prior):
     """A :class:`PhotoNet` as a prior; latents are the pictures, [B, 3, H, W] in [-1, 1].
 
     The network is not copied, but frozen, set to evaluation mode and moved to ``device``. ``size``: a picture's side,
-    or (height, width), in pixels; None: the network's. ``epsilon`` accepts other multiples of 8 too; ``image_size`` is
-    the longer side. ``revision``: the model's commit, for the record. Raises ValueError for other networks, for
-    schedulers that do not predict epsilon and for unsupported sizes.
+    or (height, width), in pixels; None: the network's. ``epsilon`` accepts all other sizes too; what is no multiple of
+    8 is mirrored up to the next one, and the prediction cut back. ``image_size`` is the longer side. ``revision``: the
+    model's commit, for the record. Raises ValueError for other networks, for schedulers that do not predict epsilon and
+    for unsupported sizes.
     """
+
+    any_size = True
 
     def __init__(
         self,
@@ -168,9 +173,14 @@ class PhotoPrior(Prior):
         self.unet = unet.to(device).eval().requires_grad_(False)
         self.device, self._unet_dtype = self.unet.device, self.unet.dtype
         self.dtype = torch.float64 if self._unet_dtype == torch.float64 else torch.float32
-        self.latent_shape = (3, *check_sides(size or unet.config.sample_size, name))
-        self.image_size = max(self.latent_shape)
+        sides = unet.config.sample_size if size is None else size
+        self.latent_shape = (3, *check_sides(sides, name, 1))
+        self.image_size = max(self.latent_shape[1:])
         self.calls, self.watch = Counter(), Watch()
+
+    @property
+    def image_shape(self) -> tuple[int, ...]:
+        return self.latent_shape
 
     @property
     def network(self) -> Any:
@@ -187,9 +197,11 @@ class PhotoPrior(Prior):
         """Predict the noise [B, 3, H, W] in z_t's dtype; t: an index 0..T-1 or [B]."""
         B = len(z_t)
         self.calls["unet_forward"] += B
+        height, width = z_t.shape[-2:]
+        whole = mirrored(z_t, height + -height % MULTIPLE, width + -width % MULTIPLE)
         log_noise = self.schedule.log_noise[torch.as_tensor(t).cpu()].to(self.device, torch.float32)
         with multiplying(self.device, self.autocast):
-            out = self.unet(z_t.to(self._unet_dtype), log_noise).to(z_t.dtype)
+            out = self.unet(whole.to(self._unet_dtype), log_noise).to(z_t.dtype)[..., :height, :width]
         self.watch.see(network(self.name, "network", "unet"), out, z_t)
         return count_backward(out, self.calls, "unet_backward", B)
 
@@ -203,7 +215,7 @@ def load_photo(
 ) -> PhotoPrior:
     """Load the pipeline ``found`` of a PhotoNet. Raises ValueError with the remedy."""
     if size is not None:
-        check_sides(size, found.name)
+        check_sides(size, found.name, 1)
     unet = load_network(PhotoNet, found, "unet", dtype)
     scheduler = load_scheduler(found)
     return PhotoPrior(unet, scheduler, name=found.name, device=device, revision=found.commit, size=size)

@@ -164,7 +164,7 @@ def run_one(head: Head, item: Item, networks: Networks, folder: RunFolder, ensem
             folder.open(head.config(item), added=head.added)
         # Run to the end.
         with head.start(item, networks, own, folder) as (run, context):
-            session = Session(run, folder, prior)
+            session = Session(run, folder, prior, whole=lambda images: head.whole(images, context))
             every = options.checkpoint_every
             session.drive(steps=options.steps, name=item.title, checkpoint_every=every, remedy=remedy)
             images = run.finish().detach().cpu().float()

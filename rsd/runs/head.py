@@ -164,6 +164,10 @@ class Head(ABC):
         """Return the result of a run whose particles are ``images`` [N, 3, H, W]."""
         return images
 
+    def whole(self, images: torch.Tensor, context: Any) -> torch.Tensor:
+        """Return images [N, 3, h, w] of a run as the film and the preview show them, [N, 3, H, W]."""
+        return images
+
     def shown(self, images: torch.Tensor, context: Any) -> torch.Tensor:
         """Return the samples [N, 3, H, W] as they are compared with one another."""
         return images
@@ -194,12 +198,12 @@ class Head(ABC):
         return ScoreRequest.of(self.options)
 
     def subject(self, item: Item, context: Any) -> Subject:
-        """Return what the samples are compared with. ``context``: of :meth:`start` or :meth:`finished_context`."""
+        """Return what the samples are compared with. ``context``: of :meth:`start` or :meth:`finished`."""
         return Subject(item.source)
 
-    def finished_context(self, item: Item, folder: RunFolder, images: torch.Tensor) -> Any:
-        """Return the context of a finished run with these pictures."""
-        return None
+    def finished(self, item: Item, folder: RunFolder) -> tuple[torch.Tensor, Any]:
+        """Return the samples of a finished run, as they are scored, and its context."""
+        return particles(folder), None
 
     def missing_figures(self, held: dict[str, Any], item: Item) -> list[str]:
         """Return what is requested now and missing in ``held``, the metrics of a finished run."""
@@ -217,8 +221,8 @@ class Head(ABC):
         self, item: Item, held: dict[str, Any], missing: Sequence[str], folder: RunFolder, networks: Networks
     ) -> tuple[dict[str, Any], list[str]] | None:
         """Return the new metrics of a finished run and what was added; None to leave it unchanged."""
-        images = particles(folder)
-        subject = self.subject(item, self.finished_context(item, folder, images))
+        images, context = self.finished(item, folder)
+        subject = self.subject(item, context)
         return measure_missing(self.scores, images, subject, held, missing, networks.scorers)
 
     # Messages and summary.

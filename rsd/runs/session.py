@@ -32,16 +32,24 @@ from rsd.runs.progress import Progress, output_redirected
 from rsd.runs.run import Run
 
 FRAMES = 40
+FILM = 512
+"""The longer side of a picture in the film and the preview, in pixels, at most."""
+PREVIEW = "preview.png"
 EMPTY = ("[]", "{}")
 """The last part of a checkpoint key for an empty list and an empty dict."""
 
 
 class Session:
-    """A run that resumes from its folder's checkpoint, if there is one. Call :meth:`drive`, then :meth:`finish`."""
+    """A run that resumes from its folder's checkpoint, if there is one. Call :meth:`drive`, then :meth:`finish`.
 
-    def __init__(self, run: Run, folder: RunFolder, prior: Prior):
+    ``whole``: from the run's images [N, 3, h, w] to those that the film and the preview show."""
+
+    def __init__(
+        self, run: Run, folder: RunFolder, prior: Prior, *,
+        whole: Callable[[torch.Tensor], torch.Tensor] = lambda images: images,
+    ):  # fmt: skip
         """Load the checkpoint and truncate the log to it. Raise ValueError if the checkpoint does not fit the run."""
-        self.run, self.folder, self.prior = run, folder, prior
+        self.run, self.folder, self.prior, self.whole = run, folder, prior, whole
         self.ensemble = run.ensemble
         self.previous: dict[str, Any] = {"seconds": 0.0, "network_calls": {}}
         saved = folder.load_checkpoint()
@@ -121,7 +129,9 @@ class Session:
                 if record.step in frames:
                     images = run.images()
                     if main:
-                        media.write_png(folder.path / "frames" / f"{record.step:05d}.png", strip(images))
+                        shown = strip(media.shrunk(self.whole(images), FILM))
+                        media.write_png(folder.path / "frames" / f"{record.step:05d}.png", shown)
+                        media.write_png(folder.path / PREVIEW, shown)
                 bar.set_postfix(**_bar_figures(record), refresh=False)
                 bar.update()
                 if lines:
@@ -136,7 +146,9 @@ class Session:
         """Write evolution.gif from the frames and the result ``images`` [N, 3, H, W]."""
         folder = self.folder.path
         files = sorted((folder / "frames").glob("*.png"))
-        media.write_gif(folder / "evolution.gif", [_unstrip(media.read_image(f)) for f in files] + [images])
+        last = media.shrunk(self.whole(images), FILM)
+        frames = [_unstrip(media.read_image(f), len(images)) for f in files]
+        media.write_gif(folder / "evolution.gif", [*frames, last])
 
     def finish(self, images: torch.Tensor, figures: dict[str, Any], *, seed: int, model: str, cited: list[str]) -> None:
         """Write the film, provenance.json, citations.bib (``cited``: keys of rsd.runs.citations) and metrics.json
@@ -155,6 +167,7 @@ class Session:
         write_bytes(self.folder.path / "citations.bib", bibtex(cited).encode())
         self.folder.finish({**figures, **spent})
         shutil.rmtree(self.folder.path / "frames", ignore_errors=True)
+        (self.folder.path / PREVIEW).unlink(missing_ok=True)
 
 
 def _bar_figures(record: Record) -> dict[str, Any]:
@@ -272,8 +285,8 @@ def strip(images: torch.Tensor) -> torch.Tensor:
     return torch.cat(list(images.detach().cpu().float().clamp(-1, 1)), dim=-1)[None]
 
 
-def _unstrip(picture: torch.Tensor) -> torch.Tensor:
-    return torch.cat(picture.split(picture.shape[-2], dim=-1))
+def _unstrip(picture: torch.Tensor, number: int) -> torch.Tensor:
+    return torch.cat(picture.chunk(number, dim=-1))
 
 
 @contextmanager

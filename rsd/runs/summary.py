@@ -16,7 +16,7 @@ from rsd.runs.folder import RunFolder, write_bytes, write_json
 
 def particles(folder: RunFolder) -> torch.Tensor:
     """Read the samples of a finished run, [N, 3, H, W] in [-1, 1], from its 8-bit pictures."""
-    return torch.cat([read_image(p) for p in sorted((folder.path / "particles").glob("*.png"))])
+    return torch.cat([read_image(p) for p in sorted((folder.path / "particles").glob("[0-9]*"))])
 
 
 def summarise(

@@ -10,8 +10,9 @@ from typing import Annotated, ClassVar
 
 from rsd.runs import flags
 from rsd.runs.flags import Flag
-from rsd.runs.settings import make_folder, tokens
+from rsd.runs.settings import make_folder, read_yaml, tokens
 
+from .choice import describe
 from .inputs import MEASUREMENT, Job, ignored_files, list_jobs
 from .options import Restore, TaskOptions, check_used
 from .packaged import borrowed_note, parse
@@ -26,6 +27,8 @@ def main(argv: list[str]) -> int:
     jobs = list_jobs(options, lambda choice: parse([*argv, *tokens(choice)])[0])
     if int(os.environ.get("RANK", 0)) == 0:
         print(f"settings: {source}" + (f" and {options.config}" if options.config else "") + ", then your flags")
+        if chooses_prior(argv, options):
+            print(describe(options.images))
         for line in [*filter(None, [borrowed_note(options)]), *ignored_files(options.images)]:
             print(f"note: {line}")
     if options.autocast:
@@ -34,6 +37,13 @@ def main(argv: list[str]) -> int:
 
     sys.stdout.flush()
     return run(options, jobs)
+
+
+def chooses_prior(argv: list[str], options: Restore) -> bool:
+    """Return whether the prior is chosen for the pictures (--prior auto, or none)."""
+    typed = flags.values(Restore, argv, prog="rsd restore")
+    named = read_yaml(options.config) if options.config and "prior" not in typed else {}
+    return typed.get("prior", named.get("prior", "auto")) == "auto"
 
 
 def settle(options: Restore, jobs: list[Job], *, typed: bool) -> None:

@@ -13,10 +13,12 @@ import torch
 
 from rsd import media
 from rsd.distributed import Ensemble
+from rsd.features import Decoded
 from rsd.metrics.scoring import ScoreRequest, Scorers, Subject, reasons
 from rsd.metrics.selection import Fit
 from rsd.priors import is_latent
 from rsd.priors.base import Prior
+from rsd.priors.windows import for_picture
 from rsd.runs.batch import run_all
 from rsd.runs.folder import RunFolder, slug
 from rsd.runs.head import Head, Item, JointFigures, Networks
@@ -141,16 +143,22 @@ class RestoreHead(Head):
         """Return an image's prompt, problem and options."""
         return Subject(item.options.prompt, context, item.options)
 
-    def finished_context(self, item: Item, folder: RunFolder, images: torch.Tensor) -> Problem:
-        """Return the problem that a finished run solved. Raise ValueError if the file has changed."""
-        check_metrics(item.options, images.shape[-1])
-        problem = self.load(item, images.shape[-1])
-        if not same_measurement(problem.y, media.read_measurement(folder.path / "measurement.safetensors")):
+    def finished(self, item: Item, folder: RunFolder) -> tuple[torch.Tensor, Problem]:
+        """Return the samples of a finished run, as they are scored, and its problem. Raise ValueError if the file has
+        changed."""
+        images, y = particles(folder), media.read_measurement(folder.path / "measurement.safetensors")
+        local = item.options.fitted == "whole" and item.options.task.startswith("inpaint")
+        size = y.shape[-1] if local else images.shape[-1]
+        check_metrics(item.options, size)
+        problem = self.load(item, size)
+        if not same_measurement(problem.y, y):
             raise ValueError(
                 f"{item.source.path} is not the file that {folder.path} restored; restore that file, or choose "
                 "another --out."
             )
-        return problem
+        if problem.given is not None and problem.frame is not None:
+            images = problem.frame.view(images)
+        return images, problem
 
     @contextmanager
     def start(
@@ -162,10 +170,14 @@ class RestoreHead(Head):
         problem = self.load(item, prior.image_size)
         for note in problem.notes:
             print(note)
+        embed = networks.embed(item.options)
+        if problem.frame is not None:
+            prior = for_picture(prior, problem.frame.shape, problem.frame.tiles)
+            embed = embed and Decoded(prior, embed.features, embed.decode)  # type: ignore[attr-defined]
         with on(prior.device, problem.operator) as operator:
             yield run_class(options.method)(
-                prior, operator, problem.y, Settings.of(options), embed=networks.embed(item.options),
-                image=item.source.name, ensemble=ensemble, plan=networks.plans,
+                prior, operator, problem.y, Settings.of(options), embed=embed, image=item.source.name,
+                ensemble=ensemble, plan=networks.plans,
             ), problem  # fmt: skip
 
     def finish(self, item: Item, images: torch.Tensor, context: Problem) -> torch.Tensor:
@@ -174,6 +186,10 @@ class RestoreHead(Head):
             return images
         assert context.operator.observed is not None
         return torch.where(context.operator.observed, context.y.float(), images)
+
+    def whole(self, images: torch.Tensor, context: Problem) -> torch.Tensor:
+        """Return images in the whole picture."""
+        return context.back(images.detach().cpu().float())
 
     def shown(self, images: torch.Tensor, context: Problem) -> torch.Tensor:
         """Return the images as they are written, scored and compared."""
@@ -228,7 +244,7 @@ class RestoreHead(Head):
             return {"fid": (None, why or "its network is not loaded")}
         samples = [particles(folder) for folder in done.values()]
         clean = [
-            media.fit_to(media.read_image(item.source.path), images.shape[-1], item.options.fit)[0]
+            media.fit_to(media.read_image(item.source.path), images.shape[-1], item.options.fitted)[0]
             for item, images in zip(done, samples, strict=True)
         ]
         return {"fid": (distance(samples, clean, networks.scorers), None)}

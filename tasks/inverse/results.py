@@ -14,7 +14,7 @@ from rsd.metrics.scoring import CLIP, DIVERSITY, Found, Score, ScoreRequest, Sco
 from rsd.runs.folder import RunFolder
 
 from .operators import Inpaint, data_residual
-from .options import Restore
+from .options import ALPHA, Restore
 from .problem import Problem
 
 NOTHING_TO_COVER = {
@@ -23,6 +23,8 @@ NOTHING_TO_COVER = {
 """The reason if a part of the coverage is null."""
 EXACT = "a sample equals the clean image exactly, so its PSNR is infinite"
 NO_TRUTH = "no clean image to compare with (see --clean)"
+GREY_LEVEL = 2 / 255
+"""The distance of two levels of 8 bits."""
 SMALLEST = 32
 """The least image size in pixels for LPIPS: AlexNet's pooling needs it."""
 
@@ -127,11 +129,11 @@ def distance(samples: list[torch.Tensor], clean: list[torch.Tensor], scorers: Sc
 
 
 def keep_known(options: Restore, problem: Problem) -> bool:
-    """Return whether to copy the known pixels into the samples: by default when restoring a measurement without
-    noise."""
+    """Return whether to copy the known pixels into the samples: by default when restoring a measurement whose noise is
+    below a grey level."""
     chosen = options.keep_known
     return isinstance(problem.operator, Inpaint) and (
-        chosen if chosen is not None else not options.clean and options.sigma_v == 0
+        chosen if chosen is not None else not options.clean and options.sigma_v <= GREY_LEVEL
     )
 
 
@@ -139,18 +141,42 @@ def write_results(images: torch.Tensor, problem: Problem, folder: RunFolder, opt
     """Write particles/, measurement, grid and spread."""
     about = {"seed": str(options.seed), "gamma": str(options.gamma), "method": options.method, "task": options.task}
     about["prompt"] = options.prompt
-    for k, image in enumerate(images):
-        media.write_png(folder.path / "particles" / f"{k:02d}.png", image[None], text={**about, "particle": str(k)})
+    shown = write_samples(images, problem, folder, options, about)
     picture = problem.operator.picture(problem.y)
+    if problem.given is not None and isinstance(problem.operator, Inpaint):
+        picture = problem.back(picture)
     media.write_png(folder.path / "measurement.png", picture)
     media.write_measurement(folder.path / "measurement.safetensors", problem.y, {"task": options.task})
-    media.save_png(folder.path / "spread.png", media.spread(images))
+    media.save_png(folder.path / "spread.png", media.spread(shown))
     cells, labels = [picture], ["measurement"]
     if problem.clean is not None:
         cells, labels = [*cells, problem.clean], [*labels, "truth"]
-    cells += [image[None] for image in images]
-    labels += [f"particle {k}" for k in range(len(images))]
+    cells += [image[None] for image in shown]
+    labels += [f"particle {k}" for k in range(len(shown))]
     media.save_png(folder.path / "grid.png", media.grid(cells, labels=labels))
+
+
+def write_samples(
+    images: torch.Tensor, problem: Problem, folder: RunFolder, options: Restore, about: dict[str, str]
+) -> torch.Tensor:
+    """Write particles/. Return the samples in the whole picture, [N, 3, H, W], large ones smaller (:func:`shrunk`)."""
+    given, shown = problem.given, []
+    source = None if given is None else given.source()
+    share = None
+    if given is not None and isinstance(problem.operator, Inpaint) and keep_known(options, problem):
+        known = problem.operator.observed
+        assert known is not None
+        share = (~known[0, 0]).float().cpu() if given.hole is None else given.hole.share
+    for k, image in enumerate(images):
+        path = folder.path / "particles" / f"{k:02d}.png"
+        text = {**about, "particle": str(k)}
+        whole = problem.back(image[None])
+        if source is None:
+            media.write_png(path, whole, text=text)
+        else:
+            source.answer(whole[0], share, colour=problem.grey, fill=options.mask == ALPHA).save(path, text)
+        shown.append(media.shrunk(whole, media.LARGEST))
+    return torch.cat(shown)
 
 
 def headline(figures: dict[str, Any]) -> str:

@@ -49,7 +49,8 @@ class Weights:
 
 def image_shape(prior: Prior) -> tuple[int, ...]:
     """Return the shape that the prior decodes to: an image, or the point itself."""
-    return (3, prior.image_size, prior.image_size) if prior.image_size else prior.latent_shape
+    found: tuple[int, ...] = prior.image_shape if isinstance(prior, Prior) else Prior.image_shape.__get__(prior)
+    return found
 
 
 def start(prior: Prior, what: str, shape: Sequence[int], spread: Spread, stream: Stream) -> torch.Tensor:

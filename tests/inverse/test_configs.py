@@ -118,7 +118,7 @@ def test_every_section_is_found_by_what_it_was_tuned_for(file: str, method: str)
 
 
 def test_one_file_per_task_and_prior():
-    assert len(sections("inverse")) == 22
+    assert len([name for name in sections("inverse") if not name.endswith("_photos.yaml")]) == 22
     with pytest.raises(ValueError, match=r"sr4_heads.yaml has sections for methods; --config takes a file of fields"):
         parse(["--config", str(files("rsd.configs") / "inverse" / "sr4_heads.yaml")])
 

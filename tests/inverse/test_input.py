@@ -139,7 +139,7 @@ def test_a_hole_outside_the_crop_is_an_error_with_the_remedy(here, untouched, ca
     assert main(["restore", "tall.png", "--mask", "above.png"]) == 2
     error = capsys.readouterr().err
     assert "tall.png: the hole (1.46% of the image) lies outside the central 427 x 427 px that --fit crop" in error
-    assert "give --fit resize, or crop the image around the hole yourself (and its mask)." in error
+    assert "give --fit whole, or crop the image around the hole yourself (and its mask)." in error
     assert main(["restore", "tall.png", "--box", "20", "59", "100", "199"]) == 2
     assert "the hole (1.46% of the image) lies outside" in capsys.readouterr().err
     assert hidden(problem("tall.png", "--mask", "above.png", "--fit", "resize"))[:2] == [1, 6]

@@ -38,9 +38,9 @@ def test_good_names_pass(name):
     [
         (
             "head",
-            'Unknown prior "head". Did you mean "heads"? Built in: heads, heads-pixels; or give a local folder, or',
+            'Unknown prior "head". Did you mean "heads"? Built in: heads, heads-pixels, photos; or give a local folder',
         ),
-        ("stable", 'Unknown prior "stable". Built in: heads, heads-pixels;'),
+        ("stable", 'Unknown prior "stable". Built in: heads, heads-pixels, photos;'),
         ("./nowhere", 'There is no folder "./nowhere"'),
         ("/no/such/folder", 'There is no folder "/no/such/folder"'),
         ("a/b/c", 'There is no folder "a/b/c"'),

@@ -70,7 +70,7 @@ class Common:
     def _images(self, pair: Pair, job: Job) -> tuple[torch.Tensor, torch.Tensor]:
         """Return the samples [N, 3, size, size] and the clean image [1, 3, size, size] of a finished cell."""
         images = particles(pair.cell(job))
-        truth = fit_to(read_image(job.path), images.shape[-1], pair.options.fit)[0]
+        truth = fit_to(read_image(job.path), images.shape[-1], pair.options.fitted)[0]
         if images.shape[-1] != self.size:
             images, truth = (F.interpolate(x, size=(self.size, self.size), mode="area") for x in (images, truth))
         return images, truth

@@ -167,7 +167,7 @@ class HDR(Operator):
 def make_operator(
     task: str,
     *,
-    size: int,
+    size: masks.Size,
     seed: int = 0,
     box: masks.Box | None = None,
     mask: str | Path | torch.Tensor | None = None,
@@ -181,7 +181,7 @@ def make_operator(
     quality: int | None = None,
     peak: float | None = None,
 ) -> Operator:
-    """Make the operator of ``task`` (one of TASKS, or srK) for images of size x size px.
+    """Make the operator of ``task`` (one of TASKS, or srK) for images of ``size`` px, a side or (height, width).
 
     ``seed``: of the random mask, the free-form strokes and the motion kernel. ``box``, ``mask``, ``kernel``,
     ``operator``: see masks.box_mask, masks.given_mask, kernels.given_kernel, own.load_operator; each with its own tasks
@@ -204,17 +204,18 @@ def make_operator(
 
 
 def _make(
-    task: str, size: int, seed: int, box: masks.Box | None, mask: str | Path | torch.Tensor | None, mask_hole: str,
-    downsample: str, kernel: str | Path | torch.Tensor | None,
+    task: str, size: masks.Size, seed: int, box: masks.Box | None, mask: str | Path | torch.Tensor | None,
+    mask_hole: str, downsample: str, kernel: str | Path | torch.Tensor | None,
     operator: str | Callable[[torch.Tensor], torch.Tensor] | None, hidden: float, intensity: float,
 ) -> Operator:  # fmt: skip
+    sides = masks.sides_of(size)
     match task:
         case "inpaint_half_face":
-            return Inpaint(masks.box_mask(masks.scaled_box(masks.HALF_FACE, size), size), "half-face inpainting")
+            return Inpaint(masks.box_mask(masks.scaled_box(masks.HALF_FACE, sides), *sides), "half-face inpainting")
         case "inpaint_full_face":
-            return Inpaint(masks.box_mask(masks.scaled_box(masks.FULL_FACE, size), size), "full-face inpainting")
+            return Inpaint(masks.box_mask(masks.scaled_box(masks.FULL_FACE, sides), *sides), "full-face inpainting")
         case "inpaint_box" if box is not None:
-            return Inpaint(masks.box_mask(box, size), "box inpainting")
+            return Inpaint(masks.box_mask(box, *sides), "box inpainting")
         case "inpaint_random":
             return Inpaint(masks.random_mask(size, seed=seed, hidden=hidden), f"random inpainting, {hidden:.0%}")
         case "inpaint_freeform":
@@ -273,17 +274,22 @@ def _check_options(task: str, **options: object) -> None:
             raise ValueError(f"Task {task} needs {name}.")
 
 
-def _downsample(factor: int, size: int, how: str) -> Operator:
-    if size % factor:
-        others = ", ".join(f"sr{k}" for k in range(2, 17) if size % k == 0)
+def _downsample(factor: int, size: masks.Size, how: str) -> Operator:
+    height, width = masks.sides_of(size)
+    if height % factor or width % factor:
+        others = ", ".join(f"sr{k}" for k in range(2, 17) if height % k == width % k == 0)
         remedy = f"; use one of {others}" if others else ""
-        raise ValueError(f"Task sr{factor} needs a size that {factor} divides, but the image is {size} px{remedy}.")
+        shown = f"{height} px" if height == width else f"{width} x {height} px"
+        raise ValueError(f"Task sr{factor} needs a size that {factor} divides, but the image is {shown}{remedy}.")
     if how not in ("block", "bicubic"):
         raise unknown_name("downsample", how, ("block", "bicubic"))
     return BlockAverage(factor) if how == "block" else BicubicDownsample(factor)
 
 
-def _blur(task: str, size: int, seed: int, given: str | Path | torch.Tensor | None, intensity: float) -> Operator:
+def _blur(
+    task: str, sides: masks.Size, seed: int, given: str | Path | torch.Tensor | None, intensity: float
+) -> Operator:
+    size = min(masks.sides_of(sides))
     if given is not None:
         kernel = kernels.given_kernel(given)
         if max(kernel.shape) // 2 >= size:

@@ -1,4 +1,4 @@
-"""Masks for inpainting: bool tensors [1, 1, size, size], True for known pixels, the same for all channels."""
+"""Masks for inpainting: bool tensors [1, 1, H, W], True for known pixels, the same for all channels."""
 
 from __future__ import annotations
 
@@ -16,13 +16,20 @@ HALF_FACE = (150, 449, 250, 449)
 FULL_FACE = (150, 449, 150, 374)
 
 Box = tuple[int, int, int, int]
+Size = int | tuple[int, int]
+"""The side of a square picture in pixels, or height and width."""
 
 
-def scaled_box(box: Box, size: int) -> Box:
+def sides_of(size: Size) -> tuple[int, int]:
+    """Return height and width."""
+    return (size, size) if isinstance(size, int) else size
+
+
+def scaled_box(box: Box, size: Size) -> Box:
     """Scale a box from 512 px to another size: its edges (not its pixels) are scaled and rounded, halves up."""
-    top, bottom, left, right = (
-        math.floor(edge * size / PRESET_SIZE + 0.5) for edge in (box[0], box[1] + 1, box[2], box[3] + 1)
-    )
+    height, width = sides_of(size)
+    edges = ((box[0], height), (box[1] + 1, height), (box[2], width), (box[3] + 1, width))
+    top, bottom, left, right = (math.floor(edge * side / PRESET_SIZE + 0.5) for edge, side in edges)
     return top, bottom - 1, left, right - 1
 
 
@@ -46,17 +53,18 @@ def box_mask(box: Box, size: int, width: int | None = None) -> torch.Tensor:
     return keep
 
 
-def random_mask(size: int, *, seed: int, hidden: float = 0.8) -> torch.Tensor:
+def random_mask(size: Size, *, seed: int, hidden: float = 0.8) -> torch.Tensor:
     """Hide that share of the pixels (rounded to a number), drawn without replacement."""
     if not 0 <= hidden < 1:
         raise ValueError(f"The hidden share of the random mask is {hidden}; give 0 or more, less than 1.")
-    order = torch.randperm(size * size, generator=generator(seed=seed, purpose="random mask"))
-    keep = torch.ones(size * size, dtype=torch.bool)
-    keep[order[: round(hidden * size * size)]] = False
-    return _checked(keep.reshape(1, 1, size, size), size, "random mask")
+    height, width = sides_of(size)
+    order = torch.randperm(height * width, generator=generator(seed=seed, purpose="random mask"))
+    keep = torch.ones(height * width, dtype=torch.bool)
+    keep[order[: round(hidden * height * width)]] = False
+    return _checked(keep.reshape(1, 1, height, width), "random mask")
 
 
-def freeform_mask(size: int, *, seed: int, low: float = 0.10, high: float = 0.20) -> torch.Tensor:
+def freeform_mask(size: Size, *, seed: int, low: float = 0.10, high: float = 0.20) -> torch.Tensor:
     """Hide brush strokes that cover between ``low`` and ``high`` of the image (Saharia et al. 2022: 10-20%).
 
     A round brush moves along curves of random length and width until a share drawn from that range is covered. The
@@ -64,15 +72,16 @@ def freeform_mask(size: int, *, seed: int, low: float = 0.10, high: float = 0.20
     """
     rng = np.random.default_rng(generator(seed=seed, purpose="free-form mask").initial_seed())
     target = rng.uniform(low, low + 0.9 * (high - low))  # the last dab may overshoot it
-    centres = (np.arange(size) + 0.5) / size
-    hidden = np.zeros((size, size), dtype=bool)
+    height, width = sides_of(size)
+    rows, columns = (np.arange(height) + 0.5) / height, (np.arange(width) + 0.5) / width
+    hidden = np.zeros((height, width), dtype=bool)
     while True:
         x, y, angle = *rng.uniform(0.05, 0.95, 2), rng.uniform(0, 2 * math.pi)
         radius, bend = rng.uniform(0.015, 0.04), rng.normal(0, 4)
         for _ in range(int(rng.uniform(0.2, 0.8) / (radius / 2))):  # dabs half a radius apart
-            hidden |= (centres[:, None] - y) ** 2 + (centres[None, :] - x) ** 2 <= radius**2
+            hidden |= (rows[:, None] - y) ** 2 + (columns[None, :] - x) ** 2 <= radius**2
             if hidden.mean() >= target:
-                return _checked(torch.from_numpy(~hidden)[None, None], size, "free-form mask")
+                return _checked(torch.from_numpy(~hidden)[None, None], "free-form mask")
             angle += bend * radius / 2 + rng.normal(0, 0.15)
             x, y = (x + math.cos(angle) * radius / 2) % 1, (y + math.sin(angle) * radius / 2) % 1
 
@@ -120,10 +129,10 @@ def read_mask(path: str | Path, hole: str = "black") -> torch.Tensor:
     return known_of(read_levels(path), path, hole)
 
 
-def given_mask(mask: str | Path | torch.Tensor, size: int, hole: str = "black") -> torch.Tensor:
+def given_mask(mask: str | Path | torch.Tensor, size: Size, hole: str = "black") -> torch.Tensor:
     """Return the user's mask: an image file, white (brighter than mid-grey) for KNOWN pixels, black for hidden ones,
-    inverted with ``hole`` "white"; or a tensor [size, size] or [1, 1, size, size], 1 or True for known pixels (above
-    0.5 counts as 1).
+    inverted with ``hole`` "white"; or a tensor [H, W] or [1, 1, H, W], 1 or True for known pixels (above 0.5 counts as
+    1).
 
     Raise ValueError for a wrong size, values that are not finite, and a mask that hides everything; file errors as in
     rsd.media.read_image.
@@ -132,15 +141,17 @@ def given_mask(mask: str | Path | torch.Tensor, size: int, hole: str = "black") 
         what, values = "mask", mask
     else:
         what, values = f"mask {mask}", read_mask(mask, hole)[0, 0]
-    if values.shape[-2:] != (size, size) or values.numel() != size * size:
-        raise ValueError(f"The {what} has shape {list(values.shape)}, the image [{size}, {size}]; they must be equal.")
+    height, width = sides_of(size)
+    if values.shape[-2:] != (height, width) or values.numel() != height * width:
+        shape = list(values.shape)
+        raise ValueError(f"The {what} has shape {shape}, the image [{height}, {width}]; they must be equal.")
     if not torch.isfinite(values.float()).all():
         raise ValueError(f"The {what} has values that are not finite; use 1 where pixels are known and 0 elsewhere.")
-    return _checked(values.reshape(1, 1, size, size).float() > 0.5, size, what)
+    return _checked(values.reshape(1, 1, height, width).float() > 0.5, what)
 
 
-def _checked(keep: torch.Tensor, size: int, what: str) -> torch.Tensor:
-    assert keep.shape == (1, 1, size, size) and keep.dtype == torch.bool
+def _checked(keep: torch.Tensor, what: str) -> torch.Tensor:
+    assert keep.ndim == 4 and keep.shape[:2] == (1, 1) and keep.dtype == torch.bool
     if not keep.any():
         raise ValueError(f"The {what} hides every pixel; leave some known (in a mask image, white is known).")
     return keep

@@ -1,0 +1,248 @@
+"""`rsd restore` on pictures of any size with a tiny random network of the prior of photographs."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from rsd import hub
+from rsd.cli import main
+from rsd.media import read_image, write_measurement
+from rsd.priors.photo import save_photo
+from rsd.runs import batch
+from rsd.tasks.inverse.choice import auto_prior
+from rsd.tasks.inverse.packaged import parse, resolved
+from tests.priors.test_photo import build
+
+
+@pytest.fixture(scope="module")
+def photos(tmp_path_factory):
+    """The folder of that prior."""
+    folder = tmp_path_factory.mktemp("weights") / "photos"
+    save_photo(*build(), folder)
+    return folder
+
+
+@pytest.fixture
+def restore(photos, tmp_path, monkeypatch):
+    """Restore with two steps and return the folder of the run."""
+    monkeypatch.chdir(tmp_path)
+
+    def go(*arguments, out="out"):
+        fixed = ["--prior", str(photos), "--steps", "2", "--device", "cpu", "--out", out]
+        assert main(["restore", *map(str, arguments), *fixed]) == 0
+        return tmp_path / out
+
+    return go
+
+
+def draw(path, height, width, **options):
+    """Write a smooth picture with noise and return its values."""
+    rows, columns = np.mgrid[0:height, 0:width]
+    values = 128 + 100 * np.sin(np.stack([rows / 23, columns / 31, (rows + columns) / 40], 2))
+    values = (values + np.random.default_rng(0).normal(0, 4, values.shape)).clip(0, 255).astype(np.uint8)
+    Image.fromarray(values).save(path, **options)
+    return values
+
+
+def mask(path, height, width, *boxes):
+    levels = np.full((height, width), 255, dtype=np.uint8)
+    for top, bottom, left, right in boxes:
+        levels[top:bottom, left:right] = 0
+    Image.fromarray(levels).save(path)
+    return levels == 255
+
+
+def answers(folder):
+    return [np.asarray(Image.open(path)) for path in sorted((folder / "particles").glob("*"))]
+
+
+@pytest.mark.parametrize(("height", "width"), [(427, 640), (50, 33), (1, 1), (9, 200)])
+def test_a_picture_comes_back_whole_and_untouched_outside_the_damage(restore, tmp_path, height, width, capsys):
+    values = draw("photo.png", height, width)
+    hole = (0, 1, 0, 1) if height == 1 else (3, 6, 20, 30)
+    if height == 1:
+        folder = restore("photo.png", "--task", "hdr")
+        assert [a.shape for a in answers(folder)] == [(1, 1, 3)] * 2
+        return
+    known = mask("mask.png", height, width, hole)
+    folder = restore("photo.png", "--mask", "mask.png")
+    found = answers(folder)
+    assert len(found) == 2  # the default for photographs
+    for one in found:
+        assert one.shape == values.shape and np.array_equal(one[known], values[known])
+    assert not np.array_equal(found[0], found[1])
+    config = (folder / "config.yaml").read_text()
+    assert "fit: whole" in config and "method: proximal-guidance" in config
+    shown = "are restored, 96 x 70 px of 640 x 427" if height == 427 else "filled in"
+    assert shown in capsys.readouterr().out
+    assert not (folder / "preview.png").exists() and not (folder / "frames").exists()
+    assert Image.open(folder / "measurement.png").size == (width, height)
+    film = Image.open(folder / "evolution.gif")
+    assert film.n_frames > 1
+
+
+def test_a_finished_run_is_measured_from_its_pictures(restore, photos):
+    draw("photo.png", 300, 200)
+    mask("mask.png", 300, 200, (100, 110, 50, 70))
+    folder = restore("photo.png", "--mask", "mask.png")
+    held = json.loads((folder / "metrics.json").read_text())
+    assert held["residual"]["mean"] < 2 and held["div"] is None
+    again = restore("photo.png", "--mask", "mask.png", "--resume", "--div-features", "pixels")
+    assert json.loads((again / "metrics.json").read_text())["div"] is not None
+
+
+def test_an_interrupted_run_goes_on_with_the_same_pixels(restore, photos, monkeypatch):
+    draw("photo.png", 120, 90)
+    mask("mask.png", 120, 90, (20, 24, 20, 60), (80, 90, 30, 40))
+    whole = answers(restore("photo.png", "--mask", "mask.png", "--checkpoint-every", "1"))
+    from rsd.runs.session import Session
+
+    drive = Session.drive
+
+    def stopped(self, **options):
+        steps = self.run.steps
+
+        def once():
+            yield next(iter(steps()))
+            self.save()
+            raise KeyboardInterrupt
+
+        self.run.steps = once
+        drive(self, **options)
+
+    monkeypatch.setattr(Session, "drive", stopped)
+    flags = ["restore", "photo.png", "--mask", "mask.png", "--prior", str(photos), "--steps", "2", "--out", "again"]
+    assert main([*flags, "--checkpoint-every", "1"]) == 130
+    monkeypatch.setattr(Session, "drive", drive)
+    folder = restore("photo.png", "--mask", "mask.png", "--checkpoint-every", "1", "--resume", out="again")
+    for one, other in zip(whole, answers(folder), strict=True):
+        assert np.array_equal(one, other)
+
+
+def test_a_feathered_mask_blends_the_answer_with_the_picture(restore, capsys):
+    values = draw("photo.png", 40, 60).astype(float)
+    levels = np.full((40, 60), 255, dtype=np.uint8)
+    levels[10:20, 10:20], levels[8:10, 10:20] = 0, 204  # a fifth of the answer there
+    Image.fromarray(levels).save("mask.png")
+    folder = restore("photo.png", "--mask", "mask.png", "-n", "1")
+    text = capsys.readouterr().out
+    assert "0.833% of the mask mask.png is grey, between black and white: there the answer is blended" in text
+    (found,) = answers(folder)
+    assert np.array_equal(found[levels == 255], values[levels == 255])
+    change = np.abs(found - values)
+    assert 0 < change[8:10, 10:20].max() <= 255 / 5 + 1 < change[10:20, 10:20].max() + 255
+
+
+def test_an_erased_region_of_a_picture_with_depth_profile_and_exif(restore):
+    from tests import profiles
+
+    values = draw("plain.png", 90, 70)
+    alpha = np.full((90, 70, 1), 255, dtype=np.uint8)
+    alpha[30:40, 20:50] = 0
+    exif = Image.Exif()
+    exif[0x0112], exif[0x010E] = 6, "a picture"
+    p3 = profiles.rgb(profiles.DISPLAY_P3, profiles.SRGB_CURVE)
+    Image.fromarray(np.concatenate([values, alpha], 2)).save("photo.png", exif=exif, icc_profile=p3)
+    folder = restore("photo.png", "--mask", "alpha", "-n", "1")
+    with Image.open(folder / "particles" / "00.png") as out:
+        assert out.mode == "RGBA" and out.size == (90, 70) and out.info["icc_profile"] == p3
+        assert out.getexif()[0x010E] == "a picture" and 0x0112 not in out.getexif()
+        found = np.asarray(out)
+    upright = np.rot90(np.concatenate([values, alpha], 2), -1)
+    assert found[..., 3].min() == 255 and np.array_equal(found[upright[..., 3] > 0], upright[upright[..., 3] > 0])
+
+
+def test_a_blurred_and_a_small_picture(restore):
+    values = draw("photo.png", 61, 45)
+    np.save("kernel.npy", np.ones((3, 3)))
+    (one,) = answers(restore("photo.png", "--kernel", "kernel.npy", "-n", "1", "--sigma-v", "0.02", out="blur"))
+    assert one.shape == values.shape
+    (one,) = answers(restore("photo.png", "--task", "sr2", "-n", "1", out="sr2"))
+    assert one.shape == (122, 90, 3)
+    assert json.loads(Path("sr2/metrics.json").read_text())["residual"]["mean"] < 1
+
+
+def test_benchmarks_take_the_whole_picture(restore):
+    draw("photo.png", 61, 45)
+    folder = restore("photo.png", "--clean", "--task", "sr2", "-n", "1")
+    assert [a.shape for a in answers(folder)] == [(60, 44, 3)]
+    assert json.loads((folder / "metrics.json").read_text())["psnr"]["mean"] > 5
+    folder = restore("photo.png", "--clean", "--task", "inpaint_random", "--fit", "crop", "-n", "1", out="square")
+    assert [a.shape for a in answers(folder)] == [(32, 32, 3)]
+
+
+def test_grey_pictures_and_measurements_of_other_shapes(restore):
+    values = draw("photo.png", 20, 30)
+    grey = values.mean(2).astype(np.uint8)
+    Image.fromarray(grey).save("grey.png")
+    known = mask("mask.png", 20, 30, (5, 9, 5, 9))
+    (one,) = answers(restore("grey.png", "--mask", "mask.png", "-n", "1", out="grey"))
+    assert one.shape == (20, 30) and np.array_equal(one[known], grey[known])
+    for k, shape in enumerate([(1, 1, 20, 30), (20, 30), (3, 20, 30)]):
+        y = torch.rand(1 if shape[0] == 1 or len(shape) == 2 else 3, 20, 30).reshape(shape) * 2 - 1
+        write_measurement(Path(f"y{k}.safetensors"), y)
+        (one,) = answers(restore(f"y{k}.safetensors", "--mask", "mask.png", "-n", "1", out=f"y{k}"))
+        assert one.shape == (20, 30, 3)
+
+
+def test_particles_repel_on_pictures_of_any_shape(restore):
+    draw("photo.png", 40, 70)
+    flags = ["--task", "inpaint_random", "--gamma", "5", "--features", "pixels", "--feature-size", "16"]
+    folder = restore("photo.png", *flags, "--window", "0", "1")
+    rows = [json.loads(line) for line in (folder / "steps.jsonl").read_text().splitlines()]
+    assert rows[0]["repulsion"] > 0
+
+
+def test_the_prior_auto_knows_heads_by_their_mark(photos, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    draw("photo.png", 80, 100)
+    assert main(["heads", "--out", "heads", "--number", "1"]) == 0
+    head = next((tmp_path / "heads").glob("*.png"))
+    Image.open(head).resize((256, 256)).save("large.png", pnginfo=marked(head))
+    weights = tmp_path / "weights"
+    weights.mkdir()
+    for part in hub.BUILT_IN.iterdir():
+        if part.name != "photos":
+            (weights / part.name).symlink_to(part)
+    monkeypatch.setattr(hub, "BUILT_IN", weights)
+    assert auto_prior([tmp_path / "photo.png"]) == "heads"
+    capsys.readouterr()
+    monkeypatch.setattr(batch, "load_networks", lambda *a, **k: pytest.fail("a model was loaded"))
+    assert main(["restore", "photo.png", "--task", "hdr", "--prior", "photos"]) == 2
+    assert "photos is missing" in capsys.readouterr().err
+    (weights / "photos").symlink_to(photos)
+    for picture, prior in (("photo.png", "photos"), (head, "heads"), ("large.png", "heads"), ("heads", "heads")):
+        options, _ = parse([str(picture), "--task", "hdr"])
+        assert options.prior == prior and resolved(options)["prior"] == prior
+        assert options.particles == (2 if prior == "photos" else 4)
+    (tmp_path / "jobs.jsonl").write_text('{"image": "photo.png", "task": "hdr"}\n')
+    assert parse(["jobs.jsonl"])[0].prior == "photos"
+    assert parse(["photo.png", "--task", "hdr", "--prior", "heads"])[0].prior == "heads"
+
+
+def marked(path):
+    from PIL.PngImagePlugin import PngInfo
+
+    info = PngInfo()
+    info.add_text("head", Image.open(path).text["head"])
+    return info
+
+
+def test_a_preview_is_written_while_a_run_is_under_way(restore, monkeypatch):
+    draw("photo.png", 30, 40)
+    found = []
+    from rsd.runs.folder import RunFolder
+
+    log = RunFolder.log
+
+    def spy(self, row):
+        found.append((self.path / "preview.png").exists() and read_image(self.path / "preview.png").shape)
+        log(self, row)
+
+    monkeypatch.setattr(RunFolder, "log", spy)
+    restore("photo.png", "--task", "inpaint_random")
+    assert found == [False, (1, 3, 30, 80)]
