@@ -2,70 +2,86 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from collections.abc import Sequence
 from pathlib import Path
 
+import numpy as np
 import torch
+from PIL import Image
 
-from .operators import Denoise, Operator, PoissonDenoise, make_operator
+from rsd import media
+from rsd.priors import over_heads
+from rsd.runs.settings import make_folder
+
+from .inputs import Job
+from .operators import Blur, Denoise, Operator, PoissonDenoise
 from .operators.blind import DOUBT, estimate_blur
 from .operators.grain import estimate_peak, estimate_sigma
 from .operators.jpeg import of_file, read_jpeg
-from .operators.masks import Size
+from .operators.kernels import gaussian_of
 from .operators.scratches import find_scratches
 from .options import LEAST_NOISE, Restore
 
 SMALLEST = 32
 """The shorter side in pixels from which noise and blur are estimated."""
+MASKS = Path("runs/masks")
+"""Where --propose writes without --out."""
+
+Seen = tuple[Operator, torch.Tensor, tuple[str, ...]]
 
 
-def operator_of(path: Path, picture: torch.Tensor, options: Restore, size: Size) -> tuple[Operator | None, str | None]:
-    """Return the operator that a damaged picture [1, 3, H, W] shows, and a note; None where the options say all.
+def seen(path: Path, picture: torch.Tensor, operator: Operator, options: Restore, *, whole: bool) -> Seen:
+    """Return the operator that a damaged picture [1, 3, H, W] shows, the measurement, and notes; those that are given
+    where the options say all. ``whole``: whether the picture has the file's own pixels.
 
     Raise ValueError, without the file's name, if the picture does not show it."""
-    if options.clean:
-        return None, None
+    made: Operator
     match options.task:
         case "denoise" if options.sigma_v <= LEAST_NOISE:
             _check_large(picture, "--sigma-v")
-            made = Denoise(max(estimate_sigma(picture), LEAST_NOISE))
-            assert made.sigma is not None
-            return _named(made, options), (
-                f"noise of {127.5 * made.sigma:.1f} grey levels, as estimated; "
-                f"--sigma-v {2 * made.sigma:.2g} removes more, --sigma-v {made.sigma / 2:.2g} less"
+            sigma = max(estimate_sigma(picture), LEAST_NOISE)
+            made, note = (
+                Denoise(sigma),
+                (f"noise of {127.5 * sigma:.1f} grey levels, as estimated (--sigma-v {sigma:.2g}; more smooths more)"),
             )
         case "denoise_poisson" if options.peak is None:
             _check_large(picture, "--peak")
             peak = min(max(estimate_peak(picture), 1.0), 1e6)
-            return _named(PoissonDenoise(peak), options), f"{peak:.3g} photons at white, as estimated; or give --peak"
-        case "deblur_gaussian" if options.blur is None and options.kernel is None and blind(options):
+            made, note = PoissonDenoise(peak), f"{peak:.3g} photons at white, as estimated (--peak; less smooths more)"
+        case "deblur_gaussian" if options.blur is None and options.kernel is None and not over_heads(options.prior):
             _check_large(picture, "--blur")
             width = estimate_blur(picture, estimate_sigma(picture))
-            known = replace(options, blur=width)
+            made = Blur(gaussian_of(width), f"Gaussian blur of {width:.2f} px")
             note = (
-                f"a blur of {width:.2f} px, as estimated from the spectrum (give or take {width * DOUBT:.2f} px); "
-                "if samples have rings give a smaller --blur, if they are soft a larger one"
+                f"a blur of {width:.2f} px, as estimated from the spectrum, give or take {width * DOUBT:.2f} px (--blur; "
+                "less if samples have rings, more if they are soft)"
             )
-            return make_operator(options.task, size=size, blur=known.blur), note
         case "jpeg" if options.quality is None:
+            if not whole:
+                raise ValueError(
+                    "its blocks would be lost in cropping or resizing it; take a prior that takes any size, --prior "
+                    "photos, and --fit whole."
+                )
             found = of_file(path)
-            return _named(found, options), found.name
-    return None, None
+            picture, made, note = read_stored(path, picture, found), found, found.name
+        case _:
+            return operator, picture, ()
+    made.task = options.task
+    return made, picture, (note,)
 
 
-def blind(options: Restore) -> bool:
-    """Return whether the width of the blur is estimated: for photographs. Pictures of the built-in heads are taken to
-    have the task's own."""
-    from rsd.priors import over_heads
-
-    return not over_heads(options.prior)
-
-
-def measurement_of(path: Path, picture: torch.Tensor, operator: Operator, options: Restore) -> torch.Tensor:
-    """Return the picture as the operator measures it: a JPEG file from its stored coefficients."""
-    if options.task == "jpeg" and not options.clean and options.quality is None:
-        return read_jpeg(path, operator)  # type: ignore[arg-type]
-    return picture
+def read_stored(path: Path, picture: torch.Tensor, operator: Operator) -> torch.Tensor:
+    """Return the measurement of a JPEG file. Raise ValueError if its colours are not sRGB, of which ``picture`` is."""
+    y = read_jpeg(path, operator)  # type: ignore[arg-type]
+    with Image.open(path) as opened:
+        plain = np.asarray(opened.convert("RGB"), dtype=np.float32)
+    here = picture.float().mean((0, 2, 3)) - torch.from_numpy(plain.mean((0, 1)) / 127.5 - 1)
+    if float(here.abs().max()) > 2 / 127.5:
+        raise ValueError(
+            "its colours have a profile other than sRGB, in which the compression cannot be followed; remove the "
+            "profile from a copy, restore that, and put the profile back."
+        )
+    return y
 
 
 def scratched(picture: torch.Tensor) -> tuple[torch.Tensor, str]:
@@ -73,18 +89,34 @@ def scratched(picture: torch.Tensor) -> tuple[torch.Tensor, str]:
     known = find_scratches(picture)
     share = 1 - float(known.double().mean())
     if share == 0:
-        raise ValueError("no scratches were found; paint them into a mask yourself, and give it with --mask.")
+        raise ValueError("no scratches were found; paint them into a mask yourself, black, and give it with --mask.")
     return known, (
-        f"{100 * share:.2g}% of the pixels are taken for scratches (mask.png); if that is wrong, correct a copy of the "
-        "mask and give it with --mask"
+        f"note: {100 * share:.2g}% of the pixels are taken for scratches, see mask.png; if that is wrong, correct it, "
+        "and give it with --mask mask.png instead of --task scratches"
     )
+
+
+def propose(options: Restore, jobs: Sequence[Job]) -> int:
+    """Write what is taken for scratches in each picture, NAME-mask.png and NAME-marked.png, which shows it in red.
+    Return the exit code."""
+    folder = options.out or MASKS
+    make_folder(folder)
+    for job in jobs:
+        picture = media.read_image(job.path)
+        try:
+            known, _ = scratched(picture)
+        except ValueError as error:
+            raise ValueError(f"{job.path}: {error}") from error
+        file = folder / f"{job.name}-mask.png"
+        media.write_png(file, 2 * known.float().expand(-1, 3, -1, -1) - 1)
+        red = torch.tensor([1.0, -1, -1]).view(1, 3, 1, 1)
+        media.write_png(folder / f"{job.name}-marked.png", torch.where(known, picture, red))
+        share = 1 - float(known.double().mean())
+        print(f"{job.title}: {100 * share:.2g}% is taken for scratches, {file}; correct it if need be, then:")
+        print(f"  rsd restore {job.path} --mask {file}")
+    return 0
 
 
 def _check_large(picture: torch.Tensor, flag: str) -> None:
     if min(picture.shape[-2:]) < SMALLEST:
         raise ValueError(f"it is too small to estimate its damage from; give {flag}.")
-
-
-def _named(operator: Operator, options: Restore) -> Operator:
-    operator.task = options.task
-    return operator

@@ -53,6 +53,8 @@ class Method:
     """Whether it optimises images x beside the latents z (Algorithm 1)."""
     averages: ClassVar[bool] = False
     """Whether it averages the particles' scores, as SVGD does."""
+    kindred: ClassVar[bool] = False
+    """Whether its settings for a task serve those that share the file."""
     borrows: ClassVar[tuple[str, ...]] = ()
     """Methods whose packaged settings it uses if it has none of its own."""
 
@@ -203,6 +205,7 @@ class DiffPIR(Sampler):
     space = "pixels"
     sampler = "diffpir:DiffPIR"
     follows = False
+    kindred = True
 
 
 class ParticleGuidance(DPS):

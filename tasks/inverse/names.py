@@ -39,6 +39,13 @@ READ_BY = {
     "blur": ("deblur_gaussian",), "peak": ("denoise_poisson",), "quality": ("jpeg",), "propose": ("scratches",),
 }  # fmt: skip
 """Options that only some tasks read. If an option is given without a task, the first task is implied."""
+
+
+def hides(task: str) -> bool:
+    """Return whether a task hides pixels."""
+    return task.startswith("inpaint") or task == "scratches"
+
+
 IMPLYING = ("mask", "box", "operator", "kernel")
 """Options that imply their task."""
 CASES = (

@@ -31,7 +31,7 @@ from rsd.runs.settings import is_manifest
 
 from .choice import auto_prior
 from .methods import METHODS, TUNABLE, auto_method, check_method, check_space, load_method, method_name
-from .names import CASES, IMPLYING, READ_BY, REQUIRED, is_task, task_name, unknown_task
+from .names import CASES, IMPLYING, READ_BY, REQUIRED, hides, is_task, task_name, unknown_task
 
 if TYPE_CHECKING:
     from rsd.repulsion import Interaction
@@ -87,7 +87,7 @@ class OperatorOptions:
     peak: float | None = None
     """denoise_poisson: photons at white (default: as estimated; --clean requires it)."""
     propose: bool = False
-    """scratches: only write what the detector takes for scratches, PICTURE-mask.png beside --out."""
+    """scratches: only write what the detector takes for scratches to --out (default: runs/masks)."""
     operator: str | None = None
     """operator: your differentiable function, as module:function, from images [B, 3, H, W] in [-1, 1] to y (default:
     none; the task requires one)."""
@@ -327,7 +327,7 @@ class Restore(TaskOptions, Settings, RunOptions, PriorOptions, FeatureOptions, S
         is_task, is_method = f"the task is {self.task}{by}", f"the method is {self.method}"
         needs = {
             "downsample": ("the tasks sr2 ... sr16", self.task.startswith("sr")),
-            "keep_known": ("the inpaint tasks", self.task.startswith("inpaint")),
+            "keep_known": ("the inpaint tasks", hides(self.task)),
             **{name: (readers("task", tasks, " and "), self.task in tasks) for name, tasks in READ_BY.items()},
         }
         found = {name: (who, is_task) for name, (who, read) in needs.items() if self.task and not read}

@@ -108,7 +108,9 @@ def borrowed_note(options: Restore) -> str:
     found = chosen(options) if options.task else None
     others = [
         (f"{found.tuned_for[what]}", f"{getattr(options, what)}")
-        for what in ("task", "prior")
+        for what in (
+            ("prior",) if METHODS[options.method].kindred and options.task != "operator" else ("task", "prior")
+        )
         if found
         and found.tuned_for.get(what, getattr(options, what)) != getattr(options, what)
         and not (what == "prior" and family(found.tuned_for[what]) == family(options.prior) is not None)
