@@ -29,8 +29,8 @@ class Photos:
     stage: Annotated[Literal["data", "contact-sheets", "card", "train", "export", "evaluate"], Flag(positional=True)]
     """Stage to run. "data" downloads and shrinks the photographs, "contact-sheets" shows all pictures of the packages,
     from which the photographs were chosen, "card" writes their licences to the model card, "export" writes the weights
-    of an unfinished run to ``out``, "evaluate" compares them with BM3D, or with ``task`` restorations by them with those
-    of other methods."""
+    of an unfinished run to ``out``, "evaluate" compares them with BM3D, or with ``task`` restorations by them with
+    those of other methods."""
     work: Path = Path("runs/photos")
     """Packages, shards and checkpoints (about 1 GB)."""
     out: Path | None = None

@@ -53,8 +53,8 @@ def seen(path: Path, picture: torch.Tensor, operator: Operator, options: Restore
             width = estimate_blur(picture, estimate_sigma(picture))
             made = Blur(gaussian_of(width), f"Gaussian blur of {width:.2f} px")
             note = (
-                f"a blur of {width:.2f} px, as estimated from the spectrum, give or take {width * DOUBT:.2f} px (--blur; "
-                "less if samples have rings, more if they are soft)"
+                f"a blur of {width:.2f} px, as estimated from the spectrum, give or take {width * DOUBT:.2f} px "
+                "(--blur; less if samples have rings, more if they are soft)"
             )
         case "jpeg" if options.quality is None:
             if not whole:

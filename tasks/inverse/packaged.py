@@ -20,7 +20,10 @@ NO_PIXEL = (
     "fid_features", "div_features",
 )  # fmt: skip
 """Options that do not change the samples: a run may be resumed with other values, and config.yaml omits them."""
-ADDED = {"mask_hole": "black", "draw": None, "keep": None, "noise": "fresh", "inversion_steps": 4}
+ADDED = {
+    "mask_hole": "black", "draw": None, "keep": None, "noise": "fresh", "inversion_steps": 4, "blur": None,
+    "quality": None, "peak": None, "propose": False,
+}  # fmt: skip
 """Options missing from older versions' config.yaml, with the values that their runs had."""
 
 
