@@ -28,6 +28,10 @@ COMMANDS = {
     "text-to-image": ("rsd.tasks.text_to_image.command", "draw several different pictures of a prompt"),
     "text-to-3d": ("rsd.tasks.text_to_3d.command", "make several different 3-D scenes of a prompt, and their meshes"),
     "sweep": ("rsd.tasks.text_to_image.sweep", "quality against diversity: methods x gammas x prompts, as a plot"),
+    "calibrate": (
+        "rsd.tasks.calibrate.command",
+        "trust the spread: samples against exact posteriors of built-in heads",
+    ),
     "toy": ("rsd.tasks.toy.command", "two Gaussians, two particles: how repulsion prevents collapse (paper, D.10.1)"),
     "reproduce": ("rsd.tasks.reproduce.command", "the paper's experiments: a report, and which claims hold here"),
     "heads": ("rsd.heads.command", "write built-in test images: procedural heads with known attributes"),

@@ -120,7 +120,7 @@ def plain(attribute: str) -> str:
 LEAST_ENERGY = 0.2  # sum of squared changes in [-1, 1]: about three pixels that change by 0.15 in each colour
 
 
-def picture(head: Head, size: int) -> torch.Tensor:
+def picture(head: Head, size: int = 64) -> torch.Tensor:
     """Render a head, [1, 3, size, size] in [-1, 1]."""
     return torch.from_numpy(render(head, size).astype(np.float32)).permute(2, 0, 1)[None] / 127.5 - 1
 

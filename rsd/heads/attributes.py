@@ -90,6 +90,19 @@ def sample_values(rng: np.random.Generator) -> dict[str, str]:
     return values
 
 
+def log_probability(values: dict[str, str]) -> float:
+    """Return the log probability of values under :func:`sample_values`; -inf for a woman with a beard."""
+    total = 0.0
+    for attribute, options in ATTRIBUTES.items():
+        if attribute == "person" and values["beard"] == "full":
+            if values["person"] == "woman":
+                return -math.inf
+            continue
+        chances = PROBABILITIES.get(attribute)
+        total += math.log(chances[options.index(values[attribute])] if chances else 1 / len(options))
+    return total
+
+
 def sample_head(rng: np.random.Generator, view: str = "any") -> Head:
     """Draw a head. ``view``: "frontal" (facing the camera), "any" (mostly faces) or "all" (uniform azimuth)."""
     values = sample_values(rng)

@@ -207,7 +207,7 @@ def _frame(options: Restore, sides: Sides, size: int, hole: Hole | None) -> tupl
         return frame, () if frame.is_whole else (_describe_local(frame),)
     factor = sr_factor(options.task) or 1
     if not options.clean:
-        return framing.whole((sides[0] * factor, sides[1] * factor)), ()
+        return framing.whole(_answer_sides(options, sides, None if free else size)), ()
     height, width = (side - side % factor for side in sides)
     if (height, width) == sides:
         return framing.whole(sides), ()
@@ -215,6 +215,25 @@ def _frame(options: Restore, sides: Sides, size: int, hole: Hole | None) -> tupl
         raise ValueError(f"The image is {sides[1]} x {sides[0]} px, which cannot be made {factor} times smaller.")
     change = f"cropped from {sides[1]} x {sides[0]} px to {width} x {height}, which {factor} divides"
     return Frame(sides, (framing.Region((0, height, 0, width), (height, width)),), returns=False), (change,)
+
+
+def _answer_sides(options: Restore, sides: Sides, size: int | None) -> Sides:
+    """Return the size of the picture that an image of ``sides`` measures: ``size``, the prior's own, if that fits, else
+    as many times larger as the operator makes pictures smaller."""
+    if size is not None:
+        try:
+            if tuple(_shape(_operator(options, size, None), size)[-2:]) == sides:
+                return size, size
+        except ValueError:  # the task needs another size
+            pass
+    if factor := sr_factor(options.task):
+        return sides[0] * factor, sides[1] * factor
+    if options.task != "operator":
+        return sides
+    made = _shape(_operator(options, sides, None), sides)
+    factors = {side / small for side, small in zip(sides, made[-2:], strict=False) if small}
+    times = factors.pop() if len(made) > 1 and len(factors) == 1 else 1.0
+    return (sides[0] * int(times), sides[1] * int(times)) if times.is_integer() else sides
 
 
 def _is_viewed(options: Restore) -> bool:

@@ -3,7 +3,6 @@ settings in a line."""
 
 from __future__ import annotations
 
-import base64
 import io
 import itertools
 import json
@@ -19,6 +18,7 @@ import yaml  # noqa: E402
 from PIL import Image, ImageSequence  # noqa: E402
 
 from rsd import media  # noqa: E402
+from rsd.pages import data_uri, encoded, shrink  # noqa: E402
 
 from ..inverse.methods import METHODS  # noqa: E402
 from ..text_to_image.options import TextToImage  # noqa: E402
@@ -52,20 +52,20 @@ def card(plan: Plan, folder: Path) -> Card:
     if plan.command == "toy":
         made = Card(plan, settings("toy", json.loads((folder / "toy.json").read_text(encoding="utf-8"))))
         made.strips.append(
-            ("the final positions of every pair of particles", uri(Image.open(folder / "scatter.png"), 520))
+            ("the final positions of every pair of particles", data_uri(Image.open(folder / "scatter.png"), 520))
         )
         return made
     runs = runs_in(folder)
     first = runs[0]
     made = Card(plan, settings(plan.command, config(first)), len(runs))
     for run in runs[:PICTURES]:
-        made.strips.append((config(run).get("prompt") or run.name, uri(strip(run))))
+        made.strips.append((config(run).get("prompt") or run.name, data_uri(strip(run))))
     if (first / "measurement.png").exists():
         sample = small(Image.open(first / "particles" / "00.png"))
-        made.slider = uri(before(first, sample.size)), uri(sample)
+        made.slider = data_uri(before(first, sample.size)), data_uri(sample)
     if (first / "spread.png").exists():
-        made.spread = uri(Image.open(first / "spread.png"), 320, quality=75)
-    made.film = uri(film(first / "evolution.gif"), quality=60)
+        made.spread = data_uri(Image.open(first / "spread.png"), 320, quality=75)
+    made.film = data_uri(film(first / "evolution.gif"), quality=60)
     made.turntables = [animated(path) for path in sorted(first.glob("scenes/*/turntable.gif"))[:TURNTABLES]]
     return made
 
@@ -73,8 +73,8 @@ def card(plan: Plan, folder: Path) -> Card:
 def glance(plan: Plan, folder: Path) -> str:
     """Return one strip of a finished run, small, as a data URI."""
     if plan.command == "toy":
-        return uri(Image.open(folder / "scatter.png"), GLANCE // 2, quality=75)
-    return uri(strip(runs_in(folder)[0]), GLANCE, quality=75)
+        return data_uri(Image.open(folder / "scatter.png"), GLANCE // 2, quality=75)
+    return data_uri(strip(runs_in(folder)[0]), GLANCE, quality=75)
 
 
 def runs_in(folder: Path) -> list[Path]:
@@ -138,7 +138,7 @@ def animated(path: Path) -> str:
     frames = [small(frame.convert("RGB")) for frame in ImageSequence.Iterator(Image.open(path))]
     buffer = io.BytesIO()
     frames[0].save(buffer, "WEBP", save_all=True, append_images=frames[1:], duration=100, loop=0, quality=80)
-    return _data(buffer.getvalue(), "webp")
+    return encoded(buffer.getvalue(), "webp")
 
 
 def trade_off(rows: dict[str, Measured], across: str, up: str) -> Image.Image | None:
@@ -181,25 +181,6 @@ NAMES: dict[str, str] = {
 def small(picture: Image.Image) -> Image.Image:
     """Return an image in RGB, at most LARGEST on a side."""
     return shrink(picture.convert("RGB"), LARGEST)
-
-
-def shrink(picture: Image.Image, most: int) -> Image.Image:
-    """Shrink an image to at most ``most`` pixels on the longer side."""
-    factor = most / max(picture.size)
-    if factor >= 1:
-        return picture
-    return picture.resize((round(picture.width * factor), round(picture.height * factor)), Image.Resampling.LANCZOS)
-
-
-def uri(picture: Image.Image, most: int = 10 * LARGEST, **options: Any) -> str:
-    """Return an image as a data URI."""
-    buffer = io.BytesIO()
-    shrink(picture.convert("RGB"), most).save(buffer, "WEBP", **{"quality": 88, "method": 6, **options})
-    return _data(buffer.getvalue(), "webp")
-
-
-def _data(content: bytes, kind: str) -> str:
-    return f"data:image/{kind};base64,{base64.b64encode(content).decode()}"
 
 
 ALWAYS = {"particles": "N =", "steps": "L ="}

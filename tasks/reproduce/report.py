@@ -6,15 +6,13 @@ import json
 import shlex
 import sys
 from collections.abc import Iterable
-from functools import cache
 from pathlib import Path
 from typing import Any
 
-from jinja2 import Environment, FileSystemLoader, StrictUndefined
-
+from rsd.pages import data_uri, render
 from rsd.runs.folder import provenance
 
-from .cards import GLANCE, NAMES, card, glance, trade_off, uri
+from .cards import GLANCE, NAMES, card, glance, trade_off
 from .data import how_to_make
 from .experiments.entry import Entry
 from .options import Reproduce
@@ -27,7 +25,7 @@ def entry_page(outcome: Outcome) -> str:
     entry, ran = outcome.entry, outcome.ran
     figures = [name for name in entry.figures if any(row.mean(name) is not None for row in outcome.rows.values())]
     drawn = [(trade_off(outcome.rows, *axes), axes) for axes in entry.plots]
-    plots = [(uri(picture, 760, lossless=True), axes) for picture, axes in drawn if picture]
+    plots = [(data_uri(picture, 760, lossless=True), axes) for picture, axes in drawn if picture]
     folders = [plan.folder(outcome.runs) for plan in ran]
     return _page(
         "entry.html", title=entry.name, outcome=outcome, entry=entry, claims=outcome.claims, figures=figures,
@@ -58,7 +56,7 @@ def at_a_glance(outcome: Outcome) -> dict[str, Any]:
     return {
         "claims": outcome.claims, "failed": outcome.failures, "seconds": outcome.seconds,
         "label": shown.label if shown else None, "strip": glance(shown, shown.folder(outcome.runs)) if shown else None,
-        "plot": uri(plot, GLANCE, quality=75) if plot else None,
+        "plot": data_uri(plot, GLANCE, quality=75) if plot else None,
     }  # fmt: skip
 
 
@@ -76,25 +74,5 @@ def about(options: Reproduce, folders: Iterable[Path]) -> dict[str, Any]:
     return {**found, "seed": options.seed, "command": shlex.join(["rsd", *sys.argv[1:]])}
 
 
-def number(value: Any) -> str:
-    """Format a figure with three digits, None as a dash."""
-    return "–" if value is None else f"{value:.3g}" if abs(value) < 100 else f"{value:.0f}"
-
-
-def minutes(seconds: float) -> str:
-    """Format seconds."""
-    return f"{seconds:.0f} s" if seconds < 100 else f"{seconds / 60:.0f} min"
-
-
-@cache
-def _environment() -> Environment:
-    loader = FileSystemLoader(Path(__file__).parent / "templates")
-    environment = Environment(
-        loader=loader, autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
-    )
-    environment.filters.update(number=number, minutes=minutes)
-    return environment
-
-
 def _page(name: str, **values: Any) -> str:
-    return _environment().get_template(name).render(**values)
+    return render(Path(__file__).parent / "templates", name, **values)

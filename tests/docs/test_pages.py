@@ -14,6 +14,7 @@ import rsd
 from rsd.cli import COMMANDS
 from rsd.cli import main as command_line
 from rsd.runs import flags
+from rsd.tasks.calibrate.options import Calibrate
 from rsd.tasks.config import Config
 from rsd.tasks.inverse.command import Measure
 from rsd.tasks.inverse.compare.options import Compare
@@ -30,7 +31,8 @@ TEXT = {page: page.read_text(encoding="utf-8") for page in PAGES}
 KINDS = {
     "restore": Restore, "measure": Measure, "config": Config,
     "compare": Compare, "text-to-image": TextToImage, "text-to-3d": TextTo3D,
-    "sweep": Sweep, "toy": Toy, "reproduce": import_module("rsd.tasks.reproduce.options").Reproduce,
+    "sweep": Sweep, "toy": Toy, "calibrate": Calibrate,
+    "reproduce": import_module("rsd.tasks.reproduce.options").Reproduce,
     "heads": import_module("rsd.heads.command").Heads,
 }  # fmt: skip
 PLAIN = {"doctor": {"--quick"}, "methods": set(), "tasks": set()}

@@ -93,7 +93,7 @@ def test_a_line_may_tune_its_sampler(photos):
         ({"image": "a.png", "clean": 1}, "clean is 1; give true or false."),
         ({"image": "a.png", "seed": True}, "seed is true; give a whole number."),
         ({"image": "a.png", "window": [1]}, "window is [1]; give 2 numbers."),
-        ({"image": "a.png", "fit": "crush"}, 'fit is "crush"; give one of crop, resize, refuse.'),
+        ({"image": "a.png", "fit": "crush"}, 'fit is "crush"; give one of auto, whole, crop, resize, refuse.'),
         ({"image": "a.png", "particles": 0}, "line 2: particles is 0"),
         ({"image": "a.png", "task": "sr44"}, 'line 2: There is no task "sr44"'),
         ({"image": "a.png", "task": "inpaint_mask"}, "line 2: Task inpaint_mask needs --mask."),

@@ -1,0 +1,1 @@
+"""``rsd calibrate``: compare the spread of samples with exact posteriors."""

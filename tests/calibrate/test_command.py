@@ -1,0 +1,70 @@
+"""``rsd calibrate`` from the command line to its tables."""
+
+import csv
+import json
+
+import pytest
+import yaml
+
+from rsd.cli import main
+from rsd.tasks.calibrate.command import main as calibrate
+from rsd.tasks.calibrate.options import Calibrate
+
+ARGUMENTS = ["--heads", "1", "-n", "2", "--steps", "2", "--methods", "proximal-guidance", "--gammas", "0,8"]
+
+
+@pytest.fixture(scope="module")
+def out(tmp_path_factory):
+    out = tmp_path_factory.mktemp("calibrate") / "out"
+    assert calibrate([*ARGUMENTS, "--out", str(out)]) == 0
+    return out
+
+
+def test_each_gamma_is_a_row_beside_exact_draws(out):
+    found = json.loads((out / "calibration.json").read_text())
+    assert [row["method"] for row in found["rows"]] == [
+        "exact draws", "exact draws, through the autoencoder", "proximal-guidance, γ = 0", "proximal-guidance, γ = 8",
+    ]  # fmt: skip
+    exact, encoded, free, repelled = found["rows"]
+    assert exact["invented"] == 0 and exact["read"] == 1
+    assert free["steps"] == repelled["steps"] == 2 and free["particles"] == 2
+    configs = sorted(out.glob("cells/*/*/config.yaml"))
+    assert [yaml.safe_load(path.read_text())["gamma"] for path in configs] == [0.0, 8.0]
+    lines = list(csv.DictReader((out / "calibration.csv").open()))
+    assert float(lines[0]["crps"]) == pytest.approx(exact["crps"]) and len(lines) == 4
+    page = (out / "calibration.html").read_text()
+    assert "proximal-guidance, γ = 8" in page and page.count("data:image/webp") == 5
+
+
+def test_the_same_command_again_restores_nothing(out, capsys):
+    before = {path: path.stat().st_mtime_ns for path in out.glob("cells/*/*/particles/*.png")}
+    assert calibrate([*ARGUMENTS, "--out", str(out)]) == 0
+    assert {path: path.stat().st_mtime_ns for path in out.glob("cells/*/*/particles/*.png")} == before and before
+    assert "to do" not in capsys.readouterr().out
+
+
+def test_other_heads_in_the_same_folder_are_refused(out):
+    with pytest.raises(ValueError, match="has other heads.*--first"):
+        calibrate([*ARGUMENTS[2:], "--heads", "1", "--first", "3", "--out", str(out)])
+
+
+def test_shards_restore_and_write_no_table(tmp_path, capsys):
+    assert calibrate([*ARGUMENTS, "--out", str(tmp_path), "--shard", "1/2"]) == 0
+    assert [path.name for path in (tmp_path / "cells").iterdir()] == ["inpaint_half_face-proximal-guidance-gamma-8"]
+    assert not (tmp_path / "calibration.json").exists()
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [({"particles": 1}, "particles is 1"), ({"methods": ("red-diff",), "gammas": (1.0,)}, "has a gamma"),
+     ({"prior": "sd2-community/x"}, "no prior over heads"), ({"methods": ()}, "methods is empty"),
+     ({"gammas": (1.0, 1.0)}, "each once"), ({"task": "sr3x"}, "no task")],
+)  # fmt: skip
+def test_values_that_cannot_work(given, message):
+    with pytest.raises(ValueError, match=message):
+        Calibrate(**given).check()
+
+
+def test_a_task_that_hides_nothing(tmp_path, capsys):
+    assert main(["calibrate", *ARGUMENTS, "--task", "sr2", "--out", str(tmp_path)]) == 2
+    assert "hides no attribute" in capsys.readouterr().err
