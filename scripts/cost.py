@@ -77,36 +77,82 @@ def counted(name: str, network: Callable[[torch.Tensor], torch.Tensor], x: torch
         return Pass(name, weights, forward, backward, written, made.all - written, kept)
 
 
-def table(px: int) -> list[Pass]:
-    """Return the cost of each network of a step."""
-    from diffusers import AutoencoderTiny
+@dataclass(frozen=True)
+class Networks:
+    """The networks of a step at ``px`` pixels on the device "meta", and empty inputs for them."""
 
-    from rsd.features import ViT
+    px: int
+    prior: LatentPrior
+    vit: torch.nn.Module
+    taesd: TinyDecoder
 
-    with torch.device("meta"):
-        vit, taesd = ViT(dino()), AutoencoderTiny()
-    tokenizer = load_prior("heads").tokenizer  # type: ignore[attr-defined]
-    prior = LatentPrior(stable_diffusion(tokenizer, device="meta", size=px), device="meta")
-    text: Any = torch.empty(1, 77, prior.unet.config.cross_attention_dim, device="meta")
+    @classmethod
+    def at(cls, px: int) -> Networks:
+        """Build Stable Diffusion 2.1-base, DINO ViT-S/16 and TAESD."""
+        from diffusers import AutoencoderTiny
 
-    def z() -> torch.Tensor:
-        return torch.empty(1, *prior.latent_shape, device="meta")
+        from rsd.features import ViT
 
-    def x(side: int) -> torch.Tensor:
+        with torch.device("meta"):
+            vit, taesd = ViT(dino()), AutoencoderTiny()
+        tokenizer = load_prior("heads").tokenizer  # type: ignore[attr-defined]
+        prior = LatentPrior(stable_diffusion(tokenizer, device="meta", size=px), device="meta")
+        return cls(px, prior, vit, TinyDecoder(taesd, prior.calls))
+
+    def z(self) -> torch.Tensor:
+        return torch.empty(1, *self.prior.latent_shape, device="meta")
+
+    def x(self, side: int) -> torch.Tensor:
         return torch.empty(1, 3, side, side, device="meta")
 
-    def unet(latents: torch.Tensor) -> torch.Tensor:
-        return prior.unet(latents, 500, encoder_hidden_states=text).sample
+    def unet(self, latents: torch.Tensor) -> torch.Tensor:
+        text: Any = torch.empty(1, 77, self.prior.unet.config.cross_attention_dim, device="meta")
+        out: torch.Tensor = self.prior.unet(latents, 500, encoder_hidden_states=text).sample
+        return out
 
+
+def table(n: Networks) -> list[Pass]:
+    """Return the cost of each network of a step."""
+    prior, px, z, x = n.prior, n.px, n.z, n.x
     return [
-        counted("UNet", unet, z(), weight(prior.unet)),
+        counted("UNet", n.unet, z(), weight(prior.unet)),
         counted("decoder", prior.decode, z(), weight(prior.vae.decoder)),
-        counted(f"DINO ViT-S/16, {px} px", vit, x(px), weight(vit)),
-        counted("DINO ViT-S/16, 224 px", vit, x(224), weight(vit)),
-        counted("TAESD's decoder", TinyDecoder(taesd, prior.calls), z(), weight(taesd.decoder)),
+        counted(f"DINO ViT-S/16, {px} px", n.vit, x(px), weight(n.vit)),
+        counted("DINO ViT-S/16, 224 px", n.vit, x(224), weight(n.vit)),
+        counted("TAESD's decoder", n.taesd, z(), weight(n.taesd.model.decoder)),
         counted("encoder", prior.encode, x(px), weight(prior.vae.encoder)),
-        counted("TAESD's encoder", TinyDecoder(taesd, prior.calls).encode, x(px), weight(taesd.encoder)),
+        counted("TAESD's encoder", n.taesd.encode, x(px), weight(n.taesd.model.encoder)),
     ]
+
+
+def peaks(n: Networks) -> dict[str, int]:
+    """Return the peak bytes of the tensors of a step for one particle without repulsion, beside the weights."""
+
+    def guidance(coder: Any) -> None:
+        z = n.z().requires_grad_()
+        clean = z - n.unet(z)
+        with torch.no_grad():
+            d = coder.decode(clean)
+            v = coder.encode(d + 1) - coder.encode(d)
+        torch.autograd.grad(clean, z, v)
+
+    def rlsd() -> None:
+        z = n.z().requires_grad_()
+        with torch.no_grad():
+            n.unet(z)
+        out = n.prior.decode(z)
+        torch.autograd.grad(out, z, torch.empty_like(out))
+
+    steps: dict[str, Callable[[], None]] = {
+        "RLSD": rlsd, "proximal guidance": lambda: guidance(n.prior),
+        "proximal guidance by TAESD": lambda: guidance(n.taesd),
+    }  # fmt: skip
+    found = {}
+    for name, step in steps.items():
+        with Bytes() as made:
+            step()
+        found[name] = made.peak
+    return found
 
 
 def steps(passes: list[Pass], cost: Callable[[Pass], tuple[int, int]] = Pass.flops) -> dict[str, int]:
@@ -132,7 +178,8 @@ def steps(passes: list[Pass], cost: Callable[[Pass], tuple[int, int]] = Pass.flo
 def main() -> None:
     """Print both tables."""
     o = script(Cost, "python -m scripts.cost")
-    passes = table(o.px)
+    networks = Networks.at(o.px)
+    passes = table(networks)
     print("| network | weights [MB] | forward [GFLOP] | backward [GFLOP] | made forward, backward [GB] | kept [GiB] |")
     print("|---|---|---|---|---|---|")
     for p in passes:
@@ -150,6 +197,9 @@ def main() -> None:
         floors += [2 * byte[name] / o.tbs / 1e12] if o.tbs > 0 else []
         seconds = f" {max(floors):.3g} |" if floors else ""
         print(f"| {name} | {total / 1e12:.2f} | {total / of:.2f} | {2 * byte[name] / 1e9:.0f} |{seconds}")
+    print("\n| step, a particle, no repulsion | peak beside the weights [GiB] |\n|---|---|")
+    for name, size in peaks(networks).items():
+        print(f"| {name} | {size / 2**30:.2f} |")
 
 
 if __name__ == "__main__":

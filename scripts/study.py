@@ -30,7 +30,7 @@ from rsd.runs.flags import Flag, script
 from rsd.tasks.inverse.head import run
 from rsd.tasks.inverse.operators import make_operator
 from rsd.tasks.inverse.packaged import parse
-from rsd.tasks.reproduce.experiments.tables import ADAM, REPELS
+from rsd.tasks.reproduce.experiments.tables import ADAM, THROUGHOUT
 from rsd.tasks.reproduce.verdict import student
 
 FIGURES = {
@@ -86,7 +86,9 @@ def variants(o: Study) -> dict[str, list[str]]:
         both = ("inpaint_half_face", "sr4")
         return {f"{t} {s} steps": ["--task", t, "--preset", str(s)] for t in both for s in (50, 100, 200, 1000)}
     if o.name == "cheap":
-        return {name: [*flags, "--task", "inpaint_half_face", *REPELS.split()] for name, flags in CHEAP.items()}
+        paper = ["--task", "inpaint_half_face", *ADAM.split(), "--gamma", "6"]
+        always = THROUGHOUT.split()
+        return {name: [*paper, *([] if "--window" in own else always), *own] for name, own in CHEAP.items()}
     if o.name == "proximal":
         task, own = ["--task", "inpaint_half_face"], ["--method", "proximal-guidance"]
         rows = {"psld": [*task, "--method", "psld"], "proximal-guidance": [*task, *own, "--gamma", "0"]}
@@ -110,8 +112,8 @@ def variants(o: Study) -> dict[str, list[str]]:
         }
         phases = {f"phase_retrieval {m}": ["--task", "phase_retrieval", "--method", m] for m in ("rlsd", "nonaug")}
         return {**pairs, **phases}
-    paper = ADAM.split()
-    rows = {"nonrepuls": ["--method", "nonrepuls", *paper]}
+    paper = [*ADAM.split(), *THROUGHOUT.split()]
+    rows = {"nonrepuls": ["--method", "nonrepuls", *ADAM.split()]}
     rows |= {f"rlsd gamma {g:g}": ["--method", "rlsd", *paper, "--gamma", f"{g:g}"] for g in o.gammas}
     middle = f"{o.gammas[len(o.gammas) // 2]:g}"
     rows[f"hybrid gamma {middle}"] = ["--method", "hybrid", *paper, "--gamma", middle]

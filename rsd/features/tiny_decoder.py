@@ -107,6 +107,11 @@ def load_decoder(name: str, prior: Prior) -> TinyDecoder:
 def load_autoencoder(name: str, prior: Prior) -> TinyDecoder:
     """Load both halves of the small autoencoder ``name`` for a prior's latents, as :func:`load_decoder` does. Raise
     ValueError also if its encoder does not return the prior's latents."""
+    if name in BUILT_IN:
+        raise ValueError(
+            f'The built-in small decoder "{name}" has no encoder; give the folder or the hub id of an AutoencoderTiny, '
+            "or leave it out: the built-in prior's own autoencoder is small."
+        )
     coder = load_decoder(name, prior)
     with torch.no_grad():
         x = torch.empty(1, 3, prior.image_size, prior.image_size, dtype=coder.model.dtype, device="meta")

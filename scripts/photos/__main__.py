@@ -50,7 +50,9 @@ class Photos:
     """What "evaluate" restores, instead of comparing the denoising of whole pictures; the table goes to the model
     card."""
     count: int = 6
-    """Number of held-out photographs for ``task``, crops of 256 px."""
+    """Number of held-out photographs for ``task``, whose middle is restored."""
+    side: int = restoring.SIDE
+    """Side of the crops for ``task`` in pixels."""
     particles: int = 8
     """Samples of each for ``task``."""
     bm3d: bool = True
@@ -107,7 +109,7 @@ def run_evaluate(o: Photos) -> None:
     restored.json and the table in the card."""
     if o.task:
         for name in restoring.CASES if o.task == "all" else (o.task,):
-            found = restoring.compare(_out(o), o.work, name, count=o.count, particles=o.particles)
+            found = restoring.compare(_out(o), o.work, name, count=o.count, particles=o.particles, side=o.side)
             figures = restoring.save({name: found}, _out(o))
             print(*restoring.table({name: found}), sep="\n", flush=True)
         restoring.write_table(figures, o.card, restoring.about(figures))

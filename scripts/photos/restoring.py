@@ -205,29 +205,34 @@ def restored(
 
 
 def compare(
-    folder: Path, work: Path, name: str, *, count: int = 6, particles: int = 8, split: str = "held",
+    folder: Path, work: Path, name: str, *, count: int = 6, particles: int = 8, side: int = SIDE, split: str = "held",
     settings: Settings | None = None, only_ours: bool = False,
 ) -> dict[str, Any]:  # fmt: skip
     """Return the PSNR in dB of each picture: of the other methods, of our estimate, of the mean of two samples and of
     ``particles``, and of single samples; and the share of restored pixels whose error is within two standard deviations
-    of the samples. Writes ``work/evaluated-NAME.png``."""
-    case = CASES[name]
+    of the samples. Writes ``work/evaluated-NAME.png``.
+
+    The figures of the other methods, which do not depend on the weights, are kept in ``work/others.json``."""
+    case, kept = CASES[name], work / "others.json"
+    known = json.loads(kept.read_text(encoding="utf-8")) if kept.is_file() else {}
     settings = settings or settings_of(case.task, prior=str(folder))[0]
     settings = replace(settings, sigma_v=case.sigma_v, particles=particles)
     rows, shown = {}, {}
-    for k, (photo, x) in enumerate(crops(work, split, count).items()):
+    for k, (photo, x) in enumerate(crops(work, split, count, side).items()):
         operator, y = case.damage(x, k, case.sigma_v, work)
-        others = {} if only_ours else case.others(operator, y, x, case.sigma_v)
+        key = f"{name}, {split} {photo}, {side} px, {k}"
+        others = {} if only_ours or key in known else case.others(operator, y, x, case.sigma_v)
+        if others:
+            known[key] = {other: round(psnr(x, value), 2) for other, value in others.items()}
+            kept.write_text(json.dumps(known, indent=1) + "\n", encoding="utf-8")
         images, estimate = restored(folder, case, operator, y, x.shape[-1], settings, photo)
         mean, deviation = images.mean(0, keepdim=True), images.std(0, keepdim=True)
         hidden = operator.observed
         away = torch.ones_like(x, dtype=torch.bool) if hidden is None else (~hidden).expand_as(x)
         inside = ((mean - x).abs() <= 2 * deviation + GREY / 2)[away]
-        results = {
-            **others, "estimate": estimate, "mean of 2": images[:2].mean(0, keepdim=True), "mean": mean,
-            "sample": images,
-        }  # fmt: skip
-        rows[photo] = {key: round(psnr(x, value), 2) for key, value in results.items()}
+        ours = {"estimate": estimate, "mean of 2": images[:2].mean(0, keepdim=True), "mean": mean, "sample": images}
+        rows[photo] = {} if only_ours else dict(known[key])
+        rows[photo] |= {key: round(psnr(x, value), 2) for key, value in ours.items()}
         rows[photo]["within 2 sd"] = round(float(inside.float().mean()), 3)
         print(photo, *(f"{key} {value}" for key, value in rows[photo].items()), sep="  ", flush=True)
         damaged = operator.picture(y)
@@ -235,11 +240,11 @@ def compare(
             damaged = F.interpolate(damaged, size=x.shape[-2:])
         for key, value in {"damaged": damaged, **others, "estimate": estimate, "sample": images[:1], "true": x}.items():
             shown[f"{key} {photo}"] = levels(value)
-    columns = len(shown) // len(rows)
-    contact_sheet(shown, columns=columns, width=SIDE + 8, height=SIDE + 24).save(work / f"evaluated-{name}.png")
+    columns = -(-len(shown) // len(rows))
+    contact_sheet(shown, columns=columns, width=side + 8, height=side + 24).save(work / f"evaluated-{name}.png")
     keys = next(iter(rows.values()))
     mean_of = {key: round(float(np.mean([row[key] for row in rows.values()])), 3) for key in keys}
-    found = {"damage": case.what, "steps": settings.steps, "particles": particles, "target": case.target}
+    found = {"damage": case.what, "steps": settings.steps, "particles": particles, "side": side, "target": case.target}
     return {**found, "mean": mean_of, "photographs": rows}
 
 
@@ -264,7 +269,7 @@ def about(figures: dict[str, dict[str, Any]]) -> str:
     """Return a sentence about the figures."""
     one = next(iter(figures.values()))
     return (
-        f"PSNR in dB, means over crops of {SIDE} px of {len(one['photographs'])} held-out photographs. *estimate*: the "
+        f"PSNR in dB, means over crops of {one['side']} px of {len(one['photographs'])} held-out photographs. *estimate*: the "
         "one picture that the samples start from (estimate.png); *sample*: single samples; *within two sd*: the share "
         "of the restored values whose error is within two standard deviations of "
         f"{one['particles']} samples around their mean."

@@ -92,6 +92,8 @@ def test_a_small_autoencoder_replaces_the_prior_s_in_proximal_guidance(tiny_fold
     assert coder.encode(z.new_zeros(2, 3, 16, 16)).shape == z.shape
     with pytest.raises(ValueError, match='Unknown small decoder "tinny"'):
         go(hyper=["coder=tinny"])
+    with pytest.raises(ValueError, match='The built-in small decoder "tiny" has no encoder'):
+        go(hyper=["coder=tiny"])
 
 
 def test_every_second_step_repels_twice_as_strongly():

@@ -12,7 +12,7 @@ from rsd.tasks.reproduce.cards import settings
 @pytest.mark.parametrize(
     ("flags", "expected"),
     [
-        ("--method rlsd", "N = 4, L = 100, gamma 12, lambda 0.05, rho 0.075, lr_z 0.6, x-step exact"),
+        ("--method rlsd", "N = 4, L = 100, gamma 12, window [0.2, 1], lambda 0.05, rho 0.075, lr_z 0.6, x-step exact"),
         (
             "--method nonrepuls --steps 7 --x-step adam",
             "N = 4, L = 7, lambda 0.05, rho 0.075, lr_x 0.4, lr_z 0.6",

@@ -76,6 +76,11 @@ class ProximalGuidance(Method):
         spaced = [int(schedule.last * (1 - step / steps) ** POWER + 0.5) for step in range(steps)]
         return levels(schedule, [min(max(t, steps - 1 - k), schedule.last) for k, t in enumerate(spaced)])
 
+    def prepare(self, prior: Prior) -> None:
+        """Load the small autoencoder."""
+        if self.coder:
+            autoencoder(self.coder, prior)
+
     def step(self, transition: Transition) -> StepResult:
         """Denoise, fit, carry the change through the network, and go to the next level."""
         given, now = transition.given, transition.now

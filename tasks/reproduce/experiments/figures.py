@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from .entry import Claim, Entry, Row
-from .tables import ADAM, GOOD_DECODER, HALF, TABLES, TUNED, half_face, methods
+from .tables import ADAM, GOOD_DECODER, HALF, TABLES, THROUGHOUT, TUNED, half_face, methods
 
 ABLATION = f"{HALF} --method rlsd"
 NO_REPULSION = f"{HALF} --method nonrepuls"
@@ -24,7 +24,7 @@ def window(low: float, high: float) -> Row:
 
 def strength(label: str, builtin: float, paper: float) -> Row:
     """Return a row of half a face by RLSD with that gamma."""
-    return Row(label, ABLATION, f"{ADAM} --gamma {builtin:g}", f"{OF_FIG_17} --gamma {paper:g}")
+    return Row(label, ABLATION, f"{ADAM} --gamma {builtin:g} {THROUGHOUT}", f"{OF_FIG_17} --gamma {paper:g}")
 
 
 def coupling(label: str, rho: float) -> Row:
