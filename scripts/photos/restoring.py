@@ -269,9 +269,9 @@ def about(figures: dict[str, dict[str, Any]]) -> str:
     """Return a sentence about the figures."""
     one = next(iter(figures.values()))
     return (
-        f"PSNR in dB, means over crops of {one['side']} px of {len(one['photographs'])} held-out photographs. *estimate*: the "
-        "one picture that the samples start from (estimate.png); *sample*: single samples; *within two sd*: the share "
-        "of the restored values whose error is within two standard deviations of "
+        f"PSNR in dB, means over crops of {one['side']} px of {len(one['photographs'])} held-out photographs. "
+        "*estimate*: the one picture that the samples start from (estimate.png); *sample*: single samples; *within two "
+        "sd*: the share of the restored values whose error is within two standard deviations of "
         f"{one['particles']} samples around their mean."
     )
 

@@ -23,14 +23,10 @@ class Sampling(Run):
 
     def begin(self, spread: Spread) -> Chain:
         s = self.settings
-<<<<<<< HEAD
-=======
+        self.measurement = Measurement(self.prior, self.condition, self.stream, self.operator, self.y, s.sigma_v)
         self.method: Method = load_method(s.method, s.hyper)
         self.method.prepare(self.prior)
-        self.levels = self.method.levels(self.prior.schedule, s.steps)
->>>>>>> e854eb71a41311983ed6efad251d350c52202044
-        self.measurement = Measurement(self.prior, self.condition, self.stream, self.operator, self.y, s.sigma_v)
-        self.method: Method = load_method(s.method, s.hyper).adapted(self.measurement)
+        self.method = self.method.adapted(self.measurement)
         self.levels = self.method.levels(self.prior.schedule, s.steps)
         chain = Chain(self.prior, spread, self.stream)
         with torch.no_grad():
