@@ -176,7 +176,6 @@ class Method:
         """Return ``steps`` noise levels, most noise first, and CLEAN; by default those of Schedule.descending."""
         return levels(schedule, schedule.descending(steps))
 
-<<<<<<< HEAD
     def adapted(self, given: Any) -> Method:
         """Return the method for what is given: itself, unless it has settings that depend on it."""
         return self
@@ -189,11 +188,10 @@ class Method:
         """Return the particles [n, *latent_shape] at the level ``first`` around the estimate, from standard normal
         ``noise``."""
         return first.alpha * estimate + first.sigma * noise
-=======
+
     def prepare(self, prior: Prior) -> None:
         """Load what the method needs beside the prior, before the first step; by default nothing. Raise ValueError or
         OSError if that fails."""
->>>>>>> e854eb71a41311983ed6efad251d350c52202044
 
     def step(self, transition: Transition[Any]) -> StepResult:
         """Take one step for the particles of one chunk."""
