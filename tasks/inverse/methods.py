@@ -204,7 +204,6 @@ class DiffPIR(Sampler):
     works = ("diffpir", "dpir")
     space = "pixels"
     sampler = "diffpir:DiffPIR"
-    follows = False
     kindred = True
 
 

@@ -22,6 +22,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import ClassVar
 
 import torch
 
@@ -44,6 +45,7 @@ class DiffPIR(Method):
     start: float = 0.0
     stop: float = 0.02
     calls: int = 8
+    renoises: ClassVar[bool] = True
 
     def levels(self, schedule: Schedule, steps: int) -> list[Level]:
         """Return levels evenly spaced in log(sigma / alpha) from ``start`` to ``stop``, each once."""
