@@ -1,4 +1,5 @@
-# Everything from a fresh clone: only Python >= 3.11 is needed. `make demo` restores a half-hidden face, `make test` tests.
+# Everything from a fresh clone: only Python >= 3.11 is needed. `make demo` restores a scratched photograph (once the
+# prior of photographs is in the package) and a half-hidden face, `make test` tests.
 # PyTorch: elsewhere than on the machines this is tested on, choose its build, for example
 #   make demo TORCH_ARGS="--index-url https://download.pytorch.org/whl/cpu"
 
@@ -7,6 +8,7 @@ VENV ?= .venv
 TORCH_ARGS ?=
 BIN := $(VENV)/bin
 DEMO := runs/demo
+PHOTOS := $(wildcard rsd/heads/weights/photos/model_index.json)
 
 .DEFAULT_GOAL := demo
 .PHONY: demo test lint docs wheel clean
@@ -18,8 +20,13 @@ $(VENV)/ready: pyproject.toml constraints.txt
 	$(BIN)/pip install -q -e '.[dev]' -c constraints.txt
 	touch $@
 
-demo: $(VENV)/ready  ## four completions of a half-hidden face, in runs/demo
+demo: $(VENV)/ready  ## a scratched photograph and a half-hidden face, restored in runs/demo
 	rm -rf $(DEMO)
+ifneq ($(PHOTOS),)
+	$(BIN)/python -m scripts.scratched --out $(DEMO)/scratched
+	$(BIN)/rsd restore $(DEMO)/scratched/photo.png --mask $(DEMO)/scratched/mask.png --out $(DEMO)/photo
+	@echo "look at $(DEMO)/photo/grid.png and particles/00.png"
+endif
 	$(BIN)/rsd heads --out $(DEMO)/heads --number 1 --first 9
 	$(BIN)/rsd restore $(DEMO)/heads/head-0009.png --clean --task inpaint_half_face --out $(DEMO)/restored
 	@echo "look at $(DEMO)/restored/grid.png, spread.png and evolution.gif"

@@ -200,15 +200,16 @@ def grid(
     cells = [x if isinstance(x, Image.Image) else enlarge(shrunk(x, LARGEST)) for x in images]
     side = max(max(c.size) for c in cells)
     cells = [c if max(c.size) == side else _contain(c, side) for c in cells]
+    wide, high = max(c.width for c in cells), max(c.height for c in cells)
     head = LABEL if labels else 0
     rows = -(-len(cells) // columns)
-    sheet = Image.new("RGB", (columns * (side + MARGIN) + MARGIN, rows * (side + head + MARGIN) + MARGIN), "white")
+    sheet = Image.new("RGB", (columns * (wide + MARGIN) + MARGIN, rows * (high + head + MARGIN) + MARGIN), "white")
     draw = ImageDraw.Draw(sheet)
     for k, cell in enumerate(cells):
-        left, top = MARGIN + k % columns * (side + MARGIN), MARGIN + k // columns * (side + head + MARGIN)
+        left, top = MARGIN + k % columns * (wide + MARGIN), MARGIN + k // columns * (high + head + MARGIN)
         if labels:
             draw.text((left + 2, top), labels[k], fill="black")
-        sheet.paste(cell, (left + (side - cell.width) // 2, top + head))
+        sheet.paste(cell, (left + (wide - cell.width) // 2, top + head))
     return sheet
 
 

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 
 from rsd.features import check_features_name
-from rsd.priors import check_prior_name, image_size, is_latent
+from rsd.priors import check_prior_name, image_size, is_latent, takes_any_size
 from rsd.runs.run import check_known
 
 from .methods import METHODS, check_fits
@@ -18,6 +18,7 @@ from .operators import Operator, trial
 from .operators.linear import check_exact
 from .options import Settings, check_used, divergence_remedy
 from .packaged import settings_of, settled
+from .rlsd import image_shape
 
 
 def check(y: Any, operator: Any, prior: Any, features: Any, changes: dict[str, Any]) -> str:
@@ -86,9 +87,9 @@ def try_out(y: torch.Tensor, f: Operator, prior: Any, name: str, settings: Setti
     operator cannot produce."""
     named = isinstance(prior, str | Path)
     size = image_size(name) if named else prior.image_size
-    shape = (3, size, size) if size else tuple(prior.latent_shape)
+    shape = picture_shape(y, f, prior, name)
     if size:
-        latent = is_latent(name) if named else prior.latent or tuple(prior.latent_shape) != shape
+        latent = is_latent(name) if named else prior.latent or tuple(prior.latent_shape) != image_shape(prior)
         check_fits(settings.method, prior=name, latent=latent, operator=f.name, linear=f.linear)
     if settings.x_step == "exact" and "x_step" in METHODS[settings.method].uses:
         check_exact(f)
@@ -99,6 +100,23 @@ def try_out(y: torch.Tensor, f: Operator, prior: Any, name: str, settings: Setti
     if f.task == "operator":
         follows = trial.needs_gradient(settings.method, settings.x_step)
         trial.try_out(f, shape, place, gradient=follows, dtype=dtype)
+
+
+def picture_shape(y: torch.Tensor, f: Operator, prior: Any, name: str) -> tuple[int, ...]:
+    """Return the shape of the pictures (or points) that y measures: the prior's own; for a named prior that takes any
+    size, the smallest multiple of y's sides that f measures as y, if there is one."""
+    if not isinstance(prior, str | Path):
+        return image_shape(prior)
+    size = image_size(name)
+    if takes_any_size(name) and y.ndim >= 3:
+        for factor in range(1, 17):
+            sides = (factor * y.shape[-2], factor * y.shape[-1])
+            try:
+                if trial.measured(f, torch.zeros(1, 3, *sides)).shape == y.shape:
+                    return (3, *sides)
+            except (ValueError, RuntimeError):  # f makes no pictures of that size
+                continue
+    return (3, size, size)
 
 
 def diverged(where: str, settings: Settings) -> str:

@@ -18,6 +18,7 @@ from rsd.memory import Memory, plan, save_memory
 from rsd.metrics.selection import Selection, choose
 from rsd.priors import load_prior
 from rsd.priors.base import Prior
+from rsd.priors.windows import for_picture
 from rsd.randomness import Stream
 from rsd.reference.noise import make_noise
 from rsd.runs.options import features_of
@@ -154,13 +155,13 @@ def restore(
     """Draw ``particles`` restorations of a measurement ``y = operator(x) + noise``, by RLSD (Algorithm 1) or another
     ``method``, with the settings of ``rsd restore`` for the operator's task and the prior.
 
-    y: [1, ...]. operator: from ``rsd.tasks.inverse.operators.make_operator``, or any differentiable function or module
-    from images [B, 3, H, W] in [-1, 1] to measurements [B, ...]. prior and features: objects, or names for
-    ``load_prior`` and ``load_features``; features "auto": as in ``rsd restore``. ``settings`` replaces the packaged
-    settings; ``changes``, fields of Settings such as ``gamma=20``, win over both. ``task``: whose settings to use for
-    your own operator; ``preset``: settings for that many steps. ``image``: identifies the image in the random numbers
-    (``rsd restore photo.png`` uses "photo"). With ``draw=8, keep=4`` it draws 8 and returns the 4 that differ most
-    among those that fit y.
+    y: [1, ...]; with a named prior that takes any size, the answers are as large as y says. operator: from
+    ``rsd.tasks.inverse.operators.make_operator``, or any differentiable function or module from images [B, 3, H, W] in
+    [-1, 1] to measurements [B, ...]. prior and features: objects, or names for ``load_prior`` and ``load_features``;
+    features "auto": as in ``rsd restore``. ``settings`` replaces the packaged settings; ``changes``, fields of Settings
+    such as ``gamma=20``, win over both. ``task``: whose settings to use for your own operator; ``preset``: settings for
+    that many steps. ``image``: identifies the image in the random numbers (``rsd restore photo.png`` uses "photo").
+    With ``draw=8, keep=4`` it draws 8 and returns the 4 that differ most among those that fit y.
     Raise ValueError, before any model is loaded, for unknown names and settings, invalid values, and an operator or a y
     that cannot work; what ``load_prior`` raises for a model that is not available; and ValueError if the run diverges.
     """
@@ -172,7 +173,10 @@ def restore(
     f = load_operator(operator)
     settings, source = arguments.settle(settings, changes, task or f.task, prior_name, preset)
     arguments.try_out(y, f, prior, prior_name, settings)
-    prior = load_prior(prior_name) if isinstance(prior, str | Path) else prior
+    if isinstance(prior, str | Path):
+        shape = arguments.picture_shape(y, f, prior, prior_name)
+        prior = load_prior(prior_name)
+        prior = for_picture(prior, (shape[1], shape[2])) if prior.image_size else prior
     compared, interacts = None, settings.interaction.acts(settings.drawn)
     if interacts or settings.selects:
         name = features_of(features, prior_name) if isinstance(features, str) else features

@@ -246,3 +246,16 @@ def test_a_preview_is_written_while_a_run_is_under_way(restore, monkeypatch):
     monkeypatch.setattr(RunFolder, "log", spy)
     restore("photo.png", "--task", "inpaint_random")
     assert found == [False, (1, 3, 30, 80)]
+
+
+def test_the_function_takes_pictures_of_any_size(photos):
+    import rsd
+    from rsd.tasks.inverse.operators import make_operator
+
+    y = torch.rand(1, 3, 10, 14) * 2 - 1
+    for operator, sides in (
+        (make_operator("sr2", size=(20, 28)), (20, 28)),
+        (make_operator("deblur_gaussian", size=(10, 14)), (10, 14)),
+    ):
+        found = rsd.restore(y, operator, prior=str(photos), steps=2, particles=1)
+        assert found.images.shape == (1, 3, *sides) and found.source.startswith("any_photos.yaml")

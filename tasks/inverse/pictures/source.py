@@ -71,6 +71,12 @@ class Source:
         ``weight`` [H, W]: the share of x at each pixel, 0 keeps the file's values; None: x everywhere, which may have
         another size then. ``colour``: x has the colours that this grey picture lacks. ``fill``: pixels with weight
         become opaque."""
+        if weight is not None and not colour and (box := _box_of(weight)) != (slice(0, None), slice(0, None)):
+            values = self.values.copy()
+            if box is not None:
+                part = replace(self, values=self.values[box])
+                values[box] = part.answer(x[(..., *box)], weight[box], fill=fill).values
+            return replace(self, values=values)
         own = self._coloured() if colour and self.mode in ("1", "L", "LA") else self
         rgb = (x.detach().float().cpu().clamp(-1, 1) + 1).permute(1, 2, 0).numpy() / 2
         alpha = self._alpha(rgb.shape[:2])
@@ -176,6 +182,18 @@ class Source:
             return _deep_png(buffer.getvalue(), self.values)
         Image.fromarray(self.values).save(buffer, "PNG", pnginfo=info, **about)
         return buffer.getvalue()
+
+
+def _box_of(weight: torch.Tensor) -> tuple[slice, slice] | None:
+    """Return the rows and columns with weight [H, W], each from 0 to None if that is all of them; None if there are
+    none."""
+    rows, columns = ((weight > 0).any(axis).nonzero().flatten() for axis in (1, 0))
+    if not len(rows):
+        return None
+    if len(rows) and (int(rows[0]), int(rows[-1]) + 1, int(columns[0]), int(columns[-1]) + 1) == (
+        0, weight.shape[0], 0, weight.shape[1]):  # fmt: skip
+        return slice(0, None), slice(0, None)
+    return slice(int(rows[0]), int(rows[-1]) + 1), slice(int(columns[0]), int(columns[-1]) + 1)
 
 
 def _converts(profile: bytes) -> bool:
