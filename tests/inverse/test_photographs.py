@@ -76,7 +76,7 @@ def test_a_picture_comes_back_whole_and_untouched_outside_the_damage(restore, tm
         assert one.shape == values.shape and np.array_equal(one[known], values[known])
     assert not np.array_equal(found[0], found[1])
     config = (folder / "config.yaml").read_text()
-    assert "fit: whole" in config and "method: proximal-guidance" in config
+    assert "fit: whole" in config and "method: diffpir" in config
     shown = "are restored, 96 x 70 px of 640 x 427" if height == 427 else "filled in"
     assert shown in capsys.readouterr().out
     assert not (folder / "preview.png").exists() and not (folder / "frames").exists()

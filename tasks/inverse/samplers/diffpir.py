@@ -34,6 +34,9 @@ from ..operators.base import variance
 from ..operators.proximal import proximal
 from .guidance import Measurement, Transition
 
+BOUND = 2.0
+"""Estimates are cut at this; pictures are in [-1, 1]."""
+
 
 @dataclass(frozen=True)
 class DiffPIR(Method):
@@ -96,7 +99,7 @@ class DiffPIR(Method):
         """Denoise, fit, add noise."""
         given, now, then = transition.given, transition.now, transition.then
         eps = transition.epsilon(transition.z)
-        clean = transition.clean(transition.z, eps)
+        clean = transition.clean(transition.z, eps).clamp(-BOUND, BOUND)
         if isinstance(given.operator, Denoise) and self.start:
             return StepResult(transition.ddim(clean, eps, 1.0), clean, clean)
         fitted, _ = self.fit(given, clean, now)
@@ -115,4 +118,4 @@ def denoised(given: Measurement, x: torch.Tensor, now: Level) -> torch.Tensor:
     """Return the denoised estimate of a picture x with noise of the level ``now``."""
     z = now.alpha * x
     eps = given.prior.epsilon(z, now.t, given.condition)
-    return (z - now.sigma * eps) / now.alpha
+    return ((z - now.sigma * eps) / now.alpha).clamp(-BOUND, BOUND)
