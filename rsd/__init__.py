@@ -21,11 +21,11 @@ def __getattr__(name: str) -> Any:
 
         return restore
     if name == "text_to_image":
-        from rsd.tasks.text_to_image.head import text_to_image
+        from rsd.tasks.text_to_image.api import text_to_image
 
         return text_to_image
     if name == "text_to_3d":
-        from rsd.tasks.text_to_3d.head import text_to_3d
+        from rsd.tasks.text_to_3d.api import text_to_3d
 
         return text_to_3d
     raise AttributeError(f"module 'rsd' has no attribute {name!r}")

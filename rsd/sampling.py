@@ -154,7 +154,8 @@ class Coupling:
     """The effect of the interaction on the local particles ``rows``.
 
     ``eps``, ``z``, ``clean``: changes of the predicted noise, and thereby of z at the next level and of the estimate.
-    ``change``: the change that the record contains."""
+    ``change``: the change that the record contains. ``log_ratio`` [rows]: the log density of the step without the
+    interaction, relative to that with it (see :class:`Chain`)."""
 
     rows: torch.Tensor
     eps: torch.Tensor
@@ -162,6 +163,7 @@ class Coupling:
     clean: torch.Tensor
     change: torch.Tensor
     force: Force
+    log_ratio: torch.Tensor
 
 
 class Method:
@@ -171,6 +173,8 @@ class Method:
     """The noise of its DDIM step, 1 is ancestral."""
     renoises: ClassVar[bool] = False
     """Whether z at the next level is the estimate with new noise alone, which keeps nothing of the predicted noise."""
+    noise: ClassVar[str | None] = "ddim"
+    """The purpose of the new noise, which is added last; None if the step adds no Gaussian noise of known width."""
 
     def levels(self, schedule: Schedule, steps: int) -> list[Level]:
         """Return ``steps`` noise levels, most noise first, and CLEAN; by default those of Schedule.descending."""
@@ -208,21 +212,22 @@ class Method:
         """Return the repulsion of the particles after :meth:`step`; None if there is none."""
         now, then = transition.now, transition.then
         fresh = then.sigma if self.renoises else fresh_noise(now, then, self.eta)
-        return repel(transition, result, interaction, spread, keep=math.sqrt(max(0.0, then.sigma**2 - fresh**2)))
+        return repel(transition, result, interaction, spread, fresh=fresh, purpose=self.noise)
 
 
 def repel(
-    transition: Transition[Any], result: StepResult, interaction: Interaction, spread: Spread, *, keep: float
-) -> Coupling | None:
+    transition: Transition[Any], result: StepResult, interaction: Interaction, spread: Spread,
+    *, fresh: float, purpose: str | None = None,
+) -> Coupling | None:  # fmt: skip
     """Push the denoised estimates apart, as the engine pushes particles (Eq. 13):
 
         eps_i  <-  eps_i - gamma sigma_t R_i / alpha_t,     R_i = - grad log sum_{j != i} k(phi_i, phi_j)
 
     phi are features of the estimate (z_t - sigma_t eps) / alpha_t, with constant eps, so that d estimate / d z_t is
-    1 / alpha_t. z_s is linear in the estimate and in eps, of which the step keeps the share ``keep``, so it changes
-    with them. ``interaction.kind`` "potential" is Particle Guidance (Corso et al. 2024, "Particle Guidance: non-I.I.D.
-    Diverse Sampling with Diffusion Models", Eq. 4), which adds the gradient of log Phi = - 1/2 sum_{i != j} k_ij to the
-    score. Return None outside the interaction's window.
+    1 / alpha_t. z_s is linear in the estimate and in eps, of which the step keeps all but the noise ``fresh``, so it
+    changes with them. ``interaction.kind`` "potential" is Particle Guidance (Corso et al. 2024, "Particle Guidance:
+    non-I.I.D. Diverse Sampling with Diffusion Models", Eq. 4), which adds the gradient of
+    log Phi = - 1/2 sum_{i != j} k_ij to the score. Return None outside the interaction's window.
 
     If the estimates are almost equal (pure noise, a weak prior), the kernel is narrow and the force large. So z_s moves
     by no more than half the ancestral noise of the step (root mean square over a particle's entries), except by the
@@ -233,12 +238,24 @@ def repel(
     R, force = interaction.force(result.clean, spread)
     rows = spread.ensemble.among(interaction.groups(spread.total).flatten())[0]
     eps = -interaction.gamma * now.sigma / now.alpha * R[rows]
+    keep = math.sqrt(max(0.0, then.sigma**2 - fresh**2))
     share = keep - then.alpha * now.sigma / now.alpha  # d z_s / d eps
     if interaction.kind == "repulsion":
         length = (share * eps).square().flatten(1).mean(1).sqrt().view(-1, *[1] * (eps.ndim - 1))
         eps = eps * (0.5 * fresh_noise(now, then, 1.0) / length.clamp_min(1e-12)).clamp(max=1.0)
     z, clean = share * eps, -now.sigma / now.alpha * eps
-    return Coupling(rows, eps, z, clean, z, force)
+    noise = transition.noise(purpose)[rows] if purpose and fresh > 0 else None
+    return Coupling(rows, eps, z, clean, z, force, log_ratio(z, noise, fresh))
+
+
+def log_ratio(push: torch.Tensor, noise: torch.Tensor | None, fresh: float) -> torch.Tensor:
+    """Return log N(z; m, s^2) - log N(z; m + push, s^2) for z = m + push + s noise, float64 [n]; NaN without noise.
+
+    ``push``, ``noise``: [n, ...]; ``fresh``: s."""
+    if noise is None:
+        return torch.full((len(push),), math.nan, dtype=torch.float64, device=push.device)
+    d = (push / fresh).double().flatten(1)
+    return -(d * noise.double().flatten(1)).sum(1) - 0.5 * d.square().sum(1)
 
 
 class Chain:
@@ -246,7 +263,11 @@ class Chain:
 
     ``z``: at the current level [N, *latent_shape]. ``clean``: the last estimates of z_0. ``x``: their pictures
     [N, 3, H, W], if the method has decoded them. ``extra``: other state of the method, each [N, ...].
-    ``scale``: standard deviation of the initial noise."""
+    ``scale``: standard deviation of the initial noise. ``log_weights`` [N], float64: the log density of each particle's
+    path without the interaction, relative to that with it; NaN if it is not known. A particle's weight
+    exp(log_weight) makes averages over repelled samples those of independent ones: replace the transitions of particle
+    i by those without the interaction, and its samples no longer depend on the others; the density of the change is
+    the product of the ratios of its steps."""
 
     def __init__(self, prior: Prior, spread: Spread, stream: Stream, *, scale: float = 1.0):
         self.prior, self.spread = prior, spread
@@ -254,6 +275,7 @@ class Chain:
         self.z = scale * self.clean
         self.x: torch.Tensor | None = None
         self.extra: dict[str, torch.Tensor] = {}
+        self.log_weights = torch.zeros(spread.n, dtype=torch.float64)
 
     def take(self, result: StepResult, coupling: Coupling | None) -> None:
         """Set the particles to the result of a transition and its coupling."""
@@ -261,6 +283,7 @@ class Chain:
         if coupling is not None:
             self.z[coupling.rows] += coupling.z
             self.clean[coupling.rows] += coupling.clean
+            self.log_weights[coupling.rows.cpu()] += coupling.log_ratio.cpu()
 
     @torch.no_grad()
     def decoded(self, z: torch.Tensor) -> torch.Tensor:
@@ -277,12 +300,13 @@ class Chain:
 
     def state(self) -> dict[str, Any]:
         """Return the state of a checkpoint."""
-        return {"z": self.z, "clean": self.clean, "extra": self.extra}
+        return {"z": self.z, "clean": self.clean, "extra": self.extra, "log_weights": self.log_weights}
 
     def load_state(self, state: dict[str, Any]) -> None:
         """Load :meth:`state`."""
         self.z, self.clean = state["z"].to(self.z), state.get("clean", state["z"]).to(self.z)
         self.extra = {name: value.to(self.z.device) for name, value in state.get("extra", {}).items()}
+        self.log_weights = state.get("log_weights", torch.full_like(self.log_weights, math.nan)).cpu()
 
 
 def sample(

@@ -84,18 +84,13 @@ def scenes(o: Memory, n: int) -> tuple[Any, int]:
     """Return a run of text to 3D with the packaged settings for heads-pixels, and the bytes that its gradients and
     moments will add to its parameters."""
     from rsd.runs.head import load_networks
-    from rsd.tasks.text_to_3d.command import list_jobs
-    from rsd.tasks.text_to_3d.distillation import Run
-    from rsd.tasks.text_to_3d.head import SceneHead, settings
-    from rsd.tasks.text_to_3d.packaged import parse
+    from rsd.tasks.text_to_3d.head import SceneHead
 
-    flags = ["-n", str(n), "--steps", str(o.steps), "--device", o.device, "--dtype", o.dtype]
-    options, _ = parse(["a man with a blue mohawk and sunglasses", *flags])
-    head = SceneHead(options, list_jobs(options, []))
+    prompt = "a man with a blue mohawk and sunglasses"
+    head = SceneHead.of({"prompt": (prompt,), "particles": n, "steps": o.steps, "device": o.device, "dtype": o.dtype})
     networks = load_networks(head, head.items, {}, torch.device(o.device))
     assert networks.prior is not None
-    embed = networks.embed(options)
-    run = Run(networks.prior, options.prompt[0], settings(options), embed=embed)
+    run = head.make_run(networks.prior, prompt, head.options, embed=networks.embed(head.options))
     parameters = [p for scene in run.particles.scenes for p in scene.parameters()]
     return run, 3 * sum(p.numel() * p.element_size() for p in parameters)
 

@@ -1,5 +1,7 @@
 """Compare every method with a known posterior: python -m scripts.posterior prints three Markdown tables.
 
+With --flow the prior is a flow in closed form, with the noise levels of SD3, instead of Stable Diffusion's.
+
 1. A Gaussian prior and a linear operator: bias of the mean, in the posterior's standard deviations, and the ratio of
    variances, beside the claim of each method's paper. All use the same prior, measurement and number of steps.
 2. The same samples along the posterior's principal axes: the measured ones, in which it is as narrow as the noise, and
@@ -16,6 +18,7 @@ from typing import Any
 
 import torch
 
+from rsd.schedule import Schedule
 from rsd.tasks.inverse.methods import run_class
 from rsd.tasks.inverse.run import Settings
 from rsd.tasks.inverse.samplers.exact import Exact, blind, gaussian
@@ -120,16 +123,25 @@ def figure(value: float) -> str:
     return f"{value:.1f}" if value >= 9.95 else f"{value:.2f}"
 
 
+def flow_schedule(shift: float = 3.0, T: int = 1000) -> Schedule:
+    """Return the schedule of a flow-matching prior with the shift of SD3: s -> shift s / (1 + (shift - 1) s)."""
+    s = torch.arange(1, T + 1, dtype=torch.float64) / T
+    s = shift * s / (1 + (shift - 1) * s)
+    return Schedule.flow(s, (s * T).float())
+
+
 def main() -> None:
     """Print the tables."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--quick", action="store_true", help="fewer particles and steps")
     parser.add_argument("--methods", nargs="*", help="these rows only")
+    parser.add_argument("--flow", action="store_true", help="a flow's schedule with SD3's shift instead of SD's")
     asked = parser.parse_args()
     quick, rows = asked.quick, [row for row in ROWS if row.method in (asked.methods or TABLED)]
     torch.set_num_threads(1)
     number, steps, groups = (40, 50, 4) if quick else (400, 200, 16)
-    noisy, sharp = gaussian(sigma_v=0.3), gaussian(sigma_v=0.02)
+    schedule = flow_schedule() if asked.flow else None
+    noisy, sharp = (gaussian(sigma_v=sigma_v, schedule=schedule) for sigma_v in (0.3, 0.02))
     print(f"{number} samples of {steps} steps; bias in posterior standard deviations, variance as a ratio.\n")
     print("| method | bias, σ_v = 0.3 | variance | bias, σ_v = 0.02 | variance | its paper's claim |")
     print("|---|---|---|---|---|---|")
@@ -154,7 +166,7 @@ def main() -> None:
     for row in rows:
         shares: list[str] = []
         for rare in (0.5, 0.1):
-            count, inside = modes(row, blind(rare=rare), groups=groups, steps=steps)
+            count, inside = modes(row, blind(rare=rare, schedule=schedule), groups=groups, steps=steps)
             shares += [f"{count:.2f}", f"{inside:.0%}"]
         print(f"| {row.label} | {' | '.join(shares)} |", flush=True)
     print(f"\n{time.monotonic() - start:.0f} s on one core.")

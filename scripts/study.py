@@ -27,6 +27,7 @@ import torch
 from rsd.heads.command import main as write_heads
 from rsd.media import read_image
 from rsd.runs.flags import Flag, script
+from rsd.runs.settings import tokens
 from rsd.tasks.inverse.head import run
 from rsd.tasks.inverse.operators import make_operator
 from rsd.tasks.inverse.packaged import parse
@@ -86,8 +87,8 @@ def variants(o: Study) -> dict[str, list[str]]:
         both = ("inpaint_half_face", "sr4")
         return {f"{t} {s} steps": ["--task", t, "--preset", str(s)] for t in both for s in (50, 100, 200, 1000)}
     if o.name == "cheap":
-        paper = ["--task", "inpaint_half_face", *ADAM.split(), "--gamma", "6"]
-        always = THROUGHOUT.split()
+        paper = ["--task", "inpaint_half_face", *tokens(ADAM), "--gamma", "6"]
+        always = tokens(THROUGHOUT)
         return {name: [*paper, *([] if "--window" in own else always), *own] for name, own in CHEAP.items()}
     if o.name == "proximal":
         task, own = ["--task", "inpaint_half_face"], ["--method", "proximal-guidance"]
@@ -112,8 +113,8 @@ def variants(o: Study) -> dict[str, list[str]]:
         }
         phases = {f"phase_retrieval {m}": ["--task", "phase_retrieval", "--method", m] for m in ("rlsd", "nonaug")}
         return {**pairs, **phases}
-    paper = [*ADAM.split(), *THROUGHOUT.split()]
-    rows = {"nonrepuls": ["--method", "nonrepuls", *ADAM.split()]}
+    paper = [*tokens(ADAM), *tokens(THROUGHOUT)]
+    rows = {"nonrepuls": ["--method", "nonrepuls", *tokens(ADAM)]}
     rows |= {f"rlsd gamma {g:g}": ["--method", "rlsd", *paper, "--gamma", f"{g:g}"] for g in o.gammas}
     middle = f"{o.gammas[len(o.gammas) // 2]:g}"
     rows[f"hybrid gamma {middle}"] = ["--method", "hybrid", *paper, "--gamma", middle]

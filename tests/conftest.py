@@ -6,7 +6,7 @@ import functools
 import json
 import os
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -24,12 +24,18 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
         pytest.skip("there is no CUDA device")
 
 
+@pytest.fixture(autouse=True)
+def photos_are_not_installed(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let --prior auto take heads, whether or not the weights of the prior of photographs are in the package."""
+    monkeypatch.setattr("rsd.tasks.inverse.choice.has_photos", lambda: False)
+
+
 LENGTH = 16
 """Tokens in a tiny prompt."""
 
 
 def build_tokenizer(folder: Path):
-    """A CLIP tokenizer whose words are single letters, but for "re" and "red"."""
+    """Return a CLIP tokenizer whose words are single letters, and "re" and "red"."""
     from tokenizers.pre_tokenizers import ByteLevel
     from transformers import CLIPTokenizer
 
@@ -42,7 +48,7 @@ def build_tokenizer(folder: Path):
 
 
 def build_pipeline(folder: Path, prediction_type: str = "epsilon", **scheduler):
-    """A random StableDiffusionPipeline, 16 px to latents 4x8x8, of 0.2 M parameters."""
+    """Return a random StableDiffusionPipeline with 0.2 M parameters, from 16 px to latents 4x8x8."""
     from diffusers import AutoencoderKL, DDIMScheduler, StableDiffusionPipeline, UNet2DConditionModel
     from transformers import CLIPTextConfig, CLIPTextModel
 
@@ -125,7 +131,7 @@ def tiny_heads_pixels(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def heads_pixels(tiny_heads_pixels: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """The built-in models with that pipeline for heads-pixels; the folder that they are in."""
+    """Replace the built-in heads-pixels by that pipeline; return the folder of the built-in models."""
     from rsd import hub
 
     folder = tmp_path / "weights"
@@ -152,3 +158,39 @@ def hub_cache() -> Callable[[str, Path], str]:
         return commit
 
     return put
+
+
+@pytest.fixture
+def small_networks() -> Iterator[None]:
+    """Let VSD's UNet have few channels, and the occupancy grid of the packed renderer 16^3 cells."""
+    from rsd.reference import UNetScore
+    from rsd.tasks.text_to_3d.scene.occupancy import Occupancy
+
+    with pytest.MonkeyPatch.context() as patch:  # a test may undo its own
+        patch.setitem(UNetScore.__init__.__kwdefaults__, "channels", (32, 64))
+        patch.setitem(Occupancy.__init__.__kwdefaults__, "cells", 16)
+        yield
+
+
+@pytest.fixture
+def refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Callable:
+    """``refused(command, flags, message)``: assert that a command is refused with that message, before any model is
+    loaded."""
+
+    def check(command: str, flags: list[str], message: str) -> None:
+        from rsd.cli import main
+
+        monkeypatch.chdir(tmp_path)
+        (tmp_path / "bad.yaml").write_text("gama: 3\n")
+        (tmp_path / "prompts.txt").write_text("a man\n")
+        (tmp_path / "empty.txt").write_text("# nothing\n")
+        (tmp_path / "full").mkdir()
+        (tmp_path / "full" / "thesis.tex").write_text("x")
+        monkeypatch.setattr("rsd.runs.batch.load_networks", lambda *a, **k: pytest.fail("a model was loaded"))
+        with pytest.raises(SystemExit) as stopped:
+            raise SystemExit(main([command, *flags]))
+        captured = capsys.readouterr()
+        assert stopped.value.code == 2
+        assert message in captured.err + captured.out and "Traceback" not in captured.err
+
+    return check

@@ -31,7 +31,7 @@ N = 5
 
 
 class Points:
-    """Particles in R^2, as many as are here."""
+    """Particles in R^2, this process's share of them."""
 
     def __init__(self, ensemble: Ensemble):
         self.spread = Spread(ensemble.mine, ensemble=ensemble)
@@ -50,7 +50,7 @@ def features(z: torch.Tensor) -> torch.Tensor:
 
 
 def crowded(z: torch.Tensor) -> torch.Tensor:
-    """Two particles do not fit: processes that have two find out, the others wait for them in the gathering."""
+    """Two particles do not fit into memory: processes with two notice, while the others wait for them to gather."""
     if len(z) > 1:
         raise torch.cuda.OutOfMemoryError("CUDA out of memory.")
     return features(z)
@@ -78,7 +78,7 @@ def some_full(ensemble: Ensemble, model: Path) -> dict[str, torch.Tensor]:
 
 
 def hybrid(ensemble: Ensemble, model: Path) -> dict[str, torch.Tensor]:
-    """Only the first two interact: of three processes one has none of them."""
+    """Only the first two interact, so one of three processes has none of them."""
     return moved(ensemble, Interaction(1.5, interacting=2))
 
 
@@ -95,7 +95,7 @@ def restored(ensemble: Ensemble, model: Path) -> dict[str, torch.Tensor]:
 
 
 def drawn(method: str, **settings: object) -> Callable[[Ensemble, Path], dict[str, torch.Tensor]]:
-    """A prompt by a method."""
+    """Draw a prompt by a method."""
 
     def case(ensemble: Ensemble, model: Path) -> dict[str, torch.Tensor]:
         from rsd.tasks.text_to_image import distillation, samplers
@@ -114,7 +114,7 @@ def drawn(method: str, **settings: object) -> Callable[[Ensemble, Path], dict[st
 
 
 def scenes(interaction: str) -> Callable[[Ensemble, Path], dict[str, torch.Tensor]]:
-    """Scenes of a prompt by VSD from two cameras."""
+    """Make scenes of a prompt by VSD from two cameras."""
 
     def case(ensemble: Ensemble, model: Path) -> dict[str, torch.Tensor]:
         from rsd.tasks.text_to_3d.distillation import Run
@@ -152,7 +152,7 @@ CASES = {
 
 
 def die_in_the_middle(arguments: list[str]) -> int:
-    """``rsd`` of which the second process is killed after a checkpoint."""
+    """Run ``rsd`` and kill its second process after a checkpoint."""
     from rsd.cli import main
     from rsd.runs.run import Run
 

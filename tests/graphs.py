@@ -9,7 +9,7 @@ import torch
 
 
 def most_kept(work: Callable[[], Any]) -> int:
-    """The most bytes of saved tensors that live at a time during ``work``."""
+    """Return the peak number of bytes of saved tensors during ``work``."""
     live = peak = 0
 
     class Kept:

@@ -23,7 +23,7 @@ SRGB_CURVE = b"para" + bytes(4) + struct.pack(">HH", 3, 0) + s15(2.4, 1 / 1.055,
 
 
 def profile(space: bytes, tags: dict[bytes, bytes], *, kind: bytes = b"mntr", connection: bytes = b"XYZ ") -> bytes:
-    """A profile of those tags."""
+    """Return a profile with those tags."""
     text = b"test\0"
     tags = {
         b"desc": b"desc" + bytes(4) + struct.pack(">I", len(text)) + text + bytes(79),
@@ -43,19 +43,20 @@ def profile(space: bytes, tags: dict[bytes, bytes], *, kind: bytes = b"mntr", co
 
 
 def rgb(primaries: tuple[tuple[float, float, float], ...], curve: bytes) -> bytes:
-    """A display of those primaries."""
+    """Return the profile of a display with those primaries."""
     named = zip((b"rXYZ", b"gXYZ", b"bXYZ"), primaries, strict=True)
     columns = {name: b"XYZ " + bytes(4) + s15(*xyz) for name, xyz in named}
     return profile(b"RGB ", {**columns, **dict.fromkeys((b"rTRC", b"gTRC", b"bTRC"), curve)})
 
 
 def grey(curve: bytes) -> bytes:
-    """Grey of that curve."""
+    """Return a grey profile with that curve."""
     return profile(b"GRAY", {b"kTRC": curve})
 
 
 def cmyk() -> bytes:
-    """A printer whose black ink makes the lightness L* fall in a line, and whose other inks are ignored."""
+    """Return the profile of a printer whose lightness L* falls linearly with black ink, and whose other inks are
+    ignored."""
     identity = bytes(range(256))
     nodes = itertools.product((0, 1), repeat=4)  # the last ink, black, changes fastest
     table = b"".join(bytes((0 if ink[3] else 255, 128, 128)) for ink in nodes)

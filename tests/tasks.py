@@ -8,6 +8,6 @@ SAYING = ("--task", "--mask", "--box", "--kernel", "--operator")
 
 
 def tasked(arguments: Iterable[object]) -> list[str]:
-    """The arguments as text, with half a face hidden where none of them says what happened to the picture."""
+    """Return the arguments as text, with the task inpaint_half_face if none of them implies a task."""
     given = [str(one) for one in arguments]
     return given if any(one.split("=")[0] in SAYING for one in given) else [*given, "--task", "inpaint_half_face"]

@@ -1,4 +1,4 @@
-"""The command before its flags: which one is meant, and synonyms for commands, tasks and methods."""
+"""Command names: the nearest one, and synonyms for commands, tasks and methods."""
 
 from __future__ import annotations
 

@@ -25,12 +25,12 @@ SMALL["score-prior"] = ("batch=2", "ode=2", "layers=2", "hidden=8")
 
 @pytest.fixture(autouse=True)
 def exact_convolutions(monkeypatch):
-    """float32 as the CPU has it: by default convolutions round to TF32 on CUDA."""
+    """Use float32 as on the CPU: by default convolutions on CUDA round to TF32."""
     monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", False)
 
 
 def restore(device: str, settings: Settings) -> tuple[torch.Tensor, Run]:
-    """Half a picture restored with the built-in prior; the answers, on the CPU, and the run."""
+    """Restore half a picture with the built-in prior; return the samples, on the CPU, and the run."""
     name = "heads-pixels" if METHODS[settings.method].space == "pixels" else "heads"
     prior, features = load_prior(name, device=device), load_features("heads", device=device)
     side = prior.image_size
@@ -68,8 +68,8 @@ def test_bfloat16_is_the_same_but_for_rounding():
 
 
 def crowded(settings: Settings, share: float, told: str) -> Run:
-    """The run whose process has ``share`` of the memory that the run took, beside the weights, when it had all: it must
-    warn of that, matching ``told``, and end with the same answers."""
+    """Repeat a run with ``share`` of the memory that it used apart from the weights. It must warn of that, matching
+    ``told``, and return the same samples."""
     whole, _ = restore("cuda", settings)
     most = torch.cuda.max_memory_allocated()
     torch.cuda.empty_cache()
@@ -96,14 +96,14 @@ def test_kept_graphs_that_do_not_fit_on_the_card_are_made_again():
 
 
 def run(*words: str | Path) -> None:
-    """A command that must end well."""
+    """Run a command that must succeed."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         assert main([str(word) for word in words]) == 0
 
 
 def provenance(folder: Path) -> str:
-    """What a run says of its machine, flat."""
+    """Return the provenance of a run, flattened."""
     return json.dumps(json.loads((folder / "provenance.json").read_text()))
 
 

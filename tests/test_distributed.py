@@ -22,7 +22,7 @@ ROOT = Path(__file__).parent.parent
 
 
 def run(*command: object, ranks: int) -> subprocess.CompletedProcess[str]:
-    """``python -m COMMAND`` with the address where ``ranks`` processes meet."""
+    """Run ``python -m COMMAND`` with the address for ``ranks`` processes."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = str(free.getsockname()[1])

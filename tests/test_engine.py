@@ -128,7 +128,7 @@ def test_ensembles_run_side_by_side_as_if_alone(prior):
 
 
 def test_a_timestep_a_particle_is_each_particle_run_at_its_own(prior):
-    """Without a force particles do not know of one another: each must move as it does alone at its own timesteps."""
+    """Without a force particles are independent: each must move as it does alone with its own timesteps."""
     own = torch.tensor([[900, 500, 20], [700, 40, 300]])  # [steps, N]
     together = Points(START)
     records = list(distill(together, prior, timesteps=list(own), stream=Stream(3)))
@@ -221,7 +221,7 @@ def test_identical_particles_move_together_under_svgd(prior):
 
 
 class EnsembleScore(Reference):
-    """VSD's ideal: the exact score of particles that are a Gaussian of known variance around their present mean."""
+    """VSD's ideal: the exact score of particles from a Gaussian of known variance around their current mean."""
 
     def __init__(self, schedule, z, variance):
         self.schedule, self.mean, self.variance = schedule, z.mean(0), variance

@@ -18,7 +18,7 @@ def gradients(step: int) -> torch.Tensor:
 
 
 def together(steps: int) -> tuple[torch.Tensor, torch.optim.Adam]:
-    """The same by torch's Adam on one leaf."""
+    """Do the same with torch's Adam on one leaf."""
     z = START.clone().requires_grad_()
     optimiser = torch.optim.Adam([z], **OPTIONS)
     for step in range(steps):
@@ -43,7 +43,7 @@ def test_some_particles_step_and_the_others_stay():
 
 
 def test_a_gradient_that_was_left_behind_is_not_taken():
-    """Where a step has failed, its gradients must not move particles of the next one."""
+    """If a step has failed, its gradients must not move particles in the next one."""
     z = Leaves(START, **OPTIONS)
     for leaf in z.leaves:
         leaf.grad = torch.ones(2, 3)
@@ -62,7 +62,8 @@ def test_values_are_a_copy_and_can_be_put():
 @pytest.mark.parametrize("n", [1, 4])
 @pytest.mark.parametrize("old", [False, True])
 def test_it_resumes_also_from_a_checkpoint_with_one_leaf_for_all(old, n):
-    """Through the names and tensors of a file. ``old``: as text-to-image kept its latents up to version 0.0."""
+    """Save and load through the names and tensors of a file. ``old``: as text-to-image stored latents up to version
+    0.0."""
     first = Leaves(START[:n], **OPTIONS)
     for step in range(3):
         first.descend(gradients(step)[:n])

@@ -1,4 +1,4 @@
-"""Reading and writing pictures: values, geometry and errors."""
+"""Reading and writing images: values, geometry and errors."""
 
 from __future__ import annotations
 
@@ -208,7 +208,7 @@ def test_to_uint8_of_half_precision_and_gradients():
 
 
 def ramp(height: int, width: int) -> torch.Tensor:
-    """The column's number over the width, in [-1, 1]."""
+    """Return an image whose values are the column's number over the width, in [-1, 1]."""
     return (torch.arange(width) / (width - 1) * 2 - 1).expand(1, 3, height, width)
 
 
@@ -335,7 +335,7 @@ def test_measurement_damaged(tmp_path):
 
 
 def colour(path: Path, image: Image.Image, profile: bytes, **options) -> list[int]:
-    """The middle pixel as it is read, in 8 bits."""
+    """Return the middle pixel as it is read, in 8 bits."""
     image.save(path, icc_profile=profile, **options)
     x = media.read_image(path)
     return media.to_uint8(x)[image.height // 2, image.width // 2].tolist()

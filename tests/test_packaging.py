@@ -27,7 +27,7 @@ def test_every_package_is_listed():
 
 
 def test_heads_share_nothing_with_one_another():
-    """What two of them need lies in rsd/; tasks/reproduce stands above all, tasks/calibrate above inverse."""
+    """Code that two heads need is in rsd/. Only tasks/reproduce imports them all, tasks/calibrate imports inverse."""
     heads = {init.parent.name for init in (ROOT / "tasks").glob("*/__init__.py")} - {"reproduce", "calibrate"}
     assert len(heads) == 4
     found = set()
@@ -40,7 +40,7 @@ def test_heads_share_nothing_with_one_another():
 
 
 def imports() -> dict[str, set[str]]:
-    """The package's modules that each of its modules imports, in functions and for type checkers too."""
+    """Return the package's modules that each module imports, including imports in functions and for type checkers."""
     files = [file for top in ("rsd", "tasks") for file in (ROOT / top).rglob("*.py")]
     names = {file: ".".join(file.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__") for file in files}
     modules = {name.replace("tasks", "rsd.tasks", 1) if name.startswith("tasks") else name for name in names.values()}
@@ -83,7 +83,7 @@ def test_no_folder_is_a_drawer():
 
 
 def test_versions_agree():
-    """The pinned torch names no build: a "+cpu" exists on one index only."""
+    """The pinned torch names no build, since a "+cpu" exists only on one index."""
     pinned = re.search(r"^torch==(\S+)$", (ROOT / "constraints.txt").read_text(), re.MULTILINE)
     assert pinned and "+" not in pinned[1]
     assert f"torch=={pinned[1]} " in (ROOT / "Makefile").read_text()

@@ -29,7 +29,7 @@ def test_noise_is_standard_normal():
 
 
 def test_golden_value():
-    """These numbers are part of the contract: a change of them changes every published run."""
+    """These numbers are part of the contract: changing them changes every published run."""
     x = noise((3,), seed=0, purpose="diffusion", particles=[0])
     torch.testing.assert_close(x, GOLDEN, rtol=0, atol=1e-6)
 

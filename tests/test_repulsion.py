@@ -82,8 +82,8 @@ def test_chunked_vjp_equals_the_whole(chunk):
 
 
 class Card:
-    """A feature map z -> sin z that counts the rows whose graphs are alive, on a card with ``room`` for so many, and
-    with one row less of a vector-Jacobian product beside them."""
+    """A feature map z -> sin z that counts the rows whose graphs exist. The card has ``room`` for that many rows, or
+    for one row less beside a vector-Jacobian product."""
 
     def __init__(self, room: int):
         self.room, self.graphs = room, weakref.WeakSet()

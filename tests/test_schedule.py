@@ -21,7 +21,7 @@ def scheduler(**changes):
 
 @pytest.mark.parametrize("shift", [1.0, 3.0])
 def test_a_flow_s_levels_and_times_are_the_scheduler_s(shift):
-    """In the flow's own units: s = sigma / (alpha + sigma), which diffusers calls sigma."""
+    """In the flow's own units s = sigma / (alpha + sigma), which diffusers calls sigma."""
     theirs = scheduler(shift=shift)
     ours = Schedule.from_scheduler(theirs)
     s = ours.sigmas / (ours.alphas + ours.sigmas)
@@ -64,7 +64,8 @@ def test_a_flow_starts_where_the_noise_is_finite():
 
 @pytest.mark.parametrize("t", [3, torch.tensor([3, 400, 980])])
 def test_what_a_flow_network_means_is_the_closed_form(t):
-    """Data N(m, v): the network's best answer at z_s is E[eps - z | z_s], known; its eps is that of the Gaussian."""
+    """For data N(m, v) the network's best prediction at z_s is the known E[eps - z | z_s]; its eps is that of the
+    Gaussian."""
     schedule, m, v = Schedule.from_scheduler(scheduler(shift=3.0)), 0.7, 0.3
     prior = GaussianMixture(torch.tensor([[m]], dtype=torch.float64), v, schedule=schedule)
     z_t = torch.tensor([[0.2], [-1.0], [2.5]], dtype=torch.float64)
@@ -104,7 +105,7 @@ def test_the_variance_of_a_step_is_ddpm_s():
 
 
 def test_a_step_s_variance_does_not_depend_on_how_the_state_is_scaled():
-    """The flow's own (1 - s) z + s eps, divided by r: what is drawn is divided by r, too."""
+    """The flow's own (1 - s) z + s eps divided by r; the samples are divided by r, too."""
     from rsd.sampling import Level
 
     s, u = 0.7, 0.4
@@ -115,7 +116,7 @@ def test_a_step_s_variance_does_not_depend_on_how_the_state_is_scaled():
 
 
 def test_the_weight_of_a_flow_s_noise_is_bounded():
-    """By what it is for Stable Diffusion at its last timestep, which is not touched."""
+    """The bound is the ratio of Stable Diffusion at its last timestep, so that does not change."""
     latent, flow = Schedule.scaled_linear(), Schedule.flow(torch.arange(1, 1001).double() / 1000, torch.arange(1000))
     assert latent.noise(999) == pytest.approx(flow.most, abs=0.02) and latent.most == float("inf")
     assert flow.noise(998) == pytest.approx(999) and flow.noise(499) == pytest.approx(1)

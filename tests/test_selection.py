@@ -1,4 +1,4 @@
-"""The samples to keep of those drawn: closed forms, brute force, and runs of each head."""
+"""The selection of samples: closed forms, brute force, and runs of each head."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def random_scores(n: int, seed: int = 1) -> torch.Tensor:
 
 
 def brute_force(L: torch.Tensor, number: int) -> list[int]:
-    """The set with the largest determinant, by its definition as a sum over permutations."""
+    """Return the set with the largest determinant, computed from its definition as a sum over permutations."""
 
     def determinant(rows: tuple[int, ...]) -> float:
         total = 0.0
@@ -80,7 +80,7 @@ def test_the_largest_determinant_is_that_of_brute_force(number, seed):
 
 @pytest.mark.parametrize("seed", range(5))
 def test_greedy_is_close_to_the_largest_determinant(seed, monkeypatch):
-    """And it is what the incremental decomposition should give: each row increases the determinant most."""
+    """The incremental decomposition gives the same: each row increases the determinant most."""
     L = kernel(points(9, seed=seed))
     det = lambda rows: float(torch.linalg.det(L[rows][:, rows]))  # noqa: E731
     grown = []
@@ -192,7 +192,7 @@ def test_the_fit_of_a_restoration_is_its_residual():
 
 
 class Judge:
-    """A classifier that is sure of hair colours, or unsure."""
+    """A classifier that is certain of hair colours, or uncertain."""
 
     def __init__(self, attribute: str, found: list[int | None]):
         self.attribute, self.found = attribute, found

@@ -83,6 +83,20 @@ def summary(values: torch.Tensor, *, best: Literal["max", "min"]) -> dict[str, f
     return {k: float(x) if math.isfinite(x) else None for k, x in figures.items()}
 
 
+def importance(log_weights: torch.Tensor) -> dict[str, Any] | None:
+    """Return the normalised weights of repelled samples, ``values`` [N], and the ``effective`` number of independent
+    samples, (sum w)^2 / sum w^2; both None if a weight is not known. Return None if nothing repelled (all are 0).
+
+    ``log_weights``: [N], see :class:`rsd.sampling.Chain`.
+    """
+    if not bool((log_weights != 0).any()):
+        return None
+    if not bool(log_weights.isfinite().all()):
+        return {"values": None, "effective": None}
+    w = log_weights.double().softmax(0)
+    return {"values": w.tolist(), "effective": float(1 / w.square().sum())}
+
+
 def coverage(probabilities: dict[str, torch.Tensor], hidden: list[str], visible: dict[str, str]) -> dict[str, Any]:
     """Measure how many values of the hidden attributes the particles cover, and whether visible ones are correct.
 

@@ -18,6 +18,7 @@ import torch
 from rsd import media
 from rsd.distributed import Ensemble, Processes, connect, describe_shares, rank_output, share, wait
 from rsd.errors import plain_warnings
+from rsd.metrics import importance
 from rsd.metrics.networks import warn_if_equal
 from rsd.metrics.scoring import diversity
 from rsd.metrics.selection import choose, report
@@ -156,7 +157,7 @@ def run_each(head: Head, folders: Mapping[Item, RunFolder], networks: Networks, 
 def run_one(head: Head, item: Item, networks: Networks, folder: RunFolder, ensemble: Ensemble) -> None:
     """Run one item in its folder, from its checkpoint if there is one. The processes that share the ``ensemble`` all
     call this; the main one locks the folder and writes."""
-    prior, options, remedy, main = networks.prior, item.options, head.remedy(item), ensemble.main
+    prior, options, remedy, main = networks.prior, item.options, head.remedy(item.options), ensemble.main
     assert prior is not None
     own = Ensemble.of(options.drawn) if ensemble.alone else ensemble
     with locked(folder.path) if main else nullcontext():
@@ -168,12 +169,15 @@ def run_one(head: Head, item: Item, networks: Networks, folder: RunFolder, ensem
             every = options.checkpoint_every
             session.drive(steps=options.steps, name=item.title, checkpoint_every=every, remedy=remedy)
             images = run.finish().detach().cpu().float()
+            log_weights = run.log_weights()
         if not images.isfinite().all():  # no record contains the update of the last step
             raise ValueError(f"The run diverged at its last step; {remedy}.")
         # Write and score the result; the film has all particles.
         context = head.gather(run, context)
         images = head.finish(item, images, context)
         figures = save(head, item, run, images, context, folder, networks) if main else {}
+        if log_weights is not None and not options.selects and (weights := importance(log_weights)):
+            figures["weights"] = weights
         cited = head.cited(options, latent=prior.latent)
         session.finish(images, figures, seed=options.seed, model=options.prior, cited=cited)
         if main:

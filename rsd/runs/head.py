@@ -8,13 +8,13 @@ from __future__ import annotations
 
 import warnings
 from abc import ABC, abstractmethod
-from collections.abc import Collection, Mapping, Sequence
-from contextlib import AbstractContextManager
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field
 from functools import cached_property
 from itertools import chain
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Self
 
 import torch
 
@@ -37,7 +37,7 @@ from rsd.metrics.selection import Fit
 from rsd.priors import check_prior_name, image_size, load_prior
 from rsd.priors.base import Prior
 from rsd.runs.folder import SUMMARIES, RunFolder
-from rsd.runs.prompts import PromptJob, default_name, folder_names, prompt_notes, shorten, word_notes
+from rsd.runs.prompts import PromptCommand, PromptJob, default_name, folder_names, prompt_notes, shorten, word_notes
 from rsd.runs.run import Run
 from rsd.runs.summary import particles, summarise
 
@@ -187,9 +187,10 @@ class Head(ABC):
         images = self.write(item, images, context, folder)
         return measure(self.scores, images, self.subject(item, context), networks.scorers)
 
+    @staticmethod
     @abstractmethod
-    def remedy(self, item: Item) -> str:
-        """Say how to prevent that a run diverges."""
+    def remedy(options: Any) -> str:
+        """Say how to prevent that a run with these options diverges."""
 
     # Scores, of new and of finished runs.
 
@@ -227,8 +228,9 @@ class Head(ABC):
 
     # Messages and summary.
 
+    @staticmethod
     @abstractmethod
-    def headline(self, figures: dict[str, Any]) -> str:
+    def headline(figures: dict[str, Any]) -> str:
         """Format the figures of one run in a line."""
 
     def diversity_remedy(self, options: Any) -> str:
@@ -266,19 +268,52 @@ class PromptHead(Head):
     """A head whose items are prompts; the prompt selects a run's random numbers."""
 
     what = "prompts"
-    command: ClassVar[str]
+    command: ClassVar[PromptCommand]
 
     def __init__(self, options: Any, jobs: Sequence[PromptJob]):
         folders = folder_names([job.name for job in jobs])
         items = [Item(job.name, shorten(job.name), folders[job.name], job.options, job.prompt) for job in jobs]
         super().__init__(options, items, several=len(jobs) > 1 or options.prompts is not None)
 
+    @classmethod
+    def of(cls, given: Mapping[str, Any]) -> Self:
+        """Return the head that the command runs with these values of its options."""
+        options, jobs, _ = cls.command.jobs({}, given)
+        return cls(options, jobs)
+
     @property
     def out(self) -> Path:
         """--out, or a folder named after the prompts and the method."""
         o = self.options
         name = default_name([item.source for item in self.items], o.prompts)
-        return o.out or Path("runs") / self.command / f"{name}-{o.method}"
+        return o.out or Path("runs") / self.command.name / f"{name}-{o.method}"
+
+    def config(self, item: Item) -> dict[str, Any]:
+        """Return the content of the run's config.yaml."""
+        return {**self.command.resolved(item.options), "prompt": item.source}
+
+    @staticmethod
+    @abstractmethod
+    def make_run(prior: Prior, prompt: str, options: Any, **where: Any) -> Run:
+        """Return the run of a prompt. ``where``: its feature map, random numbers, processes and memory plan."""
+
+    @contextmanager
+    def start(self, item: Item, networks: Networks, ensemble: Ensemble, folder: RunFolder) -> Iterator[tuple[Any, Any]]:
+        """Return the run of a prompt."""
+        assert networks.prior is not None
+        yield self.make_run(
+            networks.prior, item.source, item.options, embed=networks.embed(item.options), image=item.source,
+            ensemble=ensemble, plan=networks.plans,
+        ), None  # fmt: skip
+
+    @staticmethod
+    @abstractmethod
+    def row_figures(held: dict[str, Any]) -> dict[str, Any]:
+        """Return the figures of a run's metrics for the summary."""
+
+    def row(self, item: Item, held: dict[str, Any], folder: RunFolder) -> dict[str, Any]:
+        """Return a prompt's row of the summary."""
+        return {"prompt": item.source, "folder": folder.path.name, **self.row_figures(held)}
 
     def other_texts(self, options: Any) -> Sequence[str]:
         """Return the texts for the prior beside the prompt, which no score reads."""

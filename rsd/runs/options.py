@@ -14,7 +14,7 @@ import typing
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal, Self
 
 from rsd.priors import over_heads
 from rsd.runs.flags import Flag, fields_of
@@ -74,6 +74,11 @@ class ParticleSettings(NumberChecks):
     memory: Literal["auto", "fast", "flat", "lean"] = "auto"
     """fast keeps the graphs of all particles' features for the repulsion; flat recomputes them particle by particle;
     lean also recomputes parts of each graph; auto uses the first that fits. The results are the same."""
+
+    @classmethod
+    def of(cls, options: Any) -> Self:
+        """Return the settings that are among other options."""
+        return cls(**{name: getattr(options, name) for name in fields_of(cls)})
 
     @property
     def drawn(self) -> int:

@@ -1,21 +1,22 @@
 """The prompts of a command, from its command line, a text file or a manifest, each with settings and a folder of its
-own. Imports nothing heavy."""
+own; and what commands with prompts have in common. Imports nothing heavy."""
 
 from __future__ import annotations
 
 import hashlib
 import os
+import sys
 import warnings
-from collections.abc import Callable, Collection, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from rsd.heads.reading import read, unknown_words, unread_words
 from rsd.priors import over_heads
 from rsd.runs.folder import slug
-from rsd.runs.options import check_used
-from rsd.runs.settings import Line, is_manifest, read_manifest
+from rsd.runs.options import check_used, line_settings
+from rsd.runs.settings import Line, Packaged, is_manifest, layers_of, plain, read_manifest, resolve
 
 EMPTY = '""'
 """The line of a prompts file that means the empty prompt."""
@@ -35,6 +36,69 @@ class PromptJob:
 
 Resolve = Callable[[dict[str, Any]], Any]
 """The options where a manifest's line chooses the method."""
+
+
+@dataclass(frozen=True)
+class PromptCommand:
+    """A command whose inputs are prompts. ``kind``: the class of its options.
+
+    ``packaged``: (method, prior) to the packaged settings. ``same``: options that do not change a sample: a run may be
+    resumed with other values, and config.yaml omits them. ``tidy``: (prompt, options) to the prompt that runs.
+    """
+
+    name: str
+    kind: type
+    packaged: Callable[[str, str], Packaged]
+    same: Collection[str]
+    tidy: Callable[[str, Any], str] | None = None
+
+    @property
+    def prog(self) -> str:
+        """The command in messages."""
+        return f"rsd {self.name}"
+
+    def layers(self, argv: Sequence[str]) -> tuple[dict[str, Any], dict[str, Any]]:
+        """Return the fields that --config sets, and those that the command line sets."""
+        return layers_of(self.kind, argv, prog=self.prog, positional="prompt")
+
+    def resolve(self, file: Mapping[str, Any], given: Mapping[str, Any]) -> tuple[Any, str]:
+        """Return the options from the packaged settings, then ``file``, then ``given``; and the name of the packaged
+        settings."""
+        kind: Any = self.kind
+        found: tuple[Any, str | None] = resolve(
+            kind, file, given, prog=self.prog, packaged=lambda options: self.packaged(options.method, options.prior)
+        )
+        options, name = found
+        assert name, "every method has packaged settings"
+        return options, name
+
+    def parse(self, argv: Sequence[str]) -> tuple[Any, str]:
+        """Return what :meth:`resolve` returns for a command line."""
+        return self.resolve(*self.layers(argv))
+
+    def jobs(self, file: Mapping[str, Any], given: Mapping[str, Any]) -> tuple[Any, list[PromptJob], str]:
+        """Return the options, the prompts to run, and the name of the packaged settings.
+
+        Raise ValueError for a field in ``given`` that the method does not read."""
+        options, name = self.resolve(file, given)
+        check_used(given, options.unread)
+
+        def other(choice: dict[str, Any]) -> Any:
+            return self.resolve(file, {**given, **choice})[0]
+
+        return options, list_prompts(options, other, line_settings(self.kind, self.same), self.tidy), name
+
+    def read(self, argv: Sequence[str]) -> tuple[Any, list[PromptJob]]:
+        """Return the options of a command line and its prompts. Print where the settings come from."""
+        options, jobs, name = self.jobs(*self.layers(argv))
+        print(f"settings: {name}" + (f" and {options.config}" if options.config else "") + ", then your flags")
+        sys.stdout.flush()
+        return options, jobs
+
+    def resolved(self, options: Any) -> dict[str, Any]:
+        """Return the options as plain values for config.yaml."""
+        found = {name: plain(value) for name, value in asdict(options).items() if name not in self.same}
+        return {**found, "features": options.features_name}
 
 
 def list_prompts(

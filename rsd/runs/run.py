@@ -65,6 +65,10 @@ class Run:
         finished: torch.Tensor = self.particles.finish()
         return finished
 
+    def log_weights(self) -> torch.Tensor | None:
+        """Return the log weight of each particle (:class:`rsd.sampling.Chain`), [N]; None if there are none."""
+        return None
+
     def images(self) -> torch.Tensor:
         """Return the current images of all particles, [N, 3, H, W]."""
         return self.ensemble.gather(self.particles.images(), what="pictures")

@@ -17,7 +17,7 @@ from typing import Any, Literal, Protocol, TypeVar
 
 import yaml
 
-from rsd.runs.flags import Field, build, fields_of, positional_of, values
+from rsd.runs.flags import DASHED, Field, build, fields_of, positional_of, values
 from rsd.runs.words import expected, suggestion
 
 
@@ -96,35 +96,68 @@ def layered(
     kind: type[Kind], argv: Sequence[str], *, prog: str, positional: str,
     packaged: Callable[[Kind], Packaged | None] = lambda options: None,
 ) -> tuple[Kind, str | None]:  # fmt: skip
-    """Return the checked options from the packaged settings, --config and the flags (later ones win), and the name of
-    the packaged settings.
+    """Return what :func:`resolve` returns for a command line and its --config; see :func:`layers_of`."""
+    return resolve(kind, *layers_of(kind, argv, prog=prog, positional=positional), prog=prog, packaged=packaged)
 
-    ``positional``: the field without a flag, which files do not set; "" if there is none. ``packaged``: finds the
-    packaged settings for the options of the other two layers.
-    Raises ValueError or OSError, with the name of the file, for mistakes.
+
+def layers_of(kind: type, argv: Sequence[str], *, prog: str, positional: str) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Return the values of the fields that --config sets, and of those that the command line sets.
+
+    ``positional``: the field without a flag, which files do not set; "" if there is none. Raise ValueError or OSError,
+    with the name of the file, for mistakes.
+    """
+    given = values(kind, argv, prog=prog)
+    config = given.get("config")
+    return (file_values(kind, config, positional) if config else {}), given
+
+
+def resolve(
+    kind: type[Kind], *layers: Mapping[str, Any], prog: str,
+    packaged: Callable[[Kind], Packaged | None] = lambda options: None,
+) -> tuple[Kind, str | None]:  # fmt: skip
+    """Return the checked options from the packaged settings and the ``layers`` of values (later ones win), and the name
+    of the packaged settings.
+
+    ``packaged``: finds the packaged settings for the options of the layers alone. Raise ValueError or OSError for
+    invalid values.
     """
 
-    def read(*layers: dict[str, Any]) -> Kind:
+    def make(*layers: Mapping[str, Any]) -> Kind:
         options = build(kind, *layers, prog=prog)
         options.check()
         return options
 
-    given = values(kind, argv, prog=prog)
-    config = given.get("config")
-    own = values(kind, file_tokens(kind, config, positional), prog=prog) if config else {}
-    options = read(own, given)
+    options = make(*layers)
     found = packaged(options)
     if found is None:
         return options, None
-    return read(found.values(kind), own, given), found.name
+    return make(found.values(kind), *layers), found.name
 
 
-def file_tokens(kind: type, path: Path, positional: str) -> list[str]:
-    """Return the fields of a YAML file as flags, without ``positional``.
+def typed_values(kind: type, settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Return values as the types of the fields of ``kind``: whole numbers as floats, lists as tuples, text as paths.
+    Raise ValueError for an unknown field or another type."""
+    fields = fields_of(kind)
+    for name in settings:
+        if name not in fields:
+            raise ValueError(f'Unknown setting "{name}".{suggestion(name, fields)}')
+    return {name: _json_value(kind, fields[name], value) for name, value in settings.items()}
 
-    Raises ValueError or OSError with the file, the field and the remedy.
+
+def command_words(kind: type, settings: Mapping[str, Any]) -> list[str]:
+    """Return the words of the command line that sets these fields of ``kind``; the positional ones come first."""
+    positional = positional_of(kind)
+    first = settings.get(positional.name, ()) if positional else ()
+    rest = {name: value for name, value in settings.items() if not positional or name != positional.name}
+    return [*map(str, first), *tokens(rest, apart=True)]
+
+
+def file_values(kind: type, path: Path, positional: str) -> dict[str, Any]:
+    """Return the values of the fields in a YAML file, without ``positional``.
+
+    Raise ValueError or OSError with the file, the field and the remedy.
     """
-    return file_flags(kind, read_yaml(path), str(path), skip=(positional,))
+    return values(kind, file_flags(kind, read_yaml(path), str(path), skip=(positional,)), prog="")
 
 
 def file_flags(kind: type, settings: Mapping[str, Any], where: str, *, skip: Collection[str] = ()) -> list[str]:
@@ -163,18 +196,19 @@ def _fits(kind: type, flags: list[str]) -> bool:
         return False
 
 
-def tokens(settings: dict[str, Any], *, valued: Collection[str] = ()) -> list[str]:
+def tokens(settings: Mapping[str, Any], *, valued: Collection[str] = (), apart: bool = False) -> list[str]:
     """Convert fields to flags; fields with value None are skipped. ``valued``: boolean fields whose value follows the
-    flag."""
+    flag. ``apart``: write --gamma 6 rather than --gamma=6, as people do, unless the value looks like a flag."""
     flags: list[str] = []
     for key, value in settings.items():
-        name = key.replace("_", "-")
+        name = key.rstrip("_").replace("_", "-")
         if isinstance(value, bool) and key not in valued:
             flags.append(f"--{name}" if value else f"--no-{name}")
-        elif isinstance(value, list):
+        elif isinstance(value, list | tuple):
             flags += [f"--{name}", *map(str, value)]
         elif value is not None:
-            flags.append(f"--{name}={value}")  # one token, since a value may start with a dash
+            dashed = DASHED.match(str(value)) or value == "--"
+            flags += [f"--{name}", str(value)] if apart and not dashed else [f"--{name}={value}"]
     return flags
 
 
@@ -329,20 +363,20 @@ def _json_value(kind: type, field: Field, value: Any) -> Any:
     try:
         return _typed(field.hint, value)
     except TypeError as error:
-        shown = json.dumps(value, ensure_ascii=False)
+        shown = json.dumps(value, ensure_ascii=False, default=str)
         raise ValueError(f"{field.plain} is {shown}; give {expected(field.hint)}.") from error
 
 
 def _typed(hint: Any, value: Any) -> Any:
     """Return a JSON value as the type ``hint``; lists become tuples. Raises TypeError for another type."""
     arguments, origin = typing.get_args(hint), typing.get_origin(hint)
-    if origin is tuple and isinstance(value, list):
+    if origin is tuple and isinstance(value, list | tuple):
         kinds = arguments[:1] * len(value) if arguments[-1] is Ellipsis else arguments
         if len(kinds) == len(value):
             return tuple(map(_typed, kinds, value))
     elif origin is Literal and value in arguments:
         return value
-    elif hint is Path and isinstance(value, str):
+    elif hint is Path and isinstance(value, str | Path):
         return Path(value)
     elif hint is float and isinstance(value, int | float) and not isinstance(value, bool):
         return float(value)

@@ -47,6 +47,7 @@ COLUMNS: dict[str, tuple[str, str, Callable[[float], str]]] = {
     "crps": (
         "CRPS", "continuous ranked probability score of the hidden pixels; lower is better", "{:.4f}".format
     ),
+    "effective": ("effective", "number of independent samples that the weights are worth", "{:.1f}".format),
     "tarp_gap": (
         "TARP gap", "largest difference from uniform in the test of coverage with random points", "{:.2f}".format
     ),
@@ -101,8 +102,8 @@ def markdown(rows: list[dict[str, Any]], prior: dict[str, Any] | None) -> str:
     ]
     lines += [f"| | {' | '.join(f'{q:.0%}' for q in LEVELS)} |", "|---" * (1 + len(LEVELS)) + "|"]
     for row in rows:
-        shares = (f"{row['coverage'][f'{q:g}']:.0%}" for q in LEVELS)
-        lines.append(f"| {row['method']} | {' | '.join(shares)} |")
+        shares = [f"{share:.0%}" for share in row["coverage"].values()]
+        lines += [f"| {row['method']} | {' | '.join(shares)} |"] if shares else []
     if prior:
         lines += ["", f"The prior alone, {prior['draws']} draws: calibration error {prior['calibration_error']:.3f}."]
     return "\n".join(lines) + "\n"
@@ -159,6 +160,8 @@ def ranks(rows: list[dict[str, Any]]) -> Figure:
     """Plot where the truth ranks among the samples, pixel by pixel; flat for exact samples."""
     figure, axis = plt.subplots(figsize=(6.4, 4.0), layout="constrained")
     for row, marker in zip(rows, "osD^vP*Xph" * 9, strict=False):
+        if row["ranks"] is None:
+            continue
         shares = np.array(row["ranks"]) * len(row["ranks"])
         axis.plot((np.arange(len(shares)) + 0.5) / len(shares), shares, f"{marker}-", label=row["method"], markersize=4)
     axis.axhline(1, color="black", linestyle="--", linewidth=1)

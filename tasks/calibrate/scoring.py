@@ -65,7 +65,7 @@ class Known:
         assert problem.clean is not None
 
         def show(head: Head) -> torch.Tensor:
-            return fit_to(picture(head), size, options.fit)[0]
+            return fit_to(picture(head), size, options.fitted)[0]
 
         head = head_of(job.path)  # a problem has none if it is resized for a smaller prior
         assert head is not None
@@ -98,18 +98,23 @@ def score(rows: Sequence[Pair], options: Calibrate, sizes: dict[str, int]) -> It
     method_rows = []
     for pair in rows:
         size = sizes[pair.options.prior]
-        heads = []
+        heads: list[dict[str, Any]] = []
+        weighted: list[dict[str, Any]] = []
         for job in pair.jobs:
             cell = pair.cell(job)
             if not cell.done:
                 continue
             if (size, job.title) not in known:
                 known[size, job.title] = Known.of(job, size)
-            heads.append(one_head(particles(cell), known[size, job.title], judge, job.title, options))
+            images, one = particles(cell), known[size, job.title]
+            heads.append(one_head(images, one, judge, job.title, options))
+            if (found := cell.metrics().get("weights")) and found["values"]:
+                weights = np.array(found["values"])
+                weighted.append(one_head(images, one, judge, job.title, options, weights))
         if heads:
-            method_rows.append(
-                summarise(label(pair), heads, options, prior=pair.options.prior, steps=pair.options.steps)
-            )
+            for name, some in ((label(pair), heads), (f"{label(pair)}, weighted", weighted)):
+                facts = {"prior": pair.options.prior, "steps": pair.options.steps}
+                method_rows += [summarise(name, some, options, **facts)] if some else []
     size = sizes[options.prior] if options.prior in sizes else min(sizes.values())
     prior = load_prior(options.prior) if is_latent(options.prior) else None
     for (own, title), one in known.items():
@@ -129,25 +134,31 @@ def score(rows: Sequence[Pair], options: Calibrate, sizes: dict[str, int]) -> It
 
 
 def one_head(
-    images: torch.Tensor, known: Known, judge: HeadsClassifier, title: str, options: Calibrate
-) -> dict[str, Any]:
-    """Compare samples [N, 3, H, W] of one head with its posterior."""
+    images: torch.Tensor, known: Known, judge: HeadsClassifier, title: str, options: Calibrate,
+    weights: np.ndarray | None = None,
+) -> dict[str, Any]:  # fmt: skip
+    """Compare samples [N, 3, H, W] of one head with its posterior; ``weights`` [N]: theirs, which sum to 1. Ranks,
+    intervals and random points are of equal samples, and None with weights."""
     rows = read_values(judge.probabilities(images), known.posterior.names, CONFIDENT)
     clean = known.problem.clean
     assert clean is not None
     samples, truth = known.at_hidden(images), known.at_hidden(clean)[0]
     references = known.at_hidden(references_of(options.seed, images.shape[-1]))
     deviation = known.deviation.numpy()[known.hidden]
-    gap = samples.mean(0) - known.mean.double().numpy()[known.hidden]
+    w = np.full(len(samples), 1 / len(samples)) if weights is None else weights
+    mean = w @ samples
+    variance = w @ (samples - mean) ** 2
+    gap = mean - known.mean.double().numpy()[known.hidden]
     return {
         "head": title,
-        **attribute_figures(rows, known.posterior),
-        "crps": crps(samples, truth),
-        "coverage": interval_coverage(samples, truth),
-        "ranks": rank_histogram(samples, truth).tolist(),
-        "tarp": tarp_shares(samples, truth, references).tolist(),
+        **attribute_figures(rows, known.posterior, weights),
+        "crps": crps(samples, truth, weights),
+        "effective": float(1 / (w**2).sum()),
+        "coverage": interval_coverage(samples, truth) if weights is None else None,
+        "ranks": rank_histogram(samples, truth).tolist() if weights is None else None,
+        "tarp": tarp_shares(samples, truth, references).tolist() if weights is None else None,
         "mean_error": float(np.sqrt((gap**2).mean())),
-        "spread": float(np.sqrt(samples.var(0).mean() / max(float((deviation**2).mean()), 1e-12))),
+        "spread": float(np.sqrt(variance.mean() / max(float((deviation**2).mean()), 1e-12))),
     }
 
 
@@ -170,18 +181,20 @@ def summarise(name: str, heads: list[dict[str, Any]], options: Calibrate, **fact
         values = [head[figure] for head in heads if head.get(figure) is not None]
         return {f"{q:g}": float(np.mean(part)) for q, part in zip(LEVELS, zip(*values, strict=True), strict=False)}
 
+    ranks, tarp = ([head[name] for head in heads if head[name] is not None] for name in ("ranks", "tarp"))
     return {
         "method": name, **facts, "images": len(heads), "particles": options.particles,
         "calibration_error": calibration_error(heads),
         "calibration_error_interval": bootstrap(heads, calibration_error, rng=rng),
         **{figure: mean(figure) for figure in (
             "tv", "tv_joint", "repeats", "invented", "missed", "missed_exact", "read", "crps", "mean_error", "spread",
+            "effective",
         )},
         "tv_interval": bootstrap(heads, partial(mean, "tv"), rng=rng),
         "credible": by_level("credible"),
         "coverage": by_level("coverage"),
-        "ranks": np.mean([h["ranks"] for h in heads], 0).tolist(),
-        "tarp_gap": uniform_gap(np.concatenate([h["tarp"] for h in heads])),
+        "ranks": np.mean(ranks, 0).tolist() if ranks else None,
+        "tarp_gap": uniform_gap(np.concatenate(tarp)) if tarp else None,
         "values": pooled(heads),
         "heads": heads,
     }  # fmt: skip

@@ -10,24 +10,25 @@ from typing import Annotated, ClassVar
 
 from rsd.runs import flags
 from rsd.runs.flags import Flag
-from rsd.runs.settings import make_folder, read_yaml, tokens
+from rsd.runs.settings import make_folder
 
 from .choice import describe
 from .inputs import MEASUREMENT, Job, ignored_files, list_jobs
 from .options import Restore, TaskOptions, check_used
-from .packaged import borrowed_note, parse
+from .packaged import borrowed_note, layers, resolve
 
 
 def main(argv: list[str]) -> int:
     """Restore; return the exit code."""
-    options, name = parse(argv)
+    file, given = layers(argv)
+    options, name = resolve(file, given)
     source = name or f"none packaged for {options.task} by {options.method} (see the defaults in rsd restore --help)"
     if not options.task:
         source = "those of each line's task"
-    jobs = list_jobs(options, lambda choice: parse([*argv, *tokens(choice)])[0])
+    jobs = list_jobs(options, lambda choice: resolve(file, {**given, **choice})[0])
     if int(os.environ.get("RANK", 0)) == 0:
         print(f"settings: {source}" + (f" and {options.config}" if options.config else "") + ", then your flags")
-        if chooses_prior(argv, options):
+        if {**file, **given}.get("prior", "auto") == "auto":  # the prior is chosen for the pictures
             print(describe(options.images))
         for line in [*filter(None, [borrowed_note(options)]), *ignored_files(options.images)]:
             print(f"note: {line}")
@@ -36,18 +37,11 @@ def main(argv: list[str]) -> int:
 
         return propose(options, jobs)
     if options.autocast:
-        settle(options, jobs, typed="--autocast" in argv)
+        settle(options, jobs, typed="autocast" in given)
     from .head import run
 
     sys.stdout.flush()
     return run(options, jobs)
-
-
-def chooses_prior(argv: list[str], options: Restore) -> bool:
-    """Return whether the prior is chosen for the pictures (--prior auto, or none)."""
-    typed = flags.values(Restore, argv, prog="rsd restore")
-    named = read_yaml(options.config) if options.config and "prior" not in typed else {}
-    return typed.get("prior", named.get("prior", "auto")) == "auto"
 
 
 def settle(options: Restore, jobs: list[Job], *, typed: bool) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from itertools import chain
 from pathlib import Path
@@ -23,7 +23,6 @@ from rsd.runs.batch import run_all
 from rsd.runs.folder import RunFolder, slug
 from rsd.runs.head import Head, Item, JointFigures, Networks
 from rsd.runs.prompts import prompt_notes, word_notes
-from rsd.runs.settings import tokens
 from rsd.runs.summary import particles
 
 from .inputs import Job, are_several, list_jobs
@@ -33,7 +32,7 @@ from .operators import Operator
 from .operators.base import measurement_fit
 from .operators.linear import check_exact
 from .options import Restore, divergence_remedy
-from .packaged import ADDED, parse, resolved
+from .packaged import ADDED, resolve, resolved
 from .problem import Problem, check_task, load, make, on
 from .results import SCORES, check_metrics, distance, headline, keep_known, write_results
 from .run import Run, Settings, same_measurement
@@ -63,10 +62,10 @@ class RestoreHead(Head):
         self.figures = [*each, "div", "coverage", "agreement", "seconds"]
 
     @classmethod
-    def of(cls, argv: list[str]) -> RestoreHead:
-        """Return the head that ``rsd restore`` runs with these arguments."""
-        options, _ = parse(argv)
-        jobs = list_jobs(options, lambda choice: parse([*argv, *tokens(choice)])[0])
+    def of(cls, given: Mapping[str, Any]) -> RestoreHead:
+        """Return the head that ``rsd restore`` runs with these values of its options."""
+        options, _ = resolve({}, given)
+        jobs = list_jobs(options, lambda choice: resolve({}, {**given, **choice})[0])
         return cls(options, jobs, several=are_several(options, jobs))
 
     @property
@@ -211,13 +210,15 @@ class RestoreHead(Head):
         write_results(images, context, folder, item.options, self.estimates.pop(item, None))
         return images
 
-    def headline(self, figures: dict[str, Any]) -> str:
+    @staticmethod
+    def headline(figures: dict[str, Any]) -> str:
         """Return the figures of one image in a line."""
         return headline(figures)
 
-    def remedy(self, item: Item) -> str:
+    @staticmethod
+    def remedy(options: Restore) -> str:
         """Return the remedy for a diverged run."""
-        return divergence_remedy(item.options)
+        return divergence_remedy(options)
 
     def diversity_remedy(self, options: Restore) -> str:
         """Return the remedy for nearly equal samples."""

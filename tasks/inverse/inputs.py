@@ -32,8 +32,8 @@ FIELDS = (
 
 
 PLACEHOLDERS: dict[str, Any] = {
-    "inpaint_mask": {"mask": "."},
-    "inpaint_box": {"box": [0, 1, 0, 1]},
+    "inpaint_mask": {"mask": Path(".")},
+    "inpaint_box": {"box": (0, 1, 0, 1)},
     "operator": {"operator": ":"},
 }
 """Placeholders for a task's required fields, replaced by the manifest line's values."""

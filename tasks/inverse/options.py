@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
 from rsd.priors import over_heads, takes_any_size
-from rsd.runs.flags import Flag, Groups, fields_of, is_assignment
+from rsd.runs.flags import Flag, Groups, is_assignment
 from rsd.runs.options import (
     READ_BY_SELECTION,
     DiffusionSettings,
@@ -152,11 +152,6 @@ class Settings(SelectionSettings, RepulsionSettings, DiffusionSettings, TextSett
         self.check_numbers()
         if self.hyper:  # else nothing is wrong, and loading a sampler imports torch
             load_method(self.method, self.hyper)
-
-    @classmethod
-    def of(cls, options: Any) -> Settings:
-        """Return the settings that are among other options."""
-        return cls(**{name: getattr(options, name) for name in fields_of(Settings)})
 
     @property
     def interaction(self) -> Interaction:

@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Mapping
 from typing import Any
 
 from rsd.priors import family
-from rsd.runs import flags
-from rsd.runs.settings import Packaged, layered, plain, section, sections
+from rsd.runs import settings
+from rsd.runs.settings import Packaged, layers_of, plain, section, sections
 from rsd.runs.words import unknown_name
 
 from .methods import METHODS, PUBLISHED, check_method, files_of
 from .names import TASKS, is_task
 from .options import ALPHA, Restore, Settings, check_used
 
+PROG = "rsd restore"
 NO_PIXEL = (
     "engine",
     "resume", "shard", "config", "out", "checkpoint_every", "device", "chunk", "memory", "metrics", "clip_model",
@@ -97,12 +99,23 @@ def settings_of(
 
 def parse(argv: list[str]) -> tuple[Restore, str | None]:
     """Return the options from the packaged settings, then --config, then the flags; and the name of those settings."""
+    return resolve(*layers(argv))
+
+
+def layers(argv: list[str]) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Return the fields that --config sets, and those that the command line sets."""
+    return layers_of(Restore, argv, prog=PROG, positional="images")
+
+
+def resolve(file: Mapping[str, Any], given: Mapping[str, Any]) -> tuple[Restore, str | None]:
+    """Return the options from the packaged settings, then ``file``, then ``given``; and the name of the packaged
+    settings. Raise ValueError for a field in ``given`` that the task or the method does not read."""
 
     def choose(options: Restore) -> Packaged | None:
         return chosen(options) if options.task else None  # each line of a manifest selects its own
 
-    options, name = layered(Restore, argv, prog="rsd restore", positional="images", packaged=choose)
-    check_used(flags.values(Restore, argv, prog="rsd restore"), options)
+    options, name = settings.resolve(Restore, file, given, prog=PROG, packaged=choose)
+    check_used(given, options)
     return options.without_unread(), name
 
 

@@ -163,13 +163,13 @@ def trade_off(rows: dict[str, Measured], across: str, up: str) -> Image.Image | 
 
 
 NAMES: dict[str, str] = {
-    "psnr": "PSNR [dB], mean over particles", "psnr_best": "PSNR [dB], best of N",
-    "psnr_std": "PSNR [dB], spread over particles", "psnr_small": "PSNR [dB] at the pixel priors' size, mean",
-    "ssim": "SSIM, mean", "lpips": "LPIPS, mean (less is better)", "div": "Div",
+    "psnr": "PSNR [dB], mean over samples", "psnr_best": "PSNR [dB], best of N",
+    "psnr_std": "PSNR [dB], spread over samples", "psnr_small": "PSNR [dB] at the size of the pixel priors, mean",
+    "ssim": "SSIM, mean", "lpips": "LPIPS, mean (lower is better)", "div": "Div",
     "coverage": "coverage (values of hidden attributes)", "agreement": "agreement (0-1)",
-    "fid": "Frechet distance (less is better)",
-    "residual": "residual [sigma_v], mean", "seconds": "seconds a picture",
-    "sharpness": "detail (mean gradient; noise counts too), the truth's is 1",
+    "fid": "Frechet distance (lower is better)",
+    "residual": "residual [sigma_v], mean", "seconds": "seconds per image",
+    "sharpness": "detail (mean gradient, including noise; the clean image has 1)",
     "clip": "CLIP score", "aesthetic": "aesthetic score",
     "face_front": "faces in front (0-1)", "janus": "Janus (faces seen from behind, of scenes with one in front)",
     "gamma": "gamma, the weight of the repulsion", "collapsed": "share of pairs in one mode",

@@ -9,8 +9,10 @@ from pathlib import Path
 from typing import Any
 
 from rsd.runs import flags
+from rsd.runs.settings import command_words
 
 from .experiments import ENTRIES, find
+from .experiments.entry import Entry, Row
 from .options import Reproduce
 from .verdict import with_state
 
@@ -60,7 +62,7 @@ def listed(scale: str) -> list[dict[str, Any]]:
         {
             "name": entry.name, "paper": entry.paper, "claim": entry.claim,
             "command": f"rsd reproduce {entry.name}{more}", "metric": list(entry.figures), "note": entry.note,
-            "rows": [{"label": row.label, "command": entry.command, "flags": row.at(scale)} for row in entry.rows],
+            "rows": [row_as_json(entry, row, scale) for row in entry.rows],
             "expected": [
                 {"claim": claim.text, "figure": claim.figure, "rising": list(claim.rising), "by": claim.by}
                 for claim in entry.expected(scale)
@@ -69,6 +71,14 @@ def listed(scale: str) -> list[dict[str, Any]]:
         }
         for entry in ENTRIES
     ]  # fmt: skip
+
+
+def row_as_json(entry: Entry, row: Row, scale: str) -> dict[str, Any]:
+    """Return a row of an entry as its command and the flags that it sets."""
+    from .plan import OPTIONS
+
+    flags = command_words(OPTIONS[entry.command], row.at(scale))
+    return {"label": row.label, "command": entry.command, "flags": flags}
 
 
 def was_measured() -> dict[str, list[dict[str, Any]]]:

@@ -14,12 +14,9 @@ from PIL import Image
 from ..inverse.methods import METHODS, load_method
 from ..inverse.operators import make_operator
 from ..inverse.options import Restore
-from ..inverse.packaged import parse as restore
 from ..inverse.run import Settings
 from ..text_to_3d.options import TextTo3D
-from ..text_to_3d.packaged import parse as text_to_3d
 from ..text_to_image.options import SAMPLERS, TextToImage
-from ..text_to_image.packaged import parse as text_to_image
 from . import models
 from .data import FLAGS, number, prepare
 from .experiments import ENTRIES, find
@@ -108,12 +105,11 @@ def placeholder_data(entry: Entry, options: Reproduce, folder: Path) -> Path:
 
 def estimate(one: Plan, count: int) -> Estimate:
     """Estimate a row. Builds its models, and for a restoration its operator, at their real sizes."""
-    argv = list(one.argv)
     if one.command == "restore":
-        return restoration_cost(one, restore(argv)[0], count)
+        return restoration_cost(one, one.options(), count)
     if one.command == "text-to-image":
-        return image_cost(one, text_to_image(argv)[0], count)
-    return scene_cost(one, text_to_3d(argv)[0], count)
+        return image_cost(one, one.options(), count)
+    return scene_cost(one, one.options(), count)
 
 
 def restoration_cost(one: Plan, o: Restore, count: int) -> Estimate:

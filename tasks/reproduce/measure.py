@@ -18,7 +18,6 @@ from rsd.runs.summary import mean
 
 from ..inverse.inputs import Job, list_jobs
 from ..inverse.operators import Inpaint
-from ..inverse.packaged import parse
 from ..inverse.problem import load
 from .plan import Plan
 
@@ -100,8 +99,7 @@ def image_figures(plan: Plan, folder: Path, small: int, titles: Iterable[str]) -
 
 def jobs_of(plan: Plan) -> list[Job]:
     """Return the images that a restoration's plan restores."""
-    options, _ = parse(list(plan.argv))
-    return list_jobs(options)
+    return list_jobs(plan.options())
 
 
 def at_size(images: torch.Tensor, side: int) -> torch.Tensor:

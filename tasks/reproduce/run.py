@@ -4,23 +4,23 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
 
 from rsd.runs import batch
 from rsd.runs.folder import RunFolder, write_bytes, write_json
-from rsd.runs.head import Head
+from rsd.runs.head import PromptHead
 from rsd.runs.progress import Progress
 from rsd.runs.session import collect_failure, working_in
 from rsd.runs.settings import plain, shard
 
 from ..inverse.head import RestoreHead
-from ..text_to_3d.command import head_of as scene_head
-from ..text_to_image.command import head_of as image_head
-from ..toy.command import INTERRUPTED
-from ..toy.command import main as toy
+from ..text_to_3d.head import SceneHead
+from ..text_to_image.head import ImageHead
+from ..toy.command import INTERRUPTED, Toy
+from ..toy.command import run as toy
 from . import report
 from .data import prepare
 from .experiments import ENTRIES, find
@@ -31,10 +31,10 @@ from .outcome import Outcome, counts, headline
 from .plan import DONE, Plan, plan
 from .verdict import verdict, with_state
 
-HEADS: Mapping[str, Callable[[list[str]], Head]] = {
-    "restore": RestoreHead.of, "text-to-image": image_head, "text-to-3d": scene_head,
+HEADS: Mapping[str, type[RestoreHead] | type[PromptHead]] = {
+    "restore": RestoreHead, "text-to-image": ImageHead, "text-to-3d": SceneHead,
 }  # fmt: skip
-"""The runner's head for a command's arguments; a toy runs by itself."""
+"""The runner's head of each command; a toy runs by itself."""
 NO_RESULT = ("name", "list_", "json", "out", "resume", "shard", "dry_run", "device")
 """Options that do not affect the figures: a run may be resumed with other values."""
 GLANCE = "glance.json"
@@ -179,8 +179,8 @@ def start(one: Plan, runs: Path) -> None:
         print(f"-- {one.label}: already done in {folder}", flush=True)
         return
     print(f"-- {one.label}: {one.command_line()}", flush=True)
-    argv = one.arguments(runs)
-    code = toy(argv) if one.command == "toy" else batch.run_all(HEADS[one.command](argv))
+    given = one.values(runs)
+    code = toy(Toy(**given)) if one.command == "toy" else batch.run_all(HEADS[one.command].of(given))
     if code == INTERRUPTED:
         raise KeyboardInterrupt
     if code != 0:
@@ -192,7 +192,7 @@ def check_same(one: Plan, runs: Path) -> None:
     changed."""
     if one.command == "toy":  # its file has no settings; the run's folder has all that can change
         return
-    head, place = HEADS[one.command](one.arguments(runs)), one.folder(runs)
+    head, place = HEADS[one.command].of(one.values(runs)), one.folder(runs)
     for item in head.items:
         try:
             other = head.run_folder(item).differences(head.config(item), added=head.added)
@@ -208,8 +208,8 @@ def finished(one: Plan, folder: Path) -> bool:
     if not file.is_file():
         return False
     found = json.loads(file.read_text(encoding="utf-8"))
-    without_fid = "--fid-folder" in one.argv and not found["fid"]
-    unrated = "--aesthetic-weights" in one.argv and any(row.get("aesthetic") is None for row in found["prompts"])
+    without_fid = "fid_folder" in one.given and not found["fid"]
+    unrated = "aesthetic_weights" in one.given and any(row.get("aesthetic") is None for row in found["prompts"])
     return not (found.get("failed") or without_fid or unrated)
 
 

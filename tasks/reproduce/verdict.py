@@ -17,7 +17,7 @@ STUDENT = (12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262)
 
 
 HELD, NOT_HELD, UNDECIDED, NOT_MEASURED = STATES = ("held", "not held", "undecided", "not measured")
-NOISE, NO_INTERVAL = "within noise", "no interval: too few pictures, prompts or pairs were measured"
+NOISE, NO_INTERVAL = "within noise", "no interval: too few images, prompts or pairs were measured"
 
 
 def verdict(claim: Claim, rows: dict[str, Measured], reasons: dict[str, str], *, usual: bool) -> dict[str, Any]:

@@ -1,10 +1,10 @@
-"""Text to 3D for the runner and for Python: each prompt is a run, whose particles are scenes."""
+"""Text to 3D for the runner: each prompt is a run, whose particles are scenes."""
 
 from __future__ import annotations
 
+import importlib.util
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
@@ -14,89 +14,52 @@ from rsd.distributed import Ensemble
 from rsd.engine import Record
 from rsd.priors import is_latent
 from rsd.priors.base import Prior
-from rsd.runs.batch import run_all
-from rsd.runs.flags import fields_of
 from rsd.runs.folder import RunFolder
 from rsd.runs.head import Item, Networks, PromptHead
-from rsd.runs.prompts import PromptJob
-from rsd.runs.run import Features, Samples, draw
 
 from . import outputs
 from .distillation import Run
-from .gallery import Gallery
 from .options import Settings, TextTo3D
-from .packaged import ADDED, packaged, resolved
+from .packaged import ADDED, COMMAND
 from .prompts import ViewPrompts
 from .scenes import Scenes
 from .scores import SCORES
 
+NEEDS = (
+    ("mp4", "imageio-ffmpeg", "imageio_ffmpeg", "video"), ("texture", "xatlas", "xatlas", "mesh"),
+    ("mesh_faces", "fast-simplification", "fast_simplification", "mesh"),
+)  # fmt: skip
+"""Flags that need a package that is not always installed: its name, its module, and the extra that has it."""
+
 
 class PreviewedRun(Run):
-    """A run that calls ``preview`` after every ``every`` steps."""
+    """A run that calls ``preview``, if there is one, after every ``every`` steps."""
 
-    every: int
-    preview: Callable[[], None]
+    every = 1
+    preview: Callable[[], None] | None = None
 
     def steps(self) -> Iterator[Record]:
         """Run the remaining steps, yielding one Record each."""
         for record in super().steps():
-            if self.step % self.every == 0:
+            if self.preview and self.step % self.every == 0:
                 self.preview()
             yield record
-
-
-def run(options: TextTo3D, jobs: Sequence[PromptJob]) -> int:
-    """Make every prompt's scenes. Return the exit code, and raise, as :func:`rsd.runs.batch.run_all` does."""
-    return run_all(SceneHead(options, jobs))
-
-
-@dataclass(frozen=True)
-class SceneSamples(Samples):
-    """``images``: from the front. ``gallery``: the scenes; :meth:`Gallery.photographs` shows them from any camera."""
-
-    gallery: Gallery
-
-
-def text_to_3d(
-    prompt: str,
-    *,
-    prior: Prior | str = "heads-pixels",
-    features: Features | str = "auto",
-    method: str = "sds",
-    progress: Callable[[Record], None] | None = None,
-    **changes: Any,
-) -> SceneSamples:
-    """Make ``particles`` scenes of a prompt by score distillation, with repulsion.
-
-    The arguments and errors are those of :func:`rsd.text_to_image`, with the options of ``rsd text-to-3d``.
-    """
-    run, samples = draw(
-        TextTo3D, packaged, prompt, prior, features, method, changes, progress, make_run=make_run, remedy=remedy
-    )
-    return SceneSamples(**vars(samples), gallery=run.particles)
-
-
-def make_run(prior: Prior, prompt: str, options: TextTo3D, **where: Any) -> Run:
-    """Return the distillation of a prompt's scenes; ``where``: see :class:`.distillation.Run`."""
-    return Run(prior, prompt, settings(options), **where)
-
-
-def remedy(options: TextTo3D) -> str:
-    """Return what to do about a run that diverged."""
-    return f"lower lr ({options.lr:g}), guidance ({options.guidance:g}) or gamma ({options.gamma:g})"
 
 
 class SceneHead(PromptHead):
     """Prompts to make scenes of."""
 
-    command = "text-to-3d"
+    command = COMMAND
     added = ADDED
     scores = SCORES
     figures = ("div", "agreement", "face_front", "janus", "seconds")
 
-    def config(self, item: Item) -> dict[str, Any]:
-        """Return the content of the run's config.yaml."""
-        return {**resolved(item.options), "prompt": item.source}
+    def check(self) -> None:
+        """Raise ValueError for invalid names, and ImportError if an output needs a package that is not installed."""
+        super().check()
+        for flag, needed, package, extra in NEEDS:
+            if getattr(self.options, flag) and importlib.util.find_spec(package) is None:
+                raise ImportError(f"--{flag.replace('_', '-')} needs {needed}: pip install '.[{extra}]'.")
 
     def check_shared(self, device: torch.device) -> None:
         """Raise ValueError for options that no prompt can run with."""
@@ -113,7 +76,7 @@ class SceneHead(PromptHead):
     def embed_texts(self, todo: Sequence[Item], prior: Prior) -> None:
         """Embed all prompts for all views."""
         for item in todo:
-            ViewPrompts(prior, item.source, settings(item.options))
+            ViewPrompts(prior, item.source, Settings.of(item.options))
 
     def missing_figures(self, held: dict[str, Any], item: Item) -> list[str]:
         """Return the parts of a finished run that would differ now."""
@@ -129,26 +92,27 @@ class SceneHead(PromptHead):
         """Make the missing parts from the scenes that the finished run kept."""
         o = item.options
         return outputs.remake(
-            item.source, o, held, missing, folder, settings=settings(o), scorers=networks.scorers,
+            item.source, o, held, missing, folder, settings=Settings.of(o), scorers=networks.scorers,
             device=networks.device,
         )  # fmt: skip
+
+    @staticmethod
+    def make_run(prior: Prior, prompt: str, options: TextTo3D, **where: Any) -> PreviewedRun:
+        """Return the distillation of a prompt's scenes."""
+        return PreviewedRun(prior, prompt, Settings.of(options), **where)
 
     @contextmanager
     def start(
         self, item: Item, networks: Networks, ensemble: Ensemble, folder: RunFolder
-    ) -> Iterator[tuple[Run, None]]:
-        """Return a distillation that writes previews of its scenes."""
-        o, prior = item.options, networks.prior
-        assert prior is not None
-        embed = networks.embed(item.options)
-        run = PreviewedRun(
-            prior, item.source, settings(o), embed=embed, image=item.source, ensemble=ensemble, plan=networks.plans
-        )
-        run.every = o.checkpoint_every if ensemble.main else o.steps + 1
-        run.preview = partial(outputs.preview, folder.path, run.particles)
-        encoded, rendered = run.particles.backends.values()
-        print(f"{item.title}: {o.encoding} encoding by {encoded}, {o.renderer} renderer by {rendered}", flush=True)
-        yield run, None
+    ) -> Iterator[tuple[Any, None]]:
+        """Return a distillation whose main process writes previews of its scenes."""
+        o = item.options
+        with super().start(item, networks, ensemble, folder) as (run, _):
+            if ensemble.main:
+                run.every, run.preview = o.checkpoint_every, partial(outputs.preview, folder.path, run.particles)
+            encoded, rendered = run.particles.backends.values()
+            print(f"{item.title}: {o.encoding} encoding by {encoded}, {o.renderer} renderer by {rendered}", flush=True)
+            yield run, None
 
     def gather(self, run: Any, context: None) -> Scenes | None:
         """Return all processes' scenes."""
@@ -169,13 +133,22 @@ class SceneHead(PromptHead):
         outputs.save_scenes(folder, context)
         return {**figures, **context.backends}
 
-    def headline(self, figures: dict[str, Any]) -> str:
-        """Format the figures of one prompt in a line."""
-        return headline(figures)
+    @staticmethod
+    def headline(figures: dict[str, Any]) -> str:
+        """Format the figures of one prompt in a line; the agreement with its attributes, and those that were not
+        read."""
+        names = {"Div": "div", "faces in front": "face_front", "Janus": "janus"}
+        parts = {name: f"{figures[figure]:.2f}" for name, figure in names.items() if figures[figure] is not None}
+        if figures.get("nearly_equal"):
+            parts["scenes"] = "nearly equal"
+        if figures["agreement_told"]:
+            parts["agreement in front"] = figures["agreement_told"]
+        return ", ".join(f"{name} {value}" for name, value in parts.items()) or "done"
 
-    def remedy(self, item: Item) -> str:
+    @staticmethod
+    def remedy(options: TextTo3D) -> str:
         """Return what to do about a run that diverged."""
-        return remedy(item.options)
+        return f"lower lr ({options.lr:g}), guidance ({options.guidance:g}) or gamma ({options.gamma:g})"
 
     def diversity_remedy(self, options: TextTo3D) -> str:
         """Say how to get more different scenes."""
@@ -190,10 +163,10 @@ class SceneHead(PromptHead):
         works += ["imagen"] if options.threshold is not None else []
         return works + (["instant-ngp"] if options.encoding == "hash" or options.renderer == "packed" else [])
 
-    def row(self, item: Item, held: dict[str, Any], folder: RunFolder) -> dict[str, Any]:
-        """Return a prompt's row of the summary."""
-        names = (*self.figures, "div_features")
-        return {"prompt": item.source, "folder": folder.path.name, **{name: held.get(name) for name in names}}
+    @classmethod
+    def row_figures(cls, held: dict[str, Any]) -> dict[str, Any]:
+        """Return the figures of a run's metrics for the summary."""
+        return {name: held.get(name) for name in (*cls.figures, "div_features")}
 
 
 def check_fits(o: TextTo3D, size: int) -> None:
@@ -206,20 +179,3 @@ def check_fits(o: TextTo3D, size: int) -> None:
             f'The prior "{o.prior}" sees pictures of {size} px, which cannot be rendered at {o.resolution}; give a '
             f"--resolution that divides {size} (--size is that of the written pictures)."
         )
-
-
-def headline(figures: dict[str, Any]) -> str:
-    """Format the figures of one prompt in a line; the agreement with its attributes, and those that were not read."""
-    names = {"Div": "div", "faces in front": "face_front", "Janus": "janus"}
-    parts = {name: f"{figures[figure]:.2f}" for name, figure in names.items() if figures[figure] is not None}
-    if figures.get("nearly_equal"):
-        parts["scenes"] = "nearly equal"
-    if figures["agreement_told"]:
-        parts["agreement in front"] = figures["agreement_told"]
-    return ", ".join(f"{name} {value}" for name, value in parts.items()) or "done"
-
-
-def settings(options: TextTo3D) -> Settings:
-    """Return what each prompt runs with."""
-    own = {name: getattr(options, name) for name in fields_of(Settings)}
-    return Settings(**{**own, "gamma": options.gamma if options.interacts else 0.0})

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import Annotated, ClassVar, Literal
+from dataclasses import dataclass, replace
+from typing import Annotated, Any, ClassVar, Literal, Self
 
 from rsd.runs.flags import Flag, Groups, is_assignment
 from rsd.runs.options import (
@@ -153,6 +153,12 @@ class Settings(Distilled, PromptSettings, SceneSettings):
         """Raise ValueError, in one sentence, for a value of the settings that cannot run."""
         for part in (SceneSettings, Distilled, PromptSettings):
             part.check_settings(self)
+
+    @classmethod
+    def of(cls, options: Any) -> Self:
+        """Return the settings that are among other options, without gamma if nothing repels."""
+        found = super().of(options)
+        return found if found.interacts else replace(found, gamma=0.0)
 
     @property
     def interacts(self) -> bool:

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import dataclasses
-import importlib.util
-from typing import Any
-
 from rsd.priors import over_heads
-from rsd.runs.settings import Packaged, layered, plain, section
+from rsd.runs.prompts import PromptCommand
+from rsd.runs.settings import Packaged, section
 
 from .options import TextTo3D
+from .view_words import without_view
 
 NO_SCENE = (
     "engine",
@@ -27,13 +25,6 @@ ADDED = {
 """Options that older versions' config.yaml does not contain, with the values that their runs used."""
 
 
-NEEDS = (
-    ("mp4", "imageio-ffmpeg", "imageio_ffmpeg", "video"), ("texture", "xatlas", "xatlas", "mesh"),
-    ("mesh_faces", "fast-simplification", "fast_simplification", "mesh"),
-)  # fmt: skip
-"""Flags that need a package that is not always installed: its name, its module, and the extra that has it."""
-
-
 def packaged(method: str, prior: str) -> Packaged:
     """Return the packaged settings: tuned ones for heads, the paper's for other priors (VSD's are SDS's)."""
     file = "heads.yaml" if over_heads(prior) else "if.yaml"
@@ -42,20 +33,5 @@ def packaged(method: str, prior: str) -> Packaged:
     return found
 
 
-def parse(argv: list[str]) -> tuple[TextTo3D, str]:
-    """Return the options from the packaged settings, then --config, then the flags; and these settings' name."""
-    options, name = layered(
-        TextTo3D, argv, prog="rsd text-to-3d", positional="prompt",
-        packaged=lambda options: packaged(options.method, options.prior),
-    )  # fmt: skip
-    assert name, "every method has one"
-    for flag, needed, package, extra in NEEDS:
-        if getattr(options, flag) and importlib.util.find_spec(package) is None:
-            raise ImportError(f"--{flag.replace('_', '-')} needs {needed}: pip install '.[{extra}]'.")
-    return options, name
-
-
-def resolved(options: TextTo3D) -> dict[str, Any]:
-    """Return the options as plain values for config.yaml."""
-    found = {k: plain(v) for k, v in dataclasses.asdict(options).items() if k not in NO_SCENE}
-    return {**found, "features": options.features_name}
+COMMAND = PromptCommand("text-to-3d", TextTo3D, packaged, NO_SCENE, tidy=without_view)
+parse = COMMAND.parse

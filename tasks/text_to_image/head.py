@@ -1,99 +1,39 @@
-"""Text to image for the runner and for Python: each prompt is a run."""
+"""Text to image for the runner: each prompt is a run."""
 
 from __future__ import annotations
 
 import json
 import math
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from rsd import media
-from rsd.distributed import Ensemble, processes
-from rsd.engine import Record
-from rsd.heads.classifier import FaceReader, HeadsClassifier
+from rsd.distributed import processes
 from rsd.metrics.scoring import Scorers
 from rsd.metrics.selection import Fit
-from rsd.priors import over_heads
 from rsd.priors.base import Prior
-from rsd.runs.batch import run_all
-from rsd.runs.flags import fields_of
 from rsd.runs.folder import RunFolder
 from rsd.runs.head import Item, JointFigures, Networks, PromptHead
-from rsd.runs.prompts import PromptJob
-from rsd.runs.run import Features, Samples, draw
 from rsd.runs.summary import particles
 
 from . import distillation, samplers
 from .options import SAMPLERS, TextToImage
-from .packaged import ADDED, packaged, resolved
+from .packaged import ADDED, COMMAND
 from .scores import FIGURES, SCORES, fid, figures, pictures, prompt_fit
 
 Run = distillation.Run | samplers.Run
 
 
-def run(options: TextToImage, jobs: Sequence[PromptJob]) -> int:
-    """Draw every prompt. Return the exit code, and raise, as :func:`rsd.runs.batch.run_all` does."""
-    return run_all(ImageHead(options, jobs))
-
-
-def text_to_image(
-    prompt: str,
-    *,
-    prior: Prior | str = "heads",
-    features: Features | str = "auto",
-    method: str = "vsd",
-    progress: Callable[[Record], None] | None = None,
-    **changes: Any,
-) -> Samples:
-    """Draw ``particles`` pictures of a prompt by a distillation or a sampler, with repulsion.
-
-    ``prior`` and ``features``: objects, or names as for ``rsd text-to-image``. ``changes``: fields of its options, such
-    as ``gamma=20``; they win over the packaged settings of the method and the prior.
-    With ``draw=8, keep=4`` it draws 8 and returns the 4 that differ most among those that follow the prompt.
-    Raises ValueError for unknown names, unknown settings and invalid values before any model is loaded, and for a run
-    that diverged.
-    """
-    return draw(
-        TextToImage, packaged, prompt, prior, features, method, changes, progress, make_run=make_run, remedy=remedy,
-        fit=fit,
-    )[1]  # fmt: skip
-
-
-def fit(images: torch.Tensor, prompt: str, options: TextToImage) -> Fit | None:
-    """Return how well pictures of heads follow the prompt (:func:`prompt_fit`); None for other priors."""
-    if not over_heads(options.prior):
-        return None
-    return prompt_fit(images, prompt, Scorers(judge=HeadsClassifier.load(), face=FaceReader.load()))
-
-
-def make_run(prior: Prior, prompt: str, options: TextToImage, **where: Any) -> Run:
-    """Return the distillation or the sampling of a prompt; ``where``: see :class:`distillation.Run`."""
-    module: Any = samplers if options.method in SAMPLERS else distillation
-    settings = module.Settings(**{name: getattr(options, name) for name in fields_of(module.Settings)})
-    return module.Run(prior, prompt, settings, **where)
-
-
-def remedy(options: TextToImage) -> str:
-    """Return what to do about a run that diverged."""
-    rates = "" if options.method in SAMPLERS else f"lr ({options.lr:g}), "
-    return f"lower {rates}guidance ({options.guidance:g}) or gamma ({options.strength:g})"
-
-
 class ImageHead(PromptHead):
     """Prompts to draw by a distillation or a sampler."""
 
-    command = "text-to-image"
+    command = COMMAND
     added = ADDED
     scores = SCORES
     figures = FIGURES
-
-    def config(self, item: Item) -> dict[str, Any]:
-        """Return the content of the run's config.yaml."""
-        return {**resolved(item.options), "prompt": item.source}
 
     def check(self) -> None:
         """Raise ValueError for invalid names, folders and numbers of processes. Loads nothing."""
@@ -115,16 +55,12 @@ class ImageHead(PromptHead):
             if options.method == "nfsd":
                 distillation.nfsd_negative(prior, options.negative_prompt)
 
-    @contextmanager
-    def start(
-        self, item: Item, networks: Networks, ensemble: Ensemble, folder: RunFolder
-    ) -> Iterator[tuple[Run, None]]:
+    @staticmethod
+    def make_run(prior: Prior, prompt: str, options: TextToImage, **where: Any) -> Run:
         """Return the distillation or the sampling of a prompt."""
-        assert networks.prior is not None
-        yield make_run(
-            networks.prior, item.source, item.options, embed=networks.embed(item.options), image=item.source,
-            ensemble=ensemble, plan=networks.plans,
-        ), None  # fmt: skip
+        if options.method in SAMPLERS:
+            return samplers.Run(prior, prompt, samplers.Settings.of(options), **where)
+        return distillation.Run(prior, prompt, distillation.Settings.of(options), **where)
 
     def fit(self, item: Item, images: torch.Tensor, context: None, scorers: Scorers) -> Fit | None:
         """Return how well each picture follows the prompt."""
@@ -141,7 +77,8 @@ class ImageHead(PromptHead):
         media.save_png(folder.path / "grid.png", media.grid([x[None] for x in images], labels=labels, columns=columns))
         return images
 
-    def headline(self, figures: dict[str, Any]) -> str:
+    @staticmethod
+    def headline(figures: dict[str, Any]) -> str:
         """Format the figures of one prompt in a line."""
         parts = [f"Div {figures['div']:.3f}"] if figures["div"] is not None else []
         parts += ["nearly equal"] if figures["nearly_equal"] else []
@@ -150,9 +87,11 @@ class ImageHead(PromptHead):
         parts += [f"CLIP mean {figures['clip']['mean']:.1f}"] if figures["clip"] else []
         return ", ".join(parts) or "done"
 
-    def remedy(self, item: Item) -> str:
+    @staticmethod
+    def remedy(options: TextToImage) -> str:
         """Return what to do about a run that diverged."""
-        return remedy(item.options)
+        rates = "" if options.method in SAMPLERS else f"lr ({options.lr:g}), "
+        return f"lower {rates}guidance ({options.guidance:g}) or gamma ({options.strength:g})"
 
     def diversity_remedy(self, options: TextToImage) -> str:
         """Say how to get more different pictures."""
@@ -170,9 +109,10 @@ class ImageHead(PromptHead):
         repels = options.interacts and options.method not in ("svgd", "particle-guidance")
         return [*method, *(["rlsd"] if repels else [])]
 
-    def row(self, item: Item, held: dict[str, Any], folder: RunFolder) -> dict[str, Any]:
-        """Return a prompt's row of the summary."""
-        return {"prompt": item.source, "folder": folder.path.name, **figures(held)}
+    @staticmethod
+    def row_figures(held: dict[str, Any]) -> dict[str, Any]:
+        """Return the figures of a run's metrics for the summary."""
+        return figures(held)
 
     def joint_figures(self, out: Path, done: dict[Item, RunFolder], networks: Networks) -> JointFigures:
         """Return the FID of all runs' pictures. If it is not requested, keep the value that the summary has for the

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import dataclasses
 from typing import Any
 
 from rsd.priors import over_heads
-from rsd.runs.settings import Packaged, layered, plain, section
+from rsd.runs.prompts import PromptCommand
+from rsd.runs.settings import Packaged, section
 
 from .options import SAMPLERS, TextToImage
 
@@ -36,17 +36,13 @@ def packaged(method: str, prior: str) -> Packaged:
     return found
 
 
-def parse(argv: list[str]) -> tuple[TextToImage, str]:
-    """Return the options from the packaged settings, then --config, then the flags; and these settings' name."""
-    options, name = layered(
-        TextToImage, argv, prog="rsd text-to-image", positional="prompt",
-        packaged=lambda options: packaged(options.method, options.prior),
-    )  # fmt: skip
-    assert name, "every method has one"
-    return options, name
+class ImageCommand(PromptCommand):
+    """``rsd text-to-image``."""
+
+    def resolved(self, options: TextToImage) -> dict[str, Any]:
+        """Return the options as plain values for config.yaml, with the gamma that applies."""
+        return {**super().resolved(options), "gamma": options.strength}
 
 
-def resolved(options: TextToImage) -> dict[str, Any]:
-    """Return the options as plain values for config.yaml."""
-    found = {k: plain(v) for k, v in dataclasses.asdict(options).items() if k not in NO_PIXEL}
-    return {**found, "gamma": options.strength, "features": options.features_name}
+COMMAND = ImageCommand("text-to-image", TextToImage, packaged, NO_PIXEL)
+parse = COMMAND.parse

@@ -9,9 +9,10 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
+import torch
 
 from rsd.distributed import Ensemble
 from rsd.engine import Embed, Record
@@ -65,6 +66,9 @@ class Run(BaseRun):
         spread = Spread(ids, self.memory, self.ensemble)
         self.particles = Chain(prior, spread, self.stream, scale=self.levels[0].sigma)
 
+    def log_weights(self) -> torch.Tensor:
+        return self.ensemble.gather(self.particles.log_weights.to(self.prior.device).float(), what="weights")
+
     def records(self) -> Iterator[Record]:
         interaction = replace(self.settings.interaction, embed=self.embed)
         given = Denoiser(self.prior, self.condition, self.stream)
@@ -80,6 +84,8 @@ class Run(BaseRun):
 @dataclass(frozen=True)
 class Ancestral(Method):
     """DDPM's ancestral step; interacting particles repel one another by Particle Guidance."""
+
+    noise: ClassVar[str | None] = "ancestral"
 
     def step(self, transition: Transition[Any]) -> StepResult:
         """Denoise, then go to the next noise level with new noise."""

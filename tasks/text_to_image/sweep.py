@@ -7,34 +7,27 @@ import math
 from dataclasses import dataclass, field, replace
 from importlib.resources import as_file, files
 from pathlib import Path
-from typing import Annotated, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 from rsd.priors import over_heads
 from rsd.runs.flags import Flag, Groups
 from rsd.runs.flags import parse as read
+from rsd.runs.settings import file_values
 from rsd.runs.words import match_name, unknown_name
 
 from .options import METHODS, SAMPLERS, SYNONYMS, TextToImage
-from .packaged import parse
+from .packaged import COMMAND
 
 HELD_OUT = "heads_prompts.txt"
 FEATURES = ("auto", "pixels", "heads", "heads-layers", "lpips")
 """Names of feature maps; others are hub ids, folders or functions."""
 PASSED = (
-    "seed",
-    "guidance",
-    "particles",
-    "prior",
-    "revision",
-    "dtype",
-    "device",
-    "chunk",
-    "memory",
-    "div_features",
-    "clip_model",
-    "aesthetic_weights",
-)
-"""Options of every run, including the reference; --config, --steps and --lr apply to the methods only."""
+    "seed", "guidance", "particles", "prior", "revision", "dtype", "device", "chunk", "memory", "metrics",
+    "div_features", "clip_model", "aesthetic_weights",
+)  # fmt: skip
+"""Options of every run, including the reference."""
+OF_METHODS = ("config", "steps", "lr")
+"""Options of the methods only."""
 
 
 def are_features(word: str) -> bool:
@@ -101,11 +94,11 @@ class Sweep:
     """What Div is measured on (default: auto, see `rsd text-to-image --help`)."""
     device: str | None = None
     """auto, cpu, cuda, cuda:1 ... (default: auto)."""
-    dtype: str | None = None
+    dtype: Literal["float32", "float16", "bfloat16", "float64"] | None = None
     """Precision of the networks (default: the packaged one, float32 if it names none)."""
     chunk: int | None = None
     """Particles that go through a network at once (default: as many as fit)."""
-    memory: str | None = None
+    memory: Literal["fast", "flat", "lean", "auto"] | None = None
     """fast, flat, lean or auto (default: auto)."""
 
     def check(self) -> None:
@@ -155,20 +148,14 @@ class Setting:
 
 def settings(sweep: Sweep) -> list[Setting]:
     """Return the settings of a sweep, ancestral sampling first. Raise ValueError for settings that cannot run."""
-    shared: list[str] = []
-    for name in PASSED:
-        if (value := getattr(sweep, name)) is not None:
-            shared += [f"--{name.replace('_', '-')}", str(value)]
-    if sweep.metrics:
-        shared += ["--metrics", *sweep.metrics]
-    own = ["--config", str(sweep.config)] if sweep.config else []
-    for name in ("steps", "lr"):
-        if (value := getattr(sweep, name)) is not None:
-            own += [f"--{name}", str(value)]
-    found = [Setting("ancestral", 0.0, None, _options("ancestral", 0.0, shared))]
+    given = {name: getattr(sweep, name) for name in (*PASSED, *OF_METHODS)}
+    given = {name: value for name, value in given.items() if value not in (None, ())}
+    shared = {name: value for name, value in given.items() if name in PASSED}
+    file = file_values(TextToImage, sweep.config, "prompt") if sweep.config else {}
+    found = [Setting("ancestral", 0.0, None, _options("ancestral", 0.0, {}, shared))]
     for method in (m for m in sweep.methods if m != "ancestral"):
         for gamma in sweep.gammas:
-            options = _options(method, gamma, [*own, *shared])
+            options = _options(method, gamma, file, given)
             if not options.interacts:
                 found.append(Setting(method, gamma, None, options))
                 continue
@@ -178,8 +165,8 @@ def settings(sweep: Sweep) -> list[Setting]:
     return found
 
 
-def _options(method: str, gamma: float, flags: list[str]) -> TextToImage:
-    options, _ = parse([*flags, "--method", method, "--gamma", str(gamma), "--resume"])
+def _options(method: str, gamma: float, file: dict[str, Any], given: dict[str, Any]) -> TextToImage:
+    options, _ = COMMAND.resolve(file, {**given, "method": method, "gamma": float(gamma), "resume": True})
     return options
 
 

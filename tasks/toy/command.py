@@ -56,7 +56,11 @@ class Toy:
 
 def main(argv: list[str]) -> int:
     """Run the toy; return the exit code."""
-    options = flags.parse(Toy, argv, prog="rsd toy")
+    return run(flags.parse(Toy, argv, prog="rsd toy"))
+
+
+def run(options: Toy) -> int:
+    """Run the toy; return the exit code. Raise ValueError for an invalid option."""
     options.check()
     make_folder(options.out)
     from rsd.runs.folder import check_own, locked

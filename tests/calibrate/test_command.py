@@ -10,7 +10,7 @@ from rsd.cli import main
 from rsd.tasks.calibrate.command import main as calibrate
 from rsd.tasks.calibrate.options import Calibrate
 
-ARGUMENTS = ["--heads", "1", "-n", "2", "--steps", "2", "--methods", "proximal-guidance", "--gammas", "0,8"]
+ARGUMENTS = ["--heads", "1", "-n", "2", "--steps", "4", "--methods", "proximal-guidance", "--gammas", "0,8"]
 
 
 @pytest.fixture(scope="module")
@@ -24,14 +24,16 @@ def test_each_gamma_is_a_row_beside_exact_draws(out):
     found = json.loads((out / "calibration.json").read_text())
     assert [row["method"] for row in found["rows"]] == [
         "exact draws", "exact draws, through the autoencoder", "proximal-guidance, γ = 0", "proximal-guidance, γ = 8",
+        "proximal-guidance, γ = 8, weighted",
     ]  # fmt: skip
-    exact, encoded, free, repelled = found["rows"]
+    exact, encoded, free, repelled, weighted = found["rows"]
     assert exact["invented"] == 0 and exact["read"] == 1
-    assert free["steps"] == repelled["steps"] == 2 and free["particles"] == 2
+    assert free["steps"] == repelled["steps"] == 4 and free["particles"] == 2
+    assert 1 <= weighted["effective"] < 2 == repelled["effective"] and weighted["tarp_gap"] is None
     configs = sorted(out.glob("cells/*/*/config.yaml"))
     assert [yaml.safe_load(path.read_text())["gamma"] for path in configs] == [0.0, 8.0]
     lines = list(csv.DictReader((out / "calibration.csv").open()))
-    assert float(lines[0]["crps"]) == pytest.approx(exact["crps"]) and len(lines) == 4
+    assert float(lines[0]["crps"]) == pytest.approx(exact["crps"]) and len(lines) == 5
     page = (out / "calibration.html").read_text()
     assert "proximal-guidance, γ = 8" in page and page.count("data:image/webp") == 5
 

@@ -40,7 +40,7 @@ def test_each_example_has_about_twenty_lines():
 
 
 def test_the_prior_is_exact(prior):
-    """It predicts the noise relative to its mean: at z_t = alpha mean, none."""
+    """It predicts the noise relative to its mean, so none at z_t = alpha mean."""
     alpha = prior.schedule.alpha(500)
     assert prior.epsilon(torch.full((2, 3, 16, 16), alpha * -0.5), 500).abs().max() < 1e-6
     f = make_operator("inpaint_half_face", size=16)

@@ -1,4 +1,4 @@
-"""README and docs: command lines that can be read, flags that exist, README's Python block, lengths and links."""
+"""README and docs: command lines that parse, flags that exist, README's Python block, lengths and links."""
 
 from __future__ import annotations
 
@@ -133,7 +133,7 @@ def test_every_link_has_a_target():
 
 
 def test_readmes_python_runs(tmp_path, monkeypatch):
-    """Run the block as written, but in two steps."""
+    """Run the block as written, except with two steps."""
     monkeypatch.chdir(tmp_path)
     assert command_line(["heads", "--out", "heads", "--number", "1"]) == 0
     restore, asked = rsd.restore, {}

@@ -1,5 +1,5 @@
-"""The committed report of `rsd reproduce all`: small, whole, the same as the package tells, and the source of what
-docs/reproduction.md tells."""
+"""The committed report of `rsd reproduce all` is small and complete, and agrees with the package and with
+docs/reproduction.md."""
 
 from __future__ import annotations
 
@@ -63,7 +63,7 @@ def test_no_column_is_cut_on_a_phone():
 def test_a_page_is_self_contained_and_names_no_local_path(page):
     text = page.read_text(encoding="utf-8")
     assert not re.findall(r'(?:src|href)="(?:https?:)?//', text)
-    assert "not looked at yet" not in text and not re.search(r"[ '\"](/work|/home|/root|/tmp)/", text)
+    assert "not examined yet" not in text and not re.search(r"[ '\"](/work|/home|/root|/tmp)/", text)
 
 
 def test_the_documents_give_its_figures():

@@ -1,4 +1,4 @@
-"""The documentation as a site: built strictly, without network, and asking for nothing from elsewhere."""
+"""The documentation builds as a site in strict mode, without network, and loads nothing from other hosts."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ ROOT = Path(__file__).parents[2]
 
 
 def listed(nav):
-    """The pages of mkdocs' nav, sections opened."""
+    """Return the pages in mkdocs' nav, including those in sections."""
     for entry in nav:
         for page in entry.values():
             yield from [page] if isinstance(page, str) else listed(page)

@@ -14,7 +14,7 @@ from rsd.doctor import estimate
 
 @pytest.fixture(autouse=True)
 def nothing_optional(monkeypatch):
-    """Without the optional packages of this machine: they are slow to import."""
+    """Hide the optional packages of this machine, which are slow to import."""
     monkeypatch.setattr(doctor, "BACKENDS", {})
 
 

@@ -18,7 +18,7 @@ CONFIGS = Path(__file__).parents[2] / "configs"
 
 
 class Clock:
-    """Goes on only by what calls take."""
+    """A clock that advances only by the time that calls take."""
 
     def __init__(self):
         self.now = 100.0
@@ -92,7 +92,7 @@ def test_a_restoration_s_network_calls(tiny_folder):
 
 
 def test_a_run_s_network_calls():
-    """Those that metrics.json of a text-to-image run (20 steps) contains."""
+    """The counts equal those in metrics.json of a text-to-image run (20 steps)."""
     _, image, scene = KINDS
     unet = image.passes["unet"] + image.passes["unet with gradient"]
     assert (unet * 4 * 20, image.passes["unet with gradient"] * 4 * 20) == (320, 80)

@@ -1,4 +1,4 @@
-"""What the doctor says of the families of priors."""
+"""The doctor's report on the families of priors."""
 
 from __future__ import annotations
 

@@ -19,7 +19,7 @@ from tests.inverse.test_rlsd import BASE, result
 
 @pytest.fixture(scope="module")
 def tiny_decoder(tmp_path_factory):
-    """The folder of a random AutoencoderTiny for the tiny pipeline's latents."""
+    """Return the folder of a random AutoencoderTiny for the tiny pipeline's latents."""
     from diffusers import AutoencoderTiny
 
     torch.manual_seed(0)

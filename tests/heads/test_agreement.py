@@ -1,4 +1,4 @@
-"""Which readings of a picture count: by hand, and on rendered heads from all sides."""
+"""Which readings of a picture count, computed by hand and on rendered heads from all sides."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def of(right, faced, sure, names=("hair", "mouth")):
 
 
 def test_an_attribute_that_is_hardly_ever_read_is_not_averaged():
-    """Of four pictures the hair is read in all, the mouth in one, where it is right."""
+    """The hair is read in all four pictures, the mouth in one, in which it is right."""
     found = of([[1, 1], [1, 1], [1, 1], [0, 1]], [[1, 1]] * 4, [[1, 1], [1, 0], [1, 0], [1, 0]])
     told = agreement(found)
     assert told.value == 0.75 and told.attributes == {"hair": 0.75, "mouth": None}
@@ -55,7 +55,7 @@ def test_half_is_enough_and_what_is_not_read_weighs_nothing():
 
 
 def test_what_is_out_of_view_is_not_missed():
-    """The mouth is in view in the first picture alone, where no face is seen; then nowhere."""
+    """The mouth is in view only in the first picture, in which no face is seen; then in none."""
     found = of([[1, 1], [1, 1]], [[1, 0], [1, 1]], [[1, 1]] * 2)
     told = agreement(found, torch.tensor([[True, True], [True, False]]))
     assert told.read == {"hair": 1.0, "mouth": 0.0} and told.unread == {"mouth": "no face is seen"}
@@ -67,7 +67,7 @@ def test_what_is_out_of_view_is_not_missed():
 
 @pytest.fixture(scope="module")
 def drawn():
-    """24 held-out heads, 18 from the front and 6 from behind, and their pictures."""
+    """Return 24 held-out heads, 18 from the front and 6 from behind, and their pictures."""
     rng = np.random.default_rng([SPLITS["validation"], 5])
     heads = []
     for k in range(24):

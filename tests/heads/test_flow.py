@@ -1,4 +1,4 @@
-"""The flow prior's training: it goes on where it stopped, with the data it had, and hands over an ordinary pipeline."""
+"""The flow prior's training resumes with the same data, and saves an ordinary pipeline."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ HEADS = BUILT_IN / "latent"
 
 @pytest.fixture(autouse=True)
 def small(monkeypatch):
-    """One block, and accelerate without the precision of another test."""
+    """Use one block, and accelerate without the precision of another test."""
     monkeypatch.setattr(flow, "LAYERS", 1)
     AcceleratorState._reset_state(True)
     yield
@@ -35,7 +35,7 @@ def train(out, steps):
 
 
 def test_a_run_that_was_stopped_ends_as_one_that_was_not(tmp_path, monkeypatch):
-    """A shard comes while it goes on."""
+    """A new shard appears during the training."""
     monkeypatch.setattr(flow, "STEPS_PER_SHARD", 2)
     once = train(tmp_path / "whole", 3)
     assert len(list((tmp_path / "whole" / "flow-data").iterdir())) == 2

@@ -1,7 +1,5 @@
-"""The built-in prior of pixels in every command: settings, words, features and scores of heads; and without weights.
-
-A random pipeline of its class stands for it: what is tested is how it is treated, not what it knows.
-"""
+"""The built-in prior of pixels in every command: settings, words, features and scores of heads; and without weights. A
+random pipeline of its class replaces it, since its quality does not matter here."""
 
 from __future__ import annotations
 
@@ -89,7 +87,7 @@ def test_words_that_it_does_not_know_are_reported_wherever_they_are(heads_pixels
 
 
 def test_the_sectors_of_prompts_do_not_move_those_of_figures(heads_pixels, tmp_path, monkeypatch, capsys):
-    """Janus is of the same three cameras, and agreement of front ones, whatever words the run's views had."""
+    """Janus is measured from the same three cameras, agreement from front ones, whatever words the views had."""
     faces = torch.zeros(2, 12, dtype=torch.bool)  # by camera, from 0 degrees on in steps of 30
     faces[0, [0, 1, 5]], faces[1, [6, 7]] = True, True
     monkeypatch.setattr(FaceReader, "sees", lambda reader, judge, images: faces.flatten())

@@ -1,4 +1,4 @@
-"""The training scripts, for a few steps on a few heads: they learn, stop, resume and save ordinary models."""
+"""The training scripts learn, stop, resume and save ordinary models, in a few steps on a few heads."""
 
 import functools
 
@@ -17,14 +17,14 @@ from scripts.heads.fit import averaged, cosine, fit, hold, native_precision
 
 @pytest.fixture(autouse=True)
 def fresh_accelerate():
-    """Accelerate keeps one precision a process; another test may have asked for the device with another."""
+    """Reset accelerate, which keeps one precision per process: another test may have set another."""
     AcceleratorState._reset_state(True)
     yield
     AcceleratorState._reset_state(True)
 
 
 class Power(Exception):
-    """The machine goes off."""
+    """The machine is switched off."""
 
 
 def run(out, off_at=None):
@@ -147,7 +147,7 @@ def test_pixels_of_the_face_weigh_more_where_details_are_decided_and_nothing_els
 
 @pytest.mark.parametrize("step", [100, 330, 900])
 def test_weights_by_pixel_and_timestep_leave_the_minimiser_where_it_was(step):
-    """The guess that fits noises best is their mean, as without weights."""
+    """The estimate that fits the noises best is their mean, as without weights."""
     noises = torch.randn(400, 32, 32, generator=torch.Generator().manual_seed(0))
     guess = noises.mean(0).requires_grad_()
     (slope,) = torch.autograd.grad((pixel.pixel_weights(torch.tensor([step])) * (guess - noises) ** 2).mean(), guess)

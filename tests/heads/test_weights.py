@@ -55,7 +55,7 @@ def test_the_classifier_reads_real_renders(judge):
 
 @torch.no_grad()
 def ddim(prior, text, seeds, steps=25, guidance=3.0):
-    """Deterministic samples of one prompt, [len(seeds), 3, 64, 64]."""
+    """Return deterministic samples of one prompt, [len(seeds), 3, 64, 64]."""
     condition = prior.condition(text, guidance=guidance)
     z = torch.stack([torch.randn(prior.latent_shape, generator=torch.Generator().manual_seed(s)) for s in seeds])
     timesteps = [999 - round(k * 999 / steps) for k in range(steps)] + [-1]

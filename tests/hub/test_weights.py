@@ -1,4 +1,4 @@
-"""The loader of weights: without a variant, with one, in shards, from folders and the hub cache."""
+"""Loading weights without and with a variant, in shards, from folders and from the hub cache."""
 
 from __future__ import annotations
 
@@ -21,11 +21,11 @@ from tests.priors.test_pixel import build_if
 
 DTYPES = {"fp16": torch.float16, "bf16": torch.bfloat16, "mine": torch.float32}
 VARIANTS = [("fp16", None), ("bf16", None), ("mine", None), ("fp16", "20KB"), (None, "20KB"), (None, None)]
-"""The variant that a model is saved in, None for plain, and the most of it that a file holds."""
+"""The variant in which a model is saved (None: plain) and the size limit of its files."""
 
 
 def saved(model, folder, variant, most):
-    """Write a model; its tensors, as precise as they were written."""
+    """Write a model; return its tensors in the precision of the file."""
     model = model.to(DTYPES.get(variant, torch.float32))
     model.save_pretrained(folder, variant=variant, **({"max_shard_size": most} if most else {}))
     names = {file.name for file in folder.iterdir()}
@@ -43,7 +43,7 @@ def same(model, tensors):
 
 @pytest.fixture
 def told():
-    """The warnings, in whatever part they are."""
+    """Return the warnings from all parts."""
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         yield lambda: {str(one.message) for one in caught if "has only variants of its weights" in str(one.message)}
@@ -191,7 +191,7 @@ def test_a_damaged_variant_is_not_to_be_converted(tiny_vit, tmp_path):
 
 
 def test_hub_models_of_a_variant_only(tiny_pipeline, hub_cache, tmp_path):
-    """From the cache, since the tests' hub does not answer; shards too."""
+    """They come from the cache, since the tests' hub does not respond; shards too."""
     pipeline = tiny_pipeline()
     pipeline.save_pretrained(tmp_path, variant="fp16", max_shard_size="50KB")
     hub_cache("owner/half-only", tmp_path)
@@ -201,7 +201,7 @@ def test_hub_models_of_a_variant_only(tiny_pipeline, hub_cache, tmp_path):
 
 
 def test_the_hub_is_asked_for_what_is_better_than_the_cache(monkeypatch, hub_cache, tmp_path):
-    """A variant in the cache does not stand for plain weights that are on the hub, in full precision."""
+    """A variant in the cache does not replace the full-precision weights on the hub."""
     save_file({"a": torch.ones(1)}, tmp_path / "model.fp16.safetensors")
     hub_cache("owner/both", tmp_path)
     asked = []

@@ -38,7 +38,7 @@ watched = Watched()
 
 @pytest.fixture
 def here(tmp_path, monkeypatch):
-    """The working folder, with images of 16 px, masks and operators."""
+    """Change to a folder with images of 16 px, masks and operators."""
     monkeypatch.chdir(tmp_path)
     for k, name in enumerate(("photo.png", "other.png")):
         pixels = np.random.default_rng(k).integers(0, 256, (16, 16, 3), dtype=np.uint8)

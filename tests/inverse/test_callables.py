@@ -31,7 +31,7 @@ class LinearPhysics(torch.nn.Module):
 
 
 class FakePhysics(LinearPhysics):
-    """The part of a deepinv LinearPhysics that the adapter uses; its forward adds noise and must not be called."""
+    """The part of a deepinv LinearPhysics that the adapter uses. Its forward adds noise and must not be called."""
 
     def __init__(self):
         super().__init__()

@@ -320,6 +320,11 @@ def test_tokens_equal_the_yaml_fields():
     assert tokens(settings, valued=["keep_known"]) == [
         "--lambda=1", "--clean", "--no-resume", "--window", "0", "1", "--keep-known=True",
     ]  # fmt: skip
+    apart = {"lambda_": 0.5, "metrics": ("lpips", "fid"), "operator": "m:f", "prompt": "-- a dash"}
+    assert tokens(apart, apart=True) == [
+        "--lambda", "0.5", "--metrics", "lpips", "fid", "--operator", "m:f", "--prompt", "-- a dash",
+    ]  # fmt: skip
+    assert tokens({"prompt": "--task"}, apart=True) == ["--prompt=--task"]
 
 
 def test_help_explains_its_defaults(capsys):

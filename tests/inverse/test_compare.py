@@ -30,7 +30,7 @@ def images(tmp_path):
 
 @pytest.fixture
 def compare(heads_pixels, tiny_folder, images, tmp_path):
-    """Latent DPS and DPS of 3 steps each, with 2 particles."""
+    """Compare Latent DPS and DPS with 3 steps each and 2 particles."""
 
     def go(methods="latent-dps,dps", tasks="sr2,hdr:1", *more):
         fixed = ["--images", str(images), "--out", str(tmp_path / "out"), "--prior", str(tiny_folder("epsilon"))]

@@ -1,4 +1,4 @@
-"""Complex measurements of real points, whose noise is circular: the posterior is that of real and imaginary parts."""
+"""Complex measurements of real points with circular noise: the posterior is that of real and imaginary parts."""
 
 from __future__ import annotations
 
@@ -18,11 +18,13 @@ HYPER = {
     "fps-smc": ("M=1",),
     "daps": ("langevin=50", "lr_end=1", "tau=0.05", "lr=2.5e-4"),
 }
+STEPS = {"pigdm": 100, "fps-smc": 50, "daps": 50}
 SIGMA_V = {"pigdm": 0.5, "fps-smc": 0.5, "daps": 0.05}  # where the method is right
 
 
 class Complex(Operator):
-    """y = A x, x [B, d] real, A [m, d] complex; ``parts``: the real matrix [2 m, d] of y's real and imaginary parts."""
+    """y = A x with real x [B, d] and complex A [m, d]. ``parts``: the real matrix [2 m, d] of y's real and imaginary
+    parts."""
 
     def __init__(self, matrix: torch.Tensor):
         super().__init__("a complex matrix", linear=True)
@@ -33,7 +35,7 @@ class Complex(Operator):
 
 
 def problem(sigma_v):
-    """An operator, a measurement, and the posterior's mean [d] and covariance [d, d] under N(0, I)."""
+    """Return an operator, a measurement, and the posterior's mean [d] and covariance [d, d] under N(0, I)."""
     random = torch.Generator().manual_seed(1)
     f = Complex(torch.randn(2, D, dtype=torch.complex128, generator=random))
     y = measure(f, torch.randn(1, D, dtype=torch.float64, generator=random), sigma_v, seed=0)
@@ -71,7 +73,7 @@ def test_the_product_of_gaussians_is_the_closed_form():
 def test_samples_have_the_moments_of_the_posterior(method):
     """With doubled noise the variances were 1.3 to 2.2 times these."""
     f, y, mean, covariance = problem(SIGMA_V[method])
-    x = draw(method, f, y, 400, SIGMA_V[method], HYPER[method])
+    x = draw(method, f, y, 400, SIGMA_V[method], HYPER[method], STEPS[method])
     deviation = covariance.diagonal().sqrt()
     assert float(((x.mean(0) - mean) / deviation).abs().max()) < 0.2
     assert float((x.var(0) / deviation**2 - 1).abs().max()) < 0.22

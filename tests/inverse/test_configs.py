@@ -100,7 +100,7 @@ def test_rows_are_the_papers(file: str, method: str, image: str):
 
 
 def test_phase_retrieval_has_no_x(image: str):
-    """Table 3: NonAug, so the file must not set rho and lr_x, which would have no effect."""
+    """Table 3 uses NonAug, so the file must not set rho and lr_x, which would have no effect."""
     assert not {"rho", "lr_x"} & set(section("inverse", "phase_retrieval_sd.yaml", "nonaug").settings)
     options, _ = parse(["--task", "phase_retrieval", "--method", "nonaug", "--prior", SD, image])
     row = (options.steps, options.particles, options.gamma, options.window, options.lambda_, options.lr_z)
@@ -152,8 +152,8 @@ def test_psld_has_its_published_settings_for_the_task(task: str, hyper: tuple[st
     [("inpaint_half_face_heads.yaml", "latent-daps", 20), ("any_heads_pixels.yaml", "daps", 4)],
 )
 def test_daps_takes_stable_steps(file: str, method: str, stretch: float):
-    """Stable below 2 (1 + momentum) tau^2 / (largest squared singular value of f o D), here at encoded heads; of HDR,
-    with 150, longer steps are better all the same."""
+    """Steps are stable below 2 (1 + momentum) tau^2 / (largest squared singular value of f o D), measured at encoded
+    heads. For HDR, with 150, longer steps are better nevertheless."""
     hyper = load_method("daps", tuple(section("inverse", file, method).settings["hyper"]))
     assert hyper.lr < 2 * (1 + hyper.momentum) * hyper.tau**2 / stretch
 

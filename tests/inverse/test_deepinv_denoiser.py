@@ -22,7 +22,7 @@ MEAN, SPREAD = 0.4, 0.3
 
 
 class Pixels(Prior):
-    """A Gaussian over 2 x 2 images: independent pixels N(MEAN, SPREAD^2), but for one direction of spread 0.6."""
+    """A Gaussian over 2 x 2 images: independent pixels N(MEAN, SPREAD^2), except for one direction with spread 0.6."""
 
     name, image_size, latent_shape = "tiny images", 2, SHAPE
 
@@ -75,7 +75,7 @@ def test_a_prior_in_latent_space_is_rejected():
 
 
 def problem():
-    """Half of the pixels, as our operator and as deepinv's physics (in [0, 1])."""
+    """Return an operator that observes half of the pixels, and the same as deepinv's physics (in [0, 1])."""
     import deepinv
 
     mask = torch.tensor([[True, False], [False, True]]).view(1, 1, 2, 2)

@@ -1,4 +1,4 @@
-"""What `rsd restore` does with users' flags and images: no change without a note."""
+"""`rsd restore` prints a note about each change that it makes to users' flags and images."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def hole(width, height, top, bottom, left, right):
 
 @pytest.fixture
 def here(tmp_path, monkeypatch):
-    """The working folder, with an image of 64 px, its mask, a kernel and a function."""
+    """Change to a folder with an image of 64 px, its mask, a kernel and a function."""
     monkeypatch.chdir(tmp_path)
     noise(64, 64).save("photo.png")
     hole(64, 64, 10, 19, 20, 39).save("mask.png")
@@ -43,7 +43,7 @@ def here(tmp_path, monkeypatch):
 
 @pytest.fixture
 def untouched(monkeypatch):
-    """No model may be loaded."""
+    """Fail the test if a model is loaded."""
     monkeypatch.setattr(batch, "load_networks", lambda *a, **k: pytest.fail("a model was loaded"))
 
 

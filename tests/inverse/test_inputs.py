@@ -17,7 +17,7 @@ from tests.tasks import tasked
 
 @pytest.fixture
 def photos(tmp_path, monkeypatch):
-    """The working folder, with three photos and a mask."""
+    """Change to a folder with three photos and a mask."""
     for k, name in enumerate("abc"):
         pixels = np.random.default_rng(k).integers(0, 256, (16, 16, 3), dtype=np.uint8)
         Image.fromarray(pixels).save(tmp_path / f"{name}.png")
@@ -119,7 +119,7 @@ def test_a_mistake_in_a_manifest_names_its_line_and_stops_all(photos, line, mess
 
 
 def test_a_table_is_a_manifest_too(photos):
-    """Empty cells set nothing, lists have spaces or commas between, and cells with commas are quoted."""
+    """Empty cells set nothing, list items are separated by spaces or commas, and cells with commas are quoted."""
     (photos / "jobs.csv").write_text(
         "image,name,task,mask,window,lambda,clean,hyper,prompt\n"
         'a.png,,sr4,,0.2 1,0.5,true,,"a man, smiling"\n'

@@ -17,7 +17,7 @@ def test_kernels_are_weights_of_sum_one(size):
 
 
 def moments(kernel):
-    """Eigenvalues of the covariance of the kernel's mass, in pixels squared, smaller first."""
+    """Return the eigenvalues of the covariance of the kernel's mass, in pixels squared, the smaller first."""
     grid = torch.cartesian_prod(torch.arange(len(kernel)), torch.arange(len(kernel))).double()
     weight = kernel.double().flatten()
     centred = grid - weight @ grid

@@ -31,7 +31,7 @@ def images(batch=2, size=32, seed=0, dtype=torch.float64):
 
 
 def wavy(shape):
-    """Numbers without structure, the same every time."""
+    """Return unstructured numbers, the same every time."""
     return torch.sin(torch.arange(torch.Size(shape).numel(), dtype=torch.float64) ** 2).reshape(shape)
 
 
@@ -101,7 +101,7 @@ def test_block_average_exact():
 
 
 def cubic_matrix(length, factor):
-    """Antialiased cubic (Keys, a = -1/2) downsampling as a matrix [length/factor, length], in plain numpy."""
+    """Return antialiased cubic downsampling (Keys, a = -1/2) as a matrix [length/factor, length], in plain numpy."""
     matrix = np.zeros((length // factor, length))
     for i in range(length // factor):
         centre = (i + 0.5) * factor - 0.5

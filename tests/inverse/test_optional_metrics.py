@@ -188,7 +188,7 @@ def test_metrics_in_a_yaml_file_do_not_swallow_the_images(photos, tmp_path):
 
 @pytest.fixture
 def plain_restore(restore, tiny_folder, tmp_path):
-    """By RLSD, which repels here, and without --div-features."""
+    """RLSD repels here, and --div-features is not set."""
 
     def go(*arguments, out="out"):
         fixed = ["--prior", str(tiny_folder("epsilon")), "--features", "pixels", "--steps", "2", "--particles", "2"]

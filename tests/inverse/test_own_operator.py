@@ -20,7 +20,7 @@ SMALL["score-prior"] = ("batch=2", "ode=2", "layers=2", "hidden=8")
 
 @pytest.fixture
 def scanner(tmp_path, monkeypatch):
-    """The documented module as the user's file ``mri.py``, at that size."""
+    """Write the documented module as the user's file ``mri.py``, for that size."""
     code = re.search(r"```python\n# mri.py\n(.*?)```", DOCS.read_text(encoding="utf-8"), re.DOTALL)[1]
     monkeypatch.chdir(tmp_path)
 

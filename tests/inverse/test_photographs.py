@@ -11,8 +11,10 @@ from PIL import Image
 from rsd import hub
 from rsd.cli import main
 from rsd.media import read_image, write_measurement
+from rsd.priors import has_photos
 from rsd.priors.photo import save_photo
 from rsd.runs import batch
+from rsd.tasks.inverse import choice
 from rsd.tasks.inverse.choice import auto_prior
 from rsd.tasks.inverse.packaged import parse, resolved
 from tests.priors.test_photo import build
@@ -209,6 +211,7 @@ def test_the_prior_auto_knows_heads_by_their_mark(photos, tmp_path, monkeypatch,
         if part.name != "photos":
             (weights / part.name).symlink_to(part)
     monkeypatch.setattr(hub, "BUILT_IN", weights)
+    monkeypatch.setattr(choice, "has_photos", has_photos)
     assert auto_prior([tmp_path / "photo.png"]) == "heads"
     capsys.readouterr()
     monkeypatch.setattr(batch, "load_networks", lambda *a, **k: pytest.fail("a model was loaded"))

@@ -25,7 +25,7 @@ def flat(x): return x.flatten(1)
 
 @pytest.fixture
 def here(tmp_path, monkeypatch):
-    """The working folder, with an image of 16 px and the files that the tests name."""
+    """Change to a folder with an image of 16 px and the files that the tests name."""
     monkeypatch.chdir(tmp_path)
     pixels = np.random.default_rng(0).integers(0, 256, (16, 16, 3), dtype=np.uint8)
     Image.fromarray(pixels).save("photo.png")

@@ -41,7 +41,7 @@ def test_hdr_has_the_best_value_of_each_pixel(tau):
 
 
 def test_phase_retrieval_takes_the_measured_magnitudes():
-    """At the truth nothing changes; elsewhere both terms together fall, and with a large tau nothing moves."""
+    """The clean image does not change; elsewhere the sum of both terms falls, and with a large tau nothing moves."""
     f, truth = PhaseRetrieval(), images(1, 3, 16, 16).clamp(-1, 1)
     y = f(truth)
     torch.testing.assert_close(proximal(f, y, truth, 1e-4), truth, atol=1e-6, rtol=0)

@@ -13,7 +13,7 @@ from rsd.tasks.inverse.results import SCORES
 
 
 class Judge:
-    """Classifies every image as a head of the first values."""
+    """A classifier that reads the first value of every attribute in every image."""
 
     def probabilities(self, images):
         rows = {a: torch.zeros(len(images), len(options)) for a, options in ATTRIBUTES.items()}

@@ -209,7 +209,7 @@ def test_kept_graphs_that_do_not_fit_are_recomputed():
 
 @pytest.mark.parametrize("call", [1, 2, 7])
 def test_if_adams_moments_do_not_fit_nothing_is_lost(monkeypatch, call):
-    """Any of the moments may be the one that does not fit; no update is lost."""
+    """Memory may run out at any of the moments; no update is lost."""
     settings = replace(BASE, gamma=3.0, memory="flat", chunk=4)
     whole, _, _ = result(settings)
     prior, (operator, y), zeros, calls = Toy(), problem(), torch.zeros_like, []
@@ -275,8 +275,8 @@ def test_few_particles_with_repulsion_stay_finite(n):
 
 
 def plain_svgd(settings, task="inpaint_half_face"):
-    """Liu & Wang's update, Eq. 8, on the weighed posterior, sum by sum, with c = weight / entries: Adam on
-    1/n sum_j [k_ij g_j - c gamma sigma grad_{z_j} k_ij],  g_j = grad data + c (eps_theta - eps)."""
+    """Liu & Wang's update (Eq. 8) on the weighted posterior, sum by sum, with c = weight / entries: Adam on 1/n sum_j
+    [k_ij g_j - c gamma sigma grad_{z_j} k_ij], g_j = grad data + c (eps_theta - eps)."""
     prior, (operator, y), s, n = Toy(), problem(task), settings, settings.particles
     embed = embed_of(prior)
     draw = lambda purpose, step=0: noise(  # noqa: E731

@@ -54,8 +54,8 @@ DDPM = Schedule.vp((1 - torch.linspace(1e-4, 0.02, 1000, dtype=torch.float64)).c
 @pytest.mark.parametrize(("steps", "off"), [(8, 0.25), (10, 0.07), (20, 0.007)])
 @pytest.mark.parametrize("v", [0.01, 0.1, 1.0])
 def test_few_steps_see_narrow_directions_too(v, steps, off):
-    """The gradient for N(0, v), and the density in three dimensions. (Heun's, at a far higher cost, had 0.84 of the
-    gradient with 10.)"""
+    """The gradient for N(0, v), and the density in three dimensions. (Heun's method costs far more and had 0.84 of the
+    gradient with 10 steps.)"""
     prior = GaussianMixture(torch.zeros(1, 3, dtype=torch.float64), v, schedule=DDPM)
     x = v**0.5 * torch.randn(4, 3, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
     whole = v + float(1 / DDPM.alphas[0] ** 2 - 1)
@@ -122,8 +122,8 @@ def test_the_flow_s_density_is_that_of_its_jacobian():
 def test_the_fitted_flow_is_the_posterior_of_a_gaussian(blur):
     known = gaussian(sigma_v=0.3)
     settings = Settings(
-        method="score-prior", particles=500, steps=400, sigma_v=0.3,
-        hyper=("batch=32", "ode=10", "layers=4", "hidden=32", "lr=0.01", f"blur={blur}"),
+        method="score-prior", particles=500, steps=150, sigma_v=0.3,
+        hyper=("batch=32", "ode=10", "layers=4", "hidden=32", "lr=0.02", f"blur={blur}"),
     )  # fmt: skip
     run = run_class("score-prior")(known.prior, known.operator, known.y, settings)
     records = list(run.steps())
@@ -136,7 +136,7 @@ def test_the_fitted_flow_is_the_posterior_of_a_gaussian(blur):
 
 
 def test_a_fit_may_have_more_than_1000_steps():
-    """Its steps are an optimiser's, not the 1000 noise levels."""
+    """Its steps are those of an optimiser, not the 1000 noise levels."""
     Restore(images=(Path(__file__),), task="hdr", method="score-prior", prior="heads-pixels", steps=1001).check()
     known = gaussian()
     run_class("score-prior")(known.prior, known.operator, known.y, Settings(method="score-prior", steps=1001))
@@ -182,7 +182,7 @@ def test_from_a_later_timestep_the_density_includes_its_noise(t):
 
 
 def test_a_blurred_flow_s_density_is_that_with_the_noise():
-    """As for independent entries, which they are if couplings are constant."""
+    """The entries are independent if the couplings are constant."""
     flow = RealNVP(3, layers=2, hidden=4, spread=0.3, generator=torch.Generator().manual_seed(0))
     for coupling in flow.couplings:
         torch.nn.init.constant_(coupling.out.bias[:3], 0.5)
@@ -209,7 +209,7 @@ def test_the_blur_falls_to_the_first_timestep_s_noise_and_then_ends():
 
 
 def test_the_blurs_own_score_is_subtracted():
-    """Of narrow data: what is left of the pull is theirs, at x near 0 almost nothing, where the noise's is 1/blur."""
+    """For narrow data only their own pull remains, almost none near x = 0, where that of the noise is 1/blur."""
     narrow = GaussianMixture(torch.zeros(1, 4, dtype=torch.float64), 1e-4, schedule=DDPM)
     run = blurred(replace(gaussian(), prior=narrow), "blur=1")
     assert next(iter(run.steps())).residual < 0.05

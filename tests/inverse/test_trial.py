@@ -1,5 +1,4 @@
-"""A user's operator is tried before any model is loaded; without a gradient, or with values that are not finite, it is
-an error."""
+"""A user's operator is tried before models are loaded. Missing gradients and values that are not finite are errors."""
 
 from __future__ import annotations
 
@@ -76,7 +75,7 @@ TAKEN = ("fine", "fourier", "imaginary", "cut_curve", "passed", "partly", "clipp
 
 @pytest.fixture
 def here(tmp_path, monkeypatch):
-    """The working folder, with an image of 64 px and operators."""
+    """Change to a folder with an image of 64 px and operators."""
     (tmp_path / "given_trials.py").write_text(OPERATORS)
     pixels = np.random.default_rng(0).integers(0, 256, (64, 64, 3), dtype=np.uint8)
     Image.fromarray(pixels).save(tmp_path / "photo.png")
@@ -126,7 +125,7 @@ def test_python_rejects_it_before_any_model_is_loaded(here, name, monkeypatch):
 
 
 class ByNumpy(Operator):
-    """The mean over colours, by numpy in both directions."""
+    """An operator that computes the mean over colours, with numpy in both directions."""
 
     def __init__(self, linear=True, with_adjoint=True):
         super().__init__("grey by numpy", linear=linear)

@@ -1,4 +1,4 @@
-"""The x-step that goes all the way: the minimum of data term and coupling."""
+"""The exact x-step: the minimum of data term and coupling."""
 
 from __future__ import annotations
 

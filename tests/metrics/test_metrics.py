@@ -113,7 +113,7 @@ def test_summary():
 
 
 def probabilities(attribute: str, *rows: tuple[str, float]) -> torch.Tensor:
-    """[N, K]: each particle's value and its probability, the rest spread evenly."""
+    """Return probabilities [N, K] from each particle's value and its probability; the rest is spread evenly."""
     options = ATTRIBUTES[attribute]
     out = torch.stack([torch.full((len(options),), (1 - p) / (len(options) - 1)) for _, p in rows])
     for k, (value, p) in enumerate(rows):

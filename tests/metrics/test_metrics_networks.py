@@ -1,4 +1,4 @@
-"""Metrics with external networks: the arithmetic with small stand-ins, and how to get the real ones."""
+"""Metrics with external networks: the arithmetic with small substitutes, and how to get the real ones."""
 
 from __future__ import annotations
 

@@ -20,7 +20,7 @@ def fresh_accelerate():
 
 @pytest.fixture
 def work(tmp_path, monkeypatch):
-    """A folder with shards of two small pictures, one of them held out."""
+    """Return a folder with shards of two small pictures, one of them held out."""
     pictures = [Photograph("a", SKIMAGE, "a.png"), Photograph("b", SKIMAGE, "b.png", held=True)]
     monkeypatch.setattr(data, "PHOTOGRAPHS", pictures)
     monkeypatch.setattr(data, "LEVELS", (144, 128))
@@ -79,7 +79,7 @@ def test_noise_is_drawn_where_restoration_works():
 
 
 class Power(Exception):
-    """The machine goes off."""
+    """The machine is switched off."""
 
 
 def test_a_stopped_run_ends_as_one_that_was_not(work, monkeypatch, capsys):

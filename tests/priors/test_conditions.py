@@ -24,7 +24,7 @@ def prior(tiny_pipeline):
 
 
 def each(prior, guidance=1.0, words=WORDS) -> Condition:
-    """One condition with a prompt a particle."""
+    """Return one condition with a prompt for each particle."""
     own = [prior.condition(word, "ugly" if guidance != 1 else "", guidance) for word in words]
     joined = {"embeddings": torch.cat([c.embeddings for c in own])}
     if guidance != 1:
@@ -41,7 +41,7 @@ def test_rows():
 
 
 class Still:
-    """Particles that stay, and note what they are told."""
+    """Particles that do not move and record their conditions."""
 
     def __init__(self, z, memory):
         self.z, self.spread, self.told = z, Spread(range(len(z)), memory), []
@@ -57,7 +57,7 @@ class Still:
 @pytest.mark.parametrize("chunk", [None, 2, 1])
 @pytest.mark.parametrize("guidance", [1.0, 5.0])
 def test_the_engine_asks_for_each_particle_s_own(prior, guidance, chunk):
-    """And for the step's: here the prompts of the second step go round."""
+    """The conditions may differ between steps too: the prompts of the second step are rotated."""
     still = Still(noise((4, 8, 8), seed=0, purpose="z", particles=range(3)).double(), Memory(chunk))
     order = [list(WORDS), [*WORDS[1:], WORDS[0]]]
     condition = lambda: each(prior, guidance, order[len(still.told)])  # noqa: E731
@@ -75,7 +75,7 @@ def test_the_engine_asks_for_each_particle_s_own(prior, guidance, chunk):
 @pytest.mark.parametrize("kind", [LoraScore, UNetScore])
 @pytest.mark.parametrize("chunk", [None, 2])
 def test_a_learned_score_has_them_too(prior, kind, chunk):
-    """What it answers for a particle is what it answers for that prompt alone, before and after it has learned."""
+    """Its prediction for a particle equals that for the prompt alone, before and after it has learned."""
     z = noise((4, 8, 8), seed=0, purpose="z", particles=range(3)).double()
     score = kind(prior, lambda: each(prior), Spread(range(3), Memory(chunk)), Stream(0), lr=1e-2)
     for _ in range(2):

@@ -13,7 +13,7 @@ SMALL = {"widths": (8, 12, 16), "blocks": (1, 1, 1), "embedded": 16, "sample_siz
 
 
 def build(prediction_type="epsilon"):
-    """A small network with random last layers, and its schedule."""
+    """Return a small network with random last layers, and its schedule."""
     torch.manual_seed(0)
     net = PhotoNet(**SMALL)
     for name, value in net.named_parameters():

@@ -34,7 +34,7 @@ WORDS = ("red", "dog", "blue", "y")
 
 
 def build_if(prediction_type: str = "epsilon", channels: int = 6, **scheduler) -> IFPipeline:
-    """A random IFPipeline, 16 px, with IF's own kinds of blocks and text projections, and a learned variance."""
+    """Return a random IFPipeline for 16 px with IF's kinds of blocks and text projections, and a learned variance."""
     torch.manual_seed(0)
     letters = [(c, -8.0) for c in "abcdefghijklmnopqrstuvwxyz"]
     vocab = [("<pad>", 0.0), ("</s>", 0.0), ("<unk>", 0.0), *(("▁" + w, -2.0) for w in WORDS), ("▁", -3.0), *letters]
@@ -134,8 +134,8 @@ def test_guidance_is_uncond_plus_s_times_text_minus_uncond_and_a_timestep_for_ea
 
 @pytest.mark.parametrize("kind", TYPES)
 def test_ddim_on_our_prior_gives_the_images_of_if_pipeline(kind, folder):
-    """A sampler of its own, on epsilon alone, with the pipeline's clipping of the guess; in float64, as this random
-    UNet with guidance makes 10^5 times as much of a difference at the start."""
+    """A separate sampler that uses only epsilon, with the pipeline's clipping of the estimate. In float64, since this
+    random UNet with guidance amplifies differences at the start by 10^5."""
     pipe = build_if(kind, 6, variance_type="fixed_small").to(torch.float64)
     prior = load_prior(str(folder(build_if, kind)), dtype="float64")
     pipe.scheduler = DDIMScheduler.from_config(
@@ -163,7 +163,7 @@ def test_ddim_on_our_prior_gives_the_images_of_if_pipeline(kind, folder):
 
 
 def test_ddpm_on_our_prior_gives_the_images_of_ddpm_pipeline(folder):
-    """Ho et al. 2020, Algorithm 2, with the guess clipped (Eq. 7's mean) and the posterior's variance."""
+    """Ho et al. 2020, Algorithm 2, with the clipped estimate (Eq. 7's mean) and the posterior's variance."""
     pipe, prior = build_ddpm(), load_prior(str(folder(build_ddpm)))
     pipe.set_progress_bar_config(disable=True)
     theirs = pipe(2, torch.Generator().manual_seed(3), num_inference_steps=10, output_type="pt").images
@@ -186,7 +186,7 @@ def test_ddpm_on_our_prior_gives_the_images_of_ddpm_pipeline(folder):
 @torch.no_grad()
 @pytest.mark.parametrize("kind", TYPES)
 def test_the_guess_is_thresholded_as_by_diffusers(kind, folder):
-    """By its scheduler, where that has no bound for the divisor; a guess within [-1, 1] stays as it is."""
+    """Its scheduler clips if it has no bound for the divisor; an estimate within [-1, 1] does not change."""
     prior, z = load_prior(str(folder(build_if, kind))), pixels()
     c = prior.condition("red", "", 5.0)
     for t, beyond in ((700, True), (100, False)):

@@ -1,4 +1,4 @@
-"""Implausible outputs of networks are errors that name the network; a run that diverged is not the network's fault."""
+"""Implausible outputs of networks are errors that name the network. A diverged run is not reported as one."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ WEIGHTS = {
 
 
 def damaged(folder: Path, part: str, value: float, weight: str | None = None) -> str:
-    """A weight of one network of the pipeline in ``folder`` becomes ``value``; how messages call it."""
+    """Set a weight of one network of the pipeline in ``folder`` to ``value``; return the network's name in messages."""
     file, name, what = WEIGHTS[part]
     tensors = load_file(folder / part / file)
     key = next(key for key in tensors if key.endswith(weight or name))

@@ -60,7 +60,7 @@ def base_score(prior):
 
 
 def mse(score, z, *, draws: int = 10) -> float:
-    """The eps-MSE on z, with noise that training never sees; ``score``: (z_t, t) -> eps."""
+    """Return the eps-MSE on z with noise that training never sees. ``score``: (z_t, t) -> eps."""
     schedule, total = score.prior.schedule if hasattr(score, "prior") else score.schedule, 0.0
     ask = (lambda z_t, t: score(z_t, t, z_t, z_t)) if hasattr(score, "prior") else lambda z_t, t: score.epsilon(z_t, t)
     for draw in range(draws):
@@ -105,7 +105,7 @@ def test_the_prior_is_untouched_to_the_bit_before_and_after_training(prior, per_
 
 
 def test_adapters_are_peft_s(tiny_pipeline):
-    """Another implementation of LoRA: the same from the same random numbers, and with the same values of B."""
+    """Another implementation of LoRA gives the same from the same random numbers, and with the same values of B."""
     peft = pytest.importorskip("peft")
     ours, other = (tiny_pipeline().unet.eval().requires_grad_(False) for _ in range(2))
     random = torch.Generator().manual_seed(5)
@@ -125,7 +125,7 @@ def test_adapters_are_peft_s(tiny_pipeline):
 
 
 def saved(unet, folder):
-    """What a UNet's owner has: its tensors, and those of one that was saved and loaded again."""
+    """The owner of a UNet sees unchanged tensors, also in a UNet that was saved and loaded again."""
     unet.save_pretrained(folder)
     return [dict(one.state_dict()) for one in (unet, type(unet).from_pretrained(folder))]
 
@@ -137,7 +137,8 @@ def same(found, tensors):
 @pytest.mark.parametrize("ends", ["well", "in an error", "by Ctrl-C", "not at all"])
 @pytest.mark.parametrize("make", [lora, lambda prior, **own: told(prior, per_particle=True, **own)])
 def test_a_pipeline_is_its_owner_s_to_save(tiny_pipeline, tmp_path, make, ends):
-    """At every time of a run and after it, however it ends and whether or not the score lives on; two share a UNet."""
+    """At any time of a run and after it, however it ends and whether or not the score still exists; two scores share a
+    UNet."""
     pipeline = tiny_pipeline()
     before = {name: value.clone() for name, value in pipeline.unet.state_dict().items()}
     prior = LatentPrior(pipeline)
@@ -167,7 +168,7 @@ def test_a_pipeline_is_its_owner_s_to_save(tiny_pipeline, tmp_path, make, ends):
 
 
 def test_adapters_of_the_pipeline_s_owner_stay_on(tiny_pipeline):
-    """They are a part of the prior: the score begins as the prior with them, and leaves them as they were."""
+    """The user's adapters are part of the prior: the score starts from it and does not change them."""
     peft = pytest.importorskip("peft")
     pipeline = tiny_pipeline()
     bare = pipeline.unet(latents(1), 400, torch.zeros(3, 16, 32)).sample.detach()
@@ -202,7 +203,7 @@ def test_adapters_are_off_after_an_error(prior):
 
 @pytest.mark.parametrize(("make", "lr", "fall"), [(lora, 0.01, 0.95), (unet, 0.003, 0.6)])
 def test_it_learns_the_particles(prior, make, lr, fall):
-    """The frozen network is random, so adapters can do little more than quieten it; the UNet learns z by heart."""
+    """The frozen network is random, so adapters can do little more than reduce its output; the UNet memorises z."""
     z = 0.1 * latents(3)
     score = make(prior, lr=lr)
     base, start = mse(prior, z), mse(score, z)
@@ -227,7 +228,7 @@ def test_chunks_and_the_state_of_the_global_generator_change_nothing(tiny_pipeli
 @pytest.mark.parametrize("make", [lora, unet])
 @pytest.mark.parametrize("backward", [False, True])
 def test_where_learning_does_not_fit_the_chunk_is_halved(tiny_pipeline, monkeypatch, make, backward):
-    """Before or amid the gradients: what was lost is not added twice."""
+    """Memory runs out before or during the gradients; no gradient is added twice."""
     z, found = latents(2).double(), []
     for room in (3, 1):
         score = make(LatentPrior(tiny_pipeline().to(torch.float64)), memory=Memory(), lr=1e-3)
@@ -292,7 +293,7 @@ def test_one_set_of_adapters_a_particle_learns_each_alone(tiny_pipeline):
 
 
 def told(prior, *, memory=None, **settings):
-    """Adapters that are told two numbers a particle."""
+    """Adapters with two numbers per particle as input."""
     numbers = torch.tensor([[1.0, 0.0], [0.0, 1.0], [-1.0, -1.0]])
     condition = replace(prior.condition("red"), extra=numbers)
     return LoraScore(prior, condition, Spread(IDS, memory or Memory()), Stream(0), **settings)

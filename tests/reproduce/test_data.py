@@ -1,4 +1,4 @@
-"""What experiments run on, and how their commands are told."""
+"""The data of experiments, and the commands in reports."""
 
 from __future__ import annotations
 
@@ -80,7 +80,7 @@ def test_a_row_at_both_scales():
     here = plans("table2", Reproduce(name="table2", seed=3, steps=7))["RLSD"]
     assert here.command_line() == (
         "rsd restore data --clean --prior heads --task inpaint_half_face --method rlsd --x-step adam --lambda 0.2 "
-        "--lr-x 0.2 --lr-z 0.4 --gamma 6 --steps 7 --seed 3 --device auto"
+        "--lr-x 0.2 --lr-z 0.4 --gamma 6 --window 0 1 --steps 7 --seed 3 --device auto"
     )
     there = plans("table2", PAPER)
     assert there["RLSD"].prior == SD and "--dtype float16 --metrics lpips fid" in there["RLSD"].command_line()
@@ -97,7 +97,7 @@ def test_identical_rows_share_a_folder():
     folders = {}
     for entry in ENTRIES:
         for one in plans(entry.name, options).values():
-            folders.setdefault(one.folder(Path("runs")), set()).add(one.argv)
+            folders.setdefault(one.folder(Path("runs")), set()).add(one.command_line())
     assert all(len(commands) == 1 for commands in folders.values())
     rows = sum(len(entry.rows) for entry in ENTRIES)
     assert len(folders) < 0.75 * rows

@@ -4,19 +4,24 @@ from __future__ import annotations
 
 import json
 import re
+import shlex
+from pathlib import Path
 
 import pytest
 
 from rsd.cli import main
+from rsd.runs.flags import values
 from rsd.tasks.reproduce import command
 from rsd.tasks.reproduce.cards import NAMES as SHOWN
 from rsd.tasks.reproduce.experiments import ENTRIES, find
 from rsd.tasks.reproduce.experiments.entry import SCALES, Claim
 from rsd.tasks.reproduce.experiments.tables import beats
 from rsd.tasks.reproduce.measure import NAMES
+from rsd.tasks.reproduce.options import Reproduce
+from rsd.tasks.reproduce.plan import OPTIONS, plan
 
 FIGURES = {*range(15, 23), *range(23, 40)}
-"""Of the appendix; the others show pictures of the tables' runs."""
+"""The figures of the appendix; the others show images of the tables' runs."""
 
 
 def numbers(text: str) -> set[int]:
@@ -54,11 +59,29 @@ def test_claims_refer_to_existing_rows_and_figures(entry):
         assert entry.expected(scale)
 
 
+@pytest.mark.parametrize("entry", ENTRIES, ids=lambda entry: entry.name)
+@pytest.mark.parametrize("scale", SCALES)
+def test_the_printed_command_does_what_the_row_does(entry, scale):
+    options = Reproduce(name="all", scale=scale, seed=3, dtype="float32", ffhq=Path("a b"), coco_images=Path("coco"))
+    for row in entry.rows:
+        one = plan(entry, row, options, Path("some data"))
+        program, command, *words = shlex.split(one.command_line())
+        assert (program, command) == ("rsd", entry.command)
+        assert values(OPTIONS[command], words, prog="") == one.values()
+
+
 def test_list_as_json(capsys):
     assert main(["reproduce", "--list", "--json"]) == 0
     listed = json.loads(capsys.readouterr().out)
     assert [one["name"] for one in listed] == [entry.name for entry in ENTRIES]
     assert all(one["paper"] and one["claim"] and one["expected"] and one["rows"] for one in listed)
+    assert listed[0]["rows"][1] == {
+        "label": "RLSD", "command": "restore",
+        "flags": [
+            "--task", "inpaint_half_face", "--method", "rlsd", "--x-step", "adam", "--lambda", "0.2", "--lr-x", "0.2",
+            "--lr-z", "0.4", "--gamma", "6", "--window", "0", "1",
+        ],
+    }  # fmt: skip
 
 
 def test_the_list_gives_the_scale_and_the_measured_claims(capsys, tmp_path, monkeypatch):

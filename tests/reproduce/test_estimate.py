@@ -1,4 +1,4 @@
-"""Dry runs: every experiment's settings and models at the paper's scale, on the meta device."""
+"""Dry runs build every experiment's settings and models at the paper's scale, on the meta device."""
 
 from __future__ import annotations
 
@@ -67,7 +67,7 @@ def test_the_papers_own_time_is_estimated():
 
 
 def test_calls_equal_those_of_a_run(tiny_folder, heads_pixels):
-    """A step of each method on tiny priors agrees with the estimate behind the hours."""
+    """The network calls in a step of each method on tiny priors equal those in the estimate."""
     for method in ("dps", "pigdm", "red-diff", "latent-dps", "psld", "fps-smc", "nonrepuls", "latent-red-diff"):
         prior = load_prior("heads-pixels" if on_pixels(method) else str(tiny_folder("epsilon")))
         f = make_operator("sr2", size=prior.image_size)

@@ -1,4 +1,4 @@
-"""Figures of finished runs, and what is made of them."""
+"""The figures of finished runs, and plots of them."""
 
 from __future__ import annotations
 

@@ -1,8 +1,9 @@
-"""Experiments run by their commands, in small: what they leave, and that they go on where they stopped."""
+"""Small experiments: their outputs, and that they resume."""
 
 from __future__ import annotations
 
 import json
+import math
 import re
 import shutil
 import subprocess
@@ -22,12 +23,12 @@ from rsd.tasks.reproduce.report import entry_page
 from rsd.tasks.reproduce.run import finished, reproduce, summarise
 
 SMALL = Reproduce(name="small", steps=2, number=2, device="cpu")
-HALF = "--task inpaint_half_face -n 2 --method"
+HALF = {"task": "inpaint_half_face", "particles": 2}
 RESTORED = Entry(
     "small", "Table 0", "Less <is> more.",
     (
-        Row("one", f"{HALF} nonrepuls"), Row("pixels", f"{HALF} dps"), Row("none", f"{HALF} nonsense"),
-        Row("broken", f"{HALF} rlsd --gamma nan"),
+        Row("one", {**HALF, "method": "nonrepuls"}), Row("pixels", {**HALF, "method": "dps"}),
+        Row("none", {**HALF, "method": "nonsense"}), Row("broken", {**HALF, "method": "rlsd", "gamma": math.nan}),
     ),
     (
         Claim("better than nothing", "psnr_small", (-50.0, "one")), Claim("never", "psnr", ("one", -50.0)),
@@ -36,13 +37,14 @@ RESTORED = Entry(
     figures=("psnr_small", "psnr", "psnr_best", "sharpness", "div"), plots=(("div", "psnr"),),
 )  # fmt: skip
 DRAWN = Entry(
-    "drawn", "Fig. 0", "Drawn.", (Row("ancestral", "--method ancestral -n 2"),),
+    "drawn", "Fig. 0", "Drawn.", (Row("ancestral", {"method": "ancestral", "particles": 2}),),
     (Claim("something", "div", ("ancestral", 2.0)),),
     command="text-to-image", data="captions", figures=("div", "agreement"),
 )  # fmt: skip
+TINY = {"particles": 2, "turntable": 3, "mesh_resolution": 8, "samples": 4, "grid": (4,), "gamma": 1}
 SCENES = Entry(
     "scenes", "Figs 0", "Scenes.",
-    (Row("scenes", "-n 2 --turntable 3 --mesh-resolution 8 --samples 4 --grid 4 --gamma 1"),),
+    (Row("scenes", TINY),),
     (Claim("something", "div", ("scenes", 2.0)),), command="text-to-3d", data="sundae", figures=("div",),
 )  # fmt: skip
 
@@ -154,7 +156,7 @@ def test_an_experiment_from_the_command_line(tmp_path, capsys):
     assert main([*command, "2"]) == 0
     assert {"claims.json", "report.html", "figures.json", "config.yaml"} <= {p.name for p in out.iterdir()}
     page = (out / "report.html").read_text(encoding="utf-8")
-    assert "seed 7;" in page and "not looked at yet" in page  # nothing collapses to a mode in two steps
+    assert "seed 7;" in page and "not examined yet" in page  # nothing collapses to a mode in two steps
     assert page.count("against gamma, the weight of the repulsion</figcaption>") == 2
     assert main([*command, "2"]) == 2
     assert "continue with --resume" in capsys.readouterr().err
@@ -172,7 +174,7 @@ def test_data_that_every_row_requires(tmp_path, capsys):
 
 
 def test_data_may_be_given_later(tmp_path, monkeypatch, capsys):
-    toy = Entry("fig30", "Fig. 0", "Toys.", (Row("a", "--gammas 0"),), (), "toy", "", ())
+    toy = Entry("fig30", "Fig. 0", "Toys.", (Row("a", {"gammas": (0,)}),), (), "toy", "", ())
     monkeypatch.setattr(module, "find", lambda name: toy)
     out, faces = tmp_path / "toy", tmp_path / "faces"
     faces.mkdir()
@@ -185,22 +187,22 @@ def test_data_may_be_given_later(tmp_path, monkeypatch, capsys):
 
 
 def test_figures_requested_later_are_not_done(tmp_path):
-    one = Plan("a", "text-to-image", (), "", tmp_path)
+    one = Plan("a", "text-to-image", {}, "", tmp_path)
     file = tmp_path / "summary.json"
     assert not finished(one, tmp_path)
-    for flags, prompt, fid, done in (
-        ((), {}, None, True),
-        (("--fid-folder", "d"), {}, None, False),
-        (("--fid-folder", "d"), {}, {"value": 3.0}, True),
-        (("--aesthetic-weights", "w"), {"aesthetic": None}, None, False),
-        (("--aesthetic-weights", "w"), {"aesthetic": 5.0}, None, True),
+    for given, prompt, fid, done in (
+        ({}, {}, None, True),
+        ({"fid_folder": "d"}, {}, None, False),
+        ({"fid_folder": "d"}, {}, {"value": 3.0}, True),
+        ({"aesthetic_weights": "w"}, {"aesthetic": None}, None, False),
+        ({"aesthetic_weights": "w"}, {"aesthetic": 5.0}, None, True),
     ):
         file.write_text(json.dumps({"fid": fid, "prompts": [prompt], "failed": []}))
-        assert finished(replace(one, argv=flags), tmp_path) is done
+        assert finished(replace(one, given=given), tmp_path) is done
 
 
 def test_an_interrupted_toy_ends_all(tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr(module, "toy", lambda argv: 130)
+    monkeypatch.setattr(module, "toy", lambda options: 130)
     assert main(["reproduce", "fig30", "--out", str(tmp_path / "toy")]) == 130
     assert "failed" not in capsys.readouterr().err
 
@@ -232,7 +234,7 @@ def test_all_experiments(tmp_path, monkeypatch):
 
 def test_the_summary_does_not_shrink_when_interrupted(tmp_path, monkeypatch):
     toys = tuple(
-        Entry(name, "Fig. 0", "Toys.", (Row("a", "--gammas 0"), Row("b", "--gammas 1")), (), "toy", "", ())
+        Entry(name, "Fig. 0", "Toys.", (Row("a", {"gammas": (0,)}), Row("b", {"gammas": (1,)})), (), "toy", "", ())
         for name in ("first", "second")
     )
     monkeypatch.setattr(module, "ENTRIES", toys)
@@ -253,7 +255,7 @@ def test_the_summary_does_not_shrink_when_interrupted(tmp_path, monkeypatch):
 
 def test_shards_share_the_runs(tmp_path, monkeypatch, capsys):
     again = Entry("again", "Fig. 0", "Again.", DRAWN.rows, DRAWN.claims, DRAWN.command, DRAWN.data)
-    toys = Entry("toys", "Fig. 0", "Toys.", (Row("a", "--gammas 0"), Row("b", "--gammas 1")), (), "toy", "", ())
+    toys = Entry("toys", "Fig. 0", "Toys.", (Row("a", {"gammas": (0,)}), Row("b", {"gammas": (1,)})), (), "toy", "", ())
     monkeypatch.setattr(module, "ENTRIES", (DRAWN, again, toys))
     base = ["reproduce", "all", "--steps", "2", "--number", "1", "--out", str(tmp_path / "all"), "--device", "cpu"]
     assert main([*base, "--shard", "1/2"]) == 0
@@ -269,8 +271,8 @@ def test_shards_share_the_runs(tmp_path, monkeypatch, capsys):
 
 
 def test_a_shard_reports_what_it_skips(tmp_path, capsys):
-    toys = Entry("toys", "Fig. 0", "Toys.", (Row("a", "--gammas 0"),), (), "toy", "", ())
-    lost = Entry("lost", "Fig. 0", "Lost.", (Row("none", f"{HALF} nonsense"),), ())
+    toys = Entry("toys", "Fig. 0", "Toys.", (Row("a", {"gammas": (0,)}),), (), "toy", "", ())
+    lost = Entry("lost", "Fig. 0", "Lost.", (Row("none", {**HALF, "method": "nonsense"}),), ())
     options = Reproduce(name="all", steps=2, shard="0/1")
     assert module.run_shard((toys, lost), options, tmp_path) == 0
     output = capsys.readouterr().out
@@ -287,7 +289,7 @@ LOOK = """<script>onload = () => {
   document.title = `${document.images.length} images, ${broken} broken, ${fetched} fetched, ${at}, ` +
     `${document.documentElement.scrollWidth <= innerWidth ? "fits" : "too wide"}`;
 }</script>"""
-"""What a browser finds, told in the page's title."""
+"""Write what a browser finds into the title of the page."""
 
 
 def test_a_browser_shows_the_report(restored, tmp_path):

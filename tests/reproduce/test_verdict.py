@@ -1,4 +1,4 @@
-"""Whether claims held, and how surely."""
+"""Verdicts on claims, from differences with intervals."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Default output folders differ by task and method; which of two mistakes is reported first."""
+"""Default output folders differ by task and method; and which of two mistakes is reported first."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ def test_a_second_task_a_second_method_and_another_suffix_have_folders_of_their_
 
 
 def pixels(flags: list[str]) -> list[str]:
-    """Repulsion by pixels, where there is repulsion."""
+    """Compare pixels if particles repel."""
     return [] if "--method" in flags else ["--features", "pixels"]
 
 

@@ -6,6 +6,7 @@ import errno
 import json
 import os
 import re
+import signal
 import subprocess
 import sys
 from contextlib import contextmanager
@@ -26,7 +27,7 @@ ROOT = Path(__file__).parents[2]
 
 @contextmanager
 def another(path: Path):
-    """Another process that works in a folder."""
+    """Start another process that works in a folder."""
     with subprocess.Popen(
         [sys.executable, "-c", HOLD, str(path)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, cwd=ROOT
     ) as process:
@@ -37,8 +38,8 @@ def another(path: Path):
             process.kill()
 
 
-def told(process: subprocess.Popen[str]) -> str:
-    return rf"process {process.pid} on \S+ has used it since \d{{4}}-\d\d-\d\d \d\d:\d\d:\d\d UTC; wait until"
+def told(process: int) -> str:
+    return rf"process {process} on \S+ has used it since \d{{4}}-\d\d-\d\d \d\d:\d\d:\d\d UTC; wait until"
 
 
 def test_a_lock_says_who_works_there_and_is_gone_afterwards(tmp_path):
@@ -60,9 +61,9 @@ def test_a_folder_in_which_nothing_was_written_is_gone_afterwards(tmp_path):
 def test_a_second_process_is_reported_who_works_there_until_that_is_killed(tmp_path):
     RunFolder(tmp_path).open(SETTINGS)
     with another(tmp_path) as process:
-        with pytest.raises(ValueError, match=f"The output folder .* is in use: {told(process)}"), locked(tmp_path):
+        with pytest.raises(ValueError, match=f"The output folder .* is in use: {told(process.pid)}"), locked(tmp_path):
             pass
-        with pytest.raises(ValueError, match=told(process)):  # --resume would be no remedy
+        with pytest.raises(ValueError, match=told(process.pid)):  # --resume would be no remedy
             RunFolder(tmp_path)
         assert lock_holder(tmp_path) and RunFolder(tmp_path, resume=True)
         process.kill()
@@ -112,7 +113,7 @@ def test_without_locks_a_note_is_all(tmp_path, monkeypatch, code):
 
 
 def test_a_lock_that_is_given_back_at_that_moment_is_taken(tmp_path, monkeypatch):
-    """The other process unlinks the file that we have opened: what we lock is no longer the folder's."""
+    """The other process unlinks the file that we have opened, so our lock is not on the folder's file any more."""
     lock, seen = runs._lock, []
 
     def late(file, **how):
@@ -132,7 +133,7 @@ def test_a_lock_that_is_given_back_at_that_moment_is_taken(tmp_path, monkeypatch
 
 @contextmanager
 def another_cannot(path: Path):
-    """What another process says that wants to work in a folder."""
+    """Return the output of another process that tries to work in a folder."""
     done = subprocess.run([sys.executable, "-c", HOLD, str(path)], capture_output=True, text=True, cwd=ROOT)
     assert done.returncode != 0
     yield done.stderr.splitlines()[-1]
@@ -150,21 +151,23 @@ def fixed(tiny_folder, tmp_path):
     return [str(flag) for flag in flags]
 
 
-STOP = """
-import os, signal, sys
-from rsd.cli import main
-from rsd.runs.folder import RunFolder
+def start_and_stop(command: list[str]) -> int:
+    """Start ``rsd`` in a forked process, which needs no imports, and stop it after its first checkpoint. Return its
+    number."""
+    process = os.fork()
+    if process == 0:
+        save = RunFolder.save_checkpoint
 
-save = RunFolder.save_checkpoint
+        def stop(self, *rest):
+            save(self, *rest)
+            os.kill(os.getpid(), signal.SIGSTOP)
 
-def stop(self, *rest):
-    save(self, *rest)
-    os.kill(os.getpid(), signal.SIGSTOP)
-
-RunFolder.save_checkpoint = stop
-sys.exit(main(sys.argv[1:]))
-"""
-"""``rsd`` that stops after its first checkpoint."""
+        RunFolder.save_checkpoint = stop
+        try:
+            main(command)
+        finally:
+            os._exit(1)
+    return process
 
 
 def test_two_restorations_in_one_folder_of_which_the_first_is_killed(photo, fixed, tmp_path, capsys, monkeypatch):
@@ -172,10 +175,9 @@ def test_two_restorations_in_one_folder_of_which_the_first_is_killed(photo, fixe
     out = tmp_path / "out"
     command = ["restore", str(photo), "--clean", "--task", "inpaint_half_face", *fixed, "--features", "pixels"]
     command += ["--steps", "12", "--gamma", "0", "--checkpoint-every", "5"]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
-    first = subprocess.Popen([sys.executable, "-c", STOP, *command], env=environment, stdout=subprocess.DEVNULL)
+    first = start_and_stop(command)
     try:
-        assert os.WIFSTOPPED(os.waitpid(first.pid, os.WUNTRACED)[1])
+        assert os.WIFSTOPPED(os.waitpid(first, os.WUNTRACED)[1])
         assert (out / "checkpoint.safetensors").exists()
         before = (out / "steps.jsonl").read_text()
         with monkeypatch.context() as patch:
@@ -185,8 +187,8 @@ def test_two_restorations_in_one_folder_of_which_the_first_is_killed(photo, fixe
                 assert re.search(told(first), capsys.readouterr().err)
         assert (out / "steps.jsonl").read_text() == before
     finally:
-        first.kill()
-        first.wait()
+        os.kill(first, signal.SIGKILL)
+        os.waitpid(first, 0)
     assert (out / LOCK).exists()
     assert main([*command, "--resume"]) == 0
     rows = [json.loads(line)["step"] for line in (out / "steps.jsonl").read_text().splitlines()]
@@ -217,7 +219,7 @@ def test_every_command_says_who_works_in_its_folder_before_it_loads_anything(
         command = [str(tmp_path / "photos") if part == "PHOTOS" else part for part in COMMANDS[name]]
         flags = fixed[-2:] if name in ("toy", "reproduce") else fixed
         assert main([*command, *flags]) == 2
-        assert re.search(f"rsd: The output folder .*out is in use: {told(process)}", capsys.readouterr().err)
+        assert re.search(f"rsd: The output folder .*out is in use: {told(process.pid)}", capsys.readouterr().err)
         assert [p.name for p in (tmp_path / "out").iterdir()] == [LOCK]
 
 
@@ -232,7 +234,7 @@ def test_of_several_one_that_another_process_works_on_fails_alone_and_shards_sha
     with another(out / "c.png") as process:  # say another shard
         assert main([*command, "--shard", "0/2"]) == 1
     said = capsys.readouterr()
-    assert re.search(rf"failed: .*c\.png: The output folder .*c\.png is in use: {told(process)}", said.err)
+    assert re.search(rf"failed: .*c\.png: The output folder .*c\.png is in use: {told(process.pid)}", said.err)
     assert "shard 0/2: 1 of 2 images done, 1 failed" in said.out
     assert (out / "a.png" / "metrics.json").exists() and not (out / "b.png").exists()
     assert main([*command, "--resume"]) == 0

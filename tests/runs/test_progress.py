@@ -73,7 +73,7 @@ def test_times_for_people():
 
 @pytest.fixture
 def ticking(monkeypatch):
-    """A clock that goes on by a second whenever it is asked, for all lines of progress; the system's elsewhere."""
+    """A clock that advances by a second at each call, for all progress lines; other code sees the system's clock."""
     clock = Clock()
 
     def tick():

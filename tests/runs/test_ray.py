@@ -29,7 +29,7 @@ TIMES = ("seconds", "peak_bytes")
 
 @pytest.fixture
 def photos(tmp_path, monkeypatch):
-    """Four pictures in photos/ of the working folder."""
+    """Write four pictures to photos/ in the working folder."""
     monkeypatch.chdir(tmp_path)
     (tmp_path / "photos").mkdir()
     for name in NAMES:
@@ -45,7 +45,7 @@ def flags(tiny_folder):
 
 @pytest.fixture(scope="module")
 def workers(tmp_path_factory):
-    """A Ray cluster of two workers, which works elsewhere than the command."""
+    """Start a Ray cluster of two workers with another working folder than the command."""
     ray = pytest.importorskip("ray")
     before = Path.cwd()
     os.chdir(tmp_path_factory.mktemp("elsewhere"))
@@ -58,8 +58,8 @@ def workers(tmp_path_factory):
 
 
 class Killer(threading.Thread):
-    """Kills the first worker that has saved a checkpoint and has not finished. ``killed``: its run, its number, and the
-    steps in its log and its checkpoint then."""
+    """Kill the first worker that has saved a checkpoint and has not finished. ``killed``: its run, its process id, and
+    the steps in its log and its checkpoint at that time."""
 
     def __init__(self, out: Path):
         super().__init__(daemon=True)
@@ -86,14 +86,14 @@ class Killer(threading.Thread):
 
 
 def without_times(value):
-    """JSON without what no two runs have in common."""
+    """Return JSON without the values that differ between any two runs."""
     if isinstance(value, dict):
         return {k: without_times(v) for k, v in value.items() if k not in TIMES}
     return [without_times(v) for v in value] if isinstance(value, list) else value
 
 
 def made(out: Path) -> dict[str, object]:
-    """What a command left: JSON without times, all other files but summary.csv by their bytes."""
+    """Return what a command wrote: JSON without times, and the bytes of all other files except summary.csv."""
     files = {str(p.relative_to(out)): p for p in out.rglob("*") if p.is_file() and p.name != "summary.csv"}
     plain = {n: p for n, p in files.items() if p.name in ("summary.json", "metrics.json")}
     found = {n: without_times(json.loads(p.read_text())) for n, p in plain.items()}

@@ -95,7 +95,7 @@ def test_empty_folder_is_taken(tmp_path):
 
 
 def test_processes_that_write_the_same_file_do_not_disturb_each_other(tmp_path, monkeypatch):
-    """Shards begin in the same second, with the same config.yaml."""
+    """Shards start in the same second, with the same config.yaml."""
     replace, other = os.replace, []
 
     def slowly(part, path):
@@ -111,7 +111,7 @@ def test_processes_that_write_the_same_file_do_not_disturb_each_other(tmp_path, 
 
 
 def test_somebody_s_own_frames_are_foreign(tmp_path):
-    """A run empties its folder "frames" at the end, so it must be the run's."""
+    """A run empties its folder "frames" at the end, so a folder of that name must belong to the run."""
     (tmp_path / "frames").mkdir()
     with pytest.raises(ValueError, match=r"contains other files \(frames, "):
         RunFolder(tmp_path)

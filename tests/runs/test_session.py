@@ -1,4 +1,4 @@
-"""Errors as sentences, devices, checkpoints, and what an interrupted user sees."""
+"""Errors as sentences, devices, checkpoints, and messages after an interruption."""
 
 from __future__ import annotations
 
@@ -48,7 +48,8 @@ def test_a_checkpoint_of_another_version_is_reported(tmp_path):
 
 def test_a_checkpoint_that_only_some_processes_see_is_reported_by_all(tmp_path):
     class Shared:
-        """What a process of two hears; ``others``: whether the other sees a checkpoint, then whether it sees none."""
+        """Return what one of two processes prints. ``others``: whether the other sees a checkpoint, then whether it
+        sees none."""
 
         def __init__(self, *others: bool):
             self.others = iter(others)

@@ -1,9 +1,11 @@
 """Settings files: errors name the file, the field and the remedy."""
 
+from pathlib import Path
+
 import pytest
 
 from rsd.cli import main
-from rsd.runs.settings import layered, make_folder, read_yaml, section
+from rsd.runs.settings import layered, make_folder, read_yaml, section, typed_values
 from rsd.tasks.inverse.options import Restore
 from rsd.tasks.inverse.packaged import parse as parse_restore
 from rsd.tasks.text_to_image.packaged import parse as parse_text
@@ -96,6 +98,16 @@ def test_what_the_other_layers_decide_the_packaged_file_does_not(file):
     assert asked == [("sr4", "hybrid", 7)] and name == "phase_retrieval_heads.yaml: nonaug"
     assert (options.task, options.method, options.steps, options.gamma) == ("sr4", "hybrid", 7, 10)
     assert options.window == (0.4, 1.0)
+
+
+def test_values_become_the_types_of_their_fields():
+    found = typed_values(Restore, {"gamma": 6, "window": [0, 0.5], "mask": "m.png", "chunk": None, "steps": 7})
+    assert found == {"gamma": 6.0, "window": (0.0, 0.5), "mask": Path("m.png"), "chunk": None, "steps": 7}
+    assert [type(found["gamma"]), type(found["window"][0]), type(found["steps"])] == [float, float, int]
+    with pytest.raises(ValueError, match='steps is "many"; give a whole number'):
+        typed_values(Restore, {"steps": "many"})
+    with pytest.raises(ValueError, match='Unknown setting "gama". Did you mean "gamma"?'):
+        typed_values(Restore, {"gama": 6})
 
 
 def test_output_folders_are_made_or_refused(tmp_path):

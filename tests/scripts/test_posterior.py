@@ -1,4 +1,4 @@
-"""The figures of scripts/posterior.py: those by direction show what those by coordinate hide."""
+"""The figures of scripts/posterior.py: figures per direction show what those per coordinate hide."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ def known():
 
 
 def draws(known, number=4000):
-    """From the posterior itself."""
+    """Samples from the posterior itself."""
     root = torch.linalg.cholesky(known.covariance)
     random = torch.Generator().manual_seed(0)
     return known.mean + torch.randn(number, 4, generator=random, dtype=torch.float64) @ root.T
@@ -26,7 +26,7 @@ def test_draws_from_the_posterior_have_no_bias_and_its_variance(known):
 
 
 def test_a_fault_in_the_measured_directions_is_seen_by_direction_alone(known):
-    """20 times the variance, and 3 deviations off, where A measures."""
+    """Samples with 20 times the variance and an error of 3 deviations in the measured directions."""
     x = draws(known)
     variance, axes = torch.linalg.eigh(known.covariance)
     measured = axes[:, :2]

@@ -1,4 +1,4 @@
-"""Cameras, lights and backgrounds: geometry, and that a step has one of each for all scenes."""
+"""Cameras, lights and backgrounds: their geometry, and that all scenes share them in a step."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from rsd.tasks.text_to_3d.scene.settings import CameraSettings, LightSettings
 
 
 def cameras(*rows):
-    """(azimuth, elevation, distance, fov) each."""
+    """Return (azimuth, elevation, distance, fov) of each camera."""
     return Cameras(*torch.tensor(rows, dtype=torch.float64).T)
 
 
@@ -98,7 +98,7 @@ def test_mistakes():
 
 
 def test_lambert():
-    """A lamp straight above a surface, 60 degrees off, and behind it."""
+    """A lamp directly above a surface, 60 degrees from its normal, and behind it."""
     albedo = torch.tensor([[0.5, 1.0, 0.2]] * 3, dtype=torch.float64)
     normals = torch.tensor([[0.0, 1, 0], [0, 0.5, math.sin(math.pi / 3)], [0, -1, 0]], dtype=torch.float64)
     lamps = torch.tensor([[9.0, 9, 9], [0, 2, 0]], dtype=torch.float64)
@@ -111,7 +111,7 @@ def test_lambert():
 
 
 def test_the_schedule_of_lights():
-    """Ambient for the first fifth; then 3/4 are shaded, half of them textureless."""
+    """Light is ambient for the first fifth; then 3/4 are shaded, half of them without texture."""
     view = orbit(CameraSettings(), 2)
     drawn = [draw_light(LightSettings(textureless=0.5), view, Stream(0), steps=2000, step=step) for step in range(2000)]
     assert {light.kind for light in drawn[:400]} == {"ambient"}

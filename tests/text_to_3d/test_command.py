@@ -7,8 +7,6 @@ import importlib.util
 import io
 import json
 import re
-import subprocess
-import sys
 import warnings
 from importlib.resources import files
 from types import SimpleNamespace
@@ -23,26 +21,19 @@ from safetensors.torch import load_file
 from rsd.cli import main
 from rsd.heads.attributes import sample_head
 from rsd.randomness import Stream
-from rsd.runs import batch
-from rsd.runs.folder import RunFolder
-from rsd.tasks.text_to_3d import head, outputs
-from rsd.tasks.text_to_3d.command import head_of, without_view
+from rsd.tasks.text_to_3d import outputs
 from rsd.tasks.text_to_3d.head import SceneHead
-from rsd.tasks.text_to_3d.options import TextTo3D
-from rsd.tasks.text_to_3d.packaged import ADDED, packaged, parse
+from rsd.tasks.text_to_3d.options import Settings, TextTo3D
+from rsd.tasks.text_to_3d.packaged import ADDED, COMMAND, packaged, parse
 from rsd.tasks.text_to_3d.scene.cameras import draw_cameras
 from rsd.tasks.text_to_3d.scene.lights import draw_light
 from rsd.tasks.text_to_3d.scene.regularisers import regularisers
 from rsd.tasks.text_to_3d.scene.render import Rendering
 from rsd.tasks.text_to_3d.scene.settings import FieldSettings, FieldSizes
+from rsd.tasks.text_to_3d.view_words import without_view
+from tests.drawing import outputs as outputs_of
 
 IF = "DeepFloyd/IF-I-XL-v1.0"
-
-
-def written(folder):
-    """Return the bytes of each output file of a run's scenes, by name."""
-    files = [*folder.glob("scenes/**/*.*"), folder / "contact.png", folder / "grid.png", folder / "evolution.gif"]
-    return {str(f.relative_to(folder)): f.read_bytes() for f in files}
 
 
 def metrics(folder):
@@ -57,7 +48,7 @@ def test_a_line_of_a_manifest_has_settings_of_its_own(tmp_path):
     ]
     (tmp_path / "prompts.jsonl").write_text("\n".join(map(json.dumps, lines)))
     with pytest.warns(UserWarning, match='"back view" is left out of the prompt'):
-        head = head_of(["--prompts", str(tmp_path / "prompts.jsonl"), "--views", "2"])
+        head = SceneHead(*COMMAND.read(["--prompts", str(tmp_path / "prompts.jsonl"), "--views", "2"]))
     man, hashed, woman = head.items
     assert [item.source for item in head.items] == ["a man", "a man", "a woman"] and hashed.folder == "hashed"
     assert (man.options.seed, man.options.azimuth, man.options.own_prompts) == (3, (0.0, 90.0), {"back": "long hair"})
@@ -170,60 +161,16 @@ def test_the_mesh_s_format_and_surface_and_no_repulsion(make):
     assert "zilberstein2025" not in (out / "citations.bib").read_text()
 
 
-@pytest.mark.parametrize("flags", [(), ("--method", "vsd", "--views", "2", "--lr-phi", "0.01", "--renderer", "packed")])
-def test_a_killed_run_resumes_to_the_same_bits(make, flags, monkeypatch):
-    flags = ("red dog", "--checkpoint-every", "2", *flags)
-    _, whole = make(*flags, out="whole", steps=5)
-    log = RunFolder.log
-
-    def killed(self, row):
-        log(self, row)
-        if row["step"] == 3:
-            raise KeyboardInterrupt
-
-    monkeypatch.setattr(RunFolder, "log", killed)
-    code, out = make(*flags, out="cut", steps=5)
-    assert code == 130 and not (out / "metrics.json").exists()
-    assert Image.open(out / "contact.png").width > 4 * 192  # the preview: four views a scene
-    monkeypatch.undo()
-    assert make(*flags, out="cut", steps=5)[0] == 2  # the folder contains another run
-    assert make(*flags, "--resume", out="cut", steps=5)[0] == 0
-    assert written(out) == written(whole) and len(written(out)) == 2 * 14 + 3
-    assert (out / "steps.jsonl").read_text() == (whole / "steps.jsonl").read_text()
-    found = metrics(out), metrics(whole)
-    assert found[0]["div"] == found[1]["div"]
-    assert found[0]["network_calls"]["unet_forward"] == found[1]["network_calls"]["unet_forward"]
-    assert make(*flags, "--resume", "--seed", "9", out="cut", steps=5)[0] == 2
-
-
 def test_a_seed_makes_other_scenes_and_one_scene_is_the_same_alone(make):
     few = ("--gamma", "0")
     two, other, one = (
-        written(make("red dog", *few, *flags, out=name, steps=2)[1])
+        outputs_of(make("red dog", *few, *flags, out=name, steps=2)[1])
         for name, flags in (("two", ()), ("other", ("--seed", "1")), ("one", ("-n", "1")))
     )
     view = "scenes/00/views/030.png"
     assert two[view] != other[view] and two[view] != two["scenes/01/views/030.png"]
     pixels = [Image.open(io.BytesIO(x[view])).tobytes() for x in (two, one)]
     assert max(abs(a - b) for a, b in zip(*pixels, strict=True)) <= 1
-
-
-def test_several_prompts_are_one_run_each_and_a_prompt_is_the_same_alone(make, tmp_path, capsys):
-    file = tmp_path / "prompts.txt"
-    file.write_text("# two\nred dog, front view\nred cat\nred dog\n")
-    code, out = make("--prompts", file, out="many", steps=1)
-    captured = capsys.readouterr()
-    assert code == 0 and '"front view" is left out of the prompt' in captured.err
-    summary = json.loads((out / "summary.json").read_text())
-    assert [row["prompt"] for row in summary["prompts"]] == ["red dog", "red cat"] and summary["failed"] == {}
-    assert summary["mean"]["div"] == pytest.approx(sum(row["div"] for row in summary["prompts"]) / 2)
-    assert (out / "summary.csv").read_text().count("\n") == 3
-    _, alone = make("red cat", out="alone", steps=1)
-    folder = out / summary["prompts"][1]["folder"]
-    assert written(folder) == written(alone)
-    before = (folder / "metrics.json").stat().st_mtime_ns
-    assert make("--prompts", file, "--resume", out="many", steps=1)[0] == 0
-    assert (folder / "metrics.json").stat().st_mtime_ns == before and "already done" in capsys.readouterr().out
 
 
 def test_a_prompt_that_fails_leaves_the_others(make, monkeypatch, capsys):
@@ -254,11 +201,6 @@ def test_an_empty_scene_has_no_mesh_and_keeps_the_rest(make, monkeypatch, capsys
     found = metrics(out)
     assert found["meshes"] == [None, None] and "scene 1: The scene is empty" in found["reasons"]["meshes"]
     assert {p.name for p in (out / "scenes" / "00").iterdir()} == {"views", "turntable.gif"}
-
-
-def test_a_run_that_diverges_is_an_error(make, capsys):
-    code, out = make("red dog", "--lr", "1e30", "--background", "white")
-    assert code == 2 and "diverged" in capsys.readouterr().err and not (out / "metrics.json").exists()
 
 
 def test_an_mp4_where_the_extra_is_installed(make):
@@ -308,8 +250,6 @@ def test_a_run_writes_a_textured_mesh_of_fewer_triangles_and_later_a_finer_one(m
 @pytest.mark.parametrize(
     ("flags", "expected"),
     [
-        ([], "no prompt"),
-        ([""], "--allow-empty"),
         (["side view"], 'The prompt "side view" is only a view'),
         (
             ["dog", ", front view"],
@@ -318,15 +258,9 @@ def test_a_run_writes_a_textured_mesh_of_fewer_triangles_and_later_a_finer_one(m
         (["dog", "--views", "0"], "views is 0; give 1 or more."),
         (["dog", "--encoding", "hsah"], 'Unknown encoding "hsah". Did you mean "hash"?'),
         (["dog", "--renderer", "pakced"], 'Unknown renderer "pakced". Did you mean "packed"?'),
-        (["dog", "--method", "vds"], 'Did you mean "vsd"'),
         (["dog", "--interaction", "view"], 'Did you mean "views"'),
         (["dog", "--background", "wihte"], 'Did you mean "white"'),
         (["dog", "--guidance-convention", "diffuser"], 'Unknown guidance convention "diffuser". Did you mean'),
-        (["dog", "--prior", "head"], 'Did you mean "heads"'),
-        (["dog", "--features", "pixel"], 'Did you mean "pixels"'),
-        (["dog", "--gama", "3"], "--gamma"),
-        (["dog", "--particles", "0"], "particles is 0"),
-        (["dog", "--gamma", "nan"], "gamma is nan; give a finite number (below 0 attracts)."),
         (["dog", "--sparsity", "-1"], "sparsity is -1.0; give a finite number, 0 or more."),
         (["dog", "--shaded", "1.5"], "shaded is 1.5; give a number from 0 to 1."),
         (["dog", "--bound", "0"], "bound is 0.0; give a finite number above 0."),
@@ -364,45 +298,10 @@ def test_a_run_writes_a_textured_mesh_of_fewer_triangles_and_later_a_finer_one(m
         (["dog", "--resolution", "0"], "resolution is 0; give 1 or more."),
         (["dog", "--resolution", "-16"], "resolution is -16; give 1 or more."),
         (["dog", "--size", "4"], "size is 4; give 16 or more."),
-        (["dog", "--config", "bad.yaml"], 'bad.yaml: unknown field "gama". Did you mean "gamma"?'),
-        (["dog", "--prompts", "nowhere.txt"], "nowhere.txt does not exist"),
-        (["dog", "--prompts", "empty.txt"], "empty.txt contains no prompt"),
-        (["empty.txt"], "--prompts empty.txt"),
-        (["dog", "--out", "full"], "contains other files"),
-        (["a dog", "cat", "--out", "full"], "contains other files"),
-        (["dog", "--device", "gpu"], "Unknown device"),
     ],
 )
-def test_bad_input_is_reported_in_one_sentence_before_any_model_is_loaded(
-    tmp_path, flags, expected, monkeypatch, capsys
-):
-    monkeypatch.chdir(tmp_path)
-    (tmp_path / "bad.yaml").write_text("gama: 3\n")
-    (tmp_path / "empty.txt").write_text("# nothing\n")
-    (tmp_path / "full").mkdir()
-    (tmp_path / "full" / "thesis.tex").write_text("x")
-    monkeypatch.setattr(batch, "load_networks", lambda *a, **k: pytest.fail("a model was loaded"))
-    with pytest.raises(SystemExit) as stopped:
-        sys.exit(main(["text-to-3d", *flags]))
-    captured = capsys.readouterr()
-    assert stopped.value.code == 2
-    assert expected in captured.err + captured.out and "Traceback" not in captured.err
-
-
-@pytest.mark.parametrize(
-    ("flags", "expected"),
-    [
-        (["--prior", "owner/absent", "--features", "owner/no-map"], 'The prior "owner/absent" is not in the local'),
-        (["--features", "owner/no-map"], 'The feature map "owner/no-map" is not in the local cache'),
-        (["--div-features", "nowhere:f"], 'The feature map "nowhere:f" cannot be imported'),
-    ],
-)
-def test_what_cannot_be_is_reported_before_the_prior_is_loaded(tmp_path, flags, expected, monkeypatch, capsys):
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr("rsd.runs.head.load_prior", lambda *a, **k: pytest.fail("the prior was loaded"))
-    assert main(["text-to-3d", "a man", *flags]) == 2
-    error = capsys.readouterr().err
-    assert expected in error and error.count("\n") == 1 and not (tmp_path / "runs").exists()
+def test_bad_input_is_reported_in_one_sentence_before_any_model_is_loaded(refused, flags, expected):
+    refused("text-to-3d", flags, expected)
 
 
 def test_a_resolution_that_does_not_fit_is_reported_before_any_network_is_loaded(
@@ -462,7 +361,7 @@ def test_latents_are_not_thresholded(tmp_path, capsys):
 
 
 def test_what_an_encoding_is_made_of_can_be_set(make, tmp_path):
-    """To the parameters' sizes; by default it is what the field's own defaults say."""
+    """Flags change the sizes of the parameters; by default they are the field's own."""
     own = FieldSettings()
     assert all(getattr(own, name) == ADDED[name] for name in ADDED if hasattr(own, name))
     hashed = ("--encoding", "hash", "--levels", "3", "--log2-hashmap-size", "7", "--per-level-scale", "2")
@@ -478,7 +377,8 @@ def test_what_an_encoding_is_made_of_can_be_set(make, tmp_path):
 
 
 def test_a_run_from_before_some_options_resumes(make, capsys):
-    """Its config.yaml does not name them; it goes on with what it was made with, and anything else is another run."""
+    """Its config.yaml does not contain them. It resumes with the values that it was made with; other values are
+    refused."""
     hashed = ("red dog", "--encoding", "hash", "-n", "1", "--light-up", "0")
     _, out = make(*hashed, steps=1)
     config = yaml.safe_load((out / "config.yaml").read_text())
@@ -489,7 +389,7 @@ def test_a_run_from_before_some_options_resumes(make, capsys):
 
 
 def seen_lamps(settings, steps=500):
-    """Where a camera sees its lamps: how far to the right and above its own direction, of 1 towards it, [steps]."""
+    """Return where a camera sees its lamps: the components to the right and above its own direction, per step."""
     seen = []
     for step in range(steps):
         camera = draw_cameras(settings, 1, Stream(0), step)
@@ -506,7 +406,7 @@ def seen_lamps(settings, steps=500):
 def test_the_settings_for_heads_are_the_light_and_cameras_of_the_training_pictures(method, prior):
     assert packaged(method, prior).name == f"heads.yaml: {method}"
     options, _ = parse(["a man", "--method", method, "--prior", prior])
-    chosen = head.settings(options)
+    chosen = Settings.of(options)
     assert (chosen.ambient, chosen.diffuse, chosen.textureless) == (0.52, 0.5, 0)
     x, y = seen_lamps(chosen)
     rng = np.random.default_rng(0)
@@ -522,7 +422,7 @@ def test_the_settings_for_heads_are_the_light_and_cameras_of_the_training_pictur
 @pytest.mark.parametrize("method", ["sds", "vsd"])
 def test_the_paper_s_settings(method):
     options, name = parse(["dog", "--prior", IF, "--method", method])
-    chosen = head.settings(options)
+    chosen = Settings.of(options)
     assert name == "if.yaml: sds" and options.features_name == "facebook/dino-vits16"
     assert (chosen.method, chosen.steps, chosen.gamma, chosen.t_range) == (method, 10000, 200, (0.02, 0.98))
     assert (chosen.guidance, chosen.guidance_convention) == (20, "dreamfusion")
@@ -531,9 +431,9 @@ def test_the_paper_s_settings(method):
 
 
 def test_the_light_and_weights_of_dreamfusion_s_successors():
-    """For IF: the lamp is around cameras at 1.5 to 2 with a deviation of 1, so that it is behind the scene, seen
-    from the camera, as often as a normal number is below -1.75; what faces away weighs 10, and 1000 at the end."""
-    chosen = head.settings(parse(["dog", "--prior", IF])[0])
+    """For IF the lamp is around cameras at 1.5 to 2 with a deviation of 1. Seen from the camera it is behind the scene
+    as often as a normal number is below -1.75. Normals that face away weigh 10, and 1000 at the end."""
+    chosen = Settings.of(parse(["dog", "--prior", IF])[0])
     lit = dataclasses.replace(chosen, ambient_until=0, shaded=1)
     draws = [draw_cameras(chosen, 20, Stream(0), step) for step in range(100)]
     lamps = [draw_light(lit, cameras, Stream(0), steps=100, step=step).position for step, cameras in enumerate(draws)]
@@ -608,9 +508,3 @@ def test_what_is_said_of_a_view_is_so():
 )
 def test_a_run_cites_what_it_uses(options, latent, keys):
     assert SceneHead.cited(TextTo3D(**options), latent=latent) == keys
-
-
-def test_help_and_mistakes_come_without_loading_torch():
-    module = "rsd.tasks.text_to_3d.packaged"
-    code = f"import sys; from {module} import parse; parse(['x']); assert 'torch' not in sys.modules"
-    subprocess.run([sys.executable, "-c", code], check=True, capture_output=True)

@@ -1,4 +1,4 @@
-"""Whole runs with a tiny latent prior: what is asked at each step, and that they can stop and go on."""
+"""Whole runs with a tiny latent prior: the conditions of each step, and resuming."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def test_timesteps_are_the_dreamfusion_ones():
 
 @pytest.mark.parametrize("method", ["sds", "vsd"])
 def test_each_picture_is_compared_with_its_own_view_s_prompt(tiny, method):
-    """The prior is asked at the step's cameras; VSD's score learns on the pictures to come, at theirs."""
+    """The prior predicts for the step's cameras; VSD's score learns on the next pictures, for their cameras."""
     prior, asked = tiny(), []
     one = run(prior, method=method, steps=2)
     words = {view: condition.embeddings for view, condition in one.prompts.conditions.items()}

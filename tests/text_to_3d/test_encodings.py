@@ -37,7 +37,7 @@ def points(count, *, dtype=torch.float64):
 
 
 def fill(module):
-    """Values of order 1, which the initial ones are not."""
+    """Set values of order 1, unlike the initial ones."""
     with torch.no_grad():
         for parameter in module.parameters():
             parameter.normal_(generator=random(2))
@@ -45,7 +45,7 @@ def fill(module):
 
 
 def scalar_hash(params, x, *, levels, features, log2_hashmap_size, base_resolution, per_level_scale):
-    """tinycudann's grid encoding, one point and one number at a time."""
+    """Compute tinycudann's grid encoding, one point and one number at a time."""
     params, out, offset = params.tolist(), [], 0
     for level in range(levels):
         scale = base_resolution * per_level_scale**level - 1
@@ -103,7 +103,7 @@ def test_large_corners_are_hashed_in_32_bits():
 
 
 def scalar_dense(grid, x):
-    """Trilinear interpolation of grid [F, r, r, r] (z, y, x) at x, one corner at a time."""
+    """Interpolate grid [F, r, r, r] (z, y, x) trilinearly at x, one corner at a time."""
     r = grid.shape[-1]
     position = [float(v) * (r - 1) for v in x]
     corner = [min(math.floor(p), r - 2) for p in position]
@@ -117,7 +117,7 @@ def scalar_dense(grid, x):
 
 @pytest.mark.parametrize("differentiable", [False, True])
 def test_the_dense_grid_interpolates(differentiable):
-    """By torch's sampler, and by the corners, where the point needs a gradient."""
+    """Use torch's sampler, or the corners if the point needs a gradient."""
     grid = fill(DenseGrid((3, 5), features=2, generator=random()))
     x = torch.cat([points(20), torch.tensor([[0.0, 0, 0], [1, 1, 1], [1, 0, 0.5]], dtype=torch.float64)])
     expected = torch.stack([torch.cat([scalar_dense(level[0], row) for level in grid.levels]) for row in x])
@@ -143,7 +143,7 @@ def test_frequencies():
 
 @pytest.mark.parametrize("kind", ["dense", "hash", "frequency"])
 def test_first_and_second_derivatives(kind):
-    """In the point and, for grids, in the parameters."""
+    """Derivatives in the point and, for grids, in the parameters."""
     if kind == "frequency":
         module, names = Frequency(2), []
     elif kind == "dense":
@@ -168,7 +168,7 @@ def test_without_cuda_the_hash_grid_is_torch_s():
 
 
 def test_the_parameters_of_both_hash_grids_have_one_name_and_layout():
-    """A stand-in for tinycudann, which needs CUDA: what is checked is the exchange, not its kernels."""
+    """A substitute for tinycudann, which needs CUDA: the test checks the exchange, not its kernels."""
 
     class Encoding(torch.nn.Module):
         def __init__(self, inputs, config, dtype):
@@ -226,7 +226,7 @@ def test_a_field_on_tinycudann_has_the_same_normals_and_gradients():
 
 
 def test_tinycudann_that_does_not_import_is_logged(monkeypatch, caplog):
-    """Its import raises OSError, not ImportError, without its CUDA library."""
+    """Without its CUDA library the import raises OSError, not ImportError."""
     encodings._tinycudann.cache_clear()
     monkeypatch.setitem(sys.modules, "tinycudann", None)
     monkeypatch.setattr(HashGrid, "to", lambda self, device: self)

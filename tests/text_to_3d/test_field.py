@@ -42,7 +42,7 @@ def test_the_start_is_a_blob(encoding):
 
 @pytest.mark.parametrize("encoding", ENCODINGS)
 def test_normals_are_the_density_s_gradient(encoding):
-    """Against central differences."""
+    """Compared with central differences."""
     field, x, h = small(encoding), inside(20), 1e-6
     normals = field.normals(x)
     shifts = h * torch.eye(3, dtype=torch.float64)
@@ -59,7 +59,7 @@ def test_normals_of_the_blob_point_outwards():
 
 @pytest.mark.parametrize("encoding", ENCODINGS)
 def test_losses_on_normals_reach_every_parameter(encoding):
-    """The gradient of a loss on normals, in one direction of parameter space, against a central difference."""
+    """The gradient of a loss on normals in one direction of parameter space, compared with a central difference."""
     field, x, h = small(encoding), inside(6), 1e-6
 
     def loss():

@@ -1,4 +1,4 @@
-"""A finished run that is asked again: what other output flags ask for is made of the scenes that it kept."""
+"""A finished run with other output flags: the outputs are made from the scenes that it kept."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def metrics(folder):
 
 
 def files(folder):
-    """The bytes of what is made of the scenes, by name."""
+    """Return the bytes of the outputs by name."""
     made = [*folder.glob("scenes/**/*.*"), folder / "contact.png", folder / "grid.png"]
     return {str(f.relative_to(folder)): f.read_bytes() for f in made}
 
@@ -90,7 +90,7 @@ def test_a_run_without_its_scenes_is_an_error(make, capsys):
 
 
 def test_janus_as_an_older_version_counted_it_is_measured_again(make, monkeypatch, capsys):
-    """It is measured on the kept scenes; before, Janus counted all scenes, whatever their fronts."""
+    """It is measured again on the kept scenes. Older versions counted all scenes for Janus, whatever their fronts."""
     monkeypatch.setattr(scoring, "over_heads", lambda name: True)
     _, out = make("red dog", "--div-features", "auto")
     whole = metrics(out)
@@ -150,7 +150,7 @@ def test_outdated_parts():
 
 
 def test_an_agreement_from_before_it_was_read_is_measured_again():
-    """Older versions did not record what could be read; a run without agreement has nothing to correct."""
+    """Older versions did not record which attributes could be read. A run without agreement needs no correction."""
     held = {"div_features": "heads classifier", "face_front": 1.0, "faces": {}, "agreement": 0.9}
     assert outdated_parts(held, TextTo3D()) == ["figures"]
     assert (

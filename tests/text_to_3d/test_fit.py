@@ -1,9 +1,7 @@
-"""A case with a known answer: the field, fitted to pictures of a built-in head, shows it from cameras it never saw.
-
-The heads are ray-traced with a pinhole camera, so their pictures determine a scene. Their lamp travels with the camera,
-though; here it is put straight above the head, where it is the same lamp in every view, and its shading part of the
-colour. (That needs cameras above the horizon: the heads' lamp is never behind the picture's plane.)
-"""
+"""A case with a known result: a field fitted to pictures of a built-in head shows the head from new cameras. The heads
+are ray-traced with a pinhole camera, so their pictures determine a scene. Their lamp moves with the camera; here it is
+directly above the head, so that it is the same lamp in every view and its shading is part of the colour. (This requires
+cameras above the horizon, since the heads' lamp is never behind the image plane.)"""
 
 from __future__ import annotations
 
@@ -30,7 +28,8 @@ VALUES = sample_values(np.random.default_rng(9))  # an afro, round glasses, two 
 
 
 def shoot(azimuth, elevation, size):
-    """Pictures [V, 3, size, size] of the head and their cameras, whose origin is where the heads' camera looks."""
+    """Return pictures [V, 3, size, size] of the head and their cameras. The origin is the point that the heads' camera
+    looks at."""
     lamps = [(0.0, 1 / math.tan(math.radians(e))) for e in elevation]
     views = [Camera(a, e) for a, e in zip(azimuth, elevation, strict=True)]
     drawn = [draw(Head(VALUES, view, lamp), size, 4) for view, lamp in zip(views, lamps, strict=True)]
@@ -44,7 +43,7 @@ def backdrop(directions):
 
 
 def fit(settings: FieldSettings, *, size, steps, views, packed=False):
-    """The fitted field, and the PSNR of held-out views [4] in dB."""
+    """Return the fitted field, and the PSNR of held-out views [4] in dB."""
     random, at = torch.Generator().manual_seed(0), np.random.default_rng(0)
     images, cameras = shoot([k * 360 / views for k in range(views)], list(at.uniform(2, 30, views)), size)
     origins, directions = (rays.float() for rays in cameras.rays(size))
@@ -82,7 +81,8 @@ def test_a_head_at_16_px(packed):
 @pytest.mark.slow
 @pytest.mark.parametrize("packed", [False, True])
 def test_a_head_at_32_px(packed):
-    """28 dB; and its mesh is the head: the afro is 1.12 to either side and 1.39 high, the rest within it."""
+    """The views reach 28 dB, and the mesh is the head: the afro is 1.12 wide to either side and 1.39 high, the rest is
+    inside."""
     field, psnr = fit(FieldSettings(), size=32, steps=450, views=36, packed=packed)
     print(f"\n{[round(v, 1) for v in psnr.tolist()]} dB")
     assert psnr.mean() >= 28

@@ -1,4 +1,4 @@
-"""Meshes of a ball whose radius and colour are known, their files, and pictures from around."""
+"""Meshes of a ball with known radius and colour, their files, and pictures from all sides."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from rsd.tasks.text_to_3d.scene.settings import CameraSettings, FieldSettings
 
 
 class Ball(torch.nn.Module):
-    """Density that falls from ``height`` to ``fog`` around ``radius`` about ``centre``; red above, blue below."""
+    """A density that falls from ``height`` to ``fog`` around ``radius`` about ``centre``; red above, blue below."""
 
     def __init__(self, height=60.0, radius=0.8, centre=(0.2, -0.1, 0.3), fog=0.05):
         super().__init__()
@@ -61,7 +61,7 @@ def test_the_automatic_threshold_is_reported(caplog):
 
 
 def test_the_automatic_threshold_is_half_of_what_rays_meet():
-    """A slab of density 12 in fog; along the slab rays meet it too. Fog alone is empty where it is thin."""
+    """A slab of density 12 in fog; rays along the slab hit it too. Thin fog alone counts as empty."""
     density = np.full((20, 20, 20), 0.01)
     density[8:14] = 12.0
     assert automatic_threshold(density, 0.1) == 6.0
@@ -116,7 +116,7 @@ def test_files_come_back_with_shape_and_colours(tmp_path, suffix):
 
 @pytest.mark.parametrize("how", ["load", "load_mesh", "one mesh"])
 def test_a_glb_shows_its_colours_to_trimesh(tmp_path, how):
-    """However it is read; linear, as glTF has them: the source's after conversion."""
+    """Colours are the same with every reader. They are linear, as in glTF: the source's after conversion."""
     trimesh = pytest.importorskip("trimesh", reason="trimesh is not installed")
     made = extract(Ball(), resolution=24)
     shades = np.linspace(0, 1, len(made.vertices))
@@ -136,7 +136,7 @@ def test_a_glb_shows_its_colours_to_trimesh(tmp_path, how):
 
 
 def test_a_glb_has_vertex_colours_alone(tmp_path):
-    """No material: glTF's default, white, shows them as they are."""
+    """There is no material: glTF's default, white, shows the colours unchanged."""
     pytest.importorskip("trimesh", reason="trimesh is not installed")
     write_mesh(tmp_path / "mesh.glb", extract(Ball(), resolution=16))
     data = (tmp_path / "mesh.glb").read_bytes()
@@ -146,7 +146,7 @@ def test_a_glb_has_vertex_colours_alone(tmp_path):
 
 
 def test_the_blob_of_a_new_scene_is_a_mesh():
-    """A ball about where the density falls off."""
+    """A ball with its surface near the radius at which the density falls."""
     mesh = extract(Field(FieldSettings(grid=(4,)), Stream(0)), resolution=40)
     radius = np.linalg.norm(mesh.vertices, axis=1)
     assert 0.3 < radius.mean() < 0.9 and radius.std() < 0.01

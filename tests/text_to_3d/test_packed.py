@@ -1,4 +1,5 @@
-"""The packed renderer: on the CPU against the dense one and what of nerfacc runs there, on CUDA against nerfacc."""
+"""The packed renderer, compared on the CPU with the dense one and the parts of nerfacc that run there, on CUDA with
+nerfacc."""
 
 from __future__ import annotations
 
@@ -26,7 +27,7 @@ def rand(*shape, seed=0):
 
 
 def blob(*, seed=0):
-    """Return a field with density in its middle and nearly none outside."""
+    """Return a field with density in its middle and almost none outside."""
     field = Field(sized(FieldSettings, blob_height=40.0, blob_radius=0.4)(grid=(4, 8)), Stream(0))
     with torch.no_grad():
         for grid in field.encoding.levels:
@@ -48,7 +49,7 @@ def everywhere(field, settings):
 
 
 def look(field, *, light=None, size=9, grid=occupied_by, jitter=False, device="cpu", **numbers):
-    """With an occupancy ``grid``, or by the dense renderer."""
+    """Render with an occupancy ``grid``, or by the dense renderer."""
     settings = RenderSettings(**numbers)
     origins, directions = (r.float().to(device) for r in orbit(CameraSettings(), 2).rays(size))
     drawn = rand(2, size * size, jitter_width(settings), seed=5) if jitter else None
@@ -59,14 +60,14 @@ def look(field, *, light=None, size=9, grid=occupied_by, jitter=False, device="c
 
 
 def lists(edges):
-    """The dense samples between ``edges`` [V, R, S + 1] as packed ones."""
+    """Return the dense samples between ``edges`` [V, R, S + 1] as packed ones."""
     V, R, S = *edges.shape[:2], edges.shape[2] - 1
     rays = torch.arange(V * R).repeat_interleave(S)
     return PackedSamples(rays, edges[..., :-1].flatten(), edges[..., 1:].flatten(), (V, R))
 
 
 def test_the_same_samples_weigh_the_same_packed_or_dense():
-    """And their gradients; and those without density may be left out."""
+    """Their gradients are equal too, and samples without density may be omitted."""
     edges = stratified(torch.full((2, 3), 2.0).double(), torch.full((2, 3), 5.0).double(), 8, rand(2, 3, 7))
     dense, packed = DenseSamples(edges), lists(edges)
     density = (40 * rand(48, seed=1) ** 4) * (rand(48, seed=2) > 0.3)
@@ -98,7 +99,7 @@ def test_sums_over_rays_are_nerfacc_s():
 
 
 def test_rays_are_marched_in_occupied_cells_alone():
-    """One ray along x through a cube of 4 cells a side, of which those with x in [0, 1) have something."""
+    """One ray along x through a cube of 4 cells per side, of which those with x in [0, 1) are occupied."""
     occupied = torch.zeros(4, 4, 4, dtype=torch.bool)
     occupied[2] = True
     origin, direction = torch.tensor([[-5.0, 0.5, 0.5]]), torch.tensor([[1.0, 0.0, 0.0]])
@@ -133,7 +134,7 @@ def test_a_grid_knows_what_is_there_and_forgets_what_has_gone():
 
 
 def test_its_cells_are_nerfacc_s():
-    """Order and occupancy of the cells, apart from the neighbours."""
+    """Order and occupancy of the cells, without the neighbours."""
     pytest.importorskip("nerfacc")
 
     def slab(x):  # something in x > 0.5, more of it for larger y

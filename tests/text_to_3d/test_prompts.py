@@ -1,4 +1,4 @@
-"""Prompts by view: sectors, words, and one embedding a row."""
+"""Prompts by view: sectors, words, and one embedding per row."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The renderer against closed forms, scalar references and nerfacc's dense functions; the regularisers' numbers."""
+"""The renderer compared with closed forms, scalar references and nerfacc's dense functions; and the regularisers."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def rand(*shape, seed=0):
 
 
 class Ball:
-    """Density ``sigma`` within ``radius`` of the origin, of one colour."""
+    """A ball of density ``sigma`` and one colour, with ``radius`` around the origin."""
 
     def __init__(self, sigma, radius=1.0, bound=1.5, turned=1):
         self.sigma, self.radius, self.turned = sigma, radius, turned
@@ -61,7 +61,7 @@ def test_where_rays_cross_the_cube():
 
 
 def test_a_ball_of_constant_density():
-    """Through the middle 1 - exp(-2 sigma); a chord of length l gives 1 - exp(-sigma l)."""
+    """The opacity through the middle is 1 - exp(-2 sigma), along a chord of length l it is 1 - exp(-sigma l)."""
     shown, directions = look(Ball(0.7), samples=2000, views=1)
     assert float(shown.opacity[0, 40]) == pytest.approx(1 - math.exp(-1.4), abs=2e-3)
     offset = 8 * (1 - (directions[0] @ directions[0, 40]) ** 2).clamp(min=0).sqrt()  # of a ray from the centre
@@ -73,7 +73,7 @@ def test_a_ball_of_constant_density():
 
 
 def test_depth_of_a_solid_ball_and_importance():
-    """The nearest point is at distance 7; 24 even samples are too coarse for it, 24 more where it is are not."""
+    """The nearest point is at distance 7; 24 even samples are too coarse for it, 24 more near it are fine enough."""
     coarse, fine = (float(look(Ball(200.0), samples=24, fine=f, views=1)[0].depth[0, 40]) for f in (0, 96))
     assert abs(fine - 7) < 0.02 < abs(coarse - 7)
     shown, _ = look(Ball(200.0), samples=24, fine=96)
@@ -122,7 +122,7 @@ def nerfacc_module():
 
 
 def test_weights_are_nerfacc_s():
-    """And so are their gradients."""
+    """Their gradients are equal, too."""
     nerfacc = nerfacc_module()
     edges = stratified(torch.full((6,), 2.0), torch.full((6,), 5.0), 16, rand(6, 15).float())
     density = (40 * rand(6, 16, seed=1) ** 4).float().requires_grad_()

@@ -30,7 +30,7 @@ SIZE, STEPS = 8, 6
 
 
 class Wish(Prior):
-    """A prior of pixels all of whose pictures are one: the noise that it sees in z_t is (z_t - alpha wish) / sigma."""
+    """A prior of pixels that knows only one picture: it predicts the noise (z_t - alpha wish) / sigma."""
 
     name, image_size, latent_shape = "wish", SIZE, (3, SIZE, SIZE)
 
@@ -102,7 +102,7 @@ def test_views_of_one_scene_are_a_group():
 
 @pytest.mark.parametrize("interaction", ["scenes", "views"])
 def test_shared_scenes_bring_their_rows_of_the_whole(interaction):
-    """Three scenes of two views, which two processes share as one and two: whose numbers their noise has."""
+    """Three scenes with two views, of which two processes have one and two: the random numbers of their noise."""
     whole, shared = scenes((5, 7, 9), interaction=interaction), Ensemble.of(3, Processes(0, 2))
     rows = row_ensemble(shared, whole.settings)
     assert count_groups(shared, whole.settings) == {"scenes": 2, "views": 3}[interaction] and rows.total == 6
@@ -225,7 +225,7 @@ def test_another_backend_than_the_checkpoint_s_is_reported():
 
 
 @pytest.mark.parametrize(("interaction", "renderer"), [("scenes", "dense"), ("views", "dense"), ("scenes", "packed")])
-def test_resuming_gives_the_same_numbers(interaction, renderer, monkeypatch):
+def test_resuming_gives_the_same_numbers(interaction, renderer, monkeypatch, small_networks):
     monkeypatch.setattr(scenes_module, "EVERY", 2)
     whole = scenes(interaction=interaction, renderer=renderer)
     records = list(run(whole, gamma=1.0))
@@ -245,7 +245,8 @@ def test_resuming_gives_the_same_numbers(interaction, renderer, monkeypatch):
 
 
 def saved_bytes(numbers, *, keep=False) -> int:
-    """The most that autograd keeps at a time, over two steps of scenes that repel by a small network's features."""
+    """Return the peak number of bytes that autograd keeps over two steps of scenes that repel by a small network's
+    features."""
     network = torch.nn.Sequential(torch.nn.Conv2d(3, 128, 3), torch.nn.SiLU(), torch.nn.Conv2d(128, 4, 3)).double()
     particles = scenes(numbers, memory=Memory(2, keep=keep))
     records = []
@@ -264,7 +265,7 @@ def test_graphs_do_not_grow_with_the_number_of_scenes():
 
 
 def test_the_picture_is_kept_between_two_steps(monkeypatch):
-    """The engine renders once before and once after a step (for a reference that learns): N scenes, not 2 N."""
+    """The engine renders once before and once after a step (for a reference that learns), N scenes rather than 2 N."""
     one, looks = scenes(), []
     look = one._render_views
     monkeypatch.setattr(one, "_render_views", lambda s, shot: (looks.append(s), look(s, shot))[1])

@@ -1,4 +1,4 @@
-"""The figures of scenes, on real renders of a known head with the shipped classifier: what they say must be so."""
+"""The figures of scenes are right for renders of a known head, read by the built-in classifier."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from rsd.heads.render import render
 from rsd.media import read_image
 from rsd.metrics import scoring
 from rsd.metrics.scoring import ScoreRequest, Scorers, Subject, measure
-from rsd.tasks.text_to_3d.head import headline
+from rsd.tasks.text_to_3d.head import SceneHead
 from rsd.tasks.text_to_3d.scene.cameras import orbit
 from rsd.tasks.text_to_3d.scene.settings import CameraSettings
 from rsd.tasks.text_to_3d.scores import SCORES, visible_attributes
@@ -28,12 +28,12 @@ AROUND = orbit(CameraSettings(), 12)
 
 
 def load_scorers(prior, *, repulsion=(), **asked):
-    """The networks of a prior's scenes."""
+    """Return the networks that score a prior's scenes."""
     return scoring.load_scorers(SCORES, ScoreRequest(prior, **asked), repulsion=repulsion)
 
 
 def score(images, cameras, prompt, scorers):
-    """The figures of scenes."""
+    """Return the figures of scenes."""
     return measure(SCORES, images, Subject(prompt, cameras=cameras), scorers)
 
 
@@ -44,7 +44,7 @@ def scorers():
 
 @pytest.fixture(scope="module")
 def pictures():
-    """The two heads from the 12 cameras, [2, 12, 3, 64, 64]."""
+    """Return pictures of the two heads from the 12 cameras, [2, 12, 3, 64, 64]."""
     drawn = [
         [render(Head(values, Camera(float(a), float(e)), (0.2, 0.4)), 64, 2) for a, e in zip(*angles, strict=True)]
         for values in HEADS
@@ -77,8 +77,8 @@ def test_faces_all_around_are_janus_and_half_of_them_half(pictures, scorers):
 
 
 def test_a_scene_without_a_face_in_front_is_not_counted_in_janus(pictures, scorers):
-    """Cameras 0, 1 and 11 see the front, 5 to 7 the back. Of the scenes one has faces all around, one a face in one of
-    three front views, and one is a head turned away."""
+    """Cameras 0, 1 and 11 see the front, 5 to 7 the back. One scene has faces all around, one has a face in one of
+    three front views, and one is a head that is turned away."""
     around, turned = pictures[0, :1].expand(12, -1, -1, -1), pictures[0].roll(6, 0)
     back = pictures[0, 6:7].expand(12, -1, -1, -1)
     once = torch.cat([pictures[0, :1], back[1:]])
@@ -97,7 +97,7 @@ def test_scenes_without_any_face_have_no_janus(pictures, scorers):
 
 
 def test_div_is_a_mean_over_cameras(pictures, scorers):
-    """Two heads that differ from one camera alone have a twelfth of the Div that they have there."""
+    """Two heads that differ in one of 12 views have a twelfth of that view's Div."""
     twins = pictures[:1].repeat(2, 1, 1, 1, 1)
     assert score(twins, AROUND, "a man", scorers)["div"] == pytest.approx(0, abs=1e-6)
     twins[1, 0] = pictures[1, 0]
@@ -119,7 +119,7 @@ def test_what_is_not_named_or_not_visible_has_a_reason(pictures, scorers):
 
 
 def ball(colour, radius=0.5, soft=0.05):
-    """A ball in front of grey, [1, 3, 64, 64]: no head at all."""
+    """Return a ball in front of grey, [1, 3, 64, 64], which is no head."""
     y, x = torch.meshgrid(torch.linspace(-1, 1, 64), torch.linspace(-1, 1, 64), indexing="ij")
     inside = torch.sigmoid((radius - (x**2 + y**2).sqrt()) / soft)
     return (inside * torch.tensor(colour).view(3, 1, 1) + (1 - inside) * 0.1)[None]
@@ -127,7 +127,7 @@ def ball(colour, radius=0.5, soft=0.05):
 
 @pytest.mark.parametrize("colour", [(0.9, -0.6, -0.8), (-0.8, -0.8, 0.9), (-0.2, -0.2, -0.2)])
 def test_a_blob_agrees_with_nothing_that_sits_on_a_face(colour, scorers):
-    """The classifier sees some person, beard and mouth on it, and some of them are always as told."""
+    """The classifier reads a person, a beard and a mouth on it, some of which always match the prompt."""
     blobs = ball(colour).expand(2, 3, -1, -1, -1)
     found = [
         score(blobs, AROUND[:3], f"a {person} with {beard} and {mouth}", scorers)
@@ -153,12 +153,12 @@ def test_backs_in_front_agree_by_their_hair_alone(pictures, scorers):
     why = "person: no face is seen; glasses: no face is seen; mouth: no face is seen"
     assert found["reasons"]["agreement_attributes"] == f"not averaged; {why}" and "agreement" not in found["reasons"]
     assert found["agreement_told"] == f"1.00 of hair, hair color (not {why})"
-    assert headline(found) == f"faces in front 0.00, agreement in front 1.00 of hair, hair color (not {why})"
+    assert SceneHead.headline(found) == f"faces in front 0.00, agreement in front 1.00 of hair, hair color (not {why})"
 
 
 def test_a_black_bar_is_no_round_glasses(scorers):
-    """Two front views of a scene that was asked for "a woman with a red bun and round glasses, brown skin". The
-    classifier calls the bar round glasses, but not surely, and the person surely a man."""
+    """Two front views of a scene for "a woman with a red bun and round glasses, brown skin". The classifier reads round
+    glasses without certainty, and a man with certainty."""
     images = read_image(Path(__file__).with_name("visor.png")).unflatten(3, (2, 64)).permute(0, 3, 1, 2, 4)
     answers = scorers.judge.probabilities(images[0])["glasses"]
     assert (answers.argmax(1) == ATTRIBUTES["glasses"].index("round")).all() and (answers.amax(1) > 0.6).all()
@@ -171,7 +171,7 @@ def test_a_black_bar_is_no_round_glasses(scorers):
 
 
 def test_a_face_is_read_as_before(pictures, scorers):
-    """Of heads that show what was told the readings are sure: nothing is left out."""
+    """Readings of heads that match the prompt are certain, so none is left out."""
     for head, images in zip(HEADS, pictures, strict=True):
         named = {"person", "skin", "hair", "hair_color", "glasses", "mouth", "beard"}
         found = score(images[None], AROUND, caption(head, named), scorers)

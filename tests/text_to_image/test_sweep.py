@@ -199,7 +199,7 @@ def test_the_plot_says_what_its_height_is(figures, label, tmp_path, monkeypatch)
     [({"agreement": (1.0, 0.9)}, 0, 1), ({"agreement": (0.0, 0.02)}, 0, 1), ({"clip": (20.0, 30.0)}, 0, 100)],
 )
 def test_axes_end_where_their_figures_do(figures, lowest, highest, tmp_path, monkeypatch):
-    """A share is between 0 and 1, whatever margins there are, and Div is not below 0."""
+    """Axes of shares stay within 0 and 1, and that of Div does not go below 0, whatever the margins."""
     monkeypatch.setattr(plt, "close", lambda figure: None)
     ((name, values),) = figures.items()
     points = zip((0, 9), (0.0, 0.3), values, strict=True)

@@ -1,4 +1,4 @@
-"""D.10.1 in small: fewer realisations, the same claims."""
+"""D.10.1 with fewer realisations and the same claims."""
 
 import json
 import os
@@ -42,7 +42,8 @@ def test_an_outcome_counts_collapsed_pairs():
 
 
 def test_the_headline_gives_the_extremes_and_the_best():
-    """Of eleven gammas three: the least, the one with the fewest collapses and then the best fit, and the greatest."""
+    """It names three of the gammas: the smallest, the one with the fewest collapses (then the best fit), and the
+    largest."""
     apart, together = MODES[None], MODES[None, [0, 0]]
 
     def one(gamma, *pairs):

@@ -31,6 +31,7 @@ class DAPS(Method):
     deviation of the measurement; ``momentum``: mu, 0 (Langevin) to below 1. Raise ValueError for another momentum."""
 
     renoises: ClassVar[bool] = True
+    noise: ClassVar[str | None] = "anneal"
 
     ode: int = 5
     langevin: int = 100

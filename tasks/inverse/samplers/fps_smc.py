@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 
@@ -28,6 +29,7 @@ from .guidance import Transition, noise_of_y
 class FPS(Method):
     """``M``: particles of each sample; ``eta``: noise of the DDIM step, above 0."""
 
+    noise: ClassVar[str | None] = None
     M: int = 5
     eta: float = 1.0
 

@@ -28,6 +28,7 @@ class LATINO(Method):
     Raise ValueError for another delta."""
 
     renoises: ClassVar[bool] = True
+    noise: ClassVar[str | None] = "latino"
 
     delta: float = 1.0
     ode: int = 1

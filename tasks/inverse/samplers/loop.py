@@ -35,6 +35,9 @@ class Sampling(Run):
             chain.z = self.method.initial(self.measurement, self.estimate, self.levels[0], chain.z)
         return chain
 
+    def log_weights(self) -> torch.Tensor:
+        return self.ensemble.gather(self.particles.log_weights.to(self.prior.device).float(), what="weights")
+
     def records(self) -> Iterator[Record]:
         interaction = replace(self.settings.interaction, embed=self.embed)
         return sample(

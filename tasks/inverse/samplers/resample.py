@@ -14,6 +14,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 
@@ -29,6 +30,7 @@ class ReSample(Method):
     ``lr_x`` for images and ``lr_z`` for latents; ``zeta``: step size of the data term, times alpha_t^2; ``eta``: noise
     of the DDIM step."""
 
+    noise: ClassVar[str | None] = None
     gamma: float = 40.0
     every: int = 10
     fits: int = 200

@@ -2,27 +2,31 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
 
 SCALES = ("builtin", "paper")
+Values = Mapping[str, Any]
+"""Values of a command's options by name."""
 
 
 @dataclass(frozen=True)
 class Row:
     """A row of the experiment's table: one run of the entry's command.
 
-    ``flags``: its flags besides data, prior and folder; ``builtin`` and ``paper``: additional flags at that scale, if
-    the packaged settings of the prior do not already differ.
+    ``settings``: values of the command's options, apart from data, prior and folder; ``builtin`` and ``paper``: other
+    values at that scale, if the packaged settings of the prior do not already differ.
     """
 
     label: str
-    flags: str = ""
-    builtin: str = ""
-    paper: str = ""
+    settings: Values = field(default_factory=dict)
+    builtin: Values = field(default_factory=dict)
+    paper: Values = field(default_factory=dict)
 
-    def at(self, scale: str) -> list[str]:
-        """Return its flags at a scale."""
-        return [*self.flags.split(), *getattr(self, scale).split()]
+    def at(self, scale: str) -> dict[str, Any]:
+        """Return its settings at a scale."""
+        return {**self.settings, **getattr(self, scale)}
 
 
 @dataclass(frozen=True)

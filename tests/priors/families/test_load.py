@@ -1,4 +1,4 @@
-"""Pipelines of the families from folders: names, sizes, variants, text encoders that come and go."""
+"""Loading pipelines of the families from folders: names, sizes, variants, and text encoders that are released."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ def test_a_folder_loads_as_the_prior_of_its_pipeline(family, saved, tmp_path):
     ("family", "side"), [("sdxl", 16), ("sd3", 16), ("flux", 256), ("flux2", 256), ("sana", 16), ("pixart", 16)]
 )
 def test_the_size_of_pictures_is_told_by_small_files(family, side, saved, tmp_path):
-    """The tiny autoencoders have a factor of 2, the real ones have 8 or 32; FLUX's configuration tells no size."""
+    """The tiny autoencoders have a factor of 2, the real ones 8 or 32. FLUX's configuration contains no size."""
     for part in ("transformer", "unet", "vae", "text_encoder"):
         (tmp_path / part).mkdir()
         if (saved(family) / part).exists():
@@ -136,7 +136,7 @@ def test_other_parts_schedulers_and_sizes_are_refused(saved, tmp_path):
 @torch.no_grad()
 @pytest.mark.parametrize("family", ["sdxl", "flux"])
 def test_a_single_checkpoint_with_the_rest_of_a_pipeline(family, saved, tmp_path):
-    """Here in diffusers' own names; other names are converted by diffusers."""
+    """The file uses diffusers' own names; diffusers converts other names."""
     from safetensors.torch import save_file
 
     whole = load_prior(str(saved(family)), size=16)
@@ -172,7 +172,7 @@ def test_single_checkpoints_that_do_not_load(saved, tmp_path):
 
 @torch.no_grad()
 def test_a_tiny_decoder_takes_the_latents_as_the_network_has_them(tmp_path):
-    """TAESD3's and TAEF1's kind, for the force: no factor and no shift of its own."""
+    """A decoder like TAESD3 and TAEF1, for the force, has no factor and no shift of its own."""
     from diffusers import AutoencoderTiny
 
     from rsd.features.tiny_decoder import load_decoder

@@ -1,4 +1,4 @@
-"""The priors of all families against diffusers' own pipelines: what these compute in their denoising loop, with the
+"""The priors of all families compared with diffusers' own pipelines: the predictions in their denoising loop, with the
 same noise, prompts and guidance, and how they encode, decode and embed."""
 
 from __future__ import annotations
@@ -19,8 +19,8 @@ SIZES = [(16, 16), (32, 16)]
 
 
 def asked(pipe: Any, prior: Any, z: torch.Tensor, t: int, **options: Any) -> torch.Tensor:
-    """What ``pipe`` predicts at ``z`` in a loop of one step, at the noise level t of ``prior``: its scheduler is given
-    that level, and notes what it is handed."""
+    """Return what ``pipe`` predicts at ``z`` in a loop of one step, at the noise level t of ``prior``. Its scheduler is
+    set to that level, and records its input."""
     schedule, kept = prior.schedule, {}
     s = schedule.sigma(t) / (schedule.alpha(t) + schedule.sigma(t))
 
@@ -66,7 +66,7 @@ def check(pipe: Any, prior: Any, condition: Any, size: tuple[int, int], t: int =
 
 
 def guidance(family: str, s: float, negative: list[str]) -> dict[str, Any]:
-    """What the pipeline is to be asked for uncond + s (text - uncond)."""
+    """Return the guidance for which the pipeline computes uncond + s (text - uncond)."""
     if family in ("flux", "qwen_image"):
         return {"true_cfg_scale": s, "negative_prompt": negative}
     if family == "flux2":
@@ -87,7 +87,7 @@ def test_epsilon_with_guidance_is_the_pipelines_own(family, size, tmp_path):
 
 @pytest.mark.parametrize("family", BUILD)
 def test_a_batch_of_different_prompts(family, tmp_path):
-    """Of different lengths, too."""
+    """The texts have different lengths, too."""
     pipe = build(family, tmp_path)
     prior = prior_of(pipe, size=16)
     words = ["red dog", "a cat by the sea"]
@@ -141,7 +141,7 @@ def test_sd3_without_t5(tmp_path):
 @torch.no_grad()
 @pytest.mark.parametrize("family", BUILD)
 def test_decode_is_the_end_of_the_pipeline(family, tmp_path):
-    """Its loop is given the last latents, so that only its decoding is left."""
+    """Its loop gets the final latents, so that it only decodes."""
     pipe = build(family, tmp_path)
     prior = prior_of(pipe, size=(32, 16))
     z = torch.randn(1, *prior.latent_shape, generator=torch.Generator().manual_seed(2))
@@ -160,7 +160,7 @@ def test_decode_is_the_end_of_the_pipeline(family, tmp_path):
 @torch.no_grad()
 @pytest.mark.parametrize("family", BUILD)
 def test_encode_undoes_what_decode_scales(family, tmp_path):
-    """The autoencoder's own latents, scaled as the network knows them: the pipelines only decode."""
+    """The autoencoder's latents in the network's scale; the pipelines only decode."""
     prior = prior_of(build(family, tmp_path), size=(32, 16))
     x = torch.rand(2, 3, 32, 16) * 2 - 1
     z = prior.encode(x)
@@ -174,7 +174,7 @@ def test_encode_undoes_what_decode_scales(family, tmp_path):
 
 @pytest.mark.parametrize("family", FLOWS)
 def test_a_perfect_flow_gives_its_noise_back(family, tmp_path):
-    """A network that answers v = eps - z must make the prior answer eps, at every level and for each its own t."""
+    """If a network predicts v = eps - z, the prior must predict eps, at every level and with a t for each particle."""
     prior = prior_of(build(family, tmp_path), size=16)
     z, eps = (torch.randn(2, *prior.latent_shape, generator=torch.Generator().manual_seed(k)) for k in (1, 2))
     t = torch.tensor([3, 950])
@@ -186,8 +186,8 @@ def test_a_perfect_flow_gives_its_noise_back(family, tmp_path):
 @torch.no_grad()
 @pytest.mark.parametrize("family", ["sd3", "flux", "flux2", "z_image"])
 def test_four_steps_of_ddim_on_the_prior_are_four_steps_of_the_pipeline(family, tmp_path):
-    """Euler's step of a flow is DDIM's of its variance-preserving form. It begins a thousandth below pure noise, where
-    the noise alone would tell nothing of the picture."""
+    """Euler's step of a flow equals DDIM's of its variance-preserving form. It starts slightly below pure noise, since
+    pure noise contains nothing of the picture."""
     pipe = build(family, tmp_path)
     pipe.scheduler = type(pipe.scheduler)(shift=1.0)
     prior = prior_of(pipe, size=16)

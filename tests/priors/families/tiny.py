@@ -25,7 +25,7 @@ def clip(tokenizer: Any, kind: str = "CLIPTextModelWithProjection", width: int =
 
 
 def t5(width: int) -> tuple[Any, Any]:
-    """Tokenizer and encoder."""
+    """Return a tokenizer and an encoder."""
     from scripts.heads.pixel import build_tokenizer as words
 
     tokenizer = words()
@@ -210,7 +210,7 @@ BUILD: dict[str, Callable[..., Any]] = {
 
 
 def build(family: str, folder: Path, **options: Any) -> Any:
-    """A new pipeline, always of the same weights, all of them well away from zero."""
+    """Return a new pipeline with the same weights at each call, all of them well away from zero."""
     torch.manual_seed(0)
     pipe = BUILD[family](folder, **options)
     pipe.set_progress_bar_config(disable=True)

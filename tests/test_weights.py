@@ -1,0 +1,58 @@
+"""Importance weights of repelled samples: averages over them are those of independent samples."""
+
+import pytest
+import torch
+
+from rsd.priors.mixture import GaussianMixture
+from rsd.randomness import Stream
+from rsd.repulsion import Interaction
+from rsd.sampling import Chain, Denoiser, levels, log_ratio, sample
+from rsd.spread import Spread
+from rsd.tasks.text_to_image.samplers import Ancestral
+
+MEANS = torch.tensor([[-1.5, 0.0], [1.5, 0.0]], dtype=torch.float64)
+GROUPS = 300
+
+
+def run(gamma: float, kind: str = "repulsion", groups: int = GROUPS) -> Chain:
+    prior = GaussianMixture(MEANS, 0.3**2, [0.8, 0.2])
+    chain = Chain(prior, Spread(range(4 * groups)), Stream(0))
+    interaction = Interaction(gamma, (0.1, 0.9), ensembles=groups, embed=lambda z: z, kind=kind)
+    steps = levels(prior.schedule, prior.schedule.descending(15))
+    for _ in sample(chain, Ancestral(), Denoiser(prior, None, Stream(0)), levels=steps, interaction=interaction):
+        pass
+    return chain
+
+
+def test_weighted_averages_are_those_of_independent_samples():
+    alone, together = run(0.0), run(0.02)
+    assert alone.log_weights.tolist() == [0.0] * len(alone.z)
+    w = together.log_weights.exp()
+    assert float(w.mean()) == pytest.approx(1, abs=5 * float(w.std()) / len(w) ** 0.5)
+    rare, repelled = ((chain.z[:, 0] > 0).double() for chain in (alone, together))
+    error = float((w * (repelled - rare.mean())).std()) / len(w) ** 0.5
+    assert float(repelled.mean()) > float(rare.mean()) + 0.006  # the rare mode is found more often ...
+    weighted = float((w * repelled).sum() / w.sum())
+    assert abs(weighted - float(rare.mean())) < 3 * error  # ... and weighted back
+    assert 0.3 < float(w.sum() ** 2 / w.square().sum()) / len(w) < 0.9
+
+
+def test_the_ratio_is_that_of_two_gaussians():
+    push, noise = (
+        torch.randn(3, 2, 2, generator=torch.Generator().manual_seed(k), dtype=torch.float64) for k in (0, 1)
+    )
+    s, m = 0.7, 0.2
+    z = m + push + s * noise
+    with_push, without = (torch.distributions.Normal(m + p, s).log_prob(z).flatten(1).sum(1) for p in (push, 0 * push))
+    assert torch.allclose(log_ratio(push, noise, s), without - with_push)
+    assert log_ratio(push, None, s).isnan().all()
+
+
+def test_a_checkpoint_keeps_the_weights():
+    whole, part = run(0.3, groups=3), run(0.3, groups=3)
+    fresh = run(0.0, groups=3)
+    fresh.load_state(part.state())
+    assert torch.equal(fresh.log_weights, whole.log_weights)
+    old = {name: value for name, value in part.state().items() if name != "log_weights"}
+    fresh.load_state(old)
+    assert fresh.log_weights.isnan().all()
