@@ -41,13 +41,15 @@ BOUND = 2.0
 @dataclass(frozen=True)
 class DiffPIR(Method):
     """``weight``: of the prior, lambda of both papers. ``zeta``: the share of new noise. ``start``: sigma~ of the first
-    level, 0: pure noise; ``stop``: of the last. ``calls``: of the network for the first estimate."""
+    level, 0: pure noise; ``stop``: of the last. ``calls``: of the network for the first estimate; ``fits``: whether that
+    ends with the measurement's proximal map, not with the network."""
 
     weight: float = 1.0
     zeta: float = 1.0
     start: float = 0.0
     stop: float = 0.02
     calls: int = 8
+    fits: bool = False
     renoises: ClassVar[bool] = True
 
     def levels(self, schedule: Schedule, steps: int) -> list[Level]:
@@ -80,7 +82,7 @@ class DiffPIR(Method):
         for t in self.timesteps(schedule, self.calls):
             now = level(schedule, t)
             x = denoised(given, self.fit(given, x, now)[0], now)
-        return x
+        return self.fit(given, x, now)[0] if self.fits else x
 
     def initial(self, given: Measurement, estimate: torch.Tensor, first: Level, noise: torch.Tensor) -> torch.Tensor:
         """Return the particles at the first level, like the standard normal ``noise`` [n, 3, H, W]."""
