@@ -163,7 +163,7 @@ def test_a_blurred_and_a_small_picture(restore):
     np.save("kernel.npy", np.ones((3, 3)))
     (one,) = answers(restore("photo.png", "--kernel", "kernel.npy", "-n", "1", "--sigma-v", "0.02", out="blur"))
     assert one.shape == values.shape
-    (one,) = answers(restore("photo.png", "--task", "sr2", "-n", "1", out="sr2"))
+    (one,) = answers(restore("photo.png", "--task", "sr2", "--method", "proximal-guidance", "-n", "1", out="sr2"))
     assert one.shape == (122, 90, 3)
     assert json.loads(Path("sr2/metrics.json").read_text())["residual"]["mean"] < 1
 

@@ -41,8 +41,8 @@ BOUND = 2.0
 @dataclass(frozen=True)
 class DiffPIR(Method):
     """``weight``: of the prior, lambda of both papers. ``zeta``: the share of new noise. ``start``: sigma~ of the first
-    level, 0: pure noise; ``stop``: of the last. ``calls``: of the network for the first estimate; ``fits``: whether that
-    ends with the measurement's proximal map, not with the network."""
+    level, 0: pure noise; ``stop``: of the last. ``calls``: of the network for the first estimate; ``fits``: whether
+    that ends with the measurement's proximal map, not with the network."""
 
     weight: float = 1.0
     zeta: float = 1.0
