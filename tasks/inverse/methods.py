@@ -276,10 +276,11 @@ PUBLISHED = "sd"
 
 
 def auto_method(task: str, prior: str) -> str:
-    """Return the method "auto" for a task and a prior: the first that their files of configs/inverse name."""
-    for file in files_of(task, family(prior) or PUBLISHED):
-        if name := sections("inverse").get(file, {}).get("auto"):
-            return str(name)
+    """Return the method "auto" for a task and a prior: what the task's own file of configs/inverse names, else the file
+    for any task. A method that is best for a near task may not be for this one."""
+    for name in (task, ANY):
+        if found := sections("inverse").get(f"{name}_{family(prior) or PUBLISHED}.yaml", {}).get("auto"):
+            return str(found)
     return "rlsd"
 
 

@@ -15,6 +15,7 @@ import math
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import torch
@@ -26,7 +27,7 @@ from rsd.memory import Memory, plan, save_memory
 from rsd.priors.base import Condition, Prior
 from rsd.randomness import Stream
 from rsd.reference import NFSD, LoraScore, Reference, UNetScore, sds
-from rsd.reference.noise import make_noise
+from rsd.reference.noise import Reused, make_noise
 from rsd.runs.run import Distillation
 from rsd.spread import Spread
 
@@ -143,11 +144,28 @@ class Run(Distillation):
         self.noise = make_noise(
             s.noise, self.stream, spread, prior, self.condition, self.timesteps, steps=s.inversion_steps
         )
+        self.sampled = self.noise if isinstance(self.noise, Reused) else Reused(self.stream, spread)
         self.particles = Latents(prior, spread, self.stream, lr=s.lr, ddim=s.optimiser == "ddim")
 
+    def state(self) -> dict[str, Any]:
+        """Return the state of a checkpoint, including the noise below ``sample_below``."""
+        return {**super().state(), "sampled": self.sampled.state()}
+
+    def load_state(self, state: dict[str, Any]) -> None:
+        """Load :meth:`state`."""
+        super().load_state(state)
+        self.sampled.load_state(state.get("sampled", {}))
+
     def records(self) -> Iterator[Record]:
-        interaction = replace(self.settings.interaction, embed=self.embed)
-        return distill(
-            self.particles, self.prior, timesteps=self.timesteps, stream=self.stream, condition=self.condition,
-            reference=self.reference, noise=self.noise, interaction=interaction, start=self.step,
+        s, run = self.settings, partial(distill, self.particles, self.prior, stream=self.stream)
+        interaction = replace(s.interaction, embed=self.embed)
+        last = sum(t >= s.sample_below * self.prior.schedule.T for t in self.timesteps) if s.sample_below else s.steps
+        yield from run(
+            timesteps=self.timesteps[:last], condition=self.condition, reference=self.reference, noise=self.noise,
+            interaction=interaction, start=self.step,
         )  # fmt: skip
+        if last < s.steps:  # the DDIM sampler: SDS with the particle's own noise and DDIM's steps
+            self.particles.ddim = True
+            yield from run(
+                timesteps=self.timesteps, condition=self.condition, noise=self.sampled, start=max(last, self.step)
+            )

@@ -39,7 +39,7 @@ SAMPLERS = {"ancestral": 0.0, "particle-guidance": 10.0}
 METHODS = (*DISTILLATION, *SAMPLERS)
 REPELLING = ("gamma", "window", "features", "feature_size", "force_decoder")
 SOME = ("interacting", "repel_every")
-DISTILLED = ("lr", "optimiser", "t_range", "timesteps", "t_per_particle", *NOISE)
+DISTILLED = ("lr", "optimiser", "sample_below", "clean", "t_range", "timesteps", "t_per_particle", *NOISE)
 LEARNED = ("score", "lora_rank", "lr_phi")
 USES = {
     "sds": (*DISTILLED, *REPELLING, *SOME),
@@ -119,7 +119,8 @@ class Drawing(SelectionSettings, RepulsionSettings, TextSettings):
         part = self.interacting if "interacting" in uses else None
         every = self.repel_every if "repel_every" in uses else 1
         kind: Literal["repulsion", "svgd"] = "svgd" if self.method == "svgd" else "repulsion"
-        return Interaction(self.strength, self.window, part, every=every, kind=kind)
+        clean = getattr(self, "clean", False)  # samplers compare denoised estimates
+        return Interaction(self.strength, self.window, part, every=every, kind=kind, on_clean=clean)
 
 
 @dataclass(kw_only=True)
@@ -132,6 +133,8 @@ class Settings(Drawing, DiffusionSettings):
 
     method: str = "vsd"
     steps: int = 500
+    clean: bool = False
+    """Distillation: compare the particles themselves for the repulsion, not the noisy ones."""
     lr: float = 0.03
     """Distillation: Adam's learning rate for the latents."""
     optimiser: str = "adam"
@@ -143,6 +146,9 @@ class Settings(Drawing, DiffusionSettings):
     """Distillation: uniform (drawn anew each step) or annealed (straight down from the highest)."""
     t_per_particle: bool = False
     """Distillation: draw a timestep for each particle, not one for all."""
+    sample_below: float = 0.0
+    """Distillation: below this timestep, in units of T, leave the picture to the prior: the steps of the DDIM sampler,
+    with reused noise and without repulsion; they need annealed timesteps (0: distil to the end)."""
     score: str = "lora"
     """vsd: the learned score: lora (adapters on the prior), lora-each (adapters for each particle), unet (from
     scratch)."""
@@ -155,6 +161,13 @@ class Settings(Drawing, DiffusionSettings):
         super().check_settings()
         if self.t_per_particle and self.timesteps == "annealed":
             raise ValueError("Annealed timesteps are shared; a timestep for each particle needs --timesteps uniform.")
+        if not 0 <= self.sample_below <= 1:
+            raise ValueError(f"sample_below is {self.sample_below}; give a share of T from 0 to 1.")
+        if self.sample_below and self.timesteps != "annealed":
+            raise ValueError(
+                f"sample_below is {self.sample_below:g}, but timesteps are {self.timesteps}; a sampler goes down, so "
+                "take --timesteps annealed."
+            )
 
 
 @dataclass(kw_only=True)
@@ -186,7 +199,7 @@ class TextToImage(Settings, RunOptions, PriorOptions, FeatureOptions, ScoreOptio
         "quality": "gamma",
         "speed and memory": "",
         "output": "metrics aesthetic_weights fid_folder",
-        "expert": "lr optimiser t_range timesteps t_per_particle score lora_rank lr_phi",
+        "expert": "clean lr optimiser sample_below t_range timesteps t_per_particle score lora_rank lr_phi",
     }
     METHODS = METHODS
 
@@ -211,6 +224,8 @@ class TextToImage(Settings, RunOptions, PriorOptions, FeatureOptions, ScoreOptio
         }
         if self.method == "vsd" and self.score == "unet":
             found["lora_rank"] = ("--score lora and lora-each", "the score is unet")
+        if self.optimiser == "ddim" and "lr" in USES[self.method]:
+            found["lr"] = ("--optimiser adam", "the optimiser is ddim")
         if self.selects:
             found = {name: why for name, why in found.items() if name not in READ_BY_SELECTION}
         return {**unread_noise(self, found), **self.unread_numbers()}

@@ -189,7 +189,7 @@ def test_presets(image: str):
     ("prior", "file"), [("heads", "any_heads"), ("heads-pixels", "any_heads_pixels"), (SD, "any_sd")]
 )
 def test_presets_of_the_default(prior: str, file: str, steps: int, image: str):
-    options, name = parse(["--task", "sr4", "--prior", prior, "--preset", str(steps), image])
+    options, name = parse(["--task", "deblur_gaussian", "--prior", prior, "--preset", str(steps), image])
     own = f"{file}.yaml: {GENERAL}" + (f", {steps} steps" if steps != 50 else "")
     assert (options.method, options.steps, options.hyper, name) == (GENERAL, steps, (), own)
 

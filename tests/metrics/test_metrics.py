@@ -9,6 +9,8 @@ import torch
 
 from rsd import metrics
 from rsd.heads.attributes import ATTRIBUTES
+from rsd.heads.data import head_at
+from rsd.heads.render import render
 
 
 def test_kernel_distance_is_the_double_sum():
@@ -148,3 +150,21 @@ def test_coverage_of_nothing():
     given = {first: probabilities(first, (value, 0.5), (value, 0.5))}
     assert metrics.coverage(given, [first], {}) == {"mean": 0.0, "distinct": {first: 0}, "agreement": None}
     assert metrics.coverage(given, [], {first: value}) == {"mean": None, "distinct": {}, "agreement": 1.0}
+
+
+def test_background_energy_sees_specks_and_no_head():
+    """A shaded background and whatever is below the corners count nothing; a speck counts as much as it differs."""
+    flat = torch.linspace(-0.1, 0.1, 64).view(1, 1, 1, 64).expand(1, 3, 64, 64).clone()
+    flat[..., 20:, 16:48] = torch.randn(3, 44, 32, generator=torch.Generator().manual_seed(0))
+    assert metrics.background_energy(flat) < 0.1  # a ramp differs from its mean at the mirrored edges alone
+    specks = flat.repeat(2, 1, 1, 1)
+    specks[1, :, 8, 8] += 40 / 127.5
+    before, after = metrics.background_energy(specks).tolist()
+    expected = (40**2 * (1 - 1 / 25) ** 2 + 24 * (40 / 25) ** 2) / 16**2 / 2  # one of two corners
+    assert after - before == pytest.approx(expected, rel=0.02) and 2.8 < expected < 3.2
+
+
+def test_renders_of_heads_have_no_background_energy():
+    heads = [torch.from_numpy(render(head_at("test", k, "frontal"), 64, 1)) for k in range(4)]
+    images = torch.stack(heads).permute(0, 3, 1, 2).float() / 127.5 - 1
+    assert metrics.background_energy(images).max() < 0.01

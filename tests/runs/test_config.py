@@ -33,7 +33,7 @@ def table(capsys, *words: str) -> tuple[str, dict[str, tuple[str, str]]]:
             },
         ),
         (
-            ["sr4", "--preset", "20"],
+            ["deblur_gaussian", "--preset", "20"],
             "any_heads.yaml: proximal-guidance, 20 steps",
             {
                 "steps": ("20", "any_heads.yaml, proximal-guidance, presets, 20"),

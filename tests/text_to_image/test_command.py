@@ -41,6 +41,8 @@ def test_a_run_of_an_older_version_resumes(draw):
         "noise",
         "inversion_steps",
         "optimiser",
+        "sample_below",
+        "clean",
     ):
         config.pop(name)
     (out / "config.yaml").write_text(yaml.safe_dump(config))
@@ -63,7 +65,7 @@ def test_a_line_of_a_manifest_has_its_method_s_settings_then_the_flags_then_its_
         {"prompt": "a man"},
         {"prompt": "a man", "name": "again", "seed": 7, "gamma": 3, "negative_prompt": "a beard", "window": [0.2, 1]},
         {"prompt": "a woman", "method": "ancestral", "guidance": 2},
-        {"prompt": "a bald man", "method": "sds", "particles": 3, "steps": 9, "lr": 0.5, "timesteps": "annealed"},
+        {"prompt": "a bald man", "method": "sds", "particles": 3, "steps": 9, "lr": 0.5, "optimiser": "adam"},
     )
     head = ImageHead(*COMMAND.read(["a child", "--prompts", str(file), "--gamma", "0", "--seed", "1"]))
     child, man, again, woman, bald = head.items
@@ -76,7 +78,7 @@ def test_a_line_of_a_manifest_has_its_method_s_settings_then_the_flags_then_its_
     own, _ = parse(["a woman", "--method", "ancestral"])
     assert (woman.options.steps, woman.options.guidance) == (own.steps, 2) and man.options.steps != own.steps
     assert (bald.options.particles, bald.options.steps, bald.options.lr) == (3, 9, 0.5)
-    assert bald.options.timesteps == "annealed"
+    assert (bald.options.optimiser, bald.options.noise) == ("adam", "reused")
 
 
 @pytest.mark.parametrize(

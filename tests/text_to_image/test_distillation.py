@@ -116,11 +116,16 @@ SCORES = [("vsd", "lora"), ("vsd", "lora-each"), ("vsd", "unet"), ("sds", "lora"
 
 
 @pytest.mark.parametrize(
-    ("method", "score", "noise"),
-    [*((*score, "fresh") for score in SCORES), ("vsd", "lora", "reused"), ("svgd", "lora", "inverted")],
-)
-def test_resuming_gives_the_same_numbers(tiny, method, score, noise):
-    settings = dict(method=method, score=score, gamma=1.0, noise=noise, inversion_steps=2)
+    ("method", "score", "noise", "below"),
+    [
+        *((*score, "fresh", 0.0) for score in SCORES), ("vsd", "lora", "reused", 0.0),
+        ("svgd", "lora", "inverted", 0.0), ("vsd", "lora", "fresh", 0.8), ("sds", "lora", "reused", 0.5),
+    ],
+)  # fmt: skip
+def test_resuming_gives_the_same_numbers(tiny, method, score, noise, below):
+    """Also where the sampler has begun, or begins with the next step."""
+    settings = dict(method=method, score=score, gamma=1.0, noise=noise, inversion_steps=2, sample_below=below)
+    settings |= dict(timesteps="annealed") if below else {}
     whole = run(tiny(), **settings)
     records = list(whole.steps())
     half = run(tiny(), **settings)
@@ -262,3 +267,28 @@ def test_with_ddim_s_step_and_reused_noise_sds_is_ddim(tiny):
         clean = (z_t - prior.schedule.sigma(now) * eps) / prior.schedule.alpha(now)
         z_t = clean if then is None else prior.schedule.alpha(then) * clean + prior.schedule.sigma(then) * eps
     torch.testing.assert_close(one.particles.render(), z_t, rtol=0, atol=1e-8)
+
+
+def test_below_a_timestep_the_picture_is_left_to_the_sampler(tiny):
+    """From the distilled particle and drawn noise, DDIM's steps with guidance, whatever the method and its force."""
+    prior = tiny(dtype=torch.float64)
+    settings = dict(method="vsd", gamma=1.0, timesteps="annealed", t_range=(100, 900), steps=9, sample_below=0.45)
+    one = run(prior, **settings)
+    steps = one.steps()
+    records = [next(steps) for _ in range(5)]
+    assert [record.t for record in records] == [900, 800, 700, 600, 500] and records[-1].repulsion > 0
+    z_t, timesteps = None, one.timesteps[5:]
+    z = one.particles.render()
+    eps = one.stream.noise("diffusion", prior.latent_shape, range(3), 5).double()
+    for t in timesteps:
+        alpha, sigma = prior.schedule.alpha(t), prior.schedule.sigma(t)
+        z_t = alpha * z + sigma * eps
+        with torch.no_grad():
+            eps = prior.epsilon(z_t, t, one.condition)
+        z = (z_t - sigma * eps) / alpha
+    rest = list(steps)
+    assert [record.t for record in rest] == [400, 300, 200, 100] and all(record.repulsion == 0 for record in rest)
+    assert "reference" in records[0].losses and "reference" not in rest[0].losses
+    torch.testing.assert_close(one.particles.render(), z, rtol=0, atol=1e-8)
+    with pytest.raises(ValueError, match="a sampler goes down, so take --timesteps annealed"):
+        Settings(sample_below=0.4)
