@@ -246,9 +246,9 @@ def test_fit_refuses():
         media.fit_to(ramp(8, 20), 8, "refuse")
 
 
-def test_fit_knows_three_words():
+def test_fit_knows_four_words():
     for size in (8, 20):  # also where nothing would be done
-        with pytest.raises(ValueError, match='Unknown fit "stretch"; use crop, resize, refuse'):
+        with pytest.raises(ValueError, match='Unknown fit "stretch"; use whole, crop, resize, refuse'):
             media.fit_to(ramp(8, 8), size, "stretch")
 
 

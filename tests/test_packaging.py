@@ -82,6 +82,16 @@ def test_no_folder_is_a_drawer():
     assert max(counts.values()) <= 15, counts.most_common(3)
 
 
+def test_scripts_use_the_checkout_however_rsd_is_installed():
+    """``python -m scripts.X`` finds the checkout in the working folder; ``python scripts/X.py`` puts it on the path."""
+    for file in sorted((ROOT / "scripts").glob("*.py")):
+        text = file.read_text(encoding="utf-8")
+        if "python scripts/" in text:
+            assert 0 < text.index("sys.path.insert(0, str(Path(__file__)") < text.index("\nfrom rsd"), file
+        else:
+            assert f"python -m scripts.{file.stem}" in text or file.stem == "__init__", file
+
+
 def test_versions_agree():
     """The pinned torch names no build, since a "+cpu" exists only on one index."""
     pinned = re.search(r"^torch==(\S+)$", (ROOT / "constraints.txt").read_text(), re.MULTILINE)

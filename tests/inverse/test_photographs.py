@@ -262,3 +262,21 @@ def test_the_function_takes_pictures_of_any_size(photos):
     ):
         found = rsd.restore(y, operator, prior=str(photos), steps=2, particles=1)
         assert found.images.shape == (1, 3, *sides) and found.source.startswith("any_photos.yaml")
+
+
+def test_a_prior_of_one_size_restores_larger_pictures_too(tiny_folder, tmp_path, monkeypatch, capsys):
+    """Around holes, squares of its size; otherwise windows of it. Its pictures have 16 px."""
+    monkeypatch.chdir(tmp_path)
+    values = draw("photo.png", 50, 70)
+    known = mask("mask.png", 50, 70, (5, 9, 5, 9), (20, 45, 30, 60))
+    np.save("kernel.npy", np.ones((3, 3)))
+    fixed = ["--prior", str(tiny_folder("epsilon")), "--steps", "2", "-n", "1", "--features", "pixels"]
+    assert main(["restore", "photo.png", "--mask", "mask.png", *fixed, "--out", "holes"]) == 0
+    assert "2 parts, are restored, 16 x 32 px of 70 x 50, at 0.36 of their size" in capsys.readouterr().out
+    (one,) = answers(tmp_path / "holes")
+    assert one.shape == values.shape and np.array_equal(one[known], values[known])
+    assert not np.array_equal(one[5:9, 5:9], values[5:9, 5:9])
+    assert main(["restore", "photo.png", "--kernel", "kernel.npy", *fixed, "--out", "blur"]) == 0
+    assert answers(tmp_path / "blur")[0].shape == values.shape
+    assert main(["restore", "photo.png", "--kernel", "kernel.npy", "--fit", "crop", *fixed, "--out", "crop"]) == 0
+    assert answers(tmp_path / "crop")[0].shape == (16, 16, 3)
