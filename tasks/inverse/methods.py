@@ -277,9 +277,11 @@ PUBLISHED = "sd"
 
 def auto_method(task: str, prior: str) -> str:
     """Return the method "auto" for a task and a prior: what the task's own file of configs/inverse names, else the file
-    for any task. A method that is best for a near task may not be for this one."""
-    for name in (task, ANY):
-        if found := sections("inverse").get(f"{name}_{family(prior) or PUBLISHED}.yaml", {}).get("auto"):
+    for any task. A method that is best for a near task may not be for this one, unless it says so (``kindred``)."""
+    of = family(prior) or PUBLISHED
+    for file in files_of(task, of):
+        found = sections("inverse").get(file, {}).get("auto")
+        if found and (file in (f"{task}_{of}.yaml", f"{ANY}_{of}.yaml") or METHODS[found].kindred):
             return str(found)
     return "rlsd"
 
