@@ -111,7 +111,7 @@ def restore(driver: Driver, *, several: bool = False) -> Form:
             task = gr.Dropdown(tasks, value="inpaint_mask", label="What happened to it", filterable=True)
             mask = gr.Radio([PAINTED, ALPHA, FILE], value=PAINTED, label="What is missing")
             with gr.Row():
-                methods = [choice("Method", tuple(RESTORING))]
+                methods = [choice("Method", tuple(RESTORING), value="proximal-guidance" if several else AUTO)]
                 methods += [choice("Other method", tuple(RESTORING), value="rlsd")] if several else []
                 prior = choice("Prior", PRIORS[RESTORE], own=True)
             clean = gr.Checkbox(False, label="The picture is clean: damage it first, restore it, and score the samples")

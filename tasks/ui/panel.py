@@ -76,7 +76,7 @@ class Panel:
         def run(shown: str, *values: Any) -> tuple[str, str]:
             try:
                 requests = [form.make(*values) for form in forms]
-                if any(one == requests[0] for one in requests[1:]):
+                if len({one.options()[0].method for one in requests}) < len(requests):  # auto may be the other one
                     raise ValueError("Both methods are the same; choose another one.")
                 jobs = [self.driver.submit(request) for request in requests]
             except Exception as error:
