@@ -34,6 +34,7 @@ COMMANDS = {
     ),
     "toy": ("rsd.tasks.toy.command", "two Gaussians, two particles: how repulsion prevents collapse (paper, D.10.1)"),
     "reproduce": ("rsd.tasks.reproduce.command", "the paper's experiments: a report, and which claims hold here"),
+    "ui": ("rsd.tasks.ui.command", "a page in the browser: restore, draw, make scenes, and watch the particles"),
     "heads": ("rsd.heads.command", "write built-in test images: procedural heads with known attributes"),
     "doctor": ("rsd.doctor", "what this machine can do, and why not"),
 }
@@ -45,6 +46,7 @@ SYNONYMS = synonyms({
     "fix repair run solve reconstruct degrade": "to restore images: rsd restore photo.png --task TASK",
     "benchmark bench table evaluate": "to compare methods: rsd compare --images FOLDER",
     "paper experiments experiment": "the paper's experiments: rsd reproduce --list",
+    "gui web webui page app gradio browser interface server serve": "a page in the browser: rsd ui",
     "check info env devices gpu": "what this machine can do: rsd doctor",
     "list models priors": "rsd methods, rsd tasks and rsd doctor list what there is",
     "faces data testimages": "built-in test images: rsd heads --out heads",

@@ -180,6 +180,19 @@ class Method:
         """Return ``steps`` noise levels, most noise first, and CLEAN; by default those of Schedule.descending."""
         return levels(schedule, schedule.descending(steps))
 
+    def adapted(self, given: Any) -> Method:
+        """Return the method for what is given: itself, unless it has settings that depend on it."""
+        return self
+
+    def estimate(self, given: Any) -> torch.Tensor | None:
+        """Return the estimate [1, *latent_shape] that the particles start from; None if they start from pure noise."""
+        return None
+
+    def initial(self, given: Any, estimate: torch.Tensor, first: Level, noise: torch.Tensor) -> torch.Tensor:
+        """Return the particles [n, *latent_shape] at the level ``first`` around the estimate, from standard normal
+        ``noise``."""
+        return first.alpha * estimate + first.sigma * noise
+
     def prepare(self, prior: Prior) -> None:
         """Load what the method needs beside the prior, before the first step; by default nothing. Raise ValueError or
         OSError if that fails."""

@@ -145,6 +145,26 @@ BIBTEX = {
   year      = {2023},
   url       = {https://arxiv.org/abs/2305.08995}
 }""",
+    "dpir": """@article{zhang2021dpir,
+  title     = {Plug-and-Play Image Restoration with Deep Denoiser Prior},
+  author    = {Zhang, Kai and Li, Yawei and Zuo, Wangmeng and Zhang, Lei and Van Gool, Luc and Timofte, Radu},
+  journal   = {IEEE Transactions on Pattern Analysis and Machine Intelligence},
+  year      = {2021},
+  url       = {https://arxiv.org/abs/2008.13751}
+}""",
+    "ddrm-jpeg": """@misc{kawar2022jpeg,
+  title     = {JPEG Artifact Correction using Denoising Diffusion Restoration Models},
+  author    = {Kawar, Bahjat and Song, Jiaming and Ermon, Stefano and Elad, Michael},
+  year      = {2022},
+  url       = {https://arxiv.org/abs/2209.11888}
+}""",
+    "blind-dps": """@inproceedings{chung2023parallel,
+  title     = {Parallel Diffusion Models of Operator and Image for Blind Inverse Problems},
+  author    = {Chung, Hyungjin and Kim, Jeongsol and Kim, Sehui and Ye, Jong Chul},
+  booktitle = {IEEE/CVF Conference on Computer Vision and Pattern Recognition},
+  year      = {2023},
+  url       = {https://arxiv.org/abs/2211.10656}
+}""",
     "latino": """@inproceedings{spagnoletti2025latino,
   title     = {LATINO-PRO: LAtent consisTency INverse sOlver with PRompt Optimization},
   author    = {Spagnoletti, Alessio and Prost, Jean and Almansa, Andr{\\'e}s and Papadakis, Nicolas

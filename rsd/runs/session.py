@@ -14,6 +14,7 @@ import traceback
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
+from contextvars import ContextVar
 from pathlib import Path
 from typing import Any
 
@@ -37,6 +38,21 @@ FILM = 512
 PREVIEW = "preview.png"
 EMPTY = ("[]", "{}")
 """The last part of a checkpoint key for an empty list and an empty dict."""
+
+Listener = Callable[["Session", Record], bool | None]
+"""What is called after each step with the session and the step's record, when its row and pictures are written. True
+stops the run as Ctrl-C does: it saves a checkpoint and raises KeyboardInterrupt."""
+_LISTENERS: ContextVar[tuple[Listener, ...]] = ContextVar("listeners", default=())
+
+
+@contextmanager
+def listening(listener: Listener) -> Iterator[None]:
+    """Call ``listener`` after each step of the runs that this thread drives meanwhile."""
+    token = _LISTENERS.set((*_LISTENERS.get(), listener))
+    try:
+        yield
+    finally:
+        _LISTENERS.reset(token)
 
 
 class Session:
@@ -114,13 +130,8 @@ class Session:
         """
         frames = {round(k * (steps - 1) / FRAMES) for k in range(FRAMES + 1)}
         run, folder, main = self.run, self.folder, self.ensemble.main
-        lines = Progress(steps, f"{name}: step", done=run.step) if output_redirected() and processes().main else None
-        with (
-            interruptible() as signals,
-            tqdm(
-                total=steps, initial=run.step, desc=name, leave=False, disable=None if processes().main else True
-            ) as bar,
-        ):
+        with interruptible() as signals, progress_bar(steps, name, done=run.step) as show:
+            listeners = (show, *_LISTENERS.get())
             for record in run.steps():
                 if main:
                     folder.log(record.row())
@@ -132,11 +143,8 @@ class Session:
                         shown = strip(media.shrunk(self.whole(images), FILM))
                         media.write_png(folder.path / "frames" / f"{record.step:05d}.png", shown)
                         media.write_png(folder.path / PREVIEW, shown)
-                bar.set_postfix(**_bar_figures(record), refresh=False)
-                bar.update()
-                if lines:
-                    lines.tick(", ".join(f"{k} {v}" for k, v in _line_figures(record).items()))
-                interrupted = self.ensemble.agree(bool(signals))
+                stopped = [listen(self, record) for listen in listeners]
+                interrupted = self.ensemble.agree(bool(signals) or any(stopped))
                 if run.step % checkpoint_every == 0 or interrupted:
                     self.save()
                 if interrupted:
@@ -168,6 +176,22 @@ class Session:
         self.folder.finish({**figures, **spent})
         shutil.rmtree(self.folder.path / "frames", ignore_errors=True)
         (self.folder.path / PREVIEW).unlink(missing_ok=True)
+
+
+@contextmanager
+def progress_bar(steps: int, name: str, *, done: int) -> Iterator[Listener]:
+    """Yield the listener that shows progress: a bar, or lines if output goes to a file."""
+    main = processes().main
+    lines = Progress(steps, f"{name}: step", done=done) if output_redirected() and main else None
+    with tqdm(total=steps, initial=done, desc=name, leave=False, disable=None if main else True) as bar:
+
+        def show(_: Session, record: Record) -> None:
+            bar.set_postfix(**_bar_figures(record), refresh=False)
+            bar.update()
+            if lines:
+                lines.tick(", ".join(f"{k} {v}" for k, v in _line_figures(record).items()))
+
+        yield show
 
 
 def _bar_figures(record: Record) -> dict[str, Any]:

@@ -1,4 +1,5 @@
 """Train the built-in prior "photos": ``python -m scripts.photos data --work DIR``, then train, export, evaluate.
+``evaluate --task all`` restores crops of held-out photographs and compares with classical methods.
 
 ``train`` resumes with the same command if interrupted, and uses CUDA if Accelerate finds it. ``export`` may run while
 the training goes on.
@@ -17,7 +18,7 @@ from PIL import Image
 
 from rsd.priors.photo import save_photo
 from rsd.runs.flags import Flag, script
-from scripts.photos import data, evaluate
+from scripts.photos import data, evaluate, restoring
 from scripts.photos import train as training
 
 
@@ -28,7 +29,8 @@ class Photos:
     stage: Annotated[Literal["data", "contact-sheets", "card", "train", "export", "evaluate"], Flag(positional=True)]
     """Stage to run. "data" downloads and shrinks the photographs, "contact-sheets" shows all pictures of the packages,
     from which the photographs were chosen, "card" writes their licences to the model card, "export" writes the weights
-    of an unfinished run to ``out``, "evaluate" compares them with BM3D."""
+    of an unfinished run to ``out``, "evaluate" compares them with BM3D, or with ``task`` restorations by them with
+    those of other methods."""
     work: Path = Path("runs/photos")
     """Packages, shards and checkpoints (about 1 GB)."""
     out: Path | None = None
@@ -44,6 +46,15 @@ class Photos:
     lr: float = 6e-4
     every: int = 100
     """Steps between checkpoints."""
+    task: Literal["", "all", "denoise", "scratches", "deblur", "sr2", "jpeg"] = ""
+    """What "evaluate" restores, instead of comparing the denoising of whole pictures; the table goes to the model
+    card."""
+    count: int = 6
+    """Number of held-out photographs for ``task``, whose middle is restored."""
+    side: int = restoring.SIDE
+    """Side of the crops for ``task`` in pixels."""
+    particles: int = 8
+    """Samples of each for ``task``."""
     bm3d: bool = True
     """Whether "evaluate" runs BM3D (a minute for each photograph)."""
     long: int = 768
@@ -94,7 +105,15 @@ def run_export(o: Photos) -> None:
 
 
 def run_evaluate(o: Photos) -> None:
-    """Compare denoising with BM3D on held-out photographs: figures.json beside the weights."""
+    """Compare denoising with BM3D on held-out photographs, figures.json beside the weights; or restorations,
+    restored.json and the table in the card."""
+    if o.task:
+        for name in restoring.CASES if o.task == "all" else (o.task,):
+            found = restoring.compare(_out(o), o.work, name, count=o.count, particles=o.particles, side=o.side)
+            figures = restoring.save({name: found}, _out(o))
+            print(*restoring.table({name: found}), sep="\n", flush=True)
+        restoring.write_table(figures, o.card, restoring.about(figures))
+        return
     figures = evaluate.compare(_out(o), o.work, with_bm3d=o.bm3d, long=o.long, short=o.short)
     print(json.dumps(figures["mean"]))
     (_out(o) / "figures.json").write_text(json.dumps(figures, indent=1) + "\n")

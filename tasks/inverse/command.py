@@ -32,6 +32,10 @@ def main(argv: list[str]) -> int:
             print(describe(options.images))
         for line in [*filter(None, [borrowed_note(options)]), *ignored_files(options.images)]:
             print(f"note: {line}")
+    if options.propose:
+        from .damage import propose
+
+        return propose(options, jobs)
     if options.autocast:
         settle(options, jobs, typed="autocast" in given)
     from .head import run

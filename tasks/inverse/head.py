@@ -27,6 +27,7 @@ from rsd.runs.summary import particles
 
 from .inputs import Job, are_several, list_jobs
 from .methods import EXAMPLE, METHODS, check_fits, run_class
+from .names import hides
 from .operators import Operator
 from .operators.base import measurement_fit
 from .operators.linear import check_exact
@@ -55,6 +56,7 @@ class RestoreHead(Head):
         items = [Item(job.label, job.title, slug(job.title), job.options, job) for job in jobs]
         super().__init__(options, items, several=several)
         self.foreign: list[str] = []
+        self.estimates: dict[Item, torch.Tensor] = {}
         scores = ("psnr", "ssim", *(name for name in ("lpips", "clip") if name in options.metrics), "residual")
         each = [f"{name}_{part}" for name in scores for part in PARTS]
         self.figures = [*each, "div", "coverage", "agreement", "seconds"]
@@ -146,7 +148,7 @@ class RestoreHead(Head):
         """Return the samples of a finished run, as they are scored, and its problem. Raise ValueError if the file has
         changed."""
         images, y = particles(folder), media.read_measurement(folder.path / "measurement.safetensors")
-        local = item.options.fitted == "whole" and item.options.task.startswith("inpaint")
+        local = item.options.fitted == "whole" and hides(item.options.task)
         size = y.shape[-1] if local else images.shape[-1]
         check_metrics(item.options, size)
         problem = self.load(item, size)
@@ -174,10 +176,13 @@ class RestoreHead(Head):
             prior = for_picture(prior, problem.frame.shape, problem.frame.tiles)
             embed = embed and Decoded(prior, embed.features, embed.decode)  # type: ignore[attr-defined]
         with on(prior.device, problem.operator) as operator:
-            yield run_class(options.method)(
+            run = run_class(options.method)(
                 prior, operator, problem.y, Settings.of(options), embed=embed, image=item.source.name,
                 ensemble=ensemble, plan=networks.plans,
-            ), problem  # fmt: skip
+            )  # fmt: skip
+            if (estimate := getattr(run, "estimate", None)) is not None:
+                self.estimates[item] = self.finish(item, estimate.cpu().float(), problem)
+            yield run, problem
 
     def finish(self, item: Item, images: torch.Tensor, context: Problem) -> torch.Tensor:
         """Put the known pixels back if they are to be kept."""
@@ -196,12 +201,13 @@ class RestoreHead(Head):
 
     def fit(self, item: Item, images: torch.Tensor, context: Problem, scorers: Scorers) -> Fit:
         """Return the data residual of each image."""
-        return measurement_fit(context.operator, images, context.y, item.options.sigma_v)
+        noise = context.operator.noise_level(item.options.sigma_v)
+        return measurement_fit(context.operator, images, context.y, noise)
 
     def write(self, item: Item, images: torch.Tensor, context: Problem, folder: RunFolder) -> torch.Tensor:
         """Write the images; return them as they are scored."""
         images = self.shown(images, context)
-        write_results(images, context, folder, item.options)
+        write_results(images, context, folder, item.options, self.estimates.pop(item, None))
         return images
 
     @staticmethod

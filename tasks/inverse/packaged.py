@@ -22,7 +22,10 @@ NO_PIXEL = (
     "fid_features", "div_features",
 )  # fmt: skip
 """Options that do not change the samples: a run may be resumed with other values, and config.yaml omits them."""
-ADDED = {"mask_hole": "black", "draw": None, "keep": None, "noise": "fresh", "inversion_steps": 4}
+ADDED = {
+    "mask_hole": "black", "draw": None, "keep": None, "noise": "fresh", "inversion_steps": 4, "blur": None,
+    "quality": None, "peak": None, "propose": False,
+}  # fmt: skip
 """Options missing from older versions' config.yaml, with the values that their runs had."""
 
 
@@ -121,7 +124,9 @@ def borrowed_note(options: Restore) -> str:
     found = chosen(options) if options.task else None
     others = [
         (f"{found.tuned_for[what]}", f"{getattr(options, what)}")
-        for what in ("task", "prior")
+        for what in (
+            ("prior",) if METHODS[options.method].kindred and options.task != "operator" else ("task", "prior")
+        )
         if found
         and found.tuned_for.get(what, getattr(options, what)) != getattr(options, what)
         and not (what == "prior" and family(found.tuned_for[what]) == family(options.prior) is not None)

@@ -13,8 +13,9 @@ from rsd.heads.attributes import Head
 from rsd.media import fit_to, read_alpha, read_image, read_measurement, read_text, transparent
 from rsd.priors import over_heads, takes_any_size
 
+from . import damage
 from .inputs import MEASUREMENT
-from .names import sr_factor
+from .names import hides, sr_factor
 from .operators import HDR, Inpaint, Operator, PhaseRetrieval, best_rotation, make_operator, measure
 from .operators.masks import Size, box_mask, given_mask, grey_share, known_of, read_levels, read_mask, sides_of
 from .operators.trial import check_measurement, needs_gradient, try_out
@@ -108,7 +109,7 @@ def check_task(options: Restore, size: int, device: torch.device | str = "cpu") 
     use it."""
     if options.mask and options.mask != ALPHA:
         read_mask(options.mask, options.mask_hole)
-    if options.mask or options.box:  # each image has its own, of its size
+    if _has_own_hole(options):  # each image has its own, of its size
         return
     if takes_any_size(options.prior):
         size -= size % (sr_factor(options.task) or 1)
@@ -142,7 +143,7 @@ def load(path: Path, options: Restore, size: int, image: str) -> Problem:
     given = read_image(path)
     try:
         sides = (given.shape[-2], given.shape[-1])
-        hole = _hole(path, options, sides)
+        hole = _scratches(given) if options.task == "scratches" else _hole(path, options, sides)
         frame, changes = _frame(options, sides, size, hole)
         lost = _lost(options, hole, frame)
         operator = _operator(options, frame.shape, None if hole is None else frame.view_known(hole.known))
@@ -153,6 +154,9 @@ def load(path: Path, options: Restore, size: int, image: str) -> Problem:
         else:
             picture, note = to_measurement(given, operator, size, options.fitted)
             changes = (note,) if note else ()
+        if not options.clean:
+            operator, picture, said = damage.seen(path, picture, operator, options, whole=frame.shape == sides)
+            changes = (*changes, *said)
     except ValueError as error:
         raise ValueError(f"{path}: {error}") from error
     clear = options.mask != ALPHA and transparent(path)
@@ -234,7 +238,17 @@ def _answer_sides(options: Restore, sides: Sides, size: int | None) -> Sides:
 
 def _is_viewed(options: Restore) -> bool:
     """Return whether the image has the size of its restorations: a clean one, or one with holes."""
-    return options.clean or options.task.startswith("inpaint")
+    return options.clean or hides(options.task)
+
+
+def _has_own_hole(options: Restore) -> bool:
+    return bool(options.mask or options.box or options.task == "scratches")
+
+
+def _scratches(picture: torch.Tensor) -> Hole:
+    """Return what the detector takes for scratches."""
+    known, note = damage.scratched(picture)
+    return Hole(known, (~known[0, 0]).float(), (note,))
 
 
 def _describe_local(frame: Frame) -> str:
@@ -366,7 +380,7 @@ def make(options: Restore, size: int) -> Operator:
     """Return the operator of all images, or an example if each image has its own mask."""
     if takes_any_size(options.prior):
         size -= size % (sr_factor(options.task) or 1)
-    return _operator(options, size, torch.ones(size, size) if options.mask or options.box else None)
+    return _operator(options, size, torch.ones(size, size) if _has_own_hole(options) else None)
 
 
 def _operator(options: Restore, size: Size, mask: torch.Tensor | None) -> Operator:
@@ -374,7 +388,7 @@ def _operator(options: Restore, size: Size, mask: torch.Tensor | None) -> Operat
         return Inpaint(given_mask(mask, size), "box inpainting")
     return make_operator(
         options.task, size=size, seed=options.seed, box=options.box, mask=mask, downsample=options.downsample,
-        kernel=options.kernel, operator=options.operator,
+        kernel=options.kernel, operator=options.operator, blur=options.blur, quality=options.quality, peak=options.peak,
     )  # fmt: skip
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -11,6 +12,7 @@ from rsd import media, metrics
 from rsd.heads.agreement import open_values
 from rsd.heads.classifier import HeadsClassifier
 from rsd.metrics.scoring import CLIP, DIVERSITY, Found, Score, ScoreRequest, Scorers, Subject, difference
+from rsd.priors import takes_any_size
 from rsd.runs.folder import RunFolder
 
 from .operators import Inpaint, data_residual
@@ -72,7 +74,8 @@ def lpips(images: torch.Tensor, subject: Subject, scorers: Scorers) -> Found:
 
 def residual(images: torch.Tensor, subject: Subject, scorers: Scorers) -> Found:
     """Return the data residual in units of sigma_v."""
-    problem, sigma_v = subject.problem, subject.options.sigma_v
+    problem = subject.problem
+    sigma_v = problem.operator.noise_level(subject.options.sigma_v)
     if sigma_v == 0:
         return {"residual": None}, {"residual": "sigma_v is 0, and the residual is measured in units of it"}
     difference, count = data_residual(problem.operator, images, problem.y)
@@ -137,11 +140,21 @@ def keep_known(options: Restore, problem: Problem) -> bool:
     )
 
 
-def write_results(images: torch.Tensor, problem: Problem, folder: RunFolder, options: Restore) -> None:
-    """Write particles/, measurement, grid and spread."""
+def write_results(
+    images: torch.Tensor, problem: Problem, folder: RunFolder, options: Restore, estimate: torch.Tensor | None = None
+) -> None:
+    """Write particles/, measurement, grid and spread; the ``estimate`` [1, 3, h, w] that the samples start from, of
+    priors that take any size the samples' mean, and of task scratches the mask."""
     about = {"seed": str(options.seed), "gamma": str(options.gamma), "method": options.method, "task": options.task}
     about["prompt"] = options.prompt
     shown = write_samples(images, problem, folder, options, about)
+    if takes_any_size(options.prior) and len(images) > 1:
+        write_whole(folder.path / "mean.png", images.mean(0, keepdim=True), problem, options, about)
+    if estimate is not None:
+        write_whole(folder.path / "estimate.png", estimate, problem, options, about)
+    if options.task == "scratches" and problem.given is not None and problem.given.hole is not None:
+        known = problem.given.hole.known.float().expand(-1, 3, -1, -1)
+        media.write_png(folder.path / "mask.png", 2 * known - 1)
     picture = problem.operator.picture(problem.y)
     if problem.given is not None and isinstance(problem.operator, Inpaint):
         picture = problem.back(picture)
@@ -160,23 +173,30 @@ def write_samples(
     images: torch.Tensor, problem: Problem, folder: RunFolder, options: Restore, about: dict[str, str]
 ) -> torch.Tensor:
     """Write particles/. Return the samples in the whole picture, [N, 3, H, W], large ones smaller (:func:`shrunk`)."""
-    given, shown = problem.given, []
-    source = None if given is None else given.source()
-    share = None
-    if given is not None and isinstance(problem.operator, Inpaint) and keep_known(options, problem):
+    shown = []
+    for k, image in enumerate(images):
+        path = folder.path / "particles" / f"{k:02d}.png"
+        whole = write_whole(path, image[None], problem, options, {**about, "particle": str(k)})
+        shown.append(media.shrunk(whole, media.LARGEST))
+    return torch.cat(shown)
+
+
+def write_whole(
+    path: Path, image: torch.Tensor, problem: Problem, options: Restore, text: dict[str, str]
+) -> torch.Tensor:
+    """Write a sample [1, 3, h, w] in the whole picture, with the profile and so on of its file; return it, [1, 3, H,
+    W]."""
+    given, share = problem.given, None
+    whole = problem.back(image)
+    if given is None:
+        media.write_png(path, whole, text=text)
+        return whole
+    if isinstance(problem.operator, Inpaint) and keep_known(options, problem):
         known = problem.operator.observed
         assert known is not None
         share = (~known[0, 0]).float().cpu() if given.hole is None else given.hole.share
-    for k, image in enumerate(images):
-        path = folder.path / "particles" / f"{k:02d}.png"
-        text = {**about, "particle": str(k)}
-        whole = problem.back(image[None])
-        if source is None:
-            media.write_png(path, whole, text=text)
-        else:
-            source.answer(whole[0], share, colour=problem.grey, fill=options.mask == ALPHA).save(path, text)
-        shown.append(media.shrunk(whole, media.LARGEST))
-    return torch.cat(shown)
+    given.source().answer(whole[0], share, colour=problem.grey, fill=options.mask == ALPHA).save(path, text)
+    return whole
 
 
 def headline(figures: dict[str, Any]) -> str:

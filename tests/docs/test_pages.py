@@ -23,6 +23,7 @@ from rsd.tasks.text_to_3d.options import TextTo3D
 from rsd.tasks.text_to_image.options import TextToImage
 from rsd.tasks.text_to_image.sweep import Sweep
 from rsd.tasks.toy.command import Toy
+from rsd.tasks.ui.options import Ui
 
 ROOT = Path(__file__).parents[2]
 README = ROOT / "README.md"
@@ -31,7 +32,7 @@ TEXT = {page: page.read_text(encoding="utf-8") for page in PAGES}
 KINDS = {
     "restore": Restore, "measure": Measure, "config": Config,
     "compare": Compare, "text-to-image": TextToImage, "text-to-3d": TextTo3D,
-    "sweep": Sweep, "toy": Toy, "calibrate": Calibrate,
+    "sweep": Sweep, "toy": Toy, "calibrate": Calibrate, "ui": Ui,
     "reproduce": import_module("rsd.tasks.reproduce.options").Reproduce,
     "heads": import_module("rsd.heads.command").Heads,
 }  # fmt: skip

@@ -12,7 +12,7 @@ import pytest
 from rsd.runs.flags import fields_of
 from rsd.runs.settings import plain, section, sections
 from rsd.tasks.inverse.methods import METHODS, TUNABLE, load_method
-from rsd.tasks.inverse.names import TASKS
+from rsd.tasks.inverse.names import TASKS, hides
 from rsd.tasks.inverse.options import Restore
 from rsd.tasks.inverse.packaged import packaged, parse, presets
 
@@ -111,7 +111,7 @@ def test_phase_retrieval_has_no_x(image: str):
 def test_every_section_is_found_by_what_it_was_tuned_for(file: str, method: str):
     found = section("inverse", file, method)
     own = {"inpaint_half_face", "inpaint_random"} if file == "any_heads.yaml" else set()  # see those files
-    near = {task for task in TASKS if task.startswith("inpaint")} if own else set()
+    near = {task for task in TASKS if hides(task)} if own else set()
     for task in [found.tuned_for["task"]] if "task" in found.tuned_for else set(TASKS) - own - near:
         chosen = packaged(task, method, found.tuned_for["prior"])
         assert (chosen.file, chosen.method) == (file, method)

@@ -181,6 +181,7 @@ CALLS = {
     "pigdm": {"unet_forward": 8, "unet_backward": 8},
     "fps-smc": {"unet_forward": 24},
     "daps": {"unet_forward": 16},
+    "diffpir": {"unet_forward": 8},
     "red-diff": {"unet_forward": 8},
     # latent: with the decode that makes the answer
     "latent-dps": {"unet_forward": 8, "unet_backward": 8, "decoder_forward": 10, "decoder_backward": 8},

@@ -14,13 +14,18 @@ import torch.nn.functional as F
 from rsd.runs.words import unknown_name
 
 from ..names import is_task, sr_factor, unknown_task
-from . import kernels, masks
+from . import jpeg, kernels, masks
 from .base import Operator, data_residual, measure, observed_count, stretch
+from .blind import BlindBlur
+from .blur import Blur, at_least_float32
 from .deepinv import Physics, deepinv_physics
+from .filling import filled
+from .grain import Colorize, Denoise, PoissonDenoise
 from .own import Function, load_operator
 
 __all__ = [
-    "BicubicDownsample", "BlockAverage", "Blur", "Function", "HDR", "Inpaint", "Operator", "PhaseRetrieval", "Physics",
+    "BicubicDownsample", "BlindBlur", "BlockAverage", "Blur", "Colorize", "Denoise", "Function", "HDR", "Inpaint",
+    "Operator", "PhaseRetrieval", "Physics", "PoissonDenoise",
     "best_rotation", "data_residual", "deepinv_physics", "load_operator", "make_operator", "measure", "observed_count",
 ]  # fmt: skip
 
@@ -41,6 +46,12 @@ class Inpaint(Operator):
         assert self.observed is not None
         return x.masked_fill(~self.observed, 0)
 
+    def first(self, y: torch.Tensor) -> torch.Tensor:
+        """Return y with the hidden pixels filled in smoothly: a pyramid of means of the known pixels, then some steps
+        towards Laplace's equation at each of its sizes."""
+        assert self.observed is not None
+        return filled(y, self.observed.expand(1, 1, *y.shape[-2:]))
+
 
 class BlockAverage(Operator):
     """y = the means of x over factor x factor blocks (the authors' super-resolution); range [-1, 1], no padding."""
@@ -52,6 +63,10 @@ class BlockAverage(Operator):
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """[B, 3, H/factor, W/factor]."""
         return F.avg_pool2d(x, self.factor)
+
+    def first(self, y: torch.Tensor) -> torch.Tensor:
+        """Return y enlarged by cubic interpolation."""
+        return F.interpolate(at_least_float32(y), scale_factor=self.factor, mode="bicubic").to(y.dtype)
 
 
 class BicubicDownsample(Operator):
@@ -73,10 +88,9 @@ class BicubicDownsample(Operator):
         y = F.interpolate(wide, size=(height + 4, width + 4), mode="bicubic", antialias=True, align_corners=False)
         return y[..., 2:-2, 2:-2].to(x.dtype)
 
-
-def at_least_float32(x: torch.Tensor) -> torch.Tensor:
-    """Return x, in float32 if it is in half precision, which some functions of torch do not support."""
-    return x if x.dtype == torch.float64 else x.float()
+    def first(self, y: torch.Tensor) -> torch.Tensor:
+        """Return y enlarged by cubic interpolation."""
+        return F.interpolate(at_least_float32(y), scale_factor=self.factor, mode="bicubic").to(y.dtype)
 
 
 def mirror(x: torch.Tensor, margin: int, dim: int) -> torch.Tensor:
@@ -85,30 +99,6 @@ def mirror(x: torch.Tensor, margin: int, dim: int) -> torch.Tensor:
     length = x.shape[dim]
     position = torch.arange(-margin, length + margin, device=x.device) % (2 * length)
     return x.index_select(dim, torch.minimum(position, 2 * length - 1 - position))
-
-
-class Blur(Operator):
-    """y = kernel * x, a convolution of each channel (the kernel is the image of a point).
-
-    ``kernel``: [height, width], odd, sum 1; if it is nowhere negative, y has range [-1, 1]. Padding: reflection without
-    repeating the edge, by half the kernel. Computed by FFTs, whose cost does not grow with the kernel (61 x 61 at 512
-    px); half precision is computed in float32.
-    """
-
-    kernel: torch.Tensor
-
-    def __init__(self, kernel: torch.Tensor, name: str = "blur"):
-        super().__init__(name, linear=True)
-        self.register_buffer("kernel", kernel, persistent=False)
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """[B, 3, H, W]."""
-        rows, columns = (side // 2 for side in self.kernel.shape)
-        padded = F.pad(at_least_float32(x), (columns, columns, rows, rows), mode="reflect")
-        size = padded.shape[-2:]
-        spectrum = torch.fft.rfft2(padded) * torch.fft.rfft2(self.kernel.to(padded.dtype), s=size)
-        # drop the first rows and columns, which wrapped around in the circular convolution
-        return torch.fft.irfft2(spectrum, s=size)[..., 2 * rows :, 2 * columns :].to(x.dtype)
 
 
 class PhaseRetrieval(Operator):
@@ -187,6 +177,9 @@ def make_operator(
     operator: str | Callable[[torch.Tensor], torch.Tensor] | None = None,
     hidden: float = 0.8,
     intensity: float = kernels.PRESET_INTENSITY,
+    blur: float | None = None,
+    quality: int | None = None,
+    peak: float | None = None,
 ) -> Operator:
     """Make the operator of ``task`` (one of TASKS, or srK) for images of ``size`` px, a side or (height, width).
 
@@ -194,11 +187,17 @@ def make_operator(
     ``operator``: see masks.box_mask, masks.given_mask, kernels.given_kernel, own.load_operator; each with its own tasks
     only. ``mask_hole``: the colour of hidden pixels in a mask image, "black" or "white". ``downsample``: "block" or
     "bicubic". ``hidden``: the hidden share of inpaint_random. ``intensity``: of deblur_motion.
+    ``blur``: standard deviation of deblur_gaussian in px. ``quality``: of jpeg (75). ``peak``: of denoise_poisson
+    (100).
     Raise ValueError for an unknown task, a missing or unused option, or an invalid value.
     """
     if not is_task(task):
         raise unknown_task(task)
-    _check_options(task, box=box, mask=mask, kernel=kernel, operator=operator)
+    _check_options(task, box=box, mask=mask, kernel=kernel, operator=operator, blur=blur, quality=quality, peak=peak)
+    if task in PHOTO_TASKS or blur is not None:
+        made = _of_photographs(task, blur, kernel, quality, peak)
+        made.task = task
+        return made
     made = _make(task, size, seed, box, mask, mask_hole, downsample, kernel, operator, hidden, intensity)
     made.task = task
     return made
@@ -221,7 +220,7 @@ def _make(
             return Inpaint(masks.random_mask(size, seed=seed, hidden=hidden), f"random inpainting, {hidden:.0%}")
         case "inpaint_freeform":
             return Inpaint(masks.freeform_mask(size, seed=seed), "free-form inpainting")
-        case "inpaint_mask" if mask is not None:
+        case "inpaint_mask" | "scratches" if mask is not None:
             return Inpaint(masks.given_mask(mask, size, mask_hole), "inpainting with a given mask")
         case "deblur_motion" | "deblur_gaussian":
             return _blur(task, size, seed, kernel, intensity)
@@ -236,15 +235,42 @@ def _make(
     return _downsample(factor, size, downsample)
 
 
+PHOTO_TASKS = ("denoise", "denoise_poisson", "jpeg", "colorize", "deblur_blind")
+
+
+def _of_photographs(
+    task: str, blur: float | None, kernel: object | None, quality: int | None, peak: float | None
+) -> Operator:
+    match task:
+        case "denoise":
+            return Denoise()
+        case "denoise_poisson":
+            return PoissonDenoise(100.0 if peak is None else peak)
+        case "jpeg":
+            return jpeg.standard(75 if quality is None else quality)
+        case "colorize":
+            return Colorize()
+        case "deblur_blind":
+            return BlindBlur()
+    assert blur is not None
+    if kernel is not None:
+        raise ValueError("blur and kernel both describe the blur; give one of them.")
+    return Blur(kernels.gaussian_of(blur), f"Gaussian blur of {blur:g} px")
+
+
 def _check_options(task: str, **options: object) -> None:
     """Raise ValueError if the task's option is missing or another task's is given."""
-    owners = {"box": ["inpaint_box"], "mask": ["inpaint_mask"], "operator": ["operator"]}
-    owners["kernel"] = ["deblur_motion", "deblur_gaussian"]
+    owners = {"box": ["inpaint_box"], "mask": ["inpaint_mask", "scratches"], "operator": ["operator"]}
+    optional = {
+        "kernel": ["deblur_motion", "deblur_gaussian"], "blur": ["deblur_gaussian"], "quality": ["jpeg"],
+        "peak": ["denoise_poisson"],
+    }  # fmt: skip
+    owners |= optional
     for name, tasks in owners.items():
         given = options[name] is not None
         if given and task not in tasks:
             raise ValueError(f"{name} goes with {' and '.join(tasks)}, but the task is {task}; change one of them.")
-        if not given and task in tasks and name != "kernel":
+        if not given and task in tasks and name not in optional:
             raise ValueError(f"Task {task} needs {name}.")
 
 

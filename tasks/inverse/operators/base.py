@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 
 import torch
 from torch import nn
@@ -46,6 +47,30 @@ class Operator(nn.Module):
         there is none. Operators that are not linear may define it (:mod:`.proximal`)."""
         return None
 
+    def first(self, y: torch.Tensor) -> torch.Tensor | None:
+        """Return a first estimate of x from y [1, ...], [1, 3, H, W], where samplers that start from one begin; None if
+        there is none."""
+        return None
+
+    def refit(self, y: torch.Tensor, d: torch.Tensor) -> Operator:
+        """Return the operator for estimates d [n, 3, H, W]: itself, or where it is partly unknown the one that explains
+        y [1, ...] best, for each row."""
+        return self
+
+    def noise_level(self, sigma_v: float) -> float:
+        """Return the standard deviation of the noise in y; ``sigma_v``: the setting."""
+        return sigma_v
+
+    def add_noise(self, y: torch.Tensor, normal: torch.Tensor, sigma_v: float) -> torch.Tensor:
+        """Return a measurement of the noiseless y. ``normal``: standard normal numbers like y, circular if it is
+        complex."""
+        return y + sigma_v * normal
+
+    def preconditioner(self, like: torch.Tensor, plus: float) -> Callable[[torch.Tensor], torch.Tensor] | None:
+        """Return an approximate inverse of A A^T + plus, symmetric and positive definite, a map of y's [n, ...]; None:
+        conjugate gradients do without. ``like``: images [n, 3, H, W]."""
+        return None
+
     def picture(self, y: torch.Tensor) -> torch.Tensor:
         """Return y as an image for display, [B, 3, H', W'] in [-1, 1], unobserved entries 0; if y is not an image, a
         grey square."""
@@ -82,7 +107,7 @@ def measure(operator: Operator, x: torch.Tensor, sigma_v: float, seed: int, imag
         y = operator(x)
     parts = torch.view_as_real(y) if y.is_complex() else y
     v = noise(parts.shape[1:], seed=seed, purpose="measurement", image=image, particles=[0]).to(parts)
-    y = y + sigma_v * (torch.view_as_complex(v) / math.sqrt(2) if y.is_complex() else v)
+    y = operator.add_noise(y, torch.view_as_complex(v) / math.sqrt(2) if y.is_complex() else v, sigma_v)
     return _only_observed(operator, y)
 
 

@@ -30,6 +30,17 @@ def gaussian_kernel(size: int) -> torch.Tensor:
     return normalised(torch.outer(line, line), "Gaussian kernel")
 
 
+def gaussian_of(sigma: float) -> torch.Tensor:
+    """Return a Gaussian kernel of that standard deviation in px, 4 of them to each side. Raise ValueError if it is not
+    from 0.2 to 20."""
+    if not 0.2 <= sigma <= 20:
+        raise ValueError(f"The standard deviation of the blur is {sigma:g} px; give 0.2 to 20.")
+    half = math.ceil(4 * sigma)
+    offsets = torch.arange(-half, half + 1, dtype=torch.float64)
+    line = torch.exp(-0.5 * (offsets / sigma) ** 2)
+    return normalised(torch.outer(line, line), "Gaussian kernel")
+
+
 def motion_kernel(size: int, *, seed: int, intensity: float = PRESET_INTENSITY) -> torch.Tensor:
     """Return the trace of a point that moves at constant speed along a random path, 61 x 61 at 512 px.
 

@@ -11,13 +11,16 @@ import torch
 from . import linear
 from .base import Operator, data_residual
 
+TOLERANCE = 1e-3
+"""The residual of the normal equations relative to the gap y - A d, far below what the noise leaves open."""
+
 
 def proximal(operator: Operator, y: torch.Tensor, d: torch.Tensor, tau: float) -> torch.Tensor:
     """Return argmin_x 1/2 |y - f(x)|^2 + tau/2 |x - d|^2 over observed entries, x and d [n, 3, H, W], y [1, ...].
 
     For operators that are not linear and have no closed form it is the result of :func:`gauss_newton`."""
     if operator.linear:
-        return linear.proximal(operator, y, d, tau)
+        return linear.proximal(operator, y, d, tau, TOLERANCE)
     closed = operator.proximal(y, d, tau)
     return gauss_newton(operator, y, d, tau) if closed is None else closed
 

@@ -27,8 +27,8 @@ class Measurement(Denoiser):
 
     @property
     def noise_level(self) -> float:
-        """sigma_v, at least LEAST_SIGMA_V."""
-        return max(self.sigma_v, LEAST_SIGMA_V)
+        """The noise of y, at least LEAST_SIGMA_V."""
+        return max(self.operator.noise_level(self.sigma_v), LEAST_SIGMA_V)
 
     def misfit(self, x: torch.Tensor) -> torch.Tensor:
         """Return y - f(x) [n, ...] with unobserved entries zero."""

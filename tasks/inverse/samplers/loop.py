@@ -23,11 +23,17 @@ class Sampling(Run):
 
     def begin(self, spread: Spread) -> Chain:
         s = self.settings
+        self.measurement = Measurement(self.prior, self.condition, self.stream, self.operator, self.y, s.sigma_v)
         self.method: Method = load_method(s.method, s.hyper)
         self.method.prepare(self.prior)
+        self.method = self.method.adapted(self.measurement)
         self.levels = self.method.levels(self.prior.schedule, s.steps)
-        self.measurement = Measurement(self.prior, self.condition, self.stream, self.operator, self.y, s.sigma_v)
-        return Chain(self.prior, spread, self.stream)
+        chain = Chain(self.prior, spread, self.stream)
+        with torch.no_grad():
+            self.estimate = self.method.estimate(self.measurement)
+        if self.estimate is not None:
+            chain.z = self.method.initial(self.measurement, self.estimate, self.levels[0], chain.z)
+        return chain
 
     def log_weights(self) -> torch.Tensor:
         return self.ensemble.gather(self.particles.log_weights.to(self.prior.device).float(), what="weights")

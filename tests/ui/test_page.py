@@ -1,0 +1,273 @@
+"""The page in Chromium, with the built-in heads: upload, run, reload, cancel, go on, download, gallery, meshes.
+
+Needs gradio, playwright and Debian's Chromium; run with pytest -m ui. A run waits at a step until the test has looked.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import socket
+import threading
+import urllib.error
+import urllib.parse
+import urllib.request
+from importlib.util import find_spec
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from rsd.heads.command import main as heads
+from rsd.runs.batch import run_all
+from rsd.runs.session import listening
+from rsd.tasks.ui.driver import Driver
+
+CHROMIUM = shutil.which("chromium")
+MISSING = [name for name in ("gradio", "playwright") if find_spec(name) is None] + ([] if CHROMIUM else ["chromium"])
+SLOW = 1000 * int(os.environ.get("RSD_UI_SECONDS", 60))
+"""Milliseconds that the browser waits for something, at most."""
+pytestmark = [pytest.mark.ui, pytest.mark.skipif(bool(MISSING), reason=f"missing: {', '.join(MISSING)}")]
+
+
+class Pause:
+    """Runs requests as the driver does, but waits after step ``at`` until :attr:`go` is set."""
+
+    def __init__(self):
+        self.at: int | None = None
+        self.go = threading.Event()
+
+    def __call__(self, request):
+        def wait(session, record):
+            if record.step == self.at:
+                assert self.go.wait(300)
+
+        with listening(wait):
+            run_all(request.head())
+
+    def hold(self, step: int):
+        self.go.clear()
+        self.at = step
+
+    def move_to(self, step: int):
+        """Let the run go on to another step."""
+        before, self.go, self.at = self.go, threading.Event(), step
+        before.set()
+
+    def release(self):
+        self.at = None
+        self.go.set()
+
+
+@pytest.fixture(scope="module")
+def pause():
+    return Pause()
+
+
+@pytest.fixture(scope="module")
+def driver(tmp_path_factory, pause):
+    driver = Driver(tmp_path_factory.mktemp("ui") / "runs", device="cpu", run=pause)
+    yield driver
+    pause.release()
+    driver.close(60)
+
+
+@pytest.fixture(scope="module")
+def address(driver):
+    from rsd.tasks.ui.serve import launch
+
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    page = launch(driver, port)
+    yield f"http://127.0.0.1:{port}"
+    page.close()
+
+
+@pytest.fixture(scope="module")
+def browser():
+    from playwright.sync_api import sync_playwright
+
+    with sync_playwright() as play:
+        browser = play.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
+        yield browser
+        browser.close()
+
+
+@pytest.fixture(scope="module")
+def context(browser):
+    context = browser.new_context(accept_downloads=True, viewport={"width": 1200, "height": 1000})
+    context.set_default_timeout(SLOW)
+    return context
+
+
+@pytest.fixture(scope="module")
+def page(context, address):
+    """One tab for all tests, and the addresses that it asked for."""
+    page = context.new_page()
+    page.asked = []
+    page.on("request", lambda request: page.asked.append(request.url))
+    open_page(page, address)
+    return page
+
+
+def open_page(page, address):
+    page.goto(address, wait_until="domcontentloaded")
+    page.wait_for_selector("#restore-run")
+
+
+@pytest.fixture(scope="module")
+def picture(tmp_path_factory) -> Path:
+    """A head whose left half is transparent."""
+    folder = tmp_path_factory.mktemp("heads")
+    heads(["--out", str(folder), "--number", "1"])
+    whole = Image.open(folder / "head-0000.png").convert("RGBA")
+    whole.paste((0, 0, 0, 0), (0, 0, 32, 64))
+    whole.save(folder / "half.png")
+    return folder / "half.png"
+
+
+def fill(page, tab: str, **values):
+    """Fill in a tab's fields of text by their labels."""
+    panel = page.get_by_role("tabpanel").filter(has=page.locator(f"#{tab}-run"))
+    for label, value in values.items():
+        panel.get_by_label(label.replace("_", " "), exact=True).fill(str(value))
+
+
+def says(page, tab: str, words: str):
+    page.locator(f"#{tab}-view").get_by_text(words).first.wait_for()
+
+
+def test_a_transparent_half_is_restored_while_the_page_is_reloaded_cancelled_and_continued(
+    page, address, driver, pause, picture
+):
+    page.set_input_files("#restore-picture input[type=file]", picture)
+    page.get_by_label("what is transparent").first.check()
+    fill(page, "restore", Samples=2, Steps=4, Seed=3)
+    page.locator("#restore-picture img").first.wait_for()
+    pause.hold(0)
+    page.click("#restore-run")
+    says(page, "restore", "Step 1 of 4")
+    first = page.get_attribute("#restore-view .rsd-particles", "data-preview")
+    assert page.locator("#restore-view [role=img][aria-label^=particle]").count() == 2
+
+    open_page(page, address)  # a reload in the middle
+    says(page, "restore", "Step 1 of 4")
+    pause.move_to(1)
+    says(page, "restore", "Step 2 of 4")
+    assert page.get_attribute("#restore-view .rsd-particles", "data-preview") != first  # they have moved
+
+    page.click("#restore-cancel")
+    says(page, "restore", "Stopping after this step.")
+    pause.release()
+    says(page, "restore", "Stopped after 3 steps; “Go on” resumes it.")
+    job = driver.latest("restore")
+    assert job.state == "stopped" and (job.folder / "checkpoint.safetensors").exists()
+
+    page.click("#restore-resume")
+    says(page, "restore", "Finished in")
+    assert len((job.folder / "steps.jsonl").read_text().splitlines()) == 4
+
+
+def test_a_download_is_the_run_folders_file(page, driver):
+    folder = driver.latest("restore").folder
+    links = page.locator("#restore-view .rsd-samples a")
+    assert links.count() == 2
+    for k in range(2):
+        with page.expect_download() as got:
+            links.nth(k).click()
+        name = got.value.suggested_filename
+        assert Path(got.value.path()).read_bytes() == (folder / "particles" / name).read_bytes()
+
+
+def test_the_slider_and_the_spread_follow_the_keyboard(page):
+    view = page.locator("#restore-view .rsd-result")
+    for label, name in (("Before and after", "--at"), ("Spread", "--spread")):
+        slider = page.locator("#restore-view").get_by_label(label)
+        slider.focus()
+        slider.press("Home")
+        slider.press("ArrowRight")
+        assert view.evaluate(f"node => node.style.getPropertyValue('{name}')") == "1%"
+    page.locator("#restore-view").get_by_label("show sample 1").press("Enter")
+    assert page.get_attribute("#restore-view .rsd-after", "alt") == "sample 1"
+
+
+def test_the_command_can_be_copied(page, driver):
+    panel = page.get_by_role("tabpanel").filter(has=page.locator("#restore-run"))
+    panel.get_by_text("Copy as command").click()
+    panel.get_by_text("rsd restore").first.wait_for()
+    shown = panel.locator(".cm-content").first.inner_text()
+    assert " ".join(shown.split()) == driver.latest("restore").request.shell()
+
+
+def test_a_bad_upload_is_refused_in_a_sentence_and_nothing_runs(page, address, driver, picture):
+    before = len(driver.jobs)
+    bad = picture.with_name("bad.png")
+    bad.write_text("no picture")
+    open_page(page, address)
+    page.click("#restore-run")
+    page.locator("#restore-error").get_by_text("There is no picture; drop one on the page.").wait_for()
+    page.set_input_files("#restore-picture input[type=file]", bad)
+    page.get_by_label("what is transparent").first.check()
+    page.locator("#restore-defaults").get_by_text("bad.png is not a picture in a supported format").wait_for()
+    assert len(driver.jobs) == before
+    assert page.get_by_text("Finished in").first.is_visible()  # the last run is still shown
+
+
+def test_a_second_tab_waits_and_a_wrong_number_is_the_command_lines_error(context, page, address, driver, pause):
+    second = context.new_page()
+    open_page(second, address)
+    settings = {"Samples": 1, "Steps": 3}
+    pause.hold(0)
+    for tab in (page, second):
+        tab.get_by_role("tab", name="Text to image").click()
+        tab.get_by_label("Prompt", exact=True).first.fill("a man with a beard")
+        fill(tab, "text-to-image", **settings)
+        tab.click("#text-to-image-run")
+        says(tab, "text-to-image", "Step 1 of 3" if tab is page else "Waiting: 1 run is before this one.")
+    second.click("#text-to-image-cancel")
+    says(second, "text-to-image", "Stopped before it began.")
+    second.close()  # closing a tab ends nothing
+    fill(page, "text-to-image", Steps="many")
+    page.click("#text-to-image-run")
+    page.locator("#text-to-image-error").get_by_text('steps is "many"; give a whole number.').wait_for()
+    pause.release()
+    says(page, "text-to-image", "Finished in")
+
+
+def test_earlier_runs_are_listed_and_open(page, driver):
+    page.get_by_role("tab", name="Runs").click()
+    page.locator(".grid-container button").nth(1).wait_for()
+    assert page.locator(".grid-container button").count() == 2
+    page.locator(".grid-container button").nth(1).click()  # the older one
+    page.locator("#runs-view .rsd-before").wait_for(state="attached")
+    assert str(driver.latest("restore").folder) in page.inner_text("#runs-view")
+
+
+def test_a_scene_is_shown_as_a_mesh(page, driver):
+    page.get_by_role("tab", name="Text to 3D").click()
+    page.get_by_label("Prompt", exact=True).last.fill("a man")
+    fill(page, "text-to-3d", Samples=1, Steps=2)
+    fill(page, "text-to-3d", **{"Pixels of the rendered views": 16, "Samples a side of the mesh": 24})
+    page.click("#text-to-3d-run")
+    says(page, "text-to-3d", "Finished in")
+    page.locator("#text-to-3d-mesh canvas").wait_for()
+    with page.expect_download() as got:
+        page.get_by_role("link", name="Download mesh.glb").first.click()
+    mesh = driver.latest("text-to-3d").folder / "scenes" / "00" / "mesh.glb"
+    assert Path(got.value.path()).read_bytes() == mesh.read_bytes()
+
+
+def test_only_files_of_the_runs_are_served_and_nothing_is_fetched_from_elsewhere(page, address, driver, picture):
+    def get(path: Path) -> int:
+        try:
+            with urllib.request.urlopen(f"{address}/gradio_api/file={urllib.parse.quote(str(path))}") as reply:
+                return reply.status
+        except urllib.error.HTTPError as error:
+            return error.code
+
+    folder = driver.latest("restore").folder
+    assert get(folder / "grid.png") == 200
+    for path in (picture, "/etc/passwd", folder / ".." / ".." / ".." / "x", Path(__file__)):
+        assert get(path) == 403
+    assert {urllib.parse.urlsplit(url).hostname for url in page.asked if url.startswith("http")} == {"127.0.0.1"}
