@@ -82,16 +82,18 @@ def choice(label: str, names: Sequence[str], *, own: bool = False, info: str | N
     return gr.Dropdown([AUTO, *names], value=AUTO, label=label, allow_custom_value=own, info=info, min_width=140)
 
 
-def brush(picture: str | None = None) -> gr.Brush:
-    """Return a brush that is a tenth of a picture wide."""
-    size = 12
-    if picture:
-        try:
-            with Image.open(picture, formats=FORMATS) as shown:
-                size = max(2, min(shown.size) // 10)
-        except Exception:  # Pillow's decoders raise many types; the picture is reported when it is used
-            pass
-    return gr.Brush(colors=["#ff00ff"], color_mode="fixed", default_size=size)
+def brush(width: int = 12) -> gr.Brush:
+    """Return the brush of masks, so many pixels wide."""
+    return gr.Brush(colors=["#ff00ff"], color_mode="fixed", default_size=width)
+
+
+def brush_for(picture: str | None) -> gr.Brush | None:
+    """Return a brush a tenth of a picture wide; None if it cannot be read, which is reported below the fields."""
+    try:
+        with Image.open(picture or "", formats=FORMATS) as shown:
+            return brush(max(2, min(shown.size) // 10))
+    except Exception:  # Pillow's decoders raise many types
+        return None
 
 
 def restore(driver: Driver, *, several: bool = False) -> Form:
@@ -102,6 +104,8 @@ def restore(driver: Driver, *, several: bool = False) -> Form:
                 label="Picture", type="filepath", image_mode=None, sources=["upload", "clipboard"], height=300,
                 elem_id=f"{'compare' if several else 'restore'}-picture", buttons=[],
             )  # fmt: skip
+            # the file as it is: what is no picture is reported by the check of uploads
+            picture.preprocess = lambda payload: payload.path if payload else None
         with gr.Column(min_width=280):
             tasks = [(f"{name}: {what}", name) for name, (what, _) in TASK.items() if name not in LEFT_OUT]
             task = gr.Dropdown(tasks, value="inpaint_mask", label="What happened to it", filterable=True)
@@ -125,12 +129,12 @@ def restore(driver: Driver, *, several: bool = False) -> Form:
     def masked(task: str, mask: str, picture: str | None) -> tuple[Any, ...]:
         """Show what the task needs."""
         by_mask = task in REQUIRED["mask"]
-        paints = by_mask and mask == PAINTED and picture is not None
+        paint = brush_for(picture) if by_mask and mask == PAINTED else None
         shown: dict[str, Any] = {"value": None}
-        if paints:
-            shown = {"value": {"background": picture, "layers": [], "composite": None}, "brush": brush(picture)}
+        if paint:
+            shown = {"value": {"background": picture, "layers": [], "composite": None}, "brush": paint}
         return (
-            gr.update(visible=by_mask), gr.update(visible=paints, **shown),
+            gr.update(visible=by_mask), gr.update(visible=paint is not None, **shown),
             gr.update(visible=by_mask and mask == FILE), gr.update(visible=task in READ_BY["kernel"]),
         )  # fmt: skip
 

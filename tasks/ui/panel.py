@@ -107,12 +107,11 @@ class Panel:
         """Look at the shown runs again and again."""
         self.timer.tick(self.look, [self.shown, self.seen, self.by], self.outputs, **QUIET)
         self.by.change(self.look, [self.shown, self.seen, self.by], self.outputs, **QUIET)
-        self.scene.change(self.mesh_of, [self.shown, self.scene], self.mesh, **QUIET)
 
     @property
     def outputs(self) -> list[Any]:
         """What :meth:`look` renews."""
-        return [self.seen, self.view, self.stop, self.go_on, self.line, self.call, self.scene, self.mesh]
+        return [self.seen, self.view, self.stop, self.go_on, self.line, self.call]
 
     def names(self, folders: Sequence[Path]) -> str:
         """Return folders as the browser keeps them."""
@@ -147,13 +146,7 @@ class Panel:
         if mark == seen:
             return [gr.skip()] * len(self.outputs)
         line, call = self.texts(folders)
-        scenes = [] if len(folders) != 1 or not _done(folders[0]) else history.scenes(folders[0])
-        names = [f"scene {k}" for k in range(len(scenes))]
-        first = names[0] if names else None
-        return [
-            mark, body, gr.update(interactive=live), gr.update(interactive=ready), line, call,
-            gr.update(choices=names, value=first, visible=bool(names)), self.mesh_of(shown, first),
-        ]  # fmt: skip
+        return [mark, body, gr.update(interactive=live), gr.update(interactive=ready), line, call]
 
     def piece(self, folder: Path, by: str) -> str:
         """Return a run as HTML."""
@@ -170,16 +163,6 @@ class Panel:
             except ValueError:
                 continue
         return "\n".join(one.shell() for one in requests), "\n\n".join(one.python() for one in requests)
-
-    def mesh_of(self, shown: str | None, name: str | None) -> Any:
-        """Return the mesh of a scene for the viewer."""
-        folders = self.folders(shown)
-        number = str(name or "").removeprefix("scene ")
-        found = history.scenes(folders[0]) if len(folders) == 1 else []
-        if not number.isdigit() or int(number) >= len(found):
-            return gr.update(visible=False, value=None)
-        mesh = found[int(number)] / "mesh.glb"
-        return gr.update(visible=mesh.exists(), value=str(mesh) if mesh.exists() else None)
 
 
 def _done(folder: Path) -> bool:

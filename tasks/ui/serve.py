@@ -5,8 +5,11 @@ from __future__ import annotations
 import os
 import signal
 import threading
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
+
+from rsd.priors import load_prior
 
 from .driver import Driver
 from .options import HOST, Ui
@@ -37,12 +40,19 @@ def launch(driver: Driver, port: int, *, browser: bool = False) -> Any:
     return page
 
 
+def warm() -> None:
+    """Load the built-in prior once, so that the first run need not import what reads it."""
+    with suppress(Exception):  # the run reports what is wrong
+        load_prior("heads")
+
+
 def serve(options: Ui) -> int:
     """Serve the page until it is interrupted; return the exit code."""
     driver = Driver(options.runs, device=options.device)
     ended = threading.Event()
     for kind in (signal.SIGINT, signal.SIGTERM):
         signal.signal(kind, lambda *_: ended.set())
+    threading.Thread(target=warm, daemon=True).start()
     page = launch(driver, options.port, browser=options.browser)
     print(f"rsd ui: http://{HOST}:{options.port} (only on this machine); Ctrl-C ends it", flush=True)
     ended.wait()

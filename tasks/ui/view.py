@@ -162,10 +162,13 @@ def _scenes(folder: Path, found: Sequence[Path]) -> str:
     for number, scene in enumerate(found):
         meshes = [file for file in sorted(scene.glob("mesh.*")) if file.suffix in (".glb", ".obj", ".ply")]
         links = "".join(f'<a href="{url(file)}" download="{file.name}">Download {file.name}</a>' for file in meshes)
-        turn = scene / "turntable.gif"
+        turn, page = scene / "turntable.gif", scene / "viewer.html"
         shown = f'<img src="{url(turn)}" alt="scene {number}, turning">' if turn.exists() else ""
+        if page.exists():  # the run's own page of the mesh; it may do nothing but draw
+            frame = f'sandbox="allow-scripts" loading="lazy" title="scene {number}: a mesh that can be turned"'
+            shown = f'<iframe src="{url(page)}" {frame}></iframe>{shown}'
         items += f"<li>{shown}<span>scene {number}</span> {links}</li>"
-    return f'<div class="rsd-result"><ol class="rsd-samples">{items}</ol>{_files(folder)}</div>'
+    return f'<div class="rsd-result"><ol class="rsd-samples rsd-scenes">{items}</ol>{_files(folder)}</div>'
 
 
 def _files(folder: Path) -> str:

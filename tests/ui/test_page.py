@@ -27,6 +27,15 @@ CHROMIUM = shutil.which("chromium")
 MISSING = [name for name in ("gradio", "playwright") if find_spec(name) is None] + ([] if CHROMIUM else ["chromium"])
 SLOW = 1000 * int(os.environ.get("RSD_UI_SECONDS", 60))
 """Milliseconds that the browser waits for something, at most."""
+DRAWN = """async canvas => {
+  await new Promise(done => setTimeout(done, 1000));
+  const gl = canvas.getContext("webgl"), [w, h] = [canvas.width, canvas.height], seen = new Uint8Array(4 * w * h);
+  gl.readPixels(0, 0, w, h, gl.RGBA, gl.UNSIGNED_BYTE, seen);
+  const colours = new Set();
+  for (let k = 0; k < seen.length; k += 4) colours.add(seen[k] << 16 | seen[k + 1] << 8 | seen[k + 2]);
+  return colours.size > 8;
+}"""
+"""Whether a canvas shows something: more than a few colours."""
 pytestmark = [pytest.mark.ui, pytest.mark.skipif(bool(MISSING), reason=f"missing: {', '.join(MISSING)}")]
 
 
@@ -251,7 +260,9 @@ def test_a_scene_is_shown_as_a_mesh(page, driver):
     fill(page, "text-to-3d", **{"Pixels of the rendered views": 16, "Samples a side of the mesh": 24})
     page.click("#text-to-3d-run")
     says(page, "text-to-3d", "Finished in")
-    page.locator("#text-to-3d-mesh canvas").wait_for()
+    viewer = page.frame_locator("#text-to-3d-view iframe")
+    viewer.get_by_label("a mesh that can be turned").wait_for()
+    assert viewer.locator("canvas").evaluate(DRAWN)
     with page.expect_download() as got:
         page.get_by_role("link", name="Download mesh.glb").first.click()
     mesh = driver.latest("text-to-3d").folder / "scenes" / "00" / "mesh.glb"
