@@ -76,10 +76,10 @@ def _number(text: Any) -> Any:
     return text
 
 
-def choice(label: str, names: Sequence[str], *, own: bool = False, info: str | None = None) -> Any:
+def choice(label: str, names: Sequence[str], *, own: bool = False, value: str = AUTO) -> Any:
     """Return a field with names to choose from, of which "auto" is the packaged one; ``own``: or a name of one's
     own."""
-    return gr.Dropdown([AUTO, *names], value=AUTO, label=label, allow_custom_value=own, info=info, min_width=140)
+    return gr.Dropdown([AUTO, *names], value=value, label=label, allow_custom_value=own, min_width=140)
 
 
 def brush(width: int = 12) -> gr.Brush:
@@ -112,7 +112,7 @@ def restore(driver: Driver, *, several: bool = False) -> Form:
             mask = gr.Radio([PAINTED, ALPHA, FILE], value=PAINTED, label="What is missing")
             with gr.Row():
                 methods = [choice("Method", tuple(RESTORING))]
-                methods += [choice("Other method", tuple(RESTORING))] if several else []
+                methods += [choice("Other method", tuple(RESTORING), value="rlsd")] if several else []
                 prior = choice("Prior", PRIORS[RESTORE], own=True)
             clean = gr.Checkbox(False, label="The picture is clean: damage it first, restore it, and score the samples")
     editor = gr.ImageEditor(

@@ -76,6 +76,8 @@ class Panel:
         def run(shown: str, *values: Any) -> tuple[str, str]:
             try:
                 requests = [form.make(*values) for form in forms]
+                if any(one == requests[0] for one in requests[1:]):
+                    raise ValueError("Both methods are the same; choose another one.")
                 jobs = [self.driver.submit(request) for request in requests]
             except Exception as error:
                 return shown, view.problem(sentence(error))
@@ -138,6 +140,8 @@ class Panel:
         """Return what has changed of the shown runs since ``seen``."""
         folders = self.folders(shown)
         pieces = [self.piece(folder, by) for folder in folders] or [view.status(self.driver, None)]
+        if len(pieces) == 2:
+            pieces = [view.method(self.driver, folder) + piece for folder, piece in zip(folders, pieces, strict=True)]
         body = view.pair("two runs", *pieces) if len(pieces) == 2 else pieces[0]
         jobs = [self.driver.job(folder) for folder in folders]
         live = any(job and job.live for job in jobs)

@@ -16,7 +16,14 @@ def past_runs(driver: Driver, tab: gr.Tab, page: gr.Blocks) -> None:
     with gr.Row():
         which = gr.Dropdown([], label="Run", scale=4, elem_id="runs-which", allow_custom_value=True)
         again = gr.Button("List again", min_width=90, scale=1)
-    gallery = gr.Gallery(label="Runs, the newest first", columns=[2, 3, 5], allow_preview=False, height=320, buttons=[])
+    gallery = gr.Gallery(
+        label="Runs, the newest first",
+        columns=4,
+        object_fit="contain",
+        allow_preview=False,
+        height=320,
+        buttons=[],
+    )
     panel = Panel(driver, "runs")
     panel.start.visible = False
 

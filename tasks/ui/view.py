@@ -179,6 +179,14 @@ def _files(folder: Path) -> str:
     return f'<p class="rsd-files">Files: {", ".join(links)}</p>'
 
 
+def method(driver: Driver, folder: Path) -> str:
+    """Return the method of a run as a heading."""
+    job = driver.job(folder)
+    given = dict(job.request.settings) if job else {}
+    name = read_config(folder)["method"] if (folder / CONFIG).exists() else given.get("method", "auto")
+    return f"<h3>{escape(str(name))}</h3>"
+
+
 def pair(title: str, first: str, second: str) -> str:
     """Return two pieces side by side."""
     return f'<div class="rsd-pair" aria-label="{escape(title)}"><div>{first}</div><div>{second}</div></div>'

@@ -69,6 +69,7 @@ def test_a_finished_run_is_shown_in_the_order_that_is_chosen(driver):
 
 def test_a_run_in_progress_shows_its_particles_and_its_steps(driver):
     folder = make_run(driver.runs / "text-to-image" / "b", done=False)
+    assert view.method(driver, folder) == "<h3>sds</h3>"
     html = view.moving(folder)
     assert html.count('role="img" aria-label="particle') == 3
     assert "background-size:300% 100%;background-position:50.0000% 0" in html
