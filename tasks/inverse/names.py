@@ -52,7 +52,7 @@ CASES = (
     "inpaint_mask (parts are missing, or not wanted: --mask)",
     "inpaint_box (a rectangle is: --box)",
     "scratches (it is an old print with scratches and dust)",
-    "denoise (it is noisy)",
+    "denoise (it is noisy), denoise_poisson (it is noisy, of few photons)",
     "jpeg (it was compressed too much)",
     "colorize (it is black and white)",
     "sr2 ... sr16 (it is too small)",

@@ -101,7 +101,8 @@ def test_readme_is_short_and_lists_its_parts():
     assert len(text.split()) <= 900
     assert "https://arxiv.org/abs/2406.16683" in text[:400]
     pictures = re.findall(r"!\[[^]]+\]\((docs/[\w-]+\.png)\)", text)
-    assert pictures == [f"docs/{name}.png" for name in ("demo-grid", "text-to-image-grid", "text-to-3d-contact")]
+    names = ("demo-grid", "photo-demo", "text-to-image-grid", "text-to-3d-contact")
+    assert pictures == [f"docs/{name}.png" for name in names]
     assert text.count("```python") == 1
     for limit in ("cartoon heads only", "never been run", "29.3 dB", "undecided"):
         assert limit in text[text.index("## Limits") :]

@@ -56,7 +56,7 @@ def test_a_killed_run_resumes_to_the_same_bits(go, command, flags, monkeypatch):
     monkeypatch.undo()
     assert go(command, *flags, out="cut", steps=5)[0] == 2  # the folder contains another run
     assert go(command, *flags, "--resume", out="cut", steps=5)[0] == 0
-    assert outputs(out) == outputs(whole) and len(outputs(out)) == (4 if command == "text-to-image" else 2 * 14 + 3)
+    assert outputs(out) == outputs(whole) and len(outputs(out)) == (4 if command == "text-to-image" else 2 * 15 + 3)
     assert (out / "steps.jsonl").read_text() == (whole / "steps.jsonl").read_text()
     resumed, at_once = (json.loads((folder / "metrics.json").read_text()) for folder in (out, whole))
     assert resumed["div"] == at_once["div"]
