@@ -1,7 +1,11 @@
 """Importance weights of repelled samples: averages over them are those of independent samples."""
 
+import json
+
+import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from rsd.priors.mixture import GaussianMixture
 from rsd.randomness import Stream
@@ -56,3 +60,20 @@ def test_a_checkpoint_keeps_the_weights():
     old = {name: value for name, value in part.state().items() if name != "log_weights"}
     fresh.load_state(old)
     assert fresh.log_weights.isnan().all()
+
+
+def test_a_repelled_restoration_reports_its_weights_and_shows_them(tmp_path):
+    from rsd.cli import main
+
+    assert main(["heads", "--out", str(tmp_path / "heads"), "--number", "1"]) == 0
+    command = ["restore", str(tmp_path / "heads"), "--clean", "--task", "inpaint_half_face", "--steps", "4", "-n", "2"]
+    found = {}
+    for gamma in ("0", "0.01"):
+        assert main([*command, "--gamma", gamma, "--out", str(tmp_path / gamma)]) == 0
+        [folder] = [path for path in (tmp_path / gamma).iterdir() if path.is_dir()]
+        found[gamma] = json.loads((folder / "metrics.json").read_text()), folder / "grid.png"
+    assert "weights" not in found["0"][0]
+    weights = found["0.01"][0]["weights"]
+    assert sum(weights["values"]) == pytest.approx(1) and 1 <= weights["effective"] < 2
+    labels = [np.asarray(Image.open(grid))[:22] for _, grid in found.values()]
+    assert not np.array_equal(*labels)

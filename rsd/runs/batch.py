@@ -175,9 +175,7 @@ def run_one(head: Head, item: Item, networks: Networks, folder: RunFolder, ensem
         # Write and score the result; the film has all particles.
         context = head.gather(run, context)
         images = head.finish(item, images, context)
-        figures = save(head, item, run, images, context, folder, networks) if main else {}
-        if log_weights is not None and not options.selects and (weights := importance(log_weights)):
-            figures["weights"] = weights
+        figures = save(head, item, run, images, context, folder, networks, log_weights) if main else {}
         cited = head.cited(options, latent=prior.latent)
         session.finish(images, figures, seed=options.seed, model=options.prior, cited=cited)
         if main:
@@ -187,15 +185,18 @@ def run_one(head: Head, item: Item, networks: Networks, folder: RunFolder, ensem
 
 
 def save(
-    head: Head, item: Item, run: Run, images: torch.Tensor, context: Any, folder: RunFolder, networks: Networks
-) -> dict[str, Any]:
+    head: Head, item: Item, run: Run, images: torch.Tensor, context: Any, folder: RunFolder, networks: Networks,
+    log_weights: torch.Tensor | None,
+) -> dict[str, Any]:  # fmt: skip
     """Write and score the samples of a run, or those of them that are kept. Return the figures.
 
-    ``images``: all drawn ones, [M, 3, H, W]. The selection needs nothing that is random or distributed, so a run that
-    is resumed or shared by processes keeps the same samples."""
+    ``images``: all drawn ones, [M, 3, H, W]; ``log_weights`` [M]: see :class:`rsd.sampling.Chain`. The selection needs
+    nothing that is random or distributed, so a run that is resumed or shared by processes keeps the same samples."""
     options, number = item.options, len(images)
     if not options.selects:
-        return head.save(item, images, context, folder, networks)
+        weights = None if log_weights is None else importance(log_weights)
+        figures = head.save(item, images, context, folder, networks, (weights or {}).get("values"))
+        return {**figures, **({"weights": weights} if weights else {})}
     shown, name = head.shown(images, context), options.features_name
     fit = head.fit(item, shown, context, networks.scorers)
     chosen = choose(

@@ -176,15 +176,22 @@ class Head(ABC):
         """Return how well drawn samples fit, for the selection (``--draw``); None if nothing measures that."""
         return None
 
-    def write(self, item: Item, images: torch.Tensor, context: Any, folder: RunFolder) -> torch.Tensor:
-        """Write the pictures of a run; return the images to be scored."""
+    def write(
+        self, item: Item, images: torch.Tensor, context: Any, folder: RunFolder, labels: Sequence[str]
+    ) -> torch.Tensor:
+        """Write the pictures of a run, in grids with ``labels``; return the images to be scored."""
         raise NotImplementedError
 
     def save(
-        self, item: Item, images: torch.Tensor, context: Any, folder: RunFolder, networks: Networks
-    ) -> dict[str, Any]:
-        """Write and score the result; return its figures. Only the main process calls it."""
-        images = self.write(item, images, context, folder)
+        self, item: Item, images: torch.Tensor, context: Any, folder: RunFolder, networks: Networks,
+        weights: Sequence[float] | None = None,
+    ) -> dict[str, Any]:  # fmt: skip
+        """Write and score the result; return its figures. Only the main process calls it. ``weights``: the importance
+        weights of repelled samples, which grids show."""
+        labels = [f"particle {k}" for k in range(len(images))]
+        if weights:
+            labels = [f"particle {k}, {100 * w:.0f}%" for k, w in enumerate(weights)]
+        images = self.write(item, images, context, folder, labels)
         return measure(self.scores, images, self.subject(item, context), networks.scorers)
 
     @staticmethod

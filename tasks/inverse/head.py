@@ -204,10 +204,12 @@ class RestoreHead(Head):
         noise = context.operator.noise_level(item.options.sigma_v)
         return measurement_fit(context.operator, images, context.y, noise)
 
-    def write(self, item: Item, images: torch.Tensor, context: Problem, folder: RunFolder) -> torch.Tensor:
+    def write(
+        self, item: Item, images: torch.Tensor, context: Problem, folder: RunFolder, labels: Sequence[str]
+    ) -> torch.Tensor:
         """Write the images; return them as they are scored."""
         images = self.shown(images, context)
-        write_results(images, context, folder, item.options, self.estimates.pop(item, None))
+        write_results(images, context, folder, item.options, labels, self.estimates.pop(item, None))
         return images
 
     @staticmethod

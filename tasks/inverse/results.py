@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -141,10 +142,11 @@ def keep_known(options: Restore, problem: Problem) -> bool:
 
 
 def write_results(
-    images: torch.Tensor, problem: Problem, folder: RunFolder, options: Restore, estimate: torch.Tensor | None = None
-) -> None:
-    """Write particles/, measurement, grid and spread; the ``estimate`` [1, 3, h, w] that the samples start from, of
-    priors that take any size the samples' mean, and of task scratches the mask."""
+    images: torch.Tensor, problem: Problem, folder: RunFolder, options: Restore, names: Sequence[str],
+    estimate: torch.Tensor | None = None,
+) -> None:  # fmt: skip
+    """Write particles/, measurement, spread, and the grid with the samples' ``names``; the ``estimate`` [1, 3, h, w]
+    that the samples start from, of priors that take any size the samples' mean, and of task scratches the mask."""
     about = {"seed": str(options.seed), "gamma": str(options.gamma), "method": options.method, "task": options.task}
     about["prompt"] = options.prompt
     shown = write_samples(images, problem, folder, options, about)
@@ -165,7 +167,7 @@ def write_results(
     if problem.clean is not None:
         cells, labels = [*cells, problem.clean], [*labels, "truth"]
     cells += [image[None] for image in shown]
-    labels += [f"particle {k}" for k in range(len(shown))]
+    labels += names
     media.save_png(folder.path / "grid.png", media.grid(cells, labels=labels))
 
 

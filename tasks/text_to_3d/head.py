@@ -119,8 +119,9 @@ class SceneHead(PromptHead):
         return run.collect_scenes()
 
     def save(
-        self, item: Item, images: torch.Tensor, context: Scenes, folder: RunFolder, networks: Networks
-    ) -> dict[str, Any]:
+        self, item: Item, images: torch.Tensor, context: Scenes, folder: RunFolder, networks: Networks,
+        weights: Sequence[float] | None = None,
+    ) -> dict[str, Any]:  # fmt: skip
         """Write pictures, meshes and scenes; return the figures, which are measured on views from all sides."""
         figures = outputs.write_outputs(
             outputs.PARTS,

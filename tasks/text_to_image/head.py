@@ -66,13 +66,14 @@ class ImageHead(PromptHead):
         """Return how well each picture follows the prompt."""
         return prompt_fit(images, item.source, scorers)
 
-    def write(self, item: Item, images: torch.Tensor, context: None, folder: RunFolder) -> torch.Tensor:
+    def write(
+        self, item: Item, images: torch.Tensor, context: None, folder: RunFolder, labels: Sequence[str]
+    ) -> torch.Tensor:
         """Write particles/ and grid.png."""
         o, n = item.options, len(images)
         text = {"seed": str(o.seed), "gamma": str(o.strength), "method": o.method, "prompt": item.source}
         for k, image in enumerate(images):
             media.write_png(folder.path / "particles" / f"{k:02d}.png", image[None], text={**text, "particle": str(k)})
-        labels = [f"particle {k}" for k in range(n)]
         columns = n if n <= 5 else math.ceil(math.sqrt(n))
         media.save_png(folder.path / "grid.png", media.grid([x[None] for x in images], labels=labels, columns=columns))
         return images
