@@ -227,13 +227,15 @@ def repel(
     1 / alpha_t. z_s is linear in the estimate and in eps, of which the step keeps all but the noise ``fresh``, so it
     changes with them. ``interaction.kind`` "potential" is Particle Guidance (Corso et al. 2024, "Particle Guidance:
     non-I.I.D. Diverse Sampling with Diffusion Models", Eq. 4), which adds the gradient of
-    log Phi = - 1/2 sum_{i != j} k_ij to the score. Return None outside the interaction's window.
+    log Phi = - 1/2 sum_{i != j} k_ij to the score. Return None outside the interaction's window, and near a flow's
+    pure noise, where sigma / alpha exceeds ``Schedule.most``: all estimates are equal there.
 
     If the estimates are almost equal (pure noise, a weak prior), the kernel is narrow and the force large. So z_s moves
     by no more than half the ancestral noise of the step (root mean square over a particle's entries), except by the
     potential, whose formula is published; a window such as (0.5, 0.8) skips the first steps besides."""
     now, then = transition.now, transition.then
-    if not interaction.active(now.t, transition.given.prior.schedule.T, spread.total):
+    schedule = transition.given.prior.schedule
+    if not interaction.active(now.t, schedule.T, spread.total) or now.sigma > schedule.most * now.alpha:
         return None
     R, force = interaction.force(result.clean, spread)
     rows = spread.ensemble.among(interaction.groups(spread.total).flatten())[0]

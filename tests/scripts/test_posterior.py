@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 import torch
 
-from rsd.tasks.inverse.samplers.exact import gaussian
-from scripts.posterior import Row, directions, figure, moments, samples
+from rsd.tasks.inverse.samplers.exact import blind, gaussian
+from scripts.posterior import Row, directions, figure, flow_schedule, moments, samples
 
 
 @pytest.fixture
@@ -47,6 +47,17 @@ def test_methods_have_the_variance_that_is_documented(known, method, hyper, step
     found = directions(x, known)
     assert found[1] == pytest.approx(measured, abs=tolerance)
     assert moments(x, known.mean, known.covariance.diagonal())[1] == pytest.approx(1, abs=0.4)
+
+
+@pytest.mark.parametrize("method", ["proximal-guidance", "particle-guidance"])
+def test_a_flow_is_sampled_as_a_variance_preserving_prior_is(method):
+    """Near a flow's pure noise sigma / alpha is a thousand; repulsion there threw the particles to infinity."""
+    known = blind(schedule=flow_schedule())
+    settings = {"gamma": 0.2} if method == "particle-guidance" else {}
+    x = samples(Row(method, "", ("zeta=0.3",) if settings else (), settings), known, number=16, steps=40)
+    apart = (x[:, None] - known.prior.means).norm(dim=2).amin(1)
+    assert float(apart.max()) < 1.5
+    assert float((x[:, 0] > 0).double().mean()) == pytest.approx(0.5, abs=0.3)
 
 
 def test_figures_are_short():
