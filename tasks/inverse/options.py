@@ -86,8 +86,6 @@ class OperatorOptions:
     (default: what the file says)."""
     peak: float | None = None
     """denoise_poisson: photons at white (default: as estimated; --clean requires it)."""
-    propose: bool = False
-    """scratches: only write what the detector takes for scratches to --out (default: runs/masks)."""
     operator: str | None = None
     """operator: your differentiable function, as module:function, from images [B, 3, H, W] in [-1, 1] to y (default:
     none; the task requires one)."""
@@ -101,7 +99,7 @@ class TaskOptions(OperatorOptions, TaskName, NoiseSettings):
     """The task, its operator and its noise."""
 
     GROUPS: ClassVar[Groups] = {
-        "task": "task mask mask_hole box kernel blur quality peak propose operator downsample sigma_v fit"
+        "task": "task mask mask_hole box kernel blur quality peak operator downsample sigma_v fit"
     }
 
 
@@ -216,6 +214,9 @@ class Restore(TaskOptions, Settings, RunOptions, PriorOptions, FeatureOptions, S
     preset: int | None = None
     """Settings for that many steps: proximal-guidance 20, 30, 50, 100, 200 or 1000; rlsd 50, 100, 200 or 1000, with
     the exact x-step (heads: masks, super-resolution; default: the packaged settings)."""
+
+    propose: bool = False
+    """scratches: only write what the detector takes for scratches to --out (default: runs/masks)."""
 
     keep_known: bool | None = None
     """Inpainting: copy the known pixels into the samples (default: yes without --clean if --sigma-v is 0)."""

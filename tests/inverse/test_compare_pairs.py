@@ -129,7 +129,8 @@ def test_the_committed_comparison_runs_all_that_differs_and_was_set(images, head
     flags = ["--config", str(file), "--images", str(images)]
     options, _ = layered(Compare, flags, prog="x", positional="")
     options.check()
-    assert set(options.methods) == set(METHODS) - {"hybrid"} and options.metrics == ("fid",)
+    left = {"hybrid", "diffpir"}  # rlsd with fewer particles that repel; packaged for photographs only
+    assert set(options.methods) == set(METHODS) - left and options.metrics == ("fid",)
     found, unset = pairs(options)
     able, others = runnable(found, {"heads": 64, "heads-pixels": 32})
     assert not unset

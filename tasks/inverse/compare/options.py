@@ -34,7 +34,7 @@ class Compare(OperatorOptions):
     )
     GROUPS: ClassVar[Groups] = {
         "input": "images config shard",
-        "what is compared": "methods tasks mask mask_hole box kernel operator downsample sigma_v fit",
+        "what is compared": "methods tasks mask mask_hole box kernel blur quality peak operator downsample sigma_v fit",
         "priors": "prior pixel_prior particles draw keep seed",
         "speed and memory": "steps device dtype autocast chunk memory",
         "output": "out metrics div_features fid_features",
