@@ -68,12 +68,13 @@ def test_a_repelled_restoration_reports_its_weights_and_shows_them(tmp_path):
     assert main(["heads", "--out", str(tmp_path / "heads"), "--number", "1"]) == 0
     command = ["restore", str(tmp_path / "heads"), "--clean", "--task", "inpaint_half_face", "--steps", "4", "-n", "2"]
     found = {}
-    for gamma in ("0", "0.01"):
+    for gamma in ("0", "0.001", "8"):
         assert main([*command, "--gamma", gamma, "--out", str(tmp_path / gamma)]) == 0
         [folder] = [path for path in (tmp_path / gamma).iterdir() if path.is_dir()]
         found[gamma] = json.loads((folder / "metrics.json").read_text()), folder / "grid.png"
     assert "weights" not in found["0"][0]
-    weights = found["0.01"][0]["weights"]
-    assert sum(weights["values"]) == pytest.approx(1) and 1 <= weights["effective"] < 2
-    labels = [np.asarray(Image.open(grid))[:22] for _, grid in found.values()]
-    assert not np.array_equal(*labels)
+    weak, strong = (found[gamma][0]["weights"] for gamma in ("0.001", "8"))
+    assert sum(weak["values"]) == pytest.approx(1) and 1.5 < weak["effective"] < 2
+    assert strong["effective"] < 1.001  # nearly all of the weight is one sample's, so the grid has no weights
+    plain, weighted, hidden = (np.asarray(Image.open(grid))[:20] for _, grid in found.values())
+    assert np.array_equal(plain, hidden) and not np.array_equal(plain, weighted)

@@ -195,7 +195,9 @@ def save(
     options, number = item.options, len(images)
     if not options.selects:
         weights = None if log_weights is None else importance(log_weights)
-        figures = head.save(item, images, context, folder, networks, (weights or {}).get("values"))
+        # Grids show weights that tell something: strong repulsion leaves one sample nearly all of the weight.
+        tell = weights is not None and (weights["effective"] or 0) >= number / 2
+        figures = head.save(item, images, context, folder, networks, weights["values"] if weights and tell else None)
         return {**figures, **({"weights": weights} if weights else {})}
     shown, name = head.shown(images, context), options.features_name
     fit = head.fit(item, shown, context, networks.scorers)
