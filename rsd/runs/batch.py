@@ -196,7 +196,7 @@ def save(
     if not options.selects:
         weights = None if log_weights is None else importance(log_weights)
         # Grids show weights that tell something: strong repulsion leaves one sample nearly all of the weight.
-        tell = weights is not None and (weights["effective"] or 0) >= number / 2
+        tell = weights is not None and (weights["effective"] or 0) >= 0.6 * number
         figures = head.save(item, images, context, folder, networks, weights["values"] if weights and tell else None)
         return {**figures, **({"weights": weights} if weights else {})}
     shown, name = head.shown(images, context), options.features_name
