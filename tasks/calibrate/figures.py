@@ -91,18 +91,24 @@ def attribute_figures(
     return found
 
 
-def calibration_error(heads: Sequence[dict[str, Any]]) -> float | None:
-    """Return the mean over attribute values of |mean frequency - mean posterior|, both over heads. It measures bias: by
-    chance it falls as 1/sqrt(samples in all), unlike the total variation of each head. ``heads``: from
-    :func:`attribute_figures`; None if none can be read."""
-    sums: dict[tuple[str, str], list[list[float]]] = {}
+def pooled(heads: Sequence[dict[str, Any]]) -> dict[str, dict[str, list[float]]]:
+    """Return for each attribute and value the mean frequency and the mean posterior probability over heads, which are
+    from :func:`attribute_figures`."""
+    sums: dict[str, dict[str, list[list[float]]]] = {}
     for head in heads:
         for name, values in (head.get("values") or {}).items():
             for value, pair in values.items():
-                sums.setdefault((name, value), []).append(pair)
-    if not sums:
-        return None
-    return float(np.mean([abs(np.mean(pairs, 0) @ (1, -1)) for pairs in sums.values()]))
+                sums.setdefault(name, {}).setdefault(value, []).append(pair)
+    return {
+        name: {value: np.mean(pairs, 0).tolist() for value, pairs in values.items()} for name, values in sums.items()
+    }
+
+
+def calibration_error(heads: Sequence[dict[str, Any]]) -> float | None:
+    """Return the mean over attribute values of |mean frequency - mean posterior|, both over heads. It measures bias: by
+    chance it falls as 1/sqrt(samples in all), unlike the total variation of each head. None if no head can be read."""
+    gaps = [abs(a - b) for values in pooled(heads).values() for a, b in values.values()]
+    return float(np.mean(gaps)) if gaps else None
 
 
 def bootstrap(heads: Sequence[Any], figure: Any, *, rng: np.random.Generator, times: int = 400) -> tuple[float, float]:

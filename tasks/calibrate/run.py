@@ -18,7 +18,7 @@ from rsd.tasks.inverse.methods import METHODS
 
 from .options import Calibrate
 from .report import FILES, write
-from .scoring import prior_frequencies, score
+from .scoring import Known, prior_frequencies, score
 
 
 def run(options: Calibrate) -> int:
@@ -27,10 +27,13 @@ def run(options: Calibrate) -> int:
     sizes = compare.sizes()
     found, left_out = pairs(compare)
     able, others = runnable(found, sizes)
-    for name, why in {**left_out, **others}.items():
+    left_out = {**left_out, **others}
+    for name, why in left_out.items():
         print(f"left out: {name}: {why}")
     if not able:
-        raise ValueError(f"No method can be calibrated on {options.task}: {'; '.join([*left_out.values()])}")
+        raise ValueError(f"No method can be calibrated on {options.task}: {'; '.join(left_out.values())}")
+    job, size = able[0].jobs[0], sizes[able[0].options.prior]
+    known = {(size, job.title): Known.of(job, size)}  # a task that leaves nothing or too much open fails before any run
     rows = [row for pair in able for row in at_gammas(pair, options.gammas)]
     check_folder_of_runs(options.out, resume=True, own=(*FILES, "heads", "cells", "prior"), runs="cells/*/*")
     failures: dict[str, str] = {}
@@ -45,7 +48,7 @@ def run(options: Calibrate) -> int:
             print(f"shard {options.shard} done; the same command without --shard writes the tables")
         else:
             prior = prior_frequencies(options) if options.prior_draws else None
-            write(options, list(score(rows, options, sizes)), prior)
+            write(options, list(score(rows, options, sizes, known)), prior)
     for name, why in failures.items():
         print(f"failed: {name}: {why}", file=sys.stderr)
     return 1 if failures else 0

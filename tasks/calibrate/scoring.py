@@ -31,6 +31,7 @@ from .figures import (
     calibration_error,
     crps,
     interval_coverage,
+    pooled,
     rank_histogram,
     tarp_shares,
     uniform_gap,
@@ -89,11 +90,16 @@ def label(pair: Pair) -> str:
     return f"{pair.method}, γ = {pair.options.gamma:g}" if repels else pair.method
 
 
-def score(rows: Sequence[Pair], options: Calibrate, sizes: dict[str, int]) -> Iterator[dict[str, Any]]:
+Posteriors = dict[tuple[int, str], Known]
+"""What is known of each head, by the prior's size in pixels and the head's title."""
+
+
+def score(
+    rows: Sequence[Pair], options: Calibrate, sizes: dict[str, int], known: Posteriors
+) -> Iterator[dict[str, Any]]:
     """Yield a row of calibration.json for exact draws, for exact draws through the autoencoder, and for each pair with
-    finished runs."""
+    finished runs. Adds to ``known`` what it lacks."""
     judge = HeadsClassifier.load()
-    known: dict[tuple[int, str], Known] = {}
     exact_rows: dict[str, list[dict[str, Any]]] = {}
     method_rows = []
     for pair in rows:
@@ -143,20 +149,25 @@ def one_head(
     clean = known.problem.clean
     assert clean is not None
     samples, truth = known.at_hidden(images), known.at_hidden(clean)[0]
-    references = known.at_hidden(references_of(options.seed, images.shape[-1]))
     deviation = known.deviation.numpy()[known.hidden]
     w = np.full(len(samples), 1 / len(samples)) if weights is None else weights
     mean = w @ samples
     variance = w @ (samples - mean) ** 2
     gap = mean - known.mean.double().numpy()[known.hidden]
+    alike: dict[str, Any] = dict.fromkeys(("coverage", "ranks", "tarp"))
+    if weights is None:
+        references = known.at_hidden(references_of(options.seed, images.shape[-1]))
+        alike = {
+            "coverage": interval_coverage(samples, truth),
+            "ranks": rank_histogram(samples, truth).tolist(),
+            "tarp": tarp_shares(samples, truth, references).tolist(),
+        }
     return {
         "head": title,
         **attribute_figures(rows, known.posterior, weights),
         "crps": crps(samples, truth, weights),
         "effective": float(1 / (w**2).sum()),
-        "coverage": interval_coverage(samples, truth) if weights is None else None,
-        "ranks": rank_histogram(samples, truth).tolist() if weights is None else None,
-        "tarp": tarp_shares(samples, truth, references).tolist() if weights is None else None,
+        **alike,
         "mean_error": float(np.sqrt((gap**2).mean())),
         "spread": float(np.sqrt(variance.mean() / max(float((deviation**2).mean()), 1e-12))),
     }
@@ -198,18 +209,6 @@ def summarise(name: str, heads: list[dict[str, Any]], options: Calibrate, **fact
         "values": pooled(heads),
         "heads": heads,
     }  # fmt: skip
-
-
-def pooled(heads: Sequence[dict[str, Any]]) -> dict[str, dict[str, list[float]]]:
-    """Return for each attribute and value the mean frequency and the mean posterior probability over heads."""
-    sums: dict[str, dict[str, list[list[float]]]] = {}
-    for head in heads:
-        for name, values in (head.get("values") or {}).items():
-            for value, pair in values.items():
-                sums.setdefault(name, {}).setdefault(value, []).append(pair)
-    return {
-        name: {value: np.mean(pairs, 0).tolist() for value, pairs in values.items()} for name, values in sums.items()
-    }
 
 
 def prior_frequencies(options: Calibrate) -> dict[str, Any]:

@@ -70,3 +70,4 @@ def test_values_that_cannot_work(given, message):
 def test_a_task_that_hides_nothing(tmp_path, capsys):
     assert main(["calibrate", *ARGUMENTS, "--task", "sr2", "--out", str(tmp_path)]) == 2
     assert "hides no attribute" in capsys.readouterr().err
+    assert not (tmp_path / "cells").exists()  # before any run
