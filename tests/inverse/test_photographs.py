@@ -87,6 +87,29 @@ def test_a_picture_comes_back_whole_and_untouched_outside_the_damage(restore, tm
     assert film.n_frames > 1
 
 
+def test_a_large_picture_is_restored_at_its_holes_alone(restore, capsys):
+    small = draw("photo.png", 100, 100)
+    values = np.tile(small, (20, 30, 1))  # 2000 rows of 3000 px, in a small file
+    Image.fromarray(values).save("photo.png")
+    known = mask("mask.png", 2000, 3000, (500, 512, 40, 52), (1700, 1706, 2500, 2530))
+    folder = restore("photo.png", "--mask", "mask.png", "-n", "1")
+    (one,) = answers(folder)
+    assert one.shape == (2000, 3000, 3) and np.array_equal(one[known], values[known])
+    assert not np.array_equal(one[~known], values[~known])
+    # what the network sees: the holes with 64 px on each side (the first is 40 px from the border), one above the other
+    assert "are restored, 160 x 280 px of 3000 x 2000" in capsys.readouterr().out
+    assert Image.open(folder / "estimate.png").size == (3000, 2000)
+
+
+def test_the_kernels_of_a_blind_restoration_are_kept(restore):
+    draw("photo.png", 48, 40)
+    folder = restore("photo.png", "--task", "deblur_blind", "--sigma-v", "0.01")
+    kernels = np.load(folder / "kernel.npy")
+    assert kernels.shape == (2, 15, 15) and kernels.dtype == np.float32 and kernels.min() >= 0
+    assert kernels.sum((1, 2)) == pytest.approx([1, 1], abs=1e-5)
+    assert Image.open(folder / "kernel.png").width > 2 * 15
+
+
 def test_a_finished_run_is_measured_from_its_pictures(restore, photos):
     draw("photo.png", 300, 200)
     mask("mask.png", 300, 200, (100, 110, 50, 70))
