@@ -1,5 +1,7 @@
 """DiffPIR and the estimate that it starts from, on a prior whose denoiser is known."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 
@@ -71,6 +73,21 @@ def test_the_estimate_is_denoised_and_fitted_in_turn():
     assert DiffPIR().estimate(problem) is None  # pure noise
     bare = given(Matrix(torch.eye(2, dtype=torch.float64)), y, 0.1)
     assert method.adapted(bare) == DiffPIR(start=0.0, stop=0.2, calls=2)  # no first estimate: from pure noise
+
+
+def test_each_call_of_the_estimate_sees_the_picture_turned_another_way():
+    class Turning(GaussianMixture):
+        seen = []
+
+        def turned(self, k):
+            self.seen.append(k)
+            return self
+
+    y = torch.tensor([[0.8, -0.2]], dtype=torch.float64)
+    problem = given(Start(torch.eye(2, dtype=torch.float64)), y, 0.1)
+    prior = Turning(torch.zeros(1, 2, dtype=torch.float64), VARIANCE)
+    DiffPIR(start=0.6, stop=0.2, calls=3).estimate(replace(problem, prior=prior))
+    assert prior.seen == [0, 1, 2]
 
 
 @pytest.mark.parametrize("sigma_v", [0.5, 0.15])

@@ -10,8 +10,10 @@ One step from noise level t to s, sigma~ = sigma / alpha, for a prior of pixels:
 With ``start`` the particles do not begin at pure noise but at an estimate with noise of sigma~ = start, which saves the
 steps that would only find the large shapes again: where a measurement leaves little open, 5 steps do. The estimate is
 that of DPIR (Zhang et al. 2021, "Plug-and-Play Image Restoration with Deep Denoiser Prior"): the same steps without
-noise, ``calls`` of them, from the operator's first estimate. It is one picture, the best in squared error; samples
-differ as what the measurement leaves open does, and so are twice as far from the truth in squared error.
+noise, ``calls`` of them, from the operator's first estimate. As there, each call sees the picture turned or mirrored
+another way (of priors that allow it, :meth:`rsd.priors.base.Prior.turned`), so that errors of the network that depend
+on the direction average out. It is one picture, the best in squared error; samples differ as what the measurement
+leaves open does, and so are twice as far from the truth in squared error.
 
 Of Gaussian noise alone the measurement is a state z_t itself, so the particles start there, at the noise of y, and
 take DDPM's steps with nothing to fit. (The estimate takes several calls all the same: a small network leaves noise,
@@ -79,9 +81,9 @@ class DiffPIR(Method):
         if x is None:
             return None
         schedule = given.prior.schedule
-        for t in self.timesteps(schedule, self.calls):
+        for k, t in enumerate(self.timesteps(schedule, self.calls)):
             now = level(schedule, t)
-            x = denoised(given, self.fit(given, x, now)[0], now)
+            x = denoised(replace(given, prior=given.prior.turned(k)), self.fit(given, x, now)[0], now)
         return self.fit(given, x, now)[0] if self.fits else x
 
     def initial(self, given: Measurement, estimate: torch.Tensor, first: Level, noise: torch.Tensor) -> torch.Tensor:
