@@ -57,9 +57,9 @@ class RestoreHead(Head):
         super().__init__(options, items, several=several)
         self.foreign: list[str] = []
         self.estimates: dict[Item, torch.Tensor] = {}
-        scores = ("psnr", "ssim", *(name for name in ("lpips", "clip") if name in options.metrics), "residual")
+        scores = ("psnr", "ssim", *(name for name in ("lpips", "dists", "clip") if name in options.metrics), "residual")
         each = [f"{name}_{part}" for name in scores for part in PARTS]
-        self.figures = [*each, "div", "coverage", "agreement", "seconds"]
+        self.figures = [*each, "div", "vendi", "coverage", "agreement", "seconds"]
 
     @classmethod
     def of(cls, given: Mapping[str, Any]) -> RestoreHead:
@@ -236,11 +236,11 @@ class RestoreHead(Head):
     def row(self, item: Item, held: dict[str, Any], folder: RunFolder) -> dict[str, Any]:
         """Return an image's line of the summary."""
         row: dict[str, Any] = {"image": item.title}
-        for name in self.figures[:-4]:
+        for name in self.figures[:-5]:
             score, _, part = name.rpartition("_")
             row[name] = (held.get(score) or {}).get(part)
         cover = held["coverage"] or {}
-        row |= {"div": held["div"], "div_features": held.get("div_features"), "coverage": cover.get("mean")}
+        row |= {name: held.get(name) for name in ("div", "vendi", "div_features")} | {"coverage": cover.get("mean")}
         return {**row, "agreement": cover.get("agreement"), "seconds": held["seconds"]}
 
     def joint_figures(self, out: Path, done: dict[Item, RunFolder], networks: Networks) -> JointFigures:
