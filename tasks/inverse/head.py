@@ -5,7 +5,6 @@ from __future__ import annotations
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +21,6 @@ from rsd.priors.windows import for_picture
 from rsd.runs.batch import run_all
 from rsd.runs.folder import RunFolder, slug
 from rsd.runs.head import Head, Item, JointFigures, Networks
-from rsd.runs.prompts import prompt_notes, word_notes
 from rsd.runs.summary import particles
 
 from .inputs import Job, are_several, list_jobs
@@ -42,8 +40,7 @@ PARTS = ("mean", "best", "std")
 
 def run(options: Restore, jobs: list[Job] | None = None) -> int:
     """Restore every image. Return and raise what :func:`rsd.runs.batch.run_all` does."""
-    jobs = jobs or list_jobs(options)
-    return run_all(RestoreHead(options, jobs, several=are_several(options, jobs)))
+    return run_all(RestoreHead(options, jobs or list_jobs(options)))
 
 
 class RestoreHead(Head):
@@ -52,9 +49,9 @@ class RestoreHead(Head):
     added = ADDED
     scores = SCORES
 
-    def __init__(self, options: Restore, jobs: Sequence[Job], *, several: bool):
+    def __init__(self, options: Restore, jobs: Sequence[Job]):
         items = [Item(job.label, job.title, slug(job.title), job.options, job) for job in jobs]
-        super().__init__(options, items, several=several)
+        super().__init__(options, items, several=are_several(options, jobs))
         self.foreign: list[str] = []
         self.estimates: dict[Item, torch.Tensor] = {}
         scores = ("psnr", "ssim", *(name for name in ("lpips", "clip") if name in options.metrics), "residual")
@@ -62,11 +59,10 @@ class RestoreHead(Head):
         self.figures = [*each, "div", "coverage", "agreement", "seconds"]
 
     @classmethod
-    def of(cls, given: Mapping[str, Any]) -> RestoreHead:
-        """Return the head that ``rsd restore`` runs with these values of its options."""
-        options, _ = resolve({}, given)
-        jobs = list_jobs(options, lambda choice: resolve({}, {**given, **choice})[0])
-        return cls(options, jobs, several=are_several(options, jobs))
+    def of(cls, given: Mapping[str, Any], file: Mapping[str, Any] | None = None) -> RestoreHead:
+        """Return the head that ``rsd restore`` runs with these values of its options. ``file``: those of --config."""
+        options, _ = resolve(file or {}, given)
+        return cls(options, list_jobs(options, lambda choice: resolve(file or {}, {**given, **choice})[0]))
 
     @property
     def out(self) -> Path:
@@ -103,7 +99,7 @@ class RestoreHead(Head):
         return load(item.source.path, item.options, size, item.source.name)
 
     def announce(self, items: Sequence[Item]) -> None:
-        """Warn context images and prompt words outside the training data of a prior over heads."""
+        """Warn of images and words outside the training data of a prior over heads."""
         prior, foreign = self.options.prior, self.foreign
         if foreign:
             first = ", ".join(foreign[:3]) + (", ..." if len(foreign) > 3 else "")
@@ -115,10 +111,11 @@ class RestoreHead(Head):
                 f"Stable Diffusion, on a GPU: --prior {EXAMPLE['latents']}",
                 stacklevel=2,
             )
-        texts = [prompt_notes(item.options.prompt, prior) for item in items]
-        texts += [word_notes(item.options.negative_prompt, prior) for item in items if item.options.guidance != 1]
-        for text in dict.fromkeys(chain(*texts)):
-            warnings.warn(text, stacklevel=2)
+        super().announce(items)
+
+    def prompt(self, item: Item) -> str:
+        """Return the description of an image."""
+        return str(item.options.prompt)
 
     def config(self, item: Item) -> dict[str, Any]:
         """Return the content of a run's config.yaml."""
@@ -142,7 +139,7 @@ class RestoreHead(Head):
 
     def subject(self, item: Item, context: Problem) -> Subject:
         """Return an image's prompt, problem and options."""
-        return Subject(item.options.prompt, context, item.options)
+        return Subject(self.prompt(item), context, item.options)
 
     def finished(self, item: Item, folder: RunFolder) -> tuple[torch.Tensor, Problem]:
         """Return the samples of a finished run, as they are scored, and its problem. Raise ValueError if the file has
@@ -212,15 +209,8 @@ class RestoreHead(Head):
         write_results(images, context, folder, item.options, labels, self.estimates.pop(item, None))
         return images
 
-    @staticmethod
-    def headline(figures: dict[str, Any]) -> str:
-        """Return the figures of one image in a line."""
-        return headline(figures)
-
-    @staticmethod
-    def remedy(options: Restore) -> str:
-        """Return the remedy for a diverged run."""
-        return divergence_remedy(options)
+    headline = staticmethod(headline)
+    remedy = staticmethod(divergence_remedy)
 
     def diversity_remedy(self, options: Restore) -> str:
         """Return the remedy for nearly equal samples."""

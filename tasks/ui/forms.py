@@ -145,7 +145,7 @@ def restore(driver: Driver, *, several: bool = False) -> Form:
             clean = gr.Checkbox(False, label="The picture is clean: damage it first, restore it, and score the samples")
     editor = gr.ImageEditor(
         label="Paint over what is missing", type="pil", sources=[], layers=False, transforms=(), height=420,
-        brush=brush(), visible=False, buttons=[],
+        brush=brush(), visible=False, buttons=[], elem_id=f"{'compare' if several else 'restore'}-editor",
     )  # fmt: skip
     with gr.Row(visible=False) as upload:
         file = gr.File(label="Mask, of the picture's size", file_count="single", type="filepath")
