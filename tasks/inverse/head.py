@@ -36,6 +36,7 @@ from .results import SCORES, check_metrics, distance, headline, keep_known, writ
 from .run import Run, Settings, same_measurement
 
 PARTS = ("mean", "best", "std")
+"""What the summary has of each score."""
 
 
 def run(options: Restore, jobs: list[Job] | None = None) -> int:
@@ -55,8 +56,8 @@ class RestoreHead(Head):
         self.foreign: list[str] = []
         self.estimates: dict[Item, torch.Tensor] = {}
         scores = ("psnr", "ssim", *(name for name in ("lpips", "clip") if name in options.metrics), "residual")
-        each = [f"{name}_{part}" for name in scores for part in PARTS]
-        self.figures = [*each, "div", "coverage", "agreement", "seconds"]
+        self.parts = [(score, part) for score in scores for part in PARTS]
+        self.figures = [*("_".join(one) for one in self.parts), "div", "coverage", "agreement", "seconds"]
 
     @classmethod
     def of(cls, given: Mapping[str, Any], file: Mapping[str, Any] | None = None) -> RestoreHead:
@@ -226,9 +227,7 @@ class RestoreHead(Head):
     def row(self, item: Item, held: dict[str, Any], folder: RunFolder) -> dict[str, Any]:
         """Return an image's line of the summary."""
         row: dict[str, Any] = {"image": item.title}
-        for name in self.figures[:-4]:
-            score, _, part = name.rpartition("_")
-            row[name] = (held.get(score) or {}).get(part)
+        row |= {f"{score}_{part}": (held.get(score) or {}).get(part) for score, part in self.parts}
         cover = held["coverage"] or {}
         row |= {"div": held["div"], "div_features": held.get("div_features"), "coverage": cover.get("mean")}
         return {**row, "agreement": cover.get("agreement"), "seconds": held["seconds"]}
