@@ -18,7 +18,7 @@ import pytest
 
 from rsd.cli import main
 from rsd.runs import flags
-from rsd.runs.flags import Flag, _docs, fields_of, groups, help_text, parse, positional_of, values
+from rsd.runs.flags import Flag, docs_of, fields_of, groups, help_text, parse, positional_of, values
 from rsd.tasks.inverse.compare.options import Compare
 from rsd.tasks.inverse.options import Restore
 from rsd.tasks.text_to_3d.options import TextTo3D
@@ -177,7 +177,7 @@ def test_every_flag_is_in_one_group_and_says_what_happens_without_it(command):
     listed = [name for names in groups(kind).values() for name in names]
     assert sorted(listed) == sorted(fields_of(kind)) and "more" not in groups(kind)
     for name, field in fields_of(kind).items():
-        doc = _docs(kind)[name]
+        doc = docs_of(kind)[name]
         assert field.default is not None or re.search(flags.DESCRIBES_DEFAULT, doc), (
             f"{name}: say in its docstring what happens by default"
         )
