@@ -94,7 +94,7 @@ class ImageHead(PromptHead):
     @staticmethod
     def headline(figures: dict[str, Any]) -> str:
         """Format the figures of one prompt in a line."""
-        parts = [f"Div {figures['div']:.3f}"] if figures["div"] is not None else []
+        parts = [f"Div {figures['div']:.3f}, Vendi {figures['vendi']:.2f}"] if figures["div"] is not None else []
         parts += ["nearly equal"] if figures["nearly_equal"] else []
         parts += [f"agreement {figures['agreement_told']}"] if figures.get("agreement_told") else []
         parts += [f"coverage {figures['coverage']['mean']:.2f}"] if figures["coverage"] else []
