@@ -285,7 +285,7 @@ def test_a_checkpoint_of_an_older_version_resumes(tiny_pipeline):
 
 
 def test_a_window_without_a_step_is_widened_to_the_nearest_with_a_warning():
-    """Four steps are at 1, 0.75, 0.5 and 0.25 of T; at a flow's pure noise, and to the clean picture, none can repel."""
+    """Four steps are at 1, 0.75, 0.5 and 0.25 of T; at pure noise, and to the clean picture, none can repel."""
     s = torch.linspace(0, 1, 1001, dtype=torch.float64)[1:]
     schedule = Schedule.flow(s, s)
     four = Euler().levels(schedule, 4)
