@@ -54,9 +54,10 @@ class Form:
         return [self, Form(self.fields, self.other)] if self.other else [self]
 
 
-def number(label: str) -> Any:
+def number(label: str, about: str | None = None) -> Any:
     """Return a field for a number; the command line's own check reads it. gradio's field of numbers is never empty."""
-    return gr.Textbox(label=label, placeholder="packaged", lines=1, max_lines=1, min_width=90)
+    info = spoken(about) if about else None
+    return gr.Textbox(label=label, info=info, placeholder="packaged", lines=1, max_lines=1, min_width=90)
 
 
 def numbers(names: Mapping[str, str]) -> dict[str, Any]:
@@ -65,18 +66,27 @@ def numbers(names: Mapping[str, str]) -> dict[str, Any]:
         return {name: number(label) for name, label in names.items()}
 
 
-def own_field(name: str) -> Any:
-    """Return a hidden field for an option of the restoration. Its kind, its words and its choices are those of the
-    option's declaration."""
+def spoken(text: str) -> str:
+    """Return a text about options for the page: its fields in quotes for the flags, without those in brackets."""
+    text = re.sub(r" \(--[^)]*\)", "", text)
+    text = re.sub(r"--([\w-]+)", lambda flag: f"“{flag[1].replace('-', ' ').capitalize()}”", text)
+    return text.replace("“Sigma v”", "σᵥ")
+
+
+def own_field(name: str, tab: str) -> Any:
+    """Return a hidden field for an option of the restoration in a tab. Its kind, its words and its choices are those of
+    the option's declaration."""
     field, doc = fields_of(Restore)[name], docs_of(Restore)[name]
-    about = re.sub(r"^\w+: | \(default: .*\)|\.$", "", doc)
-    default = re.search(r"\(default: (.*)\)", doc)
+    about = spoken(re.sub(r"^\w+: | \(default: .*\)|\.$", "", doc))
+    default = re.search(r"\(default: (.*)\)", spoken(doc))
     label = field.plain.replace("_", " ").capitalize()
-    if field.each is Path:
-        return gr.File(label=f"{label}: {about}", visible=False, file_count="single", type="filepath")
-    words: dict[str, Any] = {"label": label, "info": about, "visible": False}
+    words: dict[str, Any] = {"label": label, "info": about, "visible": False, "elem_id": f"{tab}-{field.plain}"}
+    if field.each is Path:  # a field for files shows its label alone
+        words |= {"label": f"{label}: {words.pop('info')}"}
+        return gr.File(file_count="single", type="filepath", height=120, **words)
     names = (YES, NO) if field.each is bool else get_args(field.each)
     if names:
+        words["info"] += f"; {AUTO}: {default[1]}" if default else ""
         return gr.Dropdown([AUTO, *names], value=AUTO, **words)
     return gr.Textbox(placeholder=default[1] if default else "packaged", lines=1, max_lines=1, **words)
 
@@ -126,16 +136,17 @@ def brush_for(picture: str | None) -> gr.Brush | None:
 
 def restore(driver: Driver, *, several: bool = False) -> Form:
     """Return the fields of a restoration; ``several``: with two methods."""
+    tab = "compare" if several else "restore"
     with gr.Row():
         with gr.Column(min_width=280):
             picture = gr.Image(
                 label="Picture", type="filepath", image_mode=None, sources=["upload", "clipboard"], height=300,
-                elem_id=f"{'compare' if several else 'restore'}-picture", buttons=[],
+                elem_id=f"{tab}-picture", buttons=[],
             )  # fmt: skip
             # the file as it is: what is no picture is reported by the check of uploads
             picture.preprocess = lambda payload: payload.path if payload else None
         with gr.Column(min_width=280):
-            tasks = [(f"{name}: {what}", name) for name, (what, _) in TASK.items() if name not in LEFT_OUT]
+            tasks = [(f"{name}: {spoken(what)}", name) for name, (what, _) in TASK.items() if name not in LEFT_OUT]
             task = gr.Dropdown(tasks, value="inpaint_mask", label="What happened to it", filterable=True)
             mask = gr.Radio([PAINTED, ALPHA, FILE], value=PAINTED, label="What is missing")
             with gr.Row():
@@ -145,7 +156,7 @@ def restore(driver: Driver, *, several: bool = False) -> Form:
             clean = gr.Checkbox(False, label="The picture is clean: damage it first, restore it, and score the samples")
     editor = gr.ImageEditor(
         label="Paint over what is missing", type="pil", sources=[], layers=False, transforms=(), height=420,
-        brush=brush(), visible=False, buttons=[], elem_id=f"{'compare' if several else 'restore'}-editor",
+        brush=brush(), visible=False, buttons=[], elem_id=f"{tab}-editor",
     )  # fmt: skip
     with gr.Row(visible=False) as upload:
         file = gr.File(label="Mask, of the picture's size", file_count="single", type="filepath")
@@ -153,9 +164,9 @@ def restore(driver: Driver, *, several: bool = False) -> Form:
     detect = gr.Button("Show the scratches", visible=False, size="sm")
     noted = gr.HTML(visible=False)
     with gr.Row():
-        own = {name: own_field(name) for name in OWN}
-    noise = "σᵥ, the measurement's noise; 0 keeps the known pixels as they are"
-    fields = {**numbers(NUMBERS), **numbers({"sigma_v": noise})}
+        own = {name: own_field(name, tab) for name in OWN}
+        noise = number("σᵥ, the measurement's noise", docs_of(Restore)["sigma_v"])
+    fields = {**numbers(NUMBERS), "sigma_v": noise}
 
     def masked(task: str, mask: str, picture: str | None) -> tuple[Any, ...]:
         """Show what the task needs."""

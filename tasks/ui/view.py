@@ -176,7 +176,7 @@ def _files(folder: Path) -> str:
     links = [
         f'<a href="{url(folder / name)}" download="{name}">{name}</a>' for name in names if (folder / name).exists()
     ]
-    return f'<p class="rsd-files">Files: {", ".join(links)}</p>'
+    return f'<p class="rsd-files">Files: {" ".join(links)}</p>'
 
 
 def method(driver: Driver, folder: Path) -> str:
