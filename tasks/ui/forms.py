@@ -15,7 +15,7 @@ from rsd import media
 from rsd.formats import FORMATS
 from rsd.runs.flags import docs_of, fields_of
 
-from ..inverse.damage import scratched
+from ..inverse.damage import scratched, write_proposal
 from ..inverse.methods import METHODS as RESTORING
 from ..inverse.names import READ_BY_SOME, REQUIRED, TASK, reads
 from ..inverse.options import Restore
@@ -24,7 +24,7 @@ from ..text_to_image.options import METHODS as IMAGE_METHODS
 from . import view
 from .driver import Driver
 from .request import IMAGE, KINDS, RESTORE, SCENE, Request
-from .uploads import PAINT, keep, paint_over, painted
+from .uploads import keep, painted
 
 AUTO = "auto"
 PAINTED, ALPHA, FILE = "what I paint", "what is transparent", "a file"
@@ -35,6 +35,8 @@ NUMBERS = {"particles": "Samples", "steps": "Steps", "gamma": "γ, the repulsion
 OWN = tuple(name for name in READ_BY_SOME if name not in (*REQUIRED, "mask_hole", "propose"))
 """The options that only some tasks read. The mask's are chosen by painting, and "propose" is a button."""
 YES, NO = "yes", "no"
+FIRST = "inpaint_mask"
+"""The task that is chosen at first."""
 NO_PICTURE = "There is no picture; drop one on the page."
 QUIET: dict[str, Any] = {"queue": False, "show_progress": "hidden", "api_visibility": "private"}
 """Events that answer at once, and are no API."""
@@ -74,13 +76,14 @@ def spoken(text: str) -> str:
 
 
 def own_field(name: str, tab: str) -> Any:
-    """Return a hidden field for an option of the restoration in a tab. Its kind, its words and its choices are those of
-    the option's declaration."""
+    """Return the field of an option that only some tasks read, in a tab. Its kind, its words and its choices are those
+    of the option's declaration."""
     field, doc = fields_of(Restore)[name], docs_of(Restore)[name]
     about = spoken(re.sub(r"^\w+: | \(default: .*\)|\.$", "", doc))
     default = re.search(r"\(default: (.*)\)", spoken(doc))
     label = field.plain.replace("_", " ").capitalize()
-    words: dict[str, Any] = {"label": label, "info": about, "visible": False, "elem_id": f"{tab}-{field.plain}"}
+    words: dict[str, Any] = {"label": label, "info": about, "elem_id": f"{tab}-{field.plain}"}
+    words["visible"] = reads(FIRST, name)
     if field.each is Path:  # a field for files shows its label alone
         words |= {"label": f"{label}: {words.pop('info')}"}
         return gr.File(file_count="single", type="filepath", height=120, **words)
@@ -117,12 +120,12 @@ def _typed(kind: Any, text: Any) -> Any:
 def choice(label: str, names: Sequence[str], *, own: bool = False, value: str = AUTO) -> Any:
     """Return a field with names to choose from, of which "auto" is the packaged one; ``own``: or a name of one's
     own."""
-    return gr.Dropdown([AUTO, *names], value=value, label=label, allow_custom_value=own, min_width=140)
+    return gr.Dropdown([AUTO, *names], value=value, label=label, allow_custom_value=own, min_width=180)
 
 
 def brush(width: int = 12) -> gr.Brush:
     """Return the brush of masks, so many pixels wide."""
-    return gr.Brush(colors=[PAINT], color_mode="fixed", default_size=width)
+    return gr.Brush(colors=["#ff00ff"], color_mode="fixed", default_size=width)
 
 
 def brush_for(picture: str | None) -> gr.Brush | None:
@@ -147,7 +150,7 @@ def restore(driver: Driver, *, several: bool = False) -> Form:
             picture.preprocess = lambda payload: payload.path if payload else None
         with gr.Column(min_width=280):
             tasks = [(f"{name}: {spoken(what)}", name) for name, (what, _) in TASK.items() if name not in LEFT_OUT]
-            task = gr.Dropdown(tasks, value="inpaint_mask", label="What happened to it", filterable=True)
+            task = gr.Dropdown(tasks, value=FIRST, label="What happened to it", filterable=True)
             mask = gr.Radio([PAINTED, ALPHA, FILE], value=PAINTED, label="What is missing")
             with gr.Row():
                 methods = [choice("Method", tuple(RESTORING), value="proximal-guidance" if several else AUTO)]
@@ -181,25 +184,23 @@ def restore(driver: Driver, *, several: bool = False) -> Form:
             gr.update(visible=False), *(gr.update(visible=reads(task, name)) for name in OWN),
         )  # fmt: skip
 
-    # What the user does; the button below sets the same fields itself.
-    for event in (task.input, mask.input, picture.change):
-        event(masked, [task, mask, picture], [mask, editor, upload, detect, noted, *own.values()], **QUIET)
+    for one in (task, mask, picture):
+        one.change(masked, [task, mask, picture], [mask, editor, upload, detect, noted, *own.values()], **QUIET)
 
-    def scratches(path: str | None) -> list[Any]:
-        """Paint what the detector takes for scratches, to be corrected by hand."""
+    def scratches(path: str | None) -> Any:
+        """Show what the detector takes for scratches."""
         try:
             if not path:
                 raise ValueError(NO_PICTURE)
-            known, note = scratched(media.read_image(keep(path, driver.runs)))
+            kept = keep(path, driver.runs)
+            shown = media.read_image(kept)
+            known, _ = scratched(shown)
         except (ValueError, OSError) as error:
-            return [gr.skip(), gr.skip(), gr.skip(), gr.skip(), gr.update(value=view.problem(str(error)), visible=True)]
-        layered = {"background": path, "layers": [paint_over(known)], "composite": None}
-        drawn = gr.update(value=layered, visible=True, brush=brush_for(path))
-        share = 100 * (1 - float(known.double().mean()))
-        words = f"{share:.2g}% of the pixels are taken for scratches. Correct the paint if it is wrong, then run."
-        return ["inpaint_mask", gr.update(value=PAINTED, visible=True), drawn, gr.update(visible=False), words]
+            return gr.update(value=view.problem(str(error)), visible=True)
+        files = write_proposal(shown, known, kept.parent, kept.stem)
+        return gr.update(value=view.scratches(1 - float(known.double().mean()), *files), visible=True)
 
-    detect.click(scratches, picture, [task, mask, editor, detect, noted], **QUIET)
+    detect.click(scratches, picture, noted, **QUIET)
 
     def settings(which: int, *values: Any) -> Request:
         (path, what, source, prior, clean, paint, mask_file, hole), rest = values[:8], values[8:]
