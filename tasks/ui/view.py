@@ -181,11 +181,11 @@ def _files(folder: Path) -> str:
 
 def scratches(share: float, mask: Path, marked: Path) -> str:
     """Return a picture in which what is taken for scratches is red, a ``share`` of its pixels, and the mask."""
+    link = f'<a href="{url(mask)}" download="{mask.name}">{mask.name}</a>'
     return (
         f'<figure class="rsd-scratches"><img src="{url(marked)}" alt="the picture, its scratches in red"><figcaption>'
         f"{100 * share:.2g}% of the pixels are taken for scratches, here in red; a run fills them in. If that is "
-        f'wrong, choose inpaint_mask and paint them, or correct <a href="{url(mask)}" download="{mask.name}">{mask.name}</a> '
-        "and give it as the mask.</figcaption></figure>"
+        f"wrong, choose inpaint_mask and paint them, or correct {link} and give it as the mask.</figcaption></figure>"
     )
 
 
