@@ -43,6 +43,7 @@ FIGURES = {
     "PSNR known [dB]": lambda m: m.get("known"),
     "SSIM mean": lambda m: m["ssim"]["mean"],
     "Div": lambda m: m["div"],
+    "Vendi": lambda m: m.get("vendi"),
     "coverage": lambda m: (m["coverage"] or {}).get("mean"),
     "agreement": lambda m: (m["coverage"] or {}).get("agreement"),
     "residual mean": lambda m: m["residual"]["mean"],

@@ -349,7 +349,10 @@ def load_networks(
     names = dict.fromkeys(options.features_name for options in compared)
     features = {name: load_features(name, device=device, size=o.feature_size) for name in names}
     print(f"prior: {o.prior} on {device}, {o.dtype}", flush=True)
-    prior = load_prior(o.prior, device=device, dtype=getattr(torch, o.dtype), revision=o.revision, autocast=o.autocast)
+    prior = load_prior(
+        o.prior, device=device, dtype=getattr(torch, o.dtype), revision=o.revision, autocast=o.autocast,
+        size=getattr(o, "sides", None),
+    )  # fmt: skip
     head.embed_texts(todo, prior)
     prior.release_text_encoder()
     decoder = load_decoder(o.force_decoder, prior) if features and o.force_decoder else None

@@ -55,9 +55,9 @@ class RestoreHead(Head):
         super().__init__(options, items, several=are_several(options, jobs))
         self.foreign: list[str] = []
         self.estimates: dict[Item, torch.Tensor] = {}
-        scores = ("psnr", "ssim", *(name for name in ("lpips", "clip") if name in options.metrics), "residual")
+        scores = ("psnr", "ssim", *(name for name in ("lpips", "dists", "clip") if name in options.metrics), "residual")
         self.parts = [(score, part) for score in scores for part in PARTS]
-        self.figures = [*("_".join(one) for one in self.parts), "div", "coverage", "agreement", "seconds"]
+        self.figures = [*("_".join(one) for one in self.parts), "div", "vendi", "coverage", "agreement", "seconds"]
 
     @classmethod
     def of(cls, given: Mapping[str, Any], file: Mapping[str, Any] | None = None) -> RestoreHead:
@@ -229,7 +229,7 @@ class RestoreHead(Head):
         row: dict[str, Any] = {"image": item.title}
         row |= {f"{score}_{part}": (held.get(score) or {}).get(part) for score, part in self.parts}
         cover = held["coverage"] or {}
-        row |= {"div": held["div"], "div_features": held.get("div_features"), "coverage": cover.get("mean")}
+        row |= {name: held.get(name) for name in ("div", "vendi", "div_features")} | {"coverage": cover.get("mean")}
         return {**row, "agreement": cover.get("agreement"), "seconds": held["seconds"]}
 
     def joint_figures(self, out: Path, done: dict[Item, RunFolder], networks: Networks) -> JointFigures:

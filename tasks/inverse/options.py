@@ -221,8 +221,8 @@ class Restore(TaskOptions, Settings, RunOptions, PriorOptions, FeatureOptions, S
     keep_known: bool | None = None
     """Inpainting: copy the known pixels into the samples (default: yes without --clean if --sigma-v is 0)."""
 
-    metrics: tuple[Literal["lpips", "clip", "fid"], ...] = ()
-    """Figures that need networks of their own: lpips and fid with --clean, clip with --prompt."""
+    metrics: tuple[Literal["lpips", "dists", "clip", "fid"], ...] = ()
+    """Figures that need networks of their own: lpips, dists and fid with --clean, clip with --prompt."""
 
     def __post_init__(self) -> None:
         """Normalise the names of task and method, and resolve the implied task, the prior and the method "auto"."""

@@ -72,7 +72,7 @@ class Compare(OperatorOptions):
     """Seed of all random numbers."""
     sigma_v: float | None = None
     """Standard deviation of the measurement noise (default: the packaged one)."""
-    metrics: tuple[Literal["lpips", "fid"], ...] = ()
+    metrics: tuple[Literal["lpips", "dists", "fid"], ...] = ()
     """Figures that need networks of their own; fid is also measured if the runs are finished."""
     div_features: str | None = None
     """Features that Div is measured on (default: auto, see `rsd restore --help`)."""

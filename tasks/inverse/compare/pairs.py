@@ -91,8 +91,8 @@ def options_of(compare: Compare, task: str, method: str, prior: str, out: Path) 
         read = reads(task, field.name) if field.name in READ_BY_SOME else True
         if read and getattr(compare, field.name) != field.default:
             given[field.name] = getattr(compare, field.name)
-    if "lpips" in compare.metrics:
-        given["metrics"] = ("lpips",)
+    if own := tuple(name for name in compare.metrics if name != "fid"):  # fid compares all images together
+        given["metrics"] = own
     if compare.steps is not None:
         given["preset" if compare.steps in presets(task, method, prior) else "steps"] = compare.steps
     options = Restore(
