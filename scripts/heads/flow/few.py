@@ -1,9 +1,9 @@
 """Distil the flow prior to four steps: each learns where the flow, with guidance, goes in a quarter of its path.
 
 The solution of dz/ds = v(z, s) through z_1 = eps depends on eps alone. So the student's velocity at s_k is
-(z_{s_{k+1}} - z_{s_k}) / (s_{k+1} - s_k), along the teacher's paths from pure noise, on which its own steps then are. Its
-four Euler steps, without guidance, lead to what the teacher reaches in many with it. (Liu et al. 2022, "Flow Straight
-and Fast", distil one segment; here there are four, so each is nearly straight.)
+(z_{s_{k+1}} - z_{s_k}) / (s_{k+1} - s_k), along the teacher's paths from pure noise, on which its own steps then are.
+Its four Euler steps, without guidance, lead to what the teacher reaches in many with it. (Liu et al. 2022, "Flow
+Straight and Fast", distil one segment; here there are four, so each is nearly straight.)
 """
 
 from __future__ import annotations
