@@ -21,6 +21,7 @@ ADDED = {
     "levels": 16, "log2_hashmap_size": 19, "per_level_scale": 1.447269237440378, "octaves": 6, "light_up": 0.0,
     "threshold": None, "repel_every": 1, "interacting": None, "feature_size": None, "force_decoder": None,
     "autocast": False, "noise": "fresh", "inversion_steps": 4, "timesteps": "uniform",
+    "cameras": "drawn", "optimiser": "adam", "fit_steps": 10, "fit_rays": 2048,
 }  # fmt: skip
 """Options that older versions' config.yaml does not contain, with the values that their runs used."""
 

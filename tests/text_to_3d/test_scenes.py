@@ -13,6 +13,7 @@ from rsd.engine import distill
 from rsd.memory import Memory
 from rsd.priors.base import Prior
 from rsd.randomness import Stream
+from rsd.reference.noise import make_noise
 from rsd.repulsion import Interaction
 from rsd.runs.session import flat, nested
 from rsd.schedule import Schedule
@@ -219,6 +220,81 @@ def test_another_backend_than_the_checkpoint_s_is_reported():
         UserWarning, match="started with tinycudann and continues with torch: results differ by rounding"
     ):
         scenes().load_state(state)
+
+
+# --- fitted to pictures -----------------------------------------------------------------------------------------------
+
+FITTED = dict(optimiser="fit", fit_steps=3, fit_rays=32, cameras="fixed", orientation=0, sparsity=0)
+
+
+def sampling(particles: Scenes, *, steps: int = STEPS, start: int = 0):
+    """DDIM's way down with noise that is carried along."""
+    timesteps = [round(900 * (1 - k / steps)) for k in range(steps)]
+    noise = make_noise("carried", STREAM, particles.spread, particles.prior, None, timesteps, steps=0)
+    yield from distill(
+        particles, particles.prior, timesteps=timesteps, stream=STREAM, noise=noise, start=start
+    )  # fmt: skip
+
+
+def test_fitted_scenes_that_can_show_everything_are_the_ddim_sampler(monkeypatch):
+    """A scene whose pictures are those it was fitted to: its views are DDIM samples."""
+
+    class Shown(Scenes):
+        pictures: torch.Tensor | None = None
+
+        def render(self):
+            return super().render() if self.pictures is None else self.pictures.clone()
+
+    def exact(field, background, optimiser, targets, *rays, **settings):
+        shown.append(targets)
+        return {}
+
+    shown: list[torch.Tensor] = []
+    monkeypatch.setattr(scenes_module, "fit", exact)
+    prior = Wish()
+    prior.epsilon = lambda z_t, t, condition=None: torch.tanh(z_t + t / 1000)  # any network
+    particles = Shown(prior, settings(**FITTED), Spread((0, 1)), STREAM, steps=STEPS)
+    z, timesteps = particles.render(), [round(900 * (1 - k / STEPS)) for k in range(STEPS)]
+    z_t = prior.schedule.alpha(900) * z
+    z_t = z_t + prior.schedule.sigma(900) * STREAM.noise("diffusion", z.shape[1:], particles.ids, 0).double()
+    for _ in sampling(particles):
+        pictures = torch.empty_like(z)
+        for rows, targets in zip(particles.rows, shown, strict=True):
+            pictures[rows] = targets
+        particles.pictures = pictures
+        shown.clear()
+    for now, then in zip(timesteps, [*timesteps[1:], None], strict=True):
+        eps, alpha, sigma = prior.epsilon(z_t, now), prior.schedule.alpha(now), prior.schedule.sigma(now)
+        clean = (z_t - sigma * eps) / alpha
+        if then is not None:
+            z_t = prior.schedule.alpha(then) * clean + prior.schedule.sigma(then) * eps
+    torch.testing.assert_close(particles.pictures, clean, rtol=0, atol=1e-9)
+
+
+def test_a_fitted_scene_shows_the_wish_and_is_the_same_alone_and_resumed():
+    together = scenes(**FITTED)
+    wish = together.prior.colour.view(3, 1, 1)
+    middle = (..., slice(3, 5), slice(3, 5))
+    before = (together.photographs(orbit(CameraSettings(), 4))[middle] - wish).abs().mean()
+    saved, errors = {}, []
+    for record in sampling(together):
+        if record.step == 2:
+            saved = {k: v.clone() for k, v in flat(copy.deepcopy(together.state())).items()}
+        errors.append(record.losses["fit"])
+    assert set(record.losses) == {"fit"} and errors[-1] < 0.5 * errors[0]
+    assert (together.photographs(orbit(CameraSettings(), 4))[middle] - wish).abs().mean() < 0.5 * before
+    alone, again = scenes((2,), **FITTED), scenes(**FITTED)
+    list(sampling(alone))
+    torch.testing.assert_close(parameters(alone, 0), parameters(together, 2), rtol=0, atol=1e-9)
+    again.load_state(nested(saved))
+    assert again.done == 3
+
+
+def test_fixed_cameras_stay_and_look_from_all_around():
+    one = scenes(**{**FITTED, "views": 4}, elevation=(0, 30))
+    first, later = (draw_shot(one.settings, STREAM, steps=STEPS, step=k) for k in (0, 5))
+    assert first.cameras.azimuth.tolist() == later.cameras.azimuth.tolist() == [0, 90, -180, -90]
+    assert first.cameras.elevation.tolist() == [10, 20, 10, 20] and not later.light.shaded
 
 
 # --- running ----------------------------------------------------------------------------------------------------------

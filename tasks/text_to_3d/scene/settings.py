@@ -13,6 +13,8 @@ from rsd.runs.words import match_name, unknown_name
 ENCODINGS = ("grid", "hash", "frequency")
 RENDERERS = ("dense", "packed")
 INTERACTIONS = ("scenes", "views")
+PLACES = ("drawn", "fixed")
+OPTIMISERS = ("adam", "fit")
 BACKGROUNDS = ("white", "gray", "black", "random", "learned")
 
 
@@ -113,6 +115,9 @@ class CameraSettings:
     """Ranges from which cameras are drawn uniformly. The defaults are the cameras of the built-in heads (distance 8, a
     picture 3.2 high at the origin); DreamFusion's are closer, with wider lenses and elevations from -10 to 90."""
 
+    cameras: str = "drawn"
+    """Where the cameras are: drawn (anew for each step), or fixed (the same throughout, evenly around, alternately at a
+    third and two thirds of the elevation)."""
     azimuth: tuple[float, float] = (-180.0, 180.0)
     """Cameras: from and to, in degrees; 0 looks at the face, 90 at its left ear."""
     elevation: tuple[float, float] = (-10.0, 30.0)
@@ -131,7 +136,8 @@ class CameraSettings:
         self.check_settings()
 
     def check_settings(self) -> None:
-        """Raise ValueError for ranges without cameras."""
+        """Raise ValueError for an unknown place, and for ranges without cameras."""
+        check_names(self, cameras=PLACES)
         limits = {"azimuth": (-360, 360), "elevation": (-89, 89), "distance": (1e-3, math.inf), "fov": (1, 179)}
         for name, (low, high) in limits.items():
             first, last = getattr(self, name)
@@ -193,7 +199,7 @@ class SceneSettings(
 
     LEAST = {
         "fine": 0, **dict.fromkeys(("views", "samples", "views_at_once", "resolution", "levels"), 1),
-        **dict.fromkeys(("log2_hashmap_size", "octaves"), 1),
+        **dict.fromkeys(("log2_hashmap_size", "octaves", "fit_steps", "fit_rays"), 1),
     }  # fmt: skip
     POSITIVE = frozenset({
         "lr", "lr_background", "orientation", "sparsity", "opacity", "z_variance", "ambient", "diffuse", "light_up",
@@ -214,6 +220,13 @@ class SceneSettings(
     """Views of a scene that are rendered with gradient at once (default: all); fewer need less memory."""
     resolution: int | None = None
     """Pixels a side that are rendered, and enlarged to the prior's (default: the prior's)."""
+    optimiser: str = "adam"
+    """How a scene follows its pictures' gradients: adam (a step of Adam along them) or fit (regression on the pictures'
+    denoised estimates)."""
+    fit_steps: int = 10
+    """fit: steps of Adam for each set of estimates; the first takes 4 times as many, the last 6 times."""
+    fit_rays: int = 2048
+    """fit: rays in each of these steps, drawn from all views."""
     lr: float = 0.01
     """Adam's learning rate for the scenes."""
     lr_background: float = 0.001
@@ -221,7 +234,7 @@ class SceneSettings(
 
     def check_settings(self) -> None:
         """Raise ValueError, in one sentence, for a value that cannot run."""
-        check_names(self, interaction=INTERACTIONS, renderer=RENDERERS, background=BACKGROUNDS)
+        check_names(self, interaction=INTERACTIONS, renderer=RENDERERS, background=BACKGROUNDS, optimiser=OPTIMISERS)
         self.check_numbers()
         for part in (FieldSettings, RenderSettings, CameraSettings, LightSettings):
             part.check_settings(self)
