@@ -18,8 +18,9 @@ puts the particle as it is at the next level; carried noise keeps its noisy stat
 (alpha_s - alpha_t sigma_s/sigma_t) of the difference, so details that the particle has not got yet are not lost.
 
 Inverted noise needs no state, so it also works if a particle is rendered from another camera at each step. It is an
-approximation, since it takes the particle, DDIM's estimate, for the end of DDIM's flow. The reused noise solves eps = eps_theta(alpha z + sigma eps) at the level of the
-last step; ``iterations`` of this equation make the inverted one exact where they converge.
+approximation, since it takes the particle, DDIM's estimate, for the end of DDIM's flow. The reused noise solves
+eps = eps_theta(alpha z + sigma eps) at the level of the last step; ``iterations`` of this equation make the inverted
+one exact where they converge.
 """
 
 from __future__ import annotations
@@ -84,14 +85,12 @@ class Reused(Noise):
 
 
 class Carried(Noise):
-    """The noise by which each particle explains its noisy state of the last step, z_t = alpha_t z + sigma_t eps with the
-    new z; in the first step it is drawn. ``timesteps``: each an int or int64 [N], as in the engine."""
+    """The noise by which each particle explains its last noisy state: z_t = alpha_t z + sigma_t eps with the
+    new z. In the first step it is drawn. ``timesteps``: each an int or int64 [N], as in the engine."""
 
     last: torch.Tensor | None = None
 
-    def __init__(
-        self, stream: Stream, spread: Spread, prior: Prior, timesteps: Sequence[int] | Sequence[torch.Tensor]
-    ):
+    def __init__(self, stream: Stream, spread: Spread, prior: Prior, timesteps: Sequence[int] | Sequence[torch.Tensor]):
         super().__init__(stream, spread)
         self.schedule, self.timesteps = prior.schedule, timesteps
 

@@ -45,6 +45,8 @@ READ = {
 """The fields that each encoding reads."""
 LIT = ("ambient_until", "shaded", "textureless", "ambient", "diffuse", "light_up", "light_spread", "orientation")
 """The fields that only the optimiser adam reads."""
+FITTED = ("fit_steps", "fit_lead", "fit_rays")
+"""The fields that only the optimiser fit reads."""
 LEARNED = ("lora_rank", "lr_phi")
 """The fields that only the method vsd reads."""
 SMALLEST_MESH, SMALLEST_PICTURE = 8, 16
@@ -192,13 +194,16 @@ class TextTo3D(Settings, RunOptions, PriorOptions, FeatureOptions, DivOptions, P
         "quality": "gamma interaction threshold background",
         "speed and memory": "resolution views_at_once fit_steps fit_rays",
         "output": "size turntable mp4 mesh mesh_resolution mesh_faces texture mesh_threshold",
-        "expert: distillation": "clean guidance_convention t_range timesteps optimiser lora_rank lr_phi lr lr_background",
+        "expert: distillation": (
+            "clean guidance_convention t_range timesteps view_noise optimiser fit_lead lora_rank lr_phi lr "
+            "lr_background"
+        ),
         "expert: cameras and light": (
             "cameras views azimuth elevation distance fov front back overhead "
             "ambient_until shaded textureless ambient diffuse light_up light_spread"
         ),
         "expert: scenes": (
-            "encoding grid levels log2_hashmap_size per_level_scale octaves bound renderer samples fine "
+            "encoding grid blob levels log2_hashmap_size per_level_scale octaves bound renderer samples fine "
             "orientation sparsity opacity z_variance"
         ),
     }
@@ -218,7 +223,7 @@ class TextTo3D(Settings, RunOptions, PriorOptions, FeatureOptions, DivOptions, P
 
     prompt: Annotated[tuple[str, ...], Flag(positional=True)] = ()
     """What to make; several prompts are one run each. Leave the view out: its words are added to the prompt."""
-    prior: str = "heads-pixels"
+    prior: str = "heads"
     checkpoint_every: int = 50
 
     size: int | None = None
@@ -258,9 +263,9 @@ class TextTo3D(Settings, RunOptions, PriorOptions, FeatureOptions, DivOptions, P
         if self.optimiser == "fit":
             found |= {name: ("--optimiser adam", "the optimiser is fit") for name in (*LIT, "views_at_once")}
         else:
-            found |= {name: ("--optimiser fit", "the optimiser is adam") for name in ("fit_steps", "fit_rays")}
-        if self.background != "learned":
-            found["lr_background"] = ("--background learned", f"the background is {self.background}")
+            found |= {name: ("--optimiser fit", "the optimiser is adam") for name in FITTED}
+        if self.background not in ("learned", "plain"):
+            found["lr_background"] = ("--background learned or plain", f"the background is {self.background}")
         return unread_noise(self, found)
 
     @property

@@ -11,10 +11,10 @@ Memory does not grow with N: the engine gets pictures without gradient. Its resi
 one of two ways:
 
     adam     each scene is rendered again with the same random numbers, w(t) r is backpropagated, one step of Adam
-    fit      each scene is fitted to the pictures D(z - sigma_t/alpha_t r), its denoised estimates, by several cheap steps
+    fit      each scene is fitted to the pictures D(z - sigma_t/alpha_t r), its denoised estimates, by several steps
 
-With fixed cameras and carried noise, "fit" is the DDIM sampler of all views at once, in which the estimates are replaced
-at each step by what one scene can show of them.
+With fixed cameras and carried noise, "fit" is the DDIM sampler of all views at once, in which at each step the
+estimates are replaced by what one scene can show of them.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ from rsd.spread import Spread
 from .gallery import Gallery, Scene
 from .scene.backgrounds import draw_colours
 from .scene.cameras import Cameras, draw_cameras
-from .scene.fitting import fit, steps_of
+from .scene.fitting import DECAY, fit, leading, steps_of
 from .scene.lights import Light, ambient_light, draw_light
 from .scene.occupancy import EVERY
 from .scene.regularisers import regularisers
@@ -110,7 +110,9 @@ class Scenes(Gallery):
         fields = [p for scene in self.scenes for p in scene.field.parameters()]
         backgrounds = [p for scene in self.scenes for p in scene.background.parameters()]
         groups = [{"params": fields, "lr": settings.lr}, {"params": backgrounds, "lr": settings.lr_background}]
-        self.optimiser = torch.optim.Adam([g for g in groups if g["params"]], betas=(0.9, 0.99), eps=1e-15, fused=True)
+        groups = [g for g in groups if g["params"]]
+        self._lrs = [g["lr"] for g in groups]
+        self.optimiser = torch.optim.Adam(groups, betas=(0.9, 0.99), eps=1e-15, fused=True)
         self._z: torch.Tensor | None = None
         self._update_occupancy()
 
@@ -194,11 +196,14 @@ class Scenes(Gallery):
         if self.resolution != self.prior.image_size:
             targets = F.interpolate(targets, size=(self.resolution,) * 2, mode="area")
         count = steps_of(self.settings, step=self.done, steps=self.total)
+        views = leading(self.shot.cameras, self.settings, progress=self.done / self.total)
+        for group, lr in zip(self.optimiser.param_groups, self._lrs, strict=True):
+            group["lr"] = lr * DECAY**self.progress
         losses: dict[str, float] = {}
         for s, rows in enumerate(self.rows.to(r.device)):
             scene, number = self.scenes[s], self.numbers[s]
             found = fit(
-                scene.field, scene.background, self.optimiser, targets[rows], origins, directions,
+                scene.field, scene.background, self.optimiser, targets[rows[views]], origins[views], directions[views],
                 settings=self.settings, count=count, occupancy=scene.occupancy, progress=self.progress,
                 random=self.stream.generator("fit", step=self.done, particle=number),
             )  # fmt: skip

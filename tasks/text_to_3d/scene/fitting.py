@@ -1,4 +1,4 @@
-"""Regression of a scene on pictures of it from several cameras: Adam on the squared error of rays drawn from all of them."""
+"""Regression of a scene on its pictures from several cameras: Adam on the squared error of rays drawn from all."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ import torch
 import torch.nn.functional as F
 
 from .backgrounds import Background
+from .cameras import Cameras
 from .field import Field
 from .lights import ambient_light
 from .occupancy import Occupancy
@@ -19,9 +20,24 @@ FIRST, LAST = 4, 6
 """The first set of pictures gets so many times the steps, since the scene is far from it, and the last, which stays."""
 
 
+STRAIGHT = 5.0
+"""Degrees from the front or the back within which a camera looks straight at it."""
+DECAY = 0.4
+"""Adam's learning rate at the end of the run, as a share of that at its start."""
+
+
 def steps_of(settings: SceneSettings, *, step: int, steps: int) -> int:
     """Return the number of Adam's steps for the pictures of step ``step`` of ``steps``."""
     return settings.fit_steps * (LAST if step == steps - 1 else FIRST if step == 0 else 1)
+
+
+def leading(cameras: Cameras, settings: SceneSettings, *, progress: float) -> torch.Tensor:
+    """Return the views that are fitted at this progress of the run: all, or at first those within a few degrees of the
+    front and the back, if there are any. int64 [n]."""
+    views = torch.arange(len(cameras))
+    away = (cameras.azimuth % 180).minimum(180 - cameras.azimuth % 180)
+    straight = views[away <= STRAIGHT]
+    return straight if progress < settings.fit_lead and len(straight) else views
 
 
 def fit(

@@ -15,7 +15,8 @@ RENDERERS = ("dense", "packed")
 INTERACTIONS = ("scenes", "views")
 PLACES = ("drawn", "fixed")
 OPTIMISERS = ("adam", "fit")
-BACKGROUNDS = ("white", "gray", "black", "random", "learned")
+VIEW_NOISES = ("own", "alike")
+BACKGROUNDS = ("white", "gray", "black", "random", "learned", "plain")
 
 
 def check_names(settings: Any, **choices: tuple[str, ...]) -> None:
@@ -66,6 +67,8 @@ class FieldSettings:
     """hash: ratio of the resolutions of successive grids."""
     octaves: int = 6
     """frequency: number of sines, of 1, 2, 4 ... half waves across the scene."""
+    blob: float = 1.0
+    """Size of the initial density; 1 is a ball of half the cube's size."""
     bound: float = 1.8
     """Half the side of the cube that holds a scene, in the units of the cameras' distance."""
 
@@ -210,12 +213,16 @@ class SceneSettings(
     """dense (the same number of samples on each ray), or packed (samples only where a scene has density: for scenes of
     many samples; on CUDA by nerfacc if it works there)."""
     background: str = "learned"
-    """What is behind a scene: white, gray, black, random (another colour each step) or learned (a small network)."""
+    """What is behind a scene: white, gray, black, random (another colour each step), learned (a small network) or plain
+    (one learned colour)."""
     interaction: str = "scenes"
     """What repels: scenes (N scenes seen by one camera), or views (one scene's views, as in the authors' released
     program)."""
     views: int = 1
     """V, cameras a step, which all scenes share."""
+    view_noise: str = "own"
+    """The first noise of a scene's views: own (independent), or alike (the same and mirror-symmetric: views begin with
+    the same colours, and no view begins with a side)."""
     views_at_once: int | None = None
     """Views of a scene that are rendered with gradient at once (default: all); fewer need less memory."""
     resolution: int | None = None
@@ -225,6 +232,9 @@ class SceneSettings(
     denoised estimates)."""
     fit_steps: int = 10
     """fit: steps of Adam for each set of estimates; the first takes 4 times as many, the last 6 times."""
+    fit_lead: float = 0.25
+    """fit: share of the run, from its start, in which only the views straight from the front and the back are fitted; a
+    side view does not say which side it shows, so the others begin with what the scene shows from there."""
     fit_rays: int = 2048
     """fit: rays in each of these steps, drawn from all views."""
     lr: float = 0.01
@@ -234,7 +244,16 @@ class SceneSettings(
 
     def check_settings(self) -> None:
         """Raise ValueError, in one sentence, for a value that cannot run."""
-        check_names(self, interaction=INTERACTIONS, renderer=RENDERERS, background=BACKGROUNDS, optimiser=OPTIMISERS)
+        check_names(
+            self,
+            interaction=INTERACTIONS,
+            renderer=RENDERERS,
+            background=BACKGROUNDS,
+            optimiser=OPTIMISERS,
+            view_noise=VIEW_NOISES,
+        )
         self.check_numbers()
+        if not 0 <= self.fit_lead <= 1:
+            raise ValueError(f"fit_lead is {self.fit_lead}; give a share of the run from 0 to 1.")
         for part in (FieldSettings, RenderSettings, CameraSettings, LightSettings):
             part.check_settings(self)
