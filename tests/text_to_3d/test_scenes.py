@@ -228,13 +228,18 @@ def test_another_backend_than_the_checkpoint_s_is_reported():
 FITTED = dict(optimiser="fit", fit_steps=8, fit_rays=64, cameras="fixed", orientation=0, sparsity=0)
 
 
-def sampling(particles: Scenes, *, steps: int = STEPS, start: int = 0):
-    """DDIM's way down with noise that is carried along."""
+def sampling(particles: Scenes, *, steps: int = STEPS, start: int = 0, gamma: float = 0.0, state=None):
+    """DDIM's way down with noise that is carried along; yields the records and the noise."""
     timesteps = [round(900 * (1 - k / steps)) for k in range(steps)]
     noise = make_noise("carried", STREAM, particles.spread, particles.prior, None, timesteps, steps=0)
-    yield from distill(
-        particles, particles.prior, timesteps=timesteps, stream=STREAM, noise=noise, start=start
-    )  # fmt: skip
+    noise.load_state(state or {})
+    groups = count_groups(Ensemble.of(len(particles.scenes)), particles.settings)
+    interaction = Interaction(gamma, (0.3, 0.9), ensembles=groups, embed=mean_colour, on_clean=True)
+    for record in distill(
+        particles, particles.prior, timesteps=timesteps, stream=STREAM, noise=noise, interaction=interaction,
+        start=start,
+    ):  # fmt: skip
+        yield record, noise
 
 
 def test_fitted_scenes_that_can_show_everything_are_the_ddim_sampler(monkeypatch):
@@ -272,23 +277,32 @@ def test_fitted_scenes_that_can_show_everything_are_the_ddim_sampler(monkeypatch
     torch.testing.assert_close(particles.pictures, clean, rtol=0, atol=1e-9)
 
 
-def test_a_fitted_scene_shows_the_wish_and_is_the_same_alone_and_resumed():
+def test_a_fitted_scene_shows_the_wish_and_is_the_same_alone():
     together = scenes(**FITTED)
     wish = together.prior.colour.view(3, 1, 1)
     middle = (..., slice(3, 5), slice(3, 5))
     before = (together.photographs(orbit(CameraSettings(), 4))[middle] - wish).abs().mean()
-    saved, errors = {}, []
-    for record in sampling(together):
-        if record.step == 2:
-            saved = {k: v.clone() for k, v in flat(copy.deepcopy(together.state())).items()}
-        errors.append(record.losses["fit"])
-    assert set(record.losses) == {"fit"} and errors[-1] < errors[0]
+    errors = [record.losses["fit"] for record, _ in sampling(together)]
+    assert errors[-1] < errors[0]
     assert (together.photographs(orbit(CameraSettings(), 4))[middle] - wish).abs().mean() < 0.5 * before
-    alone, again = scenes((2,), **FITTED), scenes(**FITTED)
+    alone = scenes((2,), **FITTED)
     list(sampling(alone))
     torch.testing.assert_close(parameters(alone, 0), parameters(together, 2), rtol=0, atol=1e-9)
-    again.load_state(nested(saved))
-    assert again.done == 3
+
+
+def test_fitted_scenes_repel_and_resume():
+    whole, half, again = (scenes(**FITTED) for _ in range(3))
+    records = [record for record, _ in sampling(whole, gamma=1.0)]
+    assert [record.repulsion > 0 for record in records] == [False, True, True, True, True, False]
+    for record, noise in sampling(half, gamma=1.0):
+        if record.step == 2:
+            saved = flat(copy.deepcopy({**half.state(), "noise": noise.state()}))
+            break
+    state = nested({k: v.clone() for k, v in saved.items()})
+    again.load_state(state)
+    later = [record for record, _ in sampling(again, gamma=1.0, start=3, state=state["noise"])]
+    assert [r.row() for r in later] == [r.row() for r in records[3:]]
+    assert all(torch.equal(parameters(again, s), parameters(whole, s)) for s in range(3))
 
 
 def test_the_first_noise_of_views_can_be_alike():
