@@ -33,7 +33,7 @@ endif
 
 # Without coverage, which takes a third more time: `make test COVERAGE=1` reports it.
 test: $(VENV)/ready  ## the default suite on two cores
-	$(BIN)/python -m pytest -n 2 --dist loadfile $(if $(COVERAGE),--cov --cov-report=term)
+	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder $(if $(COVERAGE),--cov --cov-report=term)
 
 lint: $(VENV)/ready  ## style and types
 	$(BIN)/ruff check .

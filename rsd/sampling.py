@@ -16,6 +16,7 @@ the particle, so chunks, interruptions and devices change only rounding.
 from __future__ import annotations
 
 import math
+import warnings
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, ClassVar, Generic, TypeVar
@@ -258,6 +259,31 @@ def log_ratio(push: torch.Tensor, noise: torch.Tensor | None, fresh: float) -> t
         return torch.full((len(push),), math.nan, dtype=torch.float64, device=push.device)
     d = (push / fresh).double().flatten(1)
     return -(d * noise.double().flatten(1)).sum(1) - 0.5 * d.square().sum(1)
+
+
+def reaching(interaction: Interaction, levels: Sequence[Level], schedule: Schedule, particles: int) -> Interaction:
+    """Return ``interaction``, with its window widened to the nearest step if few steps leave none inside. Warn then, or
+    if no step can repel: near a flow's pure noise (:func:`repel`) and, with "repulsion", to CLEAN none does."""
+    if not interaction.acts(particles):
+        return interaction
+    steps = list(zip(levels[:-1], levels[1:], strict=True))
+    able = [now.t for now, then in steps if now.sigma <= schedule.most * now.alpha]
+    if interaction.kind == "repulsion":
+        able = [now.t for now, then in steps if now.t in able and then.sigma > 0]
+    lo, hi = interaction.window
+    at = [(t + 1) / schedule.T for t in able]
+    if any(lo <= x <= hi for x in at):
+        return interaction
+    count = f"{len(steps)} step{'s' * (len(steps) != 1)}"
+    if not at:
+        warnings.warn(f"With {count} the samples do not repel one another; take more steps.", stacklevel=2)
+        return interaction
+    nearest = min(at, key=lambda x: max(lo - x, x - hi))
+    warnings.warn(
+        f"None of {count} is in the window {lo:g} to {hi:g} of the noise levels; the repulsion acts at the nearest, "
+        f"{nearest:g}.", stacklevel=2,
+    )  # fmt: skip
+    return replace(interaction, window=(min(lo, nearest), max(hi, nearest)))
 
 
 class Chain:

@@ -59,7 +59,7 @@ class Together(Settings):
 
 
 def solve(o: Batch, flags: list[str]) -> dict[str, Any]:
-    """Restore the heads. Return the PSNR of each particle [heads, n] and the Div of each head."""
+    """Restore the heads. Return the PSNR of each particle [heads, n] and the Div and Vendi score of each head."""
     options, _ = parse([__file__, "--clean", *flags])
     own, n = Settings.of(options), options.particles
     prior = load_prior("heads", device=o.device, autocast=options.autocast)
@@ -77,8 +77,9 @@ def solve(o: Batch, flags: list[str]) -> dict[str, Any]:
     with torch.no_grad():
         seen = HeadsClassifier.load().features(images)
     ensembles = zip(images.split(n), seen.split(n), truth, strict=True)
-    found = [(metrics.psnr(x, true[None]).tolist(), metrics.diversity(phi)) for x, phi, true in ensembles]
-    return {"flags": flags, "psnr": [psnr for psnr, _ in found], "div": [div for _, div in found]}
+    found = [(metrics.psnr(x, true[None]).tolist(), metrics.spread(phi)) for x, phi, true in ensembles]
+    spreads = {name: [one[name] for _, one in found] for name in ("div", "vendi")}
+    return {"flags": flags, "psnr": [psnr for psnr, _ in found], **spreads}
 
 
 def main() -> None:
@@ -90,8 +91,10 @@ def main() -> None:
     start = time.monotonic()
     found = solve(o, flags)
     mean = sum(sum(one) / len(one) for one in found["psnr"]) / o.heads
-    best, div = sum(map(max, found["psnr"])) / o.heads, sum(found["div"]) / o.heads
-    print(f"PSNR mean {mean:.2f} dB, best {best:.2f} dB, Div {div:.4f}; {time.monotonic() - start:.0f} s")
+    best = sum(map(max, found["psnr"])) / o.heads
+    div, vendi = (sum(found[name]) / o.heads for name in ("div", "vendi"))
+    took = time.monotonic() - start
+    print(f"PSNR mean {mean:.2f} dB, best {best:.2f} dB, Div {div:.4f}, Vendi {vendi:.2f}; {took:.0f} s")
     if o.json:
         which = {"first": o.first, "heads": o.heads, "split": o.split, "view": o.view}
         with o.json.open("a") as file:

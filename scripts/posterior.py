@@ -73,9 +73,17 @@ TOGETHER = ("nonaug", "rlsd", "svgd", "particle-guidance")
 
 def samples(row: Row, known: Exact, *, number: int, steps: int) -> torch.Tensor:
     """Return samples [number, d] of a method; particles that interact run in groups of 4."""
-    size = 4 if row.method in TOGETHER else number
+    return weighted_samples(row, known, number=number, steps=steps)[0]
+
+
+def weighted_samples(
+    row: Row, known: Exact, *, number: int, steps: int
+) -> tuple[torch.Tensor, torch.Tensor | None]:  # fmt: skip
+    """Return samples [number, d] of a method, and their log importance weights [number] (:class:`rsd.sampling.Chain`;
+    None if the method has none). Particles that interact run in groups of 4."""
+    size = 4 if row.method in TOGETHER or row.settings.get("gamma", 0.0) > 0 else number
     hyper = row.hyper if row.method != "daps" else (*row.hyper, f"tau={known.sigma_v}", f"lr={0.2 * known.sigma_v**2}")
-    found = []
+    found, logs = [], []
     for k in range(number // size):
         changes = {"steps": steps, **row.settings}
         settings = Settings(method=row.method, particles=size, hyper=hyper, sigma_v=known.sigma_v, **changes)
@@ -83,7 +91,9 @@ def samples(row: Row, known: Exact, *, number: int, steps: int) -> torch.Tensor:
         for _ in run.steps():
             pass
         found.append(run.finish())
-    return torch.cat(found)
+        logs.append(run.log_weights())
+    weights = [one for one in logs if one is not None]
+    return torch.cat(found), torch.cat(weights) if len(weights) == len(logs) else None
 
 
 def drawn(row: Row, known: Exact, *, number: int, steps: int) -> torch.Tensor:

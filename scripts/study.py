@@ -8,6 +8,8 @@ python -m scripts.study presets --heads 2    half face and SR x4 with 50, 100, 2
 python -m scripts.study cheap --heads 2      half face with a cheaper repulsion
 python -m scripts.study proximal             the same heads, PSLD against the default method
 python -m scripts.study others --heads 8     the other tasks, the default method against the best of the others
+python -m scripts.study gammas --heads 8     half a face in 30 steps, repulsion by weight and window
+python -m scripts.study noise --heads 8      half a face by RLSD, fresh noise against noise that each particle keeps
 python -m scripts.study tasks --heads 8      SR x4, random 80%, motion blur, HDR, phase retrieval
 """
 
@@ -41,6 +43,7 @@ FIGURES = {
     "PSNR known [dB]": lambda m: m.get("known"),
     "SSIM mean": lambda m: m["ssim"]["mean"],
     "Div": lambda m: m["div"],
+    "Vendi": lambda m: m.get("vendi"),
     "coverage": lambda m: (m["coverage"] or {}).get("mean"),
     "agreement": lambda m: (m["coverage"] or {}).get("agreement"),
     "residual mean": lambda m: m["residual"]["mean"],
@@ -56,12 +59,18 @@ CHEAP: dict[str, list[str]] = {
     "32 px": ["--feature-size", "32"], "window [0.5, 1]": ["--window", "0.5", "1"], "bfloat16": ["--autocast"],
 }  # fmt: skip
 
+REPELLING = ((1, 0.3, 0.9), (4, 0.5, 0.8), (8, 0.5, 0.8), (4, 0.3, 0.9), (16, 0.3, 0.9))
+"""gammas: the weight and the window of the repulsion in each row."""
+
 
 @dataclass
 class Study:
     """Restore held-out heads with several methods and compare them per head."""
 
-    name: Annotated[Literal["half-face", "proximal", "others", "tasks", "presets", "cheap"], Flag(positional=True)]
+    name: Annotated[
+        Literal["half-face", "proximal", "others", "gammas", "noise", "tasks", "presets", "cheap"],
+        Flag(positional=True),
+    ]
     """Which comparison."""
     out: Path = Path("runs/study")
     """Folder for runs and tables."""
@@ -87,7 +96,7 @@ def variants(o: Study) -> dict[str, list[str]]:
         both = ("inpaint_half_face", "sr4")
         return {f"{t} {s} steps": ["--task", t, "--preset", str(s)] for t in both for s in (50, 100, 200, 1000)}
     if o.name == "cheap":
-        paper = ["--task", "inpaint_half_face", *tokens(ADAM), "--gamma", "6"]
+        paper = ["--task", "inpaint_half_face", "--method", "rlsd", *tokens(ADAM), "--gamma", "6"]
         always = tokens(THROUGHOUT)
         return {name: [*paper, *([] if "--window" in own else always), *own] for name, own in CHEAP.items()}
     if o.name == "proximal":
@@ -98,6 +107,16 @@ def variants(o: Study) -> dict[str, list[str]]:
         rows["proximal-guidance 20 steps draw 8"] = [*short, "--draw", "8", "--keep", "4"]
         rows["proximal-guidance repulsion"] = [*task, *own]
         return rows
+    if o.name == "gammas":
+        short = ["--task", "inpaint_half_face", "--method", "proximal-guidance", "--steps", "30"]
+        rows = {"gamma 0": [*short, "--gamma", "0"]}
+        for gamma, *window in REPELLING:
+            name = f"gamma {gamma} window {window[0]} {window[1]}"
+            rows[name] = [*short, "--gamma", str(gamma), "--window", *map(str, window)]
+        return rows
+    if o.name == "noise":
+        paper = ["--task", "inpaint_half_face", "--method", "rlsd"]
+        return {noise: [*paper, "--noise", noise] for noise in ("fresh", "reused")}
     if o.name == "others":
         others = [(task, "rlsd") for task in ("sr4", "inpaint_random", "deblur_motion", "phase_retrieval")]
         others.append(("hdr", "nonaug"))
@@ -108,18 +127,17 @@ def variants(o: Study) -> dict[str, list[str]]:
         }
     if o.name == "tasks":
         tasks = ("sr4", "inpaint_random", "deblur_motion", "hdr")
-        pairs = {
-            f"{t} {m}": ["--task", t, "--method", m, "--gamma", "0"] for t in tasks for m in ("rlsd", "latent-red-diff")
-        }
+        methods = {"rlsd": ["--gamma", "0"], "latent-red-diff": []}
+        pairs = {f"{t} {m}": ["--task", t, "--method", m, *own] for t in tasks for m, own in methods.items()}
         phases = {f"phase_retrieval {m}": ["--task", "phase_retrieval", "--method", m] for m in ("rlsd", "nonaug")}
         return {**pairs, **phases}
-    paper = [*tokens(ADAM), *tokens(THROUGHOUT)]
-    rows = {"nonrepuls": ["--method", "nonrepuls", *tokens(ADAM)]}
-    rows |= {f"rlsd gamma {g:g}": ["--method", "rlsd", *paper, "--gamma", f"{g:g}"] for g in o.gammas}
+    task, paper = ["--task", "inpaint_half_face", "--method"], [*tokens(ADAM), *tokens(THROUGHOUT)]
+    rows = {"nonrepuls": [*task, "nonrepuls", *tokens(ADAM)]}
+    rows |= {f"rlsd gamma {g:g}": [*task, "rlsd", *paper, "--gamma", f"{g:g}"] for g in o.gammas}
     middle = f"{o.gammas[len(o.gammas) // 2]:g}"
-    rows[f"hybrid gamma {middle}"] = ["--method", "hybrid", *paper, "--gamma", middle]
-    rows[f"nonaug gamma {middle}"] = ["--method", "nonaug", "--gamma", middle]
-    rows["latent-red-diff"] = ["--method", "latent-red-diff"]
+    rows[f"hybrid gamma {middle}"] = [*task, "hybrid", *paper, "--gamma", middle]
+    rows[f"nonaug gamma {middle}"] = [*task, "nonaug", "--gamma", middle]
+    rows["latent-red-diff"] = [*task, "latent-red-diff"]
     return rows
 
 
@@ -233,7 +251,7 @@ def main() -> None:
         write_figures(file, known)
     rows = table(results, base_of(o.name, list(results)))
     (o.out / f"{o.name}.json").write_text(json.dumps(rows, indent=1) + "\n")
-    text = markdown(rows, paired=o.name in ("half-face", "proximal", "others", "cheap"))
+    text = markdown(rows, paired=o.name not in ("tasks", "presets"))
     (o.out / f"{o.name}.md").write_text(text)
     with open(o.out / f"{o.name}.csv", "w", newline="") as csv_file:
         writer = csv.DictWriter(csv_file, ["variant", "heads", *FIGURES], extrasaction="ignore")

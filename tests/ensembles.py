@@ -1,12 +1,18 @@
 """What ``tests/test_distributed.py`` runs in one process and in several.
 
-python -m tests.ensembles RANKS found OUT MODEL      # all cases, in processes forked after one import
-python -m tests.ensembles RANKS rsd ARGUMENTS        # rsd ARGUMENTS, likewise
-python -m torch.distributed.run --module tests.ensembles killed ARGUMENTS    # the second process dies
+``python -m tests.ensembles`` imports everything once. Then it reads commands from stdin, a line of JSON each, runs each
+one in processes that it forks, and prints the exit code:
+
+    found OUT MODEL       all cases; rank K saves what it finds as OUT.K
+    rsd ARGUMENTS         rsd ARGUMENTS
+    killed ARGUMENTS      the same below torchrun's agent; the second process dies after a checkpoint
 """
 
 from __future__ import annotations
 
+import copy
+import functools
+import json
 import os
 import signal
 import sys
@@ -15,6 +21,7 @@ import warnings
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any, NoReturn
 
 import torch
 
@@ -22,6 +29,7 @@ from rsd.distributed import Ensemble, connect
 from rsd.engine import distill
 from rsd.features import Pixels
 from rsd.priors import load_prior
+from rsd.priors.base import Prior
 from rsd.priors.mixture import GaussianMixture
 from rsd.randomness import Stream
 from rsd.repulsion import Embed, Interaction
@@ -43,6 +51,17 @@ class Points:
     def step(self, r, t, average):
         self.z = self.z - 0.05 * r
         return {"norm": float(r.square().sum(1).mean())}
+
+
+@functools.cache
+def saved_prior(model: Path) -> Prior:
+    """Return the prior in a folder; loaded once, also for the processes that are forked afterwards."""
+    return load_prior(str(model))
+
+
+def new_prior(model: Path) -> Prior:
+    """Return a prior that no other case has changed."""
+    return copy.deepcopy(saved_prior(model))
 
 
 def features(z: torch.Tensor) -> torch.Tensor:
@@ -86,7 +105,7 @@ def restored(ensemble: Ensemble, model: Path) -> dict[str, torch.Tensor]:
     from rsd.tasks.inverse.operators import make_operator
     from rsd.tasks.inverse.run import Decoded, Run, Settings
 
-    prior, settings = load_prior(str(model)), Settings(particles=N, steps=4, gamma=6.0)
+    prior, settings = new_prior(model), Settings(particles=N, steps=4, gamma=6.0)
     y = torch.linspace(-1, 1, 3 * 64).view(1, 3, 8, 8)
     run = Run(
         prior, make_operator("sr2", size=16), y, settings, embed=Decoded(prior, Pixels()), ensemble=ensemble, image="a"
@@ -101,7 +120,7 @@ def drawn(method: str, **settings: object) -> Callable[[Ensemble, Path], dict[st
         from rsd.tasks.text_to_image import distillation, samplers
 
         module = samplers if method == "particle-guidance" else distillation
-        prior = load_prior(str(model))
+        prior = new_prior(model)
         chosen = module.Settings(method=method, particles=N, steps=4, gamma=2.0, guidance=2.0, **settings)
         run = module.Run(prior, "red", chosen, embed=lambda z: prior.decode(z).flatten(1), ensemble=ensemble)
         found = finished(run)
@@ -122,7 +141,7 @@ def scenes(interaction: str) -> Callable[[Ensemble, Path], dict[str, torch.Tenso
 
         scenes = dict(grid=(4, 8), samples=8, fine=0, views=2, lr=0.05, interaction=interaction)
         settings = Settings(method="vsd", particles=N, steps=3, gamma=5.0, lr_phi=1e-2, **scenes)
-        prior = load_prior(str(model))
+        prior = new_prior(model)
         run = Run(prior, "red", settings, embed=lambda z: prior.decode(z).flatten(1), ensemble=ensemble)
         found, whole = finished(run), run.collect_scenes()
         if whole is not None:
@@ -182,41 +201,86 @@ def find_all(ranks: int, out: str, model: Path) -> int:
 
 
 def fork(ranks: int, work: Callable[[], int]) -> int:
-    """Start processes as a launcher does, but import everything only once. Return the largest exit code."""
-    from accelerate import PartialState  # noqa: F401
-    from diffusers import StableDiffusionPipeline  # noqa: F401
-
-    from rsd.tasks.inverse import head, run  # noqa: F401
-
+    """Run ``work`` in processes with the environment that a launcher sets. Return the largest exit code."""
     children = []
     for rank in range(ranks):
         child = os.fork()
         if child == 0:
             os.environ |= {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": str(ranks)}
-            code = 1
-            try:
-                code = work()
-            except BaseException:
-                traceback.print_exc()
-            finally:
-                sys.stdout.flush()
-                sys.stderr.flush()
-                os._exit(code)
+            leave(work)
         children.append(child)
     return max(abs(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])) for child in children)
 
 
-def main() -> int:
-    torch.set_num_threads(1)
-    if sys.argv[1] == "killed":
-        return die_in_the_middle(sys.argv[2:])
-    ranks, what, *rest = sys.argv[1:]
+def leave(work: Callable[[], int]) -> NoReturn:
+    """End this forked process with the exit code of ``work``."""
+    code = 1
+    try:
+        code = work()
+    except BaseException:
+        traceback.print_exc()
+    finally:
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(code)
+
+
+def launch(ranks: int, port: int, arguments: list[str]) -> int:
+    """Run :func:`die_in_the_middle` as torchrun does: its agent starts the processes, and ends all if one dies."""
+    from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
+    from torch.distributed.launcher.api import LaunchConfig, elastic_launch
+
+    meeting = {"rdzv_backend": "static", "rdzv_endpoint": f"127.0.0.1:{port}", "rdzv_configs": {"rank": 0}}
+    config = LaunchConfig(1, 1, ranks, run_id="none", max_restarts=0, start_method="fork", **meeting)
+    try:
+        codes = elastic_launch(config, exit_code)(arguments)
+    except ChildFailedError:
+        return 1
+    return max(codes.values())
+
+
+def exit_code(arguments: list[str]) -> int:
+    """Run :func:`die_in_the_middle` in a process of the agent, whose exit code tells the agent that it has failed."""
+    code = die_in_the_middle(arguments)
+    if code:
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(code)
+    return code
+
+
+def run_command(command: dict[str, Any]) -> int:
+    """Run a command; its output goes to the files ``command["output"]``."""
+    what, *rest = command["arguments"]
+    ranks, port = command["ranks"], command["port"]
+    for place, path in zip((1, 2), command["output"], strict=True):
+        os.dup2(os.open(path, os.O_WRONLY | os.O_CREAT), place)
+    os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+    if what == "killed":
+        return launch(ranks, port, rest)
     if what == "found":
-        return fork(int(ranks), lambda: find_all(int(ranks), rest[0], Path(rest[1])))
+        saved_prior(Path(rest[1]))  # before the fork, so that one process reads it
+        return fork(ranks, lambda: find_all(ranks, rest[0], Path(rest[1])))
     from rsd.cli import main
 
-    return fork(int(ranks), lambda: main(rest))
+    return fork(ranks, lambda: main(rest))
+
+
+def serve() -> None:
+    """Run the commands from stdin, each in a process of its own."""
+    from accelerate import PartialState  # noqa: F401
+    from diffusers import StableDiffusionPipeline  # noqa: F401
+
+    from rsd.tasks.inverse import head, run  # noqa: F401
+
+    torch.set_num_threads(1)
+    for line in sys.stdin:
+        command = json.loads(line)
+        child = os.fork()
+        if child == 0:
+            leave(lambda command=command: run_command(command))
+        print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]), flush=True)
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    serve()

@@ -21,32 +21,48 @@ HALF = ("--task", "inpaint_half_face")
 ROOT = Path(__file__).parent.parent
 
 
-def run(*command: object, ranks: int) -> subprocess.CompletedProcess[str]:
-    """Run ``python -m COMMAND`` with the address for ``ranks`` processes."""
+def free_port() -> int:
+    """Return a port that is free now."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
-        port = str(free.getsockname()[1])
-    if command[0] == "torch.distributed.run":
-        flags = ["--nproc-per-node", ranks, "--master-addr", "127.0.0.1", "--master-port", port]
-        command = (command[0], *flags, *command[1:])
-    meet = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "GLOO_SOCKET_IFNAME": "lo"}
-    environment = {**os.environ, **meet, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
-    command = (sys.executable, "-m", *map(str, command))
-    return subprocess.run(command, capture_output=True, text=True, env=environment, timeout=900)
+        return free.getsockname()[1]
+
+
+def environment() -> dict[str, str]:
+    """Return the environment of processes that meet on this machine."""
+    return {**os.environ, "GLOO_SOCKET_IFNAME": "lo", "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
 
 
 def launch(ranks: int, *command: object) -> subprocess.CompletedProcess[str]:
-    """``python -m torch.distributed.run --module COMMAND`` on this machine."""
-    return run("torch.distributed.run", "--module", *command, ranks=ranks)
+    """``torchrun --module COMMAND`` on this machine."""
+    flags = ["--nproc-per-node", ranks, "--master-addr", "127.0.0.1", "--master-port", free_port(), "--module"]
+    words = (sys.executable, "-m", "torch.distributed.run", *map(str, flags), *map(str, command))
+    return subprocess.run(words, capture_output=True, text=True, env=environment(), timeout=900)
 
 
-def forked(ranks: int, *command: object) -> subprocess.CompletedProcess[str]:
-    """``python -m tests.ensembles RANKS COMMAND``: the same without a launcher and with one import for all."""
-    return run("tests.ensembles", ranks, *command, ranks=ranks)
+@pytest.fixture(scope="module")
+def forked(tmp_path_factory):
+    """``forked(RANKS, COMMAND)``: run a command of ``tests.ensembles`` in several processes. All of them are forked
+    from one, since it takes seconds to import everything."""
+    folder = tmp_path_factory.mktemp("forked")
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
+    with subprocess.Popen([sys.executable, "-m", "tests.ensembles"], text=True, env=environment(), **pipes) as server:
+
+        def run(ranks: int, *command: object) -> subprocess.CompletedProcess[str]:
+            words, port = list(map(str, command)), free_port()
+            output = [folder / f"{port}.{name}" for name in ("out", "err")]
+            line = {"ranks": ranks, "port": port, "arguments": words, "output": list(map(str, output))}
+            server.stdin.write(json.dumps(line) + "\n")
+            server.stdin.flush()
+            code = int(server.stdout.readline())
+            return subprocess.CompletedProcess(words, code, *(file.read_text() for file in output))
+
+        yield run
+        server.stdin.close()
 
 
 @pytest.mark.parametrize("ranks", [pytest.param(2, marks=pytest.mark.slow), 3])
-def test_processes_find_what_one_finds(tiny_folder, tmp_path, ranks):
+def test_processes_find_what_one_finds(forked, tiny_folder, tmp_path, ranks):
     out, model = tmp_path / "result", tiny_folder("epsilon")
     done = forked(ranks, "found", out, model)
     assert done.returncode == 0, done.stderr
@@ -100,14 +116,14 @@ def photo(tmp_path):
     return tmp_path / "photo.png"
 
 
-def test_a_process_that_dies_ends_the_run_which_can_be_resumed(photo, tiny_folder, tmp_path, capsys):
+def test_a_process_that_dies_ends_the_run_which_can_be_resumed(forked, photo, tiny_folder, tmp_path, capsys):
     from rsd.cli import main
 
     fixed = ["restore", str(photo), *HALF, "--clean", "--prior", str(tiny_folder("epsilon")), "--features", "pixels"]
     fixed += ["--steps", "6", "-n", "3", "--draw", "5", "--gamma", "5", "--checkpoint-every", "2", "--out"]
     whole, out = tmp_path / "whole", tmp_path / "out"
     assert main([*fixed, str(whole)]) == 0
-    killed = launch(2, "tests.ensembles", "killed", *fixed, out)
+    killed = forked(2, "killed", *fixed, out)
     assert killed.returncode != 0 and "Continue with the same command and --resume" in killed.stderr
     assert not (out / "metrics.json").exists() and (out / "checkpoint.safetensors").exists()
     capsys.readouterr()
@@ -126,7 +142,7 @@ def test_a_process_that_dies_ends_the_run_which_can_be_resumed(photo, tiny_folde
     assert json.loads((out / "provenance.json").read_text())["processes"]["number"] == 2
 
 
-def test_images_are_shared_out_and_one_that_fails_leaves_the_others(photo, tiny_folder, tmp_path):
+def test_images_are_shared_out_and_one_that_fails_leaves_the_others(forked, photo, tiny_folder, tmp_path):
     folder = tmp_path / "photos"
     folder.mkdir()
     for name in ("a.png", "b.png", "c.png"):

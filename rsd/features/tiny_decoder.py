@@ -96,10 +96,10 @@ def load_decoder(name: str, prior: Prior) -> TinyDecoder:
     with torch.no_grad():
         z = torch.empty(1, *prior.latent_shape, dtype=model.dtype, device="meta")
         made = tuple(to_meta(model).decode(z).sample.shape[1:])
-    if made != (3, prior.image_size, prior.image_size):
+    if made != prior.image_shape:
         raise ValueError(
             f'The small decoder "{name}" returns images of {made[-1]} px for the latents of the prior {prior.name}, '
-            f"but that makes {prior.image_size} px; leave it out."
+            f"but that makes {prior.image_shape[-1]} px; leave it out."
         )
     return TinyDecoder(model.to(prior.device), prior.calls, name, watch_of(prior))
 
@@ -114,7 +114,7 @@ def load_autoencoder(name: str, prior: Prior) -> TinyDecoder:
         )
     coder = load_decoder(name, prior)
     with torch.no_grad():
-        x = torch.empty(1, 3, prior.image_size, prior.image_size, dtype=coder.model.dtype, device="meta")
+        x = torch.empty(1, *prior.image_shape, dtype=coder.model.dtype, device="meta")
         made = tuple(to_meta(coder.model).encode(x).latents.shape[1:])
     if made != tuple(prior.latent_shape):
         raise ValueError(

@@ -1,6 +1,7 @@
 """Metrics of samples. Summaries report mean, best and standard deviation over the particles separately.
 
-LPIPS and CLIP need networks that are not included: ``load_lpips`` and ``load_clip_score`` download them or explain how.
+LPIPS, DISTS and CLIP need networks that are not included: ``load_lpips``, ``load_dists`` and ``load_clip_score``
+download them or explain how.
 """
 
 from __future__ import annotations
@@ -16,6 +17,8 @@ import torch.nn.functional as F
 
 from rsd.features.perceptual import lpips_network
 from rsd.heads.attributes import ATTRIBUTES
+
+from .dists import dists_network
 
 CONFIDENT = 0.8
 CLIP = "openai/clip-vit-large-patch14"
@@ -70,6 +73,20 @@ def diversity(features: torch.Tensor) -> float:
     phi = F.normalize(features.double(), dim=1)
     rows, cols = torch.triu_indices(len(phi), len(phi), offset=1)
     return float(1 - (phi[rows] * phi[cols]).sum(1).mean())
+
+
+def vendi(features: torch.Tensor) -> float:
+    """Return the Vendi score (Friedman and Dieng 2023) of features [N, d]: the exponential of the entropy of the
+    eigenvalues of K / N, with K the cosine similarities. It counts different samples: 1 if all are equal, N if they are
+    orthogonal."""
+    phi = F.normalize(features.detach().cpu().double(), dim=1)
+    p = torch.linalg.eigvalsh(phi @ phi.T / len(phi)).clamp(min=0)
+    return float(torch.special.entr(p / p.sum()).sum().exp())
+
+
+def spread(features: torch.Tensor) -> dict[str, float]:
+    """Return ``div`` (:func:`diversity`) and ``vendi`` (:func:`vendi`) of features [N, d], N >= 2."""
+    return {"div": diversity(features), "vendi": vendi(features)}
 
 
 def difference(images: torch.Tensor, where: torch.Tensor | None = None) -> float:
@@ -177,6 +194,18 @@ def load_lpips(*, device: str | torch.device = "cpu") -> Compare:
     def distance(x: torch.Tensor, truth: torch.Tensor) -> torch.Tensor:
         x = x.float().clamp(-1, 1)
         return network(x.to(device), truth.float().expand_as(x).to(device)).flatten().cpu()
+
+    return distance
+
+
+def load_dists(*, device: str | torch.device = "cpu") -> Compare:
+    """Load DISTS (:mod:`rsd.metrics.dists`) as a function of x [N, 3, H, W] (clamped) and truth [1 or N, 3, H, W] in
+    [-1, 1] that returns [N]; at least 32 px. Raise FileNotFoundError if its weights are not available."""
+    network = dists_network(device=device)
+
+    def distance(x: torch.Tensor, truth: torch.Tensor) -> torch.Tensor:
+        x, y = ((v.float().clamp(-1, 1).to(device) + 1) / 2 for v in (x, truth.expand_as(x)))
+        return torch.cat([network(a, b).cpu() for a, b in zip(x.split(1), y.split(1), strict=True)])
 
     return distance
 

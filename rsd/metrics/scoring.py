@@ -21,6 +21,8 @@ from rsd.priors import over_heads
 CLIP_MODEL = metrics.CLIP
 NOT_FINITE = "particles are not finite; the run diverged"
 NO_PROMPT, ALONE, ONE_IMAGE = "the prompt is empty", "one particle has no diversity", "one image has no covariance"
+SPREADS = ("div", "vendi")
+"""The figures of how different samples are, measured on the same features."""
 NEVER = (NO_PROMPT, ALONE, ONE_IMAGE)
 """Reasons that no network can change."""
 
@@ -65,6 +67,7 @@ class Scorers:
     judge: HeadsClassifier | None = None
     face: FaceReader | None = None
     lpips: metrics.Compare | None = None
+    dists: metrics.Compare | None = None
     clip: metrics.Match | None = None
     clip_name: str = ""
     aesthetic: Features | None = None
@@ -147,8 +150,9 @@ def load_scorers(
             why["janus"] = str(error)
     div = load_div(request.div_features, judge=judge, repulsion=repulsion, device=device)
     if div.reason:
-        why["div"] = div.reason
+        why |= dict.fromkeys(SPREADS, div.reason)
     lpips = metrics.load_lpips(device=device) if "lpips" in wanted else None
+    dists = metrics.load_dists(device=device) if "dists" in wanted else None
     clip = metrics.load_clip_score(request.clip_model, device=device) if "clip" in wanted else None
     rate = None
     if "aesthetic" in wanted:
@@ -166,9 +170,10 @@ def load_scorers(
             raise ValueError(f"The metric fid uses {DIV}, which is not available here; give --fid-features.")
         references = reference_features(files, size, compare) if files else None
     return Scorers(
-        features=div.features, features_name=div.name, judge=judge, face=face, lpips=lpips, clip=clip,
-        clip_name=request.clip_model, aesthetic=rate, aesthetic_name=request.aesthetic_weights or "", fid=compare,
-        fid_name=compare_name, references=references, fid_folder=str(folder.resolve()) if folder else "", reasons=why,
+        features=div.features, features_name=div.name, judge=judge, face=face, lpips=lpips, dists=dists,
+        clip=clip, clip_name=request.clip_model, aesthetic=rate, aesthetic_name=request.aesthetic_weights or "",
+        fid=compare, fid_name=compare_name, references=references,
+        fid_folder=str(folder.resolve()) if folder else "", reasons=why,
     )  # fmt: skip
 
 
@@ -214,22 +219,23 @@ def measure_missing(
         if figures[score.name] is not None:
             new |= figures
             done.append(score.name)
-            why.pop(score.name, None)
+            why = {name: reason for name, reason in why.items() if name != score.name and figures.get(name) is None}
         elif held.get(score.name) is None:
-            why |= {k: v for k, v in scorers.reasons.items() if k == score.name} | missing
+            why |= {k: v for k, v in scorers.reasons.items() if k in figures} | missing
     return {**new, "reasons": why}, done
 
 
 def diversity(images: torch.Tensor, scorers: Scorers) -> Found:
-    """Measure Div. Return it with the name of its network, or None with the reason."""
-    found: dict[str, Any] = {"div": None, "div_features": scorers.features_name}
+    """Measure Div and the Vendi score on the same features. Return them with the name of the network, or None with the
+    reason."""
+    found: dict[str, Any] = {**dict.fromkeys(SPREADS), "div_features": scorers.features_name}
     if scorers.features is None:
         return found, {}
     if len(images) < 2:
-        return found, {"div": ALONE}
+        return found, dict.fromkeys(SPREADS, ALONE)
     if not images.isfinite().all():
-        return found, {"div": NOT_FINITE}
-    return {**found, "div": metrics.diversity(scorers.features(images))}, {}
+        return found, dict.fromkeys(SPREADS, NOT_FINITE)
+    return {**found, **metrics.spread(scorers.features(images))}, {}
 
 
 def difference(images: torch.Tensor, where: torch.Tensor | None = None) -> Found:

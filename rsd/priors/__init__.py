@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from rsd import hub
 from rsd.hub import check_name, find_object
 from rsd.priors import index
+from rsd.priors.families import scale_factor
 
 if TYPE_CHECKING:
     import torch
@@ -98,6 +99,27 @@ def image_size(name: str, revision: str | None = None) -> int:
     """
     check_prior_name(name)
     return own_prior(name).image_size if is_own(name) else index.image_size(index.find(name, revision))
+
+
+def check_size(name: str, size: tuple[int, int], revision: str | None = None) -> None:
+    """Raise ValueError if a prior makes no pictures of ``size``, (height, width) in pixels; raises as
+    :func:`image_size`. Reads only small JSON files."""
+    one = f'The prior "{name}" makes pictures of one size'
+    if is_own(name):
+        raise ValueError(f"{one}, its own; leave --size out.")
+    found = index.find(name, revision)
+    if found.parts == index.PHOTO:
+        return
+    if found.family is None:
+        raise ValueError(f"{one}, {index.image_size(found)} px; leave --size out.")
+    from rsd.priors.families.load import prior_class
+
+    kind = prior_class(found.family)
+    step = scale_factor(found.json("vae/config.json")) * kind.latent_patch * kind.patch
+    if any(side < step or side % step for side in size):
+        raise ValueError(
+            f'Pictures of the prior "{name}" have sides that are multiples of {step} px; --size is {size[1]}x{size[0]}.'
+        )
 
 
 def load_prior(

@@ -144,6 +144,12 @@ class Prior:
         """Decode latents [B, *latent_shape] to images [B, 3, H, W], about [-1, 1], not clamped; differentiable."""
         return z
 
+    def turned(self, k: int) -> Prior:
+        """Return the prior seen through the k-th of the 8 turns and mirrors of a square (modulo 8; 0: none): its
+        network sees the picture turned, and its prediction is turned back. Priors to which a turned picture is another
+        picture, such as faces, return themselves."""
+        return self
+
     def save_memory(self, lean: bool) -> None:
         """Switch checkpointing of ``decode`` on or off."""
         return None

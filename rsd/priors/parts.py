@@ -22,6 +22,11 @@ def load_network(kind: Any, found: Index, part: str, dtype: torch.dtype) -> Any:
 
 def load_tokenizer(kind: Any, found: Index, part: str = "tokenizer") -> Any:
     """Load the tokenizer in the subfolder ``part``. Raise ValueError with the remedy."""
+    if found.folder is not None and not (found.folder / part).is_dir():  # transformers would return an empty one
+        raise ValueError(
+            f'The prior "{found.name}" is incomplete: {found.folder / part} is missing; write it again with '
+            "save_pretrained."
+        )
     try:
         with quietly():
             return kind.from_pretrained(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import math
 import warnings
@@ -152,6 +153,8 @@ class PhotoPrior(Prior):
     """
 
     any_size = True
+    turn = 0
+    """Which of the 8 turns and mirrors of a square the network sees; photographs turned are photographs."""
 
     def __init__(
         self,
@@ -193,17 +196,35 @@ class PhotoPrior(Prior):
             warnings.warn(f'The prior "{self.name}" has no text: "{text}" has no effect.', stacklevel=2)
         return Condition(prompt, negative_prompt, guidance)
 
+    def turned(self, k: int) -> PhotoPrior:
+        """Return a copy with the same network and counts that sees pictures turned."""
+        same = copy.copy(self)
+        same.turn = k % 8
+        return same
+
     def epsilon(self, z_t: torch.Tensor, t: int | torch.Tensor, condition: Condition | None = None) -> torch.Tensor:
         """Predict the noise [B, 3, H, W] in z_t's dtype; t: an index 0..T-1 or [B]."""
         B = len(z_t)
         self.calls["unet_forward"] += B
+        z_t = turn(z_t, self.turn)
         height, width = z_t.shape[-2:]
         whole = mirrored(z_t, height + -height % MULTIPLE, width + -width % MULTIPLE)
         log_noise = self.schedule.log_noise[torch.as_tensor(t).cpu()].to(self.device, torch.float32)
         with multiplying(self.device, self.autocast):
             out = self.unet(whole.to(self._unet_dtype), log_noise).to(z_t.dtype)[..., :height, :width]
         self.watch.see(network(self.name, "network", "unet"), out, z_t)
-        return count_backward(out, self.calls, "unet_backward", B)
+        return count_backward(turn_back(out, self.turn), self.calls, "unet_backward", B)
+
+
+def turn(x: torch.Tensor, k: int) -> torch.Tensor:
+    """Return pictures [..., H, W] turned by k % 4 quarters, and mirrored if k is 4 or more."""
+    x = x.rot90(k % 4, (-2, -1))
+    return x.flip(-1) if k >= 4 else x
+
+
+def turn_back(x: torch.Tensor, k: int) -> torch.Tensor:
+    """Undo :func:`turn`."""
+    return (x.flip(-1) if k >= 4 else x).rot90(-(k % 4), (-2, -1))
 
 
 def load_photo(

@@ -128,6 +128,15 @@ class Windows(Prior):
     def save_memory(self, lean: bool) -> None:
         self.inner.save_memory(lean)
 
+    def turned(self, k: int) -> Prior:
+        """Return the windows of the turned network: each window is turned by itself."""
+        inner = self.inner.turned(k)
+        if inner is self.inner:
+            return self
+        same = copy.copy(self)
+        same.inner = inner
+        return same
+
     def release_text_encoder(self) -> None:
         self.inner.release_text_encoder()
 

@@ -22,6 +22,7 @@ from rsd.metrics import importance
 from rsd.metrics.networks import warn_if_equal
 from rsd.metrics.scoring import diversity
 from rsd.metrics.selection import choose, report
+from rsd.priors.describe import describe
 from rsd.runs import cluster
 from rsd.runs.folder import RunFolder, check_folder_of_runs, locked
 from rsd.runs.head import Head, Item, Networks, load_head_scorers, load_networks
@@ -72,6 +73,10 @@ def run_items(head: Head) -> Failures:
     failures = check_items(head, folders, device)
     left = {item: folder for item, folder in folders.items() if item.label not in failures}
     wait()  # all processes have checked the folder before any of them writes into it
+    if o.dry_run:
+        if here.main:
+            dry_run(head, left, device)
+        return failures
 
     with working_in(head.out, main=ensemble.main and here.main and not o.shard):  # shards write no summary
         # Load the networks and run.
@@ -88,6 +93,22 @@ def run_items(head: Head) -> Failures:
                 summarise(head, items, failures, networks)
             wait()  # a launcher ends all processes as soon as one of them returns an exit code
     return failures
+
+
+def dry_run(head: Head, folders: Mapping[Item, RunFolder], device: torch.device) -> None:
+    """Print what would run. Raise ValueError with the remedy if a part of the prior is missing."""
+    o = head.options
+    dtype = getattr(torch, o.dtype)
+    for line in describe(o.prior, revision=o.revision, dtype=dtype, size=getattr(o, "sides", None)):
+        print(line)
+    for item, folder in folders.items():
+        s = item.options
+        if folder.done:
+            print(f"{item.title}: finished in {folder.path}")
+            continue
+        compared = f", compared in {s.features_name}" if s.interacts or s.selects else ""
+        drawn = f"{s.drawn} samples" + (f" of which {s.kept} are kept" if s.selects else "")
+        print(f"{item.title}: {s.method}, {s.steps} steps, {drawn}{compared}, on {device}, to {folder.path}")
 
 
 def check_folders(head: Head, items: Sequence[Item], device: torch.device) -> dict[Item, RunFolder]:

@@ -453,7 +453,7 @@ def help_text(kind: type, *, prog: str, more: str = "") -> str:
         lines += ["", "examples:", *(f"  {example}" for example in examples)]
     for paragraph in [*rest, *([more] if more else [])]:
         lines += ["", _wrap(paragraph, width)]
-    docs, fields = _docs(kind), fields_of(kind)
+    docs, fields = docs_of(kind), fields_of(kind)
     for heading, names in groups(kind).items():
         lines += ["", f"{heading}:"]
         for name in names:
@@ -529,7 +529,7 @@ def _wrap(text: str, width: int) -> str:
 
 
 @cache
-def _docs(kind: type) -> dict[str, str]:
+def docs_of(kind: type) -> dict[str, str]:
     """Return the docstring below each field, of the class and its bases."""
     found: dict[str, str] = {}
     for one in reversed(kind.__mro__):

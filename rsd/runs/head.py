@@ -137,8 +137,20 @@ class Head(ABC):
         return None
 
     def announce(self, items: Sequence[Item]) -> None:
-        """Warn about the items that will run."""
-        return None
+        """Warn about the items that will run: of words that a prior over heads does not know."""
+        prior = self.options.prior
+        found = [prompt_notes(self.prompt(item), prior) for item in items]
+        found += [word_notes(text, prior) for item in items for text in self.other_texts(item.options)]
+        for note in dict.fromkeys(chain(*found)):
+            warnings.warn(note, stacklevel=2)
+
+    def prompt(self, item: Item) -> str:
+        """Return what the item's samples are to show."""
+        return str(item.source)
+
+    def other_texts(self, options: Any) -> Sequence[str]:
+        """Return the texts for the prior beside the prompt, which no score reads."""
+        return (options.negative_prompt,) if options.guidance != 1 else ()
 
     @abstractmethod
     def config(self, item: Item) -> dict[str, Any]:
@@ -207,7 +219,7 @@ class Head(ABC):
 
     def subject(self, item: Item, context: Any) -> Subject:
         """Return what the samples are compared with. ``context``: of :meth:`start` or :meth:`finished`."""
-        return Subject(item.source)
+        return Subject(self.prompt(item))
 
     def finished(self, item: Item, folder: RunFolder) -> tuple[torch.Tensor, Any]:
         """Return the samples of a finished run, as they are scored, and its context."""
@@ -322,18 +334,6 @@ class PromptHead(Head):
         """Return a prompt's row of the summary."""
         return {"prompt": item.source, "folder": folder.path.name, **self.row_figures(held)}
 
-    def other_texts(self, options: Any) -> Sequence[str]:
-        """Return the texts for the prior beside the prompt, which no score reads."""
-        return (options.negative_prompt,) if options.guidance != 1 else ()
-
-    def announce(self, items: Sequence[Item]) -> None:
-        """Warn of words that a prior over heads does not know."""
-        prior = self.options.prior
-        found = [prompt_notes(item.source, prior) for item in items]
-        found += [word_notes(text, prior) for item in items for text in self.other_texts(item.options)]
-        for note in dict.fromkeys(chain(*found)):
-            warnings.warn(note, stacklevel=2)
-
 
 def load_networks(
     head: Head, todo: Sequence[Item], folders: Mapping[Item, RunFolder], device: torch.device, *, main: bool = True
@@ -349,7 +349,10 @@ def load_networks(
     names = dict.fromkeys(options.features_name for options in compared)
     features = {name: load_features(name, device=device, size=o.feature_size) for name in names}
     print(f"prior: {o.prior} on {device}, {o.dtype}", flush=True)
-    prior = load_prior(o.prior, device=device, dtype=getattr(torch, o.dtype), revision=o.revision, autocast=o.autocast)
+    prior = load_prior(
+        o.prior, device=device, dtype=getattr(torch, o.dtype), revision=o.revision, autocast=o.autocast,
+        size=getattr(o, "sides", None),
+    )  # fmt: skip
     head.embed_texts(todo, prior)
     prior.release_text_encoder()
     decoder = load_decoder(o.force_decoder, prior) if features and o.force_decoder else None

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 import numbers
+import re
 import types
 import typing
 from collections.abc import Collection, Mapping
@@ -206,7 +207,7 @@ class RunOptions:
     """Output, resuming and devices."""
 
     GROUPS: ClassVar[Mapping[str, str]] = {
-        "input": "config resume shard",
+        "input": "config resume shard dry_run",
         "speed and memory": "device engine",
         "output": "out checkpoint_every",
     }
@@ -220,6 +221,9 @@ class RunOptions:
     shard: str | None = None
     """K/N: only every N-th input, starting with the K-th (0 ... N-1), for job arrays of a cluster; implies --resume.
     Afterwards, the same command with --resume instead of --shard writes the summary (default: all inputs)."""
+    dry_run: bool = False
+    """Check everything, print what would run with which prior, and stop; no weights are loaded and nothing is
+    written."""
     device: str = "auto"
     """auto, cpu, cuda, cuda:1 ..."""
     engine: Literal["local", "ray"] = "local"
@@ -256,6 +260,27 @@ class PriorOptions:
         """Raise ValueError if --dtype does not support --autocast."""
         if self.autocast and self.dtype not in ("float32", "bfloat16"):
             raise ValueError(f"--autocast goes with --dtype float32 or bfloat16, not {self.dtype}; change one of them.")
+
+
+@dataclass(kw_only=True)
+class SizeOptions:
+    """The size of the pictures that a prior makes."""
+
+    GROUPS: ClassVar[Mapping[str, str]] = {"method and prior": "size"}
+
+    size: str | None = None
+    """Width x height of the pictures in pixels, 768x512 or 512, for priors of more than one size (default: the prior's
+    own size)."""
+
+    @property
+    def sides(self) -> tuple[int, int] | None:
+        """Height and width of ``size``; None if it is not set. Raise ValueError if it is no size."""
+        if self.size is None:
+            return None
+        found = re.fullmatch(r"(\d{1,5})(?:\s*[x×X]\s*(\d{1,5}))?", str(self.size).strip())
+        if not found:
+            raise ValueError(f'size is "{self.size}"; give width x height in pixels, such as 768x512, or one side.')
+        return int(found[2] or found[1]), int(found[1])
 
 
 @dataclass(kw_only=True)
@@ -322,7 +347,7 @@ class PromptOptions:
 def line_settings(kind: type, same: Collection[str]) -> tuple[str, ...]:
     """Return the fields that a line of a manifest may set: those that change a sample (not in ``same``) and choose no
     network, since networks are loaded once."""
-    fixed = {*same, *fields_of(PriorOptions), *fields_of(FeatureOptions)}
+    fixed = {*same, *fields_of(PriorOptions), *fields_of(SizeOptions), *fields_of(FeatureOptions)}
     own = [field for field in fields_of(kind).values() if field.name not in fixed and not field.flag.positional]
     return tuple(field.plain for field in own)
 

@@ -14,7 +14,7 @@ from rsd.distributed import ALONE, Ensemble
 from rsd.engine import Embed, Record, Reference
 from rsd.features import Decoded, load_features
 from rsd.metrics.selection import Fit, Selection, choose
-from rsd.priors import check_prior_name, load_prior
+from rsd.priors import check_prior_name, check_size, load_prior
 from rsd.priors.base import Prior
 from rsd.priors.watch import watch_of
 from rsd.reference.noise import Noise
@@ -134,7 +134,12 @@ def resolve_options(
     check_used(changes, options.unread)
     if isinstance(prior, str):
         dtype = getattr(torch, options.dtype)
-        prior = load_prior(prior, dtype=dtype, revision=options.revision, autocast=options.autocast)
+        sides = getattr(options, "sides", None)
+        if sides:
+            check_size(prior, sides, options.revision)
+        prior = load_prior(prior, dtype=dtype, revision=options.revision, autocast=options.autocast, size=sides)
+    elif getattr(options, "size", None):
+        raise ValueError("size goes with the name of a prior; give the object the size that it should have.")
     compared: Features | None = None
     if options.interacts or options.selects:
         compared = load_features(options.features_name, device=prior.device) if isinstance(features, str) else features

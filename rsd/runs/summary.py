@@ -30,7 +30,8 @@ def summarise(
     whole = together or {}
     reasons = {name: why for name, (_, why) in whole.items() if why}
     if mixed := mixed_networks([row.get("div_features") for row in rows if row["div"] is not None]):
-        means["div"], reasons["div"] = None, mixed
+        for name in {"div", "vendi"} & set(means):
+            means[name], reasons[name] = None, mixed
     values = {name: value for name, (value, _) in whole.items()}
     write_json(out / "summary.json", {what: rows, "mean": means, **values, "failed": failures, "reasons": reasons})
     write_csv(out / "summary.csv", rows, list(rows[0]) if rows else [what.rstrip("s"), *figures])

@@ -22,7 +22,8 @@ import rsd.heads
 from rsd.heads.attributes import ATTRIBUTES, VIEWS
 from rsd.heads.data import head_from_row, load_shards, make_shard
 from rsd.runs.flags import Flag, script
-from scripts.heads import autoencoder, classifier, errors, evaluate, features, flow, latent, pixel
+from scripts.heads import autoencoder, classifier, errors, evaluate, features, latent, pixel
+from scripts.heads.flow import train as flow
 
 WEIGHTS = Path(rsd.heads.__file__).parent / "weights"
 STAGES = (
@@ -84,13 +85,13 @@ class Heads:
     """Pipeline with the pixel model's initial weights if ``work`` has no checkpoint; None: train from scratch."""
     pixel_prompts: int = 256
     """Number of prompts of "pixel-evaluate"; the model card's figures use 256."""
-    flow_steps: int = 100_000
+    flow_steps: int = 40_000
     """Steps of the flow prior; a resumed run may use another number."""
     flow_cooldown: int = 300
     """Final steps over which the flow prior's learning rate, otherwise constant, falls to 0."""
-    flow_shards: int = 80
-    """Training shards of the flow prior, 500 heads each, rendered during training."""
-    flow_batch: int = 64
+    flow_shards: int = 40
+    """Training shards of the flow prior, 500 heads each, computed once, one in 100 steps."""
+    flow_batch: int = 24
     flow_lr: float = 1e-3
     flow_prompts: int = 256
     """Number of prompts of "flow-evaluate"; the model card's figures use 256."""

@@ -45,9 +45,10 @@ def averaged(name: str, model: Any, out: Path) -> tuple[Any, int]:
     The training may still be running."""
     state = torch.load(out / f"{name}.pt", map_location="cpu", weights_only=True)
     model.load_state_dict(state["model"])
-    average = EMAModel(model.parameters())
+    trainable = [p for p in model.parameters() if p.requires_grad]
+    average = EMAModel(trainable)
     average.load_state_dict(state["ema"])
-    average.copy_to(model.parameters())
+    average.copy_to(trainable)
     return model.eval(), state["step"]
 
 

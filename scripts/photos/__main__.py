@@ -49,8 +49,14 @@ class Photos:
     task: Literal["", "all", "denoise", "scratches", "deblur", "sr2", "jpeg"] = ""
     """What "evaluate" restores, instead of comparing the denoising of whole pictures; the table goes to the model
     card."""
+    split: Literal["held", "train"] = "held"
+    """The photographs for ``task``: held-out ones, for the table in the model card, or training ones, on which settings
+    are chosen; of those the table is only printed."""
+    tries: tuple[str, ...] = ()
+    """Settings of DiffPIR to compare on training photographs instead of the packaged ones: each its steps and
+    hyper-parameters, as in 6,start=0.3,calls=8."""
     count: int = 6
-    """Number of held-out photographs for ``task``, whose middle is restored."""
+    """Number of photographs for ``task``, whose middle is restored."""
     side: int = restoring.SIDE
     """Side of the crops for ``task`` in pixels."""
     particles: int = 8
@@ -107,6 +113,17 @@ def run_export(o: Photos) -> None:
 def run_evaluate(o: Photos) -> None:
     """Compare denoising with BM3D on held-out photographs, figures.json beside the weights; or restorations,
     restored.json and the table in the card."""
+    if o.task and o.split == "train":
+        for name in restoring.CASES if o.task == "all" else (o.task,):
+            for one in o.tries or ("",):
+                found = restoring.compare(
+                    _out(o), o.work, name, count=o.count, particles=o.particles, side=o.side, split="train",
+                    settings=restoring.tried(name, one, _out(o)) if one else None,
+                )  # fmt: skip
+                print(one or "packaged settings", *restoring.table({name: found}), sep="\n", flush=True)
+        return
+    if o.tries:
+        raise ValueError("Settings are chosen on training photographs: give --task and --split train with --tries.")
     if o.task:
         for name in restoring.CASES if o.task == "all" else (o.task,):
             found = restoring.compare(_out(o), o.work, name, count=o.count, particles=o.particles, side=o.side)

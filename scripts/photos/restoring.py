@@ -16,7 +16,7 @@ from PIL import Image, ImageDraw, ImageFont
 
 from rsd.priors import load_prior
 from rsd.runs.run import drive
-from rsd.tasks.inverse.methods import run_class
+from rsd.tasks.inverse.methods import load_method, run_class
 from rsd.tasks.inverse.operators import Operator, make_operator, measure
 from rsd.tasks.inverse.operators.jpeg import of_file, read_jpeg
 from rsd.tasks.inverse.options import Settings
@@ -202,6 +202,16 @@ def restored(
         images = torch.where(operator.observed, y, images)
         estimate = None if estimate is None else torch.where(operator.observed, y, estimate)
     return images, images.mean(0, keepdim=True) if estimate is None else estimate
+
+
+def tried(name: str, text: str, folder: Path) -> Settings:
+    """Return the packaged settings of a case with other steps and hyper-parameters, as in "6,start=0.3,calls=8". Raise
+    ValueError if they cannot be read."""
+    steps, *hyper = text.split(",")
+    if not steps.isdigit():
+        raise ValueError(f'The settings to try are "{text}"; give steps and hyper-parameters, as in 6,start=0.3.')
+    load_method("diffpir", tuple(hyper))
+    return replace(settings_of(CASES[name].task, prior=str(folder))[0], steps=int(steps), hyper=tuple(hyper))
 
 
 def compare(

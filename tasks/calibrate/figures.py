@@ -140,6 +140,18 @@ def crps(samples: np.ndarray, truth: np.ndarray, weights: np.ndarray | None = No
     return float(((w[:, None] * np.abs(samples - truth)).sum(0) - fair / 2).mean())
 
 
+def energy_score(samples: np.ndarray, truth: np.ndarray, weights: np.ndarray | None = None) -> float:
+    """Return the energy score, the CRPS of all entries together: E|X - x| - E|X - X'| / 2 with the lengths of
+    differences divided by sqrt(d), and the unbiased estimate of the second term (Gneiting and Raftery 2007). 0 is best.
+
+    ``samples`` [N, d], N >= 2; ``truth`` [d]; ``weights`` [N], which sum to 1 (None: equal)."""
+    n, d = samples.shape
+    w = np.full(n, 1 / n) if weights is None else weights
+    apart = np.array([np.linalg.norm(samples - one, axis=1) for one in samples])
+    fair = (w @ apart @ w) / (1 - (w**2).sum())
+    return float((w @ np.linalg.norm(samples - truth, axis=1) - fair / 2) / np.sqrt(d))
+
+
 def interval_coverage(
     samples: np.ndarray, truth: np.ndarray, levels: Sequence[float] = LEVELS, *, error: np.ndarray | None = None
 ) -> list[float]:
@@ -195,11 +207,3 @@ def uniform_gap(shares: np.ndarray) -> float:
     x = np.sort(np.asarray(shares, dtype=float))
     n = len(x)
     return float(max((np.arange(1, n + 1) / n - x).max(), (x - np.arange(n) / n).max()))
-
-
-def vendi(features: np.ndarray) -> float:
-    """Return the Vendi score of features [N, d]: the exponential of the entropy of the eigenvalues of K / N, with K the
-    cosine similarities (Friedman and Dieng 2023). 1 for equal samples, N for orthogonal ones."""
-    f = features / np.linalg.norm(features, axis=1, keepdims=True)
-    values = np.linalg.eigvalsh(f @ f.T / len(f)).clip(1e-12)
-    return float(np.exp(-(values * np.log(values)).sum()))

@@ -43,9 +43,26 @@ class MixtureProblem:
         white = torch.linalg.solve_triangular(root, offset.mT, upper=False)
         return self.weights.log() - 0.5 * white.square().sum(1)
 
-    def shares(self, x: torch.Tensor) -> torch.Tensor:
-        """Return the share of points [n, d] in each component, by the posterior probability of the component, [K]."""
-        return self.log_densities(x).softmax(1).mean(0)
+    def shares(self, x: torch.Tensor, weights: torch.Tensor | None = None) -> torch.Tensor:
+        """Return the share of points [n, d] in each component, by the posterior probability of the component, [K].
+        ``weights`` [n]: of the points, with sum 1 (None: equal)."""
+        each = self.log_densities(x).softmax(1)
+        return each.mean(0) if weights is None else weights @ each
+
+    @cached_property
+    def least(self) -> float:
+        """The posterior's mean variance of an entry: the least mean squared error of an estimate."""
+        apart = self.weights @ (self.means - self.mean).square().mean(1)
+        return float(apart + self.covariance.diagonal().mean())
+
+    def densest_mass(self, x: torch.Tensor, level: float, draws: torch.Tensor) -> float:
+        """Return the share of posterior draws [M, d] whose density exceeds that of all but ``level`` of the points
+        [n, d]. It is ``level`` on average if the points are draws too: the n + 1 ranks are then equally likely."""
+        own = self.log_densities(x).logsumexp(1).sort().values
+        at = min(max((len(own) + 1) * (1 - level) - 1, 0.0), len(own) - 1.0)
+        low, high = own[int(at)], own[min(int(at) + 1, len(own) - 1)]
+        threshold = low + (at - int(at)) * (high - low)
+        return float((self.log_densities(draws).logsumexp(1) >= threshold).double().mean())
 
     def in_densest(self, x: torch.Tensor, level: float) -> bool:
         """Return whether the truth lies where the posterior density is larger than at all but ``level`` of the points

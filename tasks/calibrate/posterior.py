@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 
@@ -26,6 +26,8 @@ Show = Callable[[Head], torch.Tensor]
 """Render a head as the picture [1, 3, H, W] in [-1, 1] that was measured."""
 MOST = 20_000
 """The largest number of combinations that is enumerated."""
+TRIES = 100_000
+"""The largest number of draws from the prior for draws by rejection."""
 NEGLIGIBLE = 1e-6
 """Posterior probability below which a combination is dropped."""
 
@@ -126,35 +128,62 @@ def exact(head: Head, y: torch.Tensor, measure: Measure, sigma_v: float, show: S
     )
 
 
-def check_by_drawing(
+def weighted_draws(
     head: Head, y: torch.Tensor, measure: Measure, sigma_v: float, posterior: Posterior, *, draws: int,
     rng: np.random.Generator, show: Show = picture,
-) -> float:  # fmt: skip
-    """Return the total variation between the posterior and an independent estimate of it: draw values from the prior,
-    keep those of the true head where the posterior is certain, weight each draw by its likelihood. Renders are cached,
-    so 10^5 draws take no longer than the different pictures among them."""
+) -> Iterator[tuple[Head, float]]:  # fmt: skip
+    """Draw values from the prior, ``draws`` times; yield a head with them, and its likelihood relative to the largest
+    of the posterior's heads, at most 1. Attributes of which the posterior is certain are the true head's; draws of
+    another person are left out, since the person depends on the beard (all other attributes are independent).
+
+    Each picture is rendered once, so 10^5 draws take no longer than the different pictures among them."""
     certain = [a for a in ATTRIBUTES if a not in posterior.names and visible(head.values, head.camera)[a]]
-    place = {row: k for k, row in enumerate(posterior.values)}
     best = min(squared_misfit(h, y, measure, show) for h in posterior.heads)
     likelihood: dict[tuple[str, ...], float] = {}
-    found, lost = np.zeros(len(place)), 0.0
     for _ in range(draws):
         drawn = sample_values(rng)
         if "person" in certain and drawn["person"] != head["person"]:
-            continue  # the person depends on the beard; all other attributes are independent
+            continue
         one = replace(head, values={**drawn, **{a: head[a] for a in certain}})
         seen = visible(one.values, head.camera)
-        row = tuple(one[a] if seen[a] else None for a in posterior.names)
         key = tuple(one[a] if seen[a] else "" for a in ATTRIBUTES)
         if key not in likelihood:
             misfit = squared_misfit(one, y, measure, show)
             likelihood[key] = math.exp(-max(misfit - best, 0.0) / (2 * sigma_v**2))
+        yield one, likelihood[key]
+
+
+def check_by_drawing(
+    head: Head, y: torch.Tensor, measure: Measure, sigma_v: float, posterior: Posterior, *, draws: int,
+    rng: np.random.Generator, show: Show = picture,
+) -> float:  # fmt: skip
+    """Return the total variation between the posterior and an independent estimate of it, :func:`weighted_draws`."""
+    place = {row: k for k, row in enumerate(posterior.values)}
+    found, lost = np.zeros(len(place)), 0.0
+    for one, weight in weighted_draws(head, y, measure, sigma_v, posterior, draws=draws, rng=rng, show=show):
+        seen = visible(one.values, head.camera)
+        row = tuple(one[a] if seen[a] else None for a in posterior.names)
         if row in place:
-            found[place[row]] += likelihood[key]
+            found[place[row]] += weight
         else:
-            lost += likelihood[key]
+            lost += weight
     total = found.sum() + lost
     return float(np.abs(found / total - posterior.weights).sum() + lost / total) / 2
+
+
+def by_rejection(
+    head: Head, y: torch.Tensor, measure: Measure, sigma_v: float, posterior: Posterior, *, number: int,
+    rng: np.random.Generator, show: Show = picture,
+) -> list[Head] | None:  # fmt: skip
+    """Return independent draws from the posterior that do not use its weights: heads drawn from the prior, each kept
+    with the probability of its relative likelihood. None if fewer than ``number`` of :data:`TRIES` are kept."""
+    kept: list[Head] = []
+    for one, weight in weighted_draws(head, y, measure, sigma_v, posterior, draws=TRIES, rng=rng, show=show):
+        if rng.random() < weight:
+            kept.append(one)
+        if len(kept) == number:
+            return kept
+    return None
 
 
 def read_values(

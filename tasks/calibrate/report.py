@@ -47,6 +47,10 @@ COLUMNS: dict[str, tuple[str, str, Callable[[float], str]]] = {
     "crps": (
         "CRPS", "continuous ranked probability score of the hidden pixels; lower is better", "{:.4f}".format
     ),
+    "energy": (
+        "energy", "energy score of the hidden pixels together, per root of their number; lower is better",
+        "{:.4f}".format,
+    ),
     "effective": ("effective", "number of independent samples that the weights are worth", "{:.1f}".format),
     "tarp_gap": (
         "TARP gap", "largest difference from uniform in the test of coverage with random points", "{:.2f}".format

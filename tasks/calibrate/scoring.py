@@ -30,6 +30,7 @@ from .figures import (
     bootstrap,
     calibration_error,
     crps,
+    energy_score,
     interval_coverage,
     pooled,
     rank_histogram,
@@ -37,9 +38,10 @@ from .figures import (
     uniform_gap,
 )
 from .options import Calibrate
-from .posterior import Posterior, exact, read_values
+from .posterior import Posterior, Show, by_rejection, exact, read_values
 
-EXACT, ENCODED = "exact draws", "exact draws, through the autoencoder"
+EXACT, REJECTED = "exact draws", "draws by rejection"
+ENCODED = "exact draws, through the autoencoder"
 REFERENCES = 64
 """Number of reference points of the test of coverage with random points, for each head."""
 PROMPT = "a person, front view"
@@ -49,7 +51,8 @@ PROMPT = "a person, front view"
 @dataclass(frozen=True)
 class Known:
     """A degraded head and its posterior. ``hidden``: the pixels [3, H, W] that the measurement does not show, bool;
-    ``pictures`` [K, 3, H, W]: one of each combination; ``mean`` and ``deviation`` [3, H, W]: the posterior's."""
+    ``pictures`` [K, 3, H, W]: one of each combination; ``mean`` and ``deviation`` [3, H, W]: the posterior's;
+    ``show`` renders a ``head`` at the prior's size."""
 
     problem: Problem
     posterior: Posterior
@@ -57,6 +60,9 @@ class Known:
     pictures: torch.Tensor
     mean: torch.Tensor
     deviation: torch.Tensor
+    head: Head
+    show: Show
+    sigma_v: float
 
     @classmethod
     def of(cls, job: Job, size: int) -> Known:
@@ -77,7 +83,25 @@ class Known:
         hidden = torch.ones(1, 1, size, size, dtype=torch.bool) if observed is None else ~observed.bool()
         pictures = posterior.pictures(show)
         mean, deviation = posterior.moments(pictures)
-        return cls(problem, posterior, hidden[0].expand(3, -1, -1).numpy(), pictures, mean, deviation)
+        return cls(
+            problem,
+            posterior,
+            hidden[0].expand(3, -1, -1).numpy(),
+            pictures,
+            mean,
+            deviation,
+            head,
+            show,
+            options.sigma_v,
+        )
+
+    def rejected(self, number: int, rng: np.random.Generator) -> torch.Tensor | None:
+        """Return pictures of :func:`by_rejection`, [number, 3, H, W]."""
+        given, sigma_v = self.problem, self.sigma_v
+        heads = by_rejection(
+            self.head, given.y, given.operator, sigma_v, self.posterior, number=number, rng=rng, show=self.show
+        )
+        return None if heads is None else torch.cat([self.show(head) for head in heads])
 
     def at_hidden(self, images: torch.Tensor) -> np.ndarray:
         """Return the hidden values of images [N, 3, H, W], [N, d]."""
@@ -97,8 +121,8 @@ Posteriors = dict[tuple[int, str], Known]
 def score(
     rows: Sequence[Pair], options: Calibrate, sizes: dict[str, int], known: Posteriors
 ) -> Iterator[dict[str, Any]]:
-    """Yield a row of calibration.json for exact draws, for exact draws through the autoencoder, and for each pair with
-    finished runs. Adds to ``known`` what it lacks."""
+    """Yield a row of calibration.json for exact draws, for draws by rejection, for exact draws through the autoencoder,
+    and for each pair with finished runs. Adds to ``known`` what it lacks."""
     judge = HeadsClassifier.load()
     exact_rows: dict[str, list[dict[str, Any]]] = {}
     method_rows = []
@@ -129,6 +153,8 @@ def score(
         rng = np.random.default_rng([options.seed, *map(ord, title)])
         draws = one.pictures[torch.from_numpy(one.posterior.draw(options.particles, rng))]
         exact_rows.setdefault(EXACT, []).append(one_head(draws, one, judge, title, options))
+        if (kept := one.rejected(options.particles, rng)) is not None:
+            exact_rows.setdefault(REJECTED, []).append(one_head(kept, one, judge, title, options))
         if prior is not None:
             with torch.no_grad():
                 decoded = prior.decode(prior.encode(draws)).clamp(-1, 1)
@@ -166,6 +192,7 @@ def one_head(
         "head": title,
         **attribute_figures(rows, known.posterior, weights),
         "crps": crps(samples, truth, weights),
+        "energy": energy_score(samples, truth, weights),
         "effective": float(1 / (w**2).sum()),
         **alike,
         "mean_error": float(np.sqrt((gap**2).mean())),
@@ -198,8 +225,8 @@ def summarise(name: str, heads: list[dict[str, Any]], options: Calibrate, **fact
         "calibration_error": calibration_error(heads),
         "calibration_error_interval": bootstrap(heads, calibration_error, rng=rng),
         **{figure: mean(figure) for figure in (
-            "tv", "tv_joint", "repeats", "invented", "missed", "missed_exact", "read", "crps", "mean_error", "spread",
-            "effective",
+            "tv", "tv_joint", "repeats", "invented", "missed", "missed_exact", "read", "crps", "energy", "mean_error",
+            "spread", "effective",
         )},
         "tv_interval": bootstrap(heads, partial(mean, "tv"), rng=rng),
         "credible": by_level("credible"),

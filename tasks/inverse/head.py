@@ -5,7 +5,6 @@ from __future__ import annotations
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +21,6 @@ from rsd.priors.windows import for_picture
 from rsd.runs.batch import run_all
 from rsd.runs.folder import RunFolder, slug
 from rsd.runs.head import Head, Item, JointFigures, Networks
-from rsd.runs.prompts import prompt_notes, word_notes
 from rsd.runs.summary import particles
 
 from .inputs import Job, are_several, list_jobs
@@ -38,12 +36,12 @@ from .results import SCORES, check_metrics, distance, headline, keep_known, writ
 from .run import Run, Settings, same_measurement
 
 PARTS = ("mean", "best", "std")
+"""What the summary has of each score."""
 
 
 def run(options: Restore, jobs: list[Job] | None = None) -> int:
     """Restore every image. Return and raise what :func:`rsd.runs.batch.run_all` does."""
-    jobs = jobs or list_jobs(options)
-    return run_all(RestoreHead(options, jobs, several=are_several(options, jobs)))
+    return run_all(RestoreHead(options, jobs or list_jobs(options)))
 
 
 class RestoreHead(Head):
@@ -52,21 +50,20 @@ class RestoreHead(Head):
     added = ADDED
     scores = SCORES
 
-    def __init__(self, options: Restore, jobs: Sequence[Job], *, several: bool):
+    def __init__(self, options: Restore, jobs: Sequence[Job]):
         items = [Item(job.label, job.title, slug(job.title), job.options, job) for job in jobs]
-        super().__init__(options, items, several=several)
+        super().__init__(options, items, several=are_several(options, jobs))
         self.foreign: list[str] = []
         self.estimates: dict[Item, torch.Tensor] = {}
-        scores = ("psnr", "ssim", *(name for name in ("lpips", "clip") if name in options.metrics), "residual")
-        each = [f"{name}_{part}" for name in scores for part in PARTS]
-        self.figures = [*each, "div", "coverage", "agreement", "seconds"]
+        scores = ("psnr", "ssim", *(name for name in ("lpips", "dists", "clip") if name in options.metrics), "residual")
+        self.parts = [(score, part) for score in scores for part in PARTS]
+        self.figures = [*("_".join(one) for one in self.parts), "div", "vendi", "coverage", "agreement", "seconds"]
 
     @classmethod
-    def of(cls, given: Mapping[str, Any]) -> RestoreHead:
-        """Return the head that ``rsd restore`` runs with these values of its options."""
-        options, _ = resolve({}, given)
-        jobs = list_jobs(options, lambda choice: resolve({}, {**given, **choice})[0])
-        return cls(options, jobs, several=are_several(options, jobs))
+    def of(cls, given: Mapping[str, Any], file: Mapping[str, Any] | None = None) -> RestoreHead:
+        """Return the head that ``rsd restore`` runs with these values of its options. ``file``: those of --config."""
+        options, _ = resolve(file or {}, given)
+        return cls(options, list_jobs(options, lambda choice: resolve(file or {}, {**given, **choice})[0]))
 
     @property
     def out(self) -> Path:
@@ -103,7 +100,7 @@ class RestoreHead(Head):
         return load(item.source.path, item.options, size, item.source.name)
 
     def announce(self, items: Sequence[Item]) -> None:
-        """Warn context images and prompt words outside the training data of a prior over heads."""
+        """Warn of images and words outside the training data of a prior over heads."""
         prior, foreign = self.options.prior, self.foreign
         if foreign:
             first = ", ".join(foreign[:3]) + (", ..." if len(foreign) > 3 else "")
@@ -115,10 +112,11 @@ class RestoreHead(Head):
                 f"Stable Diffusion, on a GPU: --prior {EXAMPLE['latents']}",
                 stacklevel=2,
             )
-        texts = [prompt_notes(item.options.prompt, prior) for item in items]
-        texts += [word_notes(item.options.negative_prompt, prior) for item in items if item.options.guidance != 1]
-        for text in dict.fromkeys(chain(*texts)):
-            warnings.warn(text, stacklevel=2)
+        super().announce(items)
+
+    def prompt(self, item: Item) -> str:
+        """Return the description of an image."""
+        return str(item.options.prompt)
 
     def config(self, item: Item) -> dict[str, Any]:
         """Return the content of a run's config.yaml."""
@@ -142,7 +140,7 @@ class RestoreHead(Head):
 
     def subject(self, item: Item, context: Problem) -> Subject:
         """Return an image's prompt, problem and options."""
-        return Subject(item.options.prompt, context, item.options)
+        return Subject(self.prompt(item), context, item.options)
 
     def finished(self, item: Item, folder: RunFolder) -> tuple[torch.Tensor, Problem]:
         """Return the samples of a finished run, as they are scored, and its problem. Raise ValueError if the file has
@@ -212,15 +210,8 @@ class RestoreHead(Head):
         write_results(images, context, folder, item.options, labels, self.estimates.pop(item, None))
         return images
 
-    @staticmethod
-    def headline(figures: dict[str, Any]) -> str:
-        """Return the figures of one image in a line."""
-        return headline(figures)
-
-    @staticmethod
-    def remedy(options: Restore) -> str:
-        """Return the remedy for a diverged run."""
-        return divergence_remedy(options)
+    headline = staticmethod(headline)
+    remedy = staticmethod(divergence_remedy)
 
     def diversity_remedy(self, options: Restore) -> str:
         """Return the remedy for nearly equal samples."""
@@ -236,11 +227,9 @@ class RestoreHead(Head):
     def row(self, item: Item, held: dict[str, Any], folder: RunFolder) -> dict[str, Any]:
         """Return an image's line of the summary."""
         row: dict[str, Any] = {"image": item.title}
-        for name in self.figures[:-4]:
-            score, _, part = name.rpartition("_")
-            row[name] = (held.get(score) or {}).get(part)
+        row |= {f"{score}_{part}": (held.get(score) or {}).get(part) for score, part in self.parts}
         cover = held["coverage"] or {}
-        row |= {"div": held["div"], "div_features": held.get("div_features"), "coverage": cover.get("mean")}
+        row |= {name: held.get(name) for name in ("div", "vendi", "div_features")} | {"coverage": cover.get("mean")}
         return {**row, "agreement": cover.get("agreement"), "seconds": held["seconds"]}
 
     def joint_figures(self, out: Path, done: dict[Item, RunFolder], networks: Networks) -> JointFigures:

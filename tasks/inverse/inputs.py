@@ -6,7 +6,7 @@ flags. Imports nothing heavy.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import partial
@@ -81,7 +81,7 @@ def list_jobs(options: Restore, resolve: Resolve | None = None) -> list[Job]:
     return jobs
 
 
-def are_several(options: Restore, jobs: list[Job]) -> bool:
+def are_several(options: Restore, jobs: Sequence[Job]) -> bool:
     """Return whether the output is a folder of runs, not one run."""
     return len(jobs) > 1 or options.images[0].is_dir() or is_manifest(options.images[0])
 

@@ -46,6 +46,17 @@ def hides(task: str) -> bool:
     return task.startswith("inpaint") or task == "scratches"
 
 
+READ_BY_SOME = (*READ_BY, "downsample", "keep_known")
+"""Options that some tasks read and others do not."""
+
+
+def reads(task: str, name: str) -> bool:
+    """Return whether a task reads one of READ_BY_SOME."""
+    if name == "downsample":
+        return sr_factor(task) is not None
+    return hides(task) if name == "keep_known" else task in READ_BY[name]
+
+
 IMPLYING = ("mask", "box", "operator", "kernel")
 """Options that imply their task."""
 CASES = (

@@ -31,7 +31,7 @@ from rsd.runs.settings import is_manifest
 
 from .choice import auto_prior
 from .methods import METHODS, TUNABLE, auto_method, check_method, check_space, load_method, method_name
-from .names import CASES, IMPLYING, READ_BY, REQUIRED, hides, is_task, task_name, unknown_task
+from .names import CASES, IMPLYING, READ_BY, READ_BY_SOME, REQUIRED, is_task, reads, task_name, unknown_task
 
 if TYPE_CHECKING:
     from rsd.repulsion import Interaction
@@ -221,8 +221,8 @@ class Restore(TaskOptions, Settings, RunOptions, PriorOptions, FeatureOptions, S
     keep_known: bool | None = None
     """Inpainting: copy the known pixels into the samples (default: yes without --clean if --sigma-v is 0)."""
 
-    metrics: tuple[Literal["lpips", "clip", "fid"], ...] = ()
-    """Figures that need networks of their own: lpips and fid with --clean, clip with --prompt."""
+    metrics: tuple[Literal["lpips", "dists", "clip", "fid"], ...] = ()
+    """Figures that need networks of their own: lpips, dists and fid with --clean, clip with --prompt."""
 
     def __post_init__(self) -> None:
         """Normalise the names of task and method, and resolve the implied task, the prior and the method "auto"."""
@@ -321,12 +321,8 @@ class Restore(TaskOptions, Settings, RunOptions, PriorOptions, FeatureOptions, S
         """The fields that the task or the method does not read, with the reason."""
         by = f", as in {self.config}" if self.config else ""
         is_task, is_method = f"the task is {self.task}{by}", f"the method is {self.method}"
-        needs = {
-            "downsample": ("the tasks sr2 ... sr16", self.task.startswith("sr")),
-            "keep_known": ("the inpaint tasks", hides(self.task)),
-            **{name: (readers("task", tasks, " and "), self.task in tasks) for name, tasks in READ_BY.items()},
-        }
-        found = {name: (who, is_task) for name, (who, read) in needs.items() if self.task and not read}
+        names = [name for name in READ_BY_SOME if self.task and not reads(self.task, name)]
+        found = {name: (tasks_reading(name), is_task) for name in names}
         uses = METHODS[self.method].uses
         for name in TUNABLE:
             if name not in uses:
@@ -344,6 +340,12 @@ class Restore(TaskOptions, Settings, RunOptions, PriorOptions, FeatureOptions, S
             name: fields[name].default for name, tasks in READ_BY.items() if self.task and self.task not in tasks
         }
         return replace(self, **unread)
+
+
+def tasks_reading(name: str) -> str:
+    """Name the tasks that read one of READ_BY_SOME."""
+    kinds = {"downsample": "the tasks sr2 ... sr16", "keep_known": "the inpaint tasks"}
+    return kinds.get(name) or readers("task", READ_BY[name], " and ")
 
 
 def check_used(given: Collection[str], options: Restore) -> None:

@@ -17,7 +17,7 @@ from .options import ALPHA, Restore, Settings, check_used
 
 PROG = "rsd restore"
 NO_PIXEL = (
-    "engine",
+    "engine", "dry_run",
     "resume", "shard", "config", "out", "checkpoint_every", "device", "chunk", "memory", "metrics", "clip_model",
     "fid_features", "div_features",
 )  # fmt: skip

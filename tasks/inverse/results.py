@@ -7,6 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 
 from rsd import media, metrics
@@ -16,7 +17,7 @@ from rsd.metrics.scoring import CLIP, DIVERSITY, Found, Score, ScoreRequest, Sco
 from rsd.priors import takes_any_size
 from rsd.runs.folder import RunFolder
 
-from .operators import Inpaint, data_residual
+from .operators import BlindBlur, Inpaint, data_residual
 from .options import ALPHA, Restore
 from .problem import Problem
 
@@ -29,15 +30,17 @@ NO_TRUTH = "no clean image to compare with (see --clean)"
 GREY_LEVEL = 2 / 255
 """The distance of two levels of 8 bits."""
 SMALLEST = 32
-"""The least image size in pixels for LPIPS: AlexNet's pooling needs it."""
+"""The least image size in pixels for LPIPS and DISTS: their networks' pooling needs it."""
 
 
 def check_metrics(options: Restore, size: int) -> None:
     """Raise ValueError for a metric that images of size x size px do not support. Loads nothing."""
-    if "lpips" in options.metrics and options.clean and size < SMALLEST:
-        raise ValueError(
-            f"LPIPS needs at least {SMALLEST} px, but {options.prior} makes {size} px; leave it out of --metrics."
-        )
+    for name in ("lpips", "dists"):
+        if name in options.metrics and options.clean and size < SMALLEST:
+            raise ValueError(
+                f"{name.upper()} needs at least {SMALLEST} px, but {options.prior} makes {size} px; leave it out of "
+                "--metrics."
+            )
 
 
 def coverage(images: torch.Tensor, problem: Problem, judge: HeadsClassifier | None) -> dict[str, Any]:
@@ -71,6 +74,13 @@ def lpips(images: torch.Tensor, subject: Subject, scorers: Scorers) -> Found:
     if scorers.lpips is None or subject.problem.clean is None:
         return {"lpips": None}, {"lpips": NO_TRUTH} if scorers.lpips else {}
     return {"lpips": metrics.summary(scorers.lpips(images, subject.problem.clean), best="min")}, {}
+
+
+def dists(images: torch.Tensor, subject: Subject, scorers: Scorers) -> Found:
+    """Return DISTS to the clean image."""
+    if scorers.dists is None or subject.problem.clean is None:
+        return {"dists": None}, {"dists": NO_TRUTH} if scorers.dists else {}
+    return {"dists": metrics.summary(scorers.dists(images, subject.problem.clean), best="min")}, {}
 
 
 def residual(images: torch.Tensor, subject: Subject, scorers: Scorers) -> Found:
@@ -113,6 +123,7 @@ def no_truths(asked: ScoreRequest) -> str | None:
 SCORES = (
     Score("psnr", psnr_and_ssim),
     Score("lpips", lpips, lambda asked: None if asked.clean else NO_TRUTH, lambda asked: {}, optional=True),
+    Score("dists", dists, lambda asked: None if asked.clean else NO_TRUTH, lambda asked: {}, optional=True),
     replace(CLIP, why_not=no_prompt),
     Score("residual", residual),
     replace(DIVERSITY, by=lambda asked: None if asked.div_features == "auto" else {"div_features": asked.div_features}),
@@ -146,7 +157,8 @@ def write_results(
     estimate: torch.Tensor | None = None,
 ) -> None:  # fmt: skip
     """Write particles/, measurement, spread, and the grid with the samples' ``names``; the ``estimate`` [1, 3, h, w]
-    that the samples start from, of priors that take any size the samples' mean, and of task scratches the mask."""
+    that the samples start from, of priors that take any size the samples' mean, of task scratches the mask, and of task
+    deblur_blind the kernels."""
     about = {"seed": str(options.seed), "gamma": str(options.gamma), "method": options.method, "task": options.task}
     about["prompt"] = options.prompt
     shown = write_samples(images, problem, folder, options, about)
@@ -157,6 +169,8 @@ def write_results(
     if options.task == "scratches" and problem.given is not None and problem.given.hole is not None:
         known = problem.given.hole.known.float().expand(-1, 3, -1, -1)
         media.write_png(folder.path / "mask.png", 2 * known - 1)
+    if isinstance(problem.operator, BlindBlur):
+        write_kernels(folder.path, problem.operator.refit(problem.y.float(), images).kernel)
     picture = problem.operator.picture(problem.y)
     if problem.given is not None and isinstance(problem.operator, Inpaint):
         picture = problem.back(picture)
@@ -169,6 +183,14 @@ def write_results(
     cells += [image[None] for image in shown]
     labels += names
     media.save_png(folder.path / "grid.png", media.grid(cells, labels=labels))
+
+
+def write_kernels(folder: Path, kernels: torch.Tensor) -> None:
+    """Write the kernels [N, side, side] that blur each sample to the measurement: kernel.npy, float32, and kernel.png,
+    each with its largest entry white."""
+    np.save(folder / "kernel.npy", kernels.float().numpy())
+    light = kernels.float() / kernels.amax((-2, -1), keepdim=True)
+    media.save_png(folder / "kernel.png", media.grid([(2 * one - 1).expand(1, 3, -1, -1) for one in light]))
 
 
 def write_samples(
@@ -210,7 +232,7 @@ def headline(figures: dict[str, Any]) -> str:
     if figures["residual"]:
         parts.append(f"residual {figures['residual']['mean']:.2f} sigma_v")
     if figures["div"] is not None:
-        parts.append(f"Div {figures['div']:.3f}")
+        parts.append(f"Div {figures['div']:.3f}, Vendi {figures['vendi']:.2f}")
     if figures.get("nearly_equal"):
         parts.append("nearly equal")
     return ", ".join(parts) or "done"

@@ -165,7 +165,7 @@ def trade_off(rows: dict[str, Measured], across: str, up: str) -> Image.Image | 
 NAMES: dict[str, str] = {
     "psnr": "PSNR [dB], mean over samples", "psnr_best": "PSNR [dB], best of N",
     "psnr_std": "PSNR [dB], spread over samples", "psnr_small": "PSNR [dB] at the size of the pixel priors, mean",
-    "ssim": "SSIM, mean", "lpips": "LPIPS, mean (lower is better)", "div": "Div",
+    "ssim": "SSIM, mean", "lpips": "LPIPS, mean (lower is better)", "div": "Div", "vendi": "Vendi score",
     "coverage": "coverage (values of hidden attributes)", "agreement": "agreement (0-1)",
     "fid": "Frechet distance (lower is better)",
     "residual": "residual [sigma_v], mean", "seconds": "seconds per image",

@@ -24,7 +24,8 @@ from .plan import Plan
 Figures = dict[str, float | None]
 NAMES = {
     "psnr_mean": "psnr", "psnr_best": "psnr_best", "psnr_std": "psnr_std", "ssim_mean": "ssim", "lpips_mean": "lpips",
-    "residual_mean": "residual", "div": "div", "coverage": "coverage", "agreement": "agreement", "seconds": "seconds",
+    "residual_mean": "residual", "div": "div", "vendi": "vendi", "coverage": "coverage", "agreement": "agreement",
+    "seconds": "seconds",
 }  # fmt: skip
 """The figures of a restoration's summary and their names here; without a suffix they are means over particles."""
 SMALL = {"builtin": 32, "paper": 256}

@@ -23,7 +23,8 @@ from .verdict import with_state
 def entry_page(outcome: Outcome) -> str:
     """Return the page of one experiment."""
     entry, ran = outcome.entry, outcome.ran
-    figures = [name for name in entry.figures if any(row.mean(name) is not None for row in outcome.rows.values())]
+    wanted = [name for figure in entry.figures for name in ((figure, "vendi") if figure == "div" else (figure,))]
+    figures = [name for name in wanted if any(row.mean(name) is not None for row in outcome.rows.values())]
     drawn = [(trade_off(outcome.rows, *axes), axes) for axes in entry.plots]
     plots = [(data_uri(picture, 760, lossless=True), axes) for picture, axes in drawn if picture]
     folders = [plan.folder(outcome.runs) for plan in ran]

@@ -52,7 +52,7 @@ class SceneHead(PromptHead):
     command = COMMAND
     added = ADDED
     scores = SCORES
-    figures = ("div", "agreement", "face_front", "janus", "seconds")
+    figures = ("div", "vendi", "agreement", "face_front", "janus", "seconds")
 
     def check(self) -> None:
         """Raise ValueError for invalid names, and ImportError if an output needs a package that is not installed."""
@@ -138,7 +138,7 @@ class SceneHead(PromptHead):
     def headline(figures: dict[str, Any]) -> str:
         """Format the figures of one prompt in a line; the agreement with its attributes, and those that were not
         read."""
-        names = {"Div": "div", "faces in front": "face_front", "Janus": "janus"}
+        names = {"Div": "div", "Vendi": "vendi", "faces in front": "face_front", "Janus": "janus"}
         parts = {name: f"{figures[figure]:.2f}" for name, figure in names.items() if figures[figure] is not None}
         if figures.get("nearly_equal"):
             parts["scenes"] = "nearly equal"

@@ -10,7 +10,7 @@ from .options import TextTo3D
 from .view_words import without_view
 
 NO_SCENE = (
-    "engine",
+    "engine", "dry_run",
     "resume", "shard", "config", "out", "prompts", "allow_empty", "checkpoint_every", "device", "chunk", "memory",
     "views_at_once", "size", "turntable", "mp4", "mesh", "mesh_resolution", "mesh_faces", "texture",
     "mesh_threshold", "div_features",

@@ -16,7 +16,7 @@ from rsd.heads.agreement import agreement, readings
 from rsd.heads.attributes import ATTRIBUTES, Camera, visible
 from rsd.heads.classifier import HeadsClassifier
 from rsd.heads.reading import read
-from rsd.metrics.scoring import Found, Score, Scorers, Subject, difference
+from rsd.metrics.scoring import SPREADS, Found, Score, Scorers, Subject, difference
 from rsd.priors import over_heads
 
 from .options import PromptSettings
@@ -31,14 +31,14 @@ AGREEMENTS = (
 
 
 def diversity(images: torch.Tensor, subject: Subject, scorers: Scorers) -> Found:
-    """Measure Div across scenes (Eq. 26, 27), averaged over cameras."""
-    found: dict[str, Any] = {"div": None, "div_features": scorers.features_name}
+    """Measure Div (Eq. 26, 27) and the Vendi score across scenes, averaged over cameras."""
+    found: dict[str, Any] = {**dict.fromkeys(SPREADS), "div_features": scorers.features_name}
     if scorers.features is None:
         return found, {}
     if len(images) < 2:
-        return found, {"div": "one scene has no diversity"}
-    each = [metrics.diversity(scorers.features(images[:, v])) for v in range(images.shape[1])]
-    return {**found, "div": sum(each) / len(each)}, {}
+        return found, dict.fromkeys(SPREADS, "one scene has no diversity")
+    each = [metrics.spread(scorers.features(images[:, v])) for v in range(images.shape[1])]
+    return {**found, **{name: sum(one[name] for one in each) / len(each) for name in SPREADS}}, {}
 
 
 def heads(images: torch.Tensor, subject: Subject, scorers: Scorers) -> Found:

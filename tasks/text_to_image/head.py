@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Sequence
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ from rsd import media
 from rsd.distributed import processes
 from rsd.metrics.scoring import Scorers
 from rsd.metrics.selection import Fit
+from rsd.priors import check_size, image_size
 from rsd.priors.base import Prior
 from rsd.runs.folder import RunFolder
 from rsd.runs.head import Item, JointFigures, Networks, PromptHead
@@ -45,6 +47,17 @@ class ImageHead(PromptHead):
                 "svgd averages the scores of all particles, which cannot be shared; start one process, or draw several "
                 "prompts at once."
             )
+
+    @cached_property
+    def size(self) -> int:
+        """The longer side of the pictures in pixels."""
+        return max(self.options.sides or (image_size(self.options.prior, self.options.revision),))
+
+    def check_shared(self, device: torch.device) -> None:
+        """Raise ValueError, OSError or ImportError if no item can run, or if the prior makes no pictures of --size."""
+        super().check_shared(device)
+        if self.options.sides:
+            check_size(self.options.prior, self.options.sides, self.options.revision)
 
     def embed_texts(self, todo: Sequence[Item], prior: Prior) -> None:
         """Embed all texts of the runs."""
@@ -81,7 +94,7 @@ class ImageHead(PromptHead):
     @staticmethod
     def headline(figures: dict[str, Any]) -> str:
         """Format the figures of one prompt in a line."""
-        parts = [f"Div {figures['div']:.3f}"] if figures["div"] is not None else []
+        parts = [f"Div {figures['div']:.3f}, Vendi {figures['vendi']:.2f}"] if figures["div"] is not None else []
         parts += ["nearly equal"] if figures["nearly_equal"] else []
         parts += [f"agreement {figures['agreement_told']}"] if figures.get("agreement_told") else []
         parts += [f"coverage {figures['coverage']['mean']:.2f}"] if figures["coverage"] else []
@@ -97,7 +110,7 @@ class ImageHead(PromptHead):
     def diversity_remedy(self, options: TextToImage) -> str:
         """Say how to get more different pictures."""
         if options.method == "ancestral":
-            return "ancestral sampling has no --gamma: take --method particle-guidance with one"
+            return "ancestral sampling has no --gamma: take --method particle-guidance or euler with one"
         return f"raise --gamma ({options.strength:g})"
 
     @classmethod
@@ -106,6 +119,7 @@ class ImageHead(PromptHead):
         method = {
             "vsd": ["vsd", *([] if options.score == "unet" else ["lora"])], "sds": ["sds"], "nfsd": ["nfsd"],
             "svgd": ["svgd", "csd"], "ancestral": ["edm"], "particle-guidance": ["particle-guidance", "edm"],
+            "euler": ["edm"],
         }[options.method]  # fmt: skip
         repels = options.interacts and options.method not in ("svgd", "particle-guidance")
         return [*method, *(["rlsd"] if repels else [])]

@@ -19,6 +19,7 @@ from rsd.runs.options import (
     RunOptions,
     ScoreOptions,
     SelectionSettings,
+    SizeOptions,
     TextSettings,
     Unread,
     features_of,
@@ -33,7 +34,7 @@ if TYPE_CHECKING:
 DISTILLATION = {"sds": 0.0, "vsd": 10.0, "nfsd": 0.0, "svgd": 1.0}
 """Score distillations and their gamma; for SVGD 1 is Liu & Wang's update."""
 
-SAMPLERS = {"ancestral": 0.0, "particle-guidance": 10.0}
+SAMPLERS = {"ancestral": 0.0, "euler": 0.0, "particle-guidance": 10.0}
 """Samplers and their gamma (10 suits the built-in prior)."""
 
 METHODS = (*DISTILLATION, *SAMPLERS)
@@ -47,6 +48,7 @@ USES = {
     "nfsd": (*DISTILLED, *REPELLING, *SOME),
     "svgd": (*DISTILLED, *REPELLING),
     "ancestral": (),
+    "euler": (*REPELLING, "interacting"),
     "particle-guidance": (*REPELLING, "interacting"),
 }
 """For each method, which of the settings that only some methods read it reads."""
@@ -55,7 +57,8 @@ SYNONYMS = synonyms({
     "dreamfusion scoredistillation distillation": "take sds",
     "noisefree noisefreescoredistillation": "take nfsd",
     "stein csd": "take svgd",
-    "ddpm ddim sample sampling plain": "take ancestral",
+    "ddpm sample sampling plain": "take ancestral",
+    "ddim flow flowmatch flowmatcheuler ode deterministic fewstep": "take euler",
     "pg guidance": "take particle-guidance",
     "rlsd dps psld reddiff nonaug hybrid daps": "it is of rsd restore",
     "sd stablediffusion sdxl flux heads if": "that is a prior, for --prior",
@@ -73,7 +76,8 @@ class Drawing(SelectionSettings, RepulsionSettings, TextSettings):
     """Shared settings of distillation and sampling."""
 
     method: str
-    """vsd (a learned score), sds, nfsd, svgd; to compare with: ancestral sampling, particle-guidance."""
+    """vsd (a learned score), sds, nfsd, svgd; samplers: euler (deterministic, for flows and few steps), ancestral,
+    particle-guidance."""
     gamma: float | None = None
     """Weight of the repulsion; more gives more diverse samples. svgd: of the kernel's gradient, 1 is Liu and Wang's
     (default: vsd and particle-guidance 10, svgd 1, others 0)."""
@@ -101,7 +105,9 @@ class Drawing(SelectionSettings, RepulsionSettings, TextSettings):
                     raise unknown_name(name, getattr(self, name), names, SYNONYMS if name == "method" else None)
         self.check_numbers()
         if self.method == "ancestral" and self.gamma:
-            raise ValueError(f"Ancestral sampling has no gamma, but {self.gamma:g} is given; use particle-guidance.")
+            raise ValueError(
+                f"Ancestral sampling has no gamma, but {self.gamma:g} is given; use particle-guidance or euler."
+            )
         if self.method in SAMPLERS and self.steps > T:
             raise ValueError(f"steps is {self.steps}; give 1 to {T}, the number of timesteps that these priors know.")
 
@@ -181,7 +187,7 @@ class SamplerSettings(Drawing):
 
 
 @dataclass(kw_only=True)
-class TextToImage(Settings, RunOptions, PriorOptions, FeatureOptions, ScoreOptions, PromptOptions):
+class TextToImage(Settings, RunOptions, PriorOptions, SizeOptions, FeatureOptions, ScoreOptions, PromptOptions):
     """Draw N different pictures of each prompt, by score distillation with repulsion or by sampling.
 
     Settings come from the packaged configuration of the method and prior, then --config FILE, then the flags. The
@@ -244,6 +250,7 @@ class TextToImage(Settings, RunOptions, PriorOptions, FeatureOptions, ScoreOptio
         """Raise ValueError or FileNotFoundError, in one sentence, for a value that cannot work."""
         self.check_settings()
         self.check_prior()
+        _ = self.sides
         if not 0 <= self.t_range[0] <= self.t_range[1] < T:
             raise ValueError(f"t_range is {self.t_range}; give LOW HIGH with 0 <= LOW <= HIGH <= {T - 1}.")
         self._together()

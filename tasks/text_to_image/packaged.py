@@ -12,8 +12,8 @@ from .options import SAMPLERS, TextToImage
 
 NO_PIXEL = (
     "engine",
-    "resume", "shard", "config", "out", "prompts", "allow_empty", "checkpoint_every", "device", "chunk", "memory",
-    "metrics", "clip_model", "aesthetic_weights", "fid_folder", "fid_features", "div_features",
+    "resume", "shard", "dry_run", "config", "out", "prompts", "allow_empty", "checkpoint_every", "device", "chunk",
+    "memory", "metrics", "clip_model", "aesthetic_weights", "fid_folder", "fid_features", "div_features",
 )  # fmt: skip
 """Options that change no pixel except by rounding (device, chunk, memory): they may differ when a run is resumed, and
 config.yaml does not contain them."""
@@ -21,7 +21,7 @@ config.yaml does not contain them."""
 ADDED = {
     "repel_every": 1, "interacting": None, "feature_size": None, "force_decoder": None, "autocast": False,
     "draw": None, "keep": None, "noise": "fresh", "inversion_steps": 4, "optimiser": "adam",
-    "sample_below": 0.0, "clean": False,
+    "sample_below": 0.0, "clean": False, "size": None,
 }  # fmt: skip
 """Options that older versions' config.yaml does not contain, with the values that their runs used."""
 

@@ -32,7 +32,8 @@ OFFSETS = [
 ]
 """Possible offsets of a label from its point, in points."""
 BOUNDS: dict[str, tuple[float, float]] = {
-    **dict.fromkeys(("agreement", "face_front", "janus", "collapsed"), (0.0, 1.0)), "div": (0.0, 2.0),
+    **dict.fromkeys(("agreement", "face_front", "janus", "collapsed"), (0.0, 1.0)),
+    "div": (0.0, 2.0), "vendi": (1.0, math.inf),
     "ssim": (-1.0, 1.0), "coverage": (0.0, math.inf), "clip": (0.0, 100.0), "fid": (0.0, math.inf),
     "lpips": (0.0, math.inf), "residual": (0.0, math.inf), "seconds": (0.0, math.inf), "misfit": (0.0, math.inf),
 }  # fmt: skip

@@ -1,7 +1,10 @@
-"""Samplers to compare distillation with, on the same prior: ancestral Euler, and Particle Guidance on top of it.
+"""Samplers: ancestral Euler, Particle Guidance on top of it, and the deterministic Euler steps of flow models.
 
 Ancestral Euler (k-diffusion's ancestral step with Karras et al. 2022's sigma = sigma_t / alpha_t; equal to diffusers'
 ``EulerAncestralDiscreteScheduler``) is the DDIM step with eta 1 of :mod:`rsd.sampling`, started from sigma_T n.
+
+Deterministic Euler is the DDIM step with eta 0: for a flow, the step of diffusers' ``FlowMatchEulerDiscreteScheduler``.
+Its noise levels are those of FLUX's pipeline, s = 1, 1 - 1/n ... 1/n before the shift, which few-step models need.
 """
 
 from __future__ import annotations
@@ -30,6 +33,7 @@ from rsd.sampling import (
     StepResult,
     Transition,
     levels,
+    reaching,
     sample,
 )
 from rsd.schedule import Schedule
@@ -55,7 +59,9 @@ class Run(BaseRun):
         ids = list(range(s.drawn)) if ids is None else list(ids)
         self.ensemble = ensemble or Ensemble.of(len(ids))
         ids = [ids[row] for row in self.ensemble.mine]
-        self.levels = ancestral_levels(prior.schedule, s.steps)
+        self.sampler = Euler() if s.method == "euler" else Ancestral()
+        self.levels = self.sampler.levels(prior.schedule, s.steps)
+        self.interaction = reaching(self.sampler.kind(s.interaction), self.levels, prior.schedule, self.ensemble.total)
         self.condition = prior.condition(prompt, s.negative_prompt, s.guidance)
         self.memory = plan(
             s.memory, chunk=s.chunk, n=len(ids), prior=prior, condition=self.condition,
@@ -70,9 +76,9 @@ class Run(BaseRun):
         return self.ensemble.gather(self.particles.log_weights.to(self.prior.device).float(), what="weights")
 
     def records(self) -> Iterator[Record]:
-        interaction = replace(self.settings.interaction, embed=self.embed)
+        interaction = replace(self.interaction, embed=self.embed)
         given = Denoiser(self.prior, self.condition, self.stream)
-        return sample(self.particles, Ancestral(), given, levels=self.levels, interaction=interaction, start=self.step)
+        return sample(self.particles, self.sampler, given, levels=self.levels, interaction=interaction, start=self.step)
 
     def load_state(self, state: dict[str, Any]) -> None:
         """Continue from ``state``; older versions stored z / alpha as ``x``."""
@@ -82,10 +88,37 @@ class Run(BaseRun):
 
 
 @dataclass(frozen=True)
+class Euler(Method):
+    """The deterministic step; interacting particles repel one another (:func:`rsd.sampling.repel`)."""
+
+    noise: ClassVar[str | None] = None
+
+    eta: float = 0.0
+
+    def step(self, transition: Transition[Any]) -> StepResult:
+        """Denoise, then go to the next noise level without new noise."""
+        eps = transition.epsilon(transition.z)
+        clean = transition.clean(transition.z, eps)
+        return StepResult(transition.ddim(clean, eps, eta=0.0), clean)
+
+    def kind(self, interaction: Interaction) -> Interaction:
+        """Return the interaction as the sampler uses it."""
+        return interaction
+
+
+@dataclass(frozen=True)
 class Ancestral(Method):
     """DDPM's ancestral step; interacting particles repel one another by Particle Guidance."""
 
     noise: ClassVar[str | None] = "ancestral"
+
+    def levels(self, schedule: Schedule, steps: int) -> list[Level]:
+        """Return :func:`ancestral_levels`."""
+        return ancestral_levels(schedule, steps)
+
+    def kind(self, interaction: Interaction) -> Interaction:
+        """Return the interaction as Particle Guidance's potential."""
+        return replace(interaction, kind="potential")
 
     def step(self, transition: Transition[Any]) -> StepResult:
         """Denoise, then go to the next noise level with new noise."""
@@ -97,7 +130,7 @@ class Ancestral(Method):
         self, transition: Transition[Any], result: StepResult, interaction: Interaction, spread: Spread
     ) -> Coupling | None:
         """Return the potential's force; the record has its share of the prior's eps."""
-        pushed = super().couple(transition, result, replace(interaction, kind="potential"), spread)
+        pushed = super().couple(transition, result, self.kind(interaction), spread)
         return pushed and replace(pushed, change=pushed.eps)
 
 

@@ -26,14 +26,14 @@ from rsd.metrics.scoring import pictures as pictures
 from rsd.metrics.selection import Fit
 from rsd.priors import over_heads
 
-FIGURES = ("div", "agreement", "coverage", "clip", "aesthetic", "seconds")
+FIGURES = ("div", "vendi", "agreement", "coverage", "clip", "aesthetic", "seconds")
 """The columns of a summary."""
 
 
 def figures(metrics: dict[str, Any]) -> dict[str, float | None]:
     """Return one number per figure of metrics.json: the mean over particles, or over open attributes for the
     coverage."""
-    found = {name: metrics[name] for name in FIGURES}
+    found = {name: metrics.get(name) for name in FIGURES}
     return {k: v.get("mean") if isinstance(v, dict) else v for k, v in found.items()}
 
 

@@ -2,24 +2,29 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import gradio as gr
 from PIL import Image
 
+from rsd import media
 from rsd.formats import FORMATS
+from rsd.runs.flags import docs_of, fields_of
 
+from ..inverse.damage import scratched
 from ..inverse.methods import METHODS as RESTORING
-from ..inverse.names import READ_BY, REQUIRED, TASK
+from ..inverse.names import READ_BY_SOME, REQUIRED, TASK, reads
+from ..inverse.options import Restore
 from ..text_to_3d.options import METHODS as SCENE_METHODS
 from ..text_to_image.options import METHODS as IMAGE_METHODS
 from . import view
 from .driver import Driver
-from .request import IMAGE, RESTORE, SCENE, Request
-from .uploads import keep, painted
+from .request import IMAGE, KINDS, RESTORE, SCENE, Request
+from .uploads import PAINT, keep, paint_over, painted
 
 AUTO = "auto"
 PAINTED, ALPHA, FILE = "what I paint", "what is transparent", "a file"
@@ -27,8 +32,12 @@ LEFT_OUT = {task for name in ("box", "operator") for task in REQUIRED[name]}
 """Tasks that the page leaves to the command line: a box is painted, and an operator is code."""
 PRIORS = {RESTORE: ("heads", "heads-pixels", "photos"), IMAGE: ("heads", "heads-pixels"), SCENE: ("heads-pixels",)}
 NUMBERS = {"particles": "Samples", "steps": "Steps", "gamma": "γ, the repulsion", "seed": "Seed"}
-SHORT = (*NUMBERS, "sigma_v", "guidance", "resolution", "mesh_resolution")
-"""Fields of numbers."""
+OWN = tuple(name for name in READ_BY_SOME if name not in (*REQUIRED, "mask_hole", "propose"))
+"""The options that only some tasks read. The mask's are chosen by painting, and "propose" is a button."""
+YES, NO = "yes", "no"
+NO_PICTURE = "There is no picture; drop one on the page."
+QUIET: dict[str, Any] = {"queue": False, "show_progress": "hidden", "api_visibility": "private"}
+"""Events that answer at once, and are no API."""
 
 
 @dataclass(frozen=True)
@@ -56,21 +65,40 @@ def numbers(names: Mapping[str, str]) -> dict[str, Any]:
         return {name: number(label) for name, label in names.items()}
 
 
-def chosen(values: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the settings that are filled in, numbers as such."""
+def own_field(name: str) -> Any:
+    """Return a hidden field for an option of the restoration. Its kind, its words and its choices are those of the
+    option's declaration."""
+    field, doc = fields_of(Restore)[name], docs_of(Restore)[name]
+    about = re.sub(r"^\w+: | \(default: .*\)|\.$", "", doc)
+    default = re.search(r"\(default: (.*)\)", doc)
+    label = field.plain.replace("_", " ").capitalize()
+    if field.each is Path:
+        return gr.File(label=f"{label}: {about}", visible=False, file_count="single", type="filepath")
+    words: dict[str, Any] = {"label": label, "info": about, "visible": False}
+    names = (YES, NO) if field.each is bool else get_args(field.each)
+    if names:
+        return gr.Dropdown([AUTO, *names], value=AUTO, **words)
+    return gr.Textbox(placeholder=default[1] if default else "packaged", lines=1, max_lines=1, **words)
+
+
+def chosen(command: str, values: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the settings of a command that are filled in, in the types of their options."""
     found: dict[str, Any] = {}
     for name, value in values.items():
         text = value.strip() if isinstance(value, str) else value
         if text not in (None, "", AUTO, False):
-            found[name] = _number(text) if name in SHORT else text
+            found[name] = _typed(fields_of(KINDS[command])[name].each, text)
     return found
 
 
-def _number(text: Any) -> Any:
-    """Return a text as a number; as it is if it is none, which is reported when the options are checked."""
-    for kind in (int, float):
+def _typed(kind: Any, text: Any) -> Any:
+    """Return a text as a number or a truth value if that is what the option takes; as it is if it is none, which is
+    reported when the options are checked."""
+    if kind is bool:
+        return {YES: True, NO: False}.get(text, text)
+    for one in (int, float) if kind in (int, float) else ():
         try:
-            return kind(text)
+            return one(text)
         except ValueError:
             continue
     return text
@@ -84,7 +112,7 @@ def choice(label: str, names: Sequence[str], *, own: bool = False, value: str = 
 
 def brush(width: int = 12) -> gr.Brush:
     """Return the brush of masks, so many pixels wide."""
-    return gr.Brush(colors=["#ff00ff"], color_mode="fixed", default_size=width)
+    return gr.Brush(colors=[PAINT], color_mode="fixed", default_size=width)
 
 
 def brush_for(picture: str | None) -> gr.Brush | None:
@@ -117,12 +145,15 @@ def restore(driver: Driver, *, several: bool = False) -> Form:
             clean = gr.Checkbox(False, label="The picture is clean: damage it first, restore it, and score the samples")
     editor = gr.ImageEditor(
         label="Paint over what is missing", type="pil", sources=[], layers=False, transforms=(), height=420,
-        brush=brush(), visible=False, buttons=[],
+        brush=brush(), visible=False, buttons=[], elem_id=f"{'compare' if several else 'restore'}-editor",
     )  # fmt: skip
     with gr.Row(visible=False) as upload:
         file = gr.File(label="Mask, of the picture's size", file_count="single", type="filepath")
         hole = gr.Radio(["black", "white"], value="black", label="The missing pixels are")
-    kernel = gr.File(label="Blur kernel, if you know it", visible=False, file_count="single", type="filepath")
+    detect = gr.Button("Show the scratches", visible=False, size="sm")
+    noted = gr.HTML(visible=False)
+    with gr.Row():
+        own = {name: own_field(name) for name in OWN}
     noise = "σᵥ, the measurement's noise; 0 keeps the known pixels as they are"
     fields = {**numbers(NUMBERS), **numbers({"sigma_v": noise})}
 
@@ -135,29 +166,47 @@ def restore(driver: Driver, *, several: bool = False) -> Form:
             shown = {"value": {"background": picture, "layers": [], "composite": None}, "brush": paint}
         return (
             gr.update(visible=by_mask), gr.update(visible=paint is not None, **shown),
-            gr.update(visible=by_mask and mask == FILE), gr.update(visible=task in READ_BY["kernel"]),
+            gr.update(visible=by_mask and mask == FILE), gr.update(visible=reads(task, "propose")),
+            gr.update(visible=False), *(gr.update(visible=reads(task, name)) for name in OWN),
         )  # fmt: skip
 
-    for one in (task, mask, picture):
-        one.change(
-            masked, [task, mask, picture], [mask, editor, upload, kernel], queue=False, show_progress="hidden",
-            api_visibility="private",
-        )  # fmt: skip
+    # What the user does; the button below sets the same fields itself.
+    for event in (task.input, mask.input, picture.change):
+        event(masked, [task, mask, picture], [mask, editor, upload, detect, noted, *own.values()], **QUIET)
+
+    def scratches(path: str | None) -> list[Any]:
+        """Paint what the detector takes for scratches, to be corrected by hand."""
+        try:
+            if not path:
+                raise ValueError(NO_PICTURE)
+            known, note = scratched(media.read_image(keep(path, driver.runs)))
+        except (ValueError, OSError) as error:
+            return [gr.skip(), gr.skip(), gr.skip(), gr.skip(), gr.update(value=view.problem(str(error)), visible=True)]
+        layered = {"background": path, "layers": [paint_over(known)], "composite": None}
+        drawn = gr.update(value=layered, visible=True, brush=brush_for(path))
+        share = 100 * (1 - float(known.double().mean()))
+        words = f"{share:.2g}% of the pixels are taken for scratches. Correct the paint if it is wrong, then run."
+        return ["inpaint_mask", gr.update(value=PAINTED, visible=True), drawn, gr.update(visible=False), words]
+
+    detect.click(scratches, picture, [task, mask, editor, detect, noted], **QUIET)
 
     def settings(which: int, *values: Any) -> Request:
-        (path, what, source, prior, clean, paint, mask_file, hole, kernel_file), rest = values[:9], values[9:]
-        method, more = rest[which], rest[len(methods) :]
+        (path, what, source, prior, clean, paint, mask_file, hole), rest = values[:8], values[8:]
+        method, rest = rest[which], rest[len(methods) :]
         if not path:
-            raise ValueError("There is no picture; drop one on the page.")
+            raise ValueError(NO_PICTURE)
         kept = keep(path, driver.runs)
         found = {"task": what, "method": method, "prior": prior, "clean": clean}
         if what in REQUIRED["mask"]:
             found |= _mask(source, paint, mask_file, hole, kept, driver.runs)
-        if what in READ_BY["kernel"] and kernel_file:
-            found["kernel"] = keep(kernel_file, driver.runs, what="kernel")
-        return Request(RESTORE, (str(kept),), chosen({**found, **dict(zip(fields, more, strict=True))}))
+        for name, value in zip([*own, *fields], rest, strict=True):
+            if name in own and not reads(what, name):
+                continue  # it is hidden
+            given = fields_of(Restore)[name].each is Path and value
+            found[name] = keep(value, driver.runs, what=name) if given else value
+        return Request(RESTORE, (str(kept),), chosen(RESTORE, found))
 
-    every = [picture, task, mask, prior, clean, editor, file, hole, kernel, *methods, *fields.values()]
+    every = [picture, task, mask, prior, clean, editor, file, hole, *methods, *own.values(), *fields.values()]
     form = Form(
         every, lambda *values: settings(0, *values), (lambda *values: settings(1, *values)) if several else None
     )
@@ -182,7 +231,7 @@ def _restoration_defaults(form: Form, driver: Driver, picture: Any, task: Any, p
 
     def describe(path: str | None, task: str, prior: str, method: str) -> str:
         try:
-            given = chosen({"task": task, "prior": prior, "method": method})
+            given = chosen(RESTORE, {"task": task, "prior": prior, "method": method})
             inputs = (str(keep(path, driver.runs)),) if path else ()
             if task in REQUIRED["mask"]:
                 given["mask"] = "alpha"  # any: it chooses no settings
@@ -193,7 +242,7 @@ def _restoration_defaults(form: Form, driver: Driver, picture: Any, task: Any, p
 
     inputs = [picture, task, prior, method]
     for one in inputs:
-        one.change(describe, inputs, line, queue=False, show_progress="hidden", api_visibility="private")
+        one.change(describe, inputs, line, **QUIET)
 
 
 def prompt(driver: Driver, command: str) -> Form:
@@ -213,21 +262,19 @@ def prompt(driver: Driver, command: str) -> Form:
         if not (text or "").strip():
             raise ValueError("The prompt is empty; say what to show.")
         given = {"method": method, "prior": prior, "negative_prompt": negative}
-        return Request(command, (" ".join(text.split()),), chosen({**given, **dict(zip(fields, more, strict=True))}))
+        settings = chosen(command, {**given, **dict(zip(fields, more, strict=True))})
+        return Request(command, (" ".join(text.split()),), settings)
 
     form = Form([text, method, prior, negative, *fields.values()], make)
     line = gr.HTML(_prompt_defaults(command, AUTO, AUTO))
     for one in (method, prior):
-        one.change(
-            lambda method, prior: _prompt_defaults(command, method, prior), [method, prior], line, queue=False,
-            show_progress="hidden", api_visibility="private",
-        )  # fmt: skip
+        one.change(lambda method, prior: _prompt_defaults(command, method, prior), [method, prior], line, **QUIET)
     return form
 
 
 def _prompt_defaults(command: str, method: str, prior: str) -> str:
     try:
-        options, name = Request(command, ("a man",), chosen({"method": method, "prior": prior})).options()
+        options, name = Request(command, ("a man",), chosen(command, {"method": method, "prior": prior})).options()
     except (ValueError, OSError) as error:
         return view.problem(str(error))
     return view.defaults(command, options, name)

@@ -15,7 +15,7 @@ from rsd.runs.folder import METRICS
 
 from . import history, view
 from .driver import Driver, can_continue
-from .forms import Form
+from .forms import QUIET, Form
 from .history import Ranking
 from .request import SCENE, continued
 
@@ -23,7 +23,6 @@ BY = {"fit": "fit", "difference from the others": "difference", "number": ""}
 """How samples are ordered."""
 PERIOD = 1.0
 """Seconds between two looks at a run."""
-QUIET: dict[str, Any] = {"queue": False, "show_progress": "hidden", "api_visibility": "private"}
 
 
 @lru_cache(maxsize=64)

@@ -8,7 +8,8 @@ import gradio as gr
 
 from . import history, view
 from .driver import Driver
-from .panel import QUIET, Panel, sentence
+from .forms import QUIET
+from .panel import Panel, sentence
 
 
 def past_runs(driver: Driver, tab: gr.Tab, page: gr.Blocks) -> None:

@@ -16,7 +16,6 @@ from rsd.runs.head import Head, PromptHead
 from rsd.runs.settings import command_words
 
 from ..inverse.head import RestoreHead
-from ..inverse.inputs import are_several, list_jobs
 from ..inverse.options import Restore
 from ..inverse.packaged import layers, resolve
 from ..text_to_3d.head import SceneHead
@@ -69,9 +68,7 @@ class Request:
         """Return the head that runs this. Raise as :meth:`options`, also for the inputs."""
         if self.command == RESTORE:
             file, given = layers(self.argv)
-            options, _ = resolve(file, given)
-            jobs = list_jobs(options, lambda choice: resolve(file, {**given, **choice})[0])
-            return RestoreHead(options, jobs, several=are_several(options, jobs))
+            return RestoreHead.of(given, file)
         kind = PROMPTED[self.command]
         options, prompts, _ = kind.command.jobs(*kind.command.layers(self.argv))
         return kind(options, prompts)

@@ -23,17 +23,19 @@ def out(tmp_path_factory):
 def test_each_gamma_is_a_row_beside_exact_draws(out):
     found = json.loads((out / "calibration.json").read_text())
     assert [row["method"] for row in found["rows"]] == [
-        "exact draws", "exact draws, through the autoencoder", "proximal-guidance, γ = 0", "proximal-guidance, γ = 8",
+        "exact draws", "draws by rejection", "exact draws, through the autoencoder", "proximal-guidance, γ = 0",
+        "proximal-guidance, γ = 8",
         "proximal-guidance, γ = 8, weighted",
     ]  # fmt: skip
-    exact, encoded, free, repelled, weighted = found["rows"]
+    exact, rejected, encoded, free, repelled, weighted = found["rows"]
+    assert rejected["invented"] == 0 and rejected["energy"] >= 0
     assert exact["invented"] == 0 and exact["read"] == 1
     assert free["steps"] == repelled["steps"] == 4 and free["particles"] == 2
     assert 1 <= weighted["effective"] < 2 == repelled["effective"] and weighted["tarp_gap"] is None
     configs = sorted(out.glob("cells/*/*/config.yaml"))
     assert [yaml.safe_load(path.read_text())["gamma"] for path in configs] == [0.0, 8.0]
     lines = list(csv.DictReader((out / "calibration.csv").open()))
-    assert float(lines[0]["crps"]) == pytest.approx(exact["crps"]) and len(lines) == 5
+    assert float(lines[0]["crps"]) == pytest.approx(exact["crps"]) and len(lines) == 6
     page = (out / "calibration.html").read_text()
     assert "proximal-guidance, γ = 8" in page and page.count("data:image/webp") == 5
 

@@ -11,6 +11,7 @@ from rsd.tasks.calibrate.figures import (
     calibration_error,
     credible_mass,
     crps,
+    energy_score,
     interval_coverage,
     rank_histogram,
     tarp_shares,
@@ -67,6 +68,19 @@ def test_errors_of_opposite_heads_cancel_in_the_pooled_error_only():
 def test_the_credible_set_of_overconfident_samples_has_too_little_mass():
     assert credible_mass({("a",): 1.0}, {("a",): 0.4, ("b",): 0.6}, 0.9) == pytest.approx(0.9 * 0.4)
     assert total_variation({"a": 1.0}, {"a": 0.4, "b": 0.6}) == pytest.approx(0.6)
+
+
+def test_the_energy_score_is_the_crps_in_one_dimension_and_proper_in_more():
+    rng = np.random.default_rng(3)
+    x, truth, w = rng.normal(size=(6, 1)), np.array([0.3]), np.array([0.3, 0.1, 0.1, 0.2, 0.2, 0.1])
+    assert energy_score(x, truth) == pytest.approx(crps(x, truth))
+    assert energy_score(x, truth, w) == pytest.approx(crps(x, truth, w))
+    pairs = rng.normal(size=(400, 12, 2))
+    pairs[..., 1] = 0.9 * pairs[..., 0] + (1 - 0.81) ** 0.5 * pairs[..., 1]
+    apart = pairs.copy()  # the same values, but independent of each other: every entry's CRPS is the same
+    apart[:, 1:, 1] = np.roll(apart[:, 1:, 1], 1, axis=1)
+    scores = [np.mean([energy_score(one[1:], one[0]) for one in many]) for many in (pairs, apart)]
+    assert scores[0] < scores[1] - 0.01
 
 
 def test_crps_is_unbiased_and_has_the_gaussians_closed_form():

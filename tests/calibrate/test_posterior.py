@@ -7,7 +7,7 @@ import torch
 from rsd.heads.agreement import picture
 from rsd.heads.attributes import ATTRIBUTES, log_probability, sample_values
 from rsd.heads.data import head_at
-from rsd.tasks.calibrate.posterior import check_by_drawing, exact, read_values
+from rsd.tasks.calibrate.posterior import by_rejection, check_by_drawing, exact, read_values
 from rsd.tasks.inverse.operators import make_operator, measure
 
 
@@ -40,6 +40,19 @@ def test_weighted_draws_from_the_generator_agree_with_the_enumeration(known):
     assert gap < 0.04  # about sqrt(6 / (2 pi 2000)) by chance
     wrong = type(posterior)(posterior.names, posterior.values, np.roll(posterior.weights, 1), posterior.heads)
     assert check_by_drawing(head, y, operator, 0.001, wrong, draws=2000, rng=np.random.default_rng(0)) > 0.1
+
+
+def test_rejection_by_rendering_draws_from_the_posterior_without_its_weights(known):
+    head, operator, y, posterior = known
+    wrong = type(posterior)(posterior.names, posterior.values, np.roll(posterior.weights, 1), posterior.heads)
+    drawn = by_rejection(head, y, operator, 0.001, wrong, number=600, rng=np.random.default_rng(0))
+    rows = [tuple(one[name] for name in posterior.names) for one in drawn]
+    shares = np.array([rows.count(row) / len(rows) for row in posterior.values])
+    chance = np.sqrt(posterior.weights * (1 - posterior.weights) / len(rows))
+    assert np.abs((shares - posterior.weights) / chance).max() < 3.5
+    assert all(one["right_cheek"] == head["right_cheek"] for one in drawn)  # in the visible half
+    impossible = by_rejection(head, y + 1, lambda x: 0 * x, 1e-9, posterior, number=2, rng=np.random.default_rng(0))
+    assert impossible is not None  # nothing depends on the head: all are equally likely
 
 
 def test_a_measurement_that_shows_everything_leaves_one_combination():

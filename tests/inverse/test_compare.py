@@ -66,7 +66,7 @@ def test_a_comparison_writes_the_documented_files(compare):
     lines = list(csv.DictReader((out / "compare.csv").open()))
     assert len(lines) == 6 and float(lines[2]["psnr_mean"]) == pytest.approx(rows[2]["metrics"]["psnr"]["mean"])
     text = (out / "compare.md").read_text()
-    assert "## sr2" in text and "PSNR, SSIM, Div: of images at 16 px" in text and "Chung et al. (2023)" in text
+    assert "## sr2" in text and "PSNR, SSIM, Div, Vendi: of images at 16 px" in text and "Chung et al. (2023)" in text
     assert Image.open(out / "grid.png").width > 200
 
 

@@ -1,5 +1,7 @@
 """DiffPIR and the estimate that it starts from, on a prior whose denoiser is known."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 
@@ -73,6 +75,21 @@ def test_the_estimate_is_denoised_and_fitted_in_turn():
     assert method.adapted(bare) == DiffPIR(start=0.0, stop=0.2, calls=2)  # no first estimate: from pure noise
 
 
+def test_each_call_of_the_estimate_sees_the_picture_turned_another_way():
+    class Turning(GaussianMixture):
+        seen = []
+
+        def turned(self, k):
+            self.seen.append(k)
+            return self
+
+    y = torch.tensor([[0.8, -0.2]], dtype=torch.float64)
+    problem = given(Start(torch.eye(2, dtype=torch.float64)), y, 0.1)
+    prior = Turning(torch.zeros(1, 2, dtype=torch.float64), VARIANCE)
+    DiffPIR(start=0.6, stop=0.2, calls=3).estimate(replace(problem, prior=prior))
+    assert prior.seen == [0, 1, 2]
+
+
 @pytest.mark.parametrize("sigma_v", [0.5, 0.15])
 def test_denoising_samples_the_posterior(sigma_v):
     y = torch.tensor([[0.8, -0.2, 0.5]], dtype=torch.float64)
@@ -89,3 +106,32 @@ def test_denoising_samples_the_posterior(sigma_v):
     deviation = (share * sigma_v**2) ** 0.5
     torch.testing.assert_close(x.mean(0), share * y[0], rtol=0, atol=0.08 * deviation)
     assert float(x.std(0).mean()) == pytest.approx(deviation, rel=0.12)
+
+
+@pytest.mark.parametrize(("given_hyper", "ratio"), [((), 0.62), (("zeta=0.3", "boost=1.2"), 1.0)])
+@pytest.mark.parametrize("width", [0.05, 0.2])
+def test_few_steps_have_the_posterior_s_spread_with_boost(width, given_hyper, ratio):
+    """Nothing is measured, and particles begin at the mean with noise of 0.5: the prior is the posterior."""
+    prior = GaussianMixture(torch.zeros(1, 3, dtype=torch.float64), width**2)
+    blind = Start(torch.zeros(1, 3, dtype=torch.float64))
+    hyper = ("start=0.5", "stop=0.01", *given_hyper)
+    settings = Settings(method="diffpir", particles=2000, sigma_v=0.1, steps=8, hyper=hyper)
+    run = run_class("diffpir")(prior, blind, torch.zeros(1, 1, dtype=torch.float64), settings)
+    for _ in run.steps():
+        pass
+    assert float(run.finish().std(0).mean()) / width == pytest.approx(ratio, abs=0.06)
+
+
+def test_boost_widens_denoised_samples():
+    y = torch.tensor([[0.8, -0.2, 0.5]], dtype=torch.float64)
+    problem = given(Denoise(), y, 0.2)
+    share = VARIANCE / (VARIANCE + 0.2**2)
+    found = []
+    for boost in (1.0, 1.3):
+        hyper = ("start=0.2", "calls=1", "stop=0.02", f"boost={boost}")
+        settings = Settings(method="diffpir", particles=2000, sigma_v=0.2, steps=8, hyper=hyper)
+        run = run_class("diffpir")(problem.prior, problem.operator, y, settings)
+        for _ in run.steps():
+            pass
+        found.append(float(run.finish().std(0).mean()) / (share * 0.2**2) ** 0.5)
+    assert found == pytest.approx([0.75, 0.96], abs=0.06)

@@ -10,7 +10,7 @@ from PIL import Image
 
 from rsd import hub
 from rsd.cli import main
-from rsd.media import read_image, write_measurement
+from rsd.media import read_image, read_measurement, write_measurement
 from rsd.priors import has_photos
 from rsd.priors.photo import save_photo
 from rsd.runs import batch
@@ -85,6 +85,30 @@ def test_a_picture_comes_back_whole_and_untouched_outside_the_damage(restore, tm
     assert Image.open(folder / "measurement.png").size == (width, height)
     film = Image.open(folder / "evolution.gif")
     assert film.n_frames > 1
+
+
+def test_a_large_picture_is_restored_at_its_holes_alone(restore):
+    small = draw("photo.png", 100, 100)
+    values = np.tile(small, (20, 30, 1))  # 2000 rows of 3000 px, in a small file
+    Image.fromarray(values).save("photo.png")
+    known = mask("mask.png", 2000, 3000, (500, 512, 40, 52), (1700, 1706, 2500, 2530))
+    folder = restore("photo.png", "--mask", "mask.png", "-n", "1")
+    (one,) = answers(folder)
+    assert one.shape == (2000, 3000, 3) and np.array_equal(one[known], values[known])
+    assert not np.array_equal(one[~known], values[~known])
+    # what the network sees: the two holes with their surroundings, one above the other
+    height, width = read_measurement(folder / "measurement.safetensors").shape[-2:]
+    assert 2 * (64 + 12 + 64) - 12 <= height <= 320 and 64 + 30 + 64 <= width <= 176
+    assert Image.open(folder / "estimate.png").size == (3000, 2000)
+
+
+def test_the_kernels_of_a_blind_restoration_are_kept(restore):
+    draw("photo.png", 48, 40)
+    folder = restore("photo.png", "--task", "deblur_blind", "--sigma-v", "0.01")
+    kernels = np.load(folder / "kernel.npy")
+    assert kernels.shape == (2, 15, 15) and kernels.dtype == np.float32 and kernels.min() >= 0
+    assert kernels.sum((1, 2)) == pytest.approx([1, 1], abs=1e-5)
+    assert Image.open(folder / "kernel.png").width > 2 * 15
 
 
 def test_a_finished_run_is_measured_from_its_pictures(restore, photos):

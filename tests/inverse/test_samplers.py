@@ -54,8 +54,9 @@ def test_daps_without_data_samples_the_prior():
     """Without observed pixels Langevin keeps N(estimate, r^2), and the marginals are those of the prior, widened."""
     prior = GaussianMixture(torch.tensor([[3.0, -1.0]]), 1e-4)
     x, _ = draw(
-        "daps", prior, Matrix(torch.zeros(1, 2)), torch.zeros(1, 1), particles=100, steps=20, hyper=("lr=1e-5",)
-    )
+        "daps", prior, Matrix(torch.zeros(1, 2)), torch.zeros(1, 1), particles=100, steps=20,
+        hyper=("lr=1e-4", "langevin=10"),
+    )  # fmt: skip
     assert torch.allclose(x.mean(0), prior.means[0], atol=0.02)
 
 
@@ -118,7 +119,7 @@ def test_a_measurement_of_everything_is_matched(method):
     hyper = {"daps": ("lr=1e-4",), "latent-daps": ("lr=1e-4",), "fps-smc": ("M=2",)}.get(method, ())
     if method in ("dps", "latent-dps", "psld", "particle-guidance"):
         hyper = ("omega=0.1",) if method == "psld" else ("zeta=0.1",)
-    steps = 100 if "daps" in method else 200  # each with many steps of Langevin dynamics
+    steps = 20 if "daps" in method else 200  # each with 100 steps of Langevin dynamics
     x, records = draw(
         method, prior, f, y, particles=4, steps=steps, sigma_v=0.01, hyper=hyper, gamma=0.01, lambda_=0.01, lr_z=0.05
     )

@@ -80,6 +80,21 @@ def test_diversity_closed_forms():
     assert metrics.diversity(torch.tensor([[1.0, 0], [2.0, 0], [0, 1.0]])) == pytest.approx(2 / 3)
 
 
+def test_vendi_counts_different_samples():
+    assert metrics.vendi(torch.ones(4, 7)) == pytest.approx(1, abs=1e-9)
+    assert metrics.vendi(3 * torch.eye(5)) == pytest.approx(5)
+    two_of_each = torch.eye(3).repeat(2, 1)
+    assert metrics.vendi(two_of_each) == pytest.approx(3)
+    # K / 2 of a cosine of 0.6 has the eigenvalues 0.8 and 0.2
+    entropy = -(0.8 * math.log(0.8) + 0.2 * math.log(0.2))
+    assert metrics.vendi(torch.tensor([[1.0, 0], [0.6, 0.8]])) == pytest.approx(math.exp(entropy))
+
+
+def test_the_spread_is_of_the_same_features():
+    phi = torch.randn(4, 6, generator=torch.Generator().manual_seed(0))
+    assert metrics.spread(phi) == {"div": metrics.diversity(phi), "vendi": metrics.vendi(phi)}
+
+
 def test_diversity_needs_two():
     with pytest.raises(AssertionError, match="one particle"):
         metrics.diversity(torch.ones(1, 3))

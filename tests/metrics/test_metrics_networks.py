@@ -12,6 +12,7 @@ import torch
 from torch import nn
 
 from rsd import metrics
+from rsd.metrics import dists
 
 
 def pictures(n, size=16, seed=0):
@@ -98,6 +99,63 @@ def test_lpips_says_how_to_get_it(monkeypatch):
     monkeypatch.setattr(torch.hub, "load_state_dict_from_url", offline)
     with pytest.raises(FileNotFoundError, match="alexnet-owt-7be5be79.pth into .*checkpoints"):
         metrics.load_lpips()
+
+
+@pytest.fixture
+def vgg(monkeypatch, tmp_path):
+    """Write random weights of DISTS and of a narrow VGG16 to PyTorch's cache, where the loader looks for files."""
+    narrow = tuple(tuple(width // 32 for width in widths) for widths in dists.STAGES)
+    monkeypatch.setattr(dists, "STAGES", narrow)
+    monkeypatch.setattr(dists, "VGG16", "https://nowhere.invalid/vgg.pth")
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path))
+    folder = tmp_path / "hub" / "checkpoints"
+    folder.mkdir(parents=True)
+    torch.manual_seed(0)
+    network = dists.Dists()
+    state = {f"features.{k}": v for k, v in network.features.state_dict().items()}
+    own = {name: torch.rand(1, 3 + sum(w[-1] for w in narrow), 1, 1) for name in ("alpha", "beta")}
+    torch.save(state | {"classifier.0.weight": torch.zeros(1)}, folder / "vgg.pth")
+    torch.save(own, folder / "dists_weights.pt")
+    # its name has no hash to check
+    real = torch.hub.load_state_dict_from_url
+    monkeypatch.setattr(torch.hub, "load_state_dict_from_url", lambda url, **k: real(url, **{**k, "check_hash": False}))
+    return folder
+
+
+def test_dists_reads_its_weights_from_the_cache(vgg):
+    distance = metrics.load_dists()
+    x = torch.rand(2, 3, 40, 36, generator=torch.Generator().manual_seed(1)) * 2 - 1
+    assert distance(x[:1], x[:1]).tolist() == pytest.approx([0], abs=1e-5)
+    found = distance(torch.cat([x[:1], x[1:]]), x[:1])
+    assert float(found[0]) == pytest.approx(0, abs=1e-5) and 0.05 < float(found[1]) < 1
+    brighter = distance((x[:1] + 3).clamp(max=5), x[:1])  # clamped to white
+    assert float(brighter) > float(distance((x[:1] + 0.05), x[:1]))
+
+
+def test_dists_is_its_formula_on_the_pixels(vgg):
+    """With the weight on the pictures' own red alone."""
+    own = {name: torch.zeros(1, 3 + sum(w[-1] for w in dists.STAGES), 1, 1) for name in ("alpha", "beta")}
+    own["alpha"][0, 0], own["beta"][0, 0] = 0.25, 0.75
+    torch.save(own, vgg / "dists_weights.pt")
+    x, y = torch.rand(2, 1, 3, 32, 32, generator=torch.Generator().manual_seed(2), dtype=torch.float64)
+    a, b = x[0, 0], y[0, 0]
+    structure = (2 * a.mean() * b.mean() + 1e-6) / (a.mean() ** 2 + b.mean() ** 2 + 1e-6)
+    both = (a * b).mean() - a.mean() * b.mean()
+    texture = (2 * both + 1e-6) / (a.var(correction=0) + b.var(correction=0) + 1e-6)
+    assert metrics.load_dists()(2 * x - 1, 2 * y - 1).tolist() == pytest.approx(
+        [float(1 - 0.25 * structure - 0.75 * texture)], abs=1e-5
+    )
+
+
+def test_dists_says_what_is_missing(vgg, monkeypatch):
+    (vgg / "dists_weights.pt").unlink()
+
+    def offline(*_, **__):
+        raise urllib.error.URLError("no network")
+
+    monkeypatch.setattr(torch.hub, "download_url_to_file", offline)
+    with pytest.raises(FileNotFoundError, match="dists_weights.pt into .*checkpoints"):
+        metrics.load_dists()
 
 
 @pytest.fixture

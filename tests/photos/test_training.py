@@ -1,5 +1,7 @@
 """Data, training and evaluation of "photos", on tiny pictures."""
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
@@ -7,7 +9,7 @@ from accelerate.state import AcceleratorState
 from PIL import Image
 
 from rsd.priors.photo import PhotoNet, save_photo
-from scripts.photos import data, evaluate, train
+from scripts.photos import data, evaluate, restoring, train
 from scripts.photos.sources import LEFT_OUT, PACKAGES, PHOTOGRAPHS, SKIMAGE, SKIMAGE_LICENCES, Photograph
 
 
@@ -134,3 +136,11 @@ def test_licences_are_read_from_the_copyright_file(tmp_path, monkeypatch):
     card.write_text("Before\n\n<!-- photographs -->\nold\n<!-- end of photographs -->\n\nAfter\n")
     data.write_table(tmp_path, card)
     assert "\n| X | Ann Example, Bo | GPL-2+ | p | held out |\n" in card.read_text() and "old" not in card.read_text()
+
+
+def test_settings_to_try_are_the_packaged_ones_with_other_steps_and_hyper_parameters():
+    found = restoring.tried("deblur", "7,start=0.2,calls=3", Path("photos"))
+    assert found.method == "diffpir" and found.steps == 7 and found.hyper == ("start=0.2", "calls=3")
+    for wrong, message in (("start=0.2", "give steps and hyper-parameters"), ("7,stat=1", "has no hyper-parameter")):
+        with pytest.raises(ValueError, match=message):
+            restoring.tried("deblur", wrong, Path("photos"))

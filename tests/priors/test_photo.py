@@ -7,7 +7,8 @@ import torch
 from diffusers import DDPMScheduler
 
 from rsd.priors import image_size, load_prior
-from rsd.priors.photo import PhotoNet, PhotoPrior, check_sides, save_photo
+from rsd.priors.photo import PhotoNet, PhotoPrior, check_sides, save_photo, turn, turn_back
+from rsd.priors.windows import for_picture
 
 SMALL = {"widths": (8, 12, 16), "blocks": (1, 1, 1), "embedded": 16, "sample_size": 32}
 
@@ -92,3 +93,24 @@ def test_other_networks_and_sizes_are_refused(tmp_path):
 def test_a_prompt_has_no_effect():
     with pytest.warns(UserWarning, match="has no text"):
         PhotoPrior(*build()).condition("a dog")
+
+
+def test_a_turned_prior_sees_the_picture_turned():
+    prior, x = PhotoPrior(*build()), torch.randn(1, 3, 16, 24, generator=torch.Generator().manual_seed(0))
+    turned = prior.turned(1)
+    expected = prior.epsilon(x.rot90(1, (-2, -1)), 300).rot90(-1, (-2, -1))
+    torch.testing.assert_close(turned.epsilon(x, 300), expected)
+    mirrored = prior.turned(12).epsilon(x, 300)  # 12 is 4 modulo 8
+    torch.testing.assert_close(mirrored, prior.epsilon(x.flip(-1), 300).flip(-1))
+    assert not torch.allclose(mirrored, prior.epsilon(x, 300), atol=1e-4)
+    assert prior.turn == 0 and turned.calls is prior.calls
+    for k in range(8):
+        assert torch.equal(turn_back(turn(x, k), k), x)
+
+
+def test_windows_turn_each_of_them():
+    prior, x = PhotoPrior(*build()), torch.randn(1, 3, 16, 48, generator=torch.Generator().manual_seed(0))
+    windows = for_picture(prior, (16, 48), [(0, 16, 0, 24), (0, 16, 24, 48)])
+    found = windows.turned(2).epsilon(x, 300)
+    parts = [prior.turned(2).epsilon(part, 300) for part in x.split(24, -1)]
+    torch.testing.assert_close(found, torch.cat(parts, -1))

@@ -172,7 +172,7 @@ def test_answers_that_are_nearly_equal_are_reported_with_the_remedy(photo, fixed
         said = capsys.readouterr()
         assert said.out.count(", nearly equal; ") == 2 and said.err.count(told.format("raise --gamma (0)")) == 1
         assert main([*drawn, "e", "red", "--method", "ancestral"]) == 0
-        sampled = "ancestral sampling has no --gamma: take --method particle-guidance with one"
+        sampled = "ancestral sampling has no --gamma: take --method particle-guidance or euler with one"
         assert told.format(sampled) in capsys.readouterr().err
     assert main([*drawn, "f", "red", "--method", "sds"]) == 0
     assert "nearly equal" not in "".join(capsys.readouterr())

@@ -18,7 +18,7 @@ import pytest
 
 from rsd.cli import main
 from rsd.runs import flags
-from rsd.runs.flags import Flag, _docs, fields_of, groups, help_text, parse, positional_of, values
+from rsd.runs.flags import Flag, docs_of, fields_of, groups, help_text, parse, positional_of, values
 from rsd.tasks.inverse.compare.options import Compare
 from rsd.tasks.inverse.options import Restore
 from rsd.tasks.text_to_3d.options import TextTo3D
@@ -98,9 +98,9 @@ def test_lists_end_where_prompts_begin():
         (Restore, "--box 1 2 3 4 5", 'box is "1 2 3 4 5"; give 4 whole numbers.'),
         (Restore, "--mask= --clean", 'mask is ""; give a path.'),
         (Restore, "--dtype fp16", "give one of float32, float16, bfloat16, float64. Did you mean \"float16\"?"),
-        (Restore, "--metrics photo.png", 'metrics is "photo.png"; give some of lpips, clip, fid.'),
-        (Restore, "--metrics lpips clp photo.png", 'metrics is "clp"; give some of lpips, clip, fid. Did'),
-        (Restore, "--metrics lpips,zap", 'metrics is "zap"; give some of lpips, clip, fid.'),
+        (Restore, "--metrics photo.png", 'metrics is "photo.png"; give some of lpips, dists, clip, fid.'),
+        (Restore, "--metrics lpips clp photo.png", 'metrics is "clp"; give some of lpips, dists, clip, fid. Did'),
+        (Restore, "--metrics lpips,zap", 'metrics is "zap"; give some of lpips, dists, clip, fid.'),
         (Restore, "--gamma --clean", "--gamma has no value; give a number."),
         (Restore, "--prompt -a", 'is written --prompt="-a ...".'),
         (Restore, "--partcles 3", "There is no flag --partcles. Did you mean --particles? rsd x --help lists them."),
@@ -177,7 +177,7 @@ def test_every_flag_is_in_one_group_and_says_what_happens_without_it(command):
     listed = [name for names in groups(kind).values() for name in names]
     assert sorted(listed) == sorted(fields_of(kind)) and "more" not in groups(kind)
     for name, field in fields_of(kind).items():
-        doc = _docs(kind)[name]
+        doc = docs_of(kind)[name]
         assert field.default is not None or re.search(flags.DESCRIBES_DEFAULT, doc), (
             f"{name}: say in its docstring what happens by default"
         )
@@ -214,7 +214,7 @@ def test_restore_s_help_is_in_groups():
     assert "  -n, --particles INT   N, the number of samples (default: 4).\n" in text
     assert "  --revision TEXT       Revision of a hub model (default: the newest).\n" in text
     assert "  --clean               The images are clean:" in text and "--no-clean" not in text
-    assert "  --keep-known, --no-keep-known\n" in text and "  --metrics {lpips,clip,fid},...\n" in text
+    assert "  --keep-known, --no-keep-known\n" in text and "  --metrics {lpips,dists,clip,fid},...\n" in text
     assert "yes without --clean if --sigma-v is 0)." in text
 
 

@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import json
 import sys
+from typing import get_args, get_type_hints
 
 import pytest
 
+from rsd.tasks.inverse.methods import METHODS
+from rsd.tasks.inverse.packaged import parse
 from scripts import study
 
+STUDIES = get_args(get_args(get_type_hints(study.Study, include_extras=True)["name"])[0])
 NAMES = ["psld", "proximal-guidance"]
 
 
@@ -48,3 +52,12 @@ def test_heads_of_the_file_of_figures_are_not_run_again(tmp_path, monkeypatch, c
     assert known["psld"]["head-0000.png"]["PSNR mean [dB]"] == 28.0 and known["psld"]["head-0001.png"] == figures(31.0)
     assert known["elsewhere"] == {"head-0007.png": figures(1.0)}  # what this run did not ask for stays
     assert "29.5" in capsys.readouterr().out  # the mean of both heads
+
+
+@pytest.mark.parametrize("name", STUDIES)
+def test_rows_are_commands(name, tmp_path):
+    for flags in study.variants(study.Study(name)).values():
+        options, _ = parse(
+            [str(tmp_path), "--clean", *flags]
+        )  # raises ValueError for a flag that the method does not read
+        assert options.task and options.method in METHODS

@@ -62,7 +62,7 @@ def test_a_true_head_agrees_and_has_no_face_behind(pictures, scorers):
     assert set(found["agreement_attributes"]) == named
     assert found["agreement_views"]["180"] == 1  # of the hair: the rest is not seen from there
     assert found["janus"] == 0 and found["faces"]["0"] == found["faces"]["30"] == found["faces"]["330"] == 1
-    assert found["div"] is None and set(found["reasons"]) == {"div", "difference"} and found["face_front"] == 1
+    assert found["div"] is None and set(found["reasons"]) == {"div", "vendi", "difference"} and found["face_front"] == 1
     other = score(pictures[1:], AROUND, prompt, scorers)
     assert other["agreement"] < 0.5 and other["agreement_attributes"]["hair_color"] == 0
 
@@ -100,6 +100,7 @@ def test_div_is_a_mean_over_cameras(pictures, scorers):
     """Two heads that differ in one of 12 views have a twelfth of that view's Div."""
     twins = pictures[:1].repeat(2, 1, 1, 1, 1)
     assert score(twins, AROUND, "a man", scorers)["div"] == pytest.approx(0, abs=1e-6)
+    assert score(twins, AROUND, "a man", scorers)["vendi"] == pytest.approx(1, abs=1e-5)
     twins[1, 0] = pictures[1, 0]
     there = score(twins[:, :1], AROUND[:1], "a man", scorers)
     found = score(twins, AROUND, "a man", scorers)

@@ -157,7 +157,7 @@ def test_a_run_leaves_what_the_contract_says(draw):
     assert "wang2023prolificdreamer" in bib and "hu2022lora" in bib and "caron2021" not in bib
 
 
-@pytest.mark.parametrize("method", ["sds", "nfsd", "svgd", "ancestral", "particle-guidance"])
+@pytest.mark.parametrize("method", ["sds", "nfsd", "svgd", "ancestral", "euler", "particle-guidance"])
 def test_every_method_runs(draw, method):
     code, out = draw("red dog", "--method", method)
     assert code == 0 and len(particles(out)) == 2 and all(x.shape == (1, 3, 16, 16) for x in particles(out))
@@ -359,7 +359,7 @@ def test_the_paper_s_settings():
     assert name == "sd.yaml: ancestral" and (sampler.method, sampler.steps) == ("particle-guidance", 30)
 
 
-@pytest.mark.parametrize("method", ["vsd", "sds", "nfsd", "svgd", "ancestral", "particle-guidance"])
+@pytest.mark.parametrize("method", ["vsd", "sds", "nfsd", "svgd", "ancestral", "euler", "particle-guidance"])
 def test_every_method_has_settings_for_heads(method):
     options, name = parse(["a man", "--method", method])
     assert options.method == method and name == packaged(method, "heads").name and options.steps <= 300

@@ -14,11 +14,12 @@ from rsd.priors.latent import LatentPrior
 from rsd.priors.mixture import GaussianMixture
 from rsd.randomness import Stream, noise
 from rsd.repulsion import Interaction, kernel_force, potential_gradient
-from rsd.sampling import Chain, Denoiser, sample
+from rsd.sampling import Chain, Denoiser, reaching, sample
 from rsd.schedule import Schedule
 from rsd.spread import Spread
 from rsd.tasks.text_to_image.samplers import (
     Ancestral,
+    Euler,
     Run,
     Settings,
     ancestral_levels,
@@ -281,3 +282,64 @@ def test_a_checkpoint_of_an_older_version_resumes(tiny_pipeline):
     rest.load_state(old)
     list(half.steps()), list(rest.steps())
     torch.testing.assert_close(rest.finish(), half.finish(), rtol=0, atol=1e-5)
+
+
+def test_a_window_without_a_step_is_widened_to_the_nearest_with_a_warning():
+    """Four steps are at 1, 0.75, 0.5 and 0.25 of T; at pure noise, and to the clean picture, none can repel."""
+    s = torch.linspace(0, 1, 1001, dtype=torch.float64)[1:]
+    schedule = Schedule.flow(s, s)
+    four = Euler().levels(schedule, 4)
+    assert [round((now.t + 1) / 1000, 2) for now in four[:-1]] == [1, 0.75, 0.5, 0.25]
+    repulsion = Interaction(1.0, (0.4, 0.8))
+    assert reaching(repulsion, four, schedule, 4) is repulsion
+    with pytest.warns(UserWarning, match="None of 4 steps is in the window 0.8 to 0.95 .*; .* at the nearest, 0.75"):
+        assert reaching(replace(repulsion, window=(0.8, 0.95)), four, schedule, 4).window == (0.75, 0.95)
+    with pytest.warns(UserWarning, match="at the nearest, 0.5"):  # not at 0.25, whose step ends at the clean picture
+        assert reaching(replace(repulsion, window=(0.1, 0.3)), four, schedule, 4).window == (0.1, 0.5)
+    potential = Interaction(1.0, (0.1, 0.3), kind="potential")
+    assert reaching(potential, four, schedule, 4) is potential
+    with pytest.warns(UserWarning, match="With 1 step the samples do not repel one another; take more steps"):
+        reaching(repulsion, Euler().levels(schedule, 1), schedule, 4)
+    assert reaching(repulsion, four, schedule, 1) is repulsion  # one sample has nothing to repel
+
+
+@torch.no_grad()
+def test_euler_is_the_loop_of_a_flow_pipeline(tmp_path):
+    """Four steps of FLUX, from the same noise and at the same noise levels."""
+    from rsd.priors.families.flux import packed, unpacked
+    from rsd.priors.families.load import prior_of
+    from tests.priors.families.tiny import build
+
+    pipe = build("flux", tmp_path)
+    prior = prior_of(pipe, size=(32, 16))
+    run = Run(prior, "a red dog", Settings(method="euler", steps=4, particles=2, guidance=1.0, seed=1))
+    levels = [now.sigma / (now.alpha + now.sigma) for now in run.levels[:-1]]
+    assert levels == pytest.approx([0.999, 0.75, 0.5, 0.25])
+    first = run.levels[0]
+    z = run.particles.z / (first.alpha + first.sigma)
+    theirs = pipe(
+        "a red dog", latents=packed(z), sigmas=levels, num_inference_steps=4, height=32, width=16, guidance_scale=1.0,
+        num_images_per_prompt=2, output_type="latent",
+    ).images  # fmt: skip
+    list(run.steps())
+    torch.testing.assert_close(run.particles.z, unpacked(theirs, *z.shape[-2:]), rtol=0, atol=1e-4)
+
+
+@pytest.mark.filterwarnings("ignore:this processor has no")
+def test_four_steps_of_a_flow_with_repulsion_and_selection(tmp_path):
+    """Repulsion changes the samples; of six drawn the most different are kept."""
+    from rsd.priors.families.load import prior_of
+    from rsd.tasks.text_to_image.api import text_to_image
+    from tests.priors.families.tiny import build
+
+    prior = prior_of(build("flux", tmp_path), size=16)
+
+    def draw(**options):
+        return text_to_image("a dog", prior=prior, method="euler", features=flat, steps=4, guidance=1.0, **options)
+
+    plain, pushed = draw(particles=3, gamma=0), draw(particles=3, gamma=3, window=(0.0, 1.0))
+    assert [record.repulsion > 0 for record in pushed.records] == [False, True, True, False]
+    assert (plain.images - pushed.images).abs().max() > 1e-3
+
+    kept = draw(draw=6, keep=3, gamma=0)
+    assert kept.images.shape == (3, 3, 16, 16) and kept.selection is not None

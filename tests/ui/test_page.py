@@ -1,4 +1,5 @@
-"""The page in Chromium, with the built-in heads: upload, run, reload, cancel, go on, download, gallery, meshes.
+"""The page in Chromium, with the built-in heads: upload, paint, run, reload, cancel, go on, download, compare, gallery,
+meshes.
 
 Needs gradio, playwright and Debian's Chromium; run with pytest -m ui. A run waits at a step until the test has looked.
 """
@@ -16,7 +17,8 @@ from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
-from PIL import Image
+import yaml
+from PIL import Image, ImageDraw
 
 from rsd.heads.command import main as heads
 from rsd.runs.batch import run_all
@@ -143,6 +145,13 @@ def fill(page, tab: str, **values):
         panel.get_by_label(label.replace("_", " "), exact=True).fill(str(value))
 
 
+def choose(page, tab: str, label: str, value: str):
+    """Choose from a tab's list."""
+    field = page.get_by_role("tabpanel").filter(has=page.locator(f"#{tab}-run")).get_by_label(label, exact=True)
+    field.fill(value)
+    field.press("Enter")
+
+
 def says(page, tab: str, words: str):
     page.locator(f"#{tab}-view").get_by_text(words).first.wait_for()
 
@@ -244,13 +253,103 @@ def test_a_second_tab_waits_and_a_wrong_number_is_the_command_lines_error(contex
     says(page, "text-to-image", "Finished in")
 
 
+def test_what_is_painted_is_restored(page, address, driver, picture):
+    open_page(page, address)
+    page.set_input_files("#restore-picture input[type=file]", picture)
+    canvas = page.locator("#restore-editor canvas").first
+    canvas.scroll_into_view_if_needed()
+    fill(page, "restore", Samples=1, Steps=2)
+    page.click("#restore-run")
+    page.locator("#restore-error").get_by_text("Nothing is painted; paint over what is missing").wait_for()
+    canvas.scroll_into_view_if_needed()
+    box = canvas.bounding_box()
+    middle = box["x"] + box["width"] / 2, box["y"] + box["height"] / 2
+    page.mouse.move(*middle)
+    page.mouse.down()
+    page.mouse.move(middle[0] + box["width"] / 20, middle[1], steps=4)
+    page.mouse.up()
+    before = driver.latest("restore")
+    page.click("#restore-run")
+    says(page, "restore", "Finished in")
+    page.wait_for_function("() => !document.querySelector('#restore-error p')")
+    job = driver.latest("restore")
+    assert job is not before and job.state == "done"
+    mask = Image.open(job.request.settings["mask"])
+    assert mask.size == (64, 64) and mask.getpixel((32, 32)) == 0
+    assert {mask.getpixel(corner) for corner in ((0, 0), (63, 0), (0, 63), (63, 63))} == {255}
+
+
+def test_scratches_are_painted_to_be_corrected(page, address, driver, tmp_path):
+    scratched = Image.linear_gradient("L").resize((200, 160)).convert("RGB")
+    ImageDraw.Draw(scratched).line([(70, 30), (120, 130)], fill="white", width=2)
+    scratched.save(tmp_path / "old.png")
+    open_page(page, address)
+    page.set_input_files("#restore-picture input[type=file]", tmp_path / "old.png")
+    choose(page, "restore", "What happened to it", "scratches")
+    choose(page, "restore", "Prior", "heads")
+    page.get_by_role("button", name="Show the scratches").first.click()
+    page.get_by_text("of the pixels are taken for scratches").first.wait_for()
+    page.locator("#restore-editor canvas").first.wait_for()
+    fill(page, "restore", Samples=1, Steps=2)
+    page.click("#restore-run")
+    says(page, "restore", "Finished in")
+    settings = driver.latest("restore").request.settings
+    mask = Image.open(settings["mask"])
+    assert settings["task"] == "inpaint_mask" and mask.size == (200, 160)
+    assert mask.getpixel((95, 80)) == 0 and mask.getpixel((20, 80)) == 255
+
+
+def test_a_task_has_its_own_fields(page, address, driver, picture):
+    open_page(page, address)
+    page.set_input_files("#restore-picture input[type=file]", picture)
+    panel = page.get_by_role("tabpanel").filter(has=page.locator("#restore-run"))
+    quality, blur = (panel.get_by_label(name, exact=True) for name in ("Quality", "Blur"))
+    assert not quality.is_visible() and not blur.is_visible()
+    choose(page, "restore", "What happened to it", "jpeg")
+    quality.wait_for()
+    assert not blur.is_visible()
+    panel.get_by_label("The picture is clean").check()
+    fill(page, "restore", Samples=1, Steps=2, Quality=200)
+    page.click("#restore-run")
+    page.locator("#restore-error").get_by_text("quality").wait_for()
+    fill(page, "restore", Quality=20)
+    page.click("#restore-run")
+    says(page, "restore", "Finished in")
+    config = yaml.safe_load((driver.latest("restore").folder / "config.yaml").read_text())
+    assert (config["task"], config["quality"], config["clean"]) == ("jpeg", 20, True)
+
+
+def test_two_methods_are_compared_side_by_side(page, address, driver, picture):
+    open_page(page, address)
+    page.get_by_role("tab", name="Compare").click()
+    page.set_input_files("#compare-picture input[type=file]", picture)
+    panel = page.get_by_role("tabpanel").filter(has=page.locator("#compare-run"))
+    panel.get_by_label("what is transparent").check()
+    fill(page, "compare", Samples=1, Steps=2)
+    choose(page, "compare", "Other method", "proximal-guidance")
+    page.click("#compare-run")
+    page.locator("#compare-error").get_by_text("Both methods are the same; choose another one.").wait_for()
+    choose(page, "compare", "Other method", "rlsd")
+    page.click("#compare-run")
+    view = page.locator("#compare-view")
+    view.get_by_text("Finished in").nth(1).wait_for()
+    assert view.locator("h3").all_inner_texts() == ["proximal-guidance", "rlsd"]
+    pictures = view.locator(".rsd-pair > div")
+    for k, job in enumerate(driver.jobs[-2:]):
+        with page.expect_download() as got:
+            pictures.nth(k).locator(".rsd-samples a").click()
+        assert Path(got.value.path()).read_bytes() == (job.folder / "particles" / "00.png").read_bytes()
+
+
 def test_earlier_runs_are_listed_and_open(page, driver):
     page.get_by_role("tab", name="Runs").click()
-    page.locator(".grid-container button").nth(1).wait_for()
-    assert page.locator(".grid-container button").count() == 2
-    page.locator(".grid-container button").nth(1).click()  # the older one
+    buttons = page.locator(".grid-container button")
+    finished = [job.folder for job in driver.jobs if job.state == "done"]
+    buttons.nth(len(finished) - 1).wait_for()
+    assert buttons.count() == len(finished)
+    buttons.last.click()  # the oldest
     page.locator("#runs-view .rsd-before").wait_for(state="attached")
-    assert str(driver.latest("restore").folder) in page.inner_text("#runs-view")
+    assert str(finished[0]) in page.inner_text("#runs-view")
 
 
 def test_a_scene_is_shown_as_a_mesh(page, driver):

@@ -137,6 +137,11 @@ class FamilyPrior(Prior):
     # The interface of a prior.
 
     @property
+    def image_shape(self) -> tuple[int, ...]:
+        """(3, H, W), which need not be square."""
+        return 3, self.latent_shape[1] * self.factor, self.latent_shape[2] * self.factor
+
+    @property
     def network(self) -> Any:
         """The transformer, or SDXL's UNet."""
         return getattr(self.pipeline, self.family.network)

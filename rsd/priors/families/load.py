@@ -10,6 +10,7 @@ from typing import Any
 import torch
 
 from rsd.hub import built_in_folder, quietly
+from rsd.priors.families import Family
 from rsd.priors.families.base import FamilyPrior, Size
 from rsd.priors.index import BUILT_IN, MARKER, Index
 from rsd.priors.parts import load_network, load_scheduler, load_tokenizer
@@ -32,7 +33,7 @@ def load_family(
     parts: dict[str, Any] = dict.fromkeys(family.texts)
     for part in (family.network, "vae"):
         kind = getattr(diffusers, family.parts[part][0])
-        parts[part] = load_network(kind, _home(found, part), part, torch.float32 if half and part == "vae" else dtype)
+        parts[part] = load_network(kind, home(found, part), part, torch.float32 if half and part == "vae" else dtype)
     for part in family.texts:
         if part.startswith("tokenizer") and listed[part][1]:
             parts[part] = load_tokenizer(getattr(transformers, listed[part][1]), found, part)
@@ -50,9 +51,7 @@ def load_family(
                 encoder = load_network(getattr(transformers, listed[part][1]), found, part, dtype)
                 setattr(prior.pipeline, part, encoder.to(roomy(encoder, prior.device)))
 
-    module, name = family.module.split(":")
-    prior: type[FamilyPrior] = getattr(importlib.import_module(f"rsd.priors.families.{module}"), name)
-    return prior(
+    return prior_class(family)(
         pipeline, name=found.name, device=device, revision=found.commit, size=size, load_text=load_text,
         cache=cache_folder(found, dtype),
     )  # fmt: skip
@@ -63,12 +62,17 @@ def prior_of(pipeline: Any, **options: Any) -> FamilyPrior:
     from rsd.priors.families.base import check_pipeline
 
     family = check_pipeline(pipeline, options.get("name", "pipeline"))
+    return prior_class(family)(pipeline, **options)
+
+
+def prior_class(family: Family) -> type[FamilyPrior]:
+    """Return the class of a family's priors."""
     module, name = family.module.split(":")
-    found: FamilyPrior = getattr(importlib.import_module(f"rsd.priors.families.{module}"), name)(pipeline, **options)
+    found: type[FamilyPrior] = getattr(importlib.import_module(f"rsd.priors.families.{module}"), name)
     return found
 
 
-def _home(found: Index, part: str) -> Index:
+def home(found: Index, part: str) -> Index:
     """Return where a part is stored: the built-in flow prior uses the autoencoder of "heads"."""
     if found.name in BUILT_IN and part == "vae":
         return replace(found, folder=built_in_folder(BUILT_IN["heads"], marker=MARKER))

@@ -49,7 +49,7 @@ class Common:
         return cls(min(sizes[pair.options.prior] for pair in pairs), sizes[compare.reference], scorers)
 
     def figures(self, pair: Pair, job: Job) -> dict[str, Any]:
-        """Return a cell's size, psnr, ssim, div, div_features and coverage."""
+        """Return a cell's size, psnr, ssim, div, vendi, div_features and coverage."""
         images, truth = self._images(pair, job)
         found: dict[str, Any] = {"size": self.size, "psnr": metrics.summary(metrics.psnr(images, truth), best="max")}
         found["ssim"] = metrics.summary(metrics.ssim(images, truth), best="max")

@@ -8,12 +8,12 @@ from typing import Annotated, ClassVar, Literal
 
 from rsd.priors import image_size
 from rsd.runs.flags import Flag, Groups
-from rsd.runs.options import Unread, readers, unread_particles
+from rsd.runs.options import Unread, unread_particles
 from rsd.runs.settings import shard
 
 from ..methods import METHODS, check_method, method_name
-from ..names import IMPLYING, READ_BY, REQUIRED, split_task, task_name
-from ..options import ALPHA, OperatorOptions, implied_task
+from ..names import IMPLYING, READ_BY_SOME, REQUIRED, reads, split_task, task_name
+from ..options import ALPHA, OperatorOptions, implied_task, tasks_reading
 
 
 @dataclass(kw_only=True)
@@ -72,7 +72,7 @@ class Compare(OperatorOptions):
     """Seed of all random numbers."""
     sigma_v: float | None = None
     """Standard deviation of the measurement noise (default: the packaged one)."""
-    metrics: tuple[Literal["lpips", "fid"], ...] = ()
+    metrics: tuple[Literal["lpips", "dists", "fid"], ...] = ()
     """Figures that need networks of their own; fid is also measured if the runs are finished."""
     div_features: str | None = None
     """Features that Div is measured on (default: auto, see `rsd restore --help`)."""
@@ -140,13 +140,8 @@ class Compare(OperatorOptions):
         """The operator's options that none of the tasks reads."""
         tasks = [split_task(text)[0] for text in self.tasks]
         why = f"the task{'s are' if len(tasks) > 1 else ' is'} {', '.join(tasks)}"
-        found = {
-            name: (readers("task", owners, " and "), why)
-            for name, owners in READ_BY.items()
-            if not set(tasks).intersection(owners)
-        }
-        if not any(task.startswith("sr") for task in tasks):
-            found["downsample"] = ("the tasks sr2 ... sr16", why)
+        names = [name for name in READ_BY_SOME if not any(reads(task, name) for task in tasks)]
+        found = {name: (tasks_reading(name), why) for name in names}
         return found | unread_particles(self.particles, self.keep)
 
 

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from rsd.runs.folder import RunFolder, slug
 
 from ..inputs import Job, list_jobs
-from ..names import READ_BY, matched, split_task
+from ..names import READ_BY_SOME, matched, reads, split_task
 from ..options import OperatorOptions, Restore
 from ..packaged import chosen, packaged, presets
 
@@ -88,11 +88,11 @@ def options_of(compare: Compare, task: str, method: str, prior: str, out: Path) 
     passed: dict[str, Any] = {name: getattr(compare, name) for name in PASSED}
     given = {name: value for name, value in passed.items() if value is not None and value is not False}
     for field in dataclasses.fields(OperatorOptions):
-        read = task in READ_BY[field.name] if field.name in READ_BY else field.name == "fit" or task.startswith("sr")
+        read = reads(task, field.name) if field.name in READ_BY_SOME else True
         if read and getattr(compare, field.name) != field.default:
             given[field.name] = getattr(compare, field.name)
-    if "lpips" in compare.metrics:
-        given["metrics"] = ("lpips",)
+    if own := tuple(name for name in compare.metrics if name != "fid"):  # fid compares all images together
+        given["metrics"] = own
     if compare.steps is not None:
         given["preset" if compare.steps in presets(task, method, prior) else "steps"] = compare.steps
     options = Restore(

@@ -41,7 +41,7 @@ def run(compare: Compare, pairs: list[Pair], left_out: dict[str, str]) -> int:
         raise ValueError(f"No method can be compared on any task: {reasons}")
     check_folder_of_runs(compare.out, resume=True, own=OWN, runs="cells/*/*")
     for pair in able:
-        head = RestoreHead(pair.options, pair.jobs, several=True)
+        head = RestoreHead(pair.options, pair.jobs)
         for item in head.items:  # before anything is written: a comparison must not mix settings
             pair.cell(item.source).check(head.config(item), added=head.added)
     for name, why in left_out.items():
@@ -87,7 +87,7 @@ def restore(pair: Pair, failures: dict[str, str]) -> None:
         if not cell.done or missing_figures(SCORES, cell.metrics(), ScoreRequest.of(pair.options))
     ]
     print(f"{pair.title}: {len(todo)} of {len(cells)} to do", flush=True)
-    for name, why in run_items(RestoreHead(pair.options, pair.jobs, several=True)).items():
+    for name, why in run_items(RestoreHead(pair.options, pair.jobs)).items():
         failures[f"{pair.title}: {name}"] = why
 
 

@@ -19,7 +19,7 @@ from ..methods import METHODS
 from .pairs import Pair
 
 Row = dict[str, Any]
-SCORES = ("psnr", "ssim", "lpips", "residual")
+SCORES = ("psnr", "ssim", "lpips", "dists", "residual")
 CALLS = (
     "unet_forward", "unet_backward", "decoder_forward", "decoder_backward", "encoder_forward", "encoder_backward",
 )  # fmt: skip
@@ -31,6 +31,7 @@ COMMON: dict[str, tuple[str, Callable[[float], str]]] = {
     "fid": ("Frechet", "{:.3g}".format),
     "kid": ("KID", "{:.3g}".format),
     "common_div": ("Div", "{:.4f}".format),
+    "common_vendi": ("Vendi", "{:.2f}".format),
     "common_coverage": ("coverage", "{:.2f}".format),
     "common_agreement": ("agreement", "{:.2f}".format),
 }
@@ -38,6 +39,7 @@ COMMON: dict[str, tuple[str, Callable[[float], str]]] = {
 SHOWN = {
     **COMMON,
     "lpips_mean": ("LPIPS", "{:.3f}".format),
+    "dists_mean": ("DISTS", "{:.3f}".format),
     "residual_mean": ("residual/σ_v", "{:.2f}".format),
     "seconds": ("seconds", "{:.1f}".format),
     **{name: (name.replace("_", " ").replace("unet", "UNet"), "{:.0f}".format) for name in CALLS},
@@ -61,7 +63,7 @@ def flat(row: Row) -> Row:
 
 def _spread(m: Row) -> Row:
     cover = m.get("coverage") or {}
-    found = {name: m.get(name) for name in ("div", "div_features")}
+    found = {name: m.get(name) for name in ("div", "vendi", "div_features")}
     return {**found, "coverage": cover.get("mean"), "agreement": cover.get("agreement")}
 
 

@@ -92,7 +92,7 @@ class BlindBlur(Operator):
         """Return y."""
         return y
 
-    def refit(self, y: torch.Tensor, d: torch.Tensor) -> Operator:
+    def refit(self, y: torch.Tensor, d: torch.Tensor) -> Blur:
         """Return the blur from each of d [n, 3, H, W] to y [1, 3, H, W], with kernels [n, side, side]."""
         return Blur(fit_kernels(y, d, self.side, self.penalty), self.name)
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import shutil
-from pathlib import Path
 
 import pytest
 import torch
@@ -13,21 +12,6 @@ from rsd.priors import check_prior_name, image_size, index, is_latent, load_prio
 from rsd.priors.families import FAMILIES
 from rsd.priors.families.load import prior_of
 from tests.priors.families.tiny import BUILD, build
-
-
-@pytest.fixture(scope="module")
-def saved(tmp_path_factory):
-    """``saved("flux")``: the folder of the family's tiny pipeline. Read it only."""
-    made: dict[str, Path] = {}
-
-    def folder(family: str) -> Path:
-        if family not in made:
-            root = tmp_path_factory.mktemp(family)
-            build(family, root / "words").save_pretrained(root / "model", safe_serialization=True)
-            made[family] = root / "model"
-        return made[family]
-
-    return folder
 
 
 def test_every_family_has_a_tiny_pipeline():
