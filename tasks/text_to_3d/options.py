@@ -180,7 +180,8 @@ class TextTo3D(Settings, RunOptions, PriorOptions, FeatureOptions, DivOptions, P
     """Make N different scenes of each prompt by score distillation with repulsion: turntables, meshes, pictures.
 
     Settings come from the packaged configuration of the method and prior, then --config FILE, then the flags. The
-    defaults below are those of sds on the built-in heads (a run's config.yaml has the values used).
+    defaults below are those of sds on heads-pixels; on heads, the default, all views of fixed cameras are sampled
+    together (a run's config.yaml has the values used).
     """
 
     EXAMPLES: ClassVar[tuple[str, ...]] = (
