@@ -87,8 +87,7 @@ def scenes(o: Memory, n: int) -> tuple[Any, int]:
     from rsd.tasks.text_to_3d.head import SceneHead
 
     prompt = "a man with a blue mohawk and sunglasses"
-    given = {"prompt": (prompt,), "prior": "heads-pixels", "particles": n, "steps": o.steps}
-    head = SceneHead.of({**given, "device": o.device, "dtype": o.dtype})
+    head = SceneHead.of({"prompt": (prompt,), "particles": n, "steps": o.steps, "device": o.device, "dtype": o.dtype})
     networks = load_networks(head, head.items, {}, torch.device(o.device))
     assert networks.prior is not None
     run = head.make_run(networks.prior, prompt, head.options, embed=networks.embed(head.options))

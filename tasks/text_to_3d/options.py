@@ -180,8 +180,8 @@ class TextTo3D(Settings, RunOptions, PriorOptions, FeatureOptions, DivOptions, P
     """Make N different scenes of each prompt by score distillation with repulsion: turntables, meshes, pictures.
 
     Settings come from the packaged configuration of the method and prior, then --config FILE, then the flags. The
-    defaults below are those of sds on heads-pixels; on heads, the default, all views of fixed cameras are sampled
-    together (a run's config.yaml has the values used).
+    defaults below are those of sds on heads-pixels; with --prior heads all views of fixed cameras are sampled together
+    (a run's config.yaml has the values used).
     """
 
     EXAMPLES: ClassVar[tuple[str, ...]] = (
@@ -224,7 +224,7 @@ class TextTo3D(Settings, RunOptions, PriorOptions, FeatureOptions, DivOptions, P
 
     prompt: Annotated[tuple[str, ...], Flag(positional=True)] = ()
     """What to make; several prompts are one run each. Leave the view out: its words are added to the prompt."""
-    prior: str = "heads"
+    prior: str = "heads-pixels"
     checkpoint_every: int = 50
 
     size: int | None = None
