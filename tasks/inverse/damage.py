@@ -107,14 +107,21 @@ def propose(options: Restore, jobs: Sequence[Job]) -> int:
             known, _ = scratched(picture)
         except ValueError as error:
             raise ValueError(f"{job.path}: {error}") from error
-        file = folder / f"{job.name}-mask.png"
-        media.write_png(file, 2 * known.float().expand(-1, 3, -1, -1) - 1)
-        red = torch.tensor([1.0, -1, -1]).view(1, 3, 1, 1)
-        media.write_png(folder / f"{job.name}-marked.png", torch.where(known, picture, red))
+        file, _ = write_proposal(picture, known, folder, job.name)
         share = 1 - float(known.double().mean())
         print(f"{job.title}: {100 * share:.2g}% is taken for scratches, {file}; correct it if need be, then:")
         print(f"  rsd restore {job.path} --mask {file}")
     return 0
+
+
+def write_proposal(picture: torch.Tensor, known: torch.Tensor, folder: Path, name: str) -> tuple[Path, Path]:
+    """Write NAME-mask.png, which is black where a picture is taken for scratched, and NAME-marked.png, where that is
+    red. Return both paths."""
+    mask, marked = folder / f"{name}-mask.png", folder / f"{name}-marked.png"
+    media.write_png(mask, 2 * known.float().expand(-1, 3, -1, -1) - 1)
+    red = torch.tensor([1.0, -1, -1]).view(1, 3, 1, 1)
+    media.write_png(marked, torch.where(known, picture, red))
+    return mask, marked
 
 
 def _check_large(picture: torch.Tensor, flag: str) -> None:

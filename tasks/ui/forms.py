@@ -15,7 +15,7 @@ from rsd import media
 from rsd.formats import FORMATS
 from rsd.runs.flags import docs_of, fields_of
 
-from ..inverse.damage import scratched
+from ..inverse.damage import scratched, write_proposal
 from ..inverse.methods import METHODS as RESTORING
 from ..inverse.names import READ_BY_SOME, REQUIRED, TASK, reads
 from ..inverse.options import Restore
@@ -24,7 +24,7 @@ from ..text_to_image.options import METHODS as IMAGE_METHODS
 from . import view
 from .driver import Driver
 from .request import IMAGE, KINDS, RESTORE, SCENE, Request
-from .uploads import PAINT, keep, paint_over, painted
+from .uploads import keep, painted
 
 AUTO = "auto"
 PAINTED, ALPHA, FILE = "what I paint", "what is transparent", "a file"
@@ -35,6 +35,8 @@ NUMBERS = {"particles": "Samples", "steps": "Steps", "gamma": "γ, the repulsion
 OWN = tuple(name for name in READ_BY_SOME if name not in (*REQUIRED, "mask_hole", "propose"))
 """The options that only some tasks read. The mask's are chosen by painting, and "propose" is a button."""
 YES, NO = "yes", "no"
+FIRST = "inpaint_mask"
+"""The task that is chosen at first."""
 NO_PICTURE = "There is no picture; drop one on the page."
 QUIET: dict[str, Any] = {"queue": False, "show_progress": "hidden", "api_visibility": "private"}
 """Events that answer at once, and are no API."""
@@ -54,9 +56,10 @@ class Form:
         return [self, Form(self.fields, self.other)] if self.other else [self]
 
 
-def number(label: str) -> Any:
+def number(label: str, about: str | None = None) -> Any:
     """Return a field for a number; the command line's own check reads it. gradio's field of numbers is never empty."""
-    return gr.Textbox(label=label, placeholder="packaged", lines=1, max_lines=1, min_width=90)
+    info = spoken(about) if about else None
+    return gr.Textbox(label=label, info=info, placeholder="packaged", lines=1, max_lines=1, min_width=90)
 
 
 def numbers(names: Mapping[str, str]) -> dict[str, Any]:
@@ -65,18 +68,28 @@ def numbers(names: Mapping[str, str]) -> dict[str, Any]:
         return {name: number(label) for name, label in names.items()}
 
 
-def own_field(name: str) -> Any:
-    """Return a hidden field for an option of the restoration. Its kind, its words and its choices are those of the
-    option's declaration."""
+def spoken(text: str) -> str:
+    """Return a text about options for the page: its fields in quotes for the flags, without those in brackets."""
+    text = re.sub(r" \(--[^)]*\)", "", text)
+    text = re.sub(r"--([\w-]+)", lambda flag: f"“{flag[1].replace('-', ' ').capitalize()}”", text)
+    return text.replace("“Sigma v”", "σᵥ")
+
+
+def own_field(name: str, tab: str) -> Any:
+    """Return the field of an option that only some tasks read, in a tab. Its kind, its words and its choices are those
+    of the option's declaration."""
     field, doc = fields_of(Restore)[name], docs_of(Restore)[name]
-    about = re.sub(r"^\w+: | \(default: .*\)|\.$", "", doc)
-    default = re.search(r"\(default: (.*)\)", doc)
+    about = spoken(re.sub(r"^\w+: | \(default: .*\)|\.$", "", doc))
+    default = re.search(r"\(default: (.*)\)", spoken(doc))
     label = field.plain.replace("_", " ").capitalize()
-    if field.each is Path:
-        return gr.File(label=f"{label}: {about}", visible=False, file_count="single", type="filepath")
-    words: dict[str, Any] = {"label": label, "info": about, "visible": False}
+    words: dict[str, Any] = {"label": label, "info": about, "elem_id": f"{tab}-{field.plain}"}
+    words["visible"] = reads(FIRST, name)
+    if field.each is Path:  # a field for files shows its label alone
+        words |= {"label": f"{label}: {words.pop('info')}"}
+        return gr.File(file_count="single", type="filepath", height=120, **words)
     names = (YES, NO) if field.each is bool else get_args(field.each)
     if names:
+        words["info"] += f"; {AUTO}: {default[1]}" if default else ""
         return gr.Dropdown([AUTO, *names], value=AUTO, **words)
     return gr.Textbox(placeholder=default[1] if default else "packaged", lines=1, max_lines=1, **words)
 
@@ -107,12 +120,12 @@ def _typed(kind: Any, text: Any) -> Any:
 def choice(label: str, names: Sequence[str], *, own: bool = False, value: str = AUTO) -> Any:
     """Return a field with names to choose from, of which "auto" is the packaged one; ``own``: or a name of one's
     own."""
-    return gr.Dropdown([AUTO, *names], value=value, label=label, allow_custom_value=own, min_width=140)
+    return gr.Dropdown([AUTO, *names], value=value, label=label, allow_custom_value=own, min_width=180)
 
 
 def brush(width: int = 12) -> gr.Brush:
     """Return the brush of masks, so many pixels wide."""
-    return gr.Brush(colors=[PAINT], color_mode="fixed", default_size=width)
+    return gr.Brush(colors=["#ff00ff"], color_mode="fixed", default_size=width)
 
 
 def brush_for(picture: str | None) -> gr.Brush | None:
@@ -126,17 +139,18 @@ def brush_for(picture: str | None) -> gr.Brush | None:
 
 def restore(driver: Driver, *, several: bool = False) -> Form:
     """Return the fields of a restoration; ``several``: with two methods."""
+    tab = "compare" if several else "restore"
     with gr.Row():
         with gr.Column(min_width=280):
             picture = gr.Image(
                 label="Picture", type="filepath", image_mode=None, sources=["upload", "clipboard"], height=300,
-                elem_id=f"{'compare' if several else 'restore'}-picture", buttons=[],
+                elem_id=f"{tab}-picture", buttons=[],
             )  # fmt: skip
             # the file as it is: what is no picture is reported by the check of uploads
             picture.preprocess = lambda payload: payload.path if payload else None
         with gr.Column(min_width=280):
-            tasks = [(f"{name}: {what}", name) for name, (what, _) in TASK.items() if name not in LEFT_OUT]
-            task = gr.Dropdown(tasks, value="inpaint_mask", label="What happened to it", filterable=True)
+            tasks = [(f"{name}: {spoken(what)}", name) for name, (what, _) in TASK.items() if name not in LEFT_OUT]
+            task = gr.Dropdown(tasks, value=FIRST, label="What happened to it", filterable=True)
             mask = gr.Radio([PAINTED, ALPHA, FILE], value=PAINTED, label="What is missing")
             with gr.Row():
                 methods = [choice("Method", tuple(RESTORING), value="proximal-guidance" if several else AUTO)]
@@ -145,7 +159,7 @@ def restore(driver: Driver, *, several: bool = False) -> Form:
             clean = gr.Checkbox(False, label="The picture is clean: damage it first, restore it, and score the samples")
     editor = gr.ImageEditor(
         label="Paint over what is missing", type="pil", sources=[], layers=False, transforms=(), height=420,
-        brush=brush(), visible=False, buttons=[], elem_id=f"{'compare' if several else 'restore'}-editor",
+        brush=brush(), visible=False, buttons=[], elem_id=f"{tab}-editor",
     )  # fmt: skip
     with gr.Row(visible=False) as upload:
         file = gr.File(label="Mask, of the picture's size", file_count="single", type="filepath")
@@ -153,9 +167,9 @@ def restore(driver: Driver, *, several: bool = False) -> Form:
     detect = gr.Button("Show the scratches", visible=False, size="sm")
     noted = gr.HTML(visible=False)
     with gr.Row():
-        own = {name: own_field(name) for name in OWN}
-    noise = "σᵥ, the measurement's noise; 0 keeps the known pixels as they are"
-    fields = {**numbers(NUMBERS), **numbers({"sigma_v": noise})}
+        own = {name: own_field(name, tab) for name in OWN}
+        noise = number("σᵥ, the measurement's noise", docs_of(Restore)["sigma_v"])
+    fields = {**numbers(NUMBERS), "sigma_v": noise}
 
     def masked(task: str, mask: str, picture: str | None) -> tuple[Any, ...]:
         """Show what the task needs."""
@@ -170,25 +184,23 @@ def restore(driver: Driver, *, several: bool = False) -> Form:
             gr.update(visible=False), *(gr.update(visible=reads(task, name)) for name in OWN),
         )  # fmt: skip
 
-    # What the user does; the button below sets the same fields itself.
-    for event in (task.input, mask.input, picture.change):
-        event(masked, [task, mask, picture], [mask, editor, upload, detect, noted, *own.values()], **QUIET)
+    for one in (task, mask, picture):
+        one.change(masked, [task, mask, picture], [mask, editor, upload, detect, noted, *own.values()], **QUIET)
 
-    def scratches(path: str | None) -> list[Any]:
-        """Paint what the detector takes for scratches, to be corrected by hand."""
+    def scratches(path: str | None) -> Any:
+        """Show what the detector takes for scratches."""
         try:
             if not path:
                 raise ValueError(NO_PICTURE)
-            known, note = scratched(media.read_image(keep(path, driver.runs)))
+            kept = keep(path, driver.runs)
+            shown = media.read_image(kept)
+            known, _ = scratched(shown)
         except (ValueError, OSError) as error:
-            return [gr.skip(), gr.skip(), gr.skip(), gr.skip(), gr.update(value=view.problem(str(error)), visible=True)]
-        layered = {"background": path, "layers": [paint_over(known)], "composite": None}
-        drawn = gr.update(value=layered, visible=True, brush=brush_for(path))
-        share = 100 * (1 - float(known.double().mean()))
-        words = f"{share:.2g}% of the pixels are taken for scratches. Correct the paint if it is wrong, then run."
-        return ["inpaint_mask", gr.update(value=PAINTED, visible=True), drawn, gr.update(visible=False), words]
+            return gr.update(value=view.problem(str(error)), visible=True)
+        files = write_proposal(shown, known, kept.parent, kept.stem)
+        return gr.update(value=view.scratches(1 - float(known.double().mean()), *files), visible=True)
 
-    detect.click(scratches, picture, [task, mask, editor, detect, noted], **QUIET)
+    detect.click(scratches, picture, noted, **QUIET)
 
     def settings(which: int, *values: Any) -> Request:
         (path, what, source, prior, clean, paint, mask_file, hole), rest = values[:8], values[8:]

@@ -59,10 +59,6 @@ class Panel:
         self.error = gr.HTML(elem_id=f"{name}-error")
         self.view = gr.HTML(view.status(driver, None), elem_id=f"{name}-view")
         self.by = gr.Radio(list(BY), value="fit", label="Order the samples by", visible=name != SCENE)
-        self.mesh = gr.Model3D(
-            label="Mesh of the chosen scene", visible=False, elem_id=f"{name}-mesh", interactive=False
-        )
-        self.scene = gr.Radio([], label="Scene", visible=False)
         with gr.Accordion("Copy as command", open=False):
             self.line = gr.Code(label="Command line", language="shell", interactive=False, lines=1, wrap_lines=True)
             self.call = gr.Code(label="Python", language="python", interactive=False, lines=1, wrap_lines=True)

@@ -7,7 +7,6 @@ import re
 from pathlib import Path
 from typing import Any
 
-import torch
 from PIL import Image, ImageOps
 
 from rsd.formats import FORMATS, PICTURES
@@ -20,8 +19,6 @@ LIMIT = 64 * 2**20
 """Bytes of an uploaded file, at most."""
 PIXELS = 50_000_000
 """Pixels of an uploaded picture, at most."""
-PAINT = "#ff00ff"
-"""The colour of the brush."""
 ARRAYS = (".npy", ".safetensors")
 """Files with numbers instead of a picture: measurements and kernels. Neither can hold code."""
 
@@ -69,14 +66,6 @@ def safe_stem(stem: str) -> str:
     """Return a file name without its suffix in letters, digits, dots, dashes and underscores. It chooses the random
     numbers of a run, so it stays as it is if it can."""
     return re.sub(r"[^\w.-]+", "-", stem).strip("-.")[:60] or "picture"
-
-
-def paint_over(known: torch.Tensor) -> Image.Image:
-    """Return the paint over the pixels that are not known, bool [1, 1, H, W], as a layer of gradio's ImageEditor."""
-    alpha = Image.fromarray(255 * (~known[0, 0]).to(torch.uint8).numpy())
-    layer = Image.new("RGBA", alpha.size, PAINT)
-    layer.putalpha(alpha)
-    return layer
 
 
 def painted(editor: Any, picture: Path, runs: Path) -> Path:

@@ -126,13 +126,13 @@ def result(folder: Path | None, ranking: Ranking, by: str = "fit") -> str:
     controls, layers = "", f'<img class="rsd-after" src="{url(first)}" alt="sample {order[0]}">'
     if before.exists():
         layers = f'<img class="rsd-before" src="{url(before)}" alt="measurement">{layers}'
-        controls += _slider("Before and after", "--at", 50)
+        controls += _slider("Before and after", "--at", 0)
     if (folder / "spread.png").exists():
         layers += f'<img class="rsd-spread" src="{url(folder / "spread.png")}" alt="spread of the samples">'
         controls += _slider("Spread", "--spread", 0)
     items = "".join(_sample(files[k], k, ranking) for k in order)
     return (
-        f'<div class="rsd-result" style="--at:50%;--spread:0%"><div class="rsd-stack">{layers}</div>'
+        f'<div class="rsd-result" style="--at:0%;--spread:0%"><div class="rsd-stack">{layers}</div>'
         f'<div class="rsd-controls">{controls}</div><ol class="rsd-samples">{items}</ol>{_files(folder)}</div>'
     )
 
@@ -176,7 +176,17 @@ def _files(folder: Path) -> str:
     links = [
         f'<a href="{url(folder / name)}" download="{name}">{name}</a>' for name in names if (folder / name).exists()
     ]
-    return f'<p class="rsd-files">Files: {", ".join(links)}</p>'
+    return f'<p class="rsd-files">Files: {" ".join(links)}</p>'
+
+
+def scratches(share: float, mask: Path, marked: Path) -> str:
+    """Return a picture in which what is taken for scratches is red, a ``share`` of its pixels, and the mask."""
+    link = f'<a href="{url(mask)}" download="{mask.name}">{mask.name}</a>'
+    return (
+        f'<figure class="rsd-scratches"><img src="{url(marked)}" alt="the picture, its scratches in red"><figcaption>'
+        f"{100 * share:.2g}% of the pixels are taken for scratches, here in red; a run fills them in. If that is "
+        f"wrong, choose inpaint_mask and paint them, or correct {link} and give it as the mask.</figcaption></figure>"
+    )
 
 
 def method(driver: Driver, folder: Path) -> str:

@@ -32,10 +32,10 @@ def draw(method, prior, operator, y, **settings):
     return run.finish(), records
 
 
-def moments(method, sigma_v=0.3, **settings):
-    """Return the errors of the mean (in posterior standard deviations) and the ratio of variances of 400 samples."""
+def moments(method, sigma_v=0.3, particles=400, **settings):
+    """Return the errors of the mean (in posterior standard deviations) and the ratio of variances of the samples."""
     known = gaussian(sigma_v=sigma_v)
-    x, _ = draw(method, known.prior, known.operator, known.y, particles=400, sigma_v=sigma_v, **settings)
+    x, _ = draw(method, known.prior, known.operator, known.y, particles=particles, sigma_v=sigma_v, **settings)
     deviation = known.covariance.diagonal().sqrt()
     return ((x.mean(0) - known.mean) / deviation).abs().max(), x.var(0) / deviation**2
 
@@ -46,7 +46,7 @@ def test_pseudoinverse_guidance_samples_the_posterior_of_a_unit_gaussian():
 
 
 def test_filtering_samples_the_posterior_of_an_exact_measurement():
-    error, ratio = moments("fps-smc", sigma_v=0.02, steps=100, hyper=("M=10",))
+    error, ratio = moments("fps-smc", sigma_v=0.02, particles=200, steps=100, hyper=("M=10",))
     assert error < 0.2 and torch.allclose(ratio, torch.ones(4, dtype=ratio.dtype), atol=0.3)
 
 
@@ -107,7 +107,7 @@ def test_red_diff_finds_the_posterior_s_mode():
     """lambda sigma/alpha weights the prior, so its mode is that of a weighted posterior; without noise it is y's."""
     prior = GaussianMixture(torch.zeros(1, 2, dtype=torch.float64), 1.0)
     f, y = Matrix(torch.tensor([[1.0, 0.0]], dtype=torch.float64)), torch.tensor([[0.7]], dtype=torch.float64)
-    x, _ = draw("red-diff", prior, f, y, particles=50, steps=500, lambda_=0.05, lr_z=0.02)
+    x, _ = draw("red-diff", prior, f, y, particles=20, steps=500, lambda_=0.05, lr_z=0.02)
     assert float((x[:, 0] - 0.7).abs().max()) < 0.1
     assert float(x[:, 0].var()) < 0.01  # mode-seeking: far less than the posterior's spread would be
 

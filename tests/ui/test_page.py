@@ -279,40 +279,39 @@ def test_what_is_painted_is_restored(page, address, driver, picture):
     assert {mask.getpixel(corner) for corner in ((0, 0), (63, 0), (0, 63), (63, 63))} == {255}
 
 
-def test_scratches_are_painted_to_be_corrected(page, address, driver, tmp_path):
+def test_what_is_taken_for_scratches_is_shown(page, address, tmp_path):
     scratched = Image.linear_gradient("L").resize((200, 160)).convert("RGB")
     ImageDraw.Draw(scratched).line([(70, 30), (120, 130)], fill="white", width=2)
     scratched.save(tmp_path / "old.png")
     open_page(page, address)
     page.set_input_files("#restore-picture input[type=file]", tmp_path / "old.png")
     choose(page, "restore", "What happened to it", "scratches")
-    choose(page, "restore", "Prior", "heads")
-    page.get_by_role("button", name="Show the scratches").first.click()
-    page.get_by_text("of the pixels are taken for scratches").first.wait_for()
-    page.locator("#restore-editor canvas").first.wait_for()
-    fill(page, "restore", Samples=1, Steps=2)
-    page.click("#restore-run")
-    says(page, "restore", "Finished in")
-    settings = driver.latest("restore").request.settings
-    mask = Image.open(settings["mask"])
-    assert settings["task"] == "inpaint_mask" and mask.size == (200, 160)
-    assert mask.getpixel((95, 80)) == 0 and mask.getpixel((20, 80)) == 255
+    panel = page.get_by_role("tabpanel").filter(has=page.locator("#restore-run"))
+    panel.get_by_role("button", name="Show the scratches").click()
+    panel.get_by_text("of the pixels are taken for scratches").wait_for()
+    shown = panel.get_by_alt_text("the picture, its scratches in red")
+    page.wait_for_function("picture => picture.naturalWidth == 200", arg=shown.element_handle())
+    with page.expect_download() as got:
+        panel.get_by_role("link", name="old-mask.png").click()
+    mask = Image.open(got.value.path()).convert("L")
+    assert mask.size == (200, 160) and mask.getpixel((95, 80)) == 0 and mask.getpixel((20, 80)) == 255
 
 
 def test_a_task_has_its_own_fields(page, address, driver, picture):
     open_page(page, address)
     page.set_input_files("#restore-picture input[type=file]", picture)
     panel = page.get_by_role("tabpanel").filter(has=page.locator("#restore-run"))
-    quality, blur = (panel.get_by_label(name, exact=True) for name in ("Quality", "Blur"))
+    quality, blur = (page.locator(f"#restore-{name} :is(input, textarea)") for name in ("quality", "blur"))
     assert not quality.is_visible() and not blur.is_visible()
     choose(page, "restore", "What happened to it", "jpeg")
     quality.wait_for()
     assert not blur.is_visible()
     panel.get_by_label("The picture is clean").check()
-    fill(page, "restore", Samples=1, Steps=2, Quality=200)
+    fill(page, "restore", Samples=1, Steps=2)
+    quality.fill("much")
     page.click("#restore-run")
-    page.locator("#restore-error").get_by_text("quality").wait_for()
-    fill(page, "restore", Quality=20)
+    page.locator("#restore-error").get_by_text('quality is "much"; give a whole number').wait_for()
+    quality.fill("20")
     page.click("#restore-run")
     says(page, "restore", "Finished in")
     config = yaml.safe_load((driver.latest("restore").folder / "config.yaml").read_text())

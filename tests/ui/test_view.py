@@ -53,13 +53,6 @@ def test_the_runs_of_a_folder_are_found_whoever_made_them(tmp_path):
     assert found["text-to-image/a"].picture == done / "grid.png"
 
 
-def test_a_mask_on_the_page_can_be_taken_for_painted(tmp_path):
-    known = torch.rand(1, 1, 5, 7, generator=torch.Generator().manual_seed(0)) < 0.5
-    media.write_png(tmp_path / "a.png", torch.zeros(1, 3, 5, 7))
-    mask = uploads.painted({"layers": [uploads.paint_over(known)]}, tmp_path / "a.png", tmp_path / "runs")
-    assert torch.equal(media.read_image(mask)[:, :1] > 0, known)
-
-
 def test_a_finished_run_is_shown_in_the_order_that_is_chosen(driver):
     folder = make_run(driver.runs / "text-to-image" / "a", prior="none")
     ranking = history.rank(folder)
