@@ -165,7 +165,7 @@ def write_results(
     if takes_any_size(options.prior) and len(images) > 1:
         write_whole(folder.path / "mean.png", images.mean(0, keepdim=True), problem, options, about)
     if estimate is not None:
-        write_whole(folder.path / "estimate.png", estimate, problem, options, about)
+        estimate = write_whole(folder.path / "estimate.png", estimate, problem, options, about)
     if options.task == "scratches" and problem.given is not None and problem.given.hole is not None:
         known = problem.given.hole.known.float().expand(-1, 3, -1, -1)
         media.write_png(folder.path / "mask.png", 2 * known - 1)
@@ -180,6 +180,8 @@ def write_results(
     cells, labels = [picture], ["measurement"]
     if problem.clean is not None:
         cells, labels = [*cells, problem.clean], [*labels, "truth"]
+    if estimate is not None:
+        cells, labels = [*cells, media.shrunk(estimate, media.LARGEST)], [*labels, "estimate"]
     cells += [image[None] for image in shown]
     labels += names
     media.save_png(folder.path / "grid.png", media.grid(cells, labels=labels))
