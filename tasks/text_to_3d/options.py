@@ -43,6 +43,10 @@ READ = {
     "grid": ("grid",), "hash": ("levels", "log2_hashmap_size", "per_level_scale"), "frequency": ("octaves",),
 }  # fmt: skip
 """The fields that each encoding reads."""
+LIT = ("ambient_until", "shaded", "textureless", "ambient", "diffuse", "light_up", "light_spread", "orientation")
+"""The fields that only the optimiser adam reads."""
+FITTED = ("fit_steps", "fit_lead", "fit_rays")
+"""The fields that only the optimiser fit reads."""
 LEARNED = ("lora_rank", "lr_phi")
 """The fields that only the method vsd reads."""
 SMALLEST_MESH, SMALLEST_PICTURE = 8, 16
@@ -153,6 +157,11 @@ class Settings(Distilled, PromptSettings, SceneSettings):
         """Raise ValueError, in one sentence, for a value of the settings that cannot run."""
         for part in (SceneSettings, Distilled, PromptSettings):
             part.check_settings(self)
+        if self.optimiser == "fit" and self.background == "random":
+            raise ValueError(
+                "The background is random, and a scene that is fitted to pictures needs one that stays; give "
+                "--background learned, or --optimiser adam."
+            )
 
     @classmethod
     def of(cls, options: Any) -> Self:
@@ -171,7 +180,8 @@ class TextTo3D(Settings, RunOptions, PriorOptions, FeatureOptions, DivOptions, P
     """Make N different scenes of each prompt by score distillation with repulsion: turntables, meshes, pictures.
 
     Settings come from the packaged configuration of the method and prior, then --config FILE, then the flags. The
-    defaults below are those of sds on the built-in heads (a run's config.yaml has the values used).
+    defaults below are those of sds on heads-pixels; with --prior heads all views of fixed cameras are sampled together
+    (a run's config.yaml has the values used).
     """
 
     EXAMPLES: ClassVar[tuple[str, ...]] = (
@@ -183,15 +193,18 @@ class TextTo3D(Settings, RunOptions, PriorOptions, FeatureOptions, DivOptions, P
         "input": "prompt prompts allow_empty negative_prompt view_words view_prompts",
         "method and prior": "method",
         "quality": "gamma interaction threshold background",
-        "speed and memory": "resolution views_at_once",
+        "speed and memory": "resolution views_at_once fit_steps fit_rays",
         "output": "size turntable mp4 mesh mesh_resolution mesh_faces texture mesh_threshold",
-        "expert: distillation": "clean guidance_convention t_range timesteps lora_rank lr_phi lr lr_background",
+        "expert: distillation": (
+            "clean guidance_convention t_range timesteps view_noise optimiser fit_lead lora_rank lr_phi lr "
+            "lr_background"
+        ),
         "expert: cameras and light": (
-            "views azimuth elevation distance fov front back overhead "
+            "cameras views azimuth elevation distance fov front back overhead "
             "ambient_until shaded textureless ambient diffuse light_up light_spread"
         ),
         "expert: scenes": (
-            "encoding grid levels log2_hashmap_size per_level_scale octaves bound renderer samples fine "
+            "encoding grid blob levels log2_hashmap_size per_level_scale octaves bound renderer samples fine "
             "orientation sparsity opacity z_variance"
         ),
     }
@@ -248,8 +261,12 @@ class TextTo3D(Settings, RunOptions, PriorOptions, FeatureOptions, DivOptions, P
             found["texture"] = ("--mesh glb", f"the mesh is {self.mesh}")
         if self.method != "vsd":
             found |= {name: (readers("method", ["vsd"]), f"the method is {self.method}") for name in LEARNED}
-        if self.background != "learned":
-            found["lr_background"] = ("--background learned", f"the background is {self.background}")
+        if self.optimiser == "fit":
+            found |= {name: ("--optimiser adam", "the optimiser is fit") for name in (*LIT, "views_at_once")}
+        else:
+            found |= {name: ("--optimiser fit", "the optimiser is adam") for name in FITTED}
+        if self.background not in ("learned", "plain"):
+            found["lr_background"] = ("--background learned or plain", f"the background is {self.background}")
         return unread_noise(self, found)
 
     @property

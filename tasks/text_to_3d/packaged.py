@@ -21,13 +21,15 @@ ADDED = {
     "levels": 16, "log2_hashmap_size": 19, "per_level_scale": 1.447269237440378, "octaves": 6, "light_up": 0.0,
     "threshold": None, "repel_every": 1, "interacting": None, "feature_size": None, "force_decoder": None,
     "autocast": False, "noise": "fresh", "inversion_steps": 4, "timesteps": "uniform",
+    "cameras": "drawn", "optimiser": "adam", "fit_steps": 10, "fit_rays": 2048, "fit_lead": 0.25,
+    "view_noise": "own", "blob": 1.0,
 }  # fmt: skip
 """Options that older versions' config.yaml does not contain, with the values that their runs used."""
 
 
 def packaged(method: str, prior: str) -> Packaged:
     """Return the packaged settings: tuned ones for heads, the paper's for other priors (VSD's are SDS's)."""
-    file = "heads.yaml" if over_heads(prior) else "if.yaml"
+    file = ("heads_pixels.yaml" if prior == "heads-pixels" else "heads.yaml") if over_heads(prior) else "if.yaml"
     found = section("text_to_3d", file, method) or section("text_to_3d", file, "sds")
     assert found, "every method has one"
     return found

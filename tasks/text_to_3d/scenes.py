@@ -7,8 +7,14 @@ show. There are two interactions:
     views    pictures of one scene from its V cameras repel one another, as in the authors' released program: N groups
              of V rows
 
-Memory does not grow with N: the engine gets pictures without gradient. Its residual is backpropagated scene by scene,
-each rendered again with the same random numbers.
+Memory does not grow with N: the engine gets pictures without gradient. Its residual r is followed scene by scene, in
+one of two ways:
+
+    adam     each scene is rendered again with the same random numbers, w(t) r is backpropagated, one step of Adam
+    fit      each scene is fitted to the pictures D(z - sigma_t/alpha_t r), its denoised estimates, by several steps
+
+With fixed cameras and carried noise, "fit" is the DDIM sampler of all views at once, in which at each step the
+estimates are replaced by what one scene can show of them.
 """
 
 from __future__ import annotations
@@ -31,7 +37,8 @@ from rsd.spread import Spread
 from .gallery import Gallery, Scene
 from .scene.backgrounds import draw_colours
 from .scene.cameras import Cameras, draw_cameras
-from .scene.lights import Light, draw_light
+from .scene.fitting import DECAY, fit, leading, steps_of
+from .scene.lights import Light, ambient_light, draw_light
 from .scene.occupancy import EVERY
 from .scene.regularisers import regularisers
 from .scene.render import Rendering, as_images, jitter_width, render
@@ -59,9 +66,13 @@ class Shot:
 
 
 def draw_shot(settings: SceneSettings, stream: Stream, *, steps: int, step: int = 0) -> Shot:
-    """Draw the shot of step ``step`` of ``steps``; it depends on nothing else."""
+    """Draw the shot of step ``step`` of ``steps``; it depends on nothing else. Scenes that are fitted have ambient
+    light."""
     cameras = draw_cameras(settings, settings.views, stream, step)
-    light = draw_light(settings, cameras, stream, steps=steps, step=step)
+    if settings.optimiser == "fit":
+        light = ambient_light(len(cameras))
+    else:
+        light = draw_light(settings, cameras, stream, steps=steps, step=step)
     return Shot(cameras, light, draw_colours(settings.views, stream, step))
 
 
@@ -99,7 +110,9 @@ class Scenes(Gallery):
         fields = [p for scene in self.scenes for p in scene.field.parameters()]
         backgrounds = [p for scene in self.scenes for p in scene.background.parameters()]
         groups = [{"params": fields, "lr": settings.lr}, {"params": backgrounds, "lr": settings.lr_background}]
-        self.optimiser = torch.optim.Adam([g for g in groups if g["params"]], betas=(0.9, 0.99), eps=1e-15, fused=True)
+        groups = [g for g in groups if g["params"]]
+        self._lrs = [g["lr"] for g in groups]
+        self.optimiser = torch.optim.Adam(groups, betas=(0.9, 0.99), eps=1e-15, fused=True)
         self._z: torch.Tensor | None = None
         self._update_occupancy()
 
@@ -139,18 +152,30 @@ class Scenes(Gallery):
         return self._z.clone()
 
     def step(self, r: torch.Tensor, t: int | torch.Tensor, average: Average) -> dict[str, float]:
-        """Descend w(t) r, w = sigma_t^2, with r [N V, *latent_shape], and the regularisers; t is an int or [N V].
-        Return the regularisers' means over scenes."""
+        """Follow r [N V, *latent_shape] and the regularisers; t is an int or [N V]. Return the losses' means over
+        scenes."""
+        losses = self._fit(r, t) if self.settings.optimiser == "fit" else self._descend(r, t)
+        self.done, self._z = self.done + 1, None
+        if self.settings.optimiser == "fit" or self.done % EVERY == 0:
+            self._update_occupancy()
+        return losses
+
+    @property
+    def progress(self) -> float:
+        """The share of the run that is done, 0 to 1."""
+        return self.done / max(self.total - 1, 1)
+
+    def _descend(self, r: torch.Tensor, t: int | torch.Tensor) -> dict[str, float]:
+        """Descend w(t) r, w = sigma_t^2, and the regularisers. Return the regularisers."""
         V, shot = self.settings.views, self.shot
         # The gradient of the pictures, scaled to DreamFusion's size and averaged over views.
         gradient = self.prior.schedule.weight(t, r) * r * (ENTRIES / r[0].numel() / V)
         losses: dict[str, float] = {}
-        progress = self.done / max(self.total - 1, 1)
         self.optimiser.zero_grad()
         # Render each scene again with gradient, and backpropagate.
         for s, rows in enumerate(self.rows.to(r.device)):
             for views, shown, z in self._render_views(s, shot):
-                terms = regularisers(shown, self.settings, progress=progress)
+                terms = regularisers(shown, self.settings, progress=self.progress)
                 share = len(z) / V
                 outputs = [z, *(share * term for term in terms.values())]
                 torch.autograd.backward(outputs, [gradient[rows[views]], *(torch.ones_like(o) for o in outputs[1:])])
@@ -158,9 +183,32 @@ class Scenes(Gallery):
                     losses[name] = losses.get(name, 0.0) + share * float(term.detach()) / len(self.scenes)
         self.optimiser.step()
         self.optimiser.zero_grad()
-        self.done, self._z = self.done + 1, None
-        if self.done % EVERY == 0:
-            self._update_occupancy()
+        return losses
+
+    def _fit(self, r: torch.Tensor, t: int | torch.Tensor) -> dict[str, float]:
+        """Fit each scene to its denoised estimates z - sigma_t/alpha_t r. Return the error of the pictures, and the
+        regularisers."""
+        alpha, sigma = self.prior.schedule.coefficients(t, r)
+        clean = self.render() - sigma / alpha * r
+        with torch.no_grad():
+            targets = self.spread.cat(lambda rows: self.prior.decode(clean[rows]))
+        origins, directions = self.rays(self.shot.cameras, self.resolution)
+        if self.resolution != self.prior.image_size:
+            targets = F.interpolate(targets, size=(self.resolution,) * 2, mode="area")
+        count = steps_of(self.settings, step=self.done, steps=self.total)
+        views = leading(self.shot.cameras, self.settings, progress=self.done / self.total)
+        for group, lr in zip(self.optimiser.param_groups, self._lrs, strict=True):
+            group["lr"] = lr * DECAY**self.progress
+        losses: dict[str, float] = {}
+        for s, rows in enumerate(self.rows.to(r.device)):
+            scene, number = self.scenes[s], self.numbers[s]
+            found = fit(
+                scene.field, scene.background, self.optimiser, targets[rows[views]], origins[views], directions[views],
+                settings=self.settings, count=count, occupancy=scene.occupancy, progress=self.progress,
+                random=self.stream.generator("fit", step=self.done, particle=number),
+            )  # fmt: skip
+            for name, value in found.items():
+                losses[name] = losses.get(name, 0.0) + value / len(self.scenes)
         return losses
 
     def _update_occupancy(self) -> None:

@@ -136,7 +136,7 @@ class Run(Distillation):
             s.memory, chunk=s.chunk, n=len(ids), prior=prior, condition=self.condition,
             embed=embed if s.interaction.acts(self.ensemble.total) else None,
             through=("epsilon",) if s.method == "vsd" and s.score != "unet" else (),  # adapters learn through the UNet
-            state=(3 + (s.noise == "reused")) * math.prod(prior.latent_shape) * prior.dtype.itemsize,
+            state=(3 + (s.noise in ("reused", "carried"))) * math.prod(prior.latent_shape) * prior.dtype.itemsize,
         )  # fmt: skip
         save_memory(self.memory.lean, prior, embed)
         spread = Spread(ids, self.memory, self.ensemble)

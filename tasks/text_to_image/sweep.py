@@ -63,7 +63,7 @@ class Sweep:
     out: Path = Path("runs/sweep")
     """Output folder for sweep.json, sweep.csv, tradeoff.png, grids/, runs/."""
     methods: Annotated[tuple[str, ...], Flag(names=METHODS)] = ("vsd",)
-    """vsd, sds, nfsd, svgd, particle-guidance; ancestral sampling is always drawn as reference."""
+    """vsd, sds, nfsd, svgd, euler, particle-guidance; ancestral sampling is always drawn as reference."""
     gammas: tuple[float, ...] = (0, 10, 20, 30, 40)
     """Weights of the repulsion."""
     features: Annotated[tuple[str, ...], Flag(own=are_features)] = ("auto",)

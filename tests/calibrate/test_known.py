@@ -5,6 +5,7 @@ import torch
 
 from rsd.tasks.calibrate.mixtures import mixture_problem
 from rsd.tasks.calibrate.signals import Jumps, RandomWalk, gibbs, inverse_gaussian, matrices, problem
+from scripts.signals import Drawn, chosen_rows, draw, mixture_figures, name_of
 
 KINDS = {
     "gaussian": Jumps("gaussian", 0.5),
@@ -92,3 +93,40 @@ def test_exact_draws_cover_the_truth_at_their_level():
         known = mixture_problem(d=4, m=2, K=3, seed=seed)
         found.append(known.in_densest(known.draw(200, torch.Generator().manual_seed(seed)), 0.9))
     assert sum(found) / 100 == pytest.approx(0.9, abs=0.07)
+
+
+def test_the_least_error_and_the_densest_region_are_those_of_draws():
+    known = mixture_problem(d=4, m=2, K=3, seed=2)
+    draws = known.draw(40000, torch.Generator().manual_seed(0))
+    assert known.least == pytest.approx(float((draws - known.mean).square().mean()), rel=0.03)
+    masses = [known.densest_mass(part, 0.9, draws) for part in draws.split(20)[:400]]
+    assert sum(masses) / len(masses) == pytest.approx(0.9, abs=0.01)  # of as few as 20 draws
+    assert known.densest_mass(known.mean.expand(20, -1), 0.9, draws) < 0.9  # all at one point: a small region
+    weights = torch.rand(40000, dtype=torch.float64).softmax(0)
+    assert known.shares(draws, weights) == pytest.approx(weights @ known.log_densities(draws).softmax(1))
+
+
+def test_the_figures_of_exact_draws_are_right_and_those_of_a_narrow_sampler_wrong():
+    problems = [mixture_problem(d=4, m=2, K=3, seed=k) for k in range(12)]
+    rng = torch.Generator().manual_seed(5)
+    exact = [Drawn(known.draw(64, rng)) for known in problems]
+    narrow = [Drawn(one.x.mean(0) + 0.1 * (one.x - one.x.mean(0))) for one in exact]
+    found, wrong = mixture_figures(exact, problems), mixture_figures(narrow, problems)
+    assert found["gap"] == pytest.approx(0.07, abs=0.1) and found["coverage"] == pytest.approx(0.9, abs=0.03)
+    assert found["tv"] < 0.1 and found["vendi"] == pytest.approx(1, abs=0.1) and found["effective"] == 64
+    assert wrong["gap"] == pytest.approx(found["gap"]) and wrong["coverage"] < 0.7 and wrong["vendi"] < 1
+    heavy = torch.tensor([1.0, *[0.0] * 63], dtype=torch.float64)
+    weighted = mixture_figures([Drawn(one.x, heavy) for one in exact], problems)
+    assert weighted["effective"] == 1 and weighted["coverage"] is None and weighted["gap"] > 1
+
+
+def test_rows_with_and_without_repulsion():
+    rows = chosen_rows(["dps", "proximal-guidance", "rlsd"], ["proximal-guidance", "rlsd"], [0.2])
+    assert [name_of(row) for row in rows] == [
+        "`dps` zeta=0.3", "`proximal-guidance`", "`proximal-guidance` exact=true γ = 0",
+        "`proximal-guidance` exact=true γ = 0.2", "`rlsd` γ = 0", "`rlsd` γ = 0.2",
+    ]  # fmt: skip
+    known = mixture_problem(d=4, m=2, K=3, seed=0)
+    repelled = draw(rows[3], known, 10, 12)
+    assert len(repelled.x) == 8 and float(repelled.weights.sum()) == pytest.approx(1) and repelled.effective < 8
+    assert draw(rows[2], known, 10, 12).weights is None and draw(rows[5], known, 10, 12).weights is None

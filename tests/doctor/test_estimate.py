@@ -66,7 +66,7 @@ def test_what_is_counted_is_what_the_packaged_settings_do():
     sections = [
         ("inverse/any_heads", "proximal-guidance"),
         ("text_to_image/heads", "vsd"),
-        ("text_to_3d/heads", "sds"),
+        ("text_to_3d/heads_pixels", "sds"),
     ]
     files = [(yaml.safe_load((CONFIGS / f"{name}.yaml").read_text()), method) for name, method in sections]
     own = [{**held.get("default", {}), **held["methods"][method]} for held, method in files]

@@ -70,7 +70,7 @@ def test_text_to_3d(method, heads_pixels, tmp_path, capsys):
         "text-to-3d", [*COMMANDS["text-to-3d"], "--method", method, *SMALL_SCENES], tmp_path, capsys
     )
     assert (
-        f"settings: heads.yaml: {method}" in told.out
+        f"settings: heads_pixels.yaml: {method}" in told.out
         and "prior: heads-pixels on cpu" in told.out
         and config["ambient"] == 0.52
     )

@@ -12,7 +12,7 @@ from rsd.priors.latent import LatentPrior
 from rsd.priors.mixture import GaussianMixture
 from rsd.randomness import Stream
 from rsd.reference import sds
-from rsd.reference.noise import Inverted, Noise, Reused, make_noise, with_guidance
+from rsd.reference.noise import Carried, Inverted, Noise, make_noise, with_guidance
 from rsd.repulsion import Interaction
 from rsd.runs.session import flat, nested
 from rsd.sampling import Chain, Denoiser, Method, StepResult, levels, sample
@@ -69,13 +69,30 @@ def noised(prior, t, z):
 
 
 @pytest.mark.parametrize("steps", [10, 40])
-def test_sds_with_reused_noise_is_ddim(steps):
+@pytest.mark.parametrize("kind", ["reused", "carried"])
+def test_sds_with_noise_that_is_kept_is_ddim(kind, steps):
     prior = two_modes()
     particles, timesteps = Identity(prior), prior.schedule.descending(steps)
     first = noised(prior, timesteps[0], particles.z)
-    noise = Reused(STREAM, particles.spread)
+    noise = make_noise(kind, STREAM, particles.spread, prior, None, timesteps, steps=0)
     list(distill(particles, prior, timesteps=timesteps, stream=STREAM, noise=noise))
     torch.testing.assert_close(particles.z, sampled(prior, timesteps, first), rtol=0, atol=1e-10)
+
+
+def test_carried_noise_keeps_the_noisy_state_where_a_particle_cannot_follow():
+    """The next noisy state is DDIM's step of the last one towards the particle."""
+    prior, noise_of = two_modes(), lambda: Carried(STREAM, Spread(range(N)), two_modes(), [600, 400])
+    z = STREAM.noise("test", (2,), range(N)).double()
+    stayed, moved, apart = noise_of(), noise_of(), noise_of()
+    eps = stayed(z, 0)
+    torch.testing.assert_close(stayed(z, 1), eps, rtol=0, atol=1e-12)
+    moved(z, 0)
+    now, then = ((prior.schedule.alpha(t), prior.schedule.sigma(t)) for t in (600, 400))
+    z_s = then[0] * (z + 1) + then[1] * moved(z + 1, 1)
+    z_t = now[0] * z + now[1] * eps
+    torch.testing.assert_close(z_s, then[1] / now[1] * z_t + (then[0] - now[0] * then[1] / now[1]) * (z + 1))
+    apart.load_state(noise_of().state())
+    assert torch.equal(apart(z, 0), eps) and set(apart.state()) == {"last"}
 
 
 def test_sds_with_inverted_noise_is_ddim_if_the_inversion_is_exact():
@@ -136,7 +153,7 @@ class Attracted(Reference):
 
 SETTINGS = [
     pytest.param(kind, interaction, vsd, id=f"{kind}-{name}")
-    for kind in ("fresh", "reused", "inverted")
+    for kind in ("fresh", "reused", "carried", "inverted")
     for name, interaction, vsd in (
         ("repulsion", Interaction(0.5, embed=torch.sin), False),
         ("svgd", Interaction(1.0, kind="svgd", embed=torch.sin), False),
@@ -178,7 +195,7 @@ def test_chunks_and_interruptions_change_nothing_and_particles_repel(kind, inter
     assert torch.equal(rest, whole) and after == records[5:]
 
 
-@pytest.mark.parametrize("kind", ["reused", "inverted"])
+@pytest.mark.parametrize("kind", ["reused", "carried", "inverted"])
 @pytest.mark.parametrize("own", [False, True])
 def test_without_a_force_a_particle_is_the_same_alone(kind, own):
     """Also if each has its own timesteps."""

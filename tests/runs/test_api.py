@@ -30,7 +30,7 @@ def test_scenes_are_the_command_s(tmp_path):
     flags += ["--samples", "8", "--fine", "0"]
     assert main(["text-to-3d", "a bald man", *flags, "--out", str(tmp_path / "out")]) == 0
     made = rsd.text_to_3d("a bald man", particles=2, steps=2, views=1, samples=8, fine=0)
-    assert made.images.shape == (2, 3, 32, 32) and made.source == "heads.yaml: sds"
+    assert made.images.shape == (2, 3, 32, 32) and made.source == "heads_pixels.yaml: sds"
     from safetensors.torch import load_file
 
     kept = load_file(tmp_path / "out" / "scenes.safetensors")

@@ -53,7 +53,7 @@ def table(capsys, *words: str) -> tuple[str, dict[str, tuple[str, str]]]:
             "heads.yaml: vsd",
             {"lr": ("0.1", "heads.yaml, vsd"), "score": ("lora", "heads.yaml, vsd")},
         ),
-        (["text-to-3d", "--method", "vsd"], "heads.yaml: vsd", {"lr_phi": ("0.003", "heads.yaml, vsd")}),
+        (["text-to-3d", "--method", "vsd"], "heads_pixels.yaml: vsd", {"lr_phi": ("0.003", "heads_pixels.yaml, vsd")}),
     ],
 )
 def test_values_and_where_they_come_from(capsys, words, head, told):

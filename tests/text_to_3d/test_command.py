@@ -345,12 +345,27 @@ def test_flags_win_over_config_and_config_over_the_packaged_one(tmp_path):
     assert options.ambient == 0.1  # the dataclass says 0.52, the light of heads
 
 
-def test_the_defaults_that_help_shows_are_those_of_sds_on_heads():
-    packaged_ones = yaml.safe_load((files("rsd.configs") / "text_to_3d" / "heads.yaml").read_text())["methods"]["sds"]
+def test_the_defaults_that_help_shows_are_those_of_sds_on_heads_pixels():
+    folder = files("rsd.configs") / "text_to_3d"
+    packaged_ones = yaml.safe_load((folder / "heads_pixels.yaml").read_text())["methods"]["sds"]
     own = TextTo3D()
     assert {name: getattr(own, "features_name" if name == "features" else name) for name in packaged_ones} == (
         packaged_ones
     )
+
+
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        ({"optimiser": "fit", "background": "random"}, "needs one that stays; give --background learned"),
+        ({"fit_lead": 1.5}, "fit_lead is 1.5; give a share of the run from 0 to 1"),
+        ({"cameras": "round"}, 'Unknown cameras "round". There are: drawn, fixed'),
+        ({"fit_rays": 0}, "fit_rays is 0"),
+    ],
+)
+def test_mistakes_of_fitted_scenes(change, says):
+    with pytest.raises(ValueError, match=says):
+        Settings(**change)
 
 
 def test_latents_are_not_thresholded(tmp_path, capsys):
@@ -401,10 +416,17 @@ def seen_lamps(settings, steps=500):
     return torch.tensor(seen, dtype=torch.float64).T
 
 
-@pytest.mark.parametrize("method", ["sds", "vsd"])
-@pytest.mark.parametrize("prior", ["heads", "heads-pixels"])
+def test_sds_on_the_latent_prior_fits_scenes_to_all_views_of_fixed_cameras():
+    chosen, name = parse(["a man", "--prior", "heads"])
+    assert name == "heads.yaml: sds"
+    assert (chosen.noise, chosen.optimiser, chosen.cameras, chosen.timesteps) == ("carried", "fit", "fixed", "annealed")
+    assert chosen.unread["shaded"][0] == "--optimiser adam" and "fit_rays" not in chosen.unread
+    assert "fit_rays" in parse(["a man"])[0].unread
+
+
+@pytest.mark.parametrize(("method", "prior"), [("sds", "heads-pixels"), ("vsd", "heads-pixels"), ("vsd", "heads")])
 def test_the_settings_for_heads_are_the_light_and_cameras_of_the_training_pictures(method, prior):
-    assert packaged(method, prior).name == f"heads.yaml: {method}"
+    assert packaged(method, prior).name == f"{prior.replace('-', '_')}.yaml: {method}"
     options, _ = parse(["a man", "--method", method, "--prior", prior])
     chosen = Settings.of(options)
     assert (chosen.ambient, chosen.diffuse, chosen.textureless) == (0.52, 0.5, 0)

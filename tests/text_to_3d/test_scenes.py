@@ -13,13 +13,15 @@ from rsd.engine import distill
 from rsd.memory import Memory
 from rsd.priors.base import Prior
 from rsd.randomness import Stream
+from rsd.reference.noise import make_noise
 from rsd.repulsion import Interaction
 from rsd.runs.session import flat, nested
 from rsd.schedule import Schedule
 from rsd.spread import Spread
 from rsd.tasks.text_to_3d import scenes as scenes_module
-from rsd.tasks.text_to_3d.distillation import count_groups
-from rsd.tasks.text_to_3d.scene.cameras import orbit
+from rsd.tasks.text_to_3d.distillation import ViewStream, count_groups
+from rsd.tasks.text_to_3d.scene.cameras import draw_cameras, orbit
+from rsd.tasks.text_to_3d.scene.fitting import leading
 from rsd.tasks.text_to_3d.scene.regularisers import regularisers
 from rsd.tasks.text_to_3d.scene.settings import CameraSettings, SceneSettings
 from rsd.tasks.text_to_3d.scenes import Scenes, draw_shot, enlarge, row_ensemble
@@ -162,7 +164,7 @@ def test_the_rows_of_the_gradient_are_those_of_the_engine():
     assert torch.equal(z[one.rows], again.detach())
 
 
-@pytest.mark.parametrize("background", ["random", "learned"])
+@pytest.mark.parametrize("background", ["random", "learned", "plain"])
 def test_no_scene_depends_on_the_others_without_a_force(background):
     together = scenes(background=background)
     list(run(together))
@@ -219,6 +221,108 @@ def test_another_backend_than_the_checkpoint_s_is_reported():
         UserWarning, match="started with tinycudann and continues with torch: results differ by rounding"
     ):
         scenes().load_state(state)
+
+
+# --- fitted to pictures -----------------------------------------------------------------------------------------------
+
+FITTED = dict(optimiser="fit", fit_steps=8, fit_rays=64, cameras="fixed", orientation=0, sparsity=0)
+
+
+def sampling(particles: Scenes, *, steps: int = STEPS, start: int = 0, gamma: float = 0.0, state=None):
+    """DDIM's way down with noise that is carried along; yields the records and the noise."""
+    timesteps = [round(900 * (1 - k / steps)) for k in range(steps)]
+    noise = make_noise("carried", STREAM, particles.spread, particles.prior, None, timesteps, steps=0)
+    noise.load_state(state or {})
+    groups = count_groups(Ensemble.of(len(particles.scenes)), particles.settings)
+    interaction = Interaction(gamma, (0.3, 0.9), ensembles=groups, embed=mean_colour, on_clean=True)
+    for record in distill(
+        particles, particles.prior, timesteps=timesteps, stream=STREAM, noise=noise, interaction=interaction,
+        start=start,
+    ):  # fmt: skip
+        yield record, noise
+
+
+def test_fitted_scenes_that_can_show_everything_are_the_ddim_sampler(monkeypatch):
+    """A scene whose pictures are those it was fitted to: its views are DDIM samples."""
+
+    class Shown(Scenes):
+        pictures: torch.Tensor | None = None
+
+        def render(self):
+            return super().render() if self.pictures is None else self.pictures.clone()
+
+    def exact(field, background, optimiser, targets, *rays, **settings):
+        shown.append(targets)
+        return {}
+
+    shown: list[torch.Tensor] = []
+    monkeypatch.setattr(scenes_module, "fit", exact)
+    prior = Wish()
+    prior.epsilon = lambda z_t, t, condition=None: torch.tanh(z_t + t / 1000)  # any network
+    particles = Shown(prior, settings(**FITTED), Spread((0, 1)), STREAM, steps=STEPS)
+    z, timesteps = particles.render(), [round(900 * (1 - k / STEPS)) for k in range(STEPS)]
+    z_t = prior.schedule.alpha(900) * z
+    z_t = z_t + prior.schedule.sigma(900) * STREAM.noise("diffusion", z.shape[1:], particles.ids, 0).double()
+    for _ in sampling(particles):
+        pictures = torch.empty_like(z)
+        for rows, targets in zip(particles.rows, shown, strict=True):
+            pictures[rows] = targets
+        particles.pictures = pictures
+        shown.clear()
+    for now, then in zip(timesteps, [*timesteps[1:], None], strict=True):
+        eps, alpha, sigma = prior.epsilon(z_t, now), prior.schedule.alpha(now), prior.schedule.sigma(now)
+        clean = (z_t - sigma * eps) / alpha
+        if then is not None:
+            z_t = prior.schedule.alpha(then) * clean + prior.schedule.sigma(then) * eps
+    torch.testing.assert_close(particles.pictures, clean, rtol=0, atol=1e-9)
+
+
+def test_a_fitted_scene_shows_the_wish_and_is_the_same_alone():
+    together = scenes(**FITTED)
+    wish = together.prior.colour.view(3, 1, 1)
+    middle = (..., slice(3, 5), slice(3, 5))
+    before = (together.photographs(orbit(CameraSettings(), 4))[middle] - wish).abs().mean()
+    errors = [record.losses["fit"] for record, _ in sampling(together)]
+    assert errors[-1] < errors[0]
+    assert (together.photographs(orbit(CameraSettings(), 4))[middle] - wish).abs().mean() < 0.5 * before
+    alone = scenes((2,), **FITTED)
+    list(sampling(alone))
+    torch.testing.assert_close(parameters(alone, 0), parameters(together, 2), rtol=0, atol=1e-9)
+
+
+def test_fitted_scenes_repel_and_resume():
+    whole, half, again = (scenes(**FITTED) for _ in range(3))
+    records = [record for record, _ in sampling(whole, gamma=1.0)]
+    assert [record.repulsion > 0 for record in records] == [False, True, True, True, True, False]
+    for record, noise in sampling(half, gamma=1.0):
+        if record.step == 2:
+            saved = flat(copy.deepcopy({**half.state(), "noise": noise.state()}))
+            break
+    state = nested({k: v.clone() for k, v in saved.items()})
+    again.load_state(state)
+    later = [record for record, _ in sampling(again, gamma=1.0, start=3, state=state["noise"])]
+    assert [r.row() for r in later] == [r.row() for r in records[3:]]
+    assert all(torch.equal(parameters(again, s), parameters(whole, s)) for s in range(3))
+
+
+def test_the_first_noise_of_views_can_be_alike():
+    eps = ViewStream(0, "a ball", 3).noise("diffusion", (2, 64, 64), [0, 1, 2, 3], 0)
+    assert torch.equal(eps[0], eps[2]) and torch.equal(eps, eps.flip(-1)) and (eps[0] - eps[3]).std() > 1.3
+    torch.testing.assert_close(eps.std((1, 2, 3)), torch.ones(4), rtol=0, atol=0.03)
+
+
+def test_straight_views_lead():
+    cameras = draw_cameras(settings(cameras="fixed"), 8, STREAM)
+    assert leading(cameras, settings(fit_lead=0.3), progress=0.2).tolist() == [0, 4]
+    assert leading(cameras, settings(fit_lead=0.3), progress=0.3).tolist() == list(range(8))
+    assert leading(cameras[1:2], settings(fit_lead=0.3), progress=0.0).tolist() == [0]
+
+
+def test_fixed_cameras_stay_and_look_from_all_around():
+    one = scenes(**{**FITTED, "views": 4}, elevation=(0, 30))
+    first, later = (draw_shot(one.settings, STREAM, steps=STEPS, step=k) for k in (0, 5))
+    assert first.cameras.azimuth.tolist() == later.cameras.azimuth.tolist() == [0, 90, -180, -90]
+    assert first.cameras.elevation.tolist() == [10, 20, 10, 20] and not later.light.shaded
 
 
 # --- running ----------------------------------------------------------------------------------------------------------

@@ -239,8 +239,8 @@ def test_settings():
     assert Settings().interaction.gamma == 0 and Settings(method="particle-guidance").interaction.gamma == 10
     assert Settings(method="particle-guidance", gamma=0.0).interaction.gamma == 0
     for wrong, told in (
-        ({"method": "ddim"}, 'no method "ddim": take ancestral'),
-        ({"method": "vsd"}, 'Unknown method "vsd".*There are: ancestral, particle-guidance'),
+        ({"method": "ddim"}, 'no method "ddim": take euler'),
+        ({"method": "vsd"}, 'Unknown method "vsd".*There are: ancestral, euler, particle-guidance'),
         ({"gamma": 5.0}, "has no gamma, but 5 is given"),
         ({"particles": 0}, "particles is 0"),
     ):

@@ -236,7 +236,7 @@ def test_the_labels_of_near_points_do_not_overlap(tmp_path, monkeypatch):
 
 def test_a_curve_starts_at_its_method_s_gamma_zero():
     def row(method, gamma, features, div, prompt):
-        figures = dict.fromkeys(("agreement", "coverage", "clip", "aesthetic", "seconds"))
+        figures = dict.fromkeys(("vendi", "agreement", "coverage", "clip", "aesthetic", "seconds"))
         return {"method": method, "gamma": gamma, "features": features, "prompt": prompt, "div": div, **figures}
 
     table = [row("vsd", 0, None, 0.1, "a"), row("vsd", 0, None, 0.3, "b"), row("ancestral", 0, None, 1.0, "a")]

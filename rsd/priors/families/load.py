@@ -12,7 +12,7 @@ import torch
 from rsd.hub import built_in_folder, quietly
 from rsd.priors.families import Family
 from rsd.priors.families.base import FamilyPrior, Size
-from rsd.priors.index import BUILT_IN, MARKER, Index
+from rsd.priors.index import BUILT_IN, FLOWS, MARKER, Index
 from rsd.priors.parts import load_network, load_scheduler, load_tokenizer
 from rsd.priors.pixel import cache_folder
 from rsd.priors.t5 import roomy
@@ -74,6 +74,6 @@ def prior_class(family: Family) -> type[FamilyPrior]:
 
 def home(found: Index, part: str) -> Index:
     """Return where a part is stored: the built-in flow prior uses the autoencoder of "heads"."""
-    if found.name in BUILT_IN and part == "vae":
+    if found.name in FLOWS and part == "vae":
         return replace(found, folder=built_in_folder(BUILT_IN["heads"], marker=MARKER))
     return found

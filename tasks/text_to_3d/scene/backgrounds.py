@@ -1,4 +1,5 @@
-"""Backgrounds: a fixed colour, a random colour at each step, or a learned colour for each direction."""
+"""Backgrounds: a fixed colour, a random colour at each step, one learned colour, or a learned colour for each
+direction."""
 
 from __future__ import annotations
 
@@ -17,8 +18,9 @@ COLOURS = {"white": 1.0, "gray": 0.5, "black": 0.0}
 
 
 class Background(nn.Module):
-    """``kind``: a colour's name; "random", a colour for each view and step, the same in all scenes; or "learned", a
-    small network of the ray's direction, initially grey, for each scene (DreamFusion). Raises ValueError for others."""
+    """``kind``: a colour's name; "random", a colour for each view and step, the same in all scenes; "learned", a small
+    network of the ray's direction, initially grey, for each scene (DreamFusion); or "plain", one such colour for all
+    directions. Raises ValueError for others."""
 
     network: Any
 
@@ -27,6 +29,8 @@ class Background(nn.Module):
         if kind not in BACKGROUNDS:
             raise ValueError(f'There is no background "{kind}"; there are {", ".join(BACKGROUNDS)}.')
         self.kind = kind
+        if kind == "plain":
+            self.colour = nn.Parameter(torch.zeros(3))
         if kind == "learned":
             self.encoding = Frequency(octaves)
             random = stream.generator("initial background", particle=particle)
@@ -39,6 +43,8 @@ class Background(nn.Module):
         if self.kind == "learned":
             flat = directions.flatten(0, -2)
             return self.network(self.encoding((flat + 1) / 2)).sigmoid().view_as(directions)
+        if self.kind == "plain":
+            return self.colour.sigmoid().expand_as(directions)
         if self.kind == "random":
             return drawn.to(directions)[:, None].expand_as(directions)
         return torch.full_like(directions, COLOURS[self.kind])

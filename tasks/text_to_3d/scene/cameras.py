@@ -70,15 +70,27 @@ class Cameras:
 
 
 def draw_cameras(settings: CameraSettings, views: int, stream: Stream, step: int = 0) -> Cameras:
-    """Draw the cameras of a step. View v's azimuth comes from the v-th of ``views`` equal parts of the range. Raises
-    ValueError for no views."""
+    """Draw the cameras of a step. View v's azimuth comes from the v-th of ``views`` equal parts of the range; fixed
+    cameras, which are the same for all steps, begin these parts. Raises ValueError for no views."""
     if views < 1:
         raise ValueError(f"views is {views}; a scene needs at least 1 camera.")
+    if settings.cameras == "fixed":
+        return fixed_cameras(settings, views)
     keys = [stream.generator("camera", step=step, particle=view) for view in range(views)]
     u = torch.stack([torch.rand(4, generator=key, dtype=torch.float64) for key in keys])
     u[:, 0] = (u[:, 0] + torch.arange(views)) / views
     ranges = (settings.azimuth, settings.elevation, settings.distance, settings.fov)
     return Cameras(*(low + (high - low) * u[:, k] for k, (low, high) in enumerate(ranges)))
+
+
+def fixed_cameras(settings: CameraSettings, views: int) -> Cameras:
+    """Return ``views`` cameras evenly around, the first at the middle of the range of azimuths, alternately at a third
+    and two thirds of the range of elevations, at mean distance and fov."""
+    v = torch.arange(views, dtype=torch.float64)
+    (first, last), (lowest, highest) = settings.azimuth, settings.elevation
+    azimuth = first + (last - first) * ((v / views + 0.5) % 1)
+    means = (torch.full_like(v, sum(r) / 2) for r in (settings.distance, settings.fov))
+    return Cameras(azimuth, lowest + (highest - lowest) * (1 + v % 2) / 3, *means)
 
 
 def orbit(settings: CameraSettings, views: int, *, elevation: float = 10.0) -> Cameras:

@@ -53,7 +53,8 @@ class Field(nn.Module):
         """Return density [M] per unit of length and colour [M, 3] in [0, 1] at points x [M, 3] of the cube."""
         bound, sizes = self.settings.bound, self.settings.sizes
         raw = self.network(self.encoding((x / bound + 1) / 2))
-        blob = sizes.blob_height * (1 - x.square().sum(-1).clamp(min=1e-12).sqrt() / (sizes.blob_radius * bound))
+        radius = sizes.blob_radius * self.settings.blob * bound
+        blob = sizes.blob_height * (1 - x.square().sum(-1).clamp(min=1e-12).sqrt() / radius)
         return F.softplus(raw[:, 0] + blob), raw[:, 1:].sigmoid()
 
     def normals(self, x: torch.Tensor) -> torch.Tensor:

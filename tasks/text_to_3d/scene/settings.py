@@ -13,7 +13,10 @@ from rsd.runs.words import match_name, unknown_name
 ENCODINGS = ("grid", "hash", "frequency")
 RENDERERS = ("dense", "packed")
 INTERACTIONS = ("scenes", "views")
-BACKGROUNDS = ("white", "gray", "black", "random", "learned")
+PLACES = ("drawn", "fixed")
+OPTIMISERS = ("adam", "fit")
+VIEW_NOISES = ("own", "alike")
+BACKGROUNDS = ("white", "gray", "black", "random", "learned", "plain")
 
 
 def check_names(settings: Any, **choices: tuple[str, ...]) -> None:
@@ -64,6 +67,8 @@ class FieldSettings:
     """hash: ratio of the resolutions of successive grids."""
     octaves: int = 6
     """frequency: number of sines, of 1, 2, 4 ... half waves across the scene."""
+    blob: float = 1.0
+    """Size of the initial density; 1 is a ball of half the cube's size."""
     bound: float = 1.8
     """Half the side of the cube that holds a scene, in the units of the cameras' distance."""
 
@@ -113,6 +118,9 @@ class CameraSettings:
     """Ranges from which cameras are drawn uniformly. The defaults are the cameras of the built-in heads (distance 8, a
     picture 3.2 high at the origin); DreamFusion's are closer, with wider lenses and elevations from -10 to 90."""
 
+    cameras: str = "drawn"
+    """Where the cameras are: drawn (anew for each step), or fixed (the same throughout, evenly around, alternately at a
+    third and two thirds of the elevation)."""
     azimuth: tuple[float, float] = (-180.0, 180.0)
     """Cameras: from and to, in degrees; 0 looks at the face, 90 at its left ear."""
     elevation: tuple[float, float] = (-10.0, 30.0)
@@ -131,7 +139,8 @@ class CameraSettings:
         self.check_settings()
 
     def check_settings(self) -> None:
-        """Raise ValueError for ranges without cameras."""
+        """Raise ValueError for an unknown place, and for ranges without cameras."""
+        check_names(self, cameras=PLACES)
         limits = {"azimuth": (-360, 360), "elevation": (-89, 89), "distance": (1e-3, math.inf), "fov": (1, 179)}
         for name, (low, high) in limits.items():
             first, last = getattr(self, name)
@@ -193,7 +202,7 @@ class SceneSettings(
 
     LEAST = {
         "fine": 0, **dict.fromkeys(("views", "samples", "views_at_once", "resolution", "levels"), 1),
-        **dict.fromkeys(("log2_hashmap_size", "octaves"), 1),
+        **dict.fromkeys(("log2_hashmap_size", "octaves", "fit_steps", "fit_rays"), 1),
     }  # fmt: skip
     POSITIVE = frozenset({
         "lr", "lr_background", "orientation", "sparsity", "opacity", "z_variance", "ambient", "diffuse", "light_up",
@@ -204,16 +213,30 @@ class SceneSettings(
     """dense (the same number of samples on each ray), or packed (samples only where a scene has density: for scenes of
     many samples; on CUDA by nerfacc if it works there)."""
     background: str = "learned"
-    """What is behind a scene: white, gray, black, random (another colour each step) or learned (a small network)."""
+    """What is behind a scene: white, gray, black, random (another colour each step), learned (a small network) or plain
+    (one learned colour)."""
     interaction: str = "scenes"
     """What repels: scenes (N scenes seen by one camera), or views (one scene's views, as in the authors' released
     program)."""
     views: int = 1
     """V, cameras a step, which all scenes share."""
+    view_noise: str = "own"
+    """The first noise of a scene's views: own (independent), or alike (the same and mirror-symmetric: views begin with
+    the same colours, and no view begins with a side)."""
     views_at_once: int | None = None
     """Views of a scene that are rendered with gradient at once (default: all); fewer need less memory."""
     resolution: int | None = None
     """Pixels a side that are rendered, and enlarged to the prior's (default: the prior's)."""
+    optimiser: str = "adam"
+    """How a scene follows its pictures' gradients: adam (a step of Adam along them) or fit (regression on the pictures'
+    denoised estimates)."""
+    fit_steps: int = 10
+    """fit: steps of Adam for each set of estimates; the first takes 4 times as many, the last 6 times."""
+    fit_lead: float = 0.25
+    """fit: share of the run, from its start, in which only the views straight from the front and the back are fitted; a
+    side view does not say which side it shows, so the others begin with what the scene shows from there."""
+    fit_rays: int = 2048
+    """fit: rays in each of these steps, drawn from all views."""
     lr: float = 0.01
     """Adam's learning rate for the scenes."""
     lr_background: float = 0.001
@@ -221,7 +244,16 @@ class SceneSettings(
 
     def check_settings(self) -> None:
         """Raise ValueError, in one sentence, for a value that cannot run."""
-        check_names(self, interaction=INTERACTIONS, renderer=RENDERERS, background=BACKGROUNDS)
+        check_names(
+            self,
+            interaction=INTERACTIONS,
+            renderer=RENDERERS,
+            background=BACKGROUNDS,
+            optimiser=OPTIMISERS,
+            view_noise=VIEW_NOISES,
+        )
         self.check_numbers()
+        if not 0 <= self.fit_lead <= 1:
+            raise ValueError(f"fit_lead is {self.fit_lead}; give a share of the run from 0 to 1.")
         for part in (FieldSettings, RenderSettings, CameraSettings, LightSettings):
             part.check_settings(self)
