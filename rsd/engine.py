@@ -133,9 +133,10 @@ def distill(
             eps_theta = spread.cat(partial(predict, prior, z_t, t, present(condition)))
             r = eps_theta - reference(z_t, t, eps, eps_theta)
         noise.keep(eps_theta)
-        # Repel: r - gamma sigma_t R (Eq. 7, 13); SVGD also averages r. Nothing outside the window.
+        # Repel: gamma sigma_t R (Eq. 7, 13). Nothing outside the window.
         push = interaction.push(z, z_t, timesteps[step], step, prior.schedule, spread)
-        # Backpropagate to theta, fit the data, take a step; then the reference learns from the new particles.
+        # Backpropagate r - gamma sigma_t R to theta, fit the data, take a step (SVGD also averages r); then the
+        # reference learns from the new particles.
         losses = particles.step(push.apply(r), t, push.average)
         losses = {**losses, **reference.learn(particles.render(), step)}
         yield Record.of(step, timesteps[step], spread, residual=r, push=push.pushed, force=push.force, losses=losses)

@@ -75,7 +75,7 @@ def lines(request: Config) -> list[str]:
     return [
         head,
         *(f"  {key:<{widths[0]}}  {value:<{widths[1]}}  {where}" for key, value, where in rows),
-        *notes(options),
+        *notes(options, chosen_prior=request.prior is not None),
     ]
 
 
@@ -117,7 +117,10 @@ def format_value(value: Any) -> str:
     return "none" if value is None or value == "" else f"{value:g}" if isinstance(value, float) else str(value)
 
 
-def notes(options: Restore | TextToImage | TextTo3D) -> list[str]:
-    """Return a note if the settings were tuned for another task or prior."""
-    note = restore.borrowed_note(options) if isinstance(options, Restore) else ""
-    return [f"note: {note}"] if note else []
+def notes(options: Restore | TextToImage | TextTo3D, *, chosen_prior: bool) -> list[str]:
+    """Return notes: that the settings were tuned for another task or prior, and, without --prior, that ``rsd restore``
+    takes another one for photographs."""
+    if not isinstance(options, Restore):
+        return []
+    other = "" if chosen_prior else "For photographs `rsd restore` takes another prior; add --prior photos."
+    return [f"note: {note}" for note in (restore.borrowed_note(options), other) if note]

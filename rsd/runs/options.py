@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal, Self
 
-from rsd.priors import over_heads
+from rsd.priors import over_heads, takes_any_size
 from rsd.runs.flags import Flag, fields_of
 from rsd.runs.settings import shard
 from rsd.runs.words import expected, unknown_name
@@ -303,7 +303,9 @@ def features_of(features: str, prior: str) -> str:
     """Return the name of the feature map, with "auto" resolved."""
     if features != "auto":
         return features
-    return "heads" if over_heads(prior) else "facebook/dino-vits16"
+    if over_heads(prior):
+        return "heads"
+    return "pixels" if takes_any_size(prior) else "facebook/dino-vits16"
 
 
 @dataclass(kw_only=True)

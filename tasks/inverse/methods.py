@@ -377,9 +377,16 @@ def check_method(name: str) -> None:
         raise unknown_name("method", name, tuple(METHODS), SYNONYMS)
     own = find_object(name, what="method", example="my_methods:Projection")
     if not (isinstance(own, type) and dataclasses.is_dataclass(own) and callable(getattr(own, "step", None))):
-        raise ValueError(f'The method "{name}" is not a dataclass with a method step(move); see docs/extend.md.')
+        raise ValueError(f'The method "{name}" is not a dataclass with a method step(transition); see docs/extend.md.')
+    if missing := [field.name for field in dataclasses.fields(own) if no_default(field)]:
+        raise ValueError(f'The hyper-parameter {missing[0]} of the method "{name}" has no default; give it one.')
     facts = {fact: getattr(own, fact) for fact in OWN_FACTS if hasattr(own, fact)}
     METHODS[name] = type(own.__name__, (Sampler,), {**facts, "sampler": own})
+
+
+def no_default(field: dataclasses.Field) -> bool:
+    """Return whether a field of a dataclass must be given."""
+    return field.init and field.default is field.default_factory is dataclasses.MISSING
 
 
 OWN_FACTS = ("what", "works", "uses", "space", "linear", "through", "descends", "follows")

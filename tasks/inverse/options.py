@@ -212,8 +212,8 @@ class Restore(TaskOptions, Settings, RunOptions, PriorOptions, FeatureOptions, S
     """The images are clean: degrade them, restore them, score the result."""
 
     preset: int | None = None
-    """Settings for that many steps: proximal-guidance 20, 30, 50, 100, 200 or 1000; rlsd 50, 100, 200 or 1000, with
-    the exact x-step (heads: masks, super-resolution; default: the packaged settings)."""
+    """Packaged settings for that many steps; a wrong number lists those that the task, prior and method have. On heads:
+    proximal-guidance 20, 30, 50, 100, 200, 1000; rlsd 50, 100, 200, 1000 (default: the packaged settings)."""
 
     propose: bool = False
     """scratches: only write what the detector takes for scratches to --out (default: runs/masks)."""

@@ -1,8 +1,10 @@
-"""RLSD and its variants (Algorithm 1; Eq. 20, 21).
+"""RLSD and its variants (Algorithm 1; Eq. 20, 21): the steps of the particles.
 
-With images x beside latents z (RLSD, NonRepuls, Hybrid):
+With images x beside latents z (RLSD, NonRepuls, Hybrid), a step of Algorithm 1 is
+    z_t = alpha_t z + sigma_t eps, r = eps_theta(z_t, t) - eps - gamma sigma_t R    rsd/engine.py; R: rsd/repulsion.py
     z-step: Adam on 1/2 mean((x - D(z))^2) + lambda sigma_t/alpha_t mean(r z)
-    x-step: Adam on 1/2 mean((y - f(x))^2) + rho 1/2 mean((x - D(z))^2), D(z) after the z-step, detached
+    x-step: Adam on 1/2 mean((y - f(x))^2) + rho 1/2 mean((x - D(z))^2), D(z) after the z-step, detached;
+            or its minimiser (x_step "exact": operators.linear.nearest)
 Latents only (NonAug, Latent RED-diff, RED-diff, SVGD):
     z-step: Adam on 1/2 mean((y - f(D(z)))^2) + lambda sigma_t/alpha_t mean(r z)
 
@@ -10,7 +12,8 @@ For a flow-matching prior sigma_t/alpha_t reaches 999 and more near pure noise; 
 :data:`rsd.schedule.MOST_NOISE`, its value for Stable Diffusion at the last timestep.
 
 Means run over one particle's entries, so no particle depends on how many there are. The x-step's D(z) is the decode
-that the next z-step needs anyway, so it is done then: L + 1 decodes instead of 2 L with the same results.
+that the next z-step needs anyway, so the x-step is done at the start of the next step: L + 1 decodes instead of 2 L
+with the same results.
 """
 
 from __future__ import annotations
@@ -144,9 +147,9 @@ class LatentParticles:
     ):  # fmt: skip
         self.prior, self.operator, self.y, self.weights, self.spread = prior, operator, y, weights, spread
         self.z = Leaves(start(prior, "z", prior.latent_shape, spread, stream), lr=weights.lr_z, betas=BETAS, eps=EPS)
-        self.x: Images | None = None
+        self.augmented: Images | None = None
         if augmented:
-            self.x = Images(start(prior, "x", image_shape(prior), spread, stream), operator, y, weights)
+            self.augmented = Images(start(prior, "x", image_shape(prior), spread, stream), operator, y, weights)
         self.last_decoded: dict[int, torch.Tensor] = {}  # D(z) of the last step, by row
 
     def render(self) -> torch.Tensor:
@@ -157,39 +160,39 @@ class LatentParticles:
         """Do a step of Algorithm 1: the pending x-step, then the z-step. Return each loss's mean over particles. An
         x-step is counted with the z-step that follows it."""
         schedule, lambda_ = self.prior.schedule, self.weights.lambda_
-        weight = min(lambda_ * schedule.sigma(t) / schedule.alpha(t), lambda_ * schedule.most)
-        x_moves = self.x is not None and bool(self.x.pending)
+        prior_weight = min(lambda_ * schedule.sigma(t) / schedule.alpha(t), lambda_ * schedule.most)
+        x_moves = self.augmented is not None and bool(self.augmented.pending)
 
         def work(rows: slice) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
             z = self.z[rows].requires_grad_()
             # The only decode of this step.
             decoded = self.prior.decode(z)
-            if self.x is None:
+            if self.augmented is None:
                 # The data term of z: y through the decoder.
                 self.last_decoded |= dict(zip(range(rows.start, rows.stop), decoded.detach(), strict=True))
                 fit = data_loss(self.operator, decoded, self.y)
                 losses = {"data": fit}
             else:
                 # The pending x-step, towards y and D(z). Then the data term of z: the coupling to that x.
-                self.x.x_step(decoded.detach(), rows)
-                fit = self.x.coupling(decoded, rows)
-                losses = {"coupling": fit, **({"data": self.x.data[rows]} if x_moves else {})}
+                self.augmented.x_step(decoded.detach(), rows)
+                fit = self.augmented.coupling(decoded, rows)
+                losses = {"coupling": fit, **({"data": self.augmented.data[rows]} if x_moves else {})}
             (gradient,) = torch.autograd.grad(fit.sum(), z)
-            losses["prior"] = weight * particle_mean(r[rows] * z.detach())
+            losses["prior"] = prior_weight * particle_mean(r[rows] * z.detach())
             return gradient, {name: loss.detach().sum() for name, loss in losses.items()}
 
         parts = self.spread.each(work)
         # The z-step. SVGD averages the gradient of the data term too, as it did the residual before the repulsion.
-        c = torch.tensor(weight, dtype=r.dtype, device=r.device) / r[0].numel()
-        self.z.descend(average(torch.cat([gradient for gradient, _ in parts])) + c * r)
-        if self.x is not None:
-            self.x.mark_pending()
+        scale = torch.tensor(prior_weight, dtype=r.dtype, device=r.device) / r[0].numel()  # the gradient of its mean
+        self.z.descend(average(torch.cat([gradient for gradient, _ in parts])) + scale * r)
+        if self.augmented is not None:
+            self.augmented.mark_pending()
         return means([losses for _, losses in parts], self.spread.n)
 
     def images(self) -> torch.Tensor:
         """Return x [N, 3, H, W]; without x, D(z) from the start of the last step, which is already decoded."""
-        if self.x is not None:
-            return self.x.x.values
+        if self.augmented is not None:
+            return self.augmented.x.values
         return (
             torch.stack([self.last_decoded[row] for row in range(self.spread.n)])
             if self.last_decoded
@@ -204,19 +207,19 @@ class LatentParticles:
     def finish(self) -> torch.Tensor:
         """Return the result [N, 3, H, W]: x after its last x-step, which takes one more decode without gradient;
         without x, D(z)."""
-        if self.x is None:
+        if self.augmented is None:
             return self.spread.cat(self.decoded)
-        images = self.x
+        images = self.augmented
         if images.pending:
             self.spread.each(lambda rows: images.x_step(self.decoded(rows), rows))
         return images.x.values
 
     def state(self) -> dict[str, Any]:
         """Return the checkpoint."""
-        return {**self.z.state("z"), **(self.x.state() if self.x is not None else {})}
+        return {**self.z.state("z"), **(self.augmented.state() if self.augmented is not None else {})}
 
     def load_state(self, state: dict[str, Any]) -> None:
         """Continue from :meth:`state`."""
         self.z.load_state(state, "z")
-        if self.x is not None:
-            self.x.load_state(state)
+        if self.augmented is not None:
+            self.augmented.load_state(state)

@@ -104,5 +104,11 @@ def test_the_method_runs_by_its_module_and_name(prior, monkeypatch):
     assert answers.isfinite().all()
     with pytest.raises(ValueError, match="page_method:torch.* is not a dataclass with a method step"):
         rsd.restore(f(x), f, prior=prior, method="page_method:torch")
+    run(
+        "from dataclasses import make_dataclass\nBare = make_dataclass('Bare', ['eta'], namespace={'step': print})",
+        "bare_method",
+    )
+    with pytest.raises(ValueError, match='hyper-parameter eta of the method "bare_method:Bare" has no default'):
+        rsd.restore(f(x), f, prior=prior, method="bare_method:Bare")
     with pytest.raises(ValueError, match='has no hyper-parameter "zeta"'):
         rsd.restore(f(x), f, prior=prior, method="page_method:Projection", hyper=("zeta=1",))

@@ -307,3 +307,9 @@ def test_a_prior_of_one_size_restores_larger_pictures_too(tiny_folder, tmp_path,
     assert answers(tmp_path / "blur")[0].shape == values.shape
     assert main(["restore", "photo.png", "--kernel", "kernel.npy", "--fit", "crop", *fixed, "--out", "crop"]) == 0
     assert answers(tmp_path / "crop")[0].shape == (16, 16, 3)
+
+
+@pytest.mark.parametrize("words", [["--task", "denoise"], ["--task", "jpeg", "--method", "rlsd"], ["--mask", "alpha"]])
+def test_photographs_are_compared_by_pixels_which_needs_no_network(tmp_path, words):
+    options, _ = parse([str(tmp_path), "--prior", "photos", "--draw", "8", *words])
+    assert options.features_name == "pixels"

@@ -36,7 +36,10 @@ class Measurement(Denoiser):
 
     def norms(self, result: StepResult) -> dict[str, torch.Tensor]:
         """Return the misfit of the decoded denoised estimates."""
-        assert result.x is not None, "a posterior sampler decodes its estimates"
+        if result.x is None:
+            raise ValueError(
+                "The step of a posterior sampler returns the decoded estimate too: StepResult(z, clean, x)."
+            )
         return {"misfit": norm(self.misfit(result.x))}
 
 
