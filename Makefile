@@ -25,10 +25,10 @@ demo: $(VENV)/ready  ## a scratched photograph and a half-hidden face, restored 
 ifneq ($(PHOTOS),)
 	$(BIN)/python -m scripts.scratched --out $(DEMO)/scratched
 	$(BIN)/rsd restore $(DEMO)/scratched/photo.png --mask $(DEMO)/scratched/mask.png --out $(DEMO)/photo
-	@echo "look at $(DEMO)/photo/grid.png and particles/00.png"
+	@echo "look at $(DEMO)/photo/estimate.png, the answer of least error, and grid.png"
 endif
-	$(BIN)/rsd heads --out $(DEMO)/heads --number 1 --first 9
-	$(BIN)/rsd restore $(DEMO)/heads/head-0009.png --clean --task inpaint_half_face --out $(DEMO)/restored
+	$(BIN)/rsd heads --out $(DEMO)/heads --number 1 --first 8
+	$(BIN)/rsd restore $(DEMO)/heads/head-0008.png --clean --task inpaint_half_face --out $(DEMO)/restored
 	@echo "look at $(DEMO)/restored/grid.png, spread.png and evolution.gif"
 
 # Without coverage, which takes a third more time: `make test COVERAGE=1` reports it.
