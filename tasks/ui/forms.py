@@ -137,6 +137,11 @@ def brush_for(picture: str | None) -> gr.Brush | None:
         return None
 
 
+def _file_of(payload: Any) -> str | None:
+    """Return the uploaded file; None without one."""
+    return payload.path if payload else None
+
+
 def restore(driver: Driver, *, several: bool = False) -> Form:
     """Return the fields of a restoration; ``several``: with two methods."""
     tab = "compare" if several else "restore"
@@ -147,7 +152,7 @@ def restore(driver: Driver, *, several: bool = False) -> Form:
                 elem_id=f"{tab}-picture", buttons=[],
             )  # fmt: skip
             # the file as it is: what is no picture is reported by the check of uploads
-            picture.preprocess = lambda payload: payload.path if payload else None
+            picture.preprocess = _file_of  # type: ignore[method-assign, unused-ignore]
         with gr.Column(min_width=280):
             tasks = [(f"{name}: {spoken(what)}", name) for name, (what, _) in TASK.items() if name not in LEFT_OUT]
             task = gr.Dropdown(tasks, value=FIRST, label="What happened to it", filterable=True)
