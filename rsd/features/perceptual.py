@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import pickle
 from collections.abc import Callable, Sequence
-from pathlib import Path
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import nn
+
+from rsd.hub.cache import cached_weights
 
 Layers = Callable[[torch.Tensor], Sequence[torch.Tensor]]
 
@@ -86,15 +86,7 @@ def lpips_network(*, device: str | torch.device = "cpu") -> Any:
         raise ImportError(
             f"LPIPS needs the package lpips and a torchvision built for this torch: pip install 'rsd[lpips]' ({error})."
         ) from error
-    try:
-        weights = torch.hub.load_state_dict_from_url(
-            ALEXNET, map_location="cpu", progress=False, check_hash=True, weights_only=True
-        )
-    except (OSError, RuntimeError, pickle.UnpicklingError) as error:
-        folder = Path(torch.hub.get_dir()) / "checkpoints"
-        raise FileNotFoundError(
-            f"LPIPS needs AlexNet's weights, which are not available: put {ALEXNET} into {folder} ({error})."
-        ) from error
+    weights = cached_weights(ALEXNET, "LPIPS needs AlexNet's weights, which are", check_hash=True)
     network = lpips.LPIPS(net="alex", pnet_rand=True, verbose=False)
     for part in network.net.children():
         for name, layer in part.named_children():

@@ -12,13 +12,13 @@ alpha and beta are learnt and sum to 1. Pictures whose shorter side exceeds 256 
 
 from __future__ import annotations
 
-import pickle
 from collections.abc import Iterator
-from pathlib import Path
 
 import torch
 import torch.nn.functional as F
 from torch import nn
+
+from rsd.hub.cache import cached_weights
 
 VGG16 = "https://download.pytorch.org/models/vgg16-397923af.pth"
 DISTS = "https://github.com/photosynthesis-team/piq/releases/download/v0.4.1/dists_weights.pt"
@@ -92,22 +92,9 @@ def pooled(x: torch.Tensor) -> torch.Tensor:
 def dists_network(*, device: str | torch.device = "cpu") -> Dists:
     """Load DISTS, frozen. Raise FileNotFoundError with the remedy if one of its two files of weights is missing."""
     network = Dists()
-    vgg, own = weights(VGG16, check_hash=True), weights(DISTS)
+    what = "DISTS needs weights that are"
+    vgg, own = cached_weights(VGG16, what, check_hash=True), cached_weights(DISTS, what)
     for number, layer in network.features.items():
         layer.load_state_dict({k: vgg[f"features.{number}.{k}"] for k in layer.state_dict()})
     network.alpha, network.beta = own["alpha"].detach(), own["beta"].detach()
     return network.eval().requires_grad_(False).to(device)
-
-
-def weights(url: str, *, check_hash: bool = False) -> dict[str, torch.Tensor]:
-    """Return the tensors of a file in PyTorch's cache, which is downloaded if it is missing."""
-    try:
-        found: dict[str, torch.Tensor] = torch.hub.load_state_dict_from_url(
-            url, map_location="cpu", progress=False, check_hash=check_hash, weights_only=True
-        )
-    except (OSError, RuntimeError, pickle.UnpicklingError) as error:
-        folder = Path(torch.hub.get_dir()) / "checkpoints"
-        raise FileNotFoundError(
-            f"DISTS needs weights that are not available: put {url} into {folder} ({error})."
-        ) from error
-    return found

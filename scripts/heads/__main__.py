@@ -207,15 +207,23 @@ def _ship_flow(pipe: DiffusionPipeline, folder: Path) -> None:
     (folder / "vae" / "diffusion_pytorch_model.safetensors").unlink()
 
 
-def run_few_evaluation(o: Heads) -> None:
-    """Measure the prompt agreement of the four-step flow prior in ``out``. Writes "flow-few" to figures.json and
-    flow-few-samples.png to ``work``."""
+def _flow_networks(
+    o: Heads, name: str
+) -> tuple[ResNetForImageClassification, StableDiffusionPipeline, StableDiffusion3Pipeline]:
+    """Load the classifier, "heads", and a flow prior in ``out``, which has the autoencoder of "heads"."""
     judge = ResNetForImageClassification.from_pretrained(o.out / "classifier", dtype=torch.float32).eval()
     heads = StableDiffusionPipeline.from_pretrained(o.out / "latent", safety_checker=None, dtype=torch.float32)
     heads.vae.register_to_config(shift_factor=0.0)
     pipe = StableDiffusion3Pipeline.from_pretrained(
-        o.out / "flow-few", vae=heads.vae, text_encoder_3=None, tokenizer_3=None, dtype=torch.float32
+        o.out / name, vae=heads.vae, text_encoder_3=None, tokenizer_3=None, dtype=torch.float32
     )
+    return judge, heads, pipe
+
+
+def run_few_evaluation(o: Heads) -> None:
+    """Measure the prompt agreement of the four-step flow prior in ``out``. Writes "flow-few" to figures.json and
+    flow-few-samples.png to ``work``."""
+    judge, _, pipe = _flow_networks(o, "flow-few")
     pairs = evaluate.prompts(o.flow_prompts)
     images = evaluate.sample(
         pipe, [text for text, _ in pairs], 1.0, len(few.GRID) - 1, sigmas=list(few.GRID[:-1]), height=64, width=64,
@@ -229,12 +237,7 @@ def run_few_evaluation(o: Heads) -> None:
 def run_flow_evaluation(o: Heads) -> None:
     """Measure the prompt agreement of the half-precision flow prior in ``out`` and of "heads", on the same prompts with
     the same number of network passes. Writes "flow" to figures.json and flow-samples.png to ``work``."""
-    judge = ResNetForImageClassification.from_pretrained(o.out / "classifier", dtype=torch.float32).eval()
-    heads = StableDiffusionPipeline.from_pretrained(o.out / "latent", safety_checker=None, dtype=torch.float32)
-    heads.vae.register_to_config(shift_factor=0.0)
-    pipe = StableDiffusion3Pipeline.from_pretrained(
-        o.out / "flow", vae=heads.vae, text_encoder_3=None, tokenizer_3=None, dtype=torch.float32
-    )
+    judge, heads, pipe = _flow_networks(o, "flow")
     pairs = evaluate.prompts(o.flow_prompts)
     texts, told = [text for text, _ in pairs], [told for _, told in pairs]
     images = evaluate.sample(pipe, texts, height=64, width=64, max_sequence_length=0)

@@ -7,6 +7,7 @@ batches are enough; the others are eps - z.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -23,6 +24,15 @@ SHARD = 500  # heads per shard
 EACH = 4  # captions, noise levels and noises per head
 FIRST_SHARDS, STEPS_PER_SHARD = 2, 100  # shards at the start, and steps per further shard
 LIVE = 0.25  # share of a batch with targets eps - z
+
+
+def kept(file: Path, make: Callable[[], dict[str, torch.Tensor]]) -> dict[str, torch.Tensor]:
+    """Return the tensors of ``file``, which ``make`` computes if it is missing. The file is whole or not there."""
+    if not file.exists():
+        torch.save(make(), file.with_suffix(".tmp"))
+        file.with_suffix(".tmp").rename(file)
+    found: dict[str, torch.Tensor] = torch.load(file, weights_only=True)
+    return found
 
 
 @torch.no_grad()
@@ -111,11 +121,7 @@ class Shards:
         return torch.lerp(z, eps, s[:, None, None, None]), s, pooled, v
 
     def _shard(self, number: int) -> dict[str, torch.Tensor]:
-        file = self.folder / f"targets-{number:04d}.pt"
-        if not file.exists():
-            torch.save(self._made(number), file.with_suffix(".tmp"))
-            file.with_suffix(".tmp").rename(file)
-        return torch.load(file, weights_only=True)
+        return kept(self.folder / f"targets-{number:04d}.pt", lambda: self._made(number))
 
     def _made(self, number: int) -> dict[str, torch.Tensor]:
         """Render, encode and ask `heads`."""

@@ -23,6 +23,7 @@ from transformers import CLIPTextModelWithProjection, CLIPTokenizer
 from rsd.heads.data import head_at
 from scripts.heads.fit import averaged, fit, hold
 from scripts.heads.flow import words
+from scripts.heads.flow.data import kept
 from scripts.heads.flow.network import assemble, build_transformer, one_token, pooled_states, velocity
 from scripts.heads.flow.train import WORD_STEPS, optimiser
 from scripts.heads.latent import sample_caption
@@ -77,11 +78,7 @@ class Paths:
         self.pooled, self.paths = (torch.cat([part[name] for part in parts]) for name in ("pooled", "paths"))
 
     def _shard(self, number: int) -> dict[str, torch.Tensor]:
-        file = self.folder / f"paths-{number:04d}.pt"
-        if not file.exists():
-            torch.save(self._made(number), file.with_suffix(".tmp"))
-            file.with_suffix(".tmp").rename(file)
-        return torch.load(file, weights_only=True)
+        return kept(self.folder / f"paths-{number:04d}.pt", lambda: self._made(number))
 
     @torch.no_grad()
     def _made(self, number: int) -> dict[str, torch.Tensor]:
