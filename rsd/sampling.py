@@ -151,8 +151,8 @@ class Transition(Generic[G]):
 
 
 @dataclass(frozen=True)
-class Coupling:
-    """The effect of the interaction on the local particles ``rows``.
+class Push:
+    """What the repulsion adds to a step of the local particles ``rows``.
 
     ``eps``, ``z``, ``clean``: changes of the predicted noise, and thereby of z at the next level and of the estimate.
     ``change``: the change that the record contains. ``log_ratio`` [rows]: the log density of the step without the
@@ -207,9 +207,9 @@ class Method:
         decoded: torch.Tensor = given.prior.decode(z)
         return decoded
 
-    def couple(
+    def push(
         self, transition: Transition[Any], result: StepResult, interaction: Interaction, spread: Spread
-    ) -> Coupling | None:
+    ) -> Push | None:
         """Return the repulsion of the particles after :meth:`step`; None if there is none."""
         now, then = transition.now, transition.then
         fresh = then.sigma if self.renoises else fresh_noise(now, then, self.eta)
@@ -219,7 +219,7 @@ class Method:
 def repel(
     transition: Transition[Any], result: StepResult, interaction: Interaction, spread: Spread,
     *, fresh: float, purpose: str | None = None,
-) -> Coupling | None:  # fmt: skip
+) -> Push | None:  # fmt: skip
     """Push the denoised estimates apart, as the engine pushes particles (Eq. 13):
 
         eps_i  <-  eps_i - gamma sigma_t R_i / alpha_t,     R_i = - grad log sum_{j != i} k(phi_i, phi_j)
@@ -248,16 +248,16 @@ def repel(
         eps = eps * (0.5 * fresh_noise(now, then, 1.0) / length.clamp_min(1e-12)).clamp(max=1.0)
     z, clean = share * eps, -now.sigma / now.alpha * eps
     noise = transition.noise(purpose)[rows] if purpose and fresh > 0 else None
-    return Coupling(rows, eps, z, clean, z, force, log_ratio(z, noise, fresh))
+    return Push(rows, eps, z, clean, z, force, log_ratio(z, noise, fresh))
 
 
-def log_ratio(push: torch.Tensor, noise: torch.Tensor | None, fresh: float) -> torch.Tensor:
-    """Return log N(z; m, s^2) - log N(z; m + push, s^2) for z = m + push + s noise, float64 [n]; NaN without noise.
+def log_ratio(change: torch.Tensor, noise: torch.Tensor | None, fresh: float) -> torch.Tensor:
+    """Return log N(z; m, s^2) - log N(z; m + change, s^2) for z = m + change + s noise, float64 [n]; NaN without noise.
 
-    ``push``, ``noise``: [n, ...]; ``fresh``: s."""
+    ``change``, ``noise``: [n, ...]; ``fresh``: s."""
     if noise is None:
-        return torch.full((len(push),), math.nan, dtype=torch.float64, device=push.device)
-    d = (push / fresh).double().flatten(1)
+        return torch.full((len(change),), math.nan, dtype=torch.float64, device=change.device)
+    d = (change / fresh).double().flatten(1)
     return -(d * noise.double().flatten(1)).sum(1) - 0.5 * d.square().sum(1)
 
 
@@ -305,13 +305,13 @@ class Chain:
         self.extra: dict[str, torch.Tensor] = {}
         self.log_weights = torch.zeros(spread.n, dtype=torch.float64)
 
-    def take(self, result: StepResult, coupling: Coupling | None) -> None:
-        """Set the particles to the result of a transition and its coupling."""
+    def take(self, result: StepResult, push: Push | None) -> None:
+        """Set the particles to the result of a transition and its push apart."""
         self.z, self.clean, self.x, self.extra = result.z, result.clean, result.x, result.extra
-        if coupling is not None:
-            self.z[coupling.rows] += coupling.z
-            self.clean[coupling.rows] += coupling.clean
-            self.log_weights[coupling.rows.cpu()] += coupling.log_ratio.cpu()
+        if push is not None:
+            self.z[push.rows] += push.z
+            self.clean[push.rows] += push.clean
+            self.log_weights[push.rows.cpu()] += push.log_ratio.cpu()
 
     @torch.no_grad()
     def decoded(self, z: torch.Tensor) -> torch.Tensor:
@@ -356,9 +356,9 @@ def sample(
         with torch.no_grad():
             norms = given.norms(result)
         # Repel the particles.
-        coupling = method.couple(whole, result, interaction, spread)
-        chain.take(result, coupling)
-        change, force = (coupling.change, coupling.force) if coupling else (None, None)
+        push = method.push(whole, result, interaction, spread)
+        chain.take(result, push)
+        change, force = (push.change, push.force) if push else (None, None)
         yield Record.of(step, now.t, spread, residual=drift, push=change, force=force, norms=norms)
 
 

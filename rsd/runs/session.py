@@ -197,13 +197,13 @@ def progress_bar(steps: int, name: str, *, done: int) -> Iterator[Listener]:
 def _bar_figures(record: Record) -> dict[str, Any]:
     """Return the first loss and the repulsion relative to the residual, for the progress bar."""
     first = dict(list(record.losses.items())[:1])
-    return {**first, "repulsion": f"{record.ratio:.2f}"}
+    return {**first, "repulsion ratio": f"{record.ratio:.2f}"}
 
 
 def _line_figures(record: Record) -> dict[str, str]:
     """Return the same and the residual, for a progress line."""
     first = {name: f"{loss:.3g}" for name, loss in list(record.losses.items())[:1]}
-    return {**first, "residual": f"{record.residual:.3g}", "repulsion": f"{record.ratio:.2f}"}
+    return {**first, "residual": f"{record.residual:.3g}", "repulsion ratio": f"{record.ratio:.2f}"}
 
 
 @contextmanager

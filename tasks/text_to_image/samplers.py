@@ -26,10 +26,10 @@ from rsd.repulsion import Interaction
 from rsd.runs.run import Run as BaseRun
 from rsd.sampling import (
     Chain,
-    Coupling,
     Denoiser,
     Level,
     Method,
+    Push,
     StepResult,
     Transition,
     levels,
@@ -126,11 +126,11 @@ class Ancestral(Method):
         clean = transition.clean(transition.z, eps)
         return StepResult(transition.ddim(clean, eps, eta=1.0, purpose="ancestral"), clean)
 
-    def couple(
+    def push(
         self, transition: Transition[Any], result: StepResult, interaction: Interaction, spread: Spread
-    ) -> Coupling | None:
+    ) -> Push | None:
         """Return the potential's force; the record has its share of the prior's eps."""
-        pushed = super().couple(transition, result, self.kind(interaction), spread)
+        pushed = super().push(transition, result, self.kind(interaction), spread)
         return pushed and replace(pushed, change=pushed.eps)
 
 

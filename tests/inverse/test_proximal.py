@@ -169,21 +169,21 @@ def test_repulsion_changes_the_estimate_and_what_follows_from_it(method):
     sampler, interaction = load_method(method), Interaction(gamma=1e-3, embed=lambda z: z)
     clean = move.now.alpha * move.z
     spread = Spread([0, 1])
-    coupling = sampler.couple(move, StepResult(move.z, clean), interaction, spread)
-    assert coupling is not None
+    push = sampler.push(move, StepResult(move.z, clean), interaction, spread)
+    assert push is not None
     R, _ = repulsion(lambda z: z, clean, torch.tensor([[0, 1]]), spread)
     now, then = move.now, move.then
     eps = -1e-3 * now.sigma / now.alpha * R
-    torch.testing.assert_close(coupling.clean, -now.sigma / now.alpha * eps)
-    apart = (clean[0] - clean[1]) @ (coupling.clean[0] - coupling.clean[1])
+    torch.testing.assert_close(push.clean, -now.sigma / now.alpha * eps)
+    apart = (clean[0] - clean[1]) @ (push.clean[0] - push.clean[1])
     assert float(apart) > 0
     if sampler.renoises:
-        torch.testing.assert_close(coupling.z, then.alpha * coupling.clean)
+        torch.testing.assert_close(push.z, then.alpha * push.clean)
     else:
         noise = move.epsilon(move.z)
         before = move.ddim(move.clean(move.z, noise), noise, sampler.eta)
         after = move.ddim(move.clean(move.z, noise + eps), noise + eps, sampler.eta)
-        torch.testing.assert_close(coupling.z, after - before)
+        torch.testing.assert_close(push.z, after - before)
 
 
 def test_auto_is_what_the_packaged_files_say():
@@ -201,7 +201,7 @@ def test_a_push_is_at_most_half_the_noise_of_its_step():
     move, close = step_of(500, 300, sigma_v=0.1), torch.tensor([[0.0, 0.0], [1e-3, 0.0]], dtype=torch.float64)
     method, result = ProximalGuidance(), StepResult(torch.zeros(2, 2, dtype=torch.float64), close)
     weak, strong = (
-        method.couple(move, result, Interaction(gamma=gamma, embed=lambda z: z), Spread([0, 1])) for gamma in (1e-6, 4)
+        method.push(move, result, Interaction(gamma=gamma, embed=lambda z: z), Spread([0, 1])) for gamma in (1e-6, 4)
     )
     most = 0.5 * fresh_noise(move.now, move.then, 1.0)
     torch.testing.assert_close(strong.z.square().mean(1).sqrt(), torch.full((2,), most, dtype=torch.float64))

@@ -107,7 +107,8 @@ def test_restorations_print_their_steps_and_images(method, photos, tiny_folder, 
     said = capsys.readouterr().out
     for name in ("a.png", "b.png"):
         line = (
-            rf"\n{name}: step 3 of 5, \w+ [\d.e+-]+, residual [\d.e+-]+, repulsion 0.00, 3 s so far, about 2 s left\n"
+            rf"\n{name}: step 3 of 5, \w+ [\d.e+-]+, residual [\d.e+-]+, repulsion ratio 0.00, "
+            r"3 s so far, about 2 s left\n"
         )
         assert re.search(line, said)
     # the images' own clock: a second each for their start, and for what the steps of the first have asked

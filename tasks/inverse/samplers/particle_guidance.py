@@ -8,7 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 
 from rsd.repulsion import Interaction
-from rsd.sampling import Coupling, StepResult
+from rsd.sampling import Push, StepResult
 from rsd.spread import Spread
 
 from .dps import DPS
@@ -19,8 +19,6 @@ from .guidance import Transition
 class ParticleGuidance(DPS):
     """DPS's ``zeta`` and ``eta``; the potential's weight gamma and window are the run's settings."""
 
-    def couple(
-        self, transition: Transition, result: StepResult, interaction: Interaction, spread: Spread
-    ) -> Coupling | None:
+    def push(self, transition: Transition, result: StepResult, interaction: Interaction, spread: Spread) -> Push | None:
         """Return the potential's update; the record reports how far it moves z_s."""
-        return super().couple(transition, result, replace(interaction, kind="potential"), spread)
+        return super().push(transition, result, replace(interaction, kind="potential"), spread)
