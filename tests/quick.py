@@ -7,6 +7,7 @@ network.
 from __future__ import annotations
 
 import copy
+from collections import OrderedDict
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -17,6 +18,7 @@ import torch
 from PIL import Image
 
 _LOADED: dict[Any, Any] = {}
+_PLAIN = (dict, OrderedDict, list, set)
 
 
 def _key(call: Callable, folder: Path, rest: Any) -> Any:
@@ -31,9 +33,7 @@ def _clone(x: Any, seen: dict[int, Any]) -> Any:
         return seen[id(x)]
     if isinstance(x, torch.nn.Module):
         seen[id(x)] = new = x.__class__.__new__(x.__class__)
-        own = {
-            name: copy.copy(value) if isinstance(value, (dict, list, set)) else value for name, value in vars(x).items()
-        }
+        own = {name: value.copy() if type(value) in _PLAIN else value for name, value in vars(x).items()}
         for kind in ("_parameters", "_buffers", "_modules"):
             own[kind] = {name: _clone(value, seen) for name, value in own[kind].items()}
         vars(new).update(own)
