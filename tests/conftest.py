@@ -2,26 +2,64 @@
 
 from __future__ import annotations
 
+import copy
 import functools
+import gc
 import json
 import os
 import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["HF_HOME"] = tempfile.mkdtemp(prefix="rsd-test-hub-")
 
+gc.set_threshold(50_000, 20, 20)  # with the default, 700, a tenth of the suite goes into walking the libraries' objects
+
 import torch  # noqa: E402
 
 torch.set_num_threads(1)
+
+CACHED: dict[tuple, Any] = {}
+
+
+def load_once(load: Callable) -> Callable:
+    """Let ``load_model`` read each saved network once, and copy it afterwards, which takes half of the time. Files that
+    a test replaces are read again, and an error is never kept."""
+
+    @functools.wraps(load)
+    def loaded(kind, name, folder, *, what, dtype, part="", **options):
+        files = sorted((folder / part).iterdir()) if folder and (folder / part).is_dir() else ()
+        stats = tuple((file, file.stat().st_mtime_ns, file.stat().st_size) for file in files)
+        key = (kind, name, what, dtype, stats, *sorted(options.items()))
+        if not stats or sum(size for *_, size in stats) > 4e6:
+            return load(kind, name, folder, what=what, dtype=dtype, part=part, **options)
+        if key not in CACHED:
+            CACHED[key] = load(kind, name, folder, what=what, dtype=dtype, part=part, **options)
+        return copy.deepcopy(CACHED[key])
+
+    return loaded
 
 
 def pytest_runtest_setup(item: pytest.Item) -> None:
     if item.get_closest_marker("cuda") and not torch.cuda.is_available():
         pytest.skip("there is no CUDA device")
+
+
+@pytest.fixture(autouse=True, scope="session")
+def networks_are_read_once() -> Iterator[None]:
+    """See :func:`load_once`; ``rsd.hub.weights.load_model`` itself, which tests/hub tests, reads files as ever."""
+    import rsd.features
+    import rsd.features.tiny_decoder
+    import rsd.priors.parts
+
+    with pytest.MonkeyPatch.context() as patch:
+        for module in (rsd.features, rsd.features.tiny_decoder, rsd.priors.parts):
+            patch.setattr(module, "load_model", load_once(module.load_model))
+        yield
 
 
 @pytest.fixture(autouse=True)
