@@ -9,7 +9,7 @@ import pytest
 from tests.quick import quick_commands
 
 
-@pytest.fixture(scope="session", autouse=True)
+@pytest.fixture(scope="module", autouse=True)
 def quick() -> Iterator[None]:
     with quick_commands():
         yield
