@@ -105,7 +105,7 @@ def restored(ensemble: Ensemble, model: Path) -> dict[str, torch.Tensor]:
     from rsd.tasks.inverse.operators import make_operator
     from rsd.tasks.inverse.run import Decoded, Run, Settings
 
-    prior, settings = new_prior(model), Settings(particles=N, steps=4, gamma=6.0)
+    prior, settings = new_prior(model), Settings(particles=N, steps=3, gamma=6.0)
     y = torch.linspace(-1, 1, 3 * 64).view(1, 3, 8, 8)
     run = Run(
         prior, make_operator("sr2", size=16), y, settings, embed=Decoded(prior, Pixels()), ensemble=ensemble, image="a"
@@ -114,14 +114,14 @@ def restored(ensemble: Ensemble, model: Path) -> dict[str, torch.Tensor]:
 
 
 def drawn(method: str, **settings: object) -> Callable[[Ensemble, Path], dict[str, torch.Tensor]]:
-    """Draw a prompt by a method."""
+    """Draw a prompt by a method, in two steps: the second one uses what the first one has learned."""
 
     def case(ensemble: Ensemble, model: Path) -> dict[str, torch.Tensor]:
         from rsd.tasks.text_to_image import distillation, samplers
 
         module = samplers if method == "particle-guidance" else distillation
         prior = new_prior(model)
-        chosen = module.Settings(method=method, particles=N, steps=4, gamma=2.0, guidance=2.0, **settings)
+        chosen = module.Settings(method=method, particles=N, steps=2, gamma=2.0, guidance=2.0, **settings)
         run = module.Run(prior, "red", chosen, embed=lambda z: prior.decode(z).flatten(1), ensemble=ensemble)
         found = finished(run)
         learned = getattr(getattr(run, "reference", None), "parameters", [])
@@ -139,8 +139,8 @@ def scenes(interaction: str) -> Callable[[Ensemble, Path], dict[str, torch.Tenso
         from rsd.tasks.text_to_3d.distillation import Run
         from rsd.tasks.text_to_3d.options import Settings
 
-        scenes = dict(grid=(4, 8), samples=8, fine=0, views=2, lr=0.05, interaction=interaction)
-        settings = Settings(method="vsd", particles=N, steps=3, gamma=5.0, lr_phi=1e-2, **scenes)
+        scenes = dict(grid=(3, 6), samples=6, fine=0, views=2, lr=0.05, interaction=interaction)
+        settings = Settings(method="vsd", particles=N, steps=2, gamma=5.0, lr_phi=1e-2, **scenes)
         prior = new_prior(model)
         run = Run(prior, "red", settings, embed=lambda z: prior.decode(z).flatten(1), ensemble=ensemble)
         found, whole = finished(run), run.collect_scenes()

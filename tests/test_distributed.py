@@ -78,7 +78,7 @@ def test_processes_find_what_one_finds(forked, tiny_folder, tmp_path, ranks):
             torch.testing.assert_close(found[0][name]["z"], alone["z"], rtol=1e-12, atol=1e-12)
             torch.testing.assert_close(found[0][name]["records"], alone["records"], rtol=1e-6, atol=1e-6)
     for one in found:  # what travels are features and a few numbers
-        pixels, steps, numbers = 3 * 16 * 16, 4, 5
+        pixels, steps, numbers = 3 * 16 * 16, 3, 5
         assert one["restored"]["bytes"] == {
             "features": steps * N * pixels * 4,
             "sums": ((steps - 1) * numbers + numbers - 1) * 2 * 8,  # a mean and its weight each; no data loss at first

@@ -307,9 +307,9 @@ def test_python_keeps_what_the_command_keeps(restore, photo, tiny_folder):
 
 
 def test_pictures_of_a_prompt_are_the_command_s(tmp_path):
-    prompt, flags = "a man with a beard", ["--method", "ancestral", "--steps", "4", "--draw", "3", "--keep", "2"]
+    prompt, flags = "a man with a beard", ["--method", "ancestral", "--steps", "2", "--draw", "3", "--keep", "2"]
     assert main(["text-to-image", prompt, *flags, "--out", str(tmp_path / "out")]) == 0
-    drawn = rsd.text_to_image(prompt, method="ancestral", steps=4, draw=3, keep=2)
+    drawn = rsd.text_to_image(prompt, method="ancestral", steps=2, draw=3, keep=2)
     found = metrics(tmp_path / "out")["selection"]
     assert drawn.selection.kept == found["kept"] and found["features"] == "heads"
     assert levels(drawn.images) == levels(particles(tmp_path / "out"))

@@ -7,6 +7,7 @@ cheek) are drawn independently, so that the visible half of a face does not dete
 from __future__ import annotations
 
 import math
+from bisect import bisect_right
 from dataclasses import dataclass
 
 import numpy as np
@@ -37,6 +38,8 @@ PROBABILITIES: dict[str, tuple[float, ...]] = {
     "left_cheek": (0.5, 0.25, 0.25),
     "right_cheek": (0.5, 0.25, 0.25),
 }
+
+_CUMULATIVE = {a: (np.cumsum(chances) / np.cumsum(chances)[-1]).tolist() for a, chances in PROBABILITIES.items()}
 
 VIEWS = ("front view", "side view", "back view")
 
@@ -84,7 +87,11 @@ class Head:
 
 def sample_values(rng: np.random.Generator) -> dict[str, str]:
     """Draw every attribute independently, except that only men have beards."""
-    values = {a: str(rng.choice(options, p=PROBABILITIES.get(a))) for a, options in ATTRIBUTES.items()}
+    # As rng.choice(options, p=...) draws, whose conversion and checks of its arguments take most of its time.
+    values = {
+        a: options[bisect_right(_CUMULATIVE[a], rng.random()) if a in _CUMULATIVE else rng.integers(len(options))]
+        for a, options in ATTRIBUTES.items()
+    }
     if values["beard"] == "full":
         values["person"] = "man"
     return values
@@ -132,6 +139,7 @@ _SEEN_FROM: dict[str, tuple[tuple[float, float, float], float]] = {
     "left_cheek": ((0.55, -0.1, 0.82), 0.4),
     "right_cheek": ((-0.55, -0.1, 0.82), 0.4),
 }
+_NORMALS = {a: (np.array(n) / np.linalg.norm(n), least) for a, (n, least) in _SEEN_FROM.items()}
 ON_FACE = tuple(attribute for attribute, (normal, _) in _SEEN_FROM.items() if normal[2] > 0.5)
 """Attributes that are visible only if the face is: those on the front of a head, not the ears."""
 
@@ -139,9 +147,9 @@ ON_FACE = tuple(attribute for attribute, (normal, _) in _SEEN_FROM.items() if no
 def visible(values: dict[str, str], camera: Camera) -> dict[str, bool]:
     """Return which attributes are visible from this camera."""
     seen = {a: True for a in ATTRIBUTES}
-    for attribute, (normal, least) in _SEEN_FROM.items():
-        n = np.array(normal) / np.linalg.norm(normal)
-        seen[attribute] = bool(n @ camera.direction > least)
+    direction = camera.direction
+    for attribute, (normal, least) in _NORMALS.items():
+        seen[attribute] = bool(normal @ direction > least)
     if values["glasses"] == "sun":
         seen["left_eye"] = seen["right_eye"] = False
     if values["hair"] == "bald" and not (values["beard"] == "full" and seen["beard"]):

@@ -114,23 +114,36 @@ def needs(prior: Any, embed: Any, condition: Any, *, lean: bool, through: Sequen
     """Measure the bytes per particle by a dry run (see :func:`plan`). Raises the errors of networks without support."""
     prior, embed, condition = to_meta((prior, embed, condition))
     save_memory(lean, prior, embed)
+    epsilon = max(of_prediction(prior, condition), of_chain(prior, condition, through))
+    graph, pull = of_features(prior, embed) if embed else (0, 0)
+    return Need(epsilon, graph, pull, of_chain(prior, condition, ("decode",)), state)
 
-    def z() -> torch.Tensor:
-        return torch.empty(1, *prior.latent_shape, dtype=prior.dtype, device="meta")
 
-    def epsilon(z: torch.Tensor) -> torch.Tensor:
-        return prior.epsilon(z, prior.schedule.T // 2, condition)
+def of_prediction(prior: Any, condition: Any) -> int:
+    """Return the peak of the prediction without its gradient; for a prior on the device "meta", as those below."""
+    with torch.no_grad(), Bytes() as count:
+        prior.epsilon(_latent(prior), prior.schedule.T // 2, condition)
+    return count.peak
+
+
+def of_chain(prior: Any, condition: Any, through: Sequence[str]) -> int:
+    """Return the peak of the gradient through these of the prior's functions, one after another; 0 without any."""
 
     def chain(x: torch.Tensor) -> torch.Tensor:
         for name in through:
-            x = epsilon(x) if name == "epsilon" else getattr(prior, name)(x)
+            x = prior.epsilon(x, prior.schedule.T // 2, condition) if name == "epsilon" else getattr(prior, name)(x)
         return x
 
-    with torch.no_grad(), Bytes() as guess:
-        epsilon(z())
-    chained = _differentiated(chain, z())[1] if through else 0
-    graph, pull = _differentiated(embed, z()) if embed else (0, 0)
-    return Need(max(guess.peak, chained), graph, pull, _differentiated(prior.decode, z())[1], state)
+    return _differentiated(chain, _latent(prior))[1] if through else 0
+
+
+def of_features(prior: Any, embed: Any) -> tuple[int, int]:
+    """Return the bytes of the features' graph, and the peak of its vector-Jacobian product."""
+    return _differentiated(embed, _latent(prior))
+
+
+def _latent(prior: Any) -> torch.Tensor:
+    return torch.empty(1, *prior.latent_shape, dtype=prior.dtype, device="meta")
 
 
 def _differentiated(network: Callable[[torch.Tensor], torch.Tensor], z: torch.Tensor) -> tuple[int, int]:

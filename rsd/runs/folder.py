@@ -20,6 +20,7 @@ import zlib
 from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
+from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -452,19 +453,12 @@ def _finite(value: Any) -> Any:
 
 def provenance(*, seed: int, model: str, revision: str | None = None, device: str = "cpu") -> dict[str, Any]:
     """Return the origin of a run: versions, machine, device, model, seed, command and commit."""
-    packages = ("torch", "diffusers", "transformers", "accelerate", "numpy")
-    versions: dict[str, str | None] = {}
-    for name in packages:
-        try:
-            versions[name] = version(name)
-        except PackageNotFoundError:
-            versions[name] = None
     from rsd import __version__
 
     return {
         "rsd": __version__,
         "commit": _commit(),
-        "versions": {"python": platform.python_version(), **versions},
+        "versions": {"python": platform.python_version(), **_versions()},
         "platform": platform.platform(),
         "device": device,
         "model": model,
@@ -475,6 +469,19 @@ def provenance(*, seed: int, model: str, revision: str | None = None, device: st
     }
 
 
+@cache
+def _versions() -> dict[str, str | None]:
+    """Return the versions of the packages that compute a run; None for one that is not installed."""
+    versions: dict[str, str | None] = {}
+    for name in ("torch", "diffusers", "transformers", "accelerate", "numpy"):
+        try:
+            versions[name] = version(name)
+        except PackageNotFoundError:
+            versions[name] = None
+    return versions
+
+
+@cache  # a process runs the code that it started with, also for its later runs
 def _commit() -> str | None:
     """Return the commit of this package's checkout, with "+" if there are changes; None outside a checkout."""
     here = Path(__file__).parents[1]

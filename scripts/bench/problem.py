@@ -128,11 +128,13 @@ def cosines(problem: Problem, cheap: Sequence[Cheap]) -> dict[Cheap, float]:
         z, sigma = run.particles.render(), prior.schedule.sigma(t)
         eps = run.stream.noise("diffusion", prior.latent_shape, range(run.settings.particles), step).to(z)
         z_t = prior.schedule.alpha(t) * z + sigma * eps
-        exact.append(sigma * _force(run, z_t))
+        force = _force(run, z_t)
+        exact.append(sigma * force)
         for name, other in compared.items():
             interaction = other.settings.interaction
             acts = interaction.active(t, prior.schedule.T, len(z)) and step % interaction.every == 0
-            R = interaction.every * _force(other, z_t) if acts else torch.zeros_like(z)
+            one = force if name in FIELDS else _force(other, z_t)  # those only leave out steps
+            R = interaction.every * one if acts else torch.zeros_like(z)
             others[name].append(sigma * R)
         next(steps)
     whole = torch.stack(exact).flatten()

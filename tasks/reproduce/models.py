@@ -11,10 +11,10 @@ import torch
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from rsd import architectures
+from rsd import architectures, memory
 from rsd.features import ViT, load_features
 from rsd.hub import built_in_folder, quietly
-from rsd.memory import Need, needs
+from rsd.memory import Need
 from rsd.memory import meta as dryrun
 from rsd.memory.meta import to_meta
 from rsd.priors import load_prior, over_heads
@@ -155,16 +155,33 @@ def learned_flops(name: str, dtype: str) -> float:
     return 4.0 * count.get_total_flops()  # predict; forward; backward in inputs and in weights
 
 
-@cache
 def memory_of(
     name: str, dtype: str, features: str | None, guided: bool, through: tuple[str, ...] = ()
 ) -> Need:  # fmt: skip
     """Return the bytes that one particle takes beside the weights (see :mod:`rsd.memory`). ``through``: the networks
     that a method differentiates in one graph."""
-    prior = prior_of(name, dtype)
-    network = features_of(features) if features else None
-    embed = None if network is None else lambda z: network(prior.decode(z))
-    return needs(prior, embed, condition_of(name, dtype, guided), lean=False, through=through)
+    epsilon = max(bytes_of_prediction(name, dtype, guided), bytes_of_chain(name, dtype, guided, through))
+    graph, pull = bytes_of_features(name, dtype, features) if features else (0, 0)
+    return Need(epsilon, graph, pull, bytes_of_chain(name, dtype, False, ("decode",)))
+
+
+@cache
+def bytes_of_prediction(name: str, dtype: str, guided: bool) -> int:
+    """Return the peak of a prior's prediction without its gradient."""
+    return memory.of_prediction(prior_of(name, dtype), condition_of(name, dtype, guided))
+
+
+@cache
+def bytes_of_chain(name: str, dtype: str, guided: bool, through: tuple[str, ...]) -> int:
+    """Return the peak of the gradient through these of a prior's functions."""
+    return memory.of_chain(prior_of(name, dtype), condition_of(name, dtype, guided), through)
+
+
+@cache
+def bytes_of_features(name: str, dtype: str, features: str) -> tuple[int, int]:
+    """Return the bytes of the graph of a decoded latent's features, and the peak of its vector-Jacobian product."""
+    prior, network = prior_of(name, dtype), features_of(features)
+    return memory.of_features(prior, lambda z: network(prior.decode(z)))
 
 
 def weights_of(prior: Prior) -> int:

@@ -146,7 +146,12 @@ def place_labels(figure: Figure, axis: Axes, labels: Sequence[Annotation]) -> No
         return 10 * (overlap + outside) + within + 0.02 * float(np.hypot(*offset))
 
     for label in labels:
-        best = min(OFFSETS, key=lambda offset: cost(label, offset))
+        best, least = OFFSETS[0], math.inf
+        for offset in OFFSETS:
+            if 0.02 * float(np.hypot(*offset)) > least + 1e-9:
+                continue  # its distance alone costs more; layout of text is slow
+            if (found := cost(label, offset)) < least:
+                best, least = offset, found
         label.set_position(best)
         taken.append(label.get_window_extent())
 

@@ -7,10 +7,21 @@ import pytest
 import yaml
 
 from rsd.cli import main
+from rsd.tasks.calibrate import scoring
 from rsd.tasks.calibrate.command import main as calibrate
 from rsd.tasks.calibrate.options import Calibrate
+from tests.calibrate.pictures import remembered
 
 ARGUMENTS = ["--heads", "1", "-n", "2", "--steps", "4", "--methods", "proximal-guidance", "--gammas", "0,8"]
+
+
+@pytest.fixture(scope="module", autouse=True)
+def few_renders():
+    """Render every head once, and take four reference points for the test of coverage instead of 64."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(scoring, "picture", remembered)
+        patch.setattr(scoring, "REFERENCES", 4)
+        yield
 
 
 @pytest.fixture(scope="module")
@@ -53,7 +64,7 @@ def test_other_heads_in_the_same_folder_are_refused(out):
 
 
 def test_shards_restore_and_write_no_table(tmp_path, capsys):
-    assert calibrate([*ARGUMENTS, "--out", str(tmp_path), "--shard", "1/2"]) == 0
+    assert calibrate([*ARGUMENTS, "--steps", "1", "--out", str(tmp_path), "--shard", "1/2"]) == 0
     assert [path.name for path in (tmp_path / "cells").iterdir()] == ["inpaint_half_face-proximal-guidance-gamma-8"]
     assert not (tmp_path / "calibration.json").exists()
 

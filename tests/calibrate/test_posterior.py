@@ -1,14 +1,22 @@
 """The exact posterior of hidden attributes."""
 
+import functools
+
 import numpy as np
 import pytest
 import torch
 
-from rsd.heads.agreement import picture
 from rsd.heads.attributes import ATTRIBUTES, log_probability, sample_values
 from rsd.heads.data import head_at
-from rsd.tasks.calibrate.posterior import by_rejection, check_by_drawing, exact, read_values
+from rsd.tasks.calibrate import posterior as calibrated
+from rsd.tasks.calibrate.posterior import read_values
 from rsd.tasks.inverse.operators import make_operator, measure
+from tests.calibrate.pictures import remembered as picture
+
+exact, by_rejection, check_by_drawing = (
+    functools.partial(function, show=picture)
+    for function in (calibrated.exact, calibrated.by_rejection, calibrated.check_by_drawing)
+)
 
 
 def half(head, sigma_v=0.001):

@@ -30,7 +30,7 @@ def pictures(heads):
 
 
 def test_the_autoencoder_keeps_the_face(prior):
-    x = pictures([head_at("test", k, "frontal") for k in range(16)])
+    x = pictures([head_at("test", k, "frontal") for k in range(4)])
     with torch.no_grad():
         y = prior.decode(prior.encode(x))
     assert float(psnr(y, x).mean()) > 33
@@ -49,13 +49,13 @@ def share_right(judge, images, told):
 
 
 def test_the_classifier_reads_real_renders(judge):
-    heads = [head_at("test", k) for k in range(120)]
+    heads = [head_at("test", k) for k in range(24)]
     told = [{a: h[a] for a, seen in visible(h.values, h.camera).items() if seen} for h in heads]
     assert min(share_right(judge, pictures(heads), told).values()) > 0.95
 
 
 @torch.no_grad()
-def ddim(prior, texts, steps=25, guidance=3.0):
+def ddim(prior, texts, steps=8, guidance=3.0):
     """Return a deterministic sample of each prompt, [len(texts), 3, 64, 64]."""
     condition = joined([prior.condition(text, guidance=guidance) for text in texts])
     seeds = map(torch.Generator().manual_seed, range(len(texts)))
@@ -70,13 +70,13 @@ def ddim(prior, texts, steps=25, guidance=3.0):
 
 
 def test_samples_obey_their_prompts(prior, judge):
-    heads = [head_at("test", k, "frontal") for k in range(14)]
+    heads = [head_at("test", k, "frontal") for k in range(6)]
     told = [{a: h[a] for a, seen in visible(h.values, h.camera).items() if seen} for h in heads]
     texts = [caption(h.values, set(t), "front view") for h, t in zip(heads, told, strict=True)]
     shares = share_right(judge, ddim(prior, texts), told)
     assert set(shares) == set(ATTRIBUTES)
     assert np.mean(list(shares.values())) > 0.93
-    assert min(shares.values()) > 0.75
+    assert min(shares.values()) > 0.75  # at most one of six is wrong
 
 
 def test_the_features_tell_heads_apart_and_differentiate():

@@ -90,48 +90,53 @@ def test_each_call_of_the_estimate_sees_the_picture_turned_another_way():
     assert prior.seen == [0, 1, 2]
 
 
+def spread(run):
+    """Return the samples of a run after all its steps, and their standard deviation, mean over the entries."""
+    for _ in run.steps():
+        pass
+    x = run.finish()
+    return x, float(x.std(0).mean())
+
+
 @pytest.mark.parametrize("sigma_v", [0.5, 0.15])
 def test_denoising_samples_the_posterior(sigma_v):
-    y = torch.tensor([[0.8, -0.2, 0.5]], dtype=torch.float64)
+    """Of 40 independent entries, so that few particles show their mean and their spread."""
+    y = torch.linspace(-0.9, 0.9, 40, dtype=torch.float64)[None]
     problem = given(Denoise(), y, sigma_v)
     settings = Settings(
-        method="diffpir", particles=4000, sigma_v=sigma_v, steps=24, hyper=("start=1", "calls=1", "stop=0.01")
+        method="diffpir", particles=300, sigma_v=sigma_v, steps=24, hyper=("start=1", "calls=1", "stop=0.01")
     )
     run = run_class("diffpir")(problem.prior, problem.operator, y, settings)
     share = VARIANCE / (VARIANCE + sigma_v**2)
     torch.testing.assert_close(run.estimate, share * y, rtol=0.03, atol=0)  # of the nearest timestep
-    for _ in run.steps():
-        pass
-    x = run.finish()
+    x, found = spread(run)
     deviation = (share * sigma_v**2) ** 0.5
-    torch.testing.assert_close(x.mean(0), share * y[0], rtol=0, atol=0.08 * deviation)
-    assert float(x.std(0).mean()) == pytest.approx(deviation, rel=0.12)
+    off = x.mean(0) - share * y[0]
+    assert abs(float(off @ y[0] / (y @ y[0]))) < 0.03 * share  # no pull to 0 or to y
+    assert float(off.square().mean().sqrt()) < 0.08 * deviation  # by chance 0.06
+    assert found == pytest.approx(deviation, rel=0.12)
 
 
-@pytest.mark.parametrize(("given_hyper", "ratio"), [((), 0.62), (("zeta=0.3", "boost=1.2"), 1.0)])
+@pytest.mark.parametrize(("given_hyper", "ratio"), [((), 0.62), (("zeta=0.3", "boost=1.2"), 0.97)])
 @pytest.mark.parametrize("width", [0.05, 0.2])
 def test_few_steps_have_the_posterior_s_spread_with_boost(width, given_hyper, ratio):
     """Nothing is measured, and particles begin at the mean with noise of 0.5: the prior is the posterior."""
-    prior = GaussianMixture(torch.zeros(1, 3, dtype=torch.float64), width**2)
-    blind = Start(torch.zeros(1, 3, dtype=torch.float64))
+    prior = GaussianMixture(torch.zeros(1, 40, dtype=torch.float64), width**2)
+    blind = Start(torch.zeros(1, 40, dtype=torch.float64))
     hyper = ("start=0.5", "stop=0.01", *given_hyper)
-    settings = Settings(method="diffpir", particles=2000, sigma_v=0.1, steps=8, hyper=hyper)
+    settings = Settings(method="diffpir", particles=150, sigma_v=0.1, steps=8, hyper=hyper)
     run = run_class("diffpir")(prior, blind, torch.zeros(1, 1, dtype=torch.float64), settings)
-    for _ in run.steps():
-        pass
-    assert float(run.finish().std(0).mean()) / width == pytest.approx(ratio, abs=0.06)
+    assert spread(run)[1] / width == pytest.approx(ratio, abs=0.06)
 
 
 def test_boost_widens_denoised_samples():
-    y = torch.tensor([[0.8, -0.2, 0.5]], dtype=torch.float64)
+    y = torch.linspace(-0.9, 0.9, 40, dtype=torch.float64)[None]
     problem = given(Denoise(), y, 0.2)
     share = VARIANCE / (VARIANCE + 0.2**2)
     found = []
     for boost in (1.0, 1.3):
         hyper = ("start=0.2", "calls=1", "stop=0.02", f"boost={boost}")
-        settings = Settings(method="diffpir", particles=2000, sigma_v=0.2, steps=8, hyper=hyper)
+        settings = Settings(method="diffpir", particles=150, sigma_v=0.2, steps=8, hyper=hyper)
         run = run_class("diffpir")(problem.prior, problem.operator, y, settings)
-        for _ in run.steps():
-            pass
-        found.append(float(run.finish().std(0).mean()) / (share * 0.2**2) ** 0.5)
+        found.append(spread(run)[1] / (share * 0.2**2) ** 0.5)
     assert found == pytest.approx([0.75, 0.96], abs=0.06)

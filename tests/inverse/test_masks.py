@@ -60,7 +60,9 @@ def test_random_mask_hides_80_percent_of_the_pixels_in_all_channels():
 
 @pytest.mark.parametrize("size", [32, 64, 256])
 def test_freeform_masks_cover_10_to_20_percent(size):
-    covered = torch.tensor([1 - float(freeform_mask(size, seed=seed).float().mean()) for seed in range(50)])
+    covered = torch.tensor(
+        [1 - float(freeform_mask(size, seed=seed).float().mean()) for seed in range(50 if size < 256 else 12)]
+    )
     assert covered.min() >= 0.10 and covered.max() <= 0.20
     assert covered.max() - covered.min() > 0.05
 

@@ -51,7 +51,7 @@ def test_every_method_restores_from_it(method, scanner, request):
     x = torch.rand(1, 3, prior.image_size, prior.image_size, generator=torch.Generator().manual_seed(0)) * 2 - 1
     y = measure(f, x, 0.01, seed=0)
     settings = Settings(
-        method=method, particles=2, steps=8, sigma_v=0.01, hyper=SMALL.get(method, ()), gamma=0.1, lr_x=0.1, lr_z=0.1
+        method=method, particles=2, steps=3, sigma_v=0.01, hyper=SMALL.get(method, ()), gamma=0.1, lr_x=0.1, lr_z=0.1
     )
     run = run_class(method)(prior, f, y, settings, embed=lambda z: z.flatten(1))
     list(run.steps())

@@ -122,7 +122,7 @@ def test_the_flow_s_density_is_that_of_its_jacobian():
 def test_the_fitted_flow_is_the_posterior_of_a_gaussian(blur):
     known = gaussian(sigma_v=0.3)
     settings = Settings(
-        method="score-prior", particles=500, steps=150, sigma_v=0.3,
+        method="score-prior", particles=400, steps=100, sigma_v=0.3,
         hyper=("batch=32", "ode=10", "layers=4", "hidden=32", "lr=0.02", f"blur={blur}"),
     )  # fmt: skip
     run = run_class("score-prior")(known.prior, known.operator, known.y, settings)

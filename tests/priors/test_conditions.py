@@ -74,7 +74,7 @@ def test_the_engine_asks_for_each_particle_s_own(prior, guidance, chunk):
 
 @pytest.mark.parametrize("kind", [LoraScore, UNetScore])
 @pytest.mark.parametrize("chunk", [None, 2])
-def test_a_learned_score_has_them_too(prior, kind, chunk):
+def test_a_learned_score_has_them_too(prior, small_networks, kind, chunk):
     """Its prediction for a particle equals that for the prompt alone, before and after it has learned."""
     z = noise((4, 8, 8), seed=0, purpose="z", particles=range(3)).double()
     score = kind(prior, lambda: each(prior), Spread(range(3), Memory(chunk)), Stream(0), lr=1e-2)

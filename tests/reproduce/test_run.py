@@ -11,11 +11,13 @@ from dataclasses import replace
 
 import pytest
 import torch
+from PIL import Image
 
 from rsd import hub, metrics
 from rsd.cli import main
 from rsd.media import read_image
 from rsd.tasks.reproduce import run as module
+from rsd.tasks.reproduce.experiments import find
 from rsd.tasks.reproduce.experiments.entry import Claim, Entry, Row
 from rsd.tasks.reproduce.options import Reproduce
 from rsd.tasks.reproduce.plan import Plan, plan
@@ -150,7 +152,16 @@ def test_text_to_image_and_3d(entry, heads_pixels, tmp_path):
     assert page.count("data:image/webp") == (3 if entry is DRAWN else 4)  # strips, a film; for scenes two turntables
 
 
-def test_an_experiment_from_the_command_line(tmp_path, capsys):
+@pytest.fixture
+def unplotted(monkeypatch):
+    """Replace the toy's plots, which tests/toy draws, by a grey picture."""
+    for plot in ("collapse_plot", "scatter_plot"):
+        monkeypatch.setattr(f"rsd.tasks.toy.plots.{plot}", lambda found, path: Image.new("L", (24, 24)).save(path))
+
+
+def test_an_experiment_from_the_command_line(tmp_path, capsys, monkeypatch, unplotted):
+    toy = find("fig30")
+    monkeypatch.setattr(module, "find", lambda name: replace(toy, rows=(toy.rows[0], *toy.rows[3:5])))
     out = tmp_path / "toy"
     command = ["reproduce", "fig30", "--seed", "7", "--out", str(out), "--steps"]
     assert main([*command, "2"]) == 0
@@ -173,7 +184,7 @@ def test_data_that_every_row_requires(tmp_path, capsys):
     assert not out.exists()
 
 
-def test_data_may_be_given_later(tmp_path, monkeypatch, capsys):
+def test_data_may_be_given_later(tmp_path, monkeypatch, capsys, unplotted):
     toy = Entry("fig30", "Fig. 0", "Toys.", (Row("a", {"gammas": (0,)}),), (), "toy", "", ())
     monkeypatch.setattr(module, "find", lambda name: toy)
     out, faces = tmp_path / "toy", tmp_path / "faces"
@@ -232,7 +243,7 @@ def test_all_experiments(tmp_path, monkeypatch):
     assert "no figures" in (tmp_path / "all" / "report.html").read_text(encoding="utf-8")
 
 
-def test_the_summary_does_not_shrink_when_interrupted(tmp_path, monkeypatch):
+def test_the_summary_does_not_shrink_when_interrupted(tmp_path, monkeypatch, unplotted):
     toys = tuple(
         Entry(name, "Fig. 0", "Toys.", (Row("a", {"gammas": (0,)}), Row("b", {"gammas": (1,)})), (), "toy", "", ())
         for name in ("first", "second")
@@ -253,7 +264,7 @@ def test_the_summary_does_not_shrink_when_interrupted(tmp_path, monkeypatch):
     assert [row["name"] for row in found] == ["first", "second"]
 
 
-def test_shards_share_the_runs(tmp_path, monkeypatch, capsys):
+def test_shards_share_the_runs(tmp_path, monkeypatch, capsys, unplotted):
     again = Entry("again", "Fig. 0", "Again.", DRAWN.rows, DRAWN.claims, DRAWN.command, DRAWN.data)
     toys = Entry("toys", "Fig. 0", "Toys.", (Row("a", {"gammas": (0,)}), Row("b", {"gammas": (1,)})), (), "toy", "", ())
     monkeypatch.setattr(module, "ENTRIES", (DRAWN, again, toys))
@@ -270,7 +281,7 @@ def test_shards_share_the_runs(tmp_path, monkeypatch, capsys):
     assert main([*base, "--shard", "2/2"]) == 2
 
 
-def test_a_shard_reports_what_it_skips(tmp_path, capsys):
+def test_a_shard_reports_what_it_skips(tmp_path, capsys, unplotted):
     toys = Entry("toys", "Fig. 0", "Toys.", (Row("a", {"gammas": (0,)}),), (), "toy", "", ())
     lost = Entry("lost", "Fig. 0", "Lost.", (Row("none", {**HALF, "method": "nonsense"}),), ())
     options = Reproduce(name="all", steps=2, shard="0/1")

@@ -32,7 +32,6 @@ def go(tiny_folder, tmp_path, small_networks):
     ("command", "flags"),
     [
         ("text-to-image", ("--gamma", "5")),
-        ("text-to-image", ("--gamma", "5", "--method", "sds")),
         ("text-to-image", ("--gamma", "5", "--method", "particle-guidance")),
         ("text-to-3d", ()),
         ("text-to-3d", ("--method", "vsd", "--views", "2", "--lr-phi", "0.01", "--renderer", "packed")),

@@ -54,36 +54,37 @@ def test_what_is_asked_later_is_what_would_have_been_made_at_once(make, kind, mo
 
 
 def test_asked_for_the_same_nothing_is_done(make, monkeypatch, capsys):
-    _, out = make("red dog")
+    _, out = make("red dog", steps=1)
     before = {f: f.stat().st_mtime_ns for f in out.rglob("*.*")}
     monkeypatch.setattr("rsd.runs.head.load_scorers", lambda *a, **k: pytest.fail("a network was loaded"))
-    assert make("red dog", "--resume")[0] == 0
+    assert make("red dog", "--resume", steps=1)[0] == 0
     assert capsys.readouterr().out.endswith(f"already done in {out}\n")
     assert {f: f.stat().st_mtime_ns for f in out.rglob("*.*")} == before
 
 
 def test_only_what_differs_is_made(make, monkeypatch):
-    _, out = make("red dog")
+    _, out = make("red dog", steps=1)
     before = {f: f.stat().st_mtime_ns for f in out.rglob("*.*")}
     monkeypatch.setattr("rsd.runs.head.load_scorers", lambda *a, **k: pytest.fail("a network was loaded"))
-    assert make("red dog", "--resume", "--mesh-threshold", "1e9")[0] == 0
+    assert make("red dog", "--resume", "--mesh-threshold", "1e9", steps=1)[0] == 0
     found = metrics(out)
     assert found["meshes"] == [None, None] and "no surface at density 1e+09" in found["reasons"]["meshes"]
     assert set(found["reasons"]) == {"meshes", "agreement", "janus"} and found["outputs"]["turntable"] == 3
     later = {f: f.stat().st_mtime_ns for f in out.rglob("*.*")}
     assert {f.name for f in before if before[f] != later.get(f)} == {"metrics.json", "mesh.glb", "viewer.html"}
-    assert make("red dog", "--resume", "--mesh-threshold", "0.5")[0] == 0
+    assert make("red dog", "--resume", "--mesh-threshold", "0.5", steps=1)[0] == 0
     assert set(metrics(out)["reasons"]) == {"agreement", "janus"} and None not in metrics(out)["meshes"]
 
 
 def test_a_run_without_its_scenes_is_an_error(make, capsys):
     """Older versions of rsd wrote no scenes.safetensors, and no flags in metrics.json."""
-    _, out = make("red dog", "--turntable", "36", "--mesh-resolution", "96", "--size", "16")
+    _, out = make("red dog", "-n", "1", "--turntable", "36", "--mesh-resolution", "96", "--size", "16", steps=1)
     (out / "scenes.safetensors").unlink()
     old = {k: v for k, v in metrics(out).items() if k != "outputs"}
     (out / "metrics.json").write_text(json.dumps(old))
     capsys.readouterr()
-    assert make("red dog", "--resume", "--turntable", "36", "--mesh", "obj", "--mesh-resolution", "96")[0] == 0
+    again = ("-n", "1", "--resume", "--turntable", "36", "--mesh", "obj", "--mesh-resolution", "96")
+    assert make("red dog", *again, steps=1)[0] == 0
     message = capsys.readouterr()
     assert f"{out} has no scenes.safetensors (older versions of rsd kept none), so its pictures, meshes" in message.err
     assert "already done" in message.out and metrics(out) == old and not (out / "scenes" / "00" / "mesh.obj").exists()
@@ -92,10 +93,10 @@ def test_a_run_without_its_scenes_is_an_error(make, capsys):
 def test_janus_as_an_older_version_counted_it_is_measured_again(make, monkeypatch, capsys):
     """It is measured again on the kept scenes. Older versions counted all scenes for Janus, whatever their fronts."""
     monkeypatch.setattr(scoring, "over_heads", lambda name: True)
-    _, out = make("red dog", "--div-features", "auto")
+    _, out = make("red dog", "--div-features", "auto", steps=1)
     whole = metrics(out)
     (out / "metrics.json").write_text(json.dumps({k: v for k, v in whole.items() if k != "face_front"} | {"janus": 0}))
-    assert make("red dog", "--div-features", "auto", "--resume")[0] == 0
+    assert make("red dog", "--div-features", "auto", "--resume", steps=1)[0] == 0
     assert "added: figures" in capsys.readouterr().out
     assert metrics(out) == whole and whole["face_front"] is not None
 

@@ -193,7 +193,7 @@ def test_scenes_differ_from_the_start_and_by_seed():
 # --- towards a wish ---------------------------------------------------------------------------------------------------
 
 
-def towards_red(*, gamma, steps=100):
+def towards_red(*, gamma, steps=80):
     calm = dict(orientation=0, sparsity=0, ambient_until=1, views=1, background="gray", azimuth=(-180, 180))
     particles = scenes((0, 1), prior=Wish(dtype=torch.float32), steps=steps, **calm)
     start = particles.photographs(orbit(CameraSettings(), 4))
@@ -278,7 +278,7 @@ def test_fitted_scenes_that_can_show_everything_are_the_ddim_sampler(monkeypatch
 
 
 def test_a_fitted_scene_shows_the_wish_and_is_the_same_alone():
-    together = scenes(**FITTED)
+    together = scenes((0, 2), **FITTED)
     wish = together.prior.colour.view(3, 1, 1)
     middle = (..., slice(3, 5), slice(3, 5))
     before = (together.photographs(orbit(CameraSettings(), 4))[middle] - wish).abs().mean()
@@ -287,11 +287,12 @@ def test_a_fitted_scene_shows_the_wish_and_is_the_same_alone():
     assert (together.photographs(orbit(CameraSettings(), 4))[middle] - wish).abs().mean() < 0.5 * before
     alone = scenes((2,), **FITTED)
     list(sampling(alone))
-    torch.testing.assert_close(parameters(alone, 0), parameters(together, 2), rtol=0, atol=1e-9)
+    torch.testing.assert_close(parameters(alone, 0), parameters(together, 1), rtol=0, atol=1e-9)
 
 
 def test_fitted_scenes_repel_and_resume():
-    whole, half, again = (scenes(**FITTED) for _ in range(3))
+    few = {**FITTED, "fit_steps": 3}
+    whole, half, again = (scenes((0, 2), **few) for _ in range(3))
     records = [record for record, _ in sampling(whole, gamma=1.0)]
     assert [record.repulsion > 0 for record in records] == [False, True, True, True, True, False]
     for record, noise in sampling(half, gamma=1.0):
@@ -302,7 +303,7 @@ def test_fitted_scenes_repel_and_resume():
     again.load_state(state)
     later = [record for record, _ in sampling(again, gamma=1.0, start=3, state=state["noise"])]
     assert [r.row() for r in later] == [r.row() for r in records[3:]]
-    assert all(torch.equal(parameters(again, s), parameters(whole, s)) for s in range(3))
+    assert all(torch.equal(parameters(again, s), parameters(whole, s)) for s in range(2))
 
 
 def test_the_first_noise_of_views_can_be_alike():

@@ -54,14 +54,14 @@ def two_modes(*, start=None, **settings) -> torch.Tensor:
 
 
 def test_sds_contracts_the_particles_to_the_modes():
-    after = two_modes(particles=64, t_range=(20, 300))
+    after = two_modes(particles=32, t_range=(20, 300))
     distance, nearest = torch.cdist(after, MODES).min(1)
-    assert distance.max() < 0.3 and 10 < nearest.sum() < 54
+    assert distance.max() < 0.3 and 5 < nearest.sum() < 27
     spread = torch.cat([after[nearest == k] - after[nearest == k].mean(0) for k in (0, 1)]).var()
     assert spread < 0.3 * 0.05  # far less than the prior's own variance: SDS seeks the mode
 
 
-@pytest.mark.parametrize("seed", [0, 1, 2])
+@pytest.mark.parametrize("seed", [0, 1])
 def test_repulsion_spreads_particles_that_start_at_one_mode_over_both(seed):
     crossed = {}
     for gamma in (0.0, 2.0):
@@ -99,7 +99,7 @@ def test_the_first_step_is_the_paper_s(tiny):
 @pytest.mark.parametrize("method", ["sds", "nfsd"])
 def test_without_a_force_no_particle_depends_on_how_many_there_are(tiny, method, t_per_particle):
     prior = tiny(dtype=torch.float64)
-    settings = dict(method=method, gamma=0.0, t_per_particle=t_per_particle, steps=6)
+    settings = dict(method=method, gamma=0.0, t_per_particle=t_per_particle, steps=3)
     together = finished(prior, **settings)
     for i in (0, 2):
         torch.testing.assert_close(finished(prior, ids=[i], **settings)[0], together[i], rtol=0, atol=1e-8)
@@ -108,7 +108,8 @@ def test_without_a_force_no_particle_depends_on_how_many_there_are(tiny, method,
 @pytest.mark.parametrize("method", ["vsd", "svgd"])
 def test_particles_in_another_order_are_the_same_particles(tiny, method):
     order = [2, 0, 1]
-    one, other = (finished(tiny(dtype=torch.float64), method=method, gamma=1.0, ids=ids) for ids in (None, order))
+    settings = dict(method=method, gamma=1.0, steps=2)
+    one, other = (finished(tiny(dtype=torch.float64), ids=ids, **settings) for ids in (None, order))
     torch.testing.assert_close(other, one[order], rtol=0, atol=1e-7)
 
 
@@ -141,22 +142,22 @@ def test_resuming_gives_the_same_numbers(tiny, method, score, noise, below):
 
 @pytest.mark.parametrize(("method", "score"), SCORES)
 def test_chunks_change_nothing(tiny, method, score):
-    settings = dict(method=method, score=score, gamma=1.0, t_per_particle=True)
+    settings = dict(method=method, score=score, gamma=1.0, t_per_particle=True, steps=2)  # the second uses the learned
     whole, parts = (finished(tiny(dtype=torch.float64), chunk=chunk, **settings) for chunk in (None, 2))
     torch.testing.assert_close(parts, whole, rtol=0, atol=1e-7)
 
 
-@pytest.mark.parametrize("memory", ["fast", "flat", "lean"])
-def test_memory_changes_nothing(tiny, memory):
+def test_memory_changes_nothing(tiny):
     found = []
-    for mode, chunk in (("auto", None), (memory, 2)):
+    for mode, chunk in (("auto", None), ("fast", 2), ("flat", 2), ("lean", 2)):
         prior = tiny(dtype=torch.float64)
-        settings = Settings(steps=4, particles=3, gamma=5.0, memory=mode, chunk=chunk)
+        settings = Settings(steps=2, particles=3, gamma=5.0, memory=mode, chunk=chunk)
         one = Run(prior, "red dog", settings, embed=Decoded(prior, Pixels()))
         assert (one.memory.lean, one.embed.lean) == (mode == "lean",) * 2
         list(one.steps())
         found.append(one.particles.render())
-    torch.testing.assert_close(*found, rtol=0, atol=1e-7)
+    for other in found[1:]:
+        torch.testing.assert_close(other, found[0], rtol=0, atol=1e-7)
 
 
 @pytest.mark.parametrize(("method", "score", "through"), [("vsd", "lora", 1), ("vsd", "unet", 0), ("sds", "lora", 0)])
@@ -174,7 +175,7 @@ def test_the_prior_is_the_same_to_the_bit_after_a_run_of_vsd(tiny, score):
     condition = prior.condition("red dog", guidance=7.5)
     with torch.no_grad():
         before = prior.epsilon(z, 300, condition)
-    one = run(prior, score=score)
+    one = run(prior, score=score, steps=2)
     prior.release_text_encoder()  # the run has what it needs
     list(one.steps())
     with torch.no_grad():
@@ -185,7 +186,7 @@ def test_a_larger_gamma_leaves_the_particles_further_apart(tiny):
     apart = []
     for gamma in (0.0, 40.0):
         prior = tiny()
-        apart.append(float(torch.pdist(pixels(prior)(finished(prior, gamma=gamma, steps=8))).mean()))
+        apart.append(float(torch.pdist(pixels(prior)(finished(prior, gamma=gamma))).mean()))
     assert apart[1] > apart[0]
 
 

@@ -1,0 +1,105 @@
+"""Commands that load networks once and write films quickly, for tests whose subject is neither.
+
+A command loads its prior anew, and chooses colours for its film, which takes as long as a test's few steps with a tiny
+network.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections import OrderedDict
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from PIL import Image
+
+_LOADED: dict[Any, Any] = {}
+_PLAIN = (dict, OrderedDict, list, set)
+
+
+def _key(call: Callable, folder: Path, rest: Any) -> Any:
+    """Return what a load depends on: the files too, in case a test writes others to the same folder."""
+    files = tuple((file.name, file.stat().st_mtime_ns, file.stat().st_size) for file in sorted(folder.glob("*.*")))
+    return call.__module__, call.__qualname__, str(folder), files, str(rest)
+
+
+def _clone(x: Any, seen: dict[int, Any]) -> Any:
+    """Return a copy of a module; copy.deepcopy would take as long as reading the files."""
+    if id(x) in seen:  # tied weights
+        return seen[id(x)]
+    if isinstance(x, torch.nn.Module):
+        seen[id(x)] = new = x.__class__.__new__(x.__class__)
+        own = {name: value.copy() if type(value) in _PLAIN else value for name, value in vars(x).items()}
+        for kind in ("_parameters", "_buffers", "_modules"):
+            own[kind] = {name: _clone(value, seen) for name, value in own[kind].items()}
+        vars(new).update(own)
+        return new
+    if isinstance(x, torch.nn.Parameter):
+        seen[id(x)] = new = torch.nn.Parameter(x.detach().clone(), x.requires_grad)
+        return new
+    return x if x is None else x.detach().clone()
+
+
+def _model(load: Callable) -> Callable:
+    """Return :func:`rsd.hub.weights.load_model`, which hands out copies of what it has read from a local folder."""
+
+    def found(kind: Any, name: str, folder: Path | None, **how: Any) -> Any:
+        if folder is None:
+            return load(kind, name, folder, **how)
+        key = _key(load, Path(folder) / how.get("part", ""), (kind, name, sorted(how.items())))
+        if key not in _LOADED:
+            _LOADED[key] = load(kind, name, folder, **how)
+        return _clone(_LOADED[key], {})
+
+    return found
+
+
+def _tokenizer(load: Callable) -> Callable:
+    def found(kind: Any, index: Any, part: str = "tokenizer") -> Any:
+        if index.folder is None or not (Path(index.folder) / part).is_dir():
+            return load(kind, index, part)
+        key = _key(load, Path(index.folder) / part, kind)
+        if key not in _LOADED:
+            _LOADED[key] = load(kind, index, part)
+        return copy.deepcopy(_LOADED[key])
+
+    return found
+
+
+def _classifier(load: Callable) -> Callable:
+    def found(*folder: Path) -> Any:
+        from rsd.heads.classifier import FOLDER, HeadsClassifier
+
+        key = _key(load, *(folder or (FOLDER,)), None)
+        if key not in _LOADED:
+            _LOADED[key] = load(*folder)
+        return HeadsClassifier(_clone(_LOADED[key].network, {}))
+
+    return found
+
+
+@contextmanager
+def quick_commands() -> Iterator[None]:
+    """Read each local network, tokenizer and the classifier of heads once per process, and hand out copies. Choose the
+    colours of films less carefully."""
+    import rsd.features
+    import rsd.priors.latent
+    import rsd.priors.parts
+    import rsd.priors.pixel
+    from rsd.heads.classifier import HeadsClassifier
+
+    with pytest.MonkeyPatch.context() as patch:
+        for module in (rsd.features, rsd.priors.parts):
+            patch.setattr(module, "load_model", _model(module.load_model))
+        for module in (rsd.priors.latent, rsd.priors.pixel):
+            patch.setattr(module, "load_tokenizer", _tokenizer(module.load_tokenizer))
+        # The palettes of films, which would take a sixth of a short run.
+        quantize = Image.Image.quantize
+        octree = Image.Quantize.FASTOCTREE
+        patch.setattr(Image.Image, "quantize", lambda x, colors, **how: quantize(x, colors, octree, **how))
+        patch.setattr(HeadsClassifier, "load", _classifier(HeadsClassifier.load))
+        yield
