@@ -101,12 +101,17 @@ def variants(o: Study) -> dict[str, list[str]]:
         return {name: [*paper, *([] if "--window" in own else always), *own] for name, own in CHEAP.items()}
     if o.name == "proximal":
         task, own = ["--task", "inpaint_half_face"], ["--method", "proximal-guidance"]
-        rows = {"psld": [*task, "--method", "psld"], "proximal-guidance": [*task, *own, "--gamma", "0"]}
-        short = [*task, *own, "--gamma", "0", "--steps", "20"]
-        rows["proximal-guidance 20 steps"] = short
-        rows["proximal-guidance 20 steps draw 8"] = [*short, "--draw", "8", "--keep", "4"]
-        rows["proximal-guidance repulsion"] = [*task, *own]
-        return rows
+        plain = [*task, *own, "--gamma", "0"]
+        once = [*plain, "--hyper", "repeats=1", "w=10", "zeta=50", "--steps"]
+        return {
+            "psld": [*task, "--method", "psld"],
+            "proximal-guidance": plain,
+            "proximal-guidance repulsion": [*task, *own],
+            "proximal-guidance draw 8": [*plain, "--draw", "8", "--keep", "4"],
+            "50 levels once": [*once, "50"],
+            "20 levels once": [*once, "20"],
+            "20 levels once draw 8": [*once, "20", "--draw", "8", "--keep", "4"],
+        }
     if o.name == "gammas":
         own = ["--task", "inpaint_half_face", "--method", "proximal-guidance"]
         rows = {"gamma 0": [*own, "--gamma", "0"]}

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import functools
 import gc
 import json
@@ -10,7 +9,6 @@ import os
 import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -21,27 +19,9 @@ gc.set_threshold(50_000, 20, 20)  # with the default, 700, a tenth of the suite 
 
 import torch  # noqa: E402
 
+from tests.quick import networks_read_once, quick_films  # noqa: E402
+
 torch.set_num_threads(1)
-
-CACHED: dict[tuple, Any] = {}
-
-
-def load_once(load: Callable) -> Callable:
-    """Let ``load_model`` read each saved network once, and copy it afterwards, which takes half of the time. Files that
-    a test replaces are read again, and an error is never kept."""
-
-    @functools.wraps(load)
-    def loaded(kind, name, folder, *, what, dtype, part="", **options):
-        files = sorted((folder / part).iterdir()) if folder and (folder / part).is_dir() else ()
-        stats = tuple((file, file.stat().st_mtime_ns, file.stat().st_size) for file in files)
-        key = (kind, name, what, dtype, stats, *sorted(options.items()))
-        if not stats or sum(size for *_, size in stats) > 4e6:
-            return load(kind, name, folder, what=what, dtype=dtype, part=part, **options)
-        if key not in CACHED:
-            CACHED[key] = load(kind, name, folder, what=what, dtype=dtype, part=part, **options)
-        return copy.deepcopy(CACHED[key])
-
-    return loaded
 
 
 def pytest_runtest_setup(item: pytest.Item) -> None:
@@ -50,15 +30,9 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
 
 
 @pytest.fixture(autouse=True, scope="session")
-def networks_are_read_once() -> Iterator[None]:
-    """See :func:`load_once`; ``rsd.hub.weights.load_model`` itself, which tests/hub tests, reads files as ever."""
-    import rsd.features
-    import rsd.features.tiny_decoder
-    import rsd.priors.parts
-
-    with pytest.MonkeyPatch.context() as patch:
-        for module in (rsd.features, rsd.features.tiny_decoder, rsd.priors.parts):
-            patch.setattr(module, "load_model", load_once(module.load_model))
+def runs_are_quick() -> Iterator[None]:
+    """See :mod:`tests.quick`."""
+    with networks_read_once(), quick_films():
         yield
 
 
@@ -200,13 +174,16 @@ def hub_cache() -> Callable[[str, Path], str]:
 
 @pytest.fixture
 def small_networks() -> Iterator[None]:
-    """Let VSD's UNet have few channels, and the occupancy grid of the packed renderer 16^3 cells."""
+    """Let VSD's UNet have few channels, the occupancy grid of the packed renderer 16^3 cells, and the scored pictures of
+    scenes 24 px."""
     from rsd.reference import UNetScore
+    from rsd.tasks.text_to_3d import outputs
     from rsd.tasks.text_to_3d.scene.occupancy import Occupancy
 
     with pytest.MonkeyPatch.context() as patch:  # a test may undo its own
         patch.setitem(UNetScore.__init__.__kwdefaults__, "channels", (32, 64))
         patch.setitem(Occupancy.__init__.__kwdefaults__, "cells", 16)
+        patch.setattr(outputs, "SIZE", 24)
         yield
 
 

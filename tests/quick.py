@@ -1,4 +1,4 @@
-"""Commands that load networks once and write films quickly, for tests whose subject is neither.
+"""Read networks once and write films quickly, in tests whose subject is neither.
 
 A command loads its prior anew, and chooses colours for its film, which takes as long as a test's few steps with a tiny
 network.
@@ -6,7 +6,6 @@ network.
 
 from __future__ import annotations
 
-import copy
 from collections import OrderedDict
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -58,18 +57,6 @@ def _model(load: Callable) -> Callable:
     return found
 
 
-def _tokenizer(load: Callable) -> Callable:
-    def found(kind: Any, index: Any, part: str = "tokenizer") -> Any:
-        if index.folder is None or not (Path(index.folder) / part).is_dir():
-            return load(kind, index, part)
-        key = _key(load, Path(index.folder) / part, kind)
-        if key not in _LOADED:
-            _LOADED[key] = load(kind, index, part)
-        return copy.deepcopy(_LOADED[key])
-
-    return found
-
-
 def _classifier(load: Callable) -> Callable:
     def found(*folder: Path) -> Any:
         from rsd.heads.classifier import FOLDER, HeadsClassifier
@@ -83,23 +70,25 @@ def _classifier(load: Callable) -> Callable:
 
 
 @contextmanager
-def quick_commands() -> Iterator[None]:
-    """Read each local network, tokenizer and the classifier of heads once per process, and hand out copies. Choose the
-    colours of films less carefully."""
-    import rsd.features
-    import rsd.priors.latent
+def networks_read_once() -> Iterator[None]:
+    """Read each local network, and the classifier of heads, once per process, and hand out copies. Files that a test
+    replaces are read again, and an error is never kept. ``rsd.hub.weights.load_model`` itself, which tests/hub tests,
+    reads files as ever."""
+    import rsd.features.tiny_decoder
     import rsd.priors.parts
-    import rsd.priors.pixel
     from rsd.heads.classifier import HeadsClassifier
 
     with pytest.MonkeyPatch.context() as patch:
-        for module in (rsd.features, rsd.priors.parts):
+        for module in (rsd.features, rsd.features.tiny_decoder, rsd.priors.parts):
             patch.setattr(module, "load_model", _model(module.load_model))
-        for module in (rsd.priors.latent, rsd.priors.pixel):
-            patch.setattr(module, "load_tokenizer", _tokenizer(module.load_tokenizer))
-        # The palettes of films, which would take a sixth of a short run.
-        quantize = Image.Image.quantize
-        octree = Image.Quantize.FASTOCTREE
-        patch.setattr(Image.Image, "quantize", lambda x, colors, **how: quantize(x, colors, octree, **how))
         patch.setattr(HeadsClassifier, "load", _classifier(HeadsClassifier.load))
+        yield
+
+
+@contextmanager
+def quick_films() -> Iterator[None]:
+    """Choose the colours of films less carefully; their palettes would take a sixth of a short run."""
+    quantize, octree = Image.Image.quantize, Image.Quantize.FASTOCTREE
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Image.Image, "quantize", lambda x, colors, **how: quantize(x, colors, octree, **how))
         yield

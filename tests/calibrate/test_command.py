@@ -12,7 +12,7 @@ from rsd.tasks.calibrate.command import main as calibrate
 from rsd.tasks.calibrate.options import Calibrate
 from tests.calibrate.pictures import remembered
 
-ARGUMENTS = ["--heads", "1", "-n", "2", "--steps", "4", "--methods", "proximal-guidance", "--gammas", "0,8"]
+ARGUMENTS = ["--heads", "1", "-n", "2", "--steps", "3", "--methods", "proximal-guidance", "--gammas", "0,8"]
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -41,7 +41,7 @@ def test_each_gamma_is_a_row_beside_exact_draws(out):
     exact, rejected, encoded, free, repelled, weighted = found["rows"]
     assert rejected["invented"] == 0 and rejected["energy"] >= 0
     assert exact["invented"] == 0 and exact["read"] == 1
-    assert free["steps"] == repelled["steps"] == 4 and free["particles"] == 2
+    assert free["steps"] == repelled["steps"] == 3 and free["particles"] == 2
     assert 1 <= weighted["effective"] < 2 == repelled["effective"] and weighted["tarp_gap"] is None
     configs = sorted(out.glob("cells/*/*/config.yaml"))
     assert [yaml.safe_load(path.read_text())["gamma"] for path in configs] == [0.0, 8.0]

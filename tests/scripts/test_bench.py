@@ -120,6 +120,7 @@ def test_peak_memory_by_number(tmp_path, monkeypatch, capsys):
     assert eight / one > 1.1  # with all graphs kept
 
 
+@pytest.mark.slow
 def test_cosines_of_cheap_forces(tmp_path, monkeypatch):
     file = tmp_path / "force.json"
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
