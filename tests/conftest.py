@@ -174,8 +174,7 @@ def hub_cache() -> Callable[[str, Path], str]:
 
 @pytest.fixture
 def small_networks() -> Iterator[None]:
-    """Let VSD's UNet have few channels, the occupancy grid of the packed renderer 16^3 cells, and the scored pictures of
-    scenes 24 px."""
+    """Let VSD's UNet have few channels, the packed renderer's occupancy grid 16^3 cells, and scored pictures 24 px."""
     from rsd.reference import UNetScore
     from rsd.tasks.text_to_3d import outputs
     from rsd.tasks.text_to_3d.scene.occupancy import Occupancy
