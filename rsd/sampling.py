@@ -139,13 +139,6 @@ class Transition(Generic[G]):
         z = self.then.alpha * clean + math.sqrt(max(0.0, self.then.sigma**2 - fresh**2)) * eps
         return z + fresh * self.noise(purpose) if fresh > 0 else z
 
-    def renoised(self, z: torch.Tensor, purpose: str) -> torch.Tensor:
-        """Return z at the current level from z at the next one, by the forward process: the variance stays that of the
-        level. ``purpose``: of the noise."""
-        kept = self.now.alpha / self.then.alpha
-        fresh = math.sqrt(max(0.0, self.now.sigma**2 - (kept * self.then.sigma) ** 2))
-        return kept * z + fresh * self.noise(purpose)
-
     def flow(self, z: torch.Tensor, steps: int) -> torch.Tensor:
         """Return z_0 after ``steps`` deterministic DDIM steps from z [n, ...] at the current level, evenly spaced in t;
         one step gives the denoised estimate."""

