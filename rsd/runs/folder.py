@@ -316,7 +316,7 @@ class RunFolder:
     def log(self, row: dict[str, Any]) -> None:
         """Append a row to steps.jsonl, with null for numbers that are not finite."""
         with open(self.path / LOG, "a", encoding="utf-8") as file:
-            file.write(json.dumps(_finite(row), allow_nan=False) + "\n")
+            file.write(json.dumps(finite(row), allow_nan=False) + "\n")
 
     def truncate_log(self, steps: int) -> None:
         """Keep the first ``steps`` rows of steps.jsonl, which the checkpoint covers."""
@@ -443,11 +443,12 @@ def _read_config(file: Path) -> dict[str, Any]:
     return found
 
 
-def _finite(value: Any) -> Any:
+def finite(value: Any) -> Any:
+    """Return a value for JSON, with None for numbers that are not finite."""
     if isinstance(value, dict):
-        return {k: _finite(v) for k, v in value.items()}
+        return {k: finite(v) for k, v in value.items()}
     if isinstance(value, (list, tuple)):
-        return [_finite(v) for v in value]
+        return [finite(v) for v in value]
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
 

@@ -18,7 +18,7 @@ from matplotlib.figure import Figure  # noqa: E402
 from PIL import Image  # noqa: E402
 
 from rsd.pages import data_uri, render  # noqa: E402
-from rsd.runs.folder import provenance, write_bytes, write_json  # noqa: E402
+from rsd.runs.folder import finite, provenance, write_bytes, write_json  # noqa: E402
 from rsd.runs.summary import write_csv  # noqa: E402
 
 from .figures import LEVELS  # noqa: E402
@@ -60,8 +60,9 @@ COLUMNS: dict[str, tuple[str, str, Callable[[float], str]]] = {
 
 
 def write(options: Calibrate, rows: list[dict[str, Any]], prior: dict[str, Any] | None) -> None:
-    """Write all files; print the table."""
-    out = options.out
+    """Write all files; print the table. A figure that is not a number, such as a share of no samples that can be read,
+    is null in JSON and a dash in the tables."""
+    out, rows = options.out, finite(rows)
     write_json(out / "calibration.json", {"task": options.task, "rows": rows, "prior": prior})
     names = ["method", "prior", "steps", "images", "particles", *COLUMNS, "low", "high"]
     names += [f"{figure}_{q:g}" for figure in ("credible", "coverage") for q in LEVELS]

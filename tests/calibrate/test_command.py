@@ -2,6 +2,7 @@
 
 import csv
 import json
+import math
 
 import pytest
 import yaml
@@ -10,9 +11,10 @@ from rsd.cli import main
 from rsd.tasks.calibrate import scoring
 from rsd.tasks.calibrate.command import main as calibrate
 from rsd.tasks.calibrate.options import Calibrate
+from rsd.tasks.calibrate.report import write
 from tests.calibrate.pictures import remembered
 
-ARGUMENTS = ["--heads", "1", "-n", "2", "--steps", "3", "--methods", "proximal-guidance", "--gammas", "0,8"]
+ARGUMENTS = ["--heads", "1", "-n", "2", "--steps", "4", "--methods", "proximal-guidance", "--gammas", "0,8"]
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -41,7 +43,7 @@ def test_each_gamma_is_a_row_beside_exact_draws(out):
     exact, rejected, encoded, free, repelled, weighted = found["rows"]
     assert rejected["invented"] == 0 and rejected["energy"] >= 0
     assert exact["invented"] == 0 and exact["read"] == 1
-    assert free["steps"] == repelled["steps"] == 3 and free["particles"] == 2
+    assert free["steps"] == repelled["steps"] == 4 and free["particles"] == 2
     assert 1 <= weighted["effective"] < 2 == repelled["effective"] and weighted["tarp_gap"] is None
     configs = sorted(out.glob("cells/*/*/config.yaml"))
     assert [yaml.safe_load(path.read_text())["gamma"] for path in configs] == [0.0, 8.0]
@@ -56,6 +58,16 @@ def test_the_same_command_again_restores_nothing(out, capsys):
     assert calibrate([*ARGUMENTS, "--out", str(out)]) == 0
     assert {path: path.stat().st_mtime_ns for path in out.glob("cells/*/*/particles/*.png")} == before and before
     assert "to do" not in capsys.readouterr().out
+
+
+def test_a_figure_that_is_not_a_number_is_null_and_a_dash(out, tmp_path, capsys):
+    rows = json.loads((out / "calibration.json").read_text())["rows"]
+    rows[3] |= {"calibration_error": math.nan, "calibration_error_interval": (math.nan, math.nan), "tv": math.nan}
+    write(Calibrate(out=tmp_path), rows, None)
+    found = json.loads((tmp_path / "calibration.json").read_text())["rows"][3]
+    assert found["calibration_error"] is found["tv"] is None and found["calibration_error_interval"] == [None, None]
+    [line] = [line for line in capsys.readouterr().out.splitlines() if line.startswith(f"| {rows[3]['method']} | –")]
+    assert "nan" not in line
 
 
 def test_other_heads_in_the_same_folder_are_refused(out):
