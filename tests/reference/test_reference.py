@@ -134,8 +134,14 @@ def same(found, tensors):
     return found.keys() == tensors.keys() and all(torch.equal(found[name], value) for name, value in tensors.items())
 
 
-@pytest.mark.parametrize("ends", ["well", "in an error", "by Ctrl-C", "not at all"])
-@pytest.mark.parametrize("make", [lora, lambda prior, **own: told(prior, per_particle=True, **own)])
+@pytest.mark.parametrize(
+    ("make", "ends"),
+    [
+        *((lora, ends) for ends in ("well", "in an error", "by Ctrl-C", "not at all")),
+        (lambda prior, **own: told(prior, per_particle=True, **own), "in an error"),
+        (lambda prior, **own: told(prior, per_particle=True, **own), "not at all"),
+    ],
+)
 def test_a_pipeline_is_its_owner_s_to_save(tiny_pipeline, tmp_path, make, ends):
     """At any time of a run and after it, however it ends and whether or not the score still exists; two scores share a
     UNet."""
