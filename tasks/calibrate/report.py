@@ -129,15 +129,19 @@ def reliability(rows: list[dict[str, Any]]) -> Figure:
     titles = ("hidden pixels: truth in the central interval", "hidden values: posterior mass of the credible set")
     for axis, name, title in zip(axes, ("coverage", "credible"), titles, strict=True):
         axis.plot([LEVELS[0], 1], [LEVELS[0], 1], "k--", linewidth=1)
-        for row, marker in zip(rows, "osD^vP*Xph" * 9, strict=False):
+        for k, (row, marker) in enumerate(zip(rows, "osD^vP*Xph" * 9, strict=False)):
             points = [(q, row[name].get(f"{q:g}")) for q in LEVELS if row[name].get(f"{q:g}") is not None]
             if points:
-                axis.plot(*zip(*points, strict=True), f"{marker}-", label=row["method"], linewidth=1.2, markersize=5)
+                style = {"color": f"C{k}", "linewidth": 1.2, "markersize": 5}
+                axis.plot(*zip(*points, strict=True), f"{marker}-", label=row["method"], **style)
         axis.set_title(title, fontsize=10)
         axis.set_xlabel("nominal probability")
         axis.grid(alpha=0.3)
     axes[0].set_ylabel("share")
-    axes[0].legend(fontsize=8)
+    pairs = [pair for axis in axes for pair in zip(*axis.get_legend_handles_labels(), strict=True)]
+    lines = {label: line for line, label in reversed(pairs)}  # weighted rows have no interval, so no line on the left
+    named = [row["method"] for row in rows if row["method"] in lines]
+    axes[0].legend([lines[name] for name in named], named, fontsize=8)
     return figure
 
 

@@ -4,6 +4,7 @@ import csv
 import json
 import math
 
+import matplotlib.pyplot as plt
 import pytest
 import yaml
 
@@ -11,7 +12,7 @@ from rsd.cli import main
 from rsd.tasks.calibrate import scoring
 from rsd.tasks.calibrate.command import main as calibrate
 from rsd.tasks.calibrate.options import Calibrate
-from rsd.tasks.calibrate.report import write
+from rsd.tasks.calibrate.report import reliability, write
 from tests.calibrate.pictures import remembered
 
 ARGUMENTS = ["--heads", "1", "-n", "2", "--steps", "4", "--methods", "proximal-guidance", "--gammas", "0,8"]
@@ -68,6 +69,17 @@ def test_a_figure_that_is_not_a_number_is_null_and_a_dash(out, tmp_path, capsys)
     assert found["calibration_error"] is found["tv"] is None and found["calibration_error_interval"] == [None, None]
     [line] = [line for line in capsys.readouterr().out.splitlines() if line.startswith(f"| {rows[3]['method']} | –")]
     assert "nan" not in line
+
+
+def test_the_plot_names_every_row_in_one_colour(out):
+    rows = json.loads((out / "calibration.json").read_text())["rows"]
+    figure = reliability(rows)
+    left, right = figure.axes
+    assert [text.get_text() for text in left.get_legend().get_texts()] == [row["method"] for row in rows]
+    colours = [{line.get_label(): line.get_color() for line in axis.get_lines()} for axis in (left, right)]
+    assert all(colours[0][row["method"]] == colours[1][row["method"]] for row in rows[:5])
+    assert rows[5]["method"] not in colours[0]  # weighted samples have no interval
+    plt.close(figure)
 
 
 def test_other_heads_in_the_same_folder_are_refused(out):
