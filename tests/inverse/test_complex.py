@@ -73,10 +73,10 @@ def test_the_product_of_gaussians_is_the_closed_form():
 def test_samples_have_the_moments_of_the_posterior(method):
     """With doubled noise the variances were 1.3 to 2.2 times these."""
     f, y, mean, covariance = problem(SIGMA_V[method])
-    x = draw(method, f, y, 200, SIGMA_V[method], HYPER[method], STEPS[method])
+    x = draw(method, f, y, 400, SIGMA_V[method], HYPER[method], STEPS[method])
     deviation = covariance.diagonal().sqrt()
     assert float(((x.mean(0) - mean) / deviation).abs().max()) < 0.2
-    assert float((x.var(0) / deviation**2).mean()) == pytest.approx(1, abs=0.2)
+    assert float((x.var(0) / deviation**2 - 1).abs().max()) < 0.22
 
 
 FEW = {"pigdm": (), "fps-smc": ("M=4",), "daps": ("langevin=5", "lr=0.005", "tau=0.3"), "latino": ()}

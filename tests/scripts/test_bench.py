@@ -12,6 +12,7 @@ from torch import nn
 from rsd.tasks.inverse.run import Decoded, Run
 from scripts import bench_force, bench_memory, bench_step
 from scripts.bench import plain, timing
+from scripts.bench import problem as benchmark
 from scripts.cost import Pass, counted, steps
 from tests.inverse.test_rlsd import BASE, SIZE, Toy, problem
 
@@ -73,7 +74,18 @@ def test_a_step_decodes_once_less_than_printed():
     assert steps(passes, Pass.made)["no repulsion"] == 70 + 7000
 
 
-def test_the_benchmarks_write_what_the_contract_says(tmp_path, monkeypatch, capsys):
+@pytest.fixture(params=["tiny", pytest.param("heads", marks=pytest.mark.slow)])
+def networks(request, tiny_folder, tiny_vit, monkeypatch):
+    """The benchmark's networks: tiny random ones of 16 px, or the built-in ones."""
+    if request.param == "tiny":
+        prior, features, decoder = benchmark.load_prior, benchmark.load_features, benchmark.load_decoder
+        monkeypatch.setattr(benchmark, "load_prior", lambda name, **how: prior(str(tiny_folder()), **how))
+        monkeypatch.setattr(benchmark, "load_features", lambda name, **how: features(str(tiny_vit), **how))
+        monkeypatch.setattr(benchmark, "load_decoder", lambda name, _: decoder(name, prior("heads")))
+    return request.param
+
+
+def test_the_benchmarks_write_what_the_contract_says(networks, tmp_path, monkeypatch, capsys):
     file = tmp_path / "step.json"
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
     flags = ["--cheap", "every-2nd", "--json", str(file)]
@@ -82,7 +94,8 @@ def test_the_benchmarks_write_what_the_contract_says(tmp_path, monkeypatch, caps
     found = json.loads(file.read_text())
     assert {"gamma0", "exact", "cheap", "cosine", "flat", "overhead", "max_abs_diff"} <= set(found)
     assert found["guidance0"] > 0 and found["guidance"] > 0
-    assert found["max_abs_diff"] < 1e-4 and 0 < found["overhead"] < 0.5
+    assert found["max_abs_diff"] < 1e-4
+    assert 0 < found["overhead"] < (0.5 if networks == "heads" else 1)  # tiny networks take less time than the rest
     assert 0.4 < found["cosine"] < 0.99  # two of three steps, of unequal forces, each twice as strong
     assert "exact" in capsys.readouterr().out
     with pytest.raises(SystemExit):
@@ -110,7 +123,7 @@ def test_peak_memory_by_number(tmp_path, monkeypatch, capsys):
     assert eight / one > 1.1  # with all graphs kept
 
 
-def test_cosines_of_cheap_forces(tmp_path, monkeypatch):
+def test_cosines_of_cheap_forces(networks, tmp_path, monkeypatch):
     file = tmp_path / "force.json"
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
     monkeypatch.setattr("sys.argv", ["bench_force", "--particles", "2", "--steps", "2", "--json", str(file)])
