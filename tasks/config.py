@@ -42,8 +42,8 @@ class Config:
     """The method (default: the command's default)."""
     prior: str | None = None
     """The prior (default: the command's default)."""
-    preset: int | None = None
-    """rsd restore: settings for that many steps (default: the packaged ones)."""
+    preset: str | None = None
+    """rsd restore: settings for that many steps; text-to-3d: draft (default: the packaged ones)."""
 
 
 def main(argv: list[str]) -> int:
@@ -86,17 +86,20 @@ def chosen(request: Config) -> tuple[Restore | TextToImage | TextTo3D, Packaged 
     }
     head = match_name(request.what, HEADS)
     if head in HEADS:
-        if request.preset is not None:
+        if request.preset is not None and head == HEADS[0]:
             raise ValueError(f"preset is {request.preset}, but {head} has no presets; leave it out.")
-        kind, command = (TextToImage, text_to_image) if head == HEADS[0] else (TextTo3D, text_to_3d)
-        options: TextToImage | TextTo3D = kind(**given)
+        options = TextToImage(**given) if head == HEADS[0] else TextTo3D(**given, preset=request.preset)
         options.check()
-        section = command.packaged(options.method, options.prior)
-        return dataclasses.replace(options, **section.values(kind)), section
+        command = text_to_image.COMMAND if head == HEADS[0] else text_to_3d.COMMAND
+        section = command.packaged(options)
+        return dataclasses.replace(options, **section.values(type(options))), section
     task = task_name(request.what)
     if not is_task(task):
         raise unknown_task(request.what)
-    before = Restore(images=(), task=task, preset=request.preset, **given)
+    if request.preset is not None and not request.preset.isdecimal():
+        raise ValueError(f"preset is {request.preset}; rsd restore's presets are numbers of steps, such as 50.")
+    preset = None if request.preset is None else int(request.preset)
+    before = Restore(images=(), task=task, preset=preset, **given)
     before.check_settings()
     found = restore.chosen(before)
     return (dataclasses.replace(before, **found.values(Restore)) if found else before), found

@@ -42,13 +42,13 @@ Resolve = Callable[[dict[str, Any]], Any]
 class PromptCommand:
     """A command whose inputs are prompts. ``kind``: the class of its options.
 
-    ``packaged``: (method, prior) to the packaged settings. ``same``: options that do not change a sample: a run may be
+    ``packaged``: the packaged settings for options. ``same``: options that do not change a sample: a run may be
     resumed with other values, and config.yaml omits them. ``tidy``: (prompt, options) to the prompt that runs.
     """
 
     name: str
     kind: type
-    packaged: Callable[[str, str], Packaged]
+    packaged: Callable[[Any], Packaged]
     same: Collection[str]
     tidy: Callable[[str, Any], str] | None = None
 
@@ -65,9 +65,7 @@ class PromptCommand:
         """Return the options from the packaged settings, then ``file``, then ``given``; and the name of the packaged
         settings."""
         kind: Any = self.kind
-        found: tuple[Any, str | None] = resolve(
-            kind, file, given, prog=self.prog, packaged=lambda options: self.packaged(options.method, options.prior)
-        )
+        found: tuple[Any, str | None] = resolve(kind, file, given, prog=self.prog, packaged=self.packaged)
         options, name = found
         assert name, "every method has packaged settings"
         return options, name

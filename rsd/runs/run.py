@@ -110,7 +110,7 @@ def check_known(names: Collection[str], changes: Mapping[str, Any]) -> None:
 
 
 def resolve_options(
-    kind: type, packaged: Callable[[str, str], Packaged], prompt: str, prior: Prior | str, features: Features | str,
+    kind: type, packaged: Callable[[Any], Packaged], prompt: str, prior: Prior | str, features: Features | str,
     method: str, changes: Mapping[str, Any],
 ) -> tuple[Any, str, Prior, Embed | None, Features | None]:  # fmt: skip
     """Return the options of class ``kind`` for a prompt, the name of their packaged settings, the prior, the feature
@@ -126,9 +126,9 @@ def resolve_options(
     if isinstance(prior, str):
         check_prior_name(prior)
     named = {"features": features} if isinstance(features, str) else {}
-    options: Any = kind(prompt=(prompt,), method=method, prior=name)
+    options: Any = kind(prompt=(prompt,), method=method, prior=name, **changes)
     options.check()
-    found = packaged(options.method, name)
+    found = packaged(options)
     options = replace(options, **{**found.values(kind), **named, **changes})
     options.check()
     check_used(changes, options.unread)
@@ -180,7 +180,7 @@ class Samples:
 
 
 def draw(
-    kind: type, packaged: Callable[[str, str], Packaged], prompt: str, prior: Prior | str, features: Features | str,
+    kind: type, packaged: Callable[[Any], Packaged], prompt: str, prior: Prior | str, features: Features | str,
     method: str, changes: Mapping[str, Any], progress: Callable[[Record], None] | None,
     *, make_run: Callable[..., Run], remedy: Callable[[Any], str],
     fit: Callable[[torch.Tensor, str, Any], Fit | None] = lambda *about: None,

@@ -42,13 +42,13 @@ class Packaged:
     """Settings that ship with the package: the section ``method`` of a file in rsd.configs, or one of its presets.
 
     A file has the keys ``default`` (fields of all sections), ``methods`` (a section of fields per method, whose
-    ``presets`` override some of them for a number of steps), and other keys that describe what the file was tuned for;
-    sections may override these.
+    ``presets`` override some of them for a number of steps or under a name), and other keys that describe what the file
+    was tuned for; sections may override these.
     """
 
     file: str
     method: str
-    preset: int | None
+    preset: int | str | None
     settings: Mapping[str, Any]
     origin: Mapping[str, str]
     tuned_for: Mapping[str, Any]
@@ -56,7 +56,8 @@ class Packaged:
     @property
     def name(self) -> str:
         """The file and the section for messages."""
-        return f"{self.file}: {self.method}" + (f", {self.preset} steps" if self.preset else "")
+        preset = f"{self.preset} steps" if isinstance(self.preset, int) else self.preset
+        return f"{self.file}: {self.method}" + (f", {preset}" if preset else "")
 
     def values(self, kind: type) -> dict[str, Any]:
         """Return the settings as values of the fields of ``kind``."""
@@ -71,10 +72,10 @@ def sections(folder: str) -> dict[str, dict[str, Any]]:
 
 
 def section(
-    folder: str, file: str, method: str, preset: int | None = None, *, skip: Collection[str] = ()
+    folder: str, file: str, method: str, preset: int | str | None = None, *, skip: Collection[str] = ()
 ) -> Packaged | None:
-    """Return a file's section ``method`` for ``preset`` steps, without the fields in ``skip``; None if there is
-    none."""
+    """Return a file's section ``method`` with a preset, a number of steps or a name, without the fields in ``skip``;
+    None if there is none."""
     held = sections(folder).get(file, {})
     if method not in held.get("methods", {}):
         return None
@@ -84,12 +85,18 @@ def section(
     if preset is not None:
         if preset not in presets:
             return None
-        layers[f"{file}, {method}, presets, {preset}"] = {**presets[preset], "steps": preset}
+        steps = {"steps": preset} if isinstance(preset, int) else {}
+        layers[f"{file}, {method}, presets, {preset}"] = {**presets[preset], **steps}
     tuned_for = {key: value for key, value in held.items() if key not in ("default", "methods", "auto")}
     tuned_for |= {key: own.pop(key) for key in tuple(own) if key in tuned_for or key == "task"}
     settings = {key: value for layer in layers.values() for key, value in layer.items() if key not in skip}
     origin = {key: where for where, layer in layers.items() for key in layer}
     return Packaged(file, method, preset, settings, origin, tuned_for)
+
+
+def presets(folder: str, file: str, method: str) -> list[str]:
+    """Return the presets of a file's section, as they are typed."""
+    return [str(name) for name in sections(folder)[file]["methods"][method].get("presets", {})]
 
 
 def layered(

@@ -13,7 +13,7 @@ from rsd.runs.run import Features, Samples, draw
 from .gallery import Gallery
 from .head import SceneHead
 from .options import TextTo3D
-from .packaged import packaged
+from .packaged import COMMAND
 
 
 @dataclass(frozen=True)
@@ -37,7 +37,7 @@ def text_to_3d(
     The arguments and errors are those of :func:`rsd.text_to_image`, with the options of ``rsd text-to-3d``.
     """
     run, samples = draw(
-        TextTo3D, packaged, prompt, prior, features, method, changes, progress,
+        TextTo3D, COMMAND.packaged, prompt, prior, features, method, changes, progress,
         make_run=SceneHead.make_run, remedy=SceneHead.remedy,
     )  # fmt: skip
     return SceneSamples(**vars(samples), gallery=run.particles)

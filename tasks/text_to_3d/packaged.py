@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from rsd.priors import over_heads
 from rsd.runs.prompts import PromptCommand
-from rsd.runs.settings import Packaged, section
+from rsd.runs.settings import Packaged, presets, section
 
 from .options import TextTo3D
 from .view_words import without_view
@@ -22,18 +22,27 @@ ADDED = {
     "threshold": None, "repel_every": 1, "interacting": None, "feature_size": None, "force_decoder": None,
     "autocast": False, "noise": "fresh", "inversion_steps": 4, "timesteps": "uniform",
     "cameras": "drawn", "optimiser": "adam", "fit_steps": 10, "fit_rays": 2048, "fit_lead": 0.25,
-    "view_noise": "own", "blob": 1.0,
+    "view_noise": "own", "blob": 1.0, "preset": None,
 }  # fmt: skip
 """Options that older versions' config.yaml does not contain, with the values that their runs used."""
 
 
-def packaged(method: str, prior: str) -> Packaged:
-    """Return the packaged settings: tuned ones for heads, the paper's for other priors (VSD's are SDS's)."""
+def packaged(method: str, prior: str, preset: str | None = None) -> Packaged:
+    """Return the packaged settings: tuned ones for heads, the paper's for other priors (VSD's are SDS's). Raise
+    ValueError for an unknown preset."""
     file = ("heads_pixels.yaml" if prior == "heads-pixels" else "heads.yaml") if over_heads(prior) else "if.yaml"
     found = section("text_to_3d", file, method) or section("text_to_3d", file, "sds")
     assert found, "every method has one"
-    return found
+    if preset is None:
+        return found
+    chosen = section("text_to_3d", file, found.method, preset)
+    if chosen is None:
+        known = ", ".join(presets("text_to_3d", file, found.method)) or "none"
+        raise ValueError(f'There is no preset "{preset}" for {method} with {prior}; there are: {known}.')
+    return chosen
 
 
-COMMAND = PromptCommand("text-to-3d", TextTo3D, packaged, NO_SCENE, tidy=without_view)
+COMMAND = PromptCommand(
+    "text-to-3d", TextTo3D, lambda o: packaged(o.method, o.prior, o.preset), NO_SCENE, tidy=without_view
+)
 parse = COMMAND.parse

@@ -17,7 +17,7 @@ from rsd.runs.run import Features, Samples, draw
 
 from .head import ImageHead
 from .options import TextToImage
-from .packaged import packaged
+from .packaged import COMMAND
 from .scores import prompt_fit
 
 
@@ -39,7 +39,7 @@ def text_to_image(
     that diverged.
     """
     return draw(
-        TextToImage, packaged, prompt, prior, features, method, changes, progress,
+        TextToImage, COMMAND.packaged, prompt, prior, features, method, changes, progress,
         make_run=ImageHead.make_run, remedy=ImageHead.remedy, fit=fit,
     )[1]  # fmt: skip
 

@@ -45,5 +45,5 @@ class ImageCommand(PromptCommand):
         return {**super().resolved(options), "gamma": options.strength}
 
 
-COMMAND = ImageCommand("text-to-image", TextToImage, packaged, NO_PIXEL)
+COMMAND = ImageCommand("text-to-image", TextToImage, lambda o: packaged(o.method, o.prior), NO_PIXEL)
 parse = COMMAND.parse

@@ -54,6 +54,11 @@ def table(capsys, *words: str) -> tuple[str, dict[str, tuple[str, str]]]:
             {"lr": ("0.1", "heads.yaml, vsd"), "score": ("lora", "heads.yaml, vsd")},
         ),
         (["text-to-3d", "--method", "vsd"], "heads_pixels.yaml: vsd", {"lr_phi": ("0.003", "heads_pixels.yaml, vsd")}),
+        (
+            ["text-to-3d", "--prior", "heads", "--preset", "draft"],
+            "heads.yaml: sds, draft",
+            {"steps": ("8", "heads.yaml, sds, presets, draft"), "guidance": ("3", "heads.yaml, sds")},
+        ),
     ],
 )
 def test_values_and_where_they_come_from(capsys, words, head, told):
@@ -75,7 +80,9 @@ def test_what_the_method_does_not_read_is_left_out(capsys):
         (["sr99"], "srK enlarges K-fold"),
         (["sr4", "--method", "pdsl"], 'Unknown method "pdsl". Did you mean "psld"?'),
         (["sr4", "--preset", "60"], "There is no preset of 60 steps"),
-        (["text-to-3d", "--preset", "50"], "preset is 50, but text-to-3d has no presets"),
+        (["sr4", "--preset", "draft"], "preset is draft; rsd restore's presets are numbers of steps"),
+        (["text-to-image", "--preset", "50"], "preset is 50, but text-to-image has no presets"),
+        (["text-to-3d", "--preset", "50"], 'There is no preset "50" for sds with heads-pixels; there are: none.'),
     ],
 )
 def test_mistakes_are_reported_in_one_sentence(capsys, words, told):
