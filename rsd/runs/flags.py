@@ -124,10 +124,14 @@ def fields_of(kind: Any) -> dict[str, Field]:
     return _fields_of(kind)
 
 
-@cache
 def hints_of(kind: Any) -> dict[str, Any]:
     """Return the types of the fields of a dataclass, without their flags. Do not change the result, which is kept:
     finding it takes as long as reading a command line."""
+    return _hints_of(kind)
+
+
+@cache
+def _hints_of(kind: Any) -> dict[str, Any]:
     return typing.get_type_hints(kind)
 
 

@@ -81,7 +81,7 @@ def freeform_mask(size: Size, *, seed: int, low: float = 0.10, high: float = 0.2
         for _ in range(int(rng.uniform(0.2, 0.8) / (radius / 2))):  # dabs half a radius apart
             near = _near(rows, y, radius), _near(columns, x, radius)
             dab = (rows[near[0], None] - y) ** 2 + (columns[None, near[1]] - x) ** 2 <= radius**2
-            number += np.count_nonzero(dab & ~hidden[near])
+            number += int(np.count_nonzero(dab & ~hidden[near]))
             hidden[near] |= dab
             if number / hidden.size >= target:
                 return _checked(torch.from_numpy(~hidden)[None, None], "free-form mask")
