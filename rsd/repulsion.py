@@ -244,21 +244,20 @@ def potential_gradient(
     rows, places = spread.ensemble.among(groups.flatten())
     phi, pull = linearise(embed, z[rows], spread.memory)
     phi = spread.ensemble.gather(phi, groups.flatten())
-    forces = [kernel_force(group) for group in phi.chunk(len(groups))]
-    direction = torch.cat([force.direction for force in forces])
-    bandwidth = sum(force.bandwidth for force in forces) / len(groups)
-    distance = sum(force.distance for force in forces) / len(groups)
-    return pull(direction[places]), Force(direction, bandwidth, distance)
+    force = kernel_force(phi.view(*groups.shape, -1).squeeze(0))
+    return pull(force.direction.view_as(phi)[places]), force
 
 
 def kernel_force(features: torch.Tensor) -> Force:
-    """Return - sum_{j != i} d k_ij / d phi_i for features [n, d], the others constant: :func:`feature_force`, which is
-    of the log of the sum, times the sum."""
+    """Return - sum_{j != i} d k_ij / d phi_i for features [..., n, d], the others constant: :func:`feature_force`,
+    which is of the log of the sum, times the sum."""
     force = feature_force(features)
-    phi = features.detach()
-    squared = torch.cdist(phi, phi, compute_mode="donot_use_mm_for_euclid_dist") ** 2
-    kernels = (-squared / (force.bandwidth or 1.0)).exp()
-    return replace(force, direction=force.direction * kernels.fill_diagonal_(0).sum(1, keepdim=True))
+    if features.shape[-2] < 2:
+        return force
+    distances, _, safe = _distances(features.detach())
+    kernels = (-(distances**2) / safe).exp()
+    kernels.diagonal(dim1=-2, dim2=-1).fill_(0)
+    return replace(force, direction=force.direction * kernels.sum(-1, keepdim=True))
 
 
 class Pull(Protocol):

@@ -19,7 +19,7 @@ gc.set_threshold(50_000, 20, 20)  # with the default, 700, a tenth of the suite 
 
 import torch  # noqa: E402
 
-from tests.quick import networks_read_once, quick_films  # noqa: E402
+from tests.quick import built_once, networks_read_once, quick_films  # noqa: E402
 
 torch.set_num_threads(1)
 
@@ -59,6 +59,7 @@ def build_tokenizer(folder: Path):
     return CLIPTokenizer(str(folder / "vocab.json"), str(folder / "merges.txt"), model_max_length=LENGTH)
 
 
+@built_once
 def build_pipeline(folder: Path, prediction_type: str = "epsilon", **scheduler):
     """Return a random StableDiffusionPipeline with 0.2 M parameters, from 16 px to latents 4x8x8."""
     from diffusers import AutoencoderKL, DDIMScheduler, StableDiffusionPipeline, UNet2DConditionModel

@@ -1,7 +1,7 @@
 """What ``tests/test_distributed.py`` runs in one process and in several.
 
-``python -m tests.ensembles`` imports everything once. Then it reads commands from stdin, a line of JSON each, runs each
-one in processes that it forks, and prints the exit code:
+:func:`run_apart` runs each of these commands in processes that it forks from the one of the tests, which has imported
+everything and read the model:
 
     found OUT MODEL       all cases; rank K saves what it finds as OUT.K
     rsd ARGUMENTS         rsd ARGUMENTS
@@ -10,9 +10,7 @@ one in processes that it forks, and prints the exit code:
 
 from __future__ import annotations
 
-import copy
-import functools
-import json
+import gc
 import os
 import signal
 import sys
@@ -21,7 +19,7 @@ import warnings
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import NoReturn
 
 import torch
 
@@ -53,15 +51,9 @@ class Points:
         return {"norm": float(r.square().sum(1).mean())}
 
 
-@functools.cache
-def saved_prior(model: Path) -> Prior:
-    """Return the prior in a folder; loaded once, also for the processes that are forked afterwards."""
-    return load_prior(str(model))
-
-
 def new_prior(model: Path) -> Prior:
-    """Return a prior that no other case has changed."""
-    return copy.deepcopy(saved_prior(model))
+    """Return a prior that no other case has changed; see :mod:`tests.quick`."""
+    return load_prior(str(model))
 
 
 def features(z: torch.Tensor) -> torch.Tensor:
@@ -249,38 +241,33 @@ def exit_code(arguments: list[str]) -> int:
     return code
 
 
-def run_command(command: dict[str, Any]) -> int:
-    """Run a command; its output goes to the files ``command["output"]``."""
-    what, *rest = command["arguments"]
-    ranks, port = command["ranks"], command["port"]
-    for place, path in zip((1, 2), command["output"], strict=True):
+def run_apart(ranks: int, port: int, command: list[str], output: list[Path], environment: dict[str, str]) -> int:
+    """Run a command in a process of its own. Its output goes to the two files ``output``. Return the exit code."""
+    sys.stdout.flush()
+    sys.stderr.flush()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)  # of forks beside other threads, which only wait here
+        child = os.fork()
+    if child == 0:
+        leave(lambda: run_command(ranks, port, command, output, environment))
+    return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+
+
+def run_command(ranks: int, port: int, command: list[str], output: list[Path], environment: dict[str, str]) -> int:
+    """Run a command in this forked process."""
+    from accelerate import PartialState
+
+    for place, path in zip((1, 2), output, strict=True):
         os.dup2(os.open(path, os.O_WRONLY | os.O_CREAT), place)
-    os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+    sys.stdout, sys.stderr = (os.fdopen(place, "w", closefd=False) for place in (1, 2))  # pytest's have other places
+    gc.freeze()  # no collection walks what the tests have made
+    PartialState._reset_state()
+    os.environ |= {**environment, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+    what, *rest = command
     if what == "killed":
         return launch(ranks, port, rest)
     if what == "found":
-        saved_prior(Path(rest[1]))  # before the fork, so that one process reads it
         return fork(ranks, lambda: find_all(ranks, rest[0], Path(rest[1])))
     from rsd.cli import main
 
     return fork(ranks, lambda: main(rest))
-
-
-def serve() -> None:
-    """Run the commands from stdin, each in a process of its own."""
-    from accelerate import PartialState  # noqa: F401
-    from diffusers import StableDiffusionPipeline  # noqa: F401
-
-    from rsd.tasks.inverse import head, run  # noqa: F401
-
-    torch.set_num_threads(1)
-    for line in sys.stdin:
-        command = json.loads(line)
-        child = os.fork()
-        if child == 0:
-            leave(lambda command=command: run_command(command))
-        print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]), flush=True)
-
-
-if __name__ == "__main__":
-    serve()

@@ -14,7 +14,7 @@ import torch
 
 from rsd.distributed import ALONE, Ensemble, Processes, describe_shares, share
 from rsd.media import read_image
-from tests.ensembles import CASES, N
+from tests.ensembles import CASES, N, run_apart
 
 HALF = ("--task", "inpaint_half_face")
 
@@ -40,25 +40,18 @@ def launch(ranks: int, *command: object) -> subprocess.CompletedProcess[str]:
     return subprocess.run(words, capture_output=True, text=True, env=environment(), timeout=900)
 
 
-@pytest.fixture(scope="module")
-def forked(tmp_path_factory):
+@pytest.fixture
+def forked(tmp_path):
     """``forked(RANKS, COMMAND)``: run a command of ``tests.ensembles`` in several processes. All of them are forked
-    from one, since it takes seconds to import everything."""
-    folder = tmp_path_factory.mktemp("forked")
-    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
-    with subprocess.Popen([sys.executable, "-m", "tests.ensembles"], text=True, env=environment(), **pipes) as server:
+    from this one, since it takes seconds to import everything."""
 
-        def run(ranks: int, *command: object) -> subprocess.CompletedProcess[str]:
-            words, port = list(map(str, command)), free_port()
-            output = [folder / f"{port}.{name}" for name in ("out", "err")]
-            line = {"ranks": ranks, "port": port, "arguments": words, "output": list(map(str, output))}
-            server.stdin.write(json.dumps(line) + "\n")
-            server.stdin.flush()
-            code = int(server.stdout.readline())
-            return subprocess.CompletedProcess(words, code, *(file.read_text() for file in output))
+    def run(ranks: int, *command: object) -> subprocess.CompletedProcess[str]:
+        words, port = list(map(str, command)), free_port()
+        output = [tmp_path / f"{port}.{name}" for name in ("out", "err")]
+        code = run_apart(ranks, port, words, output, environment())
+        return subprocess.CompletedProcess(words, code, *(file.read_text() for file in output))
 
-        yield run
-        server.stdin.close()
+    return run
 
 
 @pytest.mark.parametrize("ranks", [pytest.param(2, marks=pytest.mark.slow), 3])

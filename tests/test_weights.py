@@ -62,18 +62,29 @@ def test_a_checkpoint_keeps_the_weights():
     assert fresh.log_weights.isnan().all()
 
 
-def test_a_repelled_restoration_reports_its_weights_and_shows_them(tmp_path):
+@pytest.fixture(params=["tiny", pytest.param("heads", marks=pytest.mark.slow)])
+def networks(request, tiny_folder):
+    """Flags for a tiny random prior of 16 px and pixels, or for the built-in networks, which are the defaults; and a
+    gamma with which the samples keep similar weights, and one with which they do not."""
+    if request.param == "heads":
+        return [], "0.001", "8"
+    return ["--prior", str(tiny_folder()), "--features", "pixels"], "8", "1000"
+
+
+def test_a_repelled_restoration_reports_its_weights_and_shows_them(networks, tmp_path):
     from rsd.cli import main
 
     assert main(["heads", "--out", str(tmp_path / "heads"), "--number", "1"]) == 0
     command = ["restore", str(tmp_path / "heads"), "--clean", "--task", "inpaint_half_face", "--steps", "4", "-n", "2"]
+    flags, little, much = networks
+    command += flags
     found = {}
-    for gamma in ("0", "0.001", "8"):
+    for gamma in ("0", little, much):
         assert main([*command, "--gamma", gamma, "--out", str(tmp_path / gamma)]) == 0
         [folder] = [path for path in (tmp_path / gamma).iterdir() if path.is_dir()]
         found[gamma] = json.loads((folder / "metrics.json").read_text()), folder / "grid.png"
     assert "weights" not in found["0"][0]
-    weak, strong = (found[gamma][0]["weights"] for gamma in ("0.001", "8"))
+    weak, strong = (found[gamma][0]["weights"] for gamma in (little, much))
     assert sum(weak["values"]) == pytest.approx(1) and 1.5 < weak["effective"] < 2
     assert strong["effective"] < 1.001  # nearly all of the weight is one sample's, so the grid has no weights
     plain, weighted, hidden = (np.asarray(Image.open(grid))[:20] for _, grid in found.values())

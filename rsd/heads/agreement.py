@@ -11,12 +11,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
 import torch
 
-from rsd.heads.attributes import ATTRIBUTES, ON_FACE, Head, visible
+from rsd.heads.attributes import ATTRIBUTES, ON_FACE, Camera, Head, visible
 from rsd.heads.render import render
 from rsd.metrics import CONFIDENT
 
@@ -120,9 +121,17 @@ def plain(attribute: str) -> str:
 LEAST_ENERGY = 0.2  # sum of squared changes in [-1, 1]: about three pixels that change by 0.15 in each colour
 
 
+@lru_cache(maxsize=1024)
+def _rendered(values: tuple[tuple[str, str], ...], camera: Camera, light: tuple[float, float], size: int) -> np.ndarray:
+    """Render a head, uint8 [size, size, 3]; the last heads are kept, since the runs of a comparison all ask for the
+    alternatives of the same few. Do not change it in place."""
+    return render(Head(dict(values), camera, light), size)
+
+
 def picture(head: Head, size: int = 64) -> torch.Tensor:
     """Render a head, [1, 3, size, size] in [-1, 1]."""
-    return torch.from_numpy(render(head, size).astype(np.float32)).permute(2, 0, 1)[None] / 127.5 - 1
+    pixels = _rendered(tuple(head.values.items()), head.camera, tuple(head.light), size)
+    return torch.from_numpy(pixels.astype(np.float32)).permute(2, 0, 1)[None] / 127.5 - 1
 
 
 def open_values(head: Head, measure: Callable[[torch.Tensor], torch.Tensor], size: int = 64) -> dict[str, set[str]]:

@@ -124,6 +124,17 @@ def fields_of(kind: Any) -> dict[str, Field]:
     return _fields_of(kind)
 
 
+def hints_of(kind: Any) -> dict[str, Any]:
+    """Return the types of the fields of a dataclass, without their flags. Do not change the result, which is kept:
+    finding it takes as long as reading a command line."""
+    return _hints_of(kind)
+
+
+@cache
+def _hints_of(kind: Any) -> dict[str, Any]:
+    return typing.get_type_hints(kind)
+
+
 @cache
 def _fields_of(kind: Any) -> dict[str, Field]:
     hints = typing.get_type_hints(kind, include_extras=True)
@@ -140,6 +151,21 @@ def _fields_of(kind: Any) -> dict[str, Field]:
             default = field.default_factory()
         found[field.name] = Field(field.name, inner, union, default, flag)
     return found
+
+
+@cache
+def _spellings(kind: Any) -> dict[str, tuple[Field, bool]]:
+    """Return the flags of a dataclass of options: the field of each, and whether the flag is not negated."""
+    spelt: dict[str, tuple[Field, bool]] = {}
+    for field in fields_of(kind).values():
+        if field.flag.positional:
+            continue
+        spelt[field.dashed] = field, True
+        if field.flag.short:
+            spelt[field.flag.short] = field, True
+        if field.each is bool:
+            spelt[f"--no-{field.dashed[2:]}"] = field, False
+    return spelt
 
 
 def is_assignment(word: str) -> bool:
@@ -191,7 +217,8 @@ class _Reader:
     """Parses a command line in one pass. ``words``: the positions of the words without a flag."""
 
     def __init__(self, kind: type, argv: Sequence[str], prog: str):
-        self.fields, self.argv, self.prog = fields_of(kind), list(argv), prog
+        self.kind, self.fields = kind, fields_of(kind)
+        self.argv, self.prog = list(argv), prog
         self.absent = getattr(kind, "ABSENT", {})
         self.positional, self.own = positional_of(kind), vars(kind).get("__annotations__", {})
         self.found: dict[str, Any] = {}
@@ -236,15 +263,7 @@ class _Reader:
 
     def _find(self, name: str, token: str) -> tuple[Field, bool]:
         """Return the field of a flag, and whether the flag is not negated."""
-        spelt: dict[str, tuple[Field, bool]] = {}
-        for field in self.fields.values():
-            if field.flag.positional:
-                continue
-            spelt[field.dashed] = field, True
-            if field.flag.short:
-                spelt[field.flag.short] = field, True
-            if field.each is bool:
-                spelt[f"--no-{field.dashed[2:]}"] = field, False
+        spelt = _spellings(self.kind)
         plain = name if name in spelt else name.replace("_", "-")
         if plain in spelt:
             return spelt[plain]

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal, Self
 
 from rsd.priors import over_heads, takes_any_size
-from rsd.runs.flags import Flag, fields_of
+from rsd.runs.flags import Flag, fields_of, hints_of
 from rsd.runs.settings import shard
 from rsd.runs.words import expected, unknown_name
 
@@ -379,7 +379,7 @@ def finite(name: str, value: float, *, signed: bool = False) -> None:
 def check_types(settings: Any) -> None:
     """Raise ValueError if a field has a wrong type."""
     fields = fields_of(type(settings))
-    for name, hint in typing.get_type_hints(type(settings)).items():
+    for name, hint in hints_of(type(settings)).items():
         if name in fields and not _is(hint, value := getattr(settings, name)):
             raise ValueError(f"{name} is {value!r}; give {expected(hint)}.")
 

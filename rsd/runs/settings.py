@@ -17,7 +17,7 @@ from typing import Any, Literal, Protocol, TypeVar
 
 import yaml
 
-from rsd.runs.flags import DASHED, Field, build, fields_of, positional_of, values
+from rsd.runs.flags import DASHED, Field, build, fields_of, hints_of, positional_of, values
 from rsd.runs.words import expected, suggestion
 
 
@@ -170,7 +170,7 @@ def file_values(kind: type, path: Path, positional: str) -> dict[str, Any]:
 def file_flags(kind: type, settings: Mapping[str, Any], where: str, *, skip: Collection[str] = ()) -> list[str]:
     """Return a file's fields as flags, without those in ``skip``. Raise ValueError with the file (``where``), the field
     and the remedy."""
-    hints = typing.get_type_hints(kind)
+    hints = hints_of(kind)
     fields = {field.name.rstrip("_"): field.name for field in dataclasses.fields(kind)}
     given: dict[str, Any] = {}
     if isinstance(settings.get("methods"), dict):

@@ -1,12 +1,14 @@
 """``rsd calibrate`` from the command line to its tables."""
 
 import csv
+import io
 import json
 import math
 
 import matplotlib.pyplot as plt
 import pytest
 import yaml
+from PIL import Image
 
 from rsd.cli import main
 from rsd.tasks.calibrate import scoring
@@ -34,6 +36,19 @@ def out(tmp_path_factory):
     return out
 
 
+@pytest.fixture
+def undrawn(monkeypatch):
+    """Replace the files of plots by a grey picture; the fixture ``out`` draws them."""
+
+    def grey(figure):
+        plt.close(figure)
+        buffer = io.BytesIO()
+        Image.new("L", (24, 24)).save(buffer, format="png")
+        return buffer.getvalue()
+
+    monkeypatch.setattr("rsd.tasks.calibrate.report.as_png", grey)
+
+
 def test_each_gamma_is_a_row_beside_exact_draws(out):
     found = json.loads((out / "calibration.json").read_text())
     assert [row["method"] for row in found["rows"]] == [
@@ -54,7 +69,7 @@ def test_each_gamma_is_a_row_beside_exact_draws(out):
     assert "proximal-guidance, γ = 8" in page and page.count("data:image/webp") == 5
 
 
-def test_the_same_command_again_restores_nothing(out, capsys):
+def test_the_same_command_again_restores_nothing(out, undrawn, capsys):
     before = {path: path.stat().st_mtime_ns for path in out.glob("cells/*/*/particles/*.png")}
     assert calibrate([*ARGUMENTS, "--out", str(out)]) == 0
     assert {path: path.stat().st_mtime_ns for path in out.glob("cells/*/*/particles/*.png")} == before and before

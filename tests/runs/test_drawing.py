@@ -39,22 +39,22 @@ def go(tiny_folder, tmp_path, small_networks):
 )
 def test_a_killed_run_resumes_to_the_same_bits(go, command, flags, monkeypatch):
     flags = ("red dog", "--checkpoint-every", "2", *flags)
-    _, whole = go(command, *flags, out="whole", steps=5)
+    _, whole = go(command, *flags, out="whole", steps=4)
     log = RunFolder.log
 
     def killed(self, row):
         log(self, row)
-        if row["step"] == 3:
+        if row["step"] == 2:
             raise KeyboardInterrupt
 
     monkeypatch.setattr(RunFolder, "log", killed)
-    code, out = go(command, *flags, out="cut", steps=5)
+    code, out = go(command, *flags, out="cut", steps=4)
     assert code == 130 and not (out / "metrics.json").exists()
     if command == "text-to-3d":
         assert Image.open(out / "contact.png").width > 4 * 192  # the preview: four views a scene
     monkeypatch.undo()
-    assert go(command, *flags, out="cut", steps=5)[0] == 2  # the folder contains another run
-    assert go(command, *flags, "--resume", out="cut", steps=5)[0] == 0
+    assert go(command, *flags, out="cut", steps=4)[0] == 2  # the folder contains another run
+    assert go(command, *flags, "--resume", out="cut", steps=4)[0] == 0
     assert outputs(out) == outputs(whole) and len(outputs(out)) == (4 if command == "text-to-image" else 2 * 15 + 3)
     assert (out / "steps.jsonl").read_text() == (whole / "steps.jsonl").read_text()
     resumed, at_once = (json.loads((folder / "metrics.json").read_text()) for folder in (out, whole))
@@ -63,8 +63,8 @@ def test_a_killed_run_resumes_to_the_same_bits(go, command, flags, monkeypatch):
     if command == "text-to-image":
         assert resumed["network_calls"] == at_once["network_calls"]
     monkeypatch.setattr(batch, "load_networks", lambda *a, **k: pytest.fail("a model was loaded"))
-    assert go(command, *flags, "--resume", "--seed", "9", out="cut", steps=5)[0] == 2
-    assert go(command, "red cat", *flags, "--resume", out="cut", steps=5)[0] == 2
+    assert go(command, *flags, "--resume", "--seed", "9", out="cut", steps=4)[0] == 2
+    assert go(command, "red cat", *flags, "--resume", out="cut", steps=4)[0] == 2
 
 
 @pytest.mark.parametrize(

@@ -30,6 +30,15 @@ def sweep(tiny_folder, tmp_path):
     return go
 
 
+@pytest.fixture
+def unplotted():
+    """Replace the plot, which the first test and those of its labels draw, by a grey picture."""
+    with pytest.MonkeyPatch.context() as patch:  # a test may undo its own
+        grey = Image.new("L", (24, 24))
+        patch.setattr("rsd.tasks.text_to_image.cells.tradeoff", lambda table, path: grey.save(path))
+        yield
+
+
 FLAGS = ("--methods", "sds", "--gammas", "0", "5", "--features", "pixels", "--prompts")
 
 
@@ -69,7 +78,7 @@ def test_a_sweep_leaves_what_the_contract_says_and_does_nothing_twice(sweep, pro
     assert (out / "sweep.json").read_text() == before and "0 to do" in capsys.readouterr().out
 
 
-def test_an_interrupted_sweep_resumes_and_grows(sweep, monkeypatch, capsys):
+def test_an_interrupted_sweep_resumes_and_grows(sweep, unplotted, monkeypatch, capsys):
     finish = RunFolder.finish
 
     def killed(self, metrics):
@@ -92,7 +101,7 @@ def test_an_interrupted_sweep_resumes_and_grows(sweep, monkeypatch, capsys):
     assert {row["features"] for row in rows if row["gamma"]} == {"pixels", own}
 
 
-def test_other_settings_change_nothing_that_was_swept(sweep, monkeypatch, capsys):
+def test_other_settings_change_nothing_that_was_swept(sweep, unplotted, monkeypatch, capsys):
     code, out = sweep("red dog", *FLAGS[:-1])
     assert code == 0
     before = {path: path.read_bytes() for path in out.rglob("*") if path.is_file()}
@@ -102,7 +111,7 @@ def test_other_settings_change_nothing_that_was_swept(sweep, monkeypatch, capsys
     assert before == {path: path.read_bytes() for path in out.rglob("*") if path.is_file()}
 
 
-def test_a_sweep_measures_what_is_requested_later_and_goes_into_no_other_folder(sweep, tmp_path, capsys):
+def test_a_sweep_measures_what_is_requested_later_and_goes_into_no_other_folder(sweep, unplotted, tmp_path, capsys):
     (tmp_path / "out").mkdir()
     (tmp_path / "out" / "thesis.tex").write_text("x")
     assert sweep("red dog", *FLAGS[:-1])[0] == 2 and "contains other files" in capsys.readouterr().err
@@ -120,7 +129,7 @@ def dark(x):
     return -(x.flatten(1).mean(1, keepdim=True) ** 2)
 
 
-def test_one_bad_setting_does_not_stop_the_others(sweep, capsys):
+def test_one_bad_setting_does_not_stop_the_others(sweep, unplotted, capsys):
     code, out = sweep("red dog", "--methods", "sds", "--gammas", "0", "1e38", "--features", "pixels")
     assert code == 1 and "failed: sds, gamma 1e+38, pixels: red dog" in capsys.readouterr().err
     assert len(json.loads((out / "sweep.json").read_text())) == 2

@@ -74,16 +74,25 @@ def freeform_mask(size: Size, *, seed: int, low: float = 0.10, high: float = 0.2
     target = rng.uniform(low, low + 0.9 * (high - low))  # the last dab may overshoot it
     height, width = sides_of(size)
     rows, columns = (np.arange(height) + 0.5) / height, (np.arange(width) + 0.5) / width
-    hidden = np.zeros((height, width), dtype=bool)
+    hidden, number = np.zeros((height, width), dtype=bool), 0
     while True:
         x, y, angle = *rng.uniform(0.05, 0.95, 2), rng.uniform(0, 2 * math.pi)
         radius, bend = rng.uniform(0.015, 0.04), rng.normal(0, 4)
         for _ in range(int(rng.uniform(0.2, 0.8) / (radius / 2))):  # dabs half a radius apart
-            hidden |= (rows[:, None] - y) ** 2 + (columns[None, :] - x) ** 2 <= radius**2
-            if hidden.mean() >= target:
+            near = _near(rows, y, radius), _near(columns, x, radius)
+            dab = (rows[near[0], None] - y) ** 2 + (columns[None, near[1]] - x) ** 2 <= radius**2
+            number += int(np.count_nonzero(dab & ~hidden[near]))
+            hidden[near] |= dab
+            if number / hidden.size >= target:
                 return _checked(torch.from_numpy(~hidden)[None, None], "free-form mask")
             angle += bend * radius / 2 + rng.normal(0, 0.15)
             x, y = (x + math.cos(angle) * radius / 2) % 1, (y + math.sin(angle) * radius / 2) % 1
+
+
+def _near(places: np.ndarray, at: float, radius: float) -> slice:
+    """Return where ascending ``places`` lie within ``radius`` of ``at``, and one place more on either side."""
+    first, last = np.searchsorted(places, (at - radius, at + radius))
+    return slice(max(int(first) - 1, 0), int(last) + 1)
 
 
 def read_levels(path: str | Path) -> torch.Tensor:

@@ -146,7 +146,7 @@ def test_a_hub_model_in_the_cache(saved, hub_cache, capsys):
     assert f"weights: from the hub, commit {commit}" in said
 
 
-def test_two_wide_pictures_by_every_kind_of_method(saved, capsys):
+def test_two_wide_pictures_by_every_kind_of_method(saved, small_networks, capsys):
     """Pictures, grid and metrics have the width and height of --size."""
     for method in ("euler", "vsd", "sds", "nfsd"):
         printed(

@@ -30,10 +30,9 @@ def test_every_family_restores(family, tmp_path):
         assert not torch.equal(images[0], images[1])
 
 
-def test_a_folder_in_the_commands(tmp_path):
-    build("sd3", tmp_path / "words").save_pretrained(tmp_path / "model")
+def test_a_folder_in_the_commands(saved, small_networks, tmp_path):
     Image.effect_noise((16, 16), 60).convert("RGB").save(tmp_path / "x.png")
-    common = ["--prior", str(tmp_path / "model"), "--features", "pixels", "--particles", "2", "--steps", "2"]
+    common = ["--prior", str(saved("sd3")), "--features", "pixels", "--particles", "2", "--steps", "2"]
     restored = [str(tmp_path / "x.png"), "--clean", "--task", "inpaint_half_face", "--out", str(tmp_path / "a")]
     assert main(["restore", *restored, *common]) == 0
     assert (tmp_path / "a" / "grid.png").is_file()

@@ -11,6 +11,7 @@ import torch
 import transformers
 
 from tests.conftest import LENGTH, build_tokenizer
+from tests.quick import built_once
 
 CHAT = "{% for m in messages %}<{{ m.role }}>{{ m.content }}</>{% endfor %}"
 
@@ -209,6 +210,7 @@ BUILD: dict[str, Callable[..., Any]] = {
 }  # fmt: skip
 
 
+@built_once
 def build(family: str, folder: Path, **options: Any) -> Any:
     """Return a new pipeline with the same weights at each call, all of them well away from zero."""
     torch.manual_seed(0)
