@@ -6,6 +6,7 @@ import functools
 import gc
 import json
 import os
+import sys
 import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -22,6 +23,18 @@ import torch  # noqa: E402
 from tests.quick import built_once, networks_read_once, quick_films  # noqa: E402
 
 torch.set_num_threads(1)
+
+
+_frozen = 0
+
+
+def pytest_runtest_logfinish() -> None:
+    """Let no later collection of garbage walk the objects of libraries, whenever tests have imported more of them."""
+    global _frozen
+    if len(sys.modules) > _frozen + 300:
+        gc.collect()
+        gc.freeze()
+        _frozen = len(sys.modules)
 
 
 def pytest_runtest_setup(item: pytest.Item) -> None:
