@@ -113,7 +113,8 @@ def test_a_process_that_dies_ends_the_run_which_can_be_resumed(forked, photo, ti
     from rsd.cli import main
 
     fixed = ["restore", str(photo), *HALF, "--clean", "--prior", str(tiny_folder("epsilon")), "--features", "pixels"]
-    fixed += ["--steps", "6", "-n", "3", "--draw", "5", "--gamma", "5", "--checkpoint-every", "2", "--out"]
+    fixed += ["--steps", "6", "-n", "3", "--draw", "5", "--gamma", "5", "--checkpoint-every", "2", "--device", "cpu"]
+    fixed += ["--out"]
     whole, out = tmp_path / "whole", tmp_path / "out"
     assert main([*fixed, str(whole)]) == 0
     killed = forked(2, "killed", *fixed, out)
@@ -142,6 +143,7 @@ def test_images_are_shared_out_and_one_that_fails_leaves_the_others(forked, phot
         (folder / name).write_bytes(photo.read_bytes())
     (folder / "d.png").write_bytes(b"no picture")  # the second process has b and d
     fixed = ["restore", folder, *HALF, "--clean", "--prior", tiny_folder("epsilon"), "--features", "pixels"]
+    fixed += ["--device", "cpu"]  # a forked process cannot begin to use CUDA
     done = forked(2, "rsd", *fixed, "--steps", "2", "-n", "1", "--out", tmp_path / "out")
     assert done.returncode == 1 and "d.png is not a picture" in done.stderr.replace("\n", " ")
     assert "2 processes share 4 images" in done.stdout and "3 done, 1 failed" in done.stdout

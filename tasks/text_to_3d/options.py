@@ -106,6 +106,9 @@ class PromptSettings(TextSettings):
     others where guidance has driven them beyond black and white (default: no thresholding)."""
     view_words: bool = True
     """Append ", front view" and so on to the prompt, by the camera."""
+    backdrop: str = ""
+    """Words that are added to the prompt of each view, such as "gray background", so that all views have the same
+    background; they do not count in figures. Left out if the prompt has the last of them itself (default: none)."""
     view_prompts: Annotated[tuple[str, ...], Flag(own=is_assignment)] = ()
     """Whole prompts for some views, each VIEW=TEXT with front, side, back or overhead (default: the prompt and the
     view's words)."""
@@ -190,7 +193,7 @@ class TextTo3D(Settings, RunOptions, PriorOptions, FeatureOptions, DivOptions, P
         'rsd text-to-3d "a fox" --prior DeepFloyd/IF-I-XL-v1.0 --device cuda --mp4',
     )
     GROUPS: ClassVar[Groups] = {
-        "input": "prompt prompts allow_empty negative_prompt view_words view_prompts",
+        "input": "prompt prompts allow_empty negative_prompt view_words view_prompts backdrop",
         "method and prior": "method",
         "quality": "gamma interaction threshold background",
         "speed and memory": "preset resolution views_at_once fit_steps fit_rays",

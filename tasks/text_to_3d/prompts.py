@@ -46,6 +46,9 @@ class ViewPrompts:
         s = self.settings
         if view in s.own_prompts:
             return s.own_prompts[view]
+        words = s.backdrop.split()
+        if words and words[-1] not in prompt.split():
+            prompt = f"{prompt}, {s.backdrop}".removeprefix(", ")
         if not s.view_words:
             return prompt
         if self.heads and view != "overhead":

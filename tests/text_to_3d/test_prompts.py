@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from importlib.resources import files
 from pathlib import Path
 
@@ -67,6 +68,19 @@ def test_a_prior_over_heads_gets_no_attributes_that_a_view_hides(tiny_pipeline):
     }
     whole = ViewPrompts(prior, "a man with a blue hat", PromptSettings()).texts  # no caption says that
     assert whole["back"] == "a man with a blue hat, back view"
+
+
+@pytest.mark.filterwarnings("ignore:The prompt is longer")
+def test_all_views_get_the_words_of_the_backdrop(tiny_pipeline):
+    prior, gray = LatentPrior(tiny_pipeline(), name="heads"), PromptSettings(backdrop="gray background")
+    texts = ViewPrompts(prior, "a man with a blue mohawk and sunglasses", gray).texts
+    assert texts["front"] == "a man with a blue mohawk and sunglasses, gray background, front view"
+    assert texts["back"] == "a person with a blue mohawk, gray background, back view"
+    white = ViewPrompts(prior, "a man with a blue mohawk, white background", gray).texts
+    assert white["side"] == "a man with a blue mohawk, white background, side view"
+    own = replace(gray, view_prompts=("back=no dog",), view_words=False)
+    assert ViewPrompts(prior, "red", own).texts["back"] == "no dog"
+    assert ViewPrompts(prior, "", own).texts["front"] == "gray background"
 
 
 @pytest.mark.parametrize("rows", [[[0, 2], [1, 3]], [[0, 1], [2, 3]]])  # scenes, and views
