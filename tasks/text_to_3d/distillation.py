@@ -79,9 +79,10 @@ class Run(Distillation):
         s = settings
         self.stream = Stream(s.seed, image)
         self.timesteps = draw_timesteps(s, prior.schedule.T, self.stream)
-        self.prompts = ViewPrompts(prior, prompt, s)
         self.numbers = list(range(s.particles) if numbers is None else numbers)
         self.ensemble = ensemble or Ensemble.of(len(self.numbers))
+        mine = [self.numbers[k] for k in self.ensemble.mine]
+        self.prompts = ViewPrompts(prior, prompt, s, seed=s.seed, numbers=mine)
         views = s.views
         self.interaction = Interaction(
             s.gamma, s.window, s.interacting, every=s.repel_every, ensembles=count_groups(self.ensemble, s),
@@ -94,7 +95,6 @@ class Run(Distillation):
             through=("epsilon",) if s.method == "vsd" else (),  # adapters learn through the network
         )  # fmt: skip
         save_memory(self.memory.lean, prior, embed)
-        mine = [self.numbers[k] for k in self.ensemble.mine]
         self.particles = self._scenes(Spread(mine, self.memory, self.ensemble))
         stream = ViewStream(s.seed, image, views) if s.view_noise == "alike" else self.stream
         self.noise = make_noise(

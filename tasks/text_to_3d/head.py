@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import re
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
@@ -70,13 +71,15 @@ class SceneHead(PromptHead):
         check_fits(item.options, self.size)
 
     def other_texts(self, options: TextTo3D) -> Sequence[str]:
-        """Return the prompts of single views, and the negative one."""
-        return (*options.own_prompts.values(), options.negative_prompt)
+        """Return the prompts of single views, the negative one, and the scene words."""
+        words = re.sub(r"[{}|]", " ", options.scene_words)
+        return (*options.own_prompts.values(), options.negative_prompt, *([words] if words else []))
 
     def embed_texts(self, todo: Sequence[Item], prior: Prior) -> None:
         """Embed all prompts for all views."""
         for item in todo:
-            ViewPrompts(prior, item.source, Settings.of(item.options))
+            s = Settings.of(item.options)
+            ViewPrompts(prior, item.source, s, seed=s.seed, numbers=range(s.particles))
 
     def missing_figures(self, held: dict[str, Any], item: Item) -> list[str]:
         """Return the parts of a finished run that would differ now."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Annotated, Any, ClassVar, Literal, Self
@@ -39,6 +40,8 @@ SYNONYMS = synonyms({
 VIEWS = ("front", "side", "back", "overhead")
 TIMESTEPS = ("uniform", "annealed")
 CONVENTIONS = ("diffusers", "dreamfusion")
+ALTERNATIVES = re.compile(r"\{([^{}|]+(?:\|[^{}|]+)*)\}")
+"""Words of which each scene draws one."""
 READ = {
     "grid": ("grid",), "hash": ("levels", "log2_hashmap_size", "per_level_scale"), "frequency": ("octaves",),
 }  # fmt: skip
@@ -106,9 +109,10 @@ class PromptSettings(TextSettings):
     others where guidance has driven them beyond black and white (default: no thresholding)."""
     view_words: bool = True
     """Append ", front view" and so on to the prompt, by the camera."""
-    backdrop: str = ""
-    """Words that are added to the prompt of each view, such as "gray background", so that all views have the same
-    background; they do not count in figures. Left out if the prompt has the last of them itself (default: none)."""
+    scene_words: str = ""
+    """Words that are added to the prompt in all views of a scene, so that they agree on them, with commas between the
+    parts; of {tan|brown} each scene draws one. A part whose last word the prompt has itself is left out (default:
+    none)."""
     view_prompts: Annotated[tuple[str, ...], Flag(own=is_assignment)] = ()
     """Whole prompts for some views, each VIEW=TEXT with front, side, back or overhead (default: the prompt and the
     view's words)."""
@@ -132,6 +136,12 @@ class PromptSettings(TextSettings):
         if self.front < 0 or self.back < 0 or not self.front + self.back <= 180:
             raise ValueError(f"front is {self.front} and back {self.back}; together they must not exceed 180 degrees.")
         _ = self.own_prompts
+        for part in self.scene_words.split(","):
+            if not part.strip() and self.scene_words or re.search(r"[{}|]", ALTERNATIVES.sub("", part)):
+                raise ValueError(
+                    f'scene_words has the part "{part}"; give words with commas between the parts and alternatives as '
+                    '{a|b}, for example "{tan|brown} skin, gray background".'
+                )
 
     @property
     def own_prompts(self) -> Mapping[str, str]:
@@ -193,7 +203,7 @@ class TextTo3D(Settings, RunOptions, PriorOptions, FeatureOptions, DivOptions, P
         'rsd text-to-3d "a fox" --prior DeepFloyd/IF-I-XL-v1.0 --device cuda --mp4',
     )
     GROUPS: ClassVar[Groups] = {
-        "input": "prompt prompts allow_empty negative_prompt view_words view_prompts backdrop",
+        "input": "prompt prompts allow_empty negative_prompt view_words view_prompts scene_words",
         "method and prior": "method",
         "quality": "gamma interaction threshold background",
         "speed and memory": "preset resolution views_at_once fit_steps fit_rays",

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+from collections.abc import Sequence
 from dataclasses import replace
 
 import torch
@@ -9,8 +11,9 @@ import torch
 from rsd.heads.reading import from_view
 from rsd.priors import over_heads
 from rsd.priors.base import Condition, Prior, joined
+from rsd.randomness import Stream
 
-from .options import VIEWS, PromptSettings
+from .options import ALTERNATIVES, VIEWS, PromptSettings
 from .scene.cameras import Cameras
 
 
@@ -28,27 +31,46 @@ def views_of(settings: PromptSettings, cameras: Cameras) -> list[str]:
     return [view_of(settings, *angle) for angle in angles]
 
 
-class ViewPrompts:
-    """A prompt, embedded once for every view; the prior's text encoder may be released afterwards."""
+def with_scene_words(prompt: str, settings: PromptSettings, *, seed: int, number: int) -> str:
+    """Return the prompt of the scene with this number, with its own choice of the scene words' alternatives."""
+    said, stream = re.findall(r"\w+", prompt.lower()), Stream(seed, prompt)
+    added = []
+    for place, part in enumerate(settings.scene_words.split(",")):
+        words = part.split()
+        if words and words[-1].lower() not in said:
+            for choice, found in enumerate(ALTERNATIVES.findall(part)):
+                options = found.split("|")
+                drawn = int(stream.integers(f"scene words {place}, {choice}", 0, len(options) - 1, [number]))
+                part = part.replace("{" + found + "}", options[drawn], 1)
+            added.append(" ".join(part.split()))
+    return ", ".join([text for text in (prompt, *added) if text])
 
-    def __init__(self, prior: Prior, prompt: str, settings: PromptSettings):
+
+class ViewPrompts:
+    """The prompts of scenes, embedded once for every view; the prior's text encoder may be released afterwards.
+
+    ``numbers``: of the scenes, which choose their scene words. ``texts``: of each scene, by view. ``conditions``: by
+    text.
+    """
+
+    def __init__(
+        self, prior: Prior, prompt: str, settings: PromptSettings, *, seed: int = 0, numbers: Sequence[int] = (0,)
+    ):
         self.settings, self.heads = settings, over_heads(prior.name)
-        self.texts = {view: self._text(prompt, view) for view in VIEWS}
+        prompts = [with_scene_words(prompt, settings, seed=seed, number=number) for number in numbers]
+        self.texts = [{view: self._text(one, view) for view in VIEWS} for one in prompts]
         scale = settings.guidance + (settings.guidance_convention == "dreamfusion")
         negative = settings.negative_prompt if scale != 1 else ""
         self.conditions: dict[str, Condition] = {}
-        for view, text in self.texts.items():
-            first = self.conditions.get(VIEWS[0])
+        for text in dict.fromkeys(text for scene in self.texts for text in scene.values()):
+            first = next(iter(self.conditions.values()), None)
             without_text = first is not None and first.embeddings is None  # one condition and one warning suffice
-            self.conditions[view] = first if first and without_text else prior.condition(text, negative, scale)
+            self.conditions[text] = first if first and without_text else prior.condition(text, negative, scale)
 
     def _text(self, prompt: str, view: str) -> str:
         s = self.settings
         if view in s.own_prompts:
             return s.own_prompts[view]
-        words = s.backdrop.split()
-        if words and words[-1] not in prompt.split():
-            prompt = f"{prompt}, {s.backdrop}".removeprefix(", ")
         if not s.view_words:
             return prompt
         if self.heads and view != "overhead":
@@ -59,16 +81,15 @@ class ViewPrompts:
         """Return the condition of pictures from ``cameras``, one embedding per row; ``rows`` [N, V] are the rows of
         each scene and view. ``guided``: False for a learned reference, which takes no guidance, but the cameras' poses
         in ``unit``s of length."""
-        own = [self.conditions[view] for view in views_of(self.settings, cameras)]
+        views = views_of(self.settings, cameras)
+        order = rows.flatten().argsort().tolist()  # the scene and view of each row
+        chosen = [self.conditions[self.texts[k // len(views)][views[k % len(views)]]] for k in order]
+        first = self.conditions[self.texts[0][views[0]]]
         if guided:
-            first = replace(own[0], threshold=self.settings.threshold)
+            first = replace(first, threshold=self.settings.threshold)
         else:
-            first = replace(own[0], guidance=1.0, negative=None, negative_prompt="")
-        view_of = torch.empty(rows.numel(), dtype=torch.int64)
-        view_of[rows.flatten()] = torch.arange(rows.shape[1]).repeat(rows.shape[0])
-        chosen = [own[view] for view in view_of.tolist()]
-        if not guided:
-            first = replace(first, extra=cameras.pose(unit).flatten(1)[view_of].float())
+            poses = cameras.pose(unit).flatten(1)[[k % len(views) for k in order]].float()
+            first = replace(first, guidance=1.0, negative=None, negative_prompt="", extra=poses)
         if first.embeddings is None:
             return first
         texts = joined(chosen)
