@@ -38,7 +38,7 @@ def test_each_picture_is_compared_with_its_own_view_s_prompt(tiny, method):
     """The prior predicts for the step's cameras; VSD's score learns on the next pictures, for their cameras."""
     prior, asked = tiny(), []
     one = run(prior, method=method, steps=2)
-    words = {view: condition.embeddings for view, condition in one.prompts.conditions.items()}
+    words = {view: one.prompts.conditions[text].embeddings for view, text in one.prompts.texts[0].items()}
     epsilon = prior.epsilon
 
     def spy(z_t, t, condition):
