@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib.util
-import re
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
@@ -22,7 +21,7 @@ from . import outputs
 from .distillation import Run
 from .options import Settings, TextTo3D
 from .packaged import ADDED, COMMAND
-from .prompts import ViewPrompts
+from .prompts import ViewPrompts, with_scene_words
 from .scenes import Scenes
 from .scores import SCORES
 
@@ -72,8 +71,9 @@ class SceneHead(PromptHead):
 
     def other_texts(self, options: TextTo3D) -> Sequence[str]:
         """Return the prompts of single views, the negative one, and the scene words."""
-        words = re.sub(r"[{}|]", " ", options.scene_words)
-        return (*options.own_prompts.values(), options.negative_prompt, *([words] if words else []))
+        s = Settings.of(options)
+        words = {with_scene_words("", s, seed=s.seed, number=number) for number in range(s.particles)}
+        return (*options.own_prompts.values(), options.negative_prompt, *sorted(words - {""}))
 
     def embed_texts(self, todo: Sequence[Item], prior: Prior) -> None:
         """Embed all prompts for all views."""

@@ -161,6 +161,14 @@ def test_the_mesh_s_format_and_surface_and_no_repulsion(make):
     assert "zilberstein2025" not in (out / "citations.bib").read_text()
 
 
+def test_the_packaged_scene_words_are_words_that_heads_knows(capsys):
+    assert main(["text-to-3d", "a man with a beard", "--prior", "heads", "--dry-run", "--out", "none"]) == 0
+    assert "knows" not in "".join(capsys.readouterr())
+    words = ["--scene-words", "{tan|purple} skin", "--dry-run", "--out", "none"]
+    assert main(["text-to-3d", "a man", "--prior", "heads", *words]) == 0
+    assert '"purple"' in "".join(capsys.readouterr())
+
+
 def test_a_seed_makes_other_scenes_and_one_scene_is_the_same_alone(make):
     few = ("--gamma", "0")
     two, other, one = (
