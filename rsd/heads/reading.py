@@ -107,15 +107,15 @@ def read(prompt: str) -> PromptAttributes:
     )
 
 
-def from_view(prompt: str, view: str) -> str:
+def from_view(prompt: str, view: str, azimuth: float | None = None) -> str:
     """Return the prompt of a view such as "back view", without the attributes that this view hides, as in captions.
-    With "sunglasses, back view" a prior may put them on the back of the head. Prompts with other words are not
-    shortened."""
+    With "sunglasses, back view" a prior may put them on the back of the head. ``azimuth``: the camera's, in degrees, if
+    it is known better than by the view. Prompts with other words are not shortened."""
     attributes = read(prompt)
     if attributes.contradicted or unknown_words(prompt) or unread_words(prompt):
         return f"{prompt}, {view}"
     whole = {**UNREMARKABLE, **attributes.values}
-    seen = [visible(whole, Camera(azimuth)) for azimuth in SECTORS[view]]
+    seen = [visible(whole, Camera(a)) for a in (SECTORS[view] if azimuth is None else (azimuth,))]
     return caption(whole, {a for a in attributes.values if any(s[a] for s in seen)}, view)
 
 

@@ -93,7 +93,7 @@ def family(name: str) -> str | None:
     "heads_pixels", "photos"); None for others."""
     if index.is_photos(name):
         return index.PHOTOS
-    if name in index.FLOWS:
+    if name in index.FLOWS or name == index.POSED:
         return "heads"
     return name.replace("-", "_") if name in index.HEADS else None
 
@@ -146,10 +146,10 @@ def load_prior(
     (pixels, without text), a :class:`rsd.priors.photo.PhotoNet` (pixels of any size, without text) or one of
     :data:`rsd.priors.families.FAMILIES` (latents).
 
-    ``name``: a built-in name (``heads``, ``heads-pixels``, ``photos``), a local folder written by ``save_pretrained``
-    (write ``./heads`` for a folder that has a built-in name), a hub id, whose ``revision`` is a commit, tag or branch,
-    ``FILE.safetensors@PIPELINE``, a single checkpoint of the network, with all else from a folder or hub id, or
-    ``module:name``, a prior of your own, which is taken as it is.
+    ``name``: a built-in name (``heads``, ``heads-views``, ``heads-pixels``, ``photos``), a local folder written by
+    ``save_pretrained`` (write ``./heads`` for a folder that has a built-in name), a hub id, whose ``revision`` is a
+    commit, tag or branch, ``FILE.safetensors@PIPELINE``, a single checkpoint of the network, with all else from a
+    folder or hub id, or ``module:name``, a prior of your own, which is taken as it is.
     ``dtype`` is the precision of the UNet and the text encoder; ``autocast`` lets networks in float32 multiply in
     bfloat16. ``size``: pixels of a picture's side, or height and width, for a pipeline of a family or a PhotoNet
     (None: its own). Warns of a precision that the device only emulates.

@@ -22,7 +22,8 @@ class Condition:
     ``threshold``: the share of a picture's entries that its guess keeps as they are (:func:`thresholded`); None: all.
     Latents have no bounds, and priors over them know nothing of it.
     ``embeddings`` and ``negative``: [1, L, d], or [N, L, d] where each particle has its own; None for a prior without
-    text. ``extra``: numbers [N, k] that only a learned score reads; priors ignore them.
+    text. ``pose``: camera-to-world matrices, flattened, [N, 16], for priors that know where the camera stands and for
+    learned scores; other priors ignore them.
     ``pooled`` [1, k] or [N, k] and ``mask`` [1, L] or [N, L] (0 where no token is) belong to ``embeddings``, for
     networks that take them; ``negative_pooled`` and ``negative_mask`` to ``negative``.
     """
@@ -32,7 +33,7 @@ class Condition:
     guidance: float = 1.0
     embeddings: torch.Tensor | None = None
     negative: torch.Tensor | None = None
-    extra: torch.Tensor | None = None
+    pose: torch.Tensor | None = None
     threshold: float | None = None
     pooled: torch.Tensor | None = None
     mask: torch.Tensor | None = None
@@ -41,7 +42,7 @@ class Condition:
 
     def rows(self, start: int, stop: int) -> Condition:
         """The condition of particles start .. stop-1: itself, or their rows where each particle has its own."""
-        own = {name: getattr(self, name) for name in (*TEXT, "extra")}
+        own = {name: getattr(self, name) for name in (*TEXT, "pose")}
         cut: dict[str, Any] = {k: e if e is None or len(e) == 1 else e[start:stop] for k, e in own.items()}
         return replace(self, **cut)
 
@@ -112,6 +113,8 @@ class Prior:
     """Whether networks in float32 multiply in bfloat16."""
     revision: str | None = None
     """The model's commit, for the record."""
+    posed: bool = False
+    """Whether it reads the condition's pose."""
     any_size: bool = False
     """Whether the network takes pictures of any size."""
 

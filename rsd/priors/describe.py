@@ -9,7 +9,7 @@ import torch
 from rsd.hub.weights import Weights, find_weights
 from rsd.priors import index, is_own, own_prior
 from rsd.priors.families import scale_factor
-from rsd.priors.families.load import home, prior_class
+from rsd.priors.families.load import prior_class
 from rsd.priors.parts import load_scheduler, load_tokenizer
 from rsd.schedule import Schedule, is_flow
 
@@ -64,8 +64,7 @@ def describe(
             sizes.append(f"{part} {found.file.stat().st_size / 2**30:.2g} GiB in {found.file}")
         elif found.folder is not None:
             stem = "model" if library == "transformers" else "diffusion_pytorch_model"
-            here = home(found, part)
-            weights = find_weights(found.name, here.folder, what="prior", stem=stem, dtype=dtype, part=part)
+            weights = find_weights(found.name, found.home(part), what="prior", stem=stem, dtype=dtype, part=part)
             sizes.append(f"{part} {_gib(weights):.2g} GiB{f' ({weights.variant})' if weights.variant else ''}")
     if found.folder is None:
         sizes.append(f"from the hub, commit {found.commit}")

@@ -12,8 +12,12 @@ from rsd.runs.words import with_article
 
 FLOWS = {"heads-flow": "flow", "heads-flow-few": "flow-few"}
 """Built-in flow priors over heads, with the autoencoder of "heads"."""
-HEADS = {"heads": "latent", "heads-pixels": "pixel", **FLOWS}
+POSED = "heads-views"
+"""The built-in prior over heads that knows where the camera stands, with all but the UNet of "heads"."""
+HEADS = {"heads": "latent", POSED: "views", "heads-pixels": "pixel", **FLOWS}
 """Built-in priors over heads: name and folder inside the package's weights."""
+SHARED = {**dict.fromkeys(FLOWS, ("vae",)), POSED: ("vae", "text_encoder", "tokenizer")}
+"""Parts that built-in priors have from "heads"."""
 PHOTOS = "photos"
 """The built-in prior of photographs, and its folder."""
 BUILT_IN = {**HEADS, PHOTOS: PHOTOS}
@@ -62,21 +66,23 @@ class Index:
     file: Path | None = None
     """A single checkpoint whose weights replace those of the pipeline's network."""
 
-    @property
-    def source(self) -> str | Path:
-        """The argument of ``from_pretrained``."""
-        return self.folder or self.name
+    def home(self, part: str) -> Path | None:
+        """Return the folder of a part: built-in priors share parts of "heads"."""
+        if part in SHARED.get(self.name, ()):
+            return built_in_folder(BUILT_IN["heads"], marker=MARKER)
+        return self.folder
 
     def json(self, path: str) -> dict[str, Any]:
         """Read one of its JSON files. Raise ValueError with the remedy if it is not available."""
-        if self.folder is None:
+        folder = self.home(path.split("/")[0])
+        if folder is None:
             return read_json(fetch(self.name, path, revision=self.commit, what="prior"))
-        if not (self.folder / path).is_file():
+        if not (folder / path).is_file():
             raise ValueError(
-                f'The prior "{self.name}" is incomplete: {self.folder / path} is missing; write it again with '
+                f'The prior "{self.name}" is incomplete: {folder / path} is missing; write it again with '
                 "save_pretrained."
             )
-        return read_json(self.folder / path)
+        return read_json(folder / path)
 
 
 def split(name: str) -> tuple[Path | None, str]:

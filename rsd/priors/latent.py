@@ -25,11 +25,16 @@ from rsd.priors.watch import Watch
 from rsd.runs.words import with_article
 from rsd.schedule import Schedule
 
+POSE = 16
+"""Entries of a camera-to-world matrix."""
+
 
 class LatentPrior(Prior):
     """The prior of a diffusers StableDiffusionPipeline.
 
     Its parts are not copied, but frozen, set to evaluation mode and moved to ``device``.
+    A UNet with a class embedding of 16 numbers, by projection, reads the condition's pose, as in MVDream (Shi et al.
+    2023).
     Latents are in the UNet's space (the autoencoder's times its scaling factor). The autoencoder stays in float32 if
     the pipeline is in half precision, since gradients of means (1e-7) underflow in float16.
     ``dtype``: of particles and images, float32, or float64 for a pipeline in float64.
@@ -64,6 +69,7 @@ class LatentPrior(Prior):
         self.latent_shape = (self.unet.config.in_channels, side, side)
         self.image_size = side * 2 ** (len(self.vae.config.block_out_channels) - 1)
         self.calls = Counter()
+        self.posed = pipeline.unet.config.class_embed_type is not None
         self.watch = Watch()
         self._embeddings: dict[str, torch.Tensor] = {}
 
@@ -95,7 +101,7 @@ class LatentPrior(Prior):
         c = condition or self.condition()
         assert c.embeddings is not None, "this condition was made by another prior"
         at = self.schedule.time(t, self.device)
-        guess = guided(lambda texts: self._predict(z_t, at, texts), c)
+        guess = guided(lambda texts: self._predict(z_t, at, texts, c.pose), c)
         return as_epsilon(guess, z_t, t, self.prediction_type, self.schedule)
 
     def encode(self, x: torch.Tensor) -> torch.Tensor:
@@ -118,14 +124,23 @@ class LatentPrior(Prior):
         same gradients."""
         self.vae.enable_gradient_checkpointing() if lean else self.vae.disable_gradient_checkpointing()
 
-    def _predict(self, z_t: torch.Tensor, t: torch.Tensor, texts: list[torch.Tensor]) -> torch.Tensor:
-        """Return the UNet's own prediction for z_t with each text embedding [1, L, d], [len(texts) * B, C, h, w]."""
+    def _predict(
+        self, z_t: torch.Tensor, t: torch.Tensor, texts: list[torch.Tensor], pose: torch.Tensor | None = None
+    ) -> torch.Tensor:
+        """Return the UNet's own prediction for z_t with each text embedding [1, L, d], [len(texts) * B, C, h, w]. A
+        UNet that reads poses gets zeros where there is none."""
         n, B = len(texts), len(z_t)
         self.calls["unet_forward"] += n * B
         text = torch.cat([e.expand(B, -1, -1) for e in texts]).to(self.device, self._unet_dtype)
         steps = t.repeat(n) if t.ndim else t
+        given: dict[str, torch.Tensor] = {}
+        if self.posed:
+            whole = torch.zeros(B, POSE) if pose is None else pose.expand(B, -1)
+            given["class_labels"] = whole.to(self.device, self._unet_dtype).repeat(n, 1)
         with multiplying(self.device, self.autocast):
-            out = self.unet(torch.cat([z_t] * n).to(self._unet_dtype), steps, encoder_hidden_states=text).sample
+            out = self.unet(
+                torch.cat([z_t] * n).to(self._unet_dtype), steps, encoder_hidden_states=text, **given
+            ).sample
         self.watch.see(network(self.name, "UNet", "unet"), out, z_t)
         return count_backward(out.to(z_t.dtype), self.calls, "unet_backward", n * B)
 
@@ -182,5 +197,12 @@ def _check_parts(pipeline: Any, name: str) -> str:
         raise ValueError(
             f'The UNet of the prior "{name}" takes {channels} channels for latents of {latent}: an inpainting or depth '
             "model; use the plain text-to-image one."
+        )
+    unet = pipeline.unet.config
+    known = (None, None), ("projection", POSE)
+    if (unet.class_embed_type, unet.projection_class_embeddings_input_dim) not in known or unet.num_class_embeds:
+        raise ValueError(
+            f'The UNet of the prior "{name}" wants class labels; it must take none, or the {POSE} entries of a '
+            "camera-to-world matrix."
         )
     return prediction

@@ -17,21 +17,21 @@ def load_network(kind: Any, found: Index, part: str, dtype: torch.dtype) -> Any:
     Raise ValueError with the remedy."""
     if found.file is not None and part in _held(found.file):
         return _single(kind, found, part, dtype)
-    return load_model(kind, found.name, found.folder, what="prior", dtype=dtype, part=part, commit=found.commit)
+    return load_model(kind, found.name, found.home(part), what="prior", dtype=dtype, part=part, commit=found.commit)
 
 
 def load_tokenizer(kind: Any, found: Index, part: str = "tokenizer") -> Any:
     """Load the tokenizer in the subfolder ``part``. Raise ValueError with the remedy."""
-    if found.folder is not None and not (found.folder / part).is_dir():  # transformers would return an empty one
+    folder = found.home(part)
+    if folder is not None and not (folder / part).is_dir():  # transformers would return an empty one
         raise ValueError(
-            f'The prior "{found.name}" is incomplete: {found.folder / part} is missing; write it again with '
-            "save_pretrained."
+            f'The prior "{found.name}" is incomplete: {folder / part} is missing; write it again with save_pretrained.'
         )
     try:
         with quietly():
             return kind.from_pretrained(
-                str(found.source), subfolder=part, revision=found.commit or "main",
-                local_files_only=found.folder is not None,
+                str(folder or found.name), subfolder=part, revision=found.commit or "main",
+                local_files_only=folder is not None,
             )  # fmt: skip
     except ImportError:
         raise

@@ -202,7 +202,7 @@ class LoraScore(Learned):
 
     The adapters are hooks that are active only inside :meth:`active`: the UNet's modules and the prior's predictions do
     not change, so the pipeline can be saved at any time, and several scores can share a prior. A v prediction is
-    converted as the prior's own. The condition's ``extra`` numbers (a camera) are added to the UNet's time embedding by
+    converted as the prior's own. The condition's ``pose`` is added to the UNet's time embedding by
     a small learned network.
 
     ``rank``: of the adapters, whose scale is 1. ``per_particle``: one set of adapters per particle (N UNet calls).
@@ -220,7 +220,7 @@ class LoraScore(Learned):
                 f"The prior {prior.name} has no UNet for adapters, nor a transformer that reads text; use another "
                 "method than vsd."
             )
-        if first.extra is not None and not hasattr(unet, "time_embedding"):
+        if first.pose is not None and not hasattr(unet, "time_embedding"):
             raise ValueError(
                 f"The network of the prior {prior.name}, {type(unet).__name__}, has no place for the camera of text to "
                 "3D; use another method than vsd."
@@ -234,8 +234,8 @@ class LoraScore(Learned):
         self.adapters = [Adapters(unet, rank, random) for random in drawn]
         parameters = [p for own in self.adapters for p in own.parameters()]
         self.camera: CameraEmbedding | None = None
-        if first.extra is not None:
-            self.camera = CameraEmbedding(unet, first.extra.shape[-1], weights.generator("reference told"))
+        if first.pose is not None:
+            self.camera = CameraEmbedding(unet, first.pose.shape[-1], weights.generator("reference told"))
             parameters += self.camera.parameters()
         self.loss_scale = 2.0**14 if unet.dtype == torch.float16 else 1.0
         self.own = per_particle
@@ -246,8 +246,8 @@ class LoraScore(Learned):
         """Predict with the prior, which is eps_phi inside :meth:`active`."""
         with ExitStack() as stack:
             if self.camera is not None:
-                assert condition is not None and condition.extra is not None
-                stack.enter_context(self.camera.on(self.unet, condition.extra))
+                assert condition is not None and condition.pose is not None
+                stack.enter_context(self.camera.on(self.unet, condition.pose))
             stack.enter_context(watch_of(self.prior).paused())  # large outputs may be due to lr_phi
             return self.prior.epsilon(z_t, t, condition)
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,14 +16,22 @@ from typing import Annotated, Any, Literal
 
 import numpy as np
 import torch
-from diffusers import AutoencoderKL, DiffusionPipeline, IFPipeline, StableDiffusion3Pipeline, StableDiffusionPipeline
+from diffusers import (
+    AutoencoderKL,
+    DiffusionPipeline,
+    IFPipeline,
+    StableDiffusion3Pipeline,
+    StableDiffusionPipeline,
+    UNet2DConditionModel,
+)
 from transformers import ResNetForImageClassification, ViTModel
 
 import rsd.heads
 from rsd.heads.attributes import ATTRIBUTES, VIEWS
 from rsd.heads.data import head_from_row, load_shards, make_shard
+from rsd.priors.index import POSED, SHARED
 from rsd.runs.flags import Flag, script
-from scripts.heads import autoencoder, classifier, errors, evaluate, features, latent, pixel
+from scripts.heads import autoencoder, classifier, errors, evaluate, features, latent, pixel, views
 from scripts.heads.flow import few
 from scripts.heads.flow import train as flow
 
@@ -52,6 +61,9 @@ class Heads:
             "pixel-export",
             "pixel-errors",
             "pixel-evaluate",
+            "views",
+            "views-export",
+            "views-evaluate",
             "flow",
             "flow-export",
             "flow-evaluate",
@@ -88,6 +100,12 @@ class Heads:
     """Pipeline with the pixel model's initial weights if ``work`` has no checkpoint; None: train from scratch."""
     pixel_prompts: int = 256
     """Number of prompts of "pixel-evaluate"; the model card's figures use 256."""
+    views_steps: int = 4000
+    """Steps of the prior of views; a resumed run may use another number."""
+    views_cooldown: int = 300
+    """Final steps over which its learning rate, otherwise constant, falls to 0."""
+    views_prompts: int = 256
+    """Number of prompts of "views-evaluate"; the model card's figures use 256."""
     flow_steps: int = 40_000
     """Steps of the flow prior; a resumed run may use another number."""
     flow_cooldown: int = 300
@@ -177,6 +195,36 @@ def export_pixel(o: Heads) -> None:
     pipe, step = pixel.export(o.work)
     _ship(pipe, o.out / "pixel")
     print(f"{o.out / 'pixel'}: the weights of step {step}")
+
+
+def train_views(o: Heads) -> None:
+    """Train the prior that knows where the camera stands. Renders and encodes its own data."""
+    _ship_views(views.train(o.out / "latent", o.work, o.views_steps, cooldown=o.views_cooldown), o.out / "views")
+
+
+def export_views(o: Heads) -> None:
+    """Export the averaged weights of the last checkpoint of the prior of views, during or after training."""
+    pipe, step = views.export(o.out / "latent", o.work)
+    _ship_views(pipe, o.out / "views")
+    print(f"{o.out / 'views'}: the weights of step {step}")
+
+
+def _ship_views(pipe: DiffusionPipeline, folder: Path) -> None:
+    """Save the pipeline without the parts that are those of "heads"."""
+    _ship(pipe, folder)
+    for part in SHARED[POSED]:
+        shutil.rmtree(folder / part)
+
+
+def run_views_evaluation(o: Heads) -> None:
+    """Measure the half-precision prior of views in ``out``: "views" in figures.json, views-samples.png in ``work``."""
+    judge = ResNetForImageClassification.from_pretrained(o.out / "classifier", dtype=torch.float32).eval()
+    heads = StableDiffusionPipeline.from_pretrained(o.out / "latent", safety_checker=None, dtype=torch.float32)
+    unet = UNet2DConditionModel.from_pretrained(o.out / "views" / "unet", torch_dtype=torch.float32)
+    heads.register_modules(unet=unet)
+    figures, around = views.evaluate(heads, judge, o.views_prompts)
+    _note(o, {"views": figures})
+    evaluate.contact_sheet(around, 12).save(o.work / "views-samples.png")
 
 
 def train_flow(o: Heads) -> None:
@@ -341,6 +389,7 @@ RUN = {
     "classifier": train_classifier, "features": train_features, "evaluate": run_evaluation,
     "pixel-data": pixel_data, "pixel": train_pixel, "pixel-export": export_pixel,
     "pixel-errors": pixel_errors, "pixel-evaluate": run_pixel_evaluation,
+    "views": train_views, "views-export": export_views, "views-evaluate": run_views_evaluation,
     "flow": train_flow, "flow-export": export_flow, "flow-evaluate": run_flow_evaluation,
     "flow-few": train_few, "flow-few-evaluate": run_few_evaluation,
 }  # fmt: skip

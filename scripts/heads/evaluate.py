@@ -61,18 +61,17 @@ def classify(classifier, images: np.ndarray) -> np.ndarray:
     return torch.stack([p.argmax(1) for p in logits.split(SIZES, dim=1)], dim=1).numpy()
 
 
-class ViewReader:
-    """Classify the view of a picture by ridge regression on the classifier's last features."""
+class Reader:
+    """Ridge regression of ``targets`` [n, k] on the classifier's last features of pictures."""
 
-    def __init__(self, classifier, images: np.ndarray, views: list[str]):
+    def __init__(self, classifier, images: np.ndarray, targets: torch.Tensor):
         self.classifier = classifier
-        targets = torch.tensor([[float(view == v) for v in VIEWS] for view in views])
         x = self._features(images)
-        self.weights = torch.linalg.solve(x.T @ x + torch.eye(x.shape[1]), x.T @ targets)
+        self.weights = torch.linalg.solve(x.T @ x + torch.eye(x.shape[1]), x.T @ targets.float())
 
-    def __call__(self, images: np.ndarray) -> list[str]:
-        """Return one of ``VIEWS`` for each picture, uint8 [n, H, W, 3]."""
-        return [VIEWS[k] for k in (self._features(images) @ self.weights).argmax(1)]
+    def read(self, images: np.ndarray) -> torch.Tensor:
+        """Return the estimates [n, k] for pictures uint8 [n, H, W, 3]."""
+        return self._features(images) @ self.weights
 
     @torch.no_grad()
     def _features(self, images: np.ndarray) -> torch.Tensor:
@@ -83,6 +82,30 @@ class ViewReader:
             rows.append(F.adaptive_avg_pool2d(last, 2).flatten(1))
         x = torch.cat(rows)
         return torch.cat([x, torch.ones(len(x), 1)], dim=1)
+
+
+class ViewReader(Reader):
+    """Classifies the view of a picture."""
+
+    def __init__(self, classifier, images: np.ndarray, views: list[str]):
+        super().__init__(classifier, images, torch.tensor([[float(view == v) for v in VIEWS] for view in views]))
+
+    def __call__(self, images: np.ndarray) -> list[str]:
+        """Return one of ``VIEWS`` for each picture, uint8 [n, H, W, 3]."""
+        return [VIEWS[k] for k in self.read(images).argmax(1)]
+
+
+class AzimuthReader(Reader):
+    """Estimates the azimuth of a picture's camera."""
+
+    def __init__(self, classifier, images: np.ndarray, azimuths: np.ndarray):
+        at = torch.from_numpy(np.radians(azimuths))
+        super().__init__(classifier, images, torch.stack([at.cos(), at.sin()], 1))
+
+    def __call__(self, images: np.ndarray) -> np.ndarray:
+        """Return degrees [n] for pictures uint8 [n, H, W, 3]."""
+        cos, sin = self.read(images).unbind(1)
+        return torch.atan2(sin, cos).rad2deg().numpy()
 
 
 def obedience(classifier, images: np.ndarray, named: list[dict[str, str]]) -> dict[str, float]:

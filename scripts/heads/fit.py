@@ -76,8 +76,8 @@ def fit(
     optimiser: torch.optim.Optimizer | None = None,
     check: Callable[[Any], dict[str, float]] | None = None,
 ) -> Any:
-    """Minimise ``sum(loss(model, rng, device).values())`` with AdamW, or the ``optimiser`` given; return the model with
-    EMA weights, in eval mode.
+    """Minimise ``sum(loss(model, rng, device).values())`` with AdamW, or the ``optimiser`` given, whose groups may
+    multiply the learning rate by a ``factor``; return the model with EMA weights, in eval mode.
 
     Random numbers depend on (step, process), and ``out/name.pt`` is rewritten every ``every`` steps, so an interrupted
     run resumes. ``precision``: Accelerate's name; None: :func:`native_precision`. ``check``: figures of the model with
@@ -105,7 +105,7 @@ def fit(
         if before_step:
             before_step(step)
         for group in stepper.param_groups:
-            group["lr"] = lr * schedule(step, steps)
+            group["lr"] = group.get("factor", 1.0) * lr * schedule(step, steps)
         rng = np.random.default_rng([step, accelerator.process_index])
         torch.manual_seed(step * 64 + accelerator.process_index)
         terms = loss(prepared, rng, accelerator.device)

@@ -111,8 +111,8 @@ class PromptSettings(TextSettings):
     """Append ", front view" and so on to the prompt, by the camera."""
     scene_words: str = ""
     """Words that are added to the prompt in all views of a scene, so that they agree on them, with commas between the
-    parts; of {tan|brown} each scene draws one. A part whose last word the prompt has itself is left out (default:
-    none)."""
+    parts; of {tan|brown} each scene draws one. A part is left out if the prompt has its last word, or tells its
+    attribute of heads (default: none)."""
     view_prompts: Annotated[tuple[str, ...], Flag(own=is_assignment)] = ()
     """Whole prompts for some views, each VIEW=TEXT with front, side, back or overhead (default: the prompt and the
     view's words)."""

@@ -8,13 +8,16 @@ from dataclasses import replace
 
 import torch
 
-from rsd.heads.reading import from_view
+from rsd.heads.reading import from_view, read
 from rsd.priors import over_heads
 from rsd.priors.base import Condition, Prior, joined
 from rsd.randomness import Stream
 
 from .options import ALTERNATIVES, VIEWS, PromptSettings
 from .scene.cameras import Cameras
+
+SECTOR = 30
+"""The azimuths at which priors that read poses have texts of their own, in degrees."""
 
 
 def view_of(settings: PromptSettings, azimuth: float, elevation: float) -> str:
@@ -32,33 +35,37 @@ def views_of(settings: PromptSettings, cameras: Cameras) -> list[str]:
 
 
 def with_scene_words(prompt: str, settings: PromptSettings, *, seed: int, number: int) -> str:
-    """Return the prompt of the scene with this number, with its own choice of the scene words' alternatives."""
-    said, stream = re.findall(r"\w+", prompt.lower()), Stream(seed, prompt)
+    """Return the prompt of the scene with this number, with its own choice of the scene words' alternatives. A part is
+    left out if the prompt has its last word, or tells one of its attributes of heads."""
+    said, told, stream = set(re.findall(r"\w+", prompt.lower())), set(read(prompt).values), Stream(seed, prompt)
     added = []
     for place, part in enumerate(settings.scene_words.split(",")):
+        for choice, found in enumerate(ALTERNATIVES.findall(part)):
+            options = found.split("|")
+            drawn = int(stream.integers(f"scene words {place}, {choice}", 0, len(options) - 1, [number]))
+            part = part.replace("{" + found + "}", options[drawn], 1)
         words = part.split()
-        if words and words[-1].lower() not in said:
-            for choice, found in enumerate(ALTERNATIVES.findall(part)):
-                options = found.split("|")
-                drawn = int(stream.integers(f"scene words {place}, {choice}", 0, len(options) - 1, [number]))
-                part = part.replace("{" + found + "}", options[drawn], 1)
-            added.append(" ".join(part.split()))
+        if words and words[-1].lower() not in said and not told & set(read(part).values):
+            added.append(" ".join(words))
     return ", ".join([text for text in (prompt, *added) if text])
 
 
 class ViewPrompts:
     """The prompts of scenes, embedded once for every view; the prior's text encoder may be released afterwards.
 
-    ``numbers``: of the scenes, which choose their scene words. ``texts``: of each scene, by view. ``conditions``: by
-    text.
+    ``numbers``: of the scenes, which choose their scene words. ``texts``: of each scene, by view, and by the camera's
+    azimuth too if the prior is over heads and reads poses. ``conditions``: by text.
     """
 
     def __init__(
         self, prior: Prior, prompt: str, settings: PromptSettings, *, seed: int = 0, numbers: Sequence[int] = (0,)
     ):
-        self.settings, self.heads = settings, over_heads(prior.name)
+        self.settings, self.heads, self.posed = settings, over_heads(prior.name), getattr(prior, "posed", False)
         prompts = [with_scene_words(prompt, settings, seed=seed, number=number) for number in numbers]
-        self.texts = [{view: self._text(one, view) for view in VIEWS} for one in prompts]
+        places = list(VIEWS)
+        if self.heads and self.posed:
+            places = [self._place(azimuth, elevation) for elevation in (0, 90) for azimuth in range(0, 360, SECTOR)]
+        self.texts = [{place: self._text(one, place) for place in places} for one in prompts]
         scale = settings.guidance + (settings.guidance_convention == "dreamfusion")
         negative = settings.negative_prompt if scale != 1 else ""
         self.conditions: dict[str, Condition] = {}
@@ -67,29 +74,38 @@ class ViewPrompts:
             without_text = first is not None and first.embeddings is None  # one condition and one warning suffice
             self.conditions[text] = first if first and without_text else prior.condition(text, negative, scale)
 
-    def _text(self, prompt: str, view: str) -> str:
-        s = self.settings
+    def _place(self, azimuth: float, elevation: float) -> str:
+        """Return the key of a camera's text: its view, such as "side", or with the nearest azimuth, "side 90"."""
+        if not (self.heads and self.posed) or elevation >= self.settings.overhead:
+            return view_of(self.settings, azimuth, elevation)
+        nearest = round(azimuth / SECTOR) * SECTOR % 360
+        return f"{view_of(self.settings, nearest, elevation)} {nearest}"
+
+    def _text(self, prompt: str, place: str) -> str:
+        s, (view, _, azimuth) = self.settings, place.partition(" ")
         if view in s.own_prompts:
             return s.own_prompts[view]
         if not s.view_words:
             return prompt
         if self.heads and view != "overhead":
-            return from_view(prompt, f"{view} view")
+            return from_view(prompt, f"{view} view", float(azimuth) if azimuth else None)
         return f"{prompt}, {view} view".removeprefix(", ")
 
     def condition(self, cameras: Cameras, rows: torch.Tensor, *, guided: bool = True, unit: float = 1.0) -> Condition:
         """Return the condition of pictures from ``cameras``, one embedding per row; ``rows`` [N, V] are the rows of
-        each scene and view. ``guided``: False for a learned reference, which takes no guidance, but the cameras' poses
-        in ``unit``s of length."""
-        views = views_of(self.settings, cameras)
+        each scene and view. ``guided``: False for a learned reference, which takes no guidance. It gets the cameras'
+        poses, in ``unit``s of length, and so do priors that read them."""
+        angles = zip(cameras.azimuth.tolist(), cameras.elevation.tolist(), strict=True)
+        views = [self._place(*angle) for angle in angles]
         order = rows.flatten().argsort().tolist()  # the scene and view of each row
         chosen = [self.conditions[self.texts[k // len(views)][views[k % len(views)]]] for k in order]
         first = self.conditions[self.texts[0][views[0]]]
+        if self.posed or not guided:
+            first = replace(first, pose=cameras.pose(unit).flatten(1)[[k % len(views) for k in order]].float())
         if guided:
             first = replace(first, threshold=self.settings.threshold)
         else:
-            poses = cameras.pose(unit).flatten(1)[[k % len(views) for k in order]].float()
-            first = replace(first, guidance=1.0, negative=None, negative_prompt="", extra=poses)
+            first = replace(first, guidance=1.0, negative=None, negative_prompt="")
         if first.embeddings is None:
             return first
         texts = joined(chosen)

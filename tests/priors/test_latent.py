@@ -41,7 +41,7 @@ def test_v_conversion_recovers_the_noise_of_a_perfect_v_model(tiny_pipeline):
     z, eps, t = latents(seed=1), latents(seed=2), torch.tensor([10, 900])
     s = prior.schedule
     alpha, sigma = (torch.tensor([f(10), f(900)]).view(2, 1, 1, 1) for f in (s.alpha, s.sigma))
-    prior._predict = lambda z_t, t, texts: alpha * eps - sigma * z
+    prior._predict = lambda z_t, t, texts, pose: alpha * eps - sigma * z
     torch.testing.assert_close(prior.epsilon(alpha * z + sigma * eps, t), eps, rtol=0, atol=1e-6)
 
 

@@ -304,7 +304,7 @@ def test_one_set_of_adapters_a_particle_learns_each_alone(tiny_pipeline):
 def told(prior, *, memory=None, **settings):
     """Adapters with two numbers per particle as input."""
     numbers = torch.tensor([[1.0, 0.0], [0.0, 1.0], [-1.0, -1.0]])
-    condition = replace(prior.condition("red"), extra=numbers)
+    condition = replace(prior.condition("red"), pose=numbers)
     return LoraScore(prior, condition, Spread(IDS, memory or Memory()), Stream(0), **settings)
 
 

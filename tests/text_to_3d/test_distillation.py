@@ -64,7 +64,7 @@ def test_each_picture_is_compared_with_its_own_view_s_prompt(tiny, method):
             assert torch.equal(learning.embeddings, torch.cat([words[v].expand(3, -1, -1) for v in after]))
             for told, at in ((own, expected[step]), (learning, cameras[step])):
                 poses = at.pose(unit=8).flatten(1).float()
-                assert torch.equal(told.extra, poses.repeat_interleave(3, 0)) and told.extra.abs().max() <= 1.001
+                assert torch.equal(told.pose, poses.repeat_interleave(3, 0)) and told.pose.abs().max() <= 1.001
 
 
 def test_a_learned_score_begins_as_the_prior_and_ends_knowing_the_camera(tiny):

@@ -122,10 +122,10 @@ def test_each_row_has_its_camera_s_words(tiny_pipeline, rows):
     assert condition.guidance == 21 and len(condition.negative) == 1
     bare = prompts.condition(cameras([170, 10]), torch.tensor(rows), guided=False)
     assert bare.guidance == 1 and bare.negative is None and torch.equal(bare.embeddings, condition.embeddings)
-    assert condition.extra is None
+    assert condition.pose is None
     poses = cameras([170, 10]).pose().flatten(1).float()
     for view, scene in ((0, 0), (0, 1), (1, 0), (1, 1)):
-        assert torch.equal(bare.extra[rows[scene][view]], poses[view])
+        assert torch.equal(bare.pose[rows[scene][view]], poses[view])
 
 
 def test_mistakes():

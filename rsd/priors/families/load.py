@@ -4,15 +4,14 @@ from __future__ import annotations
 
 import importlib
 import inspect
-from dataclasses import replace
 from typing import Any
 
 import torch
 
-from rsd.hub import built_in_folder, quietly
+from rsd.hub import quietly
 from rsd.priors.families import Family
 from rsd.priors.families.base import FamilyPrior, Size
-from rsd.priors.index import BUILT_IN, FLOWS, MARKER, Index
+from rsd.priors.index import MARKER, Index
 from rsd.priors.parts import load_network, load_scheduler, load_tokenizer
 from rsd.priors.pixel import cache_folder
 from rsd.priors.t5 import roomy
@@ -33,7 +32,7 @@ def load_family(
     parts: dict[str, Any] = dict.fromkeys(family.texts)
     for part in (family.network, "vae"):
         kind = getattr(diffusers, family.parts[part][0])
-        parts[part] = load_network(kind, home(found, part), part, torch.float32 if half and part == "vae" else dtype)
+        parts[part] = load_network(kind, found, part, torch.float32 if half and part == "vae" else dtype)
     for part in family.texts:
         if part.startswith("tokenizer") and listed[part][1]:
             parts[part] = load_tokenizer(getattr(transformers, listed[part][1]), found, part)
@@ -69,11 +68,4 @@ def prior_class(family: Family) -> type[FamilyPrior]:
     """Return the class of a family's priors."""
     module, name = family.module.split(":")
     found: type[FamilyPrior] = getattr(importlib.import_module(f"rsd.priors.families.{module}"), name)
-    return found
-
-
-def home(found: Index, part: str) -> Index:
-    """Return where a part is stored: the built-in flow prior uses the autoencoder of "heads"."""
-    if found.name in FLOWS and part == "vae":
-        return replace(found, folder=built_in_folder(BUILT_IN["heads"], marker=MARKER))
     return found
