@@ -61,9 +61,9 @@ DRAW = {
 }
 SMALL = "--particles 2 --steps 2 --views 2 --size 32 --turntable 4 --mesh-resolution 16"
 SCENE = {
-    "sds": f'"a man with a beard" --method sds {SMALL}',
-    "vsd": f'"a man with a beard" --method vsd --gamma 4 --encoding frequency {SMALL}',
-    "packed": f'"a man with a beard" --renderer packed --interaction views --gamma 4 {SMALL}',
+    "sds": f'"a man with a beard" --prior heads-pixels --method sds {SMALL}',
+    "vsd": f'"a man with a beard" --prior heads-pixels --method vsd --gamma 4 --encoding frequency {SMALL}',
+    "packed": f'"a man with a beard" --prior heads-pixels --renderer packed --interaction views --gamma 4 {SMALL}',
     "latent": f'"a man with a beard" --prior heads {SMALL}',
 }
 UNSTEADY = ("seconds", "peak_bytes", "outputs")

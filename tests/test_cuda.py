@@ -127,5 +127,17 @@ def test_text_to_image(tmp_path, method):
 @pytest.mark.parametrize("renderer", ["dense", "packed"])
 def test_text_to_3d(tmp_path, encoding, renderer):
     flags = ("-n", 2, "--steps", 3, "--turntable", 4, "--mesh-resolution", 24, "--device", "cuda")
-    run("text-to-3d", "a man", *flags, "--encoding", encoding, "--renderer", renderer, "--out", tmp_path / "run")
+    run(
+        "text-to-3d",
+        "a man",
+        "--prior",
+        "heads-pixels",
+        *flags,
+        "--encoding",
+        encoding,
+        "--renderer",
+        renderer,
+        "--out",
+        tmp_path / "run",
+    )
     assert "cuda" in provenance(tmp_path / "run")

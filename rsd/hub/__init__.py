@@ -19,6 +19,7 @@ BUILT_IN = Path(__file__).parent.parent / "heads" / "weights"
 TRAINING = {
     "photos": '"python -m scripts.photos data", "train" and "export" (docs/photos.md)',
     "pixel": '"python -m scripts.heads pixel-data", then "python -m scripts.heads pixel"',
+    "views": '"python -m scripts.heads views"',
     "flow": '"python -m scripts.heads flow"',
     "flow-few": '"python -m scripts.heads flow", then "python -m scripts.heads flow-few"',
     "face": '"python -m scripts.heads.face"',

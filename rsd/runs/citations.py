@@ -35,6 +35,13 @@ BIBTEX = {
   year      = {2023},
   url       = {https://arxiv.org/abs/2211.10440}
 }""",
+    "mvdream": """@inproceedings{shi2024mvdream,
+  title     = {{MVDream}: Multi-view Diffusion for {3D} Generation},
+  author    = {Shi, Yichun and Wang, Peng and Ye, Jianglong and Long, Mai and Li, Kejie and Yang, Xiao},
+  booktitle = {International Conference on Learning Representations},
+  year      = {2024},
+  url       = {https://arxiv.org/abs/2308.16512}
+}""",
     "vsd": """@inproceedings{wang2023prolificdreamer,
   title     = {{ProlificDreamer}: High-Fidelity and Diverse Text-to-{3D} Generation
                with Variational Score Distillation},

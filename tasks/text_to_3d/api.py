@@ -26,7 +26,7 @@ class SceneSamples(Samples):
 def text_to_3d(
     prompt: str,
     *,
-    prior: Prior | str = "heads-pixels",
+    prior: Prior | str = "heads-views",
     features: Features | str = "auto",
     method: str = "sds",
     progress: Callable[[Record], None] | None = None,

@@ -14,6 +14,7 @@ from rsd.distributed import Ensemble
 from rsd.engine import Record
 from rsd.priors import is_latent
 from rsd.priors.base import Prior
+from rsd.priors.index import POSED
 from rsd.runs.folder import RunFolder
 from rsd.runs.head import Item, Networks, PromptHead
 
@@ -162,6 +163,7 @@ class SceneHead(PromptHead):
     def works(cls, options: TextTo3D) -> list[str]:
         """Return the works that the method and the scenes build on."""
         works = ["sds", "magic3d"]  # the loss, and the initial density
+        works += ["mvdream"] if options.prior == POSED else []
         works += ["vsd", "lora"] if options.method == "vsd" else []
         works += ["rlsd"] if options.interacts else []
         works += ["imagen"] if options.threshold is not None else []

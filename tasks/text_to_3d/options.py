@@ -192,9 +192,9 @@ class Settings(Distilled, PromptSettings, SceneSettings):
 class TextTo3D(Settings, RunOptions, PriorOptions, FeatureOptions, DivOptions, PromptOptions):
     """Make N different scenes of each prompt by score distillation with repulsion: turntables, meshes, pictures.
 
-    Settings come from the packaged configuration of the method and prior, then --config FILE, then the flags. The
-    defaults below are those of sds on heads-pixels; with --prior heads all views of fixed cameras are sampled together
-    (a run's config.yaml has the values used).
+    Settings come from the packaged configuration of the method and prior, then --config FILE, then the flags; a run's
+    config.yaml has the values used. With sds on the priors heads-views (the default) and heads all views of fixed
+    cameras are sampled together; the defaults below are those of sds on heads-pixels, which optimises from drawn ones.
     """
 
     EXAMPLES: ClassVar[tuple[str, ...]] = (
@@ -237,9 +237,9 @@ class TextTo3D(Settings, RunOptions, PriorOptions, FeatureOptions, DivOptions, P
 
     prompt: Annotated[tuple[str, ...], Flag(positional=True)] = ()
     """What to make; several prompts are one run each. Leave the view out: its words are added to the prompt."""
-    prior: str = "heads-pixels"
+    prior: str = "heads-views"
     preset: str | None = None
-    """Packaged settings for a purpose: draft, with the prior heads, takes less than half the time (default: none)."""
+    """Packaged settings for a purpose: draft, with heads-views and heads, takes less than half the time (default: none)."""
     checkpoint_every: int = 50
 
     size: int | None = None

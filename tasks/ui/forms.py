@@ -30,7 +30,11 @@ AUTO = "auto"
 PAINTED, ALPHA, FILE = "what I paint", "what is transparent", "a file"
 LEFT_OUT = {task for name in ("box", "operator") for task in REQUIRED[name]}
 """Tasks that the page leaves to the command line: a box is painted, and an operator is code."""
-PRIORS = {RESTORE: ("heads", "heads-pixels", "photos"), IMAGE: ("heads", "heads-pixels"), SCENE: ("heads-pixels",)}
+PRIORS = {
+    RESTORE: ("heads", "heads-pixels", "photos"),
+    IMAGE: ("heads", "heads-pixels"),
+    SCENE: ("heads-views", "heads", "heads-pixels"),
+}
 NUMBERS = {"particles": "Samples", "steps": "Steps", "gamma": "γ, the repulsion", "seed": "Seed"}
 OWN = tuple(name for name in READ_BY_SOME if name not in (*REQUIRED, "mask_hole", "propose"))
 """The options that only some tasks read. The mask's are chosen by painting, and "propose" is a button."""

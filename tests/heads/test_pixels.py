@@ -20,8 +20,10 @@ from rsd.priors import load_prior, over_heads
 
 SMALL_SCENES = ["--steps", "2", "--samples", "4", "--turntable", "2", "--mesh-resolution", "8", "--grid", "4"]
 COMMANDS = {
-    "text-to-image": ["a wizard with a red shirt"], "text-to-3d": ["a wizard with a red shirt"], "restore": ["face.png"]
-}  # fmt: skip
+    "text-to-image": ["a wizard with a red shirt"],
+    "text-to-3d": ["a wizard with a red shirt", "--prior", "heads-pixels"],
+    "restore": ["face.png"],
+}
 
 
 def test_which_priors_are_over_heads():

@@ -79,9 +79,7 @@ def test_a_prior_that_reads_no_pose_ignores_it(tiny_pipeline):
     ],
 )
 def test_other_class_labels_are_refused(posed, config):
-    with pytest.raises(
-        ValueError, match='prior "mine" wants class labels; it must take none, or the 16'
-    ):
+    with pytest.raises(ValueError, match='prior "mine" wants class labels; it must take none, or the 16'):
         LatentPrior(posed(**config), name="mine")
 
 

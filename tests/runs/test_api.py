@@ -27,9 +27,9 @@ def test_pictures_are_the_command_s(method, changes, tmp_path):
 
 def test_scenes_are_the_command_s(tmp_path, heads_pixels):
     flags = ["-n", "2", "--steps", "2", "--views", "1", "--turntable", "3", "--mesh-resolution", "8"]
-    flags += ["--samples", "8", "--fine", "0"]
+    flags += ["--samples", "8", "--fine", "0", "--prior", "heads-pixels"]
     assert main(["text-to-3d", "a bald man", *flags, "--out", str(tmp_path / "out")]) == 0
-    made = rsd.text_to_3d("a bald man", particles=2, steps=2, views=1, samples=8, fine=0)
+    made = rsd.text_to_3d("a bald man", prior="heads-pixels", particles=2, steps=2, views=1, samples=8, fine=0)
     assert made.images.shape == (2, 3, 32, 32) and made.source == "heads_pixels.yaml: sds"
     from safetensors.torch import load_file
 

@@ -53,7 +53,11 @@ def table(capsys, *words: str) -> tuple[str, dict[str, tuple[str, str]]]:
             "heads.yaml: vsd",
             {"lr": ("0.1", "heads.yaml, vsd"), "score": ("lora", "heads.yaml, vsd")},
         ),
-        (["text-to-3d", "--method", "vsd"], "heads_pixels.yaml: vsd", {"lr_phi": ("0.003", "heads_pixels.yaml, vsd")}),
+        (
+            ["text-to-3d", "--method", "vsd", "--prior", "heads-pixels"],
+            "heads_pixels.yaml: vsd",
+            {"lr_phi": ("0.003", "heads_pixels.yaml, vsd")},
+        ),
         (
             ["text-to-3d", "--prior", "heads", "--preset", "draft"],
             "heads.yaml: sds, draft",
@@ -82,7 +86,10 @@ def test_what_the_method_does_not_read_is_left_out(capsys):
         (["sr4", "--preset", "60"], "There is no preset of 60 steps"),
         (["sr4", "--preset", "draft"], "preset is draft; rsd restore's presets are numbers of steps"),
         (["text-to-image", "--preset", "50"], "preset is 50, but text-to-image has no presets"),
-        (["text-to-3d", "--preset", "50"], 'There is no preset "50" for sds with heads-pixels; there are: none.'),
+        (
+            ["text-to-3d", "--prior", "heads-pixels", "--preset", "50"],
+            'There is no preset "50" for sds with heads-pixels; there are: none.',
+        ),
     ],
 )
 def test_mistakes_are_reported_in_one_sentence(capsys, words, told):
