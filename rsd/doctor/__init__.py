@@ -25,7 +25,8 @@ BACKENDS = {
     "tinycudann": "hash grids on CUDA: build it from NVIDIA's repository with nvcc",
 }
 MODELS = {
-    "latent": "the prior heads", "views": "the prior heads-views", "pixel": "the prior heads-pixels", "photos": "the prior photos",
+    "latent": "the prior heads", "views": "the prior heads-views", "pixel": "the prior heads-pixels",
+    "photos": "the prior photos",
     "features": "the repulsion's features",
     "classifier": "the scoring network", "face": "the detector of faces",
 }  # fmt: skip

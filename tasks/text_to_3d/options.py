@@ -239,7 +239,7 @@ class TextTo3D(Settings, RunOptions, PriorOptions, FeatureOptions, DivOptions, P
     """What to make; several prompts are one run each. Leave the view out: its words are added to the prompt."""
     prior: str = "heads-views"
     preset: str | None = None
-    """Packaged settings for a purpose: draft, with heads-views and heads, takes less than half the time (default: none)."""
+    """Packaged settings for a purpose: draft, with heads-views and heads, takes half the time (default: none)."""
     checkpoint_every: int = 50
 
     size: int | None = None

@@ -27,17 +27,21 @@ ADDED = {
 """Options that older versions' config.yaml does not contain, with the values that their runs used."""
 
 
+FILES = {"heads-pixels": ("heads_pixels.yaml",), "heads-views": ("heads_views.yaml", "heads.yaml")}
+"""The files of packaged settings of priors with their own, in order."""
+
+
 def packaged(method: str, prior: str, preset: str | None = None) -> Packaged:
     """Return the packaged settings: tuned ones for heads, the paper's for other priors (VSD's are SDS's). Raise
     ValueError for an unknown preset."""
-    file = ("heads_pixels.yaml" if prior == "heads-pixels" else "heads.yaml") if over_heads(prior) else "if.yaml"
-    found = section("text_to_3d", file, method) or section("text_to_3d", file, "sds")
-    assert found, "every method has one"
+    own = FILES.get(prior, ("heads.yaml",) if over_heads(prior) else ("if.yaml",))
+    places = [(file, method) for file in own] + [(file, "sds") for file in own]
+    found = next(held for place in places if (held := section("text_to_3d", *place)))
     if preset is None:
         return found
-    chosen = section("text_to_3d", file, found.method, preset)
+    chosen = section("text_to_3d", found.file, found.method, preset)
     if chosen is None:
-        known = ", ".join(presets("text_to_3d", file, found.method)) or "none"
+        known = ", ".join(presets("text_to_3d", found.file, found.method)) or "none"
         raise ValueError(f'There is no preset "{preset}" for {method} with {prior}; there are: {known}.')
     return chosen
 
