@@ -21,6 +21,8 @@ from .text_to_image import packaged as text_to_image
 from .text_to_image.options import TextToImage
 
 HEADS = ("text-to-image", "text-to-3d")
+WIDEST = 40
+"""The widest column of the table, in characters; longer entries overhang."""
 
 
 @dataclass(kw_only=True)
@@ -70,7 +72,7 @@ def lines(request: Config) -> list[str]:
         if name not in unread:
             value = getattr(options, name)
             rows.append((name.rstrip("_"), format_value(value), origin.get(name, "default")))
-    widths = [max(len(row[k]) for row in rows) for k in (0, 1)]
+    widths = [min(max(len(row[k]) for row in rows), WIDEST) for k in (0, 1)]
     head = f"{found.name if found else 'nothing is packaged; these are the defaults'}"
     return [
         head,

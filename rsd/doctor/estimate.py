@@ -41,7 +41,9 @@ KINDS = (
         {"unet": 3, "unet with gradient": 1, "decoder with gradient": 0.6, "features with gradient": 0.6},
         {"decoder": 42},
     ),
-    Kind("a text-to-3d run of four scenes", 400, {"pixel unet": 2, "features with gradient": 1}, share=0.4),
+    Kind(  # 12 views, with guidance; a scene's fits take most of the time
+        "a text-to-3d run of four scenes", 12, {"unet": 24, "decoder": 12, "encoder": 12}, {"encoder": 12}, share=0.18
+    ),
 )  # fmt: skip
 """Defaults of three commands; a test compares N, steps, guidance and window with configs/."""
 
@@ -53,9 +55,9 @@ def samples() -> dict[str, Callable[[], object]]:
     from rsd.features import load_features
     from rsd.priors import load_prior
 
-    latent, pixel, features = load_prior("heads"), load_prior("heads-pixels"), load_features("heads")
+    latent, features = load_prior("heads"), load_features("heads")
     draw = torch.Generator().manual_seed(0)
-    z, x = (torch.randn(PARTICLES, *prior.latent_shape, generator=draw) for prior in (latent, pixel))
+    z = torch.randn(PARTICLES, *latent.latent_shape, generator=draw)
     picture = torch.randn(PARTICLES, 3, latent.image_size, latent.image_size, generator=draw)
     half = latent.schedule.T // 2
 
@@ -73,7 +75,6 @@ def samples() -> dict[str, Callable[[], object]]:
         "decoder with gradient": differentiated(latent.decode, z),
         "encoder": torch.no_grad()(lambda: latent.encode(picture)),
         "features with gradient": differentiated(features, picture),
-        "pixel unet": torch.no_grad()(lambda: pixel.epsilon(x, half)),
     }
 
 

@@ -25,7 +25,9 @@ class Condition:
     text. ``pose``: camera-to-world matrices, flattened, [N, 16], for priors that know where the camera stands and for
     learned scores; other priors ignore them.
     ``pooled`` [1, k] or [N, k] and ``mask`` [1, L] or [N, L] (0 where no token is) belong to ``embeddings``, for
-    networks that take them; ``negative_pooled`` and ``negative_mask`` to ``negative``.
+    networks that take them; ``negative_pooled`` and ``negative_mask`` to ``negative``. With ``unconditional``, the
+    condition of the empty prompt, guidance is Perp-Neg's, and ``perp_neg`` is the negative prompt's weight
+    (:func:`without`).
     """
 
     prompt: str = ""
@@ -39,6 +41,8 @@ class Condition:
     mask: torch.Tensor | None = None
     negative_pooled: torch.Tensor | None = None
     negative_mask: torch.Tensor | None = None
+    unconditional: Condition | None = None
+    perp_neg: float = 1.0
 
     def rows(self, start: int, stop: int) -> Condition:
         """The condition of particles start .. stop-1: itself, or their rows where each particle has its own."""
@@ -177,10 +181,23 @@ def count_backward(out: torch.Tensor, calls: Counter[str], name: str, n: int) ->
 def guided(predict: Callable[[list[Any]], torch.Tensor], condition: Condition) -> torch.Tensor:
     """Return uncond + s (text - uncond) with one call of ``predict``, which maps a list of n embeddings to [n B, ...];
     without guidance, the prediction of the text [B, ...]."""
-    if condition.negative is None:
-        return predict([condition.embeddings])
-    uncond, text = predict([condition.negative, condition.embeddings]).chunk(2)
-    return uncond + condition.guidance * (text - uncond)
+    c = condition
+    if c.negative is None:
+        return predict([c.embeddings])
+    if c.unconditional is None:
+        uncond, text = predict([c.negative, c.embeddings]).chunk(2)
+    else:
+        uncond, negative, text = predict([c.unconditional.embeddings, c.negative, c.embeddings]).chunk(3)
+        text = without(text, negative, uncond, c.perp_neg)
+    return uncond + c.guidance * (text - uncond)
+
+
+def without(text: torch.Tensor, negative: torch.Tensor, uncond: torch.Tensor, weight: float) -> torch.Tensor:
+    """Return the prediction for the text without what is only the negative prompt's: minus ``weight`` times the part of
+    negative - uncond perpendicular to text - uncond, picture by picture (Perp-Neg, Armandpour et al. 2023)."""
+    along, away = (text - uncond).flatten(1), (negative - uncond).flatten(1)
+    shared = (away * along).sum(1, keepdim=True) / along.square().sum(1, keepdim=True).clamp(min=1e-20)
+    return text - weight * (away - shared * along).view_as(text)
 
 
 def as_epsilon(

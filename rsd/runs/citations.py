@@ -35,6 +35,14 @@ BIBTEX = {
   year      = {2023},
   url       = {https://arxiv.org/abs/2211.10440}
 }""",
+    "perp-neg": """@misc{armandpour2023reimagine,
+  title     = {Re-imagine the Negative Prompt Algorithm: Transform {2D} Diffusion into {3D}, alleviate {Janus}
+               problem and Beyond},
+  author    = {Armandpour, Mohammadreza and Sadeghian, Ali and Zheng, Huangjie and Sadeghian, Amir
+               and Zhou, Mingyuan},
+  year      = {2023},
+  url       = {https://arxiv.org/abs/2304.04968}
+}""",
     "mvdream": """@inproceedings{shi2024mvdream,
   title     = {{MVDream}: Multi-view Diffusion for {3D} Generation},
   author    = {Shi, Yichun and Wang, Peng and Ye, Jianglong and Long, Mai and Li, Kejie and Yang, Xiao},

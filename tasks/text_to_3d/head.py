@@ -163,6 +163,7 @@ class SceneHead(PromptHead):
     def works(cls, options: TextTo3D) -> list[str]:
         """Return the works that the method and the scenes build on."""
         works = ["sds", "magic3d"]  # the loss, and the initial density
+        works += ["perp-neg"] if options.negative_prompt and options.perp_neg is not None else []
         works += ["mvdream"] if options.prior == POSED else []
         works += ["vsd", "lora"] if options.method == "vsd" else []
         works += ["rlsd"] if options.interacts else []

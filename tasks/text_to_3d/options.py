@@ -104,6 +104,9 @@ class PromptSettings(TextSettings):
     """Classifier-free guidance s, in the convention that --guidance-convention names; 1 of diffusers' is none."""
     guidance_convention: str = "diffusers"
     """diffusers: uncond + s (text - uncond); dreamfusion: text + s (text - uncond), whose 20 is 21 of diffusers'."""
+    perp_neg: float | None = None
+    """Weight of Perp-Neg: of the negative prompt only what is perpendicular to the prompt is avoided, with this weight,
+    by a third call of the network (default: the negative prompt replaces the unconditional one)."""
     threshold: float | None = None
     """Priors of pixels: the share of the denoised estimate's entries that dynamic thresholding keeps; it clips the
     others where guidance has driven them beyond black and white (default: no thresholding)."""
@@ -131,6 +134,8 @@ class PromptSettings(TextSettings):
         check_names(self, guidance_convention=CONVENTIONS)
         if self.threshold is not None and not 0 < self.threshold <= 1:
             raise ValueError(f"threshold is {self.threshold}; give a share above 0, at most 1, or None.")
+        if self.perp_neg is not None and not (math.isfinite(self.perp_neg) and self.perp_neg > 0):
+            raise ValueError(f"perp_neg is {self.perp_neg}; give a finite number above 0, or leave it out.")
         if not -90 <= self.overhead <= 90:
             raise ValueError(f"overhead is {self.overhead}; give degrees from -90 to 90.")
         if self.front < 0 or self.back < 0 or not self.front + self.back <= 180:
@@ -205,7 +210,7 @@ class TextTo3D(Settings, RunOptions, PriorOptions, FeatureOptions, DivOptions, P
     GROUPS: ClassVar[Groups] = {
         "input": "prompt prompts allow_empty negative_prompt view_words view_prompts scene_words",
         "method and prior": "method",
-        "quality": "gamma interaction threshold background",
+        "quality": "gamma interaction perp_neg threshold background",
         "speed and memory": "preset resolution views_at_once fit_steps fit_rays",
         "output": "size turntable mp4 mesh mesh_resolution mesh_faces texture mesh_threshold",
         "expert: distillation": (
@@ -272,6 +277,8 @@ class TextTo3D(Settings, RunOptions, PriorOptions, FeatureOptions, DivOptions, P
             if encoding != self.encoding
             for name in names
         }
+        if not self.negative_prompt:
+            found["perp_neg"] = ("--negative-prompt", "there is no negative prompt")
         if self.mesh != "glb":
             found["texture"] = ("--mesh glb", f"the mesh is {self.mesh}")
         if self.method != "vsd":

@@ -66,7 +66,7 @@ def test_what_is_counted_is_what_the_packaged_settings_do():
     sections = [
         ("inverse/any_heads", "proximal-guidance"),
         ("text_to_image/heads", "vsd"),
-        ("text_to_3d/heads_pixels", "sds"),
+        ("text_to_3d/heads_views", "sds"),
     ]
     files = [(yaml.safe_load((CONFIGS / f"{name}.yaml").read_text()), method) for name, method in sections]
     own = [{**held.get("default", {}), **held["methods"][method]} for held, method in files]
@@ -77,8 +77,9 @@ def test_what_is_counted_is_what_the_packaged_settings_do():
     assert own[1]["guidance"] != 1 and own[1]["score"] == "lora" and own[1]["window"] == [0.4, 1.0]
     assert (image.passes["unet"], image.passes["unet with gradient"]) == (3, 1)
     assert image.passes["decoder with gradient"] == image.passes["features with gradient"] == 0.6
-    assert own[2]["guidance"] != 1 and own[2]["views"] == 1 and files[2][0]["prior"] == "heads-pixels"
-    assert scene.passes["pixel unet"] == 2
+    assert own[2]["guidance"] != 1 and own[2]["gamma"] == 0 and own[2]["optimiser"] == "fit"
+    views = own[2]["views"]
+    assert scene.passes == {"unet": 2 * views, "decoder": views, "encoder": views} and scene.once == {"encoder": views}
 
 
 def test_a_restoration_s_network_calls(tiny_folder):
@@ -92,9 +93,10 @@ def test_a_restoration_s_network_calls(tiny_folder):
 
 
 def test_a_run_s_network_calls():
-    """The counts equal those in metrics.json of a text-to-image run (20 steps)."""
+    """The counts equal those in metrics.json of a text-to-image run (20 steps), and of one scene (12 steps)."""
     _, image, scene = KINDS
     unet = image.passes["unet"] + image.passes["unet with gradient"]
     assert (unet * 4 * 20, image.passes["unet with gradient"] * 4 * 20) == (320, 80)
     assert image.passes["decoder with gradient"] * 4 * 20 == pytest.approx(48)
-    assert scene.passes["pixel unet"] * 4 * 16 == 128
+    counts = {name: 12 * count + scene.once.get(name, 0) for name, count in scene.passes.items()}
+    assert counts == {"unet": 288, "decoder": 144, "encoder": 156}

@@ -19,12 +19,14 @@ from PIL import Image
 from safetensors.torch import load_file
 
 from rsd.cli import main
-from rsd.heads.attributes import sample_head
+from rsd.heads.attributes import ATTRIBUTES, sample_head
+from rsd.heads.reading import read
 from rsd.randomness import Stream
 from rsd.tasks.text_to_3d import outputs
 from rsd.tasks.text_to_3d.head import SceneHead
 from rsd.tasks.text_to_3d.options import Settings, TextTo3D
 from rsd.tasks.text_to_3d.packaged import ADDED, COMMAND, packaged, parse
+from rsd.tasks.text_to_3d.prompts import with_scene_words
 from rsd.tasks.text_to_3d.scene.cameras import draw_cameras
 from rsd.tasks.text_to_3d.scene.lights import draw_light
 from rsd.tasks.text_to_3d.scene.regularisers import regularisers
@@ -48,7 +50,9 @@ def test_a_line_of_a_manifest_has_settings_of_its_own(tmp_path):
     ]
     (tmp_path / "prompts.jsonl").write_text("\n".join(map(json.dumps, lines)))
     with pytest.warns(UserWarning, match='"back view" is left out of the prompt'):
-        head = SceneHead(*COMMAND.read(["--prompts", str(tmp_path / "prompts.jsonl"), "--views", "2"]))
+        head = SceneHead(
+            *COMMAND.read(["--prompts", str(tmp_path / "prompts.jsonl"), "--views", "2", "--prior", "heads-pixels"])
+        )
     man, hashed, woman = head.items
     assert [item.source for item in head.items] == ["a man", "a man", "a woman"] and hashed.folder == "hashed"
     assert (man.options.seed, man.options.azimuth, man.options.own_prompts) == (3, (0.0, 90.0), {"back": "long hair"})
@@ -303,6 +307,7 @@ def test_a_run_writes_a_textured_mesh_of_fewer_triangles_and_later_a_finer_one(m
         (["dog", "--view-prompts", "back=a tail", "back=tails"], "has two prompts for back"),
         (["dog", "--guidance", "1", "--negative-prompt", "cat"], "has no effect without guidance (guidance is 1)"),
         (["dog", "--mesh-threshold", "0"], "mesh_threshold is 0.0"),
+        (["dog", "--perp-neg", "1"], "perp-neg goes with --negative-prompt, but there is no negative prompt"),
         (["dog", "--resolution", "0"], "resolution is 0; give 1 or more."),
         (["dog", "--resolution", "-16"], "resolution is -16; give 1 or more."),
         (["dog", "--size", "4"], "size is 4; give 16 or more."),
@@ -424,12 +429,27 @@ def seen_lamps(settings, steps=500):
     return torch.tensor(seen, dtype=torch.float64).T
 
 
-def test_sds_on_the_latent_prior_fits_scenes_to_all_views_of_fixed_cameras():
-    chosen, name = parse(["a man", "--prior", "heads"])
-    assert name == "heads.yaml: sds"
+@pytest.mark.parametrize(("flags", "file"), [([], "heads_views.yaml"), (["--prior", "heads"], "heads.yaml")])
+def test_sds_on_latent_priors_of_heads_fits_scenes_to_all_views_of_fixed_cameras(flags, file):
+    chosen, name = parse(["a man", *flags])
+    assert name == f"{file}: sds"
     assert (chosen.noise, chosen.optimiser, chosen.cameras, chosen.timesteps) == ("carried", "fit", "fixed", "annealed")
     assert chosen.unread["shaded"][0] == "--optimiser adam" and "fit_rays" not in chosen.unread
-    assert "fit_rays" in parse(["a man"])[0].unread
+    assert "fit_rays" in parse(["a man", "--prior", "heads-pixels"])[0].unread
+
+
+def test_scenes_of_the_default_prior_are_told_all_that_the_prompt_leaves_open():
+    options, _ = parse(["a bald man", "-n", "20"])
+    settings = Settings.of(options)
+    for number in range(20):
+        told = read(with_scene_words("a bald man", settings, seed=0, number=number)).values
+        assert set(ATTRIBUTES) - set(told) == {"hair_color"} and (told["hair"], told["beard"]) == ("bald", "none")
+    words = [
+        with_scene_words("a woman with a blue mohawk and sunglasses, an open mouth", settings, seed=0, number=number)
+        for number in range(4)
+    ]
+    assert len(set(words)) == 4 and all("glasses, no" not in text and "hair" not in text for text in words)
+    assert all(set(read(text).values) == set(ATTRIBUTES) for text in words)
 
 
 @pytest.mark.parametrize(("method", "prior"), [("sds", "heads-pixels"), ("vsd", "heads-pixels"), ("vsd", "heads")])
@@ -528,6 +548,8 @@ def test_what_is_said_of_a_view_is_so():
             ["sds", "magic3d", "rlsd", "instant-ngp"],
         ),
         ({"particles": 1, "prior": IF}, False, ["sds", "magic3d"]),
+        ({"particles": 1, "prior": "heads-views"}, False, ["sds", "magic3d", "mvdream"]),
+        ({"particles": 1, "negative_prompt": "fog", "perp_neg": 1.0}, False, ["sds", "magic3d", "perp-neg"]),
         ({"particles": 1, "threshold": 0.9}, False, ["sds", "magic3d", "imagen"]),
         (
             {"particles": 1, "interaction": "views", "views": 2, "prior": IF},
@@ -537,4 +559,4 @@ def test_what_is_said_of_a_view_is_so():
     ],
 )
 def test_a_run_cites_what_it_uses(options, latent, keys):
-    assert SceneHead.cited(TextTo3D(**options), latent=latent) == keys
+    assert SceneHead.cited(TextTo3D(**{"prior": "heads-pixels", **options}), latent=latent) == keys

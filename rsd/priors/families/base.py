@@ -19,6 +19,7 @@ from rsd.priors.base import (
     flow_state,
     multiplying,
     network,
+    without,
 )
 from rsd.priors.families import BY_PIPELINE, Family, scale_factor
 from rsd.priors.families.words import Words, read, write
@@ -175,7 +176,8 @@ class FamilyPrior(Prior):
             torch.cuda.empty_cache()
 
     def epsilon(self, z_t: torch.Tensor, t: int | torch.Tensor, condition: Condition | None = None) -> torch.Tensor:
-        """Predict the noise [B, C, h, w], in z_t's dtype. t: an index 0..T-1 or [B]. Guidance takes a second call."""
+        """Predict the noise [B, C, h, w], in z_t's dtype. t: an index 0..T-1 or [B]. Guidance takes a second call,
+        Perp-Neg a third."""
         c = condition or self.condition()
         assert c.embeddings is not None, "this condition was made by another prior"
         time = self.schedule.time(t, self.device).expand(len(z_t))
@@ -183,7 +185,12 @@ class FamilyPrior(Prior):
         guess = self._predict(z, time, {"embeddings": c.embeddings, "pooled": c.pooled, "mask": c.mask}, c.guidance)
         if c.negative is not None:
             other = {"embeddings": c.negative, "pooled": c.negative_pooled, "mask": c.negative_mask}
-            guess = self.guided(self._predict(z, time, other, c.guidance), guess, c.guidance)
+            uncond = self._predict(z, time, other, c.guidance)
+            if (free := c.unconditional) is not None:
+                other = {"embeddings": free.embeddings, "pooled": free.pooled, "mask": free.mask}
+                negative, uncond = uncond, self._predict(z, time, other, c.guidance)
+                guess = without(guess, negative, uncond, c.perp_neg)
+            guess = self.guided(uncond, guess, c.guidance)
         return as_epsilon(guess, z_t, t, self.prediction_type, self.schedule)
 
     def encode(self, x: torch.Tensor) -> torch.Tensor:
