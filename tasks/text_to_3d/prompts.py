@@ -74,8 +74,10 @@ class ViewPrompts:
             without_text = first is not None and first.embeddings is None  # one condition and one warning suffice
             self.conditions[text] = first if first and without_text else prior.condition(text, negative, scale)
         if negative and settings.perp_neg is not None:
-            apart = {"unconditional": prior.condition(), "perp_neg": settings.perp_neg}
-            self.conditions = {text: replace(c, **apart) for text, c in self.conditions.items()}
+            empty, weight = prior.condition(), settings.perp_neg
+            self.conditions = {
+                text: replace(c, unconditional=empty, perp_neg=weight) for text, c in self.conditions.items()
+            }
 
     def _place(self, azimuth: float, elevation: float) -> str:
         """Return the key of a camera's text: its view, such as "side", or with the nearest azimuth, "side 90"."""
