@@ -35,15 +35,18 @@ def views_of(settings: PromptSettings, cameras: Cameras) -> list[str]:
 
 
 def with_scene_words(prompt: str, settings: PromptSettings, *, seed: int, number: int) -> str:
-    """Return the prompt of the scene with this number, with its own choice of the scene words' alternatives. A part is
-    left out if the prompt has its last word, or tells one of its attributes of heads."""
+    """Return the prompt of the scene with this number, with its own choice of the scene words' alternatives, which
+    comes again only after all others. A part is left out if the prompt has its last word, or tells one of its attributes of heads."""
     said, told, stream = set(re.findall(r"\w+", prompt.lower())), set(read(prompt).values), Stream(seed, prompt)
     added = []
     for place, part in enumerate(settings.scene_words.split(",")):
         for choice, found in enumerate(ALTERNATIVES.findall(part)):
             options = found.split("|")
-            drawn = int(stream.integers(f"scene words {place}, {choice}", 0, len(options) - 1, [number]))
-            part = part.replace("{" + found + "}", options[drawn], 1)
+            turn, at = divmod(number, len(options))
+            order = torch.randperm(
+                len(options), generator=stream.generator(f"scene words {place}, {choice}", step=turn)
+            )
+            part = part.replace("{" + found + "}", options[order[at]], 1)
         words = part.split()
         if words and words[-1].lower() not in said and not told & set(read(part).values):
             added.append(" ".join(words))

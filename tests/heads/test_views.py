@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -84,3 +85,21 @@ def test_an_azimuth_is_read_from_a_picture():
     reader = AzimuthReader(judge, pictures[:360], azimuths[:360])
     errors = np.abs((reader(pictures[360:]) - azimuths[360:] + 180) % 360 - 180)
     assert np.median(errors) < 25
+
+
+@torch.no_grad()
+def test_the_weights_in_the_package_know_where_the_camera_stands():
+    """On held-out heads the right poses explain the noise better than those of other heads, or none."""
+    prior = load_prior("heads-views")
+    heads = [views.draw_head("test", k) for k in range(16)]
+    pictures = torch.from_numpy(np.stack([render(head) for head in heads])).permute(0, 3, 1, 2).float() / 127.5 - 1
+    z, poses = prior.encode(pictures), views.poses(heads)
+    noise = torch.randn(z.shape, generator=torch.Generator().manual_seed(0))
+    alpha, sigma = prior.schedule.coefficients(600, z)
+
+    def error(pose):
+        condition = replace(prior.condition(""), pose=pose)
+        return float((prior.epsilon(alpha * z + sigma * noise, 600, condition) - noise).square().mean())
+
+    right, other, none = error(poses), error(poses.roll(1, 0)), error(torch.zeros_like(poses))
+    assert right < 0.8 * other and right < 0.97 * none

@@ -80,7 +80,8 @@ def test_all_views_of_a_scene_get_its_words(tiny_pipeline):
     words = PromptSettings(scene_words="{pale|tan|brown} skin, gray background")
     found = ViewPrompts(prior, "a man with a blue mohawk and sunglasses", words, numbers=range(20)).texts
     skins = [re.search(r"(\w+) skin", texts["front"])[1] for texts in found]
-    assert set(skins) == {"pale", "tan", "brown"}
+    assert set(skins) == {"pale", "tan", "brown"} and len({tuple(skins[k : k + 3]) for k in range(0, 18, 3)}) > 1
+    assert all(len(set(skins[k : k + 3])) == 3 for k in range(0, 18, 3))  # each comes again after all others
     assert found[0] == {
         "front": f"a man with a blue mohawk and sunglasses, {skins[0]} skin, gray background, front view",
         "side": f"a man with a blue mohawk and sunglasses, {skins[0]} skin, gray background, side view",
