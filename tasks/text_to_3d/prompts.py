@@ -35,8 +35,9 @@ def views_of(settings: PromptSettings, cameras: Cameras) -> list[str]:
 
 
 def with_scene_words(prompt: str, settings: PromptSettings, *, seed: int, number: int) -> str:
-    """Return the prompt of the scene with this number, with its own choice of the scene words' alternatives, which
-    comes again only after all others. A part is left out if the prompt has its last word, or tells one of its attributes of heads."""
+    """Return the prompt of the scene with this number, with its own choice of the scene words' alternatives. An
+    alternative comes again only after all others. A part is left out if the prompt has its last word, or tells one of
+    its attributes of heads."""
     said, told, stream = set(re.findall(r"\w+", prompt.lower())), set(read(prompt).values), Stream(seed, prompt)
     added = []
     for place, part in enumerate(settings.scene_words.split(",")):
