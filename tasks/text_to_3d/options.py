@@ -263,7 +263,7 @@ class TextTo3D(Settings, RunOptions, PriorOptions, FeatureOptions, DivOptions, P
     """glb: pixels a side of a texture with the scene's colours, on an unwrapped mesh; needs pip install '.[mesh]'
     (default: no texture, a colour for each vertex)."""
     mesh_threshold: float | None = None
-    """Density of the mesh's surface (default: chosen for each scene, and printed)."""
+    """Density of the mesh's surface (default: the surface is where a tenth of the light is lost)."""
 
     def __post_init__(self) -> None:
         """Check nothing here: :meth:`check` does, when all fields are known."""

@@ -21,7 +21,7 @@ from rsd.runs.session import flat, nested
 from .gallery import Gallery, Scene
 from .options import TextTo3D
 from .scene.cameras import orbit
-from .scene.mesh import extract, write_mesh
+from .scene.mesh import LOST, extract, write_mesh
 from .scene.settings import SceneSettings
 from .scene.texture import bake
 from .scores import SCORES, SIZE
@@ -181,8 +181,10 @@ def write_meshes(
         write_mesh(path, mesh, textured)
         if options.mesh == "glb":
             write_viewer(page, path, title=f"{prompt}, scene {s}")
-        how = "automatic" if options.mesh_threshold is None else "--mesh-threshold"
-        print(f"mesh of scene {s}: surface at density {mesh.threshold:.3g} ({how}), {len(mesh.faces):,} triangles")
+        where = (
+            f"where {LOST:.0%} of the light is lost" if mesh.threshold is None else f"at density {mesh.threshold:.3g}"
+        )
+        print(f"mesh of scene {s}: surface {where}, {len(mesh.faces):,} triangles")
         meshes.append({"threshold": mesh.threshold, "vertices": len(mesh.vertices), "faces": len(mesh.faces)})
     return meshes, " ".join(reasons) or None
 

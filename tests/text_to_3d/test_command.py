@@ -109,10 +109,9 @@ def test_a_run_leaves_what_the_contract_says(make, capsys):
         "size": 16, "turntable": 3, "mp4": False, "mesh": "glb", "mesh_resolution": 12, "mesh_threshold": None,
         "mesh_faces": None, "texture": None
     }  # fmt: skip
-    expected = re.findall(r"mesh of scene (\d): surface at density (\S+) \(automatic\)", capsys.readouterr().out)
-    assert [(s, float(d)) for s, d in expected] == [
-        (str(k), pytest.approx(mesh["threshold"], rel=1e-2)) for k, mesh in enumerate(found["meshes"])
-    ]
+    told = re.findall(r"mesh of scene (\d): surface where 10% of the light is lost, (\S+) tri", capsys.readouterr().out)
+    assert told == [(str(k), f"{mesh['faces']:,}") for k, mesh in enumerate(found["meshes"])]
+    assert all(mesh["threshold"] is None for mesh in found["meshes"])
     # each step: two pictures, guidance takes two passes each; a decode for the force
     assert found["network_calls"]["unet_forward"] == 3 * 2 * 2
     assert found["network_calls"]["decoder_backward"] == 3 * 2

@@ -16,7 +16,7 @@ from rsd.randomness import Stream
 from rsd.tasks.text_to_3d.outputs import contact_sheet, write_turntable
 from rsd.tasks.text_to_3d.scene.cameras import orbit
 from rsd.tasks.text_to_3d.scene.field import Field
-from rsd.tasks.text_to_3d.scene.mesh import automatic_threshold, extract, write_mesh
+from rsd.tasks.text_to_3d.scene.mesh import extract, optical_depth, write_mesh
 from rsd.tasks.text_to_3d.scene.settings import CameraSettings, FieldSettings
 
 
@@ -36,13 +36,16 @@ class Ball(torch.nn.Module):
 
 
 def test_a_ball():
-    """Volume, radius and orientation; the threshold is chosen between fog and ball."""
+    """Volume, radius and orientation; the surface is where a tenth of the light is lost, a little outside the edge."""
     mesh = extract(Ball(), resolution=64)
-    assert 5 < mesh.threshold < 35
+    assert mesh.threshold is None
     radius = np.linalg.norm(mesh.vertices - [0.2, -0.1, 0.3], axis=1)
-    there = mesh.threshold - 0.05
-    assert radius.mean() == pytest.approx(0.8 - math.log(there / (60 - there)) / 40, abs=3e-3) and radius.std() < 3e-3
-    assert mesh.volume == pytest.approx(4 / 3 * math.pi * radius.mean() ** 3, rel=0.01)  # positive: faces look outwards
+    # Towards x, the edge takes 60/40 log(1 + exp(-40 (r - 0.8))) of optical depth, and the fog before it 0.02.
+    lost = -math.log(0.9) - 0.02
+    side = np.abs(mesh.vertices - [0.2, -0.1, 0.3])[:, 1:].max(1) < 0.1
+    assert radius[side].mean() == pytest.approx(0.8 - math.log(math.expm1(lost * 40 / 60)) / 40, abs=0.015)
+    assert 0.86 < radius.mean() < 0.9 and radius.std() < 0.03
+    assert mesh.volume == pytest.approx(4 / 3 * math.pi * radius.mean() ** 3, rel=0.03)  # positive: faces look outwards
     top = mesh.vertices[:, 1] > -0.1
     assert np.allclose(mesh.colours[top], [1, 0.5, 0]) and np.allclose(mesh.colours[~top], [0, 0.5, 1])
 
@@ -54,20 +57,33 @@ def test_a_given_threshold_moves_the_surface_where_the_density_is():
         assert np.linalg.norm(mesh.vertices - [0.2, -0.1, 0.3], axis=1).mean() == pytest.approx(expected, abs=3e-3)
 
 
-def test_the_automatic_threshold_is_reported(caplog):
-    with caplog.at_level("INFO"):
-        mesh = extract(Ball(), resolution=32)
-    assert f"surface at density {mesh.threshold:.3g}" in caplog.text
+def test_the_optical_depth_is_the_least_from_the_sides_and_above():
+    """A slab of density 12 in fog: the middle is 2.5 samples from one side and 3.5 from the other."""
+    fog = np.full((20, 20, 20), 0.01)
+    slabs = [fog.copy() for _ in range(3)]
+    slabs[0][8:14], slabs[1][:, 8:14], slabs[2][:, 6:12] = 12.0, 12.0, 12.0
+    expected = [(8 * 0.01 + 2.5 * 12), (6 * 0.01 + 3.5 * 12), (8 * 0.01 + 1.5 * 12)]
+    for density, depth in zip(slabs, expected, strict=True):
+        assert optical_depth(density, 0.1)[10, 10, 10] == pytest.approx(0.1 * depth)  # y: never from below
+    assert optical_depth(slabs[0], 0.1)[0, 10, 10] == pytest.approx(0.1 * 0.5 * 0.01)
 
 
-def test_the_automatic_threshold_is_half_of_what_rays_meet():
-    """A slab of density 12 in fog; rays along the slab hit it too. Thin fog alone counts as empty."""
-    density = np.full((20, 20, 20), 0.01)
-    density[8:14] = 12.0
-    assert automatic_threshold(density, 0.1) == 6.0
-    assert automatic_threshold(np.full((20, 20, 20), 0.5), 0.1) == 0.25
-    with pytest.raises(ValueError, match="The scene is empty"):
-        automatic_threshold(np.full((20, 20, 20), 0.3), 0.1)
+def test_a_hollow_head_is_one_surface_and_specks_are_none():
+    """No light reaches a hollow, a thin cloud takes little, and a dense speck is small: all are left out."""
+
+    class Hollow(Ball):
+        def forward(self, x):
+            density, colours = super().forward(x)
+            within = (x - self.centre).norm(dim=-1, keepdim=True)[:, 0] < 0.5
+            thin = (x - torch.tensor([-1.1, 1.1, -1.1])).norm(dim=-1) < 0.2
+            speck = (x - torch.tensor([1.3, 1.3, -1.3])).norm(dim=-1) < 0.1
+            density = torch.where(speck, 60.0, torch.where(thin, 0.4, torch.where(within, 0.0, density)))
+            return density, colours
+
+    whole, hollow = (extract(kind(fog=0.0), resolution=48) for kind in (Ball, Hollow))
+    assert hollow.volume == pytest.approx(whole.volume, rel=1e-3) and len(hollow.faces) == len(whole.faces)
+    cut = extract(Hollow(fog=0.0), resolution=48, threshold=0.3)
+    assert len(cut.faces) > 1.2 * len(hollow.faces)  # at a density, they are surfaces too
 
 
 def test_what_reaches_the_cube_s_faces_is_closed():
@@ -78,13 +94,13 @@ def test_what_reaches_the_cube_s_faces_is_closed():
     assert (np.unique(edges, axis=0, return_counts=True)[1] == 2).all()
 
 
-def test_a_scene_too_thin_for_the_automatic_threshold_has_a_surface_where_it_is_reported():
-    """No ray through a ball of density 0.2 loses half of its light."""
-    thin = Ball(height=0.2, fog=0.0)
+def test_a_scene_too_thin_to_see_has_a_surface_at_a_given_density():
+    """No light that reaches a ball of density 0.12 loses a tenth before its middle."""
+    thin = Ball(height=0.12, fog=0.0)
     with pytest.raises(ValueError, match="The scene is empty"):
         extract(thin, resolution=48)
-    mesh = extract(thin, resolution=48, threshold=0.1)
-    assert mesh.threshold == 0.1 and mesh.volume == pytest.approx(4 / 3 * math.pi * 0.8**3, rel=0.02)
+    mesh = extract(thin, resolution=48, threshold=0.06)
+    assert mesh.threshold == 0.06 and mesh.volume == pytest.approx(4 / 3 * math.pi * 0.8**3, rel=0.02)
 
 
 def test_an_empty_scene_and_other_mistakes(tmp_path):
@@ -146,10 +162,10 @@ def test_a_glb_has_vertex_colours_alone(tmp_path):
 
 
 def test_the_blob_of_a_new_scene_is_a_mesh():
-    """A ball with its surface near the radius at which the density falls."""
+    """Nearly a ball, with its surface near the radius at which the density falls."""
     mesh = extract(Field(FieldSettings(grid=(4,)), Stream(0)), resolution=40)
     radius = np.linalg.norm(mesh.vertices, axis=1)
-    assert 0.3 < radius.mean() < 0.9 and radius.std() < 0.01
+    assert 0.8 < radius.mean() < 0.95 and radius.std() < 0.03
 
 
 def test_turntable_and_contact_sheet(tmp_path):
