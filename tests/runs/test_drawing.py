@@ -143,7 +143,7 @@ def test_what_is_missing_is_reported_before_the_prior_is_loaded_and_the_prior_fi
 ):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr("rsd.runs.head.load_prior", lambda *a, **k: pytest.fail("the prior was loaded"))
-    assert main([command, "a man", *flags]) == 2
+    assert main([command, "a man", "--gamma", "1", *flags]) == 2
     error = capsys.readouterr().err
     assert message in error and error.count("\n") == 1 and not (tmp_path / "runs").exists()
 
