@@ -93,7 +93,7 @@ def family(name: str) -> str | None:
     "heads_pixels", "photos"); None for others."""
     if index.is_photos(name):
         return index.PHOTOS
-    if name in index.FLOWS or name == index.POSED:
+    if name in index.SHARED:
         return "heads"
     return name.replace("-", "_") if name in index.HEADS else None
 

@@ -66,8 +66,9 @@ class ViewPrompts:
     ):
         self.settings, self.heads, self.posed = settings, over_heads(prior.name), getattr(prior, "posed", False)
         prompts = [with_scene_words(prompt, settings, seed=seed, number=number) for number in numbers]
+        self.exact = self.heads and self.posed  # then words follow the camera, not only its view
         places = list(VIEWS)
-        if self.heads and self.posed:
+        if self.exact:
             places = [self._place(azimuth, elevation) for elevation in (0, 90) for azimuth in range(0, 360, SECTOR)]
         self.texts = [{place: self._text(one, place) for place in places} for one in prompts]
         scale = settings.guidance + (settings.guidance_convention == "dreamfusion")
@@ -85,7 +86,7 @@ class ViewPrompts:
 
     def _place(self, azimuth: float, elevation: float) -> str:
         """Return the key of a camera's text: its view, such as "side", or with the nearest azimuth, "side 90"."""
-        if not (self.heads and self.posed) or elevation >= self.settings.overhead:
+        if not self.exact or elevation >= self.settings.overhead:
             return view_of(self.settings, azimuth, elevation)
         nearest = round(azimuth / SECTOR) * SECTOR % 360
         return f"{view_of(self.settings, nearest, elevation)} {nearest}"

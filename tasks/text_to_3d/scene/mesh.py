@@ -86,11 +86,11 @@ def extract(
         values = without_specks(values.clip(max=2 * level), level)
     else:
         values, level = density, threshold
-    if not 0 < level < float(values.max()):
-        raise ValueError(
-            f"There is no surface at density {level:.3g}; give a threshold between 0 and the scene's highest, "
-            f"{density.max():.3g}."
-        )
+        if not 0 < level < float(density.max()):
+            raise ValueError(
+                f"There is no surface at density {level:.3g}; give a threshold between 0 and the scene's highest, "
+                f"{density.max():.3g}."
+            )
     found = marching_cubes(np.pad(values, 1), level, gradient_direction="ascent")
     vertices = ((found[0] - 1) * spacing - bound).clip(-bound, bound)
     vertices, faces = vertices.astype(np.float32), found[1].astype(np.int64)
