@@ -69,7 +69,7 @@ def test_the_product_of_gaussians_is_the_closed_form():
     torch.testing.assert_close(x.T.cov(), covariance, atol=0.006, rtol=0)  # up to 0.03 off with the noise doubled
 
 
-@pytest.mark.parametrize("method", HYPER)
+@pytest.mark.parametrize("method", ["pigdm", *(pytest.param(m, marks=pytest.mark.slow) for m in ("fps-smc", "daps"))])
 def test_samples_have_the_moments_of_the_posterior(method):
     """With doubled noise the variances were 1.3 to 2.2 times these."""
     f, y, mean, covariance = problem(SIGMA_V[method])

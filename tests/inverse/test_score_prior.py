@@ -118,7 +118,7 @@ def test_the_flow_s_density_is_that_of_its_jacobian():
     torch.testing.assert_close(log_q[0], base - jacobian.det().abs().log())
 
 
-@pytest.mark.parametrize("blur", [0, 10])
+@pytest.mark.parametrize("blur", [0, pytest.param(10, marks=pytest.mark.slow)])
 def test_the_fitted_flow_is_the_posterior_of_a_gaussian(blur):
     known = gaussian(sigma_v=0.3)
     settings = Settings(

@@ -208,7 +208,8 @@ def test_adapters_are_off_after_an_error(prior):
 
 
 @pytest.mark.parametrize(
-    ("make", "kind", "lr", "fall"), [(lora, "v_prediction", 0.01, 0.95), (unet, "epsilon", 0.003, 0.6)]
+    ("make", "kind", "lr", "fall"),
+    [(lora, "v_prediction", 0.01, 0.95), pytest.param(unet, "epsilon", 0.003, 0.6, marks=pytest.mark.slow)],
 )
 def test_it_learns_the_particles(tiny_pipeline, make, kind, lr, fall):
     """The frozen network is random, so adapters can do little more than reduce its output; the UNet memorises z."""

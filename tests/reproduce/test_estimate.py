@@ -93,6 +93,7 @@ def test_small_memory_is_printed_in_mib():
     assert (size(45 * 2**20), size(0.1 * GIB), size(26.04 * GIB)) == ("45 MiB", "0.1 GiB", "26.0 GiB")
 
 
+@pytest.mark.slow
 def test_flops_are_the_published_ones():
     """Stable Diffusion's UNet: 402 GMAC at 64 x 64 latents, two FLOPs each."""
     of = models.flops(SD, "float16")

@@ -71,7 +71,7 @@ def fit(settings: FieldSettings, *, size, steps, views, packed=False):
     return field, 10 * torch.log10(4 / (seen.clamp(-1, 1) - held).square().flatten(1).mean(1))
 
 
-@pytest.mark.parametrize("packed", [False, True])
+@pytest.mark.parametrize("packed", [pytest.param(False, marks=pytest.mark.slow), True])
 def test_a_head_at_16_px(packed):
     """The initial blob has 11 dB."""
     _, psnr = fit(FieldSettings(grid=(8, 16)), size=16, steps=80, views=16, packed=packed)
