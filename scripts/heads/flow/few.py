@@ -30,8 +30,9 @@ from scripts.heads.latent import sample_caption
 
 GRID = (1.0, 0.75, 0.5, 0.25, 0.0)
 """s of the student's steps, those of ``Schedule.descending(4)`` and of FLUX's pipeline."""
-SUBSTEPS = 5
-"""Midpoint steps of the teacher in each of them."""
+SUBSTEPS = 2
+"""Midpoint steps of the teacher in each of them. The end of its path is then 0.02 off (root mean square, of 1), by 28
+Euler steps 0.03."""
 SHARD = 250
 Velocity = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
 
