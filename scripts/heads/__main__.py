@@ -268,32 +268,45 @@ def _flow_networks(
     return judge, heads, pipe
 
 
+def _renders(o: Heads) -> np.ndarray:
+    """Render twice as many validation heads as "flow-evaluate" has prompts, uint8 [n, 64, 64, 3]."""
+    return make_shard("validation", 0, 2 * o.flow_prompts)["images"]
+
+
 def run_few_evaluation(o: Heads) -> None:
-    """Measure the prompt agreement of the four-step flow prior in ``out``. Writes "flow-few" to figures.json and
-    flow-few-samples.png to ``work``."""
+    """Measure the prompt agreement and the Frechet distance of the four-step flow prior in ``out``. Writes "flow-few" to
+    figures.json and flow-few-samples.png to ``work``."""
     judge, _, pipe = _flow_networks(o, "flow-few")
     pairs = evaluate.prompts(o.flow_prompts)
     images = evaluate.sample(
         pipe, [text for text, _ in pairs], 1.0, len(few.GRID) - 1, sigmas=list(few.GRID[:-1]), height=64, width=64,
         max_sequence_length=0,
     )  # fmt: skip
-    figures = {"prompts": len(pairs), "obedience": evaluate.obedience(judge, images, [named for _, named in pairs])}
+    figures = {
+        "prompts": len(pairs),
+        "obedience": evaluate.obedience(judge, images, [named for _, named in pairs]),
+        "frechet": evaluate.frechet(judge, images, _renders(o)),
+    }
     _note(o, {"flow-few": figures})
     evaluate.contact_sheet(images[:64], 8).save(o.work / "flow-few-samples.png")
 
 
 def run_flow_evaluation(o: Heads) -> None:
     """Measure the prompt agreement of the half-precision flow prior in ``out`` and of "heads", on the same prompts with
-    the same number of network passes. Writes "flow" to figures.json and flow-samples.png to ``work``."""
+    the same number of network passes, and their Frechet distances to renders. Writes "flow" to figures.json and
+    flow-samples.png to ``work``."""
     judge, heads, pipe = _flow_networks(o, "flow")
     pairs = evaluate.prompts(o.flow_prompts)
     texts, told = [text for text, _ in pairs], [told for _, told in pairs]
     images = evaluate.sample(pipe, texts, height=64, width=64, max_sequence_length=0)
     theirs = evaluate.sample(heads, texts, height=64, width=64)
+    renders = _renders(o)
     figures = {
         "prompts": len(pairs),
         "obedience": evaluate.obedience(judge, images, told),
         "obedience_of_heads": evaluate.obedience(judge, theirs, told)["all"],
+        "frechet": evaluate.frechet(judge, images, renders),
+        "frechet_of_heads": evaluate.frechet(judge, theirs, renders),
     }
     _note(o, {"flow": figures})
     free = evaluate.sample(pipe, [""] * 32, guidance=1.0, seed=1, height=64, width=64, max_sequence_length=0)

@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from diffusers import DiffusionPipeline
 from PIL import Image
 
+from rsd import metrics
 from rsd.heads.attributes import ATTRIBUTES, VIEWS, caption, visible
 from rsd.heads.data import head_at
 from scripts.heads.classifier import SIZES
@@ -118,6 +119,17 @@ def obedience(classifier, images: np.ndarray, named: list[dict[str, str]]) -> di
                 right[a].append(options[guess[k]] == values[a])
     shares = {a: float(np.mean(v)) for a, v in right.items() if v}
     return {"all": float(np.mean([x for v in right.values() for x in v])), **shares}
+
+
+@torch.no_grad()
+def frechet(classifier, images: np.ndarray, renders: np.ndarray) -> float:
+    """Return the Frechet distance between two sets of pictures in the classifier's 128 pooled features."""
+
+    def features(pictures: np.ndarray) -> torch.Tensor:
+        parts = np.array_split(pictures, max(len(pictures) // 100, 1))
+        return torch.cat([classifier.resnet(classifier_input(part)).pooler_output.flatten(1) for part in parts])
+
+    return metrics.frechet(features(images), features(renders))
 
 
 def contact_sheet(images: np.ndarray, columns: int, scale: int = 2) -> Image.Image:
