@@ -274,8 +274,8 @@ def _renders(o: Heads) -> np.ndarray:
 
 
 def run_few_evaluation(o: Heads) -> None:
-    """Measure the prompt agreement and the Frechet distance of the four-step flow prior in ``out``. Writes "flow-few" to
-    figures.json and flow-few-samples.png to ``work``."""
+    """Measure the prompt agreement and the Frechet distance of the four-step flow prior in ``out``. Writes "flow-few"
+    to figures.json and flow-few-samples.png to ``work``."""
     judge, _, pipe = _flow_networks(o, "flow-few")
     pairs = evaluate.prompts(o.flow_prompts)
     images = evaluate.sample(
