@@ -36,9 +36,11 @@ class Kind:
 
 KINDS = (
     Kind("the restoration of `make demo`", 50, {"unet with gradient": 1, "decoder": 1, "encoder": 2}, {"decoder": 1}),
-    Kind(  # two passes for guidance, one for the learned score, one with gradient to train it; 41 decoded frames
+    # Two passes for guidance. In the first 28% of the steps also one for the learned score, one with gradient to train
+    # it, and the repulsion; the others are the sampler's. 41 decoded frames.
+    Kind(
         "a text-to-image run", 240,
-        {"unet": 3, "unet with gradient": 1, "decoder with gradient": 0.6, "features with gradient": 0.6},
+        {"unet": 2.28, "unet with gradient": 0.28, "decoder with gradient": 0.28, "features with gradient": 0.28},
         {"decoder": 42},
     ),
     Kind(  # 12 views, with guidance; a scene's fits take most of the time

@@ -103,6 +103,12 @@ def is_latent(name: str, revision: str | None = None) -> bool:
     return own_prior(name).latent if is_own(name) else "vae" in index.find(name, revision).parts
 
 
+def has_text(name: str, revision: str | None = None) -> bool:
+    """Return whether a prior reads prompts, from its small JSON files; raises as :func:`image_size`. A user's own prior
+    is taken to."""
+    return is_own(name) or any(part.startswith("text_encoder") for part in index.find(name, revision).parts)
+
+
 def image_size(name: str, revision: str | None = None) -> int:
     """Return the side of a prior's images in pixels, from its small JSON files. Loads no model.
 

@@ -46,7 +46,8 @@ def describe(
         factor *= kind.latent_patch
         tokens = height * width // (factor * kind.patch) ** 2
     entries = f", latents {width // factor} x {height // factor}" if "vae" in found.parts else ""
-    yield f"  pictures {width} x {height} px (width x height){entries}"
+    sides = "of any size" if index.is_photos(name) else f"{width} x {height} px (width x height)"
+    yield f"  pictures {sides}{entries}"
     schedule = Schedule.from_scheduler(scheduler, tokens=tokens)
     predicts = "flow" if is_flow(scheduler) else scheduler.config.get("prediction_type", "epsilon")
     levels = f"sigma/alpha {schedule.noise(0):.2g} to {schedule.noise(schedule.last):.3g}"

@@ -129,6 +129,7 @@ def check_items(head: Head, folders: Mapping[Item, RunFolder], device: torch.dev
     todo = [item for item, folder in folders.items() if not folder.done]
     if todo:
         head.check_shared(device)
+        head.check_memory()
     for item in todo:
         collect_failure(item.label, failures, partial(head.check_item, item, device), head.several)
     for item, folder in folders.items():

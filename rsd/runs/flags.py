@@ -349,7 +349,9 @@ class _Reader:
         self.found[field.name] = (self.found.get(field.name) or ()) + new if field.several is None else new
 
     def _belongs(self, field: Field, word: str) -> bool:
-        """Return whether a word after the first of a list still belongs to it."""
+        """Return whether a word after the first of a list still belongs to it; an empty one is positional."""
+        if not word:
+            return False
         if field.each is str:
             names, own = field.flag.names, field.flag.own
             return all(match_name(part, names) in names or (own and own(part)) for part in field.parts(word))
@@ -362,7 +364,7 @@ class _Reader:
             clear = "." in word or "/" in word or os.path.exists(word)
             where = "; files come before the flags."
         else:
-            clear = len(word.split()) > 1
+            clear = len(word.split()) != 1
             where = "; a prompt of one word comes before the flags."
         if not clear:
             raise field.error(word, where)

@@ -230,12 +230,22 @@ def check_folder_of_runs(path: Path, *, resume: bool, own: Collection[str] = SUM
     places = [p.relative_to(path).parts for p in found]
     if others := _foreign_names(held, {*own, *(parts[0] for parts in places)}):  # others may start runs meanwhile
         raise _foreign_files(path, others)
-    if not resume and (held.intersection(own) or any((p / CONFIG).exists() for p in found)):
+    if not resume and (
+        any((p / CONFIG).exists() for p in found) or held.intersection(own) and not _is_of_failures(path)
+    ):
         if lock_holder(path):
             raise _in_use(path)
         raise ValueError(
             f"The output folder {path} contains other runs; choose another --out, or add to it with --resume."
         )
+
+
+def _is_of_failures(path: Path) -> bool:
+    """Return whether the summary in a folder is of no finished run."""
+    summary = path / "summary.json"
+    return summary.is_file() and not any(
+        isinstance(rows, list) and rows for rows in json.loads(summary.read_text()).values()
+    )
 
 
 def _is_run(path: Path) -> bool:

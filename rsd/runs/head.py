@@ -22,7 +22,8 @@ from rsd.distributed import Ensemble
 from rsd.engine import Embed
 from rsd.features import Decoded, check_features_name, load_features
 from rsd.features.tiny_decoder import check_decoder_name, load_decoder
-from rsd.memory import Plans
+from rsd.memory import GIB, Plans
+from rsd.memory.usage import available
 from rsd.metrics.scoring import (
     Score,
     ScoreRequest,
@@ -34,7 +35,7 @@ from rsd.metrics.scoring import (
     missing_figures,
 )
 from rsd.metrics.selection import Fit
-from rsd.priors import check_prior_name, image_size, load_prior
+from rsd.priors import check_prior_name, has_text, image_size, load_prior
 from rsd.priors.base import Prior
 from rsd.runs.folder import SUMMARIES, RunFolder
 from rsd.runs.prompts import PromptCommand, PromptJob, default_name, folder_names, prompt_notes, shorten, word_notes
@@ -131,6 +132,16 @@ class Head(ABC):
     def check_shared(self, device: torch.device) -> None:
         """Raise ValueError, OSError or ImportError if no item can run with these options."""
         _ = self.size
+
+    def check_memory(self) -> None:
+        """Raise ValueError if an item's samples alone, as pictures, do not fit into the free memory."""
+        number = max(item.options.drawn for item in self.items)
+        need, free = 12 * number * self.size**2, available(torch.device("cpu"))
+        if need > free:
+            raise ValueError(
+                f"{number} samples of {self.size} px take {need / GIB:.3g} GiB, of which {free / GIB:.2g} are free; "
+                "give fewer with -n."
+            )
 
     def check_item(self, item: Item, device: torch.device) -> None:
         """Raise ValueError or OSError if one item cannot run."""
@@ -299,6 +310,15 @@ class PromptHead(Head):
         """Return the head that the command runs with these values of its options."""
         options, jobs, _ = cls.command.jobs({}, given)
         return cls(options, jobs)
+
+    def check_shared(self, device: torch.device) -> None:
+        """Raise ValueError if the prior reads no prompts."""
+        super().check_shared(device)
+        o, prompt = self.options, next((item.source for item in self.items if item.source), None)
+        if prompt and not has_text(o.prior, o.revision):
+            raise ValueError(
+                f'The prior {o.prior} knows no text, so it cannot show "{shorten(prompt)}"; give another --prior.'
+            )
 
     @property
     def out(self) -> Path:

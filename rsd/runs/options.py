@@ -1,8 +1,8 @@
 """The options that heads share, each declared once with default, help and check. Imports nothing heavy.
 
 A head's options inherit from these classes and add their own fields. To change a default, a head declares the field
-again without a docstring. ``GROUPS`` assigns the fields to sections of ``--help``; ``LEAST`` and ``POSITIVE`` restrict
-numbers (they are not fields, so they have no annotation).
+again without a docstring. ``GROUPS`` assigns the fields to sections of ``--help``; ``LEAST``, ``MOST``, ``POSITIVE``
+and ``NONZERO`` restrict numbers.
 """
 
 from __future__ import annotations
@@ -30,6 +30,10 @@ class NumberChecks:
     """The smallest valid value of integer fields. A head adds its own."""
     POSITIVE: ClassVar[Collection[str]] = ()
     """Fields that must be finite and 0 or more. A head adds its own."""
+    MOST: ClassVar[Mapping[str, int]] = {}
+    """The largest valid value of integer fields. A head adds its own."""
+    NONZERO: ClassVar[Collection[str]] = ()
+    """Fields that must be finite and above 0. A head adds its own."""
 
     def check_numbers(self) -> None:
         """Raise ValueError for a number out of its range or an unknown choice."""
@@ -42,6 +46,10 @@ class NumberChecks:
                 continue
             elif name in self.LEAST and value < self.LEAST[name]:
                 raise ValueError(f"{name} is {value}; give {self.LEAST[name]} or more.")
+            elif name in self.MOST and value > self.MOST[name]:
+                raise ValueError(f"{name} is {value}; give {self.MOST[name]} or less.")
+            elif name in self.NONZERO and not (math.isfinite(value) and value > 0):
+                raise ValueError(f"{name} is {value}; give a finite number above 0.")
             elif name in self.POSITIVE or name == "gamma":
                 finite(name, value, signed=name == "gamma")
             elif name == "window" and not 0 <= value[0] < value[1] <= 1:
@@ -163,6 +171,11 @@ class RepulsionSettings:
     """How many of the particles repel each other, 2 or more (default: all)."""
     repel_every: int = 1
     """Repel only at every K-th step, K times as strongly: faster, with slightly different results."""
+
+    def check_interacting(self, number: int, what: str = "particles") -> None:
+        """Raise ValueError if more than ``number`` are to repel each other."""
+        if self.interacting is not None and self.interacting > number:
+            raise ValueError(f"interacting is {self.interacting} of {number} {what}; give 2 to {number}.")
 
 
 @dataclass(kw_only=True)

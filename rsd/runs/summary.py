@@ -38,7 +38,8 @@ def summarise(
     shown = format_means(rows, {name: value for name, value in means.items() if not name.endswith("_std")})
     for name, value in values.items():
         shown += f", {name} on {value['features']} {value['value']:.3g}" if value else ""
-    print(f"{len(rows)} done, {len(failures)} failed; means over {what}: {shown}; {out / 'summary.json'}")
+    shown = f"means over {what}: {shown}; " if shown else ""
+    print(f"{len(rows)} done, {len(failures)} failed; {shown}{out / 'summary.json'}")
     return means
 
 

@@ -108,7 +108,8 @@ class Settings(SelectionSettings, RepulsionSettings, DiffusionSettings, TextSett
     """The settings of one restoration. The defaults are those of ``rsd restore`` if nothing is packaged for the
     task."""
 
-    POSITIVE = SelectionSettings.POSITIVE | {"lambda_", "rho", "lr_x", "lr_z", "sigma_v"}
+    POSITIVE = SelectionSettings.POSITIVE | {"lambda_", "rho", "sigma_v"}
+    NONZERO = frozenset({"lr_x", "lr_z"})
 
     method: str = "rlsd"
     """rlsd, nonrepuls (gamma 0), hybrid (some particles repel), nonaug (no x beside z), another of `rsd methods`, or
@@ -295,14 +296,14 @@ class Restore(TaskOptions, Settings, RunOptions, PriorOptions, FeatureOptions, S
         """Raise ValueError if the damage that --clean does to a picture is not known."""
         if self.task == "denoise" and self.sigma_v <= LEAST_NOISE:
             raise ValueError(
-                "Task denoise with --clean needs the noise to add: --sigma-v 0.2 is 25 of 255 grey levels."
+                "To do the damage of task denoise, give the noise to add: --sigma-v 0.2 is 25 of 255 grey levels."
             )
         for task, name, example in (("jpeg", "quality", "20"), ("denoise_poisson", "peak", "100")):
             if self.task == task and getattr(self, name) is None and not self.manifests:
-                raise ValueError(f"Task {task} with --clean needs --{name}, for example --{name} {example}.")
+                raise ValueError(f"To do the damage of task {task}, give --{name}, for example --{name} {example}.")
         if self.task == "scratches":
             raise ValueError(
-                "Task scratches looks for damage, but --clean takes pictures without any; hide parts of them with "
+                "Task scratches looks for damage, but clean pictures have none; hide parts of them with "
                 "inpaint_freeform, or with --mask."
             )
 
@@ -314,7 +315,8 @@ class Restore(TaskOptions, Settings, RunOptions, PriorOptions, FeatureOptions, S
         clear = next((path for path in self.images if _is_transparent(path)), None)
         hint = f" {clear} has transparent pixels: --mask alpha fills them in." if clear else ""
         what = str(self.images[0]) if len(self.images) == 1 else "these images"
-        return f"Name with --task what happened to {what}: {', '.join(CASES)}; see `rsd tasks`.{hint}"
+        asked = "Name with --task what to do" if self.clean else "Name with --task what happened"
+        return f"{asked} to {what}: {', '.join(CASES)}; see `rsd tasks`.{hint}"
 
     @property
     def unread(self) -> Unread:

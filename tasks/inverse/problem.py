@@ -289,8 +289,11 @@ def _hole(path: Path, options: Restore, shape: Sides) -> Hole | None:
             notes = (f"note: {_percent(half)} of {path.name} is partly transparent, and filled in too",)
         nothing = "it has no transparent pixels: give a mask file, black where pixels are to be filled in"
     else:
-        levels = read_levels(options.mask)
-        known, name = known_of(levels, options.mask, options.mask_hole), f"the mask {options.mask}"
+        levels, name = read_levels(options.mask), f"the mask {options.mask}"
+        if levels.shape[-2:] != shape:
+            sizes = [f"{x[1]} x {x[0]}" for x in (levels.shape[-2:], shape)]
+            raise ValueError(f"{name} is {sizes[0]} px, the image {sizes[1]} px; they must be equal.")
+        known = known_of(levels, options.mask, options.mask_hole)
         share = (~known).float()
         if half := grey_share(levels):
             if options.fitted == "whole" and not options.clean:
@@ -305,12 +308,12 @@ def _hole(path: Path, options: Restore, shape: Sides) -> Hole | None:
                 what = f"neither black nor white; it is thresholded at mid-grey, and brighter pixels are {brighter}"
             notes = (f"note: {_percent(half)} of {name} is grey, {what}",)
         nothing = f"{name} hides nothing: {options.mask_hole} pixels are filled in"
-    if known.shape[-2:] != shape:
-        sizes = [f"{x[1]} x {x[0]}" for x in (known.shape[-2:], shape)]
-        raise ValueError(f"{name} is {sizes[0]} px, the image {sizes[1]} px; they must be equal.")
     if known.all():
+        other = "white" if options.mask_hole == "black" else "black"
         if not options.clean:
-            raise ValueError(f"{nothing} (--mask-hole inverts that)." if options.mask != ALPHA else f"{nothing}.")
+            raise ValueError(
+                f"{nothing} (--mask-hole {other} inverts that)." if options.mask != ALPHA else f"{nothing}."
+            )
         notes = (*notes, f"note: {nothing}")
     return Hole(known, share.reshape(shape), notes)
 

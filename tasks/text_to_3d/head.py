@@ -64,6 +64,7 @@ class SceneHead(PromptHead):
 
     def check_shared(self, device: torch.device) -> None:
         """Raise ValueError for options that no prompt can run with."""
+        super().check_shared(device)
         check_fits(self.options, self.size)
 
     def check_item(self, item: Item, device: torch.device) -> None:

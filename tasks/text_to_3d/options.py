@@ -170,11 +170,16 @@ class Settings(Distilled, PromptSettings, SceneSettings):
 
     LEAST = {**Distilled.LEAST, **SceneSettings.LEAST}
     POSITIVE = Distilled.POSITIVE | SceneSettings.POSITIVE
+    NONZERO = SceneSettings.NONZERO
 
     def check_settings(self) -> None:
         """Raise ValueError, in one sentence, for a value of the settings that cannot run."""
         for part in (SceneSettings, Distilled, PromptSettings):
             part.check_settings(self)
+        if self.interaction == "scenes":
+            self.check_interacting(self.particles, "scenes")
+        else:
+            self.check_interacting(self.views, "views")
         if self.optimiser == "fit" and self.background == "random":
             raise ValueError(
                 "The background is random, and a scene that is fitted to pictures needs one that stays; give "
@@ -239,6 +244,7 @@ class TextTo3D(Settings, RunOptions, PriorOptions, FeatureOptions, DivOptions, P
         "size": SMALLEST_PICTURE,
         "turntable": 1,
     }
+    MOST = {"mesh_resolution": 1024, "texture": 8192, "size": 4096, "turntable": 3600}
 
     prompt: Annotated[tuple[str, ...], Flag(positional=True)] = ()
     """What to make; several prompts are one run each. Leave the view out: its words are added to the prompt."""

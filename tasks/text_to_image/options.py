@@ -104,6 +104,7 @@ class Drawing(SelectionSettings, RepulsionSettings, TextSettings):
                 if getattr(self, name) not in names:
                     raise unknown_name(name, getattr(self, name), names, SYNONYMS if name == "method" else None)
         self.check_numbers()
+        self.check_interacting(self.drawn)
         if self.method == "ancestral" and self.gamma:
             raise ValueError(
                 f"Ancestral sampling has no gamma, but {self.gamma:g} is given; use particle-guidance or euler."
@@ -134,7 +135,8 @@ class Settings(Drawing, DiffusionSettings):
     """The settings of one distillation. The defaults are the paper's."""
 
     LEAST = {**SelectionSettings.LEAST, "lora_rank": 1}
-    POSITIVE = SelectionSettings.POSITIVE | {"lr", "lr_phi"}
+    POSITIVE = SelectionSettings.POSITIVE | {"lr_phi"}
+    NONZERO = frozenset({"lr"})
     METHODS = tuple(DISTILLATION)
 
     method: str = "vsd"
@@ -172,7 +174,7 @@ class Settings(Drawing, DiffusionSettings):
         if self.sample_below and self.timesteps != "annealed":
             raise ValueError(
                 f"sample_below is {self.sample_below:g}, but timesteps are {self.timesteps}; a sampler goes down, so "
-                "take --timesteps annealed."
+                "take --timesteps annealed, or --sample-below 0."
             )
 
 

@@ -138,7 +138,7 @@ def test_times_are_estimated_unless_quick(monkeypatch, capsys):
     assert doctor.main([]) == 0
     assert capsys.readouterr().out.splitlines()[2:] == [
         "  the restoration of `make demo` (N = 4, 50 steps): 15 to 30 s",
-        "  a text-to-image run (N = 4, 240 steps): 56 to 112 s",
+        "  a text-to-image run (N = 4, 240 steps): 37 to 74 s",
         "  a text-to-3d run of four scenes (N = 4, 12 steps): 1.8 to 3.5 minutes",
     ]
     monkeypatch.setattr(estimate, "samples", lambda: 1 / 0)

@@ -73,10 +73,11 @@ def test_what_is_counted_is_what_the_packaged_settings_do():
     assert [(kind.particles, kind.steps) for kind in KINDS] == [(one["particles"], one["steps"]) for one in own]
     assert auto_method("inpaint_half_face", "heads") == "proximal-guidance"
     assert "gamma" not in own[0] and "guidance" not in own[0]  # nothing repels
-    # VSD: two passes of guidance and the learned score; it repels while (t+1)/T >= 0.4, of annealed timesteps 60%
-    assert own[1]["guidance"] != 1 and own[1]["score"] == "lora" and own[1]["window"] == [0.4, 1.0]
-    assert (image.passes["unet"], image.passes["unet with gradient"]) == (3, 1)
-    assert image.passes["decoder with gradient"] == image.passes["features with gradient"] == 0.6
+    # VSD: two passes of guidance; above sample_below also the learned score and the repulsion
+    assert own[1]["guidance"] != 1 and own[1]["score"] == "lora" and own[1]["window"][0] < own[1]["sample_below"]
+    low, high = own[1]["t_range"]
+    share = round((high - 1000 * own[1]["sample_below"]) / (high - low), 2)
+    assert image.passes == pytest.approx({"unet": 2 + share, **dict.fromkeys(list(image.passes)[1:], share)})
     assert own[2]["guidance"] != 1 and own[2]["gamma"] == 0 and own[2]["optimiser"] == "fit"
     views = own[2]["views"]
     assert scene.passes == {"unet": 2 * views, "decoder": views, "encoder": views} and scene.once == {"encoder": views}
@@ -96,7 +97,8 @@ def test_a_run_s_network_calls():
     """The counts equal those in metrics.json of a text-to-image run (20 steps), and of one scene (12 steps)."""
     _, image, scene = KINDS
     unet = image.passes["unet"] + image.passes["unet with gradient"]
-    assert (unet * 4 * 20, image.passes["unet with gradient"] * 4 * 20) == (320, 80)
-    assert image.passes["decoder with gradient"] * 4 * 20 == pytest.approx(48)
+    assert unet * 4 * 20 == pytest.approx(208, rel=0.02)
+    assert image.passes["unet with gradient"] * 4 * 20 == pytest.approx(24, rel=0.1)  # 6 of 20 steps: 30%, not 28
+    assert image.passes["decoder with gradient"] * 4 * 20 == pytest.approx(24, rel=0.1)
     counts = {name: 12 * count + scene.once.get(name, 0) for name, count in scene.passes.items()}
     assert counts == {"unet": 288, "decoder": 144, "encoder": 156}

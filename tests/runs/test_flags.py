@@ -84,6 +84,7 @@ def test_lists_end_where_prompts_begin():
     assert values(TextTo3D, words, prog="rsd text-to-3d") == {
         "view_prompts": ("back=a tail, long", "side=ears", "front=a nose"), "prompt": ("a dog",),
     }  # fmt: skip
+    assert values(TextTo3D, ["--grid", "4", "8", ""], prog="rsd text-to-3d") == {"grid": (4, 8), "prompt": ("",)}
 
 
 @pytest.mark.parametrize(

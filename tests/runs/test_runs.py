@@ -176,6 +176,13 @@ def test_a_summary_alone_is_not_written_over(tmp_path):
     with pytest.raises(ValueError, match="contains other runs"):
         check_folder_of_runs(tmp_path, resume=False)
     check_folder_of_runs(tmp_path, resume=True)
+    (tmp_path / "summary.json").write_text(
+        '{"images": [], "mean": {"div": null}, "failed": {"a.png": "is no picture"}}'
+    )
+    check_folder_of_runs(tmp_path, resume=False)  # nothing is lost
+    (tmp_path / "summary.json").write_text('{"images": [{"image": "a.png"}], "mean": {"div": null}, "failed": {}}')
+    with pytest.raises(ValueError, match="contains other runs"):
+        check_folder_of_runs(tmp_path, resume=False)
 
 
 def test_a_folder_of_runs_where_its_runs_lie_deeper(tmp_path):

@@ -129,12 +129,15 @@ def test_a_prior_of_pixels_without_text(make, tmp_path, capsys):
     blocks = dict(down_block_types=("DownBlock2D",) * 2, up_block_types=("UpBlock2D",) * 2, layers_per_block=1)
     unet = UNet2DModel(sample_size=16, block_out_channels=(8, 16), norm_num_groups=4, attention_head_dim=4, **blocks)
     DDPMPipeline(unet, DDPMScheduler()).save_pretrained(tmp_path / "ddpm")
-    code, out = make("red dog", "--prior", tmp_path / "ddpm", "-n", "1", steps=1)
+    assert make("red dog", "--prior", tmp_path / "ddpm", out="told", steps=1)[0] == 2
+    assert 'knows no text, so it cannot show "red dog"; give another --prior.' in capsys.readouterr().err
+    assert not (tmp_path / "told").exists()
+    code, out = make("", "--allow-empty", "--prior", tmp_path / "ddpm", "-n", "1", steps=1)
     error = capsys.readouterr().err
-    assert code == 0 and error.count("has no text") == 1 and '"red dog, front view" has no effect' in error
+    assert code == 0 and error.count("has no text") == 1 and '"front view" has no effect' in error
     assert "rombach2022" not in (out / "citations.bib").read_text()
     assert "encoder_forward" not in metrics(out)["network_calls"]
-    assert make("red dog", "--prior", tmp_path / "ddpm", "--method", "vsd", out="vsd", steps=1)[0] == 2
+    assert make("", "--allow-empty", "--prior", tmp_path / "ddpm", "--method", "vsd", out="vsd", steps=1)[0] == 2
     assert (
         "has no UNet for adapters, nor a transformer that reads text; use another method than vsd"
         in capsys.readouterr().err
@@ -310,6 +313,14 @@ def test_a_run_writes_a_textured_mesh_of_fewer_triangles_and_later_a_finer_one(m
         (["dog", "--resolution", "0"], "resolution is 0; give 1 or more."),
         (["dog", "--resolution", "-16"], "resolution is -16; give 1 or more."),
         (["dog", "--size", "4"], "size is 4; give 16 or more."),
+        (["dog", "--size", "100000"], "size is 100000; give 4096 or less."),
+        (["dog", "--interacting", "9"], "interacting is 9 of 4 scenes; give 2 to 4."),
+        (["dog", "--lr", "0"], "lr is 0.0; give a finite number above 0."),
+        (
+            ["dog", "--prior", "photos"],
+            'The prior photos knows no text, so it cannot show "dog"; give another --prior.',
+        ),
+        (["dog", "-n", "100000000"], "100000000 samples of 64 px take 4.58e+03 GiB, of which"),
     ],
 )
 def test_bad_input_is_reported_in_one_sentence_before_any_model_is_loaded(refused, flags, expected):

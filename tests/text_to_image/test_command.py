@@ -296,6 +296,8 @@ def test_a_prompt_that_is_too_long_is_cut_with_a_warning(draw, capsys):
     ("flags", "message"),
     [
         (["dog", "--t-range", "900", "100"], "t_range"),
+        (["dog", "--lr", "0"], "lr is 0.0; give a finite number above 0."),
+        (["dog", "-n", "4", "--interacting", "9"], "interacting is 9 of 4 particles; give 2 to 4."),
         (["dog", "--timesteps", "down"], "Unknown timesteps"),
         (["dog", "--method", "ancestral", "--gamma", "3"], "use particle-guidance"),
         (["dog", "--method", "ancestral", "--steps", "2000"], "steps is 2000"),

@@ -88,7 +88,7 @@ def restore(pair: Pair, failures: dict[str, str]) -> None:
     ]
     print(f"{pair.title}: {len(todo)} of {len(cells)} to do", flush=True)
     for name, why in run_items(RestoreHead(pair.options, pair.jobs)).items():
-        failures[f"{pair.title}: {name}"] = why
+        failures[pair.title if why.startswith(name) else f"{pair.title}: {name}"] = why
 
 
 def rows(out: Path, pair: Pair, common: Common) -> Iterator[dict[str, Any]]:

@@ -76,6 +76,9 @@ def write(out: Path, rows: list[Row], pairs: Sequence[Pair], left_out: dict[str,
     write_bytes(out / "compare.md", text.encode())
     if rows:
         media.save_png(out / "grid.png", grid(out, rows))
+    if not rows:
+        print(f"nothing was restored, so compare.md in {out} has no table")
+        return
     print(text)
     print(f"compare.json, compare.csv, compare.md, grid.png in {out}")
 

@@ -205,9 +205,10 @@ class SceneSettings(
         **dict.fromkeys(("log2_hashmap_size", "octaves", "fit_steps", "fit_rays"), 1),
     }  # fmt: skip
     POSITIVE = frozenset({
-        "lr", "lr_background", "orientation", "sparsity", "opacity", "z_variance", "ambient", "diffuse", "light_up",
+        "lr_background", "orientation", "sparsity", "opacity", "z_variance", "ambient", "diffuse", "light_up",
         "light_spread",
     })  # fmt: skip
+    NONZERO = frozenset({"lr"})
 
     renderer: str = "dense"
     """dense (the same number of samples on each ray), or packed (samples only where a scene has density: for scenes of
