@@ -78,6 +78,11 @@ def over_heads(name: str) -> bool:
     return name in index.HEADS
 
 
+def is_built_in_flow(name: str) -> bool:
+    """Return whether a prior is one of the built-in flow models."""
+    return name in index.FLOWS
+
+
 def has_photos() -> bool:
     """Return whether the weights of the built-in prior of photographs are installed."""
     return (hub.BUILT_IN / index.PHOTOS / index.MARKER).is_file()

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
+from rsd.priors import is_built_in_flow
 from rsd.runs.flags import Groups, fields_of
 from rsd.runs.options import (
     NOISE,
@@ -77,7 +78,7 @@ class Drawing(SelectionSettings, RepulsionSettings, TextSettings):
 
     method: str
     """vsd (a learned score), sds, nfsd, svgd; samplers: euler (deterministic, for flows and few steps), ancestral,
-    particle-guidance."""
+    particle-guidance; auto is euler for the built-in flows, vsd for other priors."""
     gamma: float | None = None
     """Weight of the repulsion; more gives more diverse samples. svgd: of the kernel's gradient, 1 is Liu and Wang's
     (default: vsd and particle-guidance 10, svgd 1, others 0)."""
@@ -211,6 +212,7 @@ class TextToImage(Settings, RunOptions, PriorOptions, SizeOptions, FeatureOption
     }
     METHODS = METHODS
 
+    method: str = "auto"
     metrics: tuple[Literal["clip", "aesthetic", "fid"], ...] = ()
     """Figures that need additional networks; fid needs --fid-folder."""
     aesthetic_weights: str | None = None
@@ -219,7 +221,9 @@ class TextToImage(Settings, RunOptions, PriorOptions, SizeOptions, FeatureOption
     """fid: the folder of pictures to compare with (default: none; the metric needs one)."""
 
     def __post_init__(self) -> None:
-        """Check nothing here: :meth:`check` does, when all fields are known."""
+        """Resolve the method "auto". Check nothing: :meth:`check` does, when all fields are known."""
+        if self.method.lower() == "auto":
+            self.method = "euler" if is_built_in_flow(self.prior) else "vsd"
 
     @property
     def unread(self) -> Unread:

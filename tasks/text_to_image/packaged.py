@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from rsd.priors import over_heads
+from rsd.priors import is_built_in_flow, over_heads
 from rsd.runs.prompts import PromptCommand
 from rsd.runs.settings import Packaged, section
 
@@ -27,12 +27,15 @@ ADDED = {
 
 
 def packaged(method: str, prior: str) -> Packaged:
-    """Return the packaged settings: tuned ones for heads, the paper's for other priors. A method without a section
-    takes VSD's (distillations) or Ancestral's (samplers), without gamma."""
-    file = "heads.yaml" if over_heads(prior) else "sd.yaml"
+    """Return the packaged settings: tuned ones for the built-in priors, the paper's for others. A method without a
+    section takes VSD's (distillations) or Ancestral's (samplers), without gamma."""
+    files = ["heads.yaml" if over_heads(prior) else "sd.yaml"]
+    if is_built_in_flow(prior):
+        files.insert(0, f"{prior.replace('-', '_')}.yaml")
     nearest = "ancestral" if method in SAMPLERS else "vsd"
-    own = section("text_to_image", file, method)
-    found = own or section("text_to_image", file, nearest, skip=("gamma",))  # gamma differs between methods
+    own = [section("text_to_image", file, method) for file in files]
+    near = [section("text_to_image", file, nearest, skip=("gamma",)) for file in files]  # gamma differs between methods
+    found = next(filter(None, own + near), None)
     assert found, "every method has one"
     return found
 

@@ -36,7 +36,8 @@ def load_family(
     for part in family.texts:
         if part.startswith("tokenizer") and listed[part][1]:
             parts[part] = load_tokenizer(getattr(transformers, listed[part][1]), found, part)
-    kind = getattr(diffusers, family.pipeline)
+    with quietly():  # the pipelines' modules say that torchvision is missing
+        kind = getattr(diffusers, family.pipeline)
     takes = inspect.signature(kind.__init__).parameters
     settings = {k: v for k, v in listed.items() if k in takes and not isinstance(v, list)}
     if "add_watermarker" in takes:
