@@ -228,19 +228,21 @@ def repel(
     1 / alpha_t. z_s is linear in the estimate and in eps, of which the step keeps all but the noise ``fresh``, so it
     changes with them. ``interaction.kind`` "potential" is Particle Guidance (Corso et al. 2024, "Particle Guidance:
     non-I.I.D. Diverse Sampling with Diffusion Models", Eq. 4), which adds the gradient of
-    log Phi = - 1/2 sum_{i != j} k_ij to the score. Return None outside the interaction's window, and near a flow's
-    pure noise, where sigma / alpha exceeds ``Schedule.most``: all estimates are equal there.
+    log Phi = - 1/2 sum_{i != j} k_ij to the score. sigma_t / alpha_t counts as ``Schedule.most`` at most. Return None
+    outside the interaction's window, and where particles cannot repel (:func:`able`).
 
     If the estimates are almost equal (pure noise, a weak prior), the kernel is narrow and the force large. So z_s moves
     by no more than half the ancestral noise of the step (root mean square over a particle's entries), except by the
-    potential, whose formula is published; a window such as (0.5, 0.8) skips the first steps besides."""
+    potential, whose formula is published; a window such as (0.5, 0.8) skips the first steps besides. Estimates of a
+    distilled model of a few steps differ from pure noise on, and decide there what the sample shows."""
     now, then = transition.now, transition.then
     schedule = transition.given.prior.schedule
-    if not interaction.active(now.t, schedule.T, spread.total) or now.sigma > schedule.most * now.alpha:
+    if not interaction.active(now.t, schedule.T, spread.total) or not able(interaction, now, then, schedule):
         return None
     R, force = interaction.force(result.clean, spread)
     rows = spread.ensemble.among(interaction.groups(spread.total).flatten())[0]
-    eps = -interaction.gamma * now.sigma / now.alpha * R[rows]
+    noise_level = min(now.sigma / now.alpha, schedule.most)
+    eps = -interaction.gamma * noise_level * R[rows]
     keep = math.sqrt(max(0.0, then.sigma**2 - fresh**2))
     share = keep - then.alpha * now.sigma / now.alpha  # d z_s / d eps
     if interaction.kind == "repulsion":
@@ -249,6 +251,14 @@ def repel(
     z, clean = share * eps, -now.sigma / now.alpha * eps
     noise = transition.noise(purpose)[rows] if purpose and fresh > 0 else None
     return Push(rows, eps, z, clean, z, force, log_ratio(z, noise, fresh))
+
+
+def able(interaction: Interaction, now: Level, then: Level, schedule: Schedule) -> bool:
+    """Return whether particles can repel in the step from ``now`` to ``then``: not to CLEAN, whose ancestral noise is
+    zero; by the potential, which has no bound, not near a flow's pure noise."""
+    if interaction.kind == "repulsion":
+        return then.sigma > 0
+    return now.sigma <= schedule.most * now.alpha
 
 
 def log_ratio(change: torch.Tensor, noise: torch.Tensor | None, fresh: float) -> torch.Tensor:
@@ -263,15 +273,12 @@ def log_ratio(change: torch.Tensor, noise: torch.Tensor | None, fresh: float) ->
 
 def reaching(interaction: Interaction, levels: Sequence[Level], schedule: Schedule, particles: int) -> Interaction:
     """Return ``interaction``, with its window widened to the nearest step if few steps leave none inside. Warn then, or
-    if no step can repel: near a flow's pure noise (:func:`repel`) and, with "repulsion", to CLEAN none does."""
+    if no step can repel (:func:`able`)."""
     if not interaction.acts(particles):
         return interaction
     steps = list(zip(levels[:-1], levels[1:], strict=True))
-    able = [now.t for now, then in steps if now.sigma <= schedule.most * now.alpha]
-    if interaction.kind == "repulsion":
-        able = [now.t for now, then in steps if now.t in able and then.sigma > 0]
     lo, hi = interaction.window
-    at = [(t + 1) / schedule.T for t in able]
+    at = [(now.t + 1) / schedule.T for now, then in steps if able(interaction, now, then, schedule)]
     if any(lo <= x <= hi for x in at):
         return interaction
     count = f"{len(steps)} step{'s' * (len(steps) != 1)}"

@@ -106,6 +106,7 @@ def variants(o: Study) -> dict[str, list[str]]:
         rows["proximal-guidance 20 steps"] = short
         rows["proximal-guidance 20 steps draw 8"] = [*short, "--draw", "8", "--keep", "4"]
         rows["proximal-guidance repulsion"] = [*task, *own]
+        rows["proximal-guidance heads-flow"] = [*task, *own, "--gamma", "0", "--prior", "heads-flow"]
         return rows
     if o.name == "gammas":
         short = ["--task", "inpaint_half_face", "--method", "proximal-guidance", "--steps", "30"]

@@ -285,19 +285,23 @@ def test_a_checkpoint_of_an_older_version_resumes(tiny_pipeline):
 
 
 def test_a_window_without_a_step_is_widened_to_the_nearest_with_a_warning():
-    """Four steps are at 1, 0.75, 0.5 and 0.25 of T; at pure noise, and to the clean picture, none can repel."""
+    """Four steps are at 1, 0.75, 0.5 and 0.25 of T; the last one, to the clean picture, cannot repel, and at pure noise
+    not by the potential."""
     s = torch.linspace(0, 1, 1001, dtype=torch.float64)[1:]
     schedule = Schedule.flow(s, s)
     four = Euler().levels(schedule, 4)
     assert [round((now.t + 1) / 1000, 2) for now in four[:-1]] == [1, 0.75, 0.5, 0.25]
     repulsion = Interaction(1.0, (0.4, 0.8))
     assert reaching(repulsion, four, schedule, 4) is repulsion
-    with pytest.warns(UserWarning, match="None of 4 steps is in the window 0.8 to 0.95 .*; .* at the nearest, 0.75"):
-        assert reaching(replace(repulsion, window=(0.8, 0.95)), four, schedule, 4).window == (0.75, 0.95)
+    assert reaching(whole := replace(repulsion, window=(0.9, 1.0)), four, schedule, 4) is whole
+    with pytest.warns(UserWarning, match="None of 4 steps is in the window 0.8 to 0.85 .*; .* at the nearest, 0.75"):
+        assert reaching(replace(repulsion, window=(0.8, 0.85)), four, schedule, 4).window == (0.75, 0.85)
     with pytest.warns(UserWarning, match="at the nearest, 0.5"):  # not at 0.25, whose step ends at the clean picture
         assert reaching(replace(repulsion, window=(0.1, 0.3)), four, schedule, 4).window == (0.1, 0.5)
     potential = Interaction(1.0, (0.1, 0.3), kind="potential")
     assert reaching(potential, four, schedule, 4) is potential
+    with pytest.warns(UserWarning, match="at the nearest, 0.75"):
+        assert reaching(replace(potential, window=(0.9, 1.0)), four, schedule, 4).window == (0.75, 1.0)
     with pytest.warns(UserWarning, match="With 1 step the samples do not repel one another; take more steps"):
         reaching(repulsion, Euler().levels(schedule, 1), schedule, 4)
     assert reaching(repulsion, four, schedule, 1) is repulsion  # one sample has nothing to repel
@@ -338,7 +342,7 @@ def test_four_steps_of_a_flow_with_repulsion_and_selection(tmp_path):
         return text_to_image("a dog", prior=prior, method="euler", features=flat, steps=4, guidance=1.0, **options)
 
     plain, pushed = draw(particles=3, gamma=0), draw(particles=3, gamma=3, window=(0.0, 1.0))
-    assert [record.repulsion > 0 for record in pushed.records] == [False, True, True, False]
+    assert [record.repulsion > 0 for record in pushed.records] == [True, True, True, False]
     assert (plain.images - pushed.images).abs().max() > 1e-3
 
     kept = draw(draw=6, keep=3, gamma=0)
