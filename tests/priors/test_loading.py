@@ -38,10 +38,13 @@ def test_good_names_pass(name):
     [
         (
             "head",
-            'Unknown prior "head". Did you mean "heads"? Built in: heads, heads-views, heads-pixels, heads-flow, heads-flow-few, photos; or give a '
-            "local folder",
+            'Unknown prior "head". Did you mean "heads"? Built in: heads, heads-views, heads-pixels, heads-flow, '
+            "heads-flow-few, photos; or give a local folder",
         ),
-        ("stable", 'Unknown prior "stable". Built in: heads, heads-views, heads-pixels, heads-flow, heads-flow-few, photos;'),
+        (
+            "stable",
+            'Unknown prior "stable". Built in: heads, heads-views, heads-pixels, heads-flow, heads-flow-few, photos;',
+        ),
         ("./nowhere", 'There is no folder "./nowhere"'),
         ("/no/such/folder", 'There is no folder "/no/such/folder"'),
         ("a/b/c", 'There is no folder "a/b/c"'),
