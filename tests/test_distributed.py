@@ -54,7 +54,7 @@ def forked(tmp_path):
     return run
 
 
-@pytest.mark.parametrize("ranks", [pytest.param(2, marks=pytest.mark.slow), 3])
+@pytest.mark.parametrize("ranks", [2, pytest.param(3, marks=pytest.mark.slow)])
 def test_processes_find_what_one_finds(forked, tiny_folder, tmp_path, ranks):
     out, model = tmp_path / "result", tiny_folder("epsilon")
     done = forked(ranks, "found", out, model)

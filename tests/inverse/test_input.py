@@ -84,7 +84,8 @@ def test_a_missing_task_is_an_error_that_names_all_tasks(here, untouched, flags,
     (here / "own.yaml").write_text("gamma: 3\n")
     assert main(["restore", "photo.png", *flags]) == 2
     error = capsys.readouterr().err
-    assert error.startswith("rsd: Name with --task what happened to photo.png: inpaint_mask (parts are missing, or not")
+    asked = "what to do" if "--clean" in flags else "what happened"
+    assert error.startswith(f"rsd: Name with --task {asked} to photo.png: inpaint_mask (parts are missing, or not")
     assert error.count("\n") == 1 and not (here / "runs").exists()
     assert (
         all(task in error for task in TASKS if not task.startswith("sr")) and "sr2 ... sr16 (it is too small)" in error

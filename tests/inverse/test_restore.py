@@ -95,7 +95,7 @@ def test_any_differentiable_function_or_module_is_an_operator(prior, operator):
         ({"seed": -1}, "seed is -1; give 0 or more."),
         ({"chunk": -1}, "chunk is -1; give 1 or more."),
         ({"steps": 1001}, "steps is 1001; give 1 to 1000"),
-        ({"lr_x": float("nan")}, "lr_x is nan; give a finite number, 0 or more."),
+        ({"lr_x": float("nan")}, "lr_x is nan; give a finite number above 0."),
         ({"lambda_": -1.0}, "lambda is -1.0; give a finite number, 0 or more."),
         ({"gamma": float("inf")}, r"gamma is inf; give a finite number \(below 0 attracts\)."),
         ({"window": (0.5, 0.2)}, "give LO HI with 0 <= LO < HI <= 1."),

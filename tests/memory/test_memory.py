@@ -63,7 +63,10 @@ def test_networks_without_a_dry_run_get_the_flat_plan_with_a_note(monkeypatch, t
         assert (found.chunk, found.keep, found.lean) == (chunk or 1, False, False) and "cannot be measured" in found.why
 
 
-@pytest.mark.parametrize(("kind", "features"), [("epsilon", "heads-layers"), ("v_prediction", "pixels")])
+@pytest.mark.parametrize(
+    ("kind", "features"),
+    [pytest.param("epsilon", "heads-layers", marks=pytest.mark.slow), ("v_prediction", "pixels")],
+)
 def test_built_in_features_and_both_predictions_can_be_measured(monkeypatch, tiny_folder, kind, features):
     monkeypatch.setattr(memory, "available", lambda device: 1)
     prior = load_prior(str(tiny_folder(kind)))

@@ -33,7 +33,7 @@ def go(tiny_folder, tmp_path, small_networks):
     [
         ("text-to-image", ("--gamma", "5")),
         ("text-to-image", ("--gamma", "5", "--method", "particle-guidance")),
-        ("text-to-3d", ()),
+        pytest.param("text-to-3d", (), marks=pytest.mark.slow),
         ("text-to-3d", ("--method", "vsd", "--views", "2", "--lr-phi", "0.01", "--renderer", "packed")),
     ],
 )

@@ -8,7 +8,7 @@ from dataclasses import replace
 import torch
 
 from rsd.engine import Record
-from rsd.sampling import Chain, Method, sample
+from rsd.sampling import Chain, Method, reaching, sample
 from rsd.spread import Spread
 
 from ..methods import load_method
@@ -28,6 +28,7 @@ class Sampling(Run):
         self.method.prepare(self.prior)
         self.method = self.method.adapted(self.measurement)
         self.levels = self.method.levels(self.prior.schedule, s.steps)
+        self.interaction = reaching(s.interaction, self.levels, self.prior.schedule, spread.total)
         chain = Chain(self.prior, spread, self.stream)
         with torch.no_grad():
             self.estimate = self.method.estimate(self.measurement)
@@ -39,7 +40,7 @@ class Sampling(Run):
         return self.ensemble.gather(self.particles.log_weights.to(self.prior.device).float(), what="weights")
 
     def records(self) -> Iterator[Record]:
-        interaction = replace(self.settings.interaction, embed=self.embed)
+        interaction = replace(self.interaction, embed=self.embed)
         return sample(
             self.particles, self.method, self.measurement, levels=self.levels, interaction=interaction, start=self.step
         )
