@@ -28,6 +28,7 @@ def run(gamma: float, kind: str = "repulsion", groups: int = GROUPS) -> Chain:
     return chain
 
 
+@pytest.mark.slow
 def test_weighted_averages_are_those_of_independent_samples():
     alone, together = run(0.0), run(0.02)
     assert alone.log_weights.tolist() == [0.0] * len(alone.z)

@@ -16,6 +16,7 @@ from rsd.priors.t5 import T5Embedder
 from scripts import full_size_if
 
 
+@pytest.mark.slow
 def test_shapes_on_the_meta_device(tiny_pipeline):
     prior = LatentPrior(stable_diffusion(tiny_pipeline().tokenizer, device="meta"), device="meta")
     assert sum(p.numel() for p in prior.unet.parameters()) == 865_910_724  # as published

@@ -9,6 +9,7 @@ from scripts.batch import Batch, solve
 FLAGS = ["--task", "inpaint_half_face", "--steps", "2", "-n", "2", "--gamma", "20"]
 
 
+@pytest.mark.slow
 def test_a_head_s_particles_repel_one_another_alone():
     alone, two = (solve(Batch(heads=heads), FLAGS) for heads in (1, 2))
     assert alone["psnr"][0] == pytest.approx(two["psnr"][0], abs=1e-3)

@@ -85,6 +85,7 @@ def networks(request, tiny_folder, tiny_vit, monkeypatch):
     return request.param
 
 
+@pytest.mark.slow
 def test_the_benchmarks_write_what_the_contract_says(networks, tmp_path, monkeypatch, capsys):
     file = tmp_path / "step.json"
     monkeypatch.setenv("OMP_NUM_THREADS", "1")

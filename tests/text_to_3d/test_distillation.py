@@ -89,7 +89,11 @@ def test_a_learned_score_begins_as_the_prior_and_ends_knowing_the_camera(tiny):
 
 @pytest.mark.parametrize(
     ("method", "interaction", "noise"),
-    [("sds", "scenes", "reused"), ("sds", "views", "inverted"), ("vsd", "scenes", "fresh")],
+    [
+        ("sds", "scenes", "reused"),
+        pytest.param("sds", "views", "inverted", marks=pytest.mark.slow),
+        ("vsd", "scenes", "fresh"),
+    ],
 )
 def test_resuming_gives_the_same_numbers(tiny, method, interaction, noise):
     settings = dict(method=method, interaction=interaction, noise=noise, timesteps="annealed")

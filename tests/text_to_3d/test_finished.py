@@ -18,7 +18,8 @@ LATER = (
     "--mesh", "obj", "--mesh-resolution", "14", "--mesh-threshold", "0.5", "--size", "20", "--turntable", "4",
     "--div-features", "heads",
 )  # fmt: skip
-KINDS = [(), ("--encoding", "frequency", "--renderer", "packed", "--background", "random", "--dtype", "float64")]
+OTHER = ("--encoding", "frequency", "--renderer", "packed", "--background", "random", "--dtype", "float64")
+KINDS = [(), pytest.param(OTHER, marks=pytest.mark.slow)]
 
 
 def metrics(folder):
