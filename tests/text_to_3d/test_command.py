@@ -320,7 +320,7 @@ def test_a_run_writes_a_textured_mesh_of_fewer_triangles_and_later_a_finer_one(m
             ["dog", "--prior", "photos"],
             'The prior photos knows no text, so it cannot show "dog"; give another --prior.',
         ),
-        (["dog", "-n", "100000000"], "100000000 samples of 64 px take 4.58e+03 GiB, of which"),
+        (["dog", "-n", "100000000"], "100000000 samples of 64 px take 4,578 GiB, and"),
     ],
 )
 def test_bad_input_is_reported_in_one_sentence_before_any_model_is_loaded(refused, flags, expected):

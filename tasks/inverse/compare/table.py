@@ -74,11 +74,10 @@ def write(out: Path, rows: list[Row], pairs: Sequence[Pair], left_out: dict[str,
     write_csv(out / "compare.csv", lines, list(lines[0]) if lines else ["task", "method", "image"])
     text = markdown(lines, pairs, left_out)
     write_bytes(out / "compare.md", text.encode())
-    if rows:
-        media.save_png(out / "grid.png", grid(out, rows))
     if not rows:
         print(f"nothing was restored, so compare.md in {out} has no table")
         return
+    media.save_png(out / "grid.png", grid(out, rows))
     print(text)
     print(f"compare.json, compare.csv, compare.md, grid.png in {out}")
 
