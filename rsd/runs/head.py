@@ -139,8 +139,8 @@ class Head(ABC):
         need, free = 12 * number * self.size**2, available(torch.device("cpu"))
         if need > free:
             raise ValueError(
-                f"{number} samples of {self.size} px take {need / GIB:,.0f} GiB, and {free / GIB:.0f} GiB of memory are "
-                "free; give fewer with -n."
+                f"{number} samples of {self.size} px take {need / GIB:,.0f} GiB, and {free / GIB:.0f} GiB of memory "
+                "are free; give fewer with -n."
             )
 
     def check_item(self, item: Item, device: torch.device) -> None:
