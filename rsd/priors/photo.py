@@ -73,7 +73,7 @@ class PhotoNet(ModelMixin, ConfigMixin):
     def __init__(
         self,
         widths: tuple[int, ...] = (48, 96, 192),
-        blocks: tuple[int, ...] = (1, 1, 2),
+        blocks: tuple[int, ...] = (2, 2, 2),
         embedded: int = 128,
         sample_size: int = 256,
     ):

@@ -16,10 +16,13 @@ import numpy as np
 import torch
 from PIL import Image
 
+import rsd.heads
 from rsd.priors.photo import save_photo
 from rsd.runs.flags import Flag, script
 from scripts.photos import data, evaluate, restoring
 from scripts.photos import train as training
+
+WEIGHTS = Path(rsd.heads.__file__).parent / "weights" / "photos"
 
 
 @dataclass
@@ -39,6 +42,8 @@ class Photos:
     """The model card."""
     threads: int = 1
     """Number of torch threads."""
+    init: Path | None = WEIGHTS
+    """Folder of the prior whose weights a new training starts with; None: from nothing."""
     steps: int = 400_000
     """Training steps; a resumed run may use another number."""
     cooldown: int = 2000
@@ -99,7 +104,7 @@ def run_card(o: Photos) -> None:
 
 def run_train(o: Photos) -> None:
     """Train, and write the finished model."""
-    net = training.train(o.work, o.steps, lr=o.lr, cooldown=o.cooldown, every=o.every)
+    net = training.train(o.work, o.steps, net=training.initial(o.init), lr=o.lr, cooldown=o.cooldown, every=o.every)
     _ship(net, _out(o))
 
 

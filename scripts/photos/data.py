@@ -127,7 +127,7 @@ class Crops:
 
 def augmented(crop: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     """Return a crop turned, mirrored and with another exposure, white balance and contrast, float32 [s, s, 3] in
-    [-1, 1]; a few become grey."""
+    [-1, 1]; some have their colours exchanged, a few become grey."""
     crop = np.rot90(crop, int(rng.integers(4)))
     if rng.random() < 0.5:
         crop = crop[:, ::-1]
@@ -135,6 +135,8 @@ def augmented(crop: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     if rng.random() < 0.7:
         gain = np.exp(rng.uniform(-0.5, 0.1) + rng.normal(0, 0.05, 3)).astype(np.float32)
         x = np.minimum(x * gain, 1) ** np.float32(np.exp(rng.uniform(-0.3, 0.3)))
+    if rng.random() < 0.3:
+        x = x[..., rng.permutation(3)]
     if rng.random() < 0.05:
         x = np.repeat(x @ np.array([[0.299], [0.587], [0.114]], dtype=np.float32), 3, 2)
     return np.ascontiguousarray(2 * x - 1)

@@ -12,9 +12,12 @@ from diffusers import DDPMScheduler
 from rsd.priors.photo import PhotoNet
 from scripts.heads.fit import averaged, fit, hold, native_precision
 from scripts.photos.data import Crops, augmented
+from scripts.photos.leaves import leaves
 
 SIDES = ((64, 16), (80, 10), (96, 7))
 """Sides of crops in pixels with the size of a batch: about equally many pixels."""
+LEAVES = 0.4
+"""Share of the pictures that are made of leaves and not crops of photographs, which are few."""
 AIM = (0.01, 2.0)
 """sigma/alpha where restoration works, which ``AIMED`` of the crops have, uniformly in its log."""
 AIMED = 0.85
@@ -74,6 +77,11 @@ def check(net: PhotoNet, pictures: torch.Tensor) -> dict[str, float]:
     }
 
 
+def picture(crops: Crops, rng: np.random.Generator, side: int) -> np.ndarray:
+    """Return a picture to learn from, uint8 [side, side, 3]: leaves or a crop of a photograph."""
+    return leaves(rng, side, crops) if rng.random() < LEAVES else crops(rng, side)
+
+
 def tensor(crops: list[np.ndarray]) -> torch.Tensor:
     """Stack crops [s, s, 3] to [B, 3, s, s]."""
     return torch.from_numpy(np.stack(crops)).permute(0, 3, 1, 2).contiguous()
@@ -103,7 +111,7 @@ def train(
 
     def loss(model, rng, device):
         side, batch = sides[rng.integers(len(sides))]
-        x = tensor([augmented(crops(rng, side), rng) for _ in range(batch)])
+        x = tensor([augmented(picture(crops, rng, side), rng) for _ in range(batch)])
         noise, eps = draw_noise(rng, batch, most), torch.randn_like(x)
         guess = model(noisy(x, noise, eps).to(device), noise.log().to(device))
         error = ((guess.float() - eps.to(device)) ** 2).mean((1, 2, 3))
@@ -114,6 +122,17 @@ def train(
         precision=native_precision(), schedule=functools.partial(hold, cooldown=cooldown), every=every,
         check=lambda model: check(model, held),
     )  # fmt: skip
+
+
+def initial(folder: Path | None) -> PhotoNet:
+    """Return a network of the present shape with the weights of the prior in ``folder``; None: from nothing. Blocks
+    that those lack start as the identity, so the network may become deeper in mid-training."""
+    net = PhotoNet()
+    if folder:
+        known = PhotoNet.from_pretrained(folder / "unet").float().state_dict()
+        _, strange = net.load_state_dict(known, strict=False)
+        assert not strange, strange
+    return net
 
 
 def export(work: Path) -> tuple[PhotoNet, int]:
