@@ -22,7 +22,7 @@ from rsd.heads.render import render
 from rsd.media import read_image, to_uint8
 from rsd.metrics import diversity, selection
 from rsd.metrics.scoring import Scorers
-from rsd.metrics.selection import best_set, greedy_set, kernel, quality, select
+from rsd.metrics.selection import best_set, greedy_set, kernel, select, to_best
 from rsd.priors import load_prior
 from rsd.runs.session import Session
 from rsd.tasks.inverse.operators import make_operator, measure
@@ -67,14 +67,14 @@ def test_two_of_three_on_a_line_are_its_ends():
 @pytest.mark.parametrize("number", [1, 2, 3, 4])
 @pytest.mark.parametrize("seed", range(3))
 def test_the_largest_determinant_is_that_of_brute_force(number, seed):
-    q = quality(random_scores(7, seed), 7)
+    q = to_best(random_scores(7, seed), 7)
     L = q[:, None] * kernel(points(7, seed=seed)) * q
     expected = brute_force(L, number)
     assert best_set(L, number) == expected
     scores = random_scores(7, seed)
     fits = [i for i in range(7) if scores[i] >= scores.max() / math.sqrt(2)]
     found = select(points(7, seed=seed), number, scores)
-    own = quality(scores, 7)[fits]
+    own = to_best(scores, 7)[fits] ** 0.25
     assert found.fitting == fits
     assert found.kept == [fits[i] for i in brute_force(own[:, None] * kernel(points(7, seed=seed)[fits]) * own, number)]
 
@@ -179,7 +179,7 @@ def test_of_samples_that_differ_alike_the_better_fit_is_kept():
     phi = torch.eye(4)
     assert select(phi, 2, torch.tensor([0.9, 1.0, 0.9, 0.95])).kept == [1, 3]
     assert select(phi, 1, torch.tensor([0.9, 1.0, 0.9, 0.95])).kept == [1]
-    assert torch.equal(quality(torch.zeros(3), 3), torch.ones(3, dtype=torch.float64))  # nothing is measured
+    assert torch.equal(to_best(torch.zeros(3), 3), torch.ones(3, dtype=torch.float64))  # nothing is measured
 
 
 def test_the_fit_of_a_restoration_is_its_residual():

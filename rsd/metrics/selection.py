@@ -5,8 +5,8 @@ noise for all, a broken picture is denoised worse by the prior: particle i is pl
 times the median. With features phi_i and scores s_i > 0 (larger for a better fit), and with s the best score of those,
 particle i fits if it is plausible and s_i >= s / sqrt(2). Among those, with m the largest distance of a pair,
 
-    k_ij = exp(-|phi_i - phi_j|^2 / m^2)      it never saturates, so that differences weigh more than q
-    L_ij = q_i k_ij q_j,   q_i = s_i / s      without scores every particle fits, and q = 1
+    k_ij = exp(-|phi_i - phi_j|^2 / m^2)            it never saturates, so that differences weigh more than q
+    L_ij = q_i k_ij q_j,   q_i = (s_i / s)^(1/4)    without scores every particle fits, and q = 1
 
 the set S of N particles with the largest det L_S = prod q_i^2 det K_S is kept: the mode of a determinantal point
 process of N items (Kulesza & Taskar 2012), whose determinant is 0 if two samples are equal. Up to 5000 sets are all
@@ -36,6 +36,8 @@ SETS = 5000
 """The largest number of sets that are all compared."""
 LEVELS = (0.05, 0.1, 0.2, 0.3)
 """The noise levels at which pictures are denoised, t / T: those where details are wrong or right."""
+WEIGHT = 0.25
+"""Exponent of s_i / s in q_i: among those that fit, differences count for more."""
 IMPLAUSIBLE = 1.5
 """A particle is plausible if its denoising error is at most this many times the median."""
 BATCH = 8
@@ -70,21 +72,21 @@ def select(
     """Select ``number`` of M particles with features [M, d], scores [M] (None: all fit equally well) and ``plausible``,
     bool [M] (None: all are)."""
     plausible = torch.ones(len(features), dtype=torch.bool) if plausible is None else plausible
-    q = torch.zeros(len(features), dtype=torch.float64)
-    q[plausible] = quality(None if scores is None else scores[plausible], int(plausible.sum()))
-    fitting = [i for i, value in enumerate(q.tolist()) if value * TOLERANCE >= 1 - ROUNDING]
+    relative = torch.zeros(len(features), dtype=torch.float64)
+    relative[plausible] = to_best(None if scores is None else scores[plausible], int(plausible.sum()))
+    fitting = [i for i, value in enumerate(relative.tolist()) if value * TOLERANCE >= 1 - ROUNDING]
     if len(fitting) <= number:
-        nearest = sorted(range(len(q)), key=lambda i: (-float(q[i]), i))
+        nearest = sorted(range(len(features)), key=lambda i: (-float(relative[i]), i))
         return Selection(sorted(nearest[:number]), fitting)
-    own = q[fitting]
-    L = own[:, None] * kernel(features[fitting]) * own
+    q = relative[fitting] ** WEIGHT
+    L = q[:, None] * kernel(features[fitting]) * q
     few = math.comb(len(fitting), number) <= SETS
     found = best_set(L, number) if few else greedy_set(L, number)
     return Selection([fitting[i] for i in found], fitting)
 
 
-def quality(scores: torch.Tensor | None, number: int) -> torch.Tensor:
-    """Return q [M] in [0, 1], 1 for the best of the ``scores`` [M]; 1 for all if there are none or all are 0."""
+def to_best(scores: torch.Tensor | None, number: int) -> torch.Tensor:
+    """Return the ``scores`` [M] relative to the best one, in [0, 1]; 1 for all if there are none or all are 0."""
     if scores is None or not (best := float(scores.max())) > 0:
         return torch.ones(number, dtype=torch.float64)
     return scores.detach().cpu().double() / best
