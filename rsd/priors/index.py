@@ -10,14 +10,19 @@ from rsd.hub import built_in_folder, fetch, read_json
 from rsd.priors.families import BY_PIPELINE, FAMILIES, Family, image_side
 from rsd.runs.words import with_article
 
-FLOWS = {"heads-flow": "flow", "heads-flow-few": "flow-few"}
-"""Built-in flow priors over heads, with the autoencoder of "heads"."""
+FLOW, FEW = "heads-flow", "heads-flow-few"
+FLOWS = {FLOW: "flow", FEW: "flow-few"}
+"""Built-in flow priors over heads."""
 POSED = "heads-views"
 """The built-in prior over heads that knows where the camera stands, with all but the UNet of "heads"."""
 HEADS = {"heads": "latent", POSED: "views", "heads-pixels": "pixel", **FLOWS}
 """Built-in priors over heads: name and folder inside the package's weights."""
-SHARED = {**dict.fromkeys(FLOWS, ("vae",)), POSED: ("vae", "text_encoder", "tokenizer")}
-"""Parts that built-in priors have from "heads"."""
+SHARED: dict[str, dict[str, str]] = {
+    POSED: dict.fromkeys(("vae", "text_encoder", "tokenizer"), "heads"),
+    FLOW: {"vae": "heads"},
+    FEW: {"vae": "heads", **dict.fromkeys(("text_encoder", "text_encoder_2", "tokenizer", "tokenizer_2"), FLOW)},
+}
+"""Parts that built-in priors have from another one, and from which."""
 PHOTOS = "photos"
 """The built-in prior of photographs, and its folder."""
 BUILT_IN = {**HEADS, PHOTOS: PHOTOS}
@@ -67,9 +72,9 @@ class Index:
     """A single checkpoint whose weights replace those of the pipeline's network."""
 
     def home(self, part: str) -> Path | None:
-        """Return the folder of a part: built-in priors share parts of "heads"."""
-        if part in SHARED.get(self.name, ()):
-            return built_in_folder(BUILT_IN["heads"], marker=MARKER)
+        """Return the folder of a part, which built-in priors may share."""
+        if owner := SHARED.get(self.name, {}).get(part):
+            return built_in_folder(BUILT_IN[owner], marker=MARKER)
         return self.folder
 
     def json(self, path: str) -> dict[str, Any]:

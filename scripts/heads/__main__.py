@@ -29,7 +29,7 @@ from transformers import ResNetForImageClassification, ViTModel
 import rsd.heads
 from rsd.heads.attributes import ATTRIBUTES, VIEWS
 from rsd.heads.data import head_from_row, load_shards, make_shard
-from rsd.priors.index import POSED, SHARED
+from rsd.priors.index import BUILT_IN, FEW, FLOW, POSED, SHARED
 from rsd.runs.flags import Flag, script
 from scripts.heads import autoencoder, classifier, errors, evaluate, features, latent, pixel, views
 from scripts.heads.flow import few
@@ -199,20 +199,21 @@ def export_pixel(o: Heads) -> None:
 
 def train_views(o: Heads) -> None:
     """Train the prior that knows where the camera stands. Renders and encodes its own data."""
-    _ship_views(views.train(o.out / "latent", o.work, o.views_steps, cooldown=o.views_cooldown), o.out / "views")
+    _ship_some(views.train(o.out / "latent", o.work, o.views_steps, cooldown=o.views_cooldown), o.out, POSED)
 
 
 def export_views(o: Heads) -> None:
     """Export the averaged weights of the last checkpoint of the prior of views, during or after training."""
     pipe, step = views.export(o.out / "latent", o.work)
-    _ship_views(pipe, o.out / "views")
+    _ship_some(pipe, o.out, POSED)
     print(f"{o.out / 'views'}: the weights of step {step}")
 
 
-def _ship_views(pipe: DiffusionPipeline, folder: Path) -> None:
-    """Save the pipeline without the parts that are those of "heads"."""
+def _ship_some(pipe: DiffusionPipeline, out: Path, name: str) -> None:
+    """Save the built-in prior of that name in ``out``, without the parts that it has from another one."""
+    folder = out / BUILT_IN[name]
     _ship(pipe, folder)
-    for part in SHARED[POSED]:
+    for part in SHARED[name]:
         shutil.rmtree(folder / part)
 
 
@@ -233,39 +234,38 @@ def train_flow(o: Heads) -> None:
         o.out / "latent", o.work, o.flow_steps, shards=o.flow_shards, batch=o.flow_batch, lr=o.flow_lr,
         cooldown=o.flow_cooldown,
     )  # fmt: skip
-    _ship_flow(pipe, o.out / "flow")
+    _ship_some(pipe, o.out, FLOW)
 
 
 def export_flow(o: Heads) -> None:
     """Export the averaged weights of the flow prior's last checkpoint, during or after training."""
     pipe, step = flow.export(o.out / "latent", o.work)
-    _ship_flow(pipe, o.out / "flow")
+    _ship_some(pipe, o.out, FLOW)
     print(f"{o.out / 'flow'}: the weights of step {step}")
 
 
 def train_few(o: Heads) -> None:
     """Distil the flow prior's last checkpoint to four steps."""
     pipe = few.train(o.out / "latent", o.work, o.few_steps, shards=o.few_shards, cooldown=o.flow_cooldown)
-    _ship_flow(pipe, o.out / "flow-few")
-
-
-def _ship_flow(pipe: DiffusionPipeline, folder: Path) -> None:
-    """Save the pipeline without the autoencoder's weights, which are those of "heads"."""
-    _ship(pipe, folder)
-    (folder / "vae" / "diffusion_pytorch_model.safetensors").unlink()
+    _ship_some(pipe, o.out, FEW)
 
 
 def _flow_networks(
     o: Heads, name: str
 ) -> tuple[ResNetForImageClassification, StableDiffusionPipeline, StableDiffusion3Pipeline]:
-    """Load the classifier, "heads", and a flow prior in ``out``, which has the autoencoder of "heads"."""
+    """Load the classifier, "heads", and a flow prior in ``out``, FLOW or FEW."""
     judge = ResNetForImageClassification.from_pretrained(o.out / "classifier", dtype=torch.float32).eval()
     heads = StableDiffusionPipeline.from_pretrained(o.out / "latent", safety_checker=None, dtype=torch.float32)
     heads.vae.register_to_config(shift_factor=0.0)
-    pipe = StableDiffusion3Pipeline.from_pretrained(
-        o.out / name, vae=heads.vae, text_encoder_3=None, tokenizer_3=None, dtype=torch.float32
-    )
-    return judge, heads, pipe
+
+    def load(name: str, owner: dict[str, DiffusionPipeline]) -> StableDiffusion3Pipeline:
+        shared = {part: getattr(owner[other], part) for part, other in SHARED[name].items()}
+        return StableDiffusion3Pipeline.from_pretrained(
+            o.out / BUILT_IN[name], **shared, text_encoder_3=None, tokenizer_3=None, dtype=torch.float32
+        )
+
+    pipe = load(FLOW, {"heads": heads})
+    return judge, heads, pipe if name == FLOW else load(name, {"heads": heads, FLOW: pipe})
 
 
 def _renders(o: Heads) -> np.ndarray:
@@ -276,7 +276,7 @@ def _renders(o: Heads) -> np.ndarray:
 def run_few_evaluation(o: Heads) -> None:
     """Measure the prompt agreement and the Frechet distance of the four-step flow prior in ``out``. Writes "flow-few"
     to figures.json and flow-few-samples.png to ``work``."""
-    judge, _, pipe = _flow_networks(o, "flow-few")
+    judge, _, pipe = _flow_networks(o, FEW)
     pairs = evaluate.prompts(o.flow_prompts)
     images = evaluate.sample(
         pipe, [text for text, _ in pairs], 1.0, len(few.GRID) - 1, sigmas=list(few.GRID[:-1]), height=64, width=64,
@@ -295,7 +295,7 @@ def run_flow_evaluation(o: Heads) -> None:
     """Measure the prompt agreement of the half-precision flow prior in ``out`` and of "heads", on the same prompts with
     the same number of network passes, and their Frechet distances to renders. Writes "flow" to figures.json and
     flow-samples.png to ``work``."""
-    judge, heads, pipe = _flow_networks(o, "flow")
+    judge, heads, pipe = _flow_networks(o, FLOW)
     pairs = evaluate.prompts(o.flow_prompts)
     texts, told = [text for text, _ in pairs], [told for _, told in pairs]
     images = evaluate.sample(pipe, texts, height=64, width=64, max_sequence_length=0)

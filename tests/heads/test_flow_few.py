@@ -13,7 +13,8 @@ from transformers import CLIPTextModel, CLIPTokenizer
 from rsd import hub
 from rsd.cli import main
 from rsd.priors import built_in, check_prior_name, family, image_size, load_prior, over_heads
-from scripts.heads.__main__ import _ship_flow
+from rsd.priors.index import FLOWS
+from scripts.heads.__main__ import _ship_some
 from scripts.heads.flow import few, network
 
 HEADS = hub.BUILT_IN / "latent"
@@ -114,10 +115,10 @@ def installed(tmp_path, monkeypatch):
     weights = tmp_path / "weights"
     weights.mkdir()
     for part in hub.BUILT_IN.iterdir():
-        (weights / part.name).symlink_to(part)
-    assert not {"flow", "flow-few"} & {part.name for part in weights.iterdir()} or pytest.skip("they ship")
-    for name in ("flow", "flow-few"):
-        _ship_flow(network.assemble(network.build_transformer(), HEADS), weights / name)
+        if part.name not in FLOWS.values():
+            (weights / part.name).symlink_to(part)
+    for name in FLOWS:
+        _ship_some(network.assemble(network.build_transformer(), HEADS), weights, name)
     monkeypatch.setattr(hub, "BUILT_IN", weights)
     return weights
 
@@ -132,7 +133,9 @@ def test_missing_flow_priors_say_how_they_are_trained(monkeypatch, tmp_path):
 def test_a_folder_of_weights_makes_a_built_in_prior(installed, capsys, tmp_path):
     assert {"heads-flow", "heads-flow-few"} <= set(built_in())
     assert over_heads("heads-flow") and family("heads-flow") == "heads" and image_size("heads-flow") == 64
-    assert not (installed / "flow" / "vae" / "diffusion_pytorch_model.safetensors").exists()
+    own = {name: {part.name for part in (installed / name).iterdir()} for name in FLOWS.values()}
+    assert own["flow"] - own["flow-few"] == {"text_encoder", "text_encoder_2", "tokenizer", "tokenizer_2"}
+    assert own["flow-few"] == {"model_index.json", "scheduler", "transformer"}
     prior, heads = load_prior("heads-flow"), load_prior("heads")
     assert prior.latent_shape == heads.latent_shape and prior.schedule.most < math.inf
     z = torch.randn(1, *heads.latent_shape)

@@ -14,8 +14,9 @@ from rsd import hub
 from rsd.heads.attributes import Camera, Head
 from rsd.heads.render import render
 from rsd.priors import family, image_size, is_latent, load_prior, over_heads
+from rsd.priors.index import POSED
 from scripts.heads import views
-from scripts.heads.__main__ import _ship_views
+from scripts.heads.__main__ import _ship_some
 from scripts.heads.evaluate import AzimuthReader
 
 HEADS = hub.BUILT_IN / "latent"
@@ -64,7 +65,7 @@ def test_training_resumes_to_the_bit_and_the_weights_make_a_built_in_prior(tmp_p
     for part in hub.BUILT_IN.iterdir():
         if part.name != "views":
             (weights / part.name).symlink_to(part)
-    _ship_views(once, weights / "views")
+    _ship_some(once, weights, POSED)
     assert {part.name for part in (weights / "views").iterdir()} == {"model_index.json", "scheduler", "unet"}
     monkeypatch.setattr(hub, "BUILT_IN", weights)
     prior, heads = load_prior("heads-views"), load_prior("heads")
