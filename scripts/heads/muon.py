@@ -27,8 +27,7 @@ def orthogonal(x: torch.Tensor, steps: int = 5) -> torch.Tensor:
 
 
 class MuonAdam(torch.optim.Optimizer):
-    """Muon on ``matrices`` and Adam on ``others`` with one learning rate and decoupled weight decay. The kernels of a
-    convolution are one matrix, of all that an output channel multiplies."""
+    """Muon on ``matrices`` and Adam on ``others`` with one learning rate and decoupled weight decay."""
 
     def __init__(
         self,
@@ -60,8 +59,7 @@ class MuonAdam(torch.optim.Optimizer):
             state["momentum"] = torch.zeros_like(p)
         average = state["momentum"].lerp_(gradient, 1 - group["momentum"])
         ahead = gradient.lerp(average, group["momentum"])
-        matrix = ahead.flatten(1)
-        return (orthogonal(matrix) * (SIZE * max(matrix.shape) ** 0.5)).view_as(ahead)
+        return orthogonal(ahead) * (SIZE * max(p.shape) ** 0.5)
 
     def _adam(self, p: torch.Tensor, gradient: torch.Tensor, group: dict[str, Any]) -> torch.Tensor:
         state, (first, second) = self.state[p], group["betas"]

@@ -104,7 +104,9 @@ def run_card(o: Photos) -> None:
 
 def run_train(o: Photos) -> None:
     """Train, and write the finished model."""
-    net = training.train(o.work, o.steps, net=training.initial(o.init), lr=o.lr, cooldown=o.cooldown, every=o.every)
+    net = training.train(
+        o.work, o.steps, net=training.begun(training.PhotoNet(), o.init), lr=o.lr, cooldown=o.cooldown, every=o.every
+    )
     _ship(net, _out(o))
 
 

@@ -124,10 +124,9 @@ def train(
     )  # fmt: skip
 
 
-def initial(folder: Path | None) -> PhotoNet:
-    """Return a network of the present shape with the weights of the prior in ``folder``; None: from nothing. Blocks
-    that those lack start as the identity, so the network may become deeper in mid-training."""
-    net = PhotoNet()
+def begun(net: PhotoNet, folder: Path | None) -> PhotoNet:
+    """Give ``net`` the weights of the prior in ``folder``, none if that is None, and return it. Its blocks that the
+    prior lacks stay the identity, so the network may become deeper in mid-training."""
     if folder:
         known = PhotoNet.from_pretrained(folder / "unet").float().state_dict()
         _, strange = net.load_state_dict(known, strict=False)

@@ -10,6 +10,7 @@ from PIL import Image
 
 from rsd.priors.photo import PhotoNet, save_photo
 from scripts.photos import data, evaluate, restoring, train
+from scripts.photos.leaves import leaves, radius, shade
 from scripts.photos.sources import LEFT_OUT, PACKAGES, PHOTOGRAPHS, SKIMAGE, SKIMAGE_LICENCES, Photograph
 
 
@@ -78,6 +79,53 @@ def test_noise_is_drawn_where_restoration_works():
     assert float((noise <= high).float().mean()) == pytest.approx(train.AIMED, abs=0.02)
     z = train.noisy(torch.zeros(1, 3, 8, 8), torch.tensor([3.0]), torch.ones(1, 3, 8, 8))
     torch.testing.assert_close(z, torch.full_like(z, 0.9**0.5))
+
+
+def test_leaves_have_the_colours_of_the_photographs_and_edges_at_all_scales():
+    """Of photographs in two colours, sharp leaves show these two and what lies between; of one colour, nothing."""
+    first, second = np.array([200, 40, 10]), np.array([20, 60, 220])
+
+    def halves(rng, side):
+        return np.where(rng.random((side, side, 1)) < 0.5, first, second).astype(np.uint8)
+
+    made = [leaves(np.random.default_rng(k), 64, halves) for k in range(6)]
+    assert all(one.shape == (64, 64, 3) and one.dtype == np.uint8 for one in made)
+    assert np.array_equal(made[0], leaves(np.random.default_rng(0), 64, halves)) and not np.array_equal(*made[:2])
+    share = np.stack([(one - second) @ (first - second) / ((first - second) ** 2).sum() for one in made])
+    off = np.abs(np.stack(made) - second - share[..., None] * (first - second))
+    assert share.min() > -0.15 and share.max() < 1.15 and off.max() < 25  # enlarging overshoots a little
+    assert share.std() > 0.25
+    one_colour = leaves(np.random.default_rng(0), 64, lambda rng, side: np.full((side, side, 3), first, np.uint8))
+    assert np.abs(one_colour.astype(int) - first).max() <= 1
+
+
+def test_radii_fall_with_their_cube():
+    """P(r > x) = (low^2 / x^2 - low^2 / high^2) / (1 - low^2 / high^2)."""
+    rng = np.random.default_rng(0)
+    found = np.array([radius(rng, 2, 50) for _ in range(20_000)])
+    assert found.min() >= 2 and found.max() <= 50
+    for x in (3, 6, 12):
+        assert (found > x).mean() == pytest.approx((4 / x**2 - 4 / 2500) / (1 - 4 / 2500), abs=0.01)
+
+
+def test_a_shade_is_straight_between_its_colours():
+    rows = shade(np.random.default_rng(3), np.array([0.0, 100, 50]), np.array([200.0, 100, 250]), 32).astype(int)
+    assert rows[..., 0].min() == 0 and rows[..., 0].max() == 200 and (rows[..., 1] == 100).all()
+    assert np.abs(rows[..., 2] - 50 - rows[..., 0]).max() <= 1
+    assert np.abs(rows[1:-1] * 2 - rows[2:] - rows[:-2])[..., 0].max() <= 2  # no curvature
+
+
+def test_a_network_grows_deeper_without_a_change(tmp_path):
+    """New blocks start as the identity."""
+    shallow = PhotoNet(widths=(8, 8, 8), blocks=(1, 1, 2), embedded=16)
+    for p in shallow.parameters():
+        torch.nn.init.normal_(p, std=0.2)
+    save_photo(shallow, train.build_scheduler(), tmp_path)
+    deep = train.begun(PhotoNet(widths=(8, 8, 8), blocks=(2, 2, 2), embedded=16), tmp_path)
+    assert sum(p.numel() for p in deep.parameters()) > sum(p.numel() for p in shallow.parameters())
+    z = torch.randn(2, 3, 16, 24, generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        torch.testing.assert_close(deep(z, torch.tensor(-1.0)), shallow(z, torch.tensor(-1.0)))
 
 
 class Power(Exception):
