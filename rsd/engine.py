@@ -134,7 +134,7 @@ def distill(
             r = eps_theta - reference(z_t, t, eps, eps_theta)
         noise.keep(eps_theta)
         # Repel: gamma sigma_t R (Eq. 7, 13). Nothing outside the window.
-        push = interaction.push(z, z_t, timesteps[step], step, prior.schedule, spread)
+        push = interaction.push(r, z, z_t, timesteps[step], step, prior.schedule, spread)
         # Backpropagate r - gamma sigma_t R to theta, fit the data, take a step (SVGD also averages r); then the
         # reference learns from the new particles.
         losses = particles.step(push.apply(r), t, push.average)

@@ -38,6 +38,8 @@ class Interaction:
     ``ensembles``: number of independent ensembles of equal size, one after another.
     ``include_self``: keep the term j = i in the sum (as Eq. 13 prints it); it weakens the force between far particles.
     ``every``: the force acts only at every k-th step, k times as strongly.
+    ``limit``: at most so many times a particle's residual is added to it (root mean squares; k times as much at every
+    k-th step); None: no bound.
     ``kind``: "repulsion"; "potential", the gradient of Particle Guidance's potential; or "svgd", where gamma weights
     the kernel's gradient: 1 is Liu & Wang's update, and 0 still averages the scores.
     ``embed``: maps z_t to features [N, d]; required if particles interact.
@@ -50,6 +52,7 @@ class Interaction:
     ensembles: int = 1
     include_self: bool = False
     every: int = 1
+    limit: float | None = None
     kind: str = "repulsion"
     embed: Embed | None = field(default=None, repr=False, compare=False)
     on_clean: bool = False
@@ -96,9 +99,10 @@ class Interaction:
         return R, force
 
     def push(
-        self, z: torch.Tensor, z_t: torch.Tensor, t: int | torch.Tensor, step: int, schedule: Schedule, spread: Spread
-    ) -> Push:
-        """Return the change of the residuals at this step, for the local particles z, diffused to z_t. ``t``: an int,
+        self, r: torch.Tensor, z: torch.Tensor, z_t: torch.Tensor, t: int | torch.Tensor, step: int,
+        schedule: Schedule, spread: Spread,
+    ) -> Push:  # fmt: skip
+        """Return the change of the residuals r at this step, for the local particles z, diffused to z_t. ``t``: an int,
         or int64 [N] with the timesteps of all processes' particles."""
         if not self.active(t, schedule.T, spread.total) or step % self.every:
             return Push()
@@ -107,7 +111,10 @@ class Interaction:
         _, sigma = schedule.coefficients(own, z)
         inside = self.inside(own, schedule.T).to(z.device).view(-1, *[1] * (z.ndim - 1))
         rows = spread.ensemble.among(groups.flatten())[0]
-        return Push(self.every * self.gamma * sigma * R, force, groups, rows, inside)
+        change = self.every * self.gamma * sigma * R
+        if self.limit is not None:
+            change = change * shrink(change, self.every * self.limit * sizes(r))
+        return Push(change, force, groups, rows, inside)
 
 
 @dataclass(frozen=True)
@@ -160,6 +167,17 @@ class Push:
     def pushed(self) -> torch.Tensor | None:
         """The change of the particles that repel each other; None if the force does not act."""
         return None if self.change is None else self.change[self.rows]
+
+
+def sizes(x: torch.Tensor) -> torch.Tensor:
+    """Return the root mean square of each particle's entries [N, 1, ...], for x [N, ...]."""
+    return x.float().square().flatten(1).mean(1).sqrt().view(-1, *[1] * (x.ndim - 1)).to(x.dtype)
+
+
+def shrink(x: torch.Tensor, most: torch.Tensor | float) -> torch.Tensor:
+    """Return factors [N, 1, ...], at most 1, by which the size of each particle's x [N, ...] becomes at most ``most``
+    (a number, or [N, 1, ...])."""
+    return (most / sizes(x).clamp_min(1e-12)).clamp(max=1.0)
 
 
 def median_bandwidth(distances: torch.Tensor) -> torch.Tensor:

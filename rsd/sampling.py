@@ -26,7 +26,7 @@ import torch
 from rsd.engine import Record
 from rsd.priors.base import Condition, Prior
 from rsd.randomness import Stream
-from rsd.repulsion import Force, Interaction
+from rsd.repulsion import Force, Interaction, shrink
 from rsd.schedule import Schedule
 from rsd.spread import Spread
 
@@ -246,8 +246,7 @@ def repel(
     keep = math.sqrt(max(0.0, then.sigma**2 - fresh**2))
     share = keep - then.alpha * now.sigma / now.alpha  # d z_s / d eps
     if interaction.kind == "repulsion":
-        length = (share * eps).square().flatten(1).mean(1).sqrt().view(-1, *[1] * (eps.ndim - 1))
-        eps = eps * (0.5 * fresh_noise(now, then, 1.0) / length.clamp_min(1e-12)).clamp(max=1.0)
+        eps = eps * shrink(share * eps, 0.5 * fresh_noise(now, then, 1.0))
     z, clean = share * eps, -now.sigma / now.alpha * eps
     noise = transition.noise(purpose)[rows] if purpose and fresh > 0 else None
     return Push(rows, eps, z, clean, z, force, log_ratio(z, noise, fresh))

@@ -9,6 +9,7 @@ import torch
 from rsd.engine import repulsion
 from rsd.memory import Memory
 from rsd.repulsion import Interaction, feature_force, linearise, median_bandwidth
+from rsd.schedule import Schedule
 from rsd.spread import Spread
 
 
@@ -154,6 +155,22 @@ def test_window_and_groups():
     assert Interaction(gamma=-1.0).active(0, 1000, 2)
     assert interaction.groups(4).tolist() == [[0, 1, 2]] and interaction.groups(2).tolist() == [[0, 1]]
     assert Interaction(interacting=2, ensembles=2).groups(6).tolist() == [[0, 1], [3, 4]]
+
+
+def test_the_limit_shortens_what_is_longer_than_the_residual_and_nothing_else():
+    """|change_i| <= every * limit * |r_i|, each particle by itself, in its direction."""
+    z, schedule = features(3), Schedule.vp(torch.linspace(0.99, 0.01, 100, dtype=torch.float64))
+    r = torch.tensor([1e-3, 0.1, 1e3], dtype=z.dtype)[:, None] * torch.ones_like(z)
+    free = Interaction(2.0, every=2, embed=torch.sin)
+    arguments = (r, z, z, 50, 4, schedule, Spread(range(3)))
+    whole = free.push(*arguments).change
+    assert torch.equal(replace(free, limit=1e9).push(*arguments).change, whole)
+    for limit in (0.5, 1.0):
+        cut = replace(free, limit=limit).push(*arguments).change
+        length, before = cut.square().mean(1).sqrt(), whole.square().mean(1).sqrt()
+        torch.testing.assert_close(length, torch.minimum(before, 2 * limit * r[:, 0]), rtol=1e-6, atol=0)
+        torch.testing.assert_close(cut / length[:, None], whole / before[:, None], rtol=1e-6, atol=1e-9)
+        assert torch.equal(cut[2], whole[2]) and length[0] < before[0]
 
 
 def test_ensembles_do_not_feel_one_another():

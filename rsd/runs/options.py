@@ -69,7 +69,7 @@ class ParticleSettings(NumberChecks):
         "particles": 1, "steps": 1, "chunk": 1, "interacting": 2, "repel_every": 1, "checkpoint_every": 1, "seed": 0,
         "feature_size": 8, "inversion_steps": 1,
     }  # fmt: skip
-    POSITIVE = frozenset({"guidance"})
+    POSITIVE = frozenset({"guidance", "push_limit"})
 
     particles: Annotated[int, Flag(short="-n")] = 4
     """N, the number of samples."""
@@ -163,12 +163,18 @@ READ_BY_SELECTION = ("features", "feature_size")
 class RepulsionSettings:
     """When particles repel. Each head has its own ``gamma``, since its meaning differs."""
 
-    GROUPS: ClassVar[Mapping[str, str]] = {"quality": "window interacting", "speed and memory": "repel_every"}
+    GROUPS: ClassVar[Mapping[str, str]] = {
+        "quality": "window interacting push_limit",
+        "speed and memory": "repel_every",
+    }
 
     window: tuple[float, float] = (0.0, 1.0)
     """Repel only if LO <= (t+1)/T <= HI; 1 is pure noise."""
     interacting: int | None = None
     """How many of the particles repel each other, 2 or more (default: all)."""
+    push_limit: float | None = None
+    """The repulsion adds at most so many times a particle's residual to it, in root mean squares (default: no bound);
+    fewer broken samples."""
     repel_every: int = 1
     """Repel only at every K-th step, K times as strongly: faster, with slightly different results."""
 

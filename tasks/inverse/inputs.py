@@ -24,9 +24,10 @@ IMAGES = (*PICTURES, MEASUREMENT)
 CHOOSING = ("task", "method", "preset")
 """Fields that select the packaged settings."""
 FIELDS = (
-    *CHOOSING, "particles", "draw", "keep", "steps", "seed", "gamma", "window", "interacting", "repel_every", "noise",
-    "inversion_steps", "lambda", "rho", "lr_x", "x_step", "lr_z", "hyper", "prompt", "negative_prompt", "guidance",
-    "sigma_v", "mask", "mask_hole", "box", "downsample", "kernel", "operator", "fit", "keep_known", "clean",
+    *CHOOSING, "particles", "draw", "keep", "steps", "seed", "gamma", "window", "interacting", "push_limit",
+    "repel_every", "noise", "inversion_steps", "lambda", "rho", "lr_x", "x_step", "lr_z", "hyper", "prompt",
+    "negative_prompt", "guidance", "sigma_v", "mask", "mask_hole", "box", "downsample", "kernel", "operator", "fit",
+    "keep_known", "clean",
 )  # fmt: skip
 """Fields that a line of a manifest may have besides "image" and "name"."""
 

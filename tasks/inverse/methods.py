@@ -19,7 +19,7 @@ from rsd.runs.settings import sections
 from rsd.runs.words import match_name, suggestion, synonyms, unknown_name
 
 REPELLING = ("gamma", "window", "features", "feature_size", "force_decoder")
-EVERY = "repel_every"
+PUSH = ("repel_every", "push_limit")
 ADAM_Z = ("lambda_", "lr_z", *NOISE)
 ADAM = (*ADAM_Z, "rho", "lr_x", "x_step")
 GUIDED = ("epsilon", "decode")
@@ -62,7 +62,7 @@ class Method:
 class RLSD(Method):
     what = "images beside latents, all particles repel"
     works = ("rlsd",)
-    uses: ClassVar[tuple[str, ...]] = (*ADAM, *REPELLING, EVERY)
+    uses: ClassVar[tuple[str, ...]] = (*ADAM, *REPELLING, *PUSH)
     augmented = True
 
 
@@ -75,7 +75,7 @@ class NonRepuls(RLSD):
 class NonAug(Method):
     what = "latents only, fitted through the decoder"
     works = ("rlsd",)
-    uses = (*ADAM_Z, *REPELLING, EVERY)
+    uses = (*ADAM_Z, *REPELLING, *PUSH)
     borrows = ("rlsd",)
 
 
@@ -249,7 +249,9 @@ SYNONYMS = synonyms({
 
 SAVING = ("x_step", "repel_every", "feature_size", "force_decoder")
 """Settings that save time."""
-TUNABLE = ("gamma", "window", "features", "interacting", "lambda_", "rho", "lr_x", "lr_z", *NOISE, *SAVING)
+TUNABLE = (
+    "gamma", "window", "features", "interacting", "push_limit", "lambda_", "rho", "lr_x", "lr_z", *NOISE, *SAVING,
+)  # fmt: skip
 """Settings that only some methods read."""
 
 

@@ -161,8 +161,9 @@ class Settings(SelectionSettings, RepulsionSettings, DiffusionSettings, TextSett
         gamma = self.gamma if "gamma" in method.uses else 0.0
         part = (self.interacting or self.drawn - 1) if "interacting" in method.uses else None
         every = self.repel_every if "repel_every" in method.uses else 1
+        limit = self.push_limit if "push_limit" in method.uses else None
         kind: Literal["repulsion", "svgd"] = "svgd" if method.averages else "repulsion"
-        return Interaction(gamma, self.window, part, every=every, kind=kind)
+        return Interaction(gamma, self.window, part, every=every, limit=limit, kind=kind)
 
 
 def _check_hybrid(particles: int, interacting: int | None) -> None:

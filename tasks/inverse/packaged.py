@@ -24,7 +24,7 @@ NO_PIXEL = (
 """Options that do not change the samples: a run may be resumed with other values, and config.yaml omits them."""
 ADDED = {
     "mask_hole": "black", "draw": None, "keep": None, "noise": "fresh", "inversion_steps": 4, "blur": None,
-    "quality": None, "peak": None, "propose": False,
+    "quality": None, "peak": None, "propose": False, "push_limit": None,
 }  # fmt: skip
 """Options missing from older versions' config.yaml, with the values that their runs had."""
 

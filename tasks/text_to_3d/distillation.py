@@ -85,8 +85,8 @@ class Run(Distillation):
         self.prompts = ViewPrompts(prior, prompt, s, seed=s.seed, numbers=mine)
         views = s.views
         self.interaction = Interaction(
-            s.gamma, s.window, s.interacting, every=s.repel_every, ensembles=count_groups(self.ensemble, s),
-            on_clean=s.clean,
+            s.gamma, s.window, s.interacting, every=s.repel_every, limit=s.push_limit,
+            ensembles=count_groups(self.ensemble, s), on_clean=s.clean,
         )  # fmt: skip
         self.memory = plan(
             s.memory, chunk=s.chunk, n=len(self.ensemble.mine) * views, prior=prior,

@@ -23,6 +23,7 @@ ADDED = {
     "autocast": False, "noise": "fresh", "inversion_steps": 4, "timesteps": "uniform",
     "cameras": "drawn", "optimiser": "adam", "fit_steps": 10, "fit_rays": 2048, "fit_lead": 0.25,
     "view_noise": "own", "blob": 1.0, "preset": None, "scene_words": "", "perp_neg": None,
+    "push_limit": None,
 }  # fmt: skip
 """Options that older versions' config.yaml does not contain, with the values that their runs used."""
 

@@ -40,7 +40,7 @@ SAMPLERS = {"ancestral": 0.0, "euler": 0.0, "particle-guidance": 10.0}
 
 METHODS = (*DISTILLATION, *SAMPLERS)
 REPELLING = ("gamma", "window", "features", "feature_size", "force_decoder")
-SOME = ("interacting", "repel_every")
+SOME = ("interacting", "repel_every", "push_limit")
 DISTILLED = ("lr", "optimiser", "sample_below", "clean", "t_range", "timesteps", "t_per_particle", *NOISE)
 LEARNED = ("score", "lora_rank", "lr_phi")
 USES = {
@@ -126,9 +126,10 @@ class Drawing(SelectionSettings, RepulsionSettings, TextSettings):
         uses = USES[self.method]
         part = self.interacting if "interacting" in uses else None
         every = self.repel_every if "repel_every" in uses else 1
+        limit = self.push_limit if "push_limit" in uses else None
         kind: Literal["repulsion", "svgd"] = "svgd" if self.method == "svgd" else "repulsion"
         clean = getattr(self, "clean", False)  # samplers compare denoised estimates
-        return Interaction(self.strength, self.window, part, every=every, kind=kind, on_clean=clean)
+        return Interaction(self.strength, self.window, part, every=every, limit=limit, kind=kind, on_clean=clean)
 
 
 @dataclass(kw_only=True)

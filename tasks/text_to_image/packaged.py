@@ -21,7 +21,7 @@ config.yaml does not contain them."""
 ADDED = {
     "repel_every": 1, "interacting": None, "feature_size": None, "force_decoder": None, "autocast": False,
     "draw": None, "keep": None, "noise": "fresh", "inversion_steps": 4, "optimiser": "adam",
-    "sample_below": 0.0, "clean": False, "size": None,
+    "sample_below": 0.0, "clean": False, "size": None, "push_limit": None,
 }  # fmt: skip
 """Options that older versions' config.yaml does not contain, with the values that their runs used."""
 
