@@ -59,7 +59,7 @@ class Photos:
     are chosen; of those the table is only printed."""
     tries: tuple[str, ...] = ()
     """Settings of DiffPIR to compare on training photographs instead of the packaged ones: each its steps and
-    hyper-parameters, as in 6,start=0.3,calls=8."""
+    hyper-parameters, as in 6/start=0.3/calls=8."""
     count: int = 6
     """Number of photographs for ``task``, whose middle is restored."""
     side: int = restoring.SIDE

@@ -205,11 +205,11 @@ def restored(
 
 
 def tried(name: str, text: str, folder: Path) -> Settings:
-    """Return the packaged settings of a case with other steps and hyper-parameters, as in "6,start=0.3,calls=8". Raise
+    """Return the packaged settings of a case with other steps and hyper-parameters, as in "6/start=0.3/calls=8". Raise
     ValueError if they cannot be read."""
-    steps, *hyper = text.split(",")
+    steps, *hyper = text.split("/")
     if not steps.isdigit():
-        raise ValueError(f'The settings to try are "{text}"; give steps and hyper-parameters, as in 6,start=0.3.')
+        raise ValueError(f'The settings to try are "{text}"; give steps and hyper-parameters, as in 6/start=0.3.')
     load_method("diffpir", tuple(hyper))
     return replace(settings_of(CASES[name].task, prior=str(folder))[0], steps=int(steps), hyper=tuple(hyper))
 

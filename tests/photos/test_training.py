@@ -187,8 +187,8 @@ def test_licences_are_read_from_the_copyright_file(tmp_path, monkeypatch):
 
 
 def test_settings_to_try_are_the_packaged_ones_with_other_steps_and_hyper_parameters():
-    found = restoring.tried("deblur", "7,start=0.2,calls=3", Path("photos"))
+    found = restoring.tried("deblur", "7/start=0.2/calls=3", Path("photos"))
     assert found.method == "diffpir" and found.steps == 7 and found.hyper == ("start=0.2", "calls=3")
-    for wrong, message in (("start=0.2", "give steps and hyper-parameters"), ("7,stat=1", "has no hyper-parameter")):
+    for wrong, message in (("start=0.2", "give steps and hyper-parameters"), ("7/stat=1", "has no hyper-parameter")):
         with pytest.raises(ValueError, match=message):
             restoring.tried("deblur", wrong, Path("photos"))
