@@ -16,13 +16,12 @@ import numpy as np
 import torch
 from PIL import Image
 
-import rsd.heads
+from rsd.hub import BUILT_IN
+from rsd.priors.index import PHOTOS
 from rsd.priors.photo import save_photo
 from rsd.runs.flags import Flag, script
 from scripts.photos import data, evaluate, restoring
 from scripts.photos import train as training
-
-WEIGHTS = Path(rsd.heads.__file__).parent / "weights" / "photos"
 
 
 @dataclass
@@ -42,7 +41,7 @@ class Photos:
     """The model card."""
     threads: int = 1
     """Number of torch threads."""
-    init: Path | None = WEIGHTS
+    init: Path | None = BUILT_IN / PHOTOS
     """Folder of the prior whose weights a new training starts with; None: from nothing."""
     steps: int = 400_000
     """Training steps; a resumed run may use another number."""
