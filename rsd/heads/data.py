@@ -17,7 +17,8 @@ def head_at(split: str, index: int, view: str = "any") -> Head:
     return sample_head(np.random.default_rng([SPLITS[split], index]), view)
 
 
-def _row(head: Head) -> list[float]:
+def row_of(head: Head) -> list[float]:
+    """Return the row of a head in a shard's ``heads`` array."""
     c = head.camera
     return [*head.codes, c.azimuth, c.elevation, c.zoom, *head.light]
 
@@ -36,7 +37,7 @@ def make_shard(split: str, shard: int, count: int = 2000, view: str = "any", siz
     heads = [head_at(split, shard * count + k, view) for k in range(count)]
     return {
         "images": np.stack([render(h, size) for h in heads]),
-        "heads": np.array([_row(h) for h in heads], dtype=np.float32),
+        "heads": np.array([row_of(h) for h in heads], dtype=np.float32),
     }
 
 

@@ -128,13 +128,21 @@ def data(o: Heads) -> None:
 
 
 def pixel_data(o: Heads) -> None:
-    """Render the missing shards of the pixel model: 32 px, views from all sides."""
-    _render(o.work / "pixel-data", o.shards, pixel.make_pixel_shard)
+    """Render the missing shards of the pixel model: 32 px, views from all sides, twins to train on."""
+    _render(o.work / "pixel-data", o.shards, pixel.make_twin_shard, ("train",))
+    _render(o.work / "pixel-data", 1, pixel.make_pixel_shard, ("validation",))
 
 
-def _render(folder: Path, shards: int, make: Callable[[str, int], dict[str, np.ndarray]]) -> None:
+def _render(
+    folder: Path,
+    shards: int,
+    make: Callable[[str, int], dict[str, np.ndarray]],
+    splits: tuple[str, ...] = ("train", "validation"),
+) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     for split, count in (("train", shards), ("validation", 1)):
+        if split not in splits:
+            continue
         for shard in range(count):
             file = folder / f"{split}-{shard:04d}.npz"
             if not file.exists():

@@ -27,7 +27,8 @@ def orthogonal(x: torch.Tensor, steps: int = 5) -> torch.Tensor:
 
 
 class MuonAdam(torch.optim.Optimizer):
-    """Muon on ``matrices`` and Adam on ``others`` with one learning rate and decoupled weight decay."""
+    """Muon on ``matrices`` (a convolution is one of outputs by all else) and Adam on ``others``, with one learning rate
+    and decoupled weight decay."""
 
     def __init__(
         self,
@@ -59,7 +60,8 @@ class MuonAdam(torch.optim.Optimizer):
             state["momentum"] = torch.zeros_like(p)
         average = state["momentum"].lerp_(gradient, 1 - group["momentum"])
         ahead = gradient.lerp(average, group["momentum"])
-        return orthogonal(ahead) * (SIZE * max(p.shape) ** 0.5)
+        matrix = ahead.flatten(1)
+        return (orthogonal(matrix) * (SIZE * max(matrix.shape) ** 0.5)).view_as(p)
 
     def _adam(self, p: torch.Tensor, gradient: torch.Tensor, group: dict[str, Any]) -> torch.Tensor:
         state, (first, second) = self.state[p], group["betas"]

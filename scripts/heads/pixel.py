@@ -6,17 +6,20 @@ for the latent pipeline (:mod:`scripts.heads.latent`), the encoder also predicts
 reader of its mean state, and the loss has more weight at high noise. The schedule is DDPM's, which ends in nearly pure
 noise: with Stable Diffusion's the mean colour of 32 x 32 pixels would remain visible.
 
-Mouths, cheeks and ear-rings are a few pixels each and hardly change the unweighted loss. Three measures emphasise them
+Mouths, cheeks and ear-rings are a few pixels each and hardly change the unweighted loss. Four measures emphasise them
 without changing the optimum, the mean of the noise given the noisy picture and the caption: the squared error has more
 weight inside the face, depending only on pixel and timestep; the timesteps at which such details are decided are drawn
-more often; and captions with a view are drawn more often with front views, while those without, including the empty
-one, are drawn with uniform views.
+more often; captions with a view are drawn more often with front views, while those without, including the empty one,
+are drawn with uniform views; and heads come with *twins*, which differ in one such attribute, with the same noise and a
+caption that tells the attribute. What twins have in common cancels in the gradient of what a word changes.
 """
 
 from __future__ import annotations
 
 import functools
+import itertools
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -26,29 +29,55 @@ from diffusers import DDPMScheduler, IFPipeline, UNet2DConditionModel
 from diffusers.models.attention_processor import AttnAddedKVProcessor
 from transformers import T5Config, T5EncoderModel, T5Tokenizer
 
-from rsd.heads.attributes import VIEWS, Head, caption, sample_mentioned
-from rsd.heads.data import head_at, head_from_row, make_shard
+from rsd.heads.attributes import ATTRIBUTES, VIEWS, Head, caption, sample_mentioned, visible
+from rsd.heads.data import SPLITS, head_at, head_from_row, make_shard, row_of
 from rsd.heads.reading import known_words
+from rsd.heads.render import render
 from scripts.heads.autoencoder import to_tensor
 from scripts.heads.fit import averaged, fit, hold, native_precision
 from scripts.heads.latent import ANSWERS, NOISE_WEIGHT, READING, answers_to, noise_weights
+from scripts.heads.muon import MuonAdam
 
 SIZE, WIDTH, LENGTH = 32, 128, 77  # pixels; of the text states; tokens, as many as IF reads
 WHOLE = 0.5  # how often a caption with a view also names hidden attributes, as in "sunglasses, back view"
 QUESTIONS = [*ANSWERS, len(VIEWS) + 1]  # the reader's targets: each attribute, and the view
-EMPTY = 0.1  # how often a caption is empty
+EMPTY = 0.25  # how often a head is drawn alone, without a caption: in about a tenth of the pictures
 TOLD = 0.5  # a caption names at least this share of the visible attributes, on average
 VIEW_TOLD = 0.75  # how often a caption that is not empty names the view
 VIEW_SHARES = (0.5, 0.375, 0.125)  # of front, side and back among the captions with a view
 DETAILS = (330.0, 120.0)  # mean and standard deviation of the timesteps at which a face's details are decided
 AIMED = 0.6  # the share of timesteps drawn around there, the others uniformly
 FACE = 6.0  # additional weight of a pixel of the face at these timesteps
+SMALL = (
+    "mouth", "person", "glasses", "left_eye", "right_eye", "left_ear", "right_ear", "left_cheek", "right_cheek",
+)  # fmt: skip
+"""Attributes in which twins differ."""
+TWINS = 3  # how many a head has
 
 
 def make_pixel_shard(split: str, shard: int, count: int = 2000) -> dict[str, np.ndarray]:
     """Render a shard of views from all sides; each pixel is the mean of four of a 64 px render, which is smoother."""
     data = make_shard(split, shard, count, view="all", size=2 * SIZE)
     return {**data, "images": halve(data["images"])}
+
+
+def make_twin_shard(split: str, shard: int, count: int = 500) -> dict[str, np.ndarray]:
+    """As :func:`make_pixel_shard`, of ``count`` heads, each followed by its :func:`twins`."""
+    heads: list[Head] = []
+    for k in range(shard * count, (shard + 1) * count):
+        first = head_at(split, k, "all")
+        heads += [first, *twins(first, np.random.default_rng([SPLITS[split], k, 1]))]
+    images = np.stack([render(head, 2 * SIZE) for head in heads])
+    return {"images": halve(images), "heads": np.array([row_of(head) for head in heads], dtype=np.float32)}
+
+
+def twins(head: Head, rng: np.random.Generator, count: int = TWINS) -> list[Head]:
+    """Return up to ``count`` heads that differ from ``head`` in one visible attribute of ``SMALL`` each."""
+    seen = visible(head.values, head.camera)
+    able = [a for a in SMALL if seen[a] and not (a == "person" and head["beard"] == "full")]
+    chosen = rng.permutation(able)[:count].tolist()
+    others = {a: [value for value in ATTRIBUTES[a] if value != head[a]] for a in chosen}
+    return [replace(head, values={**head.values, a: str(rng.choice(others[a]))}) for a in chosen]
 
 
 def halve(images: np.ndarray) -> np.ndarray:
@@ -121,39 +150,63 @@ def pixel_weights(t: torch.Tensor) -> torch.Tensor:
     return weight / weight.mean((1, 2), keepdim=True)
 
 
-def sample_caption(
-    head: Head, rng: np.random.Generator, empty: float = EMPTY, mention_view: bool | None = None
-) -> tuple[str, np.ndarray]:
-    """Return a training caption and the targets of ``QUESTIONS``: 0 if left out, else 1 + the code, int64.
-    ``mention_view``: whether the caption has the view; None: at random."""
-    if rng.random() < empty:
-        return "", np.zeros(len(QUESTIONS), dtype=np.int64)
-    mentioned, view = sample_mentioned(head, rng, whole=WHOLE, least=TOLD, mention_view=mention_view)
-    return caption(head.values, mentioned, view), np.append(
-        answers_to(head, mentioned), VIEWS.index(view) + 1 if view else 0
-    )
+def tell(head: Head, mentioned: set[str], view: str | None) -> tuple[str, np.ndarray]:
+    """Return the caption of the attributes in ``mentioned``, except eyes behind sunglasses, and the targets of
+    ``QUESTIONS``: 0 if left out, else 1 + the code, int64."""
+    named = mentioned - {"left_eye", "right_eye"} if head["glasses"] == "sun" else mentioned
+    asked = np.append(answers_to(head, named), VIEWS.index(view) + 1 if view else 0)
+    return caption(head.values, named, view), asked
+
+
+def sample_caption(head: Head, rng: np.random.Generator) -> tuple[str, np.ndarray]:
+    """Return a training caption and the targets of ``QUESTIONS``."""
+    mentioned, view = sample_mentioned(head, rng, whole=WHOLE, least=TOLD, mention_view=bool(rng.random() < VIEW_TOLD))
+    return tell(head, mentioned, view)
 
 
 class Draw:
-    """Draw (row, caption, targets) of training heads. First draw whether the caption is empty or has a view, then the
-    head: by ``VIEW_SHARES`` if it has one, else uniformly. Only the frequency of a caption differs from uniform rows,
-    not the distribution of its heads."""
+    """Draw heads with their twins, which follow them in ``heads``. First draw whether the caption is empty or has a
+    view, then the head: by ``VIEW_SHARES`` if it has one, else uniformly. Only the frequency of a caption differs from
+    uniform rows, not the distribution of its heads: a caption tells in what its twins differ, and the head of an empty
+    one comes alone."""
 
     def __init__(self, heads: Sequence[Head]):
         self.heads = heads
-        views = np.array([VIEWS.index(head.camera.view) for head in heads])
-        self.rows = [np.flatnonzero(views == k) for k in range(len(VIEWS))]
-        shares = np.array([share if len(rows) else 0.0 for share, rows in zip(VIEW_SHARES, self.rows, strict=True)])
+        new = [k for k, head in enumerate(heads) if not k or not akin(heads[k - 1], head)]
+        self.groups = [range(a, b) for a, b in itertools.pairwise([*new, len(heads)])]
+        views = np.array([VIEWS.index(heads[rows[0]].camera.view) for rows in self.groups])
+        self.of_view = [np.flatnonzero(views == k) for k in range(len(VIEWS))]
+        shares = np.array([share if len(of) else 0.0 for share, of in zip(VIEW_SHARES, self.of_view, strict=True)])
         self.shares = shares / shares.sum()
 
-    def __call__(self, rng: np.random.Generator) -> tuple[int, str, np.ndarray]:
-        """Return the row, its caption and the targets of ``QUESTIONS``."""
-        empty, mentioned = rng.random() < EMPTY, rng.random() < VIEW_TOLD
-        if mentioned and not empty:
-            row = int(rng.choice(self.rows[rng.choice(len(VIEWS), p=self.shares)]))
+    def __call__(self, rng: np.random.Generator) -> list[tuple[int, str, np.ndarray]]:
+        """Return the row, its caption and the targets of ``QUESTIONS``, of a head and its twins."""
+        empty, told = rng.random() < EMPTY, rng.random() < VIEW_TOLD
+        if told and not empty:
+            rows = self.groups[int(rng.choice(self.of_view[rng.choice(len(VIEWS), p=self.shares)]))]
         else:
-            row = int(rng.integers(len(self.heads)))
-        return row, *sample_caption(self.heads[row], rng, float(empty), mention_view=mentioned)
+            rows = self.groups[int(rng.integers(len(self.groups)))]
+        if empty:
+            return [(rows[0], "", np.zeros(len(QUESTIONS), dtype=np.int64))]
+        heads = [self.heads[k] for k in rows]
+        mentioned, view = sample_mentioned(heads[0], rng, whole=WHOLE, least=TOLD, mention_view=told)
+        mentioned |= {a for head in heads for a in SMALL if head[a] != heads[0][a]}
+        return [(k, *tell(head, mentioned, view)) for k, head in zip(rows, heads, strict=True)]
+
+    def batch(self, rng: np.random.Generator, count: int) -> tuple[list[tuple[int, str, np.ndarray]], list[int]]:
+        """Return ``count`` pictures as :meth:`__call__` does, and for each the number of its head, from 0."""
+        drawn: list[tuple[int, str, np.ndarray]] = []
+        owner: list[int] = []
+        while len(drawn) < count:
+            more = self(rng)[: count - len(drawn)]
+            owner += [owner[-1] + 1 if owner else 0] * len(more)
+            drawn += more
+        return drawn, owner
+
+
+def akin(head: Head, other: Head) -> bool:
+    """Tell whether two heads have the same camera and light, as twins do."""
+    return head.camera == other.camera and head.light == other.light
 
 
 class Denoiser(torch.nn.Module):
@@ -215,6 +268,14 @@ def learn_reader(model: Denoiser, tokenizer: T5Tokenizer, count: int = 1000, ste
     return float(np.mean([float((r.argmax(1) == a).float().mean()) for r, a in zip(logits, mentioned, strict=True)]))
 
 
+def optimiser(model: Denoiser, lr: float) -> MuonAdam:
+    """Return Muon for the weights inside the UNet, and Adam for the rest: its ends, norms and the text encoder."""
+    blocks = (*model.unet.down_blocks, model.unet.mid_block, *model.unet.up_blocks)
+    matrices = [p for block in blocks for p in block.parameters() if p.ndim > 1]
+    inner = {id(p) for p in matrices}
+    return MuonAdam(matrices, [p for p in model.parameters() if id(p) not in inner], lr)
+
+
 def export(out: Path) -> tuple[IFPipeline, int]:
     """Return the EMA weights of the checkpoint in ``out`` as a pipeline, and its number of steps; see
     :func:`averaged`."""
@@ -233,7 +294,7 @@ def train(
     init: Path | None = None,
     cooldown: int = 0,
 ) -> IFPipeline:
-    """Train epsilon-prediction on the pixels of ``data`` (shards of :func:`make_pixel_shard`).
+    """Train epsilon-prediction on the pixels of ``data`` (shards of :func:`make_twin_shard`).
 
     ``most``: the limit of the weights at high noise; a large one helps to follow prompts, a small one helps eyes and
     mouths, which are decided at low noise. ``init``: a pipeline's folder with initial weights, ignored if ``out`` has a
@@ -245,12 +306,13 @@ def train(
     weight, density = noise_weights(abar, most), timestep_density(len(abar))
 
     def loss(model, rng, device):
-        rows, captions, answers = zip(*(draw(rng) for _ in range(batch)), strict=True)
+        drawn, owner = draw.batch(rng, batch)
+        rows, captions, answers = zip(*drawn, strict=True)
         tokens = tokenizer(
             list(captions), padding="max_length", max_length=LENGTH, truncation=True, return_tensors="pt"
         ).to(device)
         x = to_tensor(data["images"][list(rows)], torch.device("cpu"))
-        t, eps = torch.multinomial(density, batch, replacement=True), torch.randn_like(x)
+        t, eps = torch.multinomial(density, batch, replacement=True)[owner], torch.randn_like(x)[owner]
         a = abar[t][:, None, None, None]
         z_t = (a.sqrt() * x + (1 - a).sqrt() * eps).to(device)
         guess, read = model(z_t, t.to(device), tokens.input_ids, tokens.attention_mask)
@@ -269,7 +331,7 @@ def train(
         # On a CPU channels_last makes group norm's backward in bfloat16 seven times slower.
         layout = torch.contiguous_format
     model = fit(
-        "pixel", model, loss, out=out, steps=steps, lr=lr, ema=0.9995, layout=layout,
+        "pixel", model, loss, out=out, steps=steps, lr=lr, ema=0.9995, layout=layout, optimiser=optimiser(model, lr),
         precision=precision, every=40, schedule=functools.partial(hold, cooldown=cooldown),
     )  # fmt: skip
     return assemble(model, tokenizer)

@@ -19,7 +19,7 @@ from diffusers.models.attention_processor import AttnProcessor2_0
 from transformers import CLIPTextModel, CLIPTokenizer
 
 from rsd.heads.attributes import ATTRIBUTES, Camera, Head, caption, sample_values, visible
-from rsd.heads.data import SPLITS, _row, head_from_row
+from rsd.heads.data import SPLITS, head_from_row, row_of
 from rsd.heads.reading import from_view
 from rsd.heads.render import render
 from rsd.priors.base import joined
@@ -92,7 +92,7 @@ class Shards:
     def _made(self, number: int) -> dict[str, torch.Tensor]:
         heads = [draw_head("train", number * SHARD + k) for k in range(SHARD)]
         z = self.vae.config.scaling_factor * encode(self.vae, np.stack([render(h) for h in heads]))
-        return {"latents": z.half(), "heads": torch.tensor(np.array([_row(h) for h in heads], dtype=np.float32))}
+        return {"latents": z.half(), "heads": torch.tensor(np.array([row_of(h) for h in heads], dtype=np.float32))}
 
 
 def train(

@@ -1,6 +1,7 @@
 """The training scripts learn, stop, resume and save ordinary models, in a few steps on a few heads."""
 
 import functools
+import itertools
 
 import numpy as np
 import pytest
@@ -8,8 +9,8 @@ import torch
 from accelerate.state import AcceleratorState
 from diffusers import AutoencoderKL, IFPipeline
 
-from rsd.heads.attributes import ATTRIBUTES, VIEWS, caption
-from rsd.heads.data import head_at, make_shard
+from rsd.heads.attributes import ATTRIBUTES, VIEWS, Head, caption, visible
+from rsd.heads.data import head_at, head_from_row, make_shard
 from rsd.priors import load_prior
 from scripts.heads import errors, evaluate, features, latent, pixel
 from scripts.heads.fit import averaged, cosine, fit, hold, native_precision
@@ -159,28 +160,55 @@ def test_weights_by_pixel_and_timestep_leave_the_minimiser_where_it_was(step):
     assert slope.abs().max() < 1e-8
 
 
-def test_views_are_preferred_only_where_the_caption_tells_them(monkeypatch):
-    heads = [head_at("train", k, "all") for k in range(600)]
-    views = np.array([VIEWS.index(head.camera.view) for head in heads])
-    row, text, answers = pixel.Draw(heads)(np.random.default_rng(1))
-    assert answers[-1] in (0, views[row] + 1) and text.endswith(VIEWS[views[row]]) == (answers[-1] > 0)
-    only_backs = pixel.Draw([head for head in heads if head.camera.view == "back view"])
-    rng = np.random.default_rng(0)
-    assert {only_backs(rng)[2][-1] for _ in range(50)} == {0, 3}
+def test_twins_differ_in_one_small_attribute_that_is_seen():
+    first = 0
+    for k in range(60):
+        head = head_at("train", k, "all")
+        seen, found = visible(head.values, head.camera), pixel.twins(head, np.random.default_rng(k))
+        changed = [[a for a in ATTRIBUTES if twin[a] != head[a]] for twin in found]
+        assert all(len(names) == 1 and names[0] in pixel.SMALL and seen[names[0]] for names in changed)
+        assert len({name for names in changed for name in names}) == len(found) <= pixel.TWINS
+        assert all(twin.camera == head.camera and twin.light == head.light for twin in found)
+        assert head["beard"] == "none" or ["person"] not in changed
+        first += len(found) == pixel.TWINS
+    assert first > 20
+    data = pixel.make_twin_shard("train", 0, count=6)
+    heads = [head_from_row(row) for row in data["heads"]]
+    groups = pixel.Draw(heads).groups
+    assert [heads[rows[0]].values for rows in groups] == [head_at("train", k, "all").values for k in range(6)]
+    assert len(data["images"]) == len(heads) > 6
+    rows = next(rows for rows in groups if len(rows) > 1)
+    pictures = data["images"][rows.start : rows.stop].astype(int)
+    assert 0 < (abs(pictures[1] - pictures[0]).max(-1) > 8).mean() < 0.2  # a small part of the picture
 
-    def kind(head, rng, empty, mention_view):
-        return "empty" if empty else "told" if mention_view else "untold", np.zeros(0)
 
-    monkeypatch.setattr(pixel, "sample_caption", kind)
-    draw = pixel.Draw(heads)
-    drawn: dict[str, list[int]] = {"empty": [], "told": [], "untold": []}
-    for _ in range(20_000):
-        row, text, _ = draw(rng)
-        drawn[text].append(views[row])
-    assert len(drawn["empty"]) == pytest.approx(20_000 * pixel.EMPTY, rel=0.1)
-    alike = np.bincount(views) / len(views)
-    for text, shares in (("empty", alike), ("untold", alike), ("told", pixel.VIEW_SHARES)):
-        assert np.bincount(drawn[text]) / len(drawn[text]) == pytest.approx(shares, abs=0.05)
+def test_captions_of_twins_tell_what_differs_and_views_are_preferred_only_where_they_are_told():
+    heads: list[Head] = []
+    for k in range(400):
+        head = head_at("train", k, "all")
+        heads += [head, *pixel.twins(head, np.random.default_rng(k))]
+    draw, rng = pixel.Draw(heads), np.random.default_rng(1)
+    views = {"empty": [], "told": [], "untold": []}
+    pictures = empty = 0
+    for _ in range(4000):
+        drawn = draw(rng)
+        rows, texts, answers = zip(*drawn, strict=True)
+        view = VIEWS.index(heads[rows[0]].camera.view)
+        told = texts[0].endswith(VIEWS[view])
+        views["told" if told else "untold" if texts[0] else "empty"].append(view)
+        assert all(asked[-1] == (view + 1 if told else 0) for asked in answers)
+        assert texts[0] or (len(rows) == 1 and not answers[0].any())
+        if texts[0]:
+            assert len(set(texts)) == len(texts)
+        pictures, empty = pictures + len(rows), empty + (not texts[0])
+    assert 0.08 < empty / pictures < 0.14
+    alike = np.bincount([VIEWS.index(heads[rows[0]].camera.view) for rows in draw.groups]) / 400
+    for name, shares in (("empty", alike), ("untold", alike), ("told", pixel.VIEW_SHARES)):
+        assert np.bincount(views[name]) / len(views[name]) == pytest.approx(shares, abs=0.05)
+    drawn, owner = draw.batch(rng, 32)
+    assert len(drawn) == len(owner) == 32 and owner == sorted(owner) and set(np.diff(owner)) == {0, 1}
+    for a, b in itertools.pairwise(range(32)):
+        assert (owner[a] == owner[b]) == pixel.akin(heads[drawn[a][0]], heads[drawn[b][0]])
 
 
 @pytest.fixture
@@ -200,14 +228,12 @@ def test_the_pixel_pipeline_trains_resumes_and_is_an_ordinary_one(tmp_path, smal
     def off(*a, **k):
         raise Power
 
-    real, asked = pixel.sample_caption, []
-    monkeypatch.setattr(
-        pixel, "sample_caption", lambda *a, **k: asked.append(1) or (off if len(asked) > 2 else real)(*a, **k)
-    )
+    real, asked = pixel.tell, []
+    monkeypatch.setattr(pixel, "tell", lambda *a: asked.append(1) or (off if len(asked) > 2 else real)(*a))
     torch.manual_seed(0)
     with pytest.raises(Power):
         pixel.train(data, pieces, steps=2, batch=2)
-    monkeypatch.setattr(pixel, "sample_caption", real)
+    monkeypatch.setattr(pixel, "tell", real)
     again = pixel.train(data, pieces, steps=2, batch=2)
     for ours, theirs in ((once.unet, again.unet), (once.text_encoder, again.text_encoder)):
         assert all(map(torch.equal, ours.state_dict().values(), theirs.state_dict().values()))
