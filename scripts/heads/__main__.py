@@ -112,6 +112,9 @@ class Heads:
     """Final steps over which the flow prior's learning rate, otherwise constant, falls to 0."""
     flow_shards: int = 40
     """Training shards of the flow prior, 500 heads each, computed once, one in 100 steps."""
+    flow_init: Path | None = WEIGHTS / "flow"
+    """Pipeline with the flow prior's text encoder, and its initial weights if ``work`` has no checkpoint; None: train
+    both from scratch."""
     flow_batch: int = 24
     flow_lr: float = 1e-3
     few_steps: int = 10_000
@@ -240,21 +243,23 @@ def train_flow(o: Heads) -> None:
     """Train the flow prior. Renders and encodes its own data."""
     pipe = flow.train(
         o.out / "latent", o.work, o.flow_steps, shards=o.flow_shards, batch=o.flow_batch, lr=o.flow_lr,
-        cooldown=o.flow_cooldown,
+        cooldown=o.flow_cooldown, init=o.flow_init,
     )  # fmt: skip
     _ship_some(pipe, o.out, FLOW)
 
 
 def export_flow(o: Heads) -> None:
     """Export the averaged weights of the flow prior's last checkpoint, during or after training."""
-    pipe, step = flow.export(o.out / "latent", o.work)
+    pipe, step = flow.export(o.out / "latent", o.work, init=o.flow_init)
     _ship_some(pipe, o.out, FLOW)
     print(f"{o.out / 'flow'}: the weights of step {step}")
 
 
 def train_few(o: Heads) -> None:
-    """Distil the flow prior's last checkpoint to four steps."""
-    pipe = few.train(o.out / "latent", o.work, o.few_steps, shards=o.few_shards, cooldown=o.flow_cooldown)
+    """Distil the flow prior in ``out`` to four steps."""
+    pipe = few.train(
+        o.out / "latent", o.out / BUILT_IN[FLOW], o.work, o.few_steps, shards=o.few_shards, cooldown=o.flow_cooldown
+    )
     _ship_some(pipe, o.out, FEW)
 
 

@@ -23,7 +23,9 @@ from scripts.heads.latent import LENGTH, sample_caption
 SHARD = 500  # heads per shard
 EACH = 4  # captions, noise levels and noises per head
 FIRST_SHARDS, STEPS_PER_SHARD = 2, 100  # shards at the start, and steps per further shard
-LIVE = 0.25  # share of a batch with targets eps - z
+LIVE = 0.125  # share of a batch with targets eps - z
+EMPTY = 0.25  # share of targets without a caption
+LOW = -0.5  # mean of the logit of s: below 0 low noise is drawn more often
 
 
 def kept(file: Path, make: Callable[[], dict[str, torch.Tensor]]) -> dict[str, torch.Tensor]:
@@ -45,7 +47,7 @@ def encode(vae: AutoencoderKL, images: np.ndarray) -> torch.Tensor:
 def sample_times(count: int) -> torch.Tensor:
     """Draw s in (0, 1): logit-normal (Esser et al. 2024), and 20% uniform to cover both ends."""
     even = torch.rand(count)
-    return torch.where(torch.rand(count) < 0.2, even, torch.randn(count).sigmoid())
+    return torch.where(torch.rand(count) < 0.2, even, (torch.randn(count) + LOW).sigmoid())
 
 
 def noise(number: int, shape: tuple[int, ...] = (4, 16, 16)) -> torch.Tensor:
@@ -131,7 +133,7 @@ class Shards:
         made, rng = make_shard("train", number, self.count), np.random.default_rng([11, number])
         torch.manual_seed(number)
         z = self.vae.config.scaling_factor * encode(self.vae, made["images"])
-        captions = [sample_caption(head_from_row(row), rng)[0] for row in made["heads"] for _ in range(EACH)]
+        captions = [sample_caption(head_from_row(row), rng, EMPTY)[0] for row in made["heads"] for _ in range(EACH)]
         s, first = sample_times(len(captions)), number * self.count * EACH
         pooled, velocity = [], []
         for k in range(0, len(captions), 50):

@@ -21,11 +21,10 @@ from diffusers import SD3Transformer2DModel, StableDiffusion3Pipeline
 from transformers import CLIPTextModelWithProjection, CLIPTokenizer
 
 from rsd.heads.data import head_at
-from scripts.heads.fit import averaged, fit, hold
-from scripts.heads.flow import words
+from scripts.heads.fit import fit, hold
 from scripts.heads.flow.data import kept
-from scripts.heads.flow.network import assemble, build_transformer, one_token, pooled_states, velocity
-from scripts.heads.flow.train import WORD_STEPS, optimiser
+from scripts.heads.flow.network import assemble, one_token, pooled_states, velocity
+from scripts.heads.flow.train import optimiser, text_encoder
 from scripts.heads.latent import sample_caption
 
 GRID = (1.0, 0.75, 0.5, 0.25, 0.0)
@@ -130,9 +129,10 @@ def distil(
     )  # fmt: skip
 
 
-def train(heads: Path, out: Path, count: int, **settings: Any) -> StableDiffusion3Pipeline:
-    """Distil the averaged weights of the flow prior's last checkpoint in ``out``. ``settings``: of :func:`distil`."""
-    teacher, _ = averaged("flow", build_transformer(), out)
-    encoder = words.train(heads, out, WORD_STEPS)
+def train(heads: Path, teacher: Path, out: Path, count: int, **settings: Any) -> StableDiffusion3Pipeline:
+    """Distil the flow prior in the folder ``teacher``. ``heads``: folder of the latent pipeline, ``settings``: of
+    :func:`distil`."""
+    transformer = SD3Transformer2DModel.from_pretrained(teacher / "transformer", torch_dtype=torch.float32)
+    encoder = text_encoder(heads, out, init=teacher)
     tokenizer = CLIPTokenizer.from_pretrained(heads / "tokenizer")
-    return assemble(distil(teacher, encoder, tokenizer, out, count, **settings), heads, encoder)
+    return assemble(distil(transformer, encoder, tokenizer, out, count, **settings), heads, encoder)

@@ -24,12 +24,12 @@ from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProject
 
 from scripts.heads.latent import LENGTH, WIDTH
 
-CHANNELS, LAYERS, HEADS = 128, 6, 2  # width, blocks and attention heads of the transformer
+CHANNELS, LAYERS, HEADS = 128, 9, 2  # width, blocks and attention heads of the transformer
 SILENT = 16  # width of the second text encoder, which returns zeros
 
 
 def build_transformer() -> SD3Transformer2DModel:
-    """Build the transformer (3.5 million parameters). Blocks start as the identity (Peebles & Xie 2023), v as 0."""
+    """Build the transformer (5.2 million parameters). Blocks start as the identity (Peebles & Xie 2023), v as 0."""
     transformer = SD3Transformer2DModel(
         sample_size=16, patch_size=2, in_channels=4, out_channels=4, num_layers=LAYERS, num_attention_heads=HEADS,
         attention_head_dim=CHANNELS // HEADS, joint_attention_dim=WIDTH + SILENT, caption_projection_dim=CHANNELS,
@@ -42,6 +42,20 @@ def build_transformer() -> SD3Transformer2DModel:
     torch.nn.init.zeros_(transformer.context_embedder.weight)
     transformer.context_embedder.weight.requires_grad_(False)
     return transformer
+
+
+def start_from(transformer: SD3Transformer2DModel, folder: Path) -> None:
+    """Load the weights in ``folder``, which may have fewer blocks: the others stay as :func:`build_transformer` left
+    them, before the last block, which has no text to hand on. So the result predicts what those weights do."""
+    theirs = SD3Transformer2DModel.from_pretrained(folder, torch_dtype=torch.float32)
+    ours, last = len(transformer.transformer_blocks) - 1, len(theirs.transformer_blocks) - 1
+    if last > ours:
+        raise ValueError(f"{folder} has {last + 1} blocks, and the flow prior {ours + 1}; take weights with fewer.")
+    old, new = f"transformer_blocks.{last}.", f"transformer_blocks.{ours}."
+    weights = {(new + k.removeprefix(old) if k.startswith(old) else k): v for k, v in theirs.state_dict().items()}
+    missing, unexpected = transformer.load_state_dict(weights, strict=False)
+    between = tuple(f"transformer_blocks.{k}." for k in range(last, ours))
+    assert not unexpected and all(name.startswith(between) for name in missing), (missing, unexpected)
 
 
 class OneToken:

@@ -9,11 +9,12 @@ from typing import Any
 import numpy as np
 import torch
 from diffusers import SD3Transformer2DModel, StableDiffusion3Pipeline
+from transformers import CLIPTextModelWithProjection
 
 from scripts.heads.fit import averaged, fit, hold
 from scripts.heads.flow import words
 from scripts.heads.flow.data import LIVE, SHARD, Shards
-from scripts.heads.flow.network import assemble, build_transformer, one_token, velocity
+from scripts.heads.flow.network import assemble, build_transformer, one_token, start_from, velocity
 from scripts.heads.muon import MuonAdam
 
 WORD_STEPS = 600
@@ -42,14 +43,18 @@ def train(
     every: int = 100,
     word_steps: int = WORD_STEPS,
     held: int = 300,
+    init: Path | None = None,
 ) -> StableDiffusion3Pipeline:
     """Train the pooled text and then the transformer. ``heads``: folder of the latent pipeline. ``out``: folder of the
     shards (``count`` heads each) and checkpoints. ``cooldown``: final steps over which the learning rate, otherwise
-    constant, falls to 0. ``held``: see :func:`.words.train`."""
+    constant, falls to 0. ``held``: see :func:`.words.train`. ``init``: folder of a flow prior with the initial weights
+    and the text encoder, which is not trained then; the weights are ignored if ``out`` has a checkpoint."""
     torch.set_flush_denormal(True)
-    encoder = words.train(heads, out, word_steps, held=held)
+    encoder = text_encoder(heads, out, word_steps, init, held=held)
     torch.manual_seed(0)
     model = build_transformer()
+    if init and not (out / "flow.pt").exists():
+        start_from(model, init / "transformer")
     one_token(model)
     data = Shards(heads, encoder, out / "flow-data", shards, count)
 
@@ -67,7 +72,19 @@ def train(
     return assemble(model, heads, encoder)
 
 
-def export(heads: Path, out: Path, word_steps: int = WORD_STEPS) -> tuple[StableDiffusion3Pipeline, int]:
+def text_encoder(
+    heads: Path, out: Path, steps: int = WORD_STEPS, init: Path | None = None, **settings: Any
+) -> CLIPTextModelWithProjection:
+    """Return the text encoder of the flow prior in ``init``, or, without it, the trained one (:func:`.words.train`)."""
+    if init is None:
+        return words.train(heads, out, steps, **settings)
+    encoder = CLIPTextModelWithProjection.from_pretrained(init / "text_encoder", dtype=torch.float32)
+    return encoder.eval().requires_grad_(False)
+
+
+def export(
+    heads: Path, out: Path, word_steps: int = WORD_STEPS, init: Path | None = None
+) -> tuple[StableDiffusion3Pipeline, int]:
     """Return a pipeline with the EMA weights of the checkpoint in ``out``, and its step; see :func:`averaged`."""
     transformer, step = averaged("flow", build_transformer(), out)
-    return assemble(transformer, heads, words.train(heads, out, word_steps)), step
+    return assemble(transformer, heads, text_encoder(heads, out, word_steps, init)), step
