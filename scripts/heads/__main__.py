@@ -81,7 +81,7 @@ class Heads:
     threads: int = 0
     """Number of torch threads (0: one per core)."""
     shards: int = 40
-    """Training shards of 2,000 heads each."""
+    """Training shards of 2,000 heads each; of the pixel model, 500 heads with their twins each."""
     autoencoder_steps: int = 3600
     latent_steps: int = 4800
     decoder_steps: int = 5000
@@ -127,31 +127,24 @@ class Heads:
 
 def data(o: Heads) -> None:
     """Render the missing shards."""
-    _render(o.work / "data", o.shards, make_shard)
+    _render(o.work / "data", "train", o.shards, make_shard)
+    _render(o.work / "data", "validation", 1, make_shard)
 
 
 def pixel_data(o: Heads) -> None:
     """Render the missing shards of the pixel model: 32 px, views from all sides, twins to train on."""
-    _render(o.work / "pixel-data", o.shards, pixel.make_twin_shard, ("train",))
-    _render(o.work / "pixel-data", 1, pixel.make_pixel_shard, ("validation",))
+    _render(o.work / "pixel-data", "train", o.shards, pixel.make_twin_shard)
+    _render(o.work / "pixel-data", "validation", 1, pixel.make_pixel_shard)
 
 
-def _render(
-    folder: Path,
-    shards: int,
-    make: Callable[[str, int], dict[str, np.ndarray]],
-    splits: tuple[str, ...] = ("train", "validation"),
-) -> None:
+def _render(folder: Path, split: str, shards: int, make: Callable[[str, int], dict[str, np.ndarray]]) -> None:
     folder.mkdir(parents=True, exist_ok=True)
-    for split, count in (("train", shards), ("validation", 1)):
-        if split not in splits:
-            continue
-        for shard in range(count):
-            file = folder / f"{split}-{shard:04d}.npz"
-            if not file.exists():
-                made = make(split, shard)
-                np.savez(file.with_suffix(".tmp.npz"), images=made["images"], heads=made["heads"])
-                os.replace(file.with_suffix(".tmp.npz"), file)
+    for shard in range(shards):
+        file = folder / f"{split}-{shard:04d}.npz"
+        if not file.exists():
+            made = make(split, shard)
+            np.savez(file.with_suffix(".tmp.npz"), images=made["images"], heads=made["heads"])
+            os.replace(file.with_suffix(".tmp.npz"), file)
 
 
 def _load(o: Heads, split: str, folder: str = "data") -> dict[str, np.ndarray]:

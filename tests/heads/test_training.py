@@ -201,7 +201,10 @@ def test_captions_of_twins_tell_what_differs_and_views_are_preferred_only_where_
         if texts[0]:
             assert len(set(texts)) == len(texts)
         pictures, empty = pictures + len(rows), empty + (not texts[0])
+    assert len(views["empty"]) == pytest.approx(4000 * pixel.EMPTY, rel=0.1)
     assert 0.08 < empty / pictures < 0.14
+    only_backs = pixel.Draw([head for head in heads if head.camera.view == "back view"])
+    assert {asked[-1] for _ in range(50) for _, _, asked in only_backs(rng)} == {0, 3}
     alike = np.bincount([VIEWS.index(heads[rows[0]].camera.view) for rows in draw.groups]) / 400
     for name, shares in (("empty", alike), ("untold", alike), ("told", pixel.VIEW_SHARES)):
         assert np.bincount(views[name]) / len(views[name]) == pytest.approx(shares, abs=0.05)
@@ -209,6 +212,18 @@ def test_captions_of_twins_tell_what_differs_and_views_are_preferred_only_where_
     assert len(drawn) == len(owner) == 32 and owner == sorted(owner) and set(np.diff(owner)) == {0, 1}
     for a, b in itertools.pairwise(range(32)):
         assert (owner[a] == owner[b]) == pixel.akin(heads[drawn[a][0]], heads[drawn[b][0]])
+
+
+def test_captions_do_not_tell_eyes_behind_sunglasses():
+    values = {**head_at("train", 0).values, "left_eye": "patch", "right_eye": "open"}
+    told = {"left_eye", "right_eye", "glasses", "shirt"}
+    for glasses in ("round", "sun"):
+        text, answers = pixel.tell(Head({**values, "glasses": glasses}), told, None)
+        hidden = glasses == "sun"
+        assert ("eye" in text) != hidden and "glasses" in text
+        assert [answers[list(ATTRIBUTES).index(eye)] for eye in ("left_eye", "right_eye")] == (
+            [0, 0] if hidden else [2, 1]
+        )
 
 
 @pytest.fixture
