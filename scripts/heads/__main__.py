@@ -66,14 +66,15 @@ class Heads:
             "views-evaluate",
             "flow",
             "flow-export",
+            "flow-errors",
             "flow-evaluate",
             "flow-few",
             "flow-few-evaluate",
         ],  # fmt: skip
         Flag(positional=True),
     ]
-    """Stage to run; "all" runs all in order, except "pixel-export", which writes the weights of an unfinished run to
-    ``out``, and "pixel-errors", which measures the pixel model there in a minute."""
+    """Stage to run; "all" runs those of "heads" and "heads-pixels" in order. "…-export" writes the weights of an
+    unfinished run to ``out``, and "…-errors" measures them there in a minute, without sampling."""
     work: Path = Path("runs/heads")
     """Data and checkpoints (about 2 GB)."""
     out: Path = WEIGHTS
@@ -361,8 +362,16 @@ def run_evaluation(o: Heads, count: int = 256) -> None:
 
 def pixel_errors(o: Heads) -> None:
     """Print the errors of the pixel model in ``out`` on held-out pictures, and their increase by wrong words."""
-    pipe = IFPipeline.from_pretrained(o.out / "pixel", dtype=torch.float32)
-    for name, values in errors.held_out_errors(pipe).items():
+    _print_table(errors.held_out_errors(IFPipeline.from_pretrained(o.out / "pixel", dtype=torch.float32)))
+
+
+def flow_errors(o: Heads) -> None:
+    """Print the errors of the denoised estimates of the flow prior in ``out`` and of "heads", without a prompt."""
+    _print_table(errors.flow_errors(o.out / "latent", _flow_networks(o, FLOW)[2]))
+
+
+def _print_table(rows: dict[str, list[float]]) -> None:
+    for name, values in rows.items():
         print(f"{name:16s}", *(f"{v:9.5f}" for v in values))
 
 
@@ -409,7 +418,7 @@ RUN = {
     "pixel-data": pixel_data, "pixel": train_pixel, "pixel-export": export_pixel,
     "pixel-errors": pixel_errors, "pixel-evaluate": run_pixel_evaluation,
     "views": train_views, "views-export": export_views, "views-evaluate": run_views_evaluation,
-    "flow": train_flow, "flow-export": export_flow, "flow-evaluate": run_flow_evaluation,
+    "flow": train_flow, "flow-export": export_flow, "flow-errors": flow_errors, "flow-evaluate": run_flow_evaluation,
     "flow-few": train_few, "flow-few-evaluate": run_few_evaluation,
 }  # fmt: skip
 

@@ -1,16 +1,20 @@
-"""Measure a pixel model without sampling: errors of its predicted noise on held-out pictures."""
+"""Measure models without sampling: errors of the pixel model's noise and of the flow prior's denoised estimates, on
+held-out pictures."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 
 import torch
-from diffusers import IFPipeline
+from diffusers import IFPipeline, StableDiffusion3Pipeline
 
 from rsd.heads.attributes import ATTRIBUTES, VIEWS, Head, caption, visible
-from rsd.heads.data import head_from_row
+from rsd.heads.data import head_from_row, make_shard
 from scripts.heads import pixel
 from scripts.heads.autoencoder import to_tensor
+from scripts.heads.flow import data as flow_data
+from scripts.heads.flow.network import one_token, pooled_states, velocity
 
 WRONG = ("mouth", "left_eye", "left_cheek", "left_ear")
 
@@ -62,3 +66,34 @@ def held_out_errors(
         added = (errors(a) * face).sum((2, 3)) / face.sum() - in_face
         table[f"wrong {a}"] = added[:, seen].mean(1)
     return {"timesteps": [float(t) for t in timesteps], **{k: v.tolist() for k, v in table.items()}}
+
+
+@torch.no_grad()
+def flow_errors(
+    heads: Path, pipe: StableDiffusion3Pipeline, count: int = 32, ratios: Sequence[float] = (0.1, 0.2, 0.5, 1, 2)
+) -> dict[str, list[float]]:
+    """Return the mean squared error of the denoised latents without a prompt at each σ/α of ``ratios``, by the latent
+    pipeline in the folder ``heads`` and by the flow prior ``pipe``, and the flow's over the other's. ``count`` held-out
+    heads, with the same noise for both. ``pipe`` takes one text token afterwards, see :func:`one_token`."""
+    teacher = flow_data.Teacher(heads)
+    z = pipe.vae.config.scaling_factor * flow_data.encode(pipe.vae, make_shard("validation", 0, count)["images"])
+    captions, generator = [""] * count, torch.Generator().manual_seed(0)
+    pooled = pooled_states(pipe.text_encoder, pipe.tokenizer, captions)
+    one_token(pipe.transformer)
+    ours: list[float] = []
+    theirs: list[float] = []
+    for ratio in ratios:
+        s = torch.full((count,), ratio / (1 + ratio))
+        s = teacher.levels[(teacher.levels - s[:, None]).abs().argmin(1)]  # a timestep of the latent pipeline
+        eps = torch.randn(z.shape, generator=generator)
+        at = s[:, None, None, None]
+        z_s = torch.lerp(z, eps, at)
+        for found, v in (
+            (theirs, teacher.velocity(z, eps, s, captions)),
+            (ours, velocity(pipe.transformer, z_s, s, pooled)),
+        ):
+            found.append(float(((z_s - at * v - z) ** 2).mean()))
+    return {
+        "sigma/alpha": list(map(float, ratios)), "heads": theirs, "flow": ours,
+        "flow / heads": [a / b for a, b in zip(ours, theirs, strict=True)],
+    }  # fmt: skip

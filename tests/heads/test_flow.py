@@ -12,9 +12,11 @@ from accelerate.state import AcceleratorState
 from diffusers import StableDiffusion3Pipeline
 from transformers import CLIPTextModel
 
+from rsd.heads.data import make_shard
 from rsd.hub import BUILT_IN
 from rsd.priors import load_prior
 from rsd.priors.families.load import prior_of
+from scripts.heads import errors
 from scripts.heads.flow import data, network, words
 from scripts.heads.flow.train import export, train
 from scripts.heads.muon import MuonAdam, orthogonal
@@ -247,3 +249,17 @@ def test_muon_and_adam_find_the_minimum_and_resume_exactly():
     steps(matrix, vector, optimiser, 3)
     steps(*other, 3)
     assert torch.equal(matrix, other[0]) and torch.equal(vector, other[1])
+
+
+def test_errors_of_an_untrained_flow_are_those_of_the_noisy_latents():
+    """v = 0 leaves z_s, whose error is that of s (eps - z); `heads` has far less."""
+    pipe = network.assemble(network.build_transformer(), HEADS)
+    found = errors.flow_errors(HEADS, pipe, count=3, ratios=(0.2, 1))
+    z = pipe.vae.config.scaling_factor * data.encode(pipe.vae, make_shard("validation", 0, 3)["images"])
+    generator = torch.Generator().manual_seed(0)
+    for k, ratio in enumerate((0.2, 1)):
+        s = ratio / (1 + ratio)
+        expected = (s * (torch.randn(z.shape, generator=generator) - z)).square().mean()
+        assert found["flow"][k] == pytest.approx(float(expected), rel=0.02)  # s is that of the nearest timestep
+        assert found["heads"][k] < 0.4 * found["flow"][k]
+        assert found["flow / heads"][k] == pytest.approx(found["flow"][k] / found["heads"][k])
