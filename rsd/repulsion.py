@@ -165,8 +165,8 @@ class Push:
 
     @property
     def pushed(self) -> torch.Tensor | None:
-        """The change of the particles that repel each other; None if the force does not act."""
-        return None if self.change is None else self.change[self.rows]
+        """The change of the particles that repel each other, 0 outside the window; None if the force does not act."""
+        return None if self.change is None else torch.where(self.inside, self.change, 0)[self.rows]
 
 
 def sizes(x: torch.Tensor) -> torch.Tensor:

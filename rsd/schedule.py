@@ -44,12 +44,13 @@ class Schedule:
         return made
 
     @classmethod
-    def from_scheduler(cls, scheduler: Any, *, tokens: int | None = None) -> Schedule:
+    def from_scheduler(cls, scheduler: Any, *, tokens: int | None = None, mu: float | None = None) -> Schedule:
         """Create the training schedule of a diffusers scheduler with ``alphas_cumprod``, of a
         FlowMatchEulerDiscreteScheduler with its shift, or of a solver with ``use_flow_sigmas``. ``tokens``: the length
-        of an image's token sequence, required if the shift depends on it (``use_dynamic_shifting``).
+        of an image's token sequence, required if the shift depends on it (``use_dynamic_shifting``), unless ``mu``, the
+        shift's logarithm, is given.
 
-        Raises ValueError for other schedulers, or if ``tokens`` is missing."""
+        Raises ValueError for other schedulers, or if both are missing."""
         if getattr(scheduler, "alphas_cumprod", None) is not None and not is_flow(scheduler):
             return cls.vp(scheduler.alphas_cumprod)
         kind = type(scheduler).__name__
@@ -66,9 +67,11 @@ class Schedule:
             raise ValueError(f"The scheduler {kind} has invert_sigmas, which is not supported; use another model.")
         s = scheduler.sigmas.double()  # from most to least noise, with the fixed shift applied
         if scheduler.config.use_dynamic_shifting:
-            if tokens is None:
-                raise ValueError(f"The shift of the scheduler {kind} depends on the image's size; give tokens.")
-            s = scheduler.time_shift(_mu(scheduler.config, tokens), 1.0, s)
+            if mu is None:
+                if tokens is None:
+                    raise ValueError(f"The shift of the scheduler {kind} depends on the image's size; give tokens.")
+                mu = _mu(scheduler.config, tokens)
+            s = scheduler.time_shift(mu, 1.0, s)
         if scheduler.config.shift_terminal:
             s = scheduler.stretch_shift_to_terminal(s)
         s = s.flip(0)

@@ -21,11 +21,11 @@ from typing import Any
 
 import torch
 
+from rsd.distributed import pick_device
 from rsd.heads.command import main as write_heads
 from rsd.priors import image_size
 from rsd.priors.precision import multiplies_in
 from rsd.runs.flags import script
-from rsd.runs.session import pick_device
 from rsd.runs.settings import shard
 from rsd.tasks.inverse.compare.run import run_key
 from rsd.tasks.inverse.head import check_method, run

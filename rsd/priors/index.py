@@ -112,18 +112,18 @@ def find(name: str, revision: str | None = None) -> Index:
 
 def image_size(found: Index) -> int:
     """Return the side of its images in pixels. Raise ValueError if it is unknown or they are not square."""
+    network = found.family.network if found.family else "unet"
     try:
         if found.family:
-            network = found.json(f"{found.family.network}/config.json")
-            return image_side(found.family, network, found.json("vae/config.json"))
+            return image_side(found.family, found.json(f"{network}/config.json"), found.json("vae/config.json"))
         side = square_side(found.json("unet/config.json")["sample_size"], found.name)
         if "vae" not in found.parts:
             return side
         return side * 2 ** (len(found.json("vae/config.json")["block_out_channels"]) - 1)
     except (KeyError, TypeError, IndexError) as error:
         raise ValueError(
-            f'The prior "{found.name}" does not specify the size of its images: unet/config.json needs sample_size, '
-            "vae/config.json block_out_channels."
+            f'The prior "{found.name}" does not specify the size of its images: {network}/config.json needs '
+            "sample_size, vae/config.json block_out_channels."
         ) from error
 
 
@@ -153,10 +153,7 @@ def _check_classes(index: dict[str, Any], name: str) -> Parts:
     """Return the parts of a model_index.json. Raise ValueError for unsupported classes before anything is loaded."""
     found = index.get("_class_name")
     if found not in PIPELINES:
-        raise ValueError(
-            f'The prior "{name}" is {with_article(str(found))}; it must be a StableDiffusionPipeline (1.x or 2.x), an '
-            "IFPipeline (stage I) or a DDPMPipeline."
-        )
+        raise ValueError(f'The prior "{name}" is {with_article(str(found))}; it must be one of {", ".join(PIPELINES)}.')
     libraries = ("rsd",) if found == PHOTO_PIPELINE else ("diffusers", "transformers")
     for part, classes in PIPELINES[found].items():
         library, kind = index.get(part) or (None, None)

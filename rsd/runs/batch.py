@@ -16,7 +16,7 @@ from typing import Any
 import torch
 
 from rsd import media
-from rsd.distributed import Ensemble, Processes, connect, describe_shares, rank_output, share, wait
+from rsd.distributed import Ensemble, Processes, connect, describe_shares, pick_device, rank_output, share, wait
 from rsd.errors import plain_warnings
 from rsd.metrics import importance
 from rsd.metrics.networks import warn_if_equal
@@ -28,7 +28,7 @@ from rsd.runs.folder import RunFolder, check_folder_of_runs, locked
 from rsd.runs.head import Head, Item, Networks, load_head_scorers, load_networks
 from rsd.runs.progress import Progress
 from rsd.runs.run import Run
-from rsd.runs.session import Session, collect_failure, merge_failures, pick_device, working_in
+from rsd.runs.session import Session, collect_failure, merge_failures, working_in
 from rsd.runs.settings import shard
 
 Failures = dict[str, str]

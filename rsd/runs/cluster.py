@@ -16,12 +16,12 @@ from typing import Any
 
 import torch
 
-from rsd.distributed import ALONE, Ensemble, processes
+from rsd.distributed import ALONE, Ensemble, pick_device, processes
 from rsd.errors import describe, plain_warnings
 from rsd.runs.folder import RunFolder
 from rsd.runs.head import Head, Item, Networks, load_networks
 from rsd.runs.progress import Progress
-from rsd.runs.session import interruptible, pick_device
+from rsd.runs.session import interruptible
 
 RETRIES = 3
 """How often Ray retries a run whose worker died."""

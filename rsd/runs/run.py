@@ -10,16 +10,17 @@ from typing import Any
 
 import torch
 
-from rsd.distributed import ALONE, Ensemble
+from rsd.distributed import ALONE, Ensemble, pick_device
 from rsd.engine import Embed, Record, Reference
-from rsd.features import Decoded, load_features
+from rsd.features import Decoded, check_features_name, load_features
+from rsd.features.tiny_decoder import check_decoder_name, load_decoder
 from rsd.metrics.selection import Fit, Selection, choose
 from rsd.priors import check_prior_name, check_size, load_prior
 from rsd.priors.base import Prior
 from rsd.priors.watch import watch_of
 from rsd.reference.noise import Noise
 from rsd.runs.flags import fields_of
-from rsd.runs.options import check_used
+from rsd.runs.options import PriorOptions, PromptOptions, RunOptions, ScoreOptions, SizeOptions, check_used
 from rsd.runs.settings import Packaged
 from rsd.runs.words import suggestion
 
@@ -101,12 +102,21 @@ class Distillation(Run):
         self.reference.load_state(state.get("reference", {}))
 
 
-def check_known(names: Collection[str], changes: Mapping[str, Any]) -> None:
-    """Raise ValueError, with a suggestion, for an unknown setting."""
+def check_known(names: Collection[str], changes: Mapping[str, Any], files: Collection[str] = ()) -> None:
+    """Raise ValueError for an unknown setting, with a suggestion, and for a setting of the command's ``files``."""
     for name in changes:
+        if name in files:
+            raise ValueError(f"{name} is for the command; the function writes no files and computes no scores.")
         if name not in names:
             hint = ' Did you mean "lambda_"?' if name == "lambda" else suggestion(name, names)
             raise ValueError(f'Unknown setting "{name}".{hint} There are: {", ".join(names)}.')
+
+
+def command_only(kind: Any) -> set[str]:
+    """Return the options of a command that a Python function has no use for: of its files, scores and several
+    prompts."""
+    own = kind.GROUPS["output"].split()
+    return {*fields_of(RunOptions), *fields_of(ScoreOptions), *fields_of(PromptOptions), *own} - {"device"}
 
 
 def resolve_options(
@@ -117,11 +127,19 @@ def resolve_options(
     map of latents (None if the particles do not interact), and that of images (None if it is not used). ``changes``
     override the packaged settings.
 
-    Raises ValueError for unknown names, unknown settings and invalid values, before any model is loaded.
+    Raises ValueError for unknown names, unknown settings, invalid values and settings without effect, before any model
+    is loaded.
     """
     if not isinstance(prompt, str):
         raise ValueError(f"prompt is of type {type(prompt).__name__}; give text.")
-    check_known([name for name in fields_of(kind) if name not in ("prompt", "method", "prior")], changes)
+    files = command_only(kind)
+    check_known([name for name in fields_of(kind) if name not in {"method", "prior", *files}], changes, files)
+    if not isinstance(prior, str):
+        of_names = {*fields_of(PriorOptions), *fields_of(SizeOptions), "device"} - {"prior"}
+        for name in filter(of_names.__contains__, changes):
+            raise ValueError(f"{name} goes with the name of a prior; load the object as it should be.")
+    if not isinstance(features, str) and "feature_size" in changes:
+        raise ValueError("feature_size goes with the name of a feature map; load the object as it should be.")
     name = prior if isinstance(prior, str) else prior.name
     if isinstance(prior, str):
         check_prior_name(prior)
@@ -132,18 +150,28 @@ def resolve_options(
     options = replace(options, **{**found.values(kind), **named, **changes})
     options.check()
     check_used(changes, options.unread)
+    if isinstance(features, str):
+        check_features_name(options.features_name)
+    if options.force_decoder:
+        check_decoder_name(options.force_decoder)
     if isinstance(prior, str):
         dtype = getattr(torch, options.dtype)
         sides = getattr(options, "sides", None)
         if sides:
             check_size(prior, sides, options.revision)
-        prior = load_prior(prior, dtype=dtype, revision=options.revision, autocast=options.autocast, size=sides)
-    elif getattr(options, "size", None):
-        raise ValueError("size goes with the name of a prior; give the object the size that it should have.")
+        prior = load_prior(
+            prior, device=pick_device(options.device), dtype=dtype, revision=options.revision,
+            autocast=options.autocast, size=sides,
+        )  # fmt: skip
     compared: Features | None = None
     if options.interacts or options.selects:
-        compared = load_features(options.features_name, device=prior.device) if isinstance(features, str) else features
-    embed = Decoded(prior, compared) if compared is not None and options.interacts else None
+        if isinstance(features, str):
+            compared = load_features(options.features_name, device=prior.device, size=options.feature_size)
+        else:
+            compared = features
+    embed = None
+    if compared is not None and options.interacts:
+        embed = Decoded(prior, compared, options.force_decoder and load_decoder(options.force_decoder, prior))
     return options, found.name, prior, embed, compared
 
 

@@ -239,33 +239,6 @@ def merge_failures(failures: dict[str, str]) -> dict[str, str]:
     return {name: why for part in collect(failures) or [] for name, why in part.items()}
 
 
-def pick_device(name: str) -> torch.device:
-    """Return the device of that name; "auto" lets Accelerate choose, and each of several processes on a machine gets
-    its own GPU. Raise ValueError if the device cannot compute."""
-    here = processes()
-    if name == "auto" and here.size > 1 and not torch.cuda.is_available():
-        name = "cpu"
-    if name == "auto":
-        from accelerate import Accelerator
-
-        return Accelerator().device
-    if name == "cuda" and here.size > 1:
-        name = f"cuda:{here.local}"
-    try:
-        device = torch.device(name)
-    except RuntimeError as error:
-        raise ValueError(f'Unknown device "{name}"; use auto, cpu, cuda or cuda:N.') from error
-    if device.type == "cuda" and not torch.cuda.is_available():
-        raise ValueError(
-            f"Device {name} was given, but torch finds no CUDA here; use --device cpu or see `rsd doctor`."
-        )
-    try:
-        torch.zeros(1, device=device).cpu()
-    except Exception as error:  # torch raises many types if there is no cuda:7 or no mps, or for meta
-        raise ValueError(f"Device {name} cannot be used here; use --device cpu or see `rsd doctor`.") from error
-    return device
-
-
 def flat(state: Any, prefix: str = "") -> dict[str, torch.Tensor]:
     """Flatten nested dicts and lists of tensors and numbers: "a/b" for a["b"], "a/[0]" for a[0]. Empty ones become the
     empty tensors "a/{}" and "a/[]"."""

@@ -1,4 +1,5 @@
-"""Train the built-in "heads" models: ``python -m scripts.heads all --work DIR``, from scratch to evaluated weights.
+"""Train the built-in "heads" models: ``python -m scripts.heads all --work DIR``, from nothing to evaluated weights
+(`heads-pixels` from the packaged ones, unless ``--pixel-init None``).
 
 Every stage can be run alone, resumes with the same command if interrupted, and uses CUDA if Accelerate finds it
 (``accelerate launch -m scripts.heads ...`` for several processes).
@@ -144,8 +145,21 @@ def _render(folder: Path, split: str, shards: int, make: Callable[[str, int], di
         file = folder / f"{split}-{shard:04d}.npz"
         if not file.exists():
             made = make(split, shard)
-            np.savez(file.with_suffix(".tmp.npz"), images=made["images"], heads=made["heads"])
-            os.replace(file.with_suffix(".tmp.npz"), file)
+            part = file.with_suffix(f".{os.getpid()}.tmp")
+            with part.open("wb") as opened:
+                np.savez(opened, images=made["images"], heads=made["heads"])
+            os.replace(part, file)
+
+
+def _initial(folder: Path | None) -> Path | None:
+    """Return the folder of initial weights, or None if it is the package's and missing there. Raise ValueError if
+    another one is missing."""
+    if folder is None or folder.is_dir():
+        return folder
+    if folder.parent != WEIGHTS:
+        raise ValueError(f"The folder of initial weights {folder} does not exist; check the path.")
+    print(f"{folder} is missing: training from nothing")
+    return None
 
 
 def _load(o: Heads, split: str, folder: str = "data") -> dict[str, np.ndarray]:
@@ -190,7 +204,7 @@ def train_pixel(o: Heads) -> None:
     """Train the diffusion model of 32 px pictures from all sides."""
     pipe = pixel.train(
         _load(o, "train", "pixel-data"), o.work, o.pixel_steps, batch=o.pixel_batch, lr=o.pixel_lr, most=o.pixel_lean,
-        init=o.pixel_init, cooldown=o.pixel_cooldown,
+        init=_initial(o.pixel_init), cooldown=o.pixel_cooldown,
     )  # fmt: skip
     _ship(pipe, o.out / "pixel")
 
@@ -237,14 +251,14 @@ def train_flow(o: Heads) -> None:
     """Train the flow prior. Renders and encodes its own data."""
     pipe = flow.train(
         o.out / "latent", o.work, o.flow_steps, shards=o.flow_shards, batch=o.flow_batch, lr=o.flow_lr,
-        cooldown=o.flow_cooldown, init=o.flow_init,
+        cooldown=o.flow_cooldown, init=_initial(o.flow_init),
     )  # fmt: skip
     _ship_some(pipe, o.out, FLOW)
 
 
 def export_flow(o: Heads) -> None:
     """Export the averaged weights of the flow prior's last checkpoint, during or after training."""
-    pipe, step = flow.export(o.out / "latent", o.work, init=o.flow_init)
+    pipe, step = flow.export(o.out / "latent", o.work, init=_initial(o.flow_init))
     _ship_some(pipe, o.out, FLOW)
     print(f"{o.out / 'flow'}: the weights of step {step}")
 

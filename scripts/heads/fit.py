@@ -7,7 +7,7 @@ import os
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -16,6 +16,7 @@ from diffusers.training_utils import EMAModel
 
 Loss = Callable[[Any, np.random.Generator, torch.device], dict[str, torch.Tensor]]
 Schedule = Callable[[int, int], float]
+T = TypeVar("T")
 
 
 def cosine(step: int, steps: int, warmup: int = 100) -> float:
@@ -23,6 +24,17 @@ def cosine(step: int, steps: int, warmup: int = 100) -> float:
     if step < warmup:
         return (step + 1) / warmup
     return 0.01 + 0.99 * 0.5 * (1 + math.cos(math.pi * (step - warmup) / max(steps - warmup, 1)))
+
+
+def kept(file: Path, make: Callable[[], T]) -> T:
+    """Return what ``make`` returned, tensors in a tuple or dict, from ``file``; call it if the file is missing. The
+    file is whole or not there, also if several processes make it at once."""
+    if not file.exists():
+        part = file.with_suffix(f".{os.getpid()}.tmp")
+        torch.save(make(), part)
+        os.replace(part, file)
+    found: T = torch.load(file, weights_only=True)
+    return found
 
 
 def hold(step: int, steps: int, cooldown: int = 0, warmup: int = 100) -> float:

@@ -21,7 +21,7 @@ from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 from rsd.heads.attributes import ATTRIBUTES, Head, caption, sample_mentioned
 from rsd.heads.data import head_at, head_from_row
 from scripts.heads.autoencoder import to_tensor
-from scripts.heads.fit import fit
+from scripts.heads.fit import fit, kept
 
 WIDTH, LENGTH = 128, 64
 READING = 0.003  # weight of the reader's loss
@@ -153,10 +153,7 @@ def train(
 ) -> StableDiffusionPipeline:
     """Train epsilon-prediction on the frozen encoder's latents; set the autoencoder's scaling factor."""
     tokenizer = build_tokenizer(out / "tokenizer")
-    cache = out / "latents.pt"
-    if not cache.exists():
-        torch.save(encode(autoencoder, data["images"]), cache)
-    means, deviations = torch.load(cache, weights_only=True)
+    means, deviations = kept(out / "latents.pt", lambda: encode(autoencoder, data["images"]))
     scale = float(1 / means[:2000].std())
     autoencoder.register_to_config(scaling_factor=scale)
     heads = [head_from_row(row) for row in data["heads"][: len(means)]]

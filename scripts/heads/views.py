@@ -25,8 +25,8 @@ from rsd.heads.render import render
 from rsd.priors.base import joined
 from rsd.priors.latent import POSE, LatentPrior
 from scripts.heads.evaluate import AzimuthReader, obedience
-from scripts.heads.fit import averaged, fit, hold
-from scripts.heads.flow.data import encode, kept
+from scripts.heads.fit import averaged, fit, hold, kept
+from scripts.heads.flow.data import encode
 from scripts.heads.latent import LENGTH, noise_weights, sample_caption
 from tasks.text_to_3d.scene.cameras import Cameras
 

@@ -82,6 +82,11 @@ def settle(
     return found, source + yours
 
 
+def feature_size(settings: Settings, task: str, prior: str) -> int | None:
+    """Return the size of the pictures that the packaged settings compare; None: as the features were trained."""
+    return settled(task, method=settings.method, prior=prior, preset=None)[0].feature_size
+
+
 def try_out(y: torch.Tensor, f: Operator, prior: Any, name: str, settings: Settings) -> None:
     """Raise ValueError, in one sentence, for an operator that the method or the prior cannot use, and for a y that the
     operator cannot produce."""

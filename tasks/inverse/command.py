@@ -47,8 +47,8 @@ def main(argv: list[str]) -> int:
 def settle(options: Restore, jobs: list[Job], *, typed: bool) -> None:
     """Raise ValueError for --autocast on a device without bfloat16. Only print a note if a settings file asks for
     it."""
+    from rsd.distributed import pick_device
     from rsd.priors.precision import settle_autocast
-    from rsd.runs.session import pick_device
 
     autocast = settle_autocast(options.autocast, pick_device(options.device), typed=typed)
     for one in (options, *(job.options for job in jobs)):

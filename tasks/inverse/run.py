@@ -177,10 +177,15 @@ def restore(
         shape = arguments.picture_shape(y, f, prior, prior_name)
         prior = load_prior(prior_name)
         prior = for_picture(prior, (shape[1], shape[2])) if prior.image_size else prior
-    compared, interacts = None, settings.interaction.acts(settings.drawn)
+    compared: Callable[[torch.Tensor], torch.Tensor] | None = None
+    interacts = settings.interaction.acts(settings.drawn)
     if interacts or settings.selects:
         name = features_of(features, prior_name) if isinstance(features, str) else features
-        compared = load_features(name, device=prior.device) if isinstance(name, str) else name
+        if isinstance(name, str):
+            size = arguments.feature_size(settings, task or f.task, prior_name)
+            compared = load_features(name, device=prior.device, size=size)
+        else:
+            compared = name
     embed = Decoded(prior, compared) if compared is not None and interacts else None
     run = run_class(settings.method)(prior, f, y, settings, embed=embed, image=image)
     images, records = drive(run, diverged=partial(arguments.diverged, settings=settings), progress=progress)

@@ -24,6 +24,7 @@ from rsd.reference import LoraScore, Reference, sds
 from rsd.reference.noise import make_noise
 from rsd.repulsion import Interaction
 from rsd.runs.run import Distillation
+from rsd.schedule import Schedule
 from rsd.spread import Spread
 
 from .options import Settings
@@ -32,10 +33,10 @@ from .scene.settings import SceneSettings
 from .scenes import Scenes
 
 
-def draw_timesteps(settings: Settings, T: int, stream: Stream) -> list[int]:
+def draw_timesteps(settings: Settings, schedule: Schedule, stream: Stream) -> list[int]:
     """Return a timestep for each step, the same for all scenes and views: drawn uniformly in the range, or straight
-    down from the highest."""
-    low, high = (min(round(edge * T), T - 1) for edge in settings.t_range)
+    down from the highest; none is above the schedule's last one with a signal."""
+    low, high = (min(round(edge * schedule.T), schedule.last) for edge in settings.t_range)
     if settings.timesteps == "annealed":
         return [round(high + (low - high) * step / max(settings.steps - 1, 1)) for step in range(settings.steps)]
     return [int(stream.integers("timestep", low, high, [0], step)) for step in range(settings.steps)]
@@ -78,7 +79,7 @@ class Run(Distillation):
         self.prior, self.settings, self.embed = prior, settings, embed
         s = settings
         self.stream = Stream(s.seed, image)
-        self.timesteps = draw_timesteps(s, prior.schedule.T, self.stream)
+        self.timesteps = draw_timesteps(s, prior.schedule, self.stream)
         self.numbers = list(range(s.particles) if numbers is None else numbers)
         self.ensemble = ensemble or Ensemble.of(len(self.numbers))
         mine = [self.numbers[k] for k in self.ensemble.mine]

@@ -69,7 +69,7 @@ class ViewPrompts:
         self.exact = self.heads and self.posed  # then words follow the camera, not only its view
         places = list(VIEWS)
         if self.exact:
-            places = [self._place(azimuth, elevation) for elevation in (0, 90) for azimuth in range(0, 360, SECTOR)]
+            places = [self._place(azimuth, elevation) for elevation in (-90, 90) for azimuth in range(0, 360, SECTOR)]
         self.texts = [{place: self._text(one, place) for place in places} for one in prompts]
         scale = settings.guidance + (settings.guidance_convention == "dreamfusion")
         negative = settings.negative_prompt if scale != 1 else ""

@@ -26,7 +26,7 @@ def text_to_image(
     *,
     prior: Prior | str = "heads",
     features: Features | str = "auto",
-    method: str = "vsd",
+    method: str = "auto",
     progress: Callable[[Record], None] | None = None,
     **changes: Any,
 ) -> Samples:
@@ -48,4 +48,4 @@ def fit(images: torch.Tensor, prompt: str, options: TextToImage) -> Fit | None:
     """Return how well pictures of heads follow the prompt (:func:`prompt_fit`); None for other priors."""
     if not over_heads(options.prior):
         return None
-    return prompt_fit(images, prompt, Scorers(judge=HeadsClassifier.load(), face=FaceReader.load()))
+    return prompt_fit(images.cpu(), prompt, Scorers(judge=HeadsClassifier.load(), face=FaceReader.load()))

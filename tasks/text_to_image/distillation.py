@@ -29,16 +29,22 @@ from rsd.randomness import Stream
 from rsd.reference import NFSD, LoraScore, Reference, UNetScore, sds
 from rsd.reference.noise import Reused, make_noise
 from rsd.runs.run import Distillation
+from rsd.schedule import Schedule
 from rsd.spread import Spread
 
 from .options import Settings
 
 
-def draw_timesteps(settings: Settings, T: int, *, ids: Sequence[int], stream: Stream) -> list[int] | list[torch.Tensor]:
-    """Return the timestep of each step, an int or int64 [N]. Raise ValueError for a range outside 0 .. T-1."""
+def draw_timesteps(
+    settings: Settings, schedule: Schedule, *, ids: Sequence[int], stream: Stream
+) -> list[int] | list[torch.Tensor]:
+    """Return the timestep of each step, an int or int64 [N], none of them above the schedule's last one with a signal.
+    Raise ValueError for a range outside 0 .. T-1."""
     low, high = settings.t_range
-    if not 0 <= low <= high < T:
-        raise ValueError(f"t_range is {low} to {high}; it must lie in 0 to {T - 1}, the timesteps of this prior.")
+    if not 0 <= low <= high < schedule.T:
+        last = schedule.T - 1
+        raise ValueError(f"t_range is {low} to {high}; it must lie in 0 to {last}, the timesteps of this prior.")
+    low, high = min(low, schedule.last), min(high, schedule.last)
     steps = settings.steps
     if settings.timesteps == "annealed":
         return [round(high + (low - high) * step / max(steps - 1, 1)) for step in range(steps)]
@@ -129,7 +135,7 @@ class Run(Distillation):
         self.stream = Stream(s.seed, image)
         ids = list(range(s.drawn)) if ids is None else list(ids)
         self.ensemble = ensemble or Ensemble.of(len(ids))
-        self.timesteps = draw_timesteps(s, prior.schedule.T, ids=ids, stream=self.stream)
+        self.timesteps = draw_timesteps(s, prior.schedule, ids=ids, stream=self.stream)
         ids = [ids[row] for row in self.ensemble.mine]
         self.condition: Condition = prior.condition(prompt, "" if s.method == "nfsd" else s.negative_prompt, s.guidance)
         self.memory = plan(

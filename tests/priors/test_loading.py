@@ -175,7 +175,7 @@ def edit_index(folder: Path, **changes) -> str:
 @pytest.mark.parametrize(
     ("changes", "says"),
     [
-        ({"_class_name": "StableDiffusionXLInpaintPipeline"}, "InpaintPipeline; it must be a StableDiffusionPipeline"),
+        ({"_class_name": "StableDiffusionXLInpaintPipeline"}, "InpaintPipeline; it must be one of StableDiff"),
         ({"unet": ["evil_module", "UNet2DConditionModel"]}, "is an evil_module.UNet2DConditionModel"),
         ({"vae": ["diffusers", "AutoencoderTiny"]}, "it must be an AutoencoderKL"),
         ({"scheduler": ["mine", "Scheduler"]}, "it must be one of diffusers"),

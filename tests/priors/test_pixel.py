@@ -337,7 +337,7 @@ def edit(folder: Path, to: Path, file: str, **changes) -> str:
 @pytest.mark.parametrize(
     ("file", "changes", "says"),
     [
-        ("model_index.json", {"_class_name": "IFSuperResolutionPipeline"}, "it must be a StableDiffusionPip.* IFPip"),
+        ("model_index.json", {"_class_name": "IFSuperResolutionPipeline"}, "must be one of StableDiffusionPip.* IFPip"),
         ("model_index.json", {"text_encoder": [None, None]}, "is a None.None; it must be a T5EncoderModel"),
         ("model_index.json", {"unet": ["evil", "UNet2DConditionModel"]}, "is an evil.UNet2DConditionModel"),
         ("model_index.json", {"scheduler": ["diffusers", "NoScheduler"]}, "NoScheduler, is not in diffusers"),

@@ -8,10 +8,11 @@ import pytest
 import torch
 
 from rsd import cli
+from rsd.distributed import pick_device
 from rsd.errors import describe, is_mistake
 from rsd.runs.folder import RunFolder
 from rsd.runs.run import Run
-from rsd.runs.session import Session, collect_failure, flat, nested, pick_device
+from rsd.runs.session import Session, collect_failure, flat, nested
 
 
 @pytest.mark.parametrize(

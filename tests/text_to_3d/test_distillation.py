@@ -8,6 +8,7 @@ import torch
 from rsd.priors.latent import LatentPrior
 from rsd.randomness import Stream
 from rsd.runs.session import flat, nested
+from rsd.schedule import Schedule
 from rsd.tasks.text_to_3d.distillation import Run, draw_timesteps
 from rsd.tasks.text_to_3d.options import Settings
 from rsd.tasks.text_to_3d.prompts import views_of
@@ -15,6 +16,8 @@ from tests.scenes import sized
 
 Small = sized(Settings, grid_features=2, width=8)
 SCENES = dict(grid=(3, 6), samples=6, views=2, ambient_until=0.3, guidance=20, guidance_convention="dreamfusion")
+
+SCHEDULE = Schedule.scaled_linear()
 
 
 @pytest.fixture
@@ -28,9 +31,11 @@ def run(prior, *, numbers=None, **settings):
 
 
 def test_timesteps_are_the_dreamfusion_ones():
-    t = draw_timesteps(Settings(steps=3000), 1000, Stream(0))
+    t = draw_timesteps(Settings(steps=3000), SCHEDULE, Stream(0))
     assert min(t) == 20 and max(t) == 980 and sum(t) / 3000 == pytest.approx(500, abs=20)
-    assert t[:5] == draw_timesteps(Settings(steps=5), 1000, Stream(0))
+    assert t[:5] == draw_timesteps(Settings(steps=5), SCHEDULE, Stream(0))
+    flow = Schedule.flow(torch.arange(1, 1001) / 1000, torch.arange(1000))  # its last timestep has no signal
+    assert max(draw_timesteps(Settings(steps=999, t_range=(0.5, 1.0)), flow, Stream(0))) == 998
 
 
 @pytest.mark.parametrize("method", ["sds", "vsd"])

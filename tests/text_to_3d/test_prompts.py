@@ -129,6 +129,17 @@ def test_each_row_has_its_camera_s_words(tiny_pipeline, rows):
         assert torch.equal(bare.pose[rows[scene][view]], poses[view])
 
 
+def test_cameras_below_the_horizon_have_words_if_all_above_it_are_overhead(tiny_pipeline):
+    prior = LatentPrior(tiny_pipeline(), name="heads-views")
+    prior.posed = True
+    low = ViewPrompts(prior, "a man", PromptSettings(overhead=0.0))
+    camera = cameras([0.0])
+    for elevation, view in ((-5.0, "front"), (5.0, "overhead")):
+        asked = replace(camera, elevation=torch.full_like(camera.elevation, elevation))
+        assert low._place(0.0, elevation).split()[0] == view
+        assert low.condition(asked, torch.tensor([[0]])).embeddings.shape[0] == 1
+
+
 def test_mistakes():
     with pytest.raises(ValueError, match='Unknown view "top".* There are: front, side, back, overhead'):
         PromptSettings(view_prompts=("top=x",))

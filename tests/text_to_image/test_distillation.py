@@ -11,11 +11,14 @@ from rsd.memory import Memory
 from rsd.priors.latent import LatentPrior
 from rsd.priors.mixture import GaussianMixture
 from rsd.randomness import Stream
+from rsd.schedule import Schedule
 from rsd.spread import Spread
 from rsd.tasks.text_to_image.distillation import Latents, Run, Settings, draw_timesteps
 from rsd.tasks.text_to_image.options import DISTILLATION
 
 MODES = torch.tensor([[1.0, 0.0], [-1.0, 0.0]], dtype=torch.float64)
+
+SCHEDULE = Schedule.scaled_linear()
 
 
 def pixels(prior):
@@ -195,30 +198,30 @@ def test_a_larger_gamma_leaves_the_particles_further_apart(tiny):
 
 def test_uniform_timesteps_fill_the_range_both_ends_included():
     settings = Settings(t_range=(20, 24), steps=200, t_per_particle=True)
-    drawn = torch.stack(draw_timesteps(settings, 1000, ids=[0, 5], stream=Stream(0)))
+    drawn = torch.stack(draw_timesteps(settings, SCHEDULE, ids=[0, 5], stream=Stream(0)))
     assert drawn.shape == (200, 2) and not torch.equal(drawn[:, 0], drawn[:, 1])
     assert drawn.unique().tolist() == [20, 21, 22, 23, 24]
-    assert torch.equal(torch.stack(draw_timesteps(settings, 1000, ids=[5], stream=Stream(0)))[:, 0], drawn[:, 1])
+    assert torch.equal(torch.stack(draw_timesteps(settings, SCHEDULE, ids=[5], stream=Stream(0)))[:, 0], drawn[:, 1])
 
 
 def test_shared_timesteps_do_not_depend_on_the_particles_but_on_seed_and_image():
     settings = Settings(steps=20)
-    one = draw_timesteps(settings, 1000, ids=range(4), stream=Stream(0))
-    assert one == draw_timesteps(settings, 1000, ids=[7], stream=Stream(0)) and all(isinstance(t, int) for t in one)
-    assert one != draw_timesteps(settings, 1000, ids=range(4), stream=Stream(0, "other"))
-    assert one != draw_timesteps(settings, 1000, ids=range(4), stream=Stream(1))
+    one = draw_timesteps(settings, SCHEDULE, ids=range(4), stream=Stream(0))
+    assert one == draw_timesteps(settings, SCHEDULE, ids=[7], stream=Stream(0)) and all(isinstance(t, int) for t in one)
+    assert one != draw_timesteps(settings, SCHEDULE, ids=range(4), stream=Stream(0, "other"))
+    assert one != draw_timesteps(settings, SCHEDULE, ids=range(4), stream=Stream(1))
 
 
 def test_annealed_timesteps_go_straight_down():
     assert draw_timesteps(
-        Settings(steps=4, timesteps="annealed", t_range=(20, 950)), 1000, ids=[0], stream=Stream(0)
+        Settings(steps=4, timesteps="annealed", t_range=(20, 950)), SCHEDULE, ids=[0], stream=Stream(0)
     ) == [
         950,
         640,
         330,
         20,
     ]
-    assert draw_timesteps(Settings(steps=1, timesteps="annealed"), 1000, ids=[0], stream=Stream(0)) == [979]
+    assert draw_timesteps(Settings(steps=1, timesteps="annealed"), SCHEDULE, ids=[0], stream=Stream(0)) == [979]
 
 
 @pytest.mark.parametrize(
@@ -238,7 +241,7 @@ def test_settings_that_cannot_run_are_reported(changes, message):
 
 def test_a_range_outside_the_schedule_is_reported():
     with pytest.raises(ValueError, match="t_range is 20 to 1000; it must lie in 0 to 999"):
-        draw_timesteps(Settings(t_range=(20, 1000)), 1000, ids=[0], stream=Stream(0))
+        draw_timesteps(Settings(t_range=(20, 1000)), SCHEDULE, ids=[0], stream=Stream(0))
 
 
 def test_each_method_has_its_own_gamma_by_default():

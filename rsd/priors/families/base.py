@@ -21,7 +21,7 @@ from rsd.priors.base import (
     network,
     without,
 )
-from rsd.priors.families import BY_PIPELINE, Family, scale_factor
+from rsd.priors.families import BY_PIPELINE, Family, image_side, scale_factor
 from rsd.priors.families.words import Words, read, write
 from rsd.priors.watch import MAX_FEATURE, Watch
 from rsd.runs.words import with_article
@@ -78,10 +78,10 @@ class FamilyPrior(Prior):
         self.dtype = self.vae.dtype
         self._net_dtype = net.dtype
         self.factor = scale_factor(self.vae.config) * self.latent_patch
-        self.latent_shape = self._shape(size or (net.config.get("sample_size") or self.family.side) * self.factor)
+        self.latent_shape = self._shape(size or image_side(self.family, net.config, self.vae.config))
         self.image_size = max(self.latent_shape[1:]) * self.factor
         tokens = self.latent_shape[1] * self.latent_shape[2] // self.patch**2
-        self.schedule = Schedule.from_scheduler(pipeline.scheduler, tokens=tokens)
+        self.schedule = Schedule.from_scheduler(pipeline.scheduler, tokens=tokens, mu=self.mu(tokens))
         self.calls = Counter()
         self.watch = Watch()
         self._load_text, self._cache = load_text, cache
@@ -106,6 +106,10 @@ class FamilyPrior(Prior):
     def distilled(self) -> bool:
         """Whether the model has no unconditional prediction, so that guidance is impossible."""
         return bool(self.pipeline.config.get("is_distilled", False))
+
+    def mu(self, tokens: int) -> float | None:
+        """Return the pipeline's own logarithm of the shift for an image of ``tokens``; None: the scheduler's rule."""
+        return None
 
     def embed(self, text: str, device: torch.device, negative: bool) -> Words:
         """Embed a prompt with the pipeline's own encode_prompt. ``negative``: as a negative prompt."""

@@ -14,6 +14,12 @@ class Flux2Prior(FamilyPrior):
     patch = 1
     latent_patch = 2
 
+    def mu(self, tokens: int) -> float | None:
+        """Return the shift that the pipeline has in 4 steps if the model is distilled for few, else in 50."""
+        from diffusers.pipelines.flux2.pipeline_flux2_klein import compute_empirical_mu
+
+        return compute_empirical_mu(tokens, 4 if self.distilled else 50)
+
     def embed(self, text: str, device: torch.device, negative: bool) -> Words:
         return {"embeddings": self.pipeline.encode_prompt(text, device=device)[0]}
 

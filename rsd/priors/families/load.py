@@ -21,7 +21,7 @@ def load_family(
     found: Index, *, device: str | torch.device, dtype: torch.dtype, size: Size | None = None
 ) -> FamilyPrior:
     """Load the pipeline ``found`` from a folder or the hub. Text encoders are loaded for the first prompt that is not
-    in the cache, onto ``device`` if they fit. Raise ValueError with the remedy."""
+    in the cache, onto ``device`` if all of them fit. Raise ValueError with the remedy."""
     assert found.family is not None, "load_prior has found the family"
     family, listed = found.family, found.json(MARKER)
     with quietly():
@@ -46,10 +46,14 @@ def load_family(
         pipeline = kind(**parts, **settings, scheduler=load_scheduler(found))
 
     def load_text(prior: FamilyPrior) -> None:
+        encoders = {}
         for part in family.texts:
             if part.startswith("text_encoder") and listed[part][1]:
                 encoder = load_network(getattr(transformers, listed[part][1]), found, part, dtype)
-                setattr(prior.pipeline, part, encoder.to(roomy(encoder, prior.device)))
+                encoders[part] = encoder.to(roomy(encoder, prior.device))
+        fit = all(encoder.device.type == prior.device.type for encoder in encoders.values())
+        for part, encoder in encoders.items():  # together, since SD3 gives all of them tokens on one device
+            setattr(prior.pipeline, part, encoder if fit else encoder.to("cpu"))
 
     return prior_class(family)(
         pipeline, name=found.name, device=device, revision=found.commit, size=size, load_text=load_text,

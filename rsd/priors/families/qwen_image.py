@@ -37,7 +37,14 @@ class QwenImagePrior(FamilyPrior):
         return self.vae.encode(x.unsqueeze(2)).latent_dist.mode()[:, :, 0]
 
     def decoded(self, z: torch.Tensor) -> torch.Tensor:
-        return self.vae.decode(z.unsqueeze(2), return_dict=False)[0][:, :, 0]
+        """Decode without the autoencoder's clamp, through which saturated pixels have no gradient."""
+        kept: list[torch.Tensor] = []
+        hook = self.vae.decoder.register_forward_hook(lambda _, __, x: kept.append(x))
+        try:
+            self.vae.decode(z.unsqueeze(2))
+        finally:
+            hook.remove()
+        return kept[-1][:, :, 0]
 
     def scaled(self, z: torch.Tensor) -> torch.Tensor:
         mean, deviation = self._moments(z)

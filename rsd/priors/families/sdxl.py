@@ -26,18 +26,3 @@ class SDXLPrior(FamilyPrior):
         sizes = torch.tensor([[height, width, 0, 0, height, width]], device=z.device, dtype=z.dtype)
         added = {"text_embeds": words["pooled"], "time_ids": sizes.expand(len(z), -1)}
         return self.network(z, time, words["embeddings"], added_cond_kwargs=added, return_dict=False)[0]
-
-    def scaled(self, z: torch.Tensor) -> torch.Tensor:
-        mean, deviation = self._moments(z)
-        return (z - mean) * self.vae.config.scaling_factor / deviation
-
-    def unscaled(self, z: torch.Tensor) -> torch.Tensor:
-        mean, deviation = self._moments(z)
-        return z * deviation / self.vae.config.scaling_factor + mean
-
-    def _moments(self, z: torch.Tensor) -> tuple[torch.Tensor | float, torch.Tensor | float]:
-        """Return mean and deviation of each latent channel (Playground 2.5 has them), or 0 and 1."""
-        mean, deviation = (self.vae.config.get(key) for key in ("latents_mean", "latents_std"))
-        if mean is None or deviation is None:
-            return 0.0, 1.0
-        return z.new_tensor(mean).view(1, -1, 1, 1), z.new_tensor(deviation).view(1, -1, 1, 1)

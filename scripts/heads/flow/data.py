@@ -7,7 +7,6 @@ batches are enough; the others are eps - z.
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -17,6 +16,7 @@ from transformers import CLIPTextModel, CLIPTextModelWithProjection, CLIPTokeniz
 
 from rsd.heads.data import head_from_row, make_shard
 from scripts.heads.autoencoder import to_tensor
+from scripts.heads.fit import kept
 from scripts.heads.flow.network import pooled_states
 from scripts.heads.latent import LENGTH, sample_caption
 
@@ -26,15 +26,6 @@ FIRST_SHARDS, STEPS_PER_SHARD = 2, 100  # shards at the start, and steps per fur
 LIVE = 0.125  # share of a batch with targets eps - z
 EMPTY = 0.25  # share of targets without a caption
 LOW = -0.5  # mean of the logit of s: below 0 low noise is drawn more often
-
-
-def kept(file: Path, make: Callable[[], dict[str, torch.Tensor]]) -> dict[str, torch.Tensor]:
-    """Return the tensors of ``file``, which ``make`` computes if it is missing. The file is whole or not there."""
-    if not file.exists():
-        torch.save(make(), file.with_suffix(".tmp"))
-        file.with_suffix(".tmp").rename(file)
-    found: dict[str, torch.Tensor] = torch.load(file, weights_only=True)
-    return found
 
 
 @torch.no_grad()

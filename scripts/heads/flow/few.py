@@ -21,8 +21,7 @@ from diffusers import SD3Transformer2DModel, StableDiffusion3Pipeline
 from transformers import CLIPTextModelWithProjection, CLIPTokenizer
 
 from rsd.heads.data import head_at
-from scripts.heads.fit import fit, hold
-from scripts.heads.flow.data import kept
+from scripts.heads.fit import fit, hold, kept
 from scripts.heads.flow.network import assemble, one_token, pooled_states, velocity
 from scripts.heads.flow.train import optimiser, text_encoder
 from scripts.heads.latent import sample_caption

@@ -22,8 +22,8 @@ def main(argv: list[str]) -> int:
     for line in ignored_files([compare.images]):
         print(f"note: {line}")
     if compare.autocast:
+        from rsd.distributed import pick_device
         from rsd.priors.precision import settle_autocast
-        from rsd.runs.session import pick_device
 
         device = pick_device(compare.device or "auto")
         compare.autocast = settle_autocast(compare.autocast, device, typed="--autocast" in argv)

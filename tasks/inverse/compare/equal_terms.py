@@ -11,11 +11,11 @@ import torch
 import torch.nn.functional as F
 
 from rsd import metrics
+from rsd.distributed import pick_device
 from rsd.heads.agreement import open_values
 from rsd.media import fit_to, read_image
 from rsd.metrics.scoring import ScoreRequest, Scorers, diversity, load_scorers
 from rsd.priors import over_heads
-from rsd.runs.session import pick_device
 from rsd.runs.summary import particles
 
 from ..inputs import Job

@@ -8,8 +8,10 @@ from typing import Any
 
 import pytest
 import torch
+from diffusers.pipelines.flux2.pipeline_flux2_klein import compute_empirical_mu
 
 from rsd.priors.base import joined
+from rsd.priors.families import image_side
 from rsd.priors.families.flux import packed, unpacked
 from rsd.priors.families.load import prior_of
 from tests.priors.families.tiny import BUILD, build
@@ -222,3 +224,36 @@ def test_pooled_embeddings_are_the_pipelines_own(family, tmp_path):
         (text, other, pooled, other_pooled), strict=True,
     ):  # fmt: skip
         assert torch.equal(got, expected)
+
+
+@pytest.mark.parametrize("family", BUILD)
+def test_pictures_have_the_pipeline_s_size_unless_told_otherwise(family, tmp_path):
+    pipe = build(family, tmp_path)
+    prior = prior_of(pipe)
+    expected = image_side(prior.family, prior.network.config, pipe.vae.config)
+    assert prior.image_shape == (3, expected, expected)
+
+
+@pytest.mark.parametrize("distilled", [True, False])
+def test_the_noise_levels_of_klein_are_its_pipeline_s(distilled, tmp_path):
+    pipe = build("flux2", tmp_path, distilled=distilled)
+    prior, steps = prior_of(pipe, size=64), 4 if distilled else 50
+    tokens = prior.latent_shape[1] * prior.latent_shape[2]
+    schedule = prior.schedule
+    ours = [schedule.sigma(t) / (schedule.alpha(t) + schedule.sigma(t)) for t in (999, 749, 499, 249)]
+    pipe.scheduler.set_timesteps(sigmas=[1.0, 0.75, 0.5, 0.25], mu=compute_empirical_mu(tokens, steps))
+    assert ours == pytest.approx(pipe.scheduler.sigmas[:4].tolist(), abs=1e-5)
+
+
+def test_saturated_pixels_of_qwen_image_have_gradients(tmp_path):
+    pipe = build("qwen_image", tmp_path)
+    prior = prior_of(pipe, size=16)
+    z = torch.randn(1, *prior.latent_shape, generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        inside = prior.decode(z)
+        pipe.vae.decoder.conv_out.weight.mul_(40)
+    z.requires_grad_()
+    x = prior.decode(z)
+    assert inside.abs().max() < 1 and (x.abs() > 1).float().mean() > 0.3
+    [gradient] = torch.autograd.grad(x[x.abs() > 1].sum(), z)
+    assert gradient.abs().max() > 0
