@@ -60,7 +60,7 @@ class Measure(TaskOptions):
     """Measure clean images: y = f(x) + sigma_v v, one .safetensors file per image, in float32.
 
     `rsd restore FILE.safetensors` with the same --task and --prior restores it; y and its noise equal those of `rsd
-    restore IMAGE --clean` with the same --seed. A picture of each measurement is written to pictures/.
+    restore IMAGE --clean` with the same --seed and --prior. A picture of each measurement is written to pictures/.
     """
 
     EXAMPLES: ClassVar[tuple[str, ...]] = (

@@ -221,7 +221,7 @@ class Restore(TaskOptions, Settings, RunOptions, PriorOptions, FeatureOptions, S
     """scratches: only write what the detector takes for scratches to --out (default: runs/masks)."""
 
     keep_known: bool | None = None
-    """Inpainting: copy the known pixels into the samples (default: yes without --clean if --sigma-v is 0)."""
+    """Inpainting: copy the known pixels into the samples (default: yes without --clean, for --sigma-v up to 2/255)."""
 
     metrics: tuple[Literal["lpips", "dists", "clip", "fid"], ...] = ()
     """Figures that need networks of their own: lpips, dists and fid with --clean, clip with --prompt."""

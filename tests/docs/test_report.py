@@ -71,7 +71,7 @@ def test_the_documents_give_its_figures():
     claims = [claim for row in EXPERIMENTS.values() for claim in row["claims"]]
     assert headline(claims) in text.replace("\n", " ")
     held, not_held, undecided = ([claim["state"] for claim in claims].count(state) for state in STATES[:3])
-    output = f"{held} held, {not_held} did not and {undecided} are within noise"
+    output = f"{held} held, {not_held} did not and {undecided} are undecided"
     assert output in (ROOT / "README.md").read_text(encoding="utf-8").replace("\n", " ")
     table = re.findall(r"^\| (\w+): .*? \| ([^|]*) \| ([^|]*) \|$", text, re.M)
     assert len(table) >= 5
