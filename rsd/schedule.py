@@ -61,7 +61,8 @@ class Schedule:
             return cls.flow(s, (s * T).float())
         if kind != "FlowMatchEulerDiscreteScheduler":
             raise ValueError(
-                f"The scheduler {kind} has no alphas_cumprod and is not a flow scheduler; use a DDIMScheduler."
+                f"The scheduler {kind} has no alphas_cumprod and is not a flow scheduler; use a model "
+                "that was trained with a DDPM schedule or as a flow."
             )
         if scheduler.config.invert_sigmas:
             raise ValueError(f"The scheduler {kind} has invert_sigmas, which is not supported; use another model.")

@@ -246,7 +246,10 @@ def check_scheduler(scheduler: Any, name: str, *, flow: bool = False) -> str:
         return "flow"
     if getattr(scheduler, "alphas_cumprod", None) is None:
         kind = type(scheduler).__name__
-        raise ValueError(f'The scheduler of the prior "{name}", {kind}, has no cumulative alphas; use a DDIMScheduler.')
+        raise ValueError(
+            f'The scheduler of the prior "{name}", {kind}, has no cumulative alphas; use a model that was '
+            "trained with a DDPM schedule."
+        )
     prediction = scheduler.config.get("prediction_type")
     if prediction not in ("epsilon", "v_prediction"):
         raise ValueError(f'The prior "{name}" predicts "{prediction}"; only epsilon and v_prediction are supported.')
