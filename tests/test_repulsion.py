@@ -157,6 +157,18 @@ def test_window_and_groups():
     assert Interaction(interacting=2, ensembles=2).groups(6).tolist() == [[0, 1], [3, 4]]
 
 
+def test_what_is_recorded_is_what_is_applied():
+    """Particles whose own timestep is outside the window are not moved, and count as 0."""
+    z, schedule = features(3), Schedule.vp(torch.linspace(0.99, 0.01, 100, dtype=torch.float64))
+    r = torch.ones_like(z)
+    push = Interaction(2.0, window=(0.4, 1.0), embed=torch.sin).push(
+        r, z, z, torch.tensor([10, 60, 90]), 4, schedule, Spread(range(3))
+    )
+    applied = r - push.apply(r)
+    torch.testing.assert_close(push.pushed, applied, rtol=0, atol=1e-12)
+    assert not push.pushed[0].any() and push.pushed[1:].any()
+
+
 def test_the_limit_shortens_what_is_longer_than_the_residual_and_nothing_else():
     """|change_i| <= every * limit * |r_i|, each particle by itself, in its direction."""
     z, schedule = features(3), Schedule.vp(torch.linspace(0.99, 0.01, 100, dtype=torch.float64))

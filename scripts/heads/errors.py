@@ -88,11 +88,11 @@ def flow_errors(
         eps = torch.randn(z.shape, generator=generator)
         at = s[:, None, None, None]
         z_s = torch.lerp(z, eps, at)
-        for found, v in (
-            (theirs, teacher.velocity(z, eps, s, captions)),
-            (ours, velocity(pipe.transformer, z_s, s, pooled)),
-        ):
-            found.append(float(((z_s - at * v - z) ** 2).mean()))
+        clean = (
+            z_s - at * v for v in (teacher.velocity(z, eps, s, captions), velocity(pipe.transformer, z_s, s, pooled))
+        )
+        for found, z_0 in zip((theirs, ours), clean, strict=True):
+            found.append(float(((z_0 - z) ** 2).mean()))
     return {
         "sigma/alpha": list(map(float, ratios)), "heads": theirs, "flow": ours,
         "flow / heads": [a / b for a, b in zip(ours, theirs, strict=True)],

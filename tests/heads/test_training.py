@@ -13,7 +13,7 @@ from rsd.heads.attributes import ATTRIBUTES, VIEWS, Head, caption, visible
 from rsd.heads.data import head_at, head_from_row, make_shard
 from rsd.priors import load_prior
 from scripts.heads import errors, evaluate, features, latent, pixel
-from scripts.heads.fit import averaged, cosine, fit, hold, native_precision
+from scripts.heads.fit import averaged, cosine, fit, hold, kept, native_precision
 
 
 @pytest.fixture(autouse=True)
@@ -314,3 +314,27 @@ def test_dino_trains_views_of_one_size_and_its_teacher_is_an_ordinary_vit(tmp_pa
     vit = features.train(make_shard("train", 0, count=6)["images"], tmp_path, steps=2, batch=4)
     assert vit(torch.zeros(2, 3, 64, 64)).last_hidden_state.shape == (2, 65, 128)
     assert not any(p.requires_grad for p in vit.parameters())
+
+
+def test_initial_weights_that_the_package_lacks_are_left_out_and_other_missing_ones_are_reported(tmp_path, monkeypatch):
+    from scripts.heads import __main__ as stages
+
+    monkeypatch.setattr(stages, "WEIGHTS", tmp_path)
+    assert stages._initial(None) is None and stages._initial(tmp_path / "flow") is None
+    with pytest.raises(ValueError, match="/flow does not exist; check the path"):
+        stages._initial(tmp_path / "mine" / "flow")
+    (tmp_path / "flow").mkdir()
+    assert stages._initial(tmp_path / "flow") == tmp_path / "flow"
+
+
+def test_a_file_is_made_once_and_whole(tmp_path):
+    made = []
+
+    def make():
+        made.append(1)
+        return torch.ones(2), torch.zeros(3)
+
+    for _ in range(2):
+        ones, zeros = kept(tmp_path / "latents.pt", make)
+        assert ones.tolist() == [1, 1] and zeros.shape == (3,)
+    assert len(made) == 1 and [file.name for file in tmp_path.iterdir()] == ["latents.pt"]

@@ -8,7 +8,8 @@ import pytest
 import torch
 from PIL import Image
 
-from rsd import hub
+import rsd
+from rsd import features, hub
 from rsd.cli import main
 from rsd.media import read_image, read_measurement, write_measurement
 from rsd.priors import has_photos
@@ -16,6 +17,7 @@ from rsd.priors.photo import save_photo
 from rsd.runs import batch
 from rsd.tasks.inverse import choice
 from rsd.tasks.inverse.choice import auto_prior
+from rsd.tasks.inverse.operators import make_operator
 from rsd.tasks.inverse.packaged import parse, resolved
 from tests.priors.test_photo import build
 
@@ -277,8 +279,6 @@ def test_a_preview_is_written_while_a_run_is_under_way(restore, monkeypatch):
 
 
 def test_the_function_takes_pictures_of_any_size(photos):
-    import rsd
-    from rsd.tasks.inverse.operators import make_operator
 
     y = torch.rand(1, 3, 10, 14) * 2 - 1
     for operator, sides in (
@@ -289,6 +289,18 @@ def test_the_function_takes_pictures_of_any_size(photos):
         assert found.images.shape == (1, 3, *sides) and found.source.startswith(
             ("any_photos.yaml", "sr4_photos.yaml", "deblur_motion_photos.yaml", "inpaint_half_face_photos.yaml")
         )
+
+
+def test_the_function_compares_pictures_of_the_packaged_size(photos, monkeypatch):
+    loaded = []
+    real = features.load_features
+    monkeypatch.setattr(
+        features, "load_features", lambda name, **k: loaded.append((name, k["size"])) or real(name, **k)
+    )
+    y, operator = torch.zeros(1, 3, 10, 14), make_operator("sr2", size=(20, 28))
+    rsd.restore(y, operator, prior=str(photos), steps=2, particles=2, gamma=1.0)
+    rsd.restore(torch.zeros(1, 3, 16, 16), make_operator("sr4", size=64), steps=2, particles=2, gamma=1.0)
+    assert loaded == [("pixels", 64), ("heads", None)]
 
 
 def test_a_prior_of_one_size_restores_larger_pictures_too(tiny_folder, tmp_path, monkeypatch, capsys):

@@ -45,6 +45,27 @@ def test_the_size_of_pictures_is_told_by_small_files(family, side, saved, tmp_pa
     assert image_size(str(tmp_path)) == side
 
 
+@pytest.mark.parametrize("fits", [True, False])
+def test_text_encoders_are_on_one_device(fits, saved, monkeypatch):
+    """If T5 does not fit on the GPU, CLIP stays on the CPU too: SD3's pipeline puts all tokens on one device."""
+
+    class Encoder:
+        device = torch.device("cpu")
+
+        def to(self, device):
+            self.device = torch.device(device)
+            return self
+
+    prior = load_prior(str(saved("sd3")), size=16)
+    gpu = prior.device = torch.device("cuda", 0)
+    free = iter([gpu, gpu, gpu if fits else torch.device("cpu")])
+    monkeypatch.setattr("rsd.priors.families.load.load_network", lambda *_: Encoder())
+    monkeypatch.setattr("rsd.priors.families.load.roomy", lambda *_: next(free))
+    prior._load_text(prior)
+    encoders = [getattr(prior.pipeline, part) for part in ("text_encoder", "text_encoder_2", "text_encoder_3")]
+    assert {encoder.device.type for encoder in encoders} == {"cuda" if fits else "cpu"}
+
+
 def test_text_encoders_come_with_the_first_new_prompt_and_go(saved):
     prior = load_prior(str(saved("sd3")), size=16)
     assert prior.pipeline.text_encoder is None

@@ -232,6 +232,8 @@ def test_pictures_have_the_pipeline_s_size_unless_told_otherwise(family, tmp_pat
     prior = prior_of(pipe)
     expected = image_side(prior.family, prior.network.config, pipe.vae.config)
     assert prior.image_shape == (3, expected, expected)
+    if hasattr(pipe, "default_sample_size") and not prior.network.config.get("sample_size"):
+        assert expected == pipe.default_sample_size * pipe.vae_scale_factor
 
 
 @pytest.mark.parametrize("distilled", [True, False])
