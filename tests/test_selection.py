@@ -159,6 +159,11 @@ def broken(image: torch.Tensor) -> dict[str, torch.Tensor]:
     return {"blot": blot, "specks": specks, "turned": turned}
 
 
+def test_where_none_is_plausible_all_are():
+    phi, scores = points(6), random_scores(6)
+    assert select(phi, 3, scores, torch.zeros(6, dtype=torch.bool)) == select(phi, 3, scores)
+
+
 def test_a_broken_head_is_left_out(monkeypatch):
     """Heads with the same left half; of the broken ones some differ most in features, and all are implausible."""
     monkeypatch.setattr(selection, "denoising_errors", functools.cache(selection.denoising_errors))  # found once

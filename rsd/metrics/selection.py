@@ -70,8 +70,9 @@ def select(
     features: torch.Tensor, number: int, scores: torch.Tensor | None = None, plausible: torch.Tensor | None = None
 ) -> Selection:
     """Select ``number`` of M particles with features [M, d], scores [M] (None: all fit equally well) and ``plausible``,
-    bool [M] (None: all are)."""
-    plausible = torch.ones(len(features), dtype=torch.bool) if plausible is None else plausible
+    bool [M] (None: all are, as if none is)."""
+    if plausible is None or not plausible.any():
+        plausible = torch.ones(len(features), dtype=torch.bool)
     relative = torch.zeros(len(features), dtype=torch.float64)
     relative[plausible] = to_best(None if scores is None else scores[plausible], int(plausible.sum()))
     fitting = [i for i, value in enumerate(relative.tolist()) if value * TOLERANCE >= 1 - ROUNDING]

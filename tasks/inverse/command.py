@@ -59,8 +59,8 @@ def settle(options: Restore, jobs: list[Job], *, typed: bool) -> None:
 class Measure(TaskOptions):
     """Measure clean images: y = f(x) + sigma_v v, one .safetensors file per image, in float32.
 
-    `rsd restore FILE.safetensors` with the same --task and --prior restores it; y and its noise equal those of `rsd
-    restore IMAGE --clean` with the same --seed and --prior. A picture of each measurement is written to pictures/.
+    `rsd restore FILE.safetensors` with the same --task, --prior and --seed restores it; y and its noise equal those
+    of `rsd restore IMAGE --clean` with the same three. A picture of each measurement is written to pictures/.
     """
 
     EXAMPLES: ClassVar[tuple[str, ...]] = (

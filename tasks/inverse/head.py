@@ -109,7 +109,7 @@ class RestoreHead(Head):
             warnings.warn(
                 f"{what} {verb} not look like a built-in head. The prior {prior} knows only cartoon heads "
                 f"of {self.size} px and will fill in parts of those, even if they do not fit. For photographs use "
-                f"Stable Diffusion, on a GPU: --prior {EXAMPLE['latents']}",
+                f"--prior photos, or Stable Diffusion on a GPU: --prior {EXAMPLE['latents']}",
                 stacklevel=2,
             )
         super().announce(items)
@@ -147,7 +147,7 @@ class RestoreHead(Head):
         changed."""
         images, y = particles(folder), media.read_measurement(folder.path / "measurement.safetensors")
         local = item.options.fitted == "whole" and hides(item.options.task)
-        size = y.shape[-1] if local else images.shape[-1]
+        size = self.size if local else images.shape[-1]
         check_metrics(item.options, size)
         problem = self.load(item, size)
         if not same_measurement(problem.y, y):
@@ -187,7 +187,7 @@ class RestoreHead(Head):
         if not keep_known(item.options, context):
             return images
         assert context.operator.observed is not None
-        return torch.where(context.operator.observed, context.y.float(), images)
+        return torch.where(context.operator.observed.cpu(), context.y.float(), images)  # the operator may be on a GPU
 
     def whole(self, images: torch.Tensor, context: Problem) -> torch.Tensor:
         """Return images in the whole picture."""

@@ -139,6 +139,7 @@ def same_measurement(a: torch.Tensor, b: torch.Tensor, share: float = 1e-4) -> b
     return torch.allclose(a, b, rtol=0, atol=share * most, equal_nan=True)
 
 
+@torch.enable_grad()  # also where the caller has turned gradients off
 def restore(
     y: torch.Tensor,
     operator: Callable[[torch.Tensor], torch.Tensor] | str,

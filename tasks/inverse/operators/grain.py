@@ -80,7 +80,9 @@ class PoissonDenoise(Operator):
         u, c = (d + 1) / 2, ((y + 1) / 2).clamp(min=0) * self.peak
         weight = 4 * tau / self.sigma**2  # of (v - u)^2 / 2 beside peak v - c log v
         b = self.peak / weight - u
-        return 2 * ((b.square() + 4 * c / weight).sqrt() - b) / 2 - 1
+        root, product = (b.square() + 4 * c / weight).sqrt(), c / weight
+        # For b > 0 root - b would cancel. 2 v - 1 with v the positive root:
+        return 2 * torch.where(b > 0, 2 * product / (root + b.clamp(min=0)), (root - b) / 2) - 1
 
     def first(self, y: torch.Tensor) -> torch.Tensor:
         """Return y."""

@@ -119,7 +119,9 @@ def grey_share(levels: torch.Tensor) -> float:
 
 def known_of(levels: torch.Tensor, path: str | Path, hole: str = "black") -> torch.Tensor:
     """Return the KNOWN pixels of a mask, bool, thresholded at mid-grey; ``hole``: the colour of hidden pixels. Raise
-    ValueError if every pixel is hidden."""
+    ValueError for another colour than black or white, and if every pixel is hidden."""
+    if hole not in ("black", "white"):
+        raise ValueError(f'The colour of hidden pixels is "{hole}"; give black or white.')
     known = (levels > 0.5) if hole == "black" else (levels <= 0.5)
     if not known.any():
         other = "white" if hole == "black" else "black"

@@ -268,7 +268,7 @@ def _set_rawmode(picture: Any, rawmode: str) -> None:
 def _deep_png(small: bytes, values: np.ndarray) -> bytes:
     """Return a PNG of 16 bits a channel, uint16 [H, W, C], with the other chunks of the PNG ``small``."""
     height, width, channels = values.shape
-    rows = values.astype(">u2").view(np.uint8).reshape(height, -1)
+    rows = np.ascontiguousarray(values, dtype=">u2").view(np.uint8).reshape(height, -1)
     rows = np.concatenate(
         [rows[:1], rows[1:] - rows[:-1]]
     )  # each row less the one above (filter 2; the first: above 0)
