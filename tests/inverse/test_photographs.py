@@ -279,7 +279,6 @@ def test_a_preview_is_written_while_a_run_is_under_way(restore, monkeypatch):
 
 
 def test_the_function_takes_pictures_of_any_size(photos):
-
     y = torch.rand(1, 3, 10, 14) * 2 - 1
     for operator, sides in (
         (make_operator("sr2", size=(20, 28)), (20, 28)),
@@ -320,6 +319,28 @@ def test_a_prior_of_one_size_restores_larger_pictures_too(tiny_folder, tmp_path,
     assert answers(tmp_path / "blur")[0].shape == values.shape
     assert main(["restore", "small.png", "--kernel", "kernel.npy", "--fit", "crop", *fixed, "--out", "crop"]) == 0
     assert answers(tmp_path / "crop")[0].shape == (16, 16, 3)
+
+
+def test_a_sheet_that_is_the_whole_picture_takes_figures_later(tiny_folder, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    draw("photo.png", 40, 50)
+    mask("mask.png", 40, 50, *((y, y + 2, x, x + 2) for y in (2, 19, 36) for x in (2, 16, 31, 46)))
+    words = [
+        "--prior",
+        str(tiny_folder("epsilon")),
+        "--steps",
+        "2",
+        "-n",
+        "2",
+        "--features",
+        "pixels",
+        "--fit",
+        "whole",
+    ]
+    run = ["restore", "photo.png", "--mask", "mask.png", *words, "--out", "out"]
+    assert main(run) == 0 and read_measurement(tmp_path / "out" / "measurement.safetensors").shape[-2:] == (40, 50)
+    assert main([*run, "--resume", "--div-features", "pixels"]) == 0
+    assert "already done in out; added: div" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("words", [["--task", "denoise"], ["--task", "jpeg", "--method", "rlsd"], ["--mask", "alpha"]])
