@@ -24,7 +24,7 @@ from rsd.metrics.scoring import diversity
 from rsd.metrics.selection import choose, report
 from rsd.priors.describe import describe
 from rsd.runs import cluster
-from rsd.runs.folder import RunFolder, check_folder_of_runs, locked
+from rsd.runs.folder import SAMPLES, RunFolder, check_folder_of_runs, locked
 from rsd.runs.head import Head, Item, Networks, load_head_scorers, load_networks
 from rsd.runs.progress import Progress
 from rsd.runs.run import Run
@@ -134,7 +134,7 @@ def check_items(head: Head, folders: Mapping[Item, RunFolder], device: torch.dev
         collect_failure(item.label, failures, partial(head.check_item, item, device), head.several)
     for item, folder in folders.items():
         if item.label not in failures:
-            check = partial(folder.check, head.config(item), added=head.added)
+            check = partial(folder.check, head.config(item), added=head.added, inputs=head.inputs(item))
             collect_failure(item.label, failures, check, head.several and not head.all_or_none)
     head.announce(todo)
     return failures
@@ -184,7 +184,10 @@ def run_one(head: Head, item: Item, networks: Networks, folder: RunFolder, ensem
     own = Ensemble.of(options.drawn) if ensemble.alone else ensemble
     with locked(folder.path) if main else nullcontext():
         if main:
-            folder.open(head.config(item), added=head.added)
+            folder.open(head.config(item), added=head.added, inputs=head.inputs(item))
+            if folder.ended:
+                lost = f"{folder.lost} of {folder.samples} samples are missing in {folder.path / SAMPLES}"
+                print(f"{item.title}: {lost}; it runs again", flush=True)
         # Run to the end.
         with head.start(item, networks, own, folder) as (run, context):
             session = Session(run, folder, prior, whole=lambda images: head.whole(images, context))

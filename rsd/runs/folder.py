@@ -29,6 +29,7 @@ import yaml
 
 SUMMARIES = ("summary.json", "summary.csv")
 CONFIG, LOG, METRICS, CHECKPOINT = "config.yaml", "steps.jsonl", "metrics.json", "checkpoint.safetensors"
+INPUTS, SAMPLES = "inputs.json", "particles"
 LOCK = ".lock"
 """The lock file of a process that works in the folder. A killed process leaves the file, unlocked."""
 CHECKSUM = "crc32"
@@ -263,11 +264,11 @@ class RunFolder:
     """The folder of one run. Nothing is created before :meth:`open`; writers hold the lock (:func:`locked`).
 
     Raises ValueError if ``path`` is a file or contains another run (unless ``resume``) or other files, PermissionError
-    if it is not writable.
+    if it is not writable. ``samples``: how many pictures a finished run has in particles/.
     """
 
-    def __init__(self, path: Path, *, resume: bool = False):
-        self.path, self.resume, self._ours = path, resume, False
+    def __init__(self, path: Path, *, resume: bool = False, samples: int = 0):
+        self.path, self.resume, self.samples, self._ours = path, resume, samples, False
         held = _contents(path)
         begun = CONFIG in held
         if not begun and (others := _foreign_names(held, {CONFIG})):  # the config is written first
@@ -277,15 +278,36 @@ class RunFolder:
 
     @property
     def done(self) -> bool:
-        """Whether the run has finished."""
+        """Whether the run has finished and has all its samples."""
+        return self.ended and not self.lost
+
+    @property
+    def ended(self) -> bool:
+        """Whether the run has written its metrics, which comes last."""
         return (self.path / METRICS).exists()
 
+    @property
+    def lost(self) -> int:
+        """How many samples are missing."""
+        held = {file.stem for file in (self.path / SAMPLES).glob("*")}
+        return sum(f"{k:02d}" not in held for k in range(self.samples))
+
     def check(
-        self, config: dict[str, Any], *, later: Collection[str] = (), added: Mapping[str, Any] | None = None
-    ) -> None:
-        """Raise ValueError if the folder contains a run with other settings (:meth:`differences`)."""
+        self, config: dict[str, Any], *, later: Collection[str] = (), added: Mapping[str, Any] | None = None,
+        inputs: Collection[Path] = (),
+    ) -> None:  # fmt: skip
+        """Raise ValueError if the folder contains a run with other settings (:meth:`differences`), or if one of the
+        ``inputs``, the files that it reads, has changed since. Older versions kept no digests of them."""
         if other := self.differences(config, later=later, added=added):
             raise ValueError(f"Cannot resume {self.path} with other settings: {other}; choose another --out.")
+        file = self.path / INPUTS
+        before = json.loads(file.read_text(encoding="utf-8")) if file.exists() else {}
+        for name, digest in digests(inputs).items() if before else ():
+            if before.get(name, digest) != digest:
+                raise ValueError(
+                    f"{name} is not the file that the run in {self.path} began with; put that file back, or choose "
+                    "another --out."
+                )
 
     def differences(
         self, config: dict[str, Any], *, later: Collection[str] = (), added: Mapping[str, Any] | None = None
@@ -303,19 +325,22 @@ class RunFolder:
         return ", ".join(f"{k} {before.get(k)!r} is now {config.get(k)!r}" for k in other)
 
     def open(
-        self, config: dict[str, Any], *, later: Collection[str] = (), added: Mapping[str, Any] | None = None
-    ) -> None:
-        """Create the folder with its config.yaml, or update the ``later`` settings that were None. Raise ValueError if
-        it contains a run with other settings (:meth:`check`), PermissionError if it cannot be created."""
+        self, config: dict[str, Any], *, later: Collection[str] = (), added: Mapping[str, Any] | None = None,
+        inputs: Collection[Path] = (),
+    ) -> None:  # fmt: skip
+        """Create the folder with its config.yaml and the digests of its ``inputs``, or update the ``later`` settings
+        that were None. Raise ValueError if it contains another run (:meth:`check`), PermissionError if it cannot be
+        created."""
         file = self.path / CONFIG
         if file.exists() and not (self.resume or self._ours):  # another process has started a run meanwhile
             raise _other_run(self.path)
-        self.check(config, later=later, added=added)
+        self.check(config, later=later, added=added, inputs=inputs)
         self._ours = True
-        if file.exists() and not later:
-            return
         try:
-            write_bytes(file, yaml.safe_dump(config, sort_keys=False, allow_unicode=True).encode())
+            if later or not file.exists():
+                write_bytes(file, yaml.safe_dump(config, sort_keys=False, allow_unicode=True).encode())
+            if inputs and not (self.path / INPUTS).exists():
+                self.write_json(INPUTS, digests(inputs))
         except OSError as error:
             raise _not_writable(self.path, error) from error
 
@@ -379,6 +404,16 @@ class RunFolder:
     def metrics(self) -> dict[str, Any]:
         """Read the metrics of a finished run."""
         return json.loads((self.path / METRICS).read_text(encoding="utf-8"))
+
+
+def digests(files: Collection[Path]) -> dict[str, str]:
+    """Return the SHA-256 of each of the files that exist, by its absolute path."""
+    found = {}
+    for path in files:
+        if path.is_file():
+            with path.open("rb") as file:
+                found[str(path.resolve())] = hashlib.file_digest(file, "sha256").hexdigest()
+    return found
 
 
 def _checksum(tensors: Mapping[str, Any], about: str) -> str:

@@ -114,7 +114,16 @@ class Head(ABC):
 
     def run_folder(self, item: Item, *, resume: bool = True) -> RunFolder:
         """Return the folder of a run. Raise ValueError or OSError if it contains something else."""
-        return RunFolder(self.out / item.folder if self.several else self.out, resume=resume)
+        path = self.out / item.folder if self.several else self.out
+        return RunFolder(path, resume=resume, samples=self.pictures(item))
+
+    def pictures(self, item: Item) -> int:
+        """Return how many pictures a finished run has in particles/."""
+        return int(item.options.kept)
+
+    def inputs(self, item: Item) -> Collection[Path]:
+        """Return the files that a run is made from."""
+        return ()
 
     # Checks, before any model is loaded.
 

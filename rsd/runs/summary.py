@@ -11,12 +11,12 @@ from typing import Any
 import torch
 
 from rsd.media import read_image
-from rsd.runs.folder import RunFolder, write_bytes, write_json
+from rsd.runs.folder import SAMPLES, RunFolder, write_bytes, write_json
 
 
 def particles(folder: RunFolder) -> torch.Tensor:
     """Read the samples of a finished run, [N, 3, H, W] in [-1, 1], from its 8-bit pictures."""
-    return torch.cat([read_image(p) for p in sorted((folder.path / "particles").glob("[0-9]*"))])
+    return torch.cat([read_image(p) for p in sorted((folder.path / SAMPLES).glob("[0-9]*"))])
 
 
 def summarise(

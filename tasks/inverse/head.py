@@ -29,7 +29,7 @@ from .names import hides
 from .operators import Operator
 from .operators.base import measurement_fit
 from .operators.linear import check_exact
-from .options import Restore, divergence_remedy
+from .options import ALPHA, Restore, divergence_remedy
 from .packaged import ADDED, resolve, resolved
 from .problem import Problem, check_task, load, make, on
 from .results import SCORES, check_metrics, distance, headline, keep_known, write_results
@@ -121,6 +121,11 @@ class RestoreHead(Head):
     def config(self, item: Item) -> dict[str, Any]:
         """Return the content of a run's config.yaml."""
         return {**resolved(item.options), "images": [str(item.source.path.resolve())]}
+
+    def inputs(self, item: Item) -> Sequence[Path]:
+        """Return the picture, and the files of its mask and its kernel."""
+        o = item.options
+        return [path for path in (item.source.path, o.mask, o.kernel) if path and path != ALPHA]
 
     def score_request(self, items: Sequence[Item]) -> ScoreRequest:
         """Return what to score. The lines of a manifest may have their own prompts and clean images."""

@@ -83,9 +83,15 @@ class SceneHead(PromptHead):
             s = Settings.of(item.options)
             ViewPrompts(prior, item.source, s, seed=s.seed, numbers=range(s.particles))
 
+    def pictures(self, item: Item) -> int:
+        """Return 0: what is missing of a finished run is made again from its scenes."""
+        return 0
+
     def missing_figures(self, held: dict[str, Any], item: Item) -> list[str]:
-        """Return the parts of a finished run that would differ now."""
-        return outputs.outdated_parts(held, item.options)
+        """Return the parts of a finished run that would differ now, or that are missing."""
+        outdated = outputs.outdated_parts(held, item.options)
+        lost = outputs.lost_parts(held, self.run_folder(item).path)
+        return [part for part in outputs.PARTS if part in {*outdated, *lost}]
 
     def needs_scorers(self, missing: Sequence[str]) -> bool:
         """Return whether figures are among them; pictures and meshes need no networks."""

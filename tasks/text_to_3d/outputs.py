@@ -96,6 +96,14 @@ def outdated_parts(held: dict[str, Any], options: TextTo3D) -> list[str]:
     return parts + ["figures"] * (other_div or old_janus or old_agreement)
 
 
+def lost_parts(held: dict[str, Any], folder: Path) -> list[str]:
+    """Return the parts of which a finished run with the metrics ``held`` has lost files."""
+    scenes = {scene_folder(folder, number): mesh for number, mesh in enumerate(held.get("meshes") or ())}
+    drawn = all(len([*at.glob("views/*.png")]) == VIEWS and (at / "turntable.gif").exists() for at in scenes)
+    meshed = all(any(at.glob("mesh.*")) for at, mesh in scenes.items() if mesh)
+    return [part for part, whole in (("pictures", drawn), ("meshes", meshed)) if not whole]
+
+
 def remake(
     prompt: str, options: TextTo3D, held: dict[str, Any], parts: Sequence[str], folder: RunFolder,
     *, settings: SceneSettings, scorers: Scorers, device: torch.device,

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from rsd.distributed import Ensemble
-from rsd.runs.folder import METRICS, RunFolder, write_json
+from rsd.runs.folder import RunFolder, write_json
 from rsd.runs.head import Item, Networks
 from rsd.runs.prompts import PromptJob, folder_names, shorten
 from rsd.runs.summary import write_csv
@@ -66,7 +66,7 @@ class SweepHead(ImageHead):
     def announce(self, items: Sequence[Item]) -> None:
         """Print the number of runs, and warn of words that the prior does not know."""
         size = f"{len(self.settings)} settings of {len(self.names)} prompts"
-        todo = sum(not (self.out / item.folder / METRICS).exists() for item in self.items)
+        todo = sum(not self.run_folder(item).done for item in self.items)
         print(f"{len(self.items)} runs: {size}; {todo} to do", flush=True)
         super().announce(items)
 

@@ -223,16 +223,44 @@ def test_a_resumed_run_has_the_inputs_that_it_began_with(restore, here, monkeypa
     monkeypatch.chdir(here)
     shutil.copy("right.png", "mask.png")
     assert restore(*flags, "--resume", steps=6) == 2
+    told = "{} is not the file that the run in {} began with; put that file back, or choose another --out."
+    assert told.format(here / "mask.png", here / "out") in capsys.readouterr().err
+    (here / "out" / "inputs.json").rename("inputs.json")  # older versions had none
+    assert restore(*flags, "--resume", steps=6) == 2
     assert "The measurement differs from the one that this run began with" in capsys.readouterr().err
+    (here / "inputs.json").rename(here / "out" / "inputs.json")
     shutil.copy("left.png", "mask.png")
     photo = (here / "photo.png").read_bytes()
     shutil.copy("other.png", "photo.png")
     assert restore(*flags, "--resume", steps=6) == 2
     (here / "photo.png").write_bytes(photo)
     assert restore(*flags, "--resume", steps=6) == 0
+    capsys.readouterr()
+    for name, other in (("mask.png", "right.png"), ("photo.png", "other.png")):
+        mine = (here / name).read_bytes()
+        shutil.copy(other, name)
+        assert restore(*flags, "--resume", steps=6) == 2
+        assert told.format(here / name, here / "out") in capsys.readouterr().err
+        (here / name).write_bytes(mine)
+    assert restore(*flags, "--resume", steps=6) == 0 and "already done" in capsys.readouterr().out
     shutil.copy("right.png", "mask.png")
+    (here / "out" / "inputs.json").unlink()
     assert restore(*flags, "--resume", "--div-features", "pixels", steps=6) == 2
     assert "is not the file that" in capsys.readouterr().err
+
+
+def test_a_finished_run_that_lost_a_sample_runs_again(restore, here, capsys):
+    flags = ("photo.png", "other.png", "--clean")
+    assert restore(*flags) == 0
+    lost, kept = (here / "out" / name / "particles" / "01.png" for name in ("photo.png", "other.png"))
+    before, time = lost.read_bytes(), kept.stat().st_mtime_ns
+    lost.unlink()
+    assert restore(*flags, "--resume", "--dry-run") == 0
+    said = capsys.readouterr().out
+    assert "other.png: finished in" in said and "photo.png: finished" not in said
+    assert restore(*flags, "--resume") == 0
+    assert f"photo.png: 1 of 2 samples are missing in {lost.parent}; it runs again" in capsys.readouterr().out
+    assert lost.read_bytes() == before and kept.stat().st_mtime_ns == time
 
 
 def test_an_operator_that_fails_on_the_device_is_told_first(here):

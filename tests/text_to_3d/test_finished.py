@@ -77,6 +77,16 @@ def test_only_what_differs_is_made(make, monkeypatch):
     assert set(metrics(out)["reasons"]) == {"agreement", "janus"} and None not in metrics(out)["meshes"]
 
 
+def test_lost_pictures_and_meshes_are_made_again(make, capsys):
+    _, out = make("red dog", steps=1)
+    before = files(out)
+    for name in ("scenes/00/views/030.png", "scenes/01/mesh.glb"):
+        (out / name).unlink()
+    capsys.readouterr()
+    assert make("red dog", "--resume", steps=1)[0] == 0
+    assert "added: pictures, meshes" in capsys.readouterr().out and files(out) == before
+
+
 def test_a_run_without_its_scenes_is_an_error(make, capsys):
     """Older versions of rsd wrote no scenes.safetensors, and no flags in metrics.json."""
     _, out = make("red dog", "-n", "1", "--turntable", "36", "--mesh-resolution", "96", "--size", "16", steps=1)

@@ -50,7 +50,7 @@ class Pair:
 
     def cell(self, job: Job) -> RunFolder:
         """Return the run folder of one image."""
-        return RunFolder(self.folder / slug(job.title), resume=True)
+        return RunFolder(self.folder / slug(job.title), resume=True, samples=job.options.kept)
 
 
 def title(task: str, method: str) -> str:

@@ -43,7 +43,7 @@ def run(compare: Compare, pairs: list[Pair], left_out: dict[str, str]) -> int:
     for pair in able:
         head = RestoreHead(pair.options, pair.jobs)
         for item in head.items:  # before anything is written: a comparison must not mix settings
-            pair.cell(item.source).check(head.config(item), added=head.added)
+            pair.cell(item.source).check(head.config(item), added=head.added, inputs=head.inputs(item))
     for name, why in left_out.items():
         print(f"left out: {name}: {why}")
     failures: dict[str, str] = {}
