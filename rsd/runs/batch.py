@@ -124,7 +124,7 @@ def check_folders(head: Head, items: Sequence[Item], device: torch.device) -> di
 
 def check_items(head: Head, folders: Mapping[Item, RunFolder], device: torch.device) -> Failures:
     """Check all items before any model is loaded. Return the errors by item label. Raise the error if there is only one
-    item or if it concerns all items."""
+    item, if it concerns all items, or if a folder's run has other settings: one summary does not mix settings."""
     failures: Failures = {}
     todo = [item for item, folder in folders.items() if not folder.done]
     if todo:
@@ -134,8 +134,7 @@ def check_items(head: Head, folders: Mapping[Item, RunFolder], device: torch.dev
         collect_failure(item.label, failures, partial(head.check_item, item, device), head.several)
     for item, folder in folders.items():
         if item.label not in failures:
-            check = partial(folder.check, head.config(item), added=head.added, inputs=head.inputs(item))
-            collect_failure(item.label, failures, check, head.several and not head.all_or_none)
+            folder.check(head.config(item), added=head.added, inputs=head.inputs(item))
     head.announce(todo)
     return failures
 

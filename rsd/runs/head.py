@@ -93,8 +93,6 @@ class Head(ABC):
     scores: ClassVar[Sequence[Score]] = ()
     figures: Sequence[str] = ()
     """Columns of the summary that have means."""
-    all_or_none: ClassVar[bool] = False
-    """Whether one existing run with other settings is an error for all items."""
     names_finished: ClassVar[bool] = True
     """Whether finished runs to which nothing is added are printed."""
 

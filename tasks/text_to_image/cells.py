@@ -43,7 +43,6 @@ class SweepHead(ImageHead):
     what = "runs"
     own = OWN
     runs = "runs/*/*"
-    all_or_none = True  # a sweep with other settings needs another folder
     names_finished = False
 
     def __init__(self, out: Path, points: Sequence[Point], prompts: Sequence[str]):

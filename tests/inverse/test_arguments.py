@@ -200,6 +200,19 @@ def test_a_folder_of_runs_is_extended_with_resume(restore, here, capsys):
     assert len(list((here / "out").glob("*/metrics.json"))) == 3
 
 
+def test_a_refusal_leaves_the_summary_of_a_folder_of_runs(restore, here, capsys):
+    assert restore("photo.png", "other.png", "--clean") == 0
+    before = {path: path.read_bytes() for path in (here / "out").rglob("*") if path.is_file()}
+    assert restore("photo.png", "other.png", "--clean", "--resume", "--seed", 1) == 2
+    said = capsys.readouterr().err
+    assert f"Cannot resume {here / 'out' / 'photo.png'} with other settings: seed 0 is now 1" in said
+    shutil.copy("left.png", "other.png")
+    shutil.copy("photo.png", "third.png")
+    assert restore("photo.png", "other.png", "third.png", "--clean", "--resume") == 2
+    assert "other.png is not the file that the run in" in capsys.readouterr().err
+    assert {path: path.read_bytes() for path in (here / "out").rglob("*") if path.is_file()} == before
+
+
 def test_two_inputs_with_the_same_name_are_rejected(restore, here, capsys):
     shutil.copy("photo.png", "photo.bmp")
     shutil.copy("other.png", "other.bmp")
