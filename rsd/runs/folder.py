@@ -15,6 +15,7 @@ import subprocess
 import sys
 import tempfile
 import time
+import unicodedata
 import warnings
 import zlib
 from collections.abc import Collection, Iterator, Mapping
@@ -37,9 +38,10 @@ CHECKSUM = "crc32"
 
 
 def slug(text: str, limit: int = 60) -> str:
-    """Return a safe folder name of lower-case letters, digits, dots and dashes. A long or changed text ends in a short
-    hash, so different texts have different names, also on file systems that ignore case."""
-    safe = re.sub(r"[^a-z0-9.]+", "-", text.lower()).strip("-.")
+    """Return a safe folder name of lower-case letters without accents, digits, dots and dashes. A long or changed text
+    ends in a short hash, so different texts have different names, also on file systems that ignore case."""
+    plain = "".join(c for c in unicodedata.normalize("NFKD", text.casefold()) if not unicodedata.combining(c))
+    safe = re.sub(r"[^a-z0-9.]+", "-", plain).strip("-.")
     if safe and safe == text and len(safe) <= limit:
         return safe
     mark = hashlib.sha256(text.encode(errors="surrogateescape")).hexdigest()[:8]

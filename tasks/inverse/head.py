@@ -231,7 +231,7 @@ class RestoreHead(Head):
 
     def row(self, item: Item, held: dict[str, Any], folder: RunFolder) -> dict[str, Any]:
         """Return an image's line of the summary."""
-        row: dict[str, Any] = {"image": item.title}
+        row: dict[str, Any] = {"image": item.title, "folder": folder.path.name}
         row |= {f"{score}_{part}": (held.get(score) or {}).get(part) for score, part in self.parts}
         cover = held["coverage"] or {}
         row |= {name: held.get(name) for name in ("div", "vendi", "div_features")} | {"coverage": cover.get("mean")}

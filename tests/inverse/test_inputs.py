@@ -170,6 +170,7 @@ def test_a_manifest_is_restored_and_continues_after_a_failure(photos, restore, c
     assert "absent.png" in message.err and "nowhere.png" in message.err and "2 done, 2 failed" in message.out
     summary = json.loads((photos / "out" / "summary.json").read_text())
     assert [row["image"] for row in summary["images"]] == ["a.png", "other"] and len(summary["failed"]) == 2
+    assert all((photos / "out" / row["folder"] / "metrics.json").exists() for row in summary["images"])
     assert summary["images"][0]["psnr_mean"] is not None and summary["images"][1]["psnr_mean"] is None
     for name in ("absent.png", "nowhere.png"):
         (photos / name).write_bytes((photos / "mask.png").read_bytes())

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import os
+import re
 import zlib
 from pathlib import Path
 
@@ -37,6 +38,14 @@ def test_what_was_none_may_be_given_later(tmp_path):
 def test_slug_keeps_safe_names():
     for name in ("photo", "photo.png", "a-b.c", "7"):
         assert slug(name) == name
+
+
+@pytest.mark.parametrize(
+    ("name", "kept"),
+    [("Été à Zürich.PNG", "ete-a-zurich.png"), ("e\u0301te\u0301", "ete"), ("Straße", "strasse"), ("Ａ １", "a-1")],
+)
+def test_slug_keeps_letters_with_accents_and_capitals(name, kept):
+    assert re.fullmatch(rf"{kept}-[0-9a-f]{{8}}", slug(name))
 
 
 ODD = [
