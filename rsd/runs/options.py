@@ -234,7 +234,8 @@ class RunOptions:
     out: Path | None = None
     """The run folder (default: in runs/, named after the input and the method)."""
     config: Path | None = None
-    """A YAML file of these fields; flags override it (default: only the packaged settings)."""
+    """A YAML file of these fields, such as the config.yaml of a run; flags and inputs of the command line override it
+    (default: only the packaged settings)."""
     resume: bool = False
     """Resume an interrupted run, or add to a folder of runs; finished runs are skipped."""
     shard: str | None = None
@@ -359,8 +360,9 @@ class PromptOptions:
     prompt: Annotated[tuple[str, ...], Flag(positional=True)] = ()
     """What to show; each prompt is one run."""
     prompts: Path | None = None
-    """A text file of prompts, one a line, # begins a comment; or a manifest (.jsonl, .csv), whose lines have a "prompt"
-    and settings such as seed, gamma, guidance (docs/scale.md; default: the prompts of the command line)."""
+    """A text file of prompts, one a line (a line that starts with # is a comment); or a manifest (.jsonl, .csv), whose
+    lines have a "prompt" and settings such as seed, gamma, guidance (docs/scale.md; default: the prompts of the command
+    line)."""
     allow_empty: bool = False
     """Allow an empty prompt."""
 

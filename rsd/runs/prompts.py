@@ -58,8 +58,12 @@ class PromptCommand:
         return f"rsd {self.name}"
 
     def layers(self, argv: Sequence[str]) -> tuple[dict[str, Any], dict[str, Any]]:
-        """Return the fields that --config sets, and those that the command line sets."""
-        return layers_of(self.kind, argv, prog=self.prog, positional="prompt")
+        """Return the fields that --config sets, and those that the command line sets, whose prompts replace those of
+        the file."""
+        file, given = layers_of(self.kind, argv, prog=self.prog, positional="prompt")
+        if "prompts" in given:
+            file.pop("prompt", None)
+        return file, given
 
     def resolve(self, file: Mapping[str, Any], given: Mapping[str, Any]) -> tuple[Any, str]:
         """Return the options from the packaged settings, then ``file``, then ``given``; and the name of the packaged

@@ -110,8 +110,8 @@ def layered(
 def layers_of(kind: type, argv: Sequence[str], *, prog: str, positional: str) -> tuple[dict[str, Any], dict[str, Any]]:
     """Return the values of the fields that --config sets, and of those that the command line sets.
 
-    ``positional``: the field without a flag, which files do not set; "" if there is none. Raise ValueError or OSError,
-    with the name of the file, for mistakes.
+    ``positional``: the field without a flag; "" if there is none. Raise ValueError or OSError, with the name of the
+    file, for mistakes.
     """
     given = values(kind, argv, prog=prog)
     config = given.get("config")
@@ -160,11 +160,19 @@ def command_words(kind: type, settings: Mapping[str, Any]) -> list[str]:
 
 
 def file_values(kind: type, path: Path, positional: str) -> dict[str, Any]:
-    """Return the values of the fields in a YAML file, without ``positional``.
+    """Return the values of the fields in a YAML file. ``positional``: the one without a flag.
 
     Raise ValueError or OSError with the file, the field and the remedy.
     """
-    return values(kind, file_flags(kind, read_yaml(path), str(path), skip=(positional,)), prog="")
+    settings = read_yaml(path)
+    found = values(kind, file_flags(kind, settings, str(path), skip=(positional,)), prog="")
+    if (inputs := settings.get(positional)) is not None:
+        try:
+            several = inputs if isinstance(inputs, list) else [inputs]
+            found[positional] = _json_value(kind, fields_of(kind)[positional], several)
+        except ValueError as error:
+            raise ValueError(f"{path}: {error}") from error
+    return found
 
 
 def file_flags(kind: type, settings: Mapping[str, Any], where: str, *, skip: Collection[str] = ()) -> list[str]:
@@ -225,7 +233,8 @@ def read_yaml(path: Path) -> dict[str, Any]:
         raise FileNotFoundError(f"{path} is not a file; check the path.")
     example = "write one `field: value` per line, for example `gamma: 20`"
     try:
-        settings = yaml.safe_load(path.read_text(encoding="utf-8"))
+        loader = _Loader(path.read_text(encoding="utf-8"))
+        settings = loader.get_single_data()
     except UnicodeDecodeError as error:
         raise ValueError(f"{path} is not UTF-8 text; save it as UTF-8.") from error
     except OSError as error:
@@ -236,7 +245,27 @@ def read_yaml(path: Path) -> dict[str, Any]:
         raise ValueError(f"{path} is not YAML{line} ({why}); {example}.") from error
     if not isinstance(settings, dict):
         raise ValueError(f"{path} contains no settings; {example}.")
+    for key in loader.twice:
+        raise ValueError(f'{path}: the field "{key}" is given twice; leave one of them out.')
     return settings
+
+
+class _Loader(yaml.SafeLoader):
+    """Also lists the keys that a mapping has twice; YAML would take the last of them."""
+
+    def __init__(self, text: str):
+        super().__init__(text)
+        self.twice: list[str] = []
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        """Construct a mapping."""
+        self.twice += repeated([key.value for key, _ in node.value])
+        return super().construct_mapping(node, deep)
+
+
+def repeated(names: Sequence[str]) -> list[str]:
+    """Return the names that are there more than once."""
+    return [name for name in dict.fromkeys(names) if names.count(name) > 1]
 
 
 def shard(text: str | None) -> tuple[int, int]:
@@ -323,7 +352,7 @@ def _json_rows(path: Path, columns: Sequence[str]) -> Iterator[tuple[int, dict[s
             continue
         with _naming(path, number):
             try:
-                cells = json.loads(line)
+                cells = json.loads(line, object_pairs_hook=_unique)
             except json.JSONDecodeError as error:
                 raise ValueError(f"this is not JSON ({error.msg} at column {error.colno}).") from error
             cells = cells if isinstance(cells, dict) else {}
@@ -331,9 +360,18 @@ def _json_rows(path: Path, columns: Sequence[str]) -> Iterator[tuple[int, dict[s
         yield number, cells
 
 
+def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """Return a JSON object; Python would take the last of two equal keys."""
+    for key in repeated([key for key, _ in pairs]):
+        raise ValueError(f'the key "{key}" is given twice; leave one of them out.')
+    return dict(pairs)
+
+
 def _table_rows(path: Path, columns: Sequence[str]) -> Iterator[tuple[int, dict[str, Any]]]:
     reader = csv.DictReader(io.StringIO(_manifest_text(path), newline=""), skipinitialspace=True)
     with _naming(path, 1):
+        for name in repeated(reader.fieldnames or ()):
+            raise ValueError(f'the column "{name}" is there twice; leave one of them out.')
         _check_columns("column", reader.fieldnames or (), columns)
         if columns[0] not in (reader.fieldnames or ()):
             raise ValueError(f'the column "{columns[0]}" is missing; the first line names the columns.')

@@ -152,6 +152,7 @@ def settings(sweep: Sweep) -> list[Setting]:
     given = {name: value for name, value in given.items() if value not in (None, ())}
     shared = {name: value for name, value in given.items() if name in PASSED}
     file = file_values(TextToImage, sweep.config, "prompt") if sweep.config else {}
+    file.pop("prompt", None)  # a sweep has its own
     found = [Setting("ancestral", 0.0, None, _options("ancestral", 0.0, {}, shared))]
     for method in (m for m in sweep.methods if m != "ancestral"):
         for gamma in sweep.gammas:

@@ -180,6 +180,8 @@ def test_a_file_may_give_more_than_its_task_reads(here, restore):
     held = yaml.safe_load((here / "out" / "config.yaml").read_text())
     assert restore("photo.png", "--config", here / "out" / "config.yaml", "--clean", out="again", n=3) == 0
     assert yaml.safe_load((here / "again" / "config.yaml").read_text()) == held
+    assert restore("--config", here / "out" / "config.yaml", out="once", n=3) == 0  # the picture is in the file too
+    assert yaml.safe_load((here / "once" / "config.yaml").read_text()) == held
 
 
 @pytest.mark.parametrize("held", ["thesis.tex", "run/thesis.tex", "config.yaml"])

@@ -109,6 +109,7 @@ def test_a_line_may_tune_its_sampler(photos):
         ({"image": "a.png", "preset": 50, "steps": 20}, "line 2: preset 50 is for 50 steps, but steps is 20"),
         ({"image": "a.png", "method": "psld", "hyper": ["zeta=1"]}, "line 2: Method psld has no hyper-parameter"),
         ({"image": "a.png", "hyper": "zeta=1"}, 'hyper is "zeta=1"; give a list of texts.'),
+        ('{"image": "a.png", "seed": 1, "seed": 2}', 'line 2: the key "seed" is given twice; leave one of them out.'),
         ('{"image": ', "line 2: this is not JSON (Expecting value at column 11)"),
     ],
 )
@@ -138,6 +139,7 @@ def test_a_table_is_a_manifest_too(photos):
     ("text", "message"),
     [
         ("image,gama\na.png,1\n", 'jobs.csv, line 1: unknown column "gama". Did you mean "gamma"? There are: image'),
+        ("image,seed,seed\na.png,1,2\n", 'line 1: the column "seed" is there twice'),
         ("task,seed\nsr4,1\n", 'line 1: the column "image" is missing'),
         ("image,seed\na.png,1\nb.png,few\n", 'jobs.csv, line 3: seed is "few"; give a whole number.'),
         ("image,seed\n,1\n", 'line 2: fill in the column "image".'),

@@ -52,6 +52,8 @@ def test_a_mistaken_field_is_named_with_its_file_and_what_it_takes(file, command
         (b"", "own.yaml contains no settings"),
         (b"prompt: caf\xe9\n", "own.yaml is not UTF-8 text; save it as UTF-8."),
         (b"config: more.yaml\n", "own.yaml: config has no meaning in a file; write the fields of more.yaml here."),
+        (b"gamma: 1\nseed: 3\ngamma: 2\n", 'own.yaml: the field "gamma" is given twice; leave one of them out.'),
+        (b"images: 3\n", "own.yaml: images is [3]; give a list of paths."),
         (b"lambda: 1\nlambda_: 2\n", 'own.yaml: the field "lambda" is given twice; leave one of them out.'),
     ],
 )
@@ -81,6 +83,18 @@ def test_a_list_at_a_file_s_end_does_not_take_the_prompt_for_its_own(file):
     file.write_text("prompt: of another run\nmetrics: [clip]\n")
     options, _ = parse_text(["--config", "own.yaml", "a man"])
     assert options.prompt == ("a man",) and options.metrics == ("clip",)
+
+
+def test_a_file_names_the_inputs_unless_the_command_line_does(file):
+    file.write_text("images: [photo.png]\ntask: sr4\n")
+    assert parse_restore(["--config", "own.yaml"])[0].images == (Path("photo.png"),)
+    Path("other.png").touch()
+    assert parse_restore(["other.png", "--config", "own.yaml"])[0].images == (Path("other.png"),)
+    file.write_text("prompt: a man\nseed: 3\n")
+    assert parse_text(["--config", "own.yaml"])[0].prompt == ("a man",)
+    assert parse_text(["a cat", "--config", "own.yaml"])[0].prompt == ("a cat",)
+    Path("prompts.txt").touch()
+    assert parse_text(["--prompts", "prompts.txt", "--config", "own.yaml"])[0].prompt == ()
 
 
 def test_what_the_other_layers_decide_the_packaged_file_does_not(file):
