@@ -11,6 +11,7 @@ import shutil
 import signal
 import time
 import traceback
+import warnings
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
@@ -130,6 +131,13 @@ class Session:
         """
         frames = {round(k * (steps - 1) / FRAMES) for k in range(FRAMES + 1)}
         run, folder, main = self.run, self.folder, self.ensemble.main
+        lost = sum(step < run.step and not self.frame(step).exists() for step in frames) if main else 0
+        if lost:
+            warnings.warn(
+                f"{lost} of {len(frames)} pictures of the film are missing in {self.frame(0).parent}; "
+                "evolution.gif leaves them out.",
+                stacklevel=2,
+            )
         with interruptible() as signals, progress_bar(steps, name, done=run.step) as show:
             listeners = (show, *_LISTENERS.get())
             for record in run.steps():
@@ -141,7 +149,7 @@ class Session:
                     images = run.images()
                     if main:
                         shown = strip(media.shrunk(self.whole(images), FILM))
-                        media.write_png(folder.path / "frames" / f"{record.step:05d}.png", shown)
+                        media.write_png(self.frame(record.step), shown)
                         media.write_png(folder.path / PREVIEW, shown)
                 stopped = [listen(self, record) for listen in listeners]
                 interrupted = self.ensemble.agree(bool(signals) or any(stopped))
@@ -150,10 +158,14 @@ class Session:
                 if interrupted:
                     raise KeyboardInterrupt
 
+    def frame(self, step: int) -> Path:
+        """Return the file of a step's picture in the film."""
+        return self.folder.path / "frames" / f"{step:05d}.png"
+
     def film(self, images: torch.Tensor) -> None:
         """Write evolution.gif from the frames and the result ``images`` [N, 3, H, W]."""
         folder = self.folder.path
-        files = sorted((folder / "frames").glob("*.png"))
+        files = sorted(self.frame(0).parent.glob("*.png"))
         last = media.shrunk(self.whole(images), FILM)
         frames = [_unstrip(media.read_image(f), len(images)) for f in files]
         media.write_gif(folder / "evolution.gif", [*frames, last])
@@ -174,7 +186,7 @@ class Session:
         self.folder.write_json("provenance.json", about)
         write_bytes(self.folder.path / "citations.bib", bibtex(cited).encode())
         self.folder.finish({**figures, **spent})
-        shutil.rmtree(self.folder.path / "frames", ignore_errors=True)
+        shutil.rmtree(self.frame(0).parent, ignore_errors=True)
         (self.folder.path / PREVIEW).unlink(missing_ok=True)
 
 

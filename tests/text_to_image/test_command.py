@@ -166,7 +166,7 @@ def test_every_method_runs(draw, method):
     )
 
 
-def test_a_run_killed_between_checkpoints_and_at_its_very_end_has_its_whole_gif(draw, monkeypatch):
+def test_a_run_killed_between_checkpoints_and_at_its_very_end_has_its_whole_gif(draw, monkeypatch, capsys):
     flags = ("red dog", "--method", "sds", "--checkpoint-every", "3")
     _, whole = draw(*flags, out="whole", steps=5)
     monkeypatch.setattr(RunFolder, "finish", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
@@ -175,6 +175,19 @@ def test_a_run_killed_between_checkpoints_and_at_its_very_end_has_its_whole_gif(
     code, out = draw(*flags, "--resume", steps=5)  # from step 3, whose frame and the next are drawn again
     assert code == 0 and (out / "evolution.gif").read_bytes() == (whole / "evolution.gif").read_bytes()
     assert Image.open(out / "evolution.gif").n_frames == 5 and not (out / "frames").exists()
+    assert "pictures of the film" not in capsys.readouterr().err
+
+
+def test_a_resumed_run_says_that_pictures_of_its_film_are_lost(draw, monkeypatch, capsys):
+    flags = ("red dog", "--method", "sds", "--checkpoint-every", "3")
+    monkeypatch.setattr(RunFolder, "finish", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+    code, out = draw(*flags, steps=5)
+    assert code == 130
+    monkeypatch.undo()
+    (out / "frames" / "00001.png").unlink()
+    code, _ = draw(*flags, "--resume", steps=5)
+    said = f"1 of 5 pictures of the film are missing in {out / 'frames'}; evolution.gif leaves them out."
+    assert code == 0 and said in capsys.readouterr().err and (out / "evolution.gif").exists()
 
 
 @pytest.fixture
