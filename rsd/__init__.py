@@ -29,3 +29,8 @@ def __getattr__(name: str) -> Any:
 
         return text_to_3d
     raise AttributeError(f"module 'rsd' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    """List also the functions that are not imported yet."""
+    return sorted({*globals(), *__all__})

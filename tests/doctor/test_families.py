@@ -21,8 +21,11 @@ def test_every_family_has_a_line(monkeypatch, tmp_path):
         (folder / "model_index.json").write_text("[" if kind is None else json.dumps({"_class_name": kind}))
     monkeypatch.setattr(families, "on_disk", lambda found=families.on_disk(tmp_path): found)
     first, *rest = families.lines()
-    assert "in bfloat16, on cpu with 20 GiB free" in first and len(rest) == len(FAMILIES)
-    of = dict(zip((family.title for family in FAMILIES), rest, strict=True))
+    assert "in bfloat16, on cpu with 20 GiB free" in first and len(rest) == 2 + len(FAMILIES)
+    of = dict(zip((family.title for family in families.ALL), rest, strict=True))
+    assert all(line.startswith(f"  {title} (") for title, line in of.items())
+    assert of["Stable Diffusion 1.5 and 2.1"].endswith("1.9 + 0.6 GiB, fits; me/sd")
+    assert "8.0 + 8.9 GiB, fits without text encoders: " in of["DeepFloyd IF"]
     assert of["FLUX.1"].endswith("22.4 + 9.1 GiB, too large; me/flux")
     assert of["SANA"].endswith("fits; none on disk")
 

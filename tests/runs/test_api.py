@@ -11,6 +11,11 @@ from rsd.media import read_image, to_uint8
 from rsd.priors.latent import LatentPrior
 
 
+def test_the_functions_are_listed_before_they_are_imported():
+    assert set(rsd.__all__) <= set(dir(rsd)) and "__version__" in dir(rsd)
+    assert all(callable(getattr(rsd, name)) for name in rsd.__all__)
+
+
 @pytest.mark.parametrize(("method", "changes"), [("sds", {"gamma": 5.0}), ("particle-guidance", {})])
 def test_pictures_are_the_command_s(method, changes, tmp_path):
     seen = []
