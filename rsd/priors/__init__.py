@@ -73,6 +73,12 @@ def built_in() -> list[str]:
     return [name for name in index.BUILT_IN if name not in missing]
 
 
+def from_hub(name: str) -> bool:
+    """Return whether a prior comes from the hub, and so has revisions."""
+    _, name = index.split(name)
+    return not (name in index.BUILT_IN or is_own(name) or Path(name).expanduser().is_dir())
+
+
 def over_heads(name: str) -> bool:
     """Return whether a prior is over the built-in heads, whose vocabulary and attributes are known."""
     return name in index.HEADS
@@ -132,7 +138,7 @@ def check_size(name: str, size: tuple[int, int], revision: str | None = None) ->
     found = index.find(name, revision)
     if found.parts == index.PHOTO:
         return
-    if found.family is None:
+    if found.family is None or over_heads(name):
         raise ValueError(f"{one}, {index.image_size(found)} px; leave --size out.")
     from rsd.priors.families.load import prior_class
 

@@ -35,7 +35,7 @@ from rsd.metrics.scoring import (
     missing_figures,
 )
 from rsd.metrics.selection import Fit
-from rsd.priors import check_prior_name, has_text, image_size, load_prior
+from rsd.priors import check_prior_name, has_text, image_size, is_latent, load_prior
 from rsd.priors.base import Prior
 from rsd.runs.folder import SUMMARIES, RunFolder
 from rsd.runs.prompts import PromptCommand, PromptJob, default_name, folder_names, prompt_notes, shorten, word_notes
@@ -139,6 +139,9 @@ class Head(ABC):
     def check_shared(self, device: torch.device) -> None:
         """Raise ValueError, OSError or ImportError if no item can run with these options."""
         _ = self.size
+        o = self.options
+        if o.force_decoder and not is_latent(o.prior, o.revision):
+            raise ValueError(f"--force-decoder goes with priors of latents, which {o.prior} has not; leave it out.")
 
     def check_memory(self) -> None:
         """Raise ValueError if an item's samples alone, as pictures, do not fit into the free memory."""

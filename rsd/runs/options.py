@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal, Self
 
-from rsd.priors import over_heads, takes_any_size
+from rsd.priors import from_hub, over_heads, takes_any_size
 from rsd.runs.flags import Flag, fields_of, hints_of
 from rsd.runs.settings import shard
 from rsd.runs.words import expected, unknown_name
@@ -202,11 +202,15 @@ NOISE = ("noise", "inversion_steps")
 """The fields of DiffusionSettings."""
 
 
-def unread_noise(options: Any, others: Unread) -> Unread:
-    """Return the unread fields ``others``, with the number of inversion steps if the noise is not inverted."""
-    if options.noise == "inverted" or "noise" in others:
-        return others
-    return {**others, "inversion_steps": ("--noise inverted", f"the noise is {options.noise}")}
+def unread_shared(options: Any, others: Unread) -> Unread:
+    """Return the unread fields ``others``, with those of the options that heads share: the revision of a prior that has
+    none, and the number of inversion steps if the noise is not inverted."""
+    found = dict(others)
+    if not from_hub(options.prior):
+        found["revision"] = ("priors from the hub", f"the prior is {options.prior}")
+    if options.noise != "inverted" and "noise" not in others:
+        found["inversion_steps"] = ("--noise inverted", f"the noise is {options.noise}")
+    return found
 
 
 @dataclass(kw_only=True)

@@ -24,7 +24,7 @@ from rsd.runs.options import (
     check_types,
     features_of,
     readers,
-    unread_noise,
+    unread_shared,
 )
 from rsd.runs.options import check_used as check_unread
 from rsd.runs.settings import is_manifest
@@ -334,7 +334,7 @@ class Restore(TaskOptions, Settings, RunOptions, PriorOptions, FeatureOptions, S
             found["lr_x"] = ("--x-step adam", f"the {'preset' if self.preset else 'setting'} has the exact one")
         if self.selects:
             found = {name: why for name, why in found.items() if name not in READ_BY_SELECTION}
-        return {**unread_noise(self, found), **self.unread_numbers()}
+        return {**unread_shared(self, found), **self.unread_numbers()}
 
     def without_unread(self) -> Restore:
         """Return the options without those that the task does not read, which a file for several tasks may give."""

@@ -22,7 +22,7 @@ from rsd.runs.options import (
     Unread,
     features_of,
     readers,
-    unread_noise,
+    unread_shared,
 )
 from rsd.runs.words import match_name, synonyms, unknown_name
 
@@ -295,7 +295,7 @@ class TextTo3D(Settings, RunOptions, PriorOptions, FeatureOptions, DivOptions, P
             found |= {name: ("--optimiser fit", "the optimiser is adam") for name in FITTED}
         if self.background not in ("learned", "plain"):
             found["lr_background"] = ("--background learned or plain", f"the background is {self.background}")
-        return unread_noise(self, found)
+        return unread_shared(self, found)
 
     @property
     def features_name(self) -> str:

@@ -25,7 +25,7 @@ from rsd.runs.options import (
     Unread,
     features_of,
     readers,
-    unread_noise,
+    unread_shared,
 )
 from rsd.runs.words import match_name, synonyms, unknown_name
 
@@ -241,7 +241,7 @@ class TextToImage(Settings, RunOptions, PriorOptions, SizeOptions, FeatureOption
             found["lr"] = ("--optimiser adam", "the optimiser is ddim")
         if self.selects:
             found = {name: why for name, why in found.items() if name not in READ_BY_SELECTION}
-        return {**unread_noise(self, found), **self.unread_numbers()}
+        return {**unread_shared(self, found), **self.unread_numbers()}
 
     @property
     def interacts(self) -> bool:

@@ -178,6 +178,21 @@ def test_a_run_killed_between_checkpoints_and_at_its_very_end_has_its_whole_gif(
     assert "pictures of the film" not in capsys.readouterr().err
 
 
+@pytest.mark.parametrize(
+    ("flags", "told"),
+    [
+        (["--prior", "heads", "--revision", "main"], "goes with priors from the hub, but the prior is heads;"),
+        (["--prior", ".", "--revision", "main"], "--revision goes with priors from the hub, but the prior is ."),
+        (["--prior", "heads-pixels", "--force-decoder", "tiny"], "goes with priors of latents, which heads-pixels has"),
+        (["--prior", "heads-flow-few", "--size", "128"], '"heads-flow-few" makes pictures of one size, 64 px'),
+    ],
+)
+def test_options_of_priors_that_a_built_in_one_does_not_read_are_refused(flags, told, tmp_path, capsys):
+    assert main(["text-to-image", "a man", *flags, "--out", str(tmp_path / "out")]) == 2
+    error = capsys.readouterr().err
+    assert told in error and error.count("\n") == 1 and not (tmp_path / "out").exists()
+
+
 def test_a_resumed_run_says_that_pictures_of_its_film_are_lost(draw, monkeypatch, capsys):
     flags = ("red dog", "--method", "sds", "--checkpoint-every", "3")
     monkeypatch.setattr(RunFolder, "finish", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
