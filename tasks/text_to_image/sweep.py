@@ -12,6 +12,7 @@ from typing import Annotated, Any, ClassVar, Literal
 from rsd.priors import over_heads
 from rsd.runs.flags import Flag, Groups
 from rsd.runs.flags import parse as read
+from rsd.runs.options import check_used
 from rsd.runs.settings import file_values
 from rsd.runs.words import match_name, unknown_name
 
@@ -154,6 +155,7 @@ def settings(sweep: Sweep) -> list[Setting]:
     file = file_values(TextToImage, sweep.config, "prompt") if sweep.config else {}
     file.pop("prompt", None)  # a sweep has its own
     found = [Setting("ancestral", 0.0, None, _options("ancestral", 0.0, {}, shared))]
+    check_used(given.keys() & {"revision"}, found[0].options.unread)
     for method in (m for m in sweep.methods if m != "ancestral"):
         for gamma in sweep.gammas:
             options = _options(method, gamma, file, given)

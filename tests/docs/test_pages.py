@@ -34,9 +34,11 @@ KINDS = {
     "compare": Compare, "text-to-image": TextToImage, "text-to-3d": TextTo3D,
     "sweep": Sweep, "toy": Toy, "calibrate": Calibrate, "ui": Ui,
     "reproduce": import_module("rsd.tasks.reproduce.options").Reproduce,
-    "heads": import_module("rsd.heads.command").Heads,
+    "heads": import_module("rsd.heads.command").Heads, "doctor": import_module("rsd.doctor").Doctor,
 }  # fmt: skip
-PLAIN = {"doctor": {"--quick"}, "methods": set(), "tasks": set()}
+PLAIN = ("methods", "tasks")
+"""Commands without flags."""
+FLAG = re.compile(r"(?<![\w-])--[a-zA-Z][\w-]*")
 LINE = re.compile(r"^(?: {4}|.*-m )rsd ([a-z].*)$", re.M)
 PATHS = r"\S+\.(?:png|jsonl|safetensors|txt|yaml)|\S+/"
 
@@ -56,7 +58,7 @@ LINES = lines()
 
 
 def test_every_command_has_an_example():
-    assert {line.split()[0] for _, line in LINES} >= set(KINDS)
+    assert {line.split()[0] for _, line in LINES} >= KINDS.keys() - {"doctor"}
     assert len(LINES) > 40
 
 
@@ -65,7 +67,7 @@ def test_every_command_line_parses(page, line, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     command, *argv = shlex.split(line)
     if command in PLAIN:
-        assert set(argv) <= PLAIN[command]
+        assert not argv
         return
     for path in re.findall(PATHS, " ".join(argv)):
         if not Path(path).is_absolute() and "=" not in path and ":" not in path:
@@ -80,19 +82,40 @@ def test_every_command_line_parses(page, line, tmp_path, monkeypatch):
         assert all(" " in prompt for prompt in found["prompt"]), "prompts are quoted"
 
 
-def test_every_flag_in_the_text_exists(capsys):
+def flags_of(command: str) -> set[str]:
+    """Return the flags of a command."""
+    fields = flags.fields_of(KINDS[command]).values() if command in KINDS else ()
+    own = {field.dashed: field for field in fields if not field.flag.positional}
+    return {"--help", *own, *(flag.replace("--", "--no-") for flag, field in own.items() if field.each is bool)}
+
+
+def code_of(text: str) -> list[str]:
+    """Return the lines of code blocks, and what is code in lines of text."""
+    return re.findall(r"^ {4}.*$|`[^`\n]+`", re.sub(r" \\\n +", " ", text), re.M)
+
+
+def test_every_flag_after_a_command_is_one_of_that_command():
+    found = 0
+    for page, text in TEXT.items():
+        for code in code_of(text):
+            _, *parts = re.split(r"\brsd ([a-z][a-z0-9-]*)", code)
+            for command, rest in zip(parts[::2], parts[1::2], strict=True):
+                output = set(FLAG.findall(re.split(r" # |[;&|\")]", rest)[0]))
+                assert output <= flags_of(command), (page.name, code, output - flags_of(command))
+                found += len(output)
+    assert found > 150
+
+
+def test_every_flag_in_the_text_exists():
     known = {"--nproc-per-node", "--multi_gpu", "--num_processes", "--cpu", "--index-url"}  # of other programs
-    known |= {"--array", "--gres", "--signal", "--requeue", "--dependency", "--wrap", "--resume", "--help", "--quick"}
-    for kind in KINDS.values():
-        for field in flags.fields_of(kind).values():
-            known |= {field.dashed, field.dashed.replace("--", "--no-")}
+    known |= {"--array", "--gres", "--signal", "--requeue", "--dependency", "--wrap"}
+    known |= set().union(*map(flags_of, KINDS))
     for script in (ROOT / "scripts").rglob("*.py"):
         known |= {flag.replace("_", "-") for flag in re.findall(r"--[a-z][\w-]+", script.read_text(encoding="utf-8"))}
         names = re.findall(r"^    (\w+): .*=", script.read_text(encoding="utf-8"), re.M)
         known |= {f"--{name.replace('_', '-')}" for name in names}
     for page, text in TEXT.items():
-        code = " ".join(re.findall(r"^ {4}.*$|`[^`\n]+`", text, re.M))
-        output = set(re.findall(r"(?<![\w-])--[a-zA-Z][\w-]*", code))
+        output = set(FLAG.findall(" ".join(code_of(text))))
         assert output <= known, (page.name, output - known)
 
 

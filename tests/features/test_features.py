@@ -7,7 +7,6 @@ import pytest
 import torch
 
 from rsd.features import IMAGENET, Pixels, ViT, check_features_name, load_features
-from rsd.hub import BUILT_IN
 
 
 def images(size: int = 16, n: int = 2, dtype=torch.float32) -> torch.Tensor:
@@ -140,7 +139,6 @@ def test_other_models_and_pickles_are_refused(tiny_vit, tmp_path):
         load_features(str(folder))
 
 
-@pytest.mark.skipif(not (BUILT_IN / "features/config.json").is_file(), reason="built-in features not trained")
 @torch.no_grad()
 def test_the_built_in_features():
     phi = load_features("heads")(images(64))

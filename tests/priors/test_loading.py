@@ -12,7 +12,7 @@ import pytest
 import torch
 from huggingface_hub import errors
 
-from rsd.hub import BUILT_IN, explain, fetch
+from rsd.hub import explain, fetch
 from rsd.priors import check_prior_name, image_size, load_prior
 
 
@@ -218,7 +218,6 @@ def test_a_truncated_file_is_reported(tiny_folder, tmp_path):
     assert "\n" not in str(caught.value)
 
 
-@pytest.mark.skipif(not (BUILT_IN / "latent/model_index.json").is_file(), reason="built-in prior not trained")
 @torch.no_grad()
 def test_the_built_in_prior():
     prior = load_prior()

@@ -150,14 +150,22 @@ def test_one_that_fails_leaves_the_others_and_resume_does_what_is_left(photos, f
 
 @pytest.mark.ray
 def test_ctrl_c_lets_workers_save_checkpoints(photos, flags, workers, capfd):
+    ended = threading.Event()
+
     def press() -> None:
         while not any(len(log.read_text().splitlines()) > 1 for log in Path("out").glob("*/steps.jsonl")):
-            time.sleep(0.01)
+            if ended.wait(0.01):
+                return
         os.kill(os.getpid(), signal.SIGINT)
 
     command = ["restore", "photos", "--task", "sr2", "--out", "out", "--engine", "ray", *flags, "--steps", "900"]
-    threading.Thread(target=press, daemon=True).start()
-    assert main([*command, "--checkpoint-every", "1000"]) == 130
+    pressing = threading.Thread(target=press)
+    pressing.start()
+    try:
+        assert main([*command, "--checkpoint-every", "1000"]) == 130
+    finally:  # a command that ends by itself must not be followed by Ctrl-C in another test
+        ended.set()
+        pressing.join()
     assert "what was done is kept, continue with --resume" in capfd.readouterr().err
     begun = [log.parent for log in Path("out").glob("*/steps.jsonl")]
     assert begun and not list(Path("out").glob("*/metrics.json"))

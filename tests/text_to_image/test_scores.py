@@ -13,7 +13,6 @@ import torch
 
 from rsd import metrics
 from rsd.heads.attributes import ATTRIBUTES, Camera, Head, caption
-from rsd.heads.classifier import HeadsClassifier
 from rsd.heads.reading import read
 from rsd.heads.render import render
 from rsd.media import write_png
@@ -147,7 +146,6 @@ def test_a_diverged_particle_is_reported_and_agrees_with_nothing():
     json.dumps(result, allow_nan=False)
 
 
-@pytest.mark.skipif(not (HeadsClassifier.load.__defaults__[0] / "config.json").exists(), reason="no built-in weights")
 def test_renders_of_real_heads_score_as_they_are_drawn():
     scorers = load_scorers("heads")
     heads = [Head({**PLAIN, "shirt": shirt}, Camera(), (0.0, 0.4)) for shirt in ("blue", "red", "green")]

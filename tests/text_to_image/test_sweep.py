@@ -146,6 +146,7 @@ def test_one_bad_setting_does_not_stop_the_others(sweep, unplotted, capsys):
         (["--prompts", "nowhere.txt"], "nowhere.txt"),
         (["--prior", "some/model"], "held-out prompts are for priors over heads"),
         (["--particles", "0"], "particles is 0"),
+        (["--revision", "main"], "--revision goes with priors from the hub, but the prior is heads"),
     ],
 )
 def test_bad_input_is_reported_before_any_model_is_loaded(flags, message, monkeypatch, capsys, tmp_path):

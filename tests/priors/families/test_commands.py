@@ -7,9 +7,11 @@ import shutil
 from pathlib import Path
 
 import pytest
+import torch
 from PIL import Image
 
 from rsd.cli import main
+from rsd.media import read_image
 from rsd.priors.families import FAMILIES
 from tests.priors.families.tiny import BUILD, build
 
@@ -157,4 +159,6 @@ def test_two_wide_pictures_by_every_kind_of_method(saved, small_networks, capsys
         width, height = Image.open(f"{method}/grid.png").size  # small pictures are enlarged, with labels below
         assert width > 2.5 * height
         figures = json.loads(Path(method, "metrics.json").read_text())
-        assert figures["div"] >= 0
+        pictures = [read_image(path) for path in sorted(Path(method, "particles").iterdir())]
+        similar = torch.nn.functional.cosine_similarity(*(picture.flatten(1) for picture in pictures))
+        assert figures["div"] == pytest.approx(1 - similar.item(), abs=0.05) and figures["div"] > 0.1
