@@ -256,7 +256,7 @@ class Head(ABC):
 
     def needs_joint_scorers(self) -> bool:
         """Return whether a score of all runs together is requested."""
-        return any(score.name == "fid" and not score.why_null(self.score_request([])) for score in self.scores)
+        return any(score.name == "fid" and not score.why_null(self.score_request(self.items)) for score in self.scores)
 
     def add_missing(
         self, item: Item, held: dict[str, Any], missing: Sequence[str], folder: RunFolder, networks: Networks

@@ -31,7 +31,7 @@ from .operators.base import measurement_fit
 from .operators.linear import check_exact
 from .options import ALPHA, Restore, divergence_remedy
 from .packaged import ADDED, resolve, resolved
-from .problem import Problem, check_task, load, make, on
+from .problem import Problem, check_task, load, make, on, truth
 from .results import SCORES, check_metrics, distance, headline, keep_known, write_results
 from .run import Run, Settings, same_measurement
 
@@ -240,17 +240,15 @@ class RestoreHead(Head):
     def joint_figures(self, out: Path, done: dict[Item, RunFolder], networks: Networks) -> JointFigures:
         """Return the Frechet distance between all samples and all clean images, both rounded to 8 bits as in their
         files."""
-        why = reasons(SCORES, self.score_request([])).get("fid")
+        why = reasons(SCORES, self.score_request(list(done))).get("fid")
+        done = {item: folder for item, folder in done.items() if item.options.clean}  # lines of a manifest may differ
         if why is None and len(done) < 2:
-            why = f"it needs at least 2 restored images, not {len(done)}"
+            why = f"it needs at least 2 restored images, of clean ones, not {len(done)}"
         if why is not None or networks.scorers.fid is None:
             return {"fid": (None, why or "its network is not loaded")}
         samples = [particles(folder) for folder in done.values()]
-        clean = [
-            media.fit_to(media.read_image(item.source.path), images.shape[-1], item.options.fitted)[0]
-            for item, images in zip(done, samples, strict=True)
-        ]
-        return {"fid": (distance(samples, clean, networks.scorers), None)}
+        clean = [truth(item.source.path, item.options, item.source.name) for item in done]
+        return {"fid": distance(samples, clean, networks.scorers)}
 
 
 def check_method(options: Restore, size: int, operator: Operator | None = None) -> None:

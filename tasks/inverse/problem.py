@@ -11,7 +11,7 @@ import torch
 
 from rsd.heads.attributes import Head
 from rsd.media import fit_to, read_alpha, read_image, read_measurement, read_text, transparent
-from rsd.priors import over_heads, takes_any_size
+from rsd.priors import image_size, over_heads, takes_any_size
 
 from . import damage
 from .inputs import MEASUREMENT
@@ -174,6 +174,14 @@ def load(path: Path, options: Restore, size: int, image: str) -> Problem:
         return Problem(operator, y, foreign=foreign, notes=notes, frame=frame, given=kept)
     y = measure(operator, picture, options.sigma_v, options.seed, image)
     return Problem(operator, y, picture, None if changes else head_of(path), foreign, notes, frame)
+
+
+def truth(path: Path, options: Restore, image: str) -> torch.Tensor:
+    """Return a clean image [1, 3, H, W] as its restorations with ``--clean`` show it: cropped and resized as they are.
+    Raise what :func:`load` raises."""
+    clean = load(path, options, image_size(options.prior, options.revision), image).clean
+    assert clean is not None, "only clean images have one"
+    return clean
 
 
 def _load_measurement(path: Path, options: Restore, size: int) -> Problem:

@@ -133,14 +133,20 @@ SCORES = (
 )
 
 
-def distance(samples: list[torch.Tensor], clean: list[torch.Tensor], scorers: Scorers) -> dict[str, Any]:
+def distance(
+    samples: list[torch.Tensor], clean: list[torch.Tensor], scorers: Scorers
+) -> tuple[dict[str, Any] | None, str | None]:
     """Return the Frechet and kernel distances between all samples and all clean images, with the feature map and the
-    counts. One entry per image: [N, 3, H, W] and [1, 3, H, W] in [-1, 1]."""
+    counts; or None and the reason. One entry per image: [N, 3, H, W] and [1, 3, H, W] in [-1, 1]."""
     network = scorers.fid
     assert network is not None
-    a, b = (torch.cat([network(x) for x in images]) for images in (samples, clean))
+    maps = [[network(x) for x in images] for images in (samples, clean)]
+    if len({x.shape[1] for x in maps[0]}) > 1:  # pixels
+        how = "choose a network with --fid-features, or give --fit crop"
+        return None, f"{scorers.fid_name} of images of different sizes cannot be compared; {how}"
+    a, b = map(torch.cat, maps)
     found = {"value": metrics.frechet(a, b), "kid": metrics.kernel_distance(a, b), "features": scorers.fid_name}
-    return {**found, "images": len(b), "particles": len(a)}
+    return {**found, "images": len(b), "particles": len(a)}, None
 
 
 def keep_known(options: Restore, problem: Problem) -> bool:

@@ -6,12 +6,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+import torch.nn.functional as F
 from PIL import Image
 
 import rsd
 from rsd import features, hub
 from rsd.cli import main
-from rsd.media import read_image, read_measurement, write_measurement
+from rsd.media import fit_to, read_image, read_measurement, write_measurement
 from rsd.priors import has_photos
 from rsd.priors.photo import save_photo
 from rsd.runs import batch
@@ -202,6 +203,86 @@ def test_benchmarks_take_the_whole_picture(restore):
     assert json.loads((folder / "metrics.json").read_text())["psnr"]["mean"] > 5
     folder = restore("photo.png", "--clean", "--task", "inpaint_random", "--fit", "crop", "-n", "1", out="square")
     assert [a.shape for a in answers(folder)] == [(32, 32, 3)]
+
+
+@pytest.fixture
+def compare(photos, tmp_path, monkeypatch):
+    """Compare on task sr2 with the prior of photographs, two steps and two particles each; return the rows."""
+    monkeypatch.chdir(tmp_path)
+    Path("clean").mkdir()
+    draw("clean/a.png", 61, 45)
+    draw("clean/b.png", 40, 52)
+
+    def go(methods, *more, code=0):
+        fixed = [
+            "--prior",
+            str(photos),
+            "--pixel-prior",
+            str(photos),
+            "--steps",
+            "2",
+            "-n",
+            "2",
+            "--device",
+            "cpu",
+            "--out",
+            "out",
+        ]
+        fixed += ["--images", "clean", "--div-features", "pixels", "--tasks", "sr2"]
+        assert main(["compare", "--methods", methods, *fixed, *more]) == code
+        return json.loads(Path("out/compare.json").read_text())
+
+    return go
+
+
+def test_whole_pictures_are_compared_as_they_were_restored(compare, capsys):
+    for row in compare("diffpir,rlsd", "--metrics", "fid"):
+        own, common = row["metrics"], row["metrics"]["common"]
+        assert common["size"] is None and row["fid"] is None
+        assert common["psnr"]["mean"] == pytest.approx(own["psnr"]["mean"], abs=0.02)  # 8 bits
+        assert common["ssim"]["mean"] == pytest.approx(own["ssim"]["mean"], abs=0.002)
+    assert "of images at their own size" in Path("out/compare.md").read_text()
+    assert "no fid: pixels of images of different sizes cannot be compared" in capsys.readouterr().out
+
+
+def test_a_prior_of_any_size_crops_as_the_prior_beside_it(compare, tiny_folder):
+    rows = compare("latent-dps,diffpir", "--prior", str(tiny_folder("epsilon")))
+    rows = [row for row in rows if row["method"] == "diffpir"]
+    for row in rows:  # the tiny latent prior has 16 px
+        assert row["metrics"]["common"]["size"] == 16
+        clean, one = (read_image(p) for p in (f"clean/{row['image']}", f"out/{row['folder']}/particles/00.png"))
+        side = one.shape[-1]
+        assert one.shape[-2] == side == 32
+        assert row["metrics"]["common"]["psnr"]["mean"] == pytest.approx(
+            np.mean([common_psnr(clean, p) for p in sorted(Path(f"out/{row['folder']}/particles").glob("*"))]), abs=0.01
+        )
+
+
+def common_psnr(clean, path):
+    """Return the PSNR of a square sample and the centre of a clean picture at 16 px."""
+    sample = read_image(path)
+    a, b = (F.interpolate(x, size=(16, 16), mode="area") for x in (sample, fit_to(clean, sample.shape[-1], "crop")[0]))
+    return -10 * np.log10(float((a - b).square().mean()) / 4)
+
+
+def test_each_failure_of_a_comparison_is_named(compare, capsys):
+    assert {row["image"] for row in compare("diffpir")} == {"a.png", "b.png"}
+    for name in ("a", "b"):
+        Path(f"clean/{name}.png").write_bytes(b"no picture")
+        for path in Path("out").rglob(f"{name}.png/metrics.json"):
+            path.unlink()
+    compare("diffpir", code=1)
+    failed = [line for line in capsys.readouterr().err.splitlines() if line.startswith("failed: ")]
+    assert [("a.png" in line, "b.png" in line) for line in failed] == [(True, False), (False, True)]
+
+
+def test_a_frechet_distance_leaves_out_the_damaged_lines_of_a_manifest(restore, capsys):
+    for k in range(3):
+        draw(f"{k}.png", 20, 30)
+    lines = [{"image": f"{k}.png", "task": "sr2", "clean": k < 2} for k in range(3)]
+    Path("all.jsonl").write_text("\n".join(map(json.dumps, lines)))
+    folder = restore("all.jsonl", "-n", "1", "--metrics", "fid", "--fid-features", "pixels")
+    assert json.loads((folder / "summary.json").read_text())["fid"]["images"] == 2
 
 
 def test_grey_pictures_and_measurements_of_other_shapes(restore):

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, ClassVar, Literal
 
-from rsd.priors import image_size
+from rsd.priors import image_size, takes_any_size
 from rsd.runs.flags import Flag, Groups
 from rsd.runs.options import Unread, unread_particles
 from rsd.runs.settings import shard
@@ -22,7 +22,8 @@ class Compare(OperatorOptions):
 
     Each run is that of `rsd restore --clean` with the packaged settings of its task, method and prior. Methods in
     pixel space run on --pixel-prior, all others on --prior. If the two differ in size, images are compared at the
-    smaller size, and srK of --prior is matched by the srK of --pixel-prior that leaves as many pixels.
+    smaller size, and srK of --prior is matched by the srK of --pixel-prior that leaves as many pixels. A prior that
+    takes any size gets whole pictures if no other takes part, else what the other's crop shows.
     A method is left out, with the reason, if it does not fit a task (a linear one, for example), has no packaged
     settings for it, or would repeat another method's run. The same command again resumes where it stopped.
     """
@@ -98,10 +99,20 @@ class Compare(OperatorOptions):
         """Return the prior that a method runs on."""
         return self.pixel_prior if METHODS[method].space == "pixels" else self.prior
 
+    @staticmethod
+    def flag_of(method: str) -> str:
+        """Return the flag that names that prior."""
+        return "--pixel-prior" if METHODS[method].space == "pixels" else "--prior"
+
     def sizes(self) -> dict[str, int]:
         """Return the pixels a side of each prior that a method runs on. Raise what ``image_size`` raises for a prior
         that is not available."""
         return {prior: image_size(prior) for prior in dict.fromkeys(map(self.prior_of, self.methods))}
+
+    @property
+    def whole(self) -> bool:
+        """Whether all priors take any size, so that images are compared at their own."""
+        return all(map(takes_any_size, map(self.prior_of, self.methods)))
 
     @property
     def reference(self) -> str:

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from rsd.priors import takes_any_size
 from rsd.runs.folder import RunFolder, slug
 
 from ..inputs import Job, list_jobs
@@ -72,7 +73,8 @@ def pairs(compare: Compare) -> tuple[list[Pair], dict[str, str]]:
             own = matched(task, sizes[prior], sizes[compare.reference])
             if own is None or packaged(own, method, prior) is None:
                 left_out[title(task, method)] = (
-                    f"No settings are packaged for it with {prior}, and untuned ones would not be fair."
+                    f"No settings are packaged for it with {prior}, and untuned ones would not be fair; "
+                    f"{compare.flag_of(method)} takes another prior."
                     if own
                     else f"No srK of {prior} ({sizes[prior]} px) leaves as many px as {task} of {compare.reference}."
                 )
@@ -95,6 +97,8 @@ def options_of(compare: Compare, task: str, method: str, prior: str, out: Path) 
         given["metrics"] = own
     if compare.steps is not None:
         given["preset" if compare.steps in presets(task, method, prior) else "steps"] = compare.steps
+    if compare.fit == "auto" and takes_any_size(prior) and not compare.whole:
+        given["fit"] = "crop"  # as the other priors do, for the same picture
     options = Restore(
         images=(compare.images,), task=task, method=method, prior=prior, out=out, clean=True, resume=True, **given
     )

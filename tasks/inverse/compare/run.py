@@ -88,7 +88,7 @@ def restore(pair: Pair, failures: dict[str, str]) -> None:
     ]
     print(f"{pair.title}: {len(todo)} of {len(cells)} to do", flush=True)
     for name, why in run_items(RestoreHead(pair.options, pair.jobs)).items():
-        failures[pair.title if why.startswith(name) else f"{pair.title}: {name}"] = why
+        failures[f"{pair.title}: {name}"] = why.removeprefix(f"{name}: ")
 
 
 def rows(out: Path, pair: Pair, common: Common) -> Iterator[dict[str, Any]]:

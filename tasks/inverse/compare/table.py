@@ -9,13 +9,13 @@ from typing import Any
 import torch
 
 from rsd import media
-from rsd.media import fit_to, read_image
+from rsd.media import read_image
 from rsd.runs.citations import short
-from rsd.runs.folder import CONFIG, write_bytes, write_json
-from rsd.runs.settings import read_yaml
+from rsd.runs.folder import write_bytes, write_json
 from rsd.runs.summary import mean, write_csv
 
 from ..methods import METHODS
+from ..problem import truth
 from .pairs import Pair
 
 Row = dict[str, Any]
@@ -77,7 +77,7 @@ def write(out: Path, rows: list[Row], pairs: Sequence[Pair], left_out: dict[str,
     if not rows:
         print(f"nothing was restored, so compare.md in {out} has no table")
         return
-    media.save_png(out / "grid.png", grid(out, rows))
+    media.save_png(out / "grid.png", grid(out, rows, pairs))
     print(text)
     print(f"compare.json, compare.csv, compare.md, grid.png in {out}")
 
@@ -122,26 +122,28 @@ def _sizes(lines: list[Row]) -> str:
     """Return a sentence on which figures compare images at which size."""
     names = [name for name in COMMON if any(line[name] is not None for line in lines)]
     headings = ", ".join(COMMON[name][0] for name in names if COMMON[name][0] != "best")
+    size = lines[0]["common_size"]
+    at = "their own size" if size is None else f"{size} px"
     return (
-        f"{headings}: of images at {lines[0]['common_size']} px, whatever the prior's size; all else, and the columns "
+        f"{headings}: of images at {at}, whatever the prior's size; all else, and the columns "
         "of compare.csv without common_, at the prior's size. If steps differ, each setting has its own budget."
     )
 
 
-def grid(out: Path, rows: list[Row], most: int = 4) -> Any:
+def grid(out: Path, rows: list[Row], pairs: Sequence[Pair], most: int = 4) -> Any:
     """Return a grid with each task's first image: a row per method of measurement, clean image and samples."""
     cells: list[Any] = []
     labels: list[str] = []
+    jobs = {pair.cell(job).path: job for pair in pairs for job in pair.jobs}
     columns = 2 + min(most, max(row["particles"] for row in rows))
     for task in dict.fromkeys(row["task"] for row in rows):
         mine = [row for row in rows if row["task"] == task]
         for row in (row for row in mine if row["image"] == mine[0]["image"]):
             folder = out / row["folder"]
             samples = [read_image(path) for path in sorted((folder / "particles").glob("*.png"))[: columns - 2]]
-            held = read_yaml(folder / CONFIG)
-            truth = fit_to(read_image(held["images"][0]), samples[0].shape[-1], held["fit"])[0]
-            pictures = [read_image(folder / "measurement.png"), truth, *samples]
-            pictures += [torch.ones_like(truth)] * (columns - len(pictures))
+            clean = truth((job := jobs[folder]).path, job.options, job.name)
+            pictures = [read_image(folder / "measurement.png"), clean, *samples]
+            pictures += [torch.ones_like(clean)] * (columns - len(pictures))
             cells += pictures
             labels += [task, "truth", row["method"], *[""] * (columns - 3)]
     return media.grid(cells, labels=labels, columns=columns)
