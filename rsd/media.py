@@ -271,6 +271,14 @@ def write_measurement(path: Path, y: torch.Tensor, about: dict[str, str] | None 
     write_bytes(path, save({"y": y.detach().cpu().contiguous()}, metadata=about))
 
 
+def read_about(path: str | Path) -> dict[str, str]:
+    """Return the metadata of a safetensors file that :func:`read_measurement` reads."""
+    from safetensors import safe_open
+
+    with safe_open(path, "pt") as file:
+        return file.metadata() or {}
+
+
 def read_measurement(path: str | Path) -> torch.Tensor:
     """Read a measurement [1, ...] from a safetensors file with one tensor, or one called "y". A missing batch dimension
     is not added. Raises FileNotFoundError, or ValueError for another file, several tensors, or NaN.

@@ -14,6 +14,7 @@ from rsd.runs.settings import make_folder
 
 from .choice import describe
 from .inputs import MEASUREMENT, Job, ignored_files, list_jobs
+from .measured import about
 from .options import Restore, TaskOptions, check_used
 from .packaged import borrowed_note, layers, resolve
 
@@ -103,7 +104,7 @@ def measure(argv: list[str]) -> int:
     for job, file, problem in zip(jobs, files, problems, strict=True):
         for note in problem.notes:
             print(note)
-        media.write_measurement(file, problem.y, {"task": options.task})
+        media.write_measurement(file, problem.y, about(options))
         media.write_png(request.out / "pictures" / f"{job.name}.png", problem.operator.picture(problem.y))
         print(f"{job.title}: {' x '.join(map(str, problem.y.shape[1:]))} in {file}")
     return 0

@@ -10,11 +10,12 @@ from pathlib import Path
 import torch
 
 from rsd.heads.attributes import Head
-from rsd.media import fit_to, read_alpha, read_image, read_measurement, read_text, transparent
+from rsd.media import fit_to, read_about, read_alpha, read_image, read_measurement, read_text, transparent
 from rsd.priors import image_size, over_heads, takes_any_size
 
 from . import damage
 from .inputs import MEASUREMENT
+from .measured import settled
 from .names import hides, sr_factor
 from .operators import HDR, Inpaint, Operator, PhaseRetrieval, best_rotation, make_operator, measure
 from .operators.masks import Size, box_mask, given_mask, grey_share, known_of, read_levels, read_mask, sides_of
@@ -190,6 +191,7 @@ def _load_measurement(path: Path, options: Restore, size: int) -> Problem:
     if options.mask == ALPHA:
         raise ValueError(f"{path} is a measurement, which has no transparent pixels; give a --mask that is a file.")
     y = read_measurement(path)
+    options = settled(path, read_about(path), options)
     sides = (size, size)
     if takes_any_size(options.prior) and y.ndim in (2, 3, 4) and not y.is_complex():
         factor = sr_factor(options.task) or 1
@@ -197,7 +199,11 @@ def _load_measurement(path: Path, options: Restore, size: int) -> Problem:
     hole = _hole(path, options, sides)
     operator = _operator(options, sides, None if hole is None else hole.known)
     y = _read_checked(path, y, operator, sides)
-    notes = () if hole is None else hole.notes
+    try:
+        operator, y, said = damage.seen(path, y, operator, options, whole=True)
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}") from error
+    notes = (*(f"{path.name}: {line}" for line in said), *(() if hole is None else hole.notes))
     notes = (*notes, *_describe_hidden(path, operator, options, hole))
     return Problem(operator, y, notes=notes, frame=framing.whole(sides))
 

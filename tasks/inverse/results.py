@@ -17,7 +17,8 @@ from rsd.metrics.scoring import CLIP, DIVERSITY, Found, Score, ScoreRequest, Sco
 from rsd.priors import takes_any_size
 from rsd.runs.folder import RunFolder
 
-from .operators import BlindBlur, Inpaint, data_residual
+from .measured import about
+from .operators import BlindBlur, Inpaint, PoissonDenoise, data_residual
 from .options import ALPHA, Restore
 from .problem import Problem
 
@@ -181,7 +182,7 @@ def write_results(
     if problem.given is not None and isinstance(problem.operator, Inpaint):
         picture = problem.back(picture)
     media.write_png(folder.path / "measurement.png", picture)
-    media.write_measurement(folder.path / "measurement.safetensors", problem.y, {"task": options.task})
+    media.write_measurement(folder.path / "measurement.safetensors", problem.y, told(options, problem))
     media.save_png(folder.path / "spread.png", media.spread(shown))
     cells, labels = [picture], ["measurement"]
     if problem.clean is not None:
@@ -191,6 +192,13 @@ def write_results(
     cells += [image[None] for image in shown]
     labels += names
     media.save_png(folder.path / "grid.png", media.grid(cells, labels=labels))
+
+
+def told(options: Restore, problem: Problem) -> dict[str, str]:
+    """Return the metadata of the measurement, with the noise that was estimated."""
+    f = problem.operator
+    peak = f.peak if isinstance(f, PoissonDenoise) else options.peak
+    return about(replace(options, sigma_v=f.noise_level(options.sigma_v), peak=peak))
 
 
 def write_kernels(folder: Path, kernels: torch.Tensor) -> None:

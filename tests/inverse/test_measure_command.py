@@ -11,10 +11,10 @@ import torch
 from PIL import Image
 
 from rsd.cli import main
-from rsd.media import read_image, read_measurement
+from rsd.media import read_image, read_measurement, write_measurement
 from rsd.tasks.inverse.operators.own import load_operator
 from rsd.tasks.inverse.packaged import parse
-from rsd.tasks.inverse.problem import load, to_measurement
+from rsd.tasks.inverse.problem import load, make, to_measurement
 
 OPERATORS = """
 import torch
@@ -138,3 +138,56 @@ def test_measurements_are_not_overwritten(here, prior, capsys):
     flags = ["measure", "photo.png", "--task", "sr2", *prior, "--out", "m"]
     assert main(flags) == 0 and main(flags) == 2
     assert "photo.safetensors already exists; choose another --out." in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("measured", "restored", "expected"),
+    [
+        ("--task sr2", "--task sr4", "was measured with --task sr2, but this run has --task sr4; give --task sr2."),
+        (
+            "--task inpaint_random --seed 3",
+            "--task inpaint_random",
+            "--seed 3, but this run has --seed 0; give --seed 3",
+        ),
+        ("--task sr2 --sigma-v 0.05", "--task sr2", "has noise of sigma_v 0.05, more than --sigma-v 0.001; give"),
+        ("--task sr2 --downsample bicubic", "--task sr2", "--downsample bicubic, but this run has --downsample block"),
+        ("--task deblur_gaussian --blur 2", "--task deblur_gaussian --blur 1.5", "with --blur 2.0, but this run has"),
+        ("--task jpeg --quality 20", "--task jpeg --quality 30", "was measured with --quality 20, but this run has"),
+        ("--task denoise_poisson --peak 9", "--task denoise_poisson --peak 8", "--peak 9.0, but this run has"),
+    ],
+)
+def test_a_file_that_was_measured_otherwise_is_refused(here, prior, measured, restored, expected, capsys):
+    assert main(["measure", "photo.png", *measured.split(), *prior, "--out", "m"]) == 0
+    assert main(["restore", "m/photo.safetensors", *restored.split(), *prior, "-n", "1", "--dry-run"]) == 2
+    assert expected in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("more", ["--task jpeg --quality 20", "--task denoise_poisson --peak 9",
+                                  "--task deblur_gaussian --blur 2", "--task sr2 --sigma-v 0.05"])  # fmt: skip
+def test_a_file_says_what_the_flags_leave_open(here, prior, more, capsys):
+    task, *given = more.split()[1:]
+    assert main(["measure", "photo.png", *more.split(), *prior, "--out", "m"]) == 0
+    left = ["--sigma-v", "0.06"] if task == "sr2" else []  # more noise than there is may be assumed
+    options, _ = parse(["m/photo.safetensors", "--task", task, *left, *prior])
+    operator = load(here / "m/photo.safetensors", options, 16, "a").operator
+    wanted = make(parse(["m/photo.safetensors", *more.split(), *prior])[0], 16)
+    x = torch.rand(1, 3, 16, 16) * 2 - 1
+    torch.testing.assert_close(operator(x), wanted(x))
+    assert operator.name == wanted.name
+
+
+def test_the_noise_of_a_measurement_without_a_mark_is_estimated(here, prior, capsys):
+    x = torch.zeros(1, 3, 64, 64)
+    write_measurement(
+        here / "y.safetensors", x + 0.2 * torch.randn(x.shape, generator=torch.Generator().manual_seed(0))
+    )
+    options, _ = parse(["y.safetensors", "--task", "denoise", *prior])
+    problem = load(here / "y.safetensors", options, 64, "a")
+    assert problem.operator.noise_level(0.001) == pytest.approx(0.2, rel=0.1)
+    assert "grey levels, as estimated" in problem.notes[0]
+    for task, expected in (
+        ("jpeg", "does not say the quality of its compression; give --quality"),
+        ("scratches", "is a measurement, but task scratches looks at pictures; give a --mask"),
+    ):
+        assert main(["restore", "y.safetensors", "--task", task, *prior, "--dry-run"]) == 2
+        assert expected in capsys.readouterr().err
