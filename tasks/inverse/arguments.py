@@ -95,7 +95,7 @@ def try_out(y: torch.Tensor, f: Operator, prior: Any, name: str, settings: Setti
     shape = picture_shape(y, f, prior, name)
     if size:
         latent = is_latent(name) if named else prior.latent or tuple(prior.latent_shape) != image_shape(prior)
-        check_fits(settings.method, prior=name, latent=latent, operator=f.name, linear=f.linear)
+        check_fits(settings.method, prior=name, latent=latent, operator=f.name, linear=f.linear, blind=f.blind)
     if settings.x_step == "exact" and "x_step" in METHODS[settings.method].uses:
         check_exact(f)
     place, dtype = (torch.device("cpu"), torch.float32) if named else (prior.device, prior.dtype)

@@ -256,7 +256,7 @@ def check_method(options: Restore, size: int, operator: Operator | None = None) 
     operator = operator or make(options, size)
     check_fits(
         options.method, prior=options.prior, latent=is_latent(options.prior, options.revision), operator=operator.name,
-        linear=operator.linear,
+        linear=operator.linear, blind=operator.blind,
     )  # fmt: skip
     if options.x_step == "exact" and "x_step" in METHODS[options.method].uses:
         check_exact(operator)

@@ -53,6 +53,8 @@ class Method:
     """Whether it optimises images x beside the latents z (Algorithm 1)."""
     averages: ClassVar[bool] = False
     """Whether it averages the particles' scores, as SVGD does."""
+    refits: ClassVar[bool] = False
+    """Whether it estimates what is unknown of an operator (:meth:`.operators.Operator.refit`)."""
     kindred: ClassVar[bool] = False
     """Whether its settings for a task serve those that share the file."""
     borrows: ClassVar[tuple[str, ...]] = ()
@@ -204,6 +206,7 @@ class DiffPIR(Sampler):
     works = ("diffpir", "dpir")
     space = "pixels"
     sampler = "diffpir:DiffPIR"
+    refits = True
     kindred = True
 
 
@@ -338,9 +341,15 @@ def _value(method: str, key: str, text: str, kind: type) -> Any:
         raise ValueError(f'{key} of method {method} is "{text}"; give {wanted}.') from None
 
 
-def check_fits(method: str, *, prior: str, latent: bool, operator: str, linear: bool) -> None:
+def check_fits(method: str, *, prior: str, latent: bool, operator: str, linear: bool, blind: bool = False) -> None:
     """Raise ValueError, in one sentence, if ``method`` does not work with that prior (``latent``: in latent space) or
-    operator. ``prior`` and ``operator``: their names."""
+    operator. ``prior`` and ``operator``: their names. ``blind``: whether a part of the operator is unknown."""
+    if blind and not METHODS[method].refits:
+        others = ", ".join(name for name, other in METHODS.items() if other.refits)
+        raise ValueError(
+            f"Method {method} does not estimate what is unknown of {operator}; take --method {others}, with a prior of "
+            "pixels such as --prior photos."
+        )
     check_space(method, prior=prior, latent=latent)
     if METHODS[method].linear and not linear:
         raise ValueError(

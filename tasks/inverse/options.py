@@ -302,6 +302,11 @@ class Restore(TaskOptions, Settings, RunOptions, PriorOptions, FeatureOptions, S
         for task, name, example in (("jpeg", "quality", "20"), ("denoise_poisson", "peak", "100")):
             if self.task == task and getattr(self, name) is None and not self.manifests:
                 raise ValueError(f"To do the damage of task {task}, give --{name}, for example --{name} {example}.")
+        if self.task == "deblur_blind":
+            raise ValueError(
+                "Task deblur_blind finds an unknown kernel, so it has no damage to do to clean pictures; blur them by "
+                "`rsd measure --task deblur_motion`, and restore the pictures that it writes."
+            )
         if self.task == "scratches":
             raise ValueError(
                 "Task scratches looks for damage, but clean pictures have none; hide parts of them with "

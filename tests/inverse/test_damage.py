@@ -19,6 +19,7 @@ from rsd.tasks.inverse.operators import (
     make_operator,
     measure,
 )
+from rsd.tasks.inverse.operators.base import data_residual, measurement_fit
 from rsd.tasks.inverse.operators.blind import estimate_blur, fit_kernels
 from rsd.tasks.inverse.operators.filling import filled
 from rsd.tasks.inverse.operators.grain import estimate_peak, estimate_sigma
@@ -273,3 +274,20 @@ def test_a_step_worsens_no_objective():
     blur = Blur(gaussian_of(1.0).double())
     z = proximal(blur, blur(scene()), scene() * 0.5, 0.1)
     assert bool((objective(blur, blur(scene()), z, scene() * 0.5, 0.1) < 1e3).all())
+
+
+def test_the_residual_of_an_unknown_blur_is_that_of_the_fitted_kernel():
+    f, x = make_operator("deblur_blind", size=64), torch.cat([scene(), bumpy(64, 64)]).float()
+    y = Blur(gaussian_of(1.5))(x[:1])
+    gap, count = data_residual(f, x, y)
+    torch.testing.assert_close(gap, y - Blur(fit_kernels(y, x, f.side, f.penalty))(x))
+    sharp = (y - x).square().flatten(1).mean(1).sqrt()
+    fit = measurement_fit(f, x, y, 0.01)
+    assert count == y.numel() and float(fit.values[0]) < 0.25 * float(sharp[0]) / 0.01  # the true picture
+    assert float(fit.values[1]) > 5 * float(fit.values[0])  # another
+
+
+@pytest.mark.slow
+def test_kernels_are_fitted_to_pictures_of_any_size():
+    y = torch.zeros(1, 3, 4100, 4100)  # more than the 2^24 numbers that torch.quantile takes
+    assert fit_kernels(y, y, 15, 0.02).shape == (1, 15, 15)

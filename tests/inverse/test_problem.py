@@ -138,3 +138,21 @@ def test_for_a_clean_image_a_mask_that_hides_nothing_is_noted(here):
     notes = load(options.images[0], options, 16, "photo").notes
     assert notes[0] == "note: the mask white.png hides nothing: black pixels are filled in"
     assert notes[1] == "photo.png: 0% of the pixels are hidden and will be filled in"
+
+
+@pytest.mark.parametrize(
+    ("flags", "expected"),
+    [
+        (
+            ["--method", "dps"],
+            "Method dps does not estimate what is unknown of blur with an unknown kernel; take --method",
+        ),
+        (["--prior", "heads"], "take --method diffpir, with a prior of pixels such as --prior photos"),
+        (["--clean"], "Task deblur_blind finds an unknown kernel, so it has no damage to do to clean pictures"),
+    ],
+)
+def test_an_unknown_blur_needs_a_method_that_estimates_it(flags, expected, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    Image.new("RGB", (64, 64)).save("photo.png")
+    assert main(["restore", "photo.png", "--task", "deblur_blind", "--prior", "photos", *flags, "--dry-run"]) == 2
+    assert expected in capsys.readouterr().err

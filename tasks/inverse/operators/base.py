@@ -22,6 +22,8 @@ class Operator(nn.Module):
     observed: torch.Tensor | None
     task = "operator"
     """The task of :func:`rsd.tasks.inverse.operators.make_operator`, which selects the packaged settings."""
+    blind = False
+    """Whether a part of it is unknown, which :meth:`refit` estimates."""
     gram_scale: float | None = None
     """c if A A^T = c on the observed entries; None: unknown."""
 
@@ -129,10 +131,11 @@ def observed_count(operator: Operator, y: torch.Tensor) -> int:
 
 def data_residual(operator: Operator, x: torch.Tensor, y: torch.Tensor) -> tuple[torch.Tensor, int]:
     """Return y - f(x) [B, ...] with the unobserved entries zero, and m, their observed number; y [1, ...] or [B, ...].
+    f is the operator refitted to x, if a part of it is unknown.
 
     Raise ValueError if y does not have the shape of f(x).
     """
-    fx = operator(x)
+    fx = operator.refit(y, x)(x)
     if y.shape[1:] != fx.shape[1:]:
         expected, given = list(fx.shape[1:]), list(y.shape[1:])
         raise ValueError(f"The measurement is {given}, but {operator.name} makes {expected}; check task and size.")

@@ -73,6 +73,7 @@ class BlindBlur(Operator):
     ``kernel``: what it is before anything is estimated, a point. :meth:`refit` returns a blur whose kernels, one a row,
     are estimated from denoised estimates; ``penalty``: of their squares, relative to the power of the edges."""
 
+    blind = True
     kernel: torch.Tensor
 
     def __init__(self, side: int = 15, penalty: float = 0.02):
@@ -107,7 +108,7 @@ def fit_kernels(y: torch.Tensor, d: torch.Tensor, side: int, penalty: float) -> 
     window = torch.outer(torch.hann_window(height), torch.hann_window(width)).to(light[0])
     for dim in (-2, -1):
         a, b = (x.diff(dim=dim, append=x.narrow(dim, -1, 1)) * window for x in light)
-        strong = a.abs().flatten(1).quantile(0.8, dim=1).view(-1, 1, 1)
+        strong = a.abs().flatten(1).kthvalue(math.ceil(0.8 * height * width), dim=1).values.view(-1, 1, 1)
         a = torch.where(a.abs() >= strong, a, 0)
         a, b = torch.fft.rfft2(a), torch.fft.rfft2(b)
         top, bottom = top + a.conj() * b, bottom + a.abs().square()
