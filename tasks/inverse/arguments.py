@@ -16,7 +16,7 @@ from rsd.runs.run import check_known
 from .methods import METHODS, check_fits
 from .operators import Operator, trial
 from .operators.linear import check_exact
-from .options import Settings, check_used, divergence_remedy
+from .options import Settings, check_noise, check_steps, check_used, divergence_remedy
 from .packaged import settings_of, settled
 from .rlsd import image_shape
 
@@ -91,6 +91,8 @@ def try_out(y: torch.Tensor, f: Operator, prior: Any, name: str, settings: Setti
     """Raise ValueError, in one sentence, for an operator that the method or the prior cannot use, and for a y that the
     operator cannot produce."""
     named = isinstance(prior, str | Path)
+    if named:
+        check_steps(settings.method, settings.steps)
     size = image_size(name) if named else prior.image_size
     shape = picture_shape(y, f, prior, name)
     if size:
@@ -102,6 +104,7 @@ def try_out(y: torch.Tensor, f: Operator, prior: Any, name: str, settings: Setti
     f.to(place)
     made = trial.measured(f, torch.zeros(1, *shape, device=place, dtype=dtype))
     trial.check_measurement(f, y.to(place), made, "y")
+    check_noise(f.task, settings.sigma_v)
     if f.task == "operator":
         follows = trial.needs_gradient(settings.method, settings.x_step)
         trial.try_out(f, shape, place, gradient=follows, dtype=dtype)

@@ -38,6 +38,10 @@ if TYPE_CHECKING:
 
 LEAST_NOISE = 0.001
 """sigma_v up to which denoise estimates the noise: the default of the other tasks, an 8-bit picture's rounding."""
+MOST_NOISE = 2.0
+"""The largest sigma_v, the whole range of images."""
+UNBOUNDED = ("operator", "phase_retrieval")
+"""Tasks whose measurements are not pictures in [-1, 1]."""
 ALPHA = Path("alpha")
 """The mask made of an image's own transparency: transparent pixels are filled in."""
 
@@ -166,6 +170,22 @@ class Settings(SelectionSettings, RepulsionSettings, DiffusionSettings, TextSett
         return Interaction(gamma, self.window, part, every=every, limit=limit, kind=kind)
 
 
+def check_noise(task: str, sigma_v: float) -> None:
+    """Raise ValueError for noise in grey levels. Your own operators' measurements, and magnitudes, have ranges of their
+    own."""
+    if sigma_v > MOST_NOISE and task not in UNBOUNDED:
+        raise ValueError(
+            f"sigma_v is {sigma_v:g}, but images are in [-1, 1]; give {sigma_v / 127.5:.3g} for {sigma_v:g} of 255 "
+            "grey levels."
+        )
+
+
+def check_steps(method: str, steps: int) -> None:
+    """Raise ValueError for more steps than there are noise levels to descend."""
+    if steps > 1000 and METHODS[method].descends:
+        raise ValueError(f"steps is {steps}; give 1 to 1000, the number of timesteps that these priors know.")
+
+
 def _check_hybrid(particles: int, interacting: int | None) -> None:
     if particles < (3 if interacting is None else 2):
         raise ValueError(f"Method hybrid needs 3 particles or more, or --interacting 2, not {particles}.")
@@ -245,8 +265,8 @@ class Restore(TaskOptions, Settings, RunOptions, PriorOptions, FeatureOptions, S
         if over_heads(self.prior):  # other priors are checked later, since that reads their files
             check_space(self.method, prior=self.prior, latent=self.prior == "heads")
         self.check_prior()
-        if self.steps > 1000 and METHODS[self.method].descends:
-            raise ValueError(f"steps is {self.steps}; give 1 to 1000, the number of timesteps that these priors know.")
+        check_noise(self.task, self.sigma_v)
+        check_steps(self.method, self.steps)
         self._needs()
 
     @property

@@ -136,3 +136,25 @@ def test_a_mask_image_may_have_any_size_but_must_leave_something(tmp_path):
 def test_invalid_masks_are_rejected(mask, words):
     with pytest.raises(ValueError, match=words):
         given_mask(mask, 4)
+
+
+def test_a_tensor_mask_may_be_inverted():
+    mask = torch.eye(4)
+    assert torch.equal(given_mask(mask, 4, "white"), ~given_mask(mask, 4))
+    assert torch.equal(make_operator("inpaint_mask", size=4, mask=mask, mask_hole="white").observed[0, 0], mask == 0)
+    with pytest.raises(ValueError, match='hidden pixels is "grey"; give black or white'):
+        given_mask(mask, 4, "grey")
+
+
+def test_a_mask_with_colours_is_refused(tmp_path):
+    from PIL import Image
+
+    path = tmp_path / "mask.png"
+    picture = Image.new("RGB", (8, 8), "white")
+    picture.paste((255, 0, 0), (0, 0, 4, 2))  # painted red: its grey is neither
+    picture.save(path)
+    with pytest.raises(ValueError, match=f"The mask {path} has colours \\(12% of its pixels\\); save it in black and"):
+        read_mask(path)
+    picture.paste((12, 4, 0), (0, 0, 4, 2))  # as JPEG tints black
+    picture.save(path)
+    assert int((~read_mask(path)).sum()) == 8

@@ -156,3 +156,10 @@ def test_an_unknown_blur_needs_a_method_that_estimates_it(flags, expected, tmp_p
     Image.new("RGB", (64, 64)).save("photo.png")
     assert main(["restore", "photo.png", "--task", "deblur_blind", "--prior", "photos", *flags, "--dry-run"]) == 2
     assert expected in capsys.readouterr().err
+
+
+def test_noise_in_grey_levels_is_refused(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    Image.new("RGB", (64, 64)).save("photo.png")
+    assert main(["restore", "photo.png", "--task", "denoise", "--prior", "photos", "--sigma-v", "25", "--dry-run"]) == 2
+    assert "sigma_v is 25, but images are in [-1, 1]; give 0.196 for 25 of 255 grey levels" in capsys.readouterr().err

@@ -278,6 +278,10 @@ Y = torch.zeros(1, 3, 16, 16)
         ((Y, F), {"prior": 3}, "prior is of type int; give a name, a folder or a prior"),
         ((Y, F), {"features": torch.nn.Identity}, "features is the class Identity; give a name, or a function"),
         ((Y, F), {"features": "pixel"}, 'Did you mean "pixels"'),
+        ((Y, F), {"sigma_v": 25.0}, "sigma_v is 25, but images are in .* give 0.196 for 25 of 255 grey levels"),
+        ((Y, F), {"steps": 2000, "method": "latent-dps"}, "steps is 2000; give 1 to 1000"),
+        ((Y.byte(), F), {}, "y is of type torch.uint8; give floating-point numbers, a picture as x / 127.5 - 1"),
+        ((Y + 200, F), {}, r"y reaches 20\d.*, but pictures are in \[-1, 1\]; give x / 127.5 - 1"),
         ((Y[..., :8], F), {}, r"y is \[1, 3, 16, 8\], but super-resolution x4, block average makes \[1, 3, 16, 16\]"),
     ],
 )

@@ -15,6 +15,9 @@ HALF_FACE = (150, 449, 250, 449)
 """Hidden rows and columns of the paper's half-face box at 512 px: first and last row, first and last column."""
 FULL_FACE = (150, 449, 150, 374)
 
+TINT = 0.2
+"""The difference of a pixel's channels, of 1, from which it has a colour."""
+
 Box = tuple[int, int, int, int]
 Size = int | tuple[int, int]
 """The side of a square picture in pixels, or height and width."""
@@ -98,11 +101,18 @@ def _near(places: np.ndarray, at: float, radius: float) -> slice:
 def read_levels(path: str | Path) -> torch.Tensor:
     """Read a mask image of any size as brightness, [1, 1, H, W] from 0 (black) to 1 (white).
 
-    Raise ValueError for a mask with transparent pixels, which are neither; file errors as in rsd.media.read_image.
+    Raise ValueError for a mask with colours or with transparent pixels, which are neither; file errors as in
+    rsd.media.read_image.
     """
     from rsd.media import read_image, transparent
 
-    levels = (read_image(path).mean(1, keepdim=True) + 1) / 2
+    channels = (read_image(path) + 1) / 2
+    levels = channels.mean(1, keepdim=True)
+    if (share := float((channels.amax(1) - channels.amin(1) > TINT).double().mean())) > 1e-3:
+        raise ValueError(
+            f"The mask {path} has colours ({100 * share:.2g}% of its pixels); save it in black and white, white where "
+            "pixels are known and black where they are hidden."
+        )
     if transparent(path):
         raise ValueError(
             f"The mask {path} has transparent pixels; save it without transparency, white where pixels are known and "
@@ -120,15 +130,19 @@ def grey_share(levels: torch.Tensor) -> float:
 def known_of(levels: torch.Tensor, path: str | Path, hole: str = "black") -> torch.Tensor:
     """Return the KNOWN pixels of a mask, bool, thresholded at mid-grey; ``hole``: the colour of hidden pixels. Raise
     ValueError for another colour than black or white, and if every pixel is hidden."""
-    if hole not in ("black", "white"):
-        raise ValueError(f'The colour of hidden pixels is "{hole}"; give black or white.')
-    known = (levels > 0.5) if hole == "black" else (levels <= 0.5)
+    known = _brighter(levels, hole)
     if not known.any():
         other = "white" if hole == "black" else "black"
         raise ValueError(
             f"The mask {path} hides every pixel; {other} is known, {hole} is hidden (--mask-hole {other} inverts that)."
         )
     return known
+
+
+def _brighter(levels: torch.Tensor, hole: str) -> torch.Tensor:
+    if hole not in ("black", "white"):
+        raise ValueError(f'The colour of hidden pixels is "{hole}"; give black or white.')
+    return (levels > 0.5) if hole == "black" else (levels <= 0.5)
 
 
 def read_mask(path: str | Path, hole: str = "black") -> torch.Tensor:
@@ -142,23 +156,24 @@ def read_mask(path: str | Path, hole: str = "black") -> torch.Tensor:
 
 def given_mask(mask: str | Path | torch.Tensor, size: Size, hole: str = "black") -> torch.Tensor:
     """Return the user's mask: an image file, white (brighter than mid-grey) for KNOWN pixels, black for hidden ones,
-    inverted with ``hole`` "white"; or a tensor [H, W] or [1, 1, H, W], 1 or True for known pixels (above 0.5 counts as
-    1).
+    or a tensor [H, W] or [1, 1, H, W], 1 or True for known pixels (above 0.5 counts as 1). Both are inverted with
+    ``hole`` "white".
 
     Raise ValueError for a wrong size, values that are not finite, and a mask that hides everything; file errors as in
     rsd.media.read_image.
     """
     if isinstance(mask, torch.Tensor):
-        what, values = "mask", mask
+        what, values = "mask", mask.float()
     else:
-        what, values = f"mask {mask}", read_mask(mask, hole)[0, 0]
+        what, values = f"mask {mask}", read_levels(mask)[0, 0]
     height, width = sides_of(size)
     if values.shape[-2:] != (height, width) or values.numel() != height * width:
         shape = list(values.shape)
         raise ValueError(f"The {what} has shape {shape}, the image [{height}, {width}]; they must be equal.")
-    if not torch.isfinite(values.float()).all():
+    if not torch.isfinite(values).all():
         raise ValueError(f"The {what} has values that are not finite; use 1 where pixels are known and 0 elsewhere.")
-    return _checked(values.reshape(1, 1, height, width).float() > 0.5, what)
+    values = values.reshape(1, 1, height, width)
+    return _checked(_brighter(values, hole), what) if isinstance(mask, torch.Tensor) else known_of(values, mask, hole)
 
 
 def _checked(keep: torch.Tensor, what: str) -> torch.Tensor:

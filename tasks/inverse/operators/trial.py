@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import torch
@@ -10,7 +11,11 @@ from rsd.priors.watch import magnitude
 from rsd.randomness import noise
 
 from ..methods import METHODS
+from ..options import UNBOUNDED
 from .base import Operator
+
+GREATEST = 20.0
+"""The largest value of a measured picture: beyond it is one in grey levels, not one in [-1, 1] with noise."""
 
 
 def needs_gradient(method: str, x_step: str) -> bool:
@@ -129,5 +134,10 @@ def check_measurement(operator: Operator, y: torch.Tensor, made: torch.Tensor, n
         )
     if y.is_complex() and not made.is_complex():
         raise ValueError(f"{name} is complex, but {operator.name} makes real numbers; give the real measurement.")
-    if not bool(magnitude(observed(operator, y)).isfinite()):
+    if not (y.is_floating_point() or y.is_complex()):
+        raise ValueError(f"{name} is of type {y.dtype}; give floating-point numbers, a picture as x / 127.5 - 1.")
+    most = float(magnitude(observed(operator, y)))
+    if not math.isfinite(most):
         raise ValueError(f"{name} has values that are not finite (NaN or infinite); repair it.")
+    if most > GREATEST and operator.task not in UNBOUNDED:
+        raise ValueError(f"{name} reaches {most:g}, but pictures are in [-1, 1]; give x / 127.5 - 1.")
