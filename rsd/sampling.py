@@ -175,7 +175,8 @@ class Method:
     renoises: ClassVar[bool] = False
     """Whether z at the next level is the estimate with new noise alone, which keeps nothing of the predicted noise."""
     noise: ClassVar[str | None] = "ddim"
-    """The purpose of the new noise, which is added last; None if the step adds no Gaussian noise of known width."""
+    """The purpose of the new noise, which is added last; None if the step adds no Gaussian noise of known width
+    (:meth:`added`)."""
 
     def levels(self, schedule: Schedule, steps: int) -> list[Level]:
         """Return ``steps`` noise levels, most noise first, and CLEAN; by default those of Schedule.descending."""
@@ -211,14 +212,21 @@ class Method:
         self, transition: Transition[Any], result: StepResult, interaction: Interaction, spread: Spread
     ) -> Push | None:
         """Return the repulsion of the particles after :meth:`step`; None if there is none."""
+        fresh, added = self._fresh(transition), self.added(transition)
+        return repel(transition, result, interaction, spread, fresh=fresh, added=added)
+
+    def added(self, transition: Transition[Any]) -> tuple[str | None, float]:
+        """Return the purpose and the standard deviation of the noise that :meth:`step` adds last."""
+        return self.noise, self._fresh(transition)
+
+    def _fresh(self, transition: Transition[Any]) -> float:
         now, then = transition.now, transition.then
-        fresh = then.sigma if self.renoises else fresh_noise(now, then, self.eta)
-        return repel(transition, result, interaction, spread, fresh=fresh, purpose=self.noise)
+        return then.sigma if self.renoises else fresh_noise(now, then, self.eta)
 
 
 def repel(
     transition: Transition[Any], result: StepResult, interaction: Interaction, spread: Spread,
-    *, fresh: float, purpose: str | None = None,
+    *, fresh: float, added: tuple[str | None, float] = (None, 0.0),
 ) -> Push | None:  # fmt: skip
     """Push the denoised estimates apart, as the engine pushes particles (Eq. 13):
 
@@ -226,7 +234,7 @@ def repel(
 
     phi are features of the estimate (z_t - sigma_t eps) / alpha_t, with constant eps, so that d estimate / d z_t is
     1 / alpha_t. z_s is linear in the estimate and in eps, of which the step keeps all but the noise ``fresh``, so it
-    changes with them. ``interaction.kind`` "potential" is Particle Guidance (Corso et al. 2024, "Particle Guidance:
+    changes with them. ``added``: purpose and width of the noise added last. ``interaction.kind`` "potential" is Particle Guidance (Corso et al. 2024, "Particle Guidance:
     non-I.I.D. Diverse Sampling with Diffusion Models", Eq. 4), which adds the gradient of
     log Phi = - 1/2 sum_{i != j} k_ij to the score. sigma_t / alpha_t counts as ``Schedule.most`` at most. Return None
     outside the interaction's window, and where particles cannot repel (:func:`able`).
@@ -248,8 +256,9 @@ def repel(
     if interaction.kind == "repulsion":
         eps = eps * shrink(share * eps, 0.5 * fresh_noise(now, then, 1.0))
     z, clean = share * eps, -now.sigma / now.alpha * eps
-    noise = transition.noise(purpose)[rows] if purpose and fresh > 0 else None
-    return Push(rows, eps, z, clean, z, force, log_ratio(z, noise, fresh))
+    purpose, width = added
+    noise = transition.noise(purpose)[rows] if purpose and width > 0 else None
+    return Push(rows, eps, z, clean, z, force, log_ratio(z, noise, width))
 
 
 def able(interaction: Interaction, now: Level, then: Level, schedule: Schedule) -> bool:

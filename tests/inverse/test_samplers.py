@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from zlib import crc32
 
 import numpy as np
@@ -12,12 +13,13 @@ import rsd
 from rsd.priors import load_prior
 from rsd.priors.mixture import GaussianMixture
 from rsd.randomness import Stream
-from rsd.sampling import CLEAN, level
+from rsd.sampling import CLEAN, Method, level
 from rsd.tasks.inverse.methods import METHODS, check_fits, load_method, run_class
-from rsd.tasks.inverse.operators import data_residual, make_operator, measure
+from rsd.tasks.inverse.operators import Denoise, data_residual, make_operator, measure
 from rsd.tasks.inverse.operators.linear import gram, solve, solve_gram
 from rsd.tasks.inverse.run import Settings
 from rsd.tasks.inverse.samplers.daps import DAPS
+from rsd.tasks.inverse.samplers.diffpir import DiffPIR
 from rsd.tasks.inverse.samplers.exact import Matrix, gaussian
 from rsd.tasks.inverse.samplers.guidance import Measurement, Transition
 from rsd.tasks.inverse.samplers.latino import LATINO
@@ -321,3 +323,29 @@ def test_a_method_that_does_not_fit_is_reported(method, latent, linear, expected
 def test_pixel_priors_keep_working_with_rlsd():
     for name in ("rlsd", "svgd", "particle-guidance"):
         check_fits(name, prior="p", latent=False, operator="f", linear=False)
+
+
+OWN_NOISE = [
+    *(one for name, entry in METHODS.items() if entry.sampler and isinstance(one := load_method(name), Method)),
+    DiffPIR(zeta=0.3, boost=1.2), DiffPIR(start=0.5, boost=1.2),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("method", OWN_NOISE, ids=lambda method: type(method).__name__)
+@pytest.mark.parametrize("kind", ["matrix", "denoising"])
+def test_the_noise_of_the_importance_weights_is_the_noise_of_the_step(method, kind, monkeypatch):
+    z, y = (torch.tensor(values, dtype=torch.float64) for values in ([[0.3, 1.0], [-2.0, 0.1]], [[0.7, -0.4]]))
+    transition = move_of(z, y, sigma_v=0.1, t=600)
+    operator = Denoise() if kind == "denoising" else transition.given.operator
+    transition = replace(
+        transition, then=level(transition.given.prior.schedule, 400), given=replace(transition.given, operator=operator)
+    )
+    purpose, width = method.added(transition)
+    if purpose is None:
+        return
+    with_noise, drawn = method.step(transition).z, transition.noise(purpose)
+    usual = Stream.noise
+    monkeypatch.setattr(Stream, "noise", lambda self, p, *a, **k: usual(self, p, *a, **k) * (0 if p == purpose else 1))
+    without = method.step(transition).z
+    assert width > 0
+    torch.testing.assert_close(with_noise - without, width * drawn, atol=1e-6, rtol=1e-6)

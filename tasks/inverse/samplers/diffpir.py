@@ -123,6 +123,12 @@ class DiffPIR(Method):
             z = z + then.sigma * ((1 - self.zeta) ** 0.5 * eps + self.zeta**0.5 * fresh)
         return StepResult(z, fitted, clean)
 
+    def added(self, transition: Transition) -> tuple[str | None, float]:
+        """Return the purpose and the standard deviation of the noise that :meth:`step` adds."""
+        if isinstance(transition.given.operator, Denoise) and self.start:
+            return "ddim", self.boost * fresh_noise(transition.now, transition.then, 1.0)
+        return "diffpir", self.boost * self.zeta**0.5 * transition.then.sigma
+
     def answer(self, given: Measurement, z: torch.Tensor, last: Level, ids: Sequence[int]) -> torch.Tensor:
         """Return the last pictures."""
         return z
