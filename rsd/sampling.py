@@ -234,7 +234,9 @@ def repel(
 
     phi are features of the estimate (z_t - sigma_t eps) / alpha_t, with constant eps, so that d estimate / d z_t is
     1 / alpha_t. z_s is linear in the estimate and in eps, of which the step keeps all but the noise ``fresh``, so it
-    changes with them. ``added``: purpose and width of the noise added last. ``interaction.kind`` "potential" is Particle Guidance (Corso et al. 2024, "Particle Guidance:
+    changes with them. ``added``: purpose and width of the noise added last.
+
+    ``interaction.kind`` "potential" is Particle Guidance (Corso et al. 2024, "Particle Guidance:
     non-I.I.D. Diverse Sampling with Diffusion Models", Eq. 4), which adds the gradient of
     log Phi = - 1/2 sum_{i != j} k_ij to the score. sigma_t / alpha_t counts as ``Schedule.most`` at most. Return None
     outside the interaction's window, and where particles cannot repel (:func:`able`).

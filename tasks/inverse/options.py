@@ -42,6 +42,8 @@ MOST_NOISE = 2.0
 """The largest sigma_v, the whole range of images."""
 UNBOUNDED = ("operator", "phase_retrieval")
 """Tasks whose measurements are not pictures in [-1, 1]."""
+GREY_LEVEL = 2 / 255
+"""The distance of two levels of 8 bits: the noise up to which known pixels are copied into the samples."""
 ALPHA = Path("alpha")
 """The mask made of an image's own transparency: transparent pixels are filled in."""
 
@@ -273,6 +275,11 @@ class Restore(TaskOptions, Settings, RunOptions, PriorOptions, FeatureOptions, S
     def interacts(self) -> bool:
         """Whether particles interact at all, so that the feature map is needed."""
         return Settings.of(self).interaction.acts(self.drawn)
+
+    @property
+    def keeps_known(self) -> bool:
+        """Whether known pixels are copied into the samples, the default resolved."""
+        return not self.clean and self.sigma_v <= GREY_LEVEL if self.keep_known is None else self.keep_known
 
     @property
     def features_name(self) -> str:

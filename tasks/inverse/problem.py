@@ -45,12 +45,14 @@ class Hole:
 
 @dataclass(frozen=True)
 class Given:
-    """A picture that an answer goes back into: its file, its pixels [1, 3, H, W] in [-1, 1], and what is hidden of it,
-    None if all of it is restored."""
+    """A picture that an answer goes back into: its file, its pixels [1, 3, H, W] in [-1, 1], what is hidden of it, None
+    if all of it is restored, and whether it keeps its known pixels (else only those that no region of the frame
+    restores)."""
 
     path: Path
     picture: torch.Tensor
     hole: Hole | None = None
+    keeps: bool = True
 
     def source(self) -> Source:
         """Return the file."""
@@ -83,7 +85,7 @@ class Problem:
         """Return samples [N, 3, h, w] in the whole picture, [N, 3, H, W]."""
         if self.given is None or self.frame is None:
             return images
-        hole = self.given.hole
+        hole = self.given.hole if self.given.keeps else None
         return self.frame.back(images, self.given.picture, None if hole is None else hole.known)
 
     def aligned(self, images: torch.Tensor) -> torch.Tensor:
@@ -171,7 +173,7 @@ def load(path: Path, options: Restore, size: int, image: str) -> Problem:
     foreign = over_heads(options.prior) and not _shows_head(path, picture, operator, resized=bool(changes))
     if not options.clean:
         y = operator(picture) if isinstance(operator, Inpaint) else picture
-        kept = Given(path, given, hole) if frame.returns else None
+        kept = Given(path, given, hole, options.keeps_known) if frame.returns else None
         return Problem(operator, y, foreign=foreign, notes=notes, frame=frame, given=kept)
     y = measure(operator, picture, options.sigma_v, options.seed, image)
     return Problem(operator, y, picture, None if changes else head_of(path), foreign, notes, frame)

@@ -28,8 +28,6 @@ NOTHING_TO_COVER = {
 """The reason if a part of the coverage is null."""
 EXACT = "a sample equals the clean image exactly, so its PSNR is infinite"
 NO_TRUTH = "no clean image to compare with (see --clean)"
-GREY_LEVEL = 2 / 255
-"""The distance of two levels of 8 bits."""
 SMALLEST = 32
 """The least image size in pixels for LPIPS and DISTS: their networks' pooling needs it."""
 
@@ -151,12 +149,8 @@ def distance(
 
 
 def keep_known(options: Restore, problem: Problem) -> bool:
-    """Return whether to copy the known pixels into the samples: by default when restoring a measurement whose noise is
-    below a grey level."""
-    chosen = options.keep_known
-    return isinstance(problem.operator, Inpaint) and (
-        chosen if chosen is not None else not options.clean and options.sigma_v <= GREY_LEVEL
-    )
+    """Return whether to copy the known pixels into the samples."""
+    return isinstance(problem.operator, Inpaint) and options.keeps_known
 
 
 def write_results(

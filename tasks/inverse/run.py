@@ -30,7 +30,7 @@ from . import arguments
 from .methods import METHODS, run_class
 from .operators import load_operator
 from .operators.base import measurement_fit
-from .options import Settings
+from .options import GREY_LEVEL, Settings
 from .rlsd import LatentParticles, Weights, image_shape
 
 
@@ -190,7 +190,7 @@ def restore(
     embed = Decoded(prior, compared) if compared is not None and interacts else None
     run = run_class(settings.method)(prior, f, y, settings, embed=embed, image=image)
     images, records = drive(run, diverged=partial(arguments.diverged, settings=settings), progress=progress)
-    if isinstance(f, Inpaint) and settings.sigma_v == 0:  # as rsd restore does without noise
+    if isinstance(f, Inpaint) and settings.sigma_v <= GREY_LEVEL:
         assert f.observed is not None
         images = torch.where(f.observed, y.to(images), images)
     chosen = None

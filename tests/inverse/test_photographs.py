@@ -205,6 +205,25 @@ def test_benchmarks_take_the_whole_picture(restore):
     assert [a.shape for a in answers(folder)] == [(32, 32, 3)]
 
 
+def test_known_pixels_beside_a_small_hole_are_kept_unless_told_otherwise(restore):
+    values = draw("photo.png", 300, 400)
+    known = mask("mask.png", 300, 400, (100, 130, 200, 204), (126, 130, 200, 230))  # an L: its box has known pixels
+    inside = np.zeros_like(known)
+    inside[100:126, 204:230] = True
+    for flags, same in (((), True), (("--no-keep-known",), False), (("--sigma-v", "0.02"), False)):
+        (one,) = answers(restore("photo.png", "--mask", "mask.png", "-n", "1", *flags, out=f"out{len(flags)}"))
+        assert np.array_equal(one[known & inside], values[known & inside]) == same
+        assert np.array_equal(one[:30], values[:30])  # beyond the surroundings of the hole
+
+
+def test_the_function_keeps_known_pixels_as_the_command_does(photos):
+    f = make_operator("inpaint_half_face", size=32)
+    y = f(torch.rand(1, 3, 32, 32, generator=torch.Generator().manual_seed(0)) * 2 - 1)
+    for sigma_v, same in ((0.001, True), (0.02, False)):
+        images = rsd.restore(y, f, prior=str(photos), steps=2, particles=1, sigma_v=sigma_v).images
+        assert torch.equal(torch.where(f.observed, y, images), images) == same
+
+
 @pytest.fixture
 def compare(photos, tmp_path, monkeypatch):
     """Compare on task sr2 with the prior of photographs, two steps and two particles each; return the rows."""
