@@ -170,6 +170,10 @@ class Push:
 class Method:
     """A sampler with its hyper-parameters."""
 
+    positive: ClassVar[tuple[str, ...]] = ()
+    """Hyper-parameters that must be above 0."""
+    fractions: ClassVar[tuple[str, ...]] = ("eta",)
+    """Hyper-parameters that may be 1 at most."""
     eta: float = 1.0
     """The noise of its DDIM step, 1 is ancestral."""
     renoises: ClassVar[bool] = False

@@ -19,7 +19,7 @@ import sys
 import textwrap
 import types
 import typing
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import cache
 from pathlib import Path
 from typing import Any, Literal, TypeVar
@@ -173,6 +173,11 @@ def is_assignment(word: str) -> bool:
     return "=" in word
 
 
+def joined(words: Iterable[str]) -> tuple[str, ...]:
+    """Return words name=value with each name once, as given last."""
+    return tuple({word.partition("=")[0]: word for word in words}.values())
+
+
 def positional_of(kind: type) -> Field | None:
     """Return the positional field; None if there is none."""
     return next((field for field in fields_of(kind).values() if field.flag.positional), None)
@@ -194,9 +199,12 @@ def script(kind: type[Kind], prog: str, argv: Sequence[str] | None = None) -> Ki
 
 
 def build(kind: type[Kind], *layers: Mapping[str, Any], prog: str) -> Kind:
-    """Create options from layers of :func:`values`; later layers win."""
+    """Create options from layers of :func:`values`; later layers win, and words name=value are :func:`joined`."""
     given = {name: value for layer in layers for name, value in layer.items()}
     for field in fields_of(kind).values():
+        if field.flag.own is is_assignment and field.name in given:
+            words = [word for layer in layers for word in layer.get(field.name) or ()]
+            given[field.name] = joined(words)
         if field.name not in given and field.default is dataclasses.MISSING:
             if not field.flag.positional:
                 example = "".join(f", for example {text}" for text in getattr(kind, "EXAMPLES", ())[:1])

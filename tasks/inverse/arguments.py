@@ -11,6 +11,7 @@ import torch
 
 from rsd.features import check_features_name
 from rsd.priors import check_prior_name, image_size, is_latent, takes_any_size
+from rsd.runs.flags import joined
 from rsd.runs.run import check_known
 
 from .methods import METHODS, check_fits
@@ -67,12 +68,12 @@ def settle(
             )
         if preset is not None:
             raise ValueError(f"preset is {preset}, but settings are given too; leave one of them out.")
-        return replace(settings, **changes), f"your Settings{yours}"
+        return replace(settings, **_with_hyper(settings, changes)), f"your Settings{yours}"
     method = changes.get("method", "auto")
     if not isinstance(method, str):
         raise ValueError(f"method is {method!r}; give text.")
     found, source = settings_of(task, method=method, prior=prior, preset=preset)
-    found = replace(found, **{**changes, "method": found.method})
+    found = replace(found, **_with_hyper(found, {**changes, "method": found.method}))
     options, _ = settled(task, method=method, prior=prior, preset=preset)
     try:
         check_used(changes, replace(options, **changes))
@@ -80,6 +81,14 @@ def settle(
         message = re.sub(r"--([a-z][a-z-]*)", lambda flag: flag[1].replace("-", "_"), str(error))
         raise ValueError(message) from None
     return found, source + yours
+
+
+def _with_hyper(base: Settings, changes: dict[str, Any]) -> dict[str, Any]:
+    """Return ``changes``, with the hyper-parameters of ``base`` that they do not change, if the method stays."""
+    own = changes.get("hyper")
+    if not isinstance(own, list | tuple) or changes.get("method", base.method) != base.method:
+        return changes
+    return {**changes, "hyper": joined((*base.hyper, *own))}
 
 
 def feature_size(settings: Settings, task: str, prior: str) -> int | None:

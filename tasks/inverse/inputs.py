@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from rsd.formats import PICTURES, skipped_files
+from rsd.runs.flags import joined
 from rsd.runs.settings import Line, is_manifest, read_manifest
 
 from .names import task_name
@@ -128,6 +129,8 @@ def _job(line: Line, *, folder: Path, shared: Restore, chosen: dict[tuple[str, .
         needs = PLACEHOLDERS.get(task_name(choice.get("task", shared.task)), {})
         own = {name: getattr(shared, name) for name in needs}
         chosen[key] = replace(resolve({**choice, **needs}), **own) if choice else shared
+    if "hyper" in values:
+        values["hyper"] = joined((*chosen[key].hyper, *values["hyper"]))
     path = folder / line.source
     options = replace(chosen[key], images=(path,), **values)
     with suppress(FileNotFoundError):  # reported for this image alone

@@ -294,7 +294,8 @@ def auto_method(task: str, prior: str) -> str:
 def load_method(name: str, hyper: tuple[str, ...] = ()) -> Any:
     """Return a sampler with its paper's hyper-parameters, except those that ``hyper`` gives as "name=value".
 
-    Raise ValueError, in one sentence, for an unknown hyper-parameter or a value of the wrong type.
+    Raise ValueError, in one sentence, for an unknown hyper-parameter, a value of the wrong type, and one out of its
+    range.
     """
     sampler = METHODS[name].sampler
     if not sampler:
@@ -316,6 +317,10 @@ def load_method(name: str, hyper: tuple[str, ...] = ()) -> Any:
                 f"{suggestion(key, fields)} There are: {', '.join(fields)}."
             )
         given[key] = _value(name, key, value, fields[key])
+        if key in getattr(sampler, "positive", ()) and not given[key]:
+            raise ValueError(f"{key} of method {name} is {value}; give a number above 0.")
+        if key in getattr(sampler, "fractions", ()) and given[key] > 1:
+            raise ValueError(f"{key} of method {name} is {value}; give 1 or less.")
     return sampler(**given)  # type: ignore[operator]
 
 
@@ -400,7 +405,7 @@ def no_default(field: dataclasses.Field) -> bool:
     return field.init and field.default is field.default_factory is dataclasses.MISSING
 
 
-OWN_FACTS = ("what", "works", "uses", "space", "linear", "through", "descends", "follows")
+OWN_FACTS = ("what", "works", "uses", "space", "linear", "through", "descends", "follows", "refits")
 """The facts that a user's own method may state, as Method does."""
 
 

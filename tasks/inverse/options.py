@@ -137,7 +137,7 @@ class Settings(SelectionSettings, RepulsionSettings, DiffusionSettings, TextSett
     """Adam's learning rate for z."""
     hyper: Annotated[tuple[str, ...], Flag(own=is_assignment)] = ()
     """Hyper-parameters of a sampler (see `rsd methods`), as name=value, e.g. zeta=0.5,eta=1
-    (default: the packaged ones)."""
+    (default, and for those not given: the packaged ones)."""
     prompt: str = ""
     """A description of the image; empty in the paper."""
     negative_prompt: str = ""

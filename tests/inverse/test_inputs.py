@@ -80,7 +80,7 @@ def test_each_line_has_the_method_of_its_task(photos):
 
 def test_a_line_may_tune_its_sampler(photos):
     (job,) = jobs(manifest(photos, {"image": "c.png", "method": "psld", "hyper": ["gamma=0.2", "eta=0"]}))
-    assert (job.options.method, job.options.hyper) == ("psld", ("gamma=0.2", "eta=0"))
+    assert (job.options.method, job.options.hyper) == ("psld", ("omega=0.5", "gamma=0.2", "eta=0"))
 
 
 @pytest.mark.parametrize(

@@ -14,9 +14,11 @@ from rsd.priors import load_prior
 from rsd.priors.mixture import GaussianMixture
 from rsd.randomness import Stream
 from rsd.sampling import CLEAN, Method, level
+from rsd.tasks.inverse.arguments import settle
 from rsd.tasks.inverse.methods import METHODS, check_fits, load_method, run_class
 from rsd.tasks.inverse.operators import Denoise, data_residual, make_operator, measure
 from rsd.tasks.inverse.operators.linear import gram, solve, solve_gram
+from rsd.tasks.inverse.packaged import parse
 from rsd.tasks.inverse.run import Settings
 from rsd.tasks.inverse.samplers.daps import DAPS
 from rsd.tasks.inverse.samplers.diffpir import DiffPIR
@@ -292,7 +294,7 @@ def test_a_known_gram_matrix_needs_no_conjugate_gradients(monkeypatch):
         ("fps-smc", ("M=0",), 'M of method fps-smc is "0"; give a whole number, 1 or more.'),
         ("pigdm", ("adaptive=1",), 'adaptive of method pigdm is "1"; give true or false.'),
         ("daps", ("momentum=1",), "momentum of DAPS is 1.0; give 0 or more, and less than 1."),
-        ("latino", ("delta=0",), "delta of LATINO is 0.0; give a number above 0."),
+        ("latino", ("delta=0",), "delta of method latino is 0; give a number above 0."),
         ("rlsd", ("zeta=1",), "Method rlsd has no hyper-parameters of its own"),
     ],
 )
@@ -349,3 +351,31 @@ def test_the_noise_of_the_importance_weights_is_the_noise_of_the_step(method, ki
     without = method.step(transition).z
     assert width > 0
     torch.testing.assert_close(with_noise - without, width * drawn, atol=1e-6, rtol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("method", "hyper", "expected"),
+    [
+        ("fps-smc", "eta=0", "eta of method fps-smc is 0; give a number above 0."),
+        ("pigdm", "eta=3", "eta of method pigdm is 3; give 1 or less."),
+        ("diffpir", "zeta=2", "zeta of method diffpir is 2; give 1 or less."),
+        ("score-prior", "spread=0", "spread of method score-prior is 0; give a number above 0."),
+        ("daps", "tau=0", "tau of method daps is 0; give a number above 0."),
+        ("latino", "delta=0", "delta of method latino is 0; give a number above 0."),
+    ],
+)
+def test_hyper_parameters_out_of_their_range_are_refused(method, hyper, expected):
+    with pytest.raises(ValueError, match=f"^{expected}$"):
+        Settings(method=method, hyper=(hyper,))
+    assert load_method("dps", ("zeta=2",)).zeta == 2  # a step size
+
+
+def test_hyper_parameters_that_are_not_given_stay_as_packaged(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "a.png").touch()
+    task = ["--task", "sr4", "--method", "psld", "--prior", "heads", "a.png"]
+    own, _ = parse(task)
+    assert own.hyper == ("omega=1", "gamma=0.1")
+    assert parse([*task, "--hyper", "gamma=0.3"])[0].hyper == ("omega=1", "gamma=0.3")
+    found, _ = settle(None, {"method": "psld", "hyper": ("eta=0.5",)}, "sr4", "heads", None)
+    assert found.hyper == (*own.hyper, "eta=0.5")

@@ -30,6 +30,7 @@ class DAPS(Method):
     """``ode``: DDIM steps to the estimate; ``langevin``: Langevin steps of size ``lr``; ``tau``: assumed standard
     deviation of the measurement; ``momentum``: mu, 0 (Langevin) to below 1. Raise ValueError for another momentum."""
 
+    positive: ClassVar[tuple[str, ...]] = ("lr", "lr_end", "tau")
     renoises: ClassVar[bool] = True
     noise: ClassVar[str | None] = "anneal"
 

@@ -59,6 +59,8 @@ class DiffPIR(Method):
     stop: float = 0.02
     calls: int = 8
     fits: bool = False
+    positive: ClassVar[tuple[str, ...]] = ("weight", "boost", "stop")
+    fractions: ClassVar[tuple[str, ...]] = ("zeta",)
     renoises: ClassVar[bool] = True
 
     def levels(self, schedule: Schedule, steps: int) -> list[Level]:

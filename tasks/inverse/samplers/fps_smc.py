@@ -29,6 +29,7 @@ from .guidance import Transition, noise_of_y
 class FPS(Method):
     """``M``: particles of each sample; ``eta``: noise of the DDIM step, above 0."""
 
+    positive: ClassVar[tuple[str, ...]] = ("eta",)
     noise: ClassVar[str | None] = None
     M: int = 5
     eta: float = 1.0

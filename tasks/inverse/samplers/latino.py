@@ -24,18 +24,14 @@ from .guidance import Transition
 
 @dataclass(frozen=True)
 class LATINO(Method):
-    """``delta``: weight of the measurement against the denoised image, above 0; ``ode``: DDIM steps to the estimate.
-    Raise ValueError for another delta."""
+    """``delta``: weight of the measurement against the denoised image; ``ode``: DDIM steps to the estimate."""
 
+    positive: ClassVar[tuple[str, ...]] = ("delta",)
     renoises: ClassVar[bool] = True
     noise: ClassVar[str | None] = "latino"
 
     delta: float = 1.0
     ode: int = 1
-
-    def __post_init__(self) -> None:
-        if not self.delta > 0:
-            raise ValueError(f"delta of LATINO is {self.delta}; give a number above 0.")
 
     @torch.no_grad()
     def step(self, transition: Transition) -> StepResult:

@@ -30,6 +30,7 @@ class ReSample(Method):
     ``lr_x`` for images and ``lr_z`` for latents; ``zeta``: step size of the data term, times alpha_t^2; ``eta``: noise
     of the DDIM step."""
 
+    positive: ClassVar[tuple[str, ...]] = ("gamma", "lr_x", "lr_z")
     noise: ClassVar[str | None] = None
     gamma: float = 40.0
     every: int = 10

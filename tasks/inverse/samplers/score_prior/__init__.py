@@ -14,7 +14,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 
@@ -37,6 +37,8 @@ class ScorePrior:
     ``lr``: Adam's initial learning rate, which falls to 0; ``lr_last``: that of the last layer, each entry's mean and
     log standard deviation, which move far: from 0 and log ``spread`` to y and log sigma_v; ``blur``: see above; 0, as
     in the paper, for none."""
+
+    positive: ClassVar[tuple[str, ...]] = ("lr", "lr_last", "spread")
 
     batch: int = 16
     ode: int = 10
