@@ -203,17 +203,20 @@ class Plans:
     ``report``: called with each new plan's ``why``."""
 
     def __init__(self, report: Callable[[str], None]):
-        self.report, self.plans = report, dict[Any, Memory]()
+        self.report, self.plans, self.alive = report, dict[Any, Memory](), list[Any]()
 
     def __call__(self, mode: str, *, embed: Any = None, condition: Any = None, prior: Any, **rest: Any) -> Memory:
         """Return the plan for these arguments; see :func:`plan`."""
         guided = condition is not None and condition.negative is not None
         shape = tuple(getattr(prior, "latent_shape", ()))
-        key = mode, id(embed), guided, shape, *sorted(rest.items())  # the plan keeps its embed alive: ids are unique
+        networks = getattr(embed, "features", embed), getattr(embed, "decode", None)  # a run may wrap them anew
+        key = mode, *map(id, networks), guided, shape, *sorted(rest.items())
         if key not in self.plans:
+            self.alive += networks  # so that ids are unique
             self.plans[key] = plan(mode, embed=embed, condition=condition, prior=prior, **rest)
             if self.plans[key].why:
                 self.report(self.plans[key].why)
+        self.plans[key].parts = prior, embed
         return self.plans[key]
 
 

@@ -39,11 +39,15 @@ def psnr(x: torch.Tensor, truth: torch.Tensor) -> torch.Tensor:
 def ssim(x: torch.Tensor, truth: torch.Tensor) -> torch.Tensor:
     """Return the structural similarity of each image, [N] in [-1, 1] (scikit-image, 7 x 7 windows, mean over colours).
 
-    It is measured on intensities in [0, 1], since unlike PSNR it depends on the value of black.
+    It is measured on intensities in [0, 1], since unlike PSNR it depends on the value of black. Smaller images are
+    extended to the window by repeating their edge.
     """
     from skimage.metrics import structural_similarity
 
-    intensities = [((v.cpu().double() + 1) / 2).numpy() for v in (x.clamp(-1, 1), truth.expand_as(x))]
+    missing = [max(0, 7 - side) for side in x.shape[-1:-3:-1]]
+    extend = [n for rest in missing for n in (0, rest)]
+    both = [F.pad(v.cpu().double(), extend, mode="replicate") for v in (x.clamp(-1, 1), truth.expand_as(x))]
+    intensities = [((v + 1) / 2).numpy() for v in both]
     pairs = zip(*intensities, strict=True)
     return torch.tensor([structural_similarity(a, b, data_range=1.0, channel_axis=0) for a, b in pairs])
 

@@ -15,7 +15,7 @@ from rsd.distributed import Ensemble
 from rsd.features import Decoded
 from rsd.metrics.scoring import ScoreRequest, Scorers, Subject, reasons
 from rsd.metrics.selection import Fit
-from rsd.priors import is_latent
+from rsd.priors import is_latent, takes_any_size
 from rsd.priors.base import Prior
 from rsd.priors.windows import for_picture
 from rsd.runs.batch import run_all
@@ -79,7 +79,8 @@ class RestoreHead(Head):
 
     def check_shared(self, device: torch.device) -> None:
         """Raise ValueError, OSError or ImportError for an error that concerns all images."""
-        check_metrics(self.options, self.size)
+        if not takes_any_size(self.options.prior):
+            check_metrics(self.options, self.size)
         if all(item.options is self.options for item in self.items):
             check_task(self.options, self.size, device)
             check_method(self.options, self.size)
@@ -90,6 +91,8 @@ class RestoreHead(Head):
         if own and item.options.task == "operator":
             check_task(item.options, self.size, device)
         problem = self.load(item, self.size)
+        if problem.clean is not None:
+            check_metrics(item.options, min(problem.clean.shape[-2:]))
         if own:
             check_method(item.options, self.size, problem.operator)
         if problem.foreign:
@@ -153,7 +156,7 @@ class RestoreHead(Head):
         images, y = particles(folder), media.read_measurement(folder.path / "measurement.safetensors")
         local = item.options.fitted == "whole" and hides(item.options.task)
         size = self.size if local else images.shape[-1]
-        check_metrics(item.options, size)
+        check_metrics(item.options, min(images.shape[-2:]))
         problem = self.load(item, size)
         if not same_measurement(problem.y, y):
             raise ValueError(

@@ -33,12 +33,11 @@ SMALLEST = 32
 
 
 def check_metrics(options: Restore, size: int) -> None:
-    """Raise ValueError for a metric that images of size x size px do not support. Loads nothing."""
+    """Raise ValueError for a metric that images of ``size`` px, the shorter side, do not support. Loads nothing."""
     for name in ("lpips", "dists"):
         if name in options.metrics and options.clean and size < SMALLEST:
             raise ValueError(
-                f"{name.upper()} needs at least {SMALLEST} px, but {options.prior} makes {size} px; leave it out of "
-                "--metrics."
+                f"{name.upper()} needs at least {SMALLEST} px, but images have {size} px; leave it out of --metrics."
             )
 
 

@@ -5,8 +5,10 @@ import math
 import numpy as np
 import pytest
 import torch
+import torch.nn.functional as F
 from PIL import Image
 
+from rsd.memory.meta import Bytes
 from rsd.tasks.inverse.operators import (
     BlindBlur,
     Blur,
@@ -14,6 +16,7 @@ from rsd.tasks.inverse.operators import (
     Denoise,
     Inpaint,
     PoissonDenoise,
+    grain,
     jpeg,
     linear,
     make_operator,
@@ -94,6 +97,31 @@ def test_gaussian_noise_is_estimated_from_one_picture(sigma):
     assert float((y - x).std()) == pytest.approx(sigma, rel=0.02)
     assert estimate_sigma(y) == pytest.approx(sigma, rel=0.08)
     assert Denoise(0.07).noise_level(0.001) == 0.07 and Denoise().noise_level(0.3) == 0.3
+
+
+def test_photon_counts_in_the_dark_do_not_depend_on_the_brightest_pixel():
+    f, normal = PoissonDenoise(5000.0), noise(1, 3, 40, 40)
+    dark = torch.full((1, 3, 40, 40), 2 * 3 / 5000 - 1, dtype=torch.float64)  # 3 photons
+    lit = dark.clone()
+    lit[..., 0, 0] = 1
+    seen = f.add_noise(lit, normal, 0.0)
+    assert torch.equal(seen[..., 1:, :], f.add_noise(dark, normal, 0.0)[..., 1:, :])
+    counts = f.peak * (seen[..., 1:, :] + 1) / 2
+    assert float((counts == 0).double().mean()) == pytest.approx(math.exp(-3), abs=0.01)
+
+
+def test_the_noise_of_a_large_picture_is_estimated_from_few_patches(monkeypatch):
+    y = measure(Denoise(), scene(96, 128).float(), 0.1, seed=1)
+    whole = F.unfold(y.double(), 5)[0].T  # all patches, as the paper has it
+    inside = whole[(whole.abs() < 1 - 1e-6).all(1)]
+    values, count = torch.linalg.eigvalsh(torch.cov(inside.T)), 75
+    while float(values[:count].mean()) > float(values[:count].quantile(0.5)):
+        count -= 1
+    assert estimate_sigma(y) == pytest.approx(float(values[:count].mean()) ** 0.5, rel=1e-9)
+    monkeypatch.setattr(grain, "PATCHES", 1000)
+    with Bytes() as bytes_:
+        few = estimate_sigma(y.repeat(1, 1, 8, 8))
+    assert few == pytest.approx(0.1, rel=0.15) and bytes_.peak < 16 * 64 * y.numel()  # all patches: 200 * 64
 
 
 def test_the_peak_of_photon_counts_is_estimated():

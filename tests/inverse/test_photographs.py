@@ -224,6 +224,16 @@ def test_the_function_keeps_known_pixels_as_the_command_does(photos):
         assert torch.equal(torch.where(f.observed, y, images), images) == same
 
 
+def test_small_clean_pictures_are_scored_or_refused_before_the_run(restore, photos, capsys):
+    draw("photo.png", 6, 20)
+    folder = restore("photo.png", "--clean", "--task", "inpaint_random", "-n", "1")
+    assert -1 <= json.loads((folder / "metrics.json").read_text())["ssim"]["mean"] < 1
+    flags = ["--clean", "--task", "inpaint_random", "--prior", str(photos), "--metrics", "lpips", "--out", "other"]
+    assert main(["restore", "photo.png", *flags]) == 2
+    assert "LPIPS needs at least 32 px, but images have 6 px" in capsys.readouterr().err
+    assert not list(Path().rglob("other/particles"))
+
+
 @pytest.fixture
 def compare(photos, tmp_path, monkeypatch):
     """Compare on task sr2 with the prior of photographs, two steps and two particles each; return the rows."""

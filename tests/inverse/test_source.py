@@ -162,3 +162,13 @@ def test_colours_for_a_grey_picture(tmp_path):
     Image.fromarray(DEEP[..., 0]).save(path)
     found = read_source(path).answer(torch.rand(3, HEIGHT, WIDTH), colour=True)
     assert found.values.shape == (HEIGHT, WIDTH, 3) and found.values.dtype == np.uint16 and found.mode == "RGB"
+
+
+def test_colours_for_a_grey_picture_of_floating_point_values(tmp_path):
+    path = tmp_path / "a.tif"
+    Image.fromarray(np.linspace(0, 1, HEIGHT * WIDTH, dtype=np.float32).reshape(HEIGHT, WIDTH)).save(path)
+    x = torch.rand(3, HEIGHT, WIDTH, generator=torch.Generator().manual_seed(0)) * 2 - 1
+    found = read_source(path).answer(x, colour=True)
+    assert found.values.dtype == np.uint16 and found.mode == "RGB"
+    again = read_source(found.save(tmp_path / "out")).values
+    assert np.abs(again / 65535 - (x.permute(1, 2, 0).numpy() + 1) / 2).max() < 1e-4

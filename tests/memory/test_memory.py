@@ -131,6 +131,17 @@ def test_plans_are_made_once_and_what_was_learned_stays(monkeypatch):
     assert len(made) == 6 and told == [f"{mode}, {n}" for mode, n in zip(made, (4, 4, 3, 4, 4, 4), strict=True)]
 
 
+def test_wrappers_of_the_same_feature_map_share_a_plan(monkeypatch):
+    monkeypatch.setattr(memory, "plan", lambda mode, **how: Memory(4, why=mode))
+    told = []
+    plans = Plans(told.append)
+    features, first, second = len, *(Decoded(prior, len) for prior in ("a", "b"))  # as for two pictures
+    ask = lambda embed, prior: plans("auto", prior=prior, embed=embed, n=4, chunk=None)  # noqa: E731
+    ask(first, "a").chunk = 2
+    assert ask(second, "b").chunk == 2 and ask(second, "b").parts == ("b", second) and told == ["auto"]
+    assert ask(Decoded("b", len, decode=features), "b").chunk == 4  # another decoder takes other memory
+
+
 class Lean:
     lean = False
 

@@ -48,6 +48,12 @@ def test_ssim_of_equal_and_of_constant_images():
     assert metrics.ssim(*images).item() == pytest.approx((2 * a * b + c1) / (a * a + b * b + c1), abs=1e-6)
 
 
+def test_ssim_of_pictures_smaller_than_its_window():
+    x = torch.rand(2, 3, 5, 2, generator=torch.Generator().manual_seed(0)) * 2 - 1
+    same, other = metrics.ssim(x, x), metrics.ssim(x, x.flip(0))
+    assert same.tolist() == pytest.approx([1, 1]) and float(other.max()) < 0.9
+
+
 def test_ssim_is_negative_for_a_negative_and_clamps():
     x = torch.rand(1, 3, 16, 16, generator=torch.Generator().manual_seed(0)) * 2 - 1
     assert metrics.ssim(-x, x).item() < -0.5  # on [-1, 1] it would be positive: the means change sign as well

@@ -76,7 +76,7 @@ class Operator(nn.Module):
     def picture(self, y: torch.Tensor) -> torch.Tensor:
         """Return y as an image for display, [B, 3, H', W'] in [-1, 1], unobserved entries 0; if y is not an image, a
         grey square."""
-        y = _only_observed(self, y.detach())
+        y = only_observed(self, y.detach())
         y = y.abs() if y.is_complex() else y.float()
         if y.ndim == 3:  # grey, without a channel dimension
             y = y[:, None] if float(y.abs().max()) <= 1.5 else stretch(y)[:, None]
@@ -110,7 +110,7 @@ def measure(operator: Operator, x: torch.Tensor, sigma_v: float, seed: int, imag
     parts = torch.view_as_real(y) if y.is_complex() else y
     v = noise(parts.shape[1:], seed=seed, purpose="measurement", image=image, particles=[0]).to(parts)
     y = operator.add_noise(y, torch.view_as_complex(v) / math.sqrt(2) if y.is_complex() else v, sigma_v)
-    return _only_observed(operator, y)
+    return only_observed(operator, y)
 
 
 def variance(y: torch.Tensor, sigma: float) -> float:
@@ -139,10 +139,11 @@ def data_residual(operator: Operator, x: torch.Tensor, y: torch.Tensor) -> tuple
     if y.shape[1:] != fx.shape[1:]:
         expected, given = list(fx.shape[1:]), list(y.shape[1:])
         raise ValueError(f"The measurement is {given}, but {operator.name} makes {expected}; check task and size.")
-    return _only_observed(operator, y - fx), observed_count(operator, fx)
+    return only_observed(operator, y - fx), observed_count(operator, fx)
 
 
-def _only_observed(operator: Operator, y: torch.Tensor) -> torch.Tensor:
+def only_observed(operator: Operator, y: torch.Tensor) -> torch.Tensor:
+    """Return y with unobserved entries zero."""
     return y if operator.observed is None else y.masked_fill(~operator.observed, 0)
 
 

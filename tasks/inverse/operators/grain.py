@@ -12,6 +12,8 @@ PATCH = 5
 """Side of the patches of :func:`estimate_sigma` in pixels."""
 PATCHES = 60_000
 """At most so many patches are compared."""
+MANY = 200
+"""Mean counts above which a Poisson distribution is nearly normal."""
 
 
 class Denoise(Operator):
@@ -59,19 +61,12 @@ class PoissonDenoise(Operator):
         return self.sigma
 
     def add_noise(self, y: torch.Tensor, normal: torch.Tensor, sigma_v: float) -> torch.Tensor:
-        """Return counts with the mean of the noiseless y: the quantiles of a Poisson distribution (above 200, where it
-        is nearly normal, by Anscombe's root) that belong to the normal numbers."""
+        """Return counts with the mean of the noiseless y: the quantiles of a Poisson distribution (of a mean above
+        200, where it is nearly normal, by Anscombe's root) that belong to the normal numbers."""
         mean, normal = self.peak * ((y.double() + 1) / 2).clamp(0, 1), normal.double()
-        if float(mean.max()) > 200:
-            count = ((mean + 3 / 8).sqrt() + normal / 2).square().sub(3 / 8).clamp(min=0).round()
-            return (2 * count / self.peak - 1).to(y)
-        uniform = 0.5 * (1 + torch.erf(normal / 2**0.5))
-        count, term = torch.zeros_like(mean), torch.exp(-mean)
-        total = term.clone()
-        for k in range(1, int(mean.max() + 10 * mean.max() ** 0.5 + 20)):
-            count += total < uniform
-            term = term * mean / k
-            total += term
+        many = ((mean + 3 / 8).sqrt() + normal / 2).square().sub(3 / 8).clamp(min=0).round()
+        few = mean <= MANY
+        count = many.masked_scatter(few, _quantiles(mean[few], normal[few])) if few.any() else many
         return (2 * count / self.peak - 1).to(y)
 
     def proximal(self, y: torch.Tensor, d: torch.Tensor, tau: float) -> torch.Tensor:
@@ -110,6 +105,18 @@ class Colorize(Operator):
         return y.detach().expand(-1, 3, -1, -1)
 
 
+def _quantiles(mean: torch.Tensor, normal: torch.Tensor) -> torch.Tensor:
+    """Return the quantiles of Poisson distributions that belong to normal numbers."""
+    uniform = 0.5 * (1 + torch.erf(normal / 2**0.5))
+    count, term = torch.zeros_like(mean), torch.exp(-mean)
+    total, most = term.clone(), float(mean.max())
+    for k in range(1, int(most + 10 * most**0.5 + 20)):
+        count += total < uniform
+        term = term * mean / k
+        total += term
+    return count
+
+
 def estimate_sigma(y: torch.Tensor) -> float:
     """Return the standard deviation of white Gaussian noise in a picture [1, C, H, W] of at least 16 x 16 px.
 
@@ -117,11 +124,15 @@ def estimate_sigma(y: torch.Tensor) -> float:
     Statistical Method for Image Noise Level Estimation": the largest are removed until the mean of the others is no
     more than their median. Cut highlights and shadows have less noise: patches with values at the ends are left out if
     enough others remain."""
-    patches = F.unfold(y.double(), PATCH)[0].T
-    inside = (patches.abs() < 1 - 1e-6).all(1)
-    if int(inside.sum()) > 20 * patches.shape[1]:
-        patches = patches[inside]
-    patches = patches[:: -(-len(patches) // PATCHES)]
+    most = F.max_pool2d(y.abs().amax(1, keepdim=True), PATCH, stride=1)[0, 0]  # of each patch
+    inside = most < 1 - 1e-6
+    if int(inside.sum()) <= 20 * y.shape[1] * PATCH**2:
+        inside = torch.ones_like(inside)
+    rows, columns = inside.nonzero(as_tuple=True)
+    every = -(-len(rows) // PATCHES)
+    rows, columns = (place[::every, None] for place in (rows, columns))
+    down, across = torch.meshgrid(torch.arange(PATCH), torch.arange(PATCH), indexing="ij")
+    patches = y[0][:, rows + down.flatten(), columns + across.flatten()].double().transpose(0, 1).flatten(1)
     values = torch.linalg.eigvalsh(torch.cov(patches.T)).clamp(min=0)
     for count in range(len(values), 0, -1):
         mean = float(values[:count].mean())

@@ -10,19 +10,14 @@ from collections.abc import Callable
 
 import torch
 
-from .base import Operator, observed_count
+from .base import Operator, observed_count, only_observed
 
 Apply = Callable[[torch.Tensor], torch.Tensor]
 
 
 def gram(operator: Operator, like: torch.Tensor, *, times: float, plus: float) -> Apply:
     """Return the map u -> times A A^T u + plus u, for u [n, ...] of y's shape. ``like``: images [n, 3, H, W]."""
-    return lambda u: times * observed(operator, operator(operator.adjoint(u, like))) + plus * u
-
-
-def observed(operator: Operator, y: torch.Tensor) -> torch.Tensor:
-    """Return y with unobserved entries zero."""
-    return y if operator.observed is None else y.masked_fill(~operator.observed, 0)
+    return lambda u: times * only_observed(operator, operator(operator.adjoint(u, like))) + plus * u
 
 
 @torch.no_grad()
@@ -79,7 +74,7 @@ def proximal(operator: Operator, y: torch.Tensor, d: torch.Tensor, tau: float, t
 
     x = d + A^T u,  (A A^T + tau) u = y - A d.
     """
-    gap = observed(operator, y - operator(d))
+    gap = only_observed(operator, y - operator(d))
     return d + operator.adjoint(solve_gram(operator, gap, d, times=1.0, plus=tau, tolerance=tolerance), d)
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import torch
 
 from . import linear
-from .base import Operator, data_residual
+from .base import Operator, data_residual, only_observed
 
 TOLERANCE = 1e-3
 """The residual of the normal equations relative to the gap y - A d, far below what the noise leaves open."""
@@ -70,4 +70,4 @@ def pushforward(operator: Operator, x: torch.Tensor, v: torch.Tensor) -> torch.T
         w = torch.zeros_like(y, requires_grad=True)
         (pulled,) = torch.autograd.grad(y, x, w, create_graph=True)
         (pushed,) = torch.autograd.grad(pulled, w, v)
-    return linear.observed(operator, pushed)
+    return only_observed(operator, pushed)

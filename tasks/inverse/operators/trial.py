@@ -12,7 +12,7 @@ from rsd.randomness import noise
 
 from ..methods import METHODS
 from ..options import UNBOUNDED
-from .base import Operator
+from .base import Operator, only_observed
 
 GREATEST = 20.0
 """The largest value of a measured picture: beyond it is one in grey levels, not one in [-1, 1] with noise."""
@@ -38,7 +38,7 @@ def try_out(
     gradients = []
     for x, what in ((drawn.tanh(), "an image in [-1, 1]"), (drawn, "an image that goes beyond [-1, 1]")):
         y = measured(operator, x)
-        if not bool(magnitude(observed(operator, y)).isfinite()):
+        if not bool(magnitude(only_observed(operator, y)).isfinite()):
             remedy = "samples do during a run: clamp x first" if x is drawn else "fix it"
             raise ValueError(
                 f"{operator.name} returned values that are not finite (NaN or infinite) for {what}; {remedy}."
@@ -120,11 +120,6 @@ def explain_no_gradient(operator: Operator, error: Exception | None) -> str:
     )
 
 
-def observed(operator: Operator, y: torch.Tensor) -> torch.Tensor:
-    """Return y with unobserved entries zero."""
-    return y if operator.observed is None else y.masked_fill(~operator.observed, 0)
-
-
 def check_measurement(operator: Operator, y: torch.Tensor, made: torch.Tensor, name: str) -> None:
     """Raise ValueError if ``y``, called ``name`` in the message, cannot be a measurement by the operator; ``made``: a
     measurement of an image."""
@@ -136,7 +131,7 @@ def check_measurement(operator: Operator, y: torch.Tensor, made: torch.Tensor, n
         raise ValueError(f"{name} is complex, but {operator.name} makes real numbers; give the real measurement.")
     if not (y.is_floating_point() or y.is_complex()):
         raise ValueError(f"{name} is of type {y.dtype}; give floating-point numbers, a picture as x / 127.5 - 1.")
-    most = float(magnitude(observed(operator, y)))
+    most = float(magnitude(only_observed(operator, y)))
     if not math.isfinite(most):
         raise ValueError(f"{name} has values that are not finite (NaN or infinite); repair it.")
     if most > GREATEST and operator.task not in UNBOUNDED:

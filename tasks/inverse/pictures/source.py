@@ -22,7 +22,9 @@ from rsd.formats import FORMATS
 from rsd.media import converted
 from rsd.runs.folder import write_bytes
 
-LUMA = np.array([0.299, 0.587, 0.114], dtype=np.float32)
+from ..operators import jpeg
+
+LUMA = np.array(jpeg.LUMA, dtype=np.float32)
 DIRECT = ("1", "L", "LA", "RGB", "RGBA", "CMYK", "F")
 """Modes whose values an answer keeps. Palettes and other spaces become RGB, 16-bit modes arrays of uint16."""
 HIGH = ("16B", "16L", "16N")
@@ -77,7 +79,7 @@ class Source:
                 part = replace(self, values=self.values[box])
                 values[box] = part.answer(x[(..., *box)], weight[box], fill=fill).values
             return replace(self, values=values)
-        own = self._coloured() if colour and self.mode in ("1", "L", "LA") else self
+        own = self._coloured() if colour and self.mode in ("1", "L", "LA", "F") else self
         rgb = (x.detach().float().cpu().clamp(-1, 1) + 1).permute(1, 2, 0).numpy() / 2
         alpha = self._alpha(rgb.shape[:2])
         if alpha is not None and not fill:  # what was shown on white
@@ -115,9 +117,12 @@ class Source:
         return alpha
 
     def _coloured(self) -> Source:
-        """Return the same picture in RGB, in sRGB."""
+        """Return the same picture in RGB, in sRGB; floating-point values in 16 bits, since PNG holds no others."""
         grey = self.values[..., :1] if self.values.ndim == 3 else self.values[..., None]
-        grey = grey.astype(np.uint8) * np.uint8(255) if grey.dtype == bool else grey
+        if grey.dtype == bool:
+            grey = grey.astype(np.uint8) * np.uint8(255)
+        elif grey.dtype.kind == "f":
+            grey = np.rint(65535 * grey.clip(0, 1)).astype(np.uint16)
         values = np.repeat(grey, 3, axis=2)
         if self.mode == "LA":
             values = np.concatenate([values, self.values[..., 1:]], 2)

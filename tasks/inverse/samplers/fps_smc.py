@@ -20,8 +20,8 @@ import torch
 
 from rsd.sampling import Method, StepResult, fresh_noise
 
-from ..operators.base import Operator, variance
-from ..operators.linear import dot, observed, solve_gram
+from ..operators.base import Operator, only_observed, variance
+from ..operators.linear import dot, solve_gram
 from .guidance import Transition, noise_of_y
 
 
@@ -41,7 +41,7 @@ class FPS(Method):
         x = self._swarm(transition)  # [n, M, ...]
         eps = transition.epsilon(x.flatten(0, 1))
         clean = transition.clean(x.flatten(0, 1), eps)
-        y = observed(given.operator, given.y)
+        y = only_observed(given.operator, given.y)
         y_t = transition.extra.get("y_t")
         if y_t is None:
             y_t = now.alpha * y + now.sigma * self._measured_noise(transition, "path start")
@@ -72,7 +72,7 @@ class FPS(Method):
 
     def _measured_noise(self, transition: Transition, purpose: str) -> torch.Tensor:
         """Return A n, n ~ N(0, I), one for each sample."""
-        return observed(transition.given.operator, transition.given.operator(transition.noise(purpose)))
+        return only_observed(transition.given.operator, transition.given.operator(transition.noise(purpose)))
 
     def _noises(self, transition: Transition, m: torch.Tensor, y: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         of_x = transition.noise("swarm noise", (self.M, *m.shape[1:])).flatten(0, 1)
@@ -83,7 +83,7 @@ class FPS(Method):
     ) -> torch.Tensor:
         """Return the means m [n M, ...] of particles drawn with weights p(y_s | x_t) within each sample."""
         operator, n = transition.given.operator, len(transition.z)
-        misfit = observed(operator, y - operator(m))
+        misfit = only_observed(operator, y - operator(m))
         weighed = solve_gram(operator, misfit, m, times=deviation**2, plus=variance(y, spread))
         log_w = -0.5 * dot(misfit, weighed).view(n, self.M)
         edges = log_w.softmax(1).cumsum(1)
@@ -101,6 +101,6 @@ def product(
     deviation^2 A^T (deviation^2 A A^T + spread^2 I)^-1 (y - y' - A x')  (Matheron's rule; spread^2 / 2 if y is
     complex). ``noises``: standard normal numbers of m's and y's shapes, circular if y is complex."""
     x = m + deviation * noises[0]
-    misfit = observed(operator, y - spread * noises[1] - operator(x))
+    misfit = only_observed(operator, y - spread * noises[1] - operator(x))
     weighed = solve_gram(operator, misfit, m, times=deviation**2, plus=variance(y, spread))
     return x + deviation**2 * operator.adjoint(weighed, m)
