@@ -6,14 +6,19 @@ import csv
 import json
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from rsd.formats import FORMATS, PICTURES
 from rsd.priors import has_photos
 from rsd.runs.settings import is_manifest
 
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
 LARGEST = 64
-"""Pictures whose sides are at most this many pixels are taken for heads, which may be degraded: photographs are
-larger."""
+"""The most pixels a side of built-in heads without their mark, which may be degraded."""
+NEAR = 0.15
+"""The largest distance, of 1, of the mean colour of an upper corner from a background of heads."""
 MOST = 50
 """The pictures of a folder or a manifest that are looked at."""
 
@@ -40,15 +45,34 @@ def first_photograph(paths: Sequence[Path]) -> Path | None:
 
 
 def is_photograph(path: Path) -> bool:
-    """Return whether a picture is larger than heads are and has no mark of a built-in head."""
+    """Return whether a picture has no mark of a built-in head, and is larger than they are or has another
+    background."""
     from PIL import Image
 
     try:
         with Image.open(path, formats=FORMATS) as picture:
-            large = max(picture.size) > LARGEST
-            return large and "head" not in getattr(picture, "text", {})
+            if "head" in getattr(picture, "text", {}):
+                return False
+            return max(picture.size) > LARGEST or not _has_background(picture)
     except Exception:  # Pillow's decoders raise many types; the file is reported later
         return False
+
+
+def _has_background(picture: Image) -> bool:
+    """Return whether both upper corners have the same of the plain backgrounds of heads, perhaps too bright or blurred,
+    noisy or grey; or show nothing, since they are hidden."""
+    import numpy as np
+
+    from rsd.heads.render import BACKGROUND
+
+    values = np.asarray(picture.convert("RGB"), dtype=np.float32) / 255
+    rows, columns = (max(side // 8, 1) for side in values.shape[:2])
+    corners = [part.reshape(-1, 3).mean(0) for part in (values[:rows, :columns], values[:rows, -columns:])]
+    plain = np.array([*BACKGROUND.values()])
+    bright = np.clip(2 * plain - 0.5, 0, 1)  # task hdr
+    grey = (plain @ (0.299, 0.587, 0.114))[:, None].repeat(3, 1)
+    known = np.concatenate([plain, bright, grey, [(0, 0, 0), (0.5, 0.5, 0.5)]])
+    return bool((np.abs(np.stack(corners)[:, None] - known).max(2) < NEAR).all(0).any())
 
 
 def _pictures(paths: Sequence[Path]) -> list[Path]:

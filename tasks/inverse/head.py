@@ -223,6 +223,9 @@ class RestoreHead(Head):
 
     def diversity_remedy(self, options: Restore) -> str:
         """Return the remedy for nearly equal samples."""
+        if takes_any_size(options.prior):
+            more = f"for more difference draw more, --draw {2 * options.drawn} --keep {options.kept}"
+            return f"the picture may leave little open; {more}"
         if "gamma" in METHODS[options.method].uses:
             return f"raise --gamma ({options.gamma:g})"
         return f"{options.method} has no --gamma: take --method rlsd with one"

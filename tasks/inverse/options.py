@@ -415,6 +415,7 @@ def _is_transparent(path: Path) -> bool:
 def divergence_remedy(options: Settings) -> str:
     """Return the remedy for a diverged run: lower its method's step sizes and weights."""
     used = [name for name in ("lr_x", "lr_z", "lambda_", "gamma") if name in METHODS[options.method].uses]
+    used = [name for name in used if getattr(options, name)]  # 0 cannot be lowered
     choices = [f"{name.rstrip('_')} ({getattr(options, name):g})" for name in used]
     if METHODS[options.method].sampler:
         choices.append(f"a step size among its --hyper ({' '.join(options.hyper) or 'its defaults'})")

@@ -19,7 +19,7 @@ from rsd.runs.folder import RunFolder
 
 from .measured import about
 from .operators import BlindBlur, Inpaint, PoissonDenoise, data_residual
-from .options import ALPHA, Restore
+from .options import Restore
 from .problem import Problem
 
 NOTHING_TO_COVER = {
@@ -28,6 +28,8 @@ NOTHING_TO_COVER = {
 """The reason if a part of the coverage is null."""
 EXACT = "a sample equals the clean image exactly, so its PSNR is infinite"
 NO_TRUTH = "no clean image to compare with (see --clean)"
+FAR = 10
+"""The residual in sigma_v from which a measurement is hardly explained."""
 SMALLEST = 32
 """The least image size in pixels for LPIPS and DISTS: their networks' pooling needs it."""
 
@@ -86,7 +88,7 @@ def residual(images: torch.Tensor, subject: Subject, scorers: Scorers) -> Found:
     problem = subject.problem
     sigma_v = problem.operator.noise_level(subject.options.sigma_v)
     if sigma_v == 0:
-        return {"residual": None}, {"residual": "sigma_v is 0, and the residual is measured in units of it"}
+        return {"residual": None}, {"residual": "there is no noise, in whose units the residual is measured"}
     difference, count = data_residual(problem.operator, images, problem.y)
     return {"residual": metrics.summary(metrics.residual(difference, count, sigma_v), best="min")}, {}
 
@@ -228,7 +230,7 @@ def write_whole(
         known = problem.operator.observed
         assert known is not None
         share = (~known[0, 0]).float().cpu() if given.hole is None else given.hole.share
-    given.source().answer(whole[0], share, colour=problem.grey, fill=options.mask == ALPHA).save(path, text)
+    given.source().answer(whole[0], share, colour=problem.grey, fill=given.hole is not None).save(path, text)
     return whole
 
 
@@ -239,7 +241,9 @@ def headline(figures: dict[str, Any]) -> str:
         mean, best = (figures["psnr"][part] for part in ("mean", "best"))
         parts.append(f"PSNR mean {_number(mean)} dB, best {_number(best)} dB")
     if figures["residual"]:
-        parts.append(f"residual {figures['residual']['mean']:.2f} sigma_v")
+        mean = figures["residual"]["mean"]
+        far = " (1 would explain the measurement: check the task, its options and --sigma-v)" if mean > FAR else ""
+        parts.append(f"residual {mean:.2f} sigma_v{'' if figures['psnr'] else far}")
     if figures["div"] is not None:
         parts.append(f"Div {figures['div']:.3f}, Vendi {figures['vendi']:.2f}")
     if figures.get("nearly_equal"):

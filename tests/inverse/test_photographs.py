@@ -12,13 +12,14 @@ from PIL import Image
 import rsd
 from rsd import features, hub
 from rsd.cli import main
-from rsd.media import fit_to, read_image, read_measurement, write_measurement
+from rsd.media import fit_to, read_image, read_measurement, write_measurement, write_png
 from rsd.priors import has_photos
 from rsd.priors.photo import save_photo
 from rsd.runs import batch
 from rsd.tasks.inverse import choice
 from rsd.tasks.inverse.choice import auto_prior
-from rsd.tasks.inverse.operators import make_operator
+from rsd.tasks.inverse.head import RestoreHead
+from rsd.tasks.inverse.operators import make_operator, measure
 from rsd.tasks.inverse.packaged import parse, resolved
 from tests.priors.test_photo import build
 
@@ -362,6 +363,46 @@ def test_the_prior_auto_knows_heads_by_their_mark(photos, tmp_path, monkeypatch,
     (tmp_path / "jobs.jsonl").write_text('{"image": "photo.png", "task": "hdr"}\n')
     assert parse(["jobs.jsonl"])[0].prior == "photos"
     assert parse(["photo.png", "--task", "hdr", "--prior", "heads"])[0].prior == "heads"
+
+
+def test_small_pictures_are_heads_only_with_their_background(photos, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(choice, "has_photos", lambda: True)
+    draw("photo.png", 64, 48)
+    assert auto_prior([Path("photo.png")]) == "photos"
+    assert main(["heads", "--out", "heads", "--number", "12"]) == 0
+    for k, file in enumerate(sorted(Path("heads").glob("*.png"))):
+        x = read_image(file)
+        for task in ("sr4", "hdr", "colorize", "inpaint_random", "denoise", "deblur_gaussian"):
+            f = make_operator(task, size=64)
+            write_png(Path("seen.png"), f.picture(measure(f, x, 0.1, seed=k)))
+            assert auto_prior([Path("seen.png")]) == "heads", (file, task)
+
+
+def test_a_hole_over_transparent_pixels_becomes_opaque(restore):
+    values = draw("photo.png", 40, 60)
+    alpha = np.full((40, 60, 1), 255, dtype=np.uint8)
+    alpha[10:20, 20:30] = 0
+    Image.fromarray(np.concatenate([values, alpha], 2)).save("photo.png")
+    mask("mask.png", 40, 60, (8, 16, 18, 40))
+    (one,) = answers(restore("photo.png", "--mask", "mask.png", "-n", "1"))
+    assert one[8:16, 18:40, 3].min() == 255 and one[16:20, 20:30, 3].max() == 0
+
+
+def test_a_jpeg_has_no_noise_for_a_residual_and_far_residuals_are_noted(restore, capsys):
+    draw("photo.jpg", 40, 56, quality=20)
+    folder = restore("photo.jpg", "--task", "jpeg", "-n", "1")
+    held = json.loads((folder / "metrics.json").read_text())
+    assert held["residual"] is None and held["reasons"]["residual"].startswith("there is no noise")
+    capsys.readouterr()
+    draw("photo.png", 40, 56)
+    restore("photo.png", "--task", "deblur_gaussian", "--blur", "2", "-n", "1", out="far")
+    assert "sigma_v (1 would explain the measurement: check the task, its options" in capsys.readouterr().out
+
+
+def test_nearly_equal_photographs_are_told_to_draw_more(photos):
+    options, _ = parse([str(__file__), "--task", "sr2", "--prior", str(photos), "-n", "2"])
+    assert RestoreHead(options, []).diversity_remedy(options).endswith("draw more, --draw 4 --keep 2")
 
 
 def marked(path):

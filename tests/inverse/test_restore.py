@@ -225,7 +225,7 @@ def test_a_diverged_run_returns_no_result(prior, steps, where):
     f, y = problem()
     wild = dict(method="rlsd", lr_z=1e30, lr_x=1e30, gamma=0.0, particles=1, steps=steps)
     with pytest.raises(
-        ValueError, match=rf"The run diverged at {where}.*; lower lr_x \(1e\+30\), lr_z \(1e\+30\), lambda"
+        ValueError, match=rf"The run diverged at {where}.*; lower lr_x \(1e\+30\), lr_z \(1e\+30\) or lambda \(0.2\)"
     ):
         rsd.restore(y, f, prior=prior, **wild)
 

@@ -95,6 +95,10 @@ class JPEG(Operator):
         """Return the decoded picture."""
         return y
 
+    def noise_level(self, sigma_v: float) -> float:
+        """Return 0: a file has no noise besides its rounding."""
+        return 0.0
+
     def add_noise(self, y: torch.Tensor, normal: torch.Tensor, sigma_v: float) -> torch.Tensor:
         """Return y: a file has no noise besides its rounding."""
         return y
