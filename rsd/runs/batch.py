@@ -201,7 +201,7 @@ def run_one(head: Head, item: Item, networks: Networks, folder: RunFolder, ensem
         images = head.finish(item, images, context)
         figures = save(head, item, run, images, context, folder, networks, log_weights) if main else {}
         cited = head.cited(options, latent=prior.latent)
-        session.finish(images, figures, seed=options.seed, model=options.prior, cited=cited)
+        session.finish(images, figures, seed=options.seed, model=options.prior, cited=cited, notes=head.notes(context))
         if main:
             print(f"{item.title}: {head.headline(figures)}; {folder.path}", flush=True)
             if "nearly_equal" in figures:

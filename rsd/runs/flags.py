@@ -173,9 +173,11 @@ def is_assignment(word: str) -> bool:
     return "=" in word
 
 
-def joined(words: Iterable[str]) -> tuple[str, ...]:
-    """Return words name=value with each name once, as given last."""
-    return tuple({word.partition("=")[0]: word for word in words}.values())
+def joined(earlier: Iterable[str], later: Iterable[str]) -> tuple[str, ...]:
+    """Return the ``later`` words name=value, after the ``earlier`` ones whose names they do not have."""
+    later = tuple(later)
+    names = {word.partition("=")[0] for word in later}
+    return (*(word for word in earlier if word.partition("=")[0] not in names), *later)
 
 
 def positional_of(kind: type) -> Field | None:
@@ -203,8 +205,9 @@ def build(kind: type[Kind], *layers: Mapping[str, Any], prog: str) -> Kind:
     given = {name: value for layer in layers for name, value in layer.items()}
     for field in fields_of(kind).values():
         if field.flag.own is is_assignment and field.name in given:
-            words = [word for layer in layers for word in layer.get(field.name) or ()]
-            given[field.name] = joined(words)
+            given[field.name] = ()
+            for layer in layers:
+                given[field.name] = joined(given[field.name], layer.get(field.name) or ())
         if field.name not in given and field.default is dataclasses.MISSING:
             if not field.flag.positional:
                 example = "".join(f", for example {text}" for text in getattr(kind, "EXAMPLES", ())[:1])

@@ -193,6 +193,10 @@ class Head(ABC):
         """Return the context after the last step, with all processes' particles. Every process calls it."""
         return context
 
+    def notes(self, context: Any) -> Sequence[str]:
+        """Return what is worth knowing of how a run's input was read, sentences for provenance.json."""
+        return ()
+
     def finish(self, item: Item, images: torch.Tensor, context: Any) -> torch.Tensor:
         """Return the result of a run whose particles are ``images`` [N, 3, H, W]."""
         return images

@@ -13,7 +13,7 @@ import time
 import traceback
 import warnings
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from contextvars import ContextVar
 from pathlib import Path
@@ -170,9 +170,12 @@ class Session:
         frames = [_unstrip(media.read_image(f), len(images)) for f in files]
         media.write_gif(folder / "evolution.gif", [*frames, last])
 
-    def finish(self, images: torch.Tensor, figures: dict[str, Any], *, seed: int, model: str, cited: list[str]) -> None:
-        """Write the film, provenance.json, citations.bib (``cited``: keys of rsd.runs.citations) and metrics.json
-        (``figures`` and costs), then delete the frames. Every process calls it.
+    def finish(
+        self, images: torch.Tensor, figures: dict[str, Any], *, seed: int, model: str, cited: list[str],
+        notes: Sequence[str] = (),
+    ) -> None:  # fmt: skip
+        """Write the film, provenance.json (with ``notes`` on the input), citations.bib (``cited``: keys of
+        rsd.runs.citations) and metrics.json (``figures`` and costs), then delete the frames. Every process calls it.
 
         metrics.json marks the run as finished, so it is written last; until then a resumed run needs the frames."""
         spent = self.spent()
@@ -181,6 +184,8 @@ class Session:
         self.film(images)
         revision, device = self.prior.revision, str(self.prior.device)
         about = provenance(seed=seed, model=model, revision=revision, device=device)
+        if notes:
+            about["notes"] = list(notes)
         if not self.ensemble.alone:
             about["processes"] = {"number": len(self.ensemble.parts), "bytes_gathered": dict(self.ensemble.bytes)}
         self.folder.write_json("provenance.json", about)

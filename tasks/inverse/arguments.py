@@ -88,7 +88,7 @@ def _with_hyper(base: Settings, changes: dict[str, Any]) -> dict[str, Any]:
     own = changes.get("hyper")
     if not isinstance(own, list | tuple) or changes.get("method", base.method) != base.method:
         return changes
-    return {**changes, "hyper": joined((*base.hyper, *own))}
+    return {**changes, "hyper": joined(base.hyper, own)}
 
 
 def feature_size(settings: Settings, task: str, prior: str) -> int | None:

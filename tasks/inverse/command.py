@@ -14,9 +14,9 @@ from rsd.runs.settings import make_folder
 
 from .choice import describe
 from .inputs import MEASUREMENT, Job, ignored_files, list_jobs
-from .measured import about
 from .options import Restore, TaskOptions, check_used
 from .packaged import borrowed_note, layers, resolve
+from .pictures.measured import about
 
 
 def main(argv: list[str]) -> int:

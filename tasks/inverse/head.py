@@ -190,6 +190,10 @@ class RestoreHead(Head):
                 self.estimates[item] = self.finish(item, estimate.cpu().float(), problem)
             yield run, problem
 
+    def notes(self, context: Problem) -> Sequence[str]:
+        """Return how the file was changed, and what was estimated from it."""
+        return context.notes
+
     def finish(self, item: Item, images: torch.Tensor, context: Problem) -> torch.Tensor:
         """Put the known pixels back if they are to be kept."""
         if not keep_known(item.options, context):

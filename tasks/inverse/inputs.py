@@ -130,7 +130,7 @@ def _job(line: Line, *, folder: Path, shared: Restore, chosen: dict[tuple[str, .
         own = {name: getattr(shared, name) for name in needs}
         chosen[key] = replace(resolve({**choice, **needs}), **own) if choice else shared
     if "hyper" in values:
-        values["hyper"] = joined((*chosen[key].hyper, *values["hyper"]))
+        values["hyper"] = joined(chosen[key].hyper, values["hyper"])
     path = folder / line.source
     options = replace(chosen[key], images=(path,), **values)
     with suppress(FileNotFoundError):  # reported for this image alone

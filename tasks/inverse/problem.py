@@ -15,7 +15,6 @@ from rsd.priors import image_size, over_heads, takes_any_size
 
 from . import damage
 from .inputs import MEASUREMENT
-from .measured import settled
 from .names import hides, sr_factor
 from .operators import HDR, Inpaint, Operator, PhaseRetrieval, best_rotation, make_operator, measure
 from .operators.masks import Size, box_mask, given_mask, grey_share, known_of, read_levels, read_mask, sides_of
@@ -23,6 +22,7 @@ from .operators.trial import check_measurement, needs_gradient, try_out
 from .options import ALPHA, Restore
 from .pictures import frame as framing
 from .pictures.frame import Frame, Sides
+from .pictures.measured import settled
 from .pictures.source import Source, read_source
 
 GREY = 0.05

@@ -17,9 +17,9 @@ from rsd.metrics.scoring import CLIP, DIVERSITY, Found, Score, ScoreRequest, Sco
 from rsd.priors import takes_any_size
 from rsd.runs.folder import RunFolder
 
-from .measured import about
 from .operators import BlindBlur, Inpaint, PoissonDenoise, data_residual
 from .options import Restore
+from .pictures.measured import about
 from .problem import Problem
 
 NOTHING_TO_COVER = {

@@ -8,6 +8,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from PIL import Image
+from safetensors import safe_open
 
 import rsd
 from rsd import features, hub
@@ -296,12 +297,10 @@ def common_psnr(clean, path):
 
 
 def test_each_failure_of_a_comparison_is_named(compare, capsys):
-    assert {row["image"] for row in compare("diffpir")} == {"a.png", "b.png"}
     for name in ("a", "b"):
         Path(f"clean/{name}.png").write_bytes(b"no picture")
-        for path in Path("out").rglob(f"{name}.png/metrics.json"):
-            path.unlink()
-    compare("diffpir", code=1)
+    draw("clean/c.png", 40, 52)
+    assert [row["image"] for row in compare("diffpir", code=1)] == ["c.png"]
     failed = [line for line in capsys.readouterr().err.splitlines() if line.startswith("failed: ")]
     assert [("a.png" in line, "b.png" in line) for line in failed] == [(True, False), (False, True)]
 
@@ -398,6 +397,16 @@ def test_a_jpeg_has_no_noise_for_a_residual_and_far_residuals_are_noted(restore,
     draw("photo.png", 40, 56)
     restore("photo.png", "--task", "deblur_gaussian", "--blur", "2", "-n", "1", out="far")
     assert "sigma_v (1 would explain the measurement: check the task, its options" in capsys.readouterr().out
+
+
+def test_what_was_estimated_of_a_picture_is_kept(restore):
+    draw("photo.png", 40, 56)
+    folder = restore("photo.png", "--task", "denoise", "-n", "1")
+    (note,) = json.loads((folder / "provenance.json").read_text())["notes"]
+    assert note.startswith("photo.png: noise of ") and "as estimated" in note
+    levels = float(note.split("noise of ")[1].split()[0])
+    with safe_open(folder / "measurement.safetensors", "pt") as file:
+        assert 127.5 * float(file.metadata()["sigma_v"]) == pytest.approx(levels, abs=0.06)
 
 
 def test_nearly_equal_photographs_are_told_to_draw_more(photos):

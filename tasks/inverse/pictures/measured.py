@@ -7,8 +7,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from .names import READ_BY_SOME, reads
-from .options import LEAST_NOISE, Restore
+from ..names import READ_BY_SOME, reads
+from ..options import LEAST_NOISE, Restore
 
 RANDOM = ("inpaint_random", "inpaint_freeform", "deblur_motion")
 """Tasks whose mask or kernel depends on the seed."""
