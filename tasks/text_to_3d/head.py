@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
@@ -14,7 +15,7 @@ from rsd.distributed import Ensemble
 from rsd.engine import Record
 from rsd.priors import is_latent
 from rsd.priors.base import Prior
-from rsd.priors.index import POSED
+from rsd.priors.index import FEW, POSED
 from rsd.runs.folder import RunFolder
 from rsd.runs.head import Item, Networks, PromptHead
 
@@ -111,6 +112,16 @@ class SceneHead(PromptHead):
     def make_run(prior: Prior, prompt: str, options: TextTo3D, **where: Any) -> PreviewedRun:
         """Return the distillation of a prompt's scenes."""
         return PreviewedRun(prior, prompt, Settings.of(options), **where)
+
+    def announce(self, items: Sequence[Item]) -> None:
+        """Warn also of a prior that is distilled to few noise levels."""
+        if self.options.prior == FEW:
+            warnings.warn(
+                f"The prior {FEW} is distilled to four noise levels; a scene asks it at all of them, and gets wrong "
+                "colours. Take --prior heads-views or heads-flow.",
+                stacklevel=2,
+            )
+        super().announce(items)
 
     @contextmanager
     def start(

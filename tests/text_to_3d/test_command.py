@@ -571,3 +571,10 @@ def test_what_is_said_of_a_view_is_so():
 )
 def test_a_run_cites_what_it_uses(options, latent, keys):
     assert SceneHead.cited(TextTo3D(**{"prior": "heads-pixels", **options}), latent=latent) == keys
+
+
+def test_a_prior_distilled_to_few_noise_levels_is_warned_of(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    for prior, warned in (("heads-flow-few", True), ("heads-flow", False)):
+        assert main(["text-to-3d", "a bald man", "-n", "1", "--steps", "2", "--prior", prior, "--dry-run"]) == 0
+        assert ("is distilled to four noise levels" in capsys.readouterr().err) == warned
