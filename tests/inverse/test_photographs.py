@@ -272,7 +272,7 @@ def test_whole_pictures_are_compared_as_they_were_restored(compare, capsys):
         assert common["size"] is None and row["fid"] is None
         assert common["psnr"]["mean"] == pytest.approx(own["psnr"]["mean"], abs=0.02)  # 8 bits
         assert common["ssim"]["mean"] == pytest.approx(own["ssim"]["mean"], abs=0.002)
-    assert "of images at their own size" in Path("out/compare.md").read_text()
+    assert "of whole images, at their own size" in Path("out/compare.md").read_text()
     assert "no fid: pixels of images of different sizes cannot be compared" in capsys.readouterr().out
 
 

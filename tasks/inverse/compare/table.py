@@ -123,9 +123,10 @@ def _sizes(lines: list[Row]) -> str:
     names = [name for name in COMMON if any(line[name] is not None for line in lines)]
     headings = ", ".join(COMMON[name][0] for name in names if COMMON[name][0] != "best")
     size = lines[0]["common_size"]
-    at = "their own size" if size is None else f"{size} px"
+    if size is None:
+        return "All figures: of whole images, at their own size. If steps differ, each setting has its own budget."
     return (
-        f"{headings}: of images at {at}, whatever the prior's size; all else, and the columns "
+        f"{headings}: of images at {size} px, whatever the prior's size; all else, and the columns "
         "of compare.csv without common_, at the prior's size. If steps differ, each setting has its own budget."
     )
 
