@@ -39,7 +39,7 @@ class Interaction:
     ``include_self``: keep the term j = i in the sum (as Eq. 13 prints it); it weakens the force between far particles.
     ``every``: the force acts only at every k-th step, k times as strongly.
     ``limit``: at most so many times a particle's residual is added to it (root mean squares; k times as much at every
-    k-th step); None: no bound.
+    k-th step); None: no bound. In samplers: of the step's ancestral noise; None: :data:`rsd.sampling.LIMIT`.
     ``kind``: "repulsion"; "potential", the gradient of Particle Guidance's potential; or "svgd", where gamma weights
     the kernel's gradient: 1 is Liu & Wang's update, and 0 still averages the scores.
     ``embed``: maps z_t to features [N, d]; required if particles interact.

@@ -30,6 +30,9 @@ from rsd.repulsion import Force, Interaction, shrink
 from rsd.schedule import Schedule
 from rsd.spread import Spread
 
+LIMIT = 0.5
+"""The largest push of the repulsion in a step, in units of the step's ancestral noise, if no limit is given."""
+
 
 @dataclass(frozen=True)
 class Level:
@@ -246,9 +249,10 @@ def repel(
     outside the interaction's window, and where particles cannot repel (:func:`able`).
 
     If the estimates are almost equal (pure noise, a weak prior), the kernel is narrow and the force large. So z_s moves
-    by no more than half the ancestral noise of the step (root mean square over a particle's entries), except by the
-    potential, whose formula is published; a window such as (0.5, 0.8) skips the first steps besides. Estimates of a
-    distilled model of a few steps differ from pure noise on, and decide there what the sample shows."""
+    by no more than ``interaction.limit``, by default :data:`LIMIT`, times the ancestral noise of the step (root mean
+    square over a particle's entries), except by the potential, whose formula is published; a window such as (0.5, 0.8)
+    skips the first steps besides. Estimates of a distilled model of a few steps differ from pure noise on, and decide
+    there what the sample shows."""
     now, then = transition.now, transition.then
     schedule = transition.given.prior.schedule
     if not interaction.active(now.t, schedule.T, spread.total) or not able(interaction, now, then, schedule):
@@ -260,7 +264,8 @@ def repel(
     keep = math.sqrt(max(0.0, then.sigma**2 - fresh**2))
     share = keep - then.alpha * now.sigma / now.alpha  # d z_s / d eps
     if interaction.kind == "repulsion":
-        eps = eps * shrink(share * eps, 0.5 * fresh_noise(now, then, 1.0))
+        limit = LIMIT if interaction.limit is None else interaction.limit
+        eps = eps * shrink(share * eps, limit * fresh_noise(now, then, 1.0))
     z, clean = share * eps, -now.sigma / now.alpha * eps
     purpose, width = added
     noise = transition.noise(purpose)[rows] if purpose and width > 0 else None

@@ -173,8 +173,8 @@ class RepulsionSettings:
     interacting: int | None = None
     """How many of the particles repel each other, 2 or more (default: all)."""
     push_limit: float | None = None
-    """The repulsion adds at most so many times a particle's residual to it, in root mean squares (default: no
-    bound)."""
+    """The repulsion adds at most so many times a particle's residual to it, in root mean squares (default: no bound);
+    in samplers at most so many times the noise of an ancestral step (default: 0.5)."""
     repel_every: int = 1
     """Repel only at every K-th step, K times as strongly: faster, with slightly different results."""
 

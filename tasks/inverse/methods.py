@@ -111,7 +111,7 @@ class SVGD(Method):
 class Sampler(Method):
     """A method with its own steps down the noise levels: a class of samplers/."""
 
-    uses: ClassVar[tuple[str, ...]] = REPELLING
+    uses: ClassVar[tuple[str, ...]] = (*REPELLING, "push_limit")
     run = "samplers.loop:Sampling"
 
 
@@ -213,6 +213,7 @@ class DiffPIR(Sampler):
 class ParticleGuidance(DPS):
     what = "DPS with a repulsive potential between particles"
     works = ("particle-guidance", "dps")
+    uses: ClassVar[tuple[str, ...]] = REPELLING
     space = None
     sampler = "particle_guidance:ParticleGuidance"
 

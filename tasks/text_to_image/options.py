@@ -49,7 +49,7 @@ USES = {
     "nfsd": (*DISTILLED, *REPELLING, *SOME),
     "svgd": (*DISTILLED, *REPELLING),
     "ancestral": (),
-    "euler": (*REPELLING, "interacting"),
+    "euler": (*REPELLING, "interacting", "push_limit"),
     "particle-guidance": (*REPELLING, "interacting"),
 }
 """For each method, which of the settings that only some methods read it reads."""

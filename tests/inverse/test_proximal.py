@@ -197,14 +197,16 @@ def test_auto_is_what_the_packaged_files_say():
     assert auto_method("hdr", "heads") == "nonaug" and auto_method("hdr", photo) == "rlsd"
 
 
-def test_a_push_is_at_most_half_the_noise_of_its_step():
+@pytest.mark.parametrize(("limit", "share"), [(None, 0.5), (0.2, 0.2)])
+def test_a_push_is_at_most_half_the_noise_of_its_step_or_the_limit(limit, share):
     """Estimates that are almost equal have a narrow kernel and a large force; the direction stays."""
     move, close = step_of(500, 300, sigma_v=0.1), torch.tensor([[0.0, 0.0], [1e-3, 0.0]], dtype=torch.float64)
     method, result = ProximalGuidance(), StepResult(torch.zeros(2, 2, dtype=torch.float64), close)
     weak, strong = (
-        method.push(move, result, Interaction(gamma=gamma, embed=lambda z: z), Spread([0, 1])) for gamma in (1e-6, 4)
+        method.push(move, result, Interaction(gamma=gamma, limit=limit, embed=lambda z: z), Spread([0, 1]))
+        for gamma in (1e-6, 4)
     )
-    most = 0.5 * fresh_noise(move.now, move.then, 1.0)
+    most = share * fresh_noise(move.now, move.then, 1.0)
     torch.testing.assert_close(strong.z.square().mean(1).sqrt(), torch.full((2,), most, dtype=torch.float64))
     torch.testing.assert_close(strong.z / strong.z.norm(), weak.z / weak.z.norm())
     assert float(weak.z.square().mean().sqrt()) < most
