@@ -1,4 +1,5 @@
-"""Which files are pictures: in a folder by their suffix, when opened by their first bytes. rsd.media reads them.
+"""Which files are pictures: in a folder by their suffix, when opened by their first bytes (rsd.media reads them); and
+what brightness is.
 
 Imports nothing heavy, so that mistakes are reported at once.
 """
@@ -8,6 +9,8 @@ from __future__ import annotations
 from collections.abc import Collection
 from pathlib import Path
 
+LUMA = (0.299, 0.587, 0.114)
+"""Weights of red, green and blue in the brightness (JFIF, BT.601)."""
 FORMATS = ("PNG", "JPEG", "WEBP", "TIFF", "BMP", "GIF", "PPM", "AVIF")
 """Formats that Pillow may open. Not all: it passes EPS to Ghostscript."""
 PICTURES = (

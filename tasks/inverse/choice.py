@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from rsd.formats import FORMATS, PICTURES
+from rsd.formats import FORMATS, LUMA, PICTURES
 from rsd.priors import has_photos
 from rsd.runs.settings import is_manifest
 
@@ -70,7 +70,7 @@ def _has_background(picture: Image) -> bool:
     corners = [part.reshape(-1, 3).mean(0) for part in (values[:rows, :columns], values[:rows, -columns:])]
     plain = np.array([*BACKGROUND.values()])
     bright = np.clip(2 * plain - 0.5, 0, 1)  # task hdr
-    grey = (plain @ (0.299, 0.587, 0.114))[:, None].repeat(3, 1)
+    grey = (plain @ LUMA)[:, None].repeat(3, 1)
     known = np.concatenate([plain, bright, grey, [(0, 0, 0), (0.5, 0.5, 0.5)]])
     return bool((np.abs(np.stack(corners)[:, None] - known).max(2) < NEAR).all(0).any())
 

@@ -276,6 +276,11 @@ def test_whole_pictures_are_compared_as_they_were_restored(compare, capsys):
     assert "no fid: pixels of images of different sizes cannot be compared" in capsys.readouterr().out
 
 
+def test_cropped_photographs_are_compared_at_their_size(compare):
+    (size,) = {row["metrics"]["common"]["size"] for row in compare("diffpir", "--fit", "crop", "--metrics", "fid")}
+    assert size == 32 and "of images at 32 px" in Path("out/compare.md").read_text()
+
+
 def test_a_prior_of_any_size_crops_as_the_prior_beside_it(compare, tiny_folder):
     rows = compare("latent-dps,diffpir", "--prior", str(tiny_folder("epsilon")))
     rows = [row for row in rows if row["method"] == "diffpir"]

@@ -52,9 +52,9 @@ class Common:
 
     def figures(self, pair: Pair, job: Job) -> dict[str, Any]:
         """Return a cell's size, psnr, ssim, div, vendi, div_features and coverage."""
-        images, truth = self._images(pair, job)
-        found: dict[str, Any] = {"size": self.size, "psnr": metrics.summary(metrics.psnr(images, truth), best="max")}
-        found["ssim"] = metrics.summary(metrics.ssim(images, truth), best="max")
+        images, clean = self._images(pair, job)
+        found: dict[str, Any] = {"size": self.size, "psnr": metrics.summary(metrics.psnr(images, clean), best="max")}
+        found["ssim"] = metrics.summary(metrics.ssim(images, clean), best="max")
         found |= {**diversity(images, self.scorers)[0], "coverage": None}
         judge = self.scorers.judge
         if judge and (left_open := self._open_values(pair, job)):

@@ -111,8 +111,8 @@ class Compare(OperatorOptions):
 
     @property
     def whole(self) -> bool:
-        """Whether all priors take any size, so that images are compared at their own."""
-        return all(map(takes_any_size, map(self.prior_of, self.methods)))
+        """Whether all priors take any size and nothing is cropped, so that images are compared at their own."""
+        return self.fit in ("auto", "whole") and all(map(takes_any_size, map(self.prior_of, self.methods)))
 
     @property
     def reference(self) -> str:

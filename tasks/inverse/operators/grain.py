@@ -5,8 +5,9 @@ from __future__ import annotations
 import torch
 import torch.nn.functional as F
 
+from rsd.formats import LUMA
+
 from .base import Operator
-from .jpeg import LUMA
 
 PATCH = 5
 """Side of the patches of :func:`estimate_sigma` in pixels."""

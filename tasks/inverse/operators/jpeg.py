@@ -16,11 +16,11 @@ import torch
 import torch.nn.functional as F
 from PIL import Image, JpegImagePlugin
 
+from rsd.formats import LUMA
+
 from .base import Operator
 
 BLOCK = 8
-LUMA = (0.299, 0.587, 0.114)
-"""Weights of red, green and blue in the brightness (JFIF, BT.601)."""
 ORIENTATION = 0x0112
 """EXIF's number of the orientation."""
 OFFSET = 0.5

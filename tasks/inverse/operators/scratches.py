@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from skimage.measure import label, regionprops
 
-from .jpeg import LUMA
+from rsd.formats import LUMA
 
 RADIUS = 3
 """Marks are at most about twice this wide, in pixels of a picture whose shorter side has SIDE px; larger pictures in

@@ -18,13 +18,11 @@ import torch
 from PIL import Image, ImageCms, ImageOps
 from PIL.PngImagePlugin import PngInfo
 
-from rsd.formats import FORMATS
+from rsd.formats import FORMATS, LUMA
 from rsd.media import converted
 from rsd.runs.folder import write_bytes
 
-from ..operators import jpeg
-
-LUMA = np.array(jpeg.LUMA, dtype=np.float32)
+BRIGHTNESS = np.array(LUMA, dtype=np.float32)
 DIRECT = ("1", "L", "LA", "RGB", "RGBA", "CMYK", "F")
 """Modes whose values an answer keeps. Palettes and other spaces become RGB, 16-bit modes arrays of uint16."""
 HIGH = ("16B", "16L", "16N")
@@ -136,12 +134,12 @@ class Source:
             inks = self._transform("RGB", "CMYK", coarse) or coarse.convert("CMYK")
             return np.asarray(inks, dtype=np.float32) / 255
         if self.mode in ("1", "L", "LA", "F"):
-            grey = rgb @ LUMA
+            grey = rgb @ BRIGHTNESS
             if self.profile and self.mode != "F":
                 steps = Image.fromarray(np.arange(256, dtype=np.uint8)[None])
                 curve = converted(steps, self.profile)[0]
                 if curve is not None:
-                    line = np.maximum.accumulate(np.asarray(curve, dtype=np.float32)[0] @ LUMA / 255)
+                    line = np.maximum.accumulate(np.asarray(curve, dtype=np.float32)[0] @ BRIGHTNESS / 255)
                     grey = np.interp(grey, line, np.linspace(0, 1, 256)).astype(np.float32)
             return grey[..., None]
         if self.profile:
